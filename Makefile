@@ -1,0 +1,45 @@
+# Everything creates what it needs itself: `make demo` and `make test` work on a fresh checkout.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+.PHONY: demo test check format lint types imports unit bench oracle objects clean
+
+$(VENV)/.ready: setup.cfg pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "pybpfvm needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV) || { echo 'no venv module: on Debian, apt-get install python3-venv' >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/.ready
+	$(BIN)/pybpfvm demo
+
+test: check
+
+check: $(VENV)/.ready lint types imports unit
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff format --check pybpfvm verifier helpers uring_backend tests examples bench
+	$(BIN)/ruff check pybpfvm verifier helpers uring_backend tests examples bench
+
+format: $(VENV)/.ready
+	$(BIN)/ruff format pybpfvm verifier helpers uring_backend tests examples bench
+	$(BIN)/ruff check --fix pybpfvm verifier helpers uring_backend tests examples bench
+
+types: $(VENV)/.ready
+	$(BIN)/mypy
+
+imports: $(VENV)/.ready
+	$(BIN)/lint-imports --config setup.cfg
+
+unit: $(VENV)/.ready
+	$(BIN)/python -m pytest -n 2
+
+bench: $(VENV)/.ready
+	$(BIN)/python -m bench
+
+objects:
+	examples/build.sh
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,2 @@
+if __name__ == "helpers":
+    raise ImportError("import pybpfvm.helpers, not helpers: see ARCHITECTURE.md")

@@ -1,0 +1,85 @@
+"""What an implementation of a helper may touch: engines implement this, helpers see no engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from pybpfvm.memory import AddressSpace
+
+if TYPE_CHECKING:
+    from pybpfvm.maps.base import BpfMap
+
+
+class BadArgument(Exception):
+    """A helper argument that is not what its prototype asks for (number `index`, 1-based)."""
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(f"argument {index}: {reason}")
+        self.index = index
+        self.reason = reason
+
+
+class TailCall(Exception):
+    """Raised by bpf_tail_call when it succeeds: control leaves for `program` (an engine's own
+    handle of it, as stored in the program array)."""
+
+    def __init__(self, program: object) -> None:
+        super().__init__("tail call")
+        self.program = program
+
+
+class RingPort(Protocol):
+    """The ring a BPF request runs on, as its helpers see it. Results are 0, 1 or -errno as
+    `abi/iouring-bpf-2021` section 2.4 defines them for the ring's profile."""
+
+    def bpf_submit(self, sqe: bytes) -> int:
+        """Queue the 64-byte SQE; 1 accepted, 0 bad (an error CQE tells), -errno."""
+
+    def bpf_emit(self, cq_idx: int, user_data: int, res: int, flags: int) -> int:
+        """Post a CQE; 0, -EINVAL or -ENOMEM."""
+
+    def bpf_reap(self, cq_idx: int) -> bytes | int:
+        """The oldest CQE of the queue (16 bytes, removed), or -ENOENT / -EINVAL."""
+
+
+class HelperContext(Protocol):
+    """The running program, as a helper sees it."""
+
+    @property
+    def memory(self) -> AddressSpace:
+        """Where every pointer points."""
+
+    @property
+    def ctx_addr(self) -> int:
+        """The program's own context pointer: what a PTR_TO_CTX argument must equal."""
+
+    @property
+    def ring(self) -> RingPort | None:
+        """The ring, for BPF requests; None for every other program."""
+
+    @property
+    def helper_length_checked(self) -> bool:
+        """Whether this ABI's ring helpers check their length argument at run time."""
+
+    @property
+    def cpu(self) -> int:
+        """Number of the CPU the program runs on (always a possible CPU of the per-CPU maps)."""
+
+    def map_at(self, addr: int, index: int) -> BpfMap:
+        """The map whose handle is `addr`; raises BadArgument(index) if it is none."""
+
+    def now_ns(self) -> int:
+        """The clock of the ring, or of the host: monotonic nanoseconds."""
+
+    def random_u32(self) -> int:
+        """The next number of the run's random source (seeded where the run is)."""
+
+    def call(self, function: int, args: Sequence[int]) -> int:
+        """Call the subprogram whose handle is `function` with r1.. = args; its r0.
+
+        Raises BadArgument if it is not a function handle. Used by callback helpers.
+        """
+
+    def log(self, text: str) -> None:
+        """Append a line to the program's trace output (bpf_trace_printk)."""

@@ -1,0 +1,23 @@
+"""pybpfvm: verify, run, debug and fuzz BPF programs that drive io_uring.
+
+The host API is `load` and `Ring`; both live in `pybpfvm.session` and are imported on first use,
+so that importing one part does not pull in the whole house.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pybpfvm.session import Ring, load
+
+__version__ = "0.1.0"
+__all__ = ["Ring", "__version__", "load"]
+
+
+def __getattr__(name: str) -> object:
+    if name in ("Ring", "load"):
+        from pybpfvm import session
+
+        return getattr(session, name)
+    raise AttributeError(f"module 'pybpfvm' has no attribute {name!r}")

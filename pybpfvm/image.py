@@ -1,0 +1,128 @@
+"""A loaded object brought to life: its maps in an address space, its programs ready for an engine.
+
+An image belongs to no engine and no ring; both use it. Map and function references inside
+programs are resolved here, once: an engine asks `constant(insn)` what an LDDW loads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+
+from pybpfvm.errors import InputError
+from pybpfvm.isa.insn import Insn
+from pybpfvm.isa.opcodes import Pseudo
+from pybpfvm.maps import make_map
+from pybpfvm.maps.base import BpfMap
+from pybpfvm.memory import AddressSpace
+from pybpfvm.program import BpfObject, Program
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionRef:
+    """What a function handle stands for: the subprogram of `program` that starts at `pc`."""
+
+    program: Program
+    pc: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramRef:
+    """What a program handle stands for (slots of program arrays)."""
+
+    program: Program
+
+
+class Image:
+    """Maps and programs of one object, in one AddressSpace. A context manager."""
+
+    def __init__(self, obj: BpfObject, memory: AddressSpace | None = None, *, cpus: int = 1):
+        self.object = obj
+        self.memory = memory if memory is not None else AddressSpace()
+        self.memory.byteorder = "big" if obj.big_endian else "little"
+        self.programs: Mapping[str, Program] = {prog.name: prog for prog in obj.programs}
+        self.maps: dict[str, BpfMap] = {}
+        self._functions: dict[tuple[str, int], int] = {}
+        self._programs: dict[str, int] = {}
+        self._by_index: list[BpfMap] = []
+        for spec in obj.maps:
+            live = make_map(spec, self.memory, cpus=cpus)
+            self._by_index.append(live)
+            self.maps[spec.name] = live
+        for spec, live in zip(obj.maps, self._by_index, strict=True):
+            for index, name in spec.slots.items():
+                self._fill_slot(spec.name, live, index, name)
+            if spec.frozen:
+                live.freeze()
+
+    def _fill_slot(self, map_name: str, live: BpfMap, index: int, name: str) -> None:
+        key = index.to_bytes(live.spec.key_size, self.memory.byteorder)
+        if name in self.maps:
+            target = self.maps[name].handle
+        elif name in self.programs:
+            target = self.program_handle(name)
+        else:
+            raise InputError(
+                f"slot {index} names {name!r}, which is neither a map nor a program",
+                where=f"{self.object.path}: map {map_name}",
+            )
+        live.host_update(key, target.to_bytes(8, self.memory.byteorder))
+
+    def program_handle(self, name: str) -> int:
+        """A handle for the program, as program arrays hold it."""
+        if name not in self._programs:
+            self._programs[name] = self.memory.handle(ProgramRef(self.programs[name]))
+        return self._programs[name]
+
+    def function_handle(self, program: Program, pc: int) -> int:
+        """A handle for the subprogram of `program` that starts at `pc`."""
+        key = (program.name, pc)
+        if key not in self._functions:
+            self._functions[key] = self.memory.handle(FunctionRef(program, pc))
+        return self._functions[key]
+
+    def constant(self, program: Program, pc: int, insn: Insn) -> int:
+        """The 64-bit value that the LDDW `insn` at `pc` loads.
+
+        Raises InputError for a map or subprogram that is not there, or a pseudo source that
+        only the kernel can resolve.
+        """
+        low, high = insn.imm & 0xFFFF_FFFF, insn.imm >> 32
+        where = f"{self.object.path}: {program.name}+{pc}"
+        if insn.src == Pseudo.NONE:
+            return insn.imm
+        if insn.src in (Pseudo.MAP_IDX, Pseudo.MAP_IDX_VALUE):
+            if low >= len(self._by_index):
+                raise InputError(f"map index {low} of {len(self._by_index)} maps", where=where)
+            live = self._by_index[low]
+            if insn.src == Pseudo.MAP_IDX:
+                return live.handle
+            value = live.lookup(bytes(live.spec.key_size), 0)
+            if value == 0 or high >= live.spec.value_size:
+                raise InputError(
+                    f"offset {high} in the value of map {live.spec.name}, "
+                    f"which has {live.spec.value_size} bytes",
+                    where=where,
+                )
+            return value + high
+        if insn.src == Pseudo.FUNC:
+            target = pc + 1 + (low - (1 << 32) if low >> 31 else low)
+            if all(sub.start != target for sub in program.subprogs):
+                raise InputError(f"no subprogram starts at {target}", where=where)
+            return self.function_handle(program, target)
+        raise InputError(
+            f"lddw with pseudo source {insn.src}, which only a kernel can resolve", where=where
+        )
+
+    def close(self) -> None:
+        """Give the address space back."""
+        self.memory.close()
+
+    def __enter__(self) -> Image:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()

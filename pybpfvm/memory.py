@@ -1,0 +1,358 @@
+"""The one reserved address range in which everything a program may touch lives.
+
+Two neighbouring 4 GiB windows are reserved without access and committed piecewise:
+
+    base                    base + 2 GiB           base + 4 GiB                      base + 8 GiB
+    │ program memory ...     │ (never committed)    │ (never committed) user memory ... │
+    └──────── window of the program ───────────────┴──────── window of the user ───────┘
+      stack ctx map values rings, guard gaps           only above +6 GiB
+
+A pointer is a true address, so an SQE that names user memory can go to the real kernel untouched,
+and its low 32 bits are its offset in its window, so an engine may sandbox with
+base + zero-extended low half. User memory only ever lies at offsets above 2 GiB, program memory
+only below: a plain load through a user pointer cannot alias program memory, whatever the engine.
+
+Everything is a region between guard gaps. Handles are addresses that are never committed and
+stand for an object (a map, a function): they can be passed around and compared, not read.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap as _mmap
+from bisect import bisect_right, insort
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+from pybpfvm.bits import align_up
+from pybpfvm.errors import InputError, InternalError, TrapKind
+
+_WINDOW = 1 << 32
+_HALF = 1 << 31
+PAGE = _mmap.PAGESIZE
+_GUARD = PAGE
+_HANDLE_START = 0x10000  # below this offset nothing ever lives, so NULL + small offset faults
+_HANDLE_END = 0x1000000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_mmap_call = _libc.mmap
+_mmap_call.restype = ctypes.c_void_p
+_mmap_call.argtypes = (
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_long,
+)
+_munmap_call = _libc.munmap
+_munmap_call.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_MAP_FIXED = 0x10
+_MAP_NORESERVE = 0x4000
+_PROT_NONE = 0
+_FAILED = ctypes.c_void_p(-1).value
+
+
+class RegionKind(Enum):
+    """What a region holds; the value is how messages call it."""
+
+    STACK = "stack"
+    CTX = "context"
+    MAP_VALUE = "map value"
+    PACKET = "packet"
+    RING = "ring memory"
+    RINGBUF = "ring buffer record"
+    HOST = "host memory"  # ours: never reachable by a program
+    USER = "user memory"
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """`size` bytes at `start`; `writable` says whether the program may store there."""
+
+    start: int
+    size: int
+    kind: RegionKind
+    name: str
+    writable: bool = True
+
+    @property
+    def end(self) -> int:
+        """First address after the region."""
+        return self.start + self.size
+
+
+class MemoryFault(Exception):
+    """A program's access that no region allows. Engines turn it into a Trap with a pc."""
+
+    def __init__(self, kind: TrapKind, addr: int, size: int, region: str) -> None:
+        super().__init__(f"{kind.value}: {addr:#x} size {size} ({region})")
+        self.kind = kind
+        self.addr = addr
+        self.size = size
+        self.region = region
+
+
+class UserFault(Exception):
+    """A user-memory copy that met an address outside user memory (-EFAULT to the caller)."""
+
+
+class AddressSpace:
+    """Reserved range of one loaded image; a context manager that gives everything back.
+
+    `load`/`store` are the program's own accesses (checked, little- or big-endian by
+    `byteorder`); `read`/`write` are the VM's (any region but user memory, permissions ignored);
+    `user_read`/`user_write` are the fault-safe copies to and from user memory.
+    """
+
+    def __init__(self, *, limit_bytes: int = 1 << 30) -> None:
+        self.byteorder: Literal["little", "big"] = "little"
+        self.limit_bytes = limit_bytes
+        self.committed_bytes = 0
+        span = 3 * _WINDOW
+        addr = _mmap_call(
+            None,
+            span,
+            _PROT_NONE,
+            _mmap.MAP_PRIVATE | _mmap.MAP_ANONYMOUS | _MAP_NORESERVE,
+            -1,
+            0,
+        )
+        if addr is None or addr == _FAILED:
+            raise InputError(
+                "cannot reserve 12 GiB of address space",
+                remedy="raise the address-space limit (ulimit -v unlimited)",
+            )
+        self.base = align_up(addr, _WINDOW)
+        self.user_base = self.base + _WINDOW
+        if self.base > addr:
+            _munmap_call(addr, self.base - addr)
+        _munmap_call(self.base + 2 * _WINDOW, addr + span - self.base - 2 * _WINDOW)
+        self._starts: list[int] = []
+        self._regions: dict[int, tuple[Region, memoryview]] = {}
+        self._next = {False: self.base + _HANDLE_END, True: self.user_base + _HALF}
+        self._ends = {False: self.base + _HALF, True: self.user_base + _WINDOW}
+        self._free: dict[tuple[bool, int], list[int]] = {}
+        self._handles: dict[int, object] = {}
+        self._next_handle = self.base + _HANDLE_START
+        self._closed = False
+
+    def __enter__(self) -> AddressSpace:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):
+            self.close()
+
+    def close(self) -> None:
+        """Unmap everything. Accesses afterwards fault; closing twice is fine."""
+        if self._closed:
+            return
+        self._closed = True
+        for _, view in self._regions.values():
+            view.release()
+        self._regions.clear()
+        self._starts.clear()
+        _munmap_call(self.base, 2 * _WINDOW)
+
+    def alloc(self, size: int, kind: RegionKind, name: str, *, writable: bool = True) -> Region:
+        """A zeroed region of `size` bytes (at least 1), page-aligned, between guard gaps.
+
+        Raises InputError when that would exceed `limit_bytes`.
+        """
+        if size < 1:
+            raise InputError(f"a region of {size} bytes", where=name, remedy="ask for 1 or more")
+        span = align_up(size, PAGE)
+        user = kind is RegionKind.USER
+        recycled = self._free.get((user, span))
+        start = recycled.pop() if recycled else self._next[user]
+        fresh = not recycled and start == self._next[user]
+        if (
+            self.committed_bytes + span > self.limit_bytes
+            or start + span + _GUARD > self._ends[user]
+        ):
+            raise InputError(
+                f"{size} bytes of {kind.value} exceed the memory limit of {self.limit_bytes}",
+                where=name,
+                remedy="use smaller maps or blocks, or raise the limit",
+            )
+        if fresh:
+            self._next[user] = start + span + _GUARD
+        self._map(start, span, _mmap.PROT_READ | _mmap.PROT_WRITE)
+        self.committed_bytes += span
+        view = memoryview((ctypes.c_ubyte * size).from_address(start)).cast("B")
+        region = Region(start, size, kind, name, writable)
+        insort(self._starts, start)
+        self._regions[start] = (region, view)
+        return region
+
+    def free(self, region: Region) -> None:
+        """Take the region out of existence; its address range may be given out again."""
+        _, view = self._regions.pop(region.start)
+        view.release()
+        self._starts.remove(region.start)
+        span = align_up(region.size, PAGE)
+        self._map(region.start, span, _PROT_NONE)
+        self.committed_bytes -= span
+        self._free.setdefault((region.kind is RegionKind.USER, span), []).append(region.start)
+
+    def _map(self, start: int, span: int, protection: int) -> None:
+        flags = _mmap.MAP_PRIVATE | _mmap.MAP_ANONYMOUS | _MAP_FIXED | _MAP_NORESERVE
+        if _mmap_call(start, span, protection, flags, -1, 0) != start:
+            raise InternalError(f"mmap of {span} bytes at {start:#x} failed")
+
+    def handle(self, target: object) -> int:
+        """An address that stands for `target` and can not be accessed."""
+        addr = self._next_handle
+        self._next_handle += 8
+        if self._next_handle > self.base + _HANDLE_END:
+            raise InputError("more than two million handles", remedy="use fewer maps")
+        self._handles[addr] = target
+        return addr
+
+    def resolve(self, addr: int) -> object | None:
+        """What `handle` gave `addr` for, or None."""
+        return self._handles.get(addr)
+
+    def regions(self) -> list[Region]:
+        """All regions, by address."""
+        return [self._regions[start][0] for start in self._starts]
+
+    def region_at(self, addr: int) -> Region | None:
+        """The region that holds `addr`, or None."""
+        found = self._find(addr, 1)
+        return found[0] if found else None
+
+    def _find(self, addr: int, size: int) -> tuple[Region, memoryview] | None:
+        index = bisect_right(self._starts, addr) - 1
+        if index < 0:
+            return None
+        found = self._regions[self._starts[index]]
+        return found if addr + size <= found[0].start + found[0].size else None
+
+    def explain(self, addr: int) -> str:
+        """Where `addr` lies, for messages: the region it is in, or the nearest one below."""
+        if self.base <= addr < self.base + _HANDLE_END and addr in self._handles:
+            return f"handle of {self._handles[addr]}"
+        index = bisect_right(self._starts, addr) - 1
+        if index < 0:
+            return "below every region"
+        region = self._regions[self._starts[index]][0]
+        offset = addr - region.start
+        if offset < region.size:
+            return f"{region.kind.value} {region.name}+{offset}"
+        if offset - region.size >= _WINDOW:
+            return "above every region"
+        return f"{offset - region.size} bytes past the end of {region.kind.value} {region.name}"
+
+    def check(self, addr: int, size: int, *, write: bool) -> tuple[Region, memoryview, int]:
+        """The region, its bytes and the offset of a program's access; raises MemoryFault."""
+        found = self._find(addr, size)
+        if found is None or found[0].kind is RegionKind.HOST:
+            if addr < _HANDLE_START:
+                kind = TrapKind.NULL
+            elif addr in self._handles:
+                kind = TrapKind.NOT_MEMORY
+            else:
+                kind = TrapKind.OUT_OF_BOUNDS
+            raise MemoryFault(kind, addr, size, self.explain(addr))
+        region, view = found
+        if region.kind is RegionKind.USER:
+            raise MemoryFault(TrapKind.USER_MEMORY, addr, size, self.explain(addr))
+        if write and not region.writable:
+            raise MemoryFault(TrapKind.READ_ONLY, addr, size, self.explain(addr))
+        return region, view, addr - region.start
+
+    def load(self, addr: int, size: int) -> int:
+        """The program reads `size` bytes at `addr`, zero-extended. Raises MemoryFault."""
+        _, view, offset = self.check(addr, size, write=False)
+        return int.from_bytes(view[offset : offset + size], self.byteorder)
+
+    def store(self, addr: int, size: int, value: int) -> None:
+        """The program writes the low `size` bytes of `value` at `addr`. Raises MemoryFault."""
+        _, view, offset = self.check(addr, size, write=True)
+        value &= (1 << (8 * size)) - 1
+        view[offset : offset + size] = value.to_bytes(size, self.byteorder)
+
+    def program_read(self, addr: int, size: int) -> bytes:
+        """Bytes that a helper reads on the program's behalf (0 bytes anywhere is fine)."""
+        if size == 0:
+            return b""
+        _, view, offset = self.check(addr, size, write=False)
+        return bytes(view[offset : offset + size])
+
+    def program_write(self, addr: int, data: bytes) -> None:
+        """Bytes that a helper writes on the program's behalf."""
+        if data:
+            _, view, offset = self.check(addr, len(data), write=True)
+            view[offset : offset + len(data)] = data
+
+    def read(self, addr: int, size: int) -> bytes:
+        """The VM reads its own structures. An address outside every region is our bug."""
+        found = self._find(addr, size)
+        if found is None:
+            raise InternalError(f"read of {size} bytes at {addr:#x}: {self.explain(addr)}")
+        offset = addr - found[0].start
+        return bytes(found[1][offset : offset + size])
+
+    def write(self, addr: int, data: bytes) -> None:
+        """The VM writes its own structures. An address outside every region is our bug."""
+        found = self._find(addr, len(data))
+        if found is None:
+            raise InternalError(f"write of {len(data)} bytes at {addr:#x}: {self.explain(addr)}")
+        offset = addr - found[0].start
+        found[1][offset : offset + len(data)] = data
+
+    def view(self, region: Region) -> memoryview:
+        """The live bytes of a region. It must not be kept beyond the region's life."""
+        return self._regions[region.start][1]
+
+    def is_user(self, addr: int, size: int) -> bool:
+        """Whether one block of user memory holds all of [addr, addr + size)."""
+        if size == 0:
+            return True
+        found = self._find(addr, size)
+        return found is not None and found[0].kind is RegionKind.USER
+
+    def user_read(self, addr: int, size: int) -> bytes:
+        """Copy from user memory; raises UserFault unless one block holds all of it."""
+        if size == 0:
+            return b""
+        found = self._find(addr, size)
+        if found is None or found[0].kind is not RegionKind.USER:
+            raise UserFault(f"{size} bytes at {addr:#x}: {self.explain(addr)}")
+        offset = addr - found[0].start
+        return bytes(found[1][offset : offset + size])
+
+    def user_write(self, addr: int, data: bytes) -> None:
+        """Copy to user memory.
+
+        Raises UserFault unless all of it fits; the bytes before the fault are written, as the
+        kernel's copy does.
+        """
+        if not data:
+            return
+        found = self._find(addr, 1)
+        if found is None or found[0].kind is not RegionKind.USER:
+            raise UserFault(f"{len(data)} bytes at {addr:#x}: {self.explain(addr)}")
+        offset = addr - found[0].start
+        fits = min(len(data), found[0].size - offset)
+        found[1][offset : offset + fits] = data[:fits]
+        if fits < len(data):
+            raise UserFault(f"{len(data)} bytes at {addr:#x}: {self.explain(addr + fits)}")
+
+    def user_cstring(self, addr: int, limit: int = 4096) -> bytes:
+        """A NUL-terminated user string without its NUL; UserFault if it runs out of its block."""
+        found = self._find(addr, 1)
+        if found is None or found[0].kind is not RegionKind.USER:
+            raise UserFault(f"string at {addr:#x}: {self.explain(addr)}")
+        offset = addr - found[0].start
+        raw = bytes(found[1][offset : offset + limit])
+        end = raw.find(b"\0")
+        if end < 0:
+            raise UserFault(f"string at {addr:#x} is not terminated")
+        return raw[:end]

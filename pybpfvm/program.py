@@ -1,0 +1,166 @@
+"""What the loader makes and everyone else takes: maps, programs, objects. Immutable.
+
+A program's instructions name maps by their index in `BpfObject.maps` (LDDW with Pseudo.MAP_IDX
+or MAP_IDX_VALUE) and subprograms by pc-relative offsets: every relocation is applied, nothing
+points outside, and the encoded bytes go to bpf(2) as they are, with map fds as `fd_array`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from pybpfvm.errors import SourceLine
+from pybpfvm.isa.insn import Insn
+
+if TYPE_CHECKING:
+    from pybpfvm.btf.types import Btf
+
+__all__ = ["BpfObject", "MapSpec", "MapType", "Program", "SourceLine", "Subprog"]
+
+
+class MapType(IntEnum):
+    """Map types by the kernel's numbers."""
+
+    HASH = 1
+    ARRAY = 2
+    PROG_ARRAY = 3
+    PERF_EVENT_ARRAY = 4
+    PERCPU_HASH = 5
+    PERCPU_ARRAY = 6
+    STACK_TRACE = 7
+    CGROUP_ARRAY = 8
+    LRU_HASH = 9
+    LRU_PERCPU_HASH = 10
+    LPM_TRIE = 11
+    ARRAY_OF_MAPS = 12
+    HASH_OF_MAPS = 13
+    DEVMAP = 14
+    SOCKMAP = 15
+    CPUMAP = 16
+    XSKMAP = 17
+    SOCKHASH = 18
+    CGROUP_STORAGE = 19
+    REUSEPORT_SOCKARRAY = 20
+    PERCPU_CGROUP_STORAGE = 21
+    QUEUE = 22
+    STACK = 23
+    SK_STORAGE = 24
+    DEVMAP_HASH = 25
+    STRUCT_OPS = 26
+    RINGBUF = 27
+    INODE_STORAGE = 28
+    TASK_STORAGE = 29
+    BLOOM_FILTER = 30
+    USER_RINGBUF = 31
+    CGRP_STORAGE = 32
+    ARENA = 33
+
+
+# Flag bits of MapSpec.flags, by the kernel's numbers.
+BPF_F_NO_PREALLOC = 1 << 0
+BPF_F_RDONLY = 1 << 3
+BPF_F_WRONLY = 1 << 4
+BPF_F_RDONLY_PROG = 1 << 7
+BPF_F_WRONLY_PROG = 1 << 8
+BPF_F_MMAPABLE = 1 << 10
+BPF_F_INNER_MAP = 1 << 12
+
+
+@dataclass(frozen=True, slots=True)
+class MapSpec:
+    """A map as the object declares it.
+
+    `type` is a MapType, or the bare number where that is unknown. `data` is the initial value of
+    element 0 for maps made from .rodata, .data and .bss (None for all others), and `frozen` says
+    that no one may change it after loading. `slots` are initial contents of a map-in-map (index
+    -> name of an inner map) or program array (index -> name of a program).
+    """
+
+    name: str
+    type: MapType | int
+    key_size: int
+    value_size: int
+    max_entries: int
+    flags: int = 0
+    section: str = ""
+    data: bytes | None = None
+    frozen: bool = False
+    inner: MapSpec | None = None
+    slots: Mapping[int, str] = field(default_factory=dict)
+    btf_key_type_id: int = 0
+    btf_value_type_id: int = 0
+    pinning: int = 0
+    map_extra: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Subprog:
+    """A function inside a program: [start, end) in slots; the main function starts at 0."""
+
+    name: str
+    start: int
+    end: int
+    is_global: bool = False
+    btf_type_id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A loadable program: its main function followed by the subprograms it reaches.
+
+    `insns` are in order; `lines` and `Subprog` bounds are keyed by pc (slots). `sleepable` and
+    `section` come from the object; the ABI profile gives them meaning.
+    """
+
+    name: str
+    section: str
+    insns: tuple[Insn, ...]
+    subprogs: tuple[Subprog, ...] = ()
+    lines: Mapping[int, SourceLine] = field(default_factory=dict)
+    license: str = ""
+    big_endian: bool = False
+
+    @property
+    def slots(self) -> int:
+        """Length in 8-byte slots."""
+        return sum(insn.slots for insn in self.insns)
+
+    def line_at(self, pc: int) -> SourceLine | None:
+        """The C line that `pc` belongs to: the nearest one at or before it in its function."""
+        start = max((sub.start for sub in self.subprogs if sub.start <= pc), default=0)
+        return next((self.lines[p] for p in range(pc, start - 1, -1) if p in self.lines), None)
+
+
+@dataclass(frozen=True, slots=True)
+class BpfObject:
+    """A loaded ELF object: everything in it, nothing instantiated.
+
+    `path` is for messages only. `unsupported` lists features found and left out, one line each.
+    """
+
+    path: str
+    sha256: str
+    programs: tuple[Program, ...]
+    maps: tuple[MapSpec, ...]
+    license: str = ""
+    big_endian: bool = False
+    btf: Btf | None = None
+    unsupported: tuple[str, ...] = ()
+    relocations: tuple[str, ...] = ()
+
+    def program(self, name: str) -> Program:
+        """The program called `name`; KeyError if there is none."""
+        for program in self.programs:
+            if program.name == name:
+                return program
+        raise KeyError(name)
+
+    def map_index(self, name: str) -> int:
+        """Index of the map called `name`; KeyError if there is none."""
+        for index, spec in enumerate(self.maps):
+            if spec.name == name:
+                return index
+        raise KeyError(name)

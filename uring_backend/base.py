@@ -1,0 +1,150 @@
+"""What both backends promise: perform ordinary (mainline) io_uring requests.
+
+A backend knows nothing of BPF programs, extra CQs or CQ indices; `pybpfvm.uring_backend.ring`
+builds those on top, once, for both. Its promise is mainline's: results, flags, order rules,
+links, drains, multishot, cancellation. `contract.py` states it as laws, run on both.
+
+Requests are 64-byte little-endian SQEs of mainline numbering whose user_data is a token chosen
+by the caller, unique among live requests; completions carry the token back. Pointers in SQEs are
+addresses of user memory in the AddressSpace the backend was made with; anything else is -EFAULT.
+File descriptors are the backend's own (from `world`, or opened by requests); anything else is
+-EBADF: a program can not reach the host's descriptors.
+
+An *external* request (opcode EXTERNAL, backend-only) is performed by the caller: it takes its
+place in links and drains like any other, `Started` says when its turn has come, `finish` ends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+EXTERNAL = 0xFF
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A CQE of the backend: `token` of the request, `res`, `flags` (F_MORE: more will follow)."""
+
+    token: int
+    res: int
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """An external request's turn has come: perform it, then call `finish`."""
+
+    token: int
+
+
+class Peer(Protocol):
+    """The host's end of a connection."""
+
+    def send(self, data: bytes) -> int:
+        """Bytes taken (may be fewer; 0 when the other side is full)."""
+
+    def recv(self, size: int) -> bytes | None:
+        """Up to `size` bytes that are there now; b"" at end of stream, None when there are none."""
+
+    def shutdown(self) -> None:
+        """Send end of stream; receiving still works."""
+
+    def close(self) -> None:
+        """Give the end up."""
+
+
+class World(Protocol):
+    """Files and sockets around a ring: real temporary ones, or simulated ones. The host's hand
+    in what requests see; all paths are relative names, all fds are the backend's."""
+
+    def add_file(self, name: str, data: bytes, mode: int = 0o644) -> None:
+        """Make a file (and the directories on its way) with this content."""
+
+    def file_data(self, name: str) -> bytes:
+        """The content of a file; InputError if there is none."""
+
+    def path(self, name: str) -> bytes:
+        """The path that a request (OPENAT, ...) must use for the file `name`."""
+
+    def open(self, name: str, flags: int, mode: int = 0o644) -> int:
+        """Open a file like open(2); an fd that requests may use. InputError when refused."""
+
+    def pipe(self) -> tuple[int, int]:
+        """(read end, write end) as fds that requests may use."""
+
+    def socketpair(self) -> tuple[int, Peer]:
+        """A connected stream socket: the requests' fd and the host's end."""
+
+    def listen(self, backlog: int = 128) -> int:
+        """A listening stream socket on a loopback address, as an fd that requests may use."""
+
+    def address(self, fd: int) -> bytes:
+        """The sockaddr_in of a listening socket, 16 bytes, for CONNECT requests."""
+
+    def connect(self, fd: int) -> Peer:
+        """A client connection to a listening socket (completes even before it is accepted)."""
+
+    def socket(self) -> int:
+        """An unconnected stream socket, for CONNECT requests."""
+
+    def close(self, fd: int) -> None:
+        """Close an fd that this world or a request opened; InputError when it is not open."""
+
+
+class Backend(Protocol):
+    """Performs requests. A context manager; `close` gives back every fd and mapping."""
+
+    name: str
+    world: World
+
+    def now_ns(self) -> int:
+        """Nanoseconds since the backend was made: virtual time, or CLOCK_MONOTONIC."""
+
+    def submit(self, sqes: Sequence[bytes]) -> int:
+        """Issue SQEs as one io_uring_enter would; how many were consumed.
+
+        As in the kernel, a chain must be complete in one call and a bad SQE outside a chain ends
+        the batch after itself. What completes inline is in `poll` when this returns.
+        """
+
+    def poll(self) -> list[Completion | Started]:
+        """What has happened and was not reported yet, in order. Never blocks."""
+
+    def wait(self, timeout_ns: int | None) -> bool:
+        """Let time pass until `poll` has something to say (True) or the timeout is over (False).
+
+        Never busy-waits. None: no timeout. A simulated backend in which nothing can ever happen
+        again returns False at once, whatever the timeout; `can_progress` tells.
+        """
+
+    def can_progress(self) -> bool:
+        """Whether something in flight may still complete by itself. False is a proof."""
+
+    def finish(self, token: int, *, failed: bool = False) -> None:
+        """End an external request; `failed` breaks an IO_LINK chain behind it. No Completion."""
+
+    def cancel_external(self, token: int) -> None:
+        """Forget an external request that has not started (teardown); its chain is cancelled."""
+
+    def register_files(self, fds: Sequence[int]) -> int:
+        """IORING_REGISTER_FILES (-1: sparse slot); 0 or -errno."""
+
+    def update_files(self, offset: int, fds: Sequence[int]) -> int:
+        """IORING_REGISTER_FILES_UPDATE; number updated or -errno."""
+
+    def unregister_files(self) -> int:
+        """0 or -errno."""
+
+    def register_buffers(self, buffers: Sequence[tuple[int, int]]) -> int:
+        """IORING_REGISTER_BUFFERS with (user address, length) pairs; 0 or -errno."""
+
+    def unregister_buffers(self) -> int:
+        """0 or -errno."""
+
+    def in_flight(self) -> int:
+        """Requests submitted and not completed."""
+
+    def close(self) -> None:
+        """Cancel what is in flight and give everything back; twice is fine."""
