@@ -1,0 +1,543 @@
+"""Mainline io_uring's binary interface (Linux 6.18): numbers, layouts and what each opcode refers to.
+
+Both backends and the ring read these tables; none of them writes an offset or an opcode number.
+Everything is little-endian. Names are the kernel's without the IORING_ or IOSQE_ prefix.
+The 2021 prototype shares this layout; it puts `cq_idx` (u16) at byte 48, in the low bits of the
+later `addr3`.
+
+    byte  0      1      2       4    8             16    24   28        32         40
+          opcode flags  ioprio  fd   off / addr2   addr  len  op_flags  user_data  buf_index
+    byte 42           44                         48                56
+         personality  file_index / splice_fd_in  addr3 (cq_idx)    pad
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from typing import Final
+
+from pybpfvm.bits import U16
+
+
+class Op(IntEnum):
+    """Opcodes of Linux 6.18."""
+
+    NOP = 0
+    READV = 1
+    WRITEV = 2
+    FSYNC = 3
+    READ_FIXED = 4
+    WRITE_FIXED = 5
+    POLL_ADD = 6
+    POLL_REMOVE = 7
+    SYNC_FILE_RANGE = 8
+    SENDMSG = 9
+    RECVMSG = 10
+    TIMEOUT = 11
+    TIMEOUT_REMOVE = 12
+    ACCEPT = 13
+    ASYNC_CANCEL = 14
+    LINK_TIMEOUT = 15
+    CONNECT = 16
+    FALLOCATE = 17
+    OPENAT = 18
+    CLOSE = 19
+    FILES_UPDATE = 20
+    STATX = 21
+    READ = 22
+    WRITE = 23
+    FADVISE = 24
+    MADVISE = 25
+    SEND = 26
+    RECV = 27
+    OPENAT2 = 28
+    EPOLL_CTL = 29
+    SPLICE = 30
+    PROVIDE_BUFFERS = 31
+    REMOVE_BUFFERS = 32
+    TEE = 33
+    SHUTDOWN = 34
+    RENAMEAT = 35
+    UNLINKAT = 36
+    MKDIRAT = 37
+    SYMLINKAT = 38
+    LINKAT = 39
+    MSG_RING = 40
+    FSETXATTR = 41
+    SETXATTR = 42
+    FGETXATTR = 43
+    GETXATTR = 44
+    SOCKET = 45
+    URING_CMD = 46
+    SEND_ZC = 47
+    SENDMSG_ZC = 48
+    READ_MULTISHOT = 49
+    WAITID = 50
+    FUTEX_WAIT = 51
+    FUTEX_WAKE = 52
+    FUTEX_WAITV = 53
+    FIXED_FD_INSTALL = 54
+    FTRUNCATE = 55
+    BIND = 56
+    LISTEN = 57
+    RECV_ZC = 58
+    EPOLL_WAIT = 59
+    READV_FIXED = 60
+    WRITEV_FIXED = 61
+    PIPE = 62
+
+
+OP_LAST: Final = 63
+
+# --- submission entries ---------------------------------------------------------------------
+
+SQE_BYTES: Final = 64
+_SQE = struct.Struct("<BBHiQQIIQHHIQQ")
+
+# Sqe.flags
+SQE_FIXED_FILE: Final = 1 << 0
+SQE_IO_DRAIN: Final = 1 << 1
+SQE_IO_LINK: Final = 1 << 2
+SQE_IO_HARDLINK: Final = 1 << 3
+SQE_ASYNC: Final = 1 << 4
+SQE_BUFFER_SELECT: Final = 1 << 5
+SQE_CQE_SKIP_SUCCESS: Final = 1 << 6
+SQE_VALID_FLAGS: Final = (1 << 7) - 1
+SQE_ANY_LINK: Final = SQE_IO_LINK | SQE_IO_HARDLINK
+
+FILE_INDEX_ALLOC: Final = 0xFFFF_FFFF  # Sqe.file_index: any free slot; otherwise slot + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Sqe:
+    """A submission entry. Unions have the name of their commonest member: `off` is also addr2,
+    `op_flags` is rw_flags, timeout_flags, open_flags, poll32_events, ..., `file_index` is also
+    splice_fd_in, `buf_index` is also the buffer group."""
+
+    opcode: int
+    flags: int = 0
+    ioprio: int = 0
+    fd: int = -1
+    off: int = 0
+    addr: int = 0
+    len: int = 0
+    op_flags: int = 0
+    user_data: int = 0
+    buf_index: int = 0
+    personality: int = 0
+    file_index: int = 0
+    addr3: int = 0
+    pad: int = 0
+
+    @property
+    def cq_idx(self) -> int:
+        """The 2021 prototype's CQ index (byte 48, u16)."""
+        return self.addr3 & U16
+
+    def pack(self) -> bytes:
+        """The 64 bytes; struct.error when a field does not fit its width."""
+        return _SQE.pack(
+            self.opcode,
+            self.flags,
+            self.ioprio,
+            self.fd,
+            self.off,
+            self.addr,
+            self.len,
+            self.op_flags,
+            self.user_data,
+            self.buf_index,
+            self.personality,
+            self.file_index,
+            self.addr3,
+            self.pad,
+        )
+
+    @classmethod
+    def unpack(cls, raw: bytes | bytearray | memoryview) -> Sqe:
+        """The entry in `raw`, exactly 64 bytes long (struct.error otherwise)."""
+        return cls(*_SQE.unpack(raw))
+
+
+# --- completion entries ---------------------------------------------------------------------
+
+CQE_BYTES: Final = 16
+_CQE = struct.Struct("<QiI")
+
+CQE_F_BUFFER: Final = 1 << 0  # the upper 16 bits of flags are the buffer's id
+CQE_F_MORE: Final = 1 << 1
+CQE_F_SOCK_NONEMPTY: Final = 1 << 2
+CQE_F_NOTIF: Final = 1 << 3
+CQE_F_BUF_MORE: Final = 1 << 4
+CQE_BUFFER_SHIFT: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Cqe:
+    """A completion entry."""
+
+    user_data: int
+    res: int
+    flags: int = 0
+
+    def pack(self) -> bytes:
+        """The 16 bytes."""
+        return _CQE.pack(self.user_data, self.res, self.flags)
+
+    @classmethod
+    def unpack(cls, raw: bytes | bytearray | memoryview) -> Cqe:
+        """The entry in `raw`, exactly 16 bytes long."""
+        return cls(*_CQE.unpack(raw))
+
+
+# --- io_uring_setup, io_uring_enter, io_uring_register ------------------------------------------
+
+SETUP_IOPOLL: Final = 1 << 0
+SETUP_SQPOLL: Final = 1 << 1
+SETUP_SQ_AFF: Final = 1 << 2
+SETUP_CQSIZE: Final = 1 << 3
+SETUP_CLAMP: Final = 1 << 4
+SETUP_ATTACH_WQ: Final = 1 << 5
+SETUP_R_DISABLED: Final = 1 << 6
+SETUP_SUBMIT_ALL: Final = 1 << 7
+SETUP_COOP_TASKRUN: Final = 1 << 8
+SETUP_TASKRUN_FLAG: Final = 1 << 9
+SETUP_SQE128: Final = 1 << 10
+SETUP_CQE32: Final = 1 << 11
+SETUP_SINGLE_ISSUER: Final = 1 << 12
+SETUP_DEFER_TASKRUN: Final = 1 << 13
+SETUP_NO_MMAP: Final = 1 << 14
+SETUP_REGISTERED_FD_ONLY: Final = 1 << 15
+SETUP_NO_SQARRAY: Final = 1 << 16
+
+SETUP_PARAMS_BYTES: Final = 120
+MAX_SQ_ENTRIES: Final = 32768
+MAX_CQ_ENTRIES: Final = 65536
+
+ENTER_GETEVENTS: Final = 1 << 0
+ENTER_SQ_WAKEUP: Final = 1 << 1
+ENTER_SQ_WAIT: Final = 1 << 2
+ENTER_EXT_ARG: Final = 1 << 3
+ENTER_REGISTERED_RING: Final = 1 << 4
+
+REGISTER_BUFFERS: Final = 0
+UNREGISTER_BUFFERS: Final = 1
+REGISTER_FILES: Final = 2
+UNREGISTER_FILES: Final = 3
+REGISTER_EVENTFD: Final = 4
+UNREGISTER_EVENTFD: Final = 5
+REGISTER_FILES_UPDATE: Final = 6
+REGISTER_PROBE: Final = 8
+REGISTER_RING_FDS: Final = 20
+UNREGISTER_RING_FDS: Final = 21
+REGISTER_SYNC_CANCEL: Final = 24
+
+REGISTER_FILES_SKIP: Final = -2
+
+OFF_SQ_RING: Final = 0
+OFF_CQ_RING: Final = 0x8000000
+OFF_SQES: Final = 0x10000000
+
+SQ_NEED_WAKEUP: Final = 1 << 0
+SQ_CQ_OVERFLOW: Final = 1 << 1
+SQ_TASKRUN: Final = 1 << 2
+
+FEAT_SINGLE_MMAP: Final = 1 << 0
+FEAT_NODROP: Final = 1 << 1
+FEAT_EXT_ARG: Final = 1 << 8
+
+# --- per-opcode flags ------------------------------------------------------------------------
+
+FSYNC_DATASYNC: Final = 1 << 0
+
+TIMEOUT_ABS: Final = 1 << 0
+TIMEOUT_UPDATE: Final = 1 << 1
+TIMEOUT_BOOTTIME: Final = 1 << 2
+TIMEOUT_REALTIME: Final = 1 << 3
+LINK_TIMEOUT_UPDATE: Final = 1 << 4
+TIMEOUT_ETIME_SUCCESS: Final = 1 << 5
+TIMEOUT_MULTISHOT: Final = 1 << 6
+
+# Sqe.len of POLL_ADD and POLL_REMOVE
+POLL_ADD_MULTI: Final = 1 << 0
+POLL_UPDATE_EVENTS: Final = 1 << 1
+POLL_UPDATE_USER_DATA: Final = 1 << 2
+POLL_ADD_LEVEL: Final = 1 << 3
+
+POLLIN: Final = 0x001
+POLLPRI: Final = 0x002
+POLLOUT: Final = 0x004
+POLLERR: Final = 0x008
+POLLHUP: Final = 0x010
+POLLNVAL: Final = 0x020
+POLLRDNORM: Final = 0x040
+POLLRDBAND: Final = 0x080
+POLLWRNORM: Final = 0x100
+POLLWRBAND: Final = 0x200
+POLLRDHUP: Final = 0x2000
+
+ASYNC_CANCEL_ALL: Final = 1 << 0
+ASYNC_CANCEL_FD: Final = 1 << 1
+ASYNC_CANCEL_ANY: Final = 1 << 2
+ASYNC_CANCEL_FD_FIXED: Final = 1 << 3
+ASYNC_CANCEL_USERDATA: Final = 1 << 4
+ASYNC_CANCEL_OP: Final = 1 << 5  # the opcode to look for is in Sqe.len
+
+# Sqe.ioprio of SEND, RECV and their relatives
+RECVSEND_POLL_FIRST: Final = 1 << 0
+RECV_MULTISHOT: Final = 1 << 1
+RECVSEND_FIXED_BUF: Final = 1 << 2
+SEND_ZC_REPORT_USAGE: Final = 1 << 3
+RECVSEND_BUNDLE: Final = 1 << 4
+SEND_VECTORIZED: Final = 1 << 5
+
+# Sqe.ioprio of ACCEPT
+ACCEPT_MULTISHOT: Final = 1 << 0
+ACCEPT_DONTWAIT: Final = 1 << 1
+ACCEPT_POLL_FIRST: Final = 1 << 2
+
+# Sqe.op_flags of NOP
+NOP_INJECT_RESULT: Final = 1 << 0  # the result is in Sqe.len
+NOP_FILE: Final = 1 << 1
+NOP_FIXED_FILE: Final = 1 << 2
+NOP_FIXED_BUFFER: Final = 1 << 3
+NOP_TW: Final = 1 << 4
+NOP_CQE32: Final = 1 << 5
+
+MSG_PEEK: Final = 0x2
+MSG_TRUNC: Final = 0x20
+MSG_DONTWAIT: Final = 0x40
+MSG_WAITALL: Final = 0x100
+MSG_NOSIGNAL: Final = 0x4000
+
+SHUT_RD: Final = 0
+SHUT_WR: Final = 1
+SHUT_RDWR: Final = 2
+
+AF_INET: Final = 2
+SOCK_STREAM: Final = 1
+SOCK_NONBLOCK: Final = 0o4000
+SOCK_CLOEXEC: Final = 0o2000000
+
+O_ACCMODE: Final = 3
+O_RDONLY: Final = 0
+O_WRONLY: Final = 1
+O_RDWR: Final = 2
+O_CREAT: Final = 0o100
+O_EXCL: Final = 0o200
+O_NOCTTY: Final = 0o400
+O_TRUNC: Final = 0o1000
+O_APPEND: Final = 0o2000
+O_NONBLOCK: Final = 0o4000
+O_DSYNC: Final = 0o10000
+O_DIRECT: Final = 0o40000
+O_LARGEFILE: Final = 0o100000
+O_DIRECTORY: Final = 0o200000
+O_NOFOLLOW: Final = 0o400000
+O_NOATIME: Final = 0o1000000
+O_CLOEXEC: Final = 0o2000000
+O_SYNC: Final = 0o4010000
+O_PATH: Final = 0o10000000
+O_TMPFILE: Final = 0o20200000
+
+AT_FDCWD: Final = -100
+AT_SYMLINK_NOFOLLOW: Final = 0x100
+AT_REMOVEDIR: Final = 0x200
+AT_NO_AUTOMOUNT: Final = 0x800
+AT_EMPTY_PATH: Final = 0x1000
+AT_STATX_SYNC_TYPE: Final = 0x6000
+
+RENAME_NOREPLACE: Final = 1
+RENAME_EXCHANGE: Final = 2
+
+RWF_HIPRI: Final = 0x01
+RWF_DSYNC: Final = 0x02
+RWF_SYNC: Final = 0x04
+RWF_NOWAIT: Final = 0x08
+RWF_APPEND: Final = 0x10
+RWF_NOAPPEND: Final = 0x20
+
+FALLOC_FL_KEEP_SIZE: Final = 0x01
+FALLOC_FL_PUNCH_HOLE: Final = 0x02
+FALLOC_FL_ZERO_RANGE: Final = 0x10
+
+STATX_BASIC_STATS: Final = 0x7FF
+STATX_BTIME: Final = 0x800
+STATX_RESERVED: Final = 0x8000_0000
+
+S_IFMT: Final = 0o170000
+S_IFIFO: Final = 0o010000
+S_IFDIR: Final = 0o040000
+S_IFREG: Final = 0o100000
+S_IFSOCK: Final = 0o140000
+
+PATH_MAX: Final = 4096
+NAME_MAX: Final = 255
+IOV_MAX: Final = 1024
+MAX_RW_COUNT: Final = 0x7FFF_F000  # one transfer is cut to this many bytes
+MAX_OFFSET: Final = (1 << 63) - 1
+CURRENT_POSITION: Final = (1 << 64) - 1  # Sqe.off: read or write where the file position is
+
+# --- structures in user memory ---------------------------------------------------------------
+
+TIMESPEC: Final = struct.Struct("<qq")  # __kernel_timespec: seconds, nanoseconds
+IOVEC: Final = struct.Struct("<QQ")  # iov_base, iov_len
+MSGHDR: Final = struct.Struct("<QIxxxxQQQQIxxxx")  # name, namelen, iov, iovlen, control, len, flags
+OPEN_HOW: Final = struct.Struct("<QQQ")  # flags, mode, resolve
+SOCKADDR_IN: Final = struct.Struct("<H2s4s8x")  # family, port and address in network order
+SOCKLEN: Final = struct.Struct("<I")
+FD: Final = struct.Struct("<i")
+# mask blksize attributes | nlink uid gid mode | ino size blocks attributes_mask |
+# atime btime ctime mtime, each (sec, nsec) | rdev and dev, major and minor
+STATX: Final = struct.Struct("<IIQIIIHxxQQQQqIxxxxqIxxxxqIxxxxqIxxxxIIII112x")
+STATX_BYTES: Final = 256
+
+
+# --- what each opcode refers to ---------------------------------------------------------------
+
+
+class Target(Enum):
+    """What a pointer field of an SQE points to, and which way data flows."""
+
+    IN = "bytes the request reads"
+    OUT = "bytes the request writes"
+    STRING = "NUL-terminated string the request reads"
+    TIMESPEC = "struct __kernel_timespec the request reads"
+    IOVEC_IN = "array of struct iovec naming bytes the request reads"
+    IOVEC_OUT = "array of struct iovec naming bytes the request writes"
+    MSGHDR_IN = "struct msghdr naming bytes the request reads"
+    MSGHDR_OUT = "struct msghdr naming bytes the request writes, itself updated"
+    FIXED_IN = "bytes inside a registered buffer that the request reads"
+    FIXED_OUT = "bytes inside a registered buffer that the request writes"
+    BUFFERS = "consecutive buffers to provide: Sqe.fd of them, Sqe.len bytes each"
+    FDS = "array of s32 descriptors the request reads, and may overwrite"
+    SOCKADDR_OUT = "socket address written, bounded by the u32 that the `length_at` field points to"
+    OPAQUE = "memory of a kind these tables do not describe"
+
+
+class FdUse(Enum):
+    """What Sqe.fd is."""
+
+    NONE = "not a descriptor"
+    FILE = "the file the request works on (a slot with SQE_FIXED_FILE)"
+    DIRECTORY = "where a relative path starts, or AT_FDCWD"
+    OTHER = "a descriptor outside the rules above (CLOSE, EPOLL_CTL, ASYNC_CANCEL by fd)"
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """A field of the SQE that points into user memory.
+
+    The block is `unit` bytes times the SQE field `count` (1 when `count` is ""). `nullable`: 0
+    means absent. `only_with`: the pointer is there only when op_flags has one of these bits.
+    """
+
+    field: str
+    target: Target
+    count: str = ""
+    unit: int = 1
+    nullable: bool = False
+    only_with: int = 0
+    length_at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OpInfo:
+    """What the fields of one opcode's SQE mean, as far as they refer to anything.
+
+    `ioprio`: the field may be non-zero. `buffer_select`: SQE_BUFFER_SELECT may be set, and then
+    `addr` is not a pointer. `file_index`: Sqe.file_index names a direct descriptor slot.
+    """
+
+    fd: FdUse = FdUse.NONE
+    pointers: tuple[Pointer, ...] = ()
+    ioprio: bool = False
+    buffer_select: bool = False
+    file_index: bool = False
+    second_fd: str = ""
+
+
+_PATH = Pointer("addr", Target.STRING)
+_PATH2 = Pointer("off", Target.STRING)
+_TIMESPEC = Pointer("addr", Target.TIMESPEC)
+_BYTES_IN = Pointer("addr", Target.IN, "len")
+_BYTES_OUT = Pointer("addr", Target.OUT, "len")
+_PEER = Pointer("addr", Target.SOCKADDR_OUT, nullable=True, length_at="off")
+
+_F = FdUse.FILE
+_D = FdUse.DIRECTORY
+
+OPS: Final[Mapping[Op, OpInfo]] = {
+    Op.NOP: OpInfo(),
+    Op.READV: OpInfo(_F, (Pointer("addr", Target.IOVEC_OUT, "len", 16),), True, True),
+    Op.WRITEV: OpInfo(_F, (Pointer("addr", Target.IOVEC_IN, "len", 16),), True),
+    Op.FSYNC: OpInfo(_F),
+    Op.READ_FIXED: OpInfo(_F, (Pointer("addr", Target.FIXED_OUT, "len"),), True),
+    Op.WRITE_FIXED: OpInfo(_F, (Pointer("addr", Target.FIXED_IN, "len"),), True),
+    Op.POLL_ADD: OpInfo(_F),
+    Op.POLL_REMOVE: OpInfo(),
+    Op.SYNC_FILE_RANGE: OpInfo(_F),
+    Op.SENDMSG: OpInfo(_F, (Pointer("addr", Target.MSGHDR_IN),), True, True),
+    Op.RECVMSG: OpInfo(_F, (Pointer("addr", Target.MSGHDR_OUT),), True, True),
+    Op.TIMEOUT: OpInfo(pointers=(_TIMESPEC,)),
+    Op.TIMEOUT_REMOVE: OpInfo(
+        pointers=(Pointer("off", Target.TIMESPEC, only_with=TIMEOUT_UPDATE | LINK_TIMEOUT_UPDATE),)
+    ),
+    Op.ACCEPT: OpInfo(_F, (_PEER,), True, file_index=True),
+    Op.ASYNC_CANCEL: OpInfo(FdUse.OTHER),
+    Op.LINK_TIMEOUT: OpInfo(pointers=(_TIMESPEC,)),
+    Op.CONNECT: OpInfo(_F, (Pointer("addr", Target.IN, "off"),)),
+    Op.FALLOCATE: OpInfo(_F),
+    Op.OPENAT: OpInfo(_D, (_PATH,), file_index=True),
+    Op.CLOSE: OpInfo(FdUse.OTHER, file_index=True),
+    Op.FILES_UPDATE: OpInfo(pointers=(Pointer("addr", Target.FDS, "len", 4),)),
+    Op.STATX: OpInfo(_D, (_PATH, Pointer("off", Target.OUT, unit=STATX_BYTES))),
+    Op.READ: OpInfo(_F, (_BYTES_OUT,), True, True),
+    Op.WRITE: OpInfo(_F, (_BYTES_IN,), True),
+    Op.FADVISE: OpInfo(_F),
+    Op.MADVISE: OpInfo(pointers=(Pointer("addr", Target.OPAQUE),)),
+    Op.SEND: OpInfo(_F, (_BYTES_IN, Pointer("off", Target.OPAQUE, nullable=True)), True, True),
+    Op.RECV: OpInfo(_F, (_BYTES_OUT,), True, True),
+    Op.OPENAT2: OpInfo(_D, (_PATH, Pointer("off", Target.IN, "len")), file_index=True),
+    Op.EPOLL_CTL: OpInfo(FdUse.OTHER, (Pointer("addr", Target.IN, unit=12),), second_fd="off"),
+    Op.SPLICE: OpInfo(_F, second_fd="file_index"),
+    Op.PROVIDE_BUFFERS: OpInfo(pointers=(Pointer("addr", Target.BUFFERS),)),
+    Op.REMOVE_BUFFERS: OpInfo(),
+    Op.TEE: OpInfo(_F, second_fd="file_index"),
+    Op.SHUTDOWN: OpInfo(_F),
+    Op.RENAMEAT: OpInfo(_D, (_PATH, _PATH2), second_fd="len"),
+    Op.UNLINKAT: OpInfo(_D, (_PATH,)),
+    Op.MKDIRAT: OpInfo(_D, (_PATH,)),
+    Op.SYMLINKAT: OpInfo(_D, (_PATH, _PATH2)),
+    Op.LINKAT: OpInfo(_D, (_PATH, _PATH2), second_fd="len"),
+    Op.MSG_RING: OpInfo(_F),
+    Op.FSETXATTR: OpInfo(_F, (_PATH, Pointer("off", Target.IN, "len"))),
+    Op.SETXATTR: OpInfo(
+        pointers=(_PATH, Pointer("off", Target.IN, "len"), Pointer("addr3", Target.STRING))
+    ),
+    Op.FGETXATTR: OpInfo(_F, (_PATH, Pointer("off", Target.OUT, "len"))),
+    Op.GETXATTR: OpInfo(
+        pointers=(_PATH, Pointer("off", Target.OUT, "len"), Pointer("addr3", Target.STRING))
+    ),
+    Op.SOCKET: OpInfo(file_index=True),  # fd: domain, off: type, len: protocol
+    Op.URING_CMD: OpInfo(_F, (Pointer("addr", Target.OPAQUE),)),
+    Op.SEND_ZC: OpInfo(_F, (_BYTES_IN, Pointer("off", Target.OPAQUE, nullable=True)), True),
+    Op.SENDMSG_ZC: OpInfo(_F, (Pointer("addr", Target.MSGHDR_IN),), True),
+    Op.READ_MULTISHOT: OpInfo(_F, (_BYTES_OUT,), True, True),
+    Op.WAITID: OpInfo(pointers=(Pointer("off", Target.OPAQUE, nullable=True),)),
+    Op.FUTEX_WAIT: OpInfo(pointers=(Pointer("addr", Target.OPAQUE),)),
+    Op.FUTEX_WAKE: OpInfo(pointers=(Pointer("addr", Target.OPAQUE),)),
+    Op.FUTEX_WAITV: OpInfo(pointers=(Pointer("addr", Target.OPAQUE),)),
+    Op.FIXED_FD_INSTALL: OpInfo(_F),
+    Op.FTRUNCATE: OpInfo(_F),
+    Op.BIND: OpInfo(_F, (Pointer("addr", Target.IN, "off"),)),
+    Op.LISTEN: OpInfo(_F),
+    Op.RECV_ZC: OpInfo(_F, ioprio=True),
+    Op.EPOLL_WAIT: OpInfo(_F, (Pointer("addr", Target.OUT, "len", 12),)),
+    Op.READV_FIXED: OpInfo(_F, (Pointer("addr", Target.IOVEC_OUT, "len", 16),), True),
+    Op.WRITEV_FIXED: OpInfo(_F, (Pointer("addr", Target.IOVEC_IN, "len", 16),), True),
+    Op.PIPE: OpInfo(pointers=(Pointer("addr", Target.OUT, unit=8),), file_index=True),
+}
