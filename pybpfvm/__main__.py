@@ -1,0 +1,7 @@
+"""`python -m pybpfvm`."""
+
+import sys
+
+from pybpfvm.cli import main
+
+sys.exit(main())

@@ -1,0 +1,100 @@
+"""The command line: parsing and printing only.
+
+Each command is a module with `add_arguments(parser)` and `run(args) -> int`; it is imported when
+its name is used, so that `pybpfvm --help` stays fast.
+
+Exit codes: 0 expectations met · 1 rejected, finding or failed expectation · 2 usage or unreadable
+input · 3 unsupported feature · 4 guest fault · 70 internal error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from pybpfvm import __version__
+from pybpfvm.errors import InternalError, PybpfvmError
+
+# name -> help line; the module of the same name holds the command.
+COMMANDS = {
+    "info": "what is in an object: programs, maps, globals, relocations, its ABI and why",
+    "disasm": "instructions of an object, beside their C lines",
+    "asm": "assemble text into bytecode",
+    "run": "run a scenario, or one program once",
+    "demo": "the flagship: two BPF requests play ping-pong over two completion queues",
+    "doctor": "what works on this machine, and what to do about what does not",
+}
+
+_EPILOG = """exit codes: 0 expectations met, 1 rejected or failed expectation, 2 usage or
+unreadable input, 3 unsupported feature, 4 guest fault, 70 internal error"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser(_command_in(arguments))
+    args = parser.parse_args(arguments)
+    if args.command is None:
+        parser.print_help()
+        return 2
+    try:
+        return _run(args)
+    except BrokenPipeError:
+        # The reader went away (`| head`): nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(args: argparse.Namespace) -> int:
+    try:
+        code: int = import_module(f"pybpfvm.cli.{args.command}").run(args)
+    except InternalError as error:
+        return _report(error, "internal error (a bug of pybpfvm, please report it)")
+    except PybpfvmError as error:
+        return _report(error, "error")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except MemoryError:
+        print("pybpfvm: error: out of memory", file=sys.stderr)
+        return 2
+    except ImportError as error:
+        missing = error.name or str(error)
+        print(
+            f"pybpfvm: error: the Python package {missing!r} is missing or broken: {error}\n"
+            "  remedy: pip install pybpfvm installs what it needs",
+            file=sys.stderr,
+        )
+        return 2
+    except (OSError, UnicodeError) as error:
+        print(f"pybpfvm: error: {error}", file=sys.stderr)
+        return 2
+    return code
+
+
+def _report(error: PybpfvmError, label: str) -> int:
+    print(f"pybpfvm: {label}: {error}", file=sys.stderr)
+    return error.exit_code
+
+
+def _command_in(arguments: Sequence[str]) -> str | None:
+    """The command that `arguments` name, so that only its module is imported."""
+    return next((word for word in arguments if not word.startswith("-")), None)
+
+
+def _parser(command: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pybpfvm",
+        description="Verify, run, debug and fuzz BPF programs that drive io_uring.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("--version", action="version", version=f"pybpfvm {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, summary in COMMANDS.items():
+        sub = subparsers.add_parser(name, help=summary, description=summary)
+        if name == command:
+            import_module(f"pybpfvm.cli.{name}").add_arguments(sub)
+    return parser
