@@ -24,11 +24,13 @@ class InsnSpec:
     operand: Operand | None = None
     size: MemSize | None = None
     group: str = "base64"
-    # Discriminators: the value a field must have for this row, None where the field is free
+    # Discriminators: the value a field must have in the bytes, None where the field is free
     # or reserved (then `codec` requires 0).
     off_is: int | None = None
     src_is: int | None = None
     imm_is: int | None = None
+    # The fields of `Insn` that this row leaves free; every other field of an `Insn` is 0.
+    fields: frozenset[str] = frozenset()
 
     def __repr__(self) -> str:
         return f"<{self.mnemonic}>"
@@ -38,6 +40,8 @@ class InsnSpec:
 class Insn:
     """A decoded instruction.
 
+    Fields that only tell rows apart are folded into `spec` and read 0 here: `off` of SDIV and
+    MOVSX, `imm` of byte swaps and atomics, `src` of the three kinds of call.
     `off` is a signed slot count for jumps (for gotol too, where it comes from the imm field),
     a signed byte offset for memory. `imm` is signed 32-bit, except for LDDW where it is the
     unsigned 64-bit constant, low word first (see `Pseudo` for what its src field makes of it).
