@@ -1,0 +1,1 @@
+"""How findings and runs are shown: text for people, JSON for machines."""

@@ -1,0 +1,144 @@
+"""The account of a run: the event stream as lines a person can follow, bounded in length.
+
+One line per thing that happened on the ring; a program run is a block whose helper calls are
+indented under it. Long runs keep their head and tail and say how much lies between.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
+
+from pybpfvm.bits import s32, s64
+from pybpfvm.errors import errno_name
+from pybpfvm.events import (
+    CqePosted,
+    CqeReaped,
+    Event,
+    HelperCalled,
+    Parked,
+    RunEnded,
+    RunStarted,
+    SqeIssued,
+)
+from pybpfvm.helpers.proto import ArgType
+from pybpfvm.helpers.table import HELPERS
+
+AddressNamer = Callable[[int], str]
+
+
+def plain_number(value: int) -> str:
+    """A 64-bit word as people write it: small numbers in decimal, addresses in hex."""
+    return str(value) if value < 1 << 24 else f"{value:#x}"
+
+
+class Account:
+    """An observer that keeps the first `head` and last `tail` events and counts all of them."""
+
+    def __init__(self, *, head: int = 160, tail: int = 40) -> None:
+        self._head_limit = head
+        self._head: list[Event] = []
+        self._tail: deque[Event] = deque(maxlen=tail)
+        self.events = 0
+        self.insns = 0
+        self.runs: Counter[str] = Counter()
+        self.helper_calls: Counter[str] = Counter()
+        self.posted: Counter[int] = Counter()
+        self.reaped: Counter[int] = Counter()
+        self.dropped: Counter[int] = Counter()
+
+    def __call__(self, event: Event) -> None:
+        self.events += 1
+        if len(self._head) < self._head_limit:
+            self._head.append(event)
+        else:
+            self._tail.append(event)
+        match event:
+            case RunEnded():
+                self.runs[event.program] += 1
+                self.insns += event.insns
+            case HelperCalled():
+                self.helper_calls[event.helper] += 1
+            case CqePosted():
+                kind = self.dropped if event.fate == "dropped" else self.posted
+                kind[event.cq] += 1
+            case CqeReaped():
+                self.reaped[event.cq] += 1
+            case _:
+                pass
+
+    def lines(
+        self, name_addr: AddressNamer = plain_number, opcodes: Mapping[int, str] | None = None
+    ) -> Iterator[str]:
+        """The account as text; `name_addr` turns words that may be addresses into text."""
+        writer = _Writer(name_addr, opcodes or {})
+        for event in self._head:
+            yield writer.line(event)
+        skipped = self.events - len(self._head) - len(self._tail)
+        if skipped:
+            yield f"{'':14}… {skipped:,} more events …"
+        for event in self._tail:
+            yield writer.line(event)
+
+
+class _Writer:
+    def __init__(self, name_addr: AddressNamer, opcodes: Mapping[int, str]) -> None:
+        self._name = name_addr
+        self._opcodes = opcodes
+
+    def line(self, event: Event) -> str:
+        return f"{event.time_ns / 1e6:10.3f} ms {self._text(event)}"
+
+    def _text(self, event: Event) -> str:
+        match event:
+            case SqeIssued():
+                opcode = self._opcodes.get(event.opcode, f"opcode {event.opcode}")
+                who = "user" if event.origin == "user" else f"  {event.origin}"
+                return (
+                    f"{who} submits {opcode} as request {event.request} "
+                    f"(user_data {self._name(event.user_data)}, CQ {event.cq})"
+                )
+            case RunStarted():
+                return (
+                    f"▶ {event.program} run {event.run} of request {event.request} "
+                    f"(user_data {self._name(event.user_data)})"
+                )
+            case HelperCalled():
+                return f"    {helper_call(event, self._name)}"
+            case RunEnded():
+                then = "done"
+                if event.wait_cq is not None:
+                    then = f"run again after {_cqes(event.wait_nr)} on CQ {event.wait_cq}"
+                return f"■ {event.program} returned {s32(event.result)}, {event.insns} insns: {then}"
+            case Parked():
+                return f"  request {event.request} parks until CQ {event.cq} holds {event.wanted}"
+            case CqePosted():
+                fate = "" if event.fate == "posted" else f" [{event.fate}]"
+                return f"  CQ {event.cq} ← {self._cqe(event)} from {event.origin}{fate}"
+            case CqeReaped():
+                return f"  CQ {event.cq} → {self._cqe(event)} to {event.by}"
+
+    def _cqe(self, event: CqePosted | CqeReaped) -> str:
+        flags = f", flags {event.flags:#x}" if event.flags else ""
+        return f"(user_data {self._name(event.user_data)}, res {result(event.res)}{flags})"
+
+
+def _cqes(count: int) -> str:
+    return "1 CQE" if count == 1 else f"{count} CQEs"
+
+
+def result(value: int) -> str:
+    """A result: a number, or -ENAME for a small negative one."""
+    return f"-{errno_name(value)}" if -4096 < value < 0 else str(value)
+
+
+def helper_call(event: HelperCalled, name_addr: AddressNamer = plain_number) -> str:
+    """`map_lookup_elem(arr, &stack+508) = 0x...`"""
+    row = HELPERS.get(event.helper)
+    used = (
+        sum(arg is not ArgType.DONTCARE for arg in row.args) if row is not None else len(event.args)
+    )
+    args = ", ".join(name_addr(arg) for arg in event.args[:used])
+    signed = s64(event.result)
+    shown = result(signed) if signed < 0 else name_addr(event.result)
+    return f"{event.helper}({args}) = {shown}"
