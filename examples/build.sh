@@ -1,0 +1,57 @@
+#!/bin/sh
+# Rebuild every committed BPF object from the C source beside it.
+#
+#   examples/build.sh            in place
+#   examples/build.sh DIR        into DIR, with the same relative paths
+#
+# Needs clang 19 (Debian: apt-get install clang-19); CLANG=... names another one. Objects are the
+# same wherever they are built: paths in debug information are relative to the repository.
+set -eu
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+out=$root
+if [ $# -gt 0 ]; then
+    mkdir -p "$1"
+    out=$(cd "$1" && pwd)
+fi
+clang=${CLANG:-$(command -v clang-19 || command -v clang || true)}
+if [ -z "$clang" ]; then
+    echo "build.sh: no clang that compiles BPF: install clang-19, or set CLANG=path" >&2
+    exit 2
+fi
+cd "$root"
+
+# build SOURCE OBJECT PROFILE [option...]
+build() {
+    source=$1 object=$out/$2 profile=$3
+    shift 3
+    mkdir -p "$(dirname "$object")"
+    "$clang" -target bpf -O2 -g -mcpu=v3 -std=gnu17 -Wall -Wextra -Wno-unused-parameter -Werror \
+        -fdebug-compilation-dir=. -fdebug-prefix-map="$root"=. -Iexamples/include \
+        -DIOURING_PROFILE="$profile" "$@" -c "$source" -o "$object"
+}
+
+for folder in examples/[0-9]*/; do
+    build "${folder}prog.bpf.c" "${folder}prog.v2.bpf.o" 2
+    build "${folder}prog.bpf.c" "${folder}prog.v3.bpf.o" 3
+done
+
+# Acceptance programs: every profile, then every way an object of the time may look.
+acceptance=tests/acceptance
+for name in tables rows load_checks; do
+    build $acceptance/$name.bpf.c $acceptance/$name.v2.bpf.o 2
+    build $acceptance/$name.bpf.c $acceptance/$name.v2-futex.bpf.o 21
+    build $acceptance/$name.bpf.c $acceptance/$name.v3base.bpf.o 30
+    build $acceptance/$name.bpf.c $acceptance/$name.v3.bpf.o 3
+done
+for version in 2 3; do
+    base=$acceptance/tables.v$version
+    build $acceptance/tables.bpf.c $base.core.bpf.o $version -DIOURING_CORE=1
+    build $acceptance/tables.bpf.c $base.legacy.bpf.o $version -DLEGACY_MAPS=1
+    build $acceptance/tables.bpf.c $base.legacy-nodebug.bpf.o $version -DLEGACY_MAPS=1 -g0
+    build $acceptance/tables.bpf.c $base.named.bpf.o $version -DNAMED_SECTIONS=1
+    build $acceptance/tables.bpf.c $base.cpu-v1.bpf.o $version -mcpu=v1
+done
+build $acceptance/submit_bad.bpf.c $acceptance/submit_bad.v1.bpf.o 1
+build $acceptance/submit_bad.bpf.c $acceptance/submit_bad.v2.bpf.o 2
+build $acceptance/not_sleepable.bpf.c $acceptance/not_sleepable.v2.bpf.o 2
