@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from difflib import get_close_matches
 
-from pybpfvm.btf.types import Btf
 from pybpfvm.errors import InputError
 from pybpfvm.profiles.base import Profile
 from pybpfvm.profiles.iouring_2021 import PROFILES_2021
 from pybpfvm.profiles.ordinary import ORDINARY
+from pybpfvm.profiles.ring_types import builtin_btf
+__all__ = ["PROFILES", "builtin_btf", "profile_named", "with_helpers"]
 
 PROFILES: Mapping[str, Profile] = {
     profile.name: profile for profile in (*PROFILES_2021, *ORDINARY)
