@@ -14,15 +14,16 @@ struct player {
 	u32 hits;    /* out: how often this player hit the ball */
 };
 
-/* Number of the last hit, by the queue of the player who made it. */
-ARRAY_OF(last_hit, u64, 3, 0);
+/* The players as they were after their last hit, by the queue they listen to. */
+ARRAY_OF(players, struct player, 3, 0);
 
 RING_PROG(player)
 {
 	struct player *user = (struct player *)ctx->user_data;
 	struct player me;
 	struct io_uring_cqe ball;
-	u64 *last, hit;
+	struct player *seen;
+	u64 hit;
 
 	if (copy_from_user(&me, sizeof(me), user))
 		return finish(ctx);
@@ -32,10 +33,10 @@ RING_PROG(player)
 		return finish(ctx);
 
 	hit = ball.user_data + 1;
-	last = slot(&last_hit, me.own_cq);
-	if (last)
-		*last = hit;
 	me.hits++;
+	seen = map_lookup(&players, &me.own_cq);
+	if (seen)
+		*seen = me;
 	copy_to_user(&user->hits, &me.hits, sizeof(me.hits));
 	emit(ctx, me.peer_cq, hit, 0, 0);
 	if (hit == me.rallies)

@@ -17,6 +17,7 @@ struct job {
 };
 
 struct progress {
+	struct job job; /* as the host wrote it */
 	u32 next;      /* first block not yet submitted */
 	u32 in_flight; /* never more than DEPTH */
 	u32 written;   /* blocks that are in the file */
@@ -39,6 +40,7 @@ RING_PROG(writer)
 
 	if (!now || copy_from_user(&job, sizeof(job), (void *)ctx->user_data))
 		return finish(ctx);
+	now->job = job;
 
 	for (u32 i = 0; i < DEPTH; i++) {
 		if (reap(ctx, WRITES_CQ, &done))

@@ -20,6 +20,7 @@ struct request {
 
 enum step { OPENING = 1, READING, CLOSING };
 
+struct request wish; /* the host's, read when the first step starts */
 u32 step;
 s32 fd;
 
@@ -38,9 +39,8 @@ RING_PROG(reader)
 	struct request *user = (struct request *)ctx->user_data;
 	struct io_uring_sqe sqe = { .cq_idx = STEPS_CQ };
 	struct io_uring_cqe done = {};
-	struct request wish;
 
-	if (copy_from_user(&wish, sizeof(wish), user))
+	if (!step && copy_from_user(&wish, sizeof(wish), user))
 		return finish(ctx);
 	if (step && reap(ctx, STEPS_CQ, &done))
 		return wait_for(ctx, STEPS_CQ, 1);

@@ -27,6 +27,7 @@ struct server {
 };
 
 struct state {
+	struct server server; /* as the host described it when it started */
 	u32 served;
 	s32 fd;
 	u64 bytes; /* received from this client */
@@ -72,21 +73,20 @@ inline_always void recv_next(struct io_uring_bpf_ctx *ctx, s32 fd, const struct 
 
 RING_PROG(start)
 {
-	struct server server;
+	struct state *now = map_lookup(&state, &(u32){ 0 });
 
-	if (copy_from_user(&server, sizeof(server), (void *)ctx->user_data))
+	if (!now || copy_from_user(&now->server, sizeof(now->server), (void *)ctx->user_data))
 		return finish(ctx);
-	accept_next(ctx, server.listener);
+	accept_next(ctx, now->server.listener);
 	return finish(ctx);
 }
 
 RING_PROG(on_accept)
 {
 	struct state *now = map_lookup(&state, &(u32){ 0 });
-	struct server server;
 	struct io_uring_cqe done;
 
-	if (!now || copy_from_user(&server, sizeof(server), (void *)ctx->user_data))
+	if (!now)
 		return finish(ctx);
 	if (reap(ctx, IO_CQ, &done) || done.res < 0) {
 		emit(ctx, 0, 0, done.res, 0);
@@ -94,7 +94,7 @@ RING_PROG(on_accept)
 	}
 	now->fd = done.res;
 	now->bytes = 0;
-	recv_next(ctx, now->fd, &server);
+	recv_next(ctx, now->fd, &now->server);
 	return finish(ctx);
 }
 
@@ -102,14 +102,11 @@ RING_PROG(on_recv)
 {
 	struct server *user = (struct server *)ctx->user_data;
 	struct state *now = map_lookup(&state, &(u32){ 0 });
-	struct server server;
 	struct io_uring_cqe done;
 	u8 head[64] = {};
 	u32 length;
 
-	if (!now || copy_from_user(&server, sizeof(server), user))
-		return finish(ctx);
-	if (reap(ctx, IO_CQ, &done))
+	if (!now || reap(ctx, IO_CQ, &done))
 		return finish(ctx);
 
 	if (done.res <= 0) { /* the client has gone: report it, close, and take the next one */
@@ -118,8 +115,8 @@ RING_PROG(on_recv)
 		submit(ctx, &close);
 		now->served++;
 		emit(ctx, 0, 1000 + now->served, now->bytes, 0);
-		if (now->served < server.clients)
-			accept_next(ctx, server.listener);
+		if (now->served < now->server.clients)
+			accept_next(ctx, now->server.listener);
 		return finish(ctx);
 	}
 
@@ -127,14 +124,14 @@ RING_PROG(on_recv)
 	now->bytes += length;
 	if (length > sizeof(head))
 		length = sizeof(head);
-	copy_from_user(head, sizeof(head), (void *)server.buffer);
+	copy_from_user(head, sizeof(head), (void *)now->server.buffer);
 	for (u32 i = 0; i < sizeof(head); i++) {
 		if (i >= length)
 			break;
-		server.checksum += head[i];
+		now->server.checksum += head[i];
 	}
-	copy_to_user(&user->checksum, &server.checksum, sizeof(server.checksum));
+	copy_to_user(&user->checksum, &server.checksum, sizeof(u32));
 	emit(ctx, 0, now->served + 1, done.res, 0);
-	recv_next(ctx, now->fd, &server);
+	recv_next(ctx, now->fd, &now->server);
 	return finish(ctx);
 }

@@ -19,6 +19,7 @@ struct job {
 };
 
 struct progress {
+	struct job job; /* as the host wrote it */
 	u32 submitted;
 	u32 written;
 	u32 failed;
@@ -42,6 +43,7 @@ RING_PROG(batch)
 
 	if (!now || copy_from_user(&job, sizeof(job), (void *)ctx->user_data))
 		return finish(ctx);
+	now->job = job;
 
 	for (u32 i = 0; i < BATCH; i++) {
 		if (reap(ctx, WRITES_CQ, &done))

@@ -20,6 +20,7 @@ struct team {
 /* arrival[k] is the member that came in as number k. */
 ARRAY_OF(arrival, u64, MEMBERS_MAX, 0);
 
+struct team team; /* the host's, read when the request starts */
 u32 forked;
 
 inline_always int join(struct io_uring_bpf_ctx *ctx, struct team *user)
@@ -49,21 +50,21 @@ RING_PROG(fork_join)
 {
 	struct team *user = (struct team *)ctx->user_data;
 	struct io_uring_sqe timer = { .opcode = OP_TIMEOUT, .len = 1, .cq_idx = TEAM_CQ };
-	u32 members = 0;
 
 	if (forked)
 		return join(ctx, user);
-	copy_from_user(&members, sizeof(members), &user->members);
-	if (members < 1 || members > MEMBERS_MAX)
+	if (copy_from_user(&team, sizeof(team), user))
+		return finish(ctx);
+	if (team.members < 1 || team.members > MEMBERS_MAX)
 		return finish(ctx);
 
 	for (u32 i = 0; i < MEMBERS_MAX; i++) {
-		if (i >= members)
+		if (i >= team.members)
 			break;
 		timer.addr = (u64)&user->sleep[i];
 		timer.user_data = i + 1;
 		submit(ctx, &timer);
 	}
-	forked = members;
-	return wait_for(ctx, TEAM_CQ, members);
+	forked = team.members;
+	return wait_for(ctx, TEAM_CQ, team.members);
 }

@@ -5,7 +5,7 @@
  * -DIOURING_PROFILE=N chooses the numbering (ABI note, section 0.1):
  *
  *      N   profile    submit emit reap copy_to_user   section      waits by
- *      1   v1            163    -    -      -         iouring.s/   can not wait
+ *      1   v1            163    -    -      -         iouring/     can not wait
  *      2   v2            164  165  166    167         iouring.s/   wait_nr != 0
  *     21   v2-futex      165  166  167    164         iouring.s/   wait_nr != 0
  *     30   v3base        170  171  172    169         iouring      wait_nr != 0
@@ -53,6 +53,9 @@
 
 #if PROFILE_IS_V3
 #define SECTION_SHARED "iouring"
+#define SECTION_NAMED "iouring/"
+#elif IOURING_PROFILE == 1
+#define SECTION_SHARED "iouring/"
 #define SECTION_NAMED "iouring/"
 #else
 #define SECTION_SHARED "iouring.s/"
