@@ -21,7 +21,7 @@ from __future__ import annotations
 import ctypes
 import mmap as _mmap
 from bisect import bisect_right, insort
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
 
@@ -69,13 +69,18 @@ class RegionKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """`size` bytes at `start`; `writable` says whether the program may store there."""
+    """`size` bytes at `start`; `writable` says whether the program may store there.
+
+    `owner` is the object that allocated the region, where helpers must find it from an address
+    (ring buffer records); it takes no part in comparisons.
+    """
 
     start: int
     size: int
     kind: RegionKind
     name: str
     writable: bool = True
+    owner: object = field(default=None, compare=False, repr=False)
 
     @property
     def end(self) -> int:
@@ -159,7 +164,15 @@ class AddressSpace:
         self._starts.clear()
         _munmap_call(self.base, 2 * _WINDOW)
 
-    def alloc(self, size: int, kind: RegionKind, name: str, *, writable: bool = True) -> Region:
+    def alloc(
+        self,
+        size: int,
+        kind: RegionKind,
+        name: str,
+        *,
+        writable: bool = True,
+        owner: object = None,
+    ) -> Region:
         """A zeroed region of `size` bytes (at least 1), page-aligned, between guard gaps.
 
         Raises InputError when that would exceed `limit_bytes`.
@@ -185,7 +198,7 @@ class AddressSpace:
         self._map(start, span, _mmap.PROT_READ | _mmap.PROT_WRITE)
         self.committed_bytes += span
         view = memoryview((ctypes.c_ubyte * size).from_address(start)).cast("B")
-        region = Region(start, size, kind, name, writable)
+        region = Region(start, size, kind, name, writable, owner)
         insort(self._starts, start)
         self._regions[start] = (region, view)
         return region

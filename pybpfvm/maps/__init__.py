@@ -1,1 +1,64 @@
+"""Live maps: `make_map` brings a MapSpec to life. Types: the rows of `maker_of`."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pybpfvm.errors import InputError, UnsupportedError, errno_name
+from pybpfvm.maps.array import ArrayMap
+from pybpfvm.maps.base import BpfMap, MapError
+from pybpfvm.maps.hash import HashMap, LruHashMap
+from pybpfvm.maps.live import LiveMap
+from pybpfvm.maps.rules import refusal
+from pybpfvm.memory import AddressSpace
+from pybpfvm.program import MapSpec, MapType
+
+__all__ = ["BpfMap", "MapError", "make_map"]
+
+_Maker = Callable[[MapSpec, AddressSpace, int], LiveMap]
+
+
+def make_map(spec: MapSpec, memory: AddressSpace, *, cpus: int = 1) -> BpfMap:
+    """The map that `spec` declares, empty or with its initial data, in `memory`.
+
+    `cpus` is the number of possible CPUs, which per-CPU maps have values for. The initial
+    contents of `spec.slots` and freezing are the caller's. Raises UnsupportedError for a map type
+    that this version does not have, InputError for attributes that a kernel would refuse and for
+    a map that exceeds the memory limit.
+    """
+    where = f"map {spec.name}"
+    maker = _MAKERS.get(spec.type)
+    if maker is None:
+        known = spec.type in MapType.__members__.values()
+        name = MapType(spec.type).name if known else str(spec.type)
+        raise UnsupportedError(f"map type {name}", where=where)
+    error = refusal(spec)
+    if error is not None:
+        raise InputError(
+            f"a kernel would refuse to create it: {error.reason} (-{errno_name(error.errno)})",
+            where=where,
+            remedy="correct the map's definition",
+        )
+    return maker(spec, memory, cpus)
+
+
+def _array(spec: MapSpec, memory: AddressSpace, cpus: int) -> LiveMap:
+    return ArrayMap(spec, memory, cpus=cpus)
+
+
+def _hash(spec: MapSpec, memory: AddressSpace, cpus: int) -> LiveMap:
+    return HashMap(spec, memory, cpus=cpus)
+
+
+def _lru_hash(spec: MapSpec, memory: AddressSpace, cpus: int) -> LiveMap:
+    return LruHashMap(spec, memory, cpus=cpus)
+
+
+_MAKERS: dict[int, _Maker] = {
+    MapType.ARRAY: _array,
+    MapType.PERCPU_ARRAY: _array,
+    MapType.HASH: _hash,
+    MapType.PERCPU_HASH: _hash,
+    MapType.LRU_HASH: _lru_hash,
+    MapType.LRU_PERCPU_HASH: _lru_hash,
+}

@@ -1,0 +1,61 @@
+"""Element slots for maps that grow: nothing until used, reused after release."""
+
+from __future__ import annotations
+
+from errno import ENOMEM
+
+from pybpfvm.errors import InputError
+from pybpfvm.maps.base import MapError
+from pybpfvm.memory import PAGE, AddressSpace, RegionKind
+
+_FIRST_CHUNK = PAGE
+_LARGEST_CHUNK = 1 << 20
+
+
+class Slab:
+    """Slots of `slot_bytes` in regions that double from one page to 1 MiB (or one slot).
+
+    At most `most` slots are ever live, so no chunk is larger than what is still missing. A
+    released slot keeps its content and is the next to be handed out: a program that holds a
+    pointer to a deleted element sees the old bytes until then, as with a kernel's free list.
+    """
+
+    def __init__(
+        self, memory: AddressSpace, name: str, slot_bytes: int, most: int, *, writable: bool
+    ) -> None:
+        self._memory = memory
+        self._name = name
+        self._slot_bytes = slot_bytes
+        self._missing = most
+        self._writable = writable
+        self._chunk_bytes = _FIRST_CHUNK
+        self._free: list[int] = []
+
+    def take(self) -> int:
+        """Address of a slot with unspecified content.
+
+        Raises MapError(ENOMEM) when the address space's limit is reached.
+        """
+        if not self._free:
+            self._grow()
+        return self._free.pop()
+
+    def release(self, addr: int) -> None:
+        """Give a slot back."""
+        self._free.append(addr)
+
+    def _grow(self) -> None:
+        count = max(1, min(self._missing, self._chunk_bytes // self._slot_bytes))
+        try:
+            region = self._memory.alloc(
+                count * self._slot_bytes,
+                RegionKind.MAP_VALUE,
+                self._name,
+                writable=self._writable,
+            )
+        except InputError as error:
+            raise MapError(ENOMEM, str(error)) from error
+        self._missing -= count
+        self._chunk_bytes = min(2 * self._chunk_bytes, _LARGEST_CHUNK)
+        step = self._slot_bytes
+        self._free.extend(range(region.start + (count - 1) * step, region.start - 1, -step))
