@@ -1,0 +1,122 @@
+"""What every engine takes and gives: the contract that interpreter and compilers share.
+
+Registers. At entry r1 is the context pointer, r10 the end of the frame's 512 bytes, everything
+else 0; every frame starts zeroed, the program's and each subprogram's. (A kernel forbids programs
+to read what they did not write; we define it.) A helper call leaves its result in r0 and 0 in
+r1 to r5; so does the return of a subprogram, which also gives the caller back its r6 to r10.
+
+Counting. Every executed instruction counts one, `lddw` too, callbacks' included; helpers count as
+the call. An engine stops with Trap(BUDGET) before the first instruction above the budget.
+
+Tail calls. The called program takes the place of the frame that called; the 34th of a run fails
+with -ELOOP and execution goes on, as in the kernel. may_goto falls through to its loop
+`MAY_GOTO_ITERATIONS` times a run, then leaves.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from random import Random
+from typing import Protocol
+
+from pybpfvm.events import Observer
+from pybpfvm.helpers.context import RingPort
+from pybpfvm.image import Image
+from pybpfvm.memory import Region
+from pybpfvm.profiles.base import Profile
+from pybpfvm.program import Program
+
+DEFAULT_BUDGET_INSNS = 1 << 24
+
+# (program, pc, r0..r10, frames above the program's own), called before the instruction.
+Hook = Callable[[Program, int, tuple[int, ...], int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """A run that ended by itself: `r0`, unsigned 64-bit, and `insns` executed."""
+
+    r0: int
+    insns: int
+
+
+def _nowhere(_: str) -> None:
+    """Where trace output goes by default."""
+
+
+def _seeded_u32() -> Callable[[], int]:
+    return partial(Random(0).getrandbits, 32)
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnvironment:
+    """What surrounds the runs of an engine: the ABI and the sources of everything from outside.
+
+    `profile` decides context accesses and return values (None: ordinary program, any). `ring` is
+    the ring of BPF requests. `now_ns` and `random_u32` answer the helpers of those names; the
+    default random source is seeded with 0. `cpu` is the CPU programs believe to run on. `log`
+    gets the lines of bpf_trace_printk, `observer` a HelperCalled for each call.
+    """
+
+    profile: Profile | None = None
+    strict_ctx: bool = True
+    ring: RingPort | None = None
+    now_ns: Callable[[], int] = time.monotonic_ns
+    random_u32: Callable[[], int] = field(default_factory=_seeded_u32)
+    cpu: int = 0
+    log: Callable[[str], None] = _nowhere
+    observer: Observer | None = None
+
+
+class Engine(Protocol):
+    """Runs programs of one image. One run at a time."""
+
+    image: Image
+    hook: Hook | None
+
+    def run(
+        self,
+        program: Program,
+        ctx_addr: int,
+        *,
+        budget_insns: int = DEFAULT_BUDGET_INSNS,
+        packet: Region | None = None,
+    ) -> RunResult:
+        """Run `program` with r1 = `ctx_addr` until it exits.
+
+        `packet` is what LD_ABS and LD_IND read. Raises Trap for what the program must not do,
+        InputError for a program that can not be prepared (a map that is not there).
+        """
+
+    def close(self) -> None:
+        """Give the stack back; twice is fine."""
+
+
+def ctx_violation(
+    profile: Profile, offset: int, size: int, *, store: bool, plain: bool, strict: bool
+) -> str | None:
+    """Why a program may not access `size` bytes at `offset` of its context, or None if it may.
+
+    Strict is what the kernels of the ring ABIs enforce: exactly one field, stores from registers
+    only (`plain` is False for BPF_ST and atomics), read-only fields. Lenient lets any access
+    inside the context pass that changes no read-only field, such as two u32 stores that clang
+    merged. Ordinary program types have no field rules yet. abi/iouring-bpf-2021, section 2.3.
+    """
+    if profile.ring is None:
+        return None
+    if offset < 0 or offset + size > profile.ctx_bytes:
+        return f"off={offset} size={size} is outside the {profile.ctx_bytes} bytes of the context"
+    overlapped = [
+        f for f in profile.ctx_fields if f.offset < offset + size and offset < f.offset + f.size
+    ]
+    fixed = next((f.name for f in overlapped if not f.writable), None)
+    if store and fixed is not None:
+        return f"off={offset} size={size} writes {fixed}, which is read-only"
+    if strict and profile.ctx_field(offset, size) is None:
+        return f"off={offset} size={size} is not exactly one field of {profile.ctx_name}"
+    if strict and not plain:
+        return f"off={offset} size={size} is stored to by other means than BPF_STX"
+    return None

@@ -1,0 +1,93 @@
+"""The reference interpreter: the oracle that every other engine is compared with.
+
+It is meant to be read: programs are prepared once (`prepare`), then `Run.execute` is a plain loop
+over handlers (`operations`) whose arithmetic is the tables of `pybpfvm.isa.semantics`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Hook, RunEnvironment, RunResult
+from pybpfvm.errors import InternalError
+from pybpfvm.helpers.proto import Helper
+from pybpfvm.image import Image
+from pybpfvm.isa.opcodes import MAX_FRAMES, STACK_BYTES
+from pybpfvm.memory import Region, RegionKind
+from pybpfvm.program import Program
+from pybpfvm.vm.prepare import prepare
+from pybpfvm.vm.run import Run
+from pybpfvm.vm.step import Step
+
+
+class Interpreter:
+    """Runs the programs of `image`; an Engine. A context manager that gives its stack back.
+
+    `helpers` are the helpers by the numbers that programs call. `hook`, if set, is called before
+    each instruction; without one there is no cost.
+    """
+
+    def __init__(
+        self, image: Image, helpers: Mapping[int, Helper], environment: RunEnvironment
+    ) -> None:
+        self.image = image
+        self.environment = environment
+        self.hook: Hook | None = None
+        self._helpers = helpers
+        # Keyed by identity, with the program kept alive: programs hold mappings, so no hash.
+        self._prepared: dict[int, tuple[Program, list[Step]]] = {}
+        self._stack: list[Region] = []
+        self._running = False
+
+    def run(
+        self,
+        program: Program,
+        ctx_addr: int,
+        *,
+        budget_insns: int = DEFAULT_BUDGET_INSNS,
+        packet: Region | None = None,
+    ) -> RunResult:
+        """Run `program` with r1 = `ctx_addr` until it exits: see Engine.run."""
+        if self._running:
+            raise InternalError("an interpreter runs one program at a time")
+        if not self._stack:
+            self._stack = [
+                self.image.memory.alloc(STACK_BYTES, RegionKind.STACK, f"frame {depth}")
+                for depth in range(MAX_FRAMES)
+            ]
+        self._running = True
+        try:
+            run = Run(
+                program,
+                self._steps_of,
+                self.image.memory,
+                self._stack,
+                self.environment,
+                ctx_addr,
+                budget_insns,
+                packet,
+                self.hook,
+            )
+            run.execute(0)
+        finally:
+            self._running = False
+        return RunResult(run.regs[0], run.executed)
+
+    def close(self) -> None:
+        """Give the stack back; twice is fine."""
+        stack, self._stack = self._stack, []
+        for region in stack:
+            self.image.memory.free(region)
+
+    def __enter__(self) -> Interpreter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _steps_of(self, program: Program) -> list[Step]:
+        found = self._prepared.get(id(program))
+        if found is None:
+            found = (program, prepare(program, self.image, self._helpers))
+            self._prepared[id(program)] = found
+        return found[1]
