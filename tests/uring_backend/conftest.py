@@ -1,0 +1,108 @@
+"""Rings over every backend at hand, driven by Python functions as programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import pytest
+
+from pybpfvm.events import Event
+from pybpfvm.memory import AddressSpace, RegionKind
+from pybpfvm.profiles import PROFILES
+from pybpfvm.uring_backend.bpf import Budgets
+from pybpfvm.uring_backend.ring import Ring
+from tests.support.fake_backend import FakeBackend
+from tests.support.ring_programs import Program, PythonRunner
+
+
+@dataclass
+class Bench:
+    """A ring, its runner, what it reported, and user memory to point SQEs at."""
+
+    ring: Ring
+    runner: PythonRunner
+    backend: FakeBackend
+    memory: AddressSpace
+    events: list[Event] = field(default_factory=list)
+
+    def user(self, data: bytes) -> int:
+        """Address of user memory that holds `data`."""
+        region = self.memory.alloc(len(data), RegionKind.USER, "test data")
+        self.memory.user_write(region.start, data)
+        return region.start
+
+    def submit(self, *sqes: bytes) -> int:
+        """Queue and submit."""
+        for raw in sqes:
+            self.ring.queue(raw)
+        return self.ring.submit()
+
+    def cqes(self, cq: int = 0) -> list[tuple[int, int]]:
+        """(user_data, res) of everything in a CQ, reaped."""
+        found = []
+        while (cqe := self.ring.reap(cq)) is not None:
+            found.append((cqe.user_data, cqe.res))
+        return found
+
+
+class MakeBench(Protocol):
+    """Makes a ring of a profile (short name) with these programs registered in order."""
+
+    def __call__(
+        self,
+        profile: str,
+        *programs: Program,
+        cq_entries: Sequence[int] | None = None,
+        entries: int = 8,
+        flags: int = 0,
+        cq0_entries: int | None = None,
+        budgets: Budgets | None = None,
+        register: bool = True,
+    ) -> Bench: ...
+
+
+@pytest.fixture
+def make_bench() -> Iterator[MakeBench]:
+    closers: list[Callable[[], None]] = []
+
+    def make(
+        profile: str,
+        *programs: Program,
+        cq_entries: Sequence[int] | None = None,
+        entries: int = 8,
+        flags: int = 0,
+        cq0_entries: int | None = None,
+        budgets: Budgets | None = None,
+        register: bool = True,
+    ) -> Bench:
+        abi = PROFILES[f"iouring-{profile}"]
+        if cq_entries is None:
+            cq_entries = (128, 128) if abi.ring is not None and abi.ring.extra_cqs else ()
+        memory = AddressSpace()
+        closers.append(memory.close)
+        backend = FakeBackend(memory)
+        runner = PythonRunner(memory, *programs)
+        events: list[Event] = []
+        ring = Ring(
+            abi,
+            memory,
+            backend,
+            entries,
+            cq_entries,
+            flags=flags,
+            cq0_entries=cq0_entries,
+            runner=runner,
+            observer=events.append,
+            budgets=budgets,
+        )
+        closers.append(ring.close)
+        runner.ring = ring
+        if programs and register:
+            ring.register_bpf(range(len(programs)))
+        return Bench(ring, runner, backend, memory, events)
+
+    yield make
+    for close in reversed(closers):
+        close()

@@ -1,0 +1,316 @@
+"""BPF requests: queued as task work, run one at a time, parked until CQEs come, run again.
+
+abi/iouring-bpf-2021, sections 3.1, 3.2 and 3.4.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from pybpfvm.bits import U32
+from pybpfvm.errors import RingHang
+from pybpfvm.events import Observer, Parked, RunEnded, RunStarted
+from pybpfvm.memory import AddressSpace, Region
+from pybpfvm.profiles.base import Profile, RingRules, WaitBy
+from pybpfvm.uring_backend.base import Backend
+from pybpfvm.uring_backend.cq import CompletionQueues
+from pybpfvm.uring_backend.requests import BpfRequest
+from pybpfvm.uring_backend.submitter import Submitter
+
+CTX_BYTES = 16
+_CTX = struct.Struct("<QII")  # user_data, wait_nr, wait_idx
+_WAIT = struct.Struct("<8xII")
+
+
+class ProgramRunner(Protocol):
+    """Runs registered programs. `program` is the number the host registers it by (an fd, say)."""
+
+    def check(self, program: int) -> int:
+        """0 when it can be registered; EBADF: no such descriptor; EINVAL: not a program of the
+        ring's type."""
+
+    def name(self, program: int) -> str:
+        """What messages and events call it."""
+
+    def run(self, program: int, ctx_addr: int) -> int:
+        """Run it once with r1 = ctx_addr; r0. Whatever it raises reaches the host."""
+
+    def executed(self) -> int:
+        """Instructions that the last run executed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """What a ring may use up before it is called hung.
+
+    `max_runs` of programs in one host call; `livelock_runs` in a row in which nothing changes;
+    `idle_timeout_ns` of wall time without any event while something waits without a timeout of
+    its own; `backlog_entries` CQEs beyond a full CQ 0; `live_requests` at a time.
+    """
+
+    max_runs: int = 1_000_000
+    livelock_runs: int = 10_000
+    idle_timeout_ns: int = 10_000_000_000
+    backlog_entries: int = 65_536
+    live_requests: int = 262_144
+
+
+class BpfRequests:
+    """The task work of one ring; `ctx` (CTX_BYTES or more) is what a run gets in r1."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        rules: RingRules,
+        memory: AddressSpace,
+        ctx: Region,
+        backend: Backend,
+        submitter: Submitter,
+        cqs: CompletionQueues,
+        runner: ProgramRunner,
+        *,
+        budgets: Budgets,
+        observer: Observer | None,
+    ) -> None:
+        self.current: BpfRequest | None = None
+        self.dying = False  # quiescing or closing: nothing runs, requests end with -EAGAIN
+        self._rules = rules
+        self._has_ctx = bool(profile.ctx_fields)
+        # Only the return-code convention was seen to look again before it parks (section 3.4).
+        self._rechecks = rules.wait_by is WaitBy.RETURN
+        self._backend = backend
+        self._submitter = submitter
+        self._cqs = cqs
+        self._runner = runner
+        self._budgets = budgets
+        self._observer = observer
+        self._queue: deque[BpfRequest] = deque()
+        self._parked: dict[int, list[BpfRequest]] = {}
+        self._park_count = 0
+        self._runs_left = 0
+        self._stalled = 0
+        self._seen_activity = -1
+        self._ctx_addr = ctx.start
+        self._ctx_view = memory.view(ctx)
+
+    def begin_call(self) -> None:
+        """A host call starts: budgets are whole again, and the host may have changed anything."""
+        self._runs_left = self._budgets.max_runs
+        self._changed()
+
+    def enqueue(self, request: BpfRequest) -> None:
+        """Queue a run of the request."""
+        request.started = True
+        self._queue.append(request)
+
+    def run_all(self) -> None:
+        """Process task work until there is none. Raises RingHang for a live-lock or when the
+        budget is used up, and whatever a program raises; queued requests stay queued."""
+        while self._queue:
+            if self._runs_left <= 0:
+                raise RingHang(
+                    f"the budget of {self._budgets.max_runs:,} program runs in one call is used up",
+                    tuple(self.waiters()),
+                )
+            request = self._queue.popleft()
+            if request.recheck:
+                request.recheck = False
+                if not self.dying and not self._satisfied(request):
+                    self._park(request)
+                    continue
+            self._runs_left -= 1
+            self._run(request)
+            self._submitter.drain()
+            if self._queue:
+                self._watch(request)
+
+    def wake(self) -> None:
+        """CQEs were posted: queue the parked requests that now have what they wait for."""
+        touched = self._cqs.touched
+        if not touched:
+            return
+        if self._parked:
+            woken: list[BpfRequest] = []
+            for cq in touched:
+                waiting = self._parked.get(cq)
+                if waiting:
+                    count = self._cqs.queues[cq].count()
+                    ready = [request for request in waiting if request.wait_nr <= count]
+                    if ready:
+                        woken += ready
+                        self._keep(cq, [r for r in waiting if r.wait_nr > count])
+            woken.sort(key=_parking_order)
+            self._queue.extend(woken)
+        touched.clear()
+
+    def wake_dying(self) -> None:
+        """Teardown: every parked request becomes runnable, and will end with -EAGAIN."""
+        for request in sorted(self._all_parked(), key=_parking_order):
+            self._queue.append(request)
+        self._parked.clear()
+
+    def has_parked(self) -> bool:
+        """Whether some request waits for CQEs."""
+        return bool(self._parked)
+
+    def waiters(self) -> Iterator[str]:
+        """One line for each request that waits for CQEs, parked ones first."""
+        for request in (*sorted(self._all_parked(), key=_parking_order), *self._queue):
+            if request.runs and self._waits(request):
+                who = f"request {request.token} ({self._runner.name(request.program)})"
+                yield wait_line(who, request.wait_nr, request.wait_idx, self._cqs)
+
+    # --- one run --------------------------------------------------------------------------
+
+    def _run(self, request: BpfRequest) -> None:
+        if self.dying:
+            self._submitter.end(request, -errno.EAGAIN, failed=False)
+            self._submitter.settle()
+            return
+        if not self._rules.ctx_persists:
+            request.wait_nr = request.wait_idx = 0
+        if self._has_ctx:
+            _CTX.pack_into(self._ctx_view, 0, request.user_data, request.wait_nr, request.wait_idx)
+        request.runs += 1
+        if self._observer is not None:
+            self._observer(
+                RunStarted(
+                    self._backend.now_ns(),
+                    request.token,
+                    self._runner.name(request.program),
+                    request.slot,
+                    request.runs,
+                    request.user_data,
+                )
+            )
+        self.current = request
+        try:
+            result = self._runner.run(request.program, self._ctx_addr)
+        except BaseException:
+            self.current = None
+            self._submitter.abort_run()
+            self._submitter.end(request, -errno.ECANCELED, failed=True)
+            self._submitter.settle()
+            self._submitter.drain()
+            raise
+        self.current = None
+        waits, res = self._decide(request, result)
+        if self._observer is not None:
+            self._observer(
+                RunEnded(
+                    self._backend.now_ns(),
+                    request.token,
+                    self._runner.name(request.program),
+                    request.runs,
+                    result,
+                    self._runner.executed(),
+                    request.wait_idx if waits else None,
+                    request.wait_nr if waits else 0,
+                )
+            )
+        self._submitter.end_run()
+        if not waits:
+            self._submitter.end(request, res, failed=False)
+            self._submitter.settle()
+        elif self._satisfied(request):
+            self._queue.append(request)
+        elif self._rechecks:
+            request.recheck = True
+            self._queue.append(request)
+        else:
+            self._park(request)
+
+    def _decide(self, request: BpfRequest, result: int) -> tuple[bool, int]:
+        """Whether the request waits to be run again, else its result."""
+        if self._has_ctx:
+            request.wait_nr, request.wait_idx = _WAIT.unpack_from(self._ctx_view)
+        if not self._waits(request, result & U32):
+            return False, 0
+        if request.wait_nr == 0 or request.wait_idx >= len(self._cqs):
+            return False, -errno.EINVAL
+        return True, 0
+
+    def _waits(self, request: BpfRequest, result: int | None = None) -> bool:
+        """Whether the run asked to wait; without its result, by the context alone."""
+        if self._rules.wait_by is WaitBy.RETURN and result is not None:
+            return result == self._rules.wait_value
+        return self._rules.wait_by is not WaitBy.NOTHING and request.wait_nr != 0
+
+    def _satisfied(self, request: BpfRequest) -> bool:
+        return self._cqs.queues[request.wait_idx].count() >= request.wait_nr
+
+    def _park(self, request: BpfRequest) -> None:
+        self._park_count += 1
+        request.parked = self._park_count
+        self._parked.setdefault(request.wait_idx, []).append(request)
+        if self._observer is not None:
+            self._observer(
+                Parked(
+                    self._backend.now_ns(),
+                    request.token,
+                    self._runner.name(request.program),
+                    request.wait_idx,
+                    request.wait_nr,
+                )
+            )
+
+    def _keep(self, cq: int, waiting: list[BpfRequest]) -> None:
+        if waiting:
+            self._parked[cq] = waiting
+        else:
+            del self._parked[cq]
+
+    def _all_parked(self) -> Iterator[BpfRequest]:
+        for waiting in self._parked.values():
+            yield from waiting
+
+    # --- live-locks -----------------------------------------------------------------------
+
+    def _changed(self) -> None:
+        self._stalled = 0
+        self._seen_activity = self._submitter.activity
+        self._cqs.new_epoch()
+
+    def _watch(self, request: BpfRequest) -> None:
+        """Runs that change nothing, over and over, are a live-lock unless time can end it."""
+        if self._submitter.activity != self._seen_activity:
+            self._changed()
+            return
+        if self._cqs.moved:
+            self._cqs.moved = False
+            self._stalled = 0
+            return
+        self._stalled += 1
+        if self._stalled < self._budgets.livelock_runs:
+            return
+        # A program may poll: let time pass for it, if anything can still happen.
+        if self._backend.can_progress():
+            self._backend.wait(self._budgets.idle_timeout_ns)
+            if self._submitter.drain():
+                self._changed()
+                return
+        name = self._runner.name(request.program)
+        raise RingHang(
+            f"live-lock: {self._stalled:,} runs in a row, the last of program {name}, "
+            "changed nothing: no request was submitted or completed, no CQ grew or shrank",
+            tuple(self.waiters()),
+        )
+
+
+def wait_line(who: str, wanted: int, cq: int, cqs: CompletionQueues) -> str:
+    """Who waits for how many CQEs where, and what is there."""
+    queue = cqs.queues[cq]
+    line = f"{who} waits for {wanted} CQE{'s' if wanted != 1 else ''} on CQ {cq}"
+    line += f", which holds {queue.count()}"
+    if wanted > queue.entries:
+        line += f" and can never hold more than {queue.entries}"
+    return line
+
+
+def _parking_order(request: BpfRequest) -> int:
+    return request.parked

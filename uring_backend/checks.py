@@ -1,0 +1,77 @@
+"""Why an SQE is refused before anything is done for it.
+
+abi/iouring-bpf-2021, section 1.6. Checks of an opcode's own fields are the backend's.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+
+from pybpfvm.bits import U32
+from pybpfvm.profiles.base import RingRules
+from pybpfvm.uring_backend.abi import (
+    SETUP_IOPOLL,
+    SETUP_SQPOLL,
+    SQE_BUFFER_SELECT,
+    SQE_CQE_SKIP_SUCCESS,
+    SQE_FIXED_FILE,
+    SQE_IO_DRAIN,
+    SQE_VALID_FLAGS,
+    Op,
+    Sqe,
+)
+
+_TAKES_BUFFERS = frozenset((Op.READV, Op.RECVMSG, Op.READ, Op.RECV))
+
+
+class SqeChecks:
+    """The checks of one ring. `programs` is its program table, None while nothing is registered."""
+
+    def __init__(self, rules: RingRules, setup_flags: int, cqs: int) -> None:
+        self.programs: Sequence[int | None] | None = None
+        self._bpf_opcode = rules.bpf_opcode
+        self._unknown_flags = ~SQE_VALID_FLAGS
+        if not rules.cqe_skip:
+            self._unknown_flags |= SQE_CQE_SKIP_SUCCESS
+        self._polled = bool(setup_flags & (SETUP_IOPOLL | SETUP_SQPOLL))
+        self._cqs = cqs if rules.extra_cqs else None
+        self._skip_seen = False
+
+    def queue_of(self, cq_idx: int) -> int | None:
+        """The CQ an SQE with this cq_idx completes in; None if there is no such CQ."""
+        if self._cqs is None:
+            return 0
+        return cq_idx if cq_idx < self._cqs else None
+
+    def generic(self, opcode: int, flags: int, personality: int) -> int:
+        """The errno for fields that every opcode has, or 0."""
+        if flags & self._unknown_flags:
+            return errno.EINVAL
+        if opcode > self._bpf_opcode:
+            return errno.EINVAL
+        if flags & SQE_BUFFER_SELECT and opcode not in _TAKES_BUFFERS:
+            return errno.EOPNOTSUPP
+        if flags & (SQE_CQE_SKIP_SUCCESS | SQE_IO_DRAIN):
+            # Drains count CQEs, so mainline refuses them for good once one has been skipped.
+            self._skip_seen |= bool(flags & SQE_CQE_SKIP_SUCCESS)
+            if flags & SQE_IO_DRAIN and self._skip_seen:
+                return errno.EOPNOTSUPP
+        if personality:
+            return errno.EINVAL  # none can be registered
+        return 0
+
+    def bpf(self, raw: bytes) -> tuple[int, int, int]:
+        """(errno or 0, slot, program) of a BPF SQE that passed the generic checks."""
+        sqe = Sqe.unpack(raw)
+        if self._polled or sqe.flags & (SQE_FIXED_FILE | SQE_BUFFER_SELECT):
+            return errno.EINVAL, 0, 0
+        if sqe.ioprio or sqe.len or sqe.op_flags or sqe.addr:
+            return errno.EINVAL, 0, 0
+        slot = sqe.off & U32
+        if self.programs is None or slot >= len(self.programs):
+            return errno.EFAULT, 0, 0
+        program = self.programs[slot]
+        if program is None:
+            return errno.EFAULT, 0, 0
+        return 0, slot, program

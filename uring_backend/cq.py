@@ -1,0 +1,197 @@
+"""Completion queues as rings in memory, and what happens to a CQE that finds its queue full.
+
+Each queue has the kernel's layout (abi/iouring-bpf-upstream, section 3.3): u32 words, then CQEs.
+
+    byte  8     12    20    28       36        40        44        64
+          head  tail  mask  entries  SQ flags  CQ flags  overflow  CQE 0, CQE 1, ...
+
+CQ 0 shares its header with the SQ, extra CQs have a header of their own at the same offsets. The
+head is read from memory each time, since whoever maps the ring moves it; the tail is ours.
+Rules: abi/iouring-bpf-2021, sections 1.4 and 3.5.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Callable
+
+from pybpfvm.bits import U32, U64, s32
+from pybpfvm.events import CqePosted, CqeReaped, Observer
+from pybpfvm.uring_backend.abi import CQE_BYTES, SQ_CQ_OVERFLOW, Cqe
+
+CQES_OFFSET = 64
+_CQE = struct.Struct("<QiI")
+_HEAD, _TAIL, _MASK, _ENTRIES = 2, 3, 5, 7  # indices of u32 words
+_SQ_FLAGS, _OVERFLOW = 9, 11
+
+
+def cq_bytes(entries: int) -> int:
+    """Size of a CQ ring in memory, header included."""
+    return CQES_OFFSET + entries * CQE_BYTES
+
+
+class CompletionQueue:
+    """The ring in `view`, which is zeroed and at least `cq_bytes(entries)` long."""
+
+    __slots__ = ("_cqes", "_mask", "_tail", "_words", "entries", "epoch", "index", "least", "most")
+
+    def __init__(self, index: int, entries: int, view: memoryview) -> None:
+        self.index = index
+        self.entries = entries
+        self._mask = entries - 1
+        self._tail = 0
+        self._words = view[:CQES_OFFSET].cast("I")
+        self._cqes = view[CQES_OFFSET:]
+        self._words[_MASK] = self._mask
+        self._words[_ENTRIES] = entries
+        self.epoch = -1
+        self.most = self.least = 0
+
+    def count(self) -> int:
+        """CQEs that nobody has reaped yet (more than `entries` only if a reader broke the head)."""
+        return (self._tail - self._words[_HEAD]) & U32
+
+    def push(self, user_data: int, res: int, flags: int) -> bool:
+        """Write and publish a CQE; False when the ring is full."""
+        tail = self._tail
+        if (tail - self._words[_HEAD]) & U32 >= self.entries:
+            return False
+        _CQE.pack_into(self._cqes, (tail & self._mask) * CQE_BYTES, user_data, res, flags)
+        self._tail = self._words[_TAIL] = (tail + 1) & U32
+        return True
+
+    def peek(self, index: int = 0) -> bytes | None:
+        """The CQE `index` places behind the oldest one, or None; it stays where it is."""
+        head = self._words[_HEAD]
+        if index >= (self._tail - head) & U32:
+            return None
+        offset = ((head + index) & self._mask) * CQE_BYTES
+        return bytes(self._cqes[offset : offset + CQE_BYTES])
+
+    def pop(self) -> bytes | None:
+        """The oldest CQE, removed, or None."""
+        raw = self.peek()
+        if raw is not None:
+            self._words[_HEAD] = (self._words[_HEAD] + 1) & U32
+        return raw
+
+    def release(self) -> None:
+        """Let go of the memory, which is about to be freed."""
+        self._words.release()
+        self._cqes.release()
+
+
+class CompletionQueues:
+    """All CQs of a ring, the backlog of CQ 0, and the counters that posting keeps.
+
+    `touched` collects the indices of queues that got a CQE, for whoever wakes waiters.
+    `countable` counts the CQEs of CQ 0 that did not come from a TIMEOUT: what a TIMEOUT with a
+    completion count counts. `moved` is set whenever some queue holds more or fewer CQEs than at
+    any time since `new_epoch`: what live-lock detection means by a change.
+    """
+
+    def __init__(
+        self,
+        queues: list[CompletionQueue],
+        *,
+        backlog_entries: int,
+        observer: Observer | None,
+        now_ns: Callable[[], int],
+    ) -> None:
+        self.queues = queues
+        self.touched: set[int] = set()
+        self.countable = 0
+        self.moved = False
+        self._backlog: deque[tuple[int, int, int, str, bool]] = deque()
+        self._backlog_entries = backlog_entries
+        self._observer = observer
+        self._now_ns = now_ns
+        self._main = queues[0]._words
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.queues)
+
+    @property
+    def overflow(self) -> int:
+        """The ring's cq_overflow counter: CQEs that were lost."""
+        return self._main[_OVERFLOW]
+
+    @property
+    def backlog(self) -> int:
+        """CQEs that wait for room in CQ 0."""
+        return len(self._backlog)
+
+    def post(
+        self, cq: int, user_data: int, res: int, flags: int, origin: str, *, timer: bool = False
+    ) -> bool:
+        """Post a CQE; False when it was dropped. `timer`: it is the completion of a TIMEOUT."""
+        user_data &= U64
+        res = s32(res)
+        flags &= U32
+        queue = self.queues[cq]
+        if queue.push(user_data, res, flags):
+            fate = "posted"
+            self.touched.add(cq)
+            self._note(queue)
+            if cq == 0 and not timer:
+                self.countable += 1
+        elif cq == 0 and len(self._backlog) < self._backlog_entries:
+            fate = "backlog"
+            self._backlog.append((user_data, res, flags, origin, timer))
+            self._main[_SQ_FLAGS] |= SQ_CQ_OVERFLOW
+            self.moved = True
+        else:
+            fate = "dropped"
+            self._main[_OVERFLOW] = (self._main[_OVERFLOW] + 1) & U32
+        if self._observer is not None:
+            self._observer(CqePosted(self._now_ns(), cq, user_data, res, flags, fate, origin))
+        return fate != "dropped"
+
+    def flush_backlog(self) -> None:
+        """Move what fits from the backlog to CQ 0, as enter does; clear the SQ flag when done."""
+        queue = self.queues[0]
+        while self._backlog:
+            user_data, res, flags, origin, timer = self._backlog[0]
+            if not queue.push(user_data, res, flags):
+                return
+            self._backlog.popleft()
+            self.touched.add(0)
+            self._note(queue)
+            if not timer:
+                self.countable += 1
+            if self._observer is not None:
+                event = CqePosted(self._now_ns(), 0, user_data, res, flags, "posted", origin)
+                self._observer(event)
+        self._main[_SQ_FLAGS] &= ~SQ_CQ_OVERFLOW & U32
+
+    def reap(self, cq: int, by: str) -> bytes | None:
+        """The oldest CQE of a queue (16 bytes), removed, or None. The backlog is not consulted."""
+        queue = self.queues[cq]
+        raw = queue.pop()
+        if raw is None:
+            return None
+        self._note(queue)
+        if self._observer is not None:
+            cqe = Cqe.unpack(raw)
+            self._observer(CqeReaped(self._now_ns(), cq, cqe.user_data, cqe.res, cqe.flags, by))
+        return raw
+
+    def new_epoch(self) -> None:
+        """Something changed outside the queues: `moved` starts afresh."""
+        self._epoch += 1
+        self.moved = False
+
+    def _note(self, queue: CompletionQueue) -> None:
+        count = queue.count()
+        if queue.epoch != self._epoch:
+            queue.epoch = self._epoch
+            queue.most = queue.least = count
+            self.moved = True
+        elif count > queue.most:
+            queue.most = count
+            self.moved = True
+        elif count < queue.least:
+            queue.least = count
+            self.moved = True

@@ -1,0 +1,116 @@
+"""Requests in flight: what the ring remembers between an SQE and its last CQE.
+
+The backend sees tokens instead of user_data. A token is the request's number on this ring, never
+used again; requests of our own that nobody sees (`hide`) draw theirs from a range far above.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator
+
+from pybpfvm.errors import InternalError
+
+_HIDDEN = 1 << 62
+Ended = Callable[[int], None]
+
+
+class Request:
+    """One SQE on its way. `external`: the backend holds its place in a chain or drain."""
+
+    __slots__ = (
+        "cq",
+        "external",
+        "flags",
+        "opcode",
+        "origin",
+        "sqe",
+        "started",
+        "token",
+        "user_data",
+    )
+
+    def __init__(self, token: int, sqe: bytes, user_data: int, cq: int, origin: str) -> None:
+        self.token = token
+        self.sqe = sqe
+        self.opcode = sqe[0]
+        self.flags = sqe[1]
+        self.user_data = user_data
+        self.cq = cq
+        self.origin = origin
+        self.external = False
+        self.started = False
+
+
+class BpfRequest(Request):
+    """A request that runs `program`, registered in `slot`; wait_* are its context's fields."""
+
+    __slots__ = ("parked", "program", "recheck", "runs", "slot", "wait_idx", "wait_nr")
+
+    def __init__(self, token: int, sqe: bytes, user_data: int, cq: int, origin: str) -> None:
+        super().__init__(token, sqe, user_data, cq, origin)
+        self.slot = -1
+        self.program = -1
+        self.runs = 0
+        self.wait_nr = 0
+        self.wait_idx = 0
+        self.recheck = False
+        self.parked = 0
+
+
+class RequestTable:
+    """Live requests by token and by user_data (oldest first), and hidden ones."""
+
+    def __init__(self) -> None:
+        self.live: dict[int, Request] = {}
+        self.next_token = 1
+        self._by_user_data: dict[int, dict[int, Request]] = {}
+        self._hidden: dict[int, Ended] = {}
+        self._next_hidden = _HIDDEN
+
+    def add(self, request: Request) -> None:
+        """The request is live from now on."""
+        self.live[request.token] = request
+        same = self._by_user_data.get(request.user_data)
+        if same is None:
+            self._by_user_data[request.user_data] = {request.token: request}
+        else:
+            same[request.token] = request
+
+    def retire(self, request: Request) -> None:
+        """The request's last CQE is out."""
+        if self.live.pop(request.token, None) is None:
+            raise InternalError(f"request {request.token} ended twice")
+        self._forget(request)
+
+    def rename(self, request: Request, user_data: int) -> None:
+        """Its CQEs carry another user_data from now on."""
+        self._forget(request)
+        request.user_data = user_data
+        self.add(request)
+
+    def matches(self, user_data: int, opcodes: Container[int] | None = None) -> Iterator[Request]:
+        """Live requests with this user_data, oldest first, of these opcodes (None: all)."""
+        for request in list(self._by_user_data.get(user_data, {}).values()):
+            if opcodes is None or request.opcode in opcodes:
+                yield request
+
+    def hide(self, ended: Ended) -> int:
+        """A token for a request of our own; `ended` is called with its result."""
+        self._next_hidden += 1
+        self._hidden[self._next_hidden] = ended
+        return self._next_hidden
+
+    def unused_token(self) -> int:
+        """A token that no request ever has."""
+        self._next_hidden += 1
+        return self._next_hidden
+
+    def take_hidden(self, token: int) -> Ended | None:
+        """Who waits for the hidden request `token`, once."""
+        return self._hidden.pop(token, None)
+
+    def _forget(self, request: Request) -> None:
+        same = self._by_user_data[request.user_data]
+        del same[request.token]
+        if not same:
+            del self._by_user_data[request.user_data]

@@ -1,0 +1,465 @@
+"""A ring whose requests may be BPF programs, over either backend.
+
+The rules are those of the ABI profile: abi/iouring-bpf-2021, sections 1 and 3. The ring's memory
+is laid out as the kernel's, so hosts and engines can map it; methods here are the system calls.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Sequence
+from typing import Self
+
+from pybpfvm.bits import U32, align_up
+from pybpfvm.errors import InputError, InternalError, RingError, RingHang
+from pybpfvm.events import Observer
+from pybpfvm.memory import PAGE, AddressSpace, Region, RegionKind
+from pybpfvm.profiles.base import Profile
+from pybpfvm.uring_backend.abi import (
+    OFF_CQ_RING,
+    OFF_SQ_RING,
+    OFF_SQES,
+    SQE_BYTES,
+    Cqe,
+)
+from pybpfvm.uring_backend.base import Backend
+from pybpfvm.uring_backend.bpf import CTX_BYTES, BpfRequests, Budgets, ProgramRunner, wait_line
+from pybpfvm.uring_backend.checks import SqeChecks
+from pybpfvm.uring_backend.cq import CQES_OFFSET, CompletionQueue, CompletionQueues, cq_bytes
+from pybpfvm.uring_backend.setup import check_setup
+from pybpfvm.uring_backend.sq import SubmissionQueue
+from pybpfvm.uring_backend.submitter import Submitter
+
+MAX_PROGRAMS = 100
+OFF_CQ_FIRST = 0x1200000  # mmap offset of CQ ring 0 by index
+OFF_CQ_STRIDE = 0x100000
+_USER = "user"
+_EMPTY_SLOT = -1
+
+
+class Ring:
+    """An io_uring of the ABI `profile`. A context manager; owns `backend` once it is made.
+
+    `entries`, `cq_entries` (extra CQs), `flags` and `cq0_entries` are io_uring_setup's, which
+    decides how they are rounded and refused (RingError; -ENOMEM when `memory` is used up).
+    `runner` executes registered programs; `observer` sees every event.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        memory: AddressSpace,
+        backend: Backend,
+        entries: int,
+        cq_entries: Sequence[int] = (),
+        *,
+        flags: int = 0,
+        cq0_entries: int | None = None,
+        runner: ProgramRunner,
+        observer: Observer | None = None,
+        budgets: Budgets | None = None,
+    ) -> None:
+        if profile.ring is None:
+            raise InputError(
+                f"profile {profile.name} has no ring", remedy="choose one of the iouring profiles"
+            )
+        rules = profile.ring
+        setup = check_setup(rules, entries, cq_entries, flags, cq0_entries)
+        self.profile = profile
+        self.memory = memory
+        self.backend = backend
+        self.budgets = budgets = budgets or Budgets()
+        self.setup = setup
+        self._regions: list[Region] = []  # context, CQ 0 with the SQ, SQEs, extra CQs
+        self._closed = False
+        self._runner = runner
+        try:
+            self._map_rings()
+        except InputError as error:
+            self._free_regions()
+            raise RingError(errno.ENOMEM, f"the rings do not fit: {error}") from error
+        self.sq = self._make_sq()
+        queues = [
+            CompletionQueue(index, size, memory.view(self._cq_region(index)))
+            for index, size in enumerate(setup.cqs)
+        ]
+        self.cqs = CompletionQueues(
+            queues,
+            backlog_entries=budgets.backlog_entries,
+            observer=observer,
+            now_ns=backend.now_ns,
+        )
+        self._checks = SqeChecks(rules, setup.flags, len(queues))
+        self._submitter = Submitter(
+            rules,
+            self._checks,
+            backend,
+            self.cqs,
+            live_requests=budgets.live_requests,
+            observer=observer,
+        )
+        self._bpf = BpfRequests(
+            profile,
+            rules,
+            memory,
+            self._regions[0],
+            backend,
+            self._submitter,
+            self.cqs,
+            runner,
+            budgets=budgets,
+            observer=observer,
+        )
+        self._submitter.bpf = self._bpf
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- memory -----------------------------------------------------------------------------
+
+    def _map_rings(self) -> None:
+        setup = self.setup
+        self._array_offset = align_up(cq_bytes(setup.cqs[0]), 64)
+        sizes = [("CQ 0 and SQ", self._array_offset + 4 * setup.sq_entries)]
+        sizes.append(("SQEs", setup.sq_entries * SQE_BYTES))
+        sizes += [(f"CQ {i}", cq_bytes(n)) for i, n in enumerate(setup.cqs[1:], 1)]
+        ctx_bytes = max(self.profile.ctx_bytes, CTX_BYTES)
+        self._regions.append(self.memory.alloc(ctx_bytes, RegionKind.CTX, self.profile.ctx_name))
+        for name, size in sizes:
+            self._regions.append(self.memory.alloc(size, RegionKind.RING, name))
+
+    def _make_sq(self) -> SubmissionQueue:
+        _, main, sqes = self._regions[:3]
+        view = self.memory.view(main)
+        array = view[self._array_offset : self._array_offset + 4 * self.setup.sq_entries]
+        return SubmissionQueue(
+            self.setup.sq_entries,
+            view[:CQES_OFFSET],
+            array,
+            self.memory.view(sqes)[:],
+            sqes.start,
+        )
+
+    def _cq_region(self, index: int) -> Region:
+        return self._regions[1] if index == 0 else self._regions[index + 2]
+
+    def _free_regions(self) -> None:
+        while self._regions:
+            self.memory.free(self._regions.pop())
+
+    def mmap(self, offset: int, length: int) -> int:
+        """Address of the ring memory at an mmap offset (section 1.4).
+
+        Raises RingError EINVAL for an offset that names nothing or a length beyond its pages.
+        The fixed offsets are looked at first, so CQs 110 and 238 can not be reached.
+        """
+        self._check_open()
+        index, rest = divmod(offset - OFF_CQ_FIRST, OFF_CQ_STRIDE)
+        if offset in (OFF_SQ_RING, OFF_CQ_RING):
+            region = self._regions[1]
+        elif offset == OFF_SQES:
+            region = self._regions[2]
+        elif rest == 0 and 0 <= index < len(self.cqs) and self._has_extra_cqs:
+            region = self._cq_region(index)
+        else:
+            raise RingError(errno.EINVAL, f"mmap offset {offset:#x} names no part of the ring")
+        if length > align_up(region.size, PAGE) or length <= 0:
+            raise RingError(
+                errno.EINVAL, f"mmap of {length} bytes of {region.name}, which has {region.size}"
+            )
+        return region.start
+
+    @property
+    def _has_extra_cqs(self) -> bool:
+        return self.profile.ring is not None and self.profile.ring.extra_cqs
+
+    # --- submission -------------------------------------------------------------------------
+
+    def next_sqe(self) -> int | None:
+        """Address of the next free SQE, zeroed, to be filled before `submit`; None: SQ full."""
+        self._check_open()
+        return self.sq.next_sqe()
+
+    def queue(self, sqe: bytes) -> None:
+        """Put a 64-byte SQE into the SQ; RingError EBUSY when there is no room."""
+        if len(sqe) != SQE_BYTES:
+            raise InputError(f"an SQE of {len(sqe)} bytes", remedy=f"it has {SQE_BYTES}")
+        addr = self.next_sqe()
+        if addr is None:
+            raise RingError(
+                errno.EBUSY, f"the SQ is full with {self.sq.entries} SQEs: submit first"
+            )
+        self.memory.write(addr, sqe)
+
+    def submit(self, wait_nr: int = 0) -> int:
+        """Submit what was queued and run task work; how many SQEs were consumed.
+
+        With `wait_nr`, then wait as `enter` does. A program's Trap, and RingHang, arrive here;
+        the ring can be used or closed afterwards.
+        """
+        self._check_open()
+        return self.enter(self.sq.publish(), wait_nr)
+
+    def enter(self, to_submit: int, min_complete: int = 0) -> int:
+        """io_uring_enter: submit, run task work, wait for `min_complete` CQEs on CQ 0.
+
+        `min_complete` is clamped to the size of CQ 0, and a TIMEOUT that ends anywhere ends the
+        wait early. How many SQEs were consumed.
+        """
+        self._begin_call()
+        consumed = self._submitter.take(self.sq, to_submit)
+        self._work()
+        if min_complete > 0 and consumed == min(to_submit, U32):
+            wanted = min(min_complete, self.setup.cqs[0])
+            timeouts = self._submitter.timeouts_ended
+            self._wait(
+                lambda: (
+                    self.cqs.queues[0].count() >= wanted
+                    or self._submitter.timeouts_ended != timeouts
+                ),
+                lambda: wait_line(_USER, wanted, 0, self.cqs),
+                None,
+            )
+        return consumed
+
+    # --- completion -------------------------------------------------------------------------
+
+    def wait_cqes(self, wait_nr: int = 1, timeout_ns: int | None = None, cq: int = 0) -> int:
+        """Wait until a CQ holds `wait_nr` CQEs, running programs; how many it holds then.
+
+        Fewer only after `timeout_ns` of the backend's clock (None: no timeout), or on CQ 0 when
+        it is smaller than `wait_nr`. Nothing is reaped. Like liburing, this waits again after a
+        TIMEOUT's early wake-up; waiting on other CQs is a convenience without a kernel part.
+        Raises RingHang when the CQEs can never come.
+        """
+        self._begin_call()
+        queue = self._queue(cq)
+        wanted = min(wait_nr, queue.entries) if cq == 0 else wait_nr
+        deadline = None if timeout_ns is None else self.backend.now_ns() + timeout_ns
+        self._wait(
+            lambda: queue.count() >= wanted,
+            lambda: wait_line(_USER, wanted, cq, self.cqs),
+            deadline,
+        )
+        return queue.count()
+
+    def ready(self, cq: int = 0) -> int:
+        """How many CQEs a CQ holds."""
+        return self._queue(cq).count()
+
+    def peek(self, cq: int = 0, index: int = 0) -> Cqe | None:
+        """The CQE `index` places behind the oldest one; it stays."""
+        raw = self._queue(cq).peek(index)
+        return None if raw is None else Cqe.unpack(raw)
+
+    def reap(self, cq: int = 0) -> Cqe | None:
+        """The oldest CQE of a CQ, removed; None when it is empty."""
+        self._queue(cq)
+        raw = self.cqs.reap(cq, _USER)
+        return None if raw is None else Cqe.unpack(raw)
+
+    @property
+    def cq_overflow(self) -> int:
+        """CQEs that were lost, over all CQs."""
+        self._check_open()
+        return self.cqs.overflow
+
+    @property
+    def sq_flags(self) -> int:
+        """The SQ flags word (SQ_CQ_OVERFLOW while CQ 0 has a backlog)."""
+        self._check_open()
+        return self.sq.flags
+
+    def _queue(self, cq: int) -> CompletionQueue:
+        self._check_open()
+        if not 0 <= cq < len(self.cqs):
+            raise RingError(errno.EINVAL, f"CQ {cq} of a ring with {len(self.cqs)} CQs")
+        return self.cqs.queues[cq]
+
+    # --- registration -----------------------------------------------------------------------
+
+    def register_bpf(self, programs: Sequence[int | None]) -> None:
+        """IORING_REGISTER_BPF: numbers that `runner` knows; None or -1 leaves a slot empty.
+
+        Waits until no request is in flight. Raises RingError (section 1.5).
+        """
+        self._begin_call()
+        if not 0 < len(programs) <= MAX_PROGRAMS:
+            raise RingError(errno.EINVAL, f"{len(programs)} programs, 1 to {MAX_PROGRAMS} can be")
+        self._quiesce()
+        if self._checks.programs is not None:
+            raise RingError(errno.EBUSY, "programs are already registered")
+        table: list[int | None] = []
+        for slot, program in enumerate(programs):
+            if program is None or program == _EMPTY_SLOT:
+                table.append(None)
+                continue
+            refused = self._runner.check(program)
+            if refused:
+                raise RingError(abs(refused), f"slot {slot}: {program} is no program for this ring")
+            table.append(program)
+        self._checks.programs = tuple(table)
+
+    def unregister_bpf(self) -> None:
+        """IORING_UNREGISTER_BPF; waits like `register_bpf`.
+
+        A parked request is not woken by this: if no CQE can come, RingHang names it.
+        """
+        self._begin_call()
+        self._quiesce()
+        if self._checks.programs is None:
+            raise RingError(errno.ENXIO, "no programs are registered")
+        self._checks.programs = None
+
+    def register_files(self, fds: Sequence[int]) -> None:
+        """IORING_REGISTER_FILES; -1 leaves a slot empty. Raises RingError."""
+        self._registered("register_files", self.backend.register_files(fds))
+
+    def update_files(self, offset: int, fds: Sequence[int]) -> int:
+        """IORING_REGISTER_FILES_UPDATE; how many were updated. Raises RingError."""
+        return self._registered("update_files", self.backend.update_files(offset, fds))
+
+    def unregister_files(self) -> None:
+        """IORING_UNREGISTER_FILES. Raises RingError."""
+        self._registered("unregister_files", self.backend.unregister_files())
+
+    def register_buffers(self, buffers: Sequence[tuple[int, int]]) -> None:
+        """IORING_REGISTER_BUFFERS with (user address, length) pairs. Raises RingError."""
+        self._registered("register_buffers", self.backend.register_buffers(buffers))
+
+    def unregister_buffers(self) -> None:
+        """IORING_UNREGISTER_BUFFERS. Raises RingError."""
+        self._registered("unregister_buffers", self.backend.unregister_buffers())
+
+    def _registered(self, what: str, result: int) -> int:
+        if result < 0:
+            raise RingError(-result, f"{what} was refused")
+        return result
+
+    def _quiesce(self) -> None:
+        live = self._submitter.table.live
+        self._bpf.dying = True
+        try:
+            self._wait(
+                lambda: not live,
+                lambda: f"registration waits until {len(live)} request(s) have completed",
+                None,
+            )
+        finally:
+            self._bpf.dying = False
+
+    # --- the ring as a running program sees it (helpers.context.RingPort) -------------------
+
+    def bpf_submit(self, sqe: bytes) -> int:
+        """Queue the 64-byte SQE; 1 accepted, 0 bad (an error CQE tells), -errno. v1: 0, -errno."""
+        return self._submitter.submit_from_program(sqe, self._program())
+
+    def bpf_emit(self, cq_idx: int, user_data: int, res: int, flags: int) -> int:
+        """Post a CQE; 0, -EINVAL (no such CQ) or -ENOMEM (it was dropped)."""
+        origin = self._program()
+        if not 0 <= cq_idx < len(self.cqs):
+            return -errno.EINVAL
+        if not self.cqs.post(cq_idx, user_data, res, flags, origin):
+            return -errno.ENOMEM
+        self._submitter.settle()
+        return 0
+
+    def bpf_reap(self, cq_idx: int) -> bytes | int:
+        """The oldest CQE of a queue (16 bytes, removed), -ENOENT or -EINVAL."""
+        by = self._program()
+        if not 0 <= cq_idx < len(self.cqs):
+            return -errno.EINVAL
+        raw = self.cqs.reap(cq_idx, by)
+        return -errno.ENOENT if raw is None else raw
+
+    def _program(self) -> str:
+        current = self._bpf.current
+        if current is None:
+            raise InternalError("a ring helper was called outside a run")
+        return self._runner.name(current.program)
+
+    # --- progress ---------------------------------------------------------------------------
+
+    def _begin_call(self) -> None:
+        self._check_open()
+        if self._bpf.current is not None:
+            raise InputError("the ring is running a program", remedy="call it after the run")
+        self._bpf.begin_call()
+        self.cqs.flush_backlog()
+        self._submitter.settle()
+
+    def _work(self) -> None:
+        self._submitter.drain()
+        self._bpf.run_all()
+
+    def _wait(
+        self, done: Callable[[], bool], waiter: Callable[[], str], deadline_ns: int | None
+    ) -> None:
+        """Work until `done`, or the deadline of the backend's clock; RingHang when it can't be."""
+        idle_ns = self.budgets.idle_timeout_ns
+        patience_ns = idle_ns
+        last_event = time.monotonic_ns()
+        while True:
+            self._work()
+            if done():
+                return
+            if not self.backend.can_progress():
+                if self._submitter.drain():
+                    continue
+                if deadline_ns is not None:
+                    return
+                raise self._hang("nothing in flight can complete", waiter())
+            if deadline_ns is not None:
+                left_ns = deadline_ns - self.backend.now_ns()
+                if left_ns <= 0:
+                    return
+                self.backend.wait(left_ns)
+                continue
+            if self.backend.wait(patience_ns):
+                last_event = time.monotonic_ns()
+                patience_ns = idle_ns
+            elif time.monotonic_ns() - last_event >= idle_ns:
+                raise self._hang(f"no event for {idle_ns / 1e9:g} s", waiter())
+            else:
+                patience_ns *= 2  # the clock is virtual: let more of it pass
+
+    def _hang(self, reason: str, waiter: str) -> RingHang:
+        lines = list(self._bpf.waiters())
+        most = 20
+        if len(lines) > most:
+            lines[most:] = [f"and {len(lines) - most} more requests"]
+        return RingHang(reason, (waiter, *lines))
+
+    # --- the end ----------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RingError(errno.ENXIO, "the ring is closed")
+
+    def close(self) -> None:
+        """End every request (parked BPF requests with -EAGAIN, section 3.6), free everything.
+
+        Closing twice is fine.
+        """
+        if self._closed:
+            return
+        if self._bpf.current is not None:
+            raise InputError("the ring is running a program", remedy="close it after the run")
+        try:
+            self._bpf.dying = True
+            self._bpf.begin_call()
+            self._bpf.wake_dying()
+            self._work()
+            self._submitter.close()
+            self._work()
+        finally:
+            self._closed = True
+            self.backend.close()
+            self.sq.release()
+            for queue in self.cqs.queues:
+                queue.release()
+            self._free_regions()

@@ -1,0 +1,415 @@
+"""From SQEs to the backend and back: validation, chains, steering, tokens, deferred completions.
+
+abi/iouring-bpf-2021, sections 1.6, 3.3 and 3.5. Ordinary requests go to the backend with a token
+for user_data and without cq_idx; what the ring performs itself (BPF requests, and requests that
+name others by user_data, `performed.py`) is an EXTERNAL there when its place among others counts.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from typing import TYPE_CHECKING
+
+from pybpfvm.errors import InternalError
+from pybpfvm.events import Observer, SqeIssued
+from pybpfvm.profiles.base import RingRules
+from pybpfvm.uring_backend.abi import (
+    CQE_F_MORE,
+    SQE_ANY_LINK,
+    SQE_CQE_SKIP_SUCCESS,
+    SQE_IO_DRAIN,
+    Op,
+)
+from pybpfvm.uring_backend.base import EXTERNAL, Backend, Started
+from pybpfvm.uring_backend.checks import SqeChecks
+from pybpfvm.uring_backend.cq import CompletionQueues
+from pybpfvm.uring_backend.performed import Performed, is_performed
+from pybpfvm.uring_backend.requests import BpfRequest, Request, RequestTable
+from pybpfvm.uring_backend.sq import SubmissionQueue
+
+if TYPE_CHECKING:
+    from pybpfvm.uring_backend.bpf import BpfRequests
+
+_HEAD = struct.Struct("<BB30xQ2xH4xH14x")  # opcode, flags, user_data, personality, cq_idx
+_NO_TAIL = bytes(16)  # cq_idx and the pads, which a mainline ring would read as addr3
+_DEFER_MOST = 32  # inline completions of a run are posted when so many have come together
+_SHORT_IS_FAILURE = frozenset((Op.READ, Op.WRITE, Op.READ_FIXED, Op.WRITE_FIXED))
+_USER = "user"
+
+
+class Submitter:
+    """Issues the SQEs of userspace and of programs, and posts what comes back."""
+
+    def __init__(
+        self,
+        rules: RingRules,
+        checks: SqeChecks,
+        backend: Backend,
+        cqs: CompletionQueues,
+        *,
+        live_requests: int,
+        observer: Observer | None,
+    ) -> None:
+        self.table = RequestTable()
+        self.performed = Performed(self, backend, cqs)
+        self.bpf: BpfRequests  # set once by the ring: the two refer to each other
+        self.activity = 0  # grows with everything the backend takes or reports
+        self.timeouts_ended = 0
+        self._rules = rules
+        self._checks = checks
+        self._backend = backend
+        self._cqs = cqs
+        self._live_requests = live_requests
+        self._observer = observer
+        self._chain: list[tuple[Request, int]] = []  # a program's open chain, with errnos
+        self._deferred: list[tuple[Request, int, int]] = []
+        self._inline_from: int | None = None  # requests from this token on complete inline
+
+    # --- userspace ------------------------------------------------------------------------
+
+    def take(self, sq: SubmissionQueue, limit: int) -> int:
+        """Issue up to `limit` SQEs of the ring; how many were consumed.
+
+        A bad SQE outside a chain is the last one consumed. SQEs of a chain that is still open at
+        the end are a chain of their own.
+        """
+        done = 0
+        batch: list[Request] = []
+        chain: list[tuple[Request, int]] = []
+        limit = min(limit, sq.ready())
+        for ahead in range(limit):
+            if len(self.table.live) >= self._live_requests:
+                break
+            raw = sq.fetch(ahead - done)
+            if raw is None:
+                done += self._finish_take(sq, batch, chain)
+                sq.drop()
+                return done
+            request, error = self._admit(raw, _USER)
+            link = request.flags & SQE_ANY_LINK
+            if error and not (self._rules.bad_sqe_joins_chain and (chain or link)):
+                if not self._issue_batch(sq, batch, [*chain, (request, 0)]):
+                    return done + len(batch)
+                done += len(batch) + len(chain) + 1
+                self._fail_chain(chain)
+                self._announce(request)
+                self.complete(request, -error)
+                sq.consume(len(chain) + 1)
+                self.settle()
+                return done
+            if chain or link:
+                chain.append((request, error))
+                if link:
+                    continue
+                if any(bad for _, bad in chain):
+                    if not self._issue_batch(sq, batch, chain):
+                        return done + len(batch)
+                    done += len(batch) + len(chain)
+                    batch = []
+                    self._fail_chain(chain)
+                    sq.consume(len(chain))
+                    self.settle()
+                else:
+                    batch.extend(member for member, _ in chain)
+                chain = []
+            else:
+                batch.append(request)
+        return done + self._finish_take(sq, batch, chain)
+
+    def _finish_take(
+        self, sq: SubmissionQueue, batch: list[Request], chain: list[tuple[Request, int]]
+    ) -> int:
+        """Issue what is left at the end of a submission; how many SQEs that consumed."""
+        failed = any(bad for _, bad in chain)
+        if not failed:
+            batch.extend(member for member, _ in chain)
+            chain = []
+        whole = self._issue_batch(sq, batch, chain)
+        done = len(batch)
+        if whole and failed:
+            done += len(chain)
+            self._fail_chain(chain)
+            sq.consume(len(chain))
+            self.settle()
+        return done
+
+    def _issue_batch(
+        self, sq: SubmissionQueue, batch: list[Request], later: list[tuple[Request, int]]
+    ) -> bool:
+        """Hand the batch to the backend and give its SQ slots back.
+
+        False when the backend stopped early (a bad SQE): `batch` is then cut to what was
+        consumed, and the rest of it and `later` were never admitted.
+        """
+        if not batch:
+            return True
+        taken = self._backend.submit([self._encode(request, placed=True) for request in batch])
+        self.activity += 1
+        sq.consume(taken)
+        for request in batch[:taken]:
+            self._announce(request)
+        whole = taken == len(batch)
+        if not whole:
+            back = [*batch[taken:], *(request for request, _ in later)]
+            for request in reversed(back):
+                self.table.retire(request)
+            self.table.next_token = back[0].token
+            del batch[taken:]
+        self.drain()
+        return whole
+
+    # --- programs -------------------------------------------------------------------------
+
+    def submit_from_program(self, raw: bytes, origin: str) -> int:
+        """The submit helper, section 2.4 (a), after its length check."""
+        if len(self.table.live) >= self._live_requests:
+            return -errno.ENOMEM
+        request, error = self._admit(raw, origin)
+        self._announce(request)
+        link = request.flags & SQE_ANY_LINK
+        if error:
+            if self._rules.submit_returns_errno:
+                self.table.retire(request)
+                return -error
+            if not (self._rules.bad_sqe_joins_chain and (self._chain or link)):
+                self._fail_chain(self._take_chain())
+                self.complete(request, -error)
+                self.settle()
+                return 0
+        if self._chain or link:
+            self._chain.append((request, error))
+            if not link:
+                self.close_chain()
+            return self._accepted
+        return self._issue_from_program(request)
+
+    @property
+    def _accepted(self) -> int:
+        return 0 if self._rules.submit_returns_errno else 1
+
+    def _issue_from_program(self, request: Request) -> int:
+        if isinstance(request, BpfRequest):
+            self.bpf.enqueue(request)
+            return self._accepted
+        self._inline_from = request.token
+        before = len(self._deferred)
+        try:
+            if is_performed(request):
+                self.performed.start(request)
+            else:
+                self._backend.submit([self._encode(request, placed=False)])
+                self.activity += 1
+            self.drain()
+        finally:
+            self._inline_from = None
+        # The backend does not tell a bad SQE from a request that fails at once; -EINVAL right
+        # away is nearly always the former, and then the helper says so.
+        if len(self._deferred) > before and self._deferred[-1][:2] == (request, -errno.EINVAL):
+            _, res, flags = self._deferred.pop()
+            if self._rules.submit_returns_errno:
+                return res
+            self._post(request, res, flags)
+            self.settle()
+            return 0
+        self._flush_deferred(_DEFER_MOST)
+        return self._accepted
+
+    def close_chain(self) -> None:
+        """Start the open chain of the running program; without one, nothing."""
+        chain = self._take_chain()
+        if not chain:
+            return
+        if any(bad for _, bad in chain):
+            self._fail_chain(chain)
+            self.settle()
+            return
+        if len(chain) == 1:
+            self._issue_from_program(chain[0][0])
+            return
+        self._inline_from = chain[0][0].token
+        try:
+            self._backend.submit([self._encode(request, placed=True) for request, _ in chain])
+            self.activity += 1
+            self.drain()
+        finally:
+            self._inline_from = None
+        self._flush_deferred(_DEFER_MOST)
+
+    def end_run(self) -> None:
+        """A run is over: close its chain, post its deferred completions."""
+        self.close_chain()
+        self._flush_deferred(1)
+
+    def abort_run(self) -> None:
+        """A run was broken off: its unstarted chain is cancelled, its completions are posted."""
+        self._fail_chain(self._take_chain())
+        self._flush_deferred(1)
+        self.settle()
+
+    def _take_chain(self) -> list[tuple[Request, int]]:
+        chain, self._chain = self._chain, []
+        return chain
+
+    def _flush_deferred(self, least: int) -> None:
+        """Post the deferred completions if there are at least `least`."""
+        if len(self._deferred) < least:
+            return
+        deferred, self._deferred = self._deferred, []
+        for request, res, flags in deferred:
+            self._post(request, res, flags)
+        self.settle()
+
+    # --- both -----------------------------------------------------------------------------
+
+    def _admit(self, raw: bytes, origin: str) -> tuple[Request, int]:
+        """A live request for the SQE, and the errno that refuses it or 0."""
+        opcode, flags, user_data, personality, cq_idx = _HEAD.unpack(raw)
+        cq = self._checks.queue_of(cq_idx)
+        error = errno.EINVAL
+        if cq is not None:
+            error = self._checks.generic(opcode, flags, personality)
+        table = self.table
+        token = table.next_token
+        table.next_token += 1
+        request: Request
+        if opcode == self._rules.bpf_opcode:
+            request = bpf = BpfRequest(token, raw, user_data, cq or 0, origin)
+            if not error:
+                error, bpf.slot, bpf.program = self._checks.bpf(raw)
+        else:
+            request = Request(token, raw, user_data, cq or 0, origin)
+        table.add(request)
+        return request, error
+
+    def _announce(self, request: Request) -> None:
+        if self._observer is not None:
+            self._observer(
+                SqeIssued(
+                    self._backend.now_ns(),
+                    request.token,
+                    request.opcode,
+                    request.user_data,
+                    request.cq,
+                    request.flags,
+                    request.origin,
+                )
+            )
+
+    def _fail_chain(self, chain: list[tuple[Request, int]]) -> None:
+        """A chain with a bad member: nobody runs, the bad ones tell why."""
+        for request, error in chain:
+            if request.origin == _USER:
+                self._announce(request)
+            self.complete(request, -(error or errno.ECANCELED))
+
+    def _encode(self, request: Request, *, placed: bool) -> bytes:
+        """The SQE that the backend gets; `placed`: its place among others counts."""
+        raw = request.sqe
+        token = request.token.to_bytes(8, "little")
+        if isinstance(request, BpfRequest) or (placed and is_performed(request)):
+            request.external = True
+            flags = request.flags & (SQE_ANY_LINK | SQE_IO_DRAIN)
+            return bytes((EXTERNAL, flags)) + bytes(30) + token + bytes(24)
+        head = raw[:32]
+        if request.flags & SQE_CQE_SKIP_SUCCESS:
+            # The backend must report it, or the token would never be free again.
+            head = bytes((raw[0], raw[1] & ~SQE_CQE_SKIP_SUCCESS)) + raw[2:32]
+        return head + token + raw[40:48] + _NO_TAIL
+
+    def hidden(self, raw: bytes) -> None:
+        """Issue a request of our own, complete with its token."""
+        self._backend.submit([raw])
+        self.activity += 1
+
+    def drain(self) -> bool:
+        """Take in everything the backend has to report; whether there was anything."""
+        any_events = False
+        while events := self._backend.poll():
+            any_events = True
+            self.activity += 1
+            for event in events:
+                if isinstance(event, Started):
+                    self._start(event.token)
+                else:
+                    self._ended(event.token, event.res, event.flags)
+            self.settle()
+        return any_events
+
+    def settle(self) -> None:
+        """CQEs were posted: end counted timeouts that are due, wake who waits for CQEs."""
+        self.performed.end_due()
+        self.bpf.wake()
+
+    def _start(self, token: int) -> None:
+        request = self.table.live.get(token)
+        if request is None or not request.external:
+            raise InternalError(f"the backend started an unknown request {token}")
+        request.started = True
+        if isinstance(request, BpfRequest):
+            self.bpf.enqueue(request)
+        else:
+            self.performed.start(request)
+
+    def _ended(self, token: int, res: int, flags: int) -> None:
+        hidden = self.table.take_hidden(token)
+        if hidden is not None:
+            hidden(res)
+            return
+        request = self.table.live.get(token)
+        if request is None:
+            raise InternalError(f"the backend completed an unknown request {token}")
+        if flags & CQE_F_MORE:
+            self._post(request, res, flags)
+        else:
+            self.complete(request, res, flags)
+
+    def complete(self, request: Request, res: int, flags: int = 0) -> None:
+        """The request is over: its last CQE, posted at once or at the end of the run."""
+        self.table.retire(request)
+        if request.opcode == Op.TIMEOUT:
+            self.timeouts_ended += 1
+        if request.flags & SQE_CQE_SKIP_SUCCESS and self._skips(request, res):
+            return
+        if self._inline_from is not None and request.token >= self._inline_from:
+            self._deferred.append((request, res, flags))
+        else:
+            self._post(request, res, flags)
+
+    def end(self, request: Request, res: int, *, failed: bool) -> None:
+        """A request that the ring performed is over; `failed` breaks a chain behind it."""
+        self.complete(request, res)
+        if request.external:
+            self._backend.finish(request.token, failed=failed)
+            self.activity += 1
+
+    def _post(self, request: Request, res: int, flags: int) -> None:
+        self._cqs.post(
+            request.cq,
+            request.user_data,
+            res,
+            flags,
+            request.origin,
+            timer=request.opcode == Op.TIMEOUT,
+        )
+
+    def _skips(self, request: Request, res: int) -> bool:
+        """Whether CQE_SKIP_SUCCESS holds for this result: anything but a failed request."""
+        if not self._rules.cqe_skip:
+            return False
+        if isinstance(request, BpfRequest):
+            return request.runs > 0 and res != -errno.ECANCELED
+        if request.opcode in _SHORT_IS_FAILURE:
+            return res == int.from_bytes(request.sqe[24:28], "little")
+        return res >= 0
+
+    def close(self) -> None:
+        """Teardown: whatever is still live ends with -ECANCELED."""
+        self._chain.clear()
+        self._flush_deferred(1)
+        for request in list(self.table.live.values()):
+            if request.external and not request.started and request.token in self.table.live:
+                self._backend.cancel_external(request.token)
+                self.drain()
+        for request in list(self.table.live.values()):
+            self.complete(request, -errno.ECANCELED)
