@@ -1,0 +1,98 @@
+"""A machine: one address space with the objects loaded into it and the rings that run them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from types import TracebackType
+
+from pybpfvm.btf.types import Btf
+from pybpfvm.errors import InputError
+from pybpfvm.facts import program_facts
+from pybpfvm.helpers.table import HELPERS
+from pybpfvm.image import Image
+from pybpfvm.loader import load as load_object
+from pybpfvm.memory import AddressSpace
+from pybpfvm.profiles import PROFILES, builtin_btf, profile_named, with_helpers
+from pybpfvm.profiles.detect import Detection, ProgramFacts, detect
+from pybpfvm.program import BpfObject
+from pybpfvm.session.objects import LoadedObject
+from pybpfvm.session.user import UserMemory
+
+
+class Machine:
+    """Owns the memory in which objects, user blocks and rings live; closing it frees everything.
+
+    `limit_bytes` bounds that memory. Objects and rings that shall share maps or user memory must
+    belong to one machine; `pybpfvm.load` and `pybpfvm.Ring` use `default_machine()`.
+    """
+
+    def __init__(self, *, limit_bytes: int = 1 << 30) -> None:
+        self.memory = AddressSpace(limit_bytes=limit_bytes)
+        self.user = UserMemory(self.memory)
+
+    def load(
+        self,
+        source: str | os.PathLike[str] | bytes,
+        *,
+        abi: str | None = None,
+        helpers: Mapping[int, str] | None = None,
+        btf: Btf | None = None,
+        cpus: int = 1,
+    ) -> LoadedObject:
+        """Load an ELF object and bring its maps to life.
+
+        `abi` names a profile (detected without); `helpers` gives helper numbers other meanings;
+        `btf` is the target of CO-RE relocations (ring types and the running kernel's without).
+        Raises InputError for an object that can not be used.
+        """
+        obj = read_object(source, btf=btf)
+        profile = None
+        detection = detect_abi(obj)
+        if abi is not None:
+            profile = profile_named(abi)
+        elif detection.profile is not None:
+            profile = detection.profile
+        for name in (helpers or {}).values():
+            if name not in HELPERS:
+                raise InputError(f"no helper is called {name!r}", where="helpers")
+        if profile is not None and helpers:
+            profile = with_helpers(profile, helpers)
+        return LoadedObject(Image(obj, self.memory, cpus=cpus), profile, detection)
+
+    def close(self) -> None:
+        """Free all memory; rings must be closed before. Twice is fine."""
+        self.memory.close()
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_object(
+    source: str | os.PathLike[str] | bytes, *, btf: Btf | None = None
+) -> BpfObject:
+    """The object in a file (or in bytes), relocated, not instantiated."""
+    return load_object(source, target_btf=btf or builtin_btf(PROFILES["iouring-v3"]))
+
+
+def detect_abi(obj: BpfObject) -> Detection:
+    """Which profile the object was built for, and why."""
+    facts: list[ProgramFacts] = [program_facts(program) for program in obj.programs]
+    return detect(PROFILES.values(), facts)
+
+
+_default: Machine | None = None
+
+
+def default_machine() -> Machine:
+    """The machine of `pybpfvm.load` and `pybpfvm.Ring`, made at first use; it lives as long as
+    the process, or until it is closed (then the next use makes a new one)."""
+    global _default
+    if _default is None or _default.memory.closed:
+        _default = Machine()
+    return _default

@@ -1,0 +1,314 @@
+"""A loaded object as its host sees it: programs by name, maps and globals as Python values."""
+
+from __future__ import annotations
+
+import errno as _errno
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from pybpfvm.btf.types import Btf, Datasec, Var
+from pybpfvm.engine import DEFAULT_BUDGET_INSNS, RunEnvironment
+from pybpfvm.errors import InputError, errno_name
+from pybpfvm.events import Observer
+from pybpfvm.facts import program_facts
+from pybpfvm.helpers.proto import Helper
+from pybpfvm.helpers.table import HELPERS
+from pybpfvm.image import Image
+from pybpfvm.maps.base import BpfMap, MapError
+from pybpfvm.memory import RegionKind
+from pybpfvm.profiles.base import Profile
+from pybpfvm.profiles.detect import Detection, ProgramFacts
+from pybpfvm.program import BpfObject, MapSpec, Program
+from pybpfvm.session.values import Value, decode, encode
+from pybpfvm.vm.interp import Interpreter
+
+
+class LoadedObject:
+    """An object in a machine. `obj["name"]` is a program, `obj.maps["name"][key]` an element,
+    `obj.globals["name"]` a global variable."""
+
+    def __init__(self, image: Image, profile: Profile | None, detection: Detection) -> None:
+        self.image = image
+        self.detection = detection
+        self._profile = profile
+        self.maps: Mapping[str, MapView] = {
+            name: MapView(live, image.object.btf, self) for name, live in image.maps.items()
+        }
+        self.globals = Globals(self)
+
+    def __repr__(self) -> str:
+        return f"<LoadedObject {self.object.path}: {', '.join(self.image.programs)}>"
+
+    @property
+    def object(self) -> BpfObject:
+        """What the loader made of the file."""
+        return self.image.object
+
+    @property
+    def profile(self) -> Profile:
+        """The ABI; InputError when it is ambiguous or unknown."""
+        if self._profile is None:
+            raise abi_unknown(self.object, self.detection)
+        return self._profile
+
+    @property
+    def programs(self) -> Mapping[str, LoadedProgram]:
+        """All programs by name, in the object's order."""
+        return {name: LoadedProgram(self, prog) for name, prog in self.image.programs.items()}
+
+    def __getitem__(self, name: str) -> LoadedProgram:
+        program = self.image.programs.get(name)
+        if program is None:
+            left_out = [line for line in self.object.unsupported if name in line]
+            raise InputError(
+                f"no program is called {name!r}",
+                where=self.object.path,
+                remedy=left_out[0] if left_out else f"programs: {', '.join(self.image.programs)}",
+            )
+        return LoadedProgram(self, program)
+
+
+def abi_unknown(obj: BpfObject, detection: Detection) -> InputError:
+    """The error for an object whose ABI must be given."""
+    names = [profile.name for profile in detection.candidates]
+    if names:
+        return InputError(
+            f"the ABI is ambiguous: it could be {' or '.join(names)}",
+            where=obj.path,
+            remedy=f"say which, e.g. --abi {names[-1]} (abi= in Python, abi = in a scenario)",
+        )
+    reasons = "; ".join(detection.why[:4])
+    return InputError(
+        f"no ABI profile fits ({reasons})", where=obj.path, remedy="choose one with --abi or abi="
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TestRun:
+    """What one run of a program gave: r0 (unsigned), instructions, the packet and context after."""
+
+    retval: int
+    insns: int
+    data: bytes
+    ctx: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedProgram:
+    """A program of a loaded object."""
+
+    owner: LoadedObject
+    program: Program
+
+    @property
+    def name(self) -> str:
+        """Its function name."""
+        return self.program.name
+
+    @property
+    def facts(self) -> ProgramFacts:
+        """Its calls, context accesses and return values, as far as they are plain."""
+        return program_facts(self.program)
+
+    def helpers(self) -> Mapping[int, Helper]:
+        """The helpers its ABI offers, by number."""
+        return helpers_of(self.owner.profile)
+
+    def run(
+        self,
+        ctx: bytes | None = None,
+        data: bytes = b"",
+        *,
+        repeat: int = 1,
+        budget_insns: int = DEFAULT_BUDGET_INSNS,
+        observer: Observer | None = None,
+        strict_ctx: bool = True,
+    ) -> TestRun:
+        """Run once (or `repeat` times) outside any ring, like `bpftool prog run`.
+
+        `ctx` is the context's bytes (zeros by default), `data` the packet that LD_ABS and LD_IND
+        read. Raises Trap.
+        """
+        profile = self.owner.profile
+        memory = self.owner.image.memory
+        if repeat < 1:
+            raise InputError(f"repeat {repeat}", remedy="1 or more")
+        environment = RunEnvironment(profile=profile, observer=observer, strict_ctx=strict_ctx)
+        context = bytearray(max(profile.ctx_bytes, len(ctx or b"")))
+        context[: len(ctx or b"")] = ctx or b""
+        region = memory.alloc(len(context), RegionKind.CTX, f"context of {self.name}")
+        packet = memory.alloc(max(len(data), 1), RegionKind.PACKET, "packet")
+        insns = retval = 0
+        try:
+            memory.write(packet.start, data)
+            memory.write(region.start, bytes(context))
+            with Interpreter(self.owner.image, self.helpers(), environment) as engine:
+                for _ in range(repeat):
+                    done = engine.run(
+                        self.program,
+                        region.start,
+                        budget_insns=budget_insns,
+                        packet=packet if data else None,
+                    )
+                    retval, insns = done.r0, insns + done.insns
+            return TestRun(
+                retval,
+                insns,
+                memory.read(packet.start, len(data)) if data else b"",
+                memory.read(region.start, len(context)),
+            )
+        finally:
+            memory.free(region)
+            memory.free(packet)
+
+
+def helpers_of(profile: Profile) -> Mapping[int, Helper]:
+    """The helpers of a profile by number; InputError when the table has no such row."""
+    missing = sorted(set(profile.helpers.values()) - set(HELPERS))
+    if missing:
+        raise InputError(f"profile {profile.name} names unknown helpers: {', '.join(missing)}")
+    return {number: HELPERS[name] for number, name in profile.helpers.items()}
+
+
+class MapView:
+    """A map as a mapping of Python values (typed by BTF): `view[key]`, `view[key] = value`,
+    `del view[key]`, `for key in view`. Refusals are KeyError (no such element) or InputError."""
+
+    def __init__(self, live: BpfMap, btf: Btf | None, owner: LoadedObject) -> None:
+        self.live = live
+        self._btf = btf
+        self._order = owner.image.memory.byteorder
+
+    @property
+    def spec(self) -> MapSpec:
+        """Its type and sizes."""
+        return self.live.spec
+
+    def _key(self, key: Value) -> bytes:
+        return encode(key, self.spec.key_size, self._btf, self.spec.btf_key_type_id, self._order)
+
+    def __getitem__(self, key: Value) -> Value:
+        try:
+            data = self.live.host_lookup(self._key(key))
+        except MapError as error:
+            raise self._failure(error, key) from None
+        return self._value(data)
+
+    def _value(self, data: bytes) -> Value:
+        size = self.spec.value_size
+        if len(data) <= size or size == 0:
+            return decode(data, self._btf, self.spec.btf_value_type_id, self._order)
+        stride = (size + 7) & ~7  # per-CPU maps: one value per CPU
+        return [
+            decode(data[at : at + size], self._btf, self.spec.btf_value_type_id, self._order)
+            for at in range(0, len(data), stride)
+        ]
+
+    def __setitem__(self, key: Value, value: Value) -> None:
+        data = encode(
+            value, self.spec.value_size, self._btf, self.spec.btf_value_type_id, self._order
+        )
+        try:
+            self.live.host_update(self._key(key), data)
+        except MapError as error:
+            raise self._failure(error, key) from None
+
+    def __delitem__(self, key: Value) -> None:
+        try:
+            self.live.host_delete(self._key(key))
+        except MapError as error:
+            raise self._failure(error, key) from None
+
+    def _failure(self, error: MapError, key: Value) -> KeyError | InputError:
+        if error.errno == _errno.ENOENT:
+            return KeyError(key)
+        return InputError(
+            f"{error.reason} (-{errno_name(error.errno)})", where=f"map {self.spec.name}"
+        )
+
+    def __iter__(self) -> Iterator[Value]:
+        for key in self.raw_keys():
+            yield decode(key, self._btf, self.spec.btf_key_type_id, self._order)
+
+    def raw_keys(self) -> Iterator[bytes]:
+        """All keys as bytes; none for maps that can not be walked."""
+        key: bytes | None = None
+        for _ in range(self.spec.max_entries):
+            try:
+                key = self.live.next_key(key)
+            except MapError:
+                return
+            yield key
+
+    def items(self) -> Iterator[tuple[Value, Value]]:
+        """All (key, value) pairs."""
+        for key in self:
+            try:
+                yield key, self[key]
+            except (KeyError, InputError):
+                continue  # empty slots of map-in-map and program arrays
+
+
+class Globals:
+    """Global variables by their C names, through the object's BTF."""
+
+    def __init__(self, owner: LoadedObject) -> None:
+        self._owner = owner
+        self._places: dict[str, tuple[str, int, int, int]] | None = None
+
+    def _find(self, name: str) -> tuple[str, int, int, int]:
+        if self._places is None:
+            self._places = dict(_variables(self._owner.object))
+        if name not in self._places:
+            raise InputError(
+                f"no global variable is called {name!r}",
+                where=self._owner.object.path,
+                remedy=f"known: {', '.join(self._places) or 'none (compile with -g)'}",
+            )
+        return self._places[name]
+
+    def __iter__(self) -> Iterator[str]:
+        if self._places is None:
+            self._places = dict(_variables(self._owner.object))
+        return iter(self._places)
+
+    def __getitem__(self, name: str) -> Value:
+        map_name, offset, size, type_id = self._find(name)
+        live = self._owner.image.maps[map_name]
+        data = live.host_lookup(bytes(live.spec.key_size))
+        order = self._owner.image.memory.byteorder
+        return decode(data[offset : offset + size], self._owner.object.btf, type_id, order)
+
+    def __setitem__(self, name: str, value: Value) -> None:
+        map_name, offset, size, type_id = self._find(name)
+        live = self._owner.image.maps[map_name]
+        key = bytes(live.spec.key_size)
+        order = self._owner.image.memory.byteorder
+        if live.spec.frozen:
+            raise InputError(
+                f"{name} is constant: it was frozen when the object was loaded",
+                where=self._owner.object.path,
+            )
+        whole = bytearray(live.host_lookup(key))
+        whole[offset : offset + size] = encode(
+            value, size, self._owner.object.btf, type_id, order
+        )
+        try:
+            live.host_update(key, bytes(whole))
+        except MapError as error:
+            raise InputError(error.reason, where=f"{name} in {map_name}") from None
+
+
+def _variables(obj: BpfObject) -> Iterator[tuple[str, tuple[str, int, int, int]]]:
+    """(variable, (map, offset, size, type id)) of every data section that became a map."""
+    if obj.btf is None:
+        return
+    sections = {spec.section: spec.name for spec in obj.maps if spec.data is not None}
+    for _, found in obj.btf:
+        if not isinstance(found, Datasec) or found.name not in sections:
+            continue
+        for place in found.variables:
+            variable = obj.btf.type(place.type_id)
+            if isinstance(variable, Var):
+                where = (sections[found.name], place.offset, place.size, variable.type_id)
+                yield variable.name, where

@@ -1,0 +1,298 @@
+"""The ring as hosts use it; names follow liburing, so that C hosts read across."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Sequence
+from random import Random
+from types import TracebackType
+from typing import Literal
+
+from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Engine, RunEnvironment
+from pybpfvm.errors import InputError, RingError, RingHang
+from pybpfvm.events import Observer
+from pybpfvm.memory import AddressSpace
+from pybpfvm.profiles import profile_named
+from pybpfvm.profiles.base import Profile
+from pybpfvm.session.machine import Machine, default_machine
+from pybpfvm.session.objects import LoadedObject, LoadedProgram, helpers_of
+from pybpfvm.session.sqe import SqeBuilder
+from pybpfvm.session.user import UserMemory
+from pybpfvm.uring_backend.abi import Cqe
+from pybpfvm.uring_backend.base import Backend, World
+from pybpfvm.uring_backend.bpf import Budgets
+from pybpfvm.uring_backend.ring import Ring as CoreRing
+from pybpfvm.uring_backend.setup import check_setup
+from pybpfvm.verifier.loadcheck import check_load
+from pybpfvm.vm.interp import Interpreter
+
+BackendName = Literal["sim", "kernel"]
+_DEFAULT_ABI = "iouring-v3"
+
+
+def make_backend(name: str, memory: AddressSpace, seed: int) -> Backend:
+    """The backend called `name` ("sim" or "kernel"); InputError when it can not be had."""
+    if name == "sim":
+        from pybpfvm.uring_backend.sim import SimBackend
+
+        return SimBackend(memory, seed=seed)
+    if name == "kernel":
+        from pybpfvm.uring_backend.kernel import KernelBackend
+
+        return KernelBackend(memory)
+    raise InputError(f"no backend is called {name!r}", where="--backend", remedy="sim or kernel")
+
+
+class Ring:
+    """An io_uring with BPF requests; a context manager.
+
+    `cq_entries` are the sizes of the extra CQs (1, 2, ...). `abi` is a profile's name; without
+    it, the one of the first registered program. `verify=False` registers programs without load
+    checks; they run sandboxed either way. `seed` decides everything in `sim`, and the programs'
+    random numbers on both backends. Budgets: `budget_insns` for each run of a program, the rest
+    in `Budgets`.
+    """
+
+    def __init__(
+        self,
+        entries: int = 8,
+        cq_entries: Sequence[int] = (),
+        *,
+        backend: BackendName = "sim",
+        seed: int = 0,
+        abi: str | Profile | None = None,
+        verify: bool = True,
+        strict_ctx: bool = True,
+        flags: int = 0,
+        cq0_entries: int | None = None,
+        observer: Observer | None = None,
+        budgets: Budgets | None = None,
+        budget_insns: int = DEFAULT_BUDGET_INSNS,
+        log: Callable[[str], None] | None = None,
+        machine: Machine | None = None,
+    ) -> None:
+        self.machine = machine if machine is not None else default_machine()
+        self._profile = profile_named(abi) if isinstance(abi, str) else abi
+        rules = (self._profile or profile_named(_DEFAULT_ABI)).ring
+        if rules is None:
+            raise InputError(
+                f"profile {abi} has no ring", where="abi", remedy="choose an iouring profile"
+            )
+        check_setup(rules, entries, cq_entries, flags, cq0_entries)
+        self.verify = verify
+        self.strict_ctx = strict_ctx
+        self.trace: list[str] = []
+        self._log = log if log is not None else self.trace.append
+        self._entries, self._cq_entries = entries, tuple(cq_entries)
+        self._flags, self._cq0_entries = flags, cq0_entries
+        self._observer, self._budgets = observer, budgets
+        self._budget_insns = budget_insns
+        self._random = Random(seed)
+        self.backend: Backend = make_backend(backend, self.machine.memory, seed)
+        self._core: CoreRing | None = None
+        self._runner = _Runner(self)
+        self._pending: list[SqeBuilder] = []
+        self._closed = False
+
+    def __enter__(self) -> Ring:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def user(self) -> UserMemory:
+        """User memory: `ring.user.alloc(content)`."""
+        return self.machine.user
+
+    @property
+    def world(self) -> World:
+        """Files and sockets that requests can reach."""
+        return self.backend.world
+
+    @property
+    def profile(self) -> Profile:
+        """The ring's ABI."""
+        return self.core.profile
+
+    @property
+    def core(self) -> CoreRing:
+        """The ring itself; made at first use, when its ABI is known."""
+        if self._closed:
+            raise RingError(errno.ENXIO, "the ring is closed")
+        if self._core is None:
+            self._core = CoreRing(
+                self._profile or profile_named(_DEFAULT_ABI),
+                self.machine.memory,
+                self.backend,
+                self._entries,
+                self._cq_entries,
+                flags=self._flags,
+                cq0_entries=self._cq0_entries,
+                runner=self._runner,
+                observer=self._observer,
+                budgets=self._budgets,
+            )
+        return self._core
+
+    # --- programs ---------------------------------------------------------------------------
+
+    def register_bpf(self, programs: Sequence[LoadedProgram | None]) -> None:
+        """IORING_REGISTER_BPF; None leaves a slot empty.
+
+        Raises LoadRejected for a program its kernel would not load, RingError when registering
+        is refused.
+        """
+        numbers: list[int | None] = []
+        for program in programs:
+            if program is None:
+                numbers.append(None)
+                continue
+            profile = program.owner.profile
+            if profile.ring is None:
+                raise RingError(
+                    errno.EINVAL, f"{program.name} is a {profile.name} program, not a BPF request"
+                )
+            if self._profile is None and self._core is None:
+                self._profile = profile
+            if self.verify:
+                check_load(program.facts, profile, strict_ctx=self.strict_ctx)
+            numbers.append(self._runner.add(program))
+        self.core.register_bpf(numbers)
+
+    def unregister_bpf(self) -> None:
+        """IORING_UNREGISTER_BPF."""
+        self.core.unregister_bpf()
+
+    def environment(self, owner: LoadedObject) -> RunEnvironment:
+        """What runs of `owner`'s programs on this ring see around them."""
+        return RunEnvironment(
+            profile=owner.profile,
+            strict_ctx=self.strict_ctx,
+            ring=self.core,
+            now_ns=self.backend.now_ns,
+            random_u32=lambda: self._random.getrandbits(32),
+            log=self._log,
+            observer=self._observer,
+        )
+
+    # --- requests ---------------------------------------------------------------------------
+
+    def get_sqe(self) -> SqeBuilder:
+        """The next free submission entry; RingError EBUSY when the SQ is full."""
+        core = self.core
+        if len(self._pending) >= core.setup.sq_entries:
+            raise RingError(
+                errno.EBUSY, f"the SQ is full with {core.setup.sq_entries} SQEs: submit first"
+            )
+        rules = core.profile.ring
+        assert rules is not None
+        self._pending.append(SqeBuilder(rules.bpf_opcode))
+        return self._pending[-1]
+
+    def submit(self, wait_nr: int = 0) -> int:
+        """Submit all entries and run what is due; how many were consumed.
+
+        Raises Trap for a program that faults and RingHang for a ring that can not go on.
+        """
+        pending, self._pending = self._pending, []
+        for builder in pending:
+            self.core.queue(builder.pack())
+        return self.core.submit(wait_nr)
+
+    # --- completions ------------------------------------------------------------------------
+
+    def wait_cqe(self, timeout_ns: int | None = None, cq: int = 0) -> Cqe:
+        """The next CQE of a queue, reaped; programs run meanwhile.
+
+        Raises TimeoutError after `timeout_ns` of the ring's clock, RingHang when none can come.
+        """
+        if self.core.wait_cqes(1, timeout_ns, cq) == 0:
+            raise TimeoutError(f"no CQE on CQ {cq} within {timeout_ns} ns")
+        cqe = self.core.reap(cq)
+        assert cqe is not None
+        return cqe
+
+    def peek_cqe(self, cq: int = 0) -> Cqe | None:
+        """The next CQE of a queue, left where it is; None when there is none."""
+        return self.core.peek(cq)
+
+    def reap(self, cq: int = 0) -> list[Cqe]:
+        """All CQEs that a queue holds, reaped."""
+        core = self.core
+        return [cqe for cqe in iter(lambda: core.reap(cq), None)]
+
+    def ready(self, cq: int = 0) -> int:
+        """How many CQEs a queue holds."""
+        return self.core.ready(cq)
+
+    def run_until_idle(self, timeout_ns: int | None = None) -> bool:
+        """Let everything that can happen happen; False when `timeout_ns` ended it earlier."""
+        return self.core.run_until_idle(timeout_ns)
+
+    @property
+    def cq_overflow(self) -> int:
+        """CQEs lost so far."""
+        return self.core.cq_overflow
+
+    def close(self) -> None:
+        """Cancel everything and give it back; twice is fine."""
+        if self._closed:
+            return
+        if self._core is not None:
+            self._core.close()
+        else:
+            self.backend.close()
+        self._closed = True
+        self._runner.close()
+
+
+class _Runner:
+    """Executes a ring's programs: one engine per object, programs by number."""
+
+    def __init__(self, ring: Ring) -> None:
+        self._ring = ring
+        self._programs: list[LoadedProgram] = []
+        self._engines: dict[int, Engine] = {}
+        self._executed = 0
+
+    def add(self, program: LoadedProgram) -> int:
+        self._programs.append(program)
+        return len(self._programs) - 1
+
+    def check(self, program: int) -> int:
+        if not 0 <= program < len(self._programs):
+            return errno.EBADF
+        profile = self._programs[program].owner.profile
+        ring_profile = self._ring.profile
+        same = profile.prog_type == ring_profile.prog_type and profile.ring is not None
+        return 0 if same else errno.EINVAL
+
+    def name(self, program: int) -> str:
+        return self._programs[program].name
+
+    def run(self, program: int, ctx_addr: int) -> int:
+        loaded = self._programs[program]
+        owner = loaded.owner
+        engine = self._engines.get(id(owner))
+        if engine is None:
+            engine = Interpreter(
+                owner.image, helpers_of(owner.profile), self._ring.environment(owner)
+            )
+            self._engines[id(owner)] = engine
+        done = engine.run(loaded.program, ctx_addr, budget_insns=self._ring._budget_insns)
+        self._executed = done.insns
+        return done.r0
+
+    def executed(self) -> int:
+        return self._executed
+
+    def close(self) -> None:
+        for engine in self._engines.values():
+            engine.close()
+        self._engines.clear()
+
+
+__all__ = ["BackendName", "Ring", "RingHang", "make_backend"]
