@@ -130,7 +130,7 @@ RING_PROG(on_recv)
 			break;
 		now->server.checksum += head[i];
 	}
-	copy_to_user(&user->checksum, &server.checksum, sizeof(u32));
+	copy_to_user(&user->checksum, &now->server.checksum, sizeof(u32));
 	emit(ctx, 0, now->served + 1, done.res, 0);
 	recv_next(ctx, now->fd, &now->server);
 	return finish(ctx);
