@@ -1,4 +1,4 @@
-"""Live maps: `make_map` brings a MapSpec to life. Types: the rows of `maker_of`."""
+"""Live maps: `make_map` brings a MapSpec to life. The types are the rows of `_MAKERS`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from collections.abc import Callable
 from pybpfvm.errors import InputError, UnsupportedError, errno_name
 from pybpfvm.maps.array import ArrayMap
 from pybpfvm.maps.base import BpfMap, MapError
+from pybpfvm.maps.handles import ArrayOfMaps, HashOfMaps, ProgArrayMap
 from pybpfvm.maps.hash import HashMap, LruHashMap
 from pybpfvm.maps.live import LiveMap
-from pybpfvm.maps.rules import refusal
+from pybpfvm.maps.lpm import LpmTrieMap
+from pybpfvm.maps.queue import QueueMap
+from pybpfvm.maps.ringbuf import RingbufMap
+from pybpfvm.maps.rules import inner_refusal, refusal
 from pybpfvm.memory import AddressSpace
 from pybpfvm.program import MapSpec, MapType
 
@@ -32,14 +36,28 @@ def make_map(spec: MapSpec, memory: AddressSpace, *, cpus: int = 1) -> BpfMap:
         known = spec.type in MapType.__members__.values()
         name = MapType(spec.type).name if known else str(spec.type)
         raise UnsupportedError(f"map type {name}", where=where)
+    _check(spec, where)
+    if cpus < 1:
+        raise InputError(f"{cpus} CPUs", where=where, remedy="1 or more")
+    return maker(spec, memory, cpus)
+
+
+def _check(spec: MapSpec, where: str) -> None:
     error = refusal(spec)
+    if error is None and spec.type in (MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS):
+        if spec.inner is None:
+            raise InputError(
+                "a map of maps without a description of the inner map",
+                where=where,
+                remedy="declare it with __array(values, struct { ... })",
+            )
+        error = inner_refusal(spec.inner)
     if error is not None:
         raise InputError(
             f"a kernel would refuse to create it: {error.reason} (-{errno_name(error.errno)})",
             where=where,
             remedy="correct the map's definition",
         )
-    return maker(spec, memory, cpus)
 
 
 def _array(spec: MapSpec, memory: AddressSpace, cpus: int) -> LiveMap:
@@ -54,6 +72,10 @@ def _lru_hash(spec: MapSpec, memory: AddressSpace, cpus: int) -> LiveMap:
     return LruHashMap(spec, memory, cpus=cpus)
 
 
+def _on_one_cpu(make: Callable[[MapSpec, AddressSpace], LiveMap]) -> _Maker:
+    return lambda spec, memory, _cpus: make(spec, memory)
+
+
 _MAKERS: dict[int, _Maker] = {
     MapType.ARRAY: _array,
     MapType.PERCPU_ARRAY: _array,
@@ -61,4 +83,11 @@ _MAKERS: dict[int, _Maker] = {
     MapType.PERCPU_HASH: _hash,
     MapType.LRU_HASH: _lru_hash,
     MapType.LRU_PERCPU_HASH: _lru_hash,
+    MapType.LPM_TRIE: _on_one_cpu(LpmTrieMap),
+    MapType.QUEUE: _on_one_cpu(QueueMap),
+    MapType.STACK: _on_one_cpu(QueueMap),
+    MapType.RINGBUF: _on_one_cpu(RingbufMap),
+    MapType.PROG_ARRAY: _on_one_cpu(ProgArrayMap),
+    MapType.ARRAY_OF_MAPS: _on_one_cpu(ArrayOfMaps),
+    MapType.HASH_OF_MAPS: _on_one_cpu(HashOfMaps),
 }

@@ -41,9 +41,12 @@ class HashMap(LiveMap):
     others.
     """
 
-    def __init__(self, spec: MapSpec, memory: AddressSpace, *, cpus: int) -> None:
+    def __init__(
+        self, spec: MapSpec, memory: AddressSpace, *, cpus: int, value_bytes: int | None = None
+    ) -> None:
         super().__init__(spec, memory)
-        self.stride = align_up(spec.value_size, 8)
+        self._value_bytes = spec.value_size if value_bytes is None else value_bytes
+        self.stride = align_up(self._value_bytes, 8)
         self._per_cpu = spec.type in _PER_CPU
         self._copies = cpus if self._per_cpu else 1
         # One slot more than elements: an update in a full map takes the new before the old.
@@ -71,7 +74,7 @@ class HashMap(LiveMap):
 
     def update(self, key: bytes, value: bytes, flags: int, cpu: int) -> None:
         """EINVAL bad flags, EEXIST / ENOENT as the flags ask, E2BIG when full."""
-        self.check_value(value, self.spec.value_size)
+        self.check_value(value, self._value_bytes)
         found = self._existing(key, flags)
         fresh = self._place(key, found)
         if self._per_cpu:
@@ -90,7 +93,7 @@ class HashMap(LiveMap):
 
     @property
     def _host_bytes(self) -> int:
-        return self.stride * self._copies if self._per_cpu else self.spec.value_size
+        return self.stride * self._copies if self._per_cpu else self._value_bytes
 
     def host_lookup(self, key: bytes) -> bytes:
         """The value; ENOENT if there is none. Does not count as use for LRU maps."""
