@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap as _mmap
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
@@ -103,6 +103,64 @@ class UserFault(Exception):
     """A user-memory copy that met an address outside user memory (-EFAULT to the caller)."""
 
 
+# (region, its end, its bytes, may the program read, may it write)
+_Entry = tuple[Region, int, memoryview, bool, bool]
+
+
+class _Ranges:
+    """Free addresses of one window: fresh ones first, then the oldest freed that are enough."""
+
+    def __init__(self, start: int, end: int) -> None:
+        self._next = start
+        self._end = end
+        self._freed: list[tuple[int, int]] = []  # (start, bytes), in the order they were freed
+
+    def take(self, span: int) -> int | None:
+        """The start of `span` free bytes, None if there are none."""
+        if self._next + span <= self._end:
+            start = self._next
+            self._next += span
+            return start
+        start = self._from_freed(span)
+        if start is None and len(self._freed) > 1:
+            self._merge()
+            start = self._from_freed(span)
+        return start
+
+    def give(self, start: int, span: int) -> None:
+        """Take back what `take` gave."""
+        self._freed.append((start, span))
+
+    def _from_freed(self, span: int) -> int | None:
+        for index, (start, free) in enumerate(self._freed):
+            if free >= span:
+                del self._freed[index]
+                if free > span:
+                    self._freed.append((start + span, free - span))
+                return start
+        return None
+
+    def _merge(self) -> None:
+        """Join neighbours, and what borders on the fresh addresses with them."""
+        merged: list[tuple[int, int]] = []
+        for start, span in sorted(self._freed):
+            if merged and sum(merged[-1]) == start:
+                merged[-1] = (merged[-1][0], merged[-1][1] + span)
+            else:
+                merged.append((start, span))
+        if merged and sum(merged[-1]) == self._next:
+            start, span = merged.pop()
+            merged.append((start, span + self._end - self._next))
+            self._next = self._end
+        self._freed = merged
+
+
+def _map(start: int, span: int, protection: int) -> bool:
+    """Give the pages new, zeroed content and this protection; False if the system refuses."""
+    flags = _mmap.MAP_PRIVATE | _mmap.MAP_ANONYMOUS | _MAP_FIXED | _MAP_NORESERVE
+    return bool(_mmap_call(start, span, protection, flags, -1, 0) == start)
+
+
 class AddressSpace:
     """Reserved range of one loaded image; a context manager that gives everything back.
 
@@ -116,7 +174,7 @@ class AddressSpace:
         self.limit_bytes = limit_bytes
         self.committed_bytes = 0
         span = 3 * _WINDOW
-        addr = _mmap_call(
+        addr: int | None = _mmap_call(
             None,
             span,
             _PROT_NONE,
@@ -129,16 +187,16 @@ class AddressSpace:
                 "cannot reserve 12 GiB of address space",
                 remedy="raise the address-space limit (ulimit -v unlimited)",
             )
-        self.base = align_up(addr, _WINDOW)
+        self.base: int = align_up(addr, _WINDOW)
         self.user_base = self.base + _WINDOW
         if self.base > addr:
             _munmap_call(addr, self.base - addr)
         _munmap_call(self.base + 2 * _WINDOW, addr + span - self.base - 2 * _WINDOW)
+        # By address: where regions start, and beside each its entry.
         self._starts: list[int] = []
-        self._regions: dict[int, tuple[Region, memoryview]] = {}
-        self._next = {False: self.base + _HANDLE_END, True: self.user_base + _HALF}
-        self._ends = {False: self.base + _HALF, True: self.user_base + _WINDOW}
-        self._free: dict[tuple[bool, int], list[int]] = {}
+        self._entries: list[_Entry] = []
+        self._program_range = _Ranges(self.base + _HANDLE_END, self.base + _HALF)
+        self._user_range = _Ranges(self.user_base + _HALF, self.user_base + _WINDOW)
         self._handles: dict[int, object] = {}
         self._next_handle = self.base + _HANDLE_START
         self._closed = False
@@ -153,16 +211,31 @@ class AddressSpace:
         if not getattr(self, "_closed", True):
             self.close()
 
+    @property
+    def closed(self) -> bool:
+        """Whether everything was given back."""
+        return self._closed
+
     def close(self) -> None:
-        """Unmap everything. Accesses afterwards fault; closing twice is fine."""
+        """Unmap everything. Accesses afterwards fault; closing twice is fine.
+
+        While someone holds a slice of a region's bytes the range stays reserved: a stale slice
+        must not reach memory that has become someone else's.
+        """
         if self._closed:
             return
         self._closed = True
-        for _, view in self._regions.values():
-            view.release()
-        self._regions.clear()
+        sliced = False
+        for entry in self._entries:
+            try:
+                entry[2].release()
+            except BufferError:
+                sliced = True
+        self._entries.clear()
         self._starts.clear()
-        _munmap_call(self.base, 2 * _WINDOW)
+        self.committed_bytes = 0
+        if not sliced:
+            _munmap_call(self.base, 2 * _WINDOW)
 
     def alloc(
         self,
@@ -175,48 +248,58 @@ class AddressSpace:
     ) -> Region:
         """A zeroed region of `size` bytes (at least 1), page-aligned, between guard gaps.
 
-        Raises InputError when that would exceed `limit_bytes`.
+        Addresses of freed regions are given out again only when no fresh ones are left, so a
+        stale pointer faults rather than reads something else. Raises InputError when the region
+        would exceed `limit_bytes`, or the system refuses it.
         """
+        if self._closed:
+            raise InternalError(f"a region for {name} in a closed address space")
         if size < 1:
             raise InputError(f"a region of {size} bytes", where=name, remedy="ask for 1 or more")
         span = align_up(size, PAGE)
-        user = kind is RegionKind.USER
-        recycled = self._free.get((user, span))
-        start = recycled.pop() if recycled else self._next[user]
-        fresh = not recycled and start == self._next[user]
-        if (
-            self.committed_bytes + span > self.limit_bytes
-            or start + span + _GUARD > self._ends[user]
-        ):
+        ranges = self._user_range if kind is RegionKind.USER else self._program_range
+        fits = self.committed_bytes + span <= self.limit_bytes
+        start = ranges.take(span + _GUARD) if fits else None
+        if start is None:
             raise InputError(
                 f"{size} bytes of {kind.value} exceed the memory limit of {self.limit_bytes}",
                 where=name,
                 remedy="use smaller maps or blocks, or raise the limit",
             )
-        if fresh:
-            self._next[user] = start + span + _GUARD
-        self._map(start, span, _mmap.PROT_READ | _mmap.PROT_WRITE)
+        if not _map(start, span, _mmap.PROT_READ | _mmap.PROT_WRITE):
+            ranges.give(start, span + _GUARD)
+            raise InputError(
+                f"the system refuses {size} bytes after {len(self._starts)} regions",
+                where=name,
+                remedy="use fewer maps or blocks, or raise vm.max_map_count",
+            )
         self.committed_bytes += span
         view = memoryview((ctypes.c_ubyte * size).from_address(start)).cast("B")
         region = Region(start, size, kind, name, writable, owner)
-        insort(self._starts, start)
-        self._regions[start] = (region, view)
+        readable = kind not in (RegionKind.USER, RegionKind.HOST)
+        index = bisect_right(self._starts, start)
+        self._starts.insert(index, start)
+        self._entries.insert(index, (region, start + size, view, readable, readable and writable))
         return region
 
     def free(self, region: Region) -> None:
-        """Take the region out of existence; its address range may be given out again."""
-        _, view = self._regions.pop(region.start)
-        view.release()
-        self._starts.remove(region.start)
+        """Take the region out of existence. Its bytes must not be held by anyone."""
+        index = bisect_left(self._starts, region.start)
+        if index == len(self._starts) or self._entries[index][0] is not region:
+            raise InternalError(f"{region.kind.value} {region.name} is freed, but does not exist")
+        try:
+            self._entries[index][2].release()
+        except BufferError:
+            raise InternalError(
+                f"{region.kind.value} {region.name} is freed while in use"
+            ) from None
+        del self._starts[index], self._entries[index]
         span = align_up(region.size, PAGE)
-        self._map(region.start, span, _PROT_NONE)
+        if not _map(region.start, span, _PROT_NONE):
+            raise InternalError(f"unmapping {span} bytes at {region.start:#x} failed")
         self.committed_bytes -= span
-        self._free.setdefault((region.kind is RegionKind.USER, span), []).append(region.start)
-
-    def _map(self, start: int, span: int, protection: int) -> None:
-        flags = _mmap.MAP_PRIVATE | _mmap.MAP_ANONYMOUS | _MAP_FIXED | _MAP_NORESERVE
-        if _mmap_call(start, span, protection, flags, -1, 0) != start:
-            raise InternalError(f"mmap of {span} bytes at {start:#x} failed")
+        ranges = self._user_range if region.kind is RegionKind.USER else self._program_range
+        ranges.give(region.start, span + _GUARD)
 
     def handle(self, target: object) -> int:
         """An address that stands for `target` and can not be accessed."""
@@ -233,7 +316,7 @@ class AddressSpace:
 
     def regions(self) -> list[Region]:
         """All regions, by address."""
-        return [self._regions[start][0] for start in self._starts]
+        return [entry[0] for entry in self._entries]
 
     def region_at(self, addr: int) -> Region | None:
         """The region that holds `addr`, or None."""
@@ -244,8 +327,8 @@ class AddressSpace:
         index = bisect_right(self._starts, addr) - 1
         if index < 0:
             return None
-        found = self._regions[self._starts[index]]
-        return found if addr + size <= found[0].start + found[0].size else None
+        region, end, view, _, _ = self._entries[index]
+        return (region, view) if addr + size <= end else None
 
     def explain(self, addr: int) -> str:
         """Where `addr` lies, for messages: the region it is in, or the nearest one below."""
@@ -254,7 +337,7 @@ class AddressSpace:
         index = bisect_right(self._starts, addr) - 1
         if index < 0:
             return "below every region"
-        region = self._regions[self._starts[index]][0]
+        region = self._entries[index][0]
         offset = addr - region.start
         if offset < region.size:
             return f"{region.kind.value} {region.name}+{offset}"
@@ -264,6 +347,15 @@ class AddressSpace:
 
     def check(self, addr: int, size: int, *, write: bool) -> tuple[Region, memoryview, int]:
         """The region, its bytes and the offset of a program's access; raises MemoryFault."""
+        index = bisect_right(self._starts, addr) - 1
+        if index >= 0:
+            region, end, view, readable, writable = self._entries[index]
+            if addr + size <= end and (writable if write else readable):
+                return region, view, addr - region.start
+        raise self._fault(addr, size)
+
+    def _fault(self, addr: int, size: int) -> MemoryFault:
+        """Why the access is refused: no region holds it, or one that does not allow it."""
         found = self._find(addr, size)
         if found is None or found[0].kind is RegionKind.HOST:
             if addr < _HANDLE_START:
@@ -272,13 +364,11 @@ class AddressSpace:
                 kind = TrapKind.NOT_MEMORY
             else:
                 kind = TrapKind.OUT_OF_BOUNDS
-            raise MemoryFault(kind, addr, size, self.explain(addr))
-        region, view = found
-        if region.kind is RegionKind.USER:
-            raise MemoryFault(TrapKind.USER_MEMORY, addr, size, self.explain(addr))
-        if write and not region.writable:
-            raise MemoryFault(TrapKind.READ_ONLY, addr, size, self.explain(addr))
-        return region, view, addr - region.start
+        elif found[0].kind is RegionKind.USER:
+            kind = TrapKind.USER_MEMORY
+        else:
+            kind = TrapKind.READ_ONLY
+        return MemoryFault(kind, addr, size, self.explain(addr))
 
     def load(self, addr: int, size: int) -> int:
         """The program reads `size` bytes at `addr`, zero-extended. Raises MemoryFault."""
@@ -322,7 +412,10 @@ class AddressSpace:
 
     def view(self, region: Region) -> memoryview:
         """The live bytes of a region. It must not be kept beyond the region's life."""
-        return self._regions[region.start][1]
+        found = self._find(region.start, region.size)
+        if found is None or found[0] is not region:
+            raise InternalError(f"bytes of {region.kind.value} {region.name}, which was freed")
+        return found[1]
 
     def is_user(self, addr: int, size: int) -> bool:
         """Whether one block of user memory holds all of [addr, addr + size)."""
