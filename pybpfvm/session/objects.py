@@ -258,7 +258,7 @@ class Globals:
 
     def _find(self, name: str) -> tuple[str, int, int, int]:
         if self._places is None:
-            self._places = dict(_variables(self._owner.object))
+            self._places = dict(global_variables(self._owner.object))
         if name not in self._places:
             raise InputError(
                 f"no global variable is called {name!r}",
@@ -269,7 +269,7 @@ class Globals:
 
     def __iter__(self) -> Iterator[str]:
         if self._places is None:
-            self._places = dict(_variables(self._owner.object))
+            self._places = dict(global_variables(self._owner.object))
         return iter(self._places)
 
     def __getitem__(self, name: str) -> Value:
@@ -299,7 +299,7 @@ class Globals:
             raise InputError(error.reason, where=f"{name} in {map_name}") from None
 
 
-def _variables(obj: BpfObject) -> Iterator[tuple[str, tuple[str, int, int, int]]]:
+def global_variables(obj: BpfObject) -> Iterator[tuple[str, tuple[str, int, int, int]]]:
     """(variable, (map, offset, size, type id)) of every data section that became a map."""
     if obj.btf is None:
         return

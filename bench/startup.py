@@ -1,0 +1,37 @@
+"""Whole-process time of small commands, against an interpreter that does nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+_OBJECT = Path(__file__).parents[1] / "examples/03_pingpong/prog.v3.bpf.o"
+_ROUNDS = 9
+
+COMMANDS = {
+    "python -c pass": ("-c", "pass"),
+    "pybpfvm --help": ("-m", "pybpfvm", "--help"),
+    "pybpfvm info (small object)": ("-m", "pybpfvm", "info", str(_OBJECT)),
+}
+
+
+def run() -> list[tuple[str, float, str]]:
+    """Median seconds of each command over interleaved rounds, and their ratio to the first."""
+    times: dict[str, list[float]] = {name: [] for name in COMMANDS}
+    for _ in range(_ROUNDS):
+        for name, arguments in COMMANDS.items():
+            start = time.perf_counter()
+            subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+            times[name].append(time.perf_counter() - start)
+    medians = {name: median(values) for name, values in times.items()}
+    bare = medians["python -c pass"]
+    rows = [(name, value, "s") for name, value in medians.items()]
+    rows += [
+        (f"{name} / bare Python", value / bare, "x")
+        for name, value in medians.items()
+        if name != "python -c pass"
+    ]
+    return rows

@@ -1,0 +1,105 @@
+"""What several commands share: options that name an ABI, JSON output, names of calls."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+
+from pybpfvm.btf.parse import read_btf
+from pybpfvm.btf.types import Btf
+from pybpfvm.errors import InputError
+from pybpfvm.helpers.table import HELPERS
+from pybpfvm.isa.insn import Insn
+from pybpfvm.isa.opcodes import Kind, Pseudo
+from pybpfvm.profiles.base import Profile
+from pybpfvm.profiles.detect import parse_overrides
+from pybpfvm.program import BpfObject, Program
+
+
+def add_abi_arguments(parser: argparse.ArgumentParser) -> None:
+    """--abi, --helper and --btf."""
+    parser.add_argument("--abi", metavar="PROFILE", help="ABI profile (detected otherwise)")
+    parser.add_argument(
+        "--helper",
+        action="append",
+        default=[],
+        metavar="NUMBER=NAME",
+        help="give a helper number another meaning; may be repeated",
+    )
+    parser.add_argument(
+        "--btf", metavar="FILE", help="BTF that CO-RE relocations are resolved against"
+    )
+
+
+def overrides(args: argparse.Namespace) -> Mapping[int, str]:
+    """The --helper options."""
+    return parse_overrides(args.helper, HELPERS)
+
+
+def target_btf(args: argparse.Namespace) -> Btf | None:
+    """The --btf option: a raw BTF file, or an ELF object with a .BTF section."""
+    return read_btf(args.btf) if args.btf else None
+
+
+def print_json(schema: str, body: Mapping[str, object]) -> None:
+    """One JSON document on stdout, with its schema first."""
+    json.dump({"schema": f"pybpfvm.{schema}", **body}, sys.stdout, indent=2)
+    print()
+
+
+def positive(text: str) -> int:
+    """argparse type: an integer of at least 1."""
+    return _integer(text, 1)
+
+
+def not_negative(text: str) -> int:
+    """argparse type: an integer of at least 0."""
+    return _integer(text, 0)
+
+
+def _integer(text: str, low: int) -> int:
+    try:
+        value = int(text, 0)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not low <= value < 1 << 63:
+        raise argparse.ArgumentTypeError(f"{text} is out of range: {low} or more")
+    return value
+
+
+def select_programs(obj: BpfObject, name: str | None) -> tuple[Program, ...]:
+    """The program called `name`, or all of them."""
+    if name is None:
+        return obj.programs
+    try:
+        return (obj.program(name),)
+    except KeyError:
+        known = ", ".join(program.name for program in obj.programs) or "it has none"
+        raise InputError(
+            f"no program is called {name!r}", where=obj.path, remedy=f"programs: {known}"
+        ) from None
+
+
+class Names:
+    """Names for what a program's instructions refer to: helpers, maps, subprograms."""
+
+    def __init__(self, obj: BpfObject, program: Program, profile: Profile | None) -> None:
+        self._obj = obj
+        self._helpers = profile.helpers if profile is not None else {}
+        self._functions = {sub.start: sub.name for sub in program.subprogs}
+
+    def __call__(self, insn: Insn, pc: int) -> str | None:
+        kind = insn.spec.kind
+        if kind is Kind.CALL:
+            return self._helpers.get(insn.imm)
+        if kind is Kind.CALL_LOCAL:
+            return self._functions.get(pc + 1 + insn.imm)
+        if kind is Kind.LDDW and insn.src in (Pseudo.MAP_IDX, Pseudo.MAP_IDX_VALUE):
+            index, offset = insn.imm & 0xFFFF_FFFF, insn.imm >> 32
+            if index >= len(self._obj.maps):
+                return None
+            name = self._obj.maps[index].name
+            return name if insn.src == Pseudo.MAP_IDX else f"{name}+{offset}"
+        return None

@@ -1,0 +1,140 @@
+"""`pybpfvm doctor`: what works on this machine, and what to do about each "no"."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+from pybpfvm import bpfsys
+from pybpfvm.cli.common import print_json
+from pybpfvm.helpers.table import HELPERS
+from pybpfvm.report.terminal import table
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report; `needed` says whether pybpfvm's main job depends on it."""
+
+    what: str
+    works: bool
+    detail: str
+    remedy: str = ""
+    needed: bool = False
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of text")
+    parser.add_argument("--helpers", action="store_true", help="list the helpers by name instead")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.helpers:
+        table(
+            ("helper", "arguments", "runs", "what it does"),
+            (
+                (
+                    row.name,
+                    ", ".join(arg.name for arg in row.args if arg.name != "DONTCARE") or "-",
+                    "yes" if row.impl else "no",
+                    row.doc,
+                )
+                for row in sorted(HELPERS.values(), key=lambda row: row.name)
+            ),
+        )
+        return 0
+    findings = list(_findings())
+    if args.json:
+        print_json("doctor/1", {"findings": [asdict(finding) for finding in findings]})
+    else:
+        table(
+            ("", "what", "detail"),
+            (
+                (
+                    "ok" if f.works else "NO",
+                    f.what,
+                    f.detail + (f"\n→ {f.remedy}" if f.remedy and not f.works else ""),
+                )
+                for f in findings
+            ),
+        )
+    return 0 if all(f.works for f in findings if f.needed) else 1
+
+
+def _findings() -> Iterator[Finding]:
+    version = platform.python_version()
+    yield Finding("Python", sys.version_info >= (3, 11), version, "use 3.11 or newer", needed=True)
+    yield Finding("kernel", True, f"{platform.system()} {platform.release()} {platform.machine()}")
+    yield _memory()
+    yield from _ring()
+    yield _bpf()
+    yield _vmlinux()
+    yield _clang()
+    for module, purpose in (("hypothesis", "property tests"), ("capstone", "disassembly checks")):
+        found = importlib.util.find_spec(module) is not None
+        yield Finding(
+            f"extra: {module}", found, purpose if found else f"not installed ({purpose})",
+            "pip install 'pybpfvm[dev]'",
+        )
+
+
+def _memory() -> Finding:
+    from pybpfvm.errors import InputError
+    from pybpfvm.memory import AddressSpace
+
+    try:
+        AddressSpace().close()
+    except InputError as error:
+        return Finding("address space", False, error.reason, error.remedy, needed=True)
+    return Finding("address space", True, "two 4 GiB windows can be reserved", needed=True)
+
+
+def _ring() -> Iterator[Finding]:
+    from pybpfvm.uring_backend.kernel import probe
+
+    reason = probe.available()
+    yield Finding(
+        "io_uring (backend kernel)",
+        reason is None,
+        reason or "a ring can be made",
+        "use --backend sim, which needs no io_uring",
+    )
+    if reason is None:
+        found = probe.probe()
+        yield Finding("io_uring opcodes", True, f"{len(found.opcodes)} supported")
+        yield Finding("io_uring features", True, ", ".join(found.features) or "none")
+
+
+def _bpf() -> Finding:
+    reason = bpfsys.available()
+    return Finding(
+        "bpf(2) (oracle for tests)",
+        reason is None,
+        reason or "programs and maps can be loaded",
+        "run as root; only comparisons with the running kernel need it",
+    )
+
+
+def _vmlinux() -> Finding:
+    try:
+        with open("/sys/kernel/btf/vmlinux", "rb") as file:
+            readable = len(file.read(4)) == 4
+    except OSError as error:
+        return Finding(
+            "kernel BTF", False, error.strerror or str(error), "give --btf FILE where CO-RE needs it"
+        )
+    return Finding("kernel BTF", readable, "/sys/kernel/btf/vmlinux can be read")
+
+
+def _clang() -> Finding:
+    found = shutil.which("clang-19") or shutil.which("clang")
+    return Finding(
+        "clang (rebuild examples)",
+        found is not None,
+        found or "not found",
+        "on Debian: apt-get install clang-19; committed objects work without it",
+    )
