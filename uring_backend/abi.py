@@ -1,4 +1,4 @@
-"""Mainline io_uring's binary interface (Linux 6.18): numbers, layouts and what each opcode refers to.
+"""Mainline io_uring as numbers (Linux 6.18): layouts, flags, what each opcode refers to.
 
 Both backends and the ring read these tables; none of them writes an offset or an opcode number.
 Everything is little-endian. Names are the kernel's without the IORING_ or IOSQE_ prefix.
@@ -278,6 +278,7 @@ POLLRDBAND: Final = 0x080
 POLLWRNORM: Final = 0x100
 POLLWRBAND: Final = 0x200
 POLLRDHUP: Final = 0x2000
+DEFAULT_POLL: Final = POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM  # of files that never block
 
 ASYNC_CANCEL_ALL: Final = 1 << 0
 ASYNC_CANCEL_FD: Final = 1 << 1

@@ -1,0 +1,134 @@
+"""SimBackend: mainline io_uring without a kernel. One seed decides everything.
+
+No threads, no machine clock, no real files: time is virtual and moves only in `wait`. What may
+complete in more than one order on a real machine (work handed to workers) does so by latencies
+drawn from the seed; the same seed and the same calls give the same completions.
+
+Where mainline leaves freedom, this ring chooses: file reads and writes, opening an existing file,
+closing and socket transfers that need not wait complete inside `submit`; FSYNC, FALLOCATE,
+FTRUNCATE, STATX, SHUTDOWN, operations on names, opens that may create or truncate, and everything
+with IOSQE_ASYNC or behind a drain go through a worker. A woken request runs at the next call of
+`submit`, `poll` or `wait`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pybpfvm.errors import UnsupportedError
+from pybpfvm.memory import AddressSpace
+from pybpfvm.uring_backend.abi import OP_LAST, Op, Sqe
+from pybpfvm.uring_backend.base import EXTERNAL, Completion, Started
+from pybpfvm.uring_backend.sim.clock import NEVER, Clock
+from pybpfvm.uring_backend.sim.core import Core
+from pybpfvm.uring_backend.sim.descriptors import FdTable
+from pybpfvm.uring_backend.sim.opcodes import PREPARE
+from pybpfvm.uring_backend.sim.vfs import DEFAULT_LIMIT_BYTES
+from pybpfvm.uring_backend.sim.world import SimWorld
+
+
+class SimBackend:
+    """The `sim` backend (see base.Backend). `disk_bytes` bounds the content of all files."""
+
+    name = "sim"
+
+    def __init__(
+        self, memory: AddressSpace, *, seed: int = 0, disk_bytes: int = DEFAULT_LIMIT_BYTES
+    ) -> None:
+        self.seed = seed
+        self._clock = Clock()
+        self._fds = FdTable()
+        self.world = SimWorld(self._fds, self._clock, disk_bytes)
+        self._core = Core(memory, self._fds, self._clock, self.world, PREPARE, seed)
+        self._closed = False
+
+    def __enter__(self) -> SimBackend:
+        return self
+
+    def __exit__(self, *_: object) -> Literal[False]:
+        self.close()
+        return False
+
+    def now_ns(self) -> int:
+        """Virtual nanoseconds since the backend was made."""
+        return self._clock.now_ns
+
+    def submit(self, sqes: Sequence[bytes]) -> int:
+        """Issue SQEs as one io_uring_enter would; how many were consumed.
+
+        UnsupportedError, with nothing consumed, for an opcode that mainline has and `sim` lacks.
+        """
+        entries = [Sqe.unpack(raw) for raw in sqes]
+        for sqe in entries:
+            self._check_supported(sqe)
+        return self._core.submit(entries)
+
+    def _check_supported(self, sqe: Sqe) -> None:
+        if sqe.opcode == EXTERNAL or sqe.opcode >= OP_LAST or Op(sqe.opcode) in PREPARE:
+            return
+        raise UnsupportedError(
+            f"opcode {Op(sqe.opcode).name} in the simulated ring", remedy="use the kernel backend"
+        )
+
+    def poll(self) -> list[Completion | Started]:
+        """What has happened since the last call, in order."""
+        self._core.run()
+        events = list(self._core.outbox)
+        self._core.outbox.clear()
+        return events
+
+    def wait(self, timeout_ns: int | None) -> bool:
+        """Move virtual time to the next event; see base.Backend."""
+        core, clock = self._core, self._clock
+        end = NEVER if timeout_ns is None else min(clock.now_ns + timeout_ns, NEVER)
+        core.run()
+        while not core.outbox:
+            if clock.next_ns() is None or not clock.advance(end):
+                return False
+            core.run()
+        return True
+
+    def can_progress(self) -> bool:
+        """Whether an event is unreported, queued, or set on the clock."""
+        return self._core.busy()
+
+    def finish(self, token: int, *, failed: bool = False) -> None:
+        """End an external request."""
+        self._core.finish_external(token, failed=failed)
+
+    def cancel_external(self, token: int) -> None:
+        """Forget an external request that has not started."""
+        self._core.forget_external(token)
+
+    def register_files(self, fds: Sequence[int]) -> int:
+        """IORING_REGISTER_FILES: 0 or -errno."""
+        return self._core.slots.register(fds)
+
+    def update_files(self, offset: int, fds: Sequence[int]) -> int:
+        """IORING_REGISTER_FILES_UPDATE: number updated or -errno."""
+        return self._core.slots.update(offset, fds)
+
+    def unregister_files(self) -> int:
+        """0 or -errno."""
+        return self._core.slots.unregister()
+
+    def register_buffers(self, buffers: Sequence[tuple[int, int]]) -> int:
+        """IORING_REGISTER_BUFFERS: 0 or -errno."""
+        return self._core.buffers.register(buffers)
+
+    def unregister_buffers(self) -> int:
+        """0 or -errno."""
+        return self._core.buffers.unregister()
+
+    def in_flight(self) -> int:
+        """Requests submitted and not completed."""
+        return len(self._core.live)
+
+    def close(self) -> None:
+        """Drop everything in flight and close every descriptor; twice is fine."""
+        if self._closed:
+            return
+        self._closed = True
+        self._core.close()
+        self._fds.close_all()

@@ -1,0 +1,151 @@
+"""Buffers: registered ones (READ_FIXED), and groups that receives choose from."""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from pybpfvm.memory import AddressSpace
+from pybpfvm.uring_backend.abi import CQE_BUFFER_SHIFT, CQE_F_BUFFER
+from pybpfvm.uring_backend.sim.request import Issue, Refused, Request
+
+if TYPE_CHECKING:
+    from pybpfvm.uring_backend.sim.core import Core
+
+_MAX_REGISTERED: Final = 1 << 14
+_MAX_REGISTERED_BYTES: Final = 1 << 30
+_MAX_IDS: Final = 1 << 16
+
+
+class RegisteredBuffers:
+    """The table of IORING_REGISTER_BUFFERS."""
+
+    def __init__(self, memory: AddressSpace) -> None:
+        self._memory = memory
+        self._table: list[tuple[int, int]] | None = None
+
+    def register(self, buffers: Sequence[tuple[int, int]]) -> int:
+        """0 or -errno; (0, 0) leaves a slot empty."""
+        if self._table is not None:
+            return -errno.EBUSY
+        if not buffers or len(buffers) > _MAX_REGISTERED:
+            return -errno.EINVAL
+        for addr, size in buffers:
+            if (addr, size) == (0, 0):
+                continue
+            if not addr or not 0 < size <= _MAX_REGISTERED_BYTES:
+                return -errno.EFAULT
+            if not self._memory.is_user(addr, size):
+                return -errno.EFAULT
+        self._table = list(buffers)
+        return 0
+
+    def unregister(self) -> int:
+        """0, or -ENXIO when there is no table."""
+        if self._table is None:
+            return -errno.ENXIO
+        self._table = None
+        return 0
+
+    def check(self, index: int, addr: int, size: int) -> None:
+        """Refused(EFAULT) unless buffer `index` holds [addr, addr + size)."""
+        if self._table is None or index >= len(self._table):
+            raise Refused(errno.EFAULT)
+        start, length = self._table[index]
+        if not length or addr < start or addr + size > start + length:
+            raise Refused(errno.EFAULT)
+
+    def check_index(self, index: int) -> None:
+        """Refused(EFAULT) unless there is a buffer `index`."""
+        if self._table is None or index >= len(self._table) or not self._table[index][1]:
+            raise Refused(errno.EFAULT)
+
+
+class BufferGroups:
+    """Provided buffers: per group, (id, address, length), used in the order they were given."""
+
+    def __init__(self) -> None:
+        self._groups: dict[int, deque[tuple[int, int, int]]] = {}
+
+    def provide(self, group: int, first_id: int, addr: int, length: int, count: int) -> None:
+        """Add consecutive buffers; Refused(EOVERFLOW) beyond 65536 in one group."""
+        waiting = self._groups.setdefault(group, deque())
+        if len(waiting) + count > _MAX_IDS:
+            raise Refused(errno.EOVERFLOW)
+        for index in range(count):
+            waiting.append((first_id + index, addr + index * length, length))
+
+    def remove(self, group: int, count: int) -> int:
+        """Take up to `count` away: how many; Refused(ENOENT) for an unknown group."""
+        waiting = self._groups.get(group)
+        if waiting is None:
+            raise Refused(errno.ENOENT)
+        done = min(count, len(waiting))
+        for _ in range(done):
+            waiting.popleft()
+        return done
+
+    def select(self, request: Request, size: int) -> tuple[int, int]:
+        """(address, length) of the next buffer for a request that wants `size` bytes.
+
+        0 means the whole buffer. Refused(ENOBUFS) when the group is empty.
+        """
+        group = request.sqe.buf_index
+        waiting = self._groups.get(group)
+        if not waiting:
+            raise Refused(errno.ENOBUFS)
+        buffer = waiting.popleft()
+        request.buffer = (group, *buffer)
+        length = buffer[2] if size == 0 else min(size, buffer[2])
+        return buffer[1], length
+
+    def put_back(self, request: Request) -> None:
+        """The selected buffer was not used after all."""
+        if request.buffer is not None:
+            group, *buffer = request.buffer
+            self._groups[group].appendleft((buffer[0], buffer[1], buffer[2]))
+            request.buffer = None
+
+    def consume(self, request: Request) -> int:
+        """The CQE flags that name the used buffer; 0 if none was selected."""
+        if request.buffer is None:
+            return 0
+        buffer_id = request.buffer[1]
+        request.buffer = None
+        return CQE_F_BUFFER | buffer_id << CQE_BUFFER_SHIFT
+
+
+def prepare_provide(core: Core, request: Request) -> Issue:
+    """PROVIDE_BUFFERS: Sqe.fd buffers of Sqe.len bytes at Sqe.addr, ids from Sqe.off."""
+    sqe = request.sqe
+    count, first_id = sqe.fd, sqe.off
+    if sqe.op_flags or sqe.file_index:
+        raise Refused(errno.EINVAL)
+    if not 0 < count <= _MAX_IDS:
+        raise Refused(errno.E2BIG)
+    if not sqe.len:
+        raise Refused(errno.EINVAL)
+    if first_id >= _MAX_IDS:
+        raise Refused(errno.E2BIG)
+    if first_id + count > _MAX_IDS:
+        raise Refused(errno.EINVAL)
+    if not core.memory.is_user(sqe.addr, sqe.len * count):
+        raise Refused(errno.EFAULT)
+
+    def issue() -> int:
+        core.groups.provide(sqe.buf_index, first_id, sqe.addr, sqe.len, count)
+        return 0
+
+    return issue
+
+
+def prepare_remove(core: Core, request: Request) -> Issue:
+    """REMOVE_BUFFERS: up to Sqe.fd buffers of a group; their number."""
+    sqe = request.sqe
+    if sqe.op_flags or sqe.addr or sqe.len or sqe.off or sqe.file_index:
+        raise Refused(errno.EINVAL)
+    if not 0 < sqe.fd <= _MAX_IDS:
+        raise Refused(errno.EINVAL)
+    return lambda: core.groups.remove(sqe.buf_index, sqe.fd)

@@ -1,0 +1,495 @@
+"""The simulated ring's heart: batches, chains, drains, task work and the order of completions.
+
+It follows mainline 6.18 step by step, because the order in which things become visible is part
+of what programs see:
+
+    submit      each SQE is prepared, then issued, or added to the open chain, or put behind a drain
+    flush       what completed is posted in order; then links move on, drains are looked at
+    task work   successors in chains, cancelled requests, woken requests; FIFO, after the batch
+
+A request that can not be done without waiting goes to a worker (a random latency from the seed),
+waits for its file, or for an alarm. `complete` is the one place where an operation's result
+becomes the request's result.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from collections.abc import Callable, Mapping
+from random import Random
+from typing import Final
+
+from pybpfvm.errors import InternalError
+from pybpfvm.memory import AddressSpace
+from pybpfvm.uring_backend.abi import (
+    CQE_F_MORE,
+    OP_LAST,
+    OPS,
+    POLLERR,
+    POLLHUP,
+    SQE_BUFFER_SELECT,
+    SQE_CQE_SKIP_SUCCESS,
+    SQE_FIXED_FILE,
+    SQE_IO_DRAIN,
+    SQE_VALID_FLAGS,
+    FdUse,
+    Op,
+    OpInfo,
+    Sqe,
+)
+from pybpfvm.uring_backend.base import EXTERNAL, Completion, Started
+from pybpfvm.uring_backend.sim.buffers import BufferGroups, RegisteredBuffers
+from pybpfvm.uring_backend.sim.clock import Clock
+from pybpfvm.uring_backend.sim.descriptors import FdTable, Node, OpenFile, SlotTable
+from pybpfvm.uring_backend.sim.request import Issue, Refused, Request, State
+from pybpfvm.uring_backend.sim.timers import Timers
+from pybpfvm.uring_backend.sim.vfs import RegularFile
+from pybpfvm.uring_backend.sim.world import SimWorld
+
+Prepare = Callable[["Core", Request], Issue]
+"""Checks a request's fields (raising Refused) and says how to perform it."""
+
+_WORKER_NS: Final = (2_000, 60_000)  # how long a worker takes to get to a request
+_EXTERNAL_INFO: Final = OpInfo()
+
+
+class Core:
+    """Requests in flight. `prepare` maps each supported opcode to its checks."""
+
+    def __init__(
+        self,
+        memory: AddressSpace,
+        fds: FdTable,
+        clock: Clock,
+        world: SimWorld,
+        prepare: Mapping[Op, Prepare],
+        seed: int,
+    ) -> None:
+        self.memory = memory
+        self.fds = fds
+        self.clock = clock
+        self.world = world
+        self.slots = SlotTable(fds)
+        self.buffers = RegisteredBuffers(memory)
+        self.groups = BufferGroups()
+        self.timers = Timers(self)
+        self.live: dict[int, Request] = {}
+        self.polled: dict[Request, None] = {}  # waiting for their file, oldest first
+        self.outbox: deque[Completion | Started] = deque()
+        self.posted = 0  # CQEs so far, those of skipped successes not counted
+        self._prepare = prepare
+        self._random = Random(seed)
+        self._work: deque[Callable[[], None]] = deque()
+        self._completed: list[Request] = []
+        self._chain: list[Request] = []  # the open chain of the batch being submitted
+        self._deferred: list[Request] = []  # behind a drain
+        self._deferred_count = 0  # the same, with the members of their chains
+        self._drain_active = False
+        self._drain_next = False
+        self._drain_disabled = False
+
+    # --- submission -------------------------------------------------------------------------
+
+    def submit(self, sqes: list[Sqe]) -> int:
+        """One io_uring_enter: how many SQEs were consumed."""
+        consumed = 0
+        for sqe in sqes:
+            consumed += 1
+            if not self._submit_one(sqe):
+                break
+        if self._chain:  # a chain that the batch leaves open is closed by its end
+            head = self._chain[0]
+            self._chain = []
+            self._start_slowly_or_not(head)
+        self.flush()
+        self.run()
+        return consumed
+
+    def _submit_one(self, sqe: Sqe) -> bool:
+        """False: a bad SQE, not followed by others of its chain, ends the batch."""
+        if sqe.user_data in self.live:
+            raise InternalError(f"token {sqe.user_data} is already in use")
+        request = Request(sqe)
+        self.live[request.token] = request
+        chain = self._chain
+        try:
+            self._init(request)
+        except Refused as refused:
+            request.fail()
+            request.res = -refused.errno
+            if chain and not chain[0].failed:
+                chain[0].fail()
+                chain[0].res = -errno.ECANCELED
+            self._append(request)
+            if request.linked:
+                return True
+            head, self._chain = self._chain[0], []
+            self._fall_back(head)
+            return False
+        if chain:
+            self._append(request)
+            if not request.linked:
+                head, self._chain = chain[0], []
+                self._start_slowly_or_not(head)
+        elif request.linked:
+            self._append(request)
+        else:
+            self._start_slowly_or_not(request)
+        return True
+
+    def _append(self, request: Request) -> None:
+        if self._chain:
+            self._chain[-1].next = request
+        self._chain.append(request)
+
+    def chain_tail(self) -> Request | None:
+        """The last request of the open chain, for LINK_TIMEOUT."""
+        return self._chain[-1] if self._chain else None
+
+    def _init(self, request: Request) -> None:
+        """The checks common to all opcodes, in the kernel's order, then the opcode's own."""
+        sqe = request.sqe
+        external = sqe.opcode == EXTERNAL
+        if sqe.opcode >= OP_LAST and not external:
+            raise Refused(errno.EINVAL)
+        info = _EXTERNAL_INFO if external else OPS[Op(sqe.opcode)]
+        if sqe.flags & ~SQE_VALID_FLAGS:
+            raise Refused(errno.EINVAL)
+        if sqe.flags & SQE_BUFFER_SELECT and not info.buffer_select:
+            raise Refused(errno.EOPNOTSUPP)
+        if sqe.flags & SQE_CQE_SKIP_SUCCESS:
+            self._drain_disabled = True
+        if sqe.flags & SQE_IO_DRAIN:
+            if self._drain_disabled:
+                raise Refused(errno.EOPNOTSUPP)
+            self._drain_active = True
+            if self._chain:  # then the whole chain drains, and what follows it
+                self._chain[0].drain = self._chain[0].through_worker = True
+                self._drain_next = True
+        if self._drain_active:
+            request.through_worker = True
+        if self._drain_next and not self._chain:
+            self._drain_next = False
+            self._drain_active = True
+            request.drain = request.through_worker = True
+        if sqe.ioprio and not info.ioprio:
+            raise Refused(errno.EINVAL)
+        if sqe.personality:
+            raise Refused(errno.EINVAL)
+        if external:
+            request.issue = lambda: self._start_external(request)
+        else:
+            request.issue = self._prepare[Op(sqe.opcode)](self, request)
+
+    def _start_slowly_or_not(self, head: Request) -> None:
+        """Issue now, unless the head failed, waits for a drain, or wants a worker."""
+        if head.failed or head.through_worker:
+            self._fall_back(head)
+        else:
+            self.issue(head)
+
+    def _fall_back(self, head: Request) -> None:
+        if head.failed:
+            head.hardlink = False
+            head.link = True
+            self._record(head)
+        elif self._drain_active:
+            self._defer(head)
+        else:
+            self.to_worker(head)
+
+    # --- drains -----------------------------------------------------------------------------
+
+    def _defer(self, head: Request) -> None:
+        """Queue behind (or as) a drain; a drain waits until nothing else is in flight."""
+        self._deferred.append(head)
+        self._deferred_count += _chain_length(head)
+        self._look_at_drains()
+        if not head.drain and not self._deferred:
+            self._drain_active = False
+
+    def _look_at_drains(self) -> None:
+        drain_seen = False
+        first = True
+        while self._deferred:
+            head = self._deferred[0]
+            drain_seen |= head.drain
+            if (drain_seen or first) and len(self.live) != self._deferred_count:
+                return
+            del self._deferred[0]
+            self._deferred_count -= _chain_length(head)
+            self.later(lambda head=head: self._resume(head))  # type: ignore[misc]
+            first = False
+
+    def _resume(self, request: Request) -> None:
+        if request.state is State.DONE:
+            return
+        if request.through_worker:
+            self.to_worker(request)
+        else:
+            self.issue(request)
+
+    # --- performing -------------------------------------------------------------------------
+
+    def issue(self, request: Request) -> None:
+        """Perform a prepared request as far as that goes without waiting."""
+        request.state = State.QUEUED
+        try:
+            self._find_file(request)
+            assert request.issue is not None
+            result = request.issue()
+        except Refused as refused:
+            if refused.errno == errno.EAGAIN and self._wait_for_file(request):
+                self._arm_link_timeout(request)
+                return
+            result = -refused.errno
+        if result is None:
+            self._arm_link_timeout(request)
+        else:
+            self.complete(request, result)
+
+    def _find_file(self, request: Request) -> None:
+        if request.file is not None or request.sqe.opcode == EXTERNAL:
+            return
+        if OPS[Op(request.sqe.opcode)].fd is not FdUse.FILE:
+            return
+        table = self.slots if request.sqe.flags & SQE_FIXED_FILE else self.fds
+        request.file = table.get(request.sqe.fd).hold()
+
+    def file_of(self, request: Request) -> OpenFile:
+        """The file of a request that needs one."""
+        assert request.file is not None
+        return request.file
+
+    def to_worker(self, request: Request) -> None:
+        """Hand over to a worker, which performs it a little later."""
+        request.state = State.WORKER
+        self._arm_link_timeout(request)
+        start = self.clock.now_ns + self._random.randint(*_WORKER_NS)
+        node = request.file.node if request.file else None
+        if request.sqe.opcode in (Op.WRITE, Op.WRITEV, Op.WRITE_FIXED):
+            node = node or self._peek_node(request)
+            if isinstance(node, RegularFile):  # writes to one file keep their order
+                start = max(start, node.busy_until_ns + 1)
+                node.busy_until_ns = start
+        self.clock.at(start, lambda: self._work_on(request))
+
+    def _peek_node(self, request: Request) -> Node | None:
+        try:
+            self._find_file(request)
+        except Refused:
+            return None  # the worker will find out and report it
+        return request.file.node if request.file else None
+
+    def _work_on(self, request: Request) -> None:
+        request.through_worker = False
+        self.issue(request)
+        self.flush()
+
+    def _wait_for_file(self, request: Request) -> bool:
+        """Wait until the file is worth another try; False if that is no use or not wanted."""
+        file = request.file
+        if request.nowait or not request.wait_events or file is None or file.node.queue is None:
+            return False
+        self.arm_poll(request, lambda: self._retry(request))
+        return True
+
+    def _retry(self, request: Request) -> None:
+        ready = self.file_of(request).node.poll() & (request.wait_events | POLLERR | POLLHUP)
+        if ready and not request.woken:
+            request.woken = True
+            self.later(lambda: self._retry_now(request))
+
+    def _retry_now(self, request: Request) -> None:
+        if request.state is State.POLLED:  # else it was cancelled in between
+            self.disarm_poll(request)
+            self.issue(request)
+
+    def arm_poll(self, request: Request, woken: Callable[[], None]) -> None:
+        """Call `woken` whenever the request's file changes."""
+        queue = self.file_of(request).node.queue
+        if queue is not None:
+            queue.add(request, woken)
+        request.state = State.POLLED
+        request.woken = False
+        self.polled[request] = None
+
+    def disarm_poll(self, request: Request) -> None:
+        """Stop waiting for the file."""
+        self.polled.pop(request, None)
+        if request.file is not None and request.file.node.queue is not None:
+            request.file.node.queue.remove(request)
+        if request.state is State.POLLED:
+            request.state = State.QUEUED
+
+    def later(self, action: Callable[[], None]) -> None:
+        """Queue task work."""
+        self._work.append(action)
+
+    def _start_external(self, request: Request) -> None:
+        request.state = State.EXTERNAL
+        request.starting = True
+        self._completed.append(request)
+
+    def finish_external(self, token: int, *, failed: bool) -> None:
+        """The caller has performed an external request."""
+        request = self.live.get(token)
+        if request is None or request.state is not State.EXTERNAL or request.starting:
+            raise InternalError(f"external request {token} has not started")
+        if failed:
+            request.fail()
+        self._record(request)
+
+    def forget_external(self, token: int) -> None:
+        """Cut an external request that has not started out of its chain; the rest is cancelled."""
+        request = self.live.get(token)
+        if request is None or request.sqe.opcode != EXTERNAL:
+            raise InternalError(f"no external request {token}")
+        if request.state is State.EXTERNAL or request in self._completed:
+            raise InternalError(f"external request {token} has started")
+        for head in self._deferred:
+            if request in _members(head):
+                self._deferred_count -= _chain_length(request)
+        if request in self._deferred:
+            self._deferred.remove(request)
+        for other in self.live.values():
+            if other.next is request:
+                other.next = None
+        self._cancel_chain(request)
+        request.state = State.DONE
+        del self.live[token]
+        self.run()
+
+    # --- linked timeouts --------------------------------------------------------------------
+
+    def _arm_link_timeout(self, request: Request) -> None:
+        timeout = request.link_timeout
+        if timeout is not None and timeout.state is State.QUEUED and request.next is timeout:
+            self.timers.start_link_timeout(timeout, request)
+
+    # --- completion -------------------------------------------------------------------------
+
+    def complete(self, request: Request, res: int, *, failed: bool | None = None) -> None:
+        """Give a request its final result. `failed`: whether a soft link breaks (res < 0)."""
+        request.res = res
+        if failed if failed is not None else res < 0:
+            request.fail()
+        self._record(request)
+
+    def _record(self, request: Request) -> None:
+        self.disarm_poll(request)
+        self._completed.append(request)
+
+    def cancel_later(self, request: Request, res: int = -errno.ECANCELED) -> None:
+        """End a request, from task work, as cancelled."""
+        self.disarm_poll(request)
+
+        def end() -> None:
+            request.cqe_flags = 0
+            self.complete(request, res)
+
+        self.later(end)
+
+    def post(self, request: Request, res: int, flags: int = 0) -> None:
+        """A CQE of a multishot request that goes on."""
+        self._emit(request, res, flags | CQE_F_MORE)
+        self.timers.count(self.posted)
+
+    def _emit(self, request: Request, res: int, flags: int) -> None:
+        self.posted += 1
+        self.outbox.append(Completion(request.token, res, flags))
+
+    def flush(self) -> None:
+        """Post what has completed, in order; then let links and drains move on."""
+        while self._completed:
+            batch, self._completed = self._completed, []
+            for request in batch:
+                if request.starting:
+                    self.outbox.append(Started(request.token))
+                elif request.sqe.opcode == EXTERNAL and request.state is State.EXTERNAL:
+                    pass
+                elif not request.skip_cqe:
+                    self._emit(request, request.res, request.cqe_flags)
+            self.timers.count(self.posted)
+            for request in batch:
+                if request.starting:
+                    request.starting = False
+                else:
+                    self._retire(request)
+            if self._drain_active:
+                self._look_at_drains()
+
+    def _retire(self, request: Request) -> None:
+        request.state = State.DONE
+        del self.live[request.token]
+        if request.file is not None:
+            request.file.drop()
+        if request.sqe.opcode == Op.LINK_TIMEOUT:
+            self.timers.stop(request)
+        timeout = request.link_timeout
+        if timeout is not None and request.next is timeout:
+            self.timers.stop(timeout)
+            request.next, timeout.next = timeout.next, None
+            self.later(lambda: self._end_unneeded(timeout))
+        if request.failed and not request.hardlink:
+            self._cancel_chain(request)
+        successor, request.next = request.next, None
+        if successor is not None and request.linked:
+            self.later(lambda: self._resume(successor))
+
+    def _end_unneeded(self, timeout: Request) -> None:
+        timeout.res = -errno.ECANCELED
+        self._record(timeout)
+
+    def _cancel_chain(self, request: Request) -> None:
+        member, request.next = request.next, None
+        while member is not None:
+            following, member.next = member.next, None
+            if not member.failed:
+                member.res = -errno.ECANCELED
+            member.skip_cqe = request.skip_links
+            self.later(lambda member=member: self._record(member))  # type: ignore[misc]
+            member = following
+
+    # --- time -------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Do all task work there is."""
+        self.flush()
+        while self._work:
+            batch, self._work = self._work, deque()
+            for action in batch:
+                action()
+            self.flush()
+
+    def close(self) -> None:
+        """Forget every request; files are given back."""
+        for request in self.live.values():
+            self.disarm_poll(request)
+            if request.file is not None:
+                request.file.drop()
+        self.live.clear()
+        self.slots.unregister()
+        self.outbox.clear()
+        self._work.clear()
+        self._completed.clear()
+        self._deferred.clear()
+        self.clock.clear()
+
+    def busy(self) -> bool:
+        """Whether anything will still happen by itself."""
+        return bool(self.outbox or self._work or self._completed) or (
+            self.clock.next_ns() is not None
+        )
+
+
+def _members(head: Request) -> list[Request]:
+    members = [head]
+    while (following := members[-1].next) is not None:
+        members.append(following)
+    return members
+
+
+def _chain_length(head: Request) -> int:
+    return len(_members(head))

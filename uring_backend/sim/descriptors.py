@@ -1,0 +1,243 @@
+"""Open files and the two tables that name them: descriptors and registered slots."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from pybpfvm.uring_backend.abi import (
+    DEFAULT_POLL,
+    O_ACCMODE,
+    O_APPEND,
+    O_RDONLY,
+    O_WRONLY,
+    REGISTER_FILES_SKIP,
+)
+from pybpfvm.uring_backend.sim.request import Refused
+
+FIRST_FD: Final = 3  # 0, 1 and 2 look like somebody else's and are never given out
+MAX_FDS: Final = 1024  # the usual RLIMIT_NOFILE
+MAX_SLOTS: Final = 1 << 15
+
+
+class WaitQueue:
+    """Who wants to know when a file changes. The latest comer is told first, as in the kernel."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[object, Callable[[], None]] = {}
+
+    def add(self, key: object, woken: Callable[[], None]) -> None:
+        """Call `woken` at every change until `remove`."""
+        self._waiting[key] = woken
+
+    def remove(self, key: object) -> None:
+        """Forget `key`; unknown ones are ignored."""
+        self._waiting.pop(key, None)
+
+    def wake(self) -> None:
+        """Something changed."""
+        for woken in reversed(list(self._waiting.values())):
+            woken()
+
+
+class Node:
+    """What an open file refers to: regular file, directory, end of a pipe, socket.
+
+    The methods here are those of a node that can do nothing; all raise Refused.
+    """
+
+    mode = 0
+    queue: WaitQueue | None = None  # None: always ready, can not be waited for
+    seekable = False
+
+    def read(self, size: int, offset: int) -> bytes:
+        """Up to `size` bytes at `offset` (ignored unless seekable); b"" at the end."""
+        raise Refused(errno.EINVAL)
+
+    def write(self, data: bytes, offset: int) -> int:
+        """Bytes written at `offset` (ignored unless seekable)."""
+        raise Refused(errno.EINVAL)
+
+    def size(self) -> int:
+        """Bytes in the file."""
+        return 0
+
+    def poll(self) -> int:
+        """Poll events that hold now."""
+        return DEFAULT_POLL
+
+    def released(self) -> None:
+        """The last reference is gone."""
+
+
+class OpenFile:
+    """An open file description: shared by descriptors, slots and requests that name it."""
+
+    __slots__ = ("flags", "node", "offset", "references")
+
+    def __init__(self, node: Node, flags: int) -> None:
+        self.node = node
+        self.flags = flags
+        self.offset = 0
+        self.references = 0
+
+    @property
+    def readable(self) -> bool:
+        """Opened for reading."""
+        return self.flags & O_ACCMODE != O_WRONLY
+
+    @property
+    def writable(self) -> bool:
+        """Opened for writing."""
+        return self.flags & O_ACCMODE != O_RDONLY
+
+    @property
+    def append(self) -> bool:
+        """Every write goes to the end."""
+        return bool(self.flags & O_APPEND)
+
+    def hold(self) -> OpenFile:
+        """Take a reference."""
+        self.references += 1
+        return self
+
+    def drop(self) -> None:
+        """Give a reference back; the last one releases the node."""
+        self.references -= 1
+        if self.references == 0:
+            self.node.released()
+
+
+class FdTable:
+    """Descriptors: small numbers, the lowest free one first."""
+
+    def __init__(self) -> None:
+        self._files: dict[int, OpenFile] = {}
+
+    def get(self, fd: int) -> OpenFile:
+        """The file; Refused(EBADF) for anything else."""
+        file = self._files.get(fd)
+        if file is None:
+            raise Refused(errno.EBADF)
+        return file
+
+    def install(self, file: OpenFile) -> int:
+        """A new descriptor for `file`; Refused(EMFILE) when all are taken."""
+        fd = self.free()
+        self._files[fd] = file.hold()
+        return fd
+
+    def free(self) -> int:
+        """The lowest free number; Refused(EMFILE)."""
+        fd = FIRST_FD
+        while fd in self._files:
+            fd += 1
+        if fd >= MAX_FDS:
+            raise Refused(errno.EMFILE)
+        return fd
+
+    def close(self, fd: int) -> None:
+        """Free the descriptor; Refused(EBADF)."""
+        file = self.get(fd)
+        del self._files[fd]
+        file.drop()
+
+    def close_all(self) -> None:
+        """Free all of them."""
+        for fd in list(self._files):
+            self.close(fd)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
+class SlotTable:
+    """Registered files: IORING_REGISTER_FILES and everything that works on its table."""
+
+    def __init__(self, fds: FdTable) -> None:
+        self._fds = fds
+        self._slots: list[OpenFile | None] | None = None
+
+    def register(self, fds: Iterable[int]) -> int:
+        """0 or -errno; -1 leaves a slot empty."""
+        wanted = list(fds)
+        if self._slots is not None:
+            return -errno.EBUSY
+        if not wanted:
+            return -errno.EINVAL
+        if len(wanted) > MAX_SLOTS:
+            return -errno.EMFILE
+        try:
+            files = [None if fd == -1 else self._fds.get(fd) for fd in wanted]
+        except Refused as refused:
+            return -refused.errno
+        self._slots = [file.hold() if file else None for file in files]
+        return 0
+
+    def unregister(self) -> int:
+        """0, or -ENXIO when there is no table."""
+        if self._slots is None:
+            return -errno.ENXIO
+        slots, self._slots = self._slots, None
+        for file in slots:
+            if file:
+                file.drop()
+        return 0
+
+    def update(self, start: int, fds: Iterable[int]) -> int:
+        """Number of slots changed, or -errno when none was; -1 empties, -2 leaves alone."""
+        wanted = list(fds)
+        if self._slots is None:
+            return -errno.ENXIO
+        if start + len(wanted) > len(self._slots):
+            return -errno.EINVAL
+        for done, fd in enumerate(wanted):
+            if fd == REGISTER_FILES_SKIP:
+                continue
+            try:
+                file = None if fd == -1 else self._fds.get(fd)
+            except Refused as refused:
+                return done or -refused.errno
+            self._put(start + done, file)
+        return len(wanted)
+
+    def _put(self, slot: int, file: OpenFile | None) -> None:
+        assert self._slots is not None
+        old = self._slots[slot]
+        self._slots[slot] = file.hold() if file else None
+        if old:
+            old.drop()
+
+    def get(self, slot: int) -> OpenFile:
+        """The file in a slot; Refused(EBADF)."""
+        if self._slots is not None and 0 <= slot < len(self._slots):
+            file = self._slots[slot]
+            if file is not None:
+                return file
+        raise Refused(errno.EBADF)
+
+    def check_slot(self, slot: int) -> None:
+        """Refused unless `install` may put a file there (any state of the slot will do)."""
+        if self._slots is None:
+            raise Refused(errno.ENXIO)
+        if slot >= len(self._slots):
+            raise Refused(errno.EINVAL)
+
+    def install(self, slot: int, file: OpenFile) -> None:
+        """Put a file into a slot, replacing what was there."""
+        self.check_slot(slot)
+        self._put(slot, file)
+
+    def alloc(self) -> int:
+        """The first empty slot; Refused(ENFILE) when there is none (also without a table)."""
+        for slot, file in enumerate(self._slots or ()):
+            if file is None:
+                return slot
+        raise Refused(errno.ENFILE)
+
+    def remove(self, slot: int) -> None:
+        """Empty a slot: Refused ENXIO without a table, EINVAL outside it, EBADF if empty."""
+        self.check_slot(slot)
+        self.get(slot)
+        self._put(slot, None)

@@ -1,0 +1,112 @@
+"""One request in the simulated ring, from its SQE to its last CQE."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from pybpfvm.uring_backend.abi import (
+    SQE_ASYNC,
+    SQE_CQE_SKIP_SUCCESS,
+    SQE_IO_DRAIN,
+    SQE_IO_HARDLINK,
+    SQE_IO_LINK,
+    Sqe,
+)
+
+if TYPE_CHECKING:
+    from pybpfvm.uring_backend.sim.descriptors import OpenFile
+
+Issue = Callable[[], int | None]
+"""Performs a prepared request: its result, or None when it will complete later."""
+
+
+class Refused(Exception):
+    """A request (or a system call of the host) can not be done: `errno` is positive."""
+
+    def __init__(self, errno: int) -> None:
+        super().__init__(errno)
+        self.errno = errno
+
+
+class State(Enum):
+    """Where a request is."""
+
+    QUEUED = "in a chain, behind a drain, or about to run"
+    WORKER = "in the hands of a worker"
+    POLLED = "waiting for its file to become ready"
+    TIMER = "waiting for time to pass"
+    EXTERNAL = "being performed by the caller"
+    DONE = "completed"
+
+
+class Request:
+    """A live request. `next` is the request linked behind it.
+
+    `failed` breaks a soft link. `skip_links` says that the request wanted no CQE on success and
+    failed, so that those it takes with it post none either (mainline since 5.17).
+    """
+
+    __slots__ = (
+        "buffer",
+        "cqe_flags",
+        "done_bytes",
+        "drain",
+        "failed",
+        "file",
+        "hardlink",
+        "issue",
+        "link",
+        "link_timeout",
+        "multishot",
+        "next",
+        "nowait",
+        "res",
+        "skip_cqe",
+        "skip_links",
+        "sqe",
+        "starting",
+        "state",
+        "through_worker",
+        "token",
+        "wait_events",
+        "woken",
+    )
+
+    def __init__(self, sqe: Sqe) -> None:
+        self.sqe = sqe
+        self.token = sqe.user_data
+        self.link = bool(sqe.flags & SQE_IO_LINK)
+        self.hardlink = bool(sqe.flags & SQE_IO_HARDLINK)
+        self.drain = bool(sqe.flags & SQE_IO_DRAIN)
+        self.skip_cqe = bool(sqe.flags & SQE_CQE_SKIP_SUCCESS)
+        self.through_worker = bool(sqe.flags & SQE_ASYNC)
+        self.state = State.QUEUED
+        self.issue: Issue | None = None
+        self.file: OpenFile | None = None
+        self.next: Request | None = None
+        self.link_timeout: Request | None = None  # armed or to be armed when this one has to wait
+        self.failed = False
+        self.skip_links = False
+        self.res = 0
+        self.cqe_flags = 0
+        self.wait_events = 0  # poll events that make another try worth while; 0: never wait
+        self.woken = False  # its file became ready, the next try is queued
+        self.nowait = False
+        self.multishot = False
+        self.starting = False  # an external request whose Started is not reported yet
+        self.done_bytes = 0  # of a transfer that must be complete (MSG_WAITALL)
+        self.buffer: tuple[int, int, int, int] | None = None  # selected: group, id, addr, length
+
+    @property
+    def linked(self) -> bool:
+        """Whether the next SQE belongs to this one's chain."""
+        return self.link or self.hardlink
+
+    def fail(self) -> None:
+        """Mark it failed; a failure is always reported."""
+        self.failed = True
+        if self.skip_cqe:
+            self.skip_cqe = False
+            self.skip_links = True

@@ -1,0 +1,175 @@
+"""READ, WRITE and their vectored and fixed-buffer forms, and NOP."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from pybpfvm.bits import s32, s64
+from pybpfvm.memory import UserFault
+from pybpfvm.uring_backend.abi import (
+    CURRENT_POSITION,
+    IOV_MAX,
+    IOVEC,
+    MAX_OFFSET,
+    MAX_RW_COUNT,
+    NOP_FILE,
+    NOP_FIXED_BUFFER,
+    NOP_FIXED_FILE,
+    NOP_INJECT_RESULT,
+    NOP_TW,
+    POLLIN,
+    POLLOUT,
+    RWF_APPEND,
+    RWF_DSYNC,
+    RWF_HIPRI,
+    RWF_NOAPPEND,
+    RWF_NOWAIT,
+    RWF_SYNC,
+    SQE_BUFFER_SELECT,
+    Op,
+)
+from pybpfvm.uring_backend.sim.request import Issue, Refused, Request
+
+if TYPE_CHECKING:
+    from pybpfvm.uring_backend.sim.core import Core
+
+Blocks = Sequence[tuple[int, int]]
+"""(address, length) of the pieces of user memory that a transfer fills or empties, in order."""
+
+_RWF: Final = RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPEND | RWF_NOAPPEND
+_NOP_FLAGS: Final = NOP_INJECT_RESULT | NOP_FILE | NOP_FIXED_FILE | NOP_FIXED_BUFFER | NOP_TW
+_PRIORITY_CLASSES: Final = 4  # ioprio: class in the upper three bits; 0 none .. 3 idle
+
+
+def prepare_nop(core: Core, request: Request) -> Issue:
+    """NOP: 0, or the result that Sqe.len injects."""
+    sqe = request.sqe
+    if sqe.op_flags & ~_NOP_FLAGS:
+        raise Refused(errno.EINVAL)
+
+    def issue() -> int | None:
+        if sqe.op_flags & NOP_FILE:
+            fixed = sqe.op_flags & NOP_FIXED_FILE
+            (core.slots if fixed else core.fds).get(sqe.fd)
+        if sqe.op_flags & NOP_FIXED_BUFFER:
+            core.buffers.check_index(sqe.buf_index)
+        result = s32(sqe.len) if sqe.op_flags & NOP_INJECT_RESULT else 0
+        if sqe.op_flags & NOP_TW:
+            core.later(lambda: core.complete(request, result))
+            return None
+        return result
+
+    return issue
+
+
+def read_iovec(core: Core, addr: int, count: int) -> Blocks:
+    """The iovec array at `addr`, cut to what one transfer may move. Refused EINVAL, EFAULT."""
+    if count > IOV_MAX:
+        raise Refused(errno.EINVAL)
+    try:
+        raw = core.memory.user_read(addr, count * IOVEC.size)
+    except UserFault:
+        raise Refused(errno.EFAULT) from None
+    blocks: list[tuple[int, int]] = []
+    room = MAX_RW_COUNT
+    for base, length in IOVEC.iter_unpack(raw):
+        if s64(length) < 0:
+            raise Refused(errno.EINVAL)
+        blocks.append((base, min(length, room)))
+        room -= min(length, room)
+    return blocks
+
+
+def check_blocks(core: Core, blocks: Blocks) -> int:
+    """The length of all blocks together; Refused(EFAULT) if one is not user memory."""
+    for addr, size in blocks:
+        if not core.memory.is_user(addr, size):
+            raise Refused(errno.EFAULT)
+    return sum(size for _, size in blocks)
+
+
+def scatter(core: Core, blocks: Blocks, data: bytes) -> None:
+    """Put data into user memory, block after block."""
+    done = 0
+    for addr, size in blocks:
+        core.memory.user_write(addr, data[done : done + size])
+        done += size
+        if done >= len(data):
+            break
+
+
+def gather(core: Core, blocks: Blocks) -> bytes:
+    """The bytes of all blocks."""
+    return b"".join(core.memory.user_read(addr, size) for addr, size in blocks)
+
+
+def prepare_read_write(core: Core, request: Request) -> Issue:
+    """READ, READV, READ_FIXED, WRITE, WRITEV, WRITE_FIXED."""
+    sqe = request.sqe
+    op = Op(sqe.opcode)
+    writing = op in (Op.WRITE, Op.WRITEV, Op.WRITE_FIXED)
+    selecting = bool(sqe.flags & SQE_BUFFER_SELECT)
+    if sqe.ioprio >> 13 >= _PRIORITY_CLASSES or sqe.pad:
+        raise Refused(errno.EINVAL)
+    vector: Blocks | None = None
+    if op in (Op.READV, Op.WRITEV):
+        if selecting and sqe.len != 1:
+            raise Refused(errno.EINVAL)
+        vector = read_iovec(core, sqe.addr, sqe.len)
+    request.wait_events = POLLOUT if writing else POLLIN
+    request.nowait = bool(sqe.op_flags & RWF_NOWAIT)
+
+    def blocks() -> Blocks:
+        if selecting:
+            wanted = vector[0][1] if vector is not None else sqe.len
+            return [core.groups.select(request, wanted)]
+        if vector is not None:
+            return vector
+        size = min(sqe.len, MAX_RW_COUNT)
+        if op in (Op.READ_FIXED, Op.WRITE_FIXED):
+            core.buffers.check(sqe.buf_index, sqe.addr, sqe.len)
+        return [(sqe.addr, size)]
+
+    def issue() -> int:
+        file = core.file_of(request)
+        if not (file.writable if writing else file.readable):
+            raise Refused(errno.EBADF)
+        if sqe.op_flags & ~_RWF or sqe.op_flags & RWF_HIPRI:
+            raise Refused(errno.EOPNOTSUPP if sqe.op_flags & ~_RWF else errno.EINVAL)
+        if sqe.op_flags & RWF_APPEND and sqe.op_flags & RWF_NOAPPEND:
+            raise Refused(errno.EINVAL)
+        chosen = blocks()
+        try:
+            return transfer(chosen)
+        except Refused:
+            core.groups.put_back(request)
+            raise
+
+    def transfer(chosen: Blocks) -> int:
+        size = check_blocks(core, chosen)
+        file = core.file_of(request)
+        node = file.node
+        offset = 0
+        if node.seekable:
+            offset = file.offset if sqe.off == CURRENT_POSITION else s64(sqe.off)
+            append = file.append and not sqe.op_flags & RWF_NOAPPEND
+            if writing and (append or sqe.op_flags & RWF_APPEND):
+                offset = node.size()
+            if offset < 0 or offset + size > MAX_OFFSET:
+                raise Refused(errno.EINVAL)
+        if writing:
+            done = node.write(gather(core, chosen), offset)
+        else:
+            data = node.read(size, offset)
+            scatter(core, chosen, data)
+            done = len(data)
+        if node.seekable and sqe.off == CURRENT_POSITION:
+            file.offset = offset + done
+        if done != size:
+            request.fail()  # a short transfer breaks a soft link
+        request.cqe_flags = core.groups.consume(request)
+        return done
+
+    return issue
