@@ -17,7 +17,7 @@ from enum import IntEnum
 from pybpfvm.btf.parse import MAX_BYTES, read_string
 from pybpfvm.errors import InputError, SourceLine
 
-MAX_RECORDS = 1 << 20
+MAX_RECORDS = 1 << 18
 MAX_TEXT_BYTES = 16 << 20  # all distinct strings that the records name
 HEADER_BYTES = 24
 HEADER_BYTES_CORE = 32
@@ -82,7 +82,7 @@ def parse_btf_ext(
     """Read a .BTF.ext section; `strings` is the string table of the .BTF beside it.
 
     Type ids are not looked up here. Raises InputError for anything malformed, for more than
-    16 MiB, 1,048,576 records or 16 MiB of text.
+    16 MiB, 262,144 records in a part or 16 MiB of text.
     """
     view = memoryview(data)
     order = ">" if big_endian else "<"

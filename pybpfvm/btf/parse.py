@@ -109,6 +109,11 @@ def parse_btf(data: bytes | memoryview, *, where: str = "BTF") -> Btf:
     return Btf(source, big_endian=big_endian, where=where)
 
 
+def btf_strings(data: bytes | memoryview, *, where: str = "BTF") -> bytes:
+    """The string table of raw BTF, which the records of .BTF.ext refer to."""
+    return _read_header(memoryview(data), where)[3]
+
+
 def _read_header(view: memoryview, where: str) -> tuple[bool, int, int, bytes]:
     """(big_endian, start and end of the types, strings)."""
     if len(view) < HEADER_BYTES:

@@ -7,7 +7,7 @@ BPF program.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar, Protocol
@@ -358,6 +358,26 @@ class DecodedTypes:
         return self.types[type_id - 1] if type_id else Void()
 
 
+@dataclass(frozen=True, slots=True)
+class _ReplacedTypes:
+    """A source with some of its types exchanged for others of the same kind and name."""
+
+    source: TypeSource
+    changes: Mapping[int, BtfType]
+
+    def count(self) -> int:
+        return self.source.count()
+
+    def kind(self, type_id: int) -> BtfKind:
+        return self.source.kind(type_id)
+
+    def name(self, type_id: int) -> str:
+        return self.source.name(type_id)
+
+    def decode(self, type_id: int) -> BtfType:
+        return self.changes.get(type_id) or self.source.decode(type_id)
+
+
 class Btf:
     """A numbered table of types. Never changes; decoding and the index by name are lazy.
 
@@ -381,6 +401,13 @@ class Btf:
     def of(cls, types: Sequence[BtfType], *, big_endian: bool = False, where: str = "BTF") -> Btf:
         """A table of `types`, the first of which gets id 1."""
         return cls(DecodedTypes(tuple(types)), big_endian=big_endian, where=where)
+
+    def replaced(self, changes: Mapping[int, BtfType]) -> Btf:
+        """The same table with other types of equal kind and name under some ids."""
+        for type_id, type_ in changes.items():
+            assert self.kind(type_id) is type_.kind, (type_id, type_)
+        source = _ReplacedTypes(self._source, dict(changes))
+        return Btf(source, big_endian=self.big_endian, where=self.where)
 
     def __len__(self) -> int:
         """Number of ids: every id is in range(len(btf))."""

@@ -84,8 +84,9 @@ def write_btf(
             info = flag << 31 | type_.kind << 24 | vlen
             types += struct.pack(f"{order}{3 + len(words)}I", name_off, info, third, *words)
         except struct.error as error:
+            name = getattr(type_, "name", "")
             raise InputError(
-                f"{type_.kind.name} {getattr(type_, 'name', '')!r} does not fit the format: {error}",
+                f"{type_.kind.name} {name!r} does not fit the format: {error}",
                 where=f"{btf.where}, type id {type_id}",
             ) from error
     table = bytes(pool)

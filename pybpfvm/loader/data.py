@@ -1,0 +1,106 @@
+"""Global variables: each data section becomes an array map with one element.
+
+`.rodata*` is frozen and read-only for programs; all can be mapped by the host, as libbpf makes
+them. The map is called as its section. Sections of any other name count if a program refers to
+them.
+"""
+
+from __future__ import annotations
+
+from pybpfvm.btf.types import Btf, BtfKind
+from pybpfvm.errors import InputError
+from pybpfvm.loader.elf import (
+    SHF_ALLOC,
+    SHF_WRITE,
+    SHT_NOBITS,
+    SHT_PROGBITS,
+    ElfObject,
+    Section,
+)
+from pybpfvm.loader.maps import PlacedMap
+from pybpfvm.program import BPF_F_MMAPABLE, BPF_F_RDONLY_PROG, MapSpec, MapType
+
+MAX_DATA_BYTES = 16 << 20  # all data sections of an object together
+
+# Sections with a meaning of their own; none of them becomes a map.
+_RESERVED = frozenset(
+    {"license", "version", "maps", ".maps", ".kconfig", ".ksyms", ".BTF", ".BTF.ext"}
+)
+
+
+def is_data(section: Section) -> bool:
+    """Whether the section holds variables of the program."""
+    if section.type not in (SHT_PROGBITS, SHT_NOBITS) or section.is_code or not section.size:
+        return False
+    if section.name in _RESERVED or section.name.startswith((".struct_ops", ".addr_space")):
+        return False
+    return bool(section.flags & SHF_ALLOC)
+
+
+def data_maps(elf: ElfObject, btf: Btf | None) -> list[PlacedMap]:
+    """A map for each data section, in file order; InputError beyond 16 MiB altogether.
+
+    Sections that libbpf would not know (not .data*, .rodata*, .bss*) are included only if code
+    refers to them.
+    """
+    referred = {
+        elf.symbol_of(relocation).section
+        for index, relocations in elf.relocations.items()
+        if elf.sections[index].is_code
+        for relocation in relocations
+    }
+    found: list[PlacedMap] = []
+    names: set[str] = set()
+    total = 0
+    for section in elf.sections:
+        if not is_data(section):
+            continue
+        if not _has_known_name(section.name) and section.index not in referred:
+            continue
+        total += section.size
+        if total > MAX_DATA_BYTES:
+            raise InputError(
+                f"data sections of more than {MAX_DATA_BYTES} bytes", where=elf.where(section)
+            )
+        read_only = section.name.startswith(".rodata") or not section.flags & SHF_WRITE
+        name = section.name
+        if name in names:
+            name = f"{name}.{section.index}"
+        names.add(name)
+        value_id = btf.find(section.name, BtfKind.DATASEC) if btf is not None else None
+        spec = MapSpec(
+            name,
+            MapType.ARRAY,
+            4,
+            section.size,
+            1,
+            flags=BPF_F_MMAPABLE | (BPF_F_RDONLY_PROG if read_only else 0),
+            section=section.name,
+            data=bytes(section.size) if section.type == SHT_NOBITS else bytes(section.data),
+            frozen=read_only,
+            btf_value_type_id=value_id or 0,
+        )
+        found.append(PlacedMap(spec, section.index, 0, section.size))
+    return found
+
+
+def unsupported_data(elf: ElfObject) -> list[str]:
+    """One line for each thing in data sections that has no meaning here yet."""
+    lines = []
+    for section in elf.sections:
+        if section.name.startswith(".struct_ops"):
+            lines.append(f"struct_ops: section {section.name} is left out")
+        elif section.name.startswith(".addr_space"):
+            lines.append(f"arena variables: section {section.name} is left out")
+        elif is_data(section) and elf.relocations.get(section.index):
+            count = len(elf.relocations[section.index])
+            lines.append(
+                f"addresses in data: {count} initial value(s) of section {section.name} are left as they are"
+            )
+    return lines
+
+
+def _has_known_name(name: str) -> bool:
+    return any(
+        name == known or name.startswith(known + ".") for known in (".data", ".rodata", ".bss")
+    )
