@@ -123,8 +123,9 @@ class Ring:
 
     def _map_rings(self) -> None:
         setup = self.setup
-        self._array_offset = align_up(cq_bytes(setup.cqs[0]), 64)
-        sizes = [("CQ 0 and SQ", self._array_offset + 4 * setup.sq_entries)]
+        #: Where sq_off.array says the SQ's index array is, in the main ring.
+        self.sq_array_offset = align_up(cq_bytes(setup.cqs[0]), 64)
+        sizes = [("CQ 0 and SQ", self.sq_array_offset + 4 * setup.sq_entries)]
         sizes.append(("SQEs", setup.sq_entries * SQE_BYTES))
         sizes += [(f"CQ {i}", cq_bytes(n)) for i, n in enumerate(setup.cqs[1:], 1)]
         ctx_bytes = max(self.profile.ctx_bytes, CTX_BYTES)
@@ -135,7 +136,7 @@ class Ring:
     def _make_sq(self) -> SubmissionQueue:
         _, main, sqes = self._regions[:3]
         view = self.memory.view(main)
-        array = view[self._array_offset : self._array_offset + 4 * self.setup.sq_entries]
+        array = view[self.sq_array_offset : self.sq_array_offset + 4 * self.setup.sq_entries]
         return SubmissionQueue(
             self.setup.sq_entries,
             view[:CQES_OFFSET],
@@ -317,23 +318,27 @@ class Ring:
 
     def register_files(self, fds: Sequence[int]) -> None:
         """IORING_REGISTER_FILES; -1 leaves a slot empty. Raises RingError."""
-        self._registered("register_files", self.backend.register_files(fds))
+        self._registered("register_files", self._open_backend().register_files(fds))
 
     def update_files(self, offset: int, fds: Sequence[int]) -> int:
         """IORING_REGISTER_FILES_UPDATE; how many were updated. Raises RingError."""
-        return self._registered("update_files", self.backend.update_files(offset, fds))
+        return self._registered("update_files", self._open_backend().update_files(offset, fds))
 
     def unregister_files(self) -> None:
         """IORING_UNREGISTER_FILES. Raises RingError."""
-        self._registered("unregister_files", self.backend.unregister_files())
+        self._registered("unregister_files", self._open_backend().unregister_files())
 
     def register_buffers(self, buffers: Sequence[tuple[int, int]]) -> None:
         """IORING_REGISTER_BUFFERS with (user address, length) pairs. Raises RingError."""
-        self._registered("register_buffers", self.backend.register_buffers(buffers))
+        self._registered("register_buffers", self._open_backend().register_buffers(buffers))
 
     def unregister_buffers(self) -> None:
         """IORING_UNREGISTER_BUFFERS. Raises RingError."""
-        self._registered("unregister_buffers", self.backend.unregister_buffers())
+        self._registered("unregister_buffers", self._open_backend().unregister_buffers())
+
+    def _open_backend(self) -> Backend:
+        self._check_open()
+        return self.backend
 
     def _registered(self, what: str, result: int) -> int:
         if result < 0:
@@ -389,6 +394,7 @@ class Ring:
         if self._bpf.current is not None:
             raise InputError("the ring is running a program", remedy="call it after the run")
         self._bpf.begin_call()
+        self._submitter.drain()
         self.cqs.flush_backlog()
         self._submitter.settle()
 

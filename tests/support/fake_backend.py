@@ -59,7 +59,7 @@ class FakeBackend:
         unit: list[Sqe] = []
         for count, raw in enumerate(sqes, 1):
             sqe = Sqe.unpack(raw)
-            assert sqe.addr3 == 0 and sqe.pad == 0, "cq_idx reached the backend"
+            assert (sqe.addr3, sqe.pad) == (0, 0), "cq_idx reached the backend"
             self.submitted.append(sqe)
             self._live += 1
             if not unit and not sqe.flags & SQE_ANY_LINK and self._prep(sqe):
