@@ -1,0 +1,136 @@
+"""`pybpfvm run SCENARIO` and `pybpfvm run OBJ --prog NAME`."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from pybpfvm.bits import s32, s64
+from pybpfvm.cli.common import (
+    add_abi_arguments,
+    not_negative,
+    overrides,
+    positive,
+    print_json,
+    target_btf,
+)
+from pybpfvm.engine import DEFAULT_BUDGET_INSNS
+from pybpfvm.errors import InputError
+from pybpfvm.report.account import Account
+from pybpfvm.report.names import AddressNames
+from pybpfvm.report.run import map_rows, print_maps
+from pybpfvm.session import Machine
+from pybpfvm.session.objects import LoadedObject, LoadedProgram
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="OBJ|SCENARIO", help="a scenario (.toml), or an object")
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of text")
+    parser.add_argument(
+        "--quiet", action="store_true", help="without the account: results and expectations only"
+    )
+    parser.add_argument("--all", action="store_true", help="the whole account, however long")
+    parser.add_argument("--timings", action="store_true", help="say how long the run took")
+    parser.add_argument(
+        "--budget-insns",
+        type=positive,
+        default=DEFAULT_BUDGET_INSNS,
+        metavar="N",
+        help=f"instructions per run of a program (default {DEFAULT_BUDGET_INSNS:,})",
+    )
+    parser.add_argument(
+        "--lenient-ctx", action="store_true", help="let merged stores to the context pass"
+    )
+    add_abi_arguments(parser)
+    ring = parser.add_argument_group("scenarios")
+    ring.add_argument("--backend", choices=("sim", "kernel"), default="sim")
+    ring.add_argument("--seed", type=not_negative, default=0, help="decides everything in sim")
+    ring.add_argument(
+        "--no-verify", action="store_true", help="register programs without load checks"
+    )
+    once = parser.add_argument_group("one program once, without a ring")
+    once.add_argument("--prog", metavar="NAME", help="the program (needed if there are several)")
+    once.add_argument("--ctx", metavar="HEX|@FILE", help="context bytes (zeros otherwise)")
+    once.add_argument("--data", metavar="HEX|@FILE", help="packet bytes")
+    once.add_argument("--repeat", type=positive, default=1, metavar="N")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.file.endswith(".toml"):
+        from pybpfvm.cli import run_scenario
+
+        return run_scenario.run(args)
+    return _run_once(args)
+
+
+def _bytes(option: str | None, name: str) -> bytes | None:
+    if option is None:
+        return None
+    if option.startswith("@"):
+        return Path(option[1:]).read_bytes()
+    try:
+        return bytes.fromhex(option)
+    except ValueError:
+        raise InputError(
+            f"{option!r} is not hexadecimal", where=name, remedy="give pairs of hex digits, or @FILE"
+        ) from None
+
+
+def _choose(obj: LoadedObject, name: str | None) -> LoadedProgram:
+    if name is not None:
+        return obj[name]
+    if len(obj.programs) != 1:
+        known = ", ".join(obj.programs) or "it has none"
+        raise InputError(
+            f"the object has {len(obj.programs)} programs",
+            where=obj.object.path,
+            remedy=f"choose one with --prog: {known}; or run a scenario (.toml) with a ring",
+        )
+    return next(iter(obj.programs.values()))
+
+
+def _run_once(args: argparse.Namespace) -> int:
+    account = Account(head=1 << 20 if args.all else 160)
+    with Machine() as machine:
+        obj = machine.load(
+            args.file, abi=args.abi, helpers=overrides(args), btf=target_btf(args)
+        )
+        program = _choose(obj, args.prog)
+        start = time.perf_counter()
+        done = program.run(
+            _bytes(args.ctx, "--ctx"),
+            _bytes(args.data, "--data") or b"",
+            repeat=args.repeat,
+            budget_insns=args.budget_insns,
+            observer=account,
+            strict_ctx=not args.lenient_ctx,
+        )
+        seconds = time.perf_counter() - start
+        if args.json:
+            print_json(
+                "run/1",
+                {
+                    "object": obj.object.path,
+                    "program": program.name,
+                    "retval": done.retval,
+                    "insns": done.insns,
+                    "repeat": args.repeat,
+                    "ctx": done.ctx.hex(),
+                    "data": done.data.hex(),
+                    "helper_calls": dict(account.helper_calls),
+                    "maps": map_rows(obj),
+                },
+            )
+            return 0
+        print(f"{obj.object.path}: {program.name}  ({obj.profile.name}, engine interp)")
+        if not args.quiet:
+            for line in account.lines(AddressNames(machine.memory)):
+                print(line)
+        print(f"returned {s64(done.retval)} (as int {s32(done.retval)}), {done.insns} instructions")
+        if done.data:
+            print(f"data {done.data.hex()}")
+        if args.timings:
+            print(f"took {seconds * 1e3:.3f} ms")
+        print_maps(obj)
+    return 0

@@ -1,0 +1,91 @@
+"""What a run leaves behind: maps as tables, and as rows of JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pybpfvm.maps.base import MapError
+from pybpfvm.program import MapType
+from pybpfvm.report.terminal import heading, table
+from pybpfvm.session.objects import LoadedObject, MapView
+from pybpfvm.session.values import Value
+
+_MOST_ELEMENTS = 32
+
+
+def _is_zero(value: Value) -> bool:
+    if isinstance(value, bytes):
+        return not any(value)
+    if isinstance(value, dict):
+        return all(map(_is_zero, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_zero, value))
+    return value == 0
+
+
+def elements(view: MapView) -> Iterator[tuple[Value, Value]]:
+    """The elements worth showing: all of a hash, the non-zero ones of an array."""
+    array = view.spec.type in (MapType.ARRAY, MapType.PERCPU_ARRAY)
+    for key, value in view.items():
+        if not array or not _is_zero(value):
+            yield key, value
+
+
+def plain(value: Value) -> object:
+    """`value` with bytes as hex text, for JSON."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return value
+
+
+def value_text(value: Value) -> str:
+    """A value on one line."""
+    if isinstance(value, bytes):
+        shown = value.rstrip(b"\0")
+        if shown and all(32 <= byte < 127 for byte in shown):
+            return repr(shown.decode())
+        return value[:24].hex(" ") + (f" … ({len(value)} bytes)" if len(value) > 24 else "")
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k}: {value_text(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        most = 16
+        text = ", ".join(map(value_text, value[:most]))
+        return f"[{text}{', …' if len(value) > most else ''}]"
+    return str(value)
+
+
+def map_rows(obj: LoadedObject) -> dict[str, list[dict[str, object]]]:
+    """Every map's elements worth showing, for JSON."""
+    rows: dict[str, list[dict[str, object]]] = {}
+    for name, view in obj.maps.items():
+        rows[name] = [{"key": plain(k), "value": plain(v)} for k, v in elements(view)]
+    return rows
+
+
+def print_maps(obj: LoadedObject) -> None:
+    """Every map that holds something, a table each; global variables by name."""
+    globals_ = [(name, obj.globals[name]) for name in obj.globals]
+    changed = [(name, value) for name, value in globals_ if not _is_zero(value)]
+    if changed:
+        print()
+        heading("Global variables")
+        table(("name", "value"), ((name, value_text(value)) for name, value in changed))
+    for name, view in obj.maps.items():
+        if view.spec.data is not None:
+            continue
+        try:
+            found = list(elements(view))
+        except MapError:
+            continue
+        if not found:
+            continue
+        print()
+        heading(f"Map {name}")
+        shown = found[:_MOST_ELEMENTS]
+        table(("key", "value"), ((value_text(k), value_text(v)) for k, v in shown))
+        if len(found) > len(shown):
+            print(f"… and {len(found) - len(shown)} more elements")
