@@ -191,6 +191,10 @@ class BpfRequests:
         self.current = request
         try:
             result = self._runner.run(request.program, self._ctx_addr)
+            self.current = None
+            waits, res = self._decide(request, result)
+            self._announce_end(request, result, waits)
+            self._submitter.end_run()
         except BaseException:
             self.current = None
             self._submitter.abort_run()
@@ -198,8 +202,18 @@ class BpfRequests:
             self._submitter.settle()
             self._submitter.drain()
             raise
-        self.current = None
-        waits, res = self._decide(request, result)
+        if not waits:
+            self._submitter.end(request, res, failed=False)
+            self._submitter.settle()
+        elif self._satisfied(request):
+            self._queue.append(request)
+        elif self._rechecks:
+            request.recheck = True
+            self._queue.append(request)
+        else:
+            self._park(request)
+
+    def _announce_end(self, request: BpfRequest, result: int, waits: bool) -> None:
         if self._observer is not None:
             self._observer(
                 RunEnded(
@@ -213,17 +227,6 @@ class BpfRequests:
                     request.wait_nr if waits else 0,
                 )
             )
-        self._submitter.end_run()
-        if not waits:
-            self._submitter.end(request, res, failed=False)
-            self._submitter.settle()
-        elif self._satisfied(request):
-            self._queue.append(request)
-        elif self._rechecks:
-            request.recheck = True
-            self._queue.append(request)
-        else:
-            self._park(request)
 
     def _decide(self, request: BpfRequest, result: int) -> tuple[bool, int]:
         """Whether the request waits to be run again, else its result."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Sequence
+from enum import Enum
 from typing import Self
 
 from pybpfvm.bits import U32, align_up
@@ -36,6 +37,15 @@ OFF_CQ_FIRST = 0x1200000  # mmap offset of CQ ring 0 by index
 OFF_CQ_STRIDE = 0x100000
 _USER = "user"
 _EMPTY_SLOT = -1
+
+
+class _Stop(Enum):
+    """Why waiting ended."""
+
+    DONE = "the condition holds"
+    STUCK = "nothing in flight can complete"
+    LATE = "the deadline is over"
+    IDLE = "nothing happened for the idle timeout"
 
 
 class Ring:
@@ -248,6 +258,16 @@ class Ring:
         )
         return queue.count()
 
+    def run_until_idle(self, timeout_ns: int | None = None) -> bool:
+        """Let everything that can happen happen; parked requests may remain.
+
+        False when `timeout_ns` of the backend's clock, or without one the idle timeout of the
+        budgets, ended it while something was still in flight.
+        """
+        self._begin_call()
+        deadline = None if timeout_ns is None else self.backend.now_ns() + timeout_ns
+        return self._until(lambda: False, deadline) is _Stop.STUCK
+
     def ready(self, cq: int = 0) -> int:
         """How many CQEs a CQ holds."""
         return self._queue(cq).count()
@@ -402,36 +422,42 @@ class Ring:
         self._submitter.drain()
         self._bpf.run_all()
 
-    def _wait(
-        self, done: Callable[[], bool], waiter: Callable[[], str], deadline_ns: int | None
-    ) -> None:
-        """Work until `done`, or the deadline of the backend's clock; RingHang when it can't be."""
+    def _until(self, done: Callable[[], bool], deadline_ns: int | None) -> _Stop:
+        """Work until `done`, or whatever else ends it; `deadline_ns` is of the backend's clock."""
         idle_ns = self.budgets.idle_timeout_ns
         patience_ns = idle_ns
         last_event = time.monotonic_ns()
         while True:
             self._work()
             if done():
-                return
+                return _Stop.DONE
             if not self.backend.can_progress():
                 if self._submitter.drain():
                     continue
-                if deadline_ns is not None:
-                    return
-                raise self._hang("nothing in flight can complete", waiter())
+                return _Stop.STUCK
             if deadline_ns is not None:
                 left_ns = deadline_ns - self.backend.now_ns()
                 if left_ns <= 0:
-                    return
+                    return _Stop.LATE
                 self.backend.wait(left_ns)
-                continue
-            if self.backend.wait(patience_ns):
+            elif self.backend.wait(patience_ns):
                 last_event = time.monotonic_ns()
                 patience_ns = idle_ns
             elif time.monotonic_ns() - last_event >= idle_ns:
-                raise self._hang(f"no event for {idle_ns / 1e9:g} s", waiter())
+                return _Stop.IDLE
             else:
                 patience_ns *= 2  # the clock is virtual: let more of it pass
+
+    def _wait(
+        self, done: Callable[[], bool], waiter: Callable[[], str], deadline_ns: int | None
+    ) -> None:
+        """Work until `done` or the deadline; RingHang when neither can come."""
+        stop = self._until(done, deadline_ns)
+        if stop is _Stop.IDLE:
+            seconds = self.budgets.idle_timeout_ns / 1e9
+            raise self._hang(f"no event for {seconds:g} s", waiter())
+        if stop is _Stop.STUCK and deadline_ns is None:
+            raise self._hang("nothing in flight can complete", waiter())
 
     def _hang(self, reason: str, waiter: str) -> RingHang:
         lines = list(self._bpf.waiters())

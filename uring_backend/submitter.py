@@ -144,8 +144,12 @@ class Submitter:
         """
         if not batch:
             return True
-        taken = self._backend.submit([self._encode(request, placed=True) for request in batch])
-        self.activity += 1
+        try:
+            taken = self._hand_over(batch, placed=True)
+        except BaseException:
+            for request, _ in later:
+                self.table.retire(request)
+            raise
         sq.consume(taken)
         for request in batch[:taken]:
             self._announce(request)
@@ -198,8 +202,7 @@ class Submitter:
             if is_performed(request):
                 self.performed.start(request)
             else:
-                self._backend.submit([self._encode(request, placed=False)])
-                self.activity += 1
+                self._hand_over([request], placed=False)
             self.drain()
         finally:
             self._inline_from = None
@@ -229,8 +232,7 @@ class Submitter:
             return
         self._inline_from = chain[0][0].token
         try:
-            self._backend.submit([self._encode(request, placed=True) for request, _ in chain])
-            self.activity += 1
+            self._hand_over([request for request, _ in chain], placed=True)
             self.drain()
         finally:
             self._inline_from = None
@@ -302,6 +304,19 @@ class Submitter:
             if request.origin == _USER:
                 self._announce(request)
             self.complete(request, -(error or errno.ECANCELED))
+
+    def _hand_over(self, requests: list[Request], *, placed: bool) -> int:
+        """Give the requests to the backend; how many it consumed.
+
+        A backend that raises (an opcode it does not have) has consumed nothing.
+        """
+        self.activity += 1
+        try:
+            return self._backend.submit([self._encode(r, placed=placed) for r in requests])
+        except BaseException:
+            for request in requests:
+                self.table.retire(request)
+            raise
 
     def _encode(self, request: Request, *, placed: bool) -> bytes:
         """The SQE that the backend gets; `placed`: its place among others counts."""

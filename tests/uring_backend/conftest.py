@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import pytest
 
+from pybpfvm.errors import PybpfvmError
 from pybpfvm.events import Event
 from pybpfvm.memory import AddressSpace, RegionKind
 from pybpfvm.profiles import PROFILES
+from pybpfvm.uring_backend.abi import Op
+from pybpfvm.uring_backend.base import Backend
 from pybpfvm.uring_backend.bpf import Budgets
 from pybpfvm.uring_backend.ring import Ring
 from tests.support.fake_backend import FakeBackend
-from tests.support.ring_programs import Program, PythonRunner
+from tests.support.ring_programs import Program, PythonRunner, sqe
+
+
+on_every_backend = pytest.mark.parametrize(
+    "backend_name",
+    ["fake", "sim", pytest.param("kernel", marks=pytest.mark.kernel_ring)],
+)
 
 
 @dataclass
@@ -23,15 +33,30 @@ class Bench:
 
     ring: Ring
     runner: PythonRunner
-    backend: FakeBackend
+    backend: Backend
     memory: AddressSpace
     events: list[Event] = field(default_factory=list)
+
+    @property
+    def fake(self) -> FakeBackend:
+        """The backend, where a test asks for what only the fake one tells."""
+        assert isinstance(self.backend, FakeBackend)
+        return self.backend
 
     def user(self, data: bytes) -> int:
         """Address of user memory that holds `data`."""
         region = self.memory.alloc(len(data), RegionKind.USER, "test data")
         self.memory.user_write(region.start, data)
         return region.start
+
+    def timespec(self, ms: float) -> int:
+        """Address of a timespec of so many milliseconds."""
+        return self.user(struct.pack("<qq", *divmod(int(ms * 1e6), 10**9)))
+
+    def timeout(self, ms: float, *, user_data: int = 0, cq: int = 0, off: int = 0) -> bytes:
+        """A TIMEOUT SQE, counting `off` CQEs."""
+        addr = self.timespec(ms)
+        return sqe(Op.TIMEOUT, addr=addr, len=1, off=off, user_data=user_data, cq=cq)
 
     def submit(self, *sqes: bytes) -> int:
         """Queue and submit."""
@@ -63,8 +88,30 @@ class MakeBench(Protocol):
     ) -> Bench: ...
 
 
+def make_backend(name: str, memory: AddressSpace) -> Backend:
+    """A backend, or a skipped test with the reason."""
+    if name == "fake":
+        return FakeBackend(memory)
+    if name == "sim":
+        from pybpfvm.uring_backend.sim import SimBackend
+
+        return SimBackend(memory, seed=1)
+    kernel = pytest.importorskip("pybpfvm.uring_backend.kernel")
+    try:
+        backend: Backend = kernel.KernelBackend(memory)
+    except (PybpfvmError, OSError, AttributeError) as error:
+        pytest.skip(f"no io_uring here: {error}")
+    return backend
+
+
 @pytest.fixture
-def make_bench() -> Iterator[MakeBench]:
+def backend_name() -> str:
+    """Overridden by `on_every_backend`."""
+    return "fake"
+
+
+@pytest.fixture
+def make_bench(backend_name: str) -> Iterator[MakeBench]:
     closers: list[Callable[[], None]] = []
 
     def make(
@@ -82,7 +129,7 @@ def make_bench() -> Iterator[MakeBench]:
             cq_entries = (128, 128) if abi.ring is not None and abi.ring.extra_cqs else ()
         memory = AddressSpace()
         closers.append(memory.close)
-        backend = FakeBackend(memory)
+        backend = make_backend(backend_name, memory)
         runner = PythonRunner(memory, *programs)
         events: list[Event] = []
         ring = Ring(

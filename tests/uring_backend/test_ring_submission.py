@@ -110,7 +110,7 @@ def test_cq_idx_steers_every_opcode_and_is_hidden(make_bench: MakeBench) -> None
     assert bench.cqes(1) == [(1, 0), (4, EINVAL)]
     assert bench.cqes(2) == [(3, 0), (2, -errno.ETIME)]
     # FakeBackend asserts that byte 48 on is clear; tokens are the requests' numbers.
-    assert [(given.opcode, given.user_data) for given in bench.backend.submitted] == [
+    assert [(given.opcode, given.user_data) for given in bench.fake.submitted] == [
         (Op.NOP, 1),
         (Op.TIMEOUT, 2),
         (255, 3),
@@ -175,7 +175,7 @@ def test_too_many_live_requests_stay_in_the_sq(make_bench: MakeBench) -> None:
     bench = make_bench("v2", nothing, budgets=Budgets(live_requests=2))
     polls = [sqe(Op.POLL_ADD, fd=0, user_data=number) for number in range(3)]
     assert bench.submit(*polls) == 2
-    bench.backend.fire()
+    bench.fake.fire()
     assert bench.ring.submit() == 1
     assert bench.cqes() == [(0, 1), (1, 1)]
 
@@ -304,7 +304,7 @@ def test_skip_hides_success_only(make_bench: MakeBench, profile: str) -> None:
     bench.ring.wait_cqes(3)
     assert bench.cqes() == [(5, -errno.ENOENT), (6, EFAULT), (4, -errno.ETIME)]
     assert bench.runner.runs == 2
-    assert all(not given.flags & SKIP for given in bench.backend.submitted)
+    assert all(not given.flags & SKIP for given in bench.fake.submitted)
 
 
 def test_skipping_in_a_chain(make_bench: MakeBench) -> None:
