@@ -18,12 +18,12 @@ from typing import Literal
 
 from pybpfvm.errors import UnsupportedError
 from pybpfvm.memory import AddressSpace
-from pybpfvm.uring_backend.abi import OP_LAST, Op, Sqe
-from pybpfvm.uring_backend.base import EXTERNAL, Completion, Started
+from pybpfvm.uring_backend.abi import Sqe
+from pybpfvm.uring_backend.base import Completion, Started
 from pybpfvm.uring_backend.sim.clock import NEVER, Clock
 from pybpfvm.uring_backend.sim.core import Core
 from pybpfvm.uring_backend.sim.descriptors import FdTable
-from pybpfvm.uring_backend.sim.opcodes import PREPARE
+from pybpfvm.uring_backend.sim.opcodes import PREPARE, unsupported
 from pybpfvm.uring_backend.sim.vfs import DEFAULT_LIMIT_BYTES
 from pybpfvm.uring_backend.sim.world import SimWorld
 
@@ -37,6 +37,7 @@ class SimBackend:
         self, memory: AddressSpace, *, seed: int = 0, disk_bytes: int = DEFAULT_LIMIT_BYTES
     ) -> None:
         self.seed = seed
+        self._memory = memory
         self._clock = Clock()
         self._fds = FdTable()
         self.world = SimWorld(self._fds, self._clock, disk_bytes)
@@ -61,15 +62,11 @@ class SimBackend:
         """
         entries = [Sqe.unpack(raw) for raw in sqes]
         for sqe in entries:
-            self._check_supported(sqe)
+            if feature := unsupported(sqe, self._memory):
+                raise UnsupportedError(
+                    f"{feature} in the simulated ring", remedy="use the kernel backend"
+                )
         return self._core.submit(entries)
-
-    def _check_supported(self, sqe: Sqe) -> None:
-        if sqe.opcode == EXTERNAL or sqe.opcode >= OP_LAST or Op(sqe.opcode) in PREPARE:
-            return
-        raise UnsupportedError(
-            f"opcode {Op(sqe.opcode).name} in the simulated ring", remedy="use the kernel backend"
-        )
 
     def poll(self) -> list[Completion | Started]:
         """What has happened since the last call, in order."""

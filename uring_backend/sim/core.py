@@ -41,7 +41,7 @@ from pybpfvm.uring_backend.abi import (
 from pybpfvm.uring_backend.base import EXTERNAL, Completion, Started
 from pybpfvm.uring_backend.sim.buffers import BufferGroups, RegisteredBuffers
 from pybpfvm.uring_backend.sim.clock import Clock
-from pybpfvm.uring_backend.sim.descriptors import FdTable, Node, OpenFile, SlotTable
+from pybpfvm.uring_backend.sim.descriptors import FdTable, Node, OpenFile, SlotTable, WaitQueue
 from pybpfvm.uring_backend.sim.request import Issue, Refused, Request, State
 from pybpfvm.uring_backend.sim.timers import Timers
 from pybpfvm.uring_backend.sim.vfs import RegularFile
@@ -297,20 +297,30 @@ class Core:
 
     def _retry(self, request: Request) -> None:
         ready = self.file_of(request).node.poll() & (request.wait_events | POLLERR | POLLHUP)
-        if ready and not request.woken:
-            request.woken = True
-            self.later(lambda: self._retry_now(request))
+        if ready:
+            self.retry_later(request)
 
     def _retry_now(self, request: Request) -> None:
         if request.state is State.POLLED:  # else it was cancelled in between
             self.disarm_poll(request)
             self.issue(request)
 
+    def retry_later(self, request: Request) -> None:
+        """What a polled request waits for has changed: try again, from task work."""
+        if not request.woken:
+            request.woken = True
+            self.later(lambda: self._retry_now(request))
+
     def arm_poll(self, request: Request, woken: Callable[[], None]) -> None:
         """Call `woken` whenever the request's file changes."""
         queue = self.file_of(request).node.queue
-        if queue is not None:
-            queue.add(request, woken)
+        assert queue is not None
+        self.arm_poll_on(request, queue, woken)
+
+    def arm_poll_on(self, request: Request, queue: WaitQueue, woken: Callable[[], None]) -> None:
+        """Call `woken` whenever `queue` is woken."""
+        queue.add(request, woken)
+        request.queue = queue
         request.state = State.POLLED
         request.woken = False
         self.polled[request] = None
@@ -318,8 +328,9 @@ class Core:
     def disarm_poll(self, request: Request) -> None:
         """Stop waiting for the file."""
         self.polled.pop(request, None)
-        if request.file is not None and request.file.node.queue is not None:
-            request.file.node.queue.remove(request)
+        if request.queue is not None:
+            request.queue.remove(request)
+            request.queue = None
         if request.state is State.POLLED:
             request.state = State.QUEUED
 
@@ -390,6 +401,14 @@ class Core:
             self.complete(request, res)
 
         self.later(end)
+
+    def rename(self, request: Request, token: int) -> None:
+        """Give a live request another token."""
+        if token in self.live and self.live[token] is not request:
+            raise InternalError(f"token {token} is already in use")
+        del self.live[request.token]
+        request.token = token
+        self.live[token] = request
 
     def post(self, request: Request, res: int, flags: int = 0) -> None:
         """A CQE of a multishot request that goes on."""

@@ -224,6 +224,13 @@ class SlotTable:
         if slot >= len(self._slots):
             raise Refused(errno.EINVAL)
 
+    def check_range(self, start: int, count: int) -> None:
+        """Refused unless slots [start, start + count) exist."""
+        if self._slots is None:
+            raise Refused(errno.ENXIO)
+        if start + count > len(self._slots):
+            raise Refused(errno.EINVAL)
+
     def install(self, slot: int, file: OpenFile) -> None:
         """Put a file into a slot, replacing what was there."""
         self.check_slot(slot)

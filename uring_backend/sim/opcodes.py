@@ -5,9 +5,35 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from pybpfvm.uring_backend.abi import Op
+from pybpfvm.uring_backend.abi import OP_LAST, Op, Sqe
+from pybpfvm.uring_backend.base import EXTERNAL
+from pybpfvm.uring_backend.sim import names, net
 from pybpfvm.uring_backend.sim.buffers import prepare_provide, prepare_remove
 from pybpfvm.uring_backend.sim.cancel import prepare_async_cancel
+from pybpfvm.uring_backend.sim.names import (
+    prepare_close,
+    prepare_fallocate,
+    prepare_files_update,
+    prepare_fsync,
+    prepare_ftruncate,
+    prepare_mkdirat,
+    prepare_openat,
+    prepare_openat2,
+    prepare_renameat,
+    prepare_statx,
+    prepare_unlinkat,
+)
+from pybpfvm.uring_backend.sim.net import (
+    prepare_accept,
+    prepare_bind,
+    prepare_connect,
+    prepare_listen,
+    prepare_recv,
+    prepare_send,
+    prepare_shutdown,
+    prepare_socket,
+)
+from pybpfvm.uring_backend.sim.polling import prepare_poll_add, prepare_poll_remove
 from pybpfvm.uring_backend.sim.rw import prepare_nop, prepare_read_write
 from pybpfvm.uring_backend.sim.timeouts import (
     prepare_link_timeout,
@@ -16,6 +42,7 @@ from pybpfvm.uring_backend.sim.timeouts import (
 )
 
 if TYPE_CHECKING:
+    from pybpfvm.memory import AddressSpace
     from pybpfvm.uring_backend.sim.core import Prepare
 
 PREPARE: Final[Mapping[Op, Prepare]] = {
@@ -32,4 +59,35 @@ PREPARE: Final[Mapping[Op, Prepare]] = {
     Op.ASYNC_CANCEL: prepare_async_cancel,
     Op.PROVIDE_BUFFERS: prepare_provide,
     Op.REMOVE_BUFFERS: prepare_remove,
+    Op.POLL_ADD: prepare_poll_add,
+    Op.POLL_REMOVE: prepare_poll_remove,
+    Op.OPENAT: prepare_openat,
+    Op.OPENAT2: prepare_openat2,
+    Op.CLOSE: prepare_close,
+    Op.FILES_UPDATE: prepare_files_update,
+    Op.FSYNC: prepare_fsync,
+    Op.FALLOCATE: prepare_fallocate,
+    Op.FTRUNCATE: prepare_ftruncate,
+    Op.STATX: prepare_statx,
+    Op.UNLINKAT: prepare_unlinkat,
+    Op.MKDIRAT: prepare_mkdirat,
+    Op.RENAMEAT: prepare_renameat,
+    Op.SOCKET: prepare_socket,
+    Op.BIND: prepare_bind,
+    Op.LISTEN: prepare_listen,
+    Op.ACCEPT: prepare_accept,
+    Op.CONNECT: prepare_connect,
+    Op.SEND: prepare_send,
+    Op.RECV: prepare_recv,
+    Op.SHUTDOWN: prepare_shutdown,
 }
+
+
+def unsupported(sqe: Sqe, memory: AddressSpace) -> str:
+    """What mainline would do for this SQE and the simulated ring can not; "" if nothing."""
+    if sqe.opcode == EXTERNAL or sqe.opcode >= OP_LAST:
+        return ""
+    op = Op(sqe.opcode)
+    if op not in PREPARE:
+        return f"opcode {op.name}"
+    return names.unsupported(sqe, memory) or net.unsupported(sqe)

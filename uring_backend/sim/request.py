@@ -16,7 +16,7 @@ from pybpfvm.uring_backend.abi import (
 )
 
 if TYPE_CHECKING:
-    from pybpfvm.uring_backend.sim.descriptors import OpenFile
+    from pybpfvm.uring_backend.sim.descriptors import OpenFile, WaitQueue
 
 Issue = Callable[[], int | None]
 """Performs a prepared request: its result, or None when it will complete later."""
@@ -62,6 +62,7 @@ class Request:
         "multishot",
         "next",
         "nowait",
+        "queue",
         "res",
         "skip_cqe",
         "skip_links",
@@ -85,6 +86,7 @@ class Request:
         self.state = State.QUEUED
         self.issue: Issue | None = None
         self.file: OpenFile | None = None
+        self.queue: WaitQueue | None = None  # what it is waiting on, when POLLED
         self.next: Request | None = None
         self.link_timeout: Request | None = None  # armed or to be armed when this one has to wait
         self.failed = False

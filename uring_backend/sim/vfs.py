@@ -168,6 +168,10 @@ class Directory(Inode):
     def size(self) -> int:
         return CHUNK
 
+    def subdirectories(self) -> int:
+        """How many directories are directly inside."""
+        return sum(entry.is_dir for entry in self.entries.values())
+
     def holds(self, other: Inode) -> bool:
         """Whether `other` is this directory or lies somewhere below it."""
         step: Inode = other

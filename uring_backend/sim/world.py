@@ -23,6 +23,7 @@ from pybpfvm.uring_backend.sim.streams import Pipe, Socket, SocketState
 from pybpfvm.uring_backend.sim.vfs import DEFAULT_LIMIT_BYTES, Directory, RegularFile, Vfs
 
 LOOPBACK: Final = bytes((127, 0, 0, 1))
+_FIRST_CLIENT_PORT: Final = 32768
 _FIRST_PORT: Final = 40000
 _LAST_PORT: Final = 65535
 
@@ -72,6 +73,7 @@ class SimWorld:
         self.vfs = Vfs(lambda: REALTIME_BASE_NS + clock.now_ns, limit_bytes)
         self._listeners: dict[int, Socket] = {}
         self._next_port = _FIRST_PORT
+        self._next_client = _FIRST_CLIENT_PORT
 
     # --- files --------------------------------------------------------------------------------
 
@@ -195,6 +197,12 @@ class SimWorld:
         self._listeners[port] = listener
         listener.on_release = lambda: self._listeners.pop(port, None)
 
+    def client_port(self) -> int:
+        """A port for a connecting socket. They need not be unique: nothing finds a client by it."""
+        port = self._next_client
+        self._next_client = port + 1 if port + 1 < _FIRST_PORT else _FIRST_CLIENT_PORT
+        return port
+
     def listener_at(self, port: int) -> Socket:
         """Who listens on a loopback port; Refused(ECONNREFUSED)."""
         listener = self._listeners.get(port)
@@ -224,6 +232,7 @@ class SimWorld:
         if listener.full:
             raise InputError(f"the backlog of fd {fd} is full", remedy="accept first")
         client = Socket()
+        client.port = self.client_port()
         client.connect_to(listener)
         return SimPeer(client)
 
