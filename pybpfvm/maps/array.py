@@ -44,6 +44,7 @@ class ArrayMap(IndexedMap):
 
     def __init__(self, spec: MapSpec, memory: AddressSpace, *, cpus: int) -> None:
         super().__init__(spec, memory)
+        self.cpus = cpus
         self.stride = align_up(spec.value_size, 8)
         self._per_cpu = spec.type == MapType.PERCPU_ARRAY
         writable = not spec.flags & BPF_F_RDONLY_PROG

@@ -45,6 +45,7 @@ class HashMap(LiveMap):
         self, spec: MapSpec, memory: AddressSpace, *, cpus: int, value_bytes: int | None = None
     ) -> None:
         super().__init__(spec, memory)
+        self.cpus = cpus
         self._value_bytes = spec.value_size if value_bytes is None else value_bytes
         self.stride = align_up(self._value_bytes, 8)
         self._per_cpu = spec.type in _PER_CPU
