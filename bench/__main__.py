@@ -20,7 +20,9 @@ def main() -> None:
     for title, part in PARTS:
         rows = part.run()
         heading(title)
-        table(("what", "value", "unit"), ((name, f"{value:.3g}", unit) for name, value, unit in rows))
+        table(
+            ("what", "value", "unit"), ((name, f"{value:.3g}", unit) for name, value, unit in rows)
+        )
         print()
         figures[title] = {name: value for name, value, _ in rows}
     if args.json:

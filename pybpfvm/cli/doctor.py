@@ -77,7 +77,9 @@ def _findings() -> Iterator[Finding]:
     for module, purpose in (("hypothesis", "property tests"), ("capstone", "disassembly checks")):
         found = importlib.util.find_spec(module) is not None
         yield Finding(
-            f"extra: {module}", found, purpose if found else f"not installed ({purpose})",
+            f"extra: {module}",
+            found,
+            purpose if found else f"not installed ({purpose})",
             "pip install 'pybpfvm[dev]'",
         )
 
@@ -125,7 +127,10 @@ def _vmlinux() -> Finding:
             readable = len(file.read(4)) == 4
     except OSError as error:
         return Finding(
-            "kernel BTF", False, error.strerror or str(error), "give --btf FILE where CO-RE needs it"
+            "kernel BTF",
+            False,
+            error.strerror or str(error),
+            "give --btf FILE where CO-RE needs it",
         )
     return Finding("kernel BTF", readable, "/sys/kernel/btf/vmlinux can be read")
 

@@ -125,9 +125,7 @@ def _print_lines(title: str, lines: tuple[str, ...]) -> None:
             print(f"  {line}")
 
 
-def _document(
-    obj: BpfObject, profile: Profile | None, detection: Detection
-) -> dict[str, object]:
+def _document(obj: BpfObject, profile: Profile | None, detection: Detection) -> dict[str, object]:
     return {
         "object": obj.path,
         "sha256": obj.sha256,

@@ -73,7 +73,9 @@ def _bytes(option: str | None, name: str) -> bytes | None:
         return bytes.fromhex(option)
     except ValueError:
         raise InputError(
-            f"{option!r} is not hexadecimal", where=name, remedy="give pairs of hex digits, or @FILE"
+            f"{option!r} is not hexadecimal",
+            where=name,
+            remedy="give pairs of hex digits, or @FILE",
         ) from None
 
 
@@ -93,9 +95,7 @@ def _choose(obj: LoadedObject, name: str | None) -> LoadedProgram:
 def _run_once(args: argparse.Namespace) -> int:
     account = Account(head=1 << 20 if args.all else 160)
     with Machine() as machine:
-        obj = machine.load(
-            args.file, abi=args.abi, helpers=overrides(args), btf=target_btf(args)
-        )
+        obj = machine.load(args.file, abi=args.abi, helpers=overrides(args), btf=target_btf(args))
         program = _choose(obj, args.prog)
         start = time.perf_counter()
         done = program.run(

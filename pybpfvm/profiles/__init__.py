@@ -11,11 +11,10 @@ from pybpfvm.profiles.base import Profile
 from pybpfvm.profiles.iouring_2021 import PROFILES_2021
 from pybpfvm.profiles.ordinary import ORDINARY
 from pybpfvm.profiles.ring_types import builtin_btf
+
 __all__ = ["PROFILES", "builtin_btf", "profile_named", "with_helpers"]
 
-PROFILES: Mapping[str, Profile] = {
-    profile.name: profile for profile in (*PROFILES_2021, *ORDINARY)
-}
+PROFILES: Mapping[str, Profile] = {profile.name: profile for profile in (*PROFILES_2021, *ORDINARY)}
 
 
 def profile_named(name: str) -> Profile:

@@ -62,8 +62,8 @@ class Detection:
     why: tuple[str, ...]
 
 
-# What a call of each ring helper looks like: is r1 the context, and which of r2..r5 must be
-# which constant (index 0 is r2).
+# What a call looks like: is r1 the context (only for these), and which of r2..r5 must be which
+# constant (index 0 is r2).
 _SIGNATURES: Mapping[str, tuple[bool, Mapping[int, int]]] = {
     "iouring_queue_sqe": (True, {1: 64}),
     "io_uring_submit": (True, {1: 64}),
@@ -71,9 +71,9 @@ _SIGNATURES: Mapping[str, tuple[bool, Mapping[int, int]]] = {
     "io_uring_emit_cqe": (True, {}),
     "iouring_reap_cqe": (True, {2: 16}),
     "io_uring_reap_cqe": (True, {2: 16}),
-    "bpf_copy_to_user": (False, {}),
-    "copy_from_user": (False, {}),
+    "tail_call": (True, {}),
 }
+_OTHER_HELPER: tuple[bool, Mapping[int, int]] = (False, {})
 
 
 def matching_section(profile: Profile, section: str) -> SectionRule | None:
@@ -112,10 +112,7 @@ def _objection(profile: Profile, fact: ProgramFacts) -> str | None:
         name = profile.helpers.get(call.number)
         if name is None:
             return f"{fact.name}+{call.pc} calls helper {call.number}, which it does not have"
-        signature = _SIGNATURES.get(name)
-        if signature is None:
-            continue
-        wants_ctx, wants = signature
+        wants_ctx, wants = _SIGNATURES.get(name, _OTHER_HELPER)
         if call.ctx_first is not None and call.ctx_first != wants_ctx:
             does = "passes" if call.ctx_first else "does not pass"
             return f"helper {call.number} is {name}, but {fact.name}+{call.pc} {does} the context"

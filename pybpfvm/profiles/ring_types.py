@@ -26,9 +26,7 @@ def builtin_btf(profile: Profile) -> Btf | None:
 
 
 @lru_cache(maxsize=32)
-def _btf(
-    name: str, structs: tuple[tuple[str, int, tuple[tuple[str, int, int], ...]], ...]
-) -> Btf:
+def _btf(name: str, structs: tuple[tuple[str, int, tuple[tuple[str, int, int], ...]], ...]) -> Btf:
     types: list[BtfType] = []
     ints: dict[int, int] = {}
     for size, int_name in _INT_NAMES.items():

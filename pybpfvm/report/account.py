@@ -109,7 +109,9 @@ class _Writer:
                 then = "done"
                 if event.wait_cq is not None:
                     then = f"run again after {_cqes(event.wait_nr)} on CQ {event.wait_cq}"
-                return f"■ {event.program} returned {s32(event.result)}, {event.insns} insns: {then}"
+                return (
+                    f"■ {event.program} returned {s32(event.result)}, {event.insns} insns: {then}"
+                )
             case Parked():
                 return f"  request {event.request} parks until CQ {event.cq} holds {event.wanted}"
             case CqePosted():

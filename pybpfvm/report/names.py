@@ -35,5 +35,3 @@ def _target_name(target: object) -> str:
         return target.program.name
     spec = getattr(target, "spec", None)
     return spec.name if spec is not None else str(target)
-
-

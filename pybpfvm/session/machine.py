@@ -73,9 +73,7 @@ class Machine:
         self.close()
 
 
-def read_object(
-    source: str | os.PathLike[str] | bytes, *, btf: Btf | None = None
-) -> BpfObject:
+def read_object(source: str | os.PathLike[str] | bytes, *, btf: Btf | None = None) -> BpfObject:
     """The object in a file (or in bytes), relocated, not instantiated."""
     return load_object(source, target_btf=btf or builtin_btf(PROFILES["iouring-v3"]))
 

@@ -290,9 +290,7 @@ class Globals:
                 where=self._owner.object.path,
             )
         whole = bytearray(live.host_lookup(key))
-        whole[offset : offset + size] = encode(
-            value, size, self._owner.object.btf, type_id, order
-        )
+        whole[offset : offset + size] = encode(value, size, self._owner.object.btf, type_id, order)
         try:
             live.host_update(key, bytes(whole))
         except MapError as error:

@@ -222,7 +222,7 @@ class Ring:
     def reap(self, cq: int = 0) -> list[Cqe]:
         """All CQEs that a queue holds, reaped."""
         core = self.core
-        return [cqe for cqe in iter(lambda: core.reap(cq), None)]
+        return list(iter(lambda: core.reap(cq), None))
 
     def ready(self, cq: int = 0) -> int:
         """How many CQEs a queue holds."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import struct
-from collections.abc import Callable
 
 from pybpfvm.errors import InputError
 from pybpfvm.uring_backend import abi
@@ -32,7 +31,8 @@ class SqeBuilder:
         strangers = sorted(set(fields) - known)
         if strangers:
             raise InputError(
-                f"an SQE has no field {strangers[0]!r}", remedy=f"fields: {', '.join(sorted(known))}"
+                f"an SQE has no field {strangers[0]!r}",
+                remedy=f"fields: {', '.join(sorted(known))}",
             )
         if cq_idx is not None:
             fields["addr3"] = (self.sqe.addr3 & ~0xFFFF) | (cq_idx & 0xFFFF)
