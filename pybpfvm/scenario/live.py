@@ -1,0 +1,189 @@
+"""A scenario brought to life on a ring: names become addresses, descriptors and slots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from pybpfvm.btf.types import BtfKind
+from pybpfvm.errors import InputError
+from pybpfvm.scenario.model import (
+    AddressOf,
+    Content,
+    FdKind,
+    FdSetup,
+    Field,
+    Fill,
+    Joined,
+    Number,
+    PathOf,
+    Raw,
+    Ref,
+    RefKind,
+    Scenario,
+    SqeSpec,
+    Typed,
+    Words,
+)
+from pybpfvm.scenario.table import nearest
+from pybpfvm.session import Block, LoadedObject, Ring, cstring
+from pybpfvm.session.values import Value, encode
+from pybpfvm.uring_backend.base import Peer
+
+
+class Live:
+    """The ring, object, user blocks, descriptors and peers of a running scenario."""
+
+    def __init__(self, scenario: Scenario, ring: Ring, obj: LoadedObject) -> None:
+        self.scenario = scenario
+        self.ring = ring
+        self.object = obj
+        self.blocks: dict[str, Block] = {}
+        self.fds: dict[str, int] = {}
+        self.peers: dict[str, Peer] = {}
+        self.slots: dict[str, int] = {}
+        self._set_up()
+
+    def name_of(self, addr: int) -> str | None:
+        """`block+offset` for an address in a user block, None for any other."""
+        for name, block in self.blocks.items():
+            if block.addr <= addr < block.addr + block.size:
+                offset = addr - block.addr
+                return f"{name}+{offset}" if offset else name
+        return None
+
+    def _set_up(self) -> None:
+        scenario, ring = self.scenario, self.ring
+        for name, content in scenario.files.items():
+            ring.world.add_file(name, self.render(content))
+        for fd in scenario.fds:
+            self._open(fd)
+        for name, content in scenario.blocks.items():
+            size = self.size(content)
+            if size == 0:
+                raise InputError("a block without bytes", where=f"{scenario.path}: user.{name}")
+            self.blocks[name] = ring.user.alloc(size, name)
+        for name, content in scenario.blocks.items():
+            if not isinstance(content, Fill) or content.byte:
+                self.blocks[name].write(self.render(content))
+        if scenario.ring.files:
+            files = [-1 if name is None else self.fds[name] for name in scenario.ring.files]
+            ring.core.register_files(files)
+        if scenario.ring.buffers:
+            blocks = [self.blocks[name] for name in scenario.ring.buffers]
+            ring.core.register_buffers([(block.addr, block.size) for block in blocks])
+
+    def _open(self, fd: FdSetup) -> None:
+        world = self.ring.world
+        match fd.kind:
+            case FdKind.OPEN:
+                self.fds[fd.name] = world.open(fd.target, fd.flags, fd.mode)
+            case FdKind.LISTEN:
+                self.fds[fd.name] = world.listen()
+            case FdKind.SOCKET:
+                self.fds[fd.name] = world.socket()
+            case FdKind.SOCKETPAIR:
+                self.fds[fd.name], self.peers[fd.target] = world.socketpair()
+            case FdKind.PIPE:
+                self.fds[fd.name], self.fds[fd.target] = world.pipe()
+
+    def register(self, programs: Sequence[str | None]) -> None:
+        """Register programs by name; LoadRejected or RingError as the ring says."""
+        self.ring.register_bpf([None if name is None else self.object[name] for name in programs])
+        self.slots = {name: slot for slot, name in enumerate(programs) if name is not None}
+
+    def number(self, value: Number) -> int:
+        """What a number or name stands for now."""
+        if not isinstance(value, Ref):
+            return value
+        table: Mapping[RefKind, Callable[[str], int]] = {
+            RefKind.BLOCK: lambda name: self.blocks[name].addr,
+            RefKind.FD: lambda name: self.fds[name],
+            RefKind.PROG: self._slot,
+        }
+        return table[value.kind](value.name) + value.offset
+
+    def _slot(self, name: str) -> int:
+        if name not in self.slots:
+            raise InputError(f"program {name!r} is not registered", where=self.scenario.path)
+        return self.slots[name]
+
+    def value(self, field: Field) -> Value:
+        """A field with its names resolved."""
+        match field:
+            case int() | Ref():
+                return self.number(field)
+            case bytes():
+                return field
+            case tuple():
+                return [self.value(item) for item in field]
+            case _:
+                return {name: self.value(item) for name, item in field.items()}
+
+    def size(self, content: Content) -> int:
+        """Bytes that `render` will give, before the names in it mean anything."""
+        match content:
+            case Raw():
+                return len(content.data)
+            case Fill():
+                return content.size
+            case Words():
+                return content.width * len(content.values)
+            case Typed():
+                return self._struct(content.struct)[1]
+            case Joined():
+                return sum(self.size(part) for part in content.parts)
+            case _:
+                return len(self.render(content))
+
+    def render(self, content: Content) -> bytes:
+        """Content as bytes, names resolved."""
+        match content:
+            case Raw():
+                return content.data
+            case Fill():
+                return bytes([content.byte]) * content.size
+            case Words():
+                return b"".join(self._word(content.width, value) for value in content.values)
+            case PathOf():
+                return cstring(self.ring.world.path(content.name))
+            case AddressOf():
+                return self.ring.world.address(self.fds[content.fd])
+            case Joined():
+                return b"".join(self.render(part) for part in content.parts)
+            case Typed():
+                type_id, size = self._struct(content.struct)
+                fields = self.value(content.fields)
+                btf = self.object.object.btf
+                order = self.object.image.memory.byteorder
+                return encode(fields, size, btf, type_id, order)
+
+    def _word(self, width: int, value: Number) -> bytes:
+        number = self.number(value)
+        if not -(1 << (8 * width - 1)) <= number < 1 << (8 * width):
+            raise InputError(f"{value} is {number:#x}: more than {width} bytes")
+        return (number % (1 << (8 * width))).to_bytes(width, "little")
+
+    def _struct(self, name: str) -> tuple[int, int]:
+        """Type id and size of a struct of the object."""
+        btf = self.object.object.btf
+        found = btf.find(name, BtfKind.STRUCT) if btf is not None else None
+        if btf is None or found is None:
+            names = [btf.name(i) for i in btf.ids_of(BtfKind.STRUCT)] if btf is not None else []
+            raise InputError(
+                f"the object's BTF has no struct {name!r}",
+                where=self.scenario.path,
+                remedy=nearest(name, names)
+                if names
+                else "compile with -g, or describe the block with u32, u64 and parts",
+            )
+        return found, btf.size(found)
+
+    def fill_sqe(self, spec: SqeSpec) -> None:
+        """Put an SQE into the ring's submission queue."""
+        builder = self.ring.get_sqe()
+        if spec.opcode is None:
+            builder.prep_bpf(0)
+        else:
+            builder.set(opcode=spec.opcode)
+        fields = {name: self.number(value) for name, value in spec.fields.items()}
+        builder.set(cq_idx=spec.cq_idx, **fields)

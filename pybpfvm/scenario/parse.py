@@ -1,0 +1,406 @@
+"""Reading a scenario file. Everything wrong with it is one InputError that names the place.
+
+The format is described in docs/scenarios.md.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+from pybpfvm.errors import InputError, TrapKind
+from pybpfvm.scenario.content import CONTENT_KEYS, check_total, content, field, number
+from pybpfvm.scenario.model import (
+    Action,
+    BytesSpec,
+    Check,
+    CloseFd,
+    Connect,
+    Content,
+    CqeSpec,
+    CqSpec,
+    Expect,
+    FdKind,
+    FdSetup,
+    Field,
+    MapSpecs,
+    PeerEnd,
+    PeerRecv,
+    PeerSend,
+    Register,
+    RingSetup,
+    Scenario,
+    Sleep,
+    Step,
+    Submit,
+    Unregister,
+    Wait,
+    Write,
+)
+from pybpfvm.scenario.names import check_names
+from pybpfvm.scenario.sqes import sqe_spec
+from pybpfvm.scenario.table import Table, TomlValue, array, integer, nearest, result
+
+MAX_FILE_BYTES = 4 << 20
+MAX_STEPS = 10_000
+MAX_SET = 256  # CQEs that are compared as a set
+_NS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
+_MAX_DURATION_NS = 1 << 62
+_OPEN_FLAGS = {
+    "rdonly": os.O_RDONLY,
+    "wronly": os.O_WRONLY,
+    "rdwr": os.O_RDWR,
+    "creat": os.O_CREAT,
+    "excl": os.O_EXCL,
+    "trunc": os.O_TRUNC,
+    "append": os.O_APPEND,
+    "nonblock": os.O_NONBLOCK,
+}
+
+
+def parse(path: str | os.PathLike[str]) -> Scenario:
+    """Read the scenario in the file `path`. Raises InputError."""
+    source = Path(path)
+    try:
+        with source.open("rb") as stream:
+            data = stream.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot be read: {error}", where=str(path)) from None
+    if len(data) > MAX_FILE_BYTES:
+        raise InputError(f"a scenario of more than {MAX_FILE_BYTES} bytes", where=str(path))
+    return parse_bytes(data, str(path), source.parent)
+
+
+def parse_bytes(data: bytes, name: str, base: Path) -> Scenario:
+    """The scenario in `data`; `name` is for messages, other files are relative to `base`."""
+    try:
+        tree = tomllib.loads(data.decode())
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"not TOML: {error}", where=name) from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"not UTF-8 at byte {error.start}", where=name) from None
+    except RecursionError:
+        raise InputError("nested too deeply", where=name) from None
+    except ValueError as error:  # integers of more digits than Python converts
+        raise InputError(f"not TOML: {error}", where=name) from None
+    scenario = _scenario(Table(tree, f"{name}: "), name, base)
+    check_names(scenario)
+    return scenario
+
+
+def _scenario(table: Table, name: str, base: Path) -> Scenario:
+    title = table.text("title")
+    obj = base / table.name("object")
+    abi = table.text("abi") or None
+    programs = _programs(table.items("programs"), table.at("programs"))
+    ring = _ring(table.take("ring"), table.at("ring"))
+    blocks = _contents(table.tables("user"), table.at("user"), base)
+    files = _contents(table.tables("files"), table.at("files"), base)
+    fds = tuple(
+        _fd(fd_name, item, f"{table.at('fds')}.{fd_name}")
+        for fd_name, item in table.tables("fds").items()
+    )
+    steps = []
+    for index, item in enumerate(table.items("steps")):
+        where = f"{table.at('steps')}[{index}]"
+        if index >= MAX_STEPS:
+            raise InputError(f"more than {MAX_STEPS} steps", where=where)
+        steps.append(Step(_step(Table(item, where), base), where))
+    expect = _expect(Table(table.take("expect") or {}, table.at("expect")), base)
+    table.finish()
+    return Scenario(
+        path=name,
+        object=obj,
+        abi=abi,
+        programs=programs,
+        ring=ring,
+        blocks=blocks,
+        files=files,
+        fds=fds,
+        steps=tuple(steps),
+        expect=expect,
+        title=title,
+    )
+
+
+def _programs(items: list[TomlValue], where: str) -> tuple[str | None, ...]:
+    for index, item in enumerate(items):
+        if not isinstance(item, str):
+            raise InputError('a program\'s name, or "" for no program', where=f"{where}[{index}]")
+    return tuple(str(item) or None for item in items)
+
+
+def _ring(value: TomlValue, where: str) -> RingSetup:
+    table = Table(value or {}, where)
+    limit = (1 << 32) - 1
+    entries = table.integer("entries", 0, limit)
+    cq_entries = tuple(
+        integer(item, f"{where}.cq_entries[{index}]", 0, limit)
+        for index, item in enumerate(table.items("cq_entries"))
+    )
+    files = tuple(_slot(item, f"{where}.files[{i}]") for i, item in enumerate(table.items("files")))
+    buffers = tuple(
+        _name(item, f"{where}.buffers[{i}]") for i, item in enumerate(table.items("buffers"))
+    )
+    setup = RingSetup(
+        entries=8 if entries is None else entries,
+        cq_entries=cq_entries,
+        cq0_entries=table.integer("cq0_entries", 0, limit),
+        flags=table.integer("flags", 0, limit) or 0,
+        files=files,
+        buffers=buffers,
+    )
+    table.finish()
+    return setup
+
+
+def _slot(item: TomlValue, where: str) -> str | None:
+    if item == -1 and not isinstance(item, bool):
+        return None
+    return _name(item, where)
+
+
+def _name(item: TomlValue, where: str) -> str:
+    if not isinstance(item, str):
+        raise InputError("a name is needed", where=where)
+    return item
+
+
+def _contents(tables: dict[str, TomlValue], where: str, base: Path) -> Mapping[str, Content]:
+    found = {}
+    for name, item in tables.items():
+        table = Table(item, f"{where}.{name}")
+        found[name] = content(table, base)
+        table.finish(also=CONTENT_KEYS)
+    check_total(found, where)
+    return found
+
+
+def _fd(name: str, item: TomlValue, where: str) -> FdSetup:
+    table = Table(item, where)
+    kinds = [kind for kind in FdKind if kind.value in table]
+    if len(kinds) != 1:
+        names = [kind.value for kind in FdKind]
+        table.finish(also=names)
+        raise InputError(f"exactly one of {', '.join(names)} is needed", where=where)
+    kind = kinds[0]
+    target, flags, mode = "", 0, None
+    if kind in (FdKind.LISTEN, FdKind.SOCKET):
+        if not table.flag(kind.value):
+            raise InputError(f"{kind.value} = true is the only value", where=where)
+    else:
+        target = table.text(kind.value)
+    if kind is FdKind.OPEN:
+        flags = table.bits("flags", _OPEN_FLAGS)
+        mode = table.integer("mode", 0, 0o7777)
+    table.finish()
+    return FdSetup(name, kind, target, flags, 0o644 if mode is None else mode)
+
+
+# --- steps --------------------------------------------------------------------------------------
+
+_STEP_KEYS = (
+    "submit",
+    "wait",
+    "sleep",
+    "write",
+    "connect",
+    "send",
+    "recv",
+    "shutdown",
+    "close",
+    "register",
+    "unregister",
+    "check",
+)
+
+
+def _step(table: Table, base: Path) -> Action:
+    kinds = [key for key in _STEP_KEYS if key in table]
+    if len(kinds) != 1:
+        if not kinds:
+            table.finish(also=_STEP_KEYS)
+        raise InputError(
+            f"a step does {' and '.join(kinds) or 'nothing'}",
+            where=table.where,
+            remedy=f"one of {', '.join(_STEP_KEYS)}",
+        )
+    action = _action(table, kinds[0], base)
+    table.finish()
+    return action
+
+
+def _action(table: Table, kind: str, base: Path) -> Action:
+    match kind:
+        case "submit":
+            sqes = tuple(
+                sqe_spec(Table(item, f"{table.at('submit')}[{index}]"))
+                for index, item in enumerate(table.items("submit"))
+            )
+            return Submit(sqes, table.integer("consumed", 0, 1 << 16))
+        case "wait":
+            count = table.integer("wait", 1, 1 << 20)
+            assert count is not None
+            return Wait(count, table.integer("cq", 0, 1 << 16) or 0, _duration(table, "timeout"))
+        case "sleep":
+            return Sleep(_duration(table, "sleep") or 0)
+        case "write":
+            block = table.name("write")
+            offset = table.integer("offset", 0, 1 << 32) or 0
+            return Write(block, content(table, base), offset)
+        case "connect":
+            return Connect(table.name("connect"), table.name("to"))
+        case "send":
+            return PeerSend(table.name("send"), content(table, base))
+        case "recv":
+            return PeerRecv(table.name("recv"), content(table, base))
+        case "shutdown":
+            return PeerEnd(table.name("shutdown"), close=False)
+        case "close":
+            if table.text("of") == "fd":
+                return CloseFd(table.name("close"))
+            return PeerEnd(table.name("close"), close=True)
+        case "register":
+            programs = _programs(table.items("register"), table.at("register"))
+            return Register(programs, table.errno("error"))
+        case "unregister":
+            if not table.flag("unregister"):
+                raise InputError("unregister = true is the only value", where=table.where)
+            return Unregister(table.errno("error"))
+        case _:
+            return Check(_expect(Table(table.take("check"), table.at("check")), base))
+
+
+def _duration(table: Table, key: str) -> int | None:
+    """A duration in ns: "200 ms", "1.5s", or a number of nanoseconds."""
+    value = table.take(key)
+    where = table.at(key)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        return integer(value, where, 0, _MAX_DURATION_NS)
+    digits = value.rstrip("nums ")
+    unit = value[len(digits) :].strip()
+    try:
+        duration = float(digits) * _NS[unit]
+    except (ValueError, KeyError):
+        raise InputError(
+            f"{value!r} is no duration", where=where, remedy='write "200 ms", "1.5 s", "10 us"'
+        ) from None
+    if not 0 <= duration <= _MAX_DURATION_NS:
+        raise InputError(f"{value!r} is too long", where=where)
+    return int(duration)
+
+
+# --- expectations -------------------------------------------------------------------------------
+
+
+def _expect(table: Table, base: Path) -> Expect:
+    trap = table.text("trap") or None
+    if trap is not None and trap not in TrapKind.__members__:
+        raise InputError(
+            f"no trap is called {trap!r}",
+            where=table.at("trap"),
+            remedy=nearest(trap, TrapKind.__members__),
+        )
+    counts = {
+        _cq(cq, table.at("counts")): integer(item, f"{table.at('counts')}.{cq}", 0, 1 << 32)
+        for cq, item in table.tables("counts").items()
+    }
+    runs = {
+        name: integer(item, f"{table.at('runs')}.{name}", 0, 1 << 32)
+        for name, item in table.tables("runs").items()
+    }
+    where = table.at("globals")
+    expect = Expect(
+        cqs=tuple(
+            _cq_spec(_cq(cq, table.at("cqes")), item, f"{table.at('cqes')}.{cq}")
+            for cq, item in table.tables("cqes").items()
+        ),
+        counts=counts,
+        maps=tuple(
+            _map_specs(name, item, f"{table.at('maps')}.{name}")
+            for name, item in table.tables("maps").items()
+        ),
+        globals={
+            name: field(item, f"{where}.{name}") for name, item in table.tables("globals").items()
+        },
+        memory=_bytes_specs(table.tables("memory"), table.at("memory"), base, offsets=True),
+        files=_bytes_specs(table.tables("files"), table.at("files"), base, offsets=False),
+        runs=runs,
+        overflow=table.integer("overflow", 0, 1 << 32),
+        hang=table.flag("hang"),
+        trap=trap,
+        load_errno=table.errno("load_error"),
+    )
+    table.finish()
+    return expect
+
+
+def _cq(key: str, where: str) -> int:
+    if not key.isascii() or not key.isdigit() or int(key[:6]) > 1024 or len(key) > 4:
+        raise InputError(f"{key!r} is no CQ number", where=where, remedy="0 is the main CQ")
+    return int(key)
+
+
+def _cq_spec(cq: int, value: TomlValue, where: str) -> CqSpec:
+    if isinstance(value, dict):
+        table = Table(value, where)
+        specs = _cqe_specs(table.items("set"), f"{where}.set")
+        table.finish()
+        if len(specs) > MAX_SET:
+            raise InputError(f"a set of {len(specs)} CQEs, {MAX_SET} at most", where=where)
+        return CqSpec(cq, specs, ordered=False)
+    return CqSpec(cq, _cqe_specs(array(value, where), where))
+
+
+def _cqe_specs(items: list[TomlValue], where: str) -> tuple[CqeSpec, ...]:
+    specs: list[CqeSpec] = []
+    for index, item in enumerate(items):
+        table = Table(item, f"{where}[{index}]")
+        user_data = table.take("user_data")
+        res = table.take("res")
+        spec = CqeSpec(
+            None if user_data in (None, "any") else number(user_data, table.at("user_data")),
+            None if res in (None, "any") else result(res, table.at("res")),
+            table.integer("flags", 0, (1 << 32) - 1),
+        )
+        times = table.integer("times", 1, 100_000) or 1
+        table.finish()
+        specs.extend([spec] * times)
+    return tuple(specs)
+
+
+def _map_specs(name: str, value: TomlValue, where: str) -> MapSpecs:
+    if isinstance(value, list):
+        pairs = enumerate(array(value, where))
+        return MapSpecs(name, tuple((i, field(item, f"{where}[{i}]")) for i, item in pairs))
+    if not isinstance(value, dict):
+        raise InputError("an array of elements or a table of them is needed", where=where)
+    return MapSpecs(
+        name,
+        tuple((_map_key(key, where), field(item, f"{where}.{key}")) for key, item in value.items()),
+    )
+
+
+def _map_key(key: str, where: str) -> Field:
+    """A TOML key as a map key: an integer, or the bytes of anything else."""
+    try:
+        found = int(key, 0)
+    except ValueError:
+        return key.encode()
+    return integer(found, f"{where}.{key}", -(1 << 63), (1 << 64) - 1)
+
+
+def _bytes_specs(
+    tables: dict[str, TomlValue], where: str, base: Path, *, offsets: bool
+) -> tuple[BytesSpec, ...]:
+    specs = []
+    for name, item in tables.items():
+        table = Table(item, f"{where}.{name}")
+        offset = (table.integer("offset", 0, 1 << 32) or 0) if offsets else 0
+        specs.append(BytesSpec(name, content(table, base), offset))
+        table.finish(also=CONTENT_KEYS)
+    return tuple(specs)

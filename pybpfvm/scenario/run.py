@@ -1,0 +1,293 @@
+"""Carrying a scenario out: set up, take the steps, compare with what was expected."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from pybpfvm.engine import DEFAULT_BUDGET_INSNS
+from pybpfvm.errors import (
+    InputError,
+    LoadRejected,
+    RingError,
+    RingHang,
+    Trap,
+    errno_name,
+)
+from pybpfvm.events import Event, Observer, RunStarted
+from pybpfvm.scenario.compare import Finding, compare
+from pybpfvm.scenario.live import Live
+from pybpfvm.scenario.model import (
+    Action,
+    Check,
+    CloseFd,
+    Connect,
+    PeerEnd,
+    PeerRecv,
+    PeerSend,
+    Register,
+    Scenario,
+    Sleep,
+    Step,
+    Submit,
+    Unregister,
+    Wait,
+    Write,
+)
+from pybpfvm.session import Budgets, Cqe, Machine, Ring
+from pybpfvm.session.ring import BackendName
+
+__all__ = ["Finding", "Live", "Outcome", "run_scenario"]
+
+_PEER_TRIES = 500
+_PEER_TRY_NS = 10_000_000
+Stopped = RingHang | Trap | LoadRejected
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a scenario. `stopped` is the hang, trap or load rejection that ended it, or
+    None; `expected_stop` says that the scenario wanted exactly that."""
+
+    backend: str
+    findings: tuple[Finding, ...]
+    stopped: Stopped | None
+    expected_stop: bool
+    cqes: Mapping[int, tuple[Cqe, ...]]
+    runs: Mapping[str, int]
+    overflow: int
+    time_ns: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything was as expected."""
+        return self.exit_code == 0
+
+    @property
+    def exit_code(self) -> int:
+        """The command line's: that of an unexpected stop, 1 for findings, else 0."""
+        if self.stopped is not None and not self.expected_stop:
+            return self.stopped.exit_code
+        return 1 if self.findings else 0
+
+
+@dataclass
+class _Progress:
+    """What has happened so far."""
+
+    observer: Observer | None
+    cqes: dict[int, list[Cqe]] = field(default_factory=dict)
+    runs: Counter[str] = field(default_factory=Counter)
+    findings: list[Finding] = field(default_factory=list)
+
+    def see(self, event: Event) -> None:
+        if isinstance(event, RunStarted):
+            self.runs[event.program] += 1
+        if self.observer is not None:
+            self.observer(event)
+
+
+def run_scenario(
+    scenario: Scenario,
+    *,
+    backend: BackendName = "sim",
+    seed: int = 0,
+    object_path: str | os.PathLike[str] | None = None,
+    abi: str | None = None,
+    helpers: Mapping[int, str] | None = None,
+    verify: bool = True,
+    strict_ctx: bool = True,
+    budgets: Budgets | None = None,
+    budget_insns: int = DEFAULT_BUDGET_INSNS,
+    observer: Observer | None = None,
+    on_start: Callable[[Live], None] | None = None,
+    on_end: Callable[[Live], None] | None = None,
+) -> Outcome:
+    """Run `scenario` on a ring of its own, in a machine of its own.
+
+    `object_path` and `abi` replace the scenario's. `on_start` and `on_end` see the live ring,
+    object and blocks before the first step and after the last. Raises InputError and RingError
+    for what the scenario sets up wrongly; hangs, traps and load rejections are in the outcome.
+    """
+    progress = _Progress(observer)
+    with Machine() as machine:
+        source = object_path if object_path is not None else scenario.object
+        obj = machine.load(source, abi=abi or scenario.abi, helpers=helpers)
+        setup = scenario.ring
+        with Ring(
+            setup.entries,
+            setup.cq_entries,
+            backend=backend,
+            seed=seed,
+            abi=obj.profile,
+            verify=verify,
+            strict_ctx=strict_ctx,
+            flags=setup.flags,
+            cq0_entries=setup.cq0_entries,
+            observer=progress.see,
+            budgets=budgets,
+            budget_insns=budget_insns,
+            machine=machine,
+        ) as ring:
+            live = Live(scenario, ring, obj)
+            if on_start is not None:
+                on_start(live)
+            stopped = _take_steps(scenario, live, progress)
+            _collect(live, progress)
+            expected_stop = _judge_stop(scenario, stopped, progress)
+            place = f"{scenario.path}: expect"
+            progress.findings += compare(scenario.expect, live, progress.cqes, progress.runs, place)
+            if on_end is not None:
+                on_end(live)
+            return Outcome(
+                backend=backend,
+                findings=tuple(progress.findings),
+                stopped=stopped,
+                expected_stop=expected_stop,
+                cqes={cq: tuple(cqes) for cq, cqes in progress.cqes.items()},
+                runs=dict(progress.runs),
+                overflow=ring.cq_overflow,
+                time_ns=ring.backend.now_ns(),
+            )
+
+
+def _take_steps(scenario: Scenario, live: Live, progress: _Progress) -> Stopped | None:
+    try:
+        if scenario.programs:
+            live.register(scenario.programs)
+        for step in scenario.steps:
+            _step(step, live, progress)
+    except (RingHang, Trap, LoadRejected) as stop:
+        return stop
+    return None
+
+
+def _judge_stop(scenario: Scenario, stopped: Stopped | None, progress: _Progress) -> bool:
+    """Whether the scenario ended as it was expected to; a missing end is a finding."""
+    expect, where = scenario.expect, f"{scenario.path}: expect"
+    found = "the end of the steps" if stopped is None else str(stopped).splitlines()[0]
+    wanted: list[tuple[str, str, bool]] = []
+    if expect.hang:
+        wanted.append(("hang", "a hang", isinstance(stopped, RingHang)))
+    if expect.trap is not None:
+        right = isinstance(stopped, Trap) and stopped.kind.name == expect.trap
+        wanted.append(("trap", f"trap {expect.trap}", right))
+    if expect.load_errno:
+        right = isinstance(stopped, LoadRejected) and stopped.errno == expect.load_errno
+        text = f"load rejected with -{errno_name(expect.load_errno)}"
+        wanted.append(("load_error", text, right))
+    for key, text, right in wanted:
+        if not right:
+            progress.findings.append(Finding(f"{where}.{key}", text, found))
+    return any(right for _, _, right in wanted)
+
+
+def _collect(live: Live, progress: _Progress) -> None:
+    """Add what the queues still hold to what the host has reaped."""
+    for cq in range(1 + len(live.scenario.ring.cq_entries)):
+        progress.cqes.setdefault(cq, []).extend(live.ring.reap(cq))
+
+
+def _step(step: Step, live: Live, progress: _Progress) -> None:
+    try:
+        findings = _act(step.action, live, progress, step.where)
+    except RingError as error:
+        raise InputError(f"the ring refused: {error}", where=step.where) from None
+    except InputError as error:
+        if error.where:
+            raise
+        raise InputError(error.reason, where=step.where, remedy=error.remedy) from None
+    progress.findings += findings
+
+
+def _act(action: Action, live: Live, progress: _Progress, where: str) -> Iterable[Finding]:
+    ring = live.ring
+    match action:
+        case Submit():
+            for sqe in action.sqes:
+                live.fill_sqe(sqe)
+            consumed = ring.submit()
+            if action.consumed is not None and consumed != action.consumed:
+                return [Finding(where, f"{action.consumed} SQEs consumed", str(consumed))]
+        case Wait():
+            return _wait(action, ring, progress, where)
+        case Sleep():
+            ring.run_until_idle(action.duration_ns)
+        case Write():
+            live.blocks[action.block].write(live.render(action.content), action.offset)
+        case Connect():
+            live.peers[action.peer] = ring.world.connect(live.fds[action.to])
+        case PeerSend():
+            return _send(action, live, where)
+        case PeerRecv():
+            return _recv(action, live, where)
+        case PeerEnd():
+            peer = live.peers[action.peer]
+            if action.close:
+                peer.close()
+            else:
+                peer.shutdown()
+        case CloseFd():
+            ring.world.close(live.fds[action.fd])
+        case Register():
+            return _refused(lambda: live.register(action.programs), action.errno, where)
+        case Unregister():
+            return _refused(ring.unregister_bpf, action.errno, where)
+        case Check():
+            return list(compare(action.expect, live, progress.cqes, progress.runs, where))
+    return []
+
+
+def _wait(action: Wait, ring: Ring, progress: _Progress, where: str) -> list[Finding]:
+    got = progress.cqes.setdefault(action.cq, [])
+    for index in range(action.count):
+        try:
+            got.append(ring.wait_cqe(action.timeout_ns, action.cq))
+        except TimeoutError:
+            wanted = f"{action.count} CQEs on CQ {action.cq} in time"
+            return [Finding(where, wanted, f"{index} until the timeout")]
+    return []
+
+
+def _refused(call: Callable[[], None], wanted: int, where: str) -> list[Finding]:
+    """Call; a finding unless it is refused with `wanted` (0: not at all)."""
+    errno = 0
+    try:
+        call()
+    except (RingError, LoadRejected) as error:
+        if not wanted:
+            raise
+        errno = error.errno
+    if errno == wanted:
+        return []
+    found = f"-{errno_name(errno)}" if errno else "success"
+    return [Finding(where, f"refusal with -{errno_name(wanted)}", found)]
+
+
+def _send(action: PeerSend, live: Live, where: str) -> list[Finding]:
+    data = live.render(action.content)
+    peer, sent = live.peers[action.peer], 0
+    for _ in range(_PEER_TRIES):
+        sent += peer.send(data[sent:])
+        if sent == len(data):
+            return []
+        live.ring.run_until_idle(_PEER_TRY_NS)
+    return [Finding(where, f"{len(data)} bytes sent", f"{sent}, then nobody received")]
+
+
+def _recv(action: PeerRecv, live: Live, where: str) -> list[Finding]:
+    wanted = live.render(action.content)
+    peer, got = live.peers[action.peer], b""
+    for _ in range(_PEER_TRIES):
+        if len(got) == len(wanted):
+            break
+        data = peer.recv(len(wanted) - len(got))
+        if data == b"":
+            break
+        if data is None:
+            live.ring.run_until_idle(_PEER_TRY_NS)
+        else:
+            got += data
+    return [] if got == wanted else [Finding(where, repr(wanted[:80]), repr(got[:80]))]
