@@ -95,7 +95,7 @@ def unsupported_data(elf: ElfObject) -> list[str]:
         elif is_data(section) and elf.relocations.get(section.index):
             count = len(elf.relocations[section.index])
             lines.append(
-                f"addresses in data: {count} initial value(s) of section {section.name} are left as they are"
+                f"addresses in data: {count} initial value(s) of section {section.name} are not set"
             )
     return lines
 

@@ -117,9 +117,7 @@ def read_elf(data: bytes, path: str) -> ElfObject:
     Limits: 32 MiB, 4096 sections, 131,072 symbols, 262,144 relocations.
     """
     if len(data) > MAX_FILE_BYTES:
-        raise InputError(
-            f"object of {len(data)} bytes: the limit is {MAX_FILE_BYTES}", where=path
-        )
+        raise InputError(f"object of {len(data)} bytes: the limit is {MAX_FILE_BYTES}", where=path)
     order = _check_identity(data, path)
     headers, names_index = _read_headers(data, path)
     view = memoryview(data)
@@ -136,7 +134,9 @@ def _check_identity(data: bytes, path: str) -> str:
             "not an ELF object", where=f"{path}: offset 0x0", remedy="give what clang -c made"
         )
     if len(data) < 64:
-        raise InputError(f"the file ends after {len(data)} bytes, inside its ELF header", where=path)
+        raise InputError(
+            f"the file ends after {len(data)} bytes, inside its ELF header", where=path
+        )
     if data[4] != 2 or data[5] not in (1, 2):
         raise InputError(
             f"ELF class {data[4]}, byte order {data[5]}: BPF objects are 64-bit, 1 or 2",

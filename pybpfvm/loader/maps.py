@@ -261,7 +261,7 @@ class _TypedMap:
 
     def _agreed(self, what: str, given: int, type_id: int) -> int:
         size = self.btf.size(type_id) if type_id else given
-        if given and given != size or size > 0xFFFFFFFF:
+        if (given and given != size) or size > 0xFFFFFFFF:
             raise self._bad(f"{what}_size is {given}, but its type has {size} bytes")
         return size
 
@@ -298,9 +298,7 @@ def _initial_slots(
         if relocation.type not in (_R_BPF_64_64, _R_BPF_64_ABS64):
             raise InputError(f"relocation of type {relocation.type} in a map", where=where)
         if values_at is None or inside < values_at or (inside - values_at) % 8:
-            raise InputError(
-                f"map {spec.name} holds an address outside its values", where=where
-            )
+            raise InputError(f"map {spec.name} holds an address outside its values", where=where)
         addend = relocation.addend
         if addend is None:
             raw = bytes(section.data[relocation.offset : relocation.offset + 8])

@@ -1,0 +1,187 @@
+"""ELF object -> BpfObject: the steps of the loader, in order.
+
+Limits, beyond which an InputError says so: 32 MiB of file, 16 MiB of data sections, 16 MiB each
+of .BTF and .BTF.ext, 524,288 instructions (in the object, and in all linked programs together),
+4096 sections and maps, 131,072 symbols, 262,144 relocations. Within them memory stays below
+256 MiB.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pybpfvm.btf.types import Btf, BtfKind
+from pybpfvm.errors import InputError
+from pybpfvm.loader.btfs import read_btf_sections
+from pybpfvm.loader.core import CoreResolver
+from pybpfvm.loader.data import data_maps, unsupported_data
+from pybpfvm.loader.elf import MAX_FILE_BYTES, SHN_UNDEF, STB_LOCAL, ElfObject, read_elf
+from pybpfvm.loader.functions import Function, FunctionTable
+from pybpfvm.loader.lines import LineTable
+from pybpfvm.loader.link import SlotBudget, link, reachable
+from pybpfvm.loader.maps import PlacedMap, declared_maps
+from pybpfvm.loader.relo import Body, MapTable, Relocator
+from pybpfvm.loader.target import TargetBtf, chosen_target, default_target
+from pybpfvm.program import BpfObject, MapType, Program
+
+MAX_LICENSE_BYTES = 128
+
+
+def load(
+    source: str | os.PathLike[str] | bytes,
+    *,
+    target_btf: Btf | Callable[[str], Btf | None] | None = None,
+    name: str = "",
+) -> BpfObject:
+    """Load an ELF object from a path or from its bytes; `name` stands for the path in messages.
+
+    `target_btf` is what CO-RE relocations are resolved against: a Btf, or a function that gets
+    a type's name (without flavour) and returns the Btf to look in, None for none. By default the
+    types of ring programs are the ABI's, all others the running kernel's.
+
+    Raises InputError, with section and offset, for whatever is malformed or beyond the limits.
+    What is well-formed but not supported (struct_ops, extern functions and variables, kconfig)
+    is listed in `unsupported`; a program that needs it is left out.
+    """
+    if isinstance(source, bytes):
+        data, path = source, name or "object"
+    else:
+        path = name or os.fspath(source)
+        data = _read_file(os.fspath(source), path)
+    target: TargetBtf
+    if target_btf is None:
+        target = default_target
+    elif isinstance(target_btf, Btf):
+        target = chosen_target(target_btf)
+    else:
+        target = target_btf
+    elf = read_elf(data, path)
+    return _assemble(elf, target, hashlib.sha256(data).hexdigest())
+
+
+def _read_file(source: str, path: str) -> bytes:
+    try:
+        with Path(source).open("rb") as file:
+            return file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"can not be read: {reason}", where=path) from error
+
+
+def _assemble(elf: ElfObject, target: TargetBtf, sha256: str) -> BpfObject:
+    btf, ext = read_btf_sections(elf)
+    license_ = _license(elf)
+    placed = declared_maps(elf, btf) + data_maps(elf, btf)
+    functions = FunctionTable(elf)
+    core = CoreResolver(elf, btf, ext, target)
+    relocator = Relocator(elf, functions, MapTable(placed), core)
+    bodies = {function: relocator.body(function) for function in functions.all()}
+    lines = LineTable(elf, btf, ext)
+    called = frozenset(
+        reference.target
+        for function, body in bodies.items()
+        for reference in body.references
+        if reference.target != function
+    )
+    programs, omitted = _programs(elf, functions.programs(called), bodies, lines, license_)
+    _check_slots(elf, placed, bodies)
+    unsupported = [*functions.unsupported, *unsupported_data(elf), *omitted, *_externs(elf, btf)]
+    return BpfObject(
+        elf.path,
+        sha256,
+        tuple(programs),
+        tuple(found.spec for found in placed),
+        license_,
+        elf.big_endian,
+        btf,
+        tuple(dict.fromkeys(unsupported)),
+        relocator.notes + core.notes,
+    )
+
+
+def _programs(
+    elf: ElfObject,
+    mains: Sequence[Function],
+    bodies: dict[Function, Body],
+    lines: LineTable,
+    license_: str,
+) -> tuple[list[Program], list[str]]:
+    """(linked programs, a line for each one left out)."""
+    budget = SlotBudget()
+    programs = []
+    omitted = []
+    names: set[str] = set()
+    for main in mains:
+        if main.name in names:
+            raise InputError(
+                f"a second program {main.name}", where=elf.where(main.section, main.start * 8)
+            )
+        names.add(main.name)
+        externs = {
+            extern: None
+            for function in reachable(main, bodies)
+            for extern in bodies[function].externs
+        }
+        if externs:
+            omitted.append(f"program {main.name} is left out: it uses {', '.join(externs)}")
+            continue
+        programs.append(
+            link(
+                main,
+                bodies,
+                lines,
+                budget,
+                section=elf.sections[main.section].name,
+                license=license_,
+                big_endian=elf.big_endian,
+                where=elf.where(main.section, main.start * 8),
+            )
+        )
+    return programs, omitted
+
+
+def _license(elf: ElfObject) -> str:
+    section = elf.section("license")
+    if section is None:
+        return ""
+    raw = bytes(section.data[: MAX_LICENSE_BYTES + 1]).split(b"\0")[0]
+    if len(raw) > MAX_LICENSE_BYTES:
+        raise InputError(
+            f"a licence of more than {MAX_LICENSE_BYTES} bytes", where=elf.where(section, 0)
+        )
+    return raw.decode("utf-8", "replace")
+
+
+def _check_slots(elf: ElfObject, placed: Sequence[PlacedMap], bodies: dict[Function, Body]) -> None:
+    """What maps begin with is there: programs for program arrays, declared maps for the others."""
+    maps = {found.spec.name for found in placed if found.spec.data is None}
+    functions = {name for function in bodies for name in (function.name, *function.aliases)}
+    for found in placed:
+        known = functions if found.spec.type == MapType.PROG_ARRAY else maps
+        for index, target in found.spec.slots.items():
+            if target not in known:
+                raise InputError(
+                    f"map {found.spec.name}: initial value {index} is {target!r}, which the "
+                    "object does not have",
+                    where=elf.where(found.section, found.offset),
+                )
+
+
+def _externs(elf: ElfObject, btf: Btf | None) -> list[str]:
+    """A line for each undefined symbol, which the kernel or its configuration would define."""
+    lines = []
+    for symbol in elf.symbols:
+        if symbol.section == SHN_UNDEF and symbol.name and symbol.binding != STB_LOCAL:
+            lines.append(f"extern {symbol.name}: {_extern_kind(symbol.name, btf)}")
+    return lines
+
+
+def _extern_kind(name: str, btf: Btf | None) -> str:
+    if name.startswith(("LINUX_", "CONFIG_")):
+        return "a kconfig value"
+    if btf is not None and btf.find(name, BtfKind.FUNC) is not None:
+        return "a function of the kernel"
+    return "a variable or function of the kernel"
