@@ -118,11 +118,11 @@ class _Ranges:
     def take(self, span: int) -> int | None:
         """The start of `span` free bytes, None if there are none."""
         if self._next + span <= self._end:
-            start = self._next
+            start: int | None = self._next
             self._next += span
             return start
         start = self._from_freed(span)
-        if start is None and len(self._freed) > 1:
+        if start is None and self._freed:
             self._merge()
             start = self._from_freed(span)
         return start
@@ -200,6 +200,7 @@ class AddressSpace:
         self._handles: dict[int, object] = {}
         self._next_handle = self.base + _HANDLE_START
         self._closed = False
+        self._before_close: list[Callable[[], None]] = []
 
     def __enter__(self) -> AddressSpace:
         return self

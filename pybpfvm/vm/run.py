@@ -89,7 +89,6 @@ class Run:
         self._tail_calls_left = MAX_TAIL_CALLS
         self._steps_of = steps_of
         self._stack = stack
-        self._calling = 0  # pc of the helper call under way
         self._begin_frame()
         self.regs[1] = ctx_addr
 
@@ -178,9 +177,7 @@ class Run:
     def call_helper(self, helper: Helper, args: tuple[int, ...], pc: int) -> int:
         """Call an implemented helper and tell the observer; r0, unsigned 64-bit."""
         assert helper.impl is not None
-        outer, self._calling = self._calling, pc
         result = helper.impl(self, *args) & U64
-        self._calling = outer
         observer = self.environment.observer
         if observer is not None:
             shown = args[: len(helper.args)]
