@@ -69,10 +69,33 @@ def _run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 2
-    except (OSError, UnicodeError) as error:
-        print(f"pybpfvm: error: {error}", file=sys.stderr)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"pybpfvm: error: {place}{error.strerror or error}", file=sys.stderr)
         return 2
+    except Exception as error:
+        return _crashed(error, args)
     return code
+
+
+def _crashed(error: Exception, args: argparse.Namespace) -> int:
+    """What no error class covers is our bug: the details go to a file, one line to the user."""
+    import tempfile
+    import traceback
+
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="pybpfvm-crash-", suffix=".txt", delete=False
+    ) as file:
+        print(f"pybpfvm {__version__}, Python {sys.version}\n{args}\n", file=file)
+        traceback.print_exception(error, file=file)
+    print(
+        f"pybpfvm: internal error: {type(error).__name__}: {error}\n"
+        f"  details are in {file.name}; please report it with the input that caused it",
+        file=sys.stderr,
+    )
+    return InternalError.exit_code
 
 
 def _report(error: PybpfvmError, label: str) -> int:

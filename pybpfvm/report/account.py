@@ -46,6 +46,7 @@ class Account:
         self.posted: Counter[int] = Counter()
         self.reaped: Counter[int] = Counter()
         self.dropped: Counter[int] = Counter()
+        self.last_posted: dict[int, CqePosted] = {}
 
     def __call__(self, event: Event) -> None:
         self.events += 1
@@ -62,6 +63,7 @@ class Account:
             case CqePosted():
                 kind = self.dropped if event.fate == "dropped" else self.posted
                 kind[event.cq] += 1
+                self.last_posted[event.cq] = event
             case CqeReaped():
                 self.reaped[event.cq] += 1
             case _:

@@ -1,0 +1,206 @@
+"""The scenario half of `pybpfvm run`, which `demo` shares."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pybpfvm.cli.common import overrides, print_json
+from pybpfvm.engine import DEFAULT_BUDGET_INSNS
+from pybpfvm.errors import LoadRejected, PybpfvmError, RingHang, Trap
+from pybpfvm.report.account import Account, result
+from pybpfvm.report.names import AddressNames
+from pybpfvm.report.run import map_rows, print_maps
+from pybpfvm.report.terminal import heading, table
+from pybpfvm.scenario import Live, Outcome, Scenario, parse, run_scenario
+from pybpfvm.session.ring import BackendName
+from pybpfvm.uring_backend.abi import Op
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to run a scenario and how much to say."""
+
+    backend: BackendName = "sim"
+    seed: int = 0
+    json: bool = False
+    quiet: bool = False
+    everything: bool = False
+    timings: bool = False
+    verify: bool = True
+    strict_ctx: bool = True
+    budget_insns: int = DEFAULT_BUDGET_INSNS
+    abi: str | None = None
+    helpers: Mapping[int, str] | None = None
+
+
+def run(args: argparse.Namespace) -> int:
+    options = Options(
+        backend=args.backend,
+        seed=args.seed,
+        json=args.json,
+        quiet=args.quiet,
+        everything=args.all,
+        timings=args.timings,
+        verify=not args.no_verify,
+        strict_ctx=not args.lenient_ctx,
+        budget_insns=args.budget_insns,
+        abi=args.abi,
+        helpers=overrides(args),
+    )
+    return show(parse(args.file), options)
+
+
+def show(scenario: Scenario, options: Options) -> int:
+    """Run the scenario, print its account, results and findings; the exit code."""
+    account = Account(head=1 << 20 if options.everything else 160)
+
+    def on_start(live: Live) -> None:
+        if not options.json:
+            _print_header(live, options)
+
+    def on_end(live: Live) -> None:
+        if options.json:
+            maps.update(map_rows(live.object))
+            return
+        if not options.quiet:
+            _print_account(live, account)
+        _print_queues(live, account)
+        print_maps(live.object)
+
+    maps: dict[str, list[dict[str, object]]] = {}
+    start = time.perf_counter()
+    outcome = run_scenario(
+        scenario,
+        backend=options.backend,
+        seed=options.seed,
+        abi=options.abi,
+        helpers=options.helpers,
+        verify=options.verify,
+        strict_ctx=options.strict_ctx,
+        budget_insns=options.budget_insns,
+        observer=account,
+        on_start=on_start,
+        on_end=on_end,
+    )
+    if options.json:
+        _print_document(scenario, options, account, outcome, maps)
+    else:
+        _print_outcome(outcome, account)
+        if options.timings:
+            print(f"took {(time.perf_counter() - start) * 1e3:.1f} ms")
+    return outcome.exit_code
+
+
+def _opcodes(live: Live) -> Mapping[int, str]:
+    rules = live.ring.profile.ring
+    names = {int(op): op.name for op in Op}
+    return {**names, rules.bpf_opcode: "BPF"} if rules is not None else names
+
+
+def _print_header(live: Live, options: Options) -> None:
+    print(
+        f"{live.scenario.path}: {live.scenario.title}"
+        if live.scenario.title
+        else live.scenario.path
+    )
+    seed = f", seed {options.seed}" if options.backend == "sim" else ""
+    where = "simulated ring" if options.backend == "sim" else "the running kernel's ring"
+    print(f"{live.object.object.path}  ABI {live.object.profile.name}  on {where}{seed}\n")
+
+
+def _print_account(live: Live, account: Account) -> None:
+    heading("Account")
+    for line in account.lines(AddressNames(live.ring.machine.memory), _opcodes(live)):
+        print(line)
+    if live.ring.trace:
+        print()
+        heading("Trace output (bpf_trace_printk)")
+        for line in live.ring.trace:
+            print(f"  {line}")
+    print()
+
+
+def _print_queues(live: Live, account: Account) -> None:
+    heading("Completion queues")
+    names = AddressNames(live.ring.machine.memory)
+    rows = []
+    for cq in range(1 + len(live.scenario.ring.cq_entries)):
+        last = account.last_posted.get(cq)
+        text = "-" if last is None else f"user_data {names(last.user_data)}, res {result(last.res)}"
+        rows.append((cq, account.posted[cq], account.reaped[cq], account.dropped[cq], text))
+    table(("CQ", "posted", "reaped", "lost", "last CQE"), rows)
+
+
+def _stop_text(stopped: PybpfvmError) -> str:
+    match stopped:
+        case RingHang():
+            return str(stopped)
+        case Trap():
+            return f"guest fault: {stopped}"
+        case LoadRejected():
+            return f"load rejected: {stopped}"
+    return str(stopped)
+
+
+def _print_outcome(outcome: Outcome, account: Account) -> None:
+    print()
+    runs = ", ".join(f"{name} {count}" for name, count in outcome.runs.items()) or "none"
+    print(f"runs: {runs}; {account.insns:,} instructions; {outcome.time_ns / 1e6:.3f} ms ring time")
+    if outcome.stopped is not None:
+        expected = " (as expected)" if outcome.expected_stop else ""
+        print(f"{_stop_text(outcome.stopped)}{expected}")
+    for finding in outcome.findings:
+        print(f"FAILED {finding.where}: expected {finding.wanted}, found {finding.found}")
+    if outcome.ok:
+        print("all expectations met")
+
+
+def _print_document(
+    scenario: Scenario,
+    options: Options,
+    account: Account,
+    outcome: Outcome,
+    maps: Mapping[str, object],
+) -> None:
+    stop = outcome.stopped
+    print_json(
+        "run/1",
+        {
+            "scenario": str(scenario.path),
+            "backend": outcome.backend,
+            "seed": options.seed,
+            "ok": outcome.ok,
+            "exit_code": outcome.exit_code,
+            "stopped": None
+            if stop is None
+            else {
+                "kind": type(stop).__name__,
+                "text": str(stop),
+                "expected": outcome.expected_stop,
+            },
+            "findings": [
+                {"where": f.where, "expected": f.wanted, "found": f.found} for f in outcome.findings
+            ],
+            "runs": dict(outcome.runs),
+            "insns": account.insns,
+            "helper_calls": dict(account.helper_calls),
+            "cqs": [
+                {
+                    "cq": cq,
+                    "posted": account.posted[cq],
+                    "reaped": account.reaped[cq],
+                    "lost": account.dropped[cq],
+                    "cqes_to_user": [
+                        {"user_data": c.user_data, "res": c.res, "flags": c.flags} for c in cqes
+                    ],
+                }
+                for cq, cqes in sorted(outcome.cqes.items())
+            ],
+            "cq_overflow": outcome.overflow,
+            "time_ns": outcome.time_ns,
+            "maps": maps,
+        },
+    )
