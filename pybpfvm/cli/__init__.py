@@ -35,21 +35,21 @@ unreadable input, 3 unsupported feature, 4 guest fault, 70 internal error"""
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = _parser(_command_in(arguments))
-    args = parser.parse_args(arguments)
-    if args.command is None:
-        parser.print_help()
-        return 2
     try:
-        return _run(args)
+        return _run(arguments)
     except BrokenPipeError:
         # The reader went away (`| head`): nobody is left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run(arguments: Sequence[str]) -> int:
     try:
+        parser = _parser(_command_in(arguments))
+        args = parser.parse_args(arguments)
+        if args.command is None:
+            parser.print_help()
+            return 2
         code: int = import_module(f"pybpfvm.cli.{args.command}").run(args)
     except InternalError as error:
         return _report(error, "internal error (a bug of pybpfvm, please report it)")
@@ -76,11 +76,11 @@ def _run(args: argparse.Namespace) -> int:
         print(f"pybpfvm: error: {place}{error.strerror or error}", file=sys.stderr)
         return 2
     except Exception as error:
-        return _crashed(error, args)
+        return _crashed(error, arguments)
     return code
 
 
-def _crashed(error: Exception, args: argparse.Namespace) -> int:
+def _crashed(error: Exception, arguments: Sequence[str]) -> int:
     """What no error class covers is our bug: the details go to a file, one line to the user."""
     import tempfile
     import traceback
@@ -88,7 +88,7 @@ def _crashed(error: Exception, args: argparse.Namespace) -> int:
     with tempfile.NamedTemporaryFile(
         "w", prefix="pybpfvm-crash-", suffix=".txt", delete=False
     ) as file:
-        print(f"pybpfvm {__version__}, Python {sys.version}\n{args}\n", file=file)
+        print(f"pybpfvm {__version__}, Python {sys.version}\n{arguments}\n", file=file)
         traceback.print_exception(error, file=file)
     print(
         f"pybpfvm: internal error: {type(error).__name__}: {error}\n"

@@ -7,12 +7,12 @@ import json
 import sys
 from collections.abc import Mapping
 
-from pybpfvm.btf.parse import read_btf
 from pybpfvm.btf.types import Btf
 from pybpfvm.errors import InputError
 from pybpfvm.helpers.table import HELPERS
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Kind, Pseudo
+from pybpfvm.loader.target import read_btf_file
 from pybpfvm.profiles.base import Profile
 from pybpfvm.profiles.detect import parse_overrides
 from pybpfvm.program import BpfObject, Program
@@ -39,8 +39,8 @@ def overrides(args: argparse.Namespace) -> Mapping[int, str]:
 
 
 def target_btf(args: argparse.Namespace) -> Btf | None:
-    """The --btf option: a raw BTF file, or an ELF object with a .BTF section."""
-    return read_btf(args.btf) if args.btf else None
+    """The --btf option: a file of raw BTF, such as /sys/kernel/btf/vmlinux."""
+    return read_btf_file(args.btf) if args.btf else None
 
 
 def print_json(schema: str, body: Mapping[str, object]) -> None:

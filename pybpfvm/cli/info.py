@@ -111,7 +111,7 @@ def _print(obj: BpfObject, profile: Profile | None, detection: Detection) -> Non
         print()
         heading("Global variables")
         table(("name", "map", "offset", "bytes"), ((n, *place[:3]) for n, place in variables))
-    _print_lines("CO-RE relocations", obj.relocations)
+    _print_lines("Relocations", obj.relocations)
     _print_lines("Not supported", obj.unsupported)
     if obj.btf is not None:
         print(f"\nBTF: {len(obj.btf) - 1} types")

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from pybpfvm.maps.base import MapError
 from pybpfvm.program import MapType
+from pybpfvm.report.account import AddressNamer, plain_number
+from pybpfvm.report.names import AddressNames
 from pybpfvm.report.terminal import heading, table
 from pybpfvm.session.objects import LoadedObject, MapView
 from pybpfvm.session.values import Value
@@ -42,20 +44,20 @@ def plain(value: Value) -> object:
     return value
 
 
-def value_text(value: Value) -> str:
-    """A value on one line."""
+def value_text(value: Value, name_addr: AddressNamer = plain_number) -> str:
+    """A value on one line; `name_addr` turns words that may be addresses into text."""
     if isinstance(value, bytes):
         shown = value.rstrip(b"\0")
         if shown and all(32 <= byte < 127 for byte in shown):
             return repr(shown.decode())
         return value[:24].hex(" ") + (f" … ({len(value)} bytes)" if len(value) > 24 else "")
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{k}: {value_text(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{k}: {value_text(v, name_addr)}" for k, v in value.items()) + "}"
     if isinstance(value, list):
         most = 16
-        text = ", ".join(map(value_text, value[:most]))
+        text = ", ".join(value_text(item, name_addr) for item in value[:most])
         return f"[{text}{', …' if len(value) > most else ''}]"
-    return str(value)
+    return name_addr(value) if isinstance(value, int) and value >= 1 << 24 else str(value)
 
 
 def map_rows(obj: LoadedObject) -> dict[str, list[dict[str, object]]]:
@@ -68,12 +70,13 @@ def map_rows(obj: LoadedObject) -> dict[str, list[dict[str, object]]]:
 
 def print_maps(obj: LoadedObject) -> None:
     """Every map that holds something, a table each; global variables by name."""
+    names = AddressNames(obj.image.memory)
     globals_ = [(name, obj.globals[name]) for name in obj.globals]
     changed = [(name, value) for name, value in globals_ if not _is_zero(value)]
     if changed:
         print()
         heading("Global variables")
-        table(("name", "value"), ((name, value_text(value)) for name, value in changed))
+        table(("name", "value"), ((name, value_text(value, names)) for name, value in changed))
     for name, view in obj.maps.items():
         if view.spec.data is not None:
             continue
@@ -86,6 +89,6 @@ def print_maps(obj: LoadedObject) -> None:
         print()
         heading(f"Map {name}")
         shown = found[:_MOST_ELEMENTS]
-        table(("key", "value"), ((value_text(k), value_text(v)) for k, v in shown))
+        table(("key", "value"), ((value_text(k, names), value_text(v, names)) for k, v in shown))
         if len(found) > len(shown):
             print(f"… and {len(found) - len(shown)} more elements")

@@ -13,7 +13,7 @@ from pybpfvm.helpers.table import HELPERS
 from pybpfvm.image import Image
 from pybpfvm.loader import load as load_object
 from pybpfvm.memory import AddressSpace
-from pybpfvm.profiles import PROFILES, builtin_btf, profile_named, with_helpers
+from pybpfvm.profiles import PROFILES, profile_named, with_helpers
 from pybpfvm.profiles.detect import Detection, ProgramFacts, detect
 from pybpfvm.program import BpfObject
 from pybpfvm.session.objects import LoadedObject
@@ -75,7 +75,7 @@ class Machine:
 
 def read_object(source: str | os.PathLike[str] | bytes, *, btf: Btf | None = None) -> BpfObject:
     """The object in a file (or in bytes), relocated, not instantiated."""
-    return load_object(source, target_btf=btf or builtin_btf(PROFILES["iouring-v3"]))
+    return load_object(source, target_btf=btf)
 
 
 def detect_abi(obj: BpfObject) -> Detection:
