@@ -114,6 +114,7 @@ class HashOfMaps(HashMap):
         """As a hash map's, after EBADF for no map and EINVAL for one unlike the template."""
         self.check_host_write()
         self.check_value(value, HANDLE_BYTES)
+        self.check_no_lock(flags)
         check_inner(self, int.from_bytes(value, self.memory.byteorder))
         super().host_update(key, value, flags)
 

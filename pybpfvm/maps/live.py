@@ -13,6 +13,7 @@ from pybpfvm.program import BPF_F_RDONLY, BPF_F_WRONLY, MapSpec, MapType
 BPF_ANY = 0
 BPF_NOEXIST = 1
 BPF_EXIST = 2
+BPF_F_LOCK = 4
 
 
 class LiveMap:
@@ -55,8 +56,9 @@ class LiveMap:
         raise MapError(ENOTSUPP, f"{self}: {self.type.name} has no lookup from user space")
 
     def host_update(self, key: bytes, value: bytes, flags: int = 0) -> None:
-        """Refused: ENOTSUPP."""
+        """Refused: ENOTSUPP; EINVAL for BPF_F_LOCK, which is looked at first."""
         self.check_host_write()
+        self.check_no_lock(flags)
         raise MapError(ENOTSUPP, f"{self}: {self.type.name} has no update from user space")
 
     def host_delete(self, key: bytes) -> None:
@@ -111,6 +113,11 @@ class LiveMap:
         if len(value) != size:
             raise MapError(EINVAL, f"{self}: a value of {len(value)} bytes, not {size}")
         return bytes(value)
+
+    def check_no_lock(self, flags: int) -> None:
+        """Raises MapError(EINVAL) for BPF_F_LOCK, as `check_flags` does among others."""
+        if flags & BPF_F_LOCK:
+            raise MapError(EINVAL, f"{self} has no spin lock (BPF_F_LOCK)")
 
     def check_flags(self, flags: int) -> int:
         """The update flags; MapError(EINVAL) unless BPF_ANY, BPF_NOEXIST or BPF_EXIST.

@@ -182,7 +182,7 @@ def _handles(spec: MapSpec) -> Refusal | None:
 
 
 def _array_of_handles(spec: MapSpec) -> Refusal | None:
-    return _array(spec) or _handles(spec)
+    return _handles(spec) or _array(spec)
 
 
 def _hash_of_maps(spec: MapSpec) -> Refusal | None:
