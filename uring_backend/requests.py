@@ -10,7 +10,7 @@ from collections.abc import Callable, Container, Iterator
 
 from pybpfvm.errors import InternalError
 
-_HIDDEN = 1 << 62
+_HIDDEN = 1 << 48
 Ended = Callable[[int], None]
 
 

@@ -311,8 +311,14 @@ class Submitter:
         A backend that raises (an opcode it does not have) has consumed nothing.
         """
         self.activity += 1
+        encoded = [self._encode(request, placed=placed) for request in requests]
+        last = encoded[-1]
+        if last[1] & SQE_ANY_LINK:
+            # Nothing follows. The kernels of the prototype then start the chain as any other;
+            # today's hand it to a worker, and inline completions would come late.
+            encoded[-1] = bytes((last[0], last[1] & ~SQE_ANY_LINK)) + last[2:]
         try:
-            return self._backend.submit([self._encode(r, placed=placed) for r in requests])
+            return self._backend.submit(encoded)
         except BaseException:
             for request in requests:
                 self.table.retire(request)

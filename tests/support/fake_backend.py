@@ -9,6 +9,7 @@ import struct
 from collections import deque
 from collections.abc import Sequence
 
+from pybpfvm.errors import UnsupportedError
 from pybpfvm.memory import AddressSpace, UserFault
 from pybpfvm.uring_backend.abi import (
     CQE_F_MORE,
@@ -44,6 +45,7 @@ class FakeBackend:
         self.submitted: list[Sqe] = []
         self.closed = 0
         self.files: list[int] | None = None
+        self.lacks: int | None = None  # an opcode to refuse as `sim` refuses what it lacks
         self._now = 0
         self._events: list[Completion | Started] = []
         self._chains: dict[int, list[Sqe]] = {}  # running token -> rest of its chain
@@ -56,6 +58,8 @@ class FakeBackend:
         return self._now
 
     def submit(self, sqes: Sequence[bytes]) -> int:
+        if any(raw[0] == self.lacks for raw in sqes):
+            raise UnsupportedError(f"opcode {self.lacks}")
         unit: list[Sqe] = []
         for count, raw in enumerate(sqes, 1):
             sqe = Sqe.unpack(raw)

@@ -15,8 +15,8 @@ from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.ring import Ring
 from pybpfvm.uring_backend.setup import check_setup, read_cq_sizes
 from tests.support.fake_backend import FakeBackend
+from tests.support.ring_bench import MakeBench
 from tests.support.ring_programs import PythonRunner, Run, bpf, sqe
-from tests.uring_backend.conftest import MakeBench
 
 
 def rules(profile: str) -> RingRules:

@@ -11,8 +11,8 @@ from pybpfvm.events import SqeIssued
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Op
 from pybpfvm.uring_backend.bpf import Budgets
+from tests.support.ring_bench import MakeBench
 from tests.support.ring_programs import BPF, RING_PROFILES, Run, bpf, sqe
-from tests.uring_backend.conftest import MakeBench
 
 LINK, HARDLINK, DRAIN = abi.SQE_IO_LINK, abi.SQE_IO_HARDLINK, abi.SQE_IO_DRAIN
 SKIP = abi.SQE_CQE_SKIP_SUCCESS
