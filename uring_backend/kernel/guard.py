@@ -1,0 +1,430 @@
+"""What a program's SQE may reach on the host: checked, and if need be rewritten, before the kernel
+sees it.
+
+A request that names memory or descriptors which are not its own is not dropped: the offending
+field is replaced by one that the kernel itself refuses with the right errno (an address where
+nothing is ever mapped, descriptor -1), so that completion, chain and order come out as mainline's.
+
+    pointers     inside one block of user memory, else -EFAULT
+    descriptors  the world's or opened by requests, else -EBADF; slots are the ring's own
+    paths        confined to the world's directory, which is their "/" (".." stops there)
+    addresses    CONNECT reaches only sockets that listen in the world, else -ECONNREFUSED
+    opcodes      those of SUPPORTED, else -EINVAL as for a number the kernel does not know
+
+Indirect arguments that must not change between check and use (iovec arrays, paths, open_how,
+sockaddr, descriptor arrays) are copied to private memory when the SQE is submitted; mainline
+reads them when it comes to the SQE, so a request of the same batch can not alter them here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import struct
+import time
+from collections.abc import Callable, Sequence, Set
+from dataclasses import replace
+from typing import Final, Protocol
+
+from pybpfvm.bits import U16, U32
+from pybpfvm.memory import AddressSpace, UserFault
+from pybpfvm.uring_backend import abi
+from pybpfvm.uring_backend.abi import FdUse, Op, Pointer, Sqe, Target
+
+SUPPORTED: Final = frozenset(
+    {
+        Op.NOP,
+        Op.READV,
+        Op.WRITEV,
+        Op.FSYNC,
+        Op.READ_FIXED,
+        Op.WRITE_FIXED,
+        Op.POLL_ADD,
+        Op.POLL_REMOVE,
+        Op.TIMEOUT,
+        Op.TIMEOUT_REMOVE,
+        Op.ACCEPT,
+        Op.ASYNC_CANCEL,
+        Op.LINK_TIMEOUT,
+        Op.CONNECT,
+        Op.OPENAT,
+        Op.CLOSE,
+        Op.FILES_UPDATE,
+        Op.STATX,
+        Op.READ,
+        Op.WRITE,
+        Op.SEND,
+        Op.RECV,
+        Op.OPENAT2,
+        Op.PROVIDE_BUFFERS,
+        Op.REMOVE_BUFFERS,
+        Op.SHUTDOWN,
+        Op.SOCKET,
+    }
+)
+
+TOKEN_LIMIT: Final = 1 << 62  # tokens at and above are the backend's hidden requests
+NO_TOKEN: Final = (1 << 64) - 1  # never given to any request
+
+_UNKNOWN_OPCODE = 0xFE
+_NO_FD = 0x7FFF_FFFF  # in descriptor arrays, where -1 and -2 have a meaning
+_NO_FAMILY = 0x7FFF  # of sockets and of addresses
+_HARD_FAULT = 1 << 63  # refused before anything is transferred
+_RESOLVE_BENEATH = 0x08
+_RESOLVE_IN_ROOT = 0x10
+_OPEN_HOW_LIMIT = 4096
+# What open(2) looks at: it ignores other bits, openat2(2) refuses them.
+_OPEN_FLAGS = (
+    abi.O_ACCMODE
+    | abi.O_CREAT
+    | abi.O_EXCL
+    | abi.O_NOCTTY
+    | abi.O_TRUNC
+    | abi.O_APPEND
+    | abi.O_NONBLOCK
+    | abi.O_SYNC
+    | abi.O_DIRECT
+    | abi.O_LARGEFILE
+    | abi.O_NOFOLLOW
+    | abi.O_NOATIME
+    | abi.O_CLOEXEC
+    | abi.O_PATH
+    | abi.O_TMPFILE  # includes O_DIRECTORY
+)
+_PATH_FLAGS = abi.O_DIRECTORY | abi.O_NOFOLLOW | abi.O_PATH | abi.O_CLOEXEC
+_OPEN_MODE = 0o7777
+_STORAGE_BYTES = 128  # struct sockaddr_storage: longer addresses are -EINVAL
+_SOCK_TYPE = 0xF
+_IPPROTO_TCP = 6
+_NS_PER_S = 1_000_000_000
+_FAR_SECONDS = 1 << 33  # beyond it every time means never
+
+_HEAD = struct.Struct("<BBHiQQII")
+
+
+class Places(Protocol):
+    """What the guard asks the world for."""
+
+    @property
+    def owned(self) -> Set[int]:
+        """Descriptors that requests may use."""
+
+    @property
+    def root_fd(self) -> int:
+        """The directory that is the requests' root and working directory."""
+
+    def may_connect(self, address: bytes) -> bool:
+        """Whether the sockaddr_in is that of a socket which listens in this world."""
+
+    def refusing_address(self) -> bytes:
+        """A loopback sockaddr_in at which connections are refused."""
+
+
+class Effect:
+    """What an admitted SQE needs until its last CQE: private memory, what a result does."""
+
+    __slots__ = ("kept", "on_result")
+
+    def __init__(self, kept: object, on_result: Callable[[int], None] | None = None) -> None:
+        self.kept = kept
+        self.on_result = on_result
+
+
+class Guard:
+    """Admits SQEs for one address space and one world. Changes neither."""
+
+    def __init__(self, memory: AddressSpace, places: Places) -> None:
+        self._memory = memory
+        self._places = places
+        self._epoch_ns = {
+            0: time.clock_gettime_ns(time.CLOCK_MONOTONIC),
+            abi.TIMEOUT_BOOTTIME: time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+        }
+        # 4 GiB from here are never committed: the kernel faults on the first byte.
+        self.fault_addr = memory.base + (1 << 31)
+        self._kept: list[ctypes.Array[ctypes.c_char]] = []
+
+    def admit(self, raw: bytes) -> tuple[bytes, Effect | None]:
+        """The SQE to submit in place of `raw` (64 bytes), and what it needs kept."""
+        opcode, flags, _, fd, _, addr, length, op_flags = _HEAD.unpack_from(raw)
+        if opcode not in SUPPORTED:
+            return bytes((_UNKNOWN_OPCODE,)) + raw[1:], None
+        if opcode in _TRANSFERS:
+            if (
+                (flags & abi.SQE_FIXED_FILE or fd in self._places.owned)
+                and (opcode in _FIXED or self._memory.is_user(addr, length))
+                and raw[56:] == _NO_ATTRIBUTES
+            ):
+                return raw, None
+        elif opcode == Op.NOP and not op_flags & abi.NOP_FILE:
+            return raw, None
+        self._kept = []
+        sqe = Sqe.unpack(raw)
+        sqe = replace(sqe, fd=self._admit_fd(sqe))
+        special = _SPECIAL.get(opcode)
+        if special is not None:
+            sqe = special(self, sqe)
+        else:
+            for pointer in abi.OPS[Op(opcode)].pointers:
+                sqe = self._admit_pointer(sqe, pointer)
+        effect = Effect(self._kept) if self._kept else None
+        if effect is not None and opcode == Op.FILES_UPDATE and sqe.off == abi.FILE_INDEX_ALLOC:
+            effect.on_result = self._slots_back(addr, self._kept[0])
+        return sqe.pack(), effect
+
+    def now_ns(self) -> int:
+        """Nanoseconds since this guard was made: the clock of absolute timeouts in SQEs."""
+        return time.clock_gettime_ns(time.CLOCK_MONOTONIC) - self._epoch_ns[0]
+
+    def copy_fds(self, fds: Sequence[int]) -> list[int]:
+        """Descriptors for registration: foreign ones become one that is never open."""
+        owned = self._places.owned
+        return [fd if fd in owned or fd in (-1, -2) else _NO_FD for fd in fds]
+
+    # --- descriptors ------------------------------------------------------------------------
+
+    def _admit_fd(self, sqe: Sqe) -> int:
+        use = abi.OPS[Op(sqe.opcode)].fd
+        fixed = bool(sqe.flags & abi.SQE_FIXED_FILE)
+        if sqe.opcode == Op.NOP:
+            checked = bool(sqe.op_flags & abi.NOP_FILE)
+            fixed = bool(sqe.op_flags & abi.NOP_FIXED_FILE)
+        elif sqe.opcode == Op.ASYNC_CANCEL:
+            checked = bool(sqe.op_flags & abi.ASYNC_CANCEL_FD)
+            fixed = fixed or bool(sqe.op_flags & abi.ASYNC_CANCEL_FD_FIXED)
+        elif sqe.opcode == Op.CLOSE:
+            checked, fixed = not sqe.file_index, False
+        elif use is FdUse.DIRECTORY:
+            if sqe.fd == abi.AT_FDCWD:
+                return self._places.root_fd
+            checked, fixed = True, False
+        else:
+            checked = use is FdUse.FILE
+        return sqe.fd if not checked or fixed or sqe.fd in self._places.owned else -1
+
+    # --- pointers ---------------------------------------------------------------------------
+
+    def _admit_pointer(self, sqe: Sqe, pointer: Pointer) -> Sqe:
+        addr: int = getattr(sqe, pointer.field)
+        if pointer.only_with and not sqe.op_flags & pointer.only_with:
+            return sqe
+        if pointer.nullable and not addr:
+            return sqe
+        selecting = bool(sqe.flags & abi.SQE_BUFFER_SELECT)
+        selecting = selecting and abi.OPS[Op(sqe.opcode)].buffer_select
+        count: int = getattr(sqe, pointer.count) if pointer.count else 1
+        match pointer.target:
+            case Target.IN | Target.OUT:
+                if not selecting and not self._memory.is_user(addr, count * pointer.unit):
+                    addr = self._refused(addr)
+            case Target.TIMESPEC:
+                addr = self._timespec(addr, sqe.op_flags)
+            case Target.IOVEC_IN | Target.IOVEC_OUT:
+                if not selecting:
+                    addr = self._iovecs(addr, count)
+                elif not self._memory.is_user(addr, abi.IOVEC.size):
+                    addr = self._refused(addr)
+            case Target.BUFFERS:
+                size = sqe.fd * sqe.len
+                if size > 0 and not self._memory.is_user(addr, size):
+                    addr = _HARD_FAULT
+            case Target.FDS:
+                addr = self._fds(addr, count)
+            case Target.SOCKADDR_OUT:
+                return self._peer(sqe, addr)
+            case Target.FIXED_IN | Target.FIXED_OUT:
+                pass  # the kernel compares with the registered buffer, which was checked
+            case _:
+                addr = _HARD_FAULT
+        return replace(sqe, **{pointer.field: addr})
+
+    def _refused(self, addr: int) -> int:
+        """An address that faults where `addr` would have: at once in the kernel's half."""
+        return _HARD_FAULT if addr >> 63 else self.fault_addr
+
+    def _keep(self, data: bytes) -> int:
+        """The address of a private copy that lives as long as the request."""
+        buffer = ctypes.create_string_buffer(data, max(len(data), 1))
+        self._kept.append(buffer)
+        return ctypes.addressof(buffer)
+
+    def _timespec(self, addr: int, flags: int) -> int:
+        """Absolute times count from when the backend was made; the kernel's from boot."""
+        try:
+            seconds, nanoseconds = abi.TIMESPEC.unpack(
+                self._memory.user_read(addr, abi.TIMESPEC.size)
+            )
+        except UserFault:
+            return self._refused(addr)
+        epoch_ns = self._epoch_ns.get(flags & (abi.TIMEOUT_BOOTTIME | abi.TIMEOUT_REALTIME))
+        absolute = flags & abi.TIMEOUT_ABS and epoch_ns is not None
+        if not absolute or not 0 <= seconds < _FAR_SECONDS or not 0 <= nanoseconds < _NS_PER_S:
+            return addr
+        time_ns = seconds * _NS_PER_S + nanoseconds + (epoch_ns or 0)
+        return self._keep(abi.TIMESPEC.pack(*divmod(time_ns, _NS_PER_S)))
+
+    def _iovecs(self, addr: int, count: int) -> int:
+        if count > abi.IOV_MAX:
+            return self._refused(addr)  # -EINVAL comes before it is read
+        try:
+            raw = self._memory.user_read(addr, count * abi.IOVEC.size)
+        except UserFault:
+            return self._refused(addr)
+        safe = bytearray()
+        for base, size in abi.IOVEC.iter_unpack(raw):
+            inside = not size or self._memory.is_user(base, size)
+            safe += abi.IOVEC.pack(base if inside else self._refused(base), size)
+        return self._keep(bytes(safe))
+
+    def _fds(self, addr: int, count: int) -> int:
+        try:
+            raw = self._memory.user_read(addr, count * abi.FD.size)
+        except UserFault:
+            return self._refused(addr)
+        fds = self.copy_fds([fd for (fd,) in abi.FD.iter_unpack(raw)])
+        return self._keep(b"".join(map(abi.FD.pack, fds)))
+
+    def _slots_back(self, addr: int, buffer: ctypes.Array[ctypes.c_char]) -> Callable[[int], None]:
+        def write_back(res: int) -> None:
+            # The block may be gone by now: then nobody is left to read it.
+            with contextlib.suppress(UserFault):
+                self._memory.user_write(addr, buffer.raw[: max(res, 0) * abi.FD.size])
+
+        return write_back
+
+    def _peer(self, sqe: Sqe, addr: int) -> Sqe:
+        try:
+            (room,) = abi.SOCKLEN.unpack(self._memory.user_read(sqe.off, abi.SOCKLEN.size))
+        except UserFault:
+            return replace(sqe, off=self._refused(sqe.off))
+        # The kernel reads the length again, but what it may write beyond ends in the guard gap.
+        if not self._memory.is_user(addr, min(room, abi.SOCKADDR_IN.size)):
+            return replace(sqe, addr=self._refused(addr))
+        return sqe
+
+    # --- opcodes with rules of their own ------------------------------------------------------
+
+    def _transfer(self, sqe: Sqe) -> Sqe:
+        if sqe.pad:  # attr_type_mask: points to more memory; no set of bits but one is known
+            sqe = replace(sqe, pad=(1 << 64) - 1)
+        return self._admit_pointer(sqe, abi.OPS[Op(sqe.opcode)].pointers[0])
+
+    def _send(self, sqe: Sqe) -> Sqe:
+        if sqe.ioprio & abi.SEND_VECTORIZED and not sqe.flags & abi.SQE_BUFFER_SELECT:
+            sqe = replace(sqe, addr=self._iovecs(sqe.addr, sqe.len))
+        else:
+            sqe = self._admit_pointer(sqe, abi.OPS[Op.SEND].pointers[0])
+        if sqe.off:
+            sqe = replace(sqe, off=self._sockaddr(sqe.off, sqe.file_index & U16))
+        return sqe
+
+    def _connect(self, sqe: Sqe) -> Sqe:
+        return replace(sqe, addr=self._sockaddr(sqe.addr, sqe.off & U32))
+
+    def _sockaddr(self, addr: int, size: int) -> int:
+        if size > _STORAGE_BYTES:
+            return self._refused(addr)
+        try:
+            address = self._memory.user_read(addr, size)
+        except UserFault:
+            return self._refused(addr)
+        family = int.from_bytes(address[:2], "little")
+        if family == abi.AF_INET:
+            if size >= 8 and not self._places.may_connect(address):
+                address = self._places.refusing_address()[:8] + address[8:]
+        elif family:
+            address = _NO_FAMILY.to_bytes(2, "little")[:size] + address[2:]
+        return self._keep(address)
+
+    def _socket(self, sqe: Sqe) -> Sqe:
+        stream = sqe.off & _SOCK_TYPE == abi.SOCK_STREAM and sqe.len in (0, _IPPROTO_TCP)
+        if sqe.fd == abi.AF_INET and stream:
+            return sqe
+        return replace(sqe, fd=_NO_FAMILY)
+
+    def _openat(self, sqe: Sqe) -> Sqe:
+        """As OPENAT2, whose resolve flags keep the path inside the world."""
+        flags = sqe.op_flags & _OPEN_FLAGS
+        if flags & abi.O_PATH:
+            flags &= _PATH_FLAGS
+        creates = flags & abi.O_CREAT or flags & abi.O_TMPFILE == abi.O_TMPFILE
+        mode = sqe.len & _OPEN_MODE if creates else 0
+        sqe = self._path(sqe)
+        how = self._keep(abi.OPEN_HOW.pack(flags, mode, _RESOLVE_IN_ROOT))
+        return replace(sqe, opcode=Op.OPENAT2, op_flags=0, off=how, len=abi.OPEN_HOW.size)
+
+    def _openat2(self, sqe: Sqe) -> Sqe:
+        size = sqe.len
+        how = self._refused(sqe.off)
+        if abi.OPEN_HOW.size <= size <= _OPEN_HOW_LIMIT:
+            with contextlib.suppress(UserFault):
+                raw = self._memory.user_read(sqe.off, size)
+                flags, mode, resolve = abi.OPEN_HOW.unpack_from(raw)
+                if not resolve & _RESOLVE_BENEATH:
+                    resolve |= _RESOLVE_IN_ROOT
+                how = self._keep(abi.OPEN_HOW.pack(flags, mode, resolve) + raw[24:])
+        return replace(self._path(sqe), off=how)
+
+    def _statx(self, sqe: Sqe) -> Sqe:
+        return self._admit_pointer(self._path(sqe), abi.OPS[Op.STATX].pointers[1])
+
+    def _path(self, sqe: Sqe) -> Sqe:
+        """With a private, confined copy of the path at `addr`; absolute ones start at the root."""
+        try:
+            path = self._memory.user_cstring(sqe.addr, abi.PATH_MAX)
+        except UserFault:
+            if not self._memory.is_user(sqe.addr, abi.PATH_MAX):
+                return replace(sqe, addr=self._refused(sqe.addr))
+            path = b"x" * abi.PATH_MAX  # no end within PATH_MAX: the kernel says -ENAMETOOLONG
+        fd = self._places.root_fd if path.startswith(b"/") else sqe.fd
+        return replace(sqe, addr=self._keep(confine(path) + b"\0"), fd=fd)
+
+    def _named(self, sqe: Sqe) -> Sqe:
+        """Requests that name another: a program's number must not name a hidden request."""
+        if sqe.addr >= TOKEN_LIMIT:
+            sqe = replace(sqe, addr=NO_TOKEN)
+        for pointer in abi.OPS[Op(sqe.opcode)].pointers:
+            sqe = self._admit_pointer(sqe, pointer)
+        return sqe
+
+
+def confine(path: bytes) -> bytes:
+    """The path relative to the root it starts from, with the `..` that would leave it taken out.
+
+    Counting components is enough because the world has no symbolic links and no request that
+    makes one. The empty path stays empty (-ENOENT).
+    """
+    if not path:
+        return path
+    depth, parts = 0, []
+    for part in path.lstrip(b"/").split(b"/"):
+        if part == b"..":
+            if depth == 0:
+                continue
+            depth -= 1
+        elif part not in (b"", b"."):
+            depth += 1
+        parts.append(part)
+    return b"/".join(parts) or b"."
+
+
+_FIXED = frozenset({Op.READ_FIXED, Op.WRITE_FIXED})
+_TRANSFERS = frozenset({Op.READ, Op.WRITE}) | _FIXED
+_NO_ATTRIBUTES = bytes(8)
+_SPECIAL: Final[dict[int, Callable[[Guard, Sqe], Sqe]]] = {
+    Op.READ: Guard._transfer,
+    Op.WRITE: Guard._transfer,
+    Op.READV: Guard._transfer,
+    Op.WRITEV: Guard._transfer,
+    Op.READ_FIXED: Guard._transfer,
+    Op.WRITE_FIXED: Guard._transfer,
+    Op.SEND: Guard._send,
+    Op.CONNECT: Guard._connect,
+    Op.SOCKET: Guard._socket,
+    Op.OPENAT: Guard._openat,
+    Op.OPENAT2: Guard._openat2,
+    Op.STATX: Guard._statx,
+    Op.ASYNC_CANCEL: Guard._named,
+    Op.POLL_REMOVE: Guard._named,
+    Op.TIMEOUT_REMOVE: Guard._named,
+}

@@ -1,0 +1,65 @@
+"""What the running kernel's io_uring can do here, as data for `doctor` and for skipping tests."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from dataclasses import dataclass
+
+from pybpfvm.errors import InputError
+from pybpfvm.uring_backend import abi
+from pybpfvm.uring_backend.abi import Op
+from pybpfvm.uring_backend.kernel.guard import SUPPORTED
+from pybpfvm.uring_backend.kernel.sysring import SysRing, disabled_setting
+
+_PROBE_OPS = 256
+_PROBE_HEAD = 16
+_PROBE_OP = struct.Struct("<BBHI")
+_OP_SUPPORTED = 1
+
+
+@dataclass(frozen=True, slots=True)
+class KernelRing:
+    """The running kernel's io_uring.
+
+    `reason` is why it can not be used (None: it can); then the rest says nothing. `features` are
+    the IORING_FEAT_* bits; `opcodes` what the kernel performs; `missing` what the backend passes
+    on but this kernel does not know; `disabled_setting` kernel.io_uring_disabled.
+    """
+
+    release: str
+    reason: InputError | None
+    disabled_setting: int
+    features: int
+    opcodes: frozenset[int]
+    missing: tuple[Op, ...]
+
+
+def available() -> InputError | None:
+    """None when a ring can be made here, otherwise why not (with a remedy)."""
+    try:
+        SysRing(2).close()
+    except InputError as error:
+        return error
+    return None
+
+
+def probe() -> KernelRing:
+    """Make a small ring and ask it (IORING_REGISTER_PROBE)."""
+    release, setting = os.uname().release, disabled_setting()
+    try:
+        ring = SysRing(2)
+    except InputError as error:
+        return KernelRing(release, error, setting, 0, frozenset(), ())
+    with ring:
+        answer = ctypes.create_string_buffer(_PROBE_HEAD + _PROBE_OPS * _PROBE_OP.size)
+        result = ring.register(abi.REGISTER_PROBE, ctypes.addressof(answer), _PROBE_OPS)
+        opcodes: frozenset[int] = frozenset()
+        if result >= 0:
+            count = answer.raw[1]
+            table = answer.raw[_PROBE_HEAD : _PROBE_HEAD + count * _PROBE_OP.size]
+            rows = _PROBE_OP.iter_unpack(table)
+            opcodes = frozenset(op for op, _, flags, _ in rows if flags & _OP_SUPPORTED)
+        missing = tuple(op for op in sorted(SUPPORTED) if op not in opcodes)
+        return KernelRing(release, None, setting, ring.features, opcodes, missing)

@@ -1,0 +1,178 @@
+"""The requests a KernelBackend has in flight: what their CQEs mean, and who waits for whom.
+
+The real ring is asked to post a CQE for everything, so that every request is seen to end; the
+CQEs that IOSQE_CQE_SKIP_SUCCESS would have kept back are dropped here, by the kernel's rule:
+
+    a success of a request with the flag posts nothing;
+    a failure always posts, and when the failed request has the flag, those it takes with it
+    (cancelled members of its chain) post nothing; otherwise they all post.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+from collections.abc import Callable, Iterable
+from enum import Enum
+
+from pybpfvm.uring_backend import abi
+from pybpfvm.uring_backend.abi import Op, Sqe
+
+_TRANSFERS = frozenset({Op.READ, Op.WRITE, Op.READ_FIXED, Op.WRITE_FIXED})
+_MESSAGES = frozenset({Op.SEND, Op.RECV})
+
+
+class Chain:
+    """Requests linked to one another, or a single one, in order.
+
+    `drain`: the chain waits for everything submitted before it. `broken_at` is the position of
+    the member whose failure cancelled the rest, `silent` whether the rest posts nothing.
+    """
+
+    __slots__ = ("broken_at", "drain", "first_live", "members", "silent")
+
+    def __init__(self, drain: bool) -> None:
+        self.members: list[Entry] = []
+        self.drain = drain
+        self.first_live = 0
+        self.broken_at = -1
+        self.silent = False
+
+    def add(self, entry: Entry) -> None:
+        """Put `entry` at the end."""
+        entry.position = len(self.members)
+        self.members.append(entry)
+
+    def held(self) -> bool:
+        """Whether nothing here can move before the caller finishes an external request."""
+        members = self.members
+        while self.first_live < len(members) and members[self.first_live].done:
+            self.first_live += 1
+        if self.first_live == len(members):
+            return True
+        head = members[self.first_live]
+        if not (isinstance(head, External) and head.stage is Stage.RUNNING):
+            return False
+        behind = members[head.position + 1 : head.position + 2]
+        return not (behind and behind[0].opcode == Op.LINK_TIMEOUT)
+
+    def posts(self, entry: Entry, res: int) -> bool:
+        """Whether the last CQE of `entry` is to be seen; call once per entry, in CQE order."""
+        position = entry.position
+        if entry.opcode == Op.LINK_TIMEOUT and self.broken_at in (-1, position - 1):
+            return not (entry.skip and res in _LINK_TIMEOUT_ENDS)
+        if self.broken_at >= 0:
+            return not self.silent
+        failed = entry.failed(res)
+        if failed and not entry.hardlink:
+            self.broken_at = position
+            self.silent = entry.skip
+        return failed or not entry.skip
+
+
+# What a LINK_TIMEOUT ends with is never a failure, once it was accepted.
+_LINK_TIMEOUT_ENDS = (-errno.ECANCELED, -errno.ETIME, -errno.ENOENT, -errno.EALREADY)
+
+
+class Entry:
+    """A request of the caller with something to remember; plain ones have no Entry.
+
+    `expected` is the result that counts as complete (a shorter one breaks links), -1 if any.
+    `after` is called with each result >= 0 or -errno before the completion is reported.
+    """
+
+    __slots__ = (
+        "after",
+        "chain",
+        "done",
+        "etime_success",
+        "expected",
+        "hardlink",
+        "kept",
+        "opcode",
+        "position",
+        "skip",
+        "token",
+    )
+
+    def __init__(self, sqe: Sqe, chain: Chain) -> None:
+        self.token = sqe.user_data
+        self.opcode = sqe.opcode
+        self.skip = bool(sqe.flags & abi.SQE_CQE_SKIP_SUCCESS)
+        self.hardlink = bool(sqe.flags & abi.SQE_IO_HARDLINK)
+        self.expected = -1
+        whole = sqe.opcode in _MESSAGES and sqe.op_flags & abi.MSG_WAITALL
+        if (sqe.opcode in _TRANSFERS or whole) and not sqe.flags & abi.SQE_BUFFER_SELECT:
+            self.expected = min(sqe.len, abi.MAX_RW_COUNT)
+        self.etime_success = sqe.opcode == Op.TIMEOUT and bool(
+            sqe.op_flags & abi.TIMEOUT_ETIME_SUCCESS
+        )
+        self.after: list[Callable[[int], None]] = []
+        self.kept: object = None
+        self.done = False
+        self.position = 0
+        self.chain = chain
+        chain.add(self)
+
+    def failed(self, res: int) -> bool:
+        """Whether the kernel counts this result as a failure, which breaks a soft link."""
+        if res < 0:
+            return not (self.etime_success and res == -errno.ETIME)
+        return 0 <= res < self.expected
+
+
+class Stage(Enum):
+    """Where an external request is."""
+
+    WAITING = "its turn has not come"
+    RUNNING = "the caller performs it"
+    FINISHED = "over"
+
+
+class External(Entry):
+    """A request that the caller performs. `gate` is its pipe, when others wait behind it;
+    `fenced` says that a drain already waits for it; `doomed` that the caller gave it up."""
+
+    __slots__ = ("doomed", "fenced", "gate", "stage")
+
+    def __init__(self, sqe: Sqe, chain: Chain) -> None:
+        super().__init__(sqe, chain)
+        self.stage = Stage.WAITING
+        self.gate: Gate | None = None
+        self.fenced = False
+        self.doomed = False
+
+
+class Gate:
+    """A pipe that a hidden READ of 2 bytes waits on, and the external requests that keep it shut.
+
+    It opens when the last of them is finished: 2 bytes let the chain go on, 1 breaks it.
+    """
+
+    __slots__ = ("_buffer", "buffer_addr", "opened", "reader", "waits_for", "writer")
+
+    def __init__(self, reader: int, writer: int) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.opened = False
+        self.waits_for: set[int] = set()
+        self._buffer = ctypes.create_string_buffer(2)
+        self.buffer_addr = ctypes.addressof(self._buffer)
+
+
+def can_move(units: Iterable[Chain | None]) -> bool:
+    """Whether one of the live chains, given in the order of submission, can go on by itself.
+
+    None stands for a single plain request, which always can. A chain with a drain waits for all
+    before it, and what came after it waits for the drain.
+    """
+    earlier = False
+    for chain in units:
+        if chain is None:
+            return True
+        if chain.drain and earlier:
+            return False  # all before it are held, and everything behind it is, too
+        if not chain.held():
+            return True
+        earlier = True
+    return False

@@ -1,0 +1,231 @@
+"""Real files and sockets around a ring: a temporary directory, pipes, loopback connections.
+
+The directory is the root and the working directory of every path in requests. Descriptors in
+`owned` are those that requests may name; the world's own (its directory, the host's ends) are not
+among them. Everything is closed and removed by `close_all`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import socket as sockets
+import struct
+import tempfile
+from pathlib import Path
+
+from pybpfvm.errors import InputError, errno_name
+from pybpfvm.uring_backend import abi
+from pybpfvm.uring_backend.base import Peer
+from pybpfvm.uring_backend.kernel.guard import confine
+
+_LOOPBACK = "127.0.0.1"
+_CONNECT_TIMEOUT_S = 5.0  # only a full backlog makes a loopback connection wait
+_ROOT_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class KernelWorld:
+    """The World of a KernelBackend (see pybpfvm.uring_backend.base)."""
+
+    def __init__(self) -> None:
+        self.owned: set[int] = set()
+        try:
+            self._directory = Path(tempfile.mkdtemp(prefix="pybpfvm-"))
+        except OSError as error:
+            raise _refused("make a temporary directory", error) from error
+        self.root_fd = os.open(self._directory, _ROOT_DIRECTORY)
+        self._listening: dict[int, bytes] = {}
+        self._refuser: sockets.socket | None = None
+        self._peers: list[KernelPeer] = []
+
+    def add_file(self, name: str, data: bytes, mode: int = 0o644) -> None:
+        """Make a file (and the directories on its way) with this content."""
+        target = self._host_path(name)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+            target.chmod(mode)
+        except OSError as error:
+            raise _refused(f"make the file {name!r}", error) from error
+
+    def file_data(self, name: str) -> bytes:
+        """The content of a file; InputError if there is none."""
+        try:
+            return self._host_path(name).read_bytes()
+        except OSError as error:
+            raise _refused(f"read the file {name!r}", error) from error
+
+    def path(self, name: str) -> bytes:
+        """The path that a request (OPENAT, ...) must use for the file `name`."""
+        return os.fsencode(name)
+
+    def open(self, name: str, flags: int, mode: int = 0o644) -> int:
+        """Open a file like open(2); an fd that requests may use. InputError when refused."""
+        try:
+            return self._own(os.open(self._host_path(name), flags | os.O_CLOEXEC, mode))
+        except OSError as error:
+            raise _refused(f"open {name!r}", error) from error
+
+    def pipe(self) -> tuple[int, int]:
+        """(read end, write end) as fds that requests may use."""
+        try:
+            reader, writer = os.pipe2(os.O_CLOEXEC)
+        except OSError as error:
+            raise _refused("make a pipe", error) from error
+        return self._own(reader), self._own(writer)
+
+    def socketpair(self) -> tuple[int, Peer]:
+        """A connected stream socket: the requests' fd and the host's end."""
+        try:
+            ours, theirs = sockets.socketpair(sockets.AF_UNIX, sockets.SOCK_STREAM)
+        except OSError as error:
+            raise _refused("make a socket pair", error) from error
+        return self._own(theirs.detach()), self._peer(ours)
+
+    def listen(self, backlog: int = 128) -> int:
+        """A listening stream socket on a loopback address, as an fd that requests may use."""
+        try:
+            listener = sockets.socket(sockets.AF_INET, sockets.SOCK_STREAM)
+            with contextlib.ExitStack() as undo:
+                undo.callback(listener.close)
+                listener.bind((_LOOPBACK, 0))
+                listener.listen(backlog)
+                address = _sockaddr(listener)
+                undo.pop_all()
+        except OSError as error:
+            raise _refused("listen on the loopback address", error) from error
+        fd = self._own(listener.detach())
+        self._listening[fd] = address
+        return fd
+
+    def address(self, fd: int) -> bytes:
+        """The sockaddr_in of a listening socket, 16 bytes, for CONNECT requests."""
+        try:
+            return self._listening[fd]
+        except KeyError:
+            raise InputError(f"descriptor {fd} does not listen") from None
+
+    def connect(self, fd: int) -> Peer:
+        """A client connection to a listening socket (completes even before it is accepted)."""
+        port = struct.unpack_from(">H", self.address(fd), 2)[0]
+        try:
+            return self._peer(sockets.create_connection((_LOOPBACK, port), _CONNECT_TIMEOUT_S))
+        except OSError as error:
+            raise _refused("connect (is the backlog full?)", error) from error
+
+    def socket(self) -> int:
+        """An unconnected stream socket, for CONNECT requests."""
+        try:
+            return self._own(sockets.socket(sockets.AF_INET, sockets.SOCK_STREAM).detach())
+        except OSError as error:
+            raise _refused("make a socket", error) from error
+
+    def close(self, fd: int) -> None:
+        """Close an fd that this world or a request opened; InputError when it is not open."""
+        if fd not in self.owned:
+            raise InputError(f"descriptor {fd} is not open")
+        self.disown(fd)
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+    def adopt(self, fd: int) -> None:
+        """A request opened `fd`."""
+        self.owned.add(fd)
+
+    def disown(self, fd: int) -> None:
+        """A request closed `fd`, or somebody is about to."""
+        self.owned.discard(fd)
+        self._listening.pop(fd, None)
+
+    def may_connect(self, address: bytes) -> bool:
+        """Whether the sockaddr_in is that of a socket which listens in this world."""
+        return any(address[:8] == known[:8] for known in self._listening.values())
+
+    def refusing_address(self) -> bytes:
+        """A loopback sockaddr_in at which connections are refused: bound, but not listening."""
+        if self._refuser is None:
+            self._refuser = sockets.socket(sockets.AF_INET, sockets.SOCK_STREAM)
+            self._refuser.bind((_LOOPBACK, 0))
+        return _sockaddr(self._refuser)
+
+    def close_all(self) -> None:
+        """Close every descriptor and remove the directory; twice is fine."""
+        for fd in sorted(self.owned):
+            self.close(fd)
+        for peer in self._peers:
+            peer.close()
+        if self._refuser is not None:
+            self._refuser.close()
+        if self.root_fd >= 0:
+            os.close(self.root_fd)
+            self.root_fd = -1
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _own(self, fd: int) -> int:
+        self.owned.add(fd)
+        return fd
+
+    def _peer(self, end: sockets.socket) -> KernelPeer:
+        peer = KernelPeer(end)
+        self._peers = [each for each in self._peers if not each.closed]
+        self._peers.append(peer)
+        return peer
+
+    def _host_path(self, name: str) -> Path:
+        if "\0" in name:
+            raise InputError(f"a file name with a NUL: {name!r}")
+        return self._directory / os.fsdecode(confine(os.fsencode(name)))
+
+
+class KernelPeer:
+    """The host's end of a connection, never blocking."""
+
+    def __init__(self, end: sockets.socket) -> None:
+        self._end = end
+        end.setblocking(False)
+        if end.family == sockets.AF_INET:
+            end.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._end.fileno() < 0
+
+    def send(self, data: bytes) -> int:
+        """Bytes taken (may be fewer; 0 when the other side is full)."""
+        try:
+            return self._end.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise _refused("send", error) from error
+
+    def recv(self, size: int) -> bytes | None:
+        """Up to `size` bytes that are there now; b"" at end of stream, None when there are none."""
+        try:
+            return self._end.recv(size)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise _refused("receive", error) from error
+
+    def shutdown(self) -> None:
+        """Send end of stream; receiving still works."""
+        with contextlib.suppress(OSError):
+            self._end.shutdown(sockets.SHUT_WR)
+
+    def close(self) -> None:
+        """Give the end up."""
+        self._end.close()
+
+
+def _sockaddr(end: sockets.socket) -> bytes:
+    host, port = end.getsockname()
+    return abi.SOCKADDR_IN.pack(abi.AF_INET, struct.pack(">H", port), sockets.inet_aton(host))
+
+
+def _refused(what: str, error: OSError) -> InputError:
+    number = error.errno or errno.EIO
+    return InputError(f"cannot {what}: {error.strerror or error} (-{errno_name(number)})")
