@@ -21,6 +21,7 @@ from __future__ import annotations
 import ctypes
 import mmap as _mmap
 from bisect import bisect_left, bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
@@ -217,6 +218,15 @@ class AddressSpace:
         """Whether everything was given back."""
         return self._closed
 
+    def before_close(self, action: Callable[[], None]) -> None:
+        """Have `close` call `action` first: for whoever lets the kernel write to user memory."""
+        self._before_close.append(action)
+
+    def forget_before_close(self, action: Callable[[], None]) -> None:
+        """Take `before_close` back; unknown actions are ignored."""
+        if action in self._before_close:
+            self._before_close.remove(action)
+
     def close(self) -> None:
         """Unmap everything. Accesses afterwards fault; closing twice is fine.
 
@@ -225,6 +235,8 @@ class AddressSpace:
         """
         if self._closed:
             return
+        while self._before_close:
+            self._before_close.pop()()
         self._closed = True
         sliced = False
         for entry in self._entries:
