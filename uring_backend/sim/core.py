@@ -41,7 +41,14 @@ from pybpfvm.uring_backend.abi import (
 from pybpfvm.uring_backend.base import EXTERNAL, Completion, Started
 from pybpfvm.uring_backend.sim.buffers import BufferGroups, RegisteredBuffers
 from pybpfvm.uring_backend.sim.clock import Clock
-from pybpfvm.uring_backend.sim.descriptors import FdTable, Node, OpenFile, SlotTable, WaitQueue
+from pybpfvm.uring_backend.sim.descriptors import (
+    FdTable,
+    Node,
+    OpenFile,
+    SlotTable,
+    WaitQueue,
+    Woken,
+)
 from pybpfvm.uring_backend.sim.request import Issue, Refused, Request, State
 from pybpfvm.uring_backend.sim.timers import Timers
 from pybpfvm.uring_backend.sim.vfs import RegularFile
@@ -292,7 +299,7 @@ class Core:
         file = request.file
         if request.nowait or not request.wait_events or file is None or file.node.queue is None:
             return False
-        self.arm_poll(request, lambda: self._retry(request))
+        self.arm_poll(request, lambda _: self._retry(request))
         return True
 
     def _retry(self, request: Request) -> None:
@@ -311,13 +318,13 @@ class Core:
             request.woken = True
             self.later(lambda: self._retry_now(request))
 
-    def arm_poll(self, request: Request, woken: Callable[[], None]) -> None:
+    def arm_poll(self, request: Request, woken: Woken) -> None:
         """Call `woken` whenever the request's file changes."""
         queue = self.file_of(request).node.queue
         assert queue is not None
         self.arm_poll_on(request, queue, woken)
 
-    def arm_poll_on(self, request: Request, queue: WaitQueue, woken: Callable[[], None]) -> None:
+    def arm_poll_on(self, request: Request, queue: WaitQueue, woken: Woken) -> None:
         """Call `woken` whenever `queue` is woken."""
         queue.add(request, woken)
         request.queue = queue

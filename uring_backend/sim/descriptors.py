@@ -21,13 +21,17 @@ MAX_FDS: Final = 1024  # the usual RLIMIT_NOFILE
 MAX_SLOTS: Final = 1 << 15
 
 
+Woken = Callable[[int], None]
+"""Called when a file changes, with the poll events the change is about (0: not said)."""
+
+
 class WaitQueue:
     """Who wants to know when a file changes. The latest comer is told first, as in the kernel."""
 
     def __init__(self) -> None:
-        self._waiting: dict[object, Callable[[], None]] = {}
+        self._waiting: dict[object, Woken] = {}
 
-    def add(self, key: object, woken: Callable[[], None]) -> None:
+    def add(self, key: object, woken: Woken) -> None:
         """Call `woken` at every change until `remove`."""
         self._waiting[key] = woken
 
@@ -35,10 +39,10 @@ class WaitQueue:
         """Forget `key`; unknown ones are ignored."""
         self._waiting.pop(key, None)
 
-    def wake(self) -> None:
-        """Something changed."""
+    def wake(self, events: int = 0) -> None:
+        """Something changed; `events` as a waker in the kernel names them."""
         for woken in reversed(list(self._waiting.values())):
-            woken()
+            woken(events)
 
 
 class Node:
@@ -54,6 +58,10 @@ class Node:
     def read(self, size: int, offset: int) -> bytes:
         """Up to `size` bytes at `offset` (ignored unless seekable); b"" at the end."""
         raise Refused(errno.EINVAL)
+
+    def peek(self, offset: int) -> bool:
+        """Whether a read would get anything; raises what the read would."""
+        return bool(self.read(1, offset))
 
     def write(self, data: bytes, offset: int) -> int:
         """Bytes written at `offset` (ignored unless seekable)."""
@@ -195,11 +203,12 @@ class SlotTable:
         for done, fd in enumerate(wanted):
             if fd == REGISTER_FILES_SKIP:
                 continue
+            self._put(start + done, None)  # a slot is emptied even if its new file is no good
             try:
-                file = None if fd == -1 else self._fds.get(fd)
+                if fd != -1:
+                    self._put(start + done, self._fds.get(fd))
             except Refused as refused:
                 return done or -refused.errno
-            self._put(start + done, file)
         return len(wanted)
 
     def _put(self, slot: int, file: OpenFile | None) -> None:

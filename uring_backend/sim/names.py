@@ -402,8 +402,9 @@ def prepare_unlinkat(core: Core, request: Request) -> Issue:
         vfs = core.world.vfs
         place = vfs.walk(path, _start(core, sqe.fd, path))
         if sqe.op_flags & AT_REMOVEDIR:
-            if path.rstrip(b"/").endswith(b"/.") or path.rstrip(b"/") == b".":
-                raise Refused(errno.EINVAL)
+            last = path.rstrip(b"/").rpartition(b"/")[2]
+            if last in (b".", b".."):
+                raise Refused(errno.EINVAL if last == b"." else errno.ENOTEMPTY)
             vfs.remove_dir(place)
         else:
             vfs.unlink(place)

@@ -26,6 +26,7 @@ from pybpfvm.uring_backend.abi import (
     RECV_MULTISHOT,
     RECVSEND_BUNDLE,
     RECVSEND_POLL_FIRST,
+    SEND_VECTORIZED,
     SOCK_CLOEXEC,
     SOCK_NONBLOCK,
     SOCK_STREAM,
@@ -38,6 +39,7 @@ from pybpfvm.uring_backend.abi import (
 from pybpfvm.uring_backend.sim.descriptors import OpenFile
 from pybpfvm.uring_backend.sim.names import install
 from pybpfvm.uring_backend.sim.request import Issue, Refused, Request
+from pybpfvm.uring_backend.sim.rw import check_half
 from pybpfvm.uring_backend.sim.streams import Socket, SocketState
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ def unsupported(sqe: Sqe) -> str:
             return f"{op.name} with IORING_RECVSEND_BUNDLE"
         if sqe.op_flags & ~_MSG_SUPPORTED:
             return f"{op.name} with message flags {sqe.op_flags & ~_MSG_SUPPORTED:#x}"
-        if op is Op.SEND and sqe.ioprio & ~(RECVSEND_POLL_FIRST | RECVSEND_BUNDLE) == 1 << 5:
+        if op is Op.SEND and sqe.ioprio & SEND_VECTORIZED:
             return "SEND with IORING_SEND_VECTORIZED"
         if op is Op.SEND and sqe.off:
             return "SEND with a destination address"
@@ -185,7 +187,7 @@ def prepare_connect(core: Core, request: Request) -> Issue:
         socket.connect_to(listener)
         return 0
 
-    def retry() -> None:
+    def retry(_: int) -> None:
         core.retry_later(request)
 
     return issue
@@ -267,6 +269,8 @@ def prepare_send(core: Core, request: Request) -> Issue:
     if sqe.ioprio & ~(RECVSEND_POLL_FIRST | RECVSEND_BUNDLE) or sqe.file_index:
         raise Refused(errno.EINVAL)
     selecting = bool(sqe.flags & SQE_BUFFER_SELECT)
+    if not selecting:
+        check_half([(sqe.addr, sqe.len)])
     wait_all = bool(sqe.op_flags & MSG_WAITALL)
     request.nowait = bool(sqe.op_flags & MSG_DONTWAIT)
     request.wait_events = POLLOUT
@@ -304,6 +308,10 @@ def prepare_recv(core: Core, request: Request) -> Issue:
     if sqe.off or sqe.ioprio & ~(RECVSEND_POLL_FIRST | RECV_MULTISHOT | RECVSEND_BUNDLE):
         raise Refused(errno.EINVAL)
     selecting = bool(sqe.flags & SQE_BUFFER_SELECT)
+    if sqe.file_index:
+        raise Refused(errno.EINVAL)
+    if not selecting:
+        check_half([(sqe.addr, sqe.len)])
     wait_all = bool(sqe.op_flags & MSG_WAITALL)
     multishot = bool(sqe.ioprio & RECV_MULTISHOT)
     if multishot and (not selecting or wait_all):
@@ -330,7 +338,7 @@ def prepare_recv(core: Core, request: Request) -> Issue:
         if not data:
             core.groups.put_back(request)
         request.cqe_flags = core.groups.consume(request)
-        if len(socket.incoming):
+        if socket.worth_reading:
             request.cqe_flags |= CQE_F_SOCK_NONEMPTY
         return len(data)
 

@@ -6,7 +6,6 @@ import errno
 from typing import TYPE_CHECKING, Final
 
 from pybpfvm.uring_backend.abi import (
-    POLL_ADD_LEVEL,
     POLL_ADD_MULTI,
     POLL_UPDATE_EVENTS,
     POLL_UPDATE_USER_DATA,
@@ -26,7 +25,7 @@ _EVENT_BITS: Final = 0xFFFF
 def prepare_poll_add(core: Core, request: Request) -> Issue:
     """POLL_ADD: the events that hold, of those in Sqe.op_flags."""
     sqe = request.sqe
-    if sqe.buf_index or sqe.off or sqe.addr or sqe.len & ~(POLL_ADD_MULTI | POLL_ADD_LEVEL):
+    if sqe.buf_index or sqe.off or sqe.addr or sqe.len & ~POLL_ADD_MULTI:
         raise Refused(errno.EINVAL)
     if sqe.len & POLL_ADD_MULTI and request.skip_cqe:
         raise Refused(errno.EINVAL)
@@ -40,9 +39,9 @@ def prepare_poll_add(core: Core, request: Request) -> Issue:
             return events if events else -errno.EINVAL
         if events and not request.multishot:
             return events
-        core.arm_poll(request, lambda: _woken(core, request))
+        core.arm_poll(request, lambda reported: _woken(core, request, reported))
         if events:
-            core.post(request, events)
+            _woken(core, request, 0)
         return None
 
     return issue
@@ -52,17 +51,23 @@ def _ready(core: Core, request: Request) -> int:
     return core.file_of(request).node.poll() & request.wait_events
 
 
-def _woken(core: Core, request: Request) -> None:
-    if _ready(core, request) and not request.woken:
-        request.woken = True
-        core.later(lambda: _report(core, request))
+def _woken(core: Core, request: Request, reported: int) -> None:
+    """The file changed. `reported`: the events the waker names (0: look yourself)."""
+    if reported and not reported & request.wait_events:
+        return
+    if request.woken:
+        request.woken_events = 0  # several changes at once: look for oneself
+        return
+    request.woken = True
+    request.woken_events = reported
+    core.later(lambda: _report(core, request))
 
 
 def _report(core: Core, request: Request) -> None:
     if request.state is not State.POLLED:
         return
     request.woken = False
-    events = _ready(core, request)
+    events = request.woken_events & request.wait_events or _ready(core, request)
     if not events:
         return
     if request.multishot:
@@ -72,7 +77,10 @@ def _report(core: Core, request: Request) -> None:
 
 
 def prepare_poll_remove(core: Core, request: Request) -> Issue:
-    """POLL_REMOVE: end, or change, the POLL_ADD whose token is Sqe.addr."""
+    """POLL_REMOVE: end, or change, the POLL_ADD whose token is Sqe.addr.
+
+    An update keeps the request as it was: one shot or many (POLL_ADD_MULTI has no effect here).
+    """
     sqe = request.sqe
     flags = sqe.len
     if sqe.buf_index or sqe.file_index:
@@ -95,11 +103,10 @@ def prepare_poll_remove(core: Core, request: Request) -> Issue:
             return 0
         if flags & POLL_UPDATE_EVENTS:
             target.wait_events = sqe.op_flags & _EVENT_BITS | _ALWAYS
-            target.multishot = bool(flags & POLL_ADD_MULTI)
         if flags & POLL_UPDATE_USER_DATA:
             core.rename(target, sqe.off)
-        core.disarm_poll(target)
-        core.issue(target)
+        if _ready(core, target):
+            _woken(core, target, 0)
         return 0
 
     return issue

@@ -73,6 +73,7 @@ class Request:
         "token",
         "wait_events",
         "woken",
+        "woken_events",
     )
 
     def __init__(self, sqe: Sqe) -> None:
@@ -95,6 +96,7 @@ class Request:
         self.cqe_flags = 0
         self.wait_events = 0  # poll events that make another try worth while; 0: never wait
         self.woken = False  # its file became ready, the next try is queued
+        self.woken_events = 0  # what the waker said of POLL_ADD's file; 0: nothing
         self.nowait = False
         self.multishot = False
         self.starting = False  # an external request whose Started is not reported yet

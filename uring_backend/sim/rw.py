@@ -82,12 +82,20 @@ def read_iovec(core: Core, addr: int, count: int) -> Blocks:
     return blocks
 
 
-def check_blocks(core: Core, blocks: Blocks) -> int:
-    """The length of all blocks together; Refused(EFAULT) if one is not user memory."""
-    for addr, size in blocks:
-        if not core.memory.is_user(addr, size):
-            raise Refused(errno.EFAULT)
-    return sum(size for _, size in blocks)
+def check_half(blocks: Blocks) -> None:
+    """Refused(EFAULT) for addresses in the kernel's half: seen before anything is tried."""
+    if any(addr >> 63 for addr, _ in blocks):
+        raise Refused(errno.EFAULT)
+
+
+def reachable(core: Core, blocks: Blocks) -> int:
+    """How many bytes come before the first block that is not user memory."""
+    size = 0
+    for addr, length in blocks:
+        if not core.memory.is_user(addr, length):
+            break
+        size += length
+    return size
 
 
 def scatter(core: Core, blocks: Blocks, data: bytes) -> None:
@@ -101,8 +109,13 @@ def scatter(core: Core, blocks: Blocks, data: bytes) -> None:
 
 
 def gather(core: Core, blocks: Blocks) -> bytes:
-    """The bytes of all blocks."""
-    return b"".join(core.memory.user_read(addr, size) for addr, size in blocks)
+    """The bytes of all blocks up to the first that is not user memory."""
+    data = bytearray()
+    for addr, size in blocks:
+        if not core.memory.is_user(addr, size):
+            break
+        data += core.memory.user_read(addr, size)
+    return bytes(data)
 
 
 def prepare_read_write(core: Core, request: Request) -> Issue:
@@ -118,6 +131,8 @@ def prepare_read_write(core: Core, request: Request) -> Issue:
         if selecting and sqe.len != 1:
             raise Refused(errno.EINVAL)
         vector = read_iovec(core, sqe.addr, sqe.len)
+    if not selecting and op not in (Op.READ_FIXED, Op.WRITE_FIXED):
+        check_half(vector if vector is not None else [(sqe.addr, sqe.len)])
     request.wait_events = POLLOUT if writing else POLLIN
     request.nowait = bool(sqe.op_flags & RWF_NOWAIT)
 
@@ -148,7 +163,8 @@ def prepare_read_write(core: Core, request: Request) -> Issue:
             raise
 
     def transfer(chosen: Blocks) -> int:
-        size = check_blocks(core, chosen)
+        size = sum(length for _, length in chosen)
+        near = reachable(core, chosen)
         file = core.file_of(request)
         node = file.node
         offset = 0
@@ -159,10 +175,14 @@ def prepare_read_write(core: Core, request: Request) -> Issue:
                 offset = node.size()
             if offset < 0 or offset + size > MAX_OFFSET:
                 raise Refused(errno.EINVAL)
-        if writing:
+        if size and not near:  # nothing can be moved; a read at the end has nothing to move
+            if writing or node.peek(offset):
+                raise Refused(errno.EFAULT)
+            done = 0
+        elif writing:
             done = node.write(gather(core, chosen), offset)
         else:
-            data = node.read(size, offset)
+            data = node.read(near, offset)
             scatter(core, chosen, data)
             done = len(data)
         if node.seekable and sqe.off == CURRENT_POSITION:

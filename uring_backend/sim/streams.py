@@ -13,6 +13,8 @@ from pybpfvm.uring_backend.abi import (
     POLLHUP,
     POLLIN,
     POLLOUT,
+    POLLPRI,
+    POLLRDBAND,
     POLLRDHUP,
     POLLRDNORM,
     POLLWRBAND,
@@ -32,6 +34,8 @@ SOCKET_BYTES: Final = 128 << 10
 
 _IN: Final = POLLIN | POLLRDNORM
 _OUT: Final = POLLOUT | POLLWRNORM
+_SOCKET_IN: Final = _IN | POLLPRI | POLLRDBAND  # what a socket tells its waiters
+_SOCKET_OUT: Final = _OUT | POLLWRBAND
 
 
 class Bytes:
@@ -95,8 +99,13 @@ class PipeReader(Node):
                 return b""
             raise Refused(errno.EAGAIN)
         data = pipe.data.get(size)
-        pipe.queue.wake()
+        pipe.queue.wake(_OUT)
         return data
+
+    def peek(self, offset: int) -> bool:
+        if not len(self._pipe.data) and self._pipe.writer is not None:
+            raise Refused(errno.EAGAIN)
+        return len(self._pipe.data) > 0
 
     def poll(self) -> int:
         return (_IN if len(self._pipe.data) else 0) | (POLLHUP if self._pipe.writer is None else 0)
@@ -125,7 +134,7 @@ class PipeWriter(Node):
         if not room or (len(data) <= PIPE_BUF and room < len(data)):
             raise Refused(errno.EAGAIN)
         done = pipe.data.put(data)
-        pipe.queue.wake()
+        pipe.queue.wake(_IN)
         return done
 
     def poll(self) -> int:
@@ -194,7 +203,7 @@ class Socket(Node):
         self.peer_port = listener.port
         self.join(end)
         listener.pending.append(end)
-        listener.queue.wake()
+        listener.queue.wake(_SOCKET_IN)
         self.queue.wake()
 
     def accept(self) -> Socket:
@@ -221,22 +230,25 @@ class Socket(Node):
                 return b""
             raise Refused(errno.EAGAIN)
         data = self.incoming.get(size, keep=keep)
-        if not keep and self.peer is not None:
-            self.peer.queue.wake()
+        if not keep and self.peer is not None and self.peer.poll() & POLLOUT:
+            self.peer.queue.wake(_SOCKET_OUT)
         return data
+
+    @property
+    def worth_reading(self) -> bool:
+        """Whether a receive would not wait: data, or for TCP the end of the stream."""
+        return len(self.incoming) > 0 or (not self.unix and (self.no_more_in or self.peer is None))
 
     def send(self, data: bytes) -> int:
         """Bytes taken. Refused EAGAIN when the other side is full, EPIPE, ENOTCONN."""
         if self.state is not SocketState.CONNECTED:
             raise Refused(errno.ENOTCONN if self.unix else errno.EPIPE)
-        if self.no_more_out or self._reset:
+        if self.no_more_out or self._reset or (self.unix and self.peer is None):
             raise Refused(errno.EPIPE)
         if self.error:
             error, self.error = self.error, 0
             raise Refused(error)
         if self.peer is None:
-            if self.unix:
-                raise Refused(errno.EPIPE)
             self._reset = True  # TCP learns that the other end is gone from the answer
             return len(data)
         if not data:
@@ -244,11 +256,14 @@ class Socket(Node):
         done = self.peer.incoming.put(data)
         if not done:
             raise Refused(errno.EAGAIN)
-        self.peer.queue.wake()
+        self.peer.queue.wake(_SOCKET_IN)
         return done
 
     def read(self, size: int, offset: int) -> bytes:
         return self.receive(size) if size else b""
+
+    def peek(self, offset: int) -> bool:
+        return bool(self.receive(1, keep=True))
 
     def write(self, data: bytes, offset: int) -> int:
         return self.send(data)

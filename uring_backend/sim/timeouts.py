@@ -90,16 +90,16 @@ def prepare_timeout_remove(core: Core, request: Request) -> Issue:
         raise Refused(errno.EINVAL)
     if sqe.buf_index or sqe.len or sqe.file_index:
         raise Refused(errno.EINVAL)
-    update = flags & (TIMEOUT_UPDATE | LINK_TIMEOUT_UPDATE)
     duration = 0
-    if update:
+    if flags & (TIMEOUT_UPDATE | LINK_TIMEOUT_UPDATE):
         if flags & ~(TIMEOUT_UPDATE | LINK_TIMEOUT_UPDATE | TIMEOUT_ABS):
             raise Refused(errno.EINVAL)
         duration = _duration_ns(core, sqe.off)
     elif flags:
         raise Refused(errno.EINVAL)
     timers = core.timers
-    searched = timers.linked if flags & LINK_TIMEOUT_UPDATE else timers.armed
+    update = flags & TIMEOUT_UPDATE  # LINK_TIMEOUT_UPDATE alone removes, as mainline has it
+    searched = timers.linked if update and flags & LINK_TIMEOUT_UPDATE else timers.armed
 
     def issue() -> int:
         target = next((other for other in searched if other.token == sqe.addr), None)

@@ -78,6 +78,9 @@ class RegularFile(Inode):
         start = offset - first * CHUNK
         return raw[start : start + size]
 
+    def peek(self, offset: int) -> bool:
+        return offset < self._size
+
     def write(self, data: bytes, offset: int) -> int:
         """As many bytes as the file system has room for; Refused(ENOSPC) if that is none."""
         if not data:
@@ -313,7 +316,7 @@ class Vfs:
         """Remove an empty directory."""
         node = place.node
         if not place.name:
-            raise Refused(errno.ENOTEMPTY if place.node is not self.root else errno.EBUSY)
+            raise Refused(errno.EBUSY)
         if node is None:
             raise Refused(errno.ENOENT)
         if not isinstance(node, Directory):

@@ -66,7 +66,8 @@ class SimPeer:
 
 
 class SimWorld:
-    """Files and sockets around a simulated ring. Paths start at a root of their own."""
+    """Files and sockets around a simulated ring. Paths start at a root of their own,
+    which is also the working directory."""
 
     def __init__(self, fds: FdTable, clock: Clock, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
         self.fds = fds
@@ -79,7 +80,7 @@ class SimWorld:
 
     def path(self, name: str) -> bytes:
         """The path that requests use for the file `name`."""
-        return b"/" + self._names(name)
+        return self._names(name)
 
     def _names(self, name: str) -> bytes:
         parts = name.split("/")
