@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     print()
     refused = probe.available()
     if refused is not None:
-        heading(f"Not on the kernel's ring: {refused}")
+        heading(f"Not on the kernel's ring: {refused.reason}")
         print("The simulated run above is the whole demo on this machine.")
         return code
     heading("Now the same object, unmodified, on the running kernel's own io_uring.")

@@ -15,6 +15,28 @@ from pybpfvm.cli.common import print_json
 from pybpfvm.helpers.table import HELPERS
 from pybpfvm.report.terminal import table
 
+# IORING_FEAT_* by bit.
+_RING_FEATURES = (
+    "SINGLE_MMAP",
+    "NODROP",
+    "SUBMIT_STABLE",
+    "RW_CUR_POS",
+    "CUR_PERSONALITY",
+    "FAST_POLL",
+    "POLL_32BITS",
+    "SQPOLL_NONFIXED",
+    "EXT_ARG",
+    "NATIVE_WORKERS",
+    "RSRC_TAGS",
+    "CQE_SKIP",
+    "LINKED_FILE",
+    "REG_REG_RING",
+    "RECVSEND_BUNDLE",
+    "MIN_TIMEOUT",
+    "RW_ATTR",
+    "NO_IOWAIT",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -98,17 +120,22 @@ def _memory() -> Finding:
 def _ring() -> Iterator[Finding]:
     from pybpfvm.uring_backend.kernel import probe
 
-    reason = probe.available()
+    refused = probe.available()
+    if refused is not None:
+        remedy = refused.remedy or "use --backend sim, which needs no io_uring"
+        yield Finding("io_uring (backend kernel)", False, refused.reason, remedy)
+        return
+    yield Finding("io_uring (backend kernel)", True, "a ring can be made")
+    found = probe.probe()
+    missing = ", ".join(op.name for op in found.missing)
     yield Finding(
-        "io_uring (backend kernel)",
-        reason is None,
-        reason or "a ring can be made",
-        "use --backend sim, which needs no io_uring",
+        "io_uring opcodes",
+        not missing,
+        f"{len(found.opcodes)} supported" + (f", without {missing}" if missing else ""),
+        "programs that use these run with --backend sim",
     )
-    if reason is None:
-        found = probe.probe()
-        yield Finding("io_uring opcodes", True, f"{len(found.opcodes)} supported")
-        yield Finding("io_uring features", True, ", ".join(found.features) or "none")
+    names = [name for bit, name in enumerate(_RING_FEATURES) if found.features >> bit & 1]
+    yield Finding("io_uring features", True, ", ".join(names).lower() or "none")
 
 
 def _bpf() -> Finding:

@@ -153,7 +153,7 @@ def _print_outcome(outcome: Outcome, account: Account) -> None:
         expected = " (as expected)" if outcome.expected_stop else ""
         print(f"{_stop_text(outcome.stopped)}{expected}")
     for finding in outcome.findings:
-        print(f"FAILED {finding.where}: expected {finding.wanted}, found {finding.found}")
+        print(f"FAILED {finding.where}: expected {finding.expected}, found {finding.found}")
     if outcome.ok:
         print("all expectations met")
 
@@ -182,7 +182,8 @@ def _print_document(
                 "expected": outcome.expected_stop,
             },
             "findings": [
-                {"where": f.where, "expected": f.wanted, "found": f.found} for f in outcome.findings
+                {"where": f.where, "expected": f.expected, "found": f.found}
+                for f in outcome.findings
             ],
             "runs": dict(outcome.runs),
             "insns": account.insns,

@@ -12,15 +12,22 @@ from rich.text import Text
 _PIPE_WIDTH = 160
 
 
-def console() -> Console:
-    """Where text goes: stdout, as wide as the terminal, or wide enough when it is a pipe."""
+class _Out(Console):
+    """rich ends the process with code 1 when the reader has gone; the command line decides."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+def _console(*, soft_wrap: bool = False) -> Console:
+    """stdout, as wide as the terminal, or wide enough when it is a pipe."""
     width = None if sys.stdout.isatty() else _PIPE_WIDTH
-    return Console(width=width, highlight=False, soft_wrap=True)
+    return _Out(width=width, highlight=False, soft_wrap=soft_wrap)
 
 
 def heading(text: str) -> None:
     """A line that starts a part."""
-    console().print(Text(text, style="bold"))
+    _console(soft_wrap=True).print(Text(text, style="bold"))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -30,7 +37,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         grid.add_column(name, overflow="fold")
     for row in rows:
         grid.add_row(*(Text(str(cell)) for cell in row))
-    out = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
+    out = _console()
     with out.capture() as capture:
         out.print(grid)
     # Trailing blanks would make expected output hard to keep in files.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno as _errno
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pybpfvm.btf.types import Btf, Datasec, Var
-from pybpfvm.engine import DEFAULT_BUDGET_INSNS, RunEnvironment
+from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Engine, RunEnvironment
 from pybpfvm.errors import InputError, errno_name
 from pybpfvm.events import Observer
 from pybpfvm.facts import program_facts
@@ -35,6 +36,14 @@ class LoadedObject:
             name: MapView(live, image.object.btf, self) for name, live in image.maps.items()
         }
         self.globals = Globals(self)
+        self._engine: Interpreter | None = None
+
+    def engine(self, environment: RunEnvironment) -> Engine:
+        """The engine for runs outside any ring, in this environment; it lives as the object."""
+        if self._engine is None:
+            self._engine = Interpreter(self.image, helpers_of(self.profile), environment)
+        self._engine.environment = environment
+        return self._engine
 
     def __repr__(self) -> str:
         return f"<LoadedObject {self.object.path}: {', '.join(self.image.programs)}>"
@@ -133,7 +142,13 @@ class LoadedProgram:
         memory = self.owner.image.memory
         if repeat < 1:
             raise InputError(f"repeat {repeat}", remedy="1 or more")
-        environment = RunEnvironment(profile=profile, observer=observer, strict_ctx=strict_ctx)
+        start_ns = time.monotonic_ns()
+        environment = RunEnvironment(
+            profile=profile,
+            strict_ctx=strict_ctx,
+            now_ns=lambda: time.monotonic_ns() - start_ns,
+            observer=observer,
+        )
         context = bytearray(max(profile.ctx_bytes, len(ctx or b"")))
         context[: len(ctx or b"")] = ctx or b""
         region = memory.alloc(len(context), RegionKind.CTX, f"context of {self.name}")
@@ -142,15 +157,15 @@ class LoadedProgram:
         try:
             memory.write(packet.start, data)
             memory.write(region.start, bytes(context))
-            with Interpreter(self.owner.image, self.helpers(), environment) as engine:
-                for _ in range(repeat):
-                    done = engine.run(
-                        self.program,
-                        region.start,
-                        budget_insns=budget_insns,
-                        packet=packet if data else None,
-                    )
-                    retval, insns = done.r0, insns + done.insns
+            engine = self.owner.engine(environment)
+            for _ in range(repeat):
+                done = engine.run(
+                    self.program,
+                    region.start,
+                    budget_insns=budget_insns,
+                    packet=packet if data else None,
+                )
+                retval, insns = done.r0, insns + done.insns
             return TestRun(
                 retval,
                 insns,

@@ -1,0 +1,179 @@
+"""Commands as users type them: output, exit codes, and one clear line for what is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pybpfvm.cli import COMMANDS, main
+
+ROOT = Path(__file__).parents[2]
+PINGPONG = ROOT / "examples/03_pingpong/prog.v3.bpf.o"
+SCENARIO = ROOT / "examples/03_pingpong/scenario.toml"
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as end:
+        code = int(end.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    assert all(name in out for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    code, out, _ = run(capsys, command, "--help")
+    assert code == 0
+    assert "usage: pybpfvm " + command in out
+
+
+def test_no_command_is_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys)
+    assert (code, out[:6]) == (2, "usage:")
+
+
+def test_info_names_abi_programs_maps(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "info", PINGPONG)
+    assert code == 0
+    assert "ABI iouring-v3:" in out
+    assert "io_uring_emit_cqe#171" in out
+    assert "players" in out
+
+
+def test_info_json_has_a_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "info", "--json", PINGPONG)
+    document = json.loads(out)
+    assert code == 0
+    assert document["schema"] == "pybpfvm.info/1"
+    assert document["abi"] == "iouring-v3"
+    assert [program["name"] for program in document["programs"]] == ["player"]
+
+
+def test_helper_override_renames_a_call(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "disasm", PINGPONG, "--helper", "172=iouring_emit_cqe")
+    assert "call 0xac <iouring_emit_cqe>" in out
+
+
+def test_disasm_shows_source_and_is_assembled_back(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code, listing, _ = run(capsys, "disasm", PINGPONG, "--style", "mnemonic")
+    assert code == 0
+    assert "prog.bpf.c:" in listing
+    text = tmp_path / "player.s"
+    text.write_text("\n".join(listing.splitlines()[1:]))
+    _, again, _ = run(capsys, "asm", "--json", text)
+    _, document, _ = run(capsys, "disasm", "--json", PINGPONG)
+    code_bytes = "".join(i["bytes"] for i in json.loads(document)["programs"][0]["insns"])
+    assert json.loads(again)["bytes"] == code_bytes
+
+
+def test_run_scenario_prints_the_account(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "run", SCENARIO)
+    assert code == 0
+    assert "▶ player run 1 of request 1 (user_data &alice)" in out
+    assert "map_lookup_elem(players, &fp-16) = &players+16" in out
+    assert out.rstrip().endswith("all expectations met")
+
+
+def test_same_seed_same_output(capsys: pytest.CaptureFixture[str]) -> None:
+    first = run(capsys, "run", SCENARIO, "--seed", "5", "--all")
+    assert first == run(capsys, "run", SCENARIO, "--seed", "5", "--all")
+
+
+def test_run_json(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "run", "--json", SCENARIO)
+    document = json.loads(out)
+    assert code == 0
+    assert document["schema"] == "pybpfvm.run/1"
+    assert document["ok"] is True
+    assert document["runs"] == {"player": 12}
+    assert document["maps"]["players"][0]["value"]["hits"] == 6
+
+
+def test_failed_expectation_is_exit_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    scenario = tmp_path / "wrong.toml"
+    text = SCENARIO.read_text().replace("hits = 6", "hits = 7")
+    scenario.write_text(text.replace("prog.v3.bpf.o", str(PINGPONG)))
+    code, out, _ = run(capsys, "run", "--quiet", scenario)
+    assert code == 1
+    assert "FAILED" in out
+    assert "hits" in out
+
+
+def test_run_one_program_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    # Without a ring its first copy from user address 0 fails, and it gives up.
+    code, out, _ = run(capsys, "run", PINGPONG, "--prog", "player")
+    assert code == 0
+    assert "copy_from_user(&fp-16, 16, 0) = -EFAULT" in out
+    assert "returned 0" in out
+
+
+def test_a_ring_helper_without_a_ring_is_a_guest_fault(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, _, err = run(capsys, "run", ROOT / "examples/01_hello/prog.v3.bpf.o")
+    assert code == 4
+    assert "hello+" in err
+    assert "prog.bpf.c:" in err
+
+
+BAD = [
+    (("info", "/nonexistent.o"), 2, "/nonexistent.o"),
+    (("info", __file__), 2, "ELF"),
+    (("disasm", PINGPONG, "nobody"), 2, "no program is called 'nobody'"),
+    (("info", PINGPONG, "--abi", "v9"), 2, "no ABI profile"),
+    (("info", PINGPONG, "--helper", "x"), 2, "NUMBER=NAME"),
+    (("asm", __file__), 2, "test_cli.py"),
+    (("run", PINGPONG, "--ctx", "zz"), 2, "hexadecimal"),
+    (("run", "/nonexistent.toml"), 2, "/nonexistent.toml"),
+    (("run", SCENARIO, "--seed", "-1"), 2, "out of range"),
+    (("demo", "nothing"), 2, "no example"),
+    (("nosuch",), 2, "invalid choice"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "text"), BAD, ids=lambda v: str(v)[:40])
+def test_bad_use_is_one_clear_error(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str | Path, ...], code: int, text: str
+) -> None:
+    got, _, err = run(capsys, *arguments)
+    assert got == code
+    assert text in err
+    assert "Traceback" not in err
+    assert "internal error" not in err
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    command = f"{sys.executable} -m pybpfvm run --all {SCENARIO} | head -1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "two requests play a ball" in done.stdout
+    assert done.stderr == ""
+
+
+def test_doctor_reports(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "doctor", "--json")
+    found = {finding["what"]: finding for finding in json.loads(out)["findings"]}
+    assert found["address space"]["works"] is True
+    assert code in (0, 1)
+    assert all(f["works"] or f["remedy"] for f in found.values())
+
+
+def test_demo_runs_on_the_simulated_ring(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "demo", "--sim", "--quiet")
+    assert code == 0
+    assert "all expectations met" in out
