@@ -25,32 +25,30 @@ typedef long long s64;
 #define RING_STRUCT
 #endif
 
+/*
+ * A union of the names that a field has for different opcodes. With CO-RE it is the first of them
+ * alone: initialising an unnamed union is an access that no relocation can name.
+ */
+#if IOURING_CORE
+#define ALIASES(first, ...) first;
+#else
+#define ALIASES(first, ...) union { first; __VA_ARGS__ };
+#endif
+
 /* A request: 64 bytes. cq_idx chooses the queue that gets its completion. */
 struct io_uring_sqe {
 	u8 opcode;
 	u8 flags;
 	u16 ioprio;
 	s32 fd;
-	union {
-		u64 off;
-		u64 addr2;
-	};
+	ALIASES(u64 off, u64 addr2;)
 	u64 addr;
 	u32 len;
-	union {
-		u32 rw_flags;
-		u32 timeout_flags;
-		u32 open_flags;
-		u32 accept_flags;
-		u32 msg_flags;
-	};
+	ALIASES(u32 rw_flags, u32 timeout_flags; u32 open_flags; u32 accept_flags; u32 msg_flags;)
 	u64 user_data;
 	u16 buf_index;
 	u16 personality;
-	union {
-		s32 splice_fd_in;
-		u32 file_index;
-	};
+	ALIASES(u32 file_index, s32 splice_fd_in;)
 	u16 cq_idx;
 	u16 pad1;
 	u32 pad2;
