@@ -25,12 +25,12 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from pybpfvm.errors import InputError, InternalError, RingError, errno_name
+from pybpfvm.errors import InputError, InternalError, RingError, UnsupportedError, errno_name
 from pybpfvm.memory import AddressSpace
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Op, Sqe
 from pybpfvm.uring_backend.base import EXTERNAL, Completion, Started
-from pybpfvm.uring_backend.kernel.guard import NO_TOKEN, TOKEN_LIMIT, Guard
+from pybpfvm.uring_backend.kernel.guard import NO_TOKEN, SUPPORTED, TOKEN_LIMIT, Guard
 from pybpfvm.uring_backend.kernel.requests import (
     Chain,
     Entry,
@@ -50,6 +50,8 @@ _ANY_LINK = abi.SQE_ANY_LINK
 _ORDERED = _ANY_LINK | abi.SQE_IO_DRAIN | abi.SQE_CQE_SKIP_SUCCESS
 _OPENERS = frozenset({Op.OPENAT, Op.OPENAT2, Op.ACCEPT, Op.SOCKET})
 _WATCHED = _OPENERS | {Op.CLOSE, Op.POLL_REMOVE, EXTERNAL}
+# What no kernel knows is passed on, for its -EINVAL.
+_ACCEPTED = SUPPORTED | frozenset(range(abi.OP_LAST, 256))
 _CANCELS_MANY = abi.ASYNC_CANCEL_ANY | abi.ASYNC_CANCEL_OP
 
 
@@ -123,8 +125,17 @@ class KernelBackend:
         return self._guard.now_ns()
 
     def submit(self, sqes: Sequence[bytes]) -> int:
-        """Issue SQEs with as few io_uring_enter calls as they fit in (one, up to `entries`)."""
+        """Issue SQEs with as few io_uring_enter calls as they fit in (one, up to `entries`).
+
+        UnsupportedError, with nothing consumed, for an opcode that must not reach the kernel.
+        """
         self._check_open()
+        for raw in sqes:
+            if raw[0] not in _ACCEPTED:
+                raise UnsupportedError(
+                    f"opcode {Op(raw[0]).name} on the kernel's ring",
+                    remedy=f"use one of {', '.join(op.name for op in sorted(SUPPORTED))}",
+                )
         self._reap()
         consumed = 0
         batch: list[_Planned] = []

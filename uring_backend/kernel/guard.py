@@ -9,7 +9,7 @@ nothing is ever mapped, descriptor -1), so that completion, chain and order come
     descriptors  the world's or opened by requests, else -EBADF; slots are the ring's own
     paths        confined to the world's directory, which is their "/" (".." stops there)
     addresses    CONNECT reaches only sockets that listen in the world, else -ECONNREFUSED
-    opcodes      those of SUPPORTED, else -EINVAL as for a number the kernel does not know
+    opcodes      those of SUPPORTED and numbers no kernel knows; others never get here
 
 Indirect arguments that must not change between check and use (iovec arrays, paths, open_how,
 sockaddr, descriptor arrays) are copied to private memory when the SQE is submitted; mainline
@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from typing import Final, Protocol
 
-from pybpfvm.bits import U16, U32
+from pybpfvm.bits import U16, U32, s32, s64, u32
 from pybpfvm.memory import AddressSpace, UserFault
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import FdUse, Op, Pointer, Sqe, Target
@@ -60,6 +60,11 @@ SUPPORTED: Final = frozenset(
         Op.REMOVE_BUFFERS,
         Op.SHUTDOWN,
         Op.SOCKET,
+        Op.FALLOCATE,
+        Op.FTRUNCATE,
+        Op.UNLINKAT,
+        Op.MKDIRAT,
+        Op.RENAMEAT,
     }
 )
 
@@ -96,6 +101,7 @@ _OPEN_MODE = 0o7777
 _STORAGE_BYTES = 128  # struct sockaddr_storage: longer addresses are -EINVAL
 _SOCK_TYPE = 0xF
 _IPPROTO_TCP = 6
+_DISK_BYTES = 256 << 20  # the most that one FALLOCATE may ask for
 _NS_PER_S = 1_000_000_000
 _FAR_SECONDS = 1 << 33  # beyond it every time means never
 
@@ -369,15 +375,37 @@ class Guard:
         return self._admit_pointer(self._path(sqe), abi.OPS[Op.STATX].pointers[1])
 
     def _path(self, sqe: Sqe) -> Sqe:
-        """With a private, confined copy of the path at `addr`; absolute ones start at the root."""
+        fd, addr = self._place(sqe.fd, sqe.addr)
+        return replace(sqe, fd=fd, addr=addr)
+
+    def _renameat(self, sqe: Sqe) -> Sqe:
+        target_fd = s32(sqe.len)
+        if target_fd == abi.AT_FDCWD:
+            target_fd = self._places.root_fd
+        elif target_fd not in self._places.owned:
+            target_fd = -1
+        target_fd, target = self._place(target_fd, sqe.off)
+        return replace(self._path(sqe), len=u32(target_fd), off=target)
+
+    def _place(self, fd: int, addr: int) -> tuple[int, int]:
+        """Where a path starts, and a private, confined copy; absolute ones start at the root."""
         try:
-            path = self._memory.user_cstring(sqe.addr, abi.PATH_MAX)
+            path = self._memory.user_cstring(addr, abi.PATH_MAX)
         except UserFault:
-            if not self._memory.is_user(sqe.addr, abi.PATH_MAX):
-                return replace(sqe, addr=self._refused(sqe.addr))
+            if not self._memory.is_user(addr, abi.PATH_MAX):
+                return fd, self._refused(addr)
             path = b"x" * abi.PATH_MAX  # no end within PATH_MAX: the kernel says -ENAMETOOLONG
-        fd = self._places.root_fd if path.startswith(b"/") else sqe.fd
-        return replace(sqe, addr=self._keep(confine(path) + b"\0"), fd=fd)
+        if path.startswith(b"/"):
+            fd = self._places.root_fd
+        return fd, self._keep(confine(path) + b"\0")
+
+    def _fallocate(self, sqe: Sqe) -> Sqe:
+        """A program must not fill the host's disk with one request: -EFBIG."""
+        if not sqe.len & abi.FALLOC_FL_PUNCH_HOLE and _DISK_BYTES < sqe.addr <= abi.MAX_OFFSET:
+            sqe = replace(sqe, addr=abi.MAX_OFFSET)
+            if not s64(sqe.off):
+                sqe = replace(sqe, off=1)
+        return sqe
 
     def _named(self, sqe: Sqe) -> Sqe:
         """Requests that name another: a program's number must not name a hidden request."""
@@ -424,6 +452,10 @@ _SPECIAL: Final[dict[int, Callable[[Guard, Sqe], Sqe]]] = {
     Op.OPENAT: Guard._openat,
     Op.OPENAT2: Guard._openat2,
     Op.STATX: Guard._statx,
+    Op.UNLINKAT: Guard._path,
+    Op.MKDIRAT: Guard._path,
+    Op.RENAMEAT: Guard._renameat,
+    Op.FALLOCATE: Guard._fallocate,
     Op.ASYNC_CANCEL: Guard._named,
     Op.POLL_REMOVE: Guard._named,
     Op.TIMEOUT_REMOVE: Guard._named,

@@ -19,7 +19,6 @@ from pathlib import Path
 from pybpfvm.errors import InputError, errno_name
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.base import Peer
-from pybpfvm.uring_backend.kernel.guard import confine
 
 _LOOPBACK = "127.0.0.1"
 _CONNECT_TIMEOUT_S = 5.0  # only a full backlog makes a loopback connection wait
@@ -59,7 +58,7 @@ class KernelWorld:
 
     def path(self, name: str) -> bytes:
         """The path that a request (OPENAT, ...) must use for the file `name`."""
-        return os.fsencode(name)
+        return _checked_name(name)
 
     def open(self, name: str, flags: int, mode: int = 0o644) -> int:
         """Open a file like open(2); an fd that requests may use. InputError when refused."""
@@ -174,9 +173,7 @@ class KernelWorld:
         return peer
 
     def _host_path(self, name: str) -> Path:
-        if "\0" in name:
-            raise InputError(f"a file name with a NUL: {name!r}")
-        return self._directory / os.fsdecode(confine(os.fsencode(name)))
+        return self._directory / os.fsdecode(_checked_name(name))
 
 
 class KernelPeer:
@@ -194,22 +191,24 @@ class KernelPeer:
         return self._end.fileno() < 0
 
     def send(self, data: bytes) -> int:
-        """Bytes taken (may be fewer; 0 when the other side is full)."""
+        """Bytes taken; 0 when the other side is full, or gone."""
+        if self.closed:
+            raise InputError("send on a closed connection")
         try:
             return self._end.send(data)
-        except BlockingIOError:
+        except OSError:
             return 0
-        except OSError as error:
-            raise _refused("send", error) from error
 
     def recv(self, size: int) -> bytes | None:
-        """Up to `size` bytes that are there now; b"" at end of stream, None when there are none."""
+        """Up to `size` bytes; b"" at end of stream (also after a reset), None if there are none."""
+        if self.closed:
+            raise InputError("recv on a closed connection")
         try:
             return self._end.recv(size)
         except BlockingIOError:
             return None
-        except OSError as error:
-            raise _refused("receive", error) from error
+        except OSError:
+            return b""
 
     def shutdown(self) -> None:
         """Send end of stream; receiving still works."""
@@ -217,8 +216,15 @@ class KernelPeer:
             self._end.shutdown(sockets.SHUT_WR)
 
     def close(self) -> None:
-        """Give the end up."""
+        """Give the end up; twice is fine."""
         self._end.close()
+
+
+def _checked_name(name: str) -> bytes:
+    parts = name.split("/")
+    if not name or "\0" in name or any(part in ("", ".", "..") for part in parts):
+        raise InputError(f"file name {name!r}", remedy='use a relative name without "." and ".."')
+    return os.fsencode(name)
 
 
 def _sockaddr(end: sockets.socket) -> bytes:
