@@ -97,7 +97,10 @@ class Backend(Protocol):
     """Performs requests. A context manager; `close` gives back every fd and mapping."""
 
     name: str
-    world: World
+
+    @property
+    def world(self) -> World:
+        """Files and sockets around the ring."""
 
     def now_ns(self) -> int:
         """Nanoseconds since the backend was made: virtual time, or CLOCK_MONOTONIC."""
