@@ -11,6 +11,7 @@ docs/isa.md is the reference. `asm.lark` says what a line looks like, this modul
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -30,6 +31,7 @@ from pybpfvm.isa.table import SPECS
 
 MAX_TEXT_CHARS = 4 << 20
 MAX_LINES = 100_000
+MAX_LINE_CHARS = 4096  # of a line that is not just a comment: what the parser builds stays small
 
 
 def assemble(
@@ -44,7 +46,7 @@ def assemble(
     `calls` gives the ids of helpers that are called by name alone, `maps` the indices of maps
     that are named. Raises InputError with `where`, line and column for anything else than
     assembly, for labels that are missing or defined twice, for values that do not fit, and for
-    more than MAX_TEXT_CHARS or MAX_LINES. Where jumps lead is not checked, except that labels
+    more than MAX_TEXT_CHARS, MAX_LINES or MAX_LINE_CHARS. Where jumps lead is not checked, except that labels
     exist: see `codec.check_targets`.
     """
     if len(text) > MAX_TEXT_CHARS or text.count("\n") >= MAX_LINES:
@@ -95,12 +97,16 @@ def _parser() -> Lark:
 
 def _parse_line(line: str, pc: int) -> tuple[list[Token], Draft | None]:
     """The labels of a line and its instruction, if it has one."""
-    if not line or line.isspace():
+    if not line or line.lstrip(" \t").startswith((";", "#", "//")) or line.isspace():
         return [], None
+    if len(line) > MAX_LINE_CHARS:
+        raise Mistake(
+            MAX_LINE_CHARS, f"a line of {len(line)} characters", f"at most {MAX_LINE_CHARS}"
+        )
     try:
         tree = _parser().parse(line)
     except UnexpectedInput as error:
-        raise _syntax_mistake(error) from None
+        raise _syntax_mistake(error, line) from None
     said_pc, opcode, *rest = tree.children
     trees = [node for node in rest if isinstance(node, Tree)]
     labels = [token_of(node.children[0]) for node in trees if node.data == "label"]
@@ -158,7 +164,11 @@ def _named(insn: Insn, name: Token, pc: int, names: _Names) -> Insn:
     raise Mistake(name, f"no label is called {quote(name)}", known(name, names.labels))
 
 
-def _syntax_mistake(error: UnexpectedInput) -> Mistake:
+def _syntax_mistake(error: UnexpectedInput, line: str) -> Mistake:
+    register = _NO_REGISTER.match(line)
+    if register is not None:
+        text = f"register {quote(register[2])} does not exist"
+        return Mistake(register.start(2) + 1, text, "there are r0 to r10")
     if isinstance(error, UnexpectedCharacters):
         return Mistake(error.column, f"unexpected {error.char!r}", _expected(error.allowed))
     assert isinstance(error, UnexpectedToken), error
@@ -177,6 +187,9 @@ def _expected(terminals: object) -> str:
     listed = sorted(words - {""}) + sorted(literals)
     return "expected " + " or ".join(listed) if listed else ""
 
+
+# A register beyond r10, outside of comments, where a statement was not understood.
+_NO_REGISTER = re.compile(r"([^;#/]*?[^\w.$;#/]|)([rw](?:1[1-9]|[2-9][0-9]|[0-9]{3,}))(?![\w.$])")
 
 _WORDS = {
     "REG": "a register",

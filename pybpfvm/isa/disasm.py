@@ -42,7 +42,7 @@ def format_insn(
     """The text of one instruction, on one line, without its pc."""
     name = resolve(insn, pc) if resolve is not None else None
     if name is not None:
-        name = re.sub(r"[^\w.$+-]", "_", name)
+        name = _identifier(name)
     if style == "mnemonic":
         text = _mnemonic(insn)
     else:
@@ -72,7 +72,7 @@ def format_program(
     shown: SourceLine | None = None
     for pc, insn in zip(pcs(insns), insns, strict=True):
         if pc in labels:
-            out.append(re.sub(r"[^\w.$]", "_", labels[pc]) + ":")
+            out.append(f"{_identifier(labels[pc])}:")
         source = lines.get(pc)
         if source is not None and source != shown:
             shown = source
@@ -289,6 +289,12 @@ def _type(insn: Insn) -> str:
 
 def _letter(width: int) -> str:
     return "r" if width == 64 else "w"
+
+
+def _identifier(name: str) -> str:
+    """`name` with what the assembler would not take for a part of a name replaced by `_`."""
+    text = re.sub(r"[^A-Za-z0-9_.$]", "_", name)
+    return text if re.match(r"(?![rw]([0-9]|10)$)[A-Za-z_.$]", text) else f"_{text}"
 
 
 def _one_line(text: str) -> str:
