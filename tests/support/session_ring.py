@@ -48,6 +48,11 @@ class Desk:
         self.ring.get_sqe().prep_bpf(index, user_data=user_data, **fields)
         return self.ring.submit()
 
+    def complete(self, index: int, user_data: int) -> list[tuple[int, int]]:
+        """Submit one BPF request and wait for a CQE."""
+        self.submit_bpf(index, user_data)
+        return self.cqes(1)
+
     def cqes(self, count: int, cq: int = 0) -> list[tuple[int, int]]:
         """The next `count` CQEs of a queue as (user_data, res), waited for 10 s each."""
         return [pair(self.ring.wait_cqe(10_000_000_000, cq)) for _ in range(count)]
