@@ -77,11 +77,15 @@ class BufferGroups:
         for index in range(count):
             waiting.append((first_id + index, addr + index * length, length))
 
+    def check_group(self, group: int) -> None:
+        """Refused(ENOENT) for a group that nothing was ever provided for."""
+        if group not in self._groups:
+            raise Refused(errno.ENOENT)
+
     def remove(self, group: int, count: int) -> int:
         """Take up to `count` away: how many; Refused(ENOENT) for an unknown group."""
-        waiting = self._groups.get(group)
-        if waiting is None:
-            raise Refused(errno.ENOENT)
+        self.check_group(group)
+        waiting = self._groups[group]
         done = min(count, len(waiting))
         for _ in range(done):
             waiting.popleft()

@@ -358,6 +358,7 @@ class Core:
         if failed:
             request.fail()
         self._record(request)
+        self.flush()
 
     def forget_external(self, token: int) -> None:
         """Cut an external request that has not started out of its chain; the rest is cancelled."""

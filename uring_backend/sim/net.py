@@ -266,7 +266,7 @@ def prepare_shutdown(core: Core, request: Request) -> Issue:
 def prepare_send(core: Core, request: Request) -> Issue:
     """SEND: as much as the other side takes; with MSG_WAITALL everything, in several steps."""
     sqe = request.sqe
-    if sqe.ioprio & ~(RECVSEND_POLL_FIRST | RECVSEND_BUNDLE) or sqe.file_index:
+    if sqe.ioprio & ~(RECVSEND_POLL_FIRST | RECVSEND_BUNDLE):
         raise Refused(errno.EINVAL)
     selecting = bool(sqe.flags & SQE_BUFFER_SELECT)
     if not selecting:
@@ -279,6 +279,7 @@ def prepare_send(core: Core, request: Request) -> Issue:
         socket = _socket_of(core, request)
         addr, size = sqe.addr, min(sqe.len, MAX_RW_COUNT)
         if selecting and request.buffer is None:
+            core.groups.check_group(sqe.buf_index)
             addr, size = core.groups.select(request, size)
         elif request.buffer is not None:
             _, _, addr, size = request.buffer
@@ -351,6 +352,8 @@ def prepare_recv(core: Core, request: Request) -> Issue:
                     return 0
                 core.post(request, done, request.cqe_flags)
                 request.cqe_flags = 0
+                if not socket.poll() & POLLIN:  # no buffer is asked for before there is data
+                    raise Refused(errno.EAGAIN)
         while True:
             try:
                 done = receive(socket)

@@ -1,0 +1,33 @@
+"""Every law of the contract on every backend."""
+
+from __future__ import annotations
+
+import pytest
+
+from pybpfvm.errors import InputError
+from pybpfvm.memory import AddressSpace
+from pybpfvm.uring_backend.base import Backend
+from pybpfvm.uring_backend.contract import LAWS, Law, check_law
+from pybpfvm.uring_backend.kernel import KernelBackend
+from pybpfvm.uring_backend.sim import SimBackend
+
+SEEDS = (0, 1, 2)
+
+
+def make_kernel_backend(memory: AddressSpace) -> Backend:
+    try:
+        return KernelBackend(memory)
+    except InputError as refusal:
+        pytest.skip(str(refusal))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+def test_simulated_ring(law: Law, seed: int) -> None:
+    check_law(lambda memory: SimBackend(memory, seed=seed), law)
+
+
+@pytest.mark.kernel_ring
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+def test_ring_of_the_kernel(law: Law) -> None:
+    check_law(make_kernel_backend, law)
