@@ -46,8 +46,8 @@ def assemble(
     `calls` gives the ids of helpers that are called by name alone, `maps` the indices of maps
     that are named. Raises InputError with `where`, line and column for anything else than
     assembly, for labels that are missing or defined twice, for values that do not fit, and for
-    more than MAX_TEXT_CHARS, MAX_LINES or MAX_LINE_CHARS. Where jumps lead is not checked, except that labels
-    exist: see `codec.check_targets`.
+    more than MAX_TEXT_CHARS, MAX_LINES or MAX_LINE_CHARS. Where jumps lead is not checked,
+    except that labels exist: see `codec.check_targets`.
     """
     if len(text) > MAX_TEXT_CHARS or text.count("\n") >= MAX_LINES:
         raise InputError(

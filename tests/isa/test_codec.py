@@ -44,6 +44,7 @@ def test_each_row_survives_both_byte_orders(spec: InsnSpec, big_endian: bool) ->
         assert decode(data, big_endian=big_endian) == (insn,)
 
 
+@settings(deadline=None)
 @given(programs(), st.booleans())
 def test_decode_of_encode_is_identity(program: list[Insn], big_endian: bool) -> None:
     data = encode(program, big_endian=big_endian)
@@ -63,7 +64,7 @@ _RAW_SLOT = st.tuples(
 )
 
 
-@settings(max_examples=1500)
+@settings(max_examples=1500, deadline=None)
 @given(st.lists(_RAW_SLOT, min_size=1, max_size=3), st.booleans())
 def test_bytes_are_refused_or_come_back_the_same(
     slots: list[tuple[int, int, int, int, int]], big: bool
@@ -251,6 +252,7 @@ def test_good_targets_pass() -> None:
     check_targets([])
 
 
+@settings(deadline=None)
 @given(insns())
 def test_instructions_are_values(insn: Insn) -> None:
     (copy,) = decode(encode([insn]))
