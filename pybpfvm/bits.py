@@ -29,7 +29,7 @@ def s64(value: int) -> int:
 
 
 def sign_extend(value: int, bits: int) -> int:
-    """The low `bits` bits of `value`, read as two's complement (a negative int if the top is set)."""
+    """The low `bits` bits of `value`, read as two's complement."""
     sign = 1 << (bits - 1)
     return ((value & ((1 << bits) - 1)) ^ sign) - sign
 

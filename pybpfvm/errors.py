@@ -7,7 +7,7 @@
     ├── LoadRejected        a program the kernel of its ABI would not load; carries errno   (exit 1)
     ├── Trap                a running program did something it must not                     (exit 4)
     ├── RingHang            a ring that can make no progress, or exhausted its budget       (exit 1)
-    └── InternalError       our own bug                                                     (exit 70)
+    └── InternalError       our own bug                                                    (exit 70)
 
 Every message has one line; location, reason and remedy are fields so that each
 surface (text, JSON, editor) shows them its own way.

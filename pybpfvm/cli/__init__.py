@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from pybpfvm import __version__
-from pybpfvm.errors import InternalError, PybpfvmError
 
 # name -> help line; the module of the same name holds the command.
 COMMANDS = {
@@ -28,6 +27,7 @@ COMMANDS = {
     "doctor": "what works on this machine, and what to do about what does not",
 }
 
+_INTERNAL_ERROR = 70
 _EPILOG = """exit codes: 0 expectations met, 1 rejected or failed expectation, 2 usage or
 unreadable input, 3 unsupported feature, 4 guest fault, 70 internal error"""
 
@@ -35,26 +35,33 @@ unreadable input, 3 unsupported feature, 4 guest fault, 70 internal error"""
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    command = _command_in(arguments)
+    if command not in COMMANDS:
+        # --help, --version or a mistake: argparse answers and exits.
+        parser = _parser(None)
+        parser.parse_args(arguments)
+        parser.print_help()
+        return 2
     try:
-        return _run(arguments)
+        return _run(command, arguments)
     except BrokenPipeError:
         # The reader went away (`| head`): nobody is left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
-def _run(arguments: Sequence[str]) -> int:
+def _run(command: str, arguments: Sequence[str]) -> int:
+    from pybpfvm.errors import InternalError, PybpfvmError
+
     try:
-        parser = _parser(_command_in(arguments))
-        args = parser.parse_args(arguments)
-        if args.command is None:
-            parser.print_help()
-            return 2
-        code: int = import_module(f"pybpfvm.cli.{args.command}").run(args)
+        args = _parser(command).parse_args(arguments)
+        code: int = import_module(f"pybpfvm.cli.{command}").run(args)
     except InternalError as error:
-        return _report(error, "internal error (a bug of pybpfvm, please report it)")
+        return _report(
+            error, error.exit_code, "internal error (a bug of pybpfvm, please report it)"
+        )
     except PybpfvmError as error:
-        return _report(error, "error")
+        return _report(error, error.exit_code, "error")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -95,12 +102,12 @@ def _crashed(error: Exception, arguments: Sequence[str]) -> int:
         f"  details are in {file.name}; please report it with the input that caused it",
         file=sys.stderr,
     )
-    return InternalError.exit_code
+    return _INTERNAL_ERROR
 
 
-def _report(error: PybpfvmError, label: str) -> int:
+def _report(error: Exception, code: int, label: str) -> int:
     print(f"pybpfvm: {label}: {error}", file=sys.stderr)
-    return error.exit_code
+    return code
 
 
 def _command_in(arguments: Sequence[str]) -> str | None:

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 
 from pybpfvm.btf.types import Btf
 from pybpfvm.errors import InputError
-from pybpfvm.helpers.table import HELPERS
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Kind, Pseudo
 from pybpfvm.loader.target import read_btf_file
@@ -35,6 +34,10 @@ def add_abi_arguments(parser: argparse.ArgumentParser) -> None:
 
 def overrides(args: argparse.Namespace) -> Mapping[int, str]:
     """The --helper options."""
+    if not args.helper:
+        return {}
+    from pybpfvm.helpers.table import HELPERS
+
     return parse_overrides(args.helper, HELPERS)
 
 

@@ -14,8 +14,8 @@ from pybpfvm.cli.common import (
 )
 from pybpfvm.isa.codec import encode, pcs
 from pybpfvm.isa.disasm import format_insn, format_program
+from pybpfvm.objectfile import detect_abi, read_object
 from pybpfvm.profiles import profile_named, with_helpers
-from pybpfvm.session import detect_abi, read_object
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,13 +8,12 @@ from collections.abc import Iterable
 from pybpfvm.cli.common import add_abi_arguments, overrides, print_json, target_btf
 from pybpfvm.facts import program_facts
 from pybpfvm.isa.opcodes import Kind
+from pybpfvm.objectfile import detect_abi, global_variables, read_object
 from pybpfvm.profiles import profile_named, with_helpers
 from pybpfvm.profiles.base import Profile
 from pybpfvm.profiles.detect import Detection
 from pybpfvm.program import BpfObject, MapSpec, MapType, Program
 from pybpfvm.report.terminal import heading, table
-from pybpfvm.session import detect_abi, read_object
-from pybpfvm.session.objects import global_variables
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

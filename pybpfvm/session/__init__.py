@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 
 from pybpfvm.btf.types import Btf
-from pybpfvm.session.machine import Machine, default_machine, detect_abi, read_object
-from pybpfvm.session.objects import LoadedObject, LoadedProgram, MapView, TestRun, abi_unknown
+from pybpfvm.session.machine import Machine, default_machine
+from pybpfvm.session.objects import LoadedObject, LoadedProgram, MapView, TestRun
 from pybpfvm.session.ring import Ring, make_backend
 from pybpfvm.session.sqe import SqeBuilder, cstring, timespec
 from pybpfvm.session.user import Block, UserMemory
@@ -26,13 +26,10 @@ __all__ = [
     "SqeBuilder",
     "TestRun",
     "UserMemory",
-    "abi_unknown",
     "cstring",
     "default_machine",
-    "detect_abi",
     "load",
     "make_backend",
-    "read_object",
     "timespec",
 ]
 

@@ -8,14 +8,11 @@ from types import TracebackType
 
 from pybpfvm.btf.types import Btf
 from pybpfvm.errors import InputError
-from pybpfvm.facts import program_facts
 from pybpfvm.helpers.table import HELPERS
 from pybpfvm.image import Image
-from pybpfvm.loader import load as load_object
 from pybpfvm.memory import AddressSpace
-from pybpfvm.profiles import PROFILES, profile_named, with_helpers
-from pybpfvm.profiles.detect import Detection, ProgramFacts, detect
-from pybpfvm.program import BpfObject
+from pybpfvm.objectfile import detect_abi, read_object
+from pybpfvm.profiles import profile_named, with_helpers
 from pybpfvm.session.objects import LoadedObject
 from pybpfvm.session.user import UserMemory
 
@@ -71,17 +68,6 @@ class Machine:
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         self.close()
-
-
-def read_object(source: str | os.PathLike[str] | bytes, *, btf: Btf | None = None) -> BpfObject:
-    """The object in a file (or in bytes), relocated, not instantiated."""
-    return load_object(source, target_btf=btf)
-
-
-def detect_abi(obj: BpfObject) -> Detection:
-    """Which profile the object was built for, and why."""
-    facts: list[ProgramFacts] = [program_facts(program) for program in obj.programs]
-    return detect(PROFILES.values(), facts)
 
 
 _default: Machine | None = None

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from pybpfvm.btf.types import Btf, Datasec, Var
+from pybpfvm.btf.types import Btf
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Engine, RunEnvironment
 from pybpfvm.errors import InputError, errno_name
 from pybpfvm.events import Observer
@@ -17,6 +17,7 @@ from pybpfvm.helpers.table import HELPERS
 from pybpfvm.image import Image
 from pybpfvm.maps.base import BpfMap, MapError
 from pybpfvm.memory import RegionKind
+from pybpfvm.objectfile import abi_unknown, global_variables
 from pybpfvm.profiles.base import Profile
 from pybpfvm.profiles.detect import Detection, ProgramFacts
 from pybpfvm.program import BpfObject, MapSpec, Program
@@ -75,21 +76,6 @@ class LoadedObject:
                 remedy=left_out[0] if left_out else f"programs: {', '.join(self.image.programs)}",
             )
         return LoadedProgram(self, program)
-
-
-def abi_unknown(obj: BpfObject, detection: Detection) -> InputError:
-    """The error for an object whose ABI must be given."""
-    names = [profile.name for profile in detection.candidates]
-    if names:
-        return InputError(
-            f"the ABI is ambiguous: it could be {' or '.join(names)}",
-            where=obj.path,
-            remedy=f"say which, e.g. --abi {names[-1]} (abi= in Python, abi = in a scenario)",
-        )
-    reasons = "; ".join(detection.why[:4])
-    return InputError(
-        f"no ABI profile fits ({reasons})", where=obj.path, remedy="choose one with --abi or abi="
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,18 +296,3 @@ class Globals:
             live.host_update(key, bytes(whole))
         except MapError as error:
             raise InputError(error.reason, where=f"{name} in {map_name}") from None
-
-
-def global_variables(obj: BpfObject) -> Iterator[tuple[str, tuple[str, int, int, int]]]:
-    """(variable, (map, offset, size, type id)) of every data section that became a map."""
-    if obj.btf is None:
-        return
-    sections = {spec.section: spec.name for spec in obj.maps if spec.data is not None}
-    for _, found in obj.btf:
-        if not isinstance(found, Datasec) or found.name not in sections:
-            continue
-        for place in found.variables:
-            variable = obj.btf.type(place.type_id)
-            if isinstance(variable, Var):
-                where = (sections[found.name], place.offset, place.size, variable.type_id)
-                yield variable.name, where
