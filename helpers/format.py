@@ -3,7 +3,8 @@
     % [0 + - space]* [width] directive
     directive: d i u x X, with l or ll · c · s · p · p{K,x,s,S,B} · p{k,u}s · p{i,I}{4,6}
 
-The text must be printable ASCII or white space. `%p` prints the number: pointers of a program
+The text must be printable or white space; bytes above ASCII pass, as they do in kernels of today
+(those of the 2021 ABIs refused them). `%p` prints the number: pointers of a program
 are no secret here, where a kernel would hash them.
 """
 
@@ -20,6 +21,7 @@ _INTEGERS = b"diuxX"
 _DIGITS = b"0123456789"
 _SYMBOLIC = b"KxsSB"
 _WIDTH_MAX = (1 << 23) - 1
+_WIDTH_DIGITS = 8  # enough to exceed the maximum
 _ADDRESS_DIGITS = 16
 
 ReadString = Callable[[int, bool], bytes]  # (address, in user memory) -> without its NUL
@@ -59,7 +61,7 @@ def parse(text: bytes, most: int) -> list[Piece]:
     at = 0
     while at < len(text):
         byte = text[at]
-        if not (0x20 <= byte < 0x7F or 0x09 <= byte <= 0x0D):
+        if not (0x20 <= byte < 0x7F or 0x09 <= byte <= 0x0D or byte >= 0x80):
             raise FormatError(f"byte {byte:#x} at {at} is neither printable nor white space")
         at += 1
         if byte != ord("%"):
@@ -94,7 +96,7 @@ def _directive(text: bytes, start: int) -> tuple[Directive, int]:
     flags = text[start:at]
     digits = at
     at = _skip(text, at, _DIGITS)
-    width = min(int(text[digits:at] or b"0"), _WIDTH_MAX)
+    width = min(int(text[digits:at][:_WIDTH_DIGITS] or b"0"), _WIDTH_MAX)
     kind = text[at : at + 1]
     if kind == b"p":
         detail, at = _pointer(text, at + 1)

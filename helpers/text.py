@@ -134,10 +134,10 @@ def _strto(
     error = 0
     if magnitude < 0:
         error = magnitude
-    elif negative and not signed:
-        error = -EINVAL
     elif magnitude > limit:
         error = -ERANGE
+    elif negative and not signed:
+        error = -EINVAL
     memory.store(res, 8, 0 if error else -magnitude if negative else magnitude)
     return error or consumed
 
