@@ -27,7 +27,7 @@ def main(backend: BackendName, version: str) -> None:
         done = ring.wait_cqe()
         ours = done.user_data == word.addr
         print(f"the request is done: res {done.res}, and its token is our word: {ours}")
-        print(f"word: 29 + 42 = {word.u32()}, visits: {obj.maps['visits'][0]}")
+        print(f"word: 29 + 42 = {word.u32()}, visits: {obj.maps['visits'][0]!r}")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def main(backend: BackendName, version: str) -> None:
         for _ in range(5):
             tick = ring.wait_cqe()
             print(f"tick {tick.user_data}, in memory {order.u32(offset=20)}")
-        print(f"done: res {ring.wait_cqe().res}, global ticks = {obj.globals['ticks']}")
+        print(f"done: res {ring.wait_cqe().res}, global ticks = {obj.globals['ticks']!r}")
 
 
 if __name__ == "__main__":

@@ -25,9 +25,9 @@ def main(backend: BackendName, version: str) -> None:
         ring.register_bpf([obj["reader"]])
         buffer = ring.user.alloc(64, "buffer")
         for name in ("poem.txt", "nowhere.txt"):
-            path = ring.user.alloc(cstring(ring.world.path(name)), "path")
+            name_block = ring.user.alloc(cstring(ring.world.path(name)), "path")
             request = ring.user.alloc(
-                struct.pack("<QQIi", path.addr, buffer.addr, 64, 0), "request"
+                struct.pack("<QQIi", name_block.addr, buffer.addr, 64, 0), "request"
             )
             ring.get_sqe().prep_bpf(0, user_data=request.addr)
             ring.submit()

@@ -20,7 +20,7 @@ def main(backend: BackendName, version: str) -> None:
         ring.get_sqe().prep_bpf(0, user_data=200)
         ring.submit()
         print(f"done: res {ring.wait_cqe().res}")
-        print(f"account: {obj.maps['account'][0]}")
+        print(f"account: {obj.maps['account'][0]!r}")
         print(f"the sink holds {ring.ready(1)}, lost {ring.cq_overflow}")
 
 
