@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _MAX_REGISTERED: Final = 1 << 14
 _MAX_REGISTERED_BYTES: Final = 1 << 30
 _MAX_IDS: Final = 1 << 16
+_MAX_PROVIDED: Final = 1 << 20  # in all groups: the kernel's limit is its memory
 
 
 class RegisteredBuffers:
@@ -68,12 +69,16 @@ class BufferGroups:
 
     def __init__(self) -> None:
         self._groups: dict[int, deque[tuple[int, int, int]]] = {}
+        self._provided = 0
 
     def provide(self, group: int, first_id: int, addr: int, length: int, count: int) -> None:
-        """Add consecutive buffers; Refused(EOVERFLOW) beyond 65536 in one group."""
+        """Add consecutive buffers; Refused EOVERFLOW, ENOMEM when too many."""
         waiting = self._groups.setdefault(group, deque())
         if len(waiting) + count > _MAX_IDS:
             raise Refused(errno.EOVERFLOW)
+        if self._provided + count > _MAX_PROVIDED:
+            raise Refused(errno.ENOMEM)
+        self._provided += count
         for index in range(count):
             waiting.append((first_id + index, addr + index * length, length))
 
@@ -89,6 +94,7 @@ class BufferGroups:
         done = min(count, len(waiting))
         for _ in range(done):
             waiting.popleft()
+        self._provided -= done
         return done
 
     def select(self, request: Request, size: int) -> tuple[int, int]:
@@ -118,6 +124,7 @@ class BufferGroups:
             return 0
         buffer_id = request.buffer[1]
         request.buffer = None
+        self._provided -= 1
         return CQE_F_BUFFER | buffer_id << CQE_BUFFER_SHIFT
 
 

@@ -290,6 +290,8 @@ class Core:
         return request.file.node if request.file else None
 
     def _work_on(self, request: Request) -> None:
+        if request.state is not State.WORKER:
+            return  # forgotten in the meantime
         request.through_worker = False
         self.issue(request)
         self.flush()
@@ -378,7 +380,8 @@ class Core:
         self._cancel_chain(request)
         request.state = State.DONE
         del self.live[token]
-        self.run()
+        if self._drain_active:
+            self._look_at_drains()
 
     # --- linked timeouts --------------------------------------------------------------------
 

@@ -49,6 +49,7 @@ _LOOPBACK: Final = bytes((127, 0, 0, 1))
 _ANY: Final = bytes(4)
 _SOCKADDR_MAX: Final = 128
 _IPPROTO_TCP: Final = 6
+_SOMAXCONN: Final = 4096
 _MSG_SUPPORTED: Final = MSG_DONTWAIT | MSG_WAITALL | MSG_NOSIGNAL | MSG_PEEK
 
 
@@ -240,7 +241,7 @@ def prepare_listen(core: Core, request: Request) -> Issue:
             raise Refused(errno.EINVAL)
         if not socket.port:
             core.world.bind(socket, 0)
-        socket.listen(sqe.len)
+        socket.listen(min(sqe.len, _SOMAXCONN))
         return 0
 
     return issue
