@@ -1,12 +1,12 @@
 """Everything pybpfvm raises, as one tree.
 
     PybpfvmError
-    ├── InputError          bad ELF, BTF, bytecode, text, option: who gave it can mend it   (exit 2)
-    │   └── UnsupportedError    well-formed, but a feature this version does not have       (exit 3)
-    ├── RingError           an io_uring call was refused; carries errno                     (exit 2)
-    ├── LoadRejected        a program the kernel of its ABI would not load; carries errno   (exit 1)
-    ├── Trap                a running program did something it must not                     (exit 4)
-    ├── RingHang            a ring that can make no progress, or exhausted its budget       (exit 1)
+    ├── InputError          bad ELF, BTF, bytecode, text, option: who gave it can mend it  (exit 2)
+    │   └── UnsupportedErrorwell-formed, but a feature this version does not have          (exit 3)
+    ├── RingError           an io_uring call was refused; carries errno                    (exit 2)
+    ├── LoadRejected        a program the kernel of its ABI would not load; carries errno  (exit 1)
+    ├── Trap                a running program did something it must not                    (exit 4)
+    ├── RingHang            a ring that can make no progress, or exhausted its budget      (exit 1)
     └── InternalError       our own bug                                                    (exit 70)
 
 Every message has one line; location, reason and remedy are fields so that each

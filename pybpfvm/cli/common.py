@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from pybpfvm.btf.types import Btf
 from pybpfvm.errors import InputError
@@ -15,6 +16,9 @@ from pybpfvm.loader.target import read_btf_file
 from pybpfvm.profiles.base import Profile
 from pybpfvm.profiles.detect import parse_overrides
 from pybpfvm.program import BpfObject, Program
+
+# C sources, objects and scenarios that ship with the package.
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def add_abi_arguments(parser: argparse.ArgumentParser) -> None:

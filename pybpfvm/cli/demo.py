@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from pybpfvm.cli.common import EXAMPLES
 from pybpfvm.cli.run_scenario import Options, show
 from pybpfvm.errors import InputError
 from pybpfvm.report.terminal import heading, table
@@ -12,7 +12,6 @@ from pybpfvm.scenario import parse
 from pybpfvm.uring_backend.kernel import probe
 
 _FLAGSHIP = "03_pingpong"
-EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from pybpfvm import bpfsys
-from pybpfvm.cli.common import print_json
+from pybpfvm.cli.common import EXAMPLES, print_json
 from pybpfvm.helpers.table import HELPERS
 from pybpfvm.report.terminal import table
 
@@ -52,6 +52,11 @@ class Finding:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON document instead of text")
     parser.add_argument("--helpers", action="store_true", help="list the helpers by name instead")
+    parser.add_argument(
+        "--include",
+        action="store_true",
+        help="print the folder of our C headers instead, for clang's -I",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,6 +73,9 @@ def run(args: argparse.Namespace) -> int:
                 for row in sorted(HELPERS.values(), key=lambda row: row.name)
             ),
         )
+        return 0
+    if args.include:
+        print(EXAMPLES / "include")
         return 0
     findings = list(_findings())
     if args.json:
