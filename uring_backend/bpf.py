@@ -22,7 +22,6 @@ from pybpfvm.uring_backend.cq import CompletionQueues
 from pybpfvm.uring_backend.requests import BpfRequest
 from pybpfvm.uring_backend.submitter import Submitter
 
-CTX_BYTES = 16
 _CTX = struct.Struct("<QII")  # user_data, wait_nr, wait_idx
 _WAIT = struct.Struct("<8xII")
 
@@ -61,7 +60,7 @@ class Budgets:
 
 
 class BpfRequests:
-    """The task work of one ring; `ctx` (CTX_BYTES or more) is what a run gets in r1."""
+    """The task work of one ring; `ctx` (16 bytes or more) is what a run gets in r1."""
 
     def __init__(
         self,

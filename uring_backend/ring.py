@@ -12,29 +12,21 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Self
 
-from pybpfvm.bits import U32, align_up
+from pybpfvm.bits import U32
 from pybpfvm.errors import InputError, InternalError, RingError, RingHang
 from pybpfvm.events import Observer
-from pybpfvm.memory import PAGE, AddressSpace, Region, RegionKind
+from pybpfvm.memory import AddressSpace
 from pybpfvm.profiles.base import Profile
-from pybpfvm.uring_backend.abi import (
-    OFF_CQ_RING,
-    OFF_SQ_RING,
-    OFF_SQES,
-    SQE_BYTES,
-    Cqe,
-)
+from pybpfvm.uring_backend.abi import SQE_BYTES, Cqe
 from pybpfvm.uring_backend.base import Backend
-from pybpfvm.uring_backend.bpf import CTX_BYTES, BpfRequests, Budgets, ProgramRunner, wait_line
+from pybpfvm.uring_backend.bpf import BpfRequests, Budgets, ProgramRunner, wait_line
 from pybpfvm.uring_backend.checks import SqeChecks
-from pybpfvm.uring_backend.cq import CQES_OFFSET, CompletionQueue, CompletionQueues, cq_bytes
+from pybpfvm.uring_backend.cq import CompletionQueue, CompletionQueues
+from pybpfvm.uring_backend.layout import RingMemory
 from pybpfvm.uring_backend.setup import check_setup
-from pybpfvm.uring_backend.sq import SubmissionQueue
 from pybpfvm.uring_backend.submitter import Submitter
 
 MAX_PROGRAMS = 100
-OFF_CQ_FIRST = 0x1200000  # mmap offset of CQ ring 0 by index
-OFF_CQ_STRIDE = 0x100000
 _USER = "user"
 _EMPTY_SLOT = -1
 
@@ -81,19 +73,11 @@ class Ring:
         self.backend = backend
         self.budgets = budgets = budgets or Budgets()
         self.setup = setup
-        self._regions: list[Region] = []  # context, CQ 0 with the SQ, SQEs, extra CQs
         self._closed = False
         self._runner = runner
-        try:
-            self._map_rings()
-        except InputError as error:
-            self._free_regions()
-            raise RingError(errno.ENOMEM, f"the rings do not fit: {error}") from error
-        self.sq = self._make_sq()
-        queues = [
-            CompletionQueue(index, size, memory.view(self._cq_region(index)))
-            for index, size in enumerate(setup.cqs)
-        ]
+        self._memory = RingMemory(memory, profile, setup)
+        self.sq = self._memory.submission_queue()
+        queues = self._memory.completion_queues()
         self.cqs = CompletionQueues(
             queues,
             backlog_entries=budgets.backlog_entries,
@@ -113,7 +97,7 @@ class Ring:
             profile,
             rules,
             memory,
-            self._regions[0],
+            self._memory.ctx,
             backend,
             self._submitter,
             self.cqs,
@@ -122,6 +106,7 @@ class Ring:
             observer=observer,
         )
         self._submitter.bpf = self._bpf
+        memory.before_close(self.close)
 
     def __enter__(self) -> Self:
         return self
@@ -129,64 +114,15 @@ class Ring:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # --- memory -----------------------------------------------------------------------------
-
-    def _map_rings(self) -> None:
-        setup = self.setup
-        #: Where sq_off.array says the SQ's index array is, in the main ring.
-        self.sq_array_offset = align_up(cq_bytes(setup.cqs[0]), 64)
-        sizes = [("CQ 0 and SQ", self.sq_array_offset + 4 * setup.sq_entries)]
-        sizes.append(("SQEs", setup.sq_entries * SQE_BYTES))
-        sizes += [(f"CQ {i}", cq_bytes(n)) for i, n in enumerate(setup.cqs[1:], 1)]
-        ctx_bytes = max(self.profile.ctx_bytes, CTX_BYTES)
-        self._regions.append(self.memory.alloc(ctx_bytes, RegionKind.CTX, self.profile.ctx_name))
-        for name, size in sizes:
-            self._regions.append(self.memory.alloc(size, RegionKind.RING, name))
-
-    def _make_sq(self) -> SubmissionQueue:
-        _, main, sqes = self._regions[:3]
-        view = self.memory.view(main)
-        array = view[self.sq_array_offset : self.sq_array_offset + 4 * self.setup.sq_entries]
-        return SubmissionQueue(
-            self.setup.sq_entries,
-            view[:CQES_OFFSET],
-            array,
-            self.memory.view(sqes)[:],
-            sqes.start,
-        )
-
-    def _cq_region(self, index: int) -> Region:
-        return self._regions[1] if index == 0 else self._regions[index + 2]
-
-    def _free_regions(self) -> None:
-        while self._regions:
-            self.memory.free(self._regions.pop())
-
     def mmap(self, offset: int, length: int) -> int:
-        """Address of the ring memory at an mmap offset (section 1.4).
-
-        Raises RingError EINVAL for an offset that names nothing or a length beyond its pages.
-        The fixed offsets are looked at first, so CQs 110 and 238 can not be reached.
-        """
+        """Address of the ring memory at an mmap offset; RingError EINVAL (section 1.4)."""
         self._check_open()
-        index, rest = divmod(offset - OFF_CQ_FIRST, OFF_CQ_STRIDE)
-        if offset in (OFF_SQ_RING, OFF_CQ_RING):
-            region = self._regions[1]
-        elif offset == OFF_SQES:
-            region = self._regions[2]
-        elif rest == 0 and 0 <= index < len(self.cqs) and self._has_extra_cqs:
-            region = self._cq_region(index)
-        else:
-            raise RingError(errno.EINVAL, f"mmap offset {offset:#x} names no part of the ring")
-        if length > align_up(region.size, PAGE) or length <= 0:
-            raise RingError(
-                errno.EINVAL, f"mmap of {length} bytes of {region.name}, which has {region.size}"
-            )
-        return region.start
+        return self._memory.mmap(offset, length)
 
     @property
-    def _has_extra_cqs(self) -> bool:
-        return self.profile.ring is not None and self.profile.ring.extra_cqs
+    def sq_array_offset(self) -> int:
+        """sq_off.array: where the SQ's index array lies in the main ring."""
+        return self._memory.array_offset
 
     # --- submission -------------------------------------------------------------------------
 
@@ -486,12 +422,14 @@ class Ring:
             self._bpf.begin_call()
             self._bpf.wake_dying()
             self._work()
-            self._submitter.close()
+            self._submitter.cancel_external()
             self._work()
+            self._submitter.end_everything()
         finally:
             self._closed = True
             self.backend.close()
             self.sq.release()
             for queue in self.cqs.queues:
                 queue.release()
-            self._free_regions()
+            self._memory.free()
+            self.memory.forget_before_close(self.close)

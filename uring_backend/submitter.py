@@ -186,26 +186,8 @@ class Submitter:
             if not link:
                 self.close_chain()
             return self._accepted
-        return self._issue_from_program(request)
-
-    @property
-    def _accepted(self) -> int:
-        return 0 if self._rules.submit_returns_errno else 1
-
-    def _issue_from_program(self, request: Request) -> int:
-        if isinstance(request, BpfRequest):
-            self.bpf.enqueue(request)
-            return self._accepted
-        self._inline_from = request.token
         before = len(self._deferred)
-        try:
-            if is_performed(request):
-                self.performed.start(request)
-            else:
-                self._hand_over([request], placed=False)
-            self.drain()
-        finally:
-            self._inline_from = None
+        self._issue_alone(request)
         # The backend does not tell a bad SQE from a request that fails at once; -EINVAL right
         # away is nearly always the former, and then the helper says so.
         if len(self._deferred) > before and self._deferred[-1][:2] == (request, -errno.EINVAL):
@@ -218,6 +200,24 @@ class Submitter:
         self._flush_deferred(_DEFER_MOST)
         return self._accepted
 
+    @property
+    def _accepted(self) -> int:
+        return 0 if self._rules.submit_returns_errno else 1
+
+    def _issue_alone(self, request: Request) -> None:
+        if isinstance(request, BpfRequest):
+            self.bpf.enqueue(request)
+            return
+        self._inline_from = request.token
+        try:
+            if is_performed(request):
+                self.performed.start(request)
+            else:
+                self._hand_over([request], placed=False)
+            self.drain()
+        finally:
+            self._inline_from = None
+
     def close_chain(self) -> None:
         """Start the open chain of the running program; without one, nothing."""
         chain = self._take_chain()
@@ -228,14 +228,14 @@ class Submitter:
             self.settle()
             return
         if len(chain) == 1:
-            self._issue_from_program(chain[0][0])
-            return
-        self._inline_from = chain[0][0].token
-        try:
-            self._hand_over([request for request, _ in chain], placed=True)
-            self.drain()
-        finally:
-            self._inline_from = None
+            self._issue_alone(chain[0][0])
+        else:
+            self._inline_from = chain[0][0].token
+            try:
+                self._hand_over([request for request, _ in chain], placed=True)
+                self.drain()
+            finally:
+                self._inline_from = None
         self._flush_deferred(_DEFER_MOST)
 
     def end_run(self) -> None:
@@ -424,13 +424,15 @@ class Submitter:
             return res == int.from_bytes(request.sqe[24:28], "little")
         return res >= 0
 
-    def close(self) -> None:
-        """Teardown: whatever is still live ends with -ECANCELED."""
-        self._chain.clear()
-        self._flush_deferred(1)
+    def cancel_external(self) -> None:
+        """Teardown: requests of ours whose turn has not come never get one."""
         for request in list(self.table.live.values()):
             if request.external and not request.started and request.token in self.table.live:
                 self._backend.cancel_external(request.token)
                 self.drain()
+
+    def end_everything(self) -> None:
+        """Teardown: whatever still lives ends with -ECANCELED. The backend must not be heard
+        after this."""
         for request in list(self.table.live.values()):
             self.complete(request, -errno.ECANCELED)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from pybpfvm.errors import RingHang, Trap, TrapKind
+from pybpfvm.errors import RingError, RingHang, Trap, TrapKind
 from pybpfvm.events import CqePosted
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Op
@@ -282,3 +282,14 @@ def test_an_exception_leaves_the_with_block_closed(make_bench: MakeBench) -> Non
     with pytest.raises(RingHang), bench.ring as ring:
         ring.wait_cqes()
     assert bench.fake.closed == 1
+
+
+@on_every_backend
+def test_memory_that_is_closed_first_closes_the_ring(make_bench: MakeBench) -> None:
+    bench = make_bench("v2", pingpong)
+    bench.submit(bpf(0, user_data=1))
+    bench.memory.close()
+    posted = [(e.user_data, e.res) for e in bench.events if isinstance(e, CqePosted)]
+    assert posted == [(1, EAGAIN)]
+    with pytest.raises(RingError):
+        bench.ring.ready()

@@ -531,6 +531,18 @@ def test_a_bad_sqe_with_a_link_flag_starts_a_chain_in_v3(make_bench: MakeBench) 
     assert bench.cqes() == [(2, EINVAL), (9, 0)]
 
 
+def test_v1_reports_what_it_accepted(make_bench: MakeBench) -> None:
+    """A chain of one found bad when the run ends: the helper has said 0, so a CQE must tell."""
+
+    def program(run: Run) -> int:
+        assert run.submit(sqe(ioprio=1, user_data=1, flags=LINK)) == 0
+        return run.done()
+
+    bench = make_bench("v1", program)
+    bench.submit(bpf(0, user_data=9))
+    assert bench.cqes() == [(1, EINVAL), (9, 0)]
+
+
 def test_chains_never_span_runs(make_bench: MakeBench) -> None:
     def program(run: Run) -> int:
         if run.number == 1:
@@ -549,7 +561,7 @@ def test_chains_never_span_runs(make_bench: MakeBench) -> None:
 
 
 def test_emit_and_reap_of_queues_that_are_not_there(make_bench: MakeBench) -> None:
-    results = []
+    results: list[Cqe | int] = []
 
     def program(run: Run) -> int:
         results.append(run.emit(9, 1))
@@ -583,6 +595,82 @@ def test_a_program_may_reap_the_main_queue(make_bench: MakeBench) -> None:
     bench = make_bench("v2", program)
     bench.submit(sqe(user_data=1), sqe(user_data=2), bpf(0))
     assert got == [Cqe(1, 0), Cqe(2, 0), ENOENT]
+
+
+# --- files (sections 4.4 and 4.6) ---------------------------------------------------------------
+
+on_real_files = pytest.mark.parametrize(
+    "backend_name", ["sim", pytest.param("kernel", marks=pytest.mark.kernel_ring)]
+)
+
+
+@on_real_files
+@on_waiting_abis
+def test_writing_a_file_four_blocks_at_a_time(make_bench: MakeBench, profile: str) -> None:
+    block, blocks, depth = 4096, 16, 4
+    state = {"next": 0, "in flight": 0}
+
+    def write_file(run: Run) -> int:
+        for _ in range(state["in flight"]):
+            assert run.reap(1) == Cqe(0, block)
+        state["in flight"] = 0
+        while state["in flight"] < depth and state["next"] < blocks:
+            offset = state["next"] * block
+            write = sqe(
+                Op.WRITE,
+                fd=0,
+                flags=abi.SQE_FIXED_FILE,
+                addr=run.user_data + offset,
+                len=block,
+                off=offset,
+                cq=1,
+            )
+            assert run.submit(write) == 1
+            state["next"] += 1
+            state["in flight"] += 1
+        return run.wait(depth, 1) if state["in flight"] else run.done()
+
+    bench = make_bench(profile, write_file)
+    world = bench.backend.world
+    content = bytes(number // block + 1 for number in range(block * blocks))
+    world.add_file("out", b"")
+    bench.ring.register_files([world.open("out", abi.O_RDWR)])
+    buffer = bench.user(content)
+    bench.submit(bpf(0, user_data=buffer))
+    bench.ring.wait_cqes()
+    assert bench.cqes() == [(buffer, 0)]
+    assert bench.runner.runs == 5
+    assert world.file_data("out") == content
+
+
+@on_real_files
+@on_waiting_abis
+@pytest.mark.parametrize("from_program", [False, True])
+@pytest.mark.parametrize(("link", "res", "runs"), [(LINK, ECANCELED, 0), (HARDLINK, 0, 1)])
+def test_a_short_read_before_a_bpf_request(
+    make_bench: MakeBench, profile: str, from_program: bool, link: int, res: int, runs: int
+) -> None:
+    ran = []
+
+    def after(run: Run) -> int:
+        assert run.reap(1) == Cqe(1, 3)  # the read's own CQE is there
+        ran.append(run.number)
+        return run.done()
+
+    def both(run: Run) -> int:
+        assert [run.submit(raw) for raw in pair] == [1, 1]
+        return run.done()
+
+    bench = make_bench(profile, after, both)
+    world = bench.backend.world
+    world.add_file("short", b"abc")
+    fd = world.open("short", abi.O_RDONLY)
+    read = sqe(Op.READ, fd=fd, addr=bench.user(bytes(10)), len=10, user_data=1, cq=1, flags=link)
+    pair = (read, bpf(0, user_data=2, cq=2))
+    bench.submit(*([bpf(1)] if from_program else pair))
+    bench.ring.wait_cqes(cq=2)
+    assert bench.cqes(2) == [(2, res)]
+    assert len(ran) == runs
 
 
 # --- faults -------------------------------------------------------------------------------------

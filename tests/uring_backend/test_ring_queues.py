@@ -21,7 +21,7 @@ on_both = pytest.mark.parametrize("profile", ["v2", "v3"])
 
 @on_both
 def test_emitting_129_times_to_128_entries(make_bench: MakeBench, profile: str) -> None:
-    results = []
+    results: list[int] = []
 
     def program(run: Run) -> int:
         results.extend(run.emit(1, number) for number in range(129))
@@ -40,7 +40,7 @@ def test_emitting_129_times_to_128_entries(make_bench: MakeBench, profile: str) 
 
 @on_both
 def test_emitting_17_times_to_16_entries_of_cq_0(make_bench: MakeBench, profile: str) -> None:
-    results = []
+    results: list[int] = []
 
     def program(run: Run) -> int:
         results.extend(run.emit(0, number) for number in range(17))
@@ -80,7 +80,7 @@ def test_new_cqes_overtake_the_backlog(make_bench: MakeBench) -> None:
 
 
 def test_the_backlog_is_bounded(make_bench: MakeBench) -> None:
-    results = []
+    results: list[int] = []
 
     def fill(run: Run) -> int:
         results.extend(run.emit(0, number) for number in range(20))
