@@ -1,0 +1,225 @@
+"""Scenarios carried out: every expectation can fail, and every way to stop is told apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pybpfvm.errors import InputError, LoadRejected, RingError, RingHang, Trap
+from pybpfvm.scenario import Live, Outcome, parse_bytes, run_scenario
+from pybpfvm.session import Budgets
+from pybpfvm.session.ring import BackendName
+from tests.support.session_ring import SIM_AND_KERNEL, need_backend
+
+ACCEPTANCE = Path(__file__).resolve().parents[1] / "acceptance"
+SMALL = Budgets(max_runs=2_000, livelock_runs=500, idle_timeout_ns=300_000_000)
+ROWS = 'object = "rows.v3.bpf.o"\nabi = "iouring-v3"\n[ring]\ncq_entries = [16, 16]\n'
+
+
+def run(text: str, *, backend: BackendName = "sim", programs: str = "count_run") -> Outcome:
+    source = f'programs = ["{programs}"]\n{text}'.encode()
+    scenario = parse_bytes(source, "t.toml", ACCEPTANCE)
+    return run_scenario(scenario, backend=backend, budgets=SMALL)
+
+
+ONE_RUN = ROWS + (
+    "[user.word]\nu32 = 5\n"
+    '[files."f.txt"]\ntext = "abc"\n'
+    "[[steps]]\nsubmit = [{ prog = 'count_run', user_data = { block = 'word' } }]\n"
+    "[[steps]]\nwait = 1\n"
+)
+HOLDS = """
+[expect]
+runs = { count_run = 1 }
+overflow = 0
+counts = { 0 = 1, 1 = 0 }
+maps = { out = [1, 0] }
+memory.word.u32 = 5
+files."f.txt".text = "abc"
+[expect.cqes]
+0 = [{ user_data = { block = "word" }, res = 0, flags = 0 }]
+1 = { set = [] }
+"""
+
+
+def test_what_holds_gives_no_findings() -> None:
+    outcome = run(ONE_RUN + HOLDS)
+    assert outcome.findings == ()
+    assert outcome.ok
+    assert (outcome.exit_code, dict(outcome.runs), outcome.overflow) == (0, {"count_run": 1}, 0)
+    assert len(outcome.cqes[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "place"),
+    [
+        ("runs = { count_run = 1 }", "runs = { count_run = 2 }", "runs.count_run"),
+        ("overflow = 0", "overflow = 1", "overflow"),
+        ("1 = 0 }", "1 = 3 }", "counts.1"),
+        ("out = [1, 0]", "out = [1, 9]", "maps.out[1]"),
+        ("word.u32 = 5", "word.u32 = 6", "memory.word, byte 0"),
+        ("word.u32 = 5", "word.u64 = 5", "memory.word"),
+        ('text = "abc"\n[expect.c', 'text = "abd"\n[expect.c', "files.f.txt, byte 2"),
+        ("res = 0", "res = -22", "cqes.0[0]"),
+        ('{ block = "word" }', "1", "cqes.0[0]"),
+        ("flags = 0", "flags = 1", "cqes.0[0]"),
+        ("flags = 0 }]", "flags = 0 }, {}]", "cqes.0"),
+        ("1 = { set = [] }", "1 = { set = [{ res = 0 }] }", "cqes.1.set[0]"),
+        ("\n0 = [", "\n2 = [] # [", ""),
+    ],
+)
+def test_each_expectation_can_fail(right: str, wrong: str, place: str) -> None:
+    assert right in HOLDS
+    outcome = run(ONE_RUN + HOLDS.replace(right, wrong))
+    if not place:
+        assert outcome.ok  # nothing is said of CQ 0 any more
+        return
+    assert outcome.exit_code == 1
+    assert place in outcome.findings[0].where
+    assert "\n" not in str(outcome.findings[0])
+
+
+def test_cqes_that_nobody_expects() -> None:
+    for expected in ("0 = []", "0 = { set = [] }"):
+        (finding,) = run(f"{ONE_RUN}[expect.cqes]\n{expected}").findings
+        assert "user_data block word, res 0" in finding.found
+
+
+def test_a_set_is_matched_as_a_whole() -> None:
+    """The open spec comes first and must leave the only CQE that fits to the strict one."""
+    steps = ROWS + (
+        "[[steps]]\nsubmit = [{ op = 'nop', user_data = 1 }, { op = 'nop', user_data = 2 }]\n"
+        "[expect.cqes]\n0 = { set = [{ res = 0 }, { user_data = 1 }] }\n"
+    )
+    assert run(steps).ok
+    assert not run(steps.replace("{ user_data = 1 }] }", "{ user_data = 3 }] }")).ok
+
+
+@pytest.mark.parametrize("backend", SIM_AND_KERNEL)
+def test_a_hang_is_an_outcome(backend: BackendName) -> None:
+    need_backend(backend)
+    text = ROWS + "[[steps]]\nsubmit = [{ prog = 'wait_for_nothing' }]\n[[steps]]\nwait = 1\n"
+    outcome = run(text, backend=backend, programs="wait_for_nothing")
+    assert isinstance(outcome.stopped, RingHang)
+    assert outcome.exit_code == 1
+    assert run(text + "[expect]\nhang = true", backend=backend, programs="wait_for_nothing").ok
+
+
+def test_a_hang_that_does_not_come_is_a_finding() -> None:
+    outcome = run(ONE_RUN + "[expect]\nhang = true")
+    assert outcome.stopped is None
+    assert [finding.where for finding in outcome.findings] == ["t.toml: expect.hang"]
+
+
+def test_a_wait_that_is_too_short_is_a_finding() -> None:
+    text = ROWS + (
+        "[user.t]\ntimespec_ns = 500_000_000\n"
+        "[[steps]]\nsubmit = [{ op = 'timeout', addr = { block = 't' }, len = 1 }]\n"
+        "[[steps]]\nwait = 1\ntimeout = '100 ms'\n"
+    )
+    (finding,) = run(text).findings
+    assert (finding.where, finding.found) == ("t.toml: steps[1]", "0 until the timeout")
+    assert run(text.replace("100 ms", "1 s")).ok
+
+
+LOADS = (
+    'object = "load_checks.v3.bpf.o"\nabi = "iouring-v3"\n[user.word]\nu32 = 99\n'
+    "[[steps]]\nsubmit = [{ prog = 'PROG', user_data = { block = 'word' } }]\n"
+    "[[steps]]\nwait = 1\n"
+)
+
+
+def test_a_load_rejection_is_an_outcome() -> None:
+    text = LOADS.replace("PROG", "return_two")
+    outcome = run(text, programs="return_two")
+    assert isinstance(outcome.stopped, LoadRejected)
+    assert outcome.exit_code == 1
+    assert run(text + "[expect]\nload_error = 'EINVAL'", programs="return_two").ok
+    assert not run(text + "[expect]\nload_error = 'EACCES'", programs="return_two").ok
+
+
+def test_a_trap_is_an_outcome() -> None:
+    text = LOADS.replace("PROG", "return_unknown")
+    outcome = run(text, programs="return_unknown")
+    assert isinstance(outcome.stopped, Trap)
+    assert outcome.exit_code == 4
+    assert run(text + "[expect]\ntrap = 'BAD_RETURN'", programs="return_unknown").ok
+    assert not run(text + "[expect]\ntrap = 'NULL'", programs="return_unknown").ok
+
+
+def test_refusals_of_registering_are_expected_by_name() -> None:
+    steps = ROWS + (
+        "[[steps]]\nregister = ['count_run']\nerror = 'EBUSY'\n"
+        "[[steps]]\nunregister = true\n"
+        "[[steps]]\nunregister = true\nerror = 'ENXIO'\n"
+        "[[steps]]\nregister = []\nerror = 'EINVAL'\n"
+        "[[steps]]\nregister = ['count_run', 'emit_129']\n"
+    )
+    assert run(steps).ok
+    (finding,) = run(steps.replace("EBUSY", "EACCES")).findings
+    assert str(finding) == "t.toml: steps[0]: expected refusal with -EACCES, found -EBUSY"
+    with pytest.raises(InputError, match="EBUSY"):
+        run(steps.replace("error = 'EBUSY'\n", ""))
+
+
+@pytest.mark.parametrize("backend", SIM_AND_KERNEL)
+def test_peers_and_checks_between_steps(backend: BackendName) -> None:
+    need_backend(backend)
+    text = ROWS + (
+        "[user.buf]\nzero = 8\n[fds.sock]\nsocketpair = 'host'\n"
+        "[[steps]]\nsend = 'host'\ntext = 'ping'\n"
+        "[[steps]]\nsubmit = [{ op = 'recv', fd = 'sock', addr = { block = 'buf' }, len = 8 }]\n"
+        "[[steps]]\nwait = 1\n"
+        "[[steps]]\ncheck = { memory = { buf = { text = 'ping' } }, counts = { 0 = 1 } }\n"
+        "[[steps]]\nwrite = 'buf'\noffset = 1\ntext = 'o'\n"
+        "[[steps]]\nsubmit = [{ op = 'send', fd = 'sock', addr = { block = 'buf' }, len = 4 }]\n"
+        "[[steps]]\nwait = 1\n"
+        "[[steps]]\nrecv = 'host'\ntext = 'pong'\n"
+        "[[steps]]\nshutdown = 'host'\n[[steps]]\nclose = 'host'\n"
+        "[[steps]]\nclose = 'sock'\nof = 'fd'\n"
+        "[[steps]]\nsleep = '1 ms'\n"
+    )
+    outcome = run(text, backend=backend)
+    assert outcome.findings == ()
+    (finding,) = run(text.replace("text = 'pong'", "text = 'gong'"), backend=backend).findings
+    assert finding.found == "b'pong'"
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "says"),
+    [
+        ('object = "none.o"', InputError, "none.o"),
+        ('object = "rows.v2.bpf.o"\nabi = "iouring-v9"', InputError, "iouring-v9"),
+        (ROWS.replace("[16, 16]", "[0]"), RingError, "EINVAL"),
+        (ROWS.replace("[16, 16]", "[4294967295]"), RingError, "EINVAL"),
+        (ROWS + "entries = 0", RingError, "EINVAL"),
+        (ROWS + "entries = 2147483648", RingError, "EINVAL"),
+        (
+            ROWS + "[user.s]\nstruct = 'io_uring_bpf_ctxt'",
+            InputError,
+            "did you mean 'io_uring_bpf_ctx'?",
+        ),
+        (ROWS + "[fds.f]\nopen = 'none'", InputError, "none"),
+        (ROWS + "[[steps]]\nwait = 1\ncq = 9", InputError, "steps[0]"),
+        (ROWS + "[[steps]]\nsubmit = [{ op = 'nop', fd = 99999999999 }]", InputError, "steps[0]"),
+        (ROWS + "[expect.maps]\nouts = [1]", InputError, "it has: out"),
+        (ROWS + "[expect.globals]\nx = 1", InputError, "'x'"),
+    ],
+)
+def test_what_can_not_be_set_up(text: str, error: type[Exception], says: str) -> None:
+    with pytest.raises(error) as caught:
+        run(text)
+    assert says in str(caught.value)
+
+
+def test_live_names_addresses() -> None:
+    names: list[str | None] = []
+
+    def look(live: Live) -> None:
+        addr = live.blocks["word"].addr
+        names.extend([live.name_of(addr), live.name_of(addr + 3), live.name_of(addr + 4)])
+
+    source = f'programs = ["count_run"]\n{ONE_RUN}'.encode()
+    run_scenario(parse_bytes(source, "t.toml", ACCEPTANCE), on_end=look)
+    assert names == ["word", "word+3", None]
