@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap as _mmap
+import weakref
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -196,6 +197,8 @@ class AddressSpace:
         # By address: where regions start, and beside each its entry.
         self._starts: list[int] = []
         self._entries: list[_Entry] = []
+        # What each region's view looks at: dead once the view and all slices of it are gone.
+        self._buffers: dict[int, weakref.ref[ctypes.Array[ctypes.c_ubyte]]] = {}
         self._program_range = _Ranges(self.base + _HANDLE_END, self.base + _HALF)
         self._user_range = _Ranges(self.user_base + _HALF, self.user_base + _WINDOW)
         self._handles: dict[int, object] = {}
@@ -238,16 +241,12 @@ class AddressSpace:
         while self._before_close:
             self._before_close.pop()()
         self._closed = True
-        sliced = False
         for entry in self._entries:
-            try:
-                entry[2].release()
-            except BufferError:
-                sliced = True
+            entry[2].release()
         self._entries.clear()
         self._starts.clear()
         self.committed_bytes = 0
-        if not sliced:
+        if all(buffer() is None for buffer in self._buffers.values()):
             _munmap_call(self.base, 2 * _WINDOW)
 
     def alloc(
@@ -287,7 +286,9 @@ class AddressSpace:
                 remedy="use fewer maps or blocks, or raise vm.max_map_count",
             )
         self.committed_bytes += span
-        view = memoryview((ctypes.c_ubyte * size).from_address(start)).cast("B")
+        buffer = (ctypes.c_ubyte * size).from_address(start)
+        self._buffers[start] = weakref.ref(buffer)
+        view = memoryview(buffer).cast("B")
         region = Region(start, size, kind, name, writable, owner)
         readable = kind not in (RegionKind.USER, RegionKind.HOST)
         index = bisect_right(self._starts, start)
@@ -296,21 +297,23 @@ class AddressSpace:
         return region
 
     def free(self, region: Region) -> None:
-        """Take the region out of existence. Its bytes must not be held by anyone."""
+        """Take the region out of existence.
+
+        While someone holds a slice of its bytes, its pages stay for that slice alone (until
+        `close`): a stale slice must not crash the process, nor see what comes there next.
+        """
         index = bisect_left(self._starts, region.start)
         if index == len(self._starts) or self._entries[index][0] is not region:
             raise InternalError(f"{region.kind.value} {region.name} is freed, but does not exist")
-        try:
-            self._entries[index][2].release()
-        except BufferError:
-            raise InternalError(
-                f"{region.kind.value} {region.name} is freed while in use"
-            ) from None
+        self._entries[index][2].release()
         del self._starts[index], self._entries[index]
         span = align_up(region.size, PAGE)
+        self.committed_bytes -= span
+        if self._buffers[region.start]() is not None:
+            return
+        del self._buffers[region.start]
         if not _map(region.start, span, _PROT_NONE):
             raise InternalError(f"unmapping {span} bytes at {region.start:#x} failed")
-        self.committed_bytes -= span
         ranges = self._user_range if region.kind is RegionKind.USER else self._program_range
         ranges.give(region.start, span + _GUARD)
 

@@ -169,6 +169,12 @@ def ld_ind(run: Run, step: Step) -> int:
     return _load_packet(run, step, s32(run.regs[step.src] + step.imm))
 
 
+# Offsets from here on, below 0, count from the network header, which is where the packet of a
+# socket filter starts; those below them, down to the second, from the link-layer header.
+_NETWORK = -0x100000
+_LINK_LAYER = -0x200000
+
+
 def _load_packet(run: Run, step: Step, offset: int) -> int:
     """A load outside the packet ends the function with r0 = 0, as in Linux."""
     packet = run.packet
@@ -176,17 +182,16 @@ def _load_packet(run: Run, step: Step, offset: int) -> int:
         raise Stop(TrapKind.UNSUPPORTED, "packet access in a program that has no packet")
     if run.regs[_LD_CONTEXT] != run.ctx_addr:
         raise Stop(TrapKind.CTX_ACCESS, "packet access without the context pointer in r6")
-    if step.imm >> 63 and step.imm & 0xFFFF_FFFF >= _ANCILLARY:
-        raise Stop(TrapKind.UNSUPPORTED, "classic BPF ancillary packet data")
+    if _LINK_LAYER <= offset < _NETWORK:
+        raise Stop(TrapKind.UNSUPPORTED, "packet access relative to the link-layer header")
+    if _NETWORK <= offset < 0:
+        offset -= _NETWORK
     run.regs[1:6] = (0, 0, 0, 0, 0)
     if offset < 0 or offset + step.width > packet.size:
         run.regs[0] = 0
         return run.leave()
     run.regs[0] = int.from_bytes(run.memory.read(packet.start + offset, step.width), "big")
     return step.next
-
-
-_ANCILLARY = 0xFFE0_0000  # constant offsets from here on name things that are not packet bytes
 
 
 def refuse(_: Run, step: Step) -> int:

@@ -85,7 +85,7 @@ TRAPS = [
     ("call into the blue", "call pc+9\nexit", TrapKind.BAD_PC, 0),
     ("unknown helper", "call 4242\nexit", TrapKind.BAD_HELPER, 0),
     ("frame pointer written", "r10 += 8\nexit", TrapKind.BAD_INSN, 0),
-    ("frame pointer fetched into", "r10 = atomic_fetch_add((u64 *)(r10 - 8), r10)\nexit", TrapKind.BAD_INSN, 0),
+    ("frame pointer fetched into", "r10 = xchg_64(r10 - 8, r10)\nexit", TrapKind.BAD_INSN, 0),
     ("no packet", "r6 = r1\nr0 = *(u8 *)skb[0]\nexit", TrapKind.UNSUPPORTED, 1),
     ("no arena", "r1 = addr_space_cast(r1, 0, 1)\nexit", TrapKind.UNSUPPORTED, 0),
 ]  # fmt: skip
@@ -107,8 +107,10 @@ def test_a_trap_tells_everything() -> None:
     assert (trap.kind, trap.addr, trap.size) == (TrapKind.NULL, 8, 2)
     assert trap.insn == "r0 = *(u16 *)(r3 +1)"
     assert trap.source == line
-    assert trap.regs[3] == 7 and len(trap.regs) == 11
-    assert "count.c:21" in str(trap) and "0x8" in str(trap)
+    assert trap.regs[3] == 7
+    assert len(trap.regs) == 11
+    assert "count.c:21" in str(trap)
+    assert "0x8" in str(trap)
 
 
 def test_a_trap_shows_registers_before_the_instruction() -> None:
@@ -280,7 +282,8 @@ def test_clock_cpu_and_random_numbers_come_from_the_environment() -> None:
     assert r0("call ktime_get_ns\nexit", environment=environment()) == 123
     assert r0("call get_smp_processor_id\nexit", environment=environment(), cpus=2) == 1
     numbers = {r0("call get_prandom_u32\nexit", environment=environment()) for _ in range(3)}
-    assert len(numbers) == 1 and max(numbers) < 1 << 32
+    assert len(numbers) == 1
+    assert max(numbers) < 1 << 32
 
 
 LOOP = """
@@ -406,6 +409,11 @@ def test_packet_bytes_come_in_network_order(load: str, result: int) -> None:
 def test_a_load_outside_the_packet_ends_the_function_with_0() -> None:
     assert r0("r6 = r1\nr0 = *(u32 *)skb[6]\nr0 = 5\nexit", packet=bytes(8)) == 0
     assert r0("r6 = r1\nr7 = -1\nr0 = *(u8 *)skb[r7 + 0]\nr0 = 5\nexit", packet=bytes(8)) == 0
+
+
+def test_a_failed_packet_load_in_a_subprogram_ends_only_that() -> None:
+    text = "call f\nr0 += 5\nexit\nf:\nr6 = r1\nr0 = *(u8 *)skb[60]\nr0 += 1\nexit"
+    assert r0(text, packet=bytes(8)) == 5
 
 
 def test_packet_loads_want_the_context_in_r6() -> None:

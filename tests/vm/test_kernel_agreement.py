@@ -57,7 +57,7 @@ def test_a_wrong_operation_does_not_stay_hidden(
     oracle: KernelOracle, op: AluOp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = CONCRETE_ALU[op]
-    monkeypatch.setitem(CONCRETE_ALU, op, lambda a, b, width: right(a, b, width) ^ 1)  # type: ignore[arg-type]
+    monkeypatch.setitem(CONCRETE_ALU, op, lambda a, b, width: right(a, b, width) ^ 1)
     for seed in range(200):
         generated = generate(seed)
         kernel = oracle.kernel(generated)
