@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from operator import length_hint
 from typing import cast
 
 from pybpfvm.bits import U64
@@ -79,12 +81,13 @@ class Run:
         self.memory = memory
         self.environment = environment
         self.ctx_addr = ctx_addr
-        self.budget_insns = budget_insns
         self.packet = packet
         self.hook = hook
         self.regs = [0] * REGISTERS
         self.frames: list[Frame] = []
-        self.executed = 0
+        # One for each instruction that may still be executed; callbacks draw from the same.
+        self._tickets = iter(range(min(budget_insns, sys.maxsize)))
+        self._budget_insns = length_hint(self._tickets)
         self.may_goto_left = MAY_GOTO_ITERATIONS
         self._tail_calls_left = MAX_TAIL_CALLS
         self._steps_of = steps_of
@@ -92,25 +95,30 @@ class Run:
         self._begin_frame()
         self.regs[1] = ctx_addr
 
+    @property
+    def executed(self) -> int:
+        """Instructions executed so far."""
+        return self._budget_insns - length_hint(self._tickets)
+
     def execute(self, index: int) -> None:
         """Execute steps from `index` on until one leaves. Raises Trap."""
         step = self.steps[index]
         try:
             if self.hook is None:
-                while index >= 0:
+                for _ in self._tickets:
                     step = self.steps[index]
-                    if self.executed >= self.budget_insns:
-                        raise Stop(TrapKind.BUDGET, f"{self.executed} instructions")
-                    self.executed += 1
                     index = step.handler(self, step)
+                    if index < 0:
+                        return
             else:
-                while index >= 0:
+                for _ in self._tickets:
                     step = self.steps[index]
-                    if self.executed >= self.budget_insns:
-                        raise Stop(TrapKind.BUDGET, f"{self.executed} instructions")
                     self.hook(self.program, step.pc, tuple(self.regs), len(self.frames))
-                    self.executed += 1
                     index = step.handler(self, step)
+                    if index < 0:
+                        return
+            step = self.steps[index]
+            raise Stop(TrapKind.BUDGET, f"{self.executed} instructions")
         except MemoryFault as fault:
             raise self._trap(step, fault.kind, "", fault.addr, fault.size, fault.region) from fault
         except BadArgument as bad:
