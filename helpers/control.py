@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from errno import E2BIG, EINVAL, ENOENT
+from errno import E2BIG, EINVAL, ENOENT, ENOMEM
 
+from pybpfvm.errors import InputError
 from pybpfvm.helpers.context import BadArgument, HelperContext, TailCall
 from pybpfvm.helpers.proto import ArgType, Helper, RetType
 from pybpfvm.maps.base import MapError
@@ -36,16 +37,19 @@ def for_each_map_elem(
 ) -> int:
     """Call `callback(map, key, value, callback_ctx)` for each element until it returns not 0.
 
-    How many elements were visited; -EINVAL for flags or a map that can not be iterated. The key
-    lies in a region of its own, read-only, that ends with the helper.
+    How many elements were visited; -EINVAL for flags or a map that can not be iterated, -ENOMEM
+    at the memory limit. The key lies in a region of its own, read-only, that ends with the helper.
     """
     found = ctx.map_at(map_, 1)
     if flags or not isinstance(found, LiveMap):
         return -EINVAL
     visited = 0
-    scratch = ctx.memory.alloc(
-        max(1, found.spec.key_size), RegionKind.MAP_VALUE, f"key of {found}", writable=False
-    )
+    try:
+        scratch = ctx.memory.alloc(
+            max(1, found.spec.key_size), RegionKind.MAP_VALUE, f"key of {found}", writable=False
+        )
+    except InputError:
+        return -ENOMEM
     try:
         for key, value in found.elements(ctx.cpu):
             ctx.memory.write(scratch.start, key)

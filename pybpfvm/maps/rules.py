@@ -135,13 +135,20 @@ def _percpu_hash(spec: MapSpec) -> Refusal | None:
     return _not_empty(spec) or _percpu_value(spec) or _hash(spec)
 
 
-def _lru(check: Check) -> Check:
-    def lru(spec: MapSpec) -> Refusal | None:
-        if spec.flags & BPF_F_NO_PREALLOC:
-            return ENOTSUPP, "an LRU map is always preallocated (BPF_F_NO_PREALLOC)"
-        return check(spec)
+def _lru_hash(spec: MapSpec) -> Refusal | None:
+    if spec.flags & BPF_F_NO_PREALLOC:
+        return ENOTSUPP, "an LRU map is always preallocated (BPF_F_NO_PREALLOC)"
+    if spec.flags & BPF_F_NUMA_NODE and spec.flags & BPF_F_NO_COMMON_LRU:
+        return EINVAL, "BPF_F_NUMA_NODE and BPF_F_NO_COMMON_LRU exclude each other"
+    return _hash(spec)
 
-    return lru
+
+def _lru_percpu_hash(spec: MapSpec) -> Refusal | None:
+    if spec.flags & BPF_F_NO_PREALLOC:
+        return ENOTSUPP, "an LRU map is always preallocated (BPF_F_NO_PREALLOC)"
+    if spec.flags & BPF_F_NUMA_NODE:
+        return EINVAL, "per-CPU values have no memory node of their own (BPF_F_NUMA_NODE)"
+    return _percpu_hash(spec)
 
 
 def _lpm_trie(spec: MapSpec) -> Refusal | None:
@@ -194,8 +201,10 @@ RULES: Mapping[MapType, _Rule] = {
     MapType.PERCPU_ARRAY: _Rule(_ACCESS, _percpu_array),
     MapType.HASH: _Rule(_HASH_FLAGS | BPF_F_NUMA_NODE, _hash),
     MapType.PERCPU_HASH: _Rule(_HASH_FLAGS, _percpu_hash),
-    MapType.LRU_HASH: _Rule(_HASH_FLAGS | BPF_F_NO_COMMON_LRU | BPF_F_NUMA_NODE, _lru(_hash)),
-    MapType.LRU_PERCPU_HASH: _Rule(_HASH_FLAGS | BPF_F_NO_COMMON_LRU, _lru(_percpu_hash)),
+    MapType.LRU_HASH: _Rule(_HASH_FLAGS | BPF_F_NO_COMMON_LRU | BPF_F_NUMA_NODE, _lru_hash),
+    MapType.LRU_PERCPU_HASH: _Rule(
+        _HASH_FLAGS | BPF_F_NO_COMMON_LRU | BPF_F_NUMA_NODE, _lru_percpu_hash
+    ),
     MapType.LPM_TRIE: _Rule(BPF_F_NO_PREALLOC | BPF_F_NUMA_NODE | _ACCESS, _lpm_trie),
     MapType.QUEUE: _Rule(BPF_F_NUMA_NODE | _ACCESS, _queue_or_stack),
     MapType.STACK: _Rule(BPF_F_NUMA_NODE | _ACCESS, _queue_or_stack),

@@ -57,7 +57,7 @@ Answer = bytes | int | None  # a value, a negative errno, or done
 
 @dataclass
 class Pair:
-    """The same map twice; `refused` counts compared errnos, `evictions` LRU reconciliations."""
+    """The same map twice; `evictions` counts LRU elements that had to be reconciled."""
 
     ours: LiveMap
     kernel: bpfsys.Fd
