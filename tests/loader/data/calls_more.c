@@ -10,7 +10,7 @@ static NOINLINE SEC("socket/a") u32 beside(u32 x)
 	return x * 7 + factor;
 }
 
-SEC("socket/a")
+SEC("socket/a") NOINLINE
 int first(void *ctx)
 {
 	return beside(2);
