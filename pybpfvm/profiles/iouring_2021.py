@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from pybpfvm.profiles.base import (
     CtxField,
@@ -114,18 +115,16 @@ _V2_RING = RingRules(
     bad_sqe_joins_chain=False,
     submit_returns_errno=False,
 )
-_V3_RING = RingRules(
-    bpf_opcode=37,
+_V3_RING = replace(
+    _V2_RING,
     register_opcode=20,
     unregister_opcode=21,
-    extra_cqs=True,
     cqe_skip=True,
     wait_by=WaitBy.RETURN,
     wait_value=1,
     ctx_persists=True,
     length_checked=False,
     bad_sqe_joins_chain=True,
-    submit_returns_errno=False,
 )
 
 V1 = Profile(
@@ -139,17 +138,12 @@ V1 = Profile(
     helpers={**BASE_512, 163: "iouring_queue_sqe"},
     returns=(0, 0),
     sleepable=Sleepable.NEVER,
-    ring=RingRules(
-        bpf_opcode=37,
+    ring=replace(
+        _V2_RING,
         register_opcode=13,
         unregister_opcode=14,
         extra_cqs=False,
-        cqe_skip=False,
         wait_by=WaitBy.NOTHING,
-        wait_value=0,
-        ctx_persists=False,
-        length_checked=True,
-        bad_sqe_joins_chain=False,
         submit_returns_errno=True,
     ),
     types=(_SQE, _CQE, _CTX),
@@ -178,14 +172,10 @@ V2 = Profile(
     types=(_SQE, _CQE, _CTX),
 )
 
-V2_FUTEX = Profile(
+V2_FUTEX = replace(
+    V2,
     name="iouring-v2-futex",
     title="BPF requests, second posting with permuted helpers (June 2021)",
-    prog_type=31,
-    sections=_V2_SECTIONS,
-    ctx_name="io_uring_bpf_ctx",
-    ctx_bytes=16,
-    ctx_fields=(_USER_DATA_RW, *_WAIT),
     helpers={
         **BASE_512,
         148: "copy_from_user",
@@ -194,10 +184,6 @@ V2_FUTEX = Profile(
         166: "iouring_emit_cqe",
         167: "iouring_reap_cqe",
     },
-    returns=(0, 0),
-    sleepable=Sleepable.OPTIONAL,
-    ring=_V2_RING,
-    types=(_SQE, _CQE, _CTX),
     notes=("program type and return values are inferred (section 0.1)",),
 )
 
@@ -209,34 +195,6 @@ _V3_HELPERS: Mapping[int, str] = {
     171: "io_uring_emit_cqe",
     172: "io_uring_reap_cqe",
 }
-
-V3BASE = Profile(
-    name="iouring-v3base",
-    title="BPF requests, third series with the waiting rule of the second (August 2021)",
-    prog_type=32,
-    sections=_V3_SECTIONS,
-    ctx_name="io_uring_bpf_ctx",
-    ctx_bytes=16,
-    ctx_fields=(_USER_DATA_RW, *_WAIT),
-    helpers=_V3_HELPERS,
-    returns=(0, 0),
-    sleepable=Sleepable.REQUIRED,
-    ring=RingRules(
-        bpf_opcode=37,
-        register_opcode=20,
-        unregister_opcode=21,
-        extra_cqs=True,
-        cqe_skip=True,
-        wait_by=WaitBy.WAIT_NR,
-        wait_value=0,
-        ctx_persists=False,
-        length_checked=False,
-        bad_sqe_joins_chain=True,
-        submit_returns_errno=False,
-    ),
-    types=(_SQE, _CQE, _CTX),
-    notes=("kernel source not seen: behaviour is inferred from programs (section 7, point 2)",),
-)
 
 V3 = Profile(
     name="iouring-v3",
@@ -252,6 +210,16 @@ V3 = Profile(
     ring=_V3_RING,
     types=(_SQE, _CQE, _CTX),
     notes=("the value of IORING_BPF_WAIT (1) is inferred (section 7, point 1)",),
+)
+
+V3BASE = replace(
+    V3,
+    name="iouring-v3base",
+    title="BPF requests, third series with the waiting rule of the second (August 2021)",
+    ctx_fields=(_USER_DATA_RW, *_WAIT),
+    returns=(0, 0),
+    ring=replace(_V3_RING, wait_by=WaitBy.WAIT_NR, wait_value=0, ctx_persists=False),
+    notes=("kernel source not seen: behaviour is inferred from programs (section 7, point 2)",),
 )
 
 PROFILES_2021 = (V1, V2, V2_FUTEX, V3BASE, V3)
