@@ -207,6 +207,8 @@ def lddw_source(dst: int, tree: Tree[Token]) -> Draft:
             if integer(token_of(element)) != 0:
                 raise Mistake(element, "only element 0 has a constant address", "write [0]")
             pseudo = Pseudo.MAP_VALUE if by_fd else Pseudo.MAP_IDX_VALUE
+            if token_of(offset)[0] != "+":
+                raise Mistake(offset, "expected + before the offset into the value")
             high = unsigned32(token_of(offset))
     name = token_of(low) if token_of(low).type == "NAME" else None
     number = 0 if name is not None else unsigned32(token_of(low))

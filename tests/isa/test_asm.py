@@ -176,6 +176,8 @@ def test_line_ends_of_other_systems() -> None:
         ("r1 = *(u8 *)skb[5]", 1, 1, "go to r0", "r0"),
         ("r0 = *(u64 *)skb[5]", 1, 8, "u8, u16 or u32", ""),
         ("r1 = map[5][1]+0 ll", 1, 13, "element 0", "[0]"),
+        ("r1 = map[5][0]16 ll", 1, 15, "expected + before", ""),
+        ("r1 = map[5][0]-1 ll", 1, 15, "expected + before", ""),
         ("r1 = map[nope] ll", 1, 10, "no map is called 'nope'", ""),
         ("r1 = map[-1] ll", 1, 10, "unsigned 32-bit", ""),
         ("add64 r1", 1, 1, "takes 2 operands, not 1", ""),
