@@ -11,7 +11,7 @@ import pybpfvm
 from pybpfvm.session.ring import BackendName
 
 OBJECT = "prog.{version}.bpf.o"
-RECORD, RECORDS = b"tick\n", 5000  # scenario.toml has the hundred thousand
+RECORD, RECORDS = b"tick\n", 2000  # scenario.toml has the hundred thousand
 
 
 def main(backend: BackendName, version: str) -> None:

@@ -20,7 +20,7 @@ FOLDERS = sorted(path.parent for path in ROOT.glob("examples/*/prog.bpf.c"))
 TOPICS = [folder.name for folder in FOLDERS]
 VERSIONS = ("v2", "v3")
 # The hundred thousand writes take most of a minute on four combinations: all of them with
-# PYBPFVM_LONG=1, otherwise v3 in the simulation; the others write five thousand.
+# PYBPFVM_LONG=1, otherwise v3 in the simulation; the others write two thousand.
 LONG = "07_batch_writer"
 ALL = bool(os.environ.get("PYBPFVM_LONG"))
 
@@ -65,7 +65,7 @@ def test_scenario(topic: str, version: str, backend: BackendName) -> None:
     folder = ROOT / "examples" / topic
     scenario = parse(folder / "scenario.toml")
     if topic == LONG and not ALL and (version, backend) != ("v3", "sim"):
-        scenario = shortened(scenario, 5000)
+        scenario = shortened(scenario, 2000)
     outcome = run_scenario(
         scenario,
         backend=backend,
