@@ -37,7 +37,7 @@ def cancel_one(core: Core, request: Request) -> int:
     Requests in chains or behind drains that have not had their turn, linked timeouts and external
     requests can not be found.
     """
-    if request.state is State.WORKER:
+    if request.state is State.WORKER or request is core.working:
         return -errno.EALREADY
     if request.state is State.POLLED:
         core.cancel_later(request)
@@ -49,8 +49,13 @@ def cancel_one(core: Core, request: Request) -> int:
 
 
 def _candidates(core: Core) -> list[Request]:
-    """Where mainline looks, in its order: workers, files waited for, timeouts."""
+    """Where mainline looks, in its order: workers, files waited for, timeouts.
+
+    A cancellation that a worker performs finds itself.
+    """
     workers = [request for request in core.live.values() if request.state is State.WORKER]
+    if core.working is not None:
+        workers.append(core.working)
     return [*workers, *core.polled, *core.timers.armed]
 
 
@@ -67,8 +72,6 @@ def prepare_async_cancel(core: Core, request: Request) -> Issue:
     )
 
     def matches(other: Request, file: OpenFile | None) -> bool:
-        if other is request:
-            return False
         if flags & ASYNC_CANCEL_ANY:
             return True
         if file is not None and other.file is not file:
@@ -83,9 +86,7 @@ def prepare_async_cancel(core: Core, request: Request) -> Issue:
             fixed = flags & ASYNC_CANCEL_FD_FIXED or sqe.flags & SQE_FIXED_FILE
             file = (core.slots if fixed else core.fds).get(sqe.fd)
         found = [other for other in _candidates(core) if matches(other, file)]
-        if flags & (ASYNC_CANCEL_ALL | ASYNC_CANCEL_ANY) == ASYNC_CANCEL_ALL or (
-            flags & ASYNC_CANCEL_ALL
-        ):
+        if flags & ASYNC_CANCEL_ALL:
             for other in found:
                 cancel_one(core, other)
             return len(found)

@@ -59,6 +59,20 @@ Prepare = Callable[["Core", Request], Issue]
 
 _WORKER_NS: Final = (2_000, 60_000)  # how long a worker takes to get to a request
 _EXTERNAL_INFO: Final = OpInfo()
+# Mainline reports what these come to without marking the request as failed: an error breaks no
+# link, and IOSQE_CQE_SKIP_SUCCESS hides it.
+_NEVER_FAILS: Final = frozenset(
+    {
+        Op.FSYNC,
+        Op.FALLOCATE,
+        Op.FTRUNCATE,
+        Op.STATX,
+        Op.UNLINKAT,
+        Op.MKDIRAT,
+        Op.RENAMEAT,
+        Op.SHUTDOWN,
+    }
+)
 
 
 class Core:
@@ -84,6 +98,7 @@ class Core:
         self.live: dict[int, Request] = {}
         self.polled: dict[Request, None] = {}  # waiting for their file, oldest first
         self.outbox: deque[Completion | Started] = deque()
+        self.working: Request | None = None  # what a worker performs at this moment
         self.posted = 0  # CQEs so far, those of skipped successes not counted
         self._prepare = prepare
         self._random = Random(seed)
@@ -242,8 +257,10 @@ class Core:
     def issue(self, request: Request) -> None:
         """Perform a prepared request as far as that goes without waiting."""
         request.state = State.QUEUED
+        never_fails = False
         try:
             self._find_file(request)
+            never_fails = request.sqe.opcode in _NEVER_FAILS
             assert request.issue is not None
             result = request.issue()
         except Refused as refused:
@@ -254,7 +271,7 @@ class Core:
         if result is None:
             self._arm_link_timeout(request)
         else:
-            self.complete(request, result)
+            self.complete(request, result, failed=False if never_fails else None)
 
     def _find_file(self, request: Request) -> None:
         if request.file is not None or request.sqe.opcode == EXTERNAL:
@@ -293,7 +310,9 @@ class Core:
         if request.state is not State.WORKER:
             return  # forgotten in the meantime
         request.through_worker = False
+        self.working = request
         self.issue(request)
+        self.working = None
         self.flush()
 
     def _wait_for_file(self, request: Request) -> bool:

@@ -44,15 +44,15 @@ def open_path(
         raise Refused(errno.EINVAL)
     place = vfs.walk(path, start, beneath=beneath)
     node: Inode
+    if flags & O_CREAT and place.must_be_dir and place.name:
+        raise Refused(errno.EISDIR)
     if place.node is None and flags & O_CREAT:
-        if place.must_be_dir:
-            raise Refused(errno.EISDIR)
         node = vfs.create(place, mode & PERMISSIONS & ~UMASK)
     else:
         if flags & O_CREAT and place.node is not None:
             if flags & O_EXCL:
                 raise Refused(errno.EEXIST)
-            if place.must_be_dir or place.node.is_dir:
+            if place.node.is_dir:
                 raise Refused(errno.EISDIR)
         node = place.existing()
     if isinstance(node, Directory) and (flags & O_ACCMODE != O_RDONLY or flags & O_TRUNC):
