@@ -6,6 +6,8 @@ programs run with every helper of the table, over a context or packet that the c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pybpfvm.profiles.base import Profile, SectionRule, Sleepable
 from pybpfvm.profiles.iouring_2021 import BASE_514
 
@@ -22,8 +24,8 @@ _TYPES: tuple[tuple[str, int, tuple[str, ...], str, int], ...] = (
     ("syscall", 31, ("syscall",), "void", 64),
 )
 
-# Mainline numbers of helpers above the 5.14 base set that the table implements.
-_MAINLINE = {
+# Mainline's numbers of the helpers that the table implements.
+MAINLINE_HELPERS: Mapping[int, str] = {
     **BASE_514,
     105: "strtol",
     106: "strtoul",
@@ -41,7 +43,7 @@ ORDINARY = tuple(
         ctx_name=ctx_name,
         ctx_bytes=ctx_bytes,
         ctx_fields=(),
-        helpers=_MAINLINE,
+        helpers=MAINLINE_HELPERS,
         returns=None,
         sleepable=Sleepable.OPTIONAL if name == "syscall" else Sleepable.NEVER,
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from pybpfvm.helpers.proto import ArgType, Helper
-from pybpfvm.helpers.table import BASE_IDS, HELPERS
+from pybpfvm.helpers.table import HELPERS
 from pybpfvm.profiles.base import Profile
 from pybpfvm.profiles.iouring_2021 import PROFILES_2021
-from pybpfvm.profiles.ordinary import ORDINARY
+from pybpfvm.profiles.ordinary import MAINLINE_HELPERS, ORDINARY
 
 _NOT_EXECUTABLE = {"snprintf_btf", "per_cpu_ptr", "this_cpu_ptr"}
 _SIZES = (ArgType.CONST_SIZE, ArgType.CONST_SIZE_OR_ZERO)
@@ -23,7 +23,7 @@ def test_profiles_name_rows(profile: Profile) -> None:
 def test_base_numbers_agree_with_the_profiles() -> None:
     for profile in ORDINARY:
         for number, name in profile.helpers.items():
-            assert BASE_IDS[number] == name
+            assert MAINLINE_HELPERS[number] == name
 
 
 def test_what_is_not_executable_is_known() -> None:

@@ -8,14 +8,17 @@ from dataclasses import dataclass, field
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Hook, RunEnvironment, RunResult
 from pybpfvm.errors import SourceLine
 from pybpfvm.helpers.proto import Helper
-from pybpfvm.helpers.table import BASE_IDS, HELPERS
+from pybpfvm.helpers.table import HELPERS
 from pybpfvm.image import Image
 from pybpfvm.isa.asm import assemble
 from pybpfvm.memory import Region, RegionKind
+from pybpfvm.profiles.ordinary import MAINLINE_HELPERS
 from pybpfvm.program import BpfObject, MapSpec, Program, Subprog
 from pybpfvm.vm.interp import Interpreter
 
-BASE_HELPERS: Mapping[int, Helper] = {number: HELPERS[name] for number, name in BASE_IDS.items()}
+BASE_HELPERS: Mapping[int, Helper] = {
+    number: HELPERS[name] for number, name in MAINLINE_HELPERS.items()
+}
 
 
 @dataclass
@@ -36,7 +39,7 @@ class Machine:
 
     def __post_init__(self) -> None:
         names = {spec.name: index for index, spec in enumerate(self.maps)}
-        numbers = {name: number for number, name in BASE_IDS.items()}
+        numbers = {name: number for number, name in MAINLINE_HELPERS.items()}
         self.program = Program(
             "main",
             "socket",
