@@ -3,6 +3,10 @@
  * their own and from another section; a program as another one's function; one name twice. */
 #include "bpf.h"
 
+struct __sk_buff { /* its name makes it the context of a socket filter */
+	u32 len;
+};
+
 static volatile u64 factor = 5;
 
 static NOINLINE SEC("socket/a") u32 beside(u32 x)
@@ -11,13 +15,13 @@ static NOINLINE SEC("socket/a") u32 beside(u32 x)
 }
 
 SEC("socket/a") NOINLINE
-int first(void *ctx)
+int first(struct __sk_buff *ctx)
 {
 	return beside(2);
 }
 
 SEC("socket/b")
-int second(void *ctx)
+int second(struct __sk_buff *ctx)
 {
 	return beside(3) + first(ctx);
 }
