@@ -11,6 +11,7 @@ import errno
 from typing import NoReturn
 
 from pybpfvm.bits import sign_extend
+from pybpfvm.engine import ctx_violation
 from pybpfvm.errors import LoadRejected
 from pybpfvm.profiles.base import Profile, Sleepable
 from pybpfvm.profiles.detect import CtxAccess, ProgramFacts, matching_section
@@ -54,16 +55,14 @@ _SLEEPING = frozenset({"iouring_queue_sqe", "bpf_copy_to_user", "copy_from_user"
 
 
 def _check_access(access: CtxAccess, profile: Profile, facts: ProgramFacts, strict: bool) -> None:
-    inside = access.offset >= 0 and access.offset + access.size <= profile.ctx_bytes
-    if not strict and inside:
-        return
-    field = profile.ctx_field(access.offset, access.size)
-    if field is None or (access.form != "load" and not field.writable):
-        reason = f"invalid bpf_context access off={access.offset} size={access.size}"
+    store = access.form != "load"
+    plain = access.form in ("load", "store")
+    violation = ctx_violation(
+        profile, access.offset, access.size, store=store, plain=plain, strict=strict
+    )
+    if violation is not None:
+        reason = f"invalid bpf_context access {violation}"
         _reject(errno.EACCES, reason, facts, access.pc)
-    if access.form in ("store_imm", "atomic"):
-        form = "BPF_ST" if access.form == "store_imm" else "BPF_ATOMIC"
-        _reject(errno.EACCES, f"{form} stores into the context are not allowed", facts, access.pc)
 
 
 def _reject(number: int, reason: str, facts: ProgramFacts, pc: int | None = None) -> NoReturn:

@@ -20,7 +20,7 @@ def main(backend: BackendName, version: str) -> None:
     obj = pybpfvm.load(path, abi=f"iouring-{version}")
     with pybpfvm.Ring(entries=8, cq_entries=[16], backend=backend, abi=obj.profile) as ring:
         ring.world.add_file("out.bin", b"")
-        ring.core.register_files([ring.world.open("out.bin", os.O_RDWR)])
+        ring.register_files([ring.world.open("out.bin", os.O_RDWR)])
         ring.register_bpf([obj["writer"]])
         buffer = ring.user.alloc(bytes(range(256)) * 1024, "buffer")
         job = ring.user.alloc(struct.pack("<QII", buffer.addr, 16384, 16), "job")

@@ -21,7 +21,7 @@ def main(backend: BackendName, version: str) -> None:
     obj = pybpfvm.load(path, abi=f"iouring-{version}")
     with pybpfvm.Ring(entries=8, cq_entries=[16], backend=backend, abi=obj.profile) as ring:
         ring.world.add_file("poem.txt", POEM)
-        ring.core.register_files([-1])  # an empty slot for the v3 program to open into
+        ring.register_files([-1])  # an empty slot for the v3 program to open into
         ring.register_bpf([obj["reader"]])
         buffer = ring.user.alloc(64, "buffer")
         for name in ("poem.txt", "nowhere.txt"):

@@ -20,7 +20,7 @@ def main(backend: BackendName, version: str) -> None:
     obj = pybpfvm.load(path, abi=f"iouring-{version}")
     with pybpfvm.Ring(entries=8, cq_entries=[128, 128], backend=backend, abi=obj.profile) as ring:
         ring.world.add_file("log.bin", b"")
-        ring.core.register_files([ring.world.open("log.bin", os.O_RDWR)])
+        ring.register_files([ring.world.open("log.bin", os.O_RDWR)])
         ring.register_bpf([obj["batch"]])
         record = ring.user.alloc(RECORD, "record")
         job = ring.user.alloc(struct.pack("<QII", record.addr, len(RECORD), RECORDS), "job")

@@ -67,10 +67,10 @@ class Live:
                 self.blocks[name].write(self.render(content))
         if scenario.ring.files:
             files = [-1 if name is None else self.fds[name] for name in scenario.ring.files]
-            ring.core.register_files(files)
+            ring.register_files(files)
         if scenario.ring.buffers:
             blocks = [self.blocks[name] for name in scenario.ring.buffers]
-            ring.core.register_buffers([(block.addr, block.size) for block in blocks])
+            ring.register_buffers(blocks)
 
     def _open(self, fd: FdSetup) -> None:
         world = self.ring.world

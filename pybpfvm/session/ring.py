@@ -17,7 +17,7 @@ from pybpfvm.profiles.base import Profile
 from pybpfvm.session.machine import Machine, default_machine
 from pybpfvm.session.objects import LoadedObject, LoadedProgram, helpers_of
 from pybpfvm.session.sqe import SqeBuilder
-from pybpfvm.session.user import UserMemory
+from pybpfvm.session.user import Block, UserMemory
 from pybpfvm.uring_backend.abi import Cqe
 from pybpfvm.uring_backend.base import Backend, World
 from pybpfvm.uring_backend.bpf import Budgets
@@ -165,6 +165,21 @@ class Ring:
     def unregister_bpf(self) -> None:
         """IORING_UNREGISTER_BPF."""
         self.core.unregister_bpf()
+
+    def register_files(self, fds: Sequence[int]) -> None:
+        """IORING_REGISTER_FILES; -1 leaves a slot empty. Raises RingError."""
+        self._registered("register_files", self.backend.register_files(fds))
+
+    def register_buffers(self, blocks: Sequence[Block]) -> None:
+        """IORING_REGISTER_BUFFERS. Raises RingError."""
+        pairs = [(block.addr, block.size) for block in blocks]
+        self._registered("register_buffers", self.backend.register_buffers(pairs))
+
+    def _registered(self, what: str, result: int) -> None:
+        if self._closed:
+            raise RingError(errno.ENXIO, "the ring is closed")
+        if result < 0:
+            raise RingError(-result, f"{what} was refused")
 
     def environment(self, owner: LoadedObject) -> RunEnvironment:
         """What runs of `owner`'s programs on this ring see around them."""

@@ -132,7 +132,7 @@ def check_test3(found: Desk) -> None:
 def check_test4(found: Desk) -> None:
     ring = found.ring
     ring.world.add_file("out", b"")
-    ring.core.register_files([ring.world.open("out", os.O_RDWR)])
+    ring.register_files([ring.world.open("out", os.O_RDWR)])
     buffer = ring.user.alloc(b"\xae" * 262_144, "buffer")
     assert found.submit_bpf(3, buffer.addr) == 1
     assert found.cqes(1) == [(buffer.addr, 0)]

@@ -117,6 +117,12 @@ def test_lenient_mode_lets_merged_stores_pass() -> None:
         check_load(outside, profile_named("v2"), strict_ctx=False)
 
 
+def test_lenient_mode_keeps_read_only_fields() -> None:
+    facts = program("iouring", ctx=(CtxAccess(4, 0, 8, "store"),))
+    with pytest.raises(LoadRejected, match="read-only"):
+        check_load(facts, profile_named("v3"), strict_ctx=False)
+
+
 def test_v2_may_write_user_data_and_v3_may_not() -> None:
     store = (CtxAccess(1, 0, 8, "store"),)
     check_load(program("iouring.s/", ctx=store), profile_named("v2"))
