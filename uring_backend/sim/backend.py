@@ -9,6 +9,14 @@ closing and socket transfers that need not wait complete inside `submit`; FSYNC,
 FTRUNCATE, STATX, SHUTDOWN, operations on names, opens that may create or truncate, and everything
 with IOSQE_ASYNC or behind a drain go through a worker. A woken request runs at the next call of
 `submit`, `poll` or `wait`.
+
+Differences from mainline 6.18 that are known, besides what the tables of opcodes lack:
+- A worker never blocks: what would block there waits for its file like everything else, so it
+  can be cancelled (0) where a blocked worker gives -EALREADY, or wins a race it would lose.
+- A transfer from or to one block of memory that is not user memory as a whole is -EFAULT;
+  a vectored one stops before the first bad block.
+- Pipes and sockets hold a fixed number of bytes, whatever the size of the pieces.
+- Everyone is root, the umask is 022, O_DIRECT asks for no alignment, only loopback TCP exists.
 """
 
 from __future__ import annotations

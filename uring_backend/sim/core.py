@@ -312,8 +312,8 @@ class Core:
         request.through_worker = False
         self.working = request
         self.issue(request)
-        self.working = None
         self.flush()
+        self.working = None
 
     def _wait_for_file(self, request: Request) -> bool:
         """Wait until the file is worth another try; False if that is no use or not wanted."""
@@ -484,7 +484,12 @@ class Core:
         if request.failed and not request.hardlink:
             self._cancel_chain(request)
         successor, request.next = request.next, None
-        if successor is not None and request.linked:
+        if successor is None:
+            return
+        if request is self.working:  # the worker goes on with the chain, before any task work
+            self.working = successor
+            self.issue(successor)
+        else:
             self.later(lambda: self._resume(successor))
 
     def _end_unneeded(self, timeout: Request) -> None:

@@ -329,13 +329,13 @@ def prepare_recv(core: Core, request: Request) -> Issue:
         if selecting:
             addr, size = core.groups.select(request, size)
         try:
-            if not core.memory.is_user(addr, size):
-                raise Refused(errno.EFAULT)
+            if not core.memory.is_user(addr, size) and socket.peek(0):
+                raise Refused(errno.EFAULT)  # which is noticed when there is something to copy
             data = socket.receive(size - request.done_bytes, keep=keep)
         except Refused:
             core.groups.put_back(request)
             raise
-        if size:
+        if data:
             core.memory.user_write(addr + request.done_bytes, data)
         if not data:
             core.groups.put_back(request)

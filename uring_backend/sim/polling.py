@@ -11,6 +11,8 @@ from pybpfvm.uring_backend.abi import (
     POLL_UPDATE_USER_DATA,
     POLLERR,
     POLLHUP,
+    POLLNVAL,
+    POLLRDHUP,
     Op,
 )
 from pybpfvm.uring_backend.sim.request import Issue, Refused, Request, State
@@ -18,7 +20,7 @@ from pybpfvm.uring_backend.sim.request import Issue, Refused, Request, State
 if TYPE_CHECKING:
     from pybpfvm.uring_backend.sim.core import Core
 
-_ALWAYS: Final = POLLERR | POLLHUP
+_ALWAYS: Final = POLLERR | POLLHUP | POLLNVAL | POLLRDHUP
 _EVENT_BITS: Final = 0xFFFF
 
 
