@@ -56,7 +56,8 @@ HEADER_BYTES = 24
 MAX_BYTES = 16 << 20  # as the kernel's BTF_LOAD
 MAX_TYPES = 1 << 19
 MAX_NAME_BYTES = 4096
-_TOO_LONG = re.compile(rb"[^\0]{%d}" % (MAX_NAME_BYTES + 1))
+# Tried at zero bytes only, of which the table begins with one: linear in its size.
+_TOO_LONG = re.compile(rb"\0[^\0]{%d}" % (MAX_NAME_BYTES + 1))
 
 INT_SIGNED, INT_CHAR, INT_BOOL = 1, 2, 4
 

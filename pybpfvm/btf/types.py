@@ -543,15 +543,14 @@ class Btf:
                 name = name_of(type_id)
                 if not name:
                     continue
+                left -= len(name)
+                if left < 0:
+                    raise InputError(
+                        f"names of more than {MAX_NAMES_BYTES} bytes", where=self.where
+                    )
                 lower = first_of.get(name)
                 if lower is not None:
                     self._next_of[type_id] = lower
-                else:
-                    left -= len(name)
-                    if left < 0:
-                        raise InputError(
-                            f"names of more than {MAX_NAMES_BYTES} bytes", where=self.where
-                        )
                 first_of[name] = type_id
             self._first_of = first_of
         return self._first_of

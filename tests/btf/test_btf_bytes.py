@@ -202,3 +202,15 @@ def test_the_running_kernels_types() -> None:
     assert {"pid", "tgid", "comm"} <= names
     # Measured: 0.6 s for 126,521 types. The bound leaves room for a busy machine.
     assert seconds < 1.5 * 3
+
+
+def test_names_that_are_too_long_are_refused_in_linear_time() -> None:
+    def btf(name_bytes: int, count: int) -> bytes:
+        strings = b"\0" + (b"x" * name_bytes + b"\0") * count
+        return struct.pack("<HBBI4I", 0xEB9F, 1, 0, 24, 0, 0, 0, len(strings)) + strings
+
+    start = time.process_time()
+    parse_btf(btf(4096, 2000))
+    assert time.process_time() - start < 2.0
+    with pytest.raises(InputError, match="a name of more than 4096 bytes"):
+        parse_btf(btf(4097, 1))

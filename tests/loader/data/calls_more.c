@@ -17,7 +17,7 @@ static NOINLINE SEC("socket/a") u32 beside(u32 x)
 SEC("socket/a") NOINLINE
 int first(struct __sk_buff *ctx)
 {
-	return beside(2);
+	return beside(ctx->len);
 }
 
 SEC("socket/b")
