@@ -9,7 +9,7 @@ from pybpfvm.btf.types import Btf, Datasec, Var
 from pybpfvm.errors import InputError
 from pybpfvm.facts import program_facts
 from pybpfvm.loader import load
-from pybpfvm.profiles import PROFILES
+from pybpfvm.profiles import all_profiles
 from pybpfvm.profiles.detect import Detection, detect
 from pybpfvm.program import BpfObject
 
@@ -21,7 +21,7 @@ def read_object(source: str | os.PathLike[str] | bytes, *, btf: Btf | None = Non
 
 def detect_abi(obj: BpfObject) -> Detection:
     """Which profile the object was built for, and why."""
-    return detect(PROFILES.values(), [program_facts(program) for program in obj.programs])
+    return detect(all_profiles().values(), [program_facts(program) for program in obj.programs])
 
 
 def abi_unknown(obj: BpfObject, detection: Detection) -> InputError:
