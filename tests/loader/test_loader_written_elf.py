@@ -414,3 +414,11 @@ def test_externs_without_btf_are_found_by_their_symbols() -> None:
         "program main is left out: it uses extern variable jiffies",
         "extern jiffies: a variable or function of the kernel",
     )
+
+
+def test_long_functions_are_decoded_piece_by_piece() -> None:
+    # One slot before 9000 lddw: a piece of an even number of slots would end inside one.
+    insns = [EXIT, *[Insn(SPECS["lddw"], 1, imm=i << 30) for i in range(9000)], EXIT]
+    code = _code(*insns)
+    (program,) = _load([Sec("p", code, CODE)], [Sym("main", "p", 0, len(code))]).programs
+    assert program.insns == tuple(insns)
