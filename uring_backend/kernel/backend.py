@@ -54,6 +54,9 @@ _WATCHED = _OPENERS | {Op.CLOSE, Op.POLL_REMOVE, EXTERNAL}
 _ACCEPTED = SUPPORTED | frozenset(range(abi.OP_LAST, 256))
 _CANCELS_MANY = abi.ASYNC_CANCEL_ANY | abi.ASYNC_CANCEL_OP
 
+# The kernel refuses drains on a ring that ever saw the skip flag: let it see one, once.
+_NO_DRAINS = Sqe(Op.NOP, flags=abi.SQE_CQE_SKIP_SUCCESS, user_data=NO_TOKEN)
+
 
 class _Start:
     """The hidden NOP of an external request."""
@@ -109,6 +112,7 @@ class KernelBackend:
         self._idle_gates: list[Gate] = []
         self._gates: set[Gate] = set()
         self._skipping = False
+        self._fresh: list[Chain] = []  # of the submission under way
         self._closed = False
         memory.before_close(self.close)
 
@@ -148,13 +152,16 @@ class KernelBackend:
                         remedy="make the ring with more entries",
                     )
                 consumed, complete = self._issue(batch, consumed)
-                if not complete:
-                    return consumed
                 batch = []
+                if not complete:
+                    break
             batch.extend(plan)
         if batch:
             consumed, _ = self._issue(batch, consumed)
         self._reap()
+        for chain in self._fresh:
+            chain.fresh = False
+        self._fresh.clear()
         return consumed
 
     def poll(self) -> list[Completion | Started]:
@@ -281,14 +288,15 @@ class KernelBackend:
 
     def _plan_chain(self, members: list[Sqe], before: int) -> Iterator[_Planned]:
         drain = any(sqe.flags & abi.SQE_IO_DRAIN for sqe in members)
-        if any(sqe.flags & abi.SQE_CQE_SKIP_SUCCESS for sqe in members) and not self._skipping:
-            # The kernel refuses drains on a ring that ever saw the flag: let it see one.
-            self._skipping = True
-            nop = Sqe(Op.NOP, flags=abi.SQE_CQE_SKIP_SUCCESS, user_data=NO_TOKEN)
-            yield nop.pack(), before, NO_TOKEN, None
+        skip_at = next((at for at, sqe in enumerate(members) if _asks_to_skip(sqe)), len(members))
+        drains_before = any(sqe.flags & abi.SQE_IO_DRAIN for sqe in members[:skip_at])
+        no_drains = not self._skipping and skip_at < len(members)
+        if no_drains and not drains_before:
+            yield _NO_DRAINS.pack(), before, NO_TOKEN, None
         if drain:
             yield from self._fence(before)
         chain = Chain(drain)
+        self._fresh.append(chain)
         lone = len(members) == 1 and not members[0].flags & _ANY_LINK
         for consumed, sqe in enumerate(members, before + 1):
             if sqe.opcode == EXTERNAL:
@@ -307,9 +315,13 @@ class KernelBackend:
             real, effect = self._guard.admit(replace(sqe, flags=flags).pack())
             if effect is not None:
                 entry.kept = effect.kept
+                if effect.total >= 0 and not flags & abi.SQE_BUFFER_SELECT:
+                    entry.expected = min(effect.total, abi.MAX_RW_COUNT)
                 if effect.on_result is not None:
                     entry.after.append(effect.on_result)
             yield real, consumed, sqe.user_data, entry
+        if no_drains and drains_before:
+            yield _NO_DRAINS.pack(), before + len(members), NO_TOKEN, None
 
     def _plan_external(
         self, sqe: Sqe, chain: Chain, consumed: int, lone: bool
@@ -398,6 +410,7 @@ class KernelBackend:
         live, hidden = self._live, self._hidden
         for _, consumed, token, record in batch[:taken]:  # noqa: B007 - the last one counts
             if record is None:
+                self._skipping = True
                 continue
             if token >= TOKEN_LIMIT:
                 assert not isinstance(record, (int, Entry)), (
@@ -431,6 +444,8 @@ class KernelBackend:
                 self._complete(token, res, flags)
 
     def _complete(self, token: int, res: int, flags: int) -> None:
+        if token == NO_TOKEN:
+            return  # _NO_DRAINS, cancelled behind a drain
         record = self._hidden.get(token)
         if record is not None:
             del self._hidden[token]
@@ -566,6 +581,11 @@ class KernelBackend:
             self._reap()
             if self._live or self._hidden:
                 self._ring.wait(_CLOSE_STEP_NS)
+
+
+def _asks_to_skip(sqe: Sqe) -> bool:
+    known = sqe.opcode < abi.OP_LAST and not sqe.flags & ~abi.SQE_VALID_FLAGS
+    return known and bool(sqe.flags & abi.SQE_CQE_SKIP_SUCCESS)
 
 
 def _externals(entries: Iterable[int | Entry]) -> list[External]:

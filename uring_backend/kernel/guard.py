@@ -127,13 +127,17 @@ class Places(Protocol):
 
 
 class Effect:
-    """What an admitted SQE needs until its last CQE: private memory, what a result does."""
+    """What an admitted SQE needs until its last CQE: private memory, what a result does.
 
-    __slots__ = ("kept", "on_result")
+    `total`: bytes that its iovecs ask for, -1 when there are none.
+    """
 
-    def __init__(self, kept: object, on_result: Callable[[int], None] | None = None) -> None:
+    __slots__ = ("kept", "on_result", "total")
+
+    def __init__(self, kept: object, total: int) -> None:
         self.kept = kept
-        self.on_result = on_result
+        self.total = total
+        self.on_result: Callable[[int], None] | None = None
 
 
 class Guard:
@@ -148,7 +152,9 @@ class Guard:
         }
         # 4 GiB from here are never committed: the kernel faults on the first byte.
         self.fault_addr = memory.base + (1 << 31)
+        # Of the SQE being admitted.
         self._kept: list[ctypes.Array[ctypes.c_char]] = []
+        self._total = -1
 
     def admit(self, raw: bytes) -> tuple[bytes, Effect | None]:
         """The SQE to submit in place of `raw` (64 bytes), and what it needs kept."""
@@ -164,7 +170,7 @@ class Guard:
                 return raw, None
         elif opcode == Op.NOP and not op_flags & abi.NOP_FILE:
             return raw, None
-        self._kept = []
+        self._kept, self._total = [], -1
         sqe = Sqe.unpack(raw)
         sqe = replace(sqe, fd=self._admit_fd(sqe))
         special = _SPECIAL.get(opcode)
@@ -173,7 +179,7 @@ class Guard:
         else:
             for pointer in abi.OPS[Op(opcode)].pointers:
                 sqe = self._admit_pointer(sqe, pointer)
-        effect = Effect(self._kept) if self._kept else None
+        effect = Effect(self._kept, self._total) if self._kept else None
         if effect is not None and opcode == Op.FILES_UPDATE and sqe.off == abi.FILE_INDEX_ALLOC:
             effect.on_result = self._slots_back(addr, self._kept[0])
         return sqe.pack(), effect
@@ -277,8 +283,10 @@ class Guard:
         except UserFault:
             return self._refused(addr)
         safe = bytearray()
+        self._total = 0
         for base, size in abi.IOVEC.iter_unpack(raw):
             inside = not size or self._memory.is_user(base, size)
+            self._total += size
             safe += abi.IOVEC.pack(base if inside else self._refused(base), size)
         return self._keep(bytes(safe))
 
@@ -349,27 +357,36 @@ class Guard:
         return replace(sqe, fd=_NO_FAMILY)
 
     def _openat(self, sqe: Sqe) -> Sqe:
-        """As OPENAT2, whose resolve flags keep the path inside the world."""
+        """As OPENAT2, whose resolve flags keep the path inside the world (or below `fd`)."""
         flags = sqe.op_flags & _OPEN_FLAGS
         if flags & abi.O_PATH:
             flags &= _PATH_FLAGS
         creates = flags & abi.O_CREAT or flags & abi.O_TMPFILE == abi.O_TMPFILE
         mode = sqe.len & _OPEN_MODE if creates else 0
-        sqe = self._path(sqe)
+        addr, absolute = self._own_path(sqe.addr)
+        if absolute:
+            sqe = replace(sqe, fd=self._places.root_fd)
         how = self._keep(abi.OPEN_HOW.pack(flags, mode, _RESOLVE_IN_ROOT))
-        return replace(sqe, opcode=Op.OPENAT2, op_flags=0, off=how, len=abi.OPEN_HOW.size)
+        return replace(
+            sqe, opcode=Op.OPENAT2, op_flags=0, addr=addr, off=how, len=abi.OPEN_HOW.size
+        )
 
     def _openat2(self, sqe: Sqe) -> Sqe:
-        size = sqe.len
-        how = self._refused(sqe.off)
-        if abi.OPEN_HOW.size <= size <= _OPEN_HOW_LIMIT:
-            with contextlib.suppress(UserFault):
-                raw = self._memory.user_read(sqe.off, size)
-                flags, mode, resolve = abi.OPEN_HOW.unpack_from(raw)
-                if not resolve & _RESOLVE_BENEATH:
-                    resolve |= _RESOLVE_IN_ROOT
-                how = self._keep(abi.OPEN_HOW.pack(flags, mode, resolve) + raw[24:])
-        return replace(self._path(sqe), off=how)
+        addr, absolute = self._own_path(sqe.addr)
+        sqe = replace(sqe, addr=addr)
+        if not abi.OPEN_HOW.size <= sqe.len <= _OPEN_HOW_LIMIT:
+            return replace(sqe, off=self._refused(sqe.off))  # its length is refused first
+        try:
+            raw = self._memory.user_read(sqe.off, sqe.len)
+        except UserFault:
+            return replace(sqe, off=self._refused(sqe.off))
+        flags, mode, resolve = abi.OPEN_HOW.unpack_from(raw)
+        if not resolve & (_RESOLVE_BENEATH | _RESOLVE_IN_ROOT):
+            resolve |= _RESOLVE_IN_ROOT
+            if absolute:
+                sqe = replace(sqe, fd=self._places.root_fd)
+        how = abi.OPEN_HOW.pack(flags, mode, resolve) + raw[abi.OPEN_HOW.size :]
+        return replace(sqe, off=self._keep(how))
 
     def _statx(self, sqe: Sqe) -> Sqe:
         return self._admit_pointer(self._path(sqe), abi.OPS[Op.STATX].pointers[1])
@@ -389,15 +406,27 @@ class Guard:
 
     def _place(self, fd: int, addr: int) -> tuple[int, int]:
         """Where a path starts, and a private, confined copy; absolute ones start at the root."""
-        try:
-            path = self._memory.user_cstring(addr, abi.PATH_MAX)
-        except UserFault:
-            if not self._memory.is_user(addr, abi.PATH_MAX):
-                return fd, self._refused(addr)
-            path = b"x" * abi.PATH_MAX  # no end within PATH_MAX: the kernel says -ENAMETOOLONG
+        path = self._read_path(addr)
+        if path is None:
+            return fd, self._refused(addr)
         if path.startswith(b"/"):
             fd = self._places.root_fd
         return fd, self._keep(confine(path) + b"\0")
+
+    def _own_path(self, addr: int) -> tuple[int, bool]:
+        """A private copy of a path that the kernel confines, and whether it is absolute."""
+        path = self._read_path(addr)
+        if path is None:
+            return self._refused(addr), False
+        return self._keep(path + b"\0"), path.startswith(b"/")
+
+    def _read_path(self, addr: int) -> bytes | None:
+        try:
+            return self._memory.user_cstring(addr, abi.PATH_MAX)
+        except UserFault:
+            # No end within PATH_MAX: the kernel says -ENAMETOOLONG.
+            readable = self._memory.is_user(addr, abi.PATH_MAX)
+            return b"x" * abi.PATH_MAX if readable else None
 
     def _fallocate(self, sqe: Sqe) -> Sqe:
         """A program must not fill the host's disk with one request: -EFBIG."""

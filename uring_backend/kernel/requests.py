@@ -15,11 +15,30 @@ import errno
 from collections.abc import Callable, Iterable
 from enum import Enum
 
+from pybpfvm.bits import s64
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Op, Sqe
 
 _TRANSFERS = frozenset({Op.READ, Op.WRITE, Op.READ_FIXED, Op.WRITE_FIXED})
 _MESSAGES = frozenset({Op.SEND, Op.RECV})
+
+# Mainline reports what these come to without marking the request as failed: an error breaks no
+# link and, with the skip flag, is not seen. Only a bad SQE fails, a cancelled one, or one
+# without a file.
+_NEVER_FAIL = frozenset(
+    {
+        Op.FSYNC,
+        Op.FALLOCATE,
+        Op.FTRUNCATE,
+        Op.STATX,
+        Op.UNLINKAT,
+        Op.MKDIRAT,
+        Op.RENAMEAT,
+    }
+)
+_REFUSED = (-errno.ECANCELED, -errno.EBADF)
+# What a LINK_TIMEOUT ends with is never a failure, once it was accepted.
+_LINK_TIMEOUT_ENDS = (-errno.ECANCELED, -errno.ETIME, -errno.ENOENT, -errno.EALREADY)
 
 
 class Chain:
@@ -27,9 +46,20 @@ class Chain:
 
     `drain`: the chain waits for everything submitted before it. `broken_at` is the position of
     the member whose failure cancelled the rest, `silent` whether the rest posts nothing.
+    `fresh`: the submission is not over yet. A chain with a bad SQE is `cancelled` within it as
+    a whole, hard links or not.
     """
 
-    __slots__ = ("broken_at", "drain", "first_live", "members", "silent")
+    __slots__ = (
+        "broken_at",
+        "cancelled",
+        "drain",
+        "first_live",
+        "fresh",
+        "hard_failure",
+        "members",
+        "silent",
+    )
 
     def __init__(self, drain: bool) -> None:
         self.members: list[Entry] = []
@@ -37,6 +67,9 @@ class Chain:
         self.first_live = 0
         self.broken_at = -1
         self.silent = False
+        self.fresh = True
+        self.cancelled = False
+        self.hard_failure = False  # the head failed, and has a hard link
 
     def add(self, entry: Entry) -> None:
         """Put `entry` at the end."""
@@ -59,30 +92,41 @@ class Chain:
     def posts(self, entry: Entry, res: int) -> bool:
         """Whether the last CQE of `entry` is to be seen; call once per entry, in CQE order."""
         position = entry.position
-        if entry.opcode == Op.LINK_TIMEOUT and self.broken_at in (-1, position - 1):
-            return not (entry.skip and res in _LINK_TIMEOUT_ENDS)
+        if position == 1 and self.hard_failure and not self.cancelled:
+            # A hard link goes on after a failure, but not if the chain was never accepted.
+            self.cancelled = res == -errno.ECANCELED
+        if self.cancelled:
+            return not self.members[0].skip
+        if (
+            entry.opcode == Op.LINK_TIMEOUT
+            and res in _LINK_TIMEOUT_ENDS
+            and self.broken_at in (-1, position - 1)
+        ):
+            return not entry.skip
         if self.broken_at >= 0:
             return not self.silent
         failed = entry.failed(res)
         if failed and not entry.hardlink:
             self.broken_at = position
             self.silent = entry.skip
+        elif failed and position == 0:
+            self.hard_failure = True
+        if position == 0 and self.fresh and res == -errno.ECANCELED:
+            self.cancelled = True
         return failed or not entry.skip
-
-
-# What a LINK_TIMEOUT ends with is never a failure, once it was accepted.
-_LINK_TIMEOUT_ENDS = (-errno.ECANCELED, -errno.ETIME, -errno.ENOENT, -errno.EALREADY)
 
 
 class Entry:
     """A request of the caller with something to remember; plain ones have no Entry.
 
     `expected` is the result that counts as complete (a shorter one breaks links), -1 if any.
+    `bad_sqe`: mainline refuses the SQE itself (known only where it makes a difference).
     `after` is called with each result >= 0 or -errno before the completion is reported.
     """
 
     __slots__ = (
         "after",
+        "bad_sqe",
         "chain",
         "done",
         "etime_success",
@@ -107,6 +151,7 @@ class Entry:
         self.etime_success = sqe.opcode == Op.TIMEOUT and bool(
             sqe.op_flags & abi.TIMEOUT_ETIME_SUCCESS
         )
+        self.bad_sqe = self.opcode in _NEVER_FAIL and _is_bad(sqe)
         self.after: list[Callable[[int], None]] = []
         self.kept: object = None
         self.done = False
@@ -117,8 +162,33 @@ class Entry:
     def failed(self, res: int) -> bool:
         """Whether the kernel counts this result as a failure, which breaks a soft link."""
         if res < 0:
+            if self.opcode in _NEVER_FAIL and res not in _REFUSED:
+                return self.bad_sqe
             return not (self.etime_success and res == -errno.ETIME)
         return 0 <= res < self.expected
+
+
+def _is_bad(sqe: Sqe) -> bool:
+    """Whether mainline refuses one of _NEVER_FAIL before it comes to issuing it.
+
+    Its path, which may be bad as well, is left to `KernelBackend`.
+    """
+    if sqe.flags & (abi.SQE_BUFFER_SELECT | ~abi.SQE_VALID_FLAGS):
+        return True
+    if sqe.ioprio or sqe.personality or sqe.buf_index or sqe.file_index:
+        return True
+    match sqe.opcode:
+        case Op.FSYNC:
+            return bool(sqe.addr or sqe.op_flags & ~abi.FSYNC_DATASYNC or s64(sqe.off) < 0)
+        case Op.FALLOCATE:
+            return bool(sqe.op_flags)
+        case Op.FTRUNCATE:
+            return bool(sqe.op_flags or sqe.addr or sqe.len or sqe.addr3)
+    if sqe.flags & abi.SQE_FIXED_FILE:
+        return True
+    if sqe.opcode == Op.UNLINKAT:
+        return bool(sqe.off or sqe.len or sqe.op_flags & ~abi.AT_REMOVEDIR)
+    return sqe.opcode == Op.MKDIRAT and bool(sqe.off or sqe.op_flags)
 
 
 class Stage(Enum):
