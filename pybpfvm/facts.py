@@ -256,5 +256,15 @@ class _Flow:
             through = insn.src if form == "load" else insn.dst
             pointer = self.states[pc].regs[through]
             if isinstance(pointer, _Ctx):
-                size = int(insn.spec.size or 0)
-                yield CtxAccess(pc, pointer.offset + insn.off, size, form)
+                stored: _Value = None
+                if form == "store":
+                    stored = self.states[pc].regs[insn.src]
+                elif form == "store_imm":
+                    stored = frozenset({insn.imm & U64})
+                yield CtxAccess(
+                    pc,
+                    pointer.offset + insn.off,
+                    int(insn.spec.size or 0),
+                    form,
+                    stored if isinstance(stored, frozenset) else None,
+                )

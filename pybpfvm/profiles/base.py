@@ -7,14 +7,64 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 
+class CtxParts(Enum):
+    """Which accesses to a context field name it."""
+
+    WHOLE = "exactly its offset and size"
+    READ = "loads of any aligned part of it; stores of all of it"
+    ANY = "any aligned part of it"
+
+
+class CtxHolds(Enum):
+    """What a context field holds when a program runs."""
+
+    GIVEN = "what the host gave, or its default"
+    DATA = "the address of the packet; a load gives all 64 bits, whatever its size"
+    DATA_END = "the address behind the packet, likewise"
+    DATA_META = "the address of the packet's metadata, likewise"
+    LENGTH = "the packet's length in bytes"
+    PROTOCOL = "the packet's EtherType, in network order"
+    PACKET_TYPE = "to whom the packet is addressed"
+    KERNEL_OBJECT = "something of a kernel, which does not exist here"
+
+
 @dataclass(frozen=True, slots=True)
 class CtxField:
-    """A context field; accesses must have exactly its offset and size."""
+    """A context field; accesses must have exactly its offset and size, or be of those `parts`.
+
+    `default` is what a GIVEN field holds where the host gives 0 or nothing.
+    """
 
     name: str
     offset: int
     size: int
     writable: bool
+    parts: CtxParts = CtxParts.WHOLE
+    holds: CtxHolds = CtxHolds.GIVEN
+    default: int = 0
+
+    def named_by(self, offset: int, size: int, *, store: bool) -> bool:
+        """Whether an access of `size` bytes at `offset` is one to this field."""
+        if self.offset == offset and self.size == size and self.parts is not CtxParts.ANY:
+            return True
+        if self.parts is CtxParts.WHOLE or (store and self.parts is CtxParts.READ):
+            return False
+        inside = self.offset <= offset and offset + size <= self.offset + self.size
+        return inside and offset % size == 0
+
+
+@dataclass(frozen=True, slots=True)
+class PacketRules:
+    """How programs of a type meet the packet of a test run (BPF_PROG_TEST_RUN), a whole frame.
+
+    The first `hidden_bytes`, its link-layer header, are not shown to the program, and are 0 in
+    what the run gives back. `network_offset` is where the network header begins in what is
+    shown. `writable`: through the context's packet pointers.
+    """
+
+    writable: bool
+    hidden_bytes: int
+    network_offset: int
 
 
 class Sleepable(Enum):
@@ -65,7 +115,9 @@ class Profile:
 
     `returns` is the inclusive range of allowed return values, None where any is allowed.
     `types` are the C types programs see, as (struct name, size, ((field, offset, size), ...)),
-    from which the built-in BTF for CO-RE is made.
+    from which the built-in BTF for CO-RE is made. `packet` says how programs get a packet, None
+    for types that run on none; `missing_helpers` names the helpers that the ABI has and this
+    version does not.
     """
 
     name: str
@@ -82,6 +134,8 @@ class Profile:
     types: tuple[tuple[str, int, tuple[tuple[str, int, int], ...]], ...] = ()
     experimental: bool = False
     notes: tuple[str, ...] = field(default=())
+    packet: PacketRules | None = None
+    missing_helpers: Mapping[int, str] = field(default_factory=dict)
 
     def ctx_field(self, offset: int, size: int) -> CtxField | None:
         """The field that an access of `size` bytes at `offset` names exactly, or None."""

@@ -8,7 +8,7 @@ last two by what programs return. What stays open is reported, never guessed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pybpfvm.errors import InputError
@@ -29,12 +29,13 @@ class CallSite:
 @dataclass(frozen=True, slots=True)
 class CtxAccess:
     """A load or store of `size` bytes at `offset` of the context; `form` is load, store,
-    store_imm or atomic."""
+    store_imm or atomic. `stored` are the constants it may store, None when they are not known."""
 
     pc: int
     offset: int
     size: int
     form: str
+    stored: frozenset[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +63,30 @@ class Detection:
     why: tuple[str, ...]
 
 
-# What a call looks like: is r1 the context (only for these), and which of r2..r5 must be which
-# constant (index 0 is r2).
-_SIGNATURES: Mapping[str, tuple[bool, Mapping[int, int]]] = {
-    "iouring_queue_sqe": (True, {1: 64}),
-    "io_uring_submit": (True, {1: 64}),
-    "iouring_emit_cqe": (True, {}),
-    "io_uring_emit_cqe": (True, {}),
-    "iouring_reap_cqe": (True, {2: 16}),
-    "io_uring_reap_cqe": (True, {2: 16}),
-    "tail_call": (True, {}),
+@dataclass(frozen=True, slots=True)
+class _Signature:
+    """What a call of a helper looks like: is r1 the context, which of r2..r5 (by number) is a
+    pointer and so no constant, which must be a given constant."""
+
+    ctx_first: bool = False
+    pointers: frozenset[int] = frozenset()
+    lengths: Mapping[int, int] = field(default_factory=dict)
+
+
+_SUBMIT = _Signature(True, frozenset({2}), {3: 64})
+_EMIT = _Signature(True)
+_REAP = _Signature(True, frozenset({3}), {4: 16})
+_SIGNATURES: Mapping[str, _Signature] = {
+    "iouring_queue_sqe": _SUBMIT,
+    "io_uring_submit": _SUBMIT,
+    "iouring_emit_cqe": _EMIT,
+    "io_uring_emit_cqe": _EMIT,
+    "iouring_reap_cqe": _REAP,
+    "io_uring_reap_cqe": _REAP,
+    "bpf_copy_to_user": _Signature(False, frozenset({2})),
+    "tail_call": _Signature(True),
 }
-_OTHER_HELPER: tuple[bool, Mapping[int, int]] = (False, {})
+_OTHER_HELPER = _Signature()
 
 
 def matching_section(profile: Profile, section: str) -> SectionRule | None:
@@ -85,63 +98,82 @@ def matching_section(profile: Profile, section: str) -> SectionRule | None:
 
 
 def detect(profiles: Iterable[Profile], programs: Iterable[ProgramFacts]) -> Detection:
-    """Match every program against every profile."""
+    """Match every program against every profile.
+
+    A section or helper number that a profile does not have rules it out. Calls and returns that
+    look wrong only count against it: a program may be wrong, and still of that ABI. The profiles
+    with the least against them are the candidates.
+    """
     facts = tuple(programs)
     if not facts:
         return Detection(None, (), ("the object has no programs",))
     why: list[str] = []
-    candidates: list[Profile] = []
+    against: dict[str, int] = {}
+    matching: list[Profile] = []
     for profile in profiles:
         if any(matching_section(profile, fact.section) is None for fact in facts):
             continue
-        objection = next(filter(None, (_objection(profile, fact) for fact in facts)), None)
-        if objection is None:
-            candidates.append(profile)
-            why.append(f"{profile.name}: sections and helper calls fit")
-        else:
-            why.append(f"not {profile.name}: {objection}")
+        stranger = next(filter(None, (_unknown_helper(profile, fact) for fact in facts)), None)
+        if stranger is not None:
+            why.append(f"not {profile.name}: {stranger}")
+            continue
+        oddities = [oddity for fact in facts for oddity in _oddities(profile, fact)]
+        matching.append(profile)
+        against[profile.name] = sum(weight for weight, _ in oddities)
+        first = f", but {oddities[0][1]}" if oddities else ""
+        why.append(f"{profile.name}: sections and helper numbers fit{first}")
     if not why:
         sections = ", ".join(sorted({fact.section for fact in facts}))
         why.append(f"no profile has a program type for sections {sections}")
-    return Detection(candidates[0] if len(candidates) == 1 else None, tuple(candidates), tuple(why))
+    least = min(against.values(), default=0)
+    best = tuple(profile for profile in matching if against[profile.name] == least)
+    return Detection(best[0] if len(best) == 1 else None, best, tuple(why))
 
 
-def _objection(profile: Profile, fact: ProgramFacts) -> str | None:
-    """Why `fact` can not be a program of `profile`, or None."""
+def _unknown_helper(profile: Profile, fact: ProgramFacts) -> str | None:
     for call in fact.calls:
-        name = profile.helpers.get(call.number)
-        if name is None:
+        if call.number not in profile.helpers:
             return f"{fact.name}+{call.pc} calls helper {call.number}, which it does not have"
-        wants_ctx, wants = _SIGNATURES.get(name, _OTHER_HELPER)
-        if call.ctx_first is not None and call.ctx_first != wants_ctx:
-            does = "passes" if call.ctx_first else "does not pass"
-            return f"helper {call.number} is {name}, but {fact.name}+{call.pc} {does} the context"
-        if profile.ring is not None and profile.ring.length_checked:
-            for index, value in wants.items():
-                known = call.constants[index]
-                if known is not None and value not in known:
-                    return (
-                        f"helper {call.number} is {name}, but {fact.name}+{call.pc} "
-                        f"passes r{index + 2} = {sorted(known)[0]} instead of {value}"
-                    )
-    return _return_objection(profile, fact)
+    return None
 
 
-def _return_objection(profile: Profile, fact: ProgramFacts) -> str | None:
+def _oddities(profile: Profile, fact: ProgramFacts) -> Iterator[tuple[int, str]]:
+    """What looks wrong for a program of `profile`, each with a weight."""
+    for call in fact.calls:
+        name = profile.helpers[call.number]
+        signature = _SIGNATURES.get(name, _OTHER_HELPER)
+        place = f"{fact.name}+{call.pc} calls {name}#{call.number}"
+        if call.ctx_first != signature.ctx_first:
+            if call.ctx_first is not None:
+                yield 2, f"{place} with{'' if call.ctx_first else 'out'} the context in r1"
+            elif signature.ctx_first:
+                yield 1, f"{place} with something else than the context in r1"
+        for register, known in enumerate(call.constants, 2):
+            if known is None:
+                continue
+            if register in signature.pointers and known != frozenset({0}):
+                yield 2, f"{place} with a number in r{register}, where a pointer belongs"
+            wanted = signature.lengths.get(register)
+            if wanted is not None and wanted not in known:
+                yield 1, f"{place} with length {min(known)} instead of {wanted}"
+    yield from _odd_returns(profile, fact)
+
+
+def _odd_returns(profile: Profile, fact: ProgramFacts) -> Iterator[tuple[int, str]]:
     """v3 asks for a wait by returning 1, v3base by leaving wait_nr set: the programs tell."""
     rules = profile.ring
     if rules is None or fact.returns is None:
-        return None
+        return
     waits = any(
-        access.form != "load" and access.offset <= 8 < access.offset + access.size
+        access.form != "load"
+        and access.offset <= 8 < access.offset + access.size
+        and access.stored != frozenset({0})
         for access in fact.ctx
     )
-    may_wait = rules.wait_value in fact.returns
-    if rules.wait_by is WaitBy.RETURN and waits and not may_wait:
-        return f"{fact.name} sets wait_nr but never returns WAIT ({rules.wait_value})"
-    if rules.wait_by is WaitBy.WAIT_NR and waits and 1 in fact.returns and profile.returns:
-        return f"{fact.name} returns 1, which asks for a wait only in a later series"
-    return None
+    if rules.wait_by is WaitBy.RETURN and waits and rules.wait_value not in fact.returns:
+        yield 2, f"{fact.name} sets wait_nr but never returns WAIT ({rules.wait_value})"
+    if rules.wait_by is WaitBy.WAIT_NR and waits and 1 in fact.returns:
+        yield 2, f"{fact.name} returns 1, which asks for a wait only in a later series"
 
 
 def parse_overrides(options: Iterable[str], known: Iterable[str]) -> Mapping[int, str]:

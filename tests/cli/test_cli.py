@@ -123,7 +123,7 @@ def test_run_one_program_once(capsys: pytest.CaptureFixture[str], tmp_path: Path
 def test_a_ring_helper_without_a_ring_is_a_guest_fault(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    code, _, err = run(capsys, "run", ROOT / "examples/01_hello/prog.v3.bpf.o")
+    code, _, err = run(capsys, "run", ROOT / "examples/01_hello/prog.v3.bpf.o", "--abi", "v3")
     assert code == 4
     assert "hello+" in err
     assert "prog.bpf.c:" in err

@@ -63,6 +63,12 @@ def test_a_program_that_never_waits_leaves_v3_and_v3base_open() -> None:
     assert [p.name for p in detection.candidates] == ["iouring-v3base", "iouring-v3"]
 
 
+def test_clearing_wait_nr_is_no_wait() -> None:
+    clears = (CtxAccess(0, 8, 4, "store", frozenset({0})),)
+    detection = found(program("iouring", CallSite(3, 170, True), ctx=clears))
+    assert detection.profile is None
+
+
 def test_unknown_section_is_no_abi() -> None:
     detection = found(program("whatever"))
     assert detection.candidates == ()

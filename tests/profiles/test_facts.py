@@ -67,6 +67,7 @@ def test_the_context_is_followed_through_moves_spills_and_steps() -> None:
         """
     )
     assert [(a.offset, a.size, a.form) for a in found.ctx] == [(8, 4, "store"), (12, 4, "store")]
+    assert all(access.stored == frozenset({1}) for access in found.ctx)
 
 
 def test_an_overwritten_spill_is_forgotten() -> None:

@@ -1,0 +1,31 @@
+"""Detection on every committed object: right, or openly undecided with the right one among them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pybpfvm.objectfile import detect_abi, read_object
+
+ROOT = Path(__file__).parents[2]
+OBJECTS = sorted([*ROOT.glob("examples/*/*.bpf.o"), *ROOT.glob("tests/acceptance/*.bpf.o")])
+# Never waiting, these run the same under both of the last numberings.
+OPEN = {"01_hello", "06_accept_recv", "09_sink"}
+
+
+@pytest.mark.parametrize("path", OBJECTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_detected_abi(path: Path) -> None:
+    if path.name.startswith("load_checks"):
+        pytest.skip("calls a helper that no ABI has, on purpose")
+    version = re.search(r"\.(v[\w-]+)\.", path.name)
+    assert version is not None
+    built_for = f"iouring-{version[1]}"
+    detection = detect_abi(read_object(path))
+    if detection.profile is None:
+        assert path.parent.name in OPEN
+        assert [p.name for p in detection.candidates] == ["iouring-v3base", "iouring-v3"]
+        assert built_for == "iouring-v3"
+    else:
+        assert detection.profile.name == built_for

@@ -1,0 +1,169 @@
+"""The host API as README and architecture show it: objects, maps, globals, rings."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pybpfvm
+from pybpfvm.errors import InputError, LoadRejected, RingError, RingHang, Trap
+from pybpfvm.session import LoadedObject, Machine, Ring, timespec
+
+ROOT = Path(__file__).parents[2]
+HELLO = ROOT / "examples/01_hello/prog.v3.bpf.o"
+PINGPONG = ROOT / "examples/03_pingpong/prog.v3.bpf.o"
+CHECKS = ROOT / "tests/acceptance/load_checks.v2.bpf.o"
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    with Machine() as made:
+        yield made
+
+
+@pytest.fixture
+def hello(machine: Machine) -> LoadedObject:
+    return machine.load(HELLO, abi="v3")
+
+
+def test_names_of_the_package_lead_to_the_session() -> None:
+    assert pybpfvm.Ring is Ring
+    assert callable(pybpfvm.load)
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = pybpfvm.nothing
+
+
+def test_one_default_machine_serves_load_and_ring() -> None:
+    obj = pybpfvm.load(HELLO, abi="v3")
+    with pybpfvm.Ring(cq_entries=[8]) as ring:
+        ring.register_bpf([obj["hello"]])
+        word = ring.user.alloc(struct.pack("<I", 1))
+        ring.get_sqe().prep_bpf(0, user_data=word.addr)
+        ring.submit()
+        assert word.u32() == 43
+
+
+def test_an_ambiguous_object_loads_and_says_so_when_used(machine: Machine) -> None:
+    obj = machine.load(HELLO)
+    assert [p.name for p in obj.detection.candidates] == ["iouring-v3base", "iouring-v3"]
+    with Ring(machine=machine) as ring, pytest.raises(InputError, match=r"ambiguous.*--abi"):
+        ring.register_bpf([obj["hello"]])
+
+
+def test_unknown_program(hello: LoadedObject) -> None:
+    with pytest.raises(InputError, match=r"no program is called 'nobody'.*hello"):
+        hello["nobody"]
+
+
+def test_maps_are_live_both_ways(machine: Machine, hello: LoadedObject) -> None:
+    visits = hello.maps["visits"]
+    visits[0] = 10
+    with Ring(cq_entries=[8], machine=machine) as ring:
+        ring.register_bpf([hello["hello"]])
+        ring.get_sqe().prep_bpf(0, user_data=ring.user.alloc(4).addr)
+        ring.submit()
+    assert visits[0] == 11
+    assert dict(visits.items()) == {0: 11}
+    with pytest.raises(KeyError):
+        _ = visits[1]
+    with pytest.raises(InputError, match="EINVAL"):
+        del visits[0]
+
+
+def test_two_rings_share_an_object(machine: Machine, hello: LoadedObject) -> None:
+    with Ring(cq_entries=[8], machine=machine) as one, Ring(cq_entries=[8], machine=machine) as two:
+        for ring in (one, two):
+            ring.register_bpf([hello["hello"]])
+            ring.get_sqe().prep_bpf(0, user_data=ring.user.alloc(4).addr)
+            assert ring.submit() == 1
+    assert hello.maps["visits"][0] == 2
+
+
+def test_load_checks_can_be_switched_off(machine: Machine) -> None:
+    obj = machine.load(CHECKS, abi="v2")
+    name = next(
+        program.name
+        for program in obj.programs.values()
+        if any(access.size == 8 and access.offset == 8 for access in program.facts.ctx)
+    )
+    with Ring(machine=machine) as ring, pytest.raises(LoadRejected) as refused:
+        ring.register_bpf([obj[name]])
+    assert refused.value.errno == errno.EACCES
+    with Ring(machine=machine, verify=False) as ring:
+        ring.register_bpf([obj[name]])
+        ring.get_sqe().prep_bpf(0)
+        with pytest.raises(Trap, match="context"):
+            ring.submit()
+    with Ring(machine=machine, strict_ctx=False) as ring:
+        ring.register_bpf([obj[name]])
+        ring.get_sqe().prep_bpf(0)
+        assert ring.submit() == 1
+
+
+def test_plain_requests_need_no_program(machine: Machine) -> None:
+    with Ring(machine=machine) as ring:
+        ring.get_sqe().prep_nop(user_data=1)
+        ring.get_sqe().prep_timeout(ring.user.alloc(timespec(5_000_000)).addr, user_data=2)
+        assert ring.submit() == 2
+        assert ring.wait_cqe().user_data == 1
+        late = ring.wait_cqe()
+        assert (late.user_data, late.res) == (2, -errno.ETIME)
+        assert ring.backend.now_ns() == 5_000_000
+
+
+def test_waiting_for_nothing_is_a_hang_and_a_timeout_is_not(machine: Machine) -> None:
+    with Ring(machine=machine) as ring:
+        with pytest.raises(RingHang, match="user waits for 1 CQE on CQ 0"):
+            ring.wait_cqe()
+        with pytest.raises(TimeoutError):
+            ring.wait_cqe(timeout_ns=1000)
+
+
+def test_the_sq_is_full_after_its_entries(machine: Machine) -> None:
+    with Ring(entries=2, machine=machine) as ring:
+        ring.get_sqe()
+        ring.get_sqe()
+        with pytest.raises(RingError, match="EBUSY"):
+            ring.get_sqe()
+
+
+def test_a_closed_ring_says_so(machine: Machine) -> None:
+    ring = Ring(machine=machine)
+    ring.close()
+    ring.close()
+    with pytest.raises(RingError, match="closed"):
+        ring.submit()
+
+
+@pytest.mark.parametrize("fields", [{"opcode": 256}, {"len": -1}, {"user_data": 1 << 64}])
+def test_fields_that_do_not_fit(machine: Machine, fields: dict[str, int]) -> None:
+    with Ring(machine=machine) as ring:
+        with pytest.raises(InputError, match="does not fit"):
+            ring.get_sqe().set(**fields).pack()
+        with pytest.raises(InputError, match="no field 'nothing'"):
+            ring.get_sqe().set(nothing=1)
+
+
+def test_blocks_are_bounded(machine: Machine) -> None:
+    block = machine.user.alloc(16, "small")
+    block.write(b"x" * 16)
+    with pytest.raises(InputError, match="small: bytes 10 to 18 of a block of 16"):
+        block.read(8, 10)
+    with pytest.raises(InputError):
+        block.write(b"y", 16)
+    assert block.read() == b"x" * 16
+
+
+def test_a_program_runs_alone(machine: Machine) -> None:
+    obj = machine.load(PINGPONG)
+    done = obj["player"].run(struct.pack("<QII", 0, 0, 0))
+    assert done.retval == 0
+    assert done.insns > 5
+    with pytest.raises(InputError, match="repeat"):
+        obj["player"].run(repeat=0)
+    with pytest.raises(Trap, match="budget"):
+        obj["player"].run(budget_insns=3)
