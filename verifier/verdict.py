@@ -1,0 +1,135 @@
+"""What verification answers: a verdict is a value, never an exception.
+
+`Accepted` and `Rejected` are decisions; `Inconclusive` says that none was reached, and why.
+Names of rules, kinds and categories are part of the JSON output and only ever added to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from pybpfvm.errors import SourceLine
+
+
+class Kind(Enum):
+    """Why a program was not accepted."""
+
+    UNSAFE = "unsafe"  # concrete inputs make it fault
+    UNPROVEN = "unproven"  # safe or not: the analysis lost the fact it needs
+    POLICY = "policy"  # forbidden for this program type, licence or capability
+    LIMIT = "limit"  # too complex: a kernel's limit (rejected), or our budget (inconclusive)
+    UNSUPPORTED = "unsupported"  # a feature that this verifier does not have (inconclusive)
+
+
+class Rule(Enum):
+    """What must hold; the value is the id that `explain` and reports use.
+
+    Each rule has one place in `checks.py` (or the module it names) that can break it.
+    """
+
+    # control flow
+    UNREACHABLE = "unreachable-insn"
+    BAD_JUMP = "jump-out-of-range"
+    FALL_THROUGH = "falls-off-the-end"
+    INFINITE_LOOP = "infinite-loop"
+    RECURSION = "recursion"
+    CALL_DEPTH = "call-depth"
+    STACK_DEPTH = "stack-depth"
+    # registers
+    UNINIT_REG = "uninitialised-register"
+    FRAME_POINTER = "frame-pointer-read-only"
+    POINTER_ARITH = "pointer-arithmetic"
+    POINTER_BOUNDS = "pointer-bounds"
+    POINTER_LEAK = "pointer-leak"
+    RETURN_VALUE = "return-value"
+    # memory
+    NOT_A_POINTER = "not-a-pointer"
+    POSSIBLY_NULL = "possibly-null"
+    STACK_ACCESS = "stack-access"
+    STACK_UNINIT = "stack-uninitialised"
+    CTX_ACCESS = "ctx-access"
+    MAP_VALUE_ACCESS = "map-value-access"
+    PACKET_ACCESS = "packet-access"
+    MEM_ACCESS = "mem-access"
+    READ_ONLY = "read-only-memory"
+    MISALIGNED = "misaligned-access"
+    # calls
+    UNKNOWN_HELPER = "unknown-helper"
+    HELPER_ARG = "helper-argument"
+    HELPER_NOT_ALLOWED = "helper-not-allowed"
+    REFERENCE_LEAK = "reference-leak"
+    RELEASE_UNOWNED = "release-of-unowned"
+    LOCK = "lock"
+    # outside
+    BUDGET = "budget"
+    UNSUPPORTED = "unsupported"
+
+
+@dataclass(frozen=True, slots=True)
+class PathStep:
+    """A step of the causal path: the instruction that produced or narrowed what went wrong."""
+
+    pc: int
+    note: str
+    source: SourceLine | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One broken rule. `message` is one line close to the kernel's wording, `reason` the
+    explanation for people, `path` the history from the first cause to the instruction."""
+
+    rule: Rule
+    kind: Kind
+    pc: int
+    message: str
+    reason: str = ""
+    suggestion: str = ""
+    source: SourceLine | None = None
+    path: tuple[PathStep, ...] = ()
+    feature: str = ""  # for Kind.UNSUPPORTED: what is missing
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Work done: instructions processed (each time one is stepped over), states stored, the most
+    stored at once, stack bytes of the deepest call chain."""
+
+    insns: int = 0
+    processed_insns: int = 0
+    states: int = 0
+    peak_states: int = 0
+    stack_depth: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The program can not fault, leak or hang, as far as the rules of its profile go."""
+
+    stats: Statistics
+    warnings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """`errors`, first cause first (at least one)."""
+
+    stats: Statistics
+    errors: tuple[Finding, ...]
+    warnings: tuple[Finding, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert self.errors, "a rejection says why"
+
+
+@dataclass(frozen=True, slots=True)
+class Inconclusive:
+    """No decision: a feature is missing (UNSUPPORTED) or a budget ran out (LIMIT)."""
+
+    stats: Statistics
+    finding: Finding
+    warnings: tuple[Finding, ...] = field(default=())
+
+
+Verdict = Accepted | Rejected | Inconclusive
