@@ -46,6 +46,17 @@ class Image:
         self._functions: dict[tuple[str, int], int] = {}
         self._programs: dict[str, int] = {}
         self._by_index: list[BpfMap] = []
+        before = set(self.memory.regions())
+        try:
+            self._make_maps(cpus)
+        except InputError:
+            for region in self.memory.regions():
+                if region not in before:
+                    self.memory.free(region)
+            raise
+
+    def _make_maps(self, cpus: int) -> None:
+        obj = self.object
         for spec in obj.maps:
             live = make_map(spec, self.memory, cpus=cpus)
             self._by_index.append(live)

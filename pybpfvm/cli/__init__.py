@@ -10,10 +10,12 @@ input · 3 unsupported feature · 4 guest fault · 70 internal error.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 
 from pybpfvm import __version__
 
@@ -28,6 +30,9 @@ COMMANDS = {
 }
 
 _INTERNAL_ERROR = 70
+_NO_STDOUT = (
+    "pybpfvm: error: standard output is closed (redirect it to a file or to /dev/null instead)"
+)
 _EPILOG = """exit codes: 0 expectations met, 1 rejected or failed expectation, 2 usage or
 unreadable input, 3 unsupported feature, 4 guest fault, 70 internal error"""
 
@@ -35,6 +40,11 @@ unreadable input, 3 unsupported feature, 4 guest fault, 70 internal error"""
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if sys.stdout is None:  # the shell's >&-
+        print(_NO_STDOUT, file=sys.stderr)
+        return 2
+    if isinstance(sys.stdout, TextIOWrapper):  # C lines and paths have any characters
+        sys.stdout.reconfigure(errors="backslashreplace")
     command = _command_in(arguments)
     if command not in COMMANDS:
         # --help, --version or a mistake: argparse answers and exits.
@@ -46,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(command, arguments)
     except BrokenPipeError:
         # The reader went away (`| head`): nobody is left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
 
 
@@ -56,6 +66,7 @@ def _run(command: str, arguments: Sequence[str]) -> int:
     try:
         args = _parser(command).parse_args(arguments)
         code: int = import_module(f"pybpfvm.cli.{command}").run(args)
+        sys.stdout.flush()
     except InternalError as error:
         return _report(
             error, error.exit_code, "internal error (a bug of pybpfvm, please report it)"
@@ -80,11 +91,21 @@ def _run(command: str, arguments: Sequence[str]) -> int:
         raise
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
+        if not place and error.errno == errno.ENOSPC:
+            place = "standard output: "
+            _drop_output()
         print(f"pybpfvm: error: {place}{error.strerror or error}", file=sys.stderr)
         return 2
     except Exception as error:
         return _crashed(error, arguments)
     return code
+
+
+def _drop_output() -> None:
+    """What is still to be written to stdout goes nowhere."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+    os.close(devnull)
 
 
 def _crashed(error: Exception, arguments: Sequence[str]) -> int:

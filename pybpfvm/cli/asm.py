@@ -8,9 +8,12 @@ from pathlib import Path
 
 from pybpfvm.cli.common import print_json
 from pybpfvm.errors import InputError
-from pybpfvm.isa.asm import assemble
+from pybpfvm.inputfile import read_input_file, too_long
+from pybpfvm.isa.asm import MAX_TEXT_CHARS, assemble
 from pybpfvm.isa.codec import check_targets, encode, pcs
 from pybpfvm.isa.disasm import format_insn
+
+_MAX_BYTES = 4 * MAX_TEXT_CHARS  # UTF-8 has 4 bytes a character at most
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(error.reason, where=where, remedy=error.remedy) from None
     code = encode(insns, big_endian=args.big_endian)
     if args.output:
-        Path(args.output).write_bytes(code)
+        _write(args.output, code)
     if args.json:
         print_json("asm/1", {"slots": len(code) // 8, "bytes": code.hex()})
     elif args.output:
@@ -44,10 +47,25 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read(name: str) -> str:
-    raw = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    if name == "-":
+        if sys.stdin is None:
+            raise InputError("standard input is closed", remedy="give a file")
+        raw = sys.stdin.buffer.read(_MAX_BYTES + 1)
+        if len(raw) > _MAX_BYTES:
+            raise too_long(_MAX_BYTES, "<stdin>")
+    else:
+        raw = read_input_file(name, _MAX_BYTES)
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
         raise InputError(
             f"not UTF-8 text at byte {error.start}", where=name, remedy="give assembly text"
         ) from None
+
+
+def _write(name: str, code: bytes) -> None:
+    try:
+        Path(name).write_bytes(code)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"can not be written: {reason}", where=name) from None

@@ -11,10 +11,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from pybpfvm.btf.types import Btf, BtfKind
 from pybpfvm.errors import InputError
+from pybpfvm.inputfile import read_input_file
 from pybpfvm.loader.btfs import read_btf_sections
 from pybpfvm.loader.core import CoreResolver
 from pybpfvm.loader.data import data_maps, unsupported_data
@@ -50,7 +50,7 @@ def load(
         data, path = source, name or "object"
     else:
         path = name or os.fspath(source)
-        data = _read_file(os.fspath(source), path)
+        data = read_input_file(source, MAX_FILE_BYTES, where=name)
     target: TargetBtf
     if target_btf is None:
         target = default_target
@@ -60,15 +60,6 @@ def load(
         target = target_btf
     elf = read_elf(data, path)
     return _assemble(elf, target, hashlib.sha256(data).hexdigest())
-
-
-def _read_file(source: str, path: str) -> bytes:
-    try:
-        with Path(source).open("rb") as file:
-            return file.read(MAX_FILE_BYTES + 1)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"can not be read: {reason}", where=path) from error
 
 
 def _assemble(elf: ElfObject, target: TargetBtf, sha256: str) -> BpfObject:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from pathlib import Path
 
 from pybpfvm.btf.parse import MAX_BYTES, parse_btf
 from pybpfvm.btf.types import Btf
 from pybpfvm.errors import InputError
+from pybpfvm.inputfile import read_input_file
 from pybpfvm.profiles import PROFILES, builtin_btf
 
 KERNEL_BTF = "/sys/kernel/btf/vmlinux"
@@ -55,9 +55,4 @@ def kernel_btf() -> Btf | None:
 
 def read_btf_file(path: str) -> Btf:
     """Raw BTF from a file. InputError if it can not be read or is malformed."""
-    try:
-        with Path(path).open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"can not be read: {error.strerror or error}", where=path) from error
-    return parse_btf(data, where=path)
+    return parse_btf(read_input_file(path, MAX_BYTES), where=path)

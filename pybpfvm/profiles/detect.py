@@ -182,7 +182,8 @@ def parse_overrides(options: Iterable[str], known: Iterable[str]) -> Mapping[int
     overrides: dict[int, str] = {}
     for option in options:
         number, equals, name = option.partition("=")
-        if not equals or not number.strip().isdigit():
+        number = number.strip()
+        if not equals or not (number.isascii() and number.isdigit()) or len(number) > 9:
             raise InputError(
                 f"{option!r} is not NUMBER=NAME",
                 where="--helper",

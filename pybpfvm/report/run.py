@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 from pybpfvm.maps.base import MapError
 from pybpfvm.program import MapType
@@ -13,11 +14,12 @@ from pybpfvm.session.objects import LoadedObject, MapView
 from pybpfvm.session.values import Value
 
 _MOST_ELEMENTS = 32
+_MOST_LOOKED_AT = 1 << 16  # keys of one map: an array of millions must not keep its user waiting
 
 
 def _is_zero(value: Value) -> bool:
     if isinstance(value, bytes):
-        return not any(value)
+        return value.count(0) == len(value)
     if isinstance(value, dict):
         return all(map(_is_zero, value.values()))
     if isinstance(value, list):
@@ -26,9 +28,12 @@ def _is_zero(value: Value) -> bool:
 
 
 def elements(view: MapView) -> Iterator[tuple[Value, Value]]:
-    """The elements worth showing: all of a hash, the non-zero ones of an array."""
+    """The elements worth showing: all of a hash, the non-zero ones of an array.
+
+    Of a map with more than 65,536 keys, only those among the first so many.
+    """
     array = view.spec.type in (MapType.ARRAY, MapType.PERCPU_ARRAY)
-    for key, value in view.items():
+    for key, value in view.items(_MOST_LOOKED_AT):
         if not array or not _is_zero(value):
             yield key, value
 
@@ -84,11 +89,22 @@ def print_maps(obj: LoadedObject) -> None:
             found = list(elements(view))
         except MapError:
             continue
-        if not found:
+        if not found and not _cut(view):
             continue
         print()
         heading(f"Map {name}")
         shown = found[:_MOST_ELEMENTS]
-        table(("key", "value"), ((value_text(k, names), value_text(v, names)) for k, v in shown))
+        if shown:
+            rows = ((value_text(k, names), value_text(v, names)) for k, v in shown)
+            table(("key", "value"), rows)
         if len(found) > len(shown):
             print(f"… and {len(found) - len(shown)} more elements")
+        if _cut(view):
+            print(f"only the first {_MOST_LOOKED_AT:,} keys were looked at")
+
+
+def _cut(view: MapView) -> bool:
+    """Whether the map has more keys than are looked at."""
+    if view.spec.max_entries <= _MOST_LOOKED_AT:
+        return False
+    return any(True for _ in islice(view.raw_keys(), _MOST_LOOKED_AT, None))

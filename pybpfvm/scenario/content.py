@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pybpfvm.errors import InputError
+from pybpfvm.inputfile import read_input_file
 from pybpfvm.scenario.model import (
     AddressOf,
     Content,
@@ -111,7 +112,8 @@ def content(table: Table, base: Path, depth: int = 0) -> Content:
         case "text":
             return Raw(table.text("text").encode())
         case "file":
-            return Raw(_host_file(base / table.text("file"), table.at("file")))
+            path = base / table.text("file")
+            return Raw(read_input_file(path, MAX_HOST_FILE_BYTES, where=table.at("file")))
         case "timespec_ns":
             duration = table.integer("timespec_ns", -(1 << 62), 1 << 62) or 0
             return Words(8, divmod(duration, 1_000_000_000))
@@ -163,17 +165,6 @@ def _hex(text: str, where: str) -> bytes:
         return bytes.fromhex(text)
     except ValueError as error:
         raise InputError(f"not hexadecimal: {error}", where=where) from None
-
-
-def _host_file(path: Path, where: str) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_HOST_FILE_BYTES + 1)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot be read: {error}", where=where) from None
-    if len(data) > MAX_HOST_FILE_BYTES:
-        raise InputError(f"more than {MAX_HOST_FILE_BYTES} bytes", where=where)
-    return data
 
 
 def fixed_size(found: Content) -> int:

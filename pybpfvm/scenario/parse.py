@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pybpfvm.errors import InputError
+from pybpfvm.inputfile import read_input_file
 from pybpfvm.scenario.content import CONTENT_KEYS, check_total, content
 from pybpfvm.scenario.expect import expectations
 from pybpfvm.scenario.model import (
@@ -56,15 +57,8 @@ _OPEN_FLAGS = {
 
 def parse(path: str | os.PathLike[str]) -> Scenario:
     """Read the scenario in the file `path`. Raises InputError."""
-    source = Path(path)
-    try:
-        with source.open("rb") as stream:
-            data = stream.read(MAX_FILE_BYTES + 1)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot be read: {error}", where=str(path)) from None
-    if len(data) > MAX_FILE_BYTES:
-        raise InputError(f"a scenario of more than {MAX_FILE_BYTES} bytes", where=str(path))
-    return parse_bytes(data, str(path), source.parent)
+    data = read_input_file(path, MAX_FILE_BYTES)
+    return parse_bytes(data, str(path), Path(path).parent)
 
 
 def parse_bytes(data: bytes, name: str, base: Path) -> Scenario:
