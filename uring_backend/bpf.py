@@ -47,13 +47,15 @@ class ProgramRunner(Protocol):
 class Budgets:
     """What a ring may use up before it is called hung.
 
-    `max_runs` of programs in one host call; `livelock_runs` in a row in which nothing changes;
+    `max_runs` of programs in one host call; `livelock_runs` in a row in which nothing changes, or
+    `livelock_insns` executed in them;
     `idle_timeout_ns` of wall time without any event while something waits without a timeout of
     its own; `backlog_entries` CQEs beyond a full CQ 0; `live_requests` at a time.
     """
 
     max_runs: int = 1_000_000
     livelock_runs: int = 10_000
+    livelock_insns: int = 1 << 25
     idle_timeout_ns: int = 10_000_000_000
     backlog_entries: int = 65_536
     live_requests: int = 262_144
@@ -93,6 +95,7 @@ class BpfRequests:
         self._park_count = 0
         self._runs_left = 0
         self._stalled = 0
+        self._stalled_insns = 0
         self._seen_activity = -1
         self._ctx_addr = ctx.start
         self._ctx_view = memory.view(ctx)
@@ -274,7 +277,7 @@ class BpfRequests:
     # --- live-locks -----------------------------------------------------------------------
 
     def _changed(self) -> None:
-        self._stalled = 0
+        self._stalled = self._stalled_insns = 0
         self._seen_activity = self._submitter.activity
         self._cqs.new_epoch()
 
@@ -285,10 +288,13 @@ class BpfRequests:
             return
         if self._cqs.moved:
             self._cqs.moved = False
-            self._stalled = 0
+            self._stalled = self._stalled_insns = 0
             return
         self._stalled += 1
-        if self._stalled < self._budgets.livelock_runs:
+        self._stalled_insns += self._runner.executed()
+        budgets = self._budgets
+        few = self._stalled < budgets.livelock_runs
+        if few and self._stalled_insns < budgets.livelock_insns:
             return
         # A program may poll: let time pass for it, if anything can still happen.
         if self._backend.can_progress():
