@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 
 from pybpfvm.bits import s32, s64
 from pybpfvm.cli.common import (
@@ -17,11 +16,14 @@ from pybpfvm.cli.common import (
 )
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS
 from pybpfvm.errors import InputError
+from pybpfvm.inputfile import read_input_file
 from pybpfvm.report.account import Account
 from pybpfvm.report.names import AddressNames
 from pybpfvm.report.run import map_rows, print_maps
 from pybpfvm.session import Machine
 from pybpfvm.session.objects import LoadedObject, LoadedProgram
+
+_MAX_BYTES = 16 << 20  # of a context, and of a packet
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +70,7 @@ def _bytes(option: str | None, name: str) -> bytes | None:
     if option is None:
         return None
     if option.startswith("@"):
-        return Path(option[1:]).read_bytes()
+        return read_input_file(option[1:], _MAX_BYTES, where=f"{name} {option}")
     try:
         return bytes.fromhex(option)
     except ValueError:

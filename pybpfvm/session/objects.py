@@ -6,6 +6,7 @@ import errno as _errno
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from pybpfvm.btf.types import Btf
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Engine, RunEnvironment
@@ -241,9 +242,9 @@ class MapView:
                 return
             yield key
 
-    def items(self) -> Iterator[tuple[Value, Value]]:
-        """All (key, value) pairs."""
-        for key in self:
+    def items(self, most: int | None = None) -> Iterator[tuple[Value, Value]]:
+        """All (key, value) pairs, or those of the first `most` keys."""
+        for key in islice(self, most):
             try:
                 yield key, self[key]
             except (KeyError, InputError):
