@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from pybpfvm.memory import AddressSpace
+from pybpfvm.memory import AddressSpace, Region
 
 if TYPE_CHECKING:
     from pybpfvm.maps.base import BpfMap
@@ -65,6 +65,10 @@ class HelperContext(Protocol):
     @property
     def cpu(self) -> int:
         """Number of the CPU the program runs on (always a possible CPU of the per-CPU maps)."""
+
+    @property
+    def packet(self) -> Region | None:
+        """The packet that the program runs on, as far as it is shown; None without one."""
 
     def map_at(self, addr: int, index: int) -> BpfMap:
         """The map whose handle is `addr`; raises BadArgument(index) if it is none."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import chain
 
-from pybpfvm.helpers import clock, control, iouring, lock, map, probe, ringbuf, system, text
+from pybpfvm.helpers import clock, control, iouring, lock, map, packet, probe, ringbuf, system, text
 from pybpfvm.helpers.proto import Helper
 
 _FAMILIES = (
@@ -20,6 +20,7 @@ _FAMILIES = (
     ringbuf.ROWS,
     lock.ROWS,
     control.ROWS,
+    packet.ROWS,
     iouring.ROWS,
 )
 

@@ -1,4 +1,4 @@
-"""Text in and out: trace_printk, snprintf, strtol, strtoul. bpf-helpers(7)."""
+"""Text in and out: trace_printk, snprintf, strtol, strtoul, strncmp. bpf-helpers(7)."""
 
 from __future__ import annotations
 
@@ -155,6 +155,17 @@ def strtoul(ctx: HelperContext, buf: int, buf_len: int, flags: int, res: int, _5
     return _strto(ctx, buf, buf_len, flags, res, signed=False)
 
 
+def strncmp(ctx: HelperContext, s1: int, size: int, s2: int, _4: int, _5: int) -> int:
+    """Below, equal to or above 0 as the at most `size` bytes of s1, up to its NUL, are to s2."""
+    size &= 0xFFFF_FFFF
+    one = ctx.memory.program_read(s1, size)
+    other = cstring(ctx.memory, s2, size, truncate=True) + b"\0"
+    for a, b in zip(one, other, strict=False):
+        if a != b or a == 0:
+            return (a > b) - (a < b)
+    return 0
+
+
 _STRTO = (ArgType.PTR_TO_MEM, ArgType.CONST_SIZE, ArgType.ANYTHING, ArgType.PTR_TO_LONG)
 
 ROWS = (
@@ -204,4 +215,11 @@ ROWS = (
     ),
     Helper("strtol", _STRTO, RetType.INTEGER, strtol, "Parse a signed number."),
     Helper("strtoul", _STRTO, RetType.INTEGER, strtoul, "Parse an unsigned number."),
+    Helper(
+        "strncmp",
+        (ArgType.PTR_TO_MEM, ArgType.CONST_SIZE, ArgType.PTR_TO_CONST_STR),
+        RetType.INTEGER,
+        strncmp,
+        "Compare memory with a constant string.",
+    ),
 )

@@ -45,7 +45,7 @@ class CtxField:
 
     def named_by(self, offset: int, size: int, *, store: bool) -> bool:
         """Whether an access of `size` bytes at `offset` is one to this field."""
-        if self.offset == offset and self.size == size and self.parts is not CtxParts.ANY:
+        if self.offset == offset and self.size == size:
             return True
         if self.parts is CtxParts.WHOLE or (store and self.parts is CtxParts.READ):
             return False
@@ -141,5 +141,12 @@ class Profile:
         """The field that an access of `size` bytes at `offset` names exactly, or None."""
         for ctx_field in self.ctx_fields:
             if ctx_field.offset == offset and ctx_field.size == size:
+                return ctx_field
+        return None
+
+    def ctx_field_named(self, offset: int, size: int, *, store: bool) -> CtxField | None:
+        """The field that an access names exactly or by one of its parts, or None."""
+        for ctx_field in self.ctx_fields:
+            if ctx_field.named_by(offset, size, store=store):
                 return ctx_field
         return None

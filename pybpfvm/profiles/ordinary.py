@@ -18,6 +18,7 @@ from pybpfvm.profiles.base import (
     SectionRule,
     Sleepable,
 )
+from pybpfvm.profiles.detect import matching_section
 from pybpfvm.profiles.iouring_2021 import BASE_514
 from pybpfvm.profiles.mainline import MAINLINE_NAMES
 
@@ -116,7 +117,7 @@ _SK_BUFF = (
     CtxField("hwtstamp", 184, 8, False),
 )
 _SOCKET_FIELDS = frozenset(
-    "family remote_ip4 local_ip4 remote_ip6 local_ip6 remote_port local_port".split()
+    ["family", "remote_ip4", "local_ip4", "remote_ip6", "local_ip6", "remote_port", "local_port"]
 )
 
 
@@ -305,3 +306,10 @@ def unsupported_type(section: str) -> str | None:
     """The kernel's name of the program type of a section that this version does not run."""
     found = max((p for p in _NOT_RUN if section.startswith(p)), key=len, default=None)
     return None if found is None else f"BPF_PROG_TYPE_{_NOT_RUN[found].upper()}"
+
+
+def profile_of_section(section: str) -> Profile | None:
+    """The ordinary profile whose programs stand in sections of this name."""
+    if unsupported_type(section) is not None:
+        return None
+    return next((p for p in ORDINARY if matching_section(p, section) is not None), None)

@@ -169,8 +169,8 @@ def ld_ind(run: Run, step: Step) -> int:
     return _load_packet(run, step, s32(run.regs[step.src] + step.imm))
 
 
-# Offsets from here on, below 0, count from the network header, which is where the packet of a
-# socket filter starts; those below them, down to the second, from the link-layer header.
+# Offsets from here on, below 0, count from the network header; those below them, down to the
+# second, from the link-layer header.
 _NETWORK = -0x100000
 _LINK_LAYER = -0x200000
 
@@ -185,7 +185,9 @@ def _load_packet(run: Run, step: Step, offset: int) -> int:
     if _LINK_LAYER <= offset < _NETWORK:
         raise Stop(TrapKind.UNSUPPORTED, "packet access relative to the link-layer header")
     if _NETWORK <= offset < 0:
-        offset -= _NETWORK
+        profile = run.environment.profile
+        rules = profile.packet if profile is not None else None
+        offset += (rules.network_offset if rules is not None else 0) - _NETWORK
     run.regs[1:6] = (0, 0, 0, 0, 0)
     if offset < 0 or offset + step.width > packet.size:
         run.regs[0] = 0

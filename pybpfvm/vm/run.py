@@ -24,9 +24,11 @@ from pybpfvm.isa.opcodes import (
 )
 from pybpfvm.maps.base import BpfMap
 from pybpfvm.memory import AddressSpace, MemoryFault, Region, RegionKind
+from pybpfvm.profiles.base import CtxHolds
 from pybpfvm.program import Program
 from pybpfvm.vm.step import LEAVE, Step
 
+_POINTERS = (CtxHolds.DATA, CtxHolds.DATA_END, CtxHolds.DATA_META)
 _ARGUMENTS = range(1, 6)
 _FIRST_SAVED = 6
 _NO_ARGUMENTS = (0, 0, 0, 0, 0)
@@ -155,6 +157,9 @@ class Run:
         region, view, offset = self.memory.check(addr, size, write=False)
         if region.kind is RegionKind.CTX:
             self._check_ctx(addr, size, store=False, plain=True)
+            pointer = self._packet_pointer(addr - self.ctx_addr, size)
+            if pointer is not None:
+                return pointer
         return int.from_bytes(view[offset : offset + size], self.memory.byteorder)
 
     def store(self, addr: int, size: int, value: int, *, plain: bool) -> None:
@@ -179,6 +184,23 @@ class Run:
         )
         if reason is not None:
             raise Stop(TrapKind.CTX_ACCESS, reason, addr)
+
+    def _packet_pointer(self, offset: int, size: int) -> int | None:
+        """What a load from a context field that stands for a pointer gives; None for others.
+
+        Such fields are 32 bits wide and give 64, as when a kernel rewrites the load.
+        """
+        profile, packet = self.environment.profile, self.packet
+        if profile is None or profile.packet is None:
+            return None
+        named = profile.ctx_field_named(offset, size, store=False)
+        if named is None:
+            return None
+        if named.holds is CtxHolds.KERNEL_OBJECT:
+            raise Stop(TrapKind.UNSUPPORTED, f"{profile.ctx_name}.{named.name}")
+        if packet is None or named.holds not in _POINTERS:
+            return None
+        return packet.end if named.holds is CtxHolds.DATA_END else packet.start
 
     # Calls.
 

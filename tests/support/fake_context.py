@@ -11,7 +11,7 @@ from pybpfvm.helpers.table import HELPERS
 from pybpfvm.maps import make_map
 from pybpfvm.maps.base import BpfMap
 from pybpfvm.maps.live import LiveMap
-from pybpfvm.memory import AddressSpace, RegionKind
+from pybpfvm.memory import AddressSpace, Region, RegionKind
 from pybpfvm.program import MapSpec, MapType
 
 Callback = Callable[..., int]
@@ -50,6 +50,7 @@ class FakeContext:
         self.ring = ring
         self.helper_length_checked = length_checked
         self.cpu = 0
+        self.packet: Region | None = None
         self.clock_ns = 0
         self.randoms = [0]
         self.lines: list[str] = []
