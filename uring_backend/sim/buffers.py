@@ -138,12 +138,12 @@ def prepare_provide(core: Core, request: Request) -> Issue:
         raise Refused(errno.E2BIG)
     if not sqe.len:
         raise Refused(errno.EINVAL)
+    if not core.memory.is_user(sqe.addr, sqe.len * count):
+        raise Refused(errno.EFAULT)
     if first_id >= _MAX_IDS:
         raise Refused(errno.E2BIG)
     if first_id + count > _MAX_IDS:
         raise Refused(errno.EINVAL)
-    if not core.memory.is_user(sqe.addr, sqe.len * count):
-        raise Refused(errno.EFAULT)
 
     def issue() -> int:
         core.groups.provide(sqe.buf_index, first_id, sqe.addr, sqe.len, count)

@@ -51,7 +51,7 @@ def cancel_one(core: Core, request: Request) -> int:
 def _candidates(core: Core) -> list[Request]:
     """Where mainline looks, in its order: workers, files waited for, timeouts.
 
-    A cancellation that a worker performs finds itself.
+    A cancellation that a worker performs finds itself, unless it is for all there are.
     """
     workers = [request for request in core.live.values() if request.state is State.WORKER]
     if core.working is not None:
@@ -86,7 +86,8 @@ def prepare_async_cancel(core: Core, request: Request) -> Issue:
             fixed = flags & ASYNC_CANCEL_FD_FIXED or sqe.flags & SQE_FIXED_FILE
             file = (core.slots if fixed else core.fds).get(sqe.fd)
         found = [other for other in _candidates(core) if matches(other, file)]
-        if flags & ASYNC_CANCEL_ALL:
+        if flags & (ASYNC_CANCEL_ALL | ASYNC_CANCEL_ANY):  # ANY means all of them, too
+            found = [other for other in found if other is not request]
             for other in found:
                 cancel_one(core, other)
             return len(found)

@@ -347,7 +347,10 @@ class Core:
 
     def arm_poll_on(self, request: Request, queue: WaitQueue, woken: Woken) -> None:
         """Call `woken` whenever `queue` is woken."""
-        queue.add(request, woken)
+        if request.sqe.opcode == Op.ACCEPT:
+            queue.add_exclusive(request, woken, lambda: request.multishot or not request.woken)
+        else:
+            queue.add(request, woken)
         request.queue = queue
         request.state = State.POLLED
         request.woken = False
@@ -428,7 +431,8 @@ class Core:
 
         def end() -> None:
             request.cqe_flags = 0
-            self.complete(request, res)
+            # What a transfer has moved before counts as its result.
+            self.complete(request, request.done_bytes or res, failed=True)
 
         self.later(end)
 

@@ -26,23 +26,34 @@ Woken = Callable[[int], None]
 
 
 class WaitQueue:
-    """Who wants to know when a file changes. The latest comer is told first, as in the kernel."""
+    """Who wants to know when a file changes. As in the kernel, the latest comer is told first;
+    of those that wait for a connection only the oldest is told."""
 
     def __init__(self) -> None:
         self._waiting: dict[object, Woken] = {}
+        self._exclusive: dict[object, tuple[Woken, Callable[[], bool]]] = {}
 
     def add(self, key: object, woken: Woken) -> None:
         """Call `woken` at every change until `remove`."""
         self._waiting[key] = woken
 
+    def add_exclusive(self, key: object, woken: Woken, idle: Callable[[], bool]) -> None:
+        """Call `woken` when this one is the oldest of its kind for which `idle` is true."""
+        self._exclusive[key] = woken, idle
+
     def remove(self, key: object) -> None:
         """Forget `key`; unknown ones are ignored."""
         self._waiting.pop(key, None)
+        self._exclusive.pop(key, None)
 
     def wake(self, events: int = 0) -> None:
         """Something changed; `events` as a waker in the kernel names them."""
         for woken in reversed(list(self._waiting.values())):
             woken(events)
+        for woken, idle in self._exclusive.values():
+            if idle():
+                woken(events)
+                return
 
 
 class Node:

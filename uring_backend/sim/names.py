@@ -262,11 +262,12 @@ def prepare_fsync(core: Core, request: Request) -> Issue:
     sqe = request.sqe
     if sqe.addr or sqe.buf_index or sqe.file_index or sqe.op_flags & ~FSYNC_DATASYNC:
         raise Refused(errno.EINVAL)
+    if s64(sqe.off) < 0:
+        raise Refused(errno.EINVAL)
     request.through_worker = True
 
     def issue() -> int:
-        offset, size = s64(sqe.off), sqe.len
-        if offset < 0 or offset + size > MAX_OFFSET:
+        if s64(sqe.off) + sqe.len > MAX_OFFSET:
             raise Refused(errno.EINVAL)
         if not isinstance(core.file_of(request).node, Inode):
             raise Refused(errno.EINVAL)
@@ -446,8 +447,19 @@ def prepare_renameat(core: Core, request: Request) -> Issue:
         if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or flags == RENAME_NOREPLACE + 2:
             raise Refused(errno.EINVAL)
         vfs = core.world.vfs
-        source = vfs.walk(old, _start(core, sqe.fd, old))
-        target = vfs.walk(new, _start(core, s32(sqe.len), new))
+        # Mainline finds both directories, then the old name in its one, then the new one.
+        try:
+            source = vfs.walk(old, _start(core, sqe.fd, old))
+        except Refused as refused:
+            if refused.errno == errno.ENAMETOOLONG:
+                vfs.walk(new, _start(core, s32(sqe.len), new))
+            raise
+        try:
+            target = vfs.walk(new, _start(core, s32(sqe.len), new))
+        except Refused as refused:
+            if refused.errno == errno.ENAMETOOLONG:
+                source.existing()
+            raise
         exchange = bool(flags & RENAME_EXCHANGE)
         vfs.rename(source, target, replace=not flags & RENAME_NOREPLACE, exchange=exchange)
         return 0

@@ -286,6 +286,7 @@ def prepare_send(core: Core, request: Request) -> Issue:
             _, _, addr, size = request.buffer
         try:
             if not core.memory.is_user(addr, size):
+                socket.send(b"")  # whether it can send at all comes first
                 raise Refused(errno.EFAULT)
             data = core.memory.user_read(addr, size)[request.done_bytes :]
             request.done_bytes += socket.send(data)

@@ -6,6 +6,7 @@ import errno
 from typing import Final
 
 from pybpfvm.uring_backend.abi import (
+    NAME_MAX,
     O_ACCMODE,
     O_CREAT,
     O_DIRECTORY,
@@ -42,6 +43,10 @@ def open_path(
     """A new open file, not yet in any table. Refused with open(2)'s errno."""
     if flags & O_CREAT and flags & O_DIRECTORY:
         raise Refused(errno.EINVAL)
+    last = path.rstrip(b"/").rpartition(b"/")[2]
+    if flags & O_CREAT and path.endswith(b"/") and len(last) > NAME_MAX:
+        vfs.walk(path[: path.rstrip(b"/").rfind(b"/") + 1] or b".", start, beneath=beneath)
+        raise Refused(errno.EISDIR)  # before the name is looked up
     place = vfs.walk(path, start, beneath=beneath)
     node: Inode
     if flags & O_CREAT and place.must_be_dir and place.name:

@@ -31,6 +31,7 @@ from pybpfvm.uring_backend.abi import (
     Op,
 )
 from pybpfvm.uring_backend.sim.request import Issue, Refused, Request
+from pybpfvm.uring_backend.sim.vfs import Directory
 
 if TYPE_CHECKING:
     from pybpfvm.uring_backend.sim.core import Core
@@ -142,13 +143,12 @@ def prepare_read_write(core: Core, request: Request) -> Issue:
             return [core.groups.select(request, wanted)]
         if vector is not None:
             return vector
-        size = min(sqe.len, MAX_RW_COUNT)
-        if op in (Op.READ_FIXED, Op.WRITE_FIXED):
-            core.buffers.check(sqe.buf_index, sqe.addr, sqe.len)
-        return [(sqe.addr, size)]
+        return [(sqe.addr, min(sqe.len, MAX_RW_COUNT))]
 
     def issue() -> int:
         file = core.file_of(request)
+        if op in (Op.READ_FIXED, Op.WRITE_FIXED):
+            core.buffers.check(sqe.buf_index, sqe.addr, sqe.len)
         if not (file.writable if writing else file.readable):
             raise Refused(errno.EBADF)
         if sqe.op_flags & ~_RWF or sqe.op_flags & RWF_HIPRI:
@@ -170,11 +170,13 @@ def prepare_read_write(core: Core, request: Request) -> Issue:
         offset = 0
         if node.seekable:
             offset = file.offset if sqe.off == CURRENT_POSITION else s64(sqe.off)
-            append = file.append and not sqe.op_flags & RWF_NOAPPEND
-            if writing and (append or sqe.op_flags & RWF_APPEND):
-                offset = node.size()
             if offset < 0 or offset + size > MAX_OFFSET:
                 raise Refused(errno.EINVAL)
+            append = file.append and not sqe.op_flags & RWF_NOAPPEND
+            if writing and size and (append or sqe.op_flags & RWF_APPEND):
+                offset = node.size()
+        if not size and isinstance(node, Directory):
+            return 0  # a directory is found out only when there is something to read
         if size and not near:  # nothing can be moved; a read at the end has nothing to move
             if writing or node.peek(offset):
                 raise Refused(errno.EFAULT)

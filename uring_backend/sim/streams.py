@@ -13,7 +13,6 @@ from pybpfvm.uring_backend.abi import (
     POLLHUP,
     POLLIN,
     POLLOUT,
-    POLLPRI,
     POLLRDBAND,
     POLLRDHUP,
     POLLRDNORM,
@@ -34,7 +33,7 @@ SOCKET_BYTES: Final = 128 << 10
 
 _IN: Final = POLLIN | POLLRDNORM
 _OUT: Final = POLLOUT | POLLWRNORM
-_SOCKET_IN: Final = _IN | POLLPRI | POLLRDBAND  # what a socket tells its waiters
+_SOCKET_IN: Final = _IN | POLLRDBAND  # what a socket tells its waiters
 _SOCKET_OUT: Final = _OUT | POLLWRBAND
 
 
@@ -76,7 +75,8 @@ class Pipe:
 
     def __init__(self) -> None:
         self.data = Bytes(PIPE_BYTES)
-        self.queue = WaitQueue()
+        self.readers = WaitQueue()
+        self.writers = WaitQueue()
         self.reader: PipeReader | None = PipeReader(self)
         self.writer: PipeWriter | None = PipeWriter(self)
 
@@ -88,7 +88,7 @@ class PipeReader(Node):
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
-        self.queue = pipe.queue
+        self.queue = pipe.readers
 
     def read(self, size: int, offset: int) -> bytes:
         pipe = self._pipe
@@ -99,7 +99,7 @@ class PipeReader(Node):
                 return b""
             raise Refused(errno.EAGAIN)
         data = pipe.data.get(size)
-        pipe.queue.wake(_OUT)
+        pipe.writers.wake(_OUT)
         return data
 
     def peek(self, offset: int) -> bool:
@@ -112,7 +112,7 @@ class PipeReader(Node):
 
     def released(self) -> None:
         self._pipe.reader = None
-        self._pipe.queue.wake()
+        self._pipe.writers.wake()
 
 
 class PipeWriter(Node):
@@ -122,7 +122,7 @@ class PipeWriter(Node):
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
-        self.queue = pipe.queue
+        self.queue = pipe.writers
 
     def write(self, data: bytes, offset: int) -> int:
         pipe = self._pipe
@@ -134,7 +134,7 @@ class PipeWriter(Node):
         if not room or (len(data) <= PIPE_BUF and room < len(data)):
             raise Refused(errno.EAGAIN)
         done = pipe.data.put(data)
-        pipe.queue.wake(_IN)
+        pipe.readers.wake(_IN)
         return done
 
     def poll(self) -> int:
@@ -143,7 +143,7 @@ class PipeWriter(Node):
 
     def released(self) -> None:
         self._pipe.writer = None
-        self._pipe.queue.wake()
+        self._pipe.readers.wake()
 
 
 class SocketState(Enum):
