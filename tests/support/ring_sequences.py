@@ -127,7 +127,11 @@ class Generator:
         self.drains = False
 
     def sequence(self) -> Sequence:
-        steps = [self.step() for _ in range(self.random.randint(2, 7))]
+        steps: list[Step] = []
+        for _ in range(self.random.randint(2, 7)):
+            steps.append(self.step())
+            if self.drains:  # it may hold everything back, for workers to do at the same time
+                break
         return Sequence(self.seed, self.pokes, steps, self.statx_at, self.peer_at)
 
     # --- memory -----------------------------------------------------------------------------
@@ -197,7 +201,7 @@ class Generator:
             used |= unit.uses
             step.units.append(unit)
         if random.random() < 0.1 and step.units:
-            self.drained(random.choice(step.units))
+            self.drained(step, random.choice(step.units))
         return step
 
     def host_action(self) -> tuple[str, bytes]:
@@ -209,9 +213,9 @@ class Generator:
             what = "send"
         return what, self.bytes(self.random.randint(1, 150))
 
-    def drained(self, unit: Unit) -> None:
-        if any(spec.fields.get("ioprio") for spec in unit.specs):
-            return  # see multishot receives in docs/sim-kernel-differences.md
+    def drained(self, step: Step, unit: Unit) -> None:
+        if any(spec.flags_of("ioprio") for spec in step.specs) or unit.specs[-1].op == _LINKED:
+            return  # docs/sim-kernel-differences.md
         self.drains = True
         index = self.random.randrange(len(unit.specs))
         spec = unit.specs[index]
@@ -299,6 +303,8 @@ class Generator:
             return self.spec(Op.READ, addr=addr, len=size, **fields)
         if what <= 3:
             addr = self.wild() if wild else self.data(self.bytes(size))
+            if wild and offset > FILE_BYTES:
+                fields["off"] = 0  # whether a fault extends the file is the file system's choice
             flags = random.choice((0, 0, 0, abi.RWF_APPEND, abi.RWF_DSYNC, 1 << 30))
             return self.spec(Op.WRITE, addr=addr, len=size, op_flags=flags, **fields)
         if what == 4:
@@ -381,6 +387,8 @@ class Generator:
     def open_spec(self, name: str, flags: int) -> Spec:
         random = self.random
         dirfd: Value = random.choice((abi.AT_FDCWD,) * 8 + (Fd("sub"), -1, 0, Fd("a")))
+        # ".." ends at "sub" on the kernel's ring, at "/" in sim.
+        path = self.data(name.encode() + b"\0") if dirfd == Fd("sub") else self.path(name)
         slot = 0
         if random.random() < 0.2:
             slot = random.choice((5, 6, 7, abi.FILE_INDEX_ALLOC))
@@ -391,14 +399,12 @@ class Generator:
             return self.spec(
                 Op.OPENAT2,
                 fd=dirfd,
-                addr=self.path(name),
+                addr=path,
                 off=self.data(how),
                 len=random.choice((24, 24, 24, 16)),
                 file_index=slot,
             )
-        return self.spec(
-            Op.OPENAT, fd=dirfd, addr=self.path(name), op_flags=flags, len=0o644, file_index=slot
-        )
+        return self.spec(Op.OPENAT, fd=dirfd, addr=path, op_flags=flags, len=0o644, file_index=slot)
 
     def opening(self) -> list[Spec]:
         """Opens of "d" and what is done with them (their descriptors are known one step later)."""
@@ -692,6 +698,7 @@ class Generator:
         return specs
 
 
+_LINKED = Op.LINK_TIMEOUT
 _HERE = abi.CURRENT_POSITION
 _MAY_GO_ASYNC = frozenset(
     {Op.NOP, Op.READ, Op.WRITE, Op.READV, Op.WRITEV, Op.READ_FIXED, Op.WRITE_FIXED, Op.OPENAT}
@@ -705,7 +712,7 @@ class Outcome:
 
     consumed: list[int]
     events: list[tuple[int, object, int]]
-    steps: list[int]  # how many events there were after each step
+    steps: list[tuple[int, int]]  # events so far, requests in flight after each step
     host: list[object]
     memory: bytes
     files: dict[str, bytes | None]
@@ -743,19 +750,19 @@ class Player:
             return places[value.kind]
         return value
 
-    def play(self, expected: list[int] | None = None) -> Outcome:
-        """`expected`: how many events another backend had after each step; wait for as many."""
+    def play(self, expected: list[tuple[int, int]] | None = None) -> Outcome:
+        """`expected`: the `steps` of another backend; wait for as much to happen here."""
         self.set_up()
         consumed: list[int] = []
         host: list[object] = []
-        steps: list[int] = []
+        steps: list[tuple[int, int]] = []
         for index, step in enumerate(self.sequence.steps):
             for what, data in step.host:
                 host.append(self.act(what, data))
                 self.take()
             consumed.append(self.backend.submit([spec.pack(self.resolve) for spec in step.specs]))
             self.settle(None if expected is None else expected[index])
-            steps.append(len(self.events))
+            steps.append((len(self.events), self.backend.in_flight()))
         files = {name: self.content(name) for name in (*FILES, "n1", "n2", "nd/x", "nd/y")}
         memory = self.memory.user_read(self.block.start + 64, OUT_START - 64)
         facts = [self.statx(at) for at in self.sequence.statx_at]
@@ -811,7 +818,7 @@ class Player:
         except InputError:
             return "refused"
 
-    def settle(self, expected: int | None) -> None:
+    def settle(self, expected: tuple[int, int] | None) -> None:
         """Take events until the step is over."""
         if expected is None:
             end = self.backend.now_ns() + SETTLE_NS
@@ -821,8 +828,12 @@ class Player:
             return
         self.take()
         end = time.monotonic_ns() + LIMIT_NS
-        while len(self.events) < expected and time.monotonic_ns() < end:
+        events, in_flight = expected
+        while len(self.events) < events and time.monotonic_ns() < end:
             self.backend.wait(LIMIT_NS // 10)
+            self.take()
+        while self.backend.in_flight() > in_flight and time.monotonic_ns() < end:
+            self.backend.wait(GRACE_NS)  # silent requests, with nothing to report
             self.take()
         while self.backend.wait(GRACE_NS):
             self.take()
@@ -896,7 +907,9 @@ def disorder(sequence: Sequence, outcome: Outcome) -> Iterator[str]:
 
 
 def play_on(
-    sequence: Sequence, make: Callable[[AddressSpace], Backend], expected: list[int] | None
+    sequence: Sequence,
+    make: Callable[[AddressSpace], Backend],
+    expected: list[tuple[int, int]] | None,
 ) -> Outcome:
     """Play on a fresh backend."""
     with ExitStack() as stack:

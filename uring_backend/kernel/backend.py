@@ -315,6 +315,7 @@ class KernelBackend:
             real, effect = self._guard.admit(replace(sqe, flags=flags).pack())
             if effect is not None:
                 entry.kept = effect.kept
+                entry.bad_sqe |= effect.bad_path
                 if effect.total >= 0 and not flags & abi.SQE_BUFFER_SELECT:
                     entry.expected = min(effect.total, abi.MAX_RW_COUNT)
                 if effect.on_result is not None:
@@ -334,7 +335,8 @@ class KernelBackend:
         external.gate = gate = self._take_gate({sqe.user_data})
         start = replace(start, flags=start.flags | abi.SQE_IO_LINK)
         yield start.pack(), consumed - 1, start.user_data, _Start(external)
-        yield self._read_gate(gate, sqe.flags & _ANY_LINK, consumed)
+        # Refused like the NOP if drains are: the last of a chain decides whether the batch ends.
+        yield self._read_gate(gate, sqe.flags & (_ANY_LINK | abi.SQE_IO_DRAIN), consumed)
 
     def _fence(self, before: int) -> Iterator[_Planned]:
         """A hidden READ that a drain finds in flight while lone external requests are not over."""

@@ -129,12 +129,14 @@ class Places(Protocol):
 class Effect:
     """What an admitted SQE needs until its last CQE: private memory, what a result does.
 
-    `total`: bytes that its iovecs ask for, -1 when there are none.
+    `total`: bytes that its iovecs ask for, -1 when there are none. `bad_path`: it has a path
+    that the kernel refuses without looking at the file system.
     """
 
-    __slots__ = ("kept", "on_result", "total")
+    __slots__ = ("bad_path", "kept", "on_result", "total")
 
-    def __init__(self, kept: object, total: int) -> None:
+    def __init__(self, kept: object, total: int, bad_path: bool) -> None:
+        self.bad_path = bad_path
         self.kept = kept
         self.total = total
         self.on_result: Callable[[int], None] | None = None
@@ -155,6 +157,7 @@ class Guard:
         # Of the SQE being admitted.
         self._kept: list[ctypes.Array[ctypes.c_char]] = []
         self._total = -1
+        self._bad_path = False
 
     def admit(self, raw: bytes) -> tuple[bytes, Effect | None]:
         """The SQE to submit in place of `raw` (64 bytes), and what it needs kept."""
@@ -170,7 +173,7 @@ class Guard:
                 return raw, None
         elif opcode == Op.NOP and not op_flags & abi.NOP_FILE:
             return raw, None
-        self._kept, self._total = [], -1
+        self._kept, self._total, self._bad_path = [], -1, False
         sqe = Sqe.unpack(raw)
         sqe = replace(sqe, fd=self._admit_fd(sqe))
         special = _SPECIAL.get(opcode)
@@ -179,7 +182,9 @@ class Guard:
         else:
             for pointer in abi.OPS[Op(opcode)].pointers:
                 sqe = self._admit_pointer(sqe, pointer)
-        effect = Effect(self._kept, self._total) if self._kept else None
+        effect = None
+        if self._kept or self._bad_path:
+            effect = Effect(self._kept, self._total, self._bad_path)
         if effect is not None and opcode == Op.FILES_UPDATE and sqe.off == abi.FILE_INDEX_ALLOC:
             effect.on_result = self._slots_back(addr, self._kept[0])
         return sqe.pack(), effect
@@ -389,7 +394,10 @@ class Guard:
         return replace(sqe, off=self._keep(how))
 
     def _statx(self, sqe: Sqe) -> Sqe:
-        return self._admit_pointer(self._path(sqe), abi.OPS[Op.STATX].pointers[1])
+        sqe = self._admit_pointer(self._path(sqe), abi.OPS[Op.STATX].pointers[1])
+        if sqe.op_flags & abi.AT_EMPTY_PATH:
+            self._bad_path = False
+        return sqe
 
     def _path(self, sqe: Sqe) -> Sqe:
         fd, addr = self._place(sqe.fd, sqe.addr)
@@ -407,6 +415,7 @@ class Guard:
     def _place(self, fd: int, addr: int) -> tuple[int, int]:
         """Where a path starts, and a private, confined copy; absolute ones start at the root."""
         path = self._read_path(addr)
+        self._bad_path |= not path or len(path) >= abi.PATH_MAX
         if path is None:
             return fd, self._refused(addr)
         if path.startswith(b"/"):
@@ -416,6 +425,7 @@ class Guard:
     def _own_path(self, addr: int) -> tuple[int, bool]:
         """A private copy of a path that the kernel confines, and whether it is absolute."""
         path = self._read_path(addr)
+        self._bad_path = not path or len(path) >= abi.PATH_MAX
         if path is None:
             return self._refused(addr), False
         return self._keep(path + b"\0"), path.startswith(b"/")

@@ -34,9 +34,10 @@ _NEVER_FAIL = frozenset(
         Op.UNLINKAT,
         Op.MKDIRAT,
         Op.RENAMEAT,
+        Op.SHUTDOWN,
     }
 )
-_REFUSED = (-errno.ECANCELED, -errno.EBADF)
+_REFUSED = (-errno.ECANCELED, -errno.EBADF, -errno.ENOTSOCK)
 # What a LINK_TIMEOUT ends with is never a failure, once it was accepted.
 _LINK_TIMEOUT_ENDS = (-errno.ECANCELED, -errno.ETIME, -errno.ENOENT, -errno.EALREADY)
 
@@ -92,9 +93,9 @@ class Chain:
     def posts(self, entry: Entry, res: int) -> bool:
         """Whether the last CQE of `entry` is to be seen; call once per entry, in CQE order."""
         position = entry.position
-        if position == 1 and self.hard_failure and not self.cancelled:
+        if position == 1 and self.hard_failure and entry.opcode != Op.LINK_TIMEOUT:
             # A hard link goes on after a failure, but not if the chain was never accepted.
-            self.cancelled = res == -errno.ECANCELED
+            self.cancelled |= res == -errno.ECANCELED
         if self.cancelled:
             return not self.members[0].skip
         if (
@@ -111,7 +112,7 @@ class Chain:
             self.silent = entry.skip
         elif failed and position == 0:
             self.hard_failure = True
-        if position == 0 and self.fresh and res == -errno.ECANCELED:
+        if position == 0 and (entry.bad_sqe or (self.fresh and res == -errno.ECANCELED)):
             self.cancelled = True
         return failed or not entry.skip
 
@@ -175,6 +176,8 @@ def _is_bad(sqe: Sqe) -> bool:
     """
     if sqe.flags & (abi.SQE_BUFFER_SELECT | ~abi.SQE_VALID_FLAGS):
         return True
+    if sqe.flags & abi.SQE_CQE_SKIP_SUCCESS and sqe.flags & abi.SQE_IO_DRAIN:
+        return True
     if sqe.ioprio or sqe.personality or sqe.buf_index or sqe.file_index:
         return True
     match sqe.opcode:
@@ -184,6 +187,8 @@ def _is_bad(sqe: Sqe) -> bool:
             return bool(sqe.op_flags)
         case Op.FTRUNCATE:
             return bool(sqe.op_flags or sqe.addr or sqe.len or sqe.addr3)
+        case Op.SHUTDOWN:
+            return bool(sqe.off or sqe.addr or sqe.op_flags)
     if sqe.flags & abi.SQE_FIXED_FILE:
         return True
     if sqe.opcode == Op.UNLINKAT:
