@@ -1,4 +1,4 @@
-"""What several commands share: options that name an ABI, JSON output, names of calls."""
+"""What several commands share: options that name an ABI, JSON output, choosing programs."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ from pathlib import Path
 
 from pybpfvm.btf.types import Btf
 from pybpfvm.errors import InputError
-from pybpfvm.isa.insn import Insn
-from pybpfvm.isa.opcodes import Kind, Pseudo
 from pybpfvm.loader.target import read_btf_file
-from pybpfvm.profiles.base import Profile
 from pybpfvm.profiles.detect import parse_overrides
 from pybpfvm.program import BpfObject, Program
 
 # C sources, objects and scenarios that ship with the package.
 EXAMPLES = Path(__file__).parents[1] / "examples"
+
+# What --engine takes.
+ENGINES = ("auto", "interp")
+
+
+def engine_name(choice: str) -> str:
+    """The engine that --engine `choice` means here."""
+    return "interp" if choice == "auto" else choice
 
 
 def add_abi_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,26 +92,3 @@ def select_programs(obj: BpfObject, name: str | None) -> tuple[Program, ...]:
         raise InputError(
             f"no program is called {name!r}", where=obj.path, remedy=f"programs: {known}"
         ) from None
-
-
-class Names:
-    """Names for what a program's instructions refer to: helpers, maps, subprograms."""
-
-    def __init__(self, obj: BpfObject, program: Program, profile: Profile | None) -> None:
-        self._obj = obj
-        self._helpers = profile.helpers if profile is not None else {}
-        self._functions = {sub.start: sub.name for sub in program.subprogs}
-
-    def __call__(self, insn: Insn, pc: int) -> str | None:
-        kind = insn.spec.kind
-        if kind is Kind.CALL:
-            return self._helpers.get(insn.imm)
-        if kind is Kind.CALL_LOCAL:
-            return self._functions.get(pc + 1 + insn.imm)
-        if kind is Kind.LDDW and insn.src in (Pseudo.MAP_IDX, Pseudo.MAP_IDX_VALUE):
-            index, offset = insn.imm & 0xFFFF_FFFF, insn.imm >> 32
-            if index >= len(self._obj.maps):
-                return None
-            name = self._obj.maps[index].name
-            return name if insn.src == Pseudo.MAP_IDX else f"{name}+{offset}"
-        return None

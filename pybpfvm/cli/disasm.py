@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
 
+from pybpfvm.cfg import Cfg
+from pybpfvm.cfg import text as cfg_text
+from pybpfvm.cfg.svg import svg
 from pybpfvm.cli.common import (
-    Names,
     add_abi_arguments,
     overrides,
     print_json,
     select_programs,
     target_btf,
 )
+from pybpfvm.errors import InputError
 from pybpfvm.isa.codec import encode, pcs
 from pybpfvm.isa.disasm import format_insn, format_program
+from pybpfvm.listing import Names
 from pybpfvm.objectfile import detect_abi, read_object
 from pybpfvm.profiles import profile_named, with_helpers
+from pybpfvm.profiles.base import Profile
+from pybpfvm.program import BpfObject, Program
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="text as clang writes it (default), as the kernel's log does, or mnemonics",
     )
     parser.add_argument("--no-source", action="store_true", help="without the lines of C")
-    parser.add_argument("--json", action="store_true", help="one JSON document instead of text")
+    shape = parser.add_mutually_exclusive_group()
+    shape.add_argument("--json", action="store_true", help="one JSON document instead of text")
+    shape.add_argument(
+        "--cfg",
+        choices=("text", "svg"),
+        help="the control-flow graph instead: blocks and where they lead, or a picture",
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", help="write to this file")
     add_abi_arguments(parser)
 
 
@@ -38,27 +53,89 @@ def run(args: argparse.Namespace) -> int:
     if profile is not None:
         profile = with_helpers(profile, overrides(args))
     programs = select_programs(obj, args.program)
-    if args.json:
-        listing = []
-        for program in programs:
-            names = Names(obj, program, profile)
-            listing.append(
+    if args.cfg == "svg":
+        if not programs:
+            raise InputError("the object has no programs", where=obj.path)
+        # Made before the file is opened: a graph too large leaves no empty file behind.
+        graphs = [Cfg(program, resolve=Names(obj, program, profile)) for program in programs]
+        picture = svg(graphs, source=not args.no_source)
+        _write(args.output, lambda: print(picture, end=""))
+    elif args.cfg == "text":
+        _write(args.output, lambda: _print_cfg(args, obj, programs, profile))
+    elif args.json:
+        _write(args.output, lambda: _print_document(args, obj, programs, profile))
+    else:
+        _write(args.output, lambda: _print_listing(args, obj, programs, profile))
+    return 0
+
+
+def _write(path: str | None, show: Callable[[], None]) -> None:
+    """Let `show` print, to the file at `path` if there is one."""
+    if path is None:
+        show()
+        return
+    with open(path, "w", encoding="utf-8") as file, redirect_stdout(file):
+        show()
+
+
+def _print_cfg(
+    args: argparse.Namespace, obj: BpfObject, programs: Sequence[Program], profile: Profile | None
+) -> None:
+    for number, program in enumerate(programs):
+        if number:
+            print()
+        graph = Cfg(program, resolve=Names(obj, program, profile))
+        for line in cfg_text.lines(graph, source=not args.no_source):
+            print(line)
+
+
+def _print_document(
+    args: argparse.Namespace, obj: BpfObject, programs: Sequence[Program], profile: Profile | None
+) -> None:
+    listing = []
+    for program in programs:
+        names = Names(obj, program, profile)
+        listing.append(
+            {
+                "name": program.name,
+                "section": program.section,
+                "insns": [
+                    {
+                        "pc": pc,
+                        "bytes": encode([insn], big_endian=program.big_endian).hex(),
+                        "text": format_insn(insn, pc, style=args.style, resolve=names),
+                        "source": str(program.lines[pc]) if pc in program.lines else None,
+                    }
+                    for pc, insn in zip(pcs(program.insns), program.insns, strict=True)
+                ],
+                "blocks": list(_blocks(Cfg(program))),
+            }
+        )
+    print_json("disasm/1", {"object": obj.path, "programs": listing})
+
+
+def _blocks(graph: Cfg) -> Iterator[dict[str, object]]:
+    for block in graph.blocks:
+        yield {
+            "start": block.start,
+            "end": block.end,
+            "function": graph.functions[block.function].name,
+            "reachable": block.reachable,
+            "edges": [
                 {
-                    "name": program.name,
-                    "section": program.section,
-                    "insns": [
-                        {
-                            "pc": pc,
-                            "bytes": encode([insn], big_endian=program.big_endian).hex(),
-                            "text": format_insn(insn, pc, style=args.style, resolve=names),
-                            "source": str(program.lines[pc]) if pc in program.lines else None,
-                        }
-                        for pc, insn in zip(pcs(program.insns), program.insns, strict=True)
-                    ],
+                    "pc": edge.pc,
+                    "to": graph.blocks[edge.target].start,
+                    "kind": edge.kind.value,
+                    "back": edge.back,
                 }
-            )
-        print_json("disasm/1", {"object": obj.path, "programs": listing})
-        return 0
+                for edge in graph.successors[block.index]
+            ],
+        }
+
+
+def _print_listing(
+    args: argparse.Namespace, obj: BpfObject, programs: Sequence[Program], profile: Profile | None
+) -> None:
     for number, program in enumerate(programs):
         if number:
             print()
@@ -71,4 +148,3 @@ def run(args: argparse.Namespace) -> int:
             labels={sub.start: sub.name for sub in program.subprogs},
         ):
             print(line)
-    return 0

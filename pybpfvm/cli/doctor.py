@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pybpfvm import bpfsys
 from pybpfvm.cli.common import EXAMPLES, print_json
 from pybpfvm.helpers.table import HELPERS
+from pybpfvm.report import SCHEMAS
 from pybpfvm.report.terminal import table
 
 # IORING_FEAT_* by bit.
@@ -57,6 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print the folder of our C headers instead, for clang's -I",
     )
+    parser.add_argument(
+        "--schemas",
+        action="store_true",
+        help="print the folder of the JSON Schemas of every --json document instead",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -76,6 +82,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.include:
         print(EXAMPLES / "include")
+        return 0
+    if args.schemas:
+        print(SCHEMAS)
         return 0
     findings = list(_findings())
     if args.json:
