@@ -1,0 +1,304 @@
+"""What arithmetic does to abstract scalars: one transfer per operation and width.
+
+A transfer takes two Scalars and gives one that holds the result of every pair of members, as
+`pybpfvm.isa.semantics` computes it. Width 64 also follows the low halves where they depend on low
+halves alone; width 32 looks at nothing else and leaves the upper half 0. Byte order conversions
+are those of a little-endian machine. RFC 9669, sections 4.1 and 4.2.
+
+An operand that has no members can not always be told (see `scalar.sync`). Should a result then
+come out empty, the answer is "unknown", which is sound: the instruction is never reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from pybpfvm.bits import bswap
+from pybpfvm.isa.opcodes import AluOp
+from pybpfvm.isa.semantics import CONCRETE_ALU
+from pybpfvm.verifier.domains import interval, tnum
+from pybpfvm.verifier.domains.interval import Interval
+from pybpfvm.verifier.domains.scalar import UNKNOWN32, Scalar, low_field, sync
+from pybpfvm.verifier.domains.tnum import Tnum
+from pybpfvm.verifier.domains.word import (
+    BITS,
+    LOW_BITS,
+    S32_MAX,
+    S32_MIN,
+    S64_MAX,
+    S64_MIN,
+    U32,
+    U64,
+)
+
+Transfer = Callable[[Scalar, Scalar], Scalar]
+TnumOp = Callable[[int, int, int, int, int], Tnum]
+IntervalOp = Callable[[Interval, Interval, int], Interval]
+ShiftTnumOp = Callable[[int, int, int, int], Tnum]
+ShiftIntervalOp = Callable[[Interval, int, int, int], Interval]
+
+_ANY32 = (S32_MIN, S32_MAX, 0, U32)
+UNKNOWN = Scalar.UNKNOWN
+
+
+def alu(op: AluOp, width: int, a: Scalar, b: Scalar) -> Scalar:
+    """`a op b` at `width` 64 or 32; unary operations take `a`, moves take `b`."""
+    return transfer_of(op, width)(a, b)
+
+
+def transfer_of(op: AluOp, width: int) -> Transfer:
+    """The transfer itself, for callers that prepare instructions once."""
+    return (TRANSFER64 if width == BITS else TRANSFER32)[op]
+
+
+def _wide(op: AluOp, on_tnums: TnumOp, on_ranges: IntervalOp, *, carries_up: bool) -> Transfer:
+    """Width 64. `carries_up`: the result's low half depends on the operands' low halves only."""
+    fold = CONCRETE_ALU[op]
+    const = Scalar.const
+
+    def transfer(a: Scalar, b: Scalar) -> Scalar:
+        if not a.mask and not b.mask:
+            return const(fold(a.value, b.value, BITS))
+        value, mask = on_tnums(a.value, a.mask, b.value, b.mask, U64)
+        smin, smax, umin, umax = on_ranges(
+            (a.smin, a.smax, a.umin, a.umax), (b.smin, b.smax, b.umin, b.umax), U64
+        )
+        if carries_up and umax > S32_MAX:
+            low = on_ranges(_low(a), _low(b), U32)
+        else:
+            low = _ANY32
+        return sync(value, mask, smin, smax, umin, umax, *low) or UNKNOWN
+
+    return transfer
+
+
+def _narrow(op: AluOp, on_tnums: TnumOp, on_ranges: IntervalOp) -> Transfer:
+    """Width 32."""
+    fold = CONCRETE_ALU[op]
+    const = Scalar.const
+
+    def transfer(a: Scalar, b: Scalar) -> Scalar:
+        if not (a.mask | b.mask) & U32:
+            return const(fold(a.value, b.value, LOW_BITS))
+        value, mask = on_tnums(a.value & U32, a.mask & U32, b.value & U32, b.mask & U32, U32)
+        return _from_low(value, mask, *on_ranges(_low(a), _low(b), U32))
+
+    return transfer
+
+
+def _low(a: Scalar) -> Interval:
+    return a.s32min, a.s32max, a.u32min, a.u32max
+
+
+def _from_low(value: int, mask: int, smin: int, smax: int, umin: int, umax: int) -> Scalar:
+    """The zero-extended Scalar with this low half."""
+    return sync(value, mask, S64_MIN, S64_MAX, umin, umax, smin, smax, umin, umax) or UNKNOWN32
+
+
+def _count(b: Scalar, bits: int) -> tuple[int, int]:
+    """The least and the most that `b` shifts by: only low bits of the count are looked at."""
+    field = bits - 1
+    if not b.mask & field:
+        return b.value & field, b.value & field
+    if b.u32max <= field:
+        return b.u32min, b.u32max
+    return b.value & field, (b.value | b.mask) & field
+
+
+def _shift64(op: AluOp, on_tnum: ShiftTnumOp, on_range: ShiftIntervalOp) -> Transfer:
+    fold = CONCRETE_ALU[op]
+    left = op is AluOp.LSH
+
+    def transfer(a: Scalar, b: Scalar) -> Scalar:
+        least, most = _count(b, BITS)
+        if least == most:
+            if not a.mask:
+                return Scalar.const(fold(a.value, least, BITS))
+            value, mask = on_tnum(a.value, a.mask, least, U64)
+        else:
+            value, mask = 0, U64
+        smin, smax, umin, umax = on_range((a.smin, a.smax, a.umin, a.umax), least, most, U64)
+        low = _ANY32
+        if left:
+            if least >= LOW_BITS:
+                # The high half is lost: the word shifted may as well be its low half, extended
+                # with zeros or with its sign.
+                high = on_range((a.s32min, a.s32max, a.u32min, a.u32max), least, most, U64)
+                smin, smax = max(smin, high[0]), min(smax, high[1])
+                umin, umax = max(umin, high[2]), min(umax, high[3])
+            elif most < LOW_BITS:
+                low = on_range(_low(a), least, most, U32)
+        return sync(value, mask, smin, smax, umin, umax, *low) or UNKNOWN
+
+    return transfer
+
+
+def _shift32(op: AluOp, on_tnum: ShiftTnumOp, on_range: ShiftIntervalOp) -> Transfer:
+    def transfer(a: Scalar, b: Scalar) -> Scalar:
+        least, most = _count(b, LOW_BITS)
+        if least == most:
+            value, mask = on_tnum(a.value & U32, a.mask & U32, least, U32)
+        else:
+            value, mask = 0, U32
+        return _from_low(value, mask, *on_range(_low(a), least, most, U32))
+
+    return transfer
+
+
+def _rshift(value: int, mask: int, count: int, full: int) -> Tnum:
+    return tnum.rshift(value, mask, count)
+
+
+def _add64(a: Scalar, b: Scalar) -> Scalar:
+    """The commonest operation: constants, and anything plus a wholly unknown word, at once."""
+    if not a.mask and not b.mask:
+        return Scalar.const(a.value + b.value)
+    if a is UNKNOWN or b is UNKNOWN:
+        return UNKNOWN
+    return _add64_ranges(a, b)
+
+
+def _div_tnum(av: int, am: int, bv: int, bm: int, full: int) -> Tnum:
+    """Division by a power of two is a shift; of any other quotient no bit is known."""
+    if bm or not bv or bv & (bv - 1):
+        return 0, full
+    return tnum.rshift(av, am, bv.bit_length() - 1)
+
+
+def _mod_tnum(av: int, am: int, bv: int, bm: int, full: int) -> Tnum:
+    """The remainder by a power of two is a mask.
+
+    Of other divisors, those that are multiples of 2**k leave the low k bits of the dividend
+    alone (and so does 0).
+    """
+    if not bm and bv and not bv & (bv - 1):
+        return tnum.cast(av, am, bv - 1)
+    kept = _common_factor(bv, bm, full)
+    return av & kept, (am & kept) | (full & ~kept)
+
+
+def _smod_tnum(av: int, am: int, bv: int, bm: int, full: int) -> Tnum:
+    """As unsigned, for the low bits: a multiple of 2**k is taken off, whatever the signs."""
+    kept = _common_factor(bv, bm, full)
+    return av & kept, (am & kept) | (full & ~kept)
+
+
+def _common_factor(value: int, mask: int, full: int) -> int:
+    """Ones below the lowest bit that a member may have: all members are multiples of that bit."""
+    lowest = (value | mask) & -(value | mask)
+    return (lowest - 1) & full
+
+
+def _nothing(av: int, am: int, bv: int, bm: int, full: int) -> Tnum:
+    return 0, full
+
+
+def _neg64(a: Scalar, _: Scalar) -> Scalar:
+    return _sub64(_ZERO, a)
+
+
+def _neg32(a: Scalar, _: Scalar) -> Scalar:
+    return _sub32(_ZERO, a)
+
+
+def _mov64(_: Scalar, b: Scalar) -> Scalar:
+    return b
+
+
+def _mov32(_: Scalar, b: Scalar) -> Scalar:
+    return b if b.umax <= U32 else low_field(b, LOW_BITS, signed=False)
+
+
+def movsx64(bits: int) -> Transfer:
+    def transfer(_: Scalar, b: Scalar) -> Scalar:
+        return low_field(b, bits, signed=True)
+
+    return transfer
+
+
+def movsx32(bits: int) -> Transfer:
+    """Sign-extends to the subregister, then zero-extends that: the upper half is 0."""
+
+    def transfer(_: Scalar, b: Scalar) -> Scalar:
+        return low_field(low_field(b, bits, signed=True), LOW_BITS, signed=False)
+
+    return transfer
+
+
+def _to_little_endian(bits: int) -> Transfer:
+    def transfer(a: Scalar, _: Scalar) -> Scalar:
+        return low_field(a, bits, signed=False)
+
+    return transfer
+
+
+def _swap(bits: int) -> Transfer:
+    """Bytes change places, so bits stay known; ranges come from the bits."""
+
+    def transfer(a: Scalar, _: Scalar) -> Scalar:
+        value, mask = bswap(a.value, bits), bswap(a.mask, bits)
+        return sync(value, mask, S64_MIN, S64_MAX, value, value | mask, *_ANY32) or UNKNOWN
+
+    return transfer
+
+
+_ZERO = Scalar.const(0)
+_add64_ranges = _wide(AluOp.ADD, tnum.add, interval.add, carries_up=True)
+_sub64 = _wide(AluOp.SUB, tnum.sub, interval.sub, carries_up=True)
+_sub32 = _narrow(AluOp.SUB, tnum.sub, interval.sub)
+
+_BYTE_ORDER: dict[AluOp, Transfer] = {
+    AluOp.LE16: _to_little_endian(16),
+    AluOp.LE32: _to_little_endian(32),
+    AluOp.LE64: _to_little_endian(64),
+    AluOp.BE16: _swap(16),
+    AluOp.BE32: _swap(32),
+    AluOp.BE64: _swap(64),
+    AluOp.BSWAP16: _swap(16),
+    AluOp.BSWAP32: _swap(32),
+    AluOp.BSWAP64: _swap(64),
+}
+
+TRANSFER64: Mapping[AluOp, Transfer] = {
+    AluOp.ADD: _add64,
+    AluOp.SUB: _sub64,
+    AluOp.MUL: _wide(AluOp.MUL, tnum.mul, interval.mul, carries_up=True),
+    AluOp.DIV: _wide(AluOp.DIV, _div_tnum, interval.div, carries_up=False),
+    AluOp.SDIV: _wide(AluOp.SDIV, _nothing, interval.sdiv, carries_up=False),
+    AluOp.OR: _wide(AluOp.OR, tnum.or_, interval.or_, carries_up=True),
+    AluOp.AND: _wide(AluOp.AND, tnum.and_, interval.and_, carries_up=True),
+    AluOp.LSH: _shift64(AluOp.LSH, tnum.lshift, interval.lsh),
+    AluOp.RSH: _shift64(AluOp.RSH, _rshift, interval.rsh),
+    AluOp.NEG: _neg64,
+    AluOp.MOD: _wide(AluOp.MOD, _mod_tnum, interval.mod, carries_up=False),
+    AluOp.SMOD: _wide(AluOp.SMOD, _smod_tnum, interval.smod, carries_up=False),
+    AluOp.XOR: _wide(AluOp.XOR, tnum.xor, interval.xor, carries_up=True),
+    AluOp.MOV: _mov64,
+    AluOp.MOVSX8: movsx64(8),
+    AluOp.MOVSX16: movsx64(16),
+    AluOp.MOVSX32: movsx64(32),
+    AluOp.ARSH: _shift64(AluOp.ARSH, tnum.arshift, interval.arsh),
+    **_BYTE_ORDER,
+}
+
+TRANSFER32: Mapping[AluOp, Transfer] = {
+    AluOp.ADD: _narrow(AluOp.ADD, tnum.add, interval.add),
+    AluOp.SUB: _sub32,
+    AluOp.MUL: _narrow(AluOp.MUL, tnum.mul, interval.mul),
+    AluOp.DIV: _narrow(AluOp.DIV, _div_tnum, interval.div),
+    AluOp.SDIV: _narrow(AluOp.SDIV, _nothing, interval.sdiv),
+    AluOp.OR: _narrow(AluOp.OR, tnum.or_, interval.or_),
+    AluOp.AND: _narrow(AluOp.AND, tnum.and_, interval.and_),
+    AluOp.LSH: _shift32(AluOp.LSH, tnum.lshift, interval.lsh),
+    AluOp.RSH: _shift32(AluOp.RSH, _rshift, interval.rsh),
+    AluOp.NEG: _neg32,
+    AluOp.MOD: _narrow(AluOp.MOD, _mod_tnum, interval.mod),
+    AluOp.SMOD: _narrow(AluOp.SMOD, _smod_tnum, interval.smod),
+    AluOp.XOR: _narrow(AluOp.XOR, tnum.xor, interval.xor),
+    AluOp.MOV: _mov32,
+    AluOp.MOVSX8: movsx32(8),
+    AluOp.MOVSX16: movsx32(16),
+    AluOp.MOVSX32: movsx32(32),
+    AluOp.ARSH: _shift32(AluOp.ARSH, tnum.arshift, interval.arsh),
+    **_BYTE_ORDER,
+}

@@ -1,0 +1,330 @@
+"""What a conditional jump teaches about its operands, on either arm. RFC 9669, section 4.3.
+
+Every condition is one of six relations or the denial of one; the table names, for each, the
+refinement of the arm that jumps and of the arm that does not. A 32-bit comparison narrows views of
+the low halves only: what that says of the whole word is left to `scalar.sync`, which knows when
+(catalogue A 3, 6).
+
+An operand that the arm tells nothing new about comes back as the object it was. The operands are
+taken to be two words even where both are one object, since equal knowledge is not equality; a
+register compared with itself is for the caller to decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from pybpfvm.isa.opcodes import JmpOp
+from pybpfvm.verifier.domains import tnum
+from pybpfvm.verifier.domains.scalar import Scalar, meet, sync
+from pybpfvm.verifier.domains.word import BITS, HIGH, U32, U64
+
+Pair = tuple[Scalar, Scalar]
+Refine = Callable[[Scalar, Scalar], Pair | None]
+
+
+def branch(op: JmpOp, width: int, a: Scalar, b: Scalar) -> tuple[Pair | None, Pair | None]:
+    """(a, b) where `a op b` holds, and where it does not; None if that arm is impossible."""
+    taken, not_taken = arms_of(op, width)
+    return taken(a, b), not_taken(a, b)
+
+
+def arms_of(op: JmpOp, width: int) -> tuple[Refine, Refine]:
+    """The two refinements themselves, for callers that prepare instructions once."""
+    return (ARMS64 if width == BITS else ARMS32)[op]
+
+
+def _less64(a: Scalar, b: Scalar) -> Pair | None:
+    """a < b, unsigned."""
+    if a.umin >= b.umax:
+        return None
+    return _both(
+        _within_u64(a, 0, b.umax - 1) if a.umax >= b.umax else a,
+        _within_u64(b, a.umin + 1, U64) if b.umin <= a.umin else b,
+    )
+
+
+def _at_most64(a: Scalar, b: Scalar) -> Pair | None:
+    """a <= b, unsigned."""
+    if a.umin > b.umax:
+        return None
+    return _both(
+        _within_u64(a, 0, b.umax) if a.umax > b.umax else a,
+        _within_u64(b, a.umin, U64) if b.umin < a.umin else b,
+    )
+
+
+def _signed_less64(a: Scalar, b: Scalar) -> Pair | None:
+    if a.smin >= b.smax:
+        return None
+    return _both(
+        _within_s64(a, a.smin, b.smax - 1) if a.smax >= b.smax else a,
+        _within_s64(b, a.smin + 1, b.smax) if b.smin <= a.smin else b,
+    )
+
+
+def _signed_at_most64(a: Scalar, b: Scalar) -> Pair | None:
+    if a.smin > b.smax:
+        return None
+    return _both(
+        _within_s64(a, a.smin, b.smax) if a.smax > b.smax else a,
+        _within_s64(b, a.smin, b.smax) if b.smin < a.smin else b,
+    )
+
+
+def _equal64(a: Scalar, b: Scalar) -> Pair | None:
+    common = meet(a, b)
+    return None if common is None else (common, common)
+
+
+def _unequal64(a: Scalar, b: Scalar) -> Pair | None:
+    if not a.mask and not b.mask:
+        return None if a.value == b.value else (a, b)
+    if not b.mask:
+        return _both(_without64(a, b), b)
+    if not a.mask:
+        return _both(a, _without64(b, a))
+    return a, b
+
+
+def _without64(a: Scalar, b: Scalar) -> Scalar | None:
+    """`a` without the constant `b`: a range that ends there is shortened."""
+    return sync(
+        a.value,
+        a.mask,
+        a.smin + (a.smin == b.smin),
+        a.smax - (a.smax == b.smin),
+        a.umin + (a.umin == b.value),
+        a.umax - (a.umax == b.value),
+        a.s32min,
+        a.s32max,
+        a.u32min,
+        a.u32max,
+    )
+
+
+def _less32(a: Scalar, b: Scalar) -> Pair | None:
+    if a.u32min >= b.u32max:
+        return None
+    return _both(
+        _within_u32(a, a.u32min, b.u32max - 1) if a.u32max >= b.u32max else a,
+        _within_u32(b, a.u32min + 1, b.u32max) if b.u32min <= a.u32min else b,
+    )
+
+
+def _at_most32(a: Scalar, b: Scalar) -> Pair | None:
+    if a.u32min > b.u32max:
+        return None
+    return _both(
+        _within_u32(a, a.u32min, b.u32max) if a.u32max > b.u32max else a,
+        _within_u32(b, a.u32min, b.u32max) if b.u32min < a.u32min else b,
+    )
+
+
+def _signed_less32(a: Scalar, b: Scalar) -> Pair | None:
+    if a.s32min >= b.s32max:
+        return None
+    return _both(
+        _within_s32(a, a.s32min, b.s32max - 1) if a.s32max >= b.s32max else a,
+        _within_s32(b, a.s32min + 1, b.s32max) if b.s32min <= a.s32min else b,
+    )
+
+
+def _signed_at_most32(a: Scalar, b: Scalar) -> Pair | None:
+    if a.s32min > b.s32max:
+        return None
+    return _both(
+        _within_s32(a, a.s32min, b.s32max) if a.s32max > b.s32max else a,
+        _within_s32(b, a.s32min, b.s32max) if b.s32min < a.s32min else b,
+    )
+
+
+def _equal32(a: Scalar, b: Scalar) -> Pair | None:
+    """The low halves are equal; the high halves stay what they were."""
+    low = tnum.intersect(a.value & U32, a.mask & U32, b.value & U32, b.mask & U32)
+    if low is None:
+        return None
+    ranges = (
+        max(a.s32min, b.s32min),
+        min(a.s32max, b.s32max),
+        max(a.u32min, b.u32min),
+        min(a.u32max, b.u32max),
+    )
+    return _both(_with_low(a, low, ranges), _with_low(b, low, ranges))
+
+
+def _with_low(a: Scalar, low: tnum.Tnum, ranges: tuple[int, int, int, int]) -> Scalar | None:
+    value, mask = (a.value & HIGH) | low[0], (a.mask & HIGH) | low[1]
+    return sync(value, mask, a.smin, a.smax, a.umin, a.umax, *ranges)
+
+
+def _unequal32(a: Scalar, b: Scalar) -> Pair | None:
+    a_known, b_known = not a.mask & U32, not b.mask & U32
+    if a_known and b_known:
+        return None if (a.value ^ b.value) & U32 == 0 else (a, b)
+    if b_known:
+        return _both(_without32(a, b), b)
+    if a_known:
+        return _both(a, _without32(b, a))
+    return a, b
+
+
+def _without32(a: Scalar, b: Scalar) -> Scalar | None:
+    return sync(
+        a.value,
+        a.mask,
+        a.smin,
+        a.smax,
+        a.umin,
+        a.umax,
+        a.s32min + (a.s32min == b.s32min),
+        a.s32max - (a.s32max == b.s32min),
+        a.u32min + (a.u32min == b.u32min),
+        a.u32max - (a.u32max == b.u32min),
+    )
+
+
+def _share_bit(word: int) -> Refine:
+    """a & b is not 0, in the bits of `word`."""
+
+    def refine(a: Scalar, b: Scalar) -> Pair | None:
+        shared = (a.value | a.mask) & (b.value | b.mask) & word
+        if not shared:
+            return None
+        if a.value & b.value & word or shared & (shared - 1):
+            return a, b
+        # One bit only can be the one that both have.
+        return _both(_with_bits(a, shared, 0), _with_bits(b, shared, 0))
+
+    return refine
+
+
+def _share_none(word: int) -> Refine:
+    """a & b is 0, in the bits of `word`: what one has, the other has not."""
+
+    def refine(a: Scalar, b: Scalar) -> Pair | None:
+        if a.value & b.value & word:
+            return None
+        return _both(_with_bits(a, 0, b.value & word), _with_bits(b, 0, a.value & word))
+
+    return refine
+
+
+def _with_bits(a: Scalar, ones: int, zeros: int) -> Scalar | None:
+    """`a` where the bits of `ones` are 1 and those of `zeros` are 0; neither contradicts it."""
+    if not a.mask & (ones | zeros):
+        return a
+    return sync(
+        a.value | ones,
+        a.mask & ~(ones | zeros),
+        a.smin,
+        a.smax,
+        a.umin,
+        a.umax,
+        a.s32min,
+        a.s32max,
+        a.u32min,
+        a.u32max,
+    )
+
+
+def _both(a: Scalar | None, b: Scalar | None) -> Pair | None:
+    return None if a is None or b is None else (a, b)
+
+
+def _within_u64(a: Scalar, low: int, high: int) -> Scalar | None:
+    return sync(
+        a.value,
+        a.mask,
+        a.smin,
+        a.smax,
+        max(a.umin, low),
+        min(a.umax, high),
+        a.s32min,
+        a.s32max,
+        a.u32min,
+        a.u32max,
+    )
+
+
+def _within_s64(a: Scalar, low: int, high: int) -> Scalar | None:
+    return sync(
+        a.value,
+        a.mask,
+        max(a.smin, low),
+        min(a.smax, high),
+        a.umin,
+        a.umax,
+        a.s32min,
+        a.s32max,
+        a.u32min,
+        a.u32max,
+    )
+
+
+def _within_u32(a: Scalar, low: int, high: int) -> Scalar | None:
+    return sync(
+        a.value,
+        a.mask,
+        a.smin,
+        a.smax,
+        a.umin,
+        a.umax,
+        a.s32min,
+        a.s32max,
+        max(a.u32min, low),
+        min(a.u32max, high),
+    )
+
+
+def _within_s32(a: Scalar, low: int, high: int) -> Scalar | None:
+    return sync(
+        a.value,
+        a.mask,
+        a.smin,
+        a.smax,
+        a.umin,
+        a.umax,
+        max(a.s32min, low),
+        min(a.s32max, high),
+        a.u32min,
+        a.u32max,
+    )
+
+
+def _swapped(refine: Refine) -> Refine:
+    """The refinement for b ? a instead of a ? b."""
+
+    def swapped(a: Scalar, b: Scalar) -> Pair | None:
+        pair = refine(b, a)
+        return None if pair is None else (pair[1], pair[0])
+
+    return swapped
+
+
+def _arms(
+    less: Refine,
+    at_most: Refine,
+    signed_less: Refine,
+    signed_at_most: Refine,
+    equal: Refine,
+    unequal: Refine,
+    word: int,
+) -> Mapping[JmpOp, tuple[Refine, Refine]]:
+    return {
+        JmpOp.JEQ: (equal, unequal),
+        JmpOp.JNE: (unequal, equal),
+        JmpOp.JLT: (less, _swapped(at_most)),
+        JmpOp.JLE: (at_most, _swapped(less)),
+        JmpOp.JGT: (_swapped(less), at_most),
+        JmpOp.JGE: (_swapped(at_most), less),
+        JmpOp.JSLT: (signed_less, _swapped(signed_at_most)),
+        JmpOp.JSLE: (signed_at_most, _swapped(signed_less)),
+        JmpOp.JSGT: (_swapped(signed_less), signed_at_most),
+        JmpOp.JSGE: (_swapped(signed_at_most), signed_less),
+        JmpOp.JSET: (_share_bit(word), _share_none(word)),
+    }
+
+
+ARMS64 = _arms(_less64, _at_most64, _signed_less64, _signed_at_most64, _equal64, _unequal64, U64)
+ARMS32 = _arms(_less32, _at_most32, _signed_less32, _signed_at_most32, _equal32, _unequal32, U32)
