@@ -155,6 +155,7 @@ class _Drawing:
         self._shapes: list[str] = []
         self._place: dict[int, tuple[float, float]] = {}  # block -> middle of its upper edge
         self._calls: list[tuple[Edge, float, float]] = []  # with where they leave
+        self._right: list[float] = []  # of each function
         self._top = top + _TITLE
         calls = sum(e.kind in (EdgeKind.CALL, EdgeKind.CALLBACK) for e in cfg.edges)
         # Calls run above the functions, each in a lane of its own as far as there is room.
@@ -213,6 +214,7 @@ class _Drawing:
             name_y = entry.y - _LANE * 2
             self._shapes.append(_text(entry.x - entry.width / 2, name_y, function.name, "fn"))
         right = max(n.x + n.width / 2 for n in placed.nodes.values())
+        self._right.append(right)
         right = max(right, entry.x - entry.width / 2 + len(function.name) * _CHAR * 1.3)
         return right + _MARGIN * 2, bottoms[-1] + _LAYER_GAP / 2
 
@@ -322,12 +324,12 @@ class _Drawing:
         self._lines.append(f'<path class="e-back" d="{_rounded(points)}"/>')
 
     def _draw_calls(self) -> None:
-        """Draw calls from the right of their row, up, and over to the function's name."""
+        """Draw calls from their row, up beside their function, and over to the one called."""
         for number, (edge, x, y) in enumerate(self._calls):
             to_x, to_y = self._place[edge.target]
             lane = number % max(self._call_lanes, 1)
             high = self._top + 4 + lane * _LANE
-            out = x + 10 + lane * 2.0
+            out = self._right[self._cfg.blocks[edge.source].function] + 8 + lane * 3.0
             to_x += -6 + lane * 3.0
             points = [(x, y), (out, y), (out, high), (to_x, high), (to_x, to_y)]
             self._lines.append(f'<path class="e-call" d="{_rounded(points)}"/>')

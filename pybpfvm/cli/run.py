@@ -7,7 +7,9 @@ import time
 
 from pybpfvm.bits import s32, s64
 from pybpfvm.cli.common import (
+    ENGINES,
     add_abi_arguments,
+    engine_name,
     not_negative,
     overrides,
     positive,
@@ -19,6 +21,7 @@ from pybpfvm.errors import InputError
 from pybpfvm.inputfile import read_input_file
 from pybpfvm.report.account import Account
 from pybpfvm.report.names import AddressNames
+from pybpfvm.report.progress import on_stderr, rates
 from pybpfvm.report.run import map_rows, print_maps
 from pybpfvm.session import Machine
 from pybpfvm.session.objects import LoadedObject, LoadedProgram
@@ -33,7 +36,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--quiet", action="store_true", help="without the account: results and expectations only"
     )
     parser.add_argument("--all", action="store_true", help="the whole account, however long")
-    parser.add_argument("--timings", action="store_true", help="say how long the run took")
+    parser.add_argument(
+        "--timings", action="store_true", help="say how long the run took, and its rates"
+    )
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="auto",
+        help="what executes the programs (auto, the default, takes the interpreter)",
+    )
     parser.add_argument(
         "--budget-insns",
         type=positive,
@@ -54,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     once = parser.add_argument_group("one program once, without a ring")
     once.add_argument("--prog", metavar="NAME", help="the program (needed if there are several)")
     once.add_argument("--ctx", metavar="HEX|@FILE", help="context bytes (zeros otherwise)")
-    once.add_argument("--data", metavar="HEX|@FILE", help="packet bytes")
+    once.add_argument("--data", metavar="HEX|@FILE", help="packet: an Ethernet frame")
     once.add_argument("--repeat", type=positive, default=1, metavar="N")
 
 
@@ -99,22 +110,27 @@ def _run_once(args: argparse.Namespace) -> int:
     with Machine() as machine:
         obj = machine.load(args.file, abi=args.abi, helpers=overrides(args), btf=target_btf(args))
         program = _choose(obj, args.prog)
+        engine = engine_name(args.engine)
+        ctx, data = _bytes(args.ctx, "--ctx"), _bytes(args.data, "--data") or b""
         start = time.perf_counter()
-        done = program.run(
-            _bytes(args.ctx, "--ctx"),
-            _bytes(args.data, "--data") or b"",
-            repeat=args.repeat,
-            budget_insns=args.budget_insns,
-            observer=account,
-            strict_ctx=not args.lenient_ctx,
-        )
+        with on_stderr() as progress:
+            done = program.run(
+                ctx,
+                data,
+                repeat=args.repeat,
+                budget_insns=args.budget_insns,
+                observer=account,
+                strict_ctx=not args.lenient_ctx,
+                after_each=progress.each_run(),
+            )
         seconds = time.perf_counter() - start
         if args.json:
             print_json(
-                "run/1",
+                "run-once/1",
                 {
                     "object": obj.object.path,
                     "program": program.name,
+                    "engine": engine,
                     "retval": done.retval,
                     "insns": done.insns,
                     "repeat": args.repeat,
@@ -125,7 +141,7 @@ def _run_once(args: argparse.Namespace) -> int:
                 },
             )
             return 0
-        print(f"{obj.object.path}: {program.name}  ({obj.profile.name}, engine interp)")
+        print(f"{obj.object.path}: {program.name}  ({program.profile.name}, engine {engine})")
         if not args.quiet:
             for line in account.lines(AddressNames(machine.memory)):
                 print(line)
@@ -133,6 +149,6 @@ def _run_once(args: argparse.Namespace) -> int:
         if done.data:
             print(f"data {done.data.hex()}")
         if args.timings:
-            print(f"took {seconds * 1e3:.3f} ms")
+            print(f"took {seconds * 1e3:.3f} ms: {rates(args.repeat, done.insns, seconds)}")
         print_maps(obj)
     return 0

@@ -7,11 +7,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pybpfvm.cli.common import overrides, print_json
+from pybpfvm.cli.common import engine_name, overrides, print_json
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS
 from pybpfvm.errors import LoadRejected, PybpfvmError, RingHang, Trap
 from pybpfvm.report.account import Account, result
 from pybpfvm.report.names import AddressNames
+from pybpfvm.report.progress import on_stderr, rates
 from pybpfvm.report.run import map_rows, print_maps
 from pybpfvm.report.terminal import heading, table
 from pybpfvm.scenario import Live, Outcome, Scenario, parse, run_scenario
@@ -32,6 +33,7 @@ class Options:
     verify: bool = True
     strict_ctx: bool = True
     budget_insns: int = DEFAULT_BUDGET_INSNS
+    engine: str = "auto"
     abi: str | None = None
     helpers: Mapping[int, str] | None = None
 
@@ -47,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
         verify=not args.no_verify,
         strict_ctx=not args.lenient_ctx,
         budget_insns=args.budget_insns,
+        engine=args.engine,
         abi=args.abi,
         helpers=overrides(args),
     )
@@ -62,6 +65,7 @@ def show(scenario: Scenario, options: Options) -> int:
             _print_header(live, options)
 
     def on_end(live: Live) -> None:
+        progress.stop()
         if options.json:
             maps.update(map_rows(live.object))
             return
@@ -71,26 +75,30 @@ def show(scenario: Scenario, options: Options) -> int:
         print_maps(live.object)
 
     maps: dict[str, list[dict[str, object]]] = {}
+    progress = on_stderr()
     start = time.perf_counter()
-    outcome = run_scenario(
-        scenario,
-        backend=options.backend,
-        seed=options.seed,
-        abi=options.abi,
-        helpers=options.helpers,
-        verify=options.verify,
-        strict_ctx=options.strict_ctx,
-        budget_insns=options.budget_insns,
-        observer=account,
-        on_start=on_start,
-        on_end=on_end,
-    )
+    with progress:
+        outcome = run_scenario(
+            scenario,
+            backend=options.backend,
+            seed=options.seed,
+            abi=options.abi,
+            helpers=options.helpers,
+            verify=options.verify,
+            strict_ctx=options.strict_ctx,
+            budget_insns=options.budget_insns,
+            observer=progress.observer(account),
+            on_start=on_start,
+            on_end=on_end,
+        )
     if options.json:
         _print_document(scenario, options, account, outcome, maps)
     else:
         _print_outcome(outcome, account)
         if options.timings:
-            print(f"took {(time.perf_counter() - start) * 1e3:.1f} ms")
+            seconds = time.perf_counter() - start
+            rate = rates(account.runs.total(), account.insns, seconds)
+            print(f"took {seconds * 1e3:.1f} ms: {rate}")
     return outcome.exit_code
 
 
@@ -108,7 +116,11 @@ def _print_header(live: Live, options: Options) -> None:
     )
     seed = f", seed {options.seed}" if options.backend == "sim" else ""
     where = "simulated ring" if options.backend == "sim" else "the running kernel's ring"
-    print(f"{live.object.object.path}  ABI {live.object.profile.name}  on {where}{seed}\n")
+    engine = engine_name(options.engine)
+    print(
+        f"{live.object.object.path}  ABI {live.object.profile.name}  on {where}{seed}, "
+        f"engine {engine}\n"
+    )
 
 
 def _print_account(live: Live, account: Account) -> None:
@@ -171,6 +183,7 @@ def _print_document(
         {
             "scenario": str(scenario.path),
             "backend": outcome.backend,
+            "engine": engine_name(options.engine),
             "seed": options.seed,
             "ok": outcome.ok,
             "exit_code": outcome.exit_code,

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 from pybpfvm.btf.types import Btf
 from pybpfvm.session.machine import Machine, default_machine
-from pybpfvm.session.objects import LoadedObject, LoadedProgram, MapView, TestRun
+from pybpfvm.session.objects import LoadedObject, LoadedProgram, MapView
 from pybpfvm.session.ring import Ring, make_backend
 from pybpfvm.session.sqe import SqeBuilder, cstring, timespec
+from pybpfvm.session.testrun import TestRun
 from pybpfvm.session.user import Block, UserMemory
 from pybpfvm.uring_backend.abi import Cqe
 from pybpfvm.uring_backend.bpf import Budgets

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import errno as _errno
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
 from pybpfvm.btf.types import Btf
+from pybpfvm.cfg import Cfg
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Engine, RunEnvironment
-from pybpfvm.errors import InputError, errno_name
+from pybpfvm.errors import InputError, UnsupportedError, errno_name
 from pybpfvm.events import Observer
 from pybpfvm.facts import program_facts
-from pybpfvm.helpers.proto import Helper
+from pybpfvm.helpers.proto import Helper, RetType
 from pybpfvm.helpers.table import HELPERS
 from pybpfvm.image import Image
+from pybpfvm.listing import Names, html_listing
 from pybpfvm.maps.base import BpfMap, MapError
-from pybpfvm.memory import RegionKind
 from pybpfvm.objectfile import abi_unknown, global_variables
 from pybpfvm.profiles.base import Profile
 from pybpfvm.profiles.detect import Detection, ProgramFacts
+from pybpfvm.profiles.ordinary import profile_of_section, unsupported_type
 from pybpfvm.program import BpfObject, MapSpec, Program
+from pybpfvm.session.testrun import TestRun, run_program
 from pybpfvm.session.values import Value, decode, encode
 from pybpfvm.vm.interp import Interpreter
 
@@ -39,11 +42,17 @@ class LoadedObject:
         }
         self.globals = Globals(self)
         self._engine: Interpreter | None = None
+        self._engine_profile: Profile | None = None
 
     def engine(self, environment: RunEnvironment) -> Engine:
-        """The engine for runs outside any ring, in this environment; it lives as the object."""
-        if self._engine is None:
-            self._engine = Interpreter(self.image, helpers_of(self.profile), environment)
+        """The engine for runs outside any ring, in this environment; it lives as the object, or
+        until a program of another profile is run."""
+        profile = environment.profile or self.profile
+        if self._engine is None or self._engine_profile is not profile:
+            if self._engine is not None:
+                self._engine.close()
+            self._engine = Interpreter(self.image, helpers_of(profile), environment)
+            self._engine_profile = profile
         self._engine.environment = environment
         return self._engine
 
@@ -60,6 +69,11 @@ class LoadedObject:
         """The ABI; InputError when it is ambiguous or unknown."""
         if self._profile is None:
             raise abi_unknown(self.object, self.detection)
+        return self._profile
+
+    @property
+    def known_profile(self) -> Profile | None:
+        """The ABI, or None when it is ambiguous or unknown."""
         return self._profile
 
     @property
@@ -80,16 +94,6 @@ class LoadedObject:
 
 
 @dataclass(frozen=True, slots=True)
-class TestRun:
-    """What one run of a program gave: r0 (unsigned), instructions, the packet and context after."""
-
-    retval: int
-    insns: int
-    data: bytes
-    ctx: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class LoadedProgram:
     """A program of a loaded object."""
 
@@ -106,9 +110,41 @@ class LoadedProgram:
         """Its calls, context accesses and return values, as far as they are plain."""
         return program_facts(self.program)
 
+    @property
+    def cfg(self) -> Cfg:
+        """Its control-flow graph; notebooks show it as a picture."""
+        return Cfg(self.program, resolve=self._names())
+
+    def _names(self) -> Names:
+        # A listing needs no ABI: where it is ambiguous or unknown, helpers stay numbers.
+        profile = self.owner.known_profile or profile_of_section(self.program.section)
+        return Names(self.owner.object, self.program, profile)
+
+    def _repr_html_(self) -> str:
+        return html_listing(self.program, self._names())
+
     def helpers(self) -> Mapping[int, Helper]:
         """The helpers its ABI offers, by number."""
-        return helpers_of(self.owner.profile)
+        return helpers_of(self.profile)
+
+    @property
+    def profile(self) -> Profile:
+        """Its ABI: the object's, or that of its own section where the object mixes types.
+
+        UnsupportedError for a program type that is not run, InputError when it is not known.
+        """
+        if self.owner.known_profile is not None:
+            return self.owner.known_profile
+        own = profile_of_section(self.program.section)
+        if own is not None:
+            return own
+        kind = unsupported_type(self.program.section)
+        if kind is not None:
+            raise UnsupportedError(
+                f"programs of type {kind} (section {self.program.section})",
+                where=f"{self.owner.object.path}: {self.name}",
+            )
+        return self.owner.profile
 
     def run(
         self,
@@ -119,16 +155,15 @@ class LoadedProgram:
         budget_insns: int = DEFAULT_BUDGET_INSNS,
         observer: Observer | None = None,
         strict_ctx: bool = True,
+        after_each: Callable[[int], None] | None = None,
     ) -> TestRun:
         """Run once (or `repeat` times) outside any ring, like `bpftool prog run`.
 
-        `ctx` is the context's bytes (zeros by default), `data` the packet that LD_ABS and LD_IND
-        read. Raises Trap.
+        `ctx` is the context's bytes (zeros by default), `data` a packet, for the types that run on
+        one: a whole Ethernet frame. `after_each` is told the instructions of each run when it has
+        ended. Raises InputError for what the program's type can not be run with, and Trap.
         """
-        profile = self.owner.profile
-        memory = self.owner.image.memory
-        if repeat < 1:
-            raise InputError(f"repeat {repeat}", remedy="1 or more")
+        profile = self.profile
         start_ns = time.monotonic_ns()
         environment = RunEnvironment(
             profile=profile,
@@ -136,40 +171,30 @@ class LoadedProgram:
             now_ns=lambda: time.monotonic_ns() - start_ns,
             observer=observer,
         )
-        context = bytearray(max(profile.ctx_bytes, len(ctx or b"")))
-        context[: len(ctx or b"")] = ctx or b""
-        region = memory.alloc(len(context), RegionKind.CTX, f"context of {self.name}")
-        packet = memory.alloc(max(len(data), 1), RegionKind.PACKET, "packet")
-        insns = retval = 0
-        try:
-            memory.write(packet.start, data)
-            memory.write(region.start, bytes(context))
-            engine = self.owner.engine(environment)
-            for _ in range(repeat):
-                done = engine.run(
-                    self.program,
-                    region.start,
-                    budget_insns=budget_insns,
-                    packet=packet if data else None,
-                )
-                retval, insns = done.r0, insns + done.insns
-            return TestRun(
-                retval,
-                insns,
-                memory.read(packet.start, len(data)) if data else b"",
-                memory.read(region.start, len(context)),
-            )
-        finally:
-            memory.free(region)
-            memory.free(packet)
+        return run_program(
+            self.owner.engine(environment),
+            profile,
+            self.program,
+            ctx,
+            data,
+            repeat=repeat,
+            budget_insns=budget_insns,
+            after_each=after_each,
+        )
 
 
 def helpers_of(profile: Profile) -> Mapping[int, Helper]:
-    """The helpers of a profile by number; InputError when the table has no such row."""
+    """The helpers of a profile by number, also those that this version does not have (without
+    an implementation); InputError when the table has no row for one of the others."""
     missing = sorted(set(profile.helpers.values()) - set(HELPERS))
     if missing:
         raise InputError(f"profile {profile.name} names unknown helpers: {', '.join(missing)}")
-    return {number: HELPERS[name] for number, name in profile.helpers.items()}
+    helpers = {
+        number: Helper(name, (), RetType.INTEGER, None, "Not in this version.")
+        for number, name in profile.missing_helpers.items()
+    }
+    helpers.update((number, HELPERS[name]) for number, name in profile.helpers.items())
+    return helpers
 
 
 class MapView:
