@@ -76,9 +76,9 @@ _XDP_MD = (
     _pointer("data", 0, CtxHolds.DATA),
     _pointer("data_end", 4, CtxHolds.DATA_END),
     _pointer("data_meta", 8, CtxHolds.DATA_META),
-    _word("ingress_ifindex", 12, default=_LOOPBACK_IFINDEX),
-    _word("rx_queue_index", 16),
-    _word("egress_ifindex", 20, CtxHolds.KERNEL_OBJECT),
+    CtxField("ingress_ifindex", 12, 4, False, default=_LOOPBACK_IFINDEX),
+    CtxField("rx_queue_index", 16, 4, False),
+    CtxField("egress_ifindex", 20, 4, False, holds=CtxHolds.KERNEL_OBJECT),
 )
 
 _SK_BUFF = (

@@ -103,7 +103,8 @@ class KernelObject:
             try:
                 key = bpfsys.map_get_next_key(fd, key, key_size)
             except OSError as error:
-                assert error.errno == errno.ENOENT
+                if error.errno != errno.ENOENT:
+                    raise
                 return
             yield key
 
