@@ -105,12 +105,13 @@ def detect(profiles: Iterable[Profile], programs: Iterable[ProgramFacts]) -> Det
     with the least against them are the candidates.
     """
     facts = tuple(programs)
+    tried = tuple(profiles)
     if not facts:
         return Detection(None, (), ("the object has no programs",))
     why: list[str] = []
     against: dict[str, int] = {}
     matching: list[Profile] = []
-    for profile in profiles:
+    for profile in tried:
         if any(matching_section(profile, fact.section) is None for fact in facts):
             continue
         stranger = next(filter(None, (_unknown_helper(profile, fact) for fact in facts)), None)
@@ -123,11 +124,21 @@ def detect(profiles: Iterable[Profile], programs: Iterable[ProgramFacts]) -> Det
         first = f", but {oddities[0][1]}" if oddities else ""
         why.append(f"{profile.name}: sections and helper numbers fit{first}")
     if not why:
-        sections = ", ".join(sorted({fact.section for fact in facts}))
-        why.append(f"no profile has a program type for sections {sections}")
+        why.extend(_types_by_section(tried, sorted({fact.section for fact in facts})))
     least = min(against.values(), default=0)
     best = tuple(profile for profile in matching if against[profile.name] == least)
     return Detection(best[0] if len(best) == 1 else None, best, tuple(why))
+
+
+def _types_by_section(profiles: Iterable[Profile], sections: Iterable[str]) -> Iterator[str]:
+    """Why no profile has all of the sections, by section."""
+    tried = tuple(profiles)
+    for section in sections:
+        names = [p.name for p in tried if matching_section(p, section) is not None]
+        if names:
+            yield f"section {section} is of {' or '.join(names)}: the object mixes types"
+        else:
+            yield f"no profile has a program type for section {section}"
 
 
 def _unknown_helper(profile: Profile, fact: ProgramFacts) -> str | None:
@@ -138,7 +149,12 @@ def _unknown_helper(profile: Profile, fact: ProgramFacts) -> str | None:
 
 
 def _oddities(profile: Profile, fact: ProgramFacts) -> Iterator[tuple[int, str]]:
-    """What looks wrong for a program of `profile`, each with a weight."""
+    """What looks wrong for a program of `profile`, each with a weight.
+
+    Only ring ABIs share numbers and sections; of the others no calls are compared.
+    """
+    if profile.ring is None:
+        return
     for call in fact.calls:
         name = profile.helpers[call.number]
         signature = _SIGNATURES.get(name, _OTHER_HELPER)

@@ -302,14 +302,14 @@ _NOT_RUN: Mapping[str, str] = {
 }
 
 
+def profile_of_section(section: str) -> Profile | None:
+    """The ordinary profile whose programs stand in sections of this name."""
+    return next((p for p in ORDINARY if matching_section(p, section) is not None), None)
+
+
 def unsupported_type(section: str) -> str | None:
     """The kernel's name of the program type of a section that this version does not run."""
     found = max((p for p in _NOT_RUN if section.startswith(p)), key=len, default=None)
-    return None if found is None else f"BPF_PROG_TYPE_{_NOT_RUN[found].upper()}"
-
-
-def profile_of_section(section: str) -> Profile | None:
-    """The ordinary profile whose programs stand in sections of this name."""
-    if unsupported_type(section) is not None:
+    if found is None or profile_of_section(section) is not None:
         return None
-    return next((p for p in ORDINARY if matching_section(p, section) is not None), None)
+    return f"BPF_PROG_TYPE_{_NOT_RUN[found].upper()}"

@@ -75,7 +75,7 @@ def run_program(
         if rules is not None:
             shown = data[hidden:]
             owned = memory.alloc(
-                max(1, len(shown)), RegionKind.PACKET, "packet", writable=rules.writable
+                max(1, len(shown)), RegionKind.PACKET, "data", writable=rules.writable
             )
             memory.write(owned.start, shown)
             packet = replace(owned, size=len(shown))
