@@ -105,6 +105,7 @@ class KernelBackend:
         self._memory = memory
         self._guard = Guard(memory, self.world)
         self._events: list[Completion | Started] = []
+        self._lone_externals: list[External] = []  # planned by the submit that is under way
         self._live: dict[int, int | Entry] = {}  # by token, in the order of submission
         self._hidden: dict[int, _Start | Gate | _CancelAll] = {}
         self._renames: dict[int, int] = {}  # token a poll is to have -> token it has
@@ -162,6 +163,7 @@ class KernelBackend:
         for chain in self._fresh:
             chain.fresh = False
         self._fresh.clear()
+        self._lone_externals.clear()
         return consumed
 
     def poll(self) -> list[Completion | Started]:
@@ -330,6 +332,7 @@ class KernelBackend:
         external = External(sqe, chain)
         start = Sqe(Op.NOP, flags=sqe.flags & abi.SQE_IO_DRAIN, user_data=self._hidden_token())
         if lone:
+            self._lone_externals.append(external)
             yield start.pack(), consumed, start.user_data, _Start(external)
             return
         external.gate = gate = self._take_gate({sqe.user_data})
@@ -340,10 +343,10 @@ class KernelBackend:
 
     def _fence(self, before: int) -> Iterator[_Planned]:
         """A hidden READ that a drain finds in flight while lone external requests are not over."""
+        issued = [entry for entry in self._live.values() if isinstance(entry, External)]
+        in_this_call = [entry for entry in self._lone_externals if entry.token not in self._live]
         loose = [
-            entry
-            for entry in self._live.values()
-            if isinstance(entry, External) and entry.gate is None and not entry.fenced
+            entry for entry in issued + in_this_call if entry.gate is None and not entry.fenced
         ]
         if loose:
             for external in loose:
