@@ -18,7 +18,7 @@ from pybpfvm.isa.opcodes import AluOp
 from pybpfvm.isa.semantics import CONCRETE_ALU
 from pybpfvm.verifier.domains import interval, tnum
 from pybpfvm.verifier.domains.interval import Interval
-from pybpfvm.verifier.domains.scalar import UNKNOWN32, Scalar, low_field, sync
+from pybpfvm.verifier.domains.scalar import UNKNOWN32, Scalar, low_field, sync, sync_small
 from pybpfvm.verifier.domains.tnum import Tnum
 from pybpfvm.verifier.domains.word import (
     BITS,
@@ -133,7 +133,7 @@ def _shift64(op: AluOp, on_tnum: ShiftTnumOp, on_range: ShiftIntervalOp) -> Tran
     return transfer
 
 
-def _shift32(op: AluOp, on_tnum: ShiftTnumOp, on_range: ShiftIntervalOp) -> Transfer:
+def _shift32(on_tnum: ShiftTnumOp, on_range: ShiftIntervalOp) -> Transfer:
     def transfer(a: Scalar, b: Scalar) -> Scalar:
         least, most = _count(b, LOW_BITS)
         if least == most:
@@ -150,12 +150,71 @@ def _rshift(value: int, mask: int, count: int, full: int) -> Tnum:
 
 
 def _add64(a: Scalar, b: Scalar) -> Scalar:
-    """The commonest operation: constants, and anything plus a wholly unknown word, at once."""
+    """Fast path: a sum that cannot wrap and stays small reads the same in every range."""
     if not a.mask and not b.mask:
         return Scalar.const(a.value + b.value)
     if a is UNKNOWN or b is UNKNOWN:
         return UNKNOWN
-    return _add64_ranges(a, b)
+    low, high = a.smin + b.smin, a.smax + b.smax
+    if low >= 0 and high <= S32_MAX:
+        value, mask = tnum.add(a.value, a.mask, b.value, b.mask, U64)
+        return sync_small(value, mask, low, high) or UNKNOWN
+    return SLOW64[AluOp.ADD](a, b)
+
+
+def _add32(a: Scalar, b: Scalar) -> Scalar:
+    low, high = a.s32min + b.s32min, a.s32max + b.s32max
+    if low >= 0 and high <= S32_MAX:
+        value, mask = tnum.add(a.value & U32, a.mask & U32, b.value & U32, b.mask & U32, U32)
+        return sync_small(value, mask, low, high) or UNKNOWN32
+    return SLOW32[AluOp.ADD](a, b)
+
+
+def _sub64(a: Scalar, b: Scalar) -> Scalar:
+    if not a.mask and not b.mask:
+        return Scalar.const(a.value - b.value)
+    if a is UNKNOWN or b is UNKNOWN:
+        return UNKNOWN
+    low, high = a.smin - b.smax, a.smax - b.smin
+    if low >= 0 and high <= S32_MAX:
+        value, mask = tnum.sub(a.value, a.mask, b.value, b.mask, U64)
+        return sync_small(value, mask, low, high) or UNKNOWN
+    return SLOW64[AluOp.SUB](a, b)
+
+
+def _and64(a: Scalar, b: Scalar) -> Scalar:
+    """Fast path: a small result is its own low half, which is above neither low half."""
+    value = a.value & b.value
+    top = (a.value | a.mask) & (b.value | b.mask)
+    if top > S32_MAX:
+        return SLOW64[AluOp.AND](a, b)
+    return sync_small(value, top ^ value, value, min(a.u32max, b.u32max)) or UNKNOWN
+
+
+def _and32(a: Scalar, b: Scalar) -> Scalar:
+    value = a.value & b.value & U32
+    top = (a.value | a.mask) & (b.value | b.mask) & U32
+    if top > S32_MAX:
+        return SLOW32[AluOp.AND](a, b)
+    return sync_small(value, top ^ value, value, min(a.u32max, b.u32max)) or UNKNOWN32
+
+
+def _lsh64(a: Scalar, b: Scalar) -> Scalar:
+    if not b.mask:
+        count = b.value & (BITS - 1)
+        high = a.umax << count
+        if high <= S32_MAX:
+            return sync_small(a.value << count, a.mask << count, a.umin << count, high) or UNKNOWN
+    return SLOW64[AluOp.LSH](a, b)
+
+
+def _rsh64(a: Scalar, b: Scalar) -> Scalar:
+    if not b.mask:
+        count = b.value & (BITS - 1)
+        high = a.umax >> count
+        if high <= S32_MAX:
+            return sync_small(a.value >> count, a.mask >> count, a.umin >> count, high) or UNKNOWN
+    return SLOW64[AluOp.RSH](a, b)
 
 
 def _div_tnum(av: int, am: int, bv: int, bm: int, full: int) -> Tnum:
@@ -198,7 +257,7 @@ def _neg64(a: Scalar, _: Scalar) -> Scalar:
 
 
 def _neg32(a: Scalar, _: Scalar) -> Scalar:
-    return _sub32(_ZERO, a)
+    return SLOW32[AluOp.SUB](_ZERO, a)
 
 
 def _mov64(_: Scalar, b: Scalar) -> Scalar:
@@ -243,9 +302,6 @@ def _swap(bits: int) -> Transfer:
 
 
 _ZERO = Scalar.const(0)
-_add64_ranges = _wide(AluOp.ADD, tnum.add, interval.add, carries_up=True)
-_sub64 = _wide(AluOp.SUB, tnum.sub, interval.sub, carries_up=True)
-_sub32 = _narrow(AluOp.SUB, tnum.sub, interval.sub)
 
 _BYTE_ORDER: dict[AluOp, Transfer] = {
     AluOp.LE16: _to_little_endian(16),
@@ -259,9 +315,10 @@ _BYTE_ORDER: dict[AluOp, Transfer] = {
     AluOp.BSWAP64: _swap(64),
 }
 
-TRANSFER64: Mapping[AluOp, Transfer] = {
-    AluOp.ADD: _add64,
-    AluOp.SUB: _sub64,
+# Every operation without its fast path; the tests hold each fast path to the answer here.
+SLOW64: Mapping[AluOp, Transfer] = {
+    AluOp.ADD: _wide(AluOp.ADD, tnum.add, interval.add, carries_up=True),
+    AluOp.SUB: _wide(AluOp.SUB, tnum.sub, interval.sub, carries_up=True),
     AluOp.MUL: _wide(AluOp.MUL, tnum.mul, interval.mul, carries_up=True),
     AluOp.DIV: _wide(AluOp.DIV, _div_tnum, interval.div, carries_up=False),
     AluOp.SDIV: _wide(AluOp.SDIV, _nothing, interval.sdiv, carries_up=False),
@@ -281,16 +338,16 @@ TRANSFER64: Mapping[AluOp, Transfer] = {
     **_BYTE_ORDER,
 }
 
-TRANSFER32: Mapping[AluOp, Transfer] = {
+SLOW32: Mapping[AluOp, Transfer] = {
     AluOp.ADD: _narrow(AluOp.ADD, tnum.add, interval.add),
-    AluOp.SUB: _sub32,
+    AluOp.SUB: _narrow(AluOp.SUB, tnum.sub, interval.sub),
     AluOp.MUL: _narrow(AluOp.MUL, tnum.mul, interval.mul),
     AluOp.DIV: _narrow(AluOp.DIV, _div_tnum, interval.div),
     AluOp.SDIV: _narrow(AluOp.SDIV, _nothing, interval.sdiv),
     AluOp.OR: _narrow(AluOp.OR, tnum.or_, interval.or_),
     AluOp.AND: _narrow(AluOp.AND, tnum.and_, interval.and_),
-    AluOp.LSH: _shift32(AluOp.LSH, tnum.lshift, interval.lsh),
-    AluOp.RSH: _shift32(AluOp.RSH, _rshift, interval.rsh),
+    AluOp.LSH: _shift32(tnum.lshift, interval.lsh),
+    AluOp.RSH: _shift32(_rshift, interval.rsh),
     AluOp.NEG: _neg32,
     AluOp.MOD: _narrow(AluOp.MOD, _mod_tnum, interval.mod),
     AluOp.SMOD: _narrow(AluOp.SMOD, _smod_tnum, interval.smod),
@@ -299,6 +356,18 @@ TRANSFER32: Mapping[AluOp, Transfer] = {
     AluOp.MOVSX8: movsx32(8),
     AluOp.MOVSX16: movsx32(16),
     AluOp.MOVSX32: movsx32(32),
-    AluOp.ARSH: _shift32(AluOp.ARSH, tnum.arshift, interval.arsh),
+    AluOp.ARSH: _shift32(tnum.arshift, interval.arsh),
     **_BYTE_ORDER,
 }
+
+FAST64: Mapping[AluOp, Transfer] = {
+    AluOp.ADD: _add64,
+    AluOp.SUB: _sub64,
+    AluOp.AND: _and64,
+    AluOp.LSH: _lsh64,
+    AluOp.RSH: _rsh64,
+}
+FAST32: Mapping[AluOp, Transfer] = {AluOp.ADD: _add32, AluOp.AND: _and32}
+
+TRANSFER64: Mapping[AluOp, Transfer] = {**SLOW64, **FAST64}
+TRANSFER32: Mapping[AluOp, Transfer] = {**SLOW32, **FAST32}

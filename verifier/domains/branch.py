@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping
 
 from pybpfvm.isa.opcodes import JmpOp
 from pybpfvm.verifier.domains import tnum
-from pybpfvm.verifier.domains.scalar import Scalar, meet, sync
-from pybpfvm.verifier.domains.word import BITS, HIGH, U32, U64
+from pybpfvm.verifier.domains.scalar import Scalar, meet, sync, sync_small
+from pybpfvm.verifier.domains.word import BITS, HIGH, S32_MAX, U32, U64
 
 Pair = tuple[Scalar, Scalar]
 Refine = Callable[[Scalar, Scalar], Pair | None]
@@ -39,8 +39,8 @@ def _less64(a: Scalar, b: Scalar) -> Pair | None:
     if a.umin >= b.umax:
         return None
     return _both(
-        _within_u64(a, 0, b.umax - 1) if a.umax >= b.umax else a,
-        _within_u64(b, a.umin + 1, U64) if b.umin <= a.umin else b,
+        _within_u64(a, a.umin, b.umax - 1) if a.umax >= b.umax else a,
+        _within_u64(b, a.umin + 1, b.umax) if b.umin <= a.umin else b,
     )
 
 
@@ -49,8 +49,8 @@ def _at_most64(a: Scalar, b: Scalar) -> Pair | None:
     if a.umin > b.umax:
         return None
     return _both(
-        _within_u64(a, 0, b.umax) if a.umax > b.umax else a,
-        _within_u64(b, a.umin, U64) if b.umin < a.umin else b,
+        _within_u64(a, a.umin, b.umax) if a.umax > b.umax else a,
+        _within_u64(b, a.umin, b.umax) if b.umin < a.umin else b,
     )
 
 
@@ -233,13 +233,16 @@ def _both(a: Scalar | None, b: Scalar | None) -> Pair | None:
 
 
 def _within_u64(a: Scalar, low: int, high: int) -> Scalar | None:
+    """`a` with its unsigned range cut down to [low, high], which lies within it."""
+    if a.umax <= S32_MAX:
+        return sync_small(a.value, a.mask, low, high)
     return sync(
         a.value,
         a.mask,
         a.smin,
         a.smax,
-        max(a.umin, low),
-        min(a.umax, high),
+        low,
+        high,
         a.s32min,
         a.s32max,
         a.u32min,
@@ -248,11 +251,14 @@ def _within_u64(a: Scalar, low: int, high: int) -> Scalar | None:
 
 
 def _within_s64(a: Scalar, low: int, high: int) -> Scalar | None:
+    """`a` with its signed range cut down to [low, high], which lies within it."""
+    if a.umax <= S32_MAX:
+        return sync_small(a.value, a.mask, low, high)
     return sync(
         a.value,
         a.mask,
-        max(a.smin, low),
-        min(a.smax, high),
+        low,
+        high,
         a.umin,
         a.umax,
         a.s32min,
@@ -263,6 +269,9 @@ def _within_s64(a: Scalar, low: int, high: int) -> Scalar | None:
 
 
 def _within_u32(a: Scalar, low: int, high: int) -> Scalar | None:
+    """`a` with its unsigned 32-bit range cut down to [low, high], which lies within it."""
+    if a.umax <= S32_MAX:
+        return sync_small(a.value, a.mask, low, high)
     return sync(
         a.value,
         a.mask,
@@ -272,12 +281,15 @@ def _within_u32(a: Scalar, low: int, high: int) -> Scalar | None:
         a.umax,
         a.s32min,
         a.s32max,
-        max(a.u32min, low),
-        min(a.u32max, high),
+        low,
+        high,
     )
 
 
 def _within_s32(a: Scalar, low: int, high: int) -> Scalar | None:
+    """`a` with its signed 32-bit range cut down to [low, high], which lies within it."""
+    if a.umax <= S32_MAX:
+        return sync_small(a.value, a.mask, low, high)
     return sync(
         a.value,
         a.mask,
@@ -285,8 +297,8 @@ def _within_s32(a: Scalar, low: int, high: int) -> Scalar | None:
         a.smax,
         a.umin,
         a.umax,
-        max(a.s32min, low),
-        min(a.s32max, high),
+        low,
+        high,
         a.u32min,
         a.u32max,
     )

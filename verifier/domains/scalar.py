@@ -12,7 +12,6 @@ from pybpfvm.verifier.domains import tnum
 from pybpfvm.verifier.domains.interval import low_bits
 from pybpfvm.verifier.domains.word import (
     BITS,
-    HIGH,
     LOW_BITS,
     S32_MAX,
     S32_MIN,
@@ -77,6 +76,8 @@ class Scalar:
     def const(number: int) -> Scalar:
         """Exactly `number`, taken modulo 2**64."""
         value = number & U64
+        if value <= S32_MAX:
+            return Scalar(value, 0, value, value, value, value, value, value, value, value)
         signed = value if value <= S64_MAX else value - SPAN64
         low = value & U32
         low_signed = low if low <= S32_MAX else low - SPAN32
@@ -127,7 +128,8 @@ class Scalar:
         return (
             f"Scalar(var_off=({self.value:#x}; {self.mask:#x}), "
             f"smin={self.smin}, smax={self.smax}, umin={self.umin}, umax={self.umax}, "
-            f"s32min={self.s32min}, s32max={self.s32max}, u32min={self.u32min}, u32max={self.u32max})"
+            f"s32min={self.s32min}, s32max={self.s32max}, "
+            f"u32min={self.u32min}, u32max={self.u32max})"
         )
 
 
@@ -154,17 +156,28 @@ def sync(
     None if the views visibly have no member in common. They may have none without that being
     seen: a Scalar promises to hold every member, not to have one.
     """
-    top = value | mask
-    if umax > top:
-        umax = top
-    if umax <= S32_MAX:
-        # A small number reads the same in all four ranges.
-        return _sync_small(
-            value, mask, max(umin, smin, u32min, s32min), min(umax, smax, u32max, s32max)
+    if umax > value | mask:
+        umax = value | mask
+    if umax <= U32:
+        # Zero-extended: all readings but the signed one of the low half are one range.
+        if smax < umax:
+            umax = smax
+        if u32max < umax:
+            umax = u32max
+        if smin > umin:
+            umin = smin
+        if u32min > umin:
+            umin = u32min
+        if umax > S32_MAX:
+            return _sync_zero_extended(value, mask, umin, umax, s32min, s32max)
+        return sync_small(
+            value,
+            mask,
+            s32min if s32min > umin else umin,
+            s32max if s32max < umax else umax,
         )
+    low_views: tuple[int, int, int, int] | None = None
     for _ in range(_ROUNDS):
-        before = (value, mask, smin, smax, umin, umax, s32min, s32max, u32min, u32max)
-
         # The tnum's least and greatest members, unsigned and signed.
         top = value | mask
         if umin < value:
@@ -176,62 +189,78 @@ def sync(
                 smin = value - SIGN64
             if smax > top & S64_MAX:
                 smax = top & S64_MAX
-        views = _cross(smin, smax, umin, umax, SIGN64, SPAN64)
-        if views is None:
+        if smin != umin or smax != umax:
+            views = _cross(smin, smax, umin, umax, SIGN64, SPAN64)
+            if views is None:
+                return None
+            smin, smax, umin, umax = views
+        elif umin > umax:
             return None
-        smin, smax, umin, umax = views
 
-        # The low half, from the 64-bit ranges and from the tnum.
+        # The low half, from the narrower of the 64-bit ranges and from the tnum.
         if smax - smin <= U32:
-            low_smin, low_smax, low_umin, low_umax = low_bits(smin, smax, U32)
+            low_views = low_bits(smin, smax, U32)
+        elif umax - umin <= U32:
+            low_views = low_bits(umin, umax, U32)
         else:
-            low_smin, low_smax, low_umin, low_umax = low_bits(umin, umax, U32)
+            low_views = None
         low_value, low_mask = value & U32, mask & U32
-        low_top = low_value | low_mask
-        if low_mask & SIGN32:
-            low_smin = max(low_smin, low_value - SIGN32)
-            low_smax = min(low_smax, low_top & S32_MAX)
-        views = _cross(
-            max(s32min, low_smin),
-            min(s32max, low_smax),
-            max(u32min, low_umin, low_value),
-            min(u32max, low_umax, low_top),
-            SIGN32,
-            SPAN32,
-        )
-        if views is None:
-            return None
-        s32min, s32max, u32min, u32max = views
-
-        # The ends of the 64-bit ranges, moved inwards to the next word with such a low half.
-        umin = _next_with_low(umin, u32min, u32max)
-        umax = _last_with_low(umax, u32min, u32max)
-        smin = _next_with_low(smin, u32min, u32max)
-        smax = _last_with_low(smax, u32min, u32max)
-        if smin >= S32_MIN and smax <= S32_MAX:
-            # Then the word is its low half, sign-extended.
-            smin = max(smin, s32min)
-            smax = min(smax, s32max)
-        if umin > umax or smin > smax:
-            return None
+        if low_views is not None:
+            low_smin, low_smax, low_umin, low_umax = low_views
+            if s32min < low_smin:
+                s32min = low_smin
+            if s32max > low_smax:
+                s32max = low_smax
+            if u32min < low_umin:
+                u32min = low_umin
+            if u32max > low_umax:
+                u32max = low_umax
+        moved = False
+        if low_mask != U32 or u32min or u32max != U32 or s32min != S32_MIN or s32max != S32_MAX:
+            low_top = low_value | low_mask
+            if u32min < low_value:
+                u32min = low_value
+            if u32max > low_top:
+                u32max = low_top
+            if low_mask & SIGN32:
+                if s32min < low_value - SIGN32:
+                    s32min = low_value - SIGN32
+                if s32max > low_top & S32_MAX:
+                    s32max = low_top & S32_MAX
+            views = _cross(s32min, s32max, u32min, u32max, SIGN32, SPAN32)
+            if views is None:
+                return None
+            s32min, s32max, u32min, u32max = views
+            inner = _with_low(smin, smax, umin, umax, s32min, s32max, u32min, u32max)
+            moved = inner != (smin, smax, umin, umax)
+            smin, smax, umin, umax = inner
+            if umin > umax or smin > smax:
+                return None
 
         # The tnum, from the leading bits that the ends of a range share.
         free = (1 << (umin ^ umax).bit_length()) - 1
         low_free = (1 << (u32min ^ u32max).bit_length()) - 1
         if (value ^ umin) & ~(mask | free) or (low_value ^ u32min) & ~(low_mask | low_free):
             return None
-        known = (umin & ~free) | (u32min & ~low_free)
-        mask &= free & (HIGH | low_free)
-        value = (value | known) & ~mask
-        if before == (value, mask, smin, smax, umin, umax, s32min, s32max, u32min, u32max):
+        fixed = ~free | (U32 & ~low_free)
+        if mask & fixed:
+            value |= ((umin & ~free) | (u32min & ~low_free)) & mask
+            mask &= ~fixed
+            moved = True
+        if not moved:
             break
     if not mask:
         return Scalar.const(value)
+    if mask == U64:
+        # One object for "unknown", which fast paths recognise.
+        widths = (umax - umin, smax - smin, u32max - u32min, s32max - s32min)
+        if widths == (U64, U64, U32, U32):
+            return Scalar.UNKNOWN
     return Scalar(value, mask, smin, smax, umin, umax, s32min, s32max, u32min, u32max)
 
 
-def _sync_small(value: int, mask: int, low: int, high: int) -> Scalar | None:
-    """`sync` of words from `low` to `high` that are not negative in any of the four readings."""
+def sync_small(value: int, mask: int, low: int, high: int) -> Scalar | None:
+    """`sync` of words known to lie in [low, high], at most S32_MAX: all four readings agree."""
     while True:
         if low < value:
             low = value
@@ -243,10 +272,55 @@ def _sync_small(value: int, mask: int, low: int, high: int) -> Scalar | None:
         if (value ^ low) & ~(mask | free):
             return None
         if not mask & ~free:
-            break
+            return Scalar(value, mask, low, high, low, high, low, high, low, high)
+        value |= low & mask & ~free
         mask &= free
-        value |= low & ~free
-    return Scalar(value, mask, low, high, low, high, low, high, low, high)
+
+
+def _sync_zero_extended(
+    value: int, mask: int, low: int, high: int, s32min: int, s32max: int
+) -> Scalar | None:
+    """`sync` of words from `low` to `high`, at most U32, whose low half is in [s32min, s32max]."""
+    while True:
+        top = value | mask
+        if low < value:
+            low = value
+        if high > top:
+            high = top
+        if mask & SIGN32:
+            if s32min < value - SIGN32:
+                s32min = value - SIGN32
+            if s32max > top & S32_MAX:
+                s32max = top & S32_MAX
+        views = _cross(s32min, s32max, low, high, SIGN32, SPAN32)
+        if views is None:
+            return None
+        s32min, s32max, low, high = views
+        free = (1 << (low ^ high).bit_length()) - 1
+        if (value ^ low) & ~(mask | free):
+            return None
+        if not mask & ~free:
+            return Scalar(value, mask, low, high, low, high, s32min, s32max, low, high)
+        value |= low & mask & ~free
+        mask &= free
+
+
+def _with_low(
+    smin: int, smax: int, umin: int, umax: int, s32min: int, s32max: int, u32min: int, u32max: int
+) -> tuple[int, int, int, int]:
+    """The 64-bit ranges with their ends moved inwards to words that have such a low half."""
+    if u32min or u32max != U32:
+        umin = _next_with_low(umin, u32min, u32max)
+        umax = _last_with_low(umax, u32min, u32max)
+        smin = _next_with_low(smin, u32min, u32max)
+        smax = _last_with_low(smax, u32min, u32max)
+    if smin >= S32_MIN and smax <= S32_MAX:
+        # Then the word is its low half, sign-extended.
+        if smin < s32min:
+            smin = s32min
+        if smax > s32max:
+            smax = s32max
+    return smin, smax, umin, umax
 
 
 def _cross(
@@ -258,13 +332,23 @@ def _cross(
     order, so on each half the common words are one interval.
     """
     low = smin if smin > umin else umin
-    high = min(smax, umax, sign - 1)
+    high = smax if smax < umax else umax
+    if high >= sign:
+        high = sign - 1
     if smin >= 0:
         return (low, high, low, high) if low <= high else None
     if low < 0:
         low = 0
-    neg_low = max(smin + span, umin, sign)
-    neg_high = min(smax + span, umax, span - 1)
+    neg_low = smin + span
+    if neg_low < umin:
+        neg_low = umin
+    if neg_low < sign:
+        neg_low = sign
+    neg_high = smax + span
+    if neg_high > umax:
+        neg_high = umax
+    if neg_high >= span:
+        neg_high = span - 1
     if neg_low > neg_high:
         return (low, high, low, high) if low <= high else None
     if low > high:
