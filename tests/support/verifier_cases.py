@@ -1,0 +1,218 @@
+"""The verifier's corpus: cases in tests/data/verifier/*.toml, as values. README.md there says how
+they are written; nothing here judges them."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pybpfvm.isa.asm import assemble
+from pybpfvm.isa.insn import Insn
+from pybpfvm.isa.opcodes import Kind as InsnKind
+from pybpfvm.isa.opcodes import Pseudo
+from pybpfvm.profiles import PROFILES
+from pybpfvm.profiles.base import Profile
+from pybpfvm.profiles.mainline import MAINLINE_NAMES
+from pybpfvm.program import BpfObject, MapSpec, MapType, Program, Subprog
+from pybpfvm.verifier.verdict import Kind, Rule
+
+DIRECTORY = Path(__file__).parents[1] / "data" / "verifier"
+REFUSED = "; REFUSED"
+
+_CASE_KEYS = frozenset(
+    "name type setup code accept reject unsupported kernel row license options".split()
+)
+_LABEL = re.compile(r"^\s*[\w.]+:\s*")
+
+
+class CaseError(Exception):
+    """A case that is written wrong: names the file and the case."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """A verdict: "accept", "reject" (by one of `rules`, at `pc`) or "unsupported" (`feature`)."""
+
+    verdict: str
+    rules: tuple[Rule, ...] = ()
+    kind: Kind | None = None
+    pc: int | None = None
+    feature: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelAnswer:
+    """What the running kernel is expected to say; `why` where that is not what we say."""
+
+    verdict: str  # "accept", "reject", or "" where it has no say
+    pc: int | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One program with what verification must answer. `row`: of the soundness catalogue."""
+
+    name: str
+    file: str
+    profile: Profile
+    program: Program
+    object: BpfObject
+    expected: Expected
+    kernel: KernelAnswer
+    row: str = ""
+    privileged: bool = True
+
+    @property
+    def id(self) -> str:
+        """A name for test reports."""
+        return f"{self.file}: {self.name}"
+
+
+@cache
+def corpus() -> tuple[Case, ...]:
+    """All cases of all files. Raises CaseError."""
+    with (DIRECTORY / "common.toml").open("rb") as file:
+        common = tomllib.load(file)
+    maps = tuple(_map(name, row) for name, row in common["maps"].items())
+    cases: list[Case] = []
+    for path in sorted(DIRECTORY.glob("*.toml")):
+        if path.name != "common.toml":
+            with path.open("rb") as file:
+                content = tomllib.load(file)
+            for row in content["case"]:
+                cases.append(_case(path.stem, content, row, common["setup"], maps))
+    names = [case.id for case in cases]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise CaseError(f"names used twice: {', '.join(sorted(twice))}")
+    return tuple(cases)
+
+
+def common_maps() -> tuple[MapSpec, ...]:
+    """The maps that every case may name."""
+    return corpus()[0].object.maps
+
+
+def _map(name: str, row: Mapping[str, Any]) -> MapSpec:
+    return MapSpec(
+        name,
+        MapType[row["type"]],
+        row.get("key", 0),
+        row.get("value", 0),
+        row["entries"],
+        flags=row.get("flags", 0),
+    )
+
+
+def _case(
+    file: str,
+    content: Mapping[str, Any],
+    row: Mapping[str, Any],
+    setups: Mapping[str, str],
+    maps: tuple[MapSpec, ...],
+) -> Case:
+    where = f"{file}: {row.get('name', '(no name)')}"
+    unknown = set(row) - _CASE_KEYS
+    if unknown or "name" not in row or "code" not in row:
+        raise CaseError(f"{where}: unknown keys {sorted(unknown)}, or no name or code")
+    profile_name = row.get("type", content.get("type", "socket_filter"))
+    if profile_name not in PROFILES:
+        raise CaseError(f"{where}: no profile is called {profile_name}")
+    profile = PROFILES[profile_name]
+    setup = setups[row["setup"]] if "setup" in row else ""
+    text = f"{setup}\n{row['code']}"
+    names = profile.helpers if profile.ring is not None else MAINLINE_NAMES
+    insns = assemble(
+        text,
+        where=where,
+        calls={name: number for number, name in names.items()},
+        maps={spec.name: index for index, spec in enumerate(maps)},
+    )
+    rules = [rule for rule in profile.sections if rule.sleepable] or list(profile.sections)
+    program = Program(
+        "case", rules[0].prefix, insns, subprogs=subprogs_of(insns), license=row.get("license", "GPL")
+    )
+    expected = _expected(where, row, _marked_pc(where, text, insns))
+    return Case(
+        row["name"],
+        file,
+        profile,
+        program,
+        BpfObject(f"{file}.toml", "", (program,), maps, license="GPL"),
+        expected,
+        _kernel(where, row, profile, expected),
+        row.get("row", ""),
+        row.get("options", {}).get("privileged", True),
+    )
+
+
+def subprogs_of(insns: tuple[Insn, ...]) -> tuple[Subprog, ...]:
+    """The functions of a program without symbols: what calls and function addresses lead to."""
+    starts, pc = {0}, 0
+    for insn in insns:
+        if insn.spec.kind is InsnKind.CALL_LOCAL:
+            starts.add(pc + 1 + insn.imm)
+        elif insn.spec.kind is InsnKind.LDDW and insn.src == Pseudo.FUNC:
+            low = insn.imm & 0xFFFF_FFFF
+            starts.add(pc + 1 + low - ((low >> 31) << 32))
+        pc += insn.slots
+    ordered = [start for start in sorted(starts) if 0 <= start < pc]
+    ends = [*ordered[1:], pc]
+    return tuple(
+        Subprog(f"sub{number}" if number else "case", start, end)
+        for number, (start, end) in enumerate(zip(ordered, ends, strict=True))
+    )
+
+
+def _marked_pc(where: str, text: str, insns: tuple[Insn, ...]) -> int | None:
+    """The pc of the line that ends in the REFUSED mark."""
+    pcs, pc = [], 0
+    for insn in insns:
+        pcs.append(pc)
+        pc += insn.slots
+    index, marked = 0, []
+    for line in text.splitlines():
+        if not _LABEL.sub("", line.partition(";")[0]).strip():
+            continue
+        if REFUSED in line:
+            marked.append(pcs[index])
+        index += 1
+    if index != len(insns) or len(marked) > 1:
+        raise CaseError(f"{where}: {index} lines, {len(insns)} insns, {len(marked)} marks")
+    return marked[0] if marked else None
+
+
+def _expected(where: str, row: Mapping[str, Any], pc: int | None) -> Expected:
+    verdicts = [key for key in ("accept", "reject", "unsupported") if key in row]
+    if len(verdicts) != 1:
+        raise CaseError(f"{where}: exactly one of accept, reject, unsupported")
+    verdict = verdicts[0]
+    if verdict == "accept":
+        return Expected("accept")
+    if verdict == "unsupported":
+        return Expected("unsupported", pc=pc, feature=row["unsupported"])
+    said = row["reject"]
+    rules = said["rule"] if isinstance(said["rule"], list) else [said["rule"]]
+    found = tuple(Rule(rule) for rule in rules)
+    return Expected("reject", found, Kind(said["kind"]), said.get("pc", pc))
+
+
+def _kernel(
+    where: str, row: Mapping[str, Any], profile: Profile, expected: Expected
+) -> KernelAnswer:
+    said = row.get("kernel")
+    if profile.ring is not None or not row.get("options", {}).get("privileged", True):
+        return KernelAnswer("", why="the running kernel has no such programs")
+    if said is not None:
+        if not said.get("why"):
+            raise CaseError(f"{where}: kernel = without why")
+        return KernelAnswer(said["verdict"], said.get("pc"), said["why"])
+    if expected.verdict == "unsupported":
+        raise CaseError(f"{where}: unsupported needs kernel = {{verdict, why}}")
+    return KernelAnswer(expected.verdict, expected.pc)

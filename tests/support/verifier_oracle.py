@@ -1,0 +1,160 @@
+"""The running kernel's verifier as an oracle: programs in, its verdict and its reason out.
+
+Every load is journalled before it is made: a program that took the machine down is known by its
+missing "survived" line and never loaded again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from pybpfvm import bpfsys
+from pybpfvm.isa.codec import encode
+from pybpfvm.isa.insn import Insn
+from pybpfvm.profiles.base import Profile, Sleepable
+from pybpfvm.program import MapSpec
+
+# What the kernel's log says about places: an instruction being looked at, and those that the
+# passes before and after name in words.
+_STEP = re.compile(r"^(\d+): \([0-9a-f]{2}\) ", re.MULTILINE)
+_NAMED = re.compile(
+    r"\b(?:unreachable insn|jump out of range from insn|jump into the middle of ldimm64 insn"
+    r"|invalid func|back-edge from insn|insn) (\d+)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KernelVerdict:
+    """The kernel's answer: `pc` of the refused instruction if its log says, and the log."""
+
+    accepted: bool
+    errno: int = 0
+    pc: int | None = None
+    log: str = ""
+
+    @property
+    def message(self) -> str:
+        """The line of the log that says what is wrong."""
+        lines = [line for line in self.log.splitlines() if line.strip()]
+        told = [line for line in lines if not _NOISE.match(line)]
+        return told[-1] if told else ""
+
+
+_NOISE = re.compile(
+    r"processed \d+ insns|\d+: |verification time|stack depth|mark_precise|from \d+ to|func#"
+)
+
+
+class Journal:
+    """Which programs were tried and which of them the machine survived, on disk."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tried: dict[str, bool] = {}
+        text = path.read_text(encoding="ascii", errors="replace") if path.exists() else ""
+        for line in text.splitlines():
+            what, _, rest = line.partition(" ")
+            key = rest.split(" ")[0]
+            if what == "try":
+                tried.setdefault(key, False)
+                tried[key] = False
+            elif what == "ok":
+                tried[key] = True
+        self.lost = frozenset(key for key, survived in tried.items() if not survived)
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        # What is settled is dropped; what killed a run is kept for ever.
+        kept = [line for line in text.splitlines() if line.split(" ")[1:2] and
+                line.startswith("try ") and line.split(" ")[1] in self.lost]
+        os.write(self._file, "".join(f"{line}\n" for line in kept).encode())
+
+    def begin(self, key: str, prog_type: int, code: bytes) -> None:
+        """Write down what is about to be loaded, and see it on the disk."""
+        os.write(self._file, f"try {key} {prog_type} {code.hex()}\n".encode())
+        os.fdatasync(self._file)
+
+    def survived(self, key: str) -> None:
+        """The load came back."""
+        os.write(self._file, f"ok {key}\n".encode())
+
+    def close(self) -> None:
+        """End of the run."""
+        os.close(self._file)
+
+
+class KernelVerifier:
+    """Loads programs that use `maps`, and unloads them at once. A context manager."""
+
+    def __init__(self, maps: Sequence[MapSpec], journal: Journal | None = None) -> None:
+        self._maps = [
+            bpfsys.map_create(
+                spec.type, spec.key_size, spec.value_size, spec.max_entries, flags=spec.flags
+            )
+            for spec in maps
+        ]
+        self._journal = journal
+        self.skipped = 0
+
+    def judge(
+        self, insns: Sequence[Insn], profile: Profile, *, license: str = "GPL", log: bool = True
+    ) -> KernelVerdict | None:
+        """The verdict; None for a program that an earlier run did not survive.
+
+        `log`: a refused program is loaded again with a log, to learn where and why.
+        """
+        code = encode(insns)
+        key = hashlib.sha256(f"{profile.prog_type} ".encode() + code).hexdigest()
+        if self._journal is not None:
+            if key in self._journal.lost:
+                self.skipped += 1
+                return None
+            self._journal.begin(key, profile.prog_type, code)
+        verdict = self._load(code, profile, license, log=False)
+        if not verdict.accepted and log:
+            verdict = self._load(code, profile, license, log=True)
+        if self._journal is not None:
+            self._journal.survived(key)
+        return verdict
+
+    def _load(self, code: bytes, profile: Profile, license: str, *, log: bool) -> KernelVerdict:
+        flags = bpfsys.BPF_F_SLEEPABLE if profile.sleepable is not Sleepable.NEVER else 0
+        with bpfsys.prog_load(
+            code,
+            prog_type=profile.prog_type,
+            license=license,
+            flags=flags,
+            map_fds=[made.fileno() for made in self._maps],
+            log_level=1 if log else 0,
+        ) as loaded:
+            if loaded.accepted:
+                return KernelVerdict(True, 0, None, loaded.log)
+            return KernelVerdict(False, loaded.errno, refused_pc(loaded.log), loaded.log)
+
+    def close(self) -> None:
+        """Give the maps back."""
+        for made in self._maps:
+            made.close()
+        if self._journal is not None:
+            self._journal.close()
+
+    def __enter__(self) -> KernelVerifier:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def refused_pc(log: str) -> int | None:
+    """The instruction that a log of level 1 ends at, or that its last words name."""
+    steps = _STEP.findall(log)
+    named = _NAMED.findall(log)
+    if steps:
+        return int(steps[-1])
+    return int(named[0]) if named else None
