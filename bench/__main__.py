@@ -6,10 +6,10 @@ import argparse
 import json
 from pathlib import Path
 
-from bench import interp, ring, startup
+from bench import domains, interp, ring, startup
 from pybpfvm.report.terminal import heading, table
 
-PARTS = (("Start-up", startup), ("Interpreter", interp), ("Ring", ring))
+PARTS = (("Start-up", startup), ("Interpreter", interp), ("Ring", ring), ("Domains", domains))
 
 
 def main() -> None:

@@ -63,7 +63,7 @@ def _wide(op: AluOp, on_tnums: TnumOp, on_ranges: IntervalOp, *, carries_up: boo
         smin, smax, umin, umax = on_ranges(
             (a.smin, a.smax, a.umin, a.umax), (b.smin, b.smax, b.umin, b.umax), U64
         )
-        if carries_up and umax > S32_MAX:
+        if carries_up and (a.umax > S32_MAX or b.umax > S32_MAX or umax > S32_MAX):
             low = on_ranges(_low(a), _low(b), U32)
         else:
             low = _ANY32
@@ -105,6 +105,21 @@ def _count(b: Scalar, bits: int) -> tuple[int, int]:
     return b.value & field, (b.value | b.mask) & field
 
 
+def _any_count(
+    on_tnum: ShiftTnumOp, value: int, mask: int, b: Scalar, least: int, most: int, full: int
+) -> Tnum:
+    """The union over the counts from `least` to `most` that agree with the known bits of `b`."""
+    found: Tnum | None = None
+    field = full.bit_length() - 1
+    for count in range(least, most + 1):
+        if not (count ^ b.value) & ~b.mask & field:
+            shifted = on_tnum(value, mask, count, full)
+            found = shifted if found is None else tnum.union(*found, *shifted)
+            if found[1] == full:
+                break
+    return found or (0, full)
+
+
 def _shift64(op: AluOp, on_tnum: ShiftTnumOp, on_range: ShiftIntervalOp) -> Transfer:
     fold = CONCRETE_ALU[op]
     left = op is AluOp.LSH
@@ -116,7 +131,7 @@ def _shift64(op: AluOp, on_tnum: ShiftTnumOp, on_range: ShiftIntervalOp) -> Tran
                 return Scalar.const(fold(a.value, least, BITS))
             value, mask = on_tnum(a.value, a.mask, least, U64)
         else:
-            value, mask = 0, U64
+            value, mask = _any_count(on_tnum, a.value, a.mask, b, least, most, U64)
         smin, smax, umin, umax = on_range((a.smin, a.smax, a.umin, a.umax), least, most, U64)
         low = _ANY32
         if left:
@@ -139,7 +154,7 @@ def _shift32(on_tnum: ShiftTnumOp, on_range: ShiftIntervalOp) -> Transfer:
         if least == most:
             value, mask = on_tnum(a.value & U32, a.mask & U32, least, U32)
         else:
-            value, mask = 0, U32
+            value, mask = _any_count(on_tnum, a.value & U32, a.mask & U32, b, least, most, U32)
         return _from_low(value, mask, *on_range(_low(a), least, most, U32))
 
     return transfer

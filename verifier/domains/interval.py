@@ -66,31 +66,43 @@ def mul(a: Interval, b: Interval, full: int) -> Interval:
 
 
 def and_(a: Interval, b: Interval, full: int) -> Interval:
-    """Clearing bits never makes an unsigned number larger; the lower end is the tnum's affair."""
-    _, _, _, aumax = a
-    _, _, _, bumax = b
-    half = full >> 1
-    return -half - 1, half, 0, aumax if aumax < bumax else bumax
+    """Clearing bits never makes an unsigned number larger; the lower end is the tnum's affair.
+
+    Signed, the result is negative only if both are, and then keeps their common leading ones.
+    """
+    asmin, asmax, _, aumax = a
+    bsmin, bsmax, _, bumax = b
+    if asmin >= 0 or bsmin >= 0:
+        low = 0
+        high = min(asmax if asmin >= 0 else bsmax, bsmax if bsmin >= 0 else asmax)
+    else:
+        low = -1 << (~min(asmin, bsmin)).bit_length()
+        high = max(asmax, bsmax)
+    return low, high, 0, aumax if aumax < bumax else bumax
 
 
 def or_(a: Interval, b: Interval, full: int) -> Interval:
-    """Setting bits never makes an unsigned number smaller, nor adds one above both top bits."""
-    _, _, aumin, aumax = a
-    _, _, bumin, bumax = b
-    half = full >> 1
+    """Setting bits never makes an unsigned number smaller, nor adds one above both top bits.
+
+    Signed, the result is negative if either is, and setting bits brings it nearer to -1.
+    """
+    asmin, asmax, aumin, aumax = a
+    bsmin, bsmax, bumin, bumax = b
     return (
-        -half - 1,
-        half,
+        min(asmin, bsmin),
+        -1 if asmax < 0 or bsmax < 0 else (1 << (asmax | bsmax).bit_length()) - 1,
         aumin if aumin > bumin else bumin,
         (1 << (aumax | bumax).bit_length()) - 1,
     )
 
 
 def xor(a: Interval, b: Interval, full: int) -> Interval:
-    _, _, _, aumax = a
-    _, _, _, bumax = b
-    half = full >> 1
-    return -half - 1, half, 0, (1 << (aumax | bumax).bit_length()) - 1
+    """Leading bits that are all alike, in either operand, are all alike in the result."""
+    asmin, asmax, _, aumax = a
+    bsmin, bsmax, _, bumax = b
+    ends = (end if end >= 0 else ~end for end in (asmin, asmax, bsmin, bsmax))
+    span = 1 << max(ends).bit_length()
+    return -span, span - 1, 0, (1 << (aumax | bumax).bit_length()) - 1
 
 
 def div(a: Interval, b: Interval, full: int) -> Interval:
