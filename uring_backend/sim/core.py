@@ -348,7 +348,12 @@ class Core:
     def arm_poll_on(self, request: Request, queue: WaitQueue, woken: Woken) -> None:
         """Call `woken` whenever `queue` is woken."""
         if request.sqe.opcode == Op.ACCEPT:
-            queue.add_exclusive(request, woken, lambda: request.multishot or not request.woken)
+            queue.add_exclusive(
+                request,
+                woken,
+                lambda: request.multishot or not request.woken,
+                keeps_place=request.multishot,
+            )
         else:
             queue.add(request, woken)
         request.queue = queue
@@ -423,6 +428,8 @@ class Core:
 
     def _record(self, request: Request) -> None:
         self.disarm_poll(request)
+        if request.sqe.opcode == Op.ACCEPT and request.file and request.file.node.queue:
+            request.file.node.queue.forget_place(request)
         self._completed.append(request)
 
     def cancel_later(self, request: Request, res: int = -errno.ECANCELED) -> None:

@@ -32,14 +32,28 @@ class WaitQueue:
     def __init__(self) -> None:
         self._waiting: dict[object, Woken] = {}
         self._exclusive: dict[object, tuple[Woken, Callable[[], bool]]] = {}
+        self._places: dict[object, int] = {}  # kept while one only tries again
+        self._next_place = 0
 
     def add(self, key: object, woken: Woken) -> None:
         """Call `woken` at every change until `remove`."""
         self._waiting[key] = woken
 
-    def add_exclusive(self, key: object, woken: Woken, idle: Callable[[], bool]) -> None:
-        """Call `woken` when this one is the oldest of its kind for which `idle` is true."""
+    def add_exclusive(
+        self, key: object, woken: Woken, idle: Callable[[], bool], *, keeps_place: bool
+    ) -> None:
+        """Call `woken` when this one is the oldest of its kind for which `idle` is true.
+
+        `keeps_place`: it is as old as when it was first added, even if removed in between.
+        """
+        if not keeps_place or key not in self._places:
+            self._places[key] = self._next_place
+            self._next_place += 1
         self._exclusive[key] = woken, idle
+
+    def forget_place(self, key: object) -> None:
+        """`key` will not be added again."""
+        self._places.pop(key, None)
 
     def remove(self, key: object) -> None:
         """Forget `key`; unknown ones are ignored."""
@@ -50,7 +64,8 @@ class WaitQueue:
         """Something changed; `events` as a waker in the kernel names them."""
         for woken in reversed(list(self._waiting.values())):
             woken(events)
-        for woken, idle in self._exclusive.values():
+        for key in sorted(self._exclusive, key=self._places.__getitem__):
+            woken, idle = self._exclusive[key]
             if idle():
                 woken(events)
                 return

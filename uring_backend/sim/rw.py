@@ -175,8 +175,11 @@ def prepare_read_write(core: Core, request: Request) -> Issue:
             append = file.append and not sqe.op_flags & RWF_NOAPPEND
             if writing and size and (append or sqe.op_flags & RWF_APPEND):
                 offset = node.size()
-        if not size and isinstance(node, Directory):
-            return 0  # a directory is found out only when there is something to read
+        if isinstance(node, Directory):
+            if sqe.off != CURRENT_POSITION and s64(sqe.off) < 0:
+                raise Refused(errno.EINVAL)
+            if not size:
+                return 0  # it is found out only when there is something to read
         if size and not near:  # nothing can be moved; a read at the end has nothing to move
             if writing or node.peek(offset):
                 raise Refused(errno.EFAULT)
