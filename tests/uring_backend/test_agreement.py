@@ -63,7 +63,7 @@ def differing(sequence: Sequence, sim: Outcome, kernel: Outcome) -> list[str]:
     found = []
     if sim.consumed != kernel.consumed:
         found.append(f"consumed: sim {sim.consumed}, kernel {kernel.consumed}")
-    ours, theirs = by_token(sim), by_token(kernel)
+    ours, theirs = by_token(sequence, sim), by_token(sequence, kernel)
     for step in sequence.steps:
         for unit in step.units:
             for spec in unit.specs:

@@ -310,6 +310,8 @@ class KernelBackend:
                     continue
                 sqe = replace(sqe, op_flags=0, addr=NO_TOKEN)
             entry = Entry(sqe, chain)
+            fixed = sqe.flags & abi.SQE_FIXED_FILE
+            entry.has_file = not fixed and sqe.fd in self.world.owned
             self._watch(entry, sqe)
             flags = sqe.flags & ~abi.SQE_CQE_SKIP_SUCCESS
             if entry.skip and sqe.opcode == Op.POLL_ADD and sqe.len & abi.POLL_ADD_MULTI:

@@ -95,7 +95,7 @@ class Chain:
         position = entry.position
         if position == 1 and self.hard_failure and entry.opcode != Op.LINK_TIMEOUT:
             # A hard link goes on after a failure, but not if the chain was never accepted.
-            self.cancelled |= res == -errno.ECANCELED
+            self.cancelled |= entry.bad_sqe or res == -errno.ECANCELED
         if self.cancelled:
             return not self.members[0].skip
         if (
@@ -122,6 +122,7 @@ class Entry:
 
     `expected` is the result that counts as complete (a shorter one breaks links), -1 if any.
     `bad_sqe`: mainline refuses the SQE itself (known only where it makes a difference).
+    `has_file`: it names an open descriptor, so that -EBADF means what it may not do with it.
     `after` is called with each result >= 0 or -errno before the completion is reported.
     """
 
@@ -133,6 +134,7 @@ class Entry:
         "etime_success",
         "expected",
         "hardlink",
+        "has_file",
         "kept",
         "opcode",
         "position",
@@ -149,11 +151,14 @@ class Entry:
         whole = sqe.opcode in _MESSAGES and sqe.op_flags & abi.MSG_WAITALL
         if (sqe.opcode in _TRANSFERS or whole) and not sqe.flags & abi.SQE_BUFFER_SELECT:
             self.expected = min(sqe.len, abi.MAX_RW_COUNT)
+        elif sqe.opcode == Op.READ:
+            self.expected = 1  # the size of the buffer is not known here, but 0 is the end
         self.etime_success = sqe.opcode == Op.TIMEOUT and bool(
             sqe.op_flags & abi.TIMEOUT_ETIME_SUCCESS
         )
         self.bad_sqe = self.opcode in _NEVER_FAIL and _is_bad(sqe)
         self.after: list[Callable[[int], None]] = []
+        self.has_file = False
         self.kept: object = None
         self.done = False
         self.position = 0
@@ -163,7 +168,8 @@ class Entry:
     def failed(self, res: int) -> bool:
         """Whether the kernel counts this result as a failure, which breaks a soft link."""
         if res < 0:
-            if self.opcode in _NEVER_FAIL and res not in _REFUSED:
+            refused = res in _REFUSED and not (self.has_file and res == -errno.EBADF)
+            if self.opcode in _NEVER_FAIL and not refused:
                 return self.bad_sqe
             return not (self.etime_success and res == -errno.ETIME)
         return 0 <= res < self.expected
