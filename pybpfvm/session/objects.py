@@ -37,9 +37,9 @@ class LoadedObject:
         self.image = image
         self.detection = detection
         self._profile = profile
-        self.maps: Mapping[str, MapView] = {
-            name: MapView(live, image.object.btf, self) for name, live in image.maps.items()
-        }
+        self.maps = Maps(
+            {name: MapView(live, image.object.btf, self) for name, live in image.maps.items()}
+        )
         self.globals = Globals(self)
         self._engine: Interpreter | None = None
         self._engine_profile: Profile | None = None
@@ -75,6 +75,18 @@ class LoadedObject:
     def known_profile(self) -> Profile | None:
         """The ABI, or None when it is ambiguous or unknown."""
         return self._profile
+
+    @property
+    def abi_doubt(self) -> str:
+        """Why the chosen ABI looks wrong for this object, "" when nothing speaks against it."""
+        candidates = self.detection.candidates
+        if self._profile is None or not candidates:
+            return ""
+        if self._profile.name in {profile.name for profile in candidates}:
+            return ""
+        names = " or ".join(profile.name for profile in candidates)
+        reason = next((line for line in self.detection.why if self._profile.name in line), "")
+        return f"the object looks built for {names}, not {self._profile.name} ({reason})"
 
     @property
     def programs(self) -> Mapping[str, LoadedProgram]:
@@ -197,6 +209,13 @@ def helpers_of(profile: Profile) -> Mapping[int, Helper]:
     return helpers
 
 
+class Maps(dict[str, "MapView"]):
+    """The maps of an object by name; InputError, with the names there are, for any other."""
+
+    def __missing__(self, name: str) -> MapView:
+        raise InputError(f"no map is called {name!r}", remedy=f"maps: {', '.join(self) or 'none'}")
+
+
 class MapView:
     """A map as a mapping of Python values (typed by BTF): `view[key]`, `view[key] = value`,
     `del view[key]`, `for key in view`. Refusals are KeyError (no such element) or InputError."""
@@ -257,6 +276,10 @@ class MapView:
         for key in self.raw_keys():
             yield decode(key, self._btf, self.spec.btf_key_type_id, self._order)
 
+    def keys(self) -> Iterator[Value]:
+        """All keys; with `__getitem__` this makes `dict(view)` work."""
+        return iter(self)
+
     def raw_keys(self) -> Iterator[bytes]:
         """All keys as bytes; none for maps that can not be walked."""
         key: bytes | None = None
@@ -282,6 +305,9 @@ class Globals:
     def __init__(self, owner: LoadedObject) -> None:
         self._owner = owner
         self._places: dict[str, tuple[str, int, int, int]] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Globals {', '.join(self) or 'none'}>"
 
     def _find(self, name: str) -> tuple[str, int, int, int]:
         if self._places is None:

@@ -40,7 +40,7 @@ def make_backend(name: str, memory: AddressSpace, seed: int) -> Backend:
         from pybpfvm.uring_backend.kernel import KernelBackend
 
         return KernelBackend(memory)
-    raise InputError(f"no backend is called {name!r}", where="--backend", remedy="sim or kernel")
+    raise InputError(f"no backend is called {name!r}", where="backend", remedy="sim or kernel")
 
 
 class Ring:
@@ -150,6 +150,10 @@ class Ring:
             if program is None:
                 numbers.append(None)
                 continue
+            if not isinstance(program, LoadedProgram):
+                raise InputError(
+                    f"register_bpf takes programs, not {program!r}", remedy='e.g. [obj["name"]]'
+                )
             profile = program.owner.profile
             if profile.ring is None:
                 raise RingError(
@@ -158,7 +162,12 @@ class Ring:
             if self._profile is None and self._core is None:
                 self._profile = profile
             if self.verify:
-                check_load(program.facts, profile, strict_ctx=self.strict_ctx)
+                check_load(
+                    program.facts,
+                    profile,
+                    strict_ctx=self.strict_ctx,
+                    source_at=program.program.line_at,
+                )
             numbers.append(self._runner.add(program))
         self.core.register_bpf(numbers)
 

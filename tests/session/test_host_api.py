@@ -74,6 +74,31 @@ def test_maps_are_live_both_ways(machine: Machine, hello: LoadedObject) -> None:
         del visits[0]
 
 
+def test_maps_and_globals_are_easy_to_look_at(hello: LoadedObject) -> None:
+    assert dict(hello.maps["visits"]) == {0: 0}
+    with pytest.raises(InputError, match=r"no map is called 'nope'.*visits"):
+        hello.maps["nope"]
+    assert repr(hello.globals) == "<Globals none>"
+
+
+def test_wrong_arguments_are_named(machine: Machine) -> None:
+    with pytest.raises(InputError, match="no backend is called 'foo'"):
+        Ring(backend="foo", machine=machine)  # type: ignore[arg-type]
+    with Ring(machine=machine) as ring, pytest.raises(InputError, match="not 1"):
+        ring.register_bpf([1])  # type: ignore[list-item]
+
+
+def test_the_wrong_abi_is_noticed(machine: Machine) -> None:
+    v2 = ROOT / "examples/03_pingpong/prog.v2.bpf.o"
+    assert machine.load(v2).abi_doubt == ""
+    wrong = machine.load(v2, abi="v3")
+    assert wrong.abi_doubt.startswith("the object looks built for iouring-v2, not iouring-v3")
+    with Ring(machine=machine) as ring, pytest.raises(LoadRejected) as refused:
+        ring.register_bpf([wrong["player"]])
+    assert "iouring_reap_cqe in iouring-v2" in str(refused.value)
+    assert "iouring_bpf.h:" in str(refused.value)
+
+
 def test_two_rings_share_an_object(machine: Machine, hello: LoadedObject) -> None:
     with Ring(cq_entries=[8], machine=machine) as one, Ring(cq_entries=[8], machine=machine) as two:
         for ring in (one, two):
