@@ -119,8 +119,11 @@ def _print_header(live: Live, options: Options) -> None:
     engine = engine_name(options.engine)
     print(
         f"{live.object.object.path}  ABI {live.object.profile.name}  on {where}{seed}, "
-        f"engine {engine}\n"
+        f"engine {engine}"
     )
+    if live.object.abi_doubt:
+        print(f"note: {live.object.abi_doubt}")
+    print()
 
 
 def _print_account(live: Live, account: Account) -> None:
