@@ -2,7 +2,7 @@
 /*
  * Structures and constants of the "BPF request" ABIs of 2021, for BPF programs.
  *
- * Offsets follow the field tables of the ABI note, sections 1.1, 1.2 and 2.3.
+ * Layouts of SQE, CQE and context; docs/abi-2021.md says what programs do with them.
  * Compile with -DIOURING_CORE=1 to make every field access a CO-RE relocation.
  */
 #ifndef IOURING_ABI_H

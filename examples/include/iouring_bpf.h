@@ -2,7 +2,7 @@
 /*
  * Helpers, sections and maps of the "BPF request" ABIs of 2021.
  *
- * -DIOURING_PROFILE=N chooses the numbering (ABI note, section 0.1):
+ * -DIOURING_PROFILE=N chooses the numbering (docs/abi-2021.md):
  *
  *      N   profile    submit emit reap copy_to_user   section      waits by
  *      1   v1            163    -    -      -         iouring/     can not wait
