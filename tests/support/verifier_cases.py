@@ -25,7 +25,7 @@ DIRECTORY = Path(__file__).parents[1] / "data" / "verifier"
 REFUSED = "; REFUSED"
 
 _CASE_KEYS = frozenset(
-    "name type setup code accept reject unsupported kernel row license options".split()
+    ["name", "type", "setup", "code", "accept", "reject", "unsupported", "kernel", "row", "license", "options"]
 )
 _LABEL = re.compile(r"^\s*[\w.]+:\s*")
 
@@ -36,12 +36,13 @@ class CaseError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """A verdict: "accept", "reject" (by one of `rules`, at `pc`) or "unsupported" (`feature`)."""
+    """A verdict: "accept", "reject" (by one of `rules`, at one of `pcs`, none:
+    nowhere) or "unsupported" (`feature`)."""
 
     verdict: str
     rules: tuple[Rule, ...] = ()
     kind: Kind | None = None
-    pc: int | None = None
+    pcs: tuple[int, ...] = ()
     feature: str = ""
 
 
@@ -50,7 +51,7 @@ class KernelAnswer:
     """What the running kernel is expected to say; `why` where that is not what we say."""
 
     verdict: str  # "accept", "reject", or "" where it has no say
-    pc: int | None = None
+    pcs: tuple[int, ...] = ()
     why: str = ""
 
 
@@ -136,9 +137,13 @@ def _case(
     )
     rules = [rule for rule in profile.sections if rule.sleepable] or list(profile.sections)
     program = Program(
-        "case", rules[0].prefix, insns, subprogs=subprogs_of(insns), license=row.get("license", "GPL")
+        "case",
+        rules[0].prefix,
+        insns,
+        subprogs=subprogs_of(insns),
+        license=row.get("license", "GPL"),
     )
-    expected = _expected(where, row, _marked_pc(where, text, insns))
+    expected = _expected(where, row, _marked_pcs(where, text, insns))
     return Case(
         row["name"],
         file,
@@ -170,8 +175,8 @@ def subprogs_of(insns: tuple[Insn, ...]) -> tuple[Subprog, ...]:
     )
 
 
-def _marked_pc(where: str, text: str, insns: tuple[Insn, ...]) -> int | None:
-    """The pc of the line that ends in the REFUSED mark."""
+def _marked_pcs(where: str, text: str, insns: tuple[Insn, ...]) -> tuple[int, ...]:
+    """The pcs of the lines that end in the REFUSED mark."""
     pcs, pc = [], 0
     for insn in insns:
         pcs.append(pc)
@@ -180,15 +185,15 @@ def _marked_pc(where: str, text: str, insns: tuple[Insn, ...]) -> int | None:
     for line in text.splitlines():
         if not _LABEL.sub("", line.partition(";")[0]).strip():
             continue
-        if REFUSED in line:
+        if REFUSED in line and index < len(pcs):
             marked.append(pcs[index])
         index += 1
-    if index != len(insns) or len(marked) > 1:
-        raise CaseError(f"{where}: {index} lines, {len(insns)} insns, {len(marked)} marks")
-    return marked[0] if marked else None
+    if index != len(insns):
+        raise CaseError(f"{where}: {index} lines, {len(insns)} insns")
+    return tuple(marked)
 
 
-def _expected(where: str, row: Mapping[str, Any], pc: int | None) -> Expected:
+def _expected(where: str, row: Mapping[str, Any], pcs: tuple[int, ...]) -> Expected:
     verdicts = [key for key in ("accept", "reject", "unsupported") if key in row]
     if len(verdicts) != 1:
         raise CaseError(f"{where}: exactly one of accept, reject, unsupported")
@@ -196,11 +201,10 @@ def _expected(where: str, row: Mapping[str, Any], pc: int | None) -> Expected:
     if verdict == "accept":
         return Expected("accept")
     if verdict == "unsupported":
-        return Expected("unsupported", pc=pc, feature=row["unsupported"])
+        return Expected("unsupported", pcs=pcs, feature=row["unsupported"])
     said = row["reject"]
     rules = said["rule"] if isinstance(said["rule"], list) else [said["rule"]]
-    found = tuple(Rule(rule) for rule in rules)
-    return Expected("reject", found, Kind(said["kind"]), said.get("pc", pc))
+    return Expected("reject", tuple(Rule(rule) for rule in rules), Kind(said["kind"]), pcs)
 
 
 def _kernel(
@@ -212,7 +216,7 @@ def _kernel(
     if said is not None:
         if not said.get("why"):
             raise CaseError(f"{where}: kernel = without why")
-        return KernelAnswer(said["verdict"], said.get("pc"), said["why"])
+        return KernelAnswer(said["verdict"], (), said["why"])
     if expected.verdict == "unsupported":
         raise CaseError(f"{where}: unsupported needs kernel = {{verdict, why}}")
-    return KernelAnswer(expected.verdict, expected.pc)
+    return KernelAnswer(expected.verdict, expected.pcs)

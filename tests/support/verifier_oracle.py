@@ -69,8 +69,11 @@ class Journal:
         self.lost = frozenset(key for key, survived in tried.items() if not survived)
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         # What is settled is dropped; what killed a run is kept for ever.
-        kept = [line for line in text.splitlines() if line.split(" ")[1:2] and
-                line.startswith("try ") and line.split(" ")[1] in self.lost]
+        kept = [
+            line
+            for line in text.splitlines()
+            if line.split(" ")[1:2] and line.startswith("try ") and line.split(" ")[1] in self.lost
+        ]
         os.write(self._file, "".join(f"{line}\n" for line in kept).encode())
 
     def begin(self, key: str, prog_type: int, code: bytes) -> None:
