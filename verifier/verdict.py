@@ -38,6 +38,7 @@ class Rule(Enum):
     STACK_DEPTH = "stack-depth"
     # registers
     UNINIT_REG = "uninitialised-register"
+    ILLEGAL_INSN = "illegal-instruction"
     FRAME_POINTER = "frame-pointer-read-only"
     POINTER_ARITH = "pointer-arithmetic"
     POINTER_BOUNDS = "pointer-bounds"

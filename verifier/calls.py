@@ -1,0 +1,621 @@
+"""Helper calls: what each argument must be, and what the call leaves behind.
+
+All knowledge of a single helper is its row in `pybpfvm.helpers.table`, and the few sets below of
+what the rows do not say (which arguments are written, which helpers take packet memory or move
+the packet).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from pybpfvm.helpers.format import FormatError, parse
+from pybpfvm.helpers.proto import ArgType, Gate, Helper, RetType
+from pybpfvm.helpers.table import HELPERS
+from pybpfvm.isa.insn import Insn
+from pybpfvm.isa.opcodes import STACK_BYTES
+from pybpfvm.program import BPF_F_RDONLY_PROG, MapSpec, MapType
+from pybpfvm.verifier import checks, stack
+from pybpfvm.verifier.checks import check_readable
+from pybpfvm.verifier.domains.scalar import Scalar, sync
+from pybpfvm.verifier.domains.word import S32_MAX, S32_MIN, U32, U64
+from pybpfvm.verifier.environment import Environment
+from pybpfvm.verifier.jumps import places
+from pybpfvm.verifier.mapuse import check_map_helper, special_field
+from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
+from pybpfvm.verifier.regstate import (
+    NOT_INIT,
+    PACKET_TYPES,
+    Pointer,
+    Reg,
+    RegType,
+    is_null,
+    mark_precise,
+    scalar,
+    unknown,
+)
+from pybpfvm.verifier.state import State
+from pybpfvm.verifier.verdict import Rule
+
+_STACK, _VALUE = RegType.PTR_TO_STACK, RegType.PTR_TO_MAP_VALUE
+_MEMORY = (
+    _STACK,
+    RegType.PTR_TO_PACKET,
+    RegType.PTR_TO_PACKET_META,
+    RegType.PTR_TO_MAP_KEY,
+    _VALUE,
+    RegType.PTR_TO_RINGBUF_MEM,
+)
+_KINDS: Mapping[ArgType, tuple[RegType, ...]] = {
+    ArgType.CONST_MAP_PTR: (RegType.CONST_PTR_TO_MAP,),
+    ArgType.PTR_TO_MAP_KEY: _MEMORY,
+    ArgType.PTR_TO_MAP_VALUE: _MEMORY,
+    ArgType.PTR_TO_UNINIT_MAP_VALUE: _MEMORY,
+    ArgType.PTR_TO_MEM: _MEMORY,
+    ArgType.PTR_TO_MEM_OR_NULL: _MEMORY,
+    ArgType.PTR_TO_UNINIT_MEM: _MEMORY,
+    ArgType.PTR_TO_LONG: _MEMORY,
+    ArgType.PTR_TO_INT: _MEMORY,
+    ArgType.CONST_SIZE: (RegType.SCALAR_VALUE,),
+    ArgType.CONST_SIZE_OR_ZERO: (RegType.SCALAR_VALUE,),
+    ArgType.CONST_ALLOC_SIZE_OR_ZERO: (RegType.SCALAR_VALUE,),
+    ArgType.PTR_TO_CTX: (RegType.PTR_TO_CTX,),
+    ArgType.PTR_TO_ALLOC_MEM: (RegType.PTR_TO_RINGBUF_MEM,),
+    ArgType.PTR_TO_FUNC: (RegType.PTR_TO_FUNC,),
+    ArgType.PTR_TO_STACK_OR_NULL: (_STACK,),
+    ArgType.PTR_TO_CONST_STR: (_VALUE,),
+}
+_NULLABLE = frozenset({ArgType.PTR_TO_MEM_OR_NULL, ArgType.PTR_TO_STACK_OR_NULL})
+_SIZED = frozenset({ArgType.PTR_TO_MEM, ArgType.PTR_TO_MEM_OR_NULL, ArgType.PTR_TO_UNINIT_MEM})
+_SIZES = frozenset({ArgType.CONST_SIZE, ArgType.CONST_SIZE_OR_ZERO})
+_UNINIT = frozenset(
+    {ArgType.PTR_TO_UNINIT_MEM, ArgType.PTR_TO_UNINIT_MAP_VALUE, ArgType.PTR_TO_LONG}
+    | {ArgType.PTR_TO_INT}
+)
+
+# Memory arguments that a helper writes although they must be initialised: numbers from 1.
+_WRITTEN: Mapping[str, frozenset[int]] = {
+    "snprintf": frozenset({1}),
+    "snprintf_btf": frozenset({1}),
+}
+# Helpers that take memory of the packet.
+_TAKES_PACKET = frozenset(
+    {
+        "map_lookup_elem",
+        "map_update_elem",
+        "map_delete_elem",
+        "map_push_elem",
+        "map_lookup_percpu_elem",
+        "csum_diff",
+    }
+)
+# Helpers after which packet pointers may be stale.
+_MOVES_PACKET = frozenset(
+    {
+        "skb_store_bytes",
+        "skb_pull_data",
+        "l3_csum_replace",
+        "l4_csum_replace",
+        "clone_redirect",
+        "skb_vlan_push",
+        "skb_vlan_pop",
+        "skb_change_proto",
+        "skb_change_tail",
+        "skb_change_head",
+        "skb_adjust_room",
+        "xdp_adjust_head",
+        "xdp_adjust_tail",
+        "xdp_adjust_meta",
+    }
+)
+_RELEASING = frozenset({"ringbuf_submit", "ringbuf_discard"})
+_STRING_LENGTH = frozenset({"probe_read_user_str", "probe_read_kernel_str"})
+CALLBACKS = frozenset({"loop", "for_each_map_elem"})
+_GPL = frozenset(
+    {
+        "GPL",
+        "GPL v2",
+        "GPL and additional rights",
+        "Dual BSD/GPL",
+        "Dual MIT/GPL",
+        "Dual MPL/GPL",
+    }
+)
+_MAX_ERRNO = 4095
+_MAX_CPUS = 8192
+_SNPRINTF_ARGS = 12
+
+
+@dataclass(slots=True)
+class _Call:
+    """What the arguments of one call said, for those that follow and for the result."""
+
+    env: Environment
+    state: State
+    pc: int
+    helper: Helper
+    map: MapSpec | None = None
+    map_index: int = -1
+    constant_key: int | None = None
+    alloc_size: int = 0
+    max_size: int = 0
+    released: int = 0
+    subprog: int = -1
+    writes: list[Callable[[], None]] = field(default_factory=list)
+    text: bytes | None = None
+
+    @property
+    def regs(self) -> list[Reg]:
+        return self.state.frame.regs
+
+
+def helper_of(env: Environment, insn: Insn) -> Helper:
+    """The helper that a call names, if the profile offers it to this program."""
+    profile = env.profile
+    name = profile.helpers.get(insn.imm)
+    if name is None:
+        missing = profile.missing_helpers.get(insn.imm)
+        if missing is not None:
+            raise unsupported(f"helper {missing}#{insn.imm}")
+        raise forbidden(
+            Rule.UNKNOWN_HELPER,
+            f"invalid func unknown#{insn.imm}",
+            reason=f"{profile.name} has no helper with this number",
+            suggestion="check that the program was built for this ABI",
+        )
+    helper = HELPERS.get(name)
+    if helper is None:
+        raise unsupported(f"helper {name}#{insn.imm}")
+    if helper.sleeps and not env.sleepable and not _always_offered(env):
+        raise forbidden(
+            Rule.HELPER_NOT_ALLOWED,
+            f"helper call {name}#{insn.imm} might sleep in a non-sleepable prog",
+            reason="only sleepable programs may call it",
+            suggestion="put the program into a sleepable section (.s)",
+        )
+    if helper.gpl_only and env.program.license not in _GPL:
+        raise forbidden(
+            Rule.HELPER_NOT_ALLOWED,
+            "cannot call GPL-restricted function from non-GPL compatible program",
+            reason=f"{name} is for programs under a licence compatible with the GPL, "
+            f"this one's is {env.program.license!r}",
+        )
+    if helper.gate is not Gate.NONE and not env.options.privileged:
+        raise forbidden(
+            Rule.HELPER_NOT_ALLOWED,
+            f"program of this type cannot use helper bpf_{name}#{insn.imm}",
+            reason=f"it needs {helper.gate.name}",
+        )
+    return helper
+
+
+def _always_offered(env: Environment) -> bool:
+    """The first posting's programs can not sleep, and submit all the same."""
+    return env.profile.name == "iouring-v1"
+
+
+def call_helper(env: Environment, state: State, insn: Insn, pc: int) -> int:
+    """Check the arguments and apply the call to `state`.
+
+    Gives the pc of the callback that the helper calls, -1 if it calls none: then the caller of
+    this function explores that too.
+    """
+    helper = helper_of(env, insn)
+    call = _Call(env, state, pc, helper)
+    for number, kind in enumerate(helper.args, 1):
+        _check_argument(call, number, kind)
+    _check_whole(call)
+    for write in call.writes:
+        write()
+    if helper.name in _MOVES_PACKET:
+        _forget_packet(state, pc)
+    if call.released:
+        _release(state, call.released, pc)
+    regs = state.frame.regs
+    regs[1:6] = [NOT_INIT] * 5
+    regs[0] = _result(call)
+    return call.subprog
+
+
+def _check_argument(call: _Call, number: int, kind: ArgType) -> None:
+    if kind is ArgType.DONTCARE:
+        return
+    reg = call.regs[number]
+    check_readable(reg, number)
+    if kind is ArgType.ANYTHING:
+        return
+    allowed = _KINDS.get(kind)
+    if allowed is None:
+        raise unsupported(f"arguments of type {kind.name} ({call.helper.name})")
+    if kind in _NULLABLE and is_null(reg):
+        mark_precise(reg)
+        return
+    if reg.type not in allowed:
+        raise _mismatch(reg, number, allowed, call)
+    if kind is ArgType.PTR_TO_CTX:
+        checks.check_ctx_pointer(reg, number)
+    elif kind is ArgType.CONST_MAP_PTR:
+        _take_map(call, reg)
+    elif kind in _SIZES:
+        _check_sized(call, number, kind)
+    elif kind in _SIZED:
+        return  # its size follows
+    elif kind in (ArgType.PTR_TO_LONG, ArgType.PTR_TO_INT):
+        size = 8 if kind is ArgType.PTR_TO_LONG else 4
+        checks.check_alignment(reg, 0, size, strict=True)
+        _memory(call, number, size, writes=True, raw=True)
+    elif kind is ArgType.CONST_ALLOC_SIZE_OR_ZERO:
+        _take_alloc_size(call, reg, number)
+    elif kind is ArgType.PTR_TO_ALLOC_MEM:
+        _take_record(call, reg, number)
+    elif kind is ArgType.PTR_TO_FUNC:
+        _take_callback(call, reg, number)
+    elif kind is ArgType.PTR_TO_CONST_STR:
+        call.text = _constant_string(call.env, reg, number)
+    elif kind in (
+        ArgType.PTR_TO_MAP_KEY,
+        ArgType.PTR_TO_MAP_VALUE,
+        ArgType.PTR_TO_UNINIT_MAP_VALUE,
+    ):
+        _check_element(call, number, kind)
+
+
+def _mismatch(reg: Reg, number: int, allowed: tuple[RegType, ...], call: _Call) -> Refused:
+    rule = Rule.HELPER_ARG
+    reason = f"argument {number} of {call.helper.name} can not be a {reg.type.value}"
+    suggestion = ""
+    if reg.type.value.endswith("_or_null"):
+        rule = Rule.POSSIBLY_NULL
+        suggestion = f"compare r{number} with 0 first"
+    return Refused(
+        rule,
+        f"R{number} type={reg.type.value} expected={', '.join(t.value for t in allowed)}",
+        reason=reason,
+        suggestion=suggestion,
+        culprit=reg,
+        certain=rule is Rule.HELPER_ARG,
+    )
+
+
+def _take_map(call: _Call, reg: Reg) -> None:
+    assert reg.map is not None
+    check_map_helper(reg.map, call.helper.name)
+    special = special_field(call.env.obj.btf, reg.map)
+    if special is not None:
+        raise unsupported(f"maps whose values hold a {special} ({reg.map.name})")
+    call.map, call.map_index = reg.map, reg.map_index
+
+
+def _check_element(call: _Call, number: int, kind: ArgType) -> None:
+    """A key or value of the map argument, whose sizes the map tells."""
+    spec = call.map
+    if spec is None:
+        raise unsupported(f"{call.helper.name}, whose key or value comes before its map")
+    if kind is ArgType.PTR_TO_MAP_KEY:
+        _memory(call, number, spec.key_size, writes=False, raw=False)
+        if call.env.rules.lookup_never_null:
+            call.constant_key = _constant_key(call, call.regs[number], spec)
+    else:
+        raw = kind is ArgType.PTR_TO_UNINIT_MAP_VALUE
+        _memory(call, number, spec.value_size, writes=raw, raw=raw)
+
+
+def _constant_key(call: _Call, reg: Reg, spec: MapSpec) -> int | None:
+    """The index that the key on the stack holds, if it is a known one of an array."""
+    if (
+        call.helper.name != "map_lookup_elem"
+        or spec.type not in (MapType.ARRAY, MapType.PERCPU_ARRAY)
+        or reg.type is not _STACK
+        or reg.var.mask
+    ):
+        return None
+    frame = call.state.frames[reg.frame]
+    low = reg.off + reg.var.smin
+    if low & 3:
+        return None
+    found = stack.read(frame, low, spec.key_size, signed=False, at=call.pc, little=call.env.little)
+    if found.type is not RegType.SCALAR_VALUE or found.var.mask:
+        return None
+    mark_precise(found)
+    return found.var.value
+
+
+def _check_sized(call: _Call, number: int, kind: ArgType) -> None:
+    """A size, and the memory before it."""
+    size = call.regs[number]
+    kind_before = call.helper.args[number - 2]
+    zero_allowed = kind is ArgType.CONST_SIZE_OR_ZERO
+    var = size.var
+    if var.smin < 0:
+        raise _bad_size(
+            f"R{number} min value is negative, either use unsigned or 'var &= const'", size
+        )
+    if var.umin == 0 and not zero_allowed:
+        raise _bad_size(f"R{number} invalid zero-sized read: u64=[{var.umin},{var.umax}]", size)
+    if var.umax >= checks.MAX_VAR_OFF:
+        raise _bad_size(
+            f"R{number} unbounded memory access, use 'var &= const' or 'if (var < const)'", size
+        )
+    call.max_size = var.umax
+    mark_precise(size)
+    pointer = call.regs[number - 1]
+    if is_null(pointer):
+        if var.umax:
+            raise Refused(
+                Rule.HELPER_ARG,
+                f"R{number - 1} type=scalar expected={', '.join(t.value for t in _MEMORY)}",
+                reason=f"{call.helper.name} would access {var.umax} bytes at NULL",
+                culprit=pointer,
+            )
+        return
+    writes = kind_before in _UNINIT or number - 1 in _WRITTEN.get(call.helper.name, ())
+    raw = kind_before in _UNINIT and not var.mask
+    _memory(call, number - 1, var.umax, writes=writes, raw=raw, exact=not var.mask)
+
+
+def _bad_size(message: str, culprit: Reg) -> Refused:
+    return Refused(
+        Rule.HELPER_ARG,
+        message,
+        reason="the size must have bounds that the memory fits",
+        suggestion="compare the size with the buffer's before the call, or mask it",
+        culprit=culprit,
+    )
+
+
+def _memory(
+    call: _Call, number: int, size: int, *, writes: bool, raw: bool, exact: bool = True
+) -> None:
+    """`size` bytes at register `number` may be read by the helper, or written if it `writes`.
+
+    `raw`: they need not be initialised and will be; `exact`: `size` is not just the most.
+    """
+    env, reg = call.env, call.regs[number]
+    kind = reg.type
+    if kind is _STACK:
+        _stack_memory(call, number, reg, size, writes=writes, raw=raw, exact=exact)
+    elif kind is _VALUE:
+        checks.check_map_value(env, reg, number, 0, size, store=writes)
+        if writes and not raw:
+            checks.check_map_value(env, reg, number, 0, size, store=False)
+    elif kind in PACKET_TYPES:
+        if call.helper.name not in _TAKES_PACKET:
+            raise Refused(
+                Rule.HELPER_ARG,
+                "helper access to the packet is not allowed",
+                reason=f"{call.helper.name} can not work on packet memory",
+                suggestion="copy the bytes to the stack first",
+                culprit=reg,
+                certain=True,
+            )
+        if writes:
+            checks.check_packet_writable(env)
+        checks.check_packet(reg, number, 0, size)
+    elif kind is RegType.PTR_TO_RINGBUF_MEM:
+        checks.check_mem(reg, number, 0, size)
+    elif kind is RegType.PTR_TO_MAP_KEY:
+        if writes:
+            raise Refused(
+                Rule.READ_ONLY,
+                f"R{number} cannot write into map_key",
+                reason="keys of a map can not be changed in place",
+                culprit=reg,
+                certain=True,
+            )
+        checks.check_map_key(reg, number, 0, size)
+    else:
+        raise _mismatch(reg, number, _MEMORY, call)
+
+
+def _stack_memory(
+    call: _Call, number: int, reg: Reg, size: int, *, writes: bool, raw: bool, exact: bool
+) -> None:
+    env, state = call.env, call.state
+    low, high = checks.check_stack_bounds(env, state, reg, number, 0, size, "")
+    frame = state.frames[reg.frame]
+    assert low >= -STACK_BYTES
+    if not (raw and low == high):
+        shown = f"read from stack R{number}"
+        checks.check_stack_init(env, state, reg, number, low, high + size - low, shown)
+    if not writes or size == 0:
+        return
+    if low == high and exact:
+        call.writes.append(lambda: stack.write(frame, low, size, stack.MISC))
+    else:
+        trust = env.rules.uninit_stack
+        call.writes.append(
+            lambda: stack.write_somewhere(frame, low, high + size, zero=False, trust=trust)
+        )
+
+
+def _take_alloc_size(call: _Call, reg: Reg, number: int) -> None:
+    if reg.var.mask:
+        raise Refused(
+            Rule.HELPER_ARG,
+            f"R{number} is not a known constant",
+            reason="the size of what is reserved must be a constant",
+            culprit=reg,
+        )
+    mark_precise(reg)
+    if reg.var.value >= checks.MAX_VAR_OFF:
+        raise Refused(
+            Rule.HELPER_ARG,
+            f"R{number} is {reg.var.value}, too large a size",
+            reason="no record is that large",
+            culprit=reg,
+        )
+    call.alloc_size = reg.var.value
+
+
+def _take_record(call: _Call, reg: Reg, number: int) -> None:
+    if reg.off or reg.var.mask or reg.var.value:
+        raise Refused(
+            Rule.HELPER_ARG,
+            f"R{number} must have zero offset when passed to release func or trusted arg to kfunc",
+            reason="a record is released by the pointer that reserving it gave",
+            culprit=reg,
+        )
+    if call.helper.name in _RELEASING:
+        if all(held != reg.ref_id for held, _ in call.state.refs):
+            raise Refused(
+                Rule.RELEASE_UNOWNED,
+                f"R{number} must be referenced when passed to release function",
+                reason="the record was released already, or is not the program's",
+                culprit=reg,
+                certain=True,
+            )
+        call.released = reg.ref_id
+
+
+def _take_callback(call: _Call, reg: Reg, number: int) -> None:
+    if call.helper.name not in CALLBACKS:
+        raise unsupported(f"callbacks of {call.helper.name}")
+    if call.env.functions[reg.subprog].is_global:
+        raise forbidden(
+            Rule.HELPER_ARG,
+            "callback function not static",
+            reason="callbacks are verified where they are used, global functions by themselves",
+        )
+    call.subprog = reg.subprog
+
+
+def _constant_string(env: Environment, reg: Reg, number: int) -> bytes:
+    """The bytes of a string in a frozen, read-only map, without its NUL."""
+    spec = reg.map
+    assert spec is not None
+    if not (spec.frozen and spec.flags & BPF_F_RDONLY_PROG and spec.data is not None):
+        raise Refused(
+            Rule.HELPER_ARG,
+            f"R{number} does not point to a readonly map'",
+            reason="the string must be a constant: in .rodata",
+            culprit=reg,
+        )
+    if reg.var.mask:
+        raise Refused(
+            Rule.HELPER_ARG,
+            f"R{number} is not a constant address'",
+            reason="which string it is must be known",
+            culprit=reg,
+        )
+    checks.check_map_value(env, reg, number, 0, 1, store=False)
+    data = spec.data[reg.off + reg.var.value :]
+    text, nul, _ = data.partition(b"\0")
+    if not nul:
+        raise Refused(
+            Rule.HELPER_ARG,
+            "string is not zero-terminated",
+            reason=f"no NUL follows in {spec.name}",
+            culprit=reg,
+        )
+    return text
+
+
+def _check_whole(call: _Call) -> None:
+    """What concerns several arguments, or the whole call."""
+    name, state = call.helper.name, call.state
+    if name == "tail_call":
+        if state.refs:
+            raise reference_leak(state, "tail_call would lead to reference leak")
+        if any(frame.callback is not None for frame in state.frames):
+            raise forbidden(
+                Rule.HELPER_NOT_ALLOWED,
+                "cannot tail call within callback",
+                reason="a callback's helper would never be returned to",
+            )
+    elif name == "snprintf":
+        _check_snprintf(call)
+
+
+def _check_snprintf(call: _Call) -> None:
+    length = call.regs[5].var
+    if length.mask or length.value % 8 or length.value > 8 * _SNPRINTF_ARGS:
+        raise Refused(
+            Rule.HELPER_ARG,
+            "invalid length of snprintf data",
+            reason=f"it must be a constant, a multiple of 8, at most {8 * _SNPRINTF_ARGS}",
+            culprit=call.regs[5],
+        )
+    assert call.text is not None
+    try:
+        parse(call.text, length.value // 8)
+    except FormatError as error:
+        raise Refused(
+            Rule.HELPER_ARG, "Invalid format string", reason=str(error), certain=True
+        ) from None
+
+
+def reference_leak(state: State, message: str) -> Refused:
+    """The refusal of ending while a reference is held."""
+    ref_id, acquired = state.refs[0]
+    return Refused(
+        Rule.REFERENCE_LEAK,
+        f"Unreleased reference id={ref_id} alloc_insn={acquired}; {message}",
+        reason=f"what was reserved at {acquired} is neither submitted nor discarded on this path",
+        suggestion="release it on every path, early returns included",
+        certain=True,
+    )
+
+
+def _forget_packet(state: State, pc: int) -> None:
+    for frame in state.frames:
+        for put, reg in places(frame):
+            if reg.type in PACKET_TYPES or reg.type is RegType.PTR_TO_PACKET_END:
+                put(unknown(pc))
+
+
+def _release(state: State, ref_id: int, pc: int) -> None:
+    state.refs = tuple(ref for ref in state.refs if ref[0] != ref_id)
+    for frame in state.frames:
+        for put, reg in places(frame):
+            if reg.ref_id == ref_id:
+                put(unknown(pc))
+
+
+def _result(call: _Call) -> Reg:
+    env, pc, helper = call.env, call.pc, call.helper
+    if helper.ret is RetType.VOID:
+        return NOT_INIT
+    if helper.ret is RetType.INTEGER:
+        return scalar(_integer(call), pc)
+    if helper.ret is RetType.PTR_TO_MAP_VALUE_OR_NULL:
+        return _looked_up(call)
+    if helper.ret is RetType.PTR_TO_ALLOC_MEM_OR_NULL:
+        new = env.new_id()
+        call.state.refs = (*call.state.refs, (new, pc))
+        kind = RegType.PTR_TO_RINGBUF_MEM_OR_NULL
+        return Pointer(kind, pc, id=new, ref_id=new, mem_size=call.alloc_size)
+    raise unsupported(f"results of type {helper.ret.name} ({helper.name})")
+
+
+def _looked_up(call: _Call) -> Reg:
+    spec = call.map
+    assert spec is not None
+    env = call.env
+    if spec.type in (MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS):
+        if spec.inner is None:
+            raise unsupported(f"map of maps {spec.name} without a declared inner map")
+        return Pointer(RegType.MAP_PTR_OR_NULL, call.pc, id=env.new_id(), map=spec.inner)
+    found = _VALUE
+    key = call.constant_key
+    if key is None or key >= spec.max_entries:
+        found = RegType.PTR_TO_MAP_VALUE_OR_NULL
+    return Pointer(
+        found,
+        call.pc,
+        id=0 if found is _VALUE else env.new_id(),
+        map=spec,
+        map_index=call.map_index,
+    )
+
+
+def _integer(call: _Call) -> Scalar:
+    name = call.helper.name
+    if name == "get_smp_processor_id":
+        return Scalar.range(0, _MAX_CPUS - 1)
+    if name in _STRING_LENGTH:
+        low, high = -_MAX_ERRNO, min(call.max_size, S32_MAX)
+        found = sync(0, U64, low, high, 0, U64, max(low, S32_MIN), high, 0, U32)
+        assert found is not None
+        return found
+    return Scalar.UNKNOWN

@@ -1,0 +1,338 @@
+"""What must hold before memory is touched: one function per type of pointer.
+
+Each raises `Refused` or returns; none changes a state. An access is `size` bytes at
+register + `off`, where `off` comes from the instruction (0 for helper arguments).
+"""
+
+from __future__ import annotations
+
+from pybpfvm.engine import ctx_violation
+from pybpfvm.isa.opcodes import STACK_BYTES
+from pybpfvm.profiles.base import CtxField, CtxHolds
+from pybpfvm.program import BPF_F_RDONLY_PROG, BPF_F_WRONLY_PROG, MapSpec
+from pybpfvm.verifier import stack
+from pybpfvm.verifier.domains.word import S64_MIN
+from pybpfvm.verifier.environment import Environment
+from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
+from pybpfvm.verifier.regstate import NON_NULL, Reg, RegType
+from pybpfvm.verifier.state import State
+from pybpfvm.verifier.verdict import Rule
+
+# The largest offset or size that the kernel lets a register hold, and that of packets.
+MAX_VAR_OFF = 1 << 29
+MAX_PACKET_OFF = 0xFFFF
+
+
+def check_readable(reg: Reg, number: int) -> None:
+    """The register was written."""
+    if reg.type is RegType.NOT_INIT:
+        raise Refused(
+            Rule.UNINIT_REG,
+            f"R{number} !read_ok",
+            reason=f"r{number} is read, but nothing was written to it on this path "
+            "(calls leave r1 to r5 unreadable)",
+            suggestion=f"set r{number} before this instruction on every path",
+            certain=True,
+        )
+
+
+def not_memory(reg: Reg, number: int) -> Refused:
+    """The refusal of an access through what is no memory."""
+    message = f"R{number} invalid mem access '{reg.type.value}'"
+    if reg.type in NON_NULL:
+        return Refused(
+            Rule.POSSIBLY_NULL,
+            message,
+            reason=f"r{number} may be NULL",
+            suggestion=f"compare r{number} with 0 first, and use it only where it is not",
+            culprit=reg,
+        )
+    return Refused(
+        Rule.NOT_A_POINTER,
+        message,
+        reason=f"r{number} is {_described(reg.type)}, which can not be dereferenced",
+        suggestion="memory outside the program's own is read by the probe and copy helpers",
+        culprit=reg,
+        certain=True,
+    )
+
+
+def _described(kind: RegType) -> str:
+    return "a number" if kind is RegType.SCALAR_VALUE else f"a pointer of type {kind.value}"
+
+
+def check_region(
+    reg: Reg, number: int, off: int, size: int, limit: int, rule: Rule, invalid: str
+) -> None:
+    """`size` bytes (0 for none) at the register lie inside a region of `limit` bytes, wherever in
+    its range the register points. `invalid` is the kernel's text, with {off} and {size}."""
+    off += reg.off
+    var = reg.var
+    if var.smin < 0 and (var.smin == S64_MIN or var.smin + off < 0) and var.mask:
+        raise Refused(
+            rule,
+            f"R{number} min value is negative, either use unsigned index or do a "
+            "if (index >=0) check.",
+            reason=f"the offset may be as low as {var.smin + off}",
+            suggestion="compare the index with 0, or make it unsigned",
+            culprit=reg,
+        )
+    low, high = var.smin + off, var.umax + off
+    if low < 0 or low + size > limit:
+        where = invalid.format(off=low, size=size)
+        raise Refused(
+            rule,
+            where
+            if not var.mask
+            else f"{where}; R{number} min value is outside of the allowed memory range",
+            reason=f"the access reaches bytes {low} to {low + size - 1} of {limit}",
+            suggestion=_SHRINK,
+            culprit=reg,
+            certain=True,
+        )
+    if var.umax >= MAX_VAR_OFF:
+        raise Refused(
+            rule,
+            f"R{number} unbounded memory access, make sure to bounds check any such access",
+            reason="the offset has no upper bound",
+            suggestion=f"compare the index with its limit ({limit} bytes here) before using it",
+            culprit=reg,
+        )
+    if high + size > limit:
+        where = invalid.format(off=high, size=size)
+        raise Refused(
+            rule,
+            f"{where}; R{number} max value is outside of the allowed memory range",
+            reason=f"the access may reach byte {high + size - 1} of {limit}",
+            suggestion=_SHRINK,
+            culprit=reg,
+        )
+
+
+_SHRINK = "keep offset + size within the object's size"
+
+
+def check_map_value(
+    env: Environment, reg: Reg, number: int, off: int, size: int, *, store: bool
+) -> None:
+    """An access to a map value, inside it and as the map's flags allow."""
+    spec = reg.map
+    assert spec is not None
+    check_map_direction(spec, off + reg.off, size, store=store)
+    invalid = f"invalid access to map value, value_size={spec.value_size} off={{off}} size={{size}}"
+    check_region(reg, number, off, size, spec.value_size, Rule.MAP_VALUE_ACCESS, invalid)
+
+
+def check_map_direction(spec: MapSpec, off: int, size: int, *, store: bool) -> None:
+    """The map's flags let programs write, or read, it."""
+    flag, verb = (BPF_F_RDONLY_PROG, "write into") if store else (BPF_F_WRONLY_PROG, "read from")
+    if spec.flags & flag:
+        raise Refused(
+            Rule.READ_ONLY,
+            f"{verb} map forbidden, value_size={spec.value_size} off={off} size={size}",
+            reason=f"map {spec.name} was made with "
+            f"{'BPF_F_RDONLY_PROG' if store else 'BPF_F_WRONLY_PROG'}",
+            suggestion="constants (.rodata) can not be changed by programs",
+            certain=True,
+        )
+
+
+def check_mem(reg: Reg, number: int, off: int, size: int) -> None:
+    """An access to sized memory (a ring buffer record)."""
+    invalid = f"invalid access to memory, mem_size={reg.mem_size} off={{off}} size={{size}}"
+    check_region(reg, number, off, size, reg.mem_size, Rule.MEM_ACCESS, invalid)
+
+
+def check_map_key(reg: Reg, number: int, off: int, size: int) -> None:
+    """A load from the key that a for_each callback got."""
+    assert reg.map is not None
+    limit = reg.map.key_size
+    invalid = f"invalid access to map key, key_size={limit} off={{off}} size={{size}}"
+    check_region(reg, number, off, size, limit, Rule.MEM_ACCESS, invalid)
+
+
+def check_packet(reg: Reg, number: int, off: int, size: int) -> None:
+    """The bytes were compared with the packet's end."""
+    if reg.var.smin < 0:
+        raise Refused(
+            Rule.PACKET_ACCESS,
+            f"R{number} min value is negative, either use unsigned index or do a "
+            "if (index >=0) check.",
+            culprit=reg,
+        )
+    at = reg.off + off
+    if at < 0 or at + size > reg.range:
+        raise Refused(
+            Rule.PACKET_ACCESS,
+            f"invalid access to packet, off={at} size={size}, "
+            f"R{number}(id={reg.id},off={at},r={reg.range}); "
+            f"R{number} offset is outside of the packet",
+            reason=f"{reg.range} bytes from this pointer's base are known to be in the packet, "
+            f"{at + size} are needed",
+            suggestion="compare pointer + size with data_end first, on this path",
+            culprit=reg,
+        )
+
+
+def check_packet_writable(env: Environment) -> None:
+    """Programs of this type may write to the packet."""
+    if env.profile.packet is None or not env.profile.packet.writable:
+        raise forbidden(
+            Rule.READ_ONLY,
+            "cannot write into packet",
+            reason=f"{env.profile.name} programs may not write through packet pointers",
+        )
+
+
+def check_ctx_pointer(reg: Reg, number: int) -> None:
+    """The context pointer is as the program got it: r`number` + 0."""
+    if reg.var.mask:
+        raise Refused(
+            Rule.CTX_ACCESS,
+            f"variable ctx access var_off=(0x{reg.var.value:x}; 0x{reg.var.mask:x}) disallowed",
+            reason="a variable was added to the context pointer",
+            culprit=reg,
+        )
+    off = reg.off + reg.var.smin
+    if off:
+        name = "negative offset" if off < 0 else "dereference of modified"
+        raise Refused(
+            Rule.CTX_ACCESS,
+            f"{name} ctx ptr R{number} off={off} disallowed",
+            reason="the context pointer was changed; its offset belongs into the instruction",
+            suggestion="keep the context in a register of its own (clang: -O2, no pointer to "
+            "a context field)",
+            culprit=reg,
+            certain=True,
+        )
+
+
+def check_ctx(
+    env: Environment,
+    reg: Reg,
+    number: int,
+    off: int,
+    size: int,
+    *,
+    store: bool,
+    plain: bool,
+    signed: bool = False,
+) -> CtxField | None:
+    """The profile lets programs access these bytes of the context; the field that they name.
+
+    `plain` is False for stores by other means than from a register.
+    """
+    check_ctx_pointer(reg, number)
+    profile = env.profile
+    if profile.ring is None and not profile.ctx_fields:
+        raise unsupported(f"the context of {profile.name} programs")
+    violation = ctx_violation(
+        profile, off, size, store=store, plain=plain, strict=env.options.strict_ctx
+    )
+    if violation is not None:
+        raise Refused(
+            Rule.CTX_ACCESS,
+            f"invalid bpf_context access off={off} size={size}",
+            reason=violation,
+            suggestion=f"fields of {profile.ctx_name}: "
+            + ", ".join(f"{f.name}@{f.offset}:{f.size}" for f in profile.ctx_fields),
+            certain=True,
+        )
+    field = profile.ctx_field_named(off, size, store=store)
+    if field is not None and field.holds is CtxHolds.KERNEL_OBJECT and field.size == 8:
+        raise unsupported(f"{profile.ctx_name}.{field.name}, a pointer to a kernel object")
+    if field is not None and signed and field.holds in POINTER_FIELDS:
+        raise Refused(
+            Rule.CTX_ACCESS,
+            f"invalid bpf_context access off={off} size={size}",
+            reason=f"{field.name} is a pointer: it can not be loaded with sign extension",
+            certain=True,
+        )
+    return field
+
+
+POINTER_FIELDS = {
+    CtxHolds.DATA: RegType.PTR_TO_PACKET,
+    CtxHolds.DATA_END: RegType.PTR_TO_PACKET_END,
+    CtxHolds.DATA_META: RegType.PTR_TO_PACKET_META,
+}
+
+
+def check_stack_bounds(
+    env: Environment, state: State, reg: Reg, number: int, off: int, size: int, what: str
+) -> tuple[int, int]:
+    """The access lies in the 512 bytes below the frame pointer: its least and greatest offset.
+
+    `what` is " read", " write" or "" in the kernel's message.
+    """
+    var = reg.var
+    if not var.mask:
+        low = high = reg.off + off + var.smin
+    else:
+        if var.smax >= MAX_VAR_OFF or var.smin <= -MAX_VAR_OFF:
+            raise Refused(
+                Rule.STACK_ACCESS,
+                f"invalid unbounded variable-offset{what or ' indirect access to'} stack R{number}",
+                reason="what was added to the frame pointer has no bounds",
+                suggestion="compare the index with the array's size first",
+                culprit=reg,
+            )
+        low, high = reg.off + off + var.smin, reg.off + off + var.smax
+    if low < -STACK_BYTES or high + size > 0 or high >= 0:
+        if not var.mask:
+            text = f"invalid{what or ' indirect access to'} stack R{number} off={low} size={size}"
+        else:
+            text = (
+                f"invalid variable-offset{what or ' indirect access to'} stack R{number} "
+                f"var_off=(0x{var.value:x}; 0x{var.mask:x}) off={off} size={size}"
+            )
+        raise Refused(
+            Rule.STACK_ACCESS,
+            text,
+            reason=f"the access may touch r10{low:+d} to r10{high + size - 1:+d}; "
+            f"the stack is r10-{STACK_BYTES} to r10-1",
+            suggestion="keep the offset inside the array on the stack",
+            culprit=reg,
+            certain=low + size > 0 or high < -STACK_BYTES or not var.mask,
+        )
+    env.used_stack(state.frames[reg.frame].entry, low)
+    return low, high
+
+
+def check_stack_init(
+    env: Environment, state: State, reg: Reg, number: int, low: int, size: int, shown: str
+) -> None:
+    """`size` bytes at `low` were written, where the kernel asks for that. `shown` precedes
+    " off" in the kernel's text."""
+    if env.rules.uninit_stack:
+        return
+    missing = stack.first_invalid(state.frames[reg.frame], low, size)
+    if missing is not None:
+        raise Refused(
+            Rule.STACK_UNINIT,
+            f"invalid {shown} off {low}+{missing} size {size}",
+            reason=f"byte r10{low + missing:+d} was never written on this path",
+            suggestion="initialise the whole variable, padding included (memset or = {0})",
+            culprit=reg,
+            certain=not reg.var.mask,
+        )
+
+
+def check_alignment(reg: Reg, off: int, size: int, *, strict: bool) -> None:
+    """Accesses to the stack, and atomic ones anywhere, are aligned to their size; x86 lets all
+    others be as they are."""
+    if size == 1 or not (strict or reg.type is RegType.PTR_TO_STACK):
+        return
+    at = reg.off + off
+    low = (reg.var.value + at) & (size - 1)
+    if low or reg.var.mask & (size - 1):
+        name = "stack " if reg.type is RegType.PTR_TO_STACK else ""
+        raise Refused(
+            Rule.MISALIGNED,
+            f"misaligned {name}access off (0x{reg.var.value:x}; 0x{reg.var.mask:x})+0+{at} "
+            f"size {size}",
+            reason=f"the address is not known to be a multiple of {size}",
+            suggestion="align the variable, or access it byte by byte",
+            culprit=reg,
+            certain=bool(low) and not reg.var.mask,
+        )

@@ -1,0 +1,105 @@
+"""What does not change while a program is verified: program, maps, profile, and the kernel's rules.
+
+(Two counters do: fresh ids, and how deep each function's stack was used.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+
+from pybpfvm.isa.codec import pcs
+from pybpfvm.isa.insn import Insn
+from pybpfvm.profiles.base import Profile, Sleepable
+from pybpfvm.profiles.detect import matching_section
+from pybpfvm.program import BpfObject, MapSpec, Program, Subprog
+from pybpfvm.verifier.state import State
+
+Trace = Callable[[int, State], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to verify. `strict_ctx` as in `engine.ctx_violation`; `all_errors`: go on after an
+    error with the other paths; `trace` is called with (pc, state) before each instruction."""
+
+    budget_insns: int = 1_000_000
+    strict_ctx: bool = True
+    all_errors: bool = False
+    trace: Trace | None = None
+    privileged: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class KernelRules:
+    """Where kernels differ. The defaults are 6.18's for a loader with CAP_BPF and CAP_PERFMON.
+
+    `uninit_stack`: stack bytes never written may be read (since 6.3). `lookup_never_null`: looking
+    up a constant index inside an array gives no NULL (since 6.14). `tracks_all`: more arithmetic
+    is followed than the kernel follows (division, shifts by unknown counts, byte swaps).
+    """
+
+    uninit_stack: bool = True
+    lookup_never_null: bool = True
+    tracks_all: bool = False
+
+
+RULES_618 = KernelRules()
+# The kernels of the 2021 prototype: 5.12 to 5.15.
+RULES_2021 = KernelRules(uninit_stack=False, lookup_never_null=False)
+
+
+@dataclass(slots=True)
+class Environment:
+    """One verification. `code` is keyed by pc, `functions` by the pc where a function starts."""
+
+    program: Program
+    obj: BpfObject
+    profile: Profile
+    options: Options
+    rules: KernelRules
+    code: Mapping[int, Insn]
+    functions: Mapping[int, Subprog]
+    sleepable: bool
+    stack_bytes: dict[int, int] = field(default_factory=dict)
+    ids: count[int] = field(default_factory=lambda: count(1))
+
+    @property
+    def maps(self) -> tuple[MapSpec, ...]:
+        return self.obj.maps
+
+    @property
+    def little(self) -> bool:
+        return not self.program.big_endian
+
+    def new_id(self) -> int:
+        """An id that no register has."""
+        return next(self.ids)
+
+    def used_stack(self, entry: int, low: int) -> None:
+        """The function at `entry` used its stack down to r10 + `low`."""
+        if -low > self.stack_bytes.get(entry, 0):
+            self.stack_bytes[entry] = -low
+
+
+def environment(
+    program: Program, obj: BpfObject, profile: Profile, options: Options
+) -> Environment:
+    """The environment of verifying `program`."""
+    section = matching_section(profile, program.section)
+    if profile.sleepable is Sleepable.REQUIRED:
+        sleepable = True
+    else:
+        sleepable = section is not None and section.sleepable
+    main = Subprog(program.name, 0, program.slots)
+    return Environment(
+        program,
+        obj,
+        profile,
+        options,
+        RULES_618 if profile.ring is None else RULES_2021,
+        dict(zip(pcs(program.insns), program.insns, strict=True)),
+        {0: main, **{sub.start: sub for sub in program.subprogs}},
+        sleepable,
+    )

@@ -1,0 +1,606 @@
+"""Exploring all paths of a program, depth first; the only part that keeps mutable state.
+
+Paths that fork wait on a stack. At prune points (jumps, their targets, calls) a path ends if a
+state that was explored there to the end covers it; now and then its state is stored for others.
+A stored state counts the paths below it that have not ended: only when there is none is all known
+of it that pruning needs. A path that comes back, unchanged, to a stored state it comes from runs
+forever. So whatever this loop ends on, without an error, has been followed to its exits on every
+path, and every loop was bounded.
+
+Callbacks are the exception to the last: a helper calls them a bounded number of times, whatever
+they do, so a path that comes back to the same callback ends when the state it began with before
+covers it, in all its numbers. Numbers that change from round to round are widened to "unknown".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from pybpfvm.isa.codec import target_pc
+from pybpfvm.isa.disasm import format_insn
+from pybpfvm.isa.insn import Insn
+from pybpfvm.isa.opcodes import MAX_FRAMES, Kind
+from pybpfvm.verifier import memory
+from pybpfvm.verifier.calls import call_helper, helper_of, reference_leak
+from pybpfvm.verifier.checks import check_ctx_pointer, check_readable
+from pybpfvm.verifier.domains.scalar import Scalar, is_subsumed_by
+from pybpfvm.verifier.environment import Environment
+from pybpfvm.verifier.jumps import places, prepare_jump
+from pybpfvm.verifier.liveness import Liveness
+from pybpfvm.verifier.prune import Compare, Comparison
+from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
+from pybpfvm.verifier.regstate import (
+    NOT_INIT,
+    Pointer,
+    Reg,
+    RegType,
+    mark_precise,
+    scalar,
+    unknown,
+)
+from pybpfvm.verifier.state import Callback, Frame, State
+from pybpfvm.verifier.transfer import check_writable, prepare_alu, prepare_lddw
+from pybpfvm.verifier.verdict import Finding, PathStep, Rule
+from pybpfvm.verifier.verdict import Kind as Why
+
+# A step changes the state and gives the pc where it goes on, -1 if the path ends.
+Step = Callable[[State], int]
+
+_END = -1
+# How seldom states are stored, and when a stored one that covers nothing is dropped.
+_STORE_JUMPS, _STORE_INSNS = 2, 8
+_LOOP_JUMPS, _LOOP_INSNS = 20, 100
+_KEEP_HITS, _KEEP_MISSES = 3, 3
+_MAX_PENDING = 8192
+_PATH_STEPS = 6
+
+# Types whose programs may use the old packet loads.
+_PACKET_LOADS = frozenset({"socket_filter", "sched_cls", "sched_act"})
+
+
+class Stored:
+    """A state kept at a prune point. `pending`: paths below it that have not ended."""
+
+    __slots__ = ("hits", "misses", "parent", "pending", "state")
+
+    def __init__(self, state: State, parent: Stored | None) -> None:
+        self.state = state
+        self.parent = parent
+        self.pending = 1
+        self.hits = 0
+        self.misses = 0
+
+
+class Explorer:
+    """Explores one program. After `run`: the findings, and what was counted."""
+
+    def __init__(self, env: Environment) -> None:
+        self.env = env
+        self.errors: list[Finding] = []
+        self.inconclusive: Finding | None = None
+        self.processed = 0
+        self.states = 0
+        self.peak_states = 0
+        self.tail_calls: set[int] = set()
+        self._stored_now = 0
+        self._live = Liveness(env)
+        self._forks: list[tuple[int, State]] = []
+        self._pending: list[tuple[int, State, Stored | None]] = []
+        self._stored: dict[int, list[Stored]] = {}
+        self._parent: Stored | None = None
+        self._jumps = 0
+        self._last_jumps = 0
+        self._last_processed = 0
+        self._steps: dict[int, Step] = {}
+        self._prune_points = _prune_points(env)
+        self._callback_entries: set[int] = set()
+        self._jump_pcs = frozenset(pc for pc, insn in env.code.items() if _is_jump(insn))
+
+    def run(self) -> None:
+        """Explore until everything is, an error is found, or the budget is used up."""
+        state = State([Frame(0, -1, 0)], (), True)
+        state.frame.regs[1] = Pointer(RegType.PTR_TO_CTX, -1)
+        pc = 0
+        steps, forks, points = self._steps, self._forks, self._prune_points
+        jumps = self._jump_pcs
+        budget = self.env.options.budget_insns
+        trace = self.env.options.trace
+        while True:
+            try:
+                while True:
+                    if pc in points and not self._visit(pc, state):
+                        pc = _END
+                    else:
+                        self.processed += 1
+                        if self.processed > budget:
+                            self._out_of_budget(pc)
+                            return
+                        if pc in jumps:
+                            self._jumps += 1
+                        if trace is not None:
+                            trace(pc, state)
+                        step = steps.get(pc)
+                        if step is None:
+                            step = steps[pc] = self._prepare(pc)
+                        here, pc = pc, step(state)
+                        if forks:
+                            self._fork(here)
+                    if pc == _END:
+                        self._path_ended()
+                        if not self._pending:
+                            return
+                        pc, state, self._parent = self._pending.pop()
+            except Refused as refused:
+                if not self._record(pc, state, refused):
+                    return
+                forks.clear()
+                self._path_ended()
+                if not self._pending:
+                    return
+                pc, state, self._parent = self._pending.pop()
+
+    # Bookkeeping of paths.
+
+    def _fork(self, pc: int) -> None:
+        for target, state in self._forks:
+            self._pending.append((target, state, self._parent))
+            if self._parent is not None:
+                self._parent.pending += 1
+        self._forks.clear()
+        if len(self._pending) > _MAX_PENDING:
+            raise Refused(
+                Rule.BUDGET,
+                f"The sequence of {_MAX_PENDING} jumps is too complex.",
+                reason="too many branches wait to be explored at once",
+                suggestion="split the program, or bound its loops more tightly",
+                kind=Why.LIMIT,
+            )
+
+    def _path_ended(self) -> None:
+        stored = self._parent
+        while stored is not None:
+            stored.pending -= 1
+            if stored.pending:
+                return
+            stored = stored.parent
+
+    def _visit(self, pc: int, state: State) -> bool:
+        """Whether the path must go on from this prune point; stores its state now and then."""
+        forced = pc in self._callback_entries and state.frame.entry == pc
+        add = forced or (
+            self._jumps - self._last_jumps >= _STORE_JUMPS
+            and self.processed - self._last_processed >= _STORE_INSNS
+        )
+        found = self._stored.get(pc)
+        if found:
+            for stored in list(found):
+                if stored.pending:
+                    if forced and self._compare(pc, stored.state, state, Compare.ALL):
+                        _all_precise(state)
+                        return False
+                    if self._loops(pc, stored.state, state):
+                        raise _infinite(pc)
+                    if (
+                        not forced
+                        and self._jumps - self._last_jumps < _LOOP_JUMPS
+                        and self.processed - self._last_processed < _LOOP_INSNS
+                    ):
+                        add = False
+                elif self._compare(pc, stored.state, state, Compare.EXPLORED):
+                    stored.hits += 1
+                    return False
+                stored.misses += 1
+                if stored.misses > stored.hits * _KEEP_HITS + _KEEP_MISSES and add:
+                    found.remove(stored)
+                    self._stored_now -= 1
+        if add:
+            self._store(pc, state)
+        return True
+
+    def _store(self, pc: int, state: State) -> None:
+        new = Stored(state.copy(), self._parent)
+        self._stored.setdefault(pc, []).append(new)
+        self._parent = new
+        self._last_jumps, self._last_processed = self._jumps, self.processed
+        self.states += 1
+        self._stored_now += 1
+        self.peak_states = max(self.peak_states, self._stored_now)
+
+    def _compare(self, pc: int, old: State, new: State, mode: Compare) -> bool:
+        comparison = Comparison(self._live, mode, uninit_stack=self.env.rules.uninit_stack)
+        return comparison.covers(pc, old, new)
+
+    def _loops(self, pc: int, old: State, new: State) -> bool:
+        """Whether the path came back to where it was before, with nothing changed."""
+        if len(old.frames) != len(new.frames):
+            return False
+        for before, now in zip(old.frames, new.frames, strict=True):
+            one, other = before.callback, now.callback
+            if one is not None and other is not None and one.rounds != other.rounds:
+                return False
+        return self._compare(pc, old, new, Compare.EXACT)
+
+    # Findings.
+
+    def _record(self, pc: int, state: State, refused: Refused) -> bool:
+        """Keep the finding; whether to go on with other paths."""
+        finding = self._finding(pc, state, refused)
+        if refused.kind is Why.UNSUPPORTED:
+            self.inconclusive = self.inconclusive or finding
+            return self.env.options.all_errors
+        if all((known.rule, known.pc) != (finding.rule, pc) for known in self.errors):
+            self.errors.append(finding)
+        return self.env.options.all_errors and refused.kind is not Why.LIMIT
+
+    def _finding(self, pc: int, state: State, refused: Refused) -> Finding:
+        kind = refused.kind
+        if kind is Why.UNPROVEN and refused.certain and state.certain:
+            kind = Why.UNSAFE
+        return Finding(
+            refused.rule,
+            kind,
+            pc,
+            refused.message,
+            refused.reason,
+            refused.suggestion,
+            self.env.program.line_at(pc),
+            self._path(refused.culprit),
+            refused.feature,
+        )
+
+    def _path(self, culprit: Reg | None) -> tuple[PathStep, ...]:
+        """Where the value of a register comes from, the first cause first."""
+        steps: list[PathStep] = []
+        seen: set[int] = set()
+        while culprit is not None and len(steps) < _PATH_STEPS:
+            if culprit.at >= 0 and culprit.at not in seen:
+                seen.add(culprit.at)
+                text = format_insn(self.env.code[culprit.at])
+                note = f"{text} made it a {culprit.type.value}"
+                steps.append(PathStep(culprit.at, note, self.env.program.line_at(culprit.at)))
+            culprit = culprit.deps[0] if culprit.deps else None
+        return tuple(reversed(steps))
+
+    def _out_of_budget(self, pc: int) -> None:
+        self.inconclusive = Finding(
+            Rule.BUDGET,
+            Why.LIMIT,
+            pc,
+            f"BPF program is too large. Processed {self.processed - 1} insn",
+            reason="the budget of instructions is used up before every path was explored",
+            suggestion="raise the budget, or give loops smaller bounds",
+            source=self.env.program.line_at(pc),
+        )
+
+    # Instructions.
+
+    def _prepare(self, pc: int) -> Step:
+        env = self.env
+        insn = env.code[pc]
+        kind = insn.spec.kind
+        after = pc + insn.slots
+        if kind is Kind.ALU:
+            return _then(prepare_alu(env, insn, pc), after)
+        if kind is Kind.LDDW:
+            return _then(prepare_lddw(env, insn, pc), after)
+        if kind in (Kind.LDX, Kind.LDSX, Kind.LOAD_ACQ):
+            return _on_memory(env, memory.load, insn, pc, insn.dst)
+        if kind in (Kind.ST, Kind.STX, Kind.STORE_REL):
+            return _on_memory(env, memory.store, insn, pc)
+        if kind is Kind.ATOMIC:
+            return _on_memory(env, memory.atomic, insn, pc)
+        if kind is Kind.JUMP:
+            return self._jump(insn, pc)
+        if kind is Kind.GOTO:
+            target = after + insn.off
+            return lambda _: target
+        if kind is Kind.CALL:
+            return self._helper_call(insn, pc)
+        if kind is Kind.CALL_LOCAL:
+            return self._local_call(insn, pc)
+        if kind is Kind.EXIT:
+            return self._exit(pc)
+        if kind in (Kind.LD_ABS, Kind.LD_IND):
+            return _then(lambda state: _packet_load(env, state, insn, pc), after)
+        raise unsupported(_FEATURES[kind])
+
+    def _jump(self, insn: Insn, pc: int) -> Step:
+        arms = prepare_jump(self.env, insn, pc)
+        forks, after, target = self._forks, pc + 1, pc + 1 + insn.off
+
+        def step(state: State) -> int:
+            taken, fallen = arms(state)
+            if fallen is None:
+                return target if taken is not None else _END
+            if taken is not None:
+                forks.append((target, taken))
+            return after
+
+        return step
+
+    def _helper_call(self, insn: Insn, pc: int) -> Step:
+        env = self.env
+        tail_call = env.profile.helpers.get(insn.imm) == "tail_call"
+
+        def step(state: State) -> int:
+            before = state.frame.regs.copy()
+            entry = call_helper(env, state, insn, pc)
+            if tail_call:
+                self.tail_calls.add(state.frame.entry)
+            if entry >= 0:
+                self._begin_callback(state, insn, pc, entry, before)
+            return pc + 1
+
+        return step
+
+    def _begin_callback(
+        self, state: State, insn: Insn, pc: int, entry: int, regs: list[Reg]
+    ) -> None:
+        """The state, in which the call is over, is that of no round at all; fork a first one."""
+        helper = helper_of(self.env, insn).name
+        args = _callback_args(helper, regs, pc)
+        self._callback_entries.add(entry)
+        self._prune_points.add(entry)
+        round_ = state.copy()
+        callback = Callback(helper, args, state.refs, before=state.copy())
+        self._enter(round_, pc, entry, args, callback)
+        state.certain = round_.certain = False
+        self._forks.append((entry, round_))
+
+    def _enter(
+        self,
+        state: State,
+        pc: int,
+        entry: int,
+        args: tuple[Reg, ...],
+        callback: Callback | None = None,
+    ) -> None:
+        if len(state.frames) >= MAX_FRAMES:
+            raise forbidden(
+                Rule.CALL_DEPTH,
+                f"the call stack of {len(state.frames) + 1} frames is too deep",
+                reason=f"at most {MAX_FRAMES} functions may be active at once",
+            )
+        frame = Frame(len(state.frames), pc, entry, callback)
+        frame.regs[1 : 1 + len(args)] = args
+        state.push(frame)
+
+    def _local_call(self, insn: Insn, pc: int) -> Step:
+        target = target_pc(insn, pc)
+        assert target is not None
+        function = self.env.functions[target]
+        if function.is_global:
+            raise unsupported(f"calls of global functions ({function.name})")
+
+        def step(state: State) -> int:
+            regs = state.frame.regs
+            args = tuple(regs[1:6])
+            regs[0:6] = [NOT_INIT] * 6
+            self._enter(state, pc, target, args)
+            return target
+
+        return step
+
+    def _exit(self, pc: int) -> Step:
+        env = self.env
+
+        def step(state: State) -> int:
+            if len(state.frames) == 1:
+                _check_result(env, state)
+                return _END
+            value = state.frame.regs[0]
+            if value.type is RegType.PTR_TO_STACK:
+                raise Refused(
+                    Rule.STACK_ACCESS,
+                    "cannot return stack pointer to the caller",
+                    reason="the frame that it points into ends here",
+                    culprit=value,
+                    certain=True,
+                )
+            if state.frame.callback is not None:
+                return self._round_ended(state, value)
+            frame = state.pop()
+            state.frame.regs[0] = value
+            return frame.callsite + 1
+
+        return step
+
+    def _round_ended(self, state: State, value: Reg) -> int:
+        """A callback returned: the helper returns too, or calls it again."""
+        callback = state.frame.callback
+        assert callback is not None
+        check_readable(value, 0)
+        mark_precise(value)
+        number = value.type is RegType.SCALAR_VALUE
+        if not number or value.var.smin < 0 or value.var.smax > 1:
+            raise _bad_result("At callback return", value, 0, 1)
+        if state.refs != callback.refs:
+            raise Refused(
+                Rule.REFERENCE_LEAK,
+                "callback acquires or releases references",
+                reason="what a callback reserves it must release in the same round",
+            )
+        entry, callsite = state.frame.entry, state.frame.callsite
+        before = callback.before
+        state.pop()
+        if value.var.umin == 0:
+            again = state.copy()
+            _widen(again, before)
+            rounds = replace(callback, rounds=callback.rounds + 1, before=again.copy())
+            self._enter(again, callsite, entry, callback.args, rounds)
+            self._forks.append((entry, again))
+        state.frame.regs[0] = unknown(callsite)
+        return callsite + 1
+
+
+def _callback_args(helper: str, regs: list[Reg], pc: int) -> tuple[Reg, ...]:
+    """r1 to r5 of a callback, from those of the helper."""
+    if helper == "loop":
+        return (unknown(pc), regs[3])
+    pointer = regs[1]
+    assert pointer.map is not None
+    return (
+        pointer,
+        Pointer(RegType.PTR_TO_MAP_KEY, pc, map=pointer.map, map_index=pointer.map_index),
+        Pointer(RegType.PTR_TO_MAP_VALUE, pc, map=pointer.map, map_index=pointer.map_index),
+        regs[3],
+    )
+
+
+def _widen(state: State, before: State | None) -> None:
+    """Numbers that a round of a callback changed become unknown, if they left their range."""
+    if before is None:
+        return
+    for frame, old in zip(state.frames, before.frames, strict=True):
+        slots = {base: slot.reg for base, slot in old.stack.items()}
+        for index in range(10):
+            frame.regs[index] = _widened(frame.regs[index], old.regs[index])
+        for base, slot in list(frame.stack.items()):
+            if slot.reg is not None:
+                wide = _widened(slot.reg, slots.get(base))
+                if wide is not slot.reg:
+                    frame.put(base, type(slot)(slot.kinds, wide, slot.spilled))
+
+
+def _widened(reg: Reg, old: Reg | None) -> Reg:
+    if reg.type is not RegType.SCALAR_VALUE or reg is old:
+        return reg
+    if old is not None and old.type is reg.type and is_subsumed_by(reg.var, old.var):
+        return reg
+    return unknown(reg.at)
+
+
+def _check_result(env: Environment, state: State) -> None:
+    """The main function returns something allowed, and holds no references."""
+    value = state.frame.regs[0]
+    if state.refs:
+        text = "BPF_EXIT instruction in main prog would lead to reference leak"
+        raise reference_leak(state, text)
+    check_readable(value, 0)
+    if env.profile.returns is None:
+        return
+    low, high = env.profile.returns
+    mark_precise(value)
+    if value.type is not RegType.SCALAR_VALUE:
+        raise forbidden(
+            Rule.RETURN_VALUE,
+            f"At program exit the register R0 is not a known value ({value.type.value})",
+            reason=f"programs of {env.profile.name} return a number from {low} to {high}",
+        )
+    if value.var.smin < low or value.var.smax > high:
+        raise _bad_result("At program exit", value, low, high)
+
+
+def _bad_result(when: str, value: Reg, low: int, high: int) -> Refused:
+    return Refused(
+        Rule.RETURN_VALUE,
+        f"{when} the register R0 has smin={value.var.smin} smax={value.var.smax} "
+        f"should have been in [{low}, {high}]",
+        reason=f"the return value must be known to lie between {low} and {high}",
+        suggestion="return constants, or compare the value with the limits first",
+        culprit=value,
+        kind=Why.POLICY,
+    )
+
+
+def _packet_load(env: Environment, state: State, insn: Insn, pc: int) -> None:
+    """r0 = packet[imm (+ src)]; outside the packet, the program ends with 0."""
+    if env.profile.name not in _PACKET_LOADS:
+        raise forbidden(
+            Rule.ILLEGAL_INSN,
+            "BPF_LD_[ABS|IND] instructions not allowed for this program type",
+            reason="they are for programs on socket buffers",
+        )
+    if len(env.functions) > 1:
+        raise unsupported("packet loads (LD_ABS, LD_IND) in programs with subprograms")
+    if state.refs:
+        raise reference_leak(state, "BPF_LD_[ABS|IND] would lead to reference leak")
+    regs = state.frame.regs
+    check_readable(regs[6], 6)
+    if insn.spec.kind is Kind.LD_IND:
+        check_readable(regs[insn.src], insn.src)
+    if regs[6].type is not RegType.PTR_TO_CTX:
+        raise Refused(
+            Rule.CTX_ACCESS,
+            "at the time of BPF_LD_ABS|IND R6 != pointer to skb",
+            reason="these instructions take the context from r6",
+            culprit=regs[6],
+            certain=True,
+        )
+    check_ctx_pointer(regs[6], 6)
+    regs[0:6] = [scalar(Scalar.UNKNOWN, pc), *[NOT_INIT] * 5]
+
+
+def _then(change: Callable[[State], None], after: int) -> Step:
+    def step(state: State) -> int:
+        change(state)
+        return after
+
+    return step
+
+
+def _on_memory(
+    env: Environment,
+    change: Callable[[Environment, State, Insn, int], None],
+    insn: Insn,
+    pc: int,
+    writes: int | None = None,
+) -> Step:
+    """A load, store or atomic operation; `writes`: the register it loads into."""
+    after = pc + 1
+
+    def step(state: State) -> int:
+        if writes is not None:
+            check_writable(writes)
+        change(env, state, insn, pc)
+        return after
+
+    return step
+
+
+_FEATURES = {
+    Kind.MAY_GOTO: "may_goto",
+    Kind.CALL_KFUNC: "calls of kernel functions (kfuncs)",
+    Kind.ADDR_SPACE_CAST: "address spaces (arena)",
+}
+
+
+def _is_jump(insn: Insn) -> bool:
+    return insn.spec.kind in (
+        Kind.JUMP,
+        Kind.GOTO,
+        Kind.CALL,
+        Kind.CALL_LOCAL,
+        Kind.EXIT,
+    )
+
+
+def _prune_points(env: Environment) -> set[int]:
+    """Where paths may meet: conditional jumps, targets of jumps, calls and what follows them."""
+    points: set[int] = set()
+    for pc, insn in env.code.items():
+        kind = insn.spec.kind
+        if kind in (Kind.JUMP, Kind.CALL_LOCAL):
+            points.add(pc)
+        if kind in (Kind.JUMP, Kind.GOTO):
+            points.add(pc + 1 + insn.off)
+        elif kind is Kind.CALL_LOCAL:
+            points.add(pc + 1)
+    return points
+
+
+def _all_precise(state: State) -> None:
+    for frame in state.frames:
+        for _, reg in places(frame):
+            if reg.type is RegType.SCALAR_VALUE:
+                mark_precise(reg)
+
+
+def _infinite(pc: int) -> Refused:
+    return Refused(
+        Rule.INFINITE_LOOP,
+        f"infinite loop detected at insn {pc}",
+        reason="the path is back where it was, with the same registers and stack",
+        suggestion="count the loop's turns in a register and leave after a constant number",
+    )

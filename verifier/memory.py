@@ -1,0 +1,305 @@
+"""Loads, stores and atomic operations: what they give and what they leave behind.
+
+The rules they must obey stand in `checks`; here is what happens once they hold.
+"""
+
+from __future__ import annotations
+
+from pybpfvm.bits import sign_extend
+from pybpfvm.isa.insn import Insn
+from pybpfvm.isa.opcodes import AtomicOp, Kind
+from pybpfvm.profiles.base import CtxField
+from pybpfvm.program import BPF_F_RDONLY_PROG, MapType
+from pybpfvm.verifier import checks, stack
+from pybpfvm.verifier.checks import POINTER_FIELDS, check_readable
+from pybpfvm.verifier.domains.scalar import Scalar, load_result
+from pybpfvm.verifier.environment import Environment
+from pybpfvm.verifier.refusal import Refused, unsupported
+from pybpfvm.verifier.regstate import (
+    PACKET_TYPES,
+    Pointer,
+    Reg,
+    RegType,
+    is_null,
+    mark_precise,
+    scalar,
+)
+from pybpfvm.verifier.state import State
+from pybpfvm.verifier.verdict import Rule
+
+
+def load(env: Environment, state: State, insn: Insn, pc: int) -> None:
+    """LDX, LDSX and LOAD_ACQ."""
+    regs = state.frame.regs
+    pointer = regs[insn.src]
+    check_readable(pointer, insn.src)
+    size = int(insn.spec.size or 8)
+    signed = insn.spec.kind is Kind.LDSX
+    acquire = insn.spec.kind is Kind.LOAD_ACQ
+    if acquire:
+        _atomic_memory(pointer, insn.src, "loads from")
+    regs[insn.dst] = _loaded(env, state, pointer, insn, pc, size, signed, strict=acquire)
+
+
+def _loaded(
+    env: Environment,
+    state: State,
+    pointer: Reg,
+    insn: Insn,
+    pc: int,
+    size: int,
+    signed: bool,
+    *,
+    strict: bool,
+) -> Reg:
+    number, off = insn.src, insn.off
+    kind = pointer.type
+    if kind is RegType.PTR_TO_STACK:
+        checks.check_alignment(pointer, off, size, strict=strict)
+        return _load_stack(env, state, pointer, number, off, size, signed, pc)
+    if kind is RegType.PTR_TO_MAP_VALUE:
+        checks.check_alignment(pointer, off, size, strict=strict)
+        checks.check_map_value(env, pointer, number, off, size, store=False)
+        constant = _constant_load(env, pointer, off, size, signed)
+        return scalar(load_result(size, signed) if constant is None else constant, pc)
+    if kind is RegType.PTR_TO_CTX:
+        field = checks.check_ctx(
+            env, pointer, number, off, size, store=False, plain=True, signed=signed
+        )
+        return _load_ctx(field, size, signed, pc)
+    if kind in PACKET_TYPES:
+        checks.check_packet(pointer, number, off, size)
+    elif kind is RegType.PTR_TO_RINGBUF_MEM:
+        checks.check_alignment(pointer, off, size, strict=strict)
+        checks.check_mem(pointer, number, off, size)
+    elif kind is RegType.PTR_TO_MAP_KEY:
+        checks.check_map_key(pointer, number, off, size)
+    elif kind is RegType.CONST_PTR_TO_MAP:
+        raise unsupported("loads from the kernel's struct bpf_map")
+    else:
+        raise checks.not_memory(pointer, number)
+    return scalar(load_result(size, signed), pc)
+
+
+def _load_stack(
+    env: Environment,
+    state: State,
+    pointer: Reg,
+    number: int,
+    off: int,
+    size: int,
+    signed: bool,
+    pc: int,
+) -> Reg:
+    low, high = checks.check_stack_bounds(env, state, pointer, number, off, size, " read")
+    frame = state.frames[pointer.frame]
+    if low != high:
+        shown = f"read from stack R{number} var"
+        checks.check_stack_init(env, state, pointer, number, low, high + size - low, shown)
+        return scalar(load_result(size, signed), pc)
+    checks.check_stack_init(env, state, pointer, number, low, size, "read from stack")
+    held = stack.spilled_pointer(frame, low, size)
+    if held is not None and (size != 8 or low & 7):
+        raise Refused(
+            Rule.STACK_ACCESS,
+            "invalid size of register fill",
+            reason="part of a spilled pointer is loaded",
+            suggestion="load spilled pointers with all their 8 bytes",
+            culprit=held,
+            certain=True,
+        )
+    return stack.read(frame, low, size, signed=signed, at=pc, little=env.little)
+
+
+def _constant_load(
+    env: Environment, pointer: Reg, off: int, size: int, signed: bool
+) -> Scalar | None:
+    """What a load at a known place of a frozen, read-only array gives: its bytes are known."""
+    spec = pointer.map
+    assert spec is not None
+    if (
+        pointer.var.mask
+        or spec.data is None
+        or not spec.frozen
+        or not spec.flags & BPF_F_RDONLY_PROG
+        or spec.type != MapType.ARRAY
+        or spec.max_entries != 1
+    ):
+        return None
+    at = pointer.off + off + pointer.var.value
+    data = spec.data[at : at + size]
+    if len(data) != size:
+        return None
+    word = int.from_bytes(data, "little" if env.little else "big")
+    return Scalar.const(sign_extend(word, size * 8) if signed else word)
+
+
+def _load_ctx(field: CtxField | None, size: int, signed: bool, pc: int) -> Reg:
+    found = POINTER_FIELDS.get(field.holds) if field is not None else None
+    if found is not None:
+        return Pointer(found, pc)
+    return scalar(load_result(size, signed), pc)
+
+
+def store(env: Environment, state: State, insn: Insn, pc: int) -> None:
+    """ST, STX and STORE_REL."""
+    regs = state.frame.regs
+    size = int(insn.spec.size or 8)
+    pointer = regs[insn.dst]
+    if insn.spec.kind is Kind.ST:
+        value = scalar(Scalar.const(insn.imm), pc)
+    else:
+        value = regs[insn.src]
+        check_readable(value, insn.src)
+    check_readable(pointer, insn.dst)
+    release = insn.spec.kind is Kind.STORE_REL
+    if release:
+        _atomic_memory(pointer, insn.dst, "stores into")
+    plain = insn.spec.kind is Kind.STX
+    check_store(env, state, pointer, insn.dst, insn.off, size, plain=plain, strict=release)
+    if pointer.type is RegType.PTR_TO_STACK:
+        _store_stack(env, state, pointer, insn, size, value)
+
+
+def check_store(
+    env: Environment,
+    state: State,
+    pointer: Reg,
+    number: int,
+    off: int,
+    size: int,
+    *,
+    plain: bool,
+    strict: bool = False,
+) -> None:
+    """A store of `size` bytes may be made. `plain`: from a register."""
+    kind = pointer.type
+    if kind is RegType.PTR_TO_STACK:
+        checks.check_alignment(pointer, off, size, strict=strict)
+        checks.check_stack_bounds(env, state, pointer, number, off, size, " write")
+    elif kind is RegType.PTR_TO_MAP_VALUE:
+        checks.check_alignment(pointer, off, size, strict=strict)
+        checks.check_map_value(env, pointer, number, off, size, store=True)
+    elif kind is RegType.PTR_TO_CTX:
+        checks.check_ctx(env, pointer, number, off, size, store=True, plain=plain)
+    elif kind in PACKET_TYPES:
+        checks.check_packet_writable(env)
+        checks.check_packet(pointer, number, off, size)
+    elif kind is RegType.PTR_TO_RINGBUF_MEM:
+        checks.check_alignment(pointer, off, size, strict=strict)
+        checks.check_mem(pointer, number, off, size)
+    elif kind is RegType.PTR_TO_MAP_KEY:
+        raise Refused(
+            Rule.READ_ONLY,
+            f"write to change key R{number} not allowed",
+            reason="keys of a map can not be changed in place",
+            certain=True,
+        )
+    elif kind is RegType.CONST_PTR_TO_MAP:
+        raise Refused(
+            Rule.READ_ONLY,
+            "only read from map_ptr is supported",
+            reason="a map pointer is a handle of the kernel's",
+            certain=True,
+        )
+    else:
+        raise checks.not_memory(pointer, number)
+
+
+def _store_stack(
+    env: Environment, state: State, pointer: Reg, insn: Insn, size: int, value: Reg
+) -> None:
+    frame = state.frames[pointer.frame]
+    low = pointer.off + insn.off + pointer.var.smin
+    if pointer.var.mask:
+        high = pointer.off + insn.off + pointer.var.smax + size
+        zero = is_null(value)
+        if zero:
+            mark_precise(value)
+        stack.write_somewhere(frame, low, high, zero=zero, trust=env.rules.uninit_stack)
+        return
+    if value.type is RegType.SCALAR_VALUE:
+        if low & 7 == 0:
+            stack.spill(frame, low, size, value)
+            return
+        if is_null(value):
+            mark_precise(value)
+            stack.write(frame, low, size, stack.ZERO)
+        else:
+            stack.write(frame, low, size, stack.MISC)
+        return
+    if size != 8:
+        raise Refused(
+            Rule.STACK_ACCESS,
+            "invalid size of register spill",
+            reason="part of a pointer is stored to the stack",
+            suggestion="store pointers with all their 8 bytes",
+            culprit=value,
+            certain=True,
+        )
+    if value.type is RegType.PTR_TO_STACK and frame is not state.frame:
+        raise Refused(
+            Rule.STACK_ACCESS,
+            "cannot spill pointers to stack into stack frame of the caller",
+            reason="the pointer may outlive the frame that it points into",
+            culprit=value,
+        )
+    stack.spill(frame, low, size, value)
+
+
+def atomic(env: Environment, state: State, insn: Insn, pc: int) -> None:
+    """Read-modify-write. The old value, where it is fetched, is an unknown number."""
+    regs = state.frame.regs
+    size = int(insn.spec.size or 8)
+    check_readable(regs[insn.src], insn.src)
+    pointer = regs[insn.dst]
+    check_readable(pointer, insn.dst)
+    op = insn.spec.op
+    assert isinstance(op, AtomicOp)
+    if op is AtomicOp.CMPXCHG:
+        check_readable(regs[0], 0)
+    _atomic_memory(pointer, insn.dst, "stores into")
+    if pointer.type is RegType.PTR_TO_MAP_VALUE:
+        checks.check_map_value(env, pointer, insn.dst, insn.off, size, store=False)
+    check_store(env, state, pointer, insn.dst, insn.off, size, plain=False, strict=True)
+    if pointer.type is RegType.PTR_TO_STACK:
+        _atomic_stack(env, state, pointer, insn, size)
+    if op is AtomicOp.CMPXCHG:
+        regs[0] = scalar(load_result(size, False), pc)
+    elif op is AtomicOp.XCHG or op.name.startswith("FETCH_"):
+        regs[insn.src] = scalar(load_result(size, False), pc)
+
+
+def _atomic_stack(env: Environment, state: State, pointer: Reg, insn: Insn, size: int) -> None:
+    frame = state.frames[pointer.frame]
+    low = pointer.off + insn.off + pointer.var.smin
+    high = pointer.off + insn.off + (pointer.var.smax if pointer.var.mask else pointer.var.smin)
+    checks.check_stack_init(
+        env, state, pointer, insn.dst, low, high + size - low, "read from stack"
+    )
+    held = stack.spilled_pointer(frame, low, high + size - low)
+    if held is not None and (size != 8 and not pointer.var.mask):
+        raise Refused(
+            Rule.STACK_ACCESS,
+            "invalid size of register fill",
+            reason="part of a spilled pointer is changed",
+            culprit=held,
+            certain=True,
+        )
+    if low == high:
+        stack.write(frame, low, size, stack.MISC)
+    else:
+        trust = env.rules.uninit_stack
+        stack.write_somewhere(frame, low, high + size, zero=False, trust=trust)
+
+
+def _atomic_memory(pointer: Reg, number: int, what: str) -> None:
+    """Atomic operations work on stack, map values and other plain memory only."""
+    if pointer.type is RegType.PTR_TO_CTX or pointer.type in PACKET_TYPES:
+        raise Refused(
+            Rule.NOT_A_POINTER,
+            f"BPF_ATOMIC {what} R{number} {pointer.type.value} is not allowed",
+            reason="atomic operations do not work on the context or the packet",
+            culprit=pointer,
+            certain=True,
+        )

@@ -1,0 +1,184 @@
+"""When a state need not be explored: one that was explored already covers it.
+
+`covers(old, new)`: every run in `new` is one that exploring `old` has considered. Numbers of
+`old` on which nothing hung (not `precise`) are not compared, see `regstate`; those on which
+something did are marked precise in `new` too once the comparison succeeds.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from pybpfvm.verifier.domains.scalar import Scalar, is_subsumed_by
+from pybpfvm.verifier.liveness import Liveness
+from pybpfvm.verifier.regstate import PACKET_TYPES, Reg, RegType, is_null, mark_precise, scalar
+from pybpfvm.verifier.stack import EMPTY, INVALID, MISC, SPILL, ZERO, Slot
+from pybpfvm.verifier.state import Frame, State
+
+
+class Compare(Enum):
+    """How to compare numbers."""
+
+    EXPLORED = "precise numbers of an explored state must cover the new ones"
+    ALL = "all numbers must be covered, whether known to matter or not"
+    EXACT = "the states must be equal"
+
+
+_SCALAR = RegType.SCALAR_VALUE
+_ANYTHING = scalar(Scalar.UNKNOWN, -1)
+
+
+class Comparison:
+    """One comparison of two states: `ids` of the old one and theirs in the new one."""
+
+    __slots__ = ("_live", "_uninit", "ids", "marks", "mode", "taken")
+
+    def __init__(self, live: Liveness, mode: Compare, *, uninit_stack: bool) -> None:
+        self._live = live
+        self.mode = mode
+        self._uninit = uninit_stack
+        self.ids: dict[int, int] = {}
+        self.taken: set[int] = set()
+        self.marks: list[Reg] = []
+
+    def covers(self, pc: int, old: State, new: State) -> bool:
+        """Whether exploring `old` from `pc` covers `new`."""
+        if len(old.frames) != len(new.frames) or len(old.refs) != len(new.refs):
+            return False
+        for old_frame, new_frame in zip(old.frames, new.frames, strict=True):
+            if not _same_function(old_frame, new_frame):
+                return False
+        for (old_id, old_pc), (new_id, new_pc) in zip(old.refs, new.refs, strict=True):
+            if old_pc != new_pc or not self._same_id(old_id, new_id):
+                return False
+        last = len(old.frames) - 1
+        for index in range(last, -1, -1):
+            old_frame, new_frame = old.frames[index], new.frames[index]
+            if index == last:
+                numbers = self._live.at(pc)
+            else:
+                numbers = self._live.across(old.frames[index + 1].callsite)
+            old_regs, new_regs = old_frame.regs, new_frame.regs
+            for number in numbers:
+                if not self._reg(old_regs[number], new_regs[number]):
+                    return False
+            if not self._callback(old_frame, new_frame):
+                return False
+        for old_frame, new_frame in zip(old.frames, new.frames, strict=True):
+            if not self._stack(old_frame, new_frame):
+                return False
+        for reg in self.marks:
+            mark_precise(reg)
+        return True
+
+    def _callback(self, old: Frame, new: Frame) -> bool:
+        """The arguments with which a helper will call the function again."""
+        if old.callback is None or new.callback is None:
+            return old.callback is new.callback
+        return all(
+            self._reg(a, b) for a, b in zip(old.callback.args, new.callback.args, strict=True)
+        )
+
+    def _same_id(self, old: int, new: int) -> bool:
+        """Whether the old id can stand for the new one, and for it alone."""
+        if old == 0 or new == 0:
+            return old == new
+        known = self.ids.get(old)
+        if known is not None:
+            return known == new
+        if new in self.taken:
+            return False
+        self.ids[old] = new
+        self.taken.add(new)
+        return True
+
+    def _reg(self, old: Reg, new: Reg) -> bool:
+        kind = old.type
+        if kind is RegType.NOT_INIT:
+            return self.mode is not Compare.EXACT or new.type is kind
+        if new.type is not kind:
+            return False
+        if kind is _SCALAR:
+            return self._scalar(old, new)
+        if (
+            old.off != new.off
+            or old.map is not new.map
+            or old.map_index != new.map_index
+            or old.mem_size != new.mem_size
+            or old.frame != new.frame
+            or old.subprog != new.subprog
+        ):
+            return False
+        if self.mode is Compare.EXACT or kind is RegType.PTR_TO_STACK:
+            if old.var != new.var or old.range != new.range:
+                return False
+        elif not is_subsumed_by(new.var, old.var):
+            return False
+        if kind in PACKET_TYPES and new.range < old.range:
+            return False
+        return self._same_id(old.id, new.id) and self._same_id(old.ref_id, new.ref_id)
+
+    def _scalar(self, old: Reg, new: Reg) -> bool:
+        mode = self.mode
+        if mode is Compare.EXACT:
+            if old.var != new.var:
+                return False
+        elif mode is Compare.EXPLORED and not old.precise:
+            return True
+        elif not is_subsumed_by(new.var, old.var):
+            return False
+        if old.id and (old.delta != new.delta or not self._same_id(old.id, new.id)):
+            return False
+        if old is not new and mode is not Compare.EXACT:
+            self.marks.append(new)
+        return True
+
+    def _stack(self, old: Frame, new: Frame) -> bool:
+        slots = new.stack
+        for base, slot in old.stack.items():
+            other = slots.get(base, EMPTY)
+            if other is slot and (slot.reg is None or not (slot.reg.id or slot.reg.ref_id)):
+                continue
+            if not self._slot(slot, other):
+                return False
+        if self.mode is Compare.EXACT:
+            return all(base in old.stack for base in slots)
+        return True
+
+    def _slot(self, old: Slot, new: Slot) -> bool:
+        if self.mode is Compare.EXACT:
+            return (
+                old.kinds == new.kinds
+                and old.spilled == new.spilled
+                and (old.reg is None or (new.reg is not None and self._reg(old.reg, new.reg)))
+            )
+        held = old.reg
+        if held is not None:
+            if new.reg is not None and new.spilled == old.spilled:
+                if not self._reg(held, new.reg):
+                    return False
+            else:
+                # Bytes of no known number may stand in for a number that did not matter.
+                readable = self._uninit or INVALID not in new.kinds[: old.spilled]
+                if new.reg is not None or not readable or not self._reg(held, _ANYTHING):
+                    return False
+        if old.kinds == new.kinds:
+            return True
+        for one, other in zip(old.kinds[old.spilled :], new.kinds[old.spilled :], strict=True):
+            if one == other and one != SPILL:
+                continue
+            if one == INVALID or (one == MISC and self._uninit):
+                continue
+            if one == MISC and other != INVALID:
+                if other == SPILL and new.reg is not None and new.reg.type is not _SCALAR:
+                    return False
+                continue
+            if one == ZERO and other == SPILL and new.reg is not None and is_null(new.reg):
+                self.marks.append(new.reg)
+                continue
+            return False
+        return True
+
+
+def _same_function(old: Frame, new: Frame) -> bool:
+    return old.callsite == new.callsite and old.entry == new.entry

@@ -1,0 +1,55 @@
+"""How a rule says no inside the verifier: raised where it is checked, caught by the explorer.
+
+Nothing outside the verifier sees it: `verify` answers with a verdict.
+"""
+
+from __future__ import annotations
+
+from pybpfvm.verifier.regstate import Reg
+from pybpfvm.verifier.verdict import Kind, Rule
+
+
+class Refused(Exception):
+    """A broken rule. `culprit` is the register whose history explains it.
+
+    `certain`: every run that comes here breaks the rule, whatever the values of its registers
+    within what is known of them.
+    """
+
+    def __init__(
+        self,
+        rule: Rule,
+        message: str,
+        *,
+        reason: str = "",
+        suggestion: str = "",
+        culprit: Reg | None = None,
+        certain: bool = False,
+        kind: Kind = Kind.UNPROVEN,
+        feature: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.rule = rule
+        self.message = message
+        self.reason = reason
+        self.suggestion = suggestion
+        self.culprit = culprit
+        self.certain = certain
+        self.kind = kind
+        self.feature = feature
+
+
+def forbidden(rule: Rule, message: str, *, reason: str = "", suggestion: str = "") -> Refused:
+    """What the program type, licence or capabilities do not allow."""
+    return Refused(rule, message, reason=reason, suggestion=suggestion, kind=Kind.POLICY)
+
+
+def unsupported(feature: str) -> Refused:
+    """What this verifier can not judge yet."""
+    return Refused(
+        Rule.UNSUPPORTED,
+        f"unsupported: {feature}",
+        reason=f"this verifier can not judge {feature} yet, so it decides nothing",
+        kind=Kind.UNSUPPORTED,
+        feature=feature,
+    )

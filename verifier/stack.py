@@ -1,0 +1,127 @@
+"""The stack of a frame, byte by byte: what was written, what a load gives back.
+
+Eight bytes are a `Slot`. A register stored at the slot's start is remembered as it was (a spill);
+of other writes only that the bytes are initialised, or 0.
+"""
+
+from __future__ import annotations
+
+from pybpfvm.verifier.domains.scalar import Scalar, load_result, truncate
+from pybpfvm.verifier.regstate import Reg, RegType, is_null, mark_precise, scalar
+from pybpfvm.verifier.state import Frame
+
+# Kinds of bytes.
+INVALID, SPILL, MISC, ZERO = range(4)
+
+SLOT_BYTES = 8
+
+
+class Slot:
+    """Eight bytes: a kind each, lowest address first; `reg` is what the SPILL bytes hold the low
+    bytes of. SPILL bytes are the first `spilled` of the slot."""
+
+    __slots__ = ("kinds", "reg", "spilled")
+
+    def __init__(self, kinds: bytes, reg: Reg | None = None, spilled: int = 0) -> None:
+        self.kinds = kinds
+        self.reg = reg
+        self.spilled = spilled
+
+
+_NOTHING = bytes([INVALID] * 8)
+_SPILLED = bytes([SPILL] * 8)
+EMPTY = Slot(_NOTHING)
+
+
+def _without_spill(kinds: bytes) -> bytearray:
+    return bytearray(MISC if kind == SPILL else kind for kind in kinds)
+
+
+def spill(frame: Frame, off: int, size: int, value: Reg) -> None:
+    """Store the low `size` bytes of `value` at a multiple of 8, so that a load gives it back.
+
+    A number that does not fit loses its identity with others: what is stored is another number.
+    """
+    if size == SLOT_BYTES:
+        frame.put(off, Slot(_SPILLED, value, 8))
+        return
+    if value.var.umax >> (size * 8):
+        value = scalar(truncate(value.var, size, False), value.at, (value,))
+    old = frame.stack.get(off, EMPTY)
+    rest = _without_spill(old.kinds)
+    frame.put(off, Slot(_SPILLED[:size] + bytes(rest[size:]), value, size))
+
+
+def write(frame: Frame, off: int, size: int, kind: int) -> None:
+    """Make `size` bytes at `off` MISC or ZERO. They may reach over several slots."""
+    end = off + size
+    base = off & -SLOT_BYTES
+    while base < end:
+        first, last = max(off, base) - base, min(end - base, SLOT_BYTES)
+        old = frame.stack.get(base, EMPTY)
+        kinds = _without_spill(old.kinds)
+        kinds[first:last] = bytes([kind]) * (last - first)
+        frame.put(base, Slot(bytes(kinds)))
+        base += SLOT_BYTES
+
+
+def write_somewhere(frame: Frame, low: int, high: int, *, zero: bool, trust: bool) -> None:
+    """Some bytes between `low` and `high` (exclusive) were written, no one knows which.
+
+    Spills there are lost. Bytes that were 0 stay so if 0 was written. Bytes never written stay
+    uninitialised, unless `trust` (programs that may read such bytes anyway).
+    """
+    for base in range(low & -SLOT_BYTES, high, SLOT_BYTES):
+        old = frame.stack.get(base, EMPTY)
+        if old.reg is not None and is_null(old.reg):
+            mark_precise(old.reg)
+            kinds = bytearray(ZERO if kind == SPILL else kind for kind in old.kinds)
+        else:
+            kinds = _without_spill(old.kinds)
+        for index in range(max(low, base) - base, min(high - base, SLOT_BYTES)):
+            if kinds[index] == ZERO and zero:
+                continue
+            if kinds[index] != INVALID or trust:
+                kinds[index] = MISC
+        frame.put(base, Slot(bytes(kinds)))
+
+
+def first_invalid(frame: Frame, off: int, size: int) -> int | None:
+    """Index of the first of `size` bytes at `off` that was never written, None if all were."""
+    for index in range(size):
+        slot = frame.stack.get((off + index) & -SLOT_BYTES, EMPTY)
+        if slot.kinds[(off + index) & 7] == INVALID:
+            return index
+    return None
+
+
+def spilled_pointer(frame: Frame, off: int, size: int) -> Reg | None:
+    """A pointer of which bytes lie among `size` bytes at `off`, if there is one."""
+    for base in range(off & -SLOT_BYTES, off + size, SLOT_BYTES):
+        slot = frame.stack.get(base)
+        if slot is not None and slot.reg is not None and slot.reg.type is not RegType.SCALAR_VALUE:
+            return slot.reg
+    return None
+
+
+def read(frame: Frame, off: int, size: int, *, signed: bool, at: int, little: bool) -> Reg:
+    """What a load of `size` initialised bytes inside one slot gives. The slot's register as it
+    was if all of it is read; its low bytes if they are a number's; 0 for zeroes."""
+    base, index = off & -SLOT_BYTES, off & 7
+    slot = frame.stack.get(base, EMPTY)
+    kinds = slot.kinds[index : index + size]
+    held = slot.reg
+    if held is not None and kinds[0] == SPILL:
+        if size == SLOT_BYTES and slot.spilled == SLOT_BYTES:
+            return held
+        number = held.type is RegType.SCALAR_VALUE
+        if number and index == 0 and size <= slot.spilled and little:
+            if not signed and size == slot.spilled and not held.var.umax >> (size * 8):
+                return held
+            var = truncate(held.var, size, signed)
+            return held if var is held.var else scalar(var, at, (held,))
+        if number and is_null(held) and kinds.count(SPILL) + kinds.count(ZERO) == size:
+            return scalar(Scalar.const(0), at, (held,))
+    elif kinds.count(ZERO) == size:
+        return scalar(Scalar.const(0), at)
+    return scalar(load_result(size, signed), at)

@@ -1,0 +1,101 @@
+"""The state of a program at an instruction: frames of registers and stack, and references held.
+
+A State is owned by one path and changed in place as the path goes on; `copy` makes the other arm
+of a branch, or what is stored for pruning. Regs and Slots are shared, stacks until written to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pybpfvm.isa.opcodes import FRAME_POINTER, REGISTERS
+from pybpfvm.verifier.regstate import NOT_INIT, Pointer, Reg, RegType
+
+if TYPE_CHECKING:
+    from pybpfvm.verifier.stack import Slot
+
+
+@dataclass(frozen=True, slots=True)
+class Callback:
+    """Why a frame runs: a helper calls it again and again. `args` are r1 to r5 of each call,
+    `refs` what was held when it began. `rounds` counts the calls on this path before this one,
+    `before` is the caller's state when this one began."""
+
+    helper: str
+    args: tuple[Reg, ...]
+    refs: tuple[tuple[int, int], ...]
+    rounds: int = 0
+    before: State | None = None
+
+
+class Frame:
+    """A function's registers and stack. `callsite` is the pc of the call, -1 for the main
+    function; `entry` the pc where the function starts.
+
+    `stack` maps the offsets -8, -16, ... from r10 to what is in those 8 bytes; a slot that is
+    missing was never written.
+    """
+
+    __slots__ = ("callback", "callsite", "entry", "number", "regs", "shared", "stack")
+
+    def __init__(
+        self, number: int, callsite: int, entry: int, callback: Callback | None = None
+    ) -> None:
+        self.number = number
+        self.callsite = callsite
+        self.entry = entry
+        self.callback = callback
+        self.regs: list[Reg] = [NOT_INIT] * REGISTERS
+        self.regs[FRAME_POINTER] = Pointer(RegType.PTR_TO_STACK, -1, frame=number)
+        self.stack: dict[int, Slot] = {}
+        self.shared = False
+
+    def copy(self) -> Frame:
+        """An independent frame; the stack is copied when either is written to."""
+        other = Frame.__new__(Frame)
+        other.number = self.number
+        other.callsite = self.callsite
+        other.entry = self.entry
+        other.callback = self.callback
+        other.regs = self.regs.copy()
+        other.stack = self.stack
+        other.shared = self.shared = True
+        return other
+
+    def put(self, base: int, slot: Slot) -> None:
+        """Replace the 8 bytes at `base`."""
+        if self.shared:
+            self.stack = self.stack.copy()
+            self.shared = False
+        self.stack[base] = slot
+
+
+class State:
+    """All frames, the innermost last, and the references held as (id, pc that acquired it).
+
+    `certain`: every run of the program comes here (no branch on the way could go both ways).
+    """
+
+    __slots__ = ("certain", "frame", "frames", "refs")
+
+    def __init__(self, frames: list[Frame], refs: tuple[tuple[int, int], ...], certain: bool):
+        self.frames = frames
+        self.frame = frames[-1]
+        self.refs = refs
+        self.certain = certain
+
+    def copy(self) -> State:
+        """An independent state."""
+        return State([frame.copy() for frame in self.frames], self.refs, self.certain)
+
+    def push(self, frame: Frame) -> None:
+        """Enter a function."""
+        self.frames.append(frame)
+        self.frame = frame
+
+    def pop(self) -> Frame:
+        """Leave the innermost function and give its frame."""
+        left = self.frames.pop()
+        self.frame = self.frames[-1]
+        return left

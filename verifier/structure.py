@@ -1,0 +1,257 @@
+"""What must hold of a program's code before anything is known of values.
+
+Every instruction can be reached, jumps stay inside their function and lead to instructions,
+functions end in an exit or a jump, calls neither recurse nor nest too deep, and the frames of a
+call chain fit the stack together. All walks use worklists: no input exhausts recursion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pybpfvm.bits import align_up
+from pybpfvm.isa.codec import target_pc
+from pybpfvm.isa.opcodes import MAX_FRAMES, STACK_BYTES, Kind, Pseudo
+from pybpfvm.verifier.environment import Environment
+from pybpfvm.verifier.verdict import Finding, Rule
+from pybpfvm.verifier.verdict import Kind as Why
+
+MAX_INSNS = 1_000_000
+_ENDS = frozenset({Kind.EXIT, Kind.GOTO})
+_JUMPS = frozenset({Kind.JUMP, Kind.GOTO, Kind.MAY_GOTO})
+
+
+def successors(env: Environment, pc: int) -> tuple[int, ...]:
+    """Where control may go from `pc` inside its function (calls go on behind themselves)."""
+    insn = env.code[pc]
+    kind = insn.spec.kind
+    after = pc + insn.slots
+    if kind is Kind.EXIT:
+        return ()
+    if kind is Kind.GOTO:
+        return (after + insn.off,)
+    if kind in (Kind.JUMP, Kind.MAY_GOTO):
+        return (after, after + insn.off)
+    return (after,)
+
+
+def code_errors(env: Environment) -> Iterator[Finding]:
+    """The broken rules of control flow, in order of the code; the first suffices to reject."""
+    code = env.code
+    if not code:
+        yield _finding(env, Rule.FALL_THROUGH, 0, "no instructions", "a program needs an exit")
+        return
+    slots = env.program.slots
+    if slots > MAX_INSNS:
+        yield Finding(
+            Rule.BUDGET,
+            Why.LIMIT,
+            0,
+            f"program has {slots} insns, at most {MAX_INSNS} are allowed",
+            reason="the kernel loads no larger programs",
+        )
+        return
+    starts = sorted(env.functions)
+    bounds = dict(zip(starts, [*starts[1:], slots], strict=True))
+    broken = False
+    for pc, insn in code.items():
+        start = max(s for s in starts if s <= pc) if len(starts) > 1 else 0
+        target = target_pc(insn, pc)
+        if insn.spec.kind in _JUMPS and target is not None:
+            if not start <= target < bounds[start]:
+                broken = True
+                text = f"jump out of range from insn {pc} to {target}"
+                yield _finding(env, Rule.BAD_JUMP, pc, text, "it leaves its function")
+            elif target not in code:
+                broken = True
+                text = f"jump into the middle of ldimm64 insn {target}"
+                yield _finding(env, Rule.BAD_JUMP, pc, text, "lddw takes two slots")
+        elif insn.spec.kind is Kind.CALL_LOCAL and target not in env.functions:
+            broken = True
+            text = f"call to invalid destination {target}"
+            yield _finding(env, Rule.BAD_JUMP, pc, text, "no function starts there")
+    for start in starts:
+        last = _last_pc(env, bounds[start])
+        if code[last].spec.kind not in _ENDS:
+            broken = True
+            yield _finding(
+                env,
+                Rule.FALL_THROUGH,
+                last,
+                "last insn is not an exit or jmp",
+                "control would run on behind the end of the function",
+            )
+    if broken:
+        return
+    yield from _unreachable(env)
+    yield from _deep_calls(env)
+
+
+def _last_pc(env: Environment, end: int) -> int:
+    """The instruction that ends at slot `end`: one slot long, or an lddw of two."""
+    return end - 1 if end - 1 in env.code else end - 2
+
+
+def _unreachable(env: Environment) -> Iterator[Finding]:
+    seen: set[int] = set()
+    work = [0]
+    while work:
+        pc = work.pop()
+        if pc in seen:
+            continue
+        seen.add(pc)
+        work.extend(successors(env, pc))
+        insn = env.code[pc]
+        called = insn.spec.kind is Kind.CALL_LOCAL
+        if called or (insn.spec.kind is Kind.LDDW and insn.src == Pseudo.FUNC):
+            target = target_pc(insn, pc)
+            if target in env.functions:
+                work.append(target)
+    for pc in env.code:
+        if pc not in seen:
+            yield _finding(
+                env,
+                Rule.UNREACHABLE,
+                pc,
+                f"unreachable insn {pc}",
+                "no path from the start leads here, and kernels refuse dead code",
+            )
+            return
+
+
+def calls_of(env: Environment) -> dict[int, list[tuple[int, int]]]:
+    """For each function, its (call pc, called function), callbacks included."""
+    starts = sorted(env.functions)
+    calls: dict[int, list[tuple[int, int]]] = {start: [] for start in starts}
+    current = 0
+    index = 0
+    for pc, insn in env.code.items():
+        while index + 1 < len(starts) and starts[index + 1] <= pc:
+            index += 1
+            current = starts[index]
+        kind = insn.spec.kind
+        if kind is Kind.CALL_LOCAL or (kind is Kind.LDDW and insn.src == Pseudo.FUNC):
+            target = target_pc(insn, pc)
+            if target in calls:
+                calls[current].append((pc, target))
+    return calls
+
+
+def _deep_calls(env: Environment) -> Iterator[Finding]:
+    """Recursion, and call chains of more than 8 frames."""
+    order = _callees_first(env)
+    if isinstance(order, int):
+        yield _finding(
+            env,
+            Rule.RECURSION,
+            order,
+            f"the call stack of {MAX_FRAMES + 1} frames is too deep !",
+            "a function calls itself, directly or through others",
+        )
+        return
+    calls = calls_of(env)
+    depth: dict[int, int] = {}
+    for function in order:
+        depth[function] = 1 + max((depth[callee] for _, callee in calls[function]), default=0)
+    if depth[0] > MAX_FRAMES:
+        yield _finding(
+            env,
+            Rule.CALL_DEPTH,
+            0,
+            f"the call stack of {depth[0]} frames is too deep !",
+            f"at most {MAX_FRAMES} functions may be active at once",
+        )
+
+
+def _callees_first(env: Environment) -> list[int] | int:
+    """The functions reached from the main one, callees before callers; the pc of a call that
+    closes a cycle if there is one."""
+    calls = calls_of(env)
+    order: list[int] = []
+    status: dict[int, int] = {0: 1}  # 1: on the walk, 2: done
+    walk = [(0, iter(calls[0]))]
+    while walk:
+        function, remaining = walk[-1]
+        for pc, callee in remaining:
+            if status.get(callee) == 1:
+                return pc
+            if callee not in status:
+                status[callee] = 1
+                walk.append((callee, iter(calls[callee])))
+                break
+        else:
+            status[function] = 2
+            order.append(function)
+            walk.pop()
+    return order
+
+
+# With a JIT, the kernel counts each frame in steps of 16 bytes.
+_FRAME_STEP = 16
+_TAIL_CALL_STACK = 256
+
+
+def deepest_stack(env: Environment) -> int:
+    """Bytes of stack of the deepest call chain, as far as the functions were seen to use it."""
+    order = _callees_first(env)
+    if isinstance(order, int):
+        return 0
+    calls = calls_of(env)
+    depth: dict[int, int] = {}
+    for function in order:
+        own = align_up(env.stack_bytes.get(function, 0), _FRAME_STEP)
+        depth[function] = own + max((depth[callee] for _, callee in calls[function]), default=0)
+    return depth[0]
+
+
+def stack_errors(env: Environment, tail_calls: frozenset[int]) -> Iterator[Finding]:
+    """Frames that do not fit the stack together, once it is known how deep each reaches.
+
+    `tail_calls` are the functions that make tail calls: callers of such may use 256 bytes only.
+    """
+    deepest = deepest_stack(env)
+    if deepest > STACK_BYTES:
+        frames = sum(1 for used in env.stack_bytes.values() if used)
+        yield _finding(
+            env,
+            Rule.STACK_DEPTH,
+            0,
+            f"combined stack size of {frames} calls is {deepest}. Too large",
+            f"all frames of a call chain share {STACK_BYTES} bytes",
+        )
+        return
+    yield from _tail_call_stacks(env, tail_calls)
+
+
+def _tail_call_stacks(env: Environment, tail_calls: frozenset[int]) -> Iterator[Finding]:
+    order = _callees_first(env)
+    if isinstance(order, int) or not tail_calls:
+        return
+    calls = calls_of(env)
+    reaching = set(tail_calls)
+    for function in order:
+        if any(callee in reaching for _, callee in calls[function]):
+            reaching.add(function)
+    # The deepest stack above each function, callers first.
+    above = {0: 0}
+    for function in reversed(order):
+        if function not in above:
+            continue
+        own = align_up(env.stack_bytes.get(function, 0), _FRAME_STEP)
+        for pc, callee in calls[function]:
+            total = above[function] + own
+            if callee in reaching and total >= _TAIL_CALL_STACK:
+                yield _finding(
+                    env,
+                    Rule.STACK_DEPTH,
+                    pc,
+                    "tail_calls are not allowed when call stack of previous frames is "
+                    f"{total} bytes. Too large",
+                    f"below functions that make tail calls, {_TAIL_CALL_STACK} bytes may be used",
+                )
+                return
+            above[callee] = max(above.get(callee, 0), total)
+
+
+def _finding(env: Environment, rule: Rule, pc: int, message: str, reason: str) -> Finding:
+    return Finding(rule, Why.POLICY, pc, message, reason=reason, source=env.program.line_at(pc))

@@ -1,0 +1,334 @@
+"""What arithmetic and moves do to registers, pointers among them.
+
+`prepare` turns an instruction into a step once, so that the explorer's loop only calls it.
+Numbers are the domains' business; here are moves, identities, and the rules of pointer arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pybpfvm.bits import U32, s32
+from pybpfvm.isa.insn import Insn
+from pybpfvm.isa.opcodes import FRAME_POINTER, AluOp, Operand, Pseudo
+from pybpfvm.program import MapType
+from pybpfvm.verifier.checks import MAX_VAR_OFF, check_readable
+from pybpfvm.verifier.domains.alu import alu, transfer_of
+from pybpfvm.verifier.domains.scalar import UNKNOWN32, Scalar
+from pybpfvm.verifier.domains.word import S64_MIN
+from pybpfvm.verifier.environment import Environment
+from pybpfvm.verifier.refusal import Refused, unsupported
+from pybpfvm.verifier.regstate import (
+    NON_NULL,
+    PACKET_TYPES,
+    Pointer,
+    Reg,
+    RegType,
+    mark_precise,
+    scalar,
+    unknown,
+)
+from pybpfvm.verifier.state import State
+from pybpfvm.verifier.verdict import Rule
+
+Step = Callable[[State], None]
+
+_SCALAR = RegType.SCALAR_VALUE
+_S32_MAX = (1 << 31) - 1
+_SHIFTS = frozenset({AluOp.LSH, AluOp.RSH, AluOp.ARSH})
+_DIVISIONS = frozenset({AluOp.DIV, AluOp.SDIV, AluOp.MOD, AluOp.SMOD})
+_SIGN_EXTENDING = {AluOp.MOVSX8: 8, AluOp.MOVSX16: 16, AluOp.MOVSX32: 32}
+_BITWISE = {AluOp.AND: "&=", AluOp.OR: "|=", AluOp.XOR: "^="}
+_SWAPS = frozenset(op for op in AluOp if op.name.startswith(("LE", "BE", "BSWAP")))
+
+
+def prepare_alu(env: Environment, insn: Insn, pc: int) -> Step:
+    """The step of an ALU instruction."""
+    op = insn.spec.op
+    assert isinstance(op, AluOp)
+    _check_immediate(insn, op)
+    if insn.dst == FRAME_POINTER:
+        return _write_frame_pointer
+    if op is AluOp.MOV or op in _SIGN_EXTENDING:
+        if insn.spec.operand is Operand.K:
+            return _move_constant(insn, pc)
+        return _move(env, insn, pc, op)
+    return _arithmetic(env, insn, pc, op)
+
+
+def _check_immediate(insn: Insn, op: AluOp) -> None:
+    if insn.spec.operand is not Operand.K:
+        return
+    if op in _SHIFTS and not 0 <= insn.imm < insn.spec.width:
+        raise Refused(
+            Rule.ILLEGAL_INSN,
+            f"invalid shift {insn.imm}",
+            reason=f"a shift by a constant must be by 0 to {insn.spec.width - 1}",
+            certain=True,
+        )
+    if op in _DIVISIONS and insn.imm == 0:
+        raise Refused(
+            Rule.ILLEGAL_INSN, "div by zero", reason="the constant divisor is 0", certain=True
+        )
+
+
+def _write_frame_pointer(_: State) -> None:
+    raise Refused(
+        Rule.FRAME_POINTER,
+        "frame pointer is read only",
+        reason="r10 can not be written",
+        suggestion="copy r10 to another register and change that",
+        certain=True,
+    )
+
+
+def check_writable(number: int) -> None:
+    """The register may be written: it is not the frame pointer."""
+    if number == FRAME_POINTER:
+        _write_frame_pointer(_NO_STATE)
+
+
+_NO_STATE: State = None  # type: ignore[assignment]  # the refusal does not look at it
+
+
+def _move_constant(insn: Insn, pc: int) -> Step:
+    dst = insn.dst
+    var = Scalar.const(insn.imm if insn.spec.width == 64 else insn.imm & U32)
+
+    def step(state: State) -> None:
+        state.frame.regs[dst] = Reg(_SCALAR, var, pc)
+
+    return step
+
+
+def _move(env: Environment, insn: Insn, pc: int, op: AluOp) -> Step:
+    """dst = src, whole, its low half, or its low bits sign-extended.
+
+    A number gets an id when it is first copied, so that what a branch tells of one copy is known
+    of all. Parts of pointers are numbers of which nothing is known.
+    """
+    dst, src, width = insn.dst, insn.src, insn.spec.width
+    transfer = transfer_of(op, width)
+    whole = op is AluOp.MOV and width == 64
+
+    def step(state: State) -> None:
+        regs = state.frame.regs
+        value = regs[src]
+        if value.type is not _SCALAR:
+            check_readable(value, src)
+            regs[dst] = value if whole else scalar(UNKNOWN32 if width == 32 else _ANY, pc)
+            return
+        var = value.var if whole else transfer(value.var, value.var)
+        if var is not value.var and var != value.var:
+            regs[dst] = Reg(_SCALAR, var, pc, (value,))
+            return
+        if var.mask and (not value.id or value.delta):
+            regs[src] = value = Reg(_SCALAR, var, value.at, (value,), env.new_id())
+        regs[dst] = value
+
+    return step
+
+
+_ANY = Scalar.UNKNOWN
+
+
+def _arithmetic(env: Environment, insn: Insn, pc: int, op: AluOp) -> Step:
+    dst, src, width = insn.dst, insn.src, insn.spec.width
+    transfer = transfer_of(op, width)
+    register = insn.spec.operand is Operand.X
+    constant = scalar(Scalar.const(insn.imm), pc)
+    adds = op is AluOp.ADD and width == 64
+    unary = op is AluOp.NEG or op in _SWAPS
+    lost = not env.rules.tracks_all and (op in _DIVISIONS or op in _SWAPS)
+    shift = not env.rules.tracks_all and register and op in _SHIFTS
+
+    def step(state: State) -> None:
+        regs = state.frame.regs
+        a = regs[dst]
+        b = regs[src] if register else constant
+        if a.type is not _SCALAR or b.type is not _SCALAR:
+            check_readable(b, src)
+            check_readable(a, dst)
+            regs[dst] = unknown(pc) if unary else pointer_arithmetic(env, insn, op, pc, a, b)
+            return
+        if lost or (shift and (b.var.mask or b.var.value >= width)):
+            regs[dst] = Reg(_SCALAR, _ANY, pc)
+            return
+        var = transfer(a.var, b.var)
+        if var.mask == _ALL_BITS and var == _ANY:
+            deps: tuple[Reg, ...] = ()
+        else:
+            deps = (a, b) if register else (a,)
+        result = Reg(_SCALAR, var, pc, deps)
+        if adds and a.id and not a.delta and not b.var.mask and 0 < b.var.value <= _S32_MAX:
+            result.id, result.delta = a.id, b.var.value
+        regs[dst] = result
+
+    return step
+
+
+_ALL_BITS = (1 << 64) - 1
+
+
+def pointer_arithmetic(env: Environment, insn: Insn, op: AluOp, pc: int, a: Reg, b: Reg) -> Reg:
+    """dst op src, where one of them at least is a pointer (`a` in dst, `b` in src or imm)."""
+    dst, src = insn.dst, insn.src
+    subtracts = op is AluOp.SUB
+    if a.type is not _SCALAR and b.type is not _SCALAR:
+        if subtracts:
+            return unknown(pc)
+        raise _prohibited(f"R{dst} pointer {op.value} pointer prohibited", a)
+    if a.type is _SCALAR:
+        pointer, number, ptr_no = b, a, src
+    else:
+        pointer, number, ptr_no = a, b, dst
+    mark_precise(number)
+    assert isinstance(pointer, Pointer)
+    if insn.spec.width == 32:
+        if subtracts:
+            return unknown(pc)
+        raise _prohibited(f"R{ptr_no} 32-bit pointer arithmetic prohibited", pointer)
+    kind = pointer.type
+    if kind in NON_NULL:
+        raise Refused(
+            Rule.POSSIBLY_NULL,
+            f"R{ptr_no} pointer arithmetic on {kind.value} prohibited, null-check it first",
+            reason="NULL plus a number would pass for a pointer that is not NULL",
+            suggestion=f"compare r{ptr_no} with 0 before adding to it",
+            culprit=pointer,
+        )
+    var = number.var
+    if kind in _FIXED and not (op is AluOp.ADD and not var.mask and var.value == 0):
+        raise _prohibited(f"R{ptr_no} pointer arithmetic on {kind.value} prohibited", pointer)
+    _check_sane(number, pointer, var.mask == 0, var.smin, number)
+    _check_sane(pointer, pointer, pointer.var.mask == 0, pointer.var.smin, pointer)
+    if op is AluOp.ADD:
+        moved = _added(env, pc, pointer, var)
+    elif subtracts:
+        if pointer is b:
+            raise _prohibited(f"R{dst} tried to subtract pointer from scalar", pointer)
+        if kind is RegType.PTR_TO_STACK:
+            raise _prohibited(f"R{dst} subtraction from stack pointer prohibited", pointer)
+        moved = _subtracted(env, pc, pointer, var)
+    elif op in _BITWISE:
+        text = f"R{dst} bitwise operator {_BITWISE[op]} on pointer prohibited"
+        raise _prohibited(text, pointer)
+    else:
+        text = f"R{dst} pointer arithmetic with {op.value} operator prohibited"
+        raise _prohibited(text, pointer)
+    _check_sane(moved, pointer, moved.var.mask == 0, moved.var.smin, number)
+    return moved
+
+
+# Pointers that nothing may be added to.
+_FIXED = frozenset({RegType.CONST_PTR_TO_MAP, RegType.PTR_TO_PACKET_END, RegType.PTR_TO_FUNC})
+
+
+def _added(env: Environment, pc: int, pointer: Pointer, var: Scalar) -> Pointer:
+    if not var.mask and _fits(pointer.off + var.smin):
+        return pointer.moved(pc, pointer.off + var.smin, pointer.var)
+    total = alu(AluOp.ADD, 64, pointer.var, var)
+    if pointer.type in PACKET_TYPES:
+        # Nothing is known any more of how far the packet reaches beyond it.
+        return pointer.moved(pc, pointer.off, total, id=env.new_id(), range=0)
+    return pointer.moved(pc, pointer.off, total)
+
+
+def _subtracted(env: Environment, pc: int, pointer: Pointer, var: Scalar) -> Pointer:
+    if not var.mask and _fits(pointer.off - var.smin):
+        return pointer.moved(pc, pointer.off - var.smin, pointer.var)
+    total = alu(AluOp.SUB, 64, pointer.var, var)
+    if pointer.type in PACKET_TYPES:
+        return pointer.moved(pc, pointer.off, total, id=env.new_id(), range=0)
+    return pointer.moved(pc, pointer.off, total)
+
+
+def _fits(off: int) -> bool:
+    return s32(off) == off
+
+
+def _check_sane(reg: Reg, pointer: Reg, known: bool, smin: int, culprit: Reg) -> None:
+    """Offsets stay far from where sums of them could wrap."""
+    name = pointer.type.value
+    if known and abs(smin) >= MAX_VAR_OFF:
+        raise _out_of_bounds(f"math between {name} pointer and {smin} is not allowed", culprit)
+    if abs(reg.off) >= MAX_VAR_OFF:
+        raise _out_of_bounds(f"{name} pointer offset {reg.off} is not allowed", culprit)
+    if smin == S64_MIN:
+        raise _out_of_bounds(
+            f"math between {name} pointer and register with unbounded min value is not allowed",
+            culprit,
+        )
+    if abs(smin) >= MAX_VAR_OFF:
+        raise _out_of_bounds(f"value {smin} makes {name} pointer be out of bounds", culprit)
+
+
+def _out_of_bounds(message: str, culprit: Reg) -> Refused:
+    return Refused(
+        Rule.POINTER_BOUNDS,
+        message,
+        reason=f"what is added to a pointer must lie within +-{MAX_VAR_OFF}",
+        suggestion="bound the index from below and above before adding it",
+        culprit=culprit,
+    )
+
+
+def _prohibited(message: str, culprit: Reg) -> Refused:
+    return Refused(
+        Rule.POINTER_ARITH,
+        message,
+        reason="only numbers can be added to or subtracted from pointers, in 64 bits",
+        culprit=culprit,
+        certain=True,
+    )
+
+
+def prepare_lddw(env: Environment, insn: Insn, pc: int) -> Step:
+    """The step of a 64-bit load of a constant, a map, an address in a map value, a function."""
+    dst = insn.dst
+    if dst == FRAME_POINTER:
+        return _write_frame_pointer
+    if insn.src == Pseudo.NONE:
+        var = Scalar.const(insn.imm)
+
+        def constant(state: State) -> None:
+            state.frame.regs[dst] = Reg(_SCALAR, var, pc)
+
+        return constant
+    pointer = _named(env, insn, pc)
+
+    def step(state: State) -> None:
+        state.frame.regs[dst] = pointer
+
+    return step
+
+
+def _named(env: Environment, insn: Insn, pc: int) -> Pointer:
+    low, high = insn.imm & U32, insn.imm >> 32
+    if insn.src == Pseudo.FUNC:
+        target = pc + 1 + s32(low)
+        if target not in env.functions or target == 0:
+            raise Refused(
+                Rule.BAD_JUMP, f"no function starts at {target}", reason="lddw names a function"
+            )
+        return Pointer(RegType.PTR_TO_FUNC, pc, subprog=target)
+    if insn.src not in (Pseudo.MAP_IDX, Pseudo.MAP_IDX_VALUE):
+        raise unsupported(f"lddw of {Pseudo(insn.src).name}")
+    if low >= len(env.maps):
+        raise Refused(
+            Rule.ILLEGAL_INSN,
+            f"map index {low} of {len(env.maps)} maps",
+            reason="the instruction names a map that the object does not have",
+            certain=True,
+        )
+    spec = env.maps[low]
+    if insn.src == Pseudo.MAP_IDX:
+        return Pointer(RegType.CONST_PTR_TO_MAP, pc, map=spec, map_index=low)
+    if spec.type != MapType.ARRAY or spec.max_entries != 1 or high >= spec.value_size:
+        raise Refused(
+            Rule.MAP_VALUE_ACCESS,
+            f"invalid access to map value pointer, value_size={spec.value_size} off={high}",
+            reason="only the value of an array with one element has an address of its own",
+            certain=True,
+        )
+    return Pointer(RegType.PTR_TO_MAP_VALUE, pc, off=high, map=spec, map_index=low)

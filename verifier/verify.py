@@ -1,0 +1,94 @@
+"""The verifier's entry point: `verify(program, obj, profile)` gives a verdict."""
+
+from __future__ import annotations
+
+from pybpfvm.profiles.base import Profile, Sleepable
+from pybpfvm.profiles.detect import matching_section
+from pybpfvm.program import BpfObject, Program
+from pybpfvm.verifier import structure
+from pybpfvm.verifier.environment import Environment, Options, environment
+from pybpfvm.verifier.explore import Explorer
+from pybpfvm.verifier.verdict import (
+    Accepted,
+    Finding,
+    Inconclusive,
+    Kind,
+    Rejected,
+    Rule,
+    Statistics,
+    Verdict,
+)
+
+__all__ = ["Options", "verify"]
+
+_DEFAULT = Options()
+
+
+def verify(
+    program: Program, obj: BpfObject, profile: Profile, *, options: Options = _DEFAULT
+) -> Verdict:
+    """Decide whether `program` of `obj` is safe under the rules of `profile`.
+
+    Rejected with the first error (all independent ones if `options.all_errors`), Inconclusive if
+    the program uses what this verifier can not judge or the budget runs out. Raises nothing for
+    what a program contains.
+    """
+    env = environment(program, obj, profile, options)
+    insns = program.slots
+    if not options.privileged:
+        return _unsupported(insns, "loading without CAP_BPF and CAP_PERFMON")
+    errors = _sleepable_errors(env) or tuple(structure.code_errors(env))
+    if errors:
+        kept = errors if options.all_errors else errors[:1]
+        return Rejected(Statistics(insns=insns), kept)
+    explorer = Explorer(env)
+    explorer.run()
+    stats = Statistics(
+        insns,
+        explorer.processed,
+        explorer.states,
+        explorer.peak_states,
+        structure.deepest_stack(env),
+    )
+    if explorer.errors:
+        return Rejected(stats, tuple(explorer.errors))
+    if explorer.inconclusive is not None:
+        return Inconclusive(stats, explorer.inconclusive)
+    deep = tuple(structure.stack_errors(env, frozenset(explorer.tail_calls)))
+    if deep:
+        return Rejected(stats, deep)
+    return Accepted(stats)
+
+
+def _sleepable_errors(env: Environment) -> tuple[Finding, ...]:
+    """Whether programs of the profile must, or can not, be sleepable."""
+    profile = env.profile
+    section = matching_section(profile, env.program.section)
+    says_so = section is not None and section.sleepable
+    if profile.sleepable is Sleepable.NEVER and says_so:
+        message = f"programs of {profile.name} can not be sleepable"
+    elif profile.sleepable is Sleepable.REQUIRED and section is not None and not says_so:
+        message = f"programs of {profile.name} must be sleepable"
+    else:
+        return ()
+    finding = Finding(
+        Rule.HELPER_NOT_ALLOWED,
+        Kind.POLICY,
+        0,
+        message,
+        reason=f"section {env.program.section!r} decides it",
+        source=env.program.line_at(0),
+    )
+    return (finding,)
+
+
+def _unsupported(insns: int, feature: str) -> Inconclusive:
+    finding = Finding(
+        Rule.UNSUPPORTED,
+        Kind.UNSUPPORTED,
+        0,
+        f"unsupported: {feature}",
+        reason="this verifier has no rules for it yet",
+        feature=feature,
+    )
+    return Inconclusive(Statistics(insns=insns), finding)
