@@ -42,6 +42,11 @@ class InputError(PybpfvmError):
         text = f"{where}: {reason}" if where else reason
         super().__init__(f"{text} ({remedy})" if remedy else text)
 
+    def inside(self, place: str) -> InputError:
+        """The same error, of the same class, with `place` put before where it was."""
+        where = f"{place}: {self.where}" if self.where else place
+        return InputError(self.reason, where=where, remedy=self.remedy)
+
 
 class UnsupportedError(InputError):
     """Valid input that uses `feature`, which this version does not have."""
@@ -51,6 +56,11 @@ class UnsupportedError(InputError):
     def __init__(self, feature: str, *, where: str = "", remedy: str = "") -> None:
         self.feature = feature
         super().__init__(f"unsupported: {feature}", where=where, remedy=remedy)
+
+    def inside(self, place: str) -> UnsupportedError:
+        """As for every InputError."""
+        where = f"{place}: {self.where}" if self.where else place
+        return UnsupportedError(self.feature, where=where, remedy=self.remedy)
 
 
 def errno_name(number: int) -> str:
@@ -121,7 +131,7 @@ class Trap(PybpfvmError):
 
     `pc` is in 8-byte slots of the program named `program`; `addr` the address concerned, if
     one is; `region` the name of the region it falls in or nearest to; `regs` r0..r10 before
-    the instruction.
+    the instruction; `insns` the instructions that the run executed until then.
     """
 
     exit_code = 4
@@ -139,6 +149,7 @@ class Trap(PybpfvmError):
         region: str = "",
         source: SourceLine | None = None,
         regs: tuple[int, ...] = (),
+        insns: int = 0,
     ) -> None:
         self.kind = kind
         self.detail = detail
@@ -150,9 +161,12 @@ class Trap(PybpfvmError):
         self.region = region
         self.source = source
         self.regs = regs
+        self.insns = insns
         super().__init__(kind.value)
 
-    def __str__(self) -> str:
+    @property
+    def summary(self) -> str:
+        """What happened, in one line and without its place."""
         parts = [self.kind.value]
         if self.detail:
             parts.append(f": {self.detail}")
@@ -162,6 +176,10 @@ class Trap(PybpfvmError):
                 parts.append(f" size {self.size}")
         if self.region:
             parts.append(f" ({self.region})")
+        return "".join(parts)
+
+    def __str__(self) -> str:
+        parts = [self.summary]
         if self.program:
             parts.append(f"\n  at {self.program}+{self.pc}: {self.insn}")
         if self.source is not None:

@@ -262,10 +262,10 @@ class AddressSpace:
 
         Addresses of freed regions are given out again only when no fresh ones are left, so a
         stale pointer faults rather than reads something else. Raises InputError when the region
-        would exceed `limit_bytes`, or the system refuses it.
+        would exceed `limit_bytes`, the system refuses it, or the address space is closed.
         """
         if self._closed:
-            raise InternalError(f"a region for {name} in a closed address space")
+            raise InputError("the machine is closed", where=name)
         if size < 1:
             raise InputError(f"a region of {size} bytes", where=name, remedy="ask for 1 or more")
         span = align_up(size, PAGE)
@@ -301,7 +301,10 @@ class AddressSpace:
 
         While someone holds a slice of its bytes, its pages stay for that slice alone (until
         `close`): a stale slice must not crash the process, nor see what comes there next.
+        After `close`, which gave everything back, this does nothing.
         """
+        if self._closed:
+            return
         index = bisect_left(self._starts, region.start)
         if index == len(self._starts) or self._entries[index][0] is not region:
             raise InternalError(f"{region.kind.value} {region.name} is freed, but does not exist")

@@ -201,7 +201,7 @@ def test_nothing_is_reached_after_close() -> None:
     assert fault_kind(memory, region.start) is TrapKind.OUT_OF_BOUNDS
     with pytest.raises(ValueError, match="released"):
         bytes(view)
-    with pytest.raises(InternalError, match="closed"):
+    with pytest.raises(InputError, match="closed"):
         memory.alloc(8, RegionKind.STACK, "s")
 
 

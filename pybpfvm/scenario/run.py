@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS
@@ -114,24 +115,30 @@ def run_scenario(
     progress = _Progress(observer)
     with Machine() as machine:
         source = object_path if object_path is not None else scenario.object
-        obj = machine.load(source, abi=abi or scenario.abi, helpers=helpers)
+        with _placed(scenario, scenario.path):
+            obj = machine.load(source, abi=abi or scenario.abi, helpers=helpers)
         setup = scenario.ring
-        with Ring(
-            setup.entries,
-            setup.cq_entries,
-            backend=backend,
-            seed=seed,
-            abi=obj.profile,
-            verify=verify,
-            strict_ctx=strict_ctx,
-            flags=setup.flags,
-            cq0_entries=setup.cq0_entries,
-            observer=progress.see,
-            budgets=budgets,
-            budget_insns=budget_insns,
-            machine=machine,
-        ) as ring:
-            live = Live(scenario, ring, obj)
+        try:
+            ring = Ring(
+                setup.entries,
+                setup.cq_entries,
+                backend=backend,
+                seed=seed,
+                abi=obj.profile,
+                verify=verify,
+                strict_ctx=strict_ctx,
+                flags=setup.flags,
+                cq0_entries=setup.cq0_entries,
+                observer=progress.see,
+                budgets=budgets,
+                budget_insns=budget_insns,
+                machine=machine,
+            )
+        except RingError as error:
+            raise RingError(error.errno, f"{scenario.path}: ring: {error.reason}") from None
+        with ring:
+            with _placed(scenario, scenario.path):
+                live = Live(scenario, ring, obj)
             if on_start is not None:
                 on_start(live)
             stopped = _take_steps(scenario, live, progress)
@@ -156,7 +163,8 @@ def run_scenario(
 def _take_steps(scenario: Scenario, live: Live, progress: _Progress) -> Stopped | None:
     try:
         if scenario.programs:
-            live.register(scenario.programs)
+            with _placed(scenario, f"{scenario.path}: programs"):
+                live.register(scenario.programs)
         for step in scenario.steps:
             _step(step, live, progress)
     except (RingHang, Trap, LoadRejected) as stop:
@@ -191,15 +199,21 @@ def _collect(live: Live, progress: _Progress) -> None:
 
 
 def _step(step: Step, live: Live, progress: _Progress) -> None:
+    with _placed(live.scenario, step.where):
+        progress.findings += _act(step.action, live, progress, step.where)
+
+
+@contextmanager
+def _placed(scenario: Scenario, where: str) -> Iterator[None]:
+    """Errors that do not say yet where in the scenario they arose say `where`."""
     try:
-        findings = _act(step.action, live, progress, step.where)
+        yield
     except RingError as error:
-        raise InputError(f"the ring refused: {error}", where=step.where) from None
+        raise InputError(f"the ring refused: {error}", where=where) from None
     except InputError as error:
-        if error.where:
+        if error.where.startswith(str(scenario.path)):
             raise
-        raise InputError(error.reason, where=step.where, remedy=error.remedy) from None
-    progress.findings += findings
+        raise error.inside(where) from None
 
 
 def _act(action: Action, live: Live, progress: _Progress, where: str) -> Iterable[Finding]:

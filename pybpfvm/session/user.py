@@ -46,10 +46,22 @@ class Block:
         return int.from_bytes(self.read(4, offset), "little")
 
     def free(self) -> None:
-        """Give the block back; a request that still names it gets -EFAULT."""
+        """Give the block back; a request that still names it gets -EFAULT.
+
+        That holds for requests in flight too, on both backends. Its addresses are given out
+        again only when all others have been (2 GiB in all): a request that outlives that would
+        reach the block that lies there then, never memory that is not user memory.
+        """
+        self._check_alive()
         self._memory.free(self._region)
 
+    def _check_alive(self) -> None:
+        if self._memory.region_at(self.addr) is not self._region:
+            what = "the machine is closed" if self._memory.closed else "the block was freed"
+            raise InputError(what, where=self._region.name)
+
     def _check(self, offset: int, length: int) -> None:
+        self._check_alive()
         if offset < 0 or length < 0 or offset + length > self.size:
             raise InputError(
                 f"bytes {offset} to {offset + length} of a block of {self.size}",
