@@ -36,7 +36,10 @@ class HelperCalled:
 
 @dataclass(frozen=True, slots=True)
 class RunEnded:
-    """The run is over: r0, and what the program asked for ("done" or "wait for N on CQ i")."""
+    """The run is over: r0, and what the program asked for ("done" or "wait for N on CQ i").
+
+    `refused` says why that can not be waited for; the request then ends with -EINVAL.
+    """
 
     time_ns: int
     request: int
@@ -46,6 +49,23 @@ class RunEnded:
     insns: int
     wait_cq: int | None
     wait_nr: int
+    refused: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFaulted:
+    """The run was broken off by a Trap at `pc` (slots) of `program`, for `reason` (one line).
+
+    `insns` were executed, the one at `pc` included unless the budget stopped it.
+    """
+
+    time_ns: int
+    request: int
+    program: str
+    run: int
+    pc: int
+    reason: str
+    insns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +83,11 @@ class SqeIssued:
 
 @dataclass(frozen=True, slots=True)
 class CqePosted:
-    """A CQE entered CQ `cq` ("posted"), its backlog ("backlog") or was lost ("dropped")."""
+    """A CQE entered CQ `cq` ("posted"), its backlog ("backlog") or was lost ("dropped").
+
+    `request` is the request it completes and `origin` who submitted that: "user" or a program's
+    name; `request` None is a CQE that program `origin` emitted.
+    """
 
     time_ns: int
     cq: int
@@ -72,6 +96,7 @@ class CqePosted:
     flags: int
     fate: str
     origin: str
+    request: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,5 +122,7 @@ class Parked:
     wanted: int
 
 
-Event = RunStarted | HelperCalled | RunEnded | SqeIssued | CqePosted | CqeReaped | Parked
+Event = (
+    RunStarted | HelperCalled | RunEnded | RunFaulted | SqeIssued | CqePosted | CqeReaped | Parked
+)
 Observer = Callable[[Event], None]

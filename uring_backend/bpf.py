@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pybpfvm.bits import U32
-from pybpfvm.errors import RingHang
-from pybpfvm.events import Observer, Parked, RunEnded, RunStarted
+from pybpfvm.errors import RingHang, Trap
+from pybpfvm.events import Observer, Parked, RunEnded, RunFaulted, RunStarted
 from pybpfvm.memory import AddressSpace, Region
 from pybpfvm.profiles.base import Profile, RingRules, WaitBy
 from pybpfvm.uring_backend.base import Backend
@@ -40,7 +40,7 @@ class ProgramRunner(Protocol):
         """Run it once with r1 = ctx_addr; r0. Whatever it raises reaches the host."""
 
     def executed(self) -> int:
-        """Instructions that the last run executed."""
+        """Instructions that the last run executed, also one that trapped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,18 +194,20 @@ class BpfRequests:
         try:
             result = self._runner.run(request.program, self._ctx_addr)
             self.current = None
-            waits, res = self._decide(request, result)
-            self._announce_end(request, result, waits)
+            asked, refused = self._decide(request, result)
+            self._announce_end(request, result, asked, refused)
             self._submitter.end_run()
-        except BaseException:
+        except BaseException as stop:
             self.current = None
+            if isinstance(stop, Trap):
+                self._announce_fault(request, stop)
             self._submitter.abort_run()
             self._submitter.end(request, -errno.ECANCELED, failed=True)
             self._submitter.settle()
             self._submitter.drain()
             raise
-        if not waits:
-            self._submitter.end(request, res, failed=False)
+        if not asked or refused:
+            self._submitter.end(request, -errno.EINVAL if refused else 0, failed=False)
             self._submitter.settle()
         elif self._satisfied(request):
             self._queue.append(request)
@@ -215,7 +217,7 @@ class BpfRequests:
         else:
             self._park(request)
 
-    def _announce_end(self, request: BpfRequest, result: int, waits: bool) -> None:
+    def _announce_end(self, request: BpfRequest, result: int, asked: bool, refused: str) -> None:
         if self._observer is not None:
             self._observer(
                 RunEnded(
@@ -225,20 +227,35 @@ class BpfRequests:
                     request.runs,
                     result,
                     self._runner.executed(),
-                    request.wait_idx if waits else None,
-                    request.wait_nr if waits else 0,
+                    request.wait_idx if asked else None,
+                    request.wait_nr if asked else 0,
+                    refused,
                 )
             )
 
-    def _decide(self, request: BpfRequest, result: int) -> tuple[bool, int]:
-        """Whether the request waits to be run again, else its result."""
+    def _announce_fault(self, request: BpfRequest, trap: Trap) -> None:
+        if self._observer is not None:
+            self._observer(
+                RunFaulted(
+                    self._backend.now_ns(),
+                    request.token,
+                    trap.program or self._runner.name(request.program),
+                    request.runs,
+                    trap.pc,
+                    trap.summary,
+                    self._runner.executed(),
+                )
+            )
+
+    def _decide(self, request: BpfRequest, result: int) -> tuple[bool, str]:
+        """Whether the run asked to wait, and why that is refused ("": it is not)."""
         if self._has_ctx:
             request.wait_nr, request.wait_idx = _WAIT.unpack_from(self._ctx_view)
         if not self._waits(request, result & U32):
-            return False, 0
-        if request.wait_nr == 0 or request.wait_idx >= len(self._cqs):
-            return False, -errno.EINVAL
-        return True, 0
+            return False, ""
+        if request.wait_idx >= len(self._cqs):
+            return True, f"the ring has {len(self._cqs)} CQ{'s' if len(self._cqs) != 1 else ''}"
+        return True, "" if request.wait_nr else "nothing to wait for"
 
     def _waits(self, request: BpfRequest, result: int | None = None) -> bool:
         """Whether the run asked to wait; without its result, by the context alone."""

@@ -103,7 +103,7 @@ class CompletionQueues:
         self.touched: set[int] = set()
         self.countable = 0
         self.moved = False
-        self._backlog: deque[tuple[int, int, int, str, bool]] = deque()
+        self._backlog: deque[tuple[int, int, int, str, bool, int | None]] = deque()
         self._backlog_entries = backlog_entries
         self._observer = observer
         self._now_ns = now_ns
@@ -124,9 +124,20 @@ class CompletionQueues:
         return len(self._backlog)
 
     def post(
-        self, cq: int, user_data: int, res: int, flags: int, origin: str, *, timer: bool = False
+        self,
+        cq: int,
+        user_data: int,
+        res: int,
+        flags: int,
+        origin: str,
+        *,
+        timer: bool = False,
+        request: int | None = None,
     ) -> bool:
-        """Post a CQE; False when it was dropped. `timer`: it is the completion of a TIMEOUT."""
+        """Post a CQE; False when it was dropped. `timer`: it is the completion of a TIMEOUT.
+
+        `origin` and `request` are for the event, CqePosted.
+        """
         user_data &= U64
         res = s32(res)
         flags &= U32
@@ -139,21 +150,23 @@ class CompletionQueues:
                 self.countable += 1
         elif cq == 0 and len(self._backlog) < self._backlog_entries:
             fate = "backlog"
-            self._backlog.append((user_data, res, flags, origin, timer))
+            self._backlog.append((user_data, res, flags, origin, timer, request))
             self._main[_SQ_FLAGS] |= SQ_CQ_OVERFLOW
             self.moved = True
         else:
             fate = "dropped"
             self._main[_OVERFLOW] = (self._main[_OVERFLOW] + 1) & U32
         if self._observer is not None:
-            self._observer(CqePosted(self._now_ns(), cq, user_data, res, flags, fate, origin))
+            self._observer(
+                CqePosted(self._now_ns(), cq, user_data, res, flags, fate, origin, request)
+            )
         return fate != "dropped"
 
     def flush_backlog(self) -> None:
         """Move what fits from the backlog to CQ 0, as enter does; clear the SQ flag when done."""
         queue = self.queues[0]
         while self._backlog:
-            user_data, res, flags, origin, timer = self._backlog[0]
+            user_data, res, flags, origin, timer, request = self._backlog[0]
             if not queue.push(user_data, res, flags):
                 return
             self._backlog.popleft()
@@ -162,8 +175,9 @@ class CompletionQueues:
             if not timer:
                 self.countable += 1
             if self._observer is not None:
-                event = CqePosted(self._now_ns(), 0, user_data, res, flags, "posted", origin)
-                self._observer(event)
+                self._observer(
+                    CqePosted(self._now_ns(), 0, user_data, res, flags, "posted", origin, request)
+                )
         self._main[_SQ_FLAGS] &= ~SQ_CQ_OVERFLOW & U32
 
     def reap(self, cq: int, by: str) -> bytes | None:

@@ -412,6 +412,7 @@ class Submitter:
             flags,
             request.origin,
             timer=request.opcode == Op.TIMEOUT,
+            request=request.token,
         )
 
     def _skips(self, request: Request, res: int) -> bool:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Literal
 
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Engine, RunEnvironment
-from pybpfvm.errors import InputError, RingError, RingHang
+from pybpfvm.errors import InputError, RingError, RingHang, Trap
 from pybpfvm.events import Observer
 from pybpfvm.memory import AddressSpace
 from pybpfvm.profiles import profile_named
@@ -306,7 +306,11 @@ class _Runner:
                 owner.image, helpers_of(owner.profile), self._ring.environment(owner)
             )
             self._engines[id(owner)] = engine
-        done = engine.run(loaded.program, ctx_addr, budget_insns=self._ring._budget_insns)
+        try:
+            done = engine.run(loaded.program, ctx_addr, budget_insns=self._ring._budget_insns)
+        except Trap as trap:
+            self._executed = trap.insns
+            raise
         self._executed = done.insns
         return done.r0
 

@@ -148,6 +148,7 @@ class Run:
             region=region,
             source=self.program.line_at(step.pc),
             regs=tuple(self.regs),
+            insns=self.executed,
         )
 
     # Memory, as the program's own instructions reach it.

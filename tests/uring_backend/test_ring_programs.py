@@ -750,14 +750,14 @@ def test_the_account_of_a_run(make_bench: MakeBench) -> None:
         RunStarted(0, 1, "pair", 0, 1, 9),
         SqeIssued(0, 2, 0, 4, 1, 0, "pair"),
         RunEnded(0, 1, "pair", 1, 0, 1, 1, 2),
-        CqePosted(0, 1, 4, 0, 0, "posted", "pair"),
+        CqePosted(0, 1, 4, 0, 0, "posted", "pair", 2),
         Parked(0, 1, "pair", 1, 2),
         SqeIssued(0, 3, 0, 5, 1, HARDLINK, "user"),
-        CqePosted(0, 1, 5, 0, 0, "posted", "user"),
+        CqePosted(0, 1, 5, 0, 0, "posted", "user", 3),
         RunStarted(0, 1, "pair", 0, 2, 9),
         CqeReaped(0, 1, 4, 0, 0, "pair"),
         RunEnded(0, 1, "pair", 2, 0, 1, None, 0),
-        CqePosted(0, 0, 9, 0, 0, "posted", "user"),
+        CqePosted(0, 0, 9, 0, 0, "posted", "user", 1),
         CqeReaped(0, 0, 9, 0, 0, "user"),
     ]
     assert bench.events == expected
