@@ -176,7 +176,8 @@ def prepare_read_write(core: Core, request: Request) -> Issue:
             if writing and size and (append or sqe.op_flags & RWF_APPEND):
                 offset = node.size()
         if isinstance(node, Directory):
-            if sqe.off != CURRENT_POSITION and s64(sqe.off) < 0:
+            start = 0 if sqe.off == CURRENT_POSITION else s64(sqe.off)
+            if start < 0 or start + size > MAX_OFFSET:
                 raise Refused(errno.EINVAL)
             if not size:
                 return 0  # it is found out only when there is something to read
