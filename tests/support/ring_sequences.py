@@ -245,6 +245,8 @@ class Generator:
         make, uses = random.choice(kinds)
         specs = make()
         # What is pending may belong to any of these, so a cancel stands alone among them.
+        if uses == "junk":
+            return Unit(self.decorated(specs), frozenset({"junk", "a", "sub/c"}))
         shared = {"sock", "pipe", "listener", "timers", "cancels", "client", "externals"}
         if specs[0].flags_of("op_flags") & abi.ASYNC_CANCEL_ANY and uses == "cancels":
             shared |= {"a", "b", "sub/c", "d", "names", "junk", "nops"}

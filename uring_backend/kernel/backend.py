@@ -54,7 +54,8 @@ _WATCHED = _OPENERS | {Op.CLOSE, Op.POLL_REMOVE, EXTERNAL}
 _ACCEPTED = SUPPORTED | frozenset(range(abi.OP_LAST, 256))
 _CANCELS_MANY = abi.ASYNC_CANCEL_ANY | abi.ASYNC_CANCEL_OP
 
-# The kernel refuses drains on a ring that ever saw the skip flag: let it see one, once.
+# The kernel refuses drains on a ring that ever saw the skip flag. As it does not see those of the
+# caller, it is shown this before a drain that must be refused.
 _NO_DRAINS = Sqe(Op.NOP, flags=abi.SQE_CQE_SKIP_SUCCESS, user_data=NO_TOKEN)
 
 
@@ -112,7 +113,8 @@ class KernelBackend:
         self._next_hidden = TOKEN_LIMIT
         self._idle_gates: list[Gate] = []
         self._gates: set[Gate] = set()
-        self._skipping = False
+        self._skip_seen = self._skip_planned = False  # by the kernel; in this submission
+        self._drains_off = False  # the kernel was shown _NO_DRAINS
         self._fresh: list[Chain] = []  # of the submission under way
         self._closed = False
         memory.before_close(self.close)
@@ -143,6 +145,7 @@ class KernelBackend:
                 )
         self._reap()
         consumed = 0
+        self._skip_planned = False
         batch: list[_Planned] = []
         for plan in self._plan(sqes):
             if len(batch) + len(plan) > self._ring.sq_entries:
@@ -205,7 +208,7 @@ class KernelBackend:
         external = self._live.get(token)
         if not isinstance(external, External) or external.stage is not Stage.RUNNING:
             raise InternalError(f"request {token} is not a started external one")
-        external.chain.posts(external, -errno.ECANCELED if failed else 0)
+        external.chain.posts(external, -errno.EIO if failed else 0)
         self._end(external, failed=failed)
         self._reap()
 
@@ -290,11 +293,12 @@ class KernelBackend:
 
     def _plan_chain(self, members: list[Sqe], before: int) -> Iterator[_Planned]:
         drain = any(sqe.flags & abi.SQE_IO_DRAIN for sqe in members)
-        skip_at = next((at for at, sqe in enumerate(members) if _asks_to_skip(sqe)), len(members))
-        drains_before = any(sqe.flags & abi.SQE_IO_DRAIN for sqe in members[:skip_at])
-        no_drains = not self._skipping and skip_at < len(members)
-        if no_drains and not drains_before:
-            yield _NO_DRAINS.pack(), before, NO_TOKEN, None
+        skips = [at for at, sqe in enumerate(members) if _asks_to_skip(sqe)]
+        if drain and not self._drains_off:
+            last_drain = max(at for at, sqe in enumerate(members) if sqe.flags & abi.SQE_IO_DRAIN)
+            if self._skip_seen or self._skip_planned or (skips and skips[0] <= last_drain):
+                yield _NO_DRAINS.pack(), before, NO_TOKEN, None
+        self._skip_planned |= bool(skips)
         if drain:
             yield from self._fence(before)
         chain = Chain(drain)
@@ -310,6 +314,7 @@ class KernelBackend:
                     continue
                 sqe = replace(sqe, op_flags=0, addr=NO_TOKEN)
             entry = Entry(sqe, chain)
+            entry.shows_skip = consumed - before - 1 in skips
             fixed = sqe.flags & abi.SQE_FIXED_FILE
             entry.has_file = not fixed and sqe.fd in self.world.owned
             self._watch(entry, sqe)
@@ -319,14 +324,12 @@ class KernelBackend:
             real, effect = self._guard.admit(replace(sqe, flags=flags).pack())
             if effect is not None:
                 entry.kept = effect.kept
-                entry.bad_sqe |= effect.bad_path
+                entry.bad_sqe |= effect.bad_sqe
                 if effect.total >= 0 and not flags & abi.SQE_BUFFER_SELECT:
                     entry.expected = min(effect.total, abi.MAX_RW_COUNT)
                 if effect.on_result is not None:
                     entry.after.append(effect.on_result)
             yield real, consumed, sqe.user_data, entry
-        if no_drains and drains_before:
-            yield _NO_DRAINS.pack(), before + len(members), NO_TOKEN, None
 
     def _plan_external(
         self, sqe: Sqe, chain: Chain, consumed: int, lone: bool
@@ -340,8 +343,12 @@ class KernelBackend:
         external.gate = gate = self._take_gate({sqe.user_data})
         start = replace(start, flags=start.flags | abi.SQE_IO_LINK)
         yield start.pack(), consumed - 1, start.user_data, _Start(external)
-        # Refused like the NOP if drains are: the last of a chain decides whether the batch ends.
-        yield self._read_gate(gate, sqe.flags & (_ANY_LINK | abi.SQE_IO_DRAIN), consumed)
+        kept = _ANY_LINK
+        if external.position:
+            # Where drains are refused, the last of a chain decides whether the batch ends. (At
+            # the head, a second drain would hold back what comes after the chain.)
+            kept |= abi.SQE_IO_DRAIN
+        yield self._read_gate(gate, sqe.flags & kept, consumed)
 
     def _fence(self, before: int) -> Iterator[_Planned]:
         """A hidden READ that a drain finds in flight while lone external requests are not over."""
@@ -417,7 +424,7 @@ class KernelBackend:
         live, hidden = self._live, self._hidden
         for _, consumed, token, record in batch[:taken]:  # noqa: B007 - the last one counts
             if record is None:
-                self._skipping = True
+                self._drains_off = True
                 continue
             if token >= TOKEN_LIMIT:
                 assert not isinstance(record, (int, Entry)), (
@@ -431,6 +438,8 @@ class KernelBackend:
             else:
                 assert isinstance(record, (int, Entry)), "a token of the caller"
                 live[token] = record
+                if isinstance(record, Entry):
+                    self._skip_seen |= record.shows_skip
         for _, _, _, record in batch[taken:]:
             if isinstance(record, Gate):
                 self._idle_gates.append(record)

@@ -129,14 +129,14 @@ class Places(Protocol):
 class Effect:
     """What an admitted SQE needs until its last CQE: private memory, what a result does.
 
-    `total`: bytes that its iovecs ask for, -1 when there are none. `bad_path`: it has a path
-    that the kernel refuses without looking at the file system.
+    `total`: bytes that its iovecs ask for, -1 when there are none. `bad_sqe`: what it
+    points to is such that the kernel refuses the SQE itself.
     """
 
-    __slots__ = ("bad_path", "kept", "on_result", "total")
+    __slots__ = ("bad_sqe", "kept", "on_result", "total")
 
-    def __init__(self, kept: object, total: int, bad_path: bool) -> None:
-        self.bad_path = bad_path
+    def __init__(self, kept: object, total: int, bad_sqe: bool) -> None:
+        self.bad_sqe = bad_sqe
         self.kept = kept
         self.total = total
         self.on_result: Callable[[int], None] | None = None
@@ -157,7 +157,7 @@ class Guard:
         # Of the SQE being admitted.
         self._kept: list[ctypes.Array[ctypes.c_char]] = []
         self._total = -1
-        self._bad_path = False
+        self._bad = False
 
     def admit(self, raw: bytes) -> tuple[bytes, Effect | None]:
         """The SQE to submit in place of `raw` (64 bytes), and what it needs kept."""
@@ -173,7 +173,7 @@ class Guard:
                 return raw, None
         elif opcode == Op.NOP and not op_flags & abi.NOP_FILE:
             return raw, None
-        self._kept, self._total, self._bad_path = [], -1, False
+        self._kept, self._total, self._bad = [], -1, False
         sqe = Sqe.unpack(raw)
         sqe = replace(sqe, fd=self._admit_fd(sqe))
         special = _SPECIAL.get(opcode)
@@ -183,8 +183,8 @@ class Guard:
             for pointer in abi.OPS[Op(opcode)].pointers:
                 sqe = self._admit_pointer(sqe, pointer)
         effect = None
-        if self._kept or self._bad_path:
-            effect = Effect(self._kept, self._total, self._bad_path)
+        if self._kept or self._bad:
+            effect = Effect(self._kept, self._total, self._bad)
         if effect is not None and opcode == Op.FILES_UPDATE and sqe.off == abi.FILE_INDEX_ALLOC:
             effect.on_result = self._slots_back(addr, self._kept[0])
         return sqe.pack(), effect
@@ -257,7 +257,15 @@ class Guard:
 
     def _refused(self, addr: int) -> int:
         """An address that faults where `addr` would have: at once in the kernel's half."""
-        return _HARD_FAULT if addr >> 63 else self.fault_addr
+        if addr >> 63:
+            self._bad = True
+            return _HARD_FAULT
+        return self.fault_addr
+
+    def _unreadable(self, addr: int) -> int:
+        """The same for what the kernel reads when it takes the SQE."""
+        self._bad = True
+        return self._refused(addr)
 
     def _keep(self, data: bytes) -> int:
         """The address of a private copy that lives as long as the request."""
@@ -272,7 +280,7 @@ class Guard:
                 self._memory.user_read(addr, abi.TIMESPEC.size)
             )
         except UserFault:
-            return self._refused(addr)
+            return self._unreadable(addr)
         epoch_ns = self._epoch_ns.get(flags & (abi.TIMEOUT_BOOTTIME | abi.TIMEOUT_REALTIME))
         absolute = flags & abi.TIMEOUT_ABS and epoch_ns is not None
         if not absolute or not 0 <= seconds < _FAR_SECONDS or not 0 <= nanoseconds < _NS_PER_S:
@@ -282,11 +290,11 @@ class Guard:
 
     def _iovecs(self, addr: int, count: int) -> int:
         if count > abi.IOV_MAX:
-            return self._refused(addr)  # -EINVAL comes before it is read
+            return self._unreadable(addr)  # -EINVAL comes before it is read
         try:
             raw = self._memory.user_read(addr, count * abi.IOVEC.size)
         except UserFault:
-            return self._refused(addr)
+            return self._unreadable(addr)
         safe = bytearray()
         self._total = 0
         for base, size in abi.IOVEC.iter_unpack(raw):
@@ -394,9 +402,10 @@ class Guard:
         return replace(sqe, off=self._keep(how))
 
     def _statx(self, sqe: Sqe) -> Sqe:
-        sqe = self._admit_pointer(self._path(sqe), abi.OPS[Op.STATX].pointers[1])
-        if sqe.op_flags & abi.AT_EMPTY_PATH:
-            self._bad_path = False
+        sqe = self._path(sqe)
+        bad_path = self._bad and not sqe.op_flags & abi.AT_EMPTY_PATH
+        sqe = self._admit_pointer(sqe, abi.OPS[Op.STATX].pointers[1])
+        self._bad = bad_path  # where the answer goes is found out at the end
         return sqe
 
     def _path(self, sqe: Sqe) -> Sqe:
@@ -415,7 +424,7 @@ class Guard:
     def _place(self, fd: int, addr: int) -> tuple[int, int]:
         """Where a path starts, and a private, confined copy; absolute ones start at the root."""
         path = self._read_path(addr)
-        self._bad_path |= not path or len(path) >= abi.PATH_MAX
+        self._bad |= not path or len(path) >= abi.PATH_MAX
         if path is None:
             return fd, self._refused(addr)
         if path.startswith(b"/"):
@@ -425,7 +434,7 @@ class Guard:
     def _own_path(self, addr: int) -> tuple[int, bool]:
         """A private copy of a path that the kernel confines, and whether it is absolute."""
         path = self._read_path(addr)
-        self._bad_path = not path or len(path) >= abi.PATH_MAX
+        self._bad = not path or len(path) >= abi.PATH_MAX
         if path is None:
             return self._refused(addr), False
         return self._keep(path + b"\0"), path.startswith(b"/")

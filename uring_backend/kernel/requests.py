@@ -96,14 +96,15 @@ class Chain:
         if position == 1 and self.hard_failure and entry.opcode != Op.LINK_TIMEOUT:
             # A hard link goes on after a failure, but not if the chain was never accepted.
             self.cancelled |= entry.bad_sqe or res == -errno.ECANCELED
-        if self.cancelled:
-            return not self.members[0].skip
+        broken_at = 0 if self.cancelled else self.broken_at
         if (
             entry.opcode == Op.LINK_TIMEOUT
             and res in _LINK_TIMEOUT_ENDS
-            and self.broken_at in (-1, position - 1)
+            and broken_at in (-1, position - 1)
         ):
             return not entry.skip
+        if self.cancelled:
+            return not self.members[0].skip
         if self.broken_at >= 0:
             return not self.silent
         failed = entry.failed(res)
@@ -123,6 +124,7 @@ class Entry:
     `expected` is the result that counts as complete (a shorter one breaks links), -1 if any.
     `bad_sqe`: mainline refuses the SQE itself (known only where it makes a difference).
     `has_file`: it names an open descriptor, so that -EBADF means what it may not do with it.
+    `shows_skip`: mainline looks at its skip flag (a worse SQE is refused before that).
     `after` is called with each result >= 0 or -errno before the completion is reported.
     """
 
@@ -138,6 +140,7 @@ class Entry:
         "kept",
         "opcode",
         "position",
+        "shows_skip",
         "skip",
         "token",
     )
@@ -159,6 +162,7 @@ class Entry:
         self.bad_sqe = self.opcode in _NEVER_FAIL and _is_bad(sqe)
         self.after: list[Callable[[int], None]] = []
         self.has_file = False
+        self.shows_skip = False
         self.kept: object = None
         self.done = False
         self.position = 0
