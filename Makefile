@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check format lint types imports unit bench oracle objects clean
+.PHONY: demo test check format lint types imports unit bench prove oracle objects clean
 
 $(VENV)/.ready: setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "pybpfvm needs Python 3.11 or newer")'
@@ -38,6 +38,11 @@ unit: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	$(BIN)/python -m bench
+
+# Proofs of the verifier's numeric domains; z3 is needed here only.
+prove: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[prove]'
+	$(BIN)/python -m tests.verifier.domains.prove
 
 objects:
 	examples/build.sh
