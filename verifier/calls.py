@@ -25,11 +25,12 @@ from pybpfvm.verifier.jumps import places
 from pybpfvm.verifier.mapuse import check_map_helper, special_field
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
 from pybpfvm.verifier.regstate import (
-    NOT_INIT,
+    NON_NULL,
     PACKET_TYPES,
     Pointer,
     Reg,
     RegType,
+    clobbered,
     is_null,
     mark_precise,
     scalar,
@@ -109,6 +110,8 @@ _MOVES_PACKET = frozenset(
         "xdp_adjust_meta",
     }
 )
+# Helpers with a variable number of arguments: only the first are looked at.
+_CHECKED_ARGS: Mapping[str, int] = {"trace_printk": 2}
 _RELEASING = frozenset({"ringbuf_submit", "ringbuf_discard"})
 _STRING_LENGTH = frozenset({"probe_read_user_str", "probe_read_kernel_str"})
 CALLBACKS = frozenset({"loop", "for_each_map_elem"})
@@ -213,13 +216,13 @@ def call_helper(env: Environment, state: State, insn: Insn, pc: int) -> int:
     if call.released:
         _release(state, call.released, pc)
     regs = state.frame.regs
-    regs[1:6] = [NOT_INIT] * 5
+    regs[1:6] = [clobbered(pc)] * 5
     regs[0] = _result(call)
     return call.subprog
 
 
 def _check_argument(call: _Call, number: int, kind: ArgType) -> None:
-    if kind is ArgType.DONTCARE:
+    if kind is ArgType.DONTCARE or number > _CHECKED_ARGS.get(call.helper.name, 5):
         return
     reg = call.regs[number]
     check_readable(reg, number)
@@ -262,19 +265,18 @@ def _check_argument(call: _Call, number: int, kind: ArgType) -> None:
 
 
 def _mismatch(reg: Reg, number: int, allowed: tuple[RegType, ...], call: _Call) -> Refused:
-    rule = Rule.HELPER_ARG
+    text = f"R{number} type={reg.type.value} expected={', '.join(t.value for t in allowed)}"
     reason = f"argument {number} of {call.helper.name} can not be a {reg.type.value}"
-    suggestion = ""
-    if reg.type.value.endswith("_or_null"):
-        rule = Rule.POSSIBLY_NULL
-        suggestion = f"compare r{number} with 0 first"
+    if call.helper.name in _RELEASING:
+        return Refused(Rule.RELEASE_UNOWNED, text, reason=reason, culprit=reg, certain=True)
+    if reg.type not in NON_NULL:
+        return forbidden(Rule.HELPER_ARG, text, reason=reason, culprit=reg)
     return Refused(
-        rule,
-        f"R{number} type={reg.type.value} expected={', '.join(t.value for t in allowed)}",
+        Rule.POSSIBLY_NULL,
+        text,
         reason=reason,
-        suggestion=suggestion,
+        suggestion=f"compare r{number} with 0 first",
         culprit=reg,
-        certain=rule is Rule.HELPER_ARG,
     )
 
 
@@ -332,7 +334,13 @@ def _check_sized(call: _Call, number: int, kind: ArgType) -> None:
             f"R{number} min value is negative, either use unsigned or 'var &= const'", size
         )
     if var.umin == 0 and not zero_allowed:
-        raise _bad_size(f"R{number} invalid zero-sized read: u64=[{var.umin},{var.umax}]", size)
+        raise forbidden(
+            Rule.HELPER_ARG,
+            f"R{number} invalid zero-sized read: u64=[{var.umin},{var.umax}]",
+            reason=f"{call.helper.name} needs at least one byte",
+            suggestion="leave early when the size is 0",
+            culprit=size,
+        )
     if var.umax >= checks.MAX_VAR_OFF:
         raise _bad_size(
             f"R{number} unbounded memory access, use 'var &= const' or 'if (var < const)'", size
@@ -381,13 +389,12 @@ def _memory(
             checks.check_map_value(env, reg, number, 0, size, store=False)
     elif kind in PACKET_TYPES:
         if call.helper.name not in _TAKES_PACKET:
-            raise Refused(
+            raise forbidden(
                 Rule.HELPER_ARG,
                 "helper access to the packet is not allowed",
                 reason=f"{call.helper.name} can not work on packet memory",
                 suggestion="copy the bytes to the stack first",
                 culprit=reg,
-                certain=True,
             )
         if writes:
             checks.check_packet_writable(env)
@@ -396,12 +403,11 @@ def _memory(
         checks.check_mem(reg, number, 0, size)
     elif kind is RegType.PTR_TO_MAP_KEY:
         if writes:
-            raise Refused(
+            raise forbidden(
                 Rule.READ_ONLY,
                 f"R{number} cannot write into map_key",
                 reason="keys of a map can not be changed in place",
                 culprit=reg,
-                certain=True,
             )
         checks.check_map_key(reg, number, 0, size)
     else:
@@ -431,7 +437,7 @@ def _stack_memory(
 
 def _take_alloc_size(call: _Call, reg: Reg, number: int) -> None:
     if reg.var.mask:
-        raise Refused(
+        raise forbidden(
             Rule.HELPER_ARG,
             f"R{number} is not a known constant",
             reason="the size of what is reserved must be a constant",
@@ -439,7 +445,7 @@ def _take_alloc_size(call: _Call, reg: Reg, number: int) -> None:
         )
     mark_precise(reg)
     if reg.var.value >= checks.MAX_VAR_OFF:
-        raise Refused(
+        raise forbidden(
             Rule.HELPER_ARG,
             f"R{number} is {reg.var.value}, too large a size",
             reason="no record is that large",
@@ -455,6 +461,7 @@ def _take_record(call: _Call, reg: Reg, number: int) -> None:
             f"R{number} must have zero offset when passed to release func or trusted arg to kfunc",
             reason="a record is released by the pointer that reserving it gave",
             culprit=reg,
+            certain=not reg.var.mask,
         )
     if call.helper.name in _RELEASING:
         if all(held != reg.ref_id for held, _ in call.state.refs):
@@ -471,6 +478,8 @@ def _take_record(call: _Call, reg: Reg, number: int) -> None:
 def _take_callback(call: _Call, reg: Reg, number: int) -> None:
     if call.helper.name not in CALLBACKS:
         raise unsupported(f"callbacks of {call.helper.name}")
+    if call.env.obj.btf is None:
+        raise unsupported("callbacks in objects without BTF, which kernels refuse")
     if call.env.functions[reg.subprog].is_global:
         raise forbidden(
             Rule.HELPER_ARG,
@@ -485,14 +494,14 @@ def _constant_string(env: Environment, reg: Reg, number: int) -> bytes:
     spec = reg.map
     assert spec is not None
     if not (spec.frozen and spec.flags & BPF_F_RDONLY_PROG and spec.data is not None):
-        raise Refused(
+        raise forbidden(
             Rule.HELPER_ARG,
             f"R{number} does not point to a readonly map'",
             reason="the string must be a constant: in .rodata",
             culprit=reg,
         )
     if reg.var.mask:
-        raise Refused(
+        raise forbidden(
             Rule.HELPER_ARG,
             f"R{number} is not a constant address'",
             reason="which string it is must be known",
@@ -502,7 +511,7 @@ def _constant_string(env: Environment, reg: Reg, number: int) -> bytes:
     data = spec.data[reg.off + reg.var.value :]
     text, nul, _ = data.partition(b"\0")
     if not nul:
-        raise Refused(
+        raise forbidden(
             Rule.HELPER_ARG,
             "string is not zero-terminated",
             reason=f"no NUL follows in {spec.name}",
@@ -530,7 +539,7 @@ def _check_whole(call: _Call) -> None:
 def _check_snprintf(call: _Call) -> None:
     length = call.regs[5].var
     if length.mask or length.value % 8 or length.value > 8 * _SNPRINTF_ARGS:
-        raise Refused(
+        raise forbidden(
             Rule.HELPER_ARG,
             "invalid length of snprintf data",
             reason=f"it must be a constant, a multiple of 8, at most {8 * _SNPRINTF_ARGS}",
@@ -575,7 +584,7 @@ def _release(state: State, ref_id: int, pc: int) -> None:
 def _result(call: _Call) -> Reg:
     env, pc, helper = call.env, call.pc, call.helper
     if helper.ret is RetType.VOID:
-        return NOT_INIT
+        return clobbered(pc)
     if helper.ret is RetType.INTEGER:
         return scalar(_integer(call), pc)
     if helper.ret is RetType.PTR_TO_MAP_VALUE_OR_NULL:

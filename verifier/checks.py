@@ -16,7 +16,7 @@ from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
 from pybpfvm.verifier.regstate import NON_NULL, Reg, RegType
 from pybpfvm.verifier.state import State
-from pybpfvm.verifier.verdict import Rule
+from pybpfvm.verifier.verdict import Kind, Rule
 
 # The largest offset or size that the kernel lets a register hold, and that of packets.
 MAX_VAR_OFF = 1 << 29
@@ -26,13 +26,16 @@ MAX_PACKET_OFF = 0xFFFF
 def check_readable(reg: Reg, number: int) -> None:
     """The register was written."""
     if reg.type is RegType.NOT_INIT:
+        by_call = reg.at >= 0
         raise Refused(
             Rule.UNINIT_REG,
             f"R{number} !read_ok",
-            reason=f"r{number} is read, but nothing was written to it on this path "
-            "(calls leave r1 to r5 unreadable)",
+            reason=f"the call at {reg.at} left nothing to read in r{number}"
+            if by_call
+            else f"r{number} is read, but nothing was written to it on this path",
             suggestion=f"set r{number} before this instruction on every path",
             certain=True,
+            kind=Kind.POLICY if by_call and number == 0 else Kind.UNPROVEN,
         )
 
 
@@ -47,6 +50,13 @@ def not_memory(reg: Reg, number: int) -> Refused:
             suggestion=f"compare r{number} with 0 first, and use it only where it is not",
             culprit=reg,
         )
+    if reg.type in _HANDLES:
+        return forbidden(
+            Rule.NOT_A_POINTER,
+            message,
+            reason=f"a {reg.type.value} is a handle that helpers or comparisons take, not memory",
+            culprit=reg,
+        )
     return Refused(
         Rule.NOT_A_POINTER,
         message,
@@ -55,6 +65,9 @@ def not_memory(reg: Reg, number: int) -> Refused:
         culprit=reg,
         certain=True,
     )
+
+
+_HANDLES = frozenset({RegType.CONST_PTR_TO_MAP, RegType.PTR_TO_PACKET_END, RegType.PTR_TO_FUNC})
 
 
 def _described(kind: RegType) -> str:
@@ -127,13 +140,12 @@ def check_map_direction(spec: MapSpec, off: int, size: int, *, store: bool) -> N
     """The map's flags let programs write, or read, it."""
     flag, verb = (BPF_F_RDONLY_PROG, "write into") if store else (BPF_F_WRONLY_PROG, "read from")
     if spec.flags & flag:
-        raise Refused(
+        raise forbidden(
             Rule.READ_ONLY,
             f"{verb} map forbidden, value_size={spec.value_size} off={off} size={size}",
             reason=f"map {spec.name} was made with "
             f"{'BPF_F_RDONLY_PROG' if store else 'BPF_F_WRONLY_PROG'}",
             suggestion="constants (.rodata) can not be changed by programs",
-            certain=True,
         )
 
 
@@ -187,7 +199,7 @@ def check_packet_writable(env: Environment) -> None:
 def check_ctx_pointer(reg: Reg, number: int) -> None:
     """The context pointer is as the program got it: r`number` + 0."""
     if reg.var.mask:
-        raise Refused(
+        raise forbidden(
             Rule.CTX_ACCESS,
             f"variable ctx access var_off=(0x{reg.var.value:x}; 0x{reg.var.mask:x}) disallowed",
             reason="a variable was added to the context pointer",
@@ -196,14 +208,13 @@ def check_ctx_pointer(reg: Reg, number: int) -> None:
     off = reg.off + reg.var.smin
     if off:
         name = "negative offset" if off < 0 else "dereference of modified"
-        raise Refused(
+        raise forbidden(
             Rule.CTX_ACCESS,
             f"{name} ctx ptr R{number} off={off} disallowed",
             reason="the context pointer was changed; its offset belongs into the instruction",
             suggestion="keep the context in a register of its own (clang: -O2, no pointer to "
             "a context field)",
             culprit=reg,
-            certain=True,
         )
 
 
@@ -224,31 +235,45 @@ def check_ctx(
     """
     check_ctx_pointer(reg, number)
     profile = env.profile
+    if profile.name == "syscall":
+        _check_syscall_ctx(off, size)
+        return None
     if profile.ring is None and not profile.ctx_fields:
         raise unsupported(f"the context of {profile.name} programs")
     violation = ctx_violation(
         profile, off, size, store=store, plain=plain, strict=env.options.strict_ctx
     )
     if violation is not None:
-        raise Refused(
+        raise forbidden(
             Rule.CTX_ACCESS,
             f"invalid bpf_context access off={off} size={size}",
             reason=violation,
             suggestion=f"fields of {profile.ctx_name}: "
             + ", ".join(f"{f.name}@{f.offset}:{f.size}" for f in profile.ctx_fields),
-            certain=True,
         )
     field = profile.ctx_field_named(off, size, store=store)
     if field is not None and field.holds is CtxHolds.KERNEL_OBJECT and field.size == 8:
         raise unsupported(f"{profile.ctx_name}.{field.name}, a pointer to a kernel object")
     if field is not None and signed and field.holds in POINTER_FIELDS:
-        raise Refused(
+        raise forbidden(
             Rule.CTX_ACCESS,
             f"invalid bpf_context access off={off} size={size}",
             reason=f"{field.name} is a pointer: it can not be loaded with sign extension",
-            certain=True,
         )
     return field
+
+
+# The kernel checks the size of what a caller gives against the highest byte that was accessed.
+_SYSCALL_CTX_BYTES = 0xFFFF
+
+
+def _check_syscall_ctx(off: int, size: int) -> None:
+    if off < 0 or off >= _SYSCALL_CTX_BYTES or off % size:
+        raise forbidden(
+            Rule.CTX_ACCESS,
+            f"invalid bpf_context access off={off} size={size}",
+            reason=f"aligned accesses to {_SYSCALL_CTX_BYTES} bytes are allowed",
+        )
 
 
 POINTER_FIELDS = {
@@ -278,7 +303,7 @@ def check_stack_bounds(
                 culprit=reg,
             )
         low, high = reg.off + off + var.smin, reg.off + off + var.smax
-    if low < -STACK_BYTES or high + size > 0 or high >= 0:
+    if low < -STACK_BYTES or high + size > 0:
         if not var.mask:
             text = f"invalid{what or ' indirect access to'} stack R{number} off={low} size={size}"
         else:
@@ -327,12 +352,11 @@ def check_alignment(reg: Reg, off: int, size: int, *, strict: bool) -> None:
     low = (reg.var.value + at) & (size - 1)
     if low or reg.var.mask & (size - 1):
         name = "stack " if reg.type is RegType.PTR_TO_STACK else ""
-        raise Refused(
+        raise forbidden(
             Rule.MISALIGNED,
             f"misaligned {name}access off (0x{reg.var.value:x}; 0x{reg.var.mask:x})+0+{at} "
             f"size {size}",
             reason=f"the address is not known to be a multiple of {size}",
             suggestion="align the variable, or access it byte by byte",
             culprit=reg,
-            certain=bool(low) and not reg.var.mask,
         )

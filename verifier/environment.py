@@ -1,6 +1,7 @@
 """What does not change while a program is verified: program, maps, profile, and the kernel's rules.
 
-(Two counters do: fresh ids, and how deep each function's stack was used.)
+(What is gathered on the way does: fresh ids, how deep each function's stack was used, and which
+instructions were seen to access the context.)
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 
-from pybpfvm.isa.codec import pcs
+from pybpfvm.isa.codec import pcs, target_pc
 from pybpfvm.isa.insn import Insn
+from pybpfvm.isa.opcodes import Kind, Pseudo
 from pybpfvm.profiles.base import Profile, Sleepable
 from pybpfvm.profiles.detect import matching_section
 from pybpfvm.program import BpfObject, MapSpec, Program, Subprog
@@ -37,7 +39,7 @@ class KernelRules:
 
     `uninit_stack`: stack bytes never written may be read (since 6.3). `lookup_never_null`: looking
     up a constant index inside an array gives no NULL (since 6.14). `tracks_all`: more arithmetic
-    is followed than the kernel follows (division, shifts by unknown counts, byte swaps).
+    is followed than the kernel follows (division, shifts by unknown counts).
     """
 
     uninit_stack: bool = True
@@ -63,6 +65,7 @@ class Environment:
     functions: Mapping[int, Subprog]
     sleepable: bool
     stack_bytes: dict[int, int] = field(default_factory=dict)
+    touches_ctx: dict[int, bool] = field(default_factory=dict)
     ids: count[int] = field(default_factory=lambda: count(1))
 
     @property
@@ -92,14 +95,34 @@ def environment(
         sleepable = True
     else:
         sleepable = section is not None and section.sleepable
-    main = Subprog(program.name, 0, program.slots)
+    code = dict(zip(pcs(program.insns), program.insns, strict=True))
     return Environment(
         program,
         obj,
         profile,
         options,
         RULES_618 if profile.ring is None else RULES_2021,
-        dict(zip(pcs(program.insns), program.insns, strict=True)),
-        {0: main, **{sub.start: sub for sub in program.subprogs}},
+        code,
+        _functions(program, code),
         sleepable,
     )
+
+
+def _functions(program: Program, code: Mapping[int, Insn]) -> dict[int, Subprog]:
+    """The functions by their first pc: those that are declared, and whatever is called."""
+    starts = {sub.start for sub in program.subprogs if sub.start in code} | {0}
+    for pc, insn in code.items():
+        kind = insn.spec.kind
+        if kind is Kind.CALL_LOCAL or (kind is Kind.LDDW and insn.src == Pseudo.FUNC):
+            target = target_pc(insn, pc)
+            if target in code:
+                assert target is not None
+                starts.add(target)
+    declared = {sub.start: sub for sub in program.subprogs}
+    ordered = sorted(starts)
+    ends = [*ordered[1:], program.slots]
+    return {
+        start: declared.get(start)
+        or Subprog(f"{program.name}+{start}" if start else program.name, start, end)
+        for start, end in zip(ordered, ends, strict=True)
+    }

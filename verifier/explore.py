@@ -391,12 +391,11 @@ class Explorer:
                 return _END
             value = state.frame.regs[0]
             if value.type is RegType.PTR_TO_STACK:
-                raise Refused(
+                raise forbidden(
                     Rule.STACK_ACCESS,
                     "cannot return stack pointer to the caller",
                     reason="the frame that it points into ends here",
                     culprit=value,
-                    certain=True,
                 )
             if state.frame.callback is not None:
                 return self._round_ended(state, value)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from pybpfvm.btf.types import Array, Btf, Ptr, Struct, TypeTag, Union
 from pybpfvm.program import BPF_F_RDONLY_PROG, MapSpec, MapType
-from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
+from pybpfvm.verifier.refusal import forbidden, unsupported
 from pybpfvm.verifier.verdict import Rule
 
 _ELEMENTS = frozenset({"map_lookup_elem", "map_update_elem", "map_delete_elem"})
@@ -68,11 +68,10 @@ def check_map_helper(spec: MapSpec, helper: str) -> None:
             f"which works with {', '.join(sorted(offered))}",
         )
     if helper in _CHANGING and spec.flags & BPF_F_RDONLY_PROG:
-        raise Refused(
+        raise forbidden(
             Rule.READ_ONLY,
             "write into map forbidden",
             reason=f"map {spec.name} was made with BPF_F_RDONLY_PROG",
-            certain=True,
         )
 
 

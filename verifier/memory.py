@@ -14,7 +14,7 @@ from pybpfvm.verifier import checks, stack
 from pybpfvm.verifier.checks import POINTER_FIELDS, check_readable
 from pybpfvm.verifier.domains.scalar import Scalar, load_result
 from pybpfvm.verifier.environment import Environment
-from pybpfvm.verifier.refusal import Refused, unsupported
+from pybpfvm.verifier.refusal import forbidden
 from pybpfvm.verifier.regstate import (
     PACKET_TYPES,
     Pointer,
@@ -23,9 +23,23 @@ from pybpfvm.verifier.regstate import (
     is_null,
     mark_precise,
     scalar,
+    shared,
 )
 from pybpfvm.verifier.state import State
 from pybpfvm.verifier.verdict import Rule
+
+
+def _one_kind_of_rules(env: Environment, pointer: Reg, pc: int) -> None:
+    """An instruction accesses the context always or never: the kernel rewrites those that do."""
+    is_ctx = pointer.type is RegType.PTR_TO_CTX
+    if env.touches_ctx.setdefault(pc, is_ctx) != is_ctx:
+        raise forbidden(
+            Rule.CTX_ACCESS,
+            "same insn cannot be used with different pointers",
+            reason="on one path this is the context, on another it is not",
+            suggestion="access them by different instructions",
+            culprit=pointer,
+        )
 
 
 def load(env: Environment, state: State, insn: Insn, pc: int) -> None:
@@ -38,6 +52,7 @@ def load(env: Environment, state: State, insn: Insn, pc: int) -> None:
     acquire = insn.spec.kind is Kind.LOAD_ACQ
     if acquire:
         _atomic_memory(pointer, insn.src, "loads from")
+    _one_kind_of_rules(env, pointer, pc)
     regs[insn.dst] = _loaded(env, state, pointer, insn, pc, size, signed, strict=acquire)
 
 
@@ -55,7 +70,6 @@ def _loaded(
     number, off = insn.src, insn.off
     kind = pointer.type
     if kind is RegType.PTR_TO_STACK:
-        checks.check_alignment(pointer, off, size, strict=strict)
         return _load_stack(env, state, pointer, number, off, size, signed, pc)
     if kind is RegType.PTR_TO_MAP_VALUE:
         checks.check_alignment(pointer, off, size, strict=strict)
@@ -74,8 +88,6 @@ def _loaded(
         checks.check_mem(pointer, number, off, size)
     elif kind is RegType.PTR_TO_MAP_KEY:
         checks.check_map_key(pointer, number, off, size)
-    elif kind is RegType.CONST_PTR_TO_MAP:
-        raise unsupported("loads from the kernel's struct bpf_map")
     else:
         raise checks.not_memory(pointer, number)
     return scalar(load_result(size, signed), pc)
@@ -92,6 +104,7 @@ def _load_stack(
     pc: int,
 ) -> Reg:
     low, high = checks.check_stack_bounds(env, state, pointer, number, off, size, " read")
+    checks.check_alignment(pointer, off, size, strict=True)
     frame = state.frames[pointer.frame]
     if low != high:
         shown = f"read from stack R{number} var"
@@ -100,13 +113,12 @@ def _load_stack(
     checks.check_stack_init(env, state, pointer, number, low, size, "read from stack")
     held = stack.spilled_pointer(frame, low, size)
     if held is not None and (size != 8 or low & 7):
-        raise Refused(
+        raise forbidden(
             Rule.STACK_ACCESS,
             "invalid size of register fill",
             reason="part of a spilled pointer is loaded",
             suggestion="load spilled pointers with all their 8 bytes",
             culprit=held,
-            certain=True,
         )
     return stack.read(frame, low, size, signed=signed, at=pc, little=env.little)
 
@@ -155,9 +167,13 @@ def store(env: Environment, state: State, insn: Insn, pc: int) -> None:
     release = insn.spec.kind is Kind.STORE_REL
     if release:
         _atomic_memory(pointer, insn.dst, "stores into")
+    _one_kind_of_rules(env, pointer, pc)
     plain = insn.spec.kind is Kind.STX
     check_store(env, state, pointer, insn.dst, insn.off, size, plain=plain, strict=release)
     if pointer.type is RegType.PTR_TO_STACK:
+        fits = value.type is RegType.SCALAR_VALUE and not value.var.umax >> (size * 8)
+        if fits and insn.spec.kind is not Kind.ST:
+            value = regs[insn.src] = shared(value, env.new_id)
         _store_stack(env, state, pointer, insn, size, value)
 
 
@@ -175,8 +191,8 @@ def check_store(
     """A store of `size` bytes may be made. `plain`: from a register."""
     kind = pointer.type
     if kind is RegType.PTR_TO_STACK:
-        checks.check_alignment(pointer, off, size, strict=strict)
         checks.check_stack_bounds(env, state, pointer, number, off, size, " write")
+        checks.check_alignment(pointer, off, size, strict=True)
     elif kind is RegType.PTR_TO_MAP_VALUE:
         checks.check_alignment(pointer, off, size, strict=strict)
         checks.check_map_value(env, pointer, number, off, size, store=True)
@@ -189,18 +205,16 @@ def check_store(
         checks.check_alignment(pointer, off, size, strict=strict)
         checks.check_mem(pointer, number, off, size)
     elif kind is RegType.PTR_TO_MAP_KEY:
-        raise Refused(
+        raise forbidden(
             Rule.READ_ONLY,
             f"write to change key R{number} not allowed",
             reason="keys of a map can not be changed in place",
-            certain=True,
         )
     elif kind is RegType.CONST_PTR_TO_MAP:
-        raise Refused(
+        raise forbidden(
             Rule.READ_ONLY,
             "only read from map_ptr is supported",
             reason="a map pointer is a handle of the kernel's",
-            certain=True,
         )
     else:
         raise checks.not_memory(pointer, number)
@@ -229,16 +243,15 @@ def _store_stack(
             stack.write(frame, low, size, stack.MISC)
         return
     if size != 8:
-        raise Refused(
+        raise forbidden(
             Rule.STACK_ACCESS,
             "invalid size of register spill",
             reason="part of a pointer is stored to the stack",
             suggestion="store pointers with all their 8 bytes",
             culprit=value,
-            certain=True,
         )
     if value.type is RegType.PTR_TO_STACK and frame is not state.frame:
-        raise Refused(
+        raise forbidden(
             Rule.STACK_ACCESS,
             "cannot spill pointers to stack into stack frame of the caller",
             reason="the pointer may outlive the frame that it points into",
@@ -279,12 +292,11 @@ def _atomic_stack(env: Environment, state: State, pointer: Reg, insn: Insn, size
     )
     held = stack.spilled_pointer(frame, low, high + size - low)
     if held is not None and (size != 8 and not pointer.var.mask):
-        raise Refused(
+        raise forbidden(
             Rule.STACK_ACCESS,
             "invalid size of register fill",
             reason="part of a spilled pointer is changed",
             culprit=held,
-            certain=True,
         )
     if low == high:
         stack.write(frame, low, size, stack.MISC)
@@ -296,10 +308,9 @@ def _atomic_stack(env: Environment, state: State, pointer: Reg, insn: Insn, size
 def _atomic_memory(pointer: Reg, number: int, what: str) -> None:
     """Atomic operations work on stack, map values and other plain memory only."""
     if pointer.type is RegType.PTR_TO_CTX or pointer.type in PACKET_TYPES:
-        raise Refused(
+        raise forbidden(
             Rule.NOT_A_POINTER,
             f"BPF_ATOMIC {what} R{number} {pointer.type.value} is not allowed",
             reason="atomic operations do not work on the context or the packet",
             culprit=pointer,
-            certain=True,
         )

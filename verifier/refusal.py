@@ -39,9 +39,18 @@ class Refused(Exception):
         self.feature = feature
 
 
-def forbidden(rule: Rule, message: str, *, reason: str = "", suggestion: str = "") -> Refused:
-    """What the program type, licence or capabilities do not allow."""
-    return Refused(rule, message, reason=reason, suggestion=suggestion, kind=Kind.POLICY)
+def forbidden(
+    rule: Rule,
+    message: str,
+    *,
+    reason: str = "",
+    suggestion: str = "",
+    culprit: Reg | None = None,
+) -> Refused:
+    """What the kernel does not allow, whether or not it would do harm."""
+    return Refused(
+        rule, message, reason=reason, suggestion=suggestion, culprit=culprit, kind=Kind.POLICY
+    )
 
 
 def unsupported(feature: str) -> Refused:

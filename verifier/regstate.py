@@ -16,6 +16,7 @@ everything its width allows depends on nothing and has no deps.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 
 from pybpfvm.program import MapSpec
@@ -181,6 +182,11 @@ def unknown(at: int) -> Reg:
     return Reg(RegType.SCALAR_VALUE, Scalar.UNKNOWN, at)
 
 
+def clobbered(at: int) -> Reg:
+    """What a call leaves in registers that it does not keep: nothing that may be read."""
+    return Reg(RegType.NOT_INIT, Scalar.UNKNOWN, at)
+
+
 def mark_precise(reg: Reg) -> None:
     """Note that safety hangs on this number, and so on what it was computed from.
 
@@ -194,6 +200,14 @@ def mark_precise(reg: Reg) -> None:
         if not one.precise:
             one.precise = True
             work.extend(one.deps)
+
+
+def shared(reg: Reg, new_id: Callable[[], int]) -> Reg:
+    """A number that is about to be copied: it gets an id, so that what a branch tells of one
+    copy is known of all. Constants need none."""
+    if not reg.var.mask or (reg.id and not reg.delta):
+        return reg
+    return Reg(RegType.SCALAR_VALUE, reg.var, reg.at, (reg,), new_id())
 
 
 def is_null(reg: Reg) -> bool:

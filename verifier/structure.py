@@ -7,6 +7,7 @@ call chain fit the stack together. All walks use worklists: no input exhausts re
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 
 from pybpfvm.bits import align_up
@@ -55,13 +56,15 @@ def code_errors(env: Environment) -> Iterator[Finding]:
     bounds = dict(zip(starts, [*starts[1:], slots], strict=True))
     broken = False
     for pc, insn in code.items():
-        start = max(s for s in starts if s <= pc) if len(starts) > 1 else 0
+        start = starts[bisect_right(starts, pc) - 1]
         target = target_pc(insn, pc)
         if insn.spec.kind in _JUMPS and target is not None:
             if not start <= target < bounds[start]:
                 broken = True
                 text = f"jump out of range from insn {pc} to {target}"
-                yield _finding(env, Rule.BAD_JUMP, pc, text, "it leaves its function")
+                inside = 0 <= target < slots
+                why = Why.POLICY if inside else Why.UNSAFE
+                yield _finding(env, Rule.BAD_JUMP, pc, text, "it leaves its function", why)
             elif target not in code:
                 broken = True
                 text = f"jump into the middle of ldimm64 insn {target}"
@@ -80,6 +83,7 @@ def code_errors(env: Environment) -> Iterator[Finding]:
                 last,
                 "last insn is not an exit or jmp",
                 "control would run on behind the end of the function",
+                Why.UNSAFE if bounds[start] == slots else Why.POLICY,
             )
     if broken:
         return
@@ -105,8 +109,13 @@ def _unreachable(env: Environment) -> Iterator[Finding]:
         called = insn.spec.kind is Kind.CALL_LOCAL
         if called or (insn.spec.kind is Kind.LDDW and insn.src == Pseudo.FUNC):
             target = target_pc(insn, pc)
-            if target in env.functions:
+            if target is not None and target in env.functions:
                 work.append(target)
+    if not any(env.code[pc].spec.kind is Kind.EXIT for pc in seen):
+        last = max(seen)
+        text = f"infinite loop detected at insn {last}"
+        yield _finding(env, Rule.INFINITE_LOOP, last, text, "no exit can be reached")
+        return
     for pc in env.code:
         if pc not in seen:
             yield _finding(
@@ -253,5 +262,19 @@ def _tail_call_stacks(env: Environment, tail_calls: frozenset[int]) -> Iterator[
             above[callee] = max(above.get(callee, 0), total)
 
 
-def _finding(env: Environment, rule: Rule, pc: int, message: str, reason: str) -> Finding:
-    return Finding(rule, Why.POLICY, pc, message, reason=reason, source=env.program.line_at(pc))
+# Broken control flow does harm, limits are limits; dead code is merely forbidden.
+_KINDS = {
+    Rule.BAD_JUMP: Why.UNSAFE,
+    Rule.FALL_THROUGH: Why.UNSAFE,
+    Rule.RECURSION: Why.UNSAFE,
+    Rule.INFINITE_LOOP: Why.UNSAFE,
+    Rule.CALL_DEPTH: Why.LIMIT,
+    Rule.STACK_DEPTH: Why.LIMIT,
+}
+
+
+def _finding(
+    env: Environment, rule: Rule, pc: int, message: str, reason: str, kind: Why | None = None
+) -> Finding:
+    kind = kind or _KINDS.get(rule, Why.POLICY)
+    return Finding(rule, kind, pc, message, reason=reason, source=env.program.line_at(pc))

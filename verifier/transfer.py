@@ -17,7 +17,7 @@ from pybpfvm.verifier.domains.alu import alu, transfer_of
 from pybpfvm.verifier.domains.scalar import UNKNOWN32, Scalar
 from pybpfvm.verifier.domains.word import S64_MIN
 from pybpfvm.verifier.environment import Environment
-from pybpfvm.verifier.refusal import Refused, unsupported
+from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
 from pybpfvm.verifier.regstate import (
     NON_NULL,
     PACKET_TYPES,
@@ -26,6 +26,7 @@ from pybpfvm.verifier.regstate import (
     RegType,
     mark_precise,
     scalar,
+    shared,
     unknown,
 )
 from pybpfvm.verifier.state import State
@@ -60,25 +61,21 @@ def _check_immediate(insn: Insn, op: AluOp) -> None:
     if insn.spec.operand is not Operand.K:
         return
     if op in _SHIFTS and not 0 <= insn.imm < insn.spec.width:
-        raise Refused(
+        raise forbidden(
             Rule.ILLEGAL_INSN,
             f"invalid shift {insn.imm}",
             reason=f"a shift by a constant must be by 0 to {insn.spec.width - 1}",
-            certain=True,
         )
     if op in _DIVISIONS and insn.imm == 0:
-        raise Refused(
-            Rule.ILLEGAL_INSN, "div by zero", reason="the constant divisor is 0", certain=True
-        )
+        raise forbidden(Rule.ILLEGAL_INSN, "div by zero", reason="the constant divisor is 0")
 
 
 def _write_frame_pointer(_: State) -> None:
-    raise Refused(
+    raise forbidden(
         Rule.FRAME_POINTER,
         "frame pointer is read only",
         reason="r10 can not be written",
         suggestion="copy r10 to another register and change that",
-        certain=True,
     )
 
 
@@ -122,9 +119,7 @@ def _move(env: Environment, insn: Insn, pc: int, op: AluOp) -> Step:
         if var is not value.var and var != value.var:
             regs[dst] = Reg(_SCALAR, var, pc, (value,))
             return
-        if var.mask and (not value.id or value.delta):
-            regs[src] = value = Reg(_SCALAR, var, value.at, (value,), env.new_id())
-        regs[dst] = value
+        regs[dst] = regs[src] = shared(value, env.new_id)
 
     return step
 
@@ -139,7 +134,7 @@ def _arithmetic(env: Environment, insn: Insn, pc: int, op: AluOp) -> Step:
     constant = scalar(Scalar.const(insn.imm), pc)
     adds = op is AluOp.ADD and width == 64
     unary = op is AluOp.NEG or op in _SWAPS
-    lost = not env.rules.tracks_all and (op in _DIVISIONS or op in _SWAPS)
+    lost = not env.rules.tracks_all and op in _DIVISIONS
     shift = not env.rules.tracks_all and register and op in _SHIFTS
 
     def step(state: State) -> None:
@@ -191,7 +186,7 @@ def pointer_arithmetic(env: Environment, insn: Insn, op: AluOp, pc: int, a: Reg,
     kind = pointer.type
     if kind in NON_NULL:
         raise Refused(
-            Rule.POSSIBLY_NULL,
+            Rule.POINTER_ARITH,
             f"R{ptr_no} pointer arithmetic on {kind.value} prohibited, null-check it first",
             reason="NULL plus a number would pass for a pointer that is not NULL",
             suggestion=f"compare r{ptr_no} with 0 before adding to it",
@@ -251,7 +246,8 @@ def _check_sane(reg: Reg, pointer: Reg, known: bool, smin: int, culprit: Reg) ->
     """Offsets stay far from where sums of them could wrap."""
     name = pointer.type.value
     if known and abs(smin) >= MAX_VAR_OFF:
-        raise _out_of_bounds(f"math between {name} pointer and {smin} is not allowed", culprit)
+        text = f"math between {name} pointer and {smin} is not allowed"
+        raise forbidden(Rule.POINTER_BOUNDS, text, reason=_FAR, culprit=culprit)
     if abs(reg.off) >= MAX_VAR_OFF:
         raise _out_of_bounds(f"{name} pointer offset {reg.off} is not allowed", culprit)
     if smin == S64_MIN:
@@ -263,23 +259,25 @@ def _check_sane(reg: Reg, pointer: Reg, known: bool, smin: int, culprit: Reg) ->
         raise _out_of_bounds(f"value {smin} makes {name} pointer be out of bounds", culprit)
 
 
+_FAR = f"what is added to a pointer must lie within +-{MAX_VAR_OFF}"
+
+
 def _out_of_bounds(message: str, culprit: Reg) -> Refused:
     return Refused(
         Rule.POINTER_BOUNDS,
         message,
-        reason=f"what is added to a pointer must lie within +-{MAX_VAR_OFF}",
+        reason=_FAR,
         suggestion="bound the index from below and above before adding it",
         culprit=culprit,
     )
 
 
 def _prohibited(message: str, culprit: Reg) -> Refused:
-    return Refused(
+    return forbidden(
         Rule.POINTER_ARITH,
         message,
         reason="only numbers can be added to or subtracted from pointers, in 64 bits",
         culprit=culprit,
-        certain=True,
     )
 
 
@@ -325,10 +323,9 @@ def _named(env: Environment, insn: Insn, pc: int) -> Pointer:
     if insn.src == Pseudo.MAP_IDX:
         return Pointer(RegType.CONST_PTR_TO_MAP, pc, map=spec, map_index=low)
     if spec.type != MapType.ARRAY or spec.max_entries != 1 or high >= spec.value_size:
-        raise Refused(
+        raise forbidden(
             Rule.MAP_VALUE_ACCESS,
             f"invalid access to map value pointer, value_size={spec.value_size} off={high}",
             reason="only the value of an array with one element has an address of its own",
-            certain=True,
         )
     return Pointer(RegType.PTR_TO_MAP_VALUE, pc, off=high, map=spec, map_index=low)
