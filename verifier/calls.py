@@ -125,6 +125,17 @@ _GPL = frozenset(
         "Dual MPL/GPL",
     }
 )
+# Helpers for GPL programs whose rows do not say so.
+_GPL_ONLY = frozenset(
+    {
+        "get_current_task",
+        "probe_read_user",
+        "probe_read_kernel",
+        "probe_read_user_str",
+        "probe_read_kernel_str",
+        "snprintf",
+    }
+)
 _MAX_ERRNO = 4095
 _MAX_CPUS = 8192
 _SNPRINTF_ARGS = 12
@@ -177,7 +188,7 @@ def helper_of(env: Environment, insn: Insn) -> Helper:
             reason="only sleepable programs may call it",
             suggestion="put the program into a sleepable section (.s)",
         )
-    if helper.gpl_only and env.program.license not in _GPL:
+    if (helper.gpl_only or name in _GPL_ONLY) and env.program.license not in _GPL:
         raise forbidden(
             Rule.HELPER_NOT_ALLOWED,
             "cannot call GPL-restricted function from non-GPL compatible program",
@@ -267,7 +278,7 @@ def _check_argument(call: _Call, number: int, kind: ArgType) -> None:
 def _mismatch(reg: Reg, number: int, allowed: tuple[RegType, ...], call: _Call) -> Refused:
     text = f"R{number} type={reg.type.value} expected={', '.join(t.value for t in allowed)}"
     reason = f"argument {number} of {call.helper.name} can not be a {reg.type.value}"
-    if call.helper.name in _RELEASING:
+    if call.helper.name in _RELEASING and reg.type not in NON_NULL:
         return Refused(Rule.RELEASE_UNOWNED, text, reason=reason, culprit=reg, certain=True)
     if reg.type not in NON_NULL:
         return forbidden(Rule.HELPER_ARG, text, reason=reason, culprit=reg)
@@ -312,15 +323,23 @@ def _constant_key(call: _Call, reg: Reg, spec: MapSpec) -> int | None:
         or reg.var.mask
     ):
         return None
-    frame = call.state.frames[reg.frame]
     low = reg.off + reg.var.smin
-    if low & 3:
+    slot = call.state.frames[reg.frame].stack.get(low & -stack.SLOT_BYTES)
+    index = low & 7
+    if slot is None or index + spec.key_size > stack.SLOT_BYTES:
         return None
-    found = stack.read(frame, low, spec.key_size, signed=False, at=call.pc, little=call.env.little)
-    if found.type is not RegType.SCALAR_VALUE or found.var.mask:
+    if slot.kinds[index : index + spec.key_size] == bytes([stack.ZERO] * spec.key_size):
+        return 0
+    # The kernel looks no further than for a number that ends where the key does.
+    held = slot.reg
+    if held is None or slot.spilled - index != spec.key_size or not call.env.little:
         return None
-    mark_precise(found)
-    return found.var.value
+    if held.type is not RegType.SCALAR_VALUE or held.var.mask:
+        return None
+    if held.var.value >= spec.max_entries:
+        return None
+    mark_precise(held)
+    return held.var.value >> 8 * index
 
 
 def _check_sized(call: _Call, number: int, kind: ArgType) -> None:

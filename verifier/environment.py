@@ -69,6 +69,14 @@ class Environment:
     ids: count[int] = field(default_factory=lambda: count(1))
 
     @property
+    def returns(self) -> tuple[int, int] | None:
+        """The least and greatest value that the program may return, None if any."""
+        if self.profile.returns is not None or self.profile.name != "cgroup_skb":
+            return self.profile.returns
+        egress = self.program.section.startswith("cgroup_skb/egress")
+        return (0, 3) if egress else (0, 1)
+
+    @property
     def maps(self) -> tuple[MapSpec, ...]:
         return self.obj.maps
 

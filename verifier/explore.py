@@ -477,9 +477,9 @@ def _check_result(env: Environment, state: State) -> None:
         text = "BPF_EXIT instruction in main prog would lead to reference leak"
         raise reference_leak(state, text)
     check_readable(value, 0)
-    if env.profile.returns is None:
+    if env.returns is None:
         return
-    low, high = env.profile.returns
+    low, high = env.returns
     mark_precise(value)
     if value.type is not RegType.SCALAR_VALUE:
         raise forbidden(
