@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pybpfvm.bits import U64
-from pybpfvm.errors import InputError, errno_name
-from pybpfvm.scenario.live import Live
+from pybpfvm.errors import errno_name
+from pybpfvm.scenario.live import Live, placed
 from pybpfvm.scenario.model import BytesSpec, CqeSpec, CqSpec, Expect, Field, MapSpecs
 from pybpfvm.session import Cqe
 from pybpfvm.session.values import Value
@@ -137,12 +137,7 @@ def _res_text(res: int) -> str:
 
 
 def _compare_map(spec: MapSpecs, live: Live, where: str) -> Iterator[Finding]:
-    view = live.object.maps.get(spec.name)
-    if view is None:
-        names = ", ".join(live.object.maps) or "none"
-        raise InputError(
-            f"the object has no map {spec.name!r}", where=where, remedy=f"it has: {names}"
-        )
+    view = live.object.maps[spec.name]
     for key, wanted in spec.elements:
         place = f"{where}[{key!r}]"
         try:
@@ -185,7 +180,8 @@ def _text(value: Value) -> str:
 
 
 def _compare_bytes(spec: BytesSpec, data: bytes, live: Live, where: str) -> Iterator[Finding]:
-    wanted = live.render(spec.content)
+    with placed(live.scenario, where):
+        wanted = live.render(spec.content)
     if wanted == data:
         return
     if len(wanted) != len(data):

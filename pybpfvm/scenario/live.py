@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 from pybpfvm.btf.types import BtfKind
-from pybpfvm.errors import InputError
+from pybpfvm.errors import InputError, RingError
 from pybpfvm.scenario.model import (
     AddressOf,
     Content,
@@ -28,6 +29,19 @@ from pybpfvm.scenario.table import nearest
 from pybpfvm.session import Block, LoadedObject, Ring, cstring
 from pybpfvm.session.values import Value, encode
 from pybpfvm.uring_backend.base import Peer
+
+
+@contextmanager
+def placed(scenario: Scenario, where: str) -> Iterator[None]:
+    """Errors that do not say yet where in the scenario they arose say `where`."""
+    try:
+        yield
+    except RingError as error:
+        raise InputError(f"the ring refused: {error}", where=where) from None
+    except InputError as error:
+        if error.where.startswith(str(scenario.path)):
+            raise
+        raise error.inside(where) from None
 
 
 class Live:
@@ -54,29 +68,44 @@ class Live:
     def _set_up(self) -> None:
         scenario, ring = self.scenario, self.ring
         for name, content in scenario.files.items():
-            ring.world.add_file(name, self.render(content))
+            with self._placed(f"files.{name}"):
+                ring.world.add_file(name, self.render(content))
         for fd in scenario.fds:
-            self._open(fd)
+            with self._placed(f"fds.{fd.name}"):
+                self._open(fd)
         for name, content in scenario.blocks.items():
-            size = self.size(content)
-            if size == 0:
-                raise InputError("a block without bytes", where=f"{scenario.path}: user.{name}")
-            self.blocks[name] = ring.user.alloc(size, name)
+            with self._placed(f"user.{name}"):
+                size = self.size(content)
+                if size == 0:
+                    raise InputError("a block without bytes")
+                self.blocks[name] = ring.user.alloc(size, name)
         for name, content in scenario.blocks.items():
             if not isinstance(content, Fill) or content.byte:
-                self.blocks[name].write(self.render(content))
+                with self._placed(f"user.{name}"):
+                    self.blocks[name].write(self.render(content))
         if scenario.ring.files:
             files = [-1 if name is None else self.fds[name] for name in scenario.ring.files]
-            ring.register_files(files)
+            with self._placed("ring.files"):
+                ring.register_files(files)
         if scenario.ring.buffers:
             blocks = [self.blocks[name] for name in scenario.ring.buffers]
-            ring.register_buffers(blocks)
+            with self._placed("ring.buffers"):
+                ring.register_buffers(blocks)
+
+    def _placed(self, key: str) -> AbstractContextManager[None]:
+        return placed(self.scenario, f"{self.scenario.path}: {key}")
 
     def _open(self, fd: FdSetup) -> None:
         world = self.ring.world
         match fd.kind:
             case FdKind.OPEN:
-                self.fds[fd.name] = world.open(fd.target, fd.flags, fd.mode)
+                try:
+                    self.fds[fd.name] = world.open(fd.target, fd.flags, fd.mode)
+                except InputError as error:
+                    where = f"{self.scenario.path}: fds.{fd.name}.open"
+                    raise InputError(
+                        error.reason, where=where, remedy=self._files_like(fd.target)
+                    ) from None
             case FdKind.LISTEN:
                 self.fds[fd.name] = world.listen()
             case FdKind.SOCKET:
@@ -85,6 +114,12 @@ class Live:
                 self.fds[fd.name], self.peers[fd.target] = world.socketpair()
             case FdKind.PIPE:
                 self.fds[fd.name], self.fds[fd.target] = world.pipe()
+
+    def _files_like(self, name: str) -> str:
+        files = self.scenario.files
+        if name in files:
+            return ""
+        return nearest(name, files) if files else 'no [files]: flags = ["creat"] would make one'
 
     def register(self, programs: Sequence[str | None]) -> None:
         """Register programs by name; LoadRejected or RingError as the ring says."""

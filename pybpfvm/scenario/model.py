@@ -314,6 +314,13 @@ class Expect:
     trap: str | None = None
     load_errno: int = 0
 
+    @property
+    def about_state(self) -> int:
+        """How many of these are about queues, maps, memory, files and runs."""
+        elements = sum(len(spec.elements) for spec in self.maps)
+        parts = (self.cqs, self.counts, self.globals, self.memory, self.files, self.runs)
+        return sum(map(len, parts)) + elements + (self.overflow is not None)
+
 
 @dataclass(frozen=True, slots=True)
 class Scenario:

@@ -1,9 +1,10 @@
-"""Every name that a scenario uses is one that it defines."""
+"""Every name that a scenario uses is one that it defines, or one that its object has."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from pybpfvm.btf.types import Btf, BtfKind, Struct, Union
 from pybpfvm.errors import InputError
 from pybpfvm.scenario.model import (
     AddressOf,
@@ -25,20 +26,27 @@ from pybpfvm.scenario.model import (
     Scenario,
     Submit,
     Typed,
+    Wait,
     Words,
     Write,
 )
 from pybpfvm.scenario.table import nearest
+from pybpfvm.session import LoadedObject
 
 
-def check_names(scenario: Scenario) -> None:
-    """Raises InputError for the first name that stands for nothing."""
-    _Names(scenario).check()
+def check_names(scenario: Scenario, obj: LoadedObject | None = None) -> None:
+    """Raises InputError for the first name that stands for nothing.
+
+    Names of programs, maps, globals, structs and fields are looked at when the object is known:
+    only it tells whether the list of programs is wrong or who refers to it.
+    """
+    _Names(scenario, obj).check()
 
 
 class _Names:
-    def __init__(self, scenario: Scenario) -> None:
+    def __init__(self, scenario: Scenario, obj: LoadedObject | None) -> None:
         self.scenario = scenario
+        self.object = obj
         self.blocks: set[str] = set(scenario.blocks)
         self.fds: set[str] = set()
         self.peers: set[str] = set()
@@ -68,6 +76,10 @@ class _Names:
 
     def check(self) -> None:
         scenario = self.scenario
+        self._listed(scenario.programs, "programs")
+        for step in scenario.steps:
+            if isinstance(step.action, Register):
+                self._listed(step.action.programs, f"{step.where}.register")
         for fd in scenario.fds:
             if fd.kind is FdKind.OPEN and not fd.target:
                 self._fail("open needs the name of a file", f"fds.{fd.name}")
@@ -87,9 +99,11 @@ class _Names:
     def _step(self, action: object, place: str) -> None:
         match action:
             case Submit():
-                for sqe in action.sqes:
+                for index, sqe in enumerate(action.sqes):
                     for value in sqe.fields.values():
-                        self._field(value, place)
+                        self._field(value, f"{place}.submit[{index}]")
+            case Wait():
+                self._cq(action.cq, f"{place}.cq")
             case Write():
                 self._known(action.block, "block", self.blocks, place)
                 self._content(action.content, place)
@@ -107,7 +121,7 @@ class _Names:
             case CloseFd():
                 self._known(action.fd, "descriptor", self.fds, place)
             case Check():
-                self._expect(action.expect, place)
+                self._expect(action.expect, f"{place}.check")
             case _:
                 pass
 
@@ -120,9 +134,10 @@ class _Names:
                 self._known(content.fd, "descriptor", self.fds, place)
             case Typed():
                 self._field(content.fields, place)
+                self._typed(content, place)
             case Joined():
-                for part in content.parts:
-                    self._content(part, place)
+                for index, part in enumerate(content.parts):
+                    self._content(part, f"{place}.parts[{index}]")
             case PathOf() if not content.name:
                 self._fail("path_of needs the name of a file", place)
             case _:
@@ -130,6 +145,8 @@ class _Names:
 
     def _field(self, value: Field, place: str) -> None:
         for ref in _references(value):
+            if ref.kind is RefKind.PROG and self.object is None:
+                continue
             known = {
                 RefKind.BLOCK: self.blocks,
                 RefKind.FD: self.fds,
@@ -138,7 +155,10 @@ class _Names:
             self._known(ref.name, _KIND_TEXT[ref.kind], known, place)
 
     def _expect(self, expect: Expect, place: str) -> None:
+        for cq in expect.counts:
+            self._cq(cq, f"{place}.counts.{cq}")
         for spec in expect.cqs:
+            self._cq(spec.cq, f"{place}.cqes.{spec.cq}")
             for cqe in spec.cqes:
                 if cqe.user_data is not None:
                     self._field(cqe.user_data, place)
@@ -148,9 +168,84 @@ class _Names:
         self._field(expect.globals, place)
         for memory in expect.memory:
             self._known(memory.name, "block", self.blocks, f"{place}.memory")
-            self._content(memory.content, place)
+            self._content(memory.content, f"{place}.memory.{memory.name}")
         for file in expect.files:
-            self._content(file.content, place)
+            self._content(file.content, f"{place}.files.{file.name}")
+        if self.object is not None:
+            self._expect_of_object(expect, self.object, place)
+
+    def _cq(self, cq: int, place: str) -> None:
+        count = 1 + len(self.scenario.ring.cq_entries)
+        if cq >= count:
+            having = f"{count} CQs, 0 to {count - 1}" if count > 1 else "CQ 0 only"
+            self._fail(
+                f"CQ {cq} of a ring with {having}", place, "ring.cq_entries makes more of them"
+            )
+
+    # --- names that the object decides about ----------------------------------------------------
+
+    def _listed(self, programs: Sequence[str | None], place: str) -> None:
+        """Programs to be registered are programs of the object."""
+        if self.object is None:
+            return
+        known = self.object.image.programs
+        for index, name in enumerate(programs):
+            if name is not None and name not in known:
+                left_out = [line for line in self.object.object.unsupported if name in line]
+                self._fail(
+                    f"{self.object.object.path} has no program {name!r}",
+                    f"{place}[{index}]",
+                    left_out[0] if left_out else nearest(name, known),
+                )
+
+    def _expect_of_object(self, expect: Expect, obj: LoadedObject, place: str) -> None:
+        for name in expect.runs:
+            self._known(name, "registered program", self.programs, f"{place}.runs.{name}")
+        for elements in expect.maps:
+            self._known(elements.name, "map", obj.maps, f"{place}.maps.{elements.name}")
+        variables = list(obj.globals)
+        for name in expect.globals:
+            if name not in variables:
+                self._fail(
+                    f"no global variable is called {name!r}",
+                    f"{place}.globals.{name}",
+                    nearest(name, variables)
+                    if variables
+                    else "the object tells of none: compile with -g",
+                )
+
+    def _typed(self, content: Typed, place: str) -> None:
+        if self.object is None:
+            return
+        btf = self.object.object.btf
+        found = btf.find(content.struct, BtfKind.STRUCT) if btf is not None else None
+        if btf is None or found is None:
+            names = [btf.name(i) for i in btf.ids_of(BtfKind.STRUCT)] if btf is not None else []
+            self._fail(
+                f"the object's BTF has no struct {content.struct!r}",
+                f"{place}.struct",
+                nearest(content.struct, names)
+                if names
+                else "compile with -g, or describe the block with u32, u64 and parts",
+            )
+            return
+        self._members(content.fields, btf, found, f"{place}.fields")
+
+    def _members(self, fields: Mapping[str, Field], btf: Btf, type_id: int, place: str) -> None:
+        """Fields of a struct that are given are fields that it has."""
+        found = btf.type(btf.resolve(type_id))
+        if not isinstance(found, Struct | Union):
+            return
+        members = {member.name: member for member in found.members}
+        for name, value in fields.items():
+            if name not in members:
+                self._fail(
+                    f"struct {found.name} has no field {name!r}",
+                    f"{place}.{name}",
+                    nearest(name, members),
+                )
+            if isinstance(value, Mapping):
+                self._members(value, btf, members[name].type_id, f"{place}.{name}")
 
 
 _KIND_TEXT = {RefKind.BLOCK: "block", RefKind.FD: "descriptor", RefKind.PROG: "program"}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from pybpfvm.btf.types import Btf
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS
 from pybpfvm.errors import (
     InputError,
@@ -17,9 +17,10 @@ from pybpfvm.errors import (
     Trap,
     errno_name,
 )
-from pybpfvm.events import Event, Observer, RunStarted
+from pybpfvm.events import CqeReaped, Event, Observer, RunStarted
+from pybpfvm.profiles import profile_named
 from pybpfvm.scenario.compare import Finding, compare
-from pybpfvm.scenario.live import Live
+from pybpfvm.scenario.live import Live, placed
 from pybpfvm.scenario.model import (
     Action,
     Check,
@@ -37,6 +38,7 @@ from pybpfvm.scenario.model import (
     Wait,
     Write,
 )
+from pybpfvm.scenario.names import check_names
 from pybpfvm.session import Budgets, Cqe, Machine, Ring
 from pybpfvm.session.ring import BackendName
 
@@ -50,7 +52,8 @@ Stopped = RingHang | Trap | LoadRejected
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What came of a scenario. `stopped` is the hang, trap or load rejection that ended it, or
-    None; `expected_stop` says that the scenario wanted exactly that."""
+    None; `expected_stop` says that the scenario wanted exactly that. An unexpected stop at
+    `stopped_at` ("steps[2]") leaves `not_judged` expectations that nothing can be said of."""
 
     backend: str
     findings: tuple[Finding, ...]
@@ -60,6 +63,8 @@ class Outcome:
     runs: Mapping[str, int]
     overflow: int
     time_ns: int
+    stopped_at: str = ""
+    not_judged: int = 0
 
     @property
     def ok(self) -> bool:
@@ -82,12 +87,15 @@ class _Progress:
     cqes: dict[int, list[Cqe]] = field(default_factory=dict)
     runs: Counter[str] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
+    step: int = -1  # index of the step being taken; -1 before the first
+    collecting: bool = False
 
     def see(self, event: Event) -> None:
         if isinstance(event, RunStarted):
             self.runs[event.program] += 1
-        if self.observer is not None:
-            self.observer(event)
+        if self.observer is None or (self.collecting and isinstance(event, CqeReaped)):
+            return  # nobody in the scenario waited for what is collected at its end
+        self.observer(event)
 
 
 def run_scenario(
@@ -98,6 +106,7 @@ def run_scenario(
     object_path: str | os.PathLike[str] | None = None,
     abi: str | None = None,
     helpers: Mapping[int, str] | None = None,
+    btf: Btf | None = None,
     verify: bool = True,
     strict_ctx: bool = True,
     budgets: Budgets | None = None,
@@ -108,15 +117,19 @@ def run_scenario(
 ) -> Outcome:
     """Run `scenario` on a ring of its own, in a machine of its own.
 
-    `object_path` and `abi` replace the scenario's. `on_start` and `on_end` see the live ring,
+    `object_path` and `abi` replace the scenario's; `helpers` and `btf` are Machine.load's.
+    CqeReaped events are of waits and programs: what queues hold at the end is collected silently.
+    `on_start` and `on_end` see the live ring,
     object and blocks before the first step and after the last. Raises InputError and RingError
     for what the scenario sets up wrongly; hangs, traps and load rejections are in the outcome.
     """
     progress = _Progress(observer)
     with Machine() as machine:
         source = object_path if object_path is not None else scenario.object
-        with _placed(scenario, scenario.path):
-            obj = machine.load(source, abi=abi or scenario.abi, helpers=helpers)
+        profile = _abi(scenario, abi)
+        with placed(scenario, scenario.path):
+            obj = machine.load(source, abi=profile, helpers=helpers, btf=btf)
+        check_names(scenario, obj)
         setup = scenario.ring
         try:
             ring = Ring(
@@ -137,15 +150,22 @@ def run_scenario(
         except RingError as error:
             raise RingError(error.errno, f"{scenario.path}: ring: {error.reason}") from None
         with ring:
-            with _placed(scenario, scenario.path):
+            with placed(scenario, scenario.path):
                 live = Live(scenario, ring, obj)
             if on_start is not None:
                 on_start(live)
             stopped = _take_steps(scenario, live, progress)
             _collect(live, progress)
             expected_stop = _judge_stop(scenario, stopped, progress)
-            place = f"{scenario.path}: expect"
-            progress.findings += compare(scenario.expect, live, progress.cqes, progress.runs, place)
+            not_judged = 0
+            if stopped is None or expected_stop:
+                place = f"{scenario.path}: expect"
+                with placed(scenario, place):
+                    progress.findings += compare(
+                        scenario.expect, live, progress.cqes, progress.runs, place
+                    )
+            else:
+                not_judged = _expectations_left(scenario, progress.step)
             if on_end is not None:
                 on_end(live)
             return Outcome(
@@ -157,15 +177,32 @@ def run_scenario(
                 runs=dict(progress.runs),
                 overflow=ring.cq_overflow,
                 time_ns=ring.backend.now_ns(),
+                stopped_at="" if stopped is None else _place_of_step(progress.step),
+                not_judged=not_judged,
             )
+
+
+def _abi(scenario: Scenario, abi: str | None) -> str | None:
+    """The profile's name that decides. Raises InputError with the place that gave a wrong one."""
+    if abi is None and scenario.abi is not None:
+        try:
+            profile_named(scenario.abi)
+        except InputError as error:
+            where = f"{scenario.path}: abi"
+            raise InputError(error.reason, where=where, remedy=error.remedy) from None
+        return scenario.abi
+    if abi is not None:
+        profile_named(abi)
+    return abi
 
 
 def _take_steps(scenario: Scenario, live: Live, progress: _Progress) -> Stopped | None:
     try:
         if scenario.programs:
-            with _placed(scenario, f"{scenario.path}: programs"):
+            with placed(scenario, f"{scenario.path}: programs"):
                 live.register(scenario.programs)
-        for step in scenario.steps:
+        for index, step in enumerate(scenario.steps):
+            progress.step = index
             _step(step, live, progress)
     except (RingHang, Trap, LoadRejected) as stop:
         return stop
@@ -192,28 +229,26 @@ def _judge_stop(scenario: Scenario, stopped: Stopped | None, progress: _Progress
     return any(right for _, _, right in wanted)
 
 
+def _place_of_step(step: int) -> str:
+    return f"steps[{step}]" if step >= 0 else "programs"
+
+
+def _expectations_left(scenario: Scenario, step: int) -> int:
+    """Expectations that a stop in `step` leaves unjudged: of later checks and of the end."""
+    checks = [s.action for s in scenario.steps[step + 1 :] if isinstance(s.action, Check)]
+    return scenario.expect.about_state + sum(check.expect.about_state for check in checks)
+
+
 def _collect(live: Live, progress: _Progress) -> None:
     """Add what the queues still hold to what the host has reaped."""
+    progress.collecting = True
     for cq in range(1 + len(live.scenario.ring.cq_entries)):
         progress.cqes.setdefault(cq, []).extend(live.ring.reap(cq))
 
 
 def _step(step: Step, live: Live, progress: _Progress) -> None:
-    with _placed(live.scenario, step.where):
+    with placed(live.scenario, step.where):
         progress.findings += _act(step.action, live, progress, step.where)
-
-
-@contextmanager
-def _placed(scenario: Scenario, where: str) -> Iterator[None]:
-    """Errors that do not say yet where in the scenario they arose say `where`."""
-    try:
-        yield
-    except RingError as error:
-        raise InputError(f"the ring refused: {error}", where=where) from None
-    except InputError as error:
-        if error.where.startswith(str(scenario.path)):
-            raise
-        raise error.inside(where) from None
 
 
 def _act(action: Action, live: Live, progress: _Progress, where: str) -> Iterable[Finding]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pybpfvm.errors import InputError, LoadRejected, RingError, RingHang, Trap
+from pybpfvm.events import CqePosted, CqeReaped, Event, RunFaulted
 from pybpfvm.scenario import Live, Outcome, parse_bytes, run_scenario
 from pybpfvm.session import Budgets
 from pybpfvm.session.ring import BackendName
@@ -203,14 +204,120 @@ def test_peers_and_checks_between_steps(backend: BackendName) -> None:
         (ROWS + "[fds.f]\nopen = 'none'", InputError, "none"),
         (ROWS + "[[steps]]\nwait = 1\ncq = 9", InputError, "steps[0]"),
         (ROWS + "[[steps]]\nsubmit = [{ op = 'nop', fd = 99999999999 }]", InputError, "steps[0]"),
-        (ROWS + "[expect.maps]\nouts = [1]", InputError, "it has: out"),
-        (ROWS + "[expect.globals]\nx = 1", InputError, "'x'"),
+        (
+            ROWS + "[expect.maps]\nouts = [1]",
+            InputError,
+            "t.toml: expect.maps.outs: no map is called 'outs' (did you mean 'out'?)",
+        ),
+        (ROWS + "[expect.globals]\nx = 1", InputError, "t.toml: expect.globals.x: no global"),
+        (
+            ROWS + "[[steps]]\nsubmit = [{ op = 'nop' }, { prog = 'count_rum' }]",
+            InputError,
+            "t.toml: steps[0].submit[1]: no program is called 'count_rum' (did you mean 'count_run",
+        ),
+        (
+            ROWS + "[expect.runs]\ncount_rum = 0",
+            InputError,
+            "t.toml: expect.runs.count_rum: no registered program is called 'count_rum' "
+            "(did you mean 'count_run'?)",
+        ),
+        (
+            ROWS + "[[steps]]\nregister = ['', 'count_rum']",
+            InputError,
+            "has no program 'count_rum' (did you mean 'count_run'?)",
+        ),
+        (
+            ROWS + "[[steps]]\ncheck = { maps = { ot = [1] } }",
+            InputError,
+            "t.toml: steps[0].check.maps.ot: no map is called 'ot' (did you mean 'out'?)",
+        ),
+        (
+            ROWS + "[user.s]\nstruct = 'io_uring_bpf_ctx'\nfields = { usr_data = 1 }",
+            InputError,
+            "t.toml: user.s.fields.usr_data: struct io_uring_bpf_ctx has no field 'usr_data' "
+            "(did you mean 'user_data'?)",
+        ),
+        (
+            ROWS + "[user.b]\nzero = 8\n[expect.memory.b]\nstruct = 'io_uring_bpf_ctx'\n"
+            "fields = { wait_nrr = 1 }",
+            InputError,
+            "t.toml: expect.memory.b.fields.wait_nrr: struct io_uring_bpf_ctx has no field",
+        ),
+        (
+            ROWS + "[files.data]\ntext = 'x'\n[fds.f]\nopen = 'dta'",
+            InputError,
+            "fds.f.open: can not open dta: ENOENT (did you mean 'data'?)",
+        ),
+        (ROWS.replace("iouring-v3", "iouring-v4"), InputError, "t.toml: abi: no ABI profile"),
     ],
 )
 def test_what_can_not_be_set_up(text: str, error: type[Exception], says: str) -> None:
     with pytest.raises(error) as caught:
         run(text)
     assert says in str(caught.value)
+
+
+def test_a_typo_in_programs_is_blamed_on_programs_not_on_who_refers_to_them() -> None:
+    with pytest.raises(InputError) as caught:
+        run(ONE_RUN + HOLDS, programs="count_rum")
+    assert caught.value.where == "t.toml: programs[0]"
+    assert caught.value.remedy == "did you mean 'count_run'?"
+
+
+def test_an_abi_of_the_caller_is_not_blamed_on_the_scenario() -> None:
+    scenario = parse_bytes(f'programs = ["count_run"]\n{ONE_RUN}'.encode(), "t.toml", ACCEPTANCE)
+    with pytest.raises(InputError) as caught:
+        run_scenario(scenario, abi="iouring-v4")
+    assert caught.value.where == "--abi"
+
+
+def test_a_stop_leaves_expectations_unjudged() -> None:
+    text = (
+        LOADS.replace("PROG", "return_unknown")
+        + "[[steps]]\ncheck = { counts = { 0 = 1 } }\n"
+        + "[expect]\nruns = { return_unknown = 5 }\noverflow = 1\nmemory.word.u32 = 1\n"
+    )
+    outcome = run(text, programs="return_unknown")
+    assert (outcome.findings, outcome.stopped_at, outcome.not_judged) == ((), "steps[0]", 4)
+    judged = run(
+        text.replace("[expect]", "[expect]\ntrap = 'BAD_RETURN'"), programs="return_unknown"
+    )
+    assert judged.not_judged == 0
+    assert len(judged.findings) == 3
+    rejected = run(
+        LOADS.replace("PROG", "return_two") + "[expect]\noverflow = 0", programs="return_two"
+    )
+    assert (rejected.stopped_at, rejected.not_judged) == ("programs", 1)
+
+
+def test_the_faulting_run_is_an_event_with_its_instructions() -> None:
+    events: list[Event] = []
+    source = LOADS.replace("PROG", "return_unknown")
+    text = f'programs = ["return_unknown"]\n{source}'
+    scenario = parse_bytes(text.encode(), "t.toml", ACCEPTANCE)
+    outcome = run_scenario(scenario, observer=events.append)
+    (fault,) = [event for event in events if isinstance(event, RunFaulted)]
+    assert isinstance(outcome.stopped, Trap)
+    assert (fault.program, fault.pc) == ("return_unknown", outcome.stopped.pc)
+    assert fault.reason == str(outcome.stopped).splitlines()[0]
+    assert fault.insns == outcome.stopped.insns > 0
+    posted = [event for event in events if isinstance(event, CqePosted)]
+    assert [(event.res, event.request) for event in posted] == [(-125, fault.request)]
+    events.clear()
+    stopped = run_scenario(scenario, observer=events.append, budget_insns=1).stopped
+    assert isinstance(stopped, Trap)
+    assert [event.insns for event in events if isinstance(event, RunFaulted)] == [1]
+
+
+def test_what_is_collected_at_the_end_was_reaped_by_nobody() -> None:
+    events: list[Event] = []
+    text = ONE_RUN.replace("[[steps]]\nwait = 1\n", "")
+    for source, reaped in ((ONE_RUN, 1), (text, 0)):
+        events.clear()
+        whole = f'programs = ["count_run"]\n{source}'.encode()
+        outcome = run_scenario(parse_bytes(whole, "t.toml", ACCEPTANCE), observer=events.append)
+        assert sum(isinstance(event, CqeReaped) for event in events) == reaped
+        assert len(outcome.cqes[0]) == 1
 
 
 def test_live_names_addresses() -> None:
