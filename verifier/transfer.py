@@ -155,7 +155,7 @@ def _arithmetic(env: Environment, insn: Insn, pc: int, op: AluOp) -> Step:
         else:
             deps = (a, b) if register else (a,)
         result = Reg(_SCALAR, var, pc, deps)
-        if adds and a.id and not a.delta and not b.var.mask and 0 < abs(b.var.smin) <= _S32_MAX:
+        if adds and a.id and not a.delta and not b.var.mask and abs(b.var.smin) <= _S32_MAX:
             result.id, result.delta = a.id, b.var.smin
         regs[dst] = result
 
