@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pybpfvm.isa.opcodes import JmpOp
 from pybpfvm.verifier.domains import tnum
 from pybpfvm.verifier.domains.scalar import Scalar, meet, sync, sync_small
-from pybpfvm.verifier.domains.word import BITS, HIGH, S32_MAX, U32, U64
+from pybpfvm.verifier.domains.word import BITS, HIGH, S32_MAX, SIGN32, SIGN64, U32, U64
 
 Pair = tuple[Scalar, Scalar]
 Refine = Callable[[Scalar, Scalar], Pair | None]
@@ -81,21 +81,22 @@ def _unequal64(a: Scalar, b: Scalar) -> Pair | None:
     if not a.mask and not b.mask:
         return None if a.value == b.value else (a, b)
     if not b.mask:
-        return _both(_without64(a, b), b)
+        return _both(_without64(a, b.value), b)
     if not a.mask:
-        return _both(a, _without64(b, a))
+        return _both(a, _without64(b, a.value))
     return a, b
 
 
-def _without64(a: Scalar, b: Scalar) -> Scalar | None:
-    """`a` without the constant `b`: a range that ends there is shortened."""
+def _without64(a: Scalar, number: int) -> Scalar | None:
+    """`a` without the word `number`: a range that ends there is shortened."""
+    signed = (number ^ SIGN64) - SIGN64
     return sync(
         a.value,
         a.mask,
-        a.smin + (a.smin == b.smin),
-        a.smax - (a.smax == b.smin),
-        a.umin + (a.umin == b.value),
-        a.umax - (a.umax == b.value),
+        a.smin + 1 if a.smin == signed else a.smin,
+        a.smax - 1 if a.smax == signed else a.smax,
+        a.umin + 1 if a.umin == number else a.umin,
+        a.umax - 1 if a.umax == number else a.umax,
         a.s32min,
         a.s32max,
         a.u32min,
@@ -163,13 +164,15 @@ def _unequal32(a: Scalar, b: Scalar) -> Pair | None:
     if a_known and b_known:
         return None if (a.value ^ b.value) & U32 == 0 else (a, b)
     if b_known:
-        return _both(_without32(a, b), b)
+        return _both(_without32(a, b.value & U32), b)
     if a_known:
-        return _both(a, _without32(b, a))
+        return _both(a, _without32(b, a.value & U32))
     return a, b
 
 
-def _without32(a: Scalar, b: Scalar) -> Scalar | None:
+def _without32(a: Scalar, low: int) -> Scalar | None:
+    """`a` without the words whose low half is `low`."""
+    signed = (low ^ SIGN32) - SIGN32
     return sync(
         a.value,
         a.mask,
@@ -177,10 +180,10 @@ def _without32(a: Scalar, b: Scalar) -> Scalar | None:
         a.smax,
         a.umin,
         a.umax,
-        a.s32min + (a.s32min == b.s32min),
-        a.s32max - (a.s32max == b.s32min),
-        a.u32min + (a.u32min == b.u32min),
-        a.u32max - (a.u32max == b.u32min),
+        a.s32min + 1 if a.s32min == signed else a.s32min,
+        a.s32max - 1 if a.s32max == signed else a.s32max,
+        a.u32min + 1 if a.u32min == low else a.u32min,
+        a.u32max - 1 if a.u32max == low else a.u32max,
     )
 
 

@@ -405,7 +405,7 @@ def _makes_products(name: str) -> bool:
 def main() -> int:
     """Print one line for each claim; 1 if any was refuted."""
     parser = argparse.ArgumentParser(prog="prove", description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=20, help="for each claim and width")
+    parser.add_argument("--seconds", type=float, default=60, help="for each claim and width")
     parser.add_argument("--only", default="", help="claims whose name contains this")
     args = parser.parse_args()
     refuted = 0

@@ -84,20 +84,13 @@ class Condition:
         self.path = path
         self.term = term
 
+    __hash__ = None  # type: ignore[assignment]
+
     def __bool__(self) -> bool:
         return self.path.decide(self.term)
 
-    def __add__(self, other: Any) -> Any:
-        return Word(self.path, z3.If(self.term, _one(self.path), _zero(self.path))) + other
-
-    __radd__ = __add__
-
-    def __rsub__(self, other: Any) -> Any:
-        return other - Word(self.path, z3.If(self.term, _one(self.path), _zero(self.path)))
-
-
-def _one(path: Path) -> Any:
-    return z3.BitVecVal(1, path.bits)
+    def __eq__(self, other: object) -> bool:
+        return bool(self) == bool(other)
 
 
 def _zero(path: Path) -> Any:
@@ -119,16 +112,12 @@ class Word:
     def _word(self, term: Any) -> Word:
         return Word(self.path, term)
 
-    def __add__(self, other: Any) -> Any:
-        if isinstance(other, Condition):
-            return NotImplemented
+    def __add__(self, other: Any) -> Word:
         return self._word(self.term + self._term(other))
 
     __radd__ = __add__
 
-    def __sub__(self, other: Any) -> Any:
-        if isinstance(other, Condition):
-            return NotImplemented
+    def __sub__(self, other: Any) -> Word:
         return self._word(self.term - self._term(other))
 
     def __rsub__(self, other: Any) -> Word:
@@ -175,6 +164,9 @@ class Word:
     def __rshift__(self, count: Any) -> Word:
         return self._word(self.term >> self._term(count))
 
+    def __rrshift__(self, number: int) -> Word:
+        return self._word(self._term(number) >> self.term)
+
     def __invert__(self) -> Word:
         return self._word(~self.term)
 
@@ -204,6 +196,14 @@ class Word:
 
     def __bool__(self) -> bool:
         return self.path.decide(self.term != 0)
+
+    def bit_count(self) -> Word:
+        """Of a number that is at least 0."""
+        count = _zero(self.path)
+        for bit in range(self.path.bits - 1):
+            more = z3.ZeroExt(self.path.bits - 1, z3.Extract(bit, bit, self.term))
+            count = count + more
+        return self._word(count)
 
     def bit_length(self) -> Word:
         """Of a number that is at least 0."""
