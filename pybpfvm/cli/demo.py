@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 from pybpfvm.cli.common import EXAMPLES
 from pybpfvm.cli.run_scenario import Options, show
@@ -12,6 +13,7 @@ from pybpfvm.scenario import parse
 from pybpfvm.uring_backend.kernel import probe
 
 _FLAGSHIP = "03_pingpong"
+_HEAD = 20  # events: enough to see the game begin
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--list", action="store_true", help="list the examples")
     parser.add_argument("--quiet", action="store_true", help="without the account")
+    parser.add_argument("--all", action="store_true", help="the whole account, however long")
     parser.add_argument("--sim", action="store_true", help="on the simulated ring only")
 
 
@@ -36,7 +39,10 @@ def run(args: argparse.Namespace) -> int:
         )
     scenario = parse(folder / "scenario.toml")
     heading("First on the simulated ring: one seed decides everything, time is virtual.")
-    code = show(scenario, Options(quiet=args.quiet))
+    options = Options(quiet=args.quiet, everything=args.all, head=_HEAD, tail=0)
+    code = show(scenario, options)
+    if not args.quiet and not args.all:
+        print(f"\nThe whole account: pybpfvm demo {folder.name} --all")
     if args.sim or code:
         return code
     print()
@@ -46,4 +52,4 @@ def run(args: argparse.Namespace) -> int:
         print("The simulated run above is the whole demo on this machine.")
         return code
     heading("Now the same object, unmodified, on the running kernel's own io_uring.")
-    return show(scenario, Options(backend="kernel", quiet=True))
+    return show(scenario, replace(options, backend="kernel"))

@@ -17,7 +17,7 @@ from pybpfvm.cli.common import (
     target_btf,
 )
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS
-from pybpfvm.errors import InputError
+from pybpfvm.errors import InputError, Trap
 from pybpfvm.inputfile import read_input_file
 from pybpfvm.report.account import Account
 from pybpfvm.report.names import AddressNames
@@ -31,7 +31,11 @@ _MAX_BYTES = 16 << 20  # of a context, and of a packet
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="OBJ|SCENARIO", help="a scenario (.toml), or an object")
-    parser.add_argument("--json", action="store_true", help="one JSON document instead of text")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="one JSON document instead of text; errors go to stderr, with the exit code",
+    )
     parser.add_argument(
         "--quiet", action="store_true", help="without the account: results and expectations only"
     )
@@ -57,24 +61,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_abi_arguments(parser)
     ring = parser.add_argument_group("scenarios")
-    ring.add_argument("--backend", choices=("sim", "kernel"), default="sim")
-    ring.add_argument("--seed", type=not_negative, default=0, help="decides everything in sim")
+    # No defaults here: an option that is given to the wrong kind of file is to be told apart.
+    ring.add_argument("--backend", choices=("sim", "kernel"), help="default sim")
     ring.add_argument(
-        "--no-verify", action="store_true", help="register programs without load checks"
+        "--seed", type=not_negative, help="decides everything in sim (default 0)", metavar="N"
+    )
+    ring.add_argument(
+        "--no-verify",
+        action="store_true",
+        default=None,
+        help="register programs without load checks",
     )
     once = parser.add_argument_group("one program once, without a ring")
     once.add_argument("--prog", metavar="NAME", help="the program (needed if there are several)")
-    once.add_argument("--ctx", metavar="HEX|@FILE", help="context bytes (zeros otherwise)")
+    once.add_argument(
+        "--ctx",
+        metavar="HEX|@FILE",
+        help="context bytes; what they leave of the context is zero, as for BPF_PROG_TEST_RUN",
+    )
     once.add_argument("--data", metavar="HEX|@FILE", help="packet: an Ethernet frame")
-    once.add_argument("--repeat", type=positive, default=1, metavar="N")
+    once.add_argument("--repeat", type=positive, metavar="N", help="run it so often (default 1)")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.file.endswith(".toml"):
         from pybpfvm.cli import run_scenario
 
+        _refuse(args, _ONCE, "a run of one program (OBJ), not a scenario")
         return run_scenario.run(args)
+    _refuse(args, _SCENARIO, "a scenario (.toml), not a run of one program")
     return _run_once(args)
+
+
+_SCENARIO = ("backend", "seed", "no_verify")
+_ONCE = ("prog", "ctx", "data", "repeat")
+
+
+def _refuse(args: argparse.Namespace, options: tuple[str, ...], owner: str) -> None:
+    """InputError for the first of `options` that was given."""
+    for name in options:
+        if getattr(args, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(f"the option belongs to {owner}", where=option, remedy="leave it out")
 
 
 def _bytes(option: str | None, name: str) -> bytes | None:
@@ -112,17 +140,25 @@ def _run_once(args: argparse.Namespace) -> int:
         program = _choose(obj, args.prog)
         engine = engine_name(args.engine)
         ctx, data = _bytes(args.ctx, "--ctx"), _bytes(args.data, "--data") or b""
+        names = AddressNames(machine.memory, obj.object)
+        repeat = args.repeat or 1
         start = time.perf_counter()
-        with on_stderr() as progress:
-            done = program.run(
-                ctx,
-                data,
-                repeat=args.repeat,
-                budget_insns=args.budget_insns,
-                observer=account,
-                strict_ctx=not args.lenient_ctx,
-                after_each=progress.each_run(),
-            )
+        try:
+            with on_stderr() as progress:
+                done = program.run(
+                    ctx,
+                    data,
+                    repeat=repeat,
+                    budget_insns=args.budget_insns,
+                    observer=account,
+                    strict_ctx=not args.lenient_ctx,
+                    after_each=progress.each_run(),
+                )
+        except Trap:
+            if not args.json and not args.quiet:
+                for line in account.lines(names):
+                    print(line)
+            raise
         seconds = time.perf_counter() - start
         if args.json:
             print_json(
@@ -133,7 +169,7 @@ def _run_once(args: argparse.Namespace) -> int:
                     "engine": engine,
                     "retval": done.retval,
                     "insns": done.insns,
-                    "repeat": args.repeat,
+                    "repeat": repeat,
                     "ctx": done.ctx.hex(),
                     "data": done.data.hex(),
                     "helper_calls": dict(account.helper_calls),
@@ -143,12 +179,12 @@ def _run_once(args: argparse.Namespace) -> int:
             return 0
         print(f"{obj.object.path}: {program.name}  ({program.profile.name}, engine {engine})")
         if not args.quiet:
-            for line in account.lines(AddressNames(machine.memory)):
+            for line in account.lines(names):
                 print(line)
         print(f"returned {s64(done.retval)} (as int {s32(done.retval)}), {done.insns} instructions")
         if done.data:
             print(f"data {done.data.hex()}")
         if args.timings:
-            print(f"took {seconds * 1e3:.3f} ms: {rates(args.repeat, done.insns, seconds)}")
+            print(f"took {seconds * 1e3:.3f} ms: {rates(repeat, done.insns, seconds)}")
         print_maps(obj)
     return 0

@@ -7,13 +7,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pybpfvm.cli.common import engine_name, overrides, print_json
+from pybpfvm.btf.types import Btf
+from pybpfvm.cli.common import engine_name, overrides, print_json, target_btf
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS
 from pybpfvm.errors import LoadRejected, PybpfvmError, RingHang, Trap
 from pybpfvm.report.account import Account, result
 from pybpfvm.report.names import AddressNames
 from pybpfvm.report.progress import on_stderr, rates
-from pybpfvm.report.run import map_rows, print_maps
+from pybpfvm.report.run import global_values, map_rows, print_maps
 from pybpfvm.report.terminal import heading, table
 from pybpfvm.scenario import Live, Outcome, Scenario, parse, run_scenario
 from pybpfvm.session.ring import BackendName
@@ -36,12 +37,15 @@ class Options:
     engine: str = "auto"
     abi: str | None = None
     helpers: Mapping[int, str] | None = None
+    btf: Btf | None = None
+    head: int = 160  # events that the account begins with, unless `everything`
+    tail: int = 40  # and ends with
 
 
 def run(args: argparse.Namespace) -> int:
     options = Options(
-        backend=args.backend,
-        seed=args.seed,
+        backend=args.backend or "sim",
+        seed=args.seed or 0,
         json=args.json,
         quiet=args.quiet,
         everything=args.all,
@@ -52,13 +56,14 @@ def run(args: argparse.Namespace) -> int:
         engine=args.engine,
         abi=args.abi,
         helpers=overrides(args),
+        btf=target_btf(args),
     )
     return show(parse(args.file), options)
 
 
 def show(scenario: Scenario, options: Options) -> int:
     """Run the scenario, print its account, results and findings; the exit code."""
-    account = Account(head=1 << 20 if options.everything else 160)
+    account = Account(head=1 << 20 if options.everything else options.head, tail=options.tail)
 
     def on_start(live: Live) -> None:
         if not options.json:
@@ -68,6 +73,7 @@ def show(scenario: Scenario, options: Options) -> int:
         progress.stop()
         if options.json:
             maps.update(map_rows(live.object))
+            variables.update(global_values(live.object))
             return
         if not options.quiet:
             _print_account(live, account)
@@ -75,6 +81,7 @@ def show(scenario: Scenario, options: Options) -> int:
         print_maps(live.object)
 
     maps: dict[str, list[dict[str, object]]] = {}
+    variables: dict[str, object] = {}
     progress = on_stderr()
     start = time.perf_counter()
     with progress:
@@ -84,6 +91,7 @@ def show(scenario: Scenario, options: Options) -> int:
             seed=options.seed,
             abi=options.abi,
             helpers=options.helpers,
+            btf=options.btf,
             verify=options.verify,
             strict_ctx=options.strict_ctx,
             budget_insns=options.budget_insns,
@@ -92,13 +100,14 @@ def show(scenario: Scenario, options: Options) -> int:
             on_end=on_end,
         )
     if options.json:
-        _print_document(scenario, options, account, outcome, maps)
+        _print_document(scenario, options, account, outcome, maps, variables)
     else:
-        _print_outcome(outcome, account)
+        print()
         if options.timings:
             seconds = time.perf_counter() - start
             rate = rates(account.runs.total(), account.insns, seconds)
             print(f"took {seconds * 1e3:.1f} ms: {rate}")
+        _print_outcome(outcome, account)
     return outcome.exit_code
 
 
@@ -128,7 +137,8 @@ def _print_header(live: Live, options: Options) -> None:
 
 def _print_account(live: Live, account: Account) -> None:
     heading("Account")
-    for line in account.lines(AddressNames(live.ring.machine.memory), _opcodes(live)):
+    names = AddressNames(live.ring.machine.memory, live.object.object)
+    for line in account.lines(names, _opcodes(live)):
         print(line)
     if live.ring.trace:
         print()
@@ -140,13 +150,14 @@ def _print_account(live: Live, account: Account) -> None:
 
 def _print_queues(live: Live, account: Account) -> None:
     heading("Completion queues")
-    names = AddressNames(live.ring.machine.memory)
+    names = AddressNames(live.ring.machine.memory, live.object.object)
     rows = []
     for cq in range(1 + len(live.scenario.ring.cq_entries)):
         last = account.last_posted.get(cq)
         text = "-" if last is None else f"user_data {names(last.user_data)}, res {result(last.res)}"
-        rows.append((cq, account.posted[cq], account.reaped[cq], account.dropped[cq], text))
-    table(("CQ", "posted", "reaped", "lost", "last CQE"), rows)
+        counts = (account.posted[cq], account.reaped[cq], account.left(cq), account.dropped[cq])
+        rows.append((cq, *counts, text))
+    table(("CQ", "posted", "reaped", "left", "lost", "last CQE"), rows)
 
 
 def _stop_text(stopped: PybpfvmError) -> str:
@@ -161,14 +172,20 @@ def _stop_text(stopped: PybpfvmError) -> str:
 
 
 def _print_outcome(outcome: Outcome, account: Account) -> None:
-    print()
+    """What came of it; the reason of a stop comes last, where it is seen."""
     runs = ", ".join(f"{name} {count}" for name, count in outcome.runs.items()) or "none"
     print(f"runs: {runs}; {account.insns:,} instructions; {outcome.time_ns / 1e6:.3f} ms ring time")
-    if outcome.stopped is not None:
-        expected = " (as expected)" if outcome.expected_stop else ""
-        print(f"{_stop_text(outcome.stopped)}{expected}")
+    stop = outcome.stopped
+    if stop is not None and outcome.expected_stop:
+        print(f"{_stop_text(stop)} (as expected)")
     for finding in outcome.findings:
         print(f"FAILED {finding.where}: expected {finding.expected}, found {finding.found}")
+    if stop is not None and not outcome.expected_stop:
+        if outcome.not_judged:
+            are = "expectation was" if outcome.not_judged == 1 else "expectations were"
+            print(f"{outcome.not_judged} {are} not reached")
+        print()
+        heading(f"STOPPED in {outcome.stopped_at}: {_stop_text(stop)}")
     if outcome.ok:
         print("all expectations met")
 
@@ -179,6 +196,7 @@ def _print_document(
     account: Account,
     outcome: Outcome,
     maps: Mapping[str, object],
+    variables: Mapping[str, object],
 ) -> None:
     stop = outcome.stopped
     print_json(
@@ -195,12 +213,14 @@ def _print_document(
             else {
                 "kind": type(stop).__name__,
                 "text": str(stop),
+                "where": outcome.stopped_at,
                 "expected": outcome.expected_stop,
             },
             "findings": [
                 {"where": f.where, "expected": f.expected, "found": f.found}
                 for f in outcome.findings
             ],
+            "not_judged": outcome.not_judged,
             "runs": dict(outcome.runs),
             "insns": account.insns,
             "helper_calls": dict(account.helper_calls),
@@ -209,6 +229,7 @@ def _print_document(
                     "cq": cq,
                     "posted": account.posted[cq],
                     "reaped": account.reaped[cq],
+                    "left": account.left(cq),
                     "lost": account.dropped[cq],
                     "cqes_to_user": [
                         {"user_data": c.user_data, "res": c.res, "flags": c.flags} for c in cqes
@@ -219,5 +240,6 @@ def _print_document(
             "cq_overflow": outcome.overflow,
             "time_ns": outcome.time_ns,
             "maps": maps,
+            "globals": variables,
         },
     )

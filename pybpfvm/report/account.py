@@ -18,6 +18,7 @@ from pybpfvm.events import (
     HelperCalled,
     Parked,
     RunEnded,
+    RunFaulted,
     RunStarted,
     SqeIssued,
 )
@@ -55,19 +56,24 @@ class Account:
         else:
             self._tail.append(event)
         match event:
-            case RunEnded():
+            case RunEnded() | RunFaulted():
                 self.runs[event.program] += 1
                 self.insns += event.insns
             case HelperCalled():
                 self.helper_calls[event.helper] += 1
-            case CqePosted():
-                kind = self.dropped if event.fate == "dropped" else self.posted
-                kind[event.cq] += 1
+            case CqePosted(fate="dropped"):
+                self.dropped[event.cq] += 1
+            case CqePosted(fate="posted"):
+                self.posted[event.cq] += 1
                 self.last_posted[event.cq] = event
             case CqeReaped():
                 self.reaped[event.cq] += 1
             case _:
                 pass
+
+    def left(self, cq: int) -> int:
+        """CQEs that were posted to a queue and not reaped."""
+        return self.posted[cq] - self.reaped[cq]
 
     def lines(
         self, name_addr: AddressNamer = plain_number, opcodes: Mapping[int, str] | None = None
@@ -110,15 +116,25 @@ class _Writer:
             case RunEnded():
                 then = "done"
                 if event.wait_cq is not None:
-                    then = f"run again after {_cqes(event.wait_nr)} on CQ {event.wait_cq}"
+                    what = f"{_cqes(event.wait_nr)} on CQ {event.wait_cq}"
+                    then = f"run again after {what}"
+                    if event.refused:
+                        then = f"asks to wait for {what}, but {event.refused}: -EINVAL"
                 return (
                     f"■ {event.program} returned {s32(event.result)}, {event.insns} insns: {then}"
+                )
+            case RunFaulted():
+                return (
+                    f"✗ {event.program} faulted at +{event.pc} after {event.insns} insns: "
+                    f"{event.reason}"
                 )
             case Parked():
                 return f"  request {event.request} parks until CQ {event.cq} holds {event.wanted}"
             case CqePosted():
                 fate = "" if event.fate == "posted" else f" [{event.fate}]"
-                return f"  CQ {event.cq} ← {self._cqe(event)} from {event.origin}{fate}"
+                if event.request is None:
+                    return f"  CQ {event.cq} ← {self._cqe(event)} by {event.origin}{fate}"
+                return f"  CQ {event.cq} ← request {event.request} {self._cqe(event)}{fate}"
             case CqeReaped():
                 return f"  CQ {event.cq} → {self._cqe(event)} to {event.by}"
 

@@ -16,6 +16,16 @@ from pybpfvm.session.values import Value
 _MOST_ELEMENTS = 32
 _MOST_LOOKED_AT = 1 << 16  # keys of one map: an array of millions must not keep its user waiting
 
+_ARRAYS = (MapType.ARRAY, MapType.PERCPU_ARRAY)
+# Maps whose keys can be walked, so that none means none.
+_HASHES = (
+    MapType.HASH,
+    MapType.PERCPU_HASH,
+    MapType.LRU_HASH,
+    MapType.LRU_PERCPU_HASH,
+    MapType.LPM_TRIE,
+)
+
 
 def _is_zero(value: Value) -> bool:
     if isinstance(value, bytes):
@@ -32,7 +42,7 @@ def elements(view: MapView) -> Iterator[tuple[Value, Value]]:
 
     Of a map with more than 65,536 keys, only those among the first so many.
     """
-    array = view.spec.type in (MapType.ARRAY, MapType.PERCPU_ARRAY)
+    array = view.spec.type in _ARRAYS
     for key, value in view.items(_MOST_LOOKED_AT):
         if not array or not _is_zero(value):
             yield key, value
@@ -73,15 +83,23 @@ def map_rows(obj: LoadedObject) -> dict[str, list[dict[str, object]]]:
     return rows
 
 
+def global_values(obj: LoadedObject) -> dict[str, object]:
+    """Every global variable by name, for JSON."""
+    return {name: plain(obj.globals[name]) for name in obj.globals}
+
+
 def print_maps(obj: LoadedObject) -> None:
-    """Every map that holds something, a table each; global variables by name."""
-    names = AddressNames(obj.image.memory)
+    """Every map that holds something, a table each; global variables by name. Those that hold
+    nothing are named on a line of their own."""
+    names = AddressNames(obj.image.memory, obj.object)
     globals_ = [(name, obj.globals[name]) for name in obj.globals]
     changed = [(name, value) for name, value in globals_ if not _is_zero(value)]
     if changed:
         print()
         heading("Global variables")
         table(("name", "value"), ((name, value_text(value, names)) for name, value in changed))
+    zero = [name for name, value in globals_ if _is_zero(value)]
+    empty: list[str] = []
     for name, view in obj.maps.items():
         if view.spec.data is not None:
             continue
@@ -90,6 +108,10 @@ def print_maps(obj: LoadedObject) -> None:
         except MapError:
             continue
         if not found and not _cut(view):
+            if view.spec.type in _ARRAYS:
+                zero.append(name)
+            elif view.spec.type in _HASHES:
+                empty.append(name)
             continue
         print()
         heading(f"Map {name}")
@@ -101,6 +123,12 @@ def print_maps(obj: LoadedObject) -> None:
             print(f"… and {len(found) - len(shown)} more elements")
         if _cut(view):
             print(f"only the first {_MOST_LOOKED_AT:,} keys were looked at")
+    if zero or empty:
+        print()
+    if zero:
+        print(f"all zero: {', '.join(zero)}")
+    if empty:
+        print(f"empty: {', '.join(empty)}")
 
 
 def _cut(view: MapView) -> bool:
