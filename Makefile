@@ -44,6 +44,10 @@ prove: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[prove]'
 	$(BIN)/python -m tests.verifier.domains.prove
 
+# Generated programs, judged by the running kernel (as root) and by us: PYBPFVM_ORACLE_VERIFIER of them.
+oracle: $(VENV)/.ready
+	$(BIN)/python -m tests.verifier.campaign
+
 objects:
 	examples/build.sh
 

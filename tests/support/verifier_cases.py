@@ -24,8 +24,9 @@ from pybpfvm.verifier.verdict import Kind, Rule
 DIRECTORY = Path(__file__).parents[1] / "data" / "verifier"
 REFUSED = "; REFUSED"
 
-_CASE_KEYS = frozenset(
-    ["name", "type", "setup", "code", "accept", "reject", "unsupported", "kernel", "row", "license", "options"]
+_VERDICTS = ("accept", "reject", "unsupported")
+_CASE_KEYS = frozenset(_VERDICTS) | frozenset(
+    ("name", "type", "setup", "code", "kernel", "row", "license", "options")
 )
 _LABEL = re.compile(r"^\s*[\w.]+:\s*")
 
@@ -194,7 +195,7 @@ def _marked_pcs(where: str, text: str, insns: tuple[Insn, ...]) -> tuple[int, ..
 
 
 def _expected(where: str, row: Mapping[str, Any], pcs: tuple[int, ...]) -> Expected:
-    verdicts = [key for key in ("accept", "reject", "unsupported") if key in row]
+    verdicts = [key for key in _VERDICTS if key in row]
     if len(verdicts) != 1:
         raise CaseError(f"{where}: exactly one of accept, reject, unsupported")
     verdict = verdicts[0]

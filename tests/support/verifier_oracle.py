@@ -6,11 +6,13 @@ missing "survived" line and never loaded again.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from types import TracebackType
 
@@ -19,6 +21,7 @@ from pybpfvm.isa.codec import encode
 from pybpfvm.isa.insn import Insn
 from pybpfvm.profiles.base import Profile, Sleepable
 from pybpfvm.program import MapSpec
+from pybpfvm.verifier.verdict import Accepted, Inconclusive, Kind, Rejected, Verdict
 
 # What the kernel's log says about places: an instruction being looked at, and those that the
 # passes before and after name in words.
@@ -118,7 +121,8 @@ class KernelVerifier:
                 return None
             self._journal.begin(key, profile.prog_type, code)
         verdict = self._load(code, profile, license, log=False)
-        if not verdict.accepted and log:
+        # Running into the limit of a million instructions takes a second; twice tells no more.
+        if not verdict.accepted and log and verdict.errno != errno.E2BIG:
             verdict = self._load(code, profile, license, log=True)
         if self._journal is not None:
             self._journal.survived(key)
@@ -161,3 +165,32 @@ def refused_pc(log: str) -> int | None:
     if steps:
         return int(steps[-1])
     return int(named[0]) if named else None
+
+
+class Comparison(Enum):
+    """How our verdict stands to the kernel's."""
+
+    AGREED = "agreed"
+    STRICTER = "we-stricter"
+    LOOSER = "we-looser"
+    INCONCLUSIVE = "inconclusive"
+
+
+def compared(kernel: KernelVerdict, ours: Verdict) -> Comparison:
+    """The relation of the two verdicts. A kernel's limit is no judgement of what is safe, but a
+    program that only the limit stops must not be accepted by us either."""
+    if isinstance(ours, Inconclusive):
+        # A million instructions are too many for both: that is agreement.
+        both = kernel.errno == errno.E2BIG and ours.finding.kind is Kind.LIMIT
+        return Comparison.AGREED if both else Comparison.INCONCLUSIVE
+    accepted = isinstance(ours, Accepted)
+    if accepted == kernel.accepted:
+        return Comparison.AGREED
+    return Comparison.LOOSER if accepted else Comparison.STRICTER
+
+
+def same_place(kernel: KernelVerdict, ours: Verdict) -> bool | None:
+    """Whether both refused at the same instruction; None where either has no place."""
+    if kernel.accepted or kernel.pc is None or not isinstance(ours, Rejected):
+        return None
+    return ours.errors[0].pc == kernel.pc

@@ -58,7 +58,10 @@ _WIDE = (
     (1 << 63) - 1,
     (1 << 64) - 1,
 )
-_ALU = ["add", "sub", "mul", "div", "sdiv", "or", "and", "lsh", "rsh", "mod", "smod", "xor", "mov", "arsh"]
+_ALU = (
+    *("add", "sub", "mul", "div", "sdiv", "mod", "smod"),
+    *("or", "and", "xor", "lsh", "rsh", "arsh", "mov"),
+)
 _JUMPS = ["jeq", "jne", "jgt", "jge", "jlt", "jle", "jset", "jsgt", "jsge", "jslt", "jsle"]
 _SIGN = {
     "jgt": "jsgt", "jge": "jsge", "jlt": "jslt", "jle": "jsle",
@@ -956,23 +959,26 @@ def _register(random: Random, line: Line) -> list[Line]:
     free = [name for name in ("dst", "src") if name in insn.spec.fields]
     if not free or insn.spec.kind is Kind.LDDW:
         return [line]
-    changed = replace(insn, **{random.choice(free): random.randrange(11)})
-    return [replace(line, insn=changed)]
-
-
-def _with(line: Line, **fields: int) -> list[Line]:
-    assert line.insn is not None
-    return [replace(line, insn=replace(line.insn, **fields))]
+    register = random.randrange(11)
+    if random.choice(free) == "dst":
+        return [replace(line, insn=replace(insn, dst=register))]
+    return [replace(line, insn=replace(insn, src=register))]
 
 
 def _imm(random: Random, line: Line) -> list[Line]:
     assert line.insn is not None
-    return _with(line, imm=line.insn.imm + random.choice((-1, 1, 1, 8)))
+    return [
+        replace(line, insn=replace(line.insn, imm=line.insn.imm + random.choice((-1, 1, 1, 8))))
+    ]
 
 
 def _offset(random: Random, line: Line) -> list[Line]:
     assert line.insn is not None
-    return _with(line, off=line.insn.off + random.choice((1, 1, 8, -1, -8, 64)))
+    return [
+        replace(
+            line, insn=replace(line.insn, off=line.insn.off + random.choice((1, 1, 8, -1, -8, 64)))
+        )
+    ]
 
 
 _BINARY = _is(Kind.ALU, Kind.JUMP)
@@ -1035,8 +1041,10 @@ def _linked(lines: list[Line]) -> tuple[Insn, ...] | None:
             continue
         if line.label is not None:
             distance = places[line.label] - pc - 1
-            field = "imm" if insn.spec.kind is Kind.CALL_LOCAL else "off"
-            insn = replace(insn, **{field: distance})
+            if insn.spec.kind is Kind.CALL_LOCAL:
+                insn = replace(insn, imm=distance)
+            else:
+                insn = replace(insn, off=distance)
         try:
             check_fields(insn)
         except InputError:
