@@ -28,7 +28,7 @@ from pybpfvm.verifier.domains.scalar import Scalar, is_subsumed_by
 from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.jumps import places, prepare_jump
 from pybpfvm.verifier.liveness import Liveness
-from pybpfvm.verifier.prune import Compare, Comparison
+from pybpfvm.verifier.prune import Compare, Comparison, linked_ids
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
 from pybpfvm.verifier.regstate import (
     NOT_INIT,
@@ -62,10 +62,11 @@ _PACKET_LOADS = frozenset({"socket_filter", "sched_cls", "sched_act"})
 class Stored:
     """A state kept at a prune point. `pending`: paths below it that have not ended."""
 
-    __slots__ = ("hits", "misses", "parent", "pending", "state")
+    __slots__ = ("hits", "linked", "misses", "parent", "pending", "state")
 
     def __init__(self, state: State, parent: Stored | None) -> None:
         self.state = state
+        self.linked = linked_ids(state)
         self.parent = parent
         self.pending = 1
         self.hits = 0
@@ -176,10 +177,10 @@ class Explorer:
         if found:
             for stored in list(found):
                 if stored.pending:
-                    if forced and self._compare(pc, stored.state, state, Compare.ALL):
+                    if forced and self._compare(pc, stored, state, Compare.ALL):
                         _all_precise(state)
                         return False
-                    if self._loops(pc, stored.state, state):
+                    if self._loops(pc, stored, state):
                         raise _infinite(pc)
                     if (
                         not forced
@@ -187,7 +188,7 @@ class Explorer:
                         and self.processed - self._last_processed < _LOOP_INSNS
                     ):
                         add = False
-                elif self._compare(pc, stored.state, state, Compare.EXPLORED):
+                elif self._compare(pc, stored, state, Compare.EXPLORED):
                     stored.hits += 1
                     return False
                 stored.misses += 1
@@ -207,19 +208,21 @@ class Explorer:
         self._stored_now += 1
         self.peak_states = max(self.peak_states, self._stored_now)
 
-    def _compare(self, pc: int, old: State, new: State, mode: Compare) -> bool:
-        comparison = Comparison(self._live, mode, uninit_stack=self.env.rules.uninit_stack)
-        return comparison.covers(pc, old, new)
+    def _compare(self, pc: int, stored: Stored, new: State, mode: Compare) -> bool:
+        uninit = self.env.rules.uninit_stack
+        comparison = Comparison(self._live, mode, stored.linked, uninit_stack=uninit)
+        return comparison.covers(pc, stored.state, new)
 
-    def _loops(self, pc: int, old: State, new: State) -> bool:
+    def _loops(self, pc: int, stored: Stored, new: State) -> bool:
         """Whether the path came back to where it was before, with nothing changed."""
+        old = stored.state
         if len(old.frames) != len(new.frames):
             return False
         for before, now in zip(old.frames, new.frames, strict=True):
             one, other = before.callback, now.callback
             if one is not None and other is not None and one.rounds != other.rounds:
                 return False
-        return self._compare(pc, old, new, Compare.EXACT)
+        return self._compare(pc, stored, new, Compare.EXACT)
 
     # Findings.
 

@@ -31,10 +31,13 @@ _ANYTHING = scalar(Scalar.UNKNOWN, -1)
 class Comparison:
     """One comparison of two states: `ids` of the old one and theirs in the new one."""
 
-    __slots__ = ("_live", "_uninit", "ids", "marks", "mode", "taken")
+    __slots__ = ("_linked", "_live", "_uninit", "ids", "marks", "mode", "taken")
 
-    def __init__(self, live: Liveness, mode: Compare, *, uninit_stack: bool) -> None:
+    def __init__(
+        self, live: Liveness, mode: Compare, linked: frozenset[int], *, uninit_stack: bool
+    ) -> None:
         self._live = live
+        self._linked = linked
         self.mode = mode
         self._uninit = uninit_stack
         self.ids: dict[int, int] = {}
@@ -127,7 +130,7 @@ class Comparison:
             return True
         elif not is_subsumed_by(new.var, old.var):
             return False
-        if old.id and (old.delta != new.delta or not self._same_id(old.id, new.id)):
+        if old.id in self._linked and (old.delta != new.delta or not self._same_id(old.id, new.id)):
             return False
         if old is not new and mode is not Compare.EXACT:
             self.marks.append(new)
@@ -178,6 +181,19 @@ class Comparison:
                 continue
             return False
         return True
+
+
+def linked_ids(state: State) -> frozenset[int]:
+    """Ids that more than one number of the state has. An id that one number has alone links it
+    to nothing: exploring the state can not have drawn on it."""
+    once: set[int] = set()
+    often: set[int] = set()
+    for frame in state.frames:
+        held = [slot.reg for slot in frame.stack.values() if slot.reg is not None]
+        for reg in (*frame.regs, *held):
+            if reg.id and reg.type is _SCALAR:
+                (often if reg.id in once else once).add(reg.id)
+    return frozenset(often)
 
 
 def _same_function(old: Frame, new: Frame) -> bool:
