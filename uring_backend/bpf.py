@@ -255,7 +255,7 @@ class BpfRequests:
             return False, ""
         if request.wait_idx >= len(self._cqs):
             return True, f"the ring has {len(self._cqs)} CQ{'s' if len(self._cqs) != 1 else ''}"
-        return True, "" if request.wait_nr else "nothing to wait for"
+        return True, "" if request.wait_nr else "that is nothing to wait for"
 
     def _waits(self, request: BpfRequest, result: int | None = None) -> bool:
         """Whether the run asked to wait; without its result, by the context alone."""

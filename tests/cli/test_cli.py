@@ -100,6 +100,30 @@ def test_run_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert document["ok"] is True
     assert document["runs"] == {"player": 12}
     assert document["maps"]["players"][0]["value"]["hits"] == 6
+    assert document["globals"] == {}
+
+
+def test_run_json_has_globals_and_what_stopped_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    wait_for_n = ROOT / "examples/08_wait_for_n/scenario.toml"
+    code, out, _ = run(capsys, "run", "--json", wait_for_n, "--budget-insns", "9")
+    document = json.loads(out)
+    assert code == 4
+    assert document["stopped"]["where"].startswith("steps[")
+    assert document["findings"] == []
+    assert document["not_judged"] > 0
+    assert document["insns"] == 9
+
+
+def test_json_of_a_scenario_that_can_not_be_used_is_an_error_only(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    scenario = tmp_path / "wrong.toml"
+    scenario.write_text("objekt = 1")
+    code, out, err = run(capsys, "run", "--json", scenario)
+    assert (code, out) == (2, "")
+    assert "wrong.toml" in err
 
 
 def test_failed_expectation_is_exit_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -123,8 +147,9 @@ def test_run_one_program_once(capsys: pytest.CaptureFixture[str], tmp_path: Path
 def test_a_ring_helper_without_a_ring_is_a_guest_fault(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    code, _, err = run(capsys, "run", ROOT / "examples/01_hello/prog.v3.bpf.o", "--abi", "v3")
+    code, out, err = run(capsys, "run", ROOT / "examples/01_hello/prog.v3.bpf.o", "--abi", "v3")
     assert code == 4
+    assert "map_lookup_elem(visits" in out  # what happened until then
     assert "hello+" in err
     assert "prog.bpf.c:" in err
 
@@ -139,6 +164,15 @@ BAD = [
     (("run", PINGPONG, "--ctx", "zz"), 2, "hexadecimal"),
     (("run", "/nonexistent.toml"), 2, "/nonexistent.toml"),
     (("run", SCENARIO, "--seed", "-1"), 2, "out of range"),
+    (("run", SCENARIO, "--prog", "player"), 2, "--prog: the option belongs to a run of one"),
+    (("run", SCENARIO, "--ctx", "00"), 2, "--ctx: the option belongs to a run of one program"),
+    (("run", SCENARIO, "--data", "00"), 2, "--data: the option belongs to a run of one program"),
+    (("run", SCENARIO, "--repeat", "1"), 2, "--repeat: the option belongs to a run of one"),
+    (("run", SCENARIO, "--btf", "/nonexistent.btf"), 2, "/nonexistent.btf"),
+    (("run", PINGPONG, "--backend", "sim"), 2, "--backend: the option belongs to a scenario"),
+    (("run", PINGPONG, "--seed", "0"), 2, "--seed: the option belongs to a scenario"),
+    (("run", PINGPONG, "--no-verify"), 2, "--no-verify: the option belongs to a scenario"),
+    (("run", SCENARIO, "--abi", "v9"), 2, "error: --abi: no ABI profile"),
     (("demo", "nothing"), 2, "no example"),
     (("nosuch",), 2, "invalid choice"),
 ]
@@ -171,6 +205,18 @@ def test_doctor_reports(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["address space"]["works"] is True
     assert code in (0, 1)
     assert all(f["works"] or f["remedy"] for f in found.values())
+
+
+def test_demo_shows_the_beginning_and_how_to_see_all(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "demo", "--sim")
+    assert code == 0
+    assert len(out.splitlines()) < 50
+    assert "more events" in out
+    assert "The whole account: pybpfvm demo 03_pingpong --all" in out
+    code, everything, _ = run(capsys, "demo", "--sim", "--all")
+    assert code == 0
+    assert "more events" not in everything
+    assert everything.count("▶ player run") == 12
 
 
 def test_demo_runs_on_the_simulated_ring(capsys: pytest.CaptureFixture[str]) -> None:
