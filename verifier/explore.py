@@ -39,6 +39,7 @@ from pybpfvm.verifier.regstate import (
     scalar,
     unknown,
 )
+from pybpfvm.verifier.stack import Slot
 from pybpfvm.verifier.state import Callback, Frame, State
 from pybpfvm.verifier.transfer import check_writable, prepare_alu, prepare_lddw
 from pybpfvm.verifier.verdict import Finding, PathStep, Rule
@@ -200,6 +201,7 @@ class Explorer:
         return True
 
     def _store(self, pc: int, state: State) -> None:
+        _forget_precision(state)
         new = Stored(state.copy(), self._parent)
         self._stored.setdefault(pc, []).append(new)
         self._parent = new
@@ -462,7 +464,7 @@ def _widen(state: State, before: State | None) -> None:
             if slot.reg is not None:
                 wide = _widened(slot.reg, slots.get(base))
                 if wide is not slot.reg:
-                    frame.put(base, type(slot)(slot.kinds, wide, slot.spilled))
+                    frame.put(base, Slot(slot.kinds, wide, slot.spilled))
 
 
 def _widened(reg: Reg, old: Reg | None) -> Reg:
@@ -590,6 +592,27 @@ def _prune_points(env: Environment) -> set[int]:
         elif kind is Kind.CALL_LOCAL:
             points.add(pc + 1)
     return points
+
+
+def _forget_precision(state: State) -> None:
+    """Start anew to learn which numbers matter: what hung on them before this state is stored
+    says nothing of what comes after it. Whatever marks the new Regs still reaches the old."""
+    renewed: dict[Reg, Reg] = {}
+    for frame in state.frames:
+        regs = frame.regs
+        for number in range(10):
+            if regs[number].precise:
+                regs[number] = _renewed(regs[number], renewed)
+        for base, slot in list(frame.stack.items()):
+            if slot.reg is not None and slot.reg.precise:
+                frame.put(base, Slot(slot.kinds, _renewed(slot.reg, renewed), slot.spilled))
+
+
+def _renewed(reg: Reg, renewed: dict[Reg, Reg]) -> Reg:
+    found = renewed.get(reg)
+    if found is None:
+        found = renewed[reg] = Reg(reg.type, reg.var, reg.at, (reg,), reg.id, reg.delta)
+    return found
 
 
 def _all_precise(state: State) -> None:
