@@ -8,20 +8,20 @@ half of them are accepted, and what is refused is nearly right. One seed decides
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import dataclass
 from random import Random
 
-from pybpfvm.errors import InputError
-from pybpfvm.isa.codec import check_fields
-from pybpfvm.isa.insn import Insn
-from pybpfvm.isa.opcodes import Kind, Pseudo
+from pybpfvm.isa.opcodes import Pseudo
 from pybpfvm.isa.table import SPECS
 from pybpfvm.profiles import PROFILES
 from pybpfvm.profiles.base import CtxHolds, Profile
 from pybpfvm.profiles.mainline import MAINLINE_NAMES
 from pybpfvm.program import BpfObject, MapSpec, MapType, Program
 from tests.support.verifier_cases import subprogs_of
+from tests.support.verifier_lines import DAMAGES, Line, damaged, linked
+from tests.support.verifier_writer import IMMEDIATES, NOTHING, NUMBER, Holds, Is, Writer
+
+__all__ = ["DAMAGES", "MAPS", "TYPES", "Generated", "generate"]
 
 HELPER = {name: number for number, name in MAINLINE_NAMES.items()}
 
@@ -46,7 +46,6 @@ TYPES = (
 )
 _FP = 10
 _SIZES = {1: "b", 2: "h", 4: "w", 8: "dw"}
-_IMMEDIATES = (0, 1, 2, 3, 7, 8, 15, 16, 31, 32, 63, 64, 127, 255, 0x7FFF_FFFF, -1, -2, -8, -128)
 _WIDE = (
     0,
     1,
@@ -63,50 +62,6 @@ _ALU = (
     *("or", "and", "xor", "lsh", "rsh", "arsh", "mov"),
 )
 _JUMPS = ["jeq", "jne", "jgt", "jge", "jlt", "jle", "jset", "jsgt", "jsge", "jslt", "jsle"]
-_SIGN = {
-    "jgt": "jsgt", "jge": "jsge", "jlt": "jslt", "jle": "jsle",
-    "jsgt": "jgt", "jsge": "jge", "jslt": "jlt", "jsle": "jle",
-    "rsh": "arsh", "arsh": "rsh", "div": "sdiv", "sdiv": "div", "mod": "smod", "smod": "mod",
-}  # fmt: skip
-_STRICT = {
-    "jgt": "jge", "jge": "jgt", "jlt": "jle", "jle": "jlt",
-    "jsgt": "jsge", "jsge": "jsgt", "jslt": "jsle", "jsle": "jslt",
-}  # fmt: skip
-_NEGATED = {
-    "jeq": "jne", "jne": "jeq", "jgt": "jle", "jle": "jgt", "jge": "jlt", "jlt": "jge",
-    "jsgt": "jsle", "jsle": "jsgt", "jsge": "jslt", "jslt": "jsge",
-}  # fmt: skip
-
-
-class Is(Enum):
-    """What the generator knows a register to hold."""
-
-    NOTHING = "nothing"
-    NUMBER = "number"
-    CTX = "ctx"
-    VALUE = "value"  # of a map; `size` bytes from here on
-    PACKET = "packet"
-    RECORD = "record"
-
-
-@dataclass(frozen=True, slots=True)
-class Holds:
-    """Contents of a register: for memory the bytes that may be accessed from it on."""
-
-    kind: Is
-    size: int = 0
-
-
-NOTHING, NUMBER = Holds(Is.NOTHING), Holds(Is.NUMBER)
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """An instruction whose jump leads to `label`, or (`insn` None) the place of a label."""
-
-    insn: Insn | None
-    label: int | None = None
-    null_check: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +83,11 @@ def generate(seed: int, type_name: str | None = None) -> Generated:
     for attempt in range(20):
         maker = _Maker(Random(f"{seed}.{attempt}"), profile)
         lines = maker.lines()
-        damage = ""
-        if random.random() < 0.85:
-            lines, damage = _damaged(random, lines)
-        if random.random() < 0.15:
-            lines, second = _damaged(random, lines)
-            damage = f"{damage} + {second}" if damage else second
-        insns = _linked(lines)
+        damages = []
+        for _ in range(random.choices((0, 1, 2, 4), (15, 70, 12, 3))[0]):
+            lines, name = damaged(random, lines)
+            damages.append(name)
+        insns = linked(lines)
         if insns is not None:
             break
     else:
@@ -144,79 +97,11 @@ def generate(seed: int, type_name: str | None = None) -> Generated:
         f"seed{seed}", rules[0].prefix, insns, subprogs=subprogs_of(insns), license="GPL"
     )
     obj = BpfObject(f"seed{seed}", "", (program,), MAPS, license="GPL")
-    return Generated(seed, profile, program, obj, frozenset(maker.features), damage)
+    return Generated(seed, profile, program, obj, frozenset(maker.features), " + ".join(damages))
 
 
-def _insn(mnemonic: str, dst: int = 0, src: int = 0, off: int = 0, imm: int = 0) -> Insn:
-    return Insn(SPECS[mnemonic], dst, src, off, imm)
-
-
-class _Maker:
-    """Grows one program. `regs` is what registers hold where the code stands, `stack` which
-    aligned slots were written and with what."""
-
-    def __init__(self, random: Random, profile: Profile) -> None:
-        self.random = random
-        self.profile = profile
-        self.features: set[str] = set()
-        self.code: list[Line] = []
-        self.regs = [NOTHING] * 10
-        self.stack: dict[int, Holds] = {}
-        self.labels = 0
-        self.depth = 0
-        self.functions: list[list[Line]] = []
-        self.in_main = True
-        self.skb = profile.ctx_name == "__sk_buff"
-        self.packet_fields = {
-            field.holds: field.offset for field in profile.ctx_fields if field.size == 4
-        }
-        self.leave = self.new_label()
-
-    # Emitting.
-
-    def new_label(self) -> int:
-        self.labels += 1
-        return self.labels
-
-    def emit(self, mnemonic: str, dst: int = 0, src: int = 0, off: int = 0, imm: int = 0) -> None:
-        self.code.append(Line(_insn(mnemonic, dst, src, off, imm)))
-
-    def jump(
-        self,
-        mnemonic: str,
-        label: int,
-        dst: int = 0,
-        src: int = 0,
-        imm: int = 0,
-        null: bool = False,
-    ) -> None:
-        self.code.append(Line(_insn(mnemonic, dst, src, 0, imm), label, null))
-
-    def place(self, label: int) -> None:
-        self.code.append(Line(None, label))
-
-    def holding(self, *kinds: Is) -> list[int]:
-        return [reg for reg, holds in enumerate(self.regs) if holds.kind in kinds]
-
-    def number(self) -> int:
-        """A register with a number; one is made if there is none."""
-        found = self.holding(Is.NUMBER)
-        if found:
-            return self.random.choice(found)
-        reg = self.random.randint(0, 5)
-        self.emit("mov64_k", reg, imm=self.random.choice(_IMMEDIATES))
-        self.regs[reg] = NUMBER
-        return reg
-
-    def free(self, *keep: int) -> int:
-        """A register that may be overwritten: rather not the last pointer of its kind."""
-        choices = [reg for reg in range(10) if reg not in keep and reg != 6]
-        plain = [r for r in choices if self.regs[r].kind in (Is.NUMBER, Is.NOTHING)]
-        return self.random.choice(plain or choices)
-
-    def clobber(self) -> None:
-        for reg in range(6):
-            self.regs[reg] = NOTHING
+class _Maker(Writer):
+    """The elements that programs are made of."""
 
     # Whole functions.
 
@@ -422,7 +307,7 @@ class _Maker:
             self.emit("lddw", target, imm=self.random.choice(_WIDE))
         else:
             width = self.random.choice((32, 64))
-            self.emit(f"mov{width}_k", target, imm=self.random.choice(_IMMEDIATES))
+            self.emit(f"mov{width}_k", target, imm=self.random.choice(IMMEDIATES))
         self.regs[target] = NUMBER
 
     def context_field(self) -> None:
@@ -460,7 +345,7 @@ class _Maker:
                 continue
             op = self.random.choice(_ALU)
             if self.random.random() < 0.55:
-                value = self.random.choice(_IMMEDIATES)
+                value = self.random.choice(IMMEDIATES)
                 if op in ("lsh", "rsh", "arsh"):
                     value = self.random.randrange(width)
                 elif op in ("div", "sdiv", "mod", "smod") and value == 0:
@@ -541,7 +426,7 @@ class _Maker:
             self.emit(f"ldx{_SIZES[size]}", target, pointer, place)
             self.regs[target] = NUMBER
         elif action < 0.75:
-            imm = self.random.choice(_IMMEDIATES[:14])
+            imm = self.random.choice(IMMEDIATES[:14])
             self.emit(f"st{_SIZES[size]}", pointer, 0, place, imm if -128 <= imm < 128 else 1)
         else:
             numbers = self.holding(Is.NUMBER)
@@ -675,7 +560,7 @@ class _Maker:
         op, width = self.random.choice(_JUMPS), self.random.choice((32, 64, 64))
         other, end = self.new_label(), self.new_label()
         if self.random.random() < 0.6:
-            self.jump(f"{op}{width}_k", other, left, imm=self.random.choice(_IMMEDIATES))
+            self.jump(f"{op}{width}_k", other, left, imm=self.random.choice(IMMEDIATES))
         else:
             self.jump(f"{op}{width}_x", other, left, self.number())
         regs, stack = list(self.regs), dict(self.stack)
@@ -912,143 +797,3 @@ class _Maker:
         code = self.code
         self.code, self.regs, self.stack, self.in_main, self.leave = saved
         return code
-
-
-# Damage: one small change to a list of lines.
-
-
-def _damaged(random: Random, lines: list[Line]) -> tuple[list[Line], str]:
-    """The lines with one of the changes that applies to them, and its name."""
-    names = list(_DAMAGES)
-    random.shuffle(names)
-    for name in names:
-        pick, change = _DAMAGES[name]
-        places = [at for at, line in enumerate(lines) if line.insn is not None and pick(line)]
-        if places:
-            at = random.choice(places)
-            return [*lines[:at], *change(random, lines[at]), *lines[at + 1 :]], name
-    return lines, ""
-
-
-def _base(line: Line) -> tuple[str, int, str]:
-    """("jgt", 64, "_k") of a jump or an operation."""
-    assert line.insn is not None
-    spec = line.insn.spec
-    suffix = spec.mnemonic[-2:] if spec.mnemonic[-2:] in ("_k", "_x") else ""
-    return str(getattr(spec.op, "value", "")), spec.width, suffix
-
-
-def _swapped(line: Line, op: str, width: int) -> list[Line]:
-    assert line.insn is not None
-    name = f"{op}{width}{_base(line)[2]}"
-    return [replace(line, insn=replace(line.insn, spec=SPECS[name]))] if name in SPECS else [line]
-
-
-def _is(*kinds: Kind) -> Callable[[Line], bool]:
-    return lambda line: line.insn is not None and line.insn.spec.kind in kinds
-
-
-def _mnemonic(line: Line) -> str:
-    assert line.insn is not None
-    return line.insn.spec.mnemonic
-
-
-def _register(random: Random, line: Line) -> list[Line]:
-    insn = line.insn
-    assert insn is not None
-    free = [name for name in ("dst", "src") if name in insn.spec.fields]
-    if not free or insn.spec.kind is Kind.LDDW:
-        return [line]
-    register = random.randrange(11)
-    if random.choice(free) == "dst":
-        return [replace(line, insn=replace(insn, dst=register))]
-    return [replace(line, insn=replace(insn, src=register))]
-
-
-def _imm(random: Random, line: Line) -> list[Line]:
-    assert line.insn is not None
-    return [
-        replace(line, insn=replace(line.insn, imm=line.insn.imm + random.choice((-1, 1, 1, 8))))
-    ]
-
-
-def _offset(random: Random, line: Line) -> list[Line]:
-    assert line.insn is not None
-    return [
-        replace(
-            line, insn=replace(line.insn, off=line.insn.off + random.choice((1, 1, 8, -1, -8, 64)))
-        )
-    ]
-
-
-_BINARY = _is(Kind.ALU, Kind.JUMP)
-_MEMORY = _is(Kind.LDX, Kind.LDSX, Kind.ST, Kind.STX, Kind.ATOMIC)
-_DAMAGES: dict[str, tuple[Callable[[Line], bool], Callable[[Random, Line], list[Line]]]] = {
-    "null check lost": (lambda line: line.null_check, lambda random, line: []),
-    "null check turned": (
-        lambda line: line.null_check,
-        lambda random, line: _swapped(line, _NEGATED[_base(line)[0]], 64),
-    ),
-    "offset moved": (_MEMORY, _offset),
-    "bound moved": (lambda line: _is(Kind.JUMP)(line) and _base(line)[2] == "_k", _imm),
-    "mask moved": (lambda line: _mnemonic(line) in ("and64_k", "and32_k"), _imm),
-    "mask lost": (
-        lambda line: _mnemonic(line) in ("and64_k", "and32_k", "mov32_x", "rsh64_k"),
-        lambda random, line: [],
-    ),
-    "sign swapped": (
-        lambda line: _BINARY(line) and _base(line)[0] in _SIGN,
-        lambda random, line: _swapped(line, _SIGN[_base(line)[0]], _base(line)[1]),
-    ),
-    "width swapped": (
-        lambda line: _BINARY(line) and _base(line)[1] in (32, 64),
-        lambda random, line: _swapped(line, _base(line)[0], 96 - _base(line)[1]),
-    ),
-    "strictness swapped": (
-        lambda line: _is(Kind.JUMP)(line) and _base(line)[0] in _STRICT,
-        lambda random, line: _swapped(line, _STRICT[_base(line)[0]], _base(line)[1]),
-    ),
-    "condition turned": (
-        lambda line: _is(Kind.JUMP)(line) and _base(line)[0] in _NEGATED,
-        lambda random, line: _swapped(line, _NEGATED[_base(line)[0]], _base(line)[1]),
-    ),
-    "wrong register": (lambda line: not _is(Kind.EXIT)(line), _register),
-    "insn lost": (lambda line: line.label is None and not _is(Kind.EXIT)(line), lambda r, line: []),
-    "insn twice": (
-        lambda line: line.label is None and not _is(Kind.EXIT)(line),
-        lambda random, line: [line, line],
-    ),
-    "constant moved": (lambda line: _is(Kind.ALU)(line) and _base(line)[2] == "_k", _imm),
-}
-DAMAGES = tuple(_DAMAGES)
-
-
-def _linked(lines: list[Line]) -> tuple[Insn, ...] | None:
-    """The instructions with their jumps resolved, or None if one can not be encoded."""
-    places: dict[int, int] = {}
-    pc = 0
-    for line in lines:
-        if line.insn is None:
-            assert line.label is not None
-            places[line.label] = pc
-        else:
-            pc += line.insn.slots
-    insns: list[Insn] = []
-    pc = 0
-    for line in lines:
-        insn = line.insn
-        if insn is None:
-            continue
-        if line.label is not None:
-            distance = places[line.label] - pc - 1
-            if insn.spec.kind is Kind.CALL_LOCAL:
-                insn = replace(insn, imm=distance)
-            else:
-                insn = replace(insn, off=distance)
-        try:
-            check_fields(insn)
-        except InputError:
-            return None
-        insns.append(insn)
-        pc += insn.slots
-    return tuple(insns)

@@ -20,6 +20,7 @@ from pybpfvm.isa.codec import encode
 from pybpfvm.isa.disasm import format_program
 from pybpfvm.verifier.verdict import Inconclusive, Rejected, Verdict
 from pybpfvm.verifier.verify import Options, verify
+from tests.support.state_claims import Checker, claims
 from tests.support.verifier_oracle import (
     Comparison,
     Journal,
@@ -100,12 +101,29 @@ def _reason(kernel: KernelVerdict, ours: Verdict) -> str:
     return re.sub(r"-?\b(0x)?[0-9a-f]*\d[0-9a-f]*\b", "N", kernel.message)[:100]
 
 
+def evidence(made: Generated, runs: int = 20) -> str:
+    """Whether runs on random inputs trap or leave what we claimed: tells a wrong acceptance from
+    one that is only sharper, or more lenient, than the kernel's."""
+    claimed = claims(
+        made.program, made.object, made.profile, all_paths=False, budget_insns=BUDGET_INSNS
+    )
+    checker = Checker(claimed)
+    for seed in range(runs):
+        checker.run(seed)
+        if checker.trap is not None:
+            return f"UNSOUND: run {seed} traps: {checker.trap}"
+        if checker.wrong:
+            return f"UNSOUND: run {seed}: {checker.wrong[0]}"
+    return f"{runs} runs without a trap, inside what was claimed"
+
+
 def description(made: Generated, kernel: KernelVerdict) -> str:
     """A program in text and bytes, with what the kernel said."""
     return "\n".join(
         (
             f"seed {made.seed}, {made.profile.name}, damage: {made.damage or 'none'}",
             f"features: {', '.join(sorted(made.features))}",
+            evidence(made),
             *format_program(made.program.insns, style="kernel"),
             "",
             f"bytes: {encode(made.program.insns).hex()}",

@@ -23,7 +23,7 @@ from tests.support.verifier_programs import DAMAGES, TYPES, generate
 from tests.verifier.campaign import campaign
 
 PROGRAMS = 300
-FIRST_SEED = int(os.environ.get("PYBPFVM_ORACLE_SEED", "0"))
+FIRST_SEED = int(os.environ.get("PYBPFVM_ORACLE_SEED", "1000"))
 BUDGET_INSNS = 50_000
 
 

@@ -27,7 +27,7 @@ UNPRUNED_INSNS = 4_000  # paths double at every branch: programs with more are o
 BUDGET_INSNS = 20_000
 
 
-def _problem(made: Generated | Case, seed: int, *, all_paths: bool) -> str | None:
+def _problem(made: Generated | Case, seed: int, *, all_paths: bool, runs: int = RUNS) -> str | None:
     """What a run showed to be wrong; None if nothing, "" if the program was not accepted."""
     budget = UNPRUNED_INSNS if all_paths else BUDGET_INSNS
     claimed = claims(
@@ -36,7 +36,7 @@ def _problem(made: Generated | Case, seed: int, *, all_paths: bool) -> str | Non
     if not isinstance(claimed.verdict, Accepted):
         return ""
     checker = Checker(claimed)
-    for run in range(RUNS):
+    for run in range(runs):
         checker.run(seed * RUNS + run)
         if checker.trap is not None or checker.wrong:
             said = checker.wrong[0] if checker.wrong else f"trap: {checker.trap}"
@@ -61,7 +61,7 @@ def test_accepted_cases_of_the_corpus_do_too(all_paths: bool) -> None:
     ordinary = [case for case in corpus() if case.profile.ring is None and case.privileged]
     accepted = 0
     for number, case in enumerate(ordinary):
-        problem = _problem(case, number, all_paths=all_paths)
+        problem = _problem(case, number, all_paths=all_paths, runs=1)
         assert not problem, f"{case.id}: {problem}"
         accepted += problem is None
     assert accepted >= 100
@@ -75,7 +75,7 @@ _WRONG: dict[str, tuple[AluOp, Callable[[Scalar, Scalar], Scalar]]] = {
         AluOp.RSH,
         lambda a, b: alu(AluOp.RSH, 64, Scalar.const(a.umin), b),
     ),
-    "arithmetic shift is logical": (AluOp.ARSH, lambda a, b: alu(AluOp.RSH, 64, a, b)),
+    "product is the factor": (AluOp.MUL, lambda a, b: a),
 }
 
 
