@@ -209,6 +209,11 @@ def _always_offered(env: Environment) -> bool:
     return env.profile.name == "iouring-v1"
 
 
+def moves_packet(env: Environment, insn: Insn) -> bool:
+    """Whether packet pointers are stale after this call of a helper."""
+    return env.profile.helpers.get(insn.imm) in _MOVES_PACKET
+
+
 def call_helper(env: Environment, state: State, insn: Insn, pc: int) -> int:
     """Check the arguments and apply the call to `state`.
 
@@ -223,7 +228,7 @@ def call_helper(env: Environment, state: State, insn: Insn, pc: int) -> int:
     for write in call.writes:
         write()
     if helper.name in _MOVES_PACKET:
-        _forget_packet(state, pc)
+        forget_packet(state, pc)
     if call.released:
         _release(state, call.released, pc)
     regs = state.frame.regs
@@ -585,7 +590,8 @@ def reference_leak(state: State, message: str) -> Refused:
     )
 
 
-def _forget_packet(state: State, pc: int) -> None:
+def forget_packet(state: State, pc: int) -> None:
+    """Packet pointers are numbers now: the packet may lie elsewhere."""
     for frame in state.frames:
         for put, reg in places(frame):
             if reg.type in PACKET_TYPES or reg.type is RegType.PTR_TO_PACKET_END:

@@ -22,10 +22,11 @@ from pybpfvm.isa.disasm import format_insn
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import MAX_FRAMES, Kind
 from pybpfvm.verifier import memory
-from pybpfvm.verifier.calls import call_helper, helper_of, reference_leak
+from pybpfvm.verifier.calls import call_helper, forget_packet, helper_of, reference_leak
 from pybpfvm.verifier.checks import check_ctx_pointer, check_readable
 from pybpfvm.verifier.domains.scalar import Scalar, is_subsumed_by
 from pybpfvm.verifier.environment import Environment
+from pybpfvm.verifier.globals import may_move_packet, parameters
 from pybpfvm.verifier.jumps import places, prepare_jump
 from pybpfvm.verifier.liveness import Liveness
 from pybpfvm.verifier.prune import Compare, Comparison, linked_ids
@@ -35,6 +36,7 @@ from pybpfvm.verifier.regstate import (
     Pointer,
     Reg,
     RegType,
+    clobbered,
     mark_precise,
     scalar,
     unknown,
@@ -75,13 +77,18 @@ class Stored:
 
 
 class Explorer:
-    """Explores one program. After `run`: the findings, and what was counted."""
+    """Explores one function and those it calls. After `run`: the findings, and what was counted.
 
-    def __init__(self, env: Environment) -> None:
+    `entry` is the main function's, or that of a global function: such are explored by themselves
+    and not where they are called. `processed` are the instructions that the budget was used for.
+    """
+
+    def __init__(self, env: Environment, entry: int = 0, processed: int = 0) -> None:
         self.env = env
+        self.entry = entry
         self.errors: list[Finding] = []
         self.inconclusive: Finding | None = None
-        self.processed = 0
+        self.processed = processed
         self.states = 0
         self.peak_states = 0
         self.tail_calls: set[int] = set()
@@ -101,9 +108,14 @@ class Explorer:
 
     def run(self) -> None:
         """Explore until everything is, an error is found, or the budget is used up."""
-        state = State([Frame(0, -1, 0)], (), True)
-        state.frame.regs[1] = Pointer(RegType.PTR_TO_CTX, -1)
-        pc = 0
+        try:
+            state = self._first_state()
+        except Refused as refused:
+            self.inconclusive = self._finding(
+                self.entry, State([Frame(0, -1, 0)], (), True), refused
+            )
+            return
+        pc = self.entry
         steps, forks, points = self._steps, self._forks, self._prune_points
         jumps = self._jump_pcs
         budget = self.env.options.budget_insns
@@ -141,6 +153,15 @@ class Explorer:
                 if not self._pending:
                     return
                 pc, state, self._parent = self._pending.pop()
+
+    def _first_state(self) -> State:
+        state = State([Frame(0, -1, self.entry)], (), self.entry == 0)
+        if self.entry == 0:
+            state.frame.regs[1] = Pointer(RegType.PTR_TO_CTX, -1)
+        else:
+            count = parameters(self.env, self.env.functions[self.entry])
+            state.frame.regs[1 : 1 + count] = [unknown(-1) for _ in range(count)]
+        return state
 
     # Bookkeeping of paths.
 
@@ -362,11 +383,7 @@ class Explorer:
         callback: Callback | None = None,
     ) -> None:
         if len(state.frames) >= MAX_FRAMES:
-            raise forbidden(
-                Rule.CALL_DEPTH,
-                f"the call stack of {len(state.frames) + 1} frames is too deep",
-                reason=f"at most {MAX_FRAMES} functions may be active at once",
-            )
+            raise _too_deep(state)
         frame = Frame(len(state.frames), pc, entry, callback)
         frame.regs[1 : 1 + len(args)] = args
         state.push(frame)
@@ -376,7 +393,7 @@ class Explorer:
         assert target is not None
         function = self.env.functions[target]
         if function.is_global:
-            raise unsupported(f"calls of global functions ({function.name})")
+            return self._global_call(pc, target)
 
         def step(state: State) -> int:
             regs = state.frame.regs
@@ -387,12 +404,40 @@ class Explorer:
 
         return step
 
+    def _global_call(self, pc: int, target: int) -> Step:
+        """The function is verified by itself: of its result it is only known to be a number."""
+        env = self.env
+        count = parameters(env, env.functions[target])
+        moves = may_move_packet(env, target)
+
+        def step(state: State) -> int:
+            regs = state.frame.regs
+            for number in range(1, 1 + count):
+                check_readable(regs[number], number)
+                if regs[number].type is not RegType.SCALAR_VALUE:
+                    raise forbidden(
+                        Rule.HELPER_ARG,
+                        f"R{number} is not a scalar",
+                        reason="a parameter of a global function that is a number gets a number",
+                        culprit=regs[number],
+                    )
+            if moves:
+                forget_packet(state, pc)
+            if len(state.frames) >= MAX_FRAMES:
+                raise _too_deep(state)
+            regs[0:6] = [unknown(pc), *[clobbered(pc)] * 5]
+            state.certain = False
+            return pc + 1
+
+        return step
+
     def _exit(self, pc: int) -> Step:
         env = self.env
+        entry = self.entry
 
         def step(state: State) -> int:
             if len(state.frames) == 1:
-                _check_result(env, state)
+                _check_result(env, state, entry)
                 return _END
             value = state.frame.regs[0]
             if value.type is RegType.PTR_TO_STACK:
@@ -475,13 +520,29 @@ def _widened(reg: Reg, old: Reg | None) -> Reg:
     return unknown(reg.at)
 
 
-def _check_result(env: Environment, state: State) -> None:
-    """The main function returns something allowed, and holds no references."""
+def _too_deep(state: State) -> Refused:
+    return forbidden(
+        Rule.CALL_DEPTH,
+        f"the call stack of {len(state.frames) + 1} frames is too deep",
+        reason=f"at most {MAX_FRAMES} functions may be active at once",
+    )
+
+
+def _check_result(env: Environment, state: State, entry: int) -> None:
+    """The outermost function returns something allowed, and holds no references."""
     value = state.frame.regs[0]
     if state.refs:
         text = "BPF_EXIT instruction in main prog would lead to reference leak"
         raise reference_leak(state, text)
     check_readable(value, 0)
+    if entry != 0:
+        if value.type is not RegType.SCALAR_VALUE:
+            raise forbidden(
+                Rule.RETURN_VALUE,
+                f"At program exit the register R0 is not a known value ({value.type.value})",
+                reason="global functions return numbers",
+            )
+        return
     if env.returns is None:
         return
     low, high = env.returns

@@ -261,7 +261,8 @@ def _store_stack(
 
 
 def atomic(env: Environment, state: State, insn: Insn, pc: int) -> None:
-    """Read-modify-write. The old value, where it is fetched, is an unknown number."""
+    """Read-modify-write. The old value, where it is fetched, is a number,
+    or the pointer that was spilled there."""
     regs = state.frame.regs
     size = int(insn.spec.size or 8)
     check_readable(regs[insn.src], insn.src)
@@ -275,15 +276,19 @@ def atomic(env: Environment, state: State, insn: Insn, pc: int) -> None:
     if pointer.type is RegType.PTR_TO_MAP_VALUE:
         checks.check_map_value(env, pointer, insn.dst, insn.off, size, store=False)
     check_store(env, state, pointer, insn.dst, insn.off, size, plain=False, strict=True)
+    old = scalar(load_result(size, False), pc)
     if pointer.type is RegType.PTR_TO_STACK:
-        _atomic_stack(env, state, pointer, insn, size)
+        old = _atomic_stack(env, state, pointer, insn, size, pc) or old
     if op is AtomicOp.CMPXCHG:
-        regs[0] = scalar(load_result(size, False), pc)
+        regs[0] = old
     elif op is AtomicOp.XCHG or op.name.startswith("FETCH_"):
-        regs[insn.src] = scalar(load_result(size, False), pc)
+        regs[insn.src] = old
 
 
-def _atomic_stack(env: Environment, state: State, pointer: Reg, insn: Insn, size: int) -> None:
+def _atomic_stack(
+    env: Environment, state: State, pointer: Reg, insn: Insn, size: int, pc: int
+) -> Reg | None:
+    """Change the stack; what was there, None if that is not known."""
     frame = state.frames[pointer.frame]
     low = pointer.off + insn.off + pointer.var.smin
     high = pointer.off + insn.off + (pointer.var.smax if pointer.var.mask else pointer.var.smin)
@@ -298,11 +303,13 @@ def _atomic_stack(env: Environment, state: State, pointer: Reg, insn: Insn, size
             reason="part of a spilled pointer is changed",
             culprit=held,
         )
-    if low == high:
-        stack.write(frame, low, size, stack.MISC)
-    else:
+    if low != high:
         trust = env.rules.uninit_stack
         stack.write_somewhere(frame, low, high + size, zero=False, trust=trust)
+        return None
+    old = stack.read(frame, low, size, signed=False, at=pc, little=env.little)
+    stack.write(frame, low, size, stack.MISC)
+    return old
 
 
 def _atomic_memory(pointer: Reg, number: int, what: str) -> None:

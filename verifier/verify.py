@@ -8,6 +8,7 @@ from pybpfvm.program import BpfObject, Program
 from pybpfvm.verifier import structure
 from pybpfvm.verifier.environment import Environment, Options, environment
 from pybpfvm.verifier.explore import Explorer
+from pybpfvm.verifier.globals import called_globals
 from pybpfvm.verifier.verdict import (
     Accepted,
     Finding,
@@ -41,23 +42,35 @@ def verify(
     if errors:
         kept = errors if options.all_errors else errors[:1]
         return Rejected(Statistics(insns=insns), kept)
-    explorer = Explorer(env)
-    explorer.run()
-    stats = Statistics(
-        insns,
-        explorer.processed,
-        explorer.states,
-        explorer.peak_states,
-        structure.deepest_stack(env),
-    )
-    if explorer.errors:
-        return Rejected(stats, tuple(explorer.errors))
-    if explorer.inconclusive is not None:
-        return Inconclusive(stats, explorer.inconclusive)
-    deep = tuple(structure.stack_errors(env, frozenset(explorer.tail_calls)))
-    if deep:
-        return Rejected(stats, deep)
-    return Accepted(stats)
+    return _explored(env, insns)
+
+
+def _explored(env: Environment, insns: int) -> Verdict:
+    """The verdict on a program whose control flow is sound: its main function's, and that of
+    each global function that it calls."""
+    processed = states = peak_states = 0
+    found: list[Finding] = []
+    undecided: Finding | None = None
+    tail_calls: set[int] = set()
+    for entry in (0, *called_globals(env)):
+        explorer = Explorer(env, entry, processed)
+        explorer.run()
+        processed = explorer.processed
+        states += explorer.states
+        peak_states = max(peak_states, explorer.peak_states)
+        tail_calls |= explorer.tail_calls
+        found += explorer.errors
+        undecided = undecided or explorer.inconclusive
+        if (found or undecided) and not env.options.all_errors:
+            break
+    deepest = structure.deepest_stack(env)
+    stats = Statistics(insns, processed, states, peak_states, deepest)
+    if found:
+        return Rejected(stats, tuple(found))
+    if undecided is not None:
+        return Inconclusive(stats, undecided)
+    deep = tuple(structure.stack_errors(env, frozenset(tail_calls)))
+    return Rejected(stats, deep) if deep else Accepted(stats)
 
 
 def _sleepable_errors(env: Environment) -> tuple[Finding, ...]:
