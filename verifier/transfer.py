@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pybpfvm.bits import U32, s32
+from pybpfvm.bits import U32, U64, s32
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import FRAME_POINTER, AluOp, Operand, Pseudo
 from pybpfvm.program import MapType
 from pybpfvm.verifier.checks import MAX_VAR_OFF, check_readable
 from pybpfvm.verifier.domains.alu import alu, transfer_of
-from pybpfvm.verifier.domains.scalar import UNKNOWN32, Scalar
+from pybpfvm.verifier.domains.scalar import UNKNOWN32, Scalar, sync
 from pybpfvm.verifier.domains.word import S64_MIN
 from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
@@ -107,6 +107,7 @@ def _move(env: Environment, insn: Insn, pc: int, op: AluOp) -> Step:
     dst, src, width = insn.dst, insn.src, insn.spec.width
     transfer = transfer_of(op, width)
     whole = op is AluOp.MOV and width == 64
+    ranges_only = op in _SIGN_EXTENDING and not env.rules.tracks_all
 
     def step(state: State) -> None:
         regs = state.frame.regs
@@ -116,6 +117,8 @@ def _move(env: Environment, insn: Insn, pc: int, op: AluOp) -> Step:
             regs[dst] = value if whole else scalar(UNKNOWN32 if width == 32 else _ANY, pc)
             return
         var = value.var if whole else transfer(value.var, value.var)
+        if ranges_only and var.mask:
+            var = _ranges_of(var)
         if var is not value.var and var != value.var:
             regs[dst] = Reg(_SCALAR, var, pc, (value,))
             return
@@ -125,6 +128,12 @@ def _move(env: Environment, insn: Insn, pc: int, op: AluOp) -> Step:
 
 
 _ANY = Scalar.UNKNOWN
+
+
+def _ranges_of(var: Scalar) -> Scalar:
+    """What the signed ranges alone tell: kernels forget known bits when they extend a sign."""
+    found = sync(0, U64, var.smin, var.smax, 0, U64, var.s32min, var.s32max, 0, U32)
+    return var if found is None else found
 
 
 def _arithmetic(env: Environment, insn: Insn, pc: int, op: AluOp) -> Step:
