@@ -52,6 +52,7 @@ _OPENERS = frozenset({Op.OPENAT, Op.OPENAT2, Op.ACCEPT, Op.SOCKET})
 _WATCHED = _OPENERS | {Op.CLOSE, Op.POLL_REMOVE, EXTERNAL}
 # What no kernel knows is passed on, for its -EINVAL.
 _ACCEPTED = SUPPORTED | frozenset(range(abi.OP_LAST, 256))
+_ON_NAMES = frozenset({Op.STATX, Op.UNLINKAT, Op.MKDIRAT, Op.RENAMEAT})
 _CANCELS_MANY = abi.ASYNC_CANCEL_ANY | abi.ASYNC_CANCEL_OP
 
 # The kernel refuses drains on a ring that ever saw the skip flag. As it does not see those of the
@@ -294,9 +295,10 @@ class KernelBackend:
     def _plan_chain(self, members: list[Sqe], before: int) -> Iterator[_Planned]:
         drain = any(sqe.flags & abi.SQE_IO_DRAIN for sqe in members)
         skips = [at for at, sqe in enumerate(members) if _asks_to_skip(sqe)]
+        refused_from = 0 if self._skip_seen or self._skip_planned else (skips or [len(members)])[0]
         if drain and not self._drains_off:
             last_drain = max(at for at, sqe in enumerate(members) if sqe.flags & abi.SQE_IO_DRAIN)
-            if self._skip_seen or self._skip_planned or (skips and skips[0] <= last_drain):
+            if refused_from <= last_drain:
                 yield _NO_DRAINS.pack(), before, NO_TOKEN, None
         self._skip_planned |= bool(skips)
         if drain:
@@ -314,9 +316,11 @@ class KernelBackend:
                     continue
                 sqe = replace(sqe, op_flags=0, addr=NO_TOKEN)
             entry = Entry(sqe, chain)
-            entry.shows_skip = consumed - before - 1 in skips
+            entry.shows_skip = entry.position in skips
+            if sqe.flags & abi.SQE_IO_DRAIN and entry.position >= refused_from:
+                entry.bad_sqe = True
             fixed = sqe.flags & abi.SQE_FIXED_FILE
-            entry.has_file = not fixed and sqe.fd in self.world.owned
+            entry.has_file = sqe.opcode in _ON_NAMES or (not fixed and sqe.fd in self.world.owned)
             self._watch(entry, sqe)
             flags = sqe.flags & ~abi.SQE_CQE_SKIP_SUCCESS
             if entry.skip and sqe.opcode == Op.POLL_ADD and sqe.len & abi.POLL_ADD_MULTI:

@@ -18,6 +18,7 @@ from enum import Enum
 from pybpfvm.bits import s64
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Op, Sqe
+from pybpfvm.uring_backend.base import EXTERNAL
 
 _TRANSFERS = frozenset({Op.READ, Op.WRITE, Op.READ_FIXED, Op.WRITE_FIXED})
 _MESSAGES = frozenset({Op.SEND, Op.RECV})
@@ -75,6 +76,9 @@ class Chain:
     def add(self, entry: Entry) -> None:
         """Put `entry` at the end."""
         entry.position = len(self.members)
+        if entry.opcode == Op.LINK_TIMEOUT:  # it needs another kind of request before it
+            before = self.members[-1].opcode if self.members else Op.LINK_TIMEOUT
+            entry.bad_sqe |= before == Op.LINK_TIMEOUT
         self.members.append(entry)
 
     def held(self) -> bool:
@@ -93,14 +97,15 @@ class Chain:
     def posts(self, entry: Entry, res: int) -> bool:
         """Whether the last CQE of `entry` is to be seen; call once per entry, in CQE order."""
         position = entry.position
-        if position == 1 and self.hard_failure and entry.opcode != Op.LINK_TIMEOUT:
+        if self.hard_failure and entry.opcode != Op.LINK_TIMEOUT:
+            self.hard_failure = False
             # A hard link goes on after a failure, but not if the chain was never accepted.
-            self.cancelled |= entry.bad_sqe or res == -errno.ECANCELED
+            self.cancelled |= entry.bad_sqe or (self.fresh and res == -errno.ECANCELED)
         broken_at = 0 if self.cancelled else self.broken_at
         if (
             entry.opcode == Op.LINK_TIMEOUT
             and res in _LINK_TIMEOUT_ENDS
-            and broken_at in (-1, position - 1)
+            and (broken_at < 0 or broken_at >= position - 1)
         ):
             return not entry.skip
         if self.cancelled:
@@ -123,7 +128,7 @@ class Entry:
 
     `expected` is the result that counts as complete (a shorter one breaks links), -1 if any.
     `bad_sqe`: mainline refuses the SQE itself (known only where it makes a difference).
-    `has_file`: it names an open descriptor, so that -EBADF means what it may not do with it.
+    `has_file`: it is not refused for want of a file, so -EBADF is a result like others.
     `shows_skip`: mainline looks at its skip flag (a worse SQE is refused before that).
     `after` is called with each result >= 0 or -errno before the completion is reported.
     """
@@ -159,7 +164,7 @@ class Entry:
         self.etime_success = sqe.opcode == Op.TIMEOUT and bool(
             sqe.op_flags & abi.TIMEOUT_ETIME_SUCCESS
         )
-        self.bad_sqe = self.opcode in _NEVER_FAIL and _is_bad(sqe)
+        self.bad_sqe = _is_bad(sqe)
         self.after: list[Callable[[int], None]] = []
         self.has_file = False
         self.shows_skip = False
@@ -180,15 +185,29 @@ class Entry:
 
 
 def _is_bad(sqe: Sqe) -> bool:
-    """Whether mainline refuses one of _NEVER_FAIL before it comes to issuing it.
+    """Whether mainline refuses the SQE before it comes to issuing it.
 
-    Its path, which may be bad as well, is left to `KernelBackend`.
+    Complete for _NEVER_FAIL, but for what the SQE points to (see Effect); for other opcodes only
+    what all have in common.
     """
-    if sqe.flags & (abi.SQE_BUFFER_SELECT | ~abi.SQE_VALID_FLAGS):
+    if sqe.opcode == EXTERNAL:
+        return False
+    if sqe.opcode >= abi.OP_LAST or sqe.flags & ~abi.SQE_VALID_FLAGS or sqe.personality:
+        return True
+    info = abi.OPS[Op(sqe.opcode)]
+    if sqe.flags & abi.SQE_BUFFER_SELECT and not info.buffer_select:
         return True
     if sqe.flags & abi.SQE_CQE_SKIP_SUCCESS and sqe.flags & abi.SQE_IO_DRAIN:
         return True
-    if sqe.ioprio or sqe.personality or sqe.buf_index or sqe.file_index:
+    if sqe.ioprio and not info.ioprio:
+        return True
+    if sqe.opcode == Op.NOP:
+        return sqe.op_flags >= abi.NOP_CQE32
+    return sqe.opcode in _NEVER_FAIL and _is_bad_quiet(sqe)
+
+
+def _is_bad_quiet(sqe: Sqe) -> bool:
+    if sqe.buf_index or sqe.file_index:
         return True
     match sqe.opcode:
         case Op.FSYNC:
