@@ -187,6 +187,9 @@ class Trap(PybpfvmError):
         return "".join(parts)
 
 
+_MOST_WAITERS = 20  # lines of a message; `waiters` has them all
+
+
 class RingHang(PybpfvmError):
     """The ring can make no progress, or used up its budget; `waiters` says who waits for what."""
 
@@ -195,7 +198,10 @@ class RingHang(PybpfvmError):
     def __init__(self, reason: str, waiters: tuple[str, ...] = ()) -> None:
         self.reason = reason
         self.waiters = waiters
-        super().__init__("\n".join((f"hang: {reason}", *(f"  {line}" for line in waiters))))
+        shown = [f"  {line}" for line in waiters[:_MOST_WAITERS]]
+        if len(waiters) > len(shown):
+            shown.append(f"  and {len(waiters) - len(shown)} more")
+        super().__init__("\n".join((f"hang: {reason}", *shown)))
 
 
 class InternalError(PybpfvmError):

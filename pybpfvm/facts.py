@@ -8,6 +8,7 @@ value is not plainly one of these.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -118,7 +119,7 @@ class _Flow:
         )
 
     def _function_of(self, pc: int) -> int:
-        return max(start for start in self.functions if start <= pc)
+        return self.functions[bisect_right(self.functions, pc) - 1]
 
     def _note_return(self, pc: int, value: _Value) -> bool:
         function = self._function_of(pc)

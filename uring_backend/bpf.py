@@ -47,13 +47,14 @@ class ProgramRunner(Protocol):
 class Budgets:
     """What a ring may use up before it is called hung.
 
-    `max_runs` of programs in one host call; `livelock_runs` in a row in which nothing changes, or
-    `livelock_insns` executed in them;
-    `idle_timeout_ns` of wall time without any event while something waits without a timeout of
-    its own; `backlog_entries` CQEs beyond a full CQ 0; `live_requests` at a time.
+    `max_runs` of programs and `max_events` that waiting sees in one host call; `livelock_runs` in
+    a row in which nothing changes, or `livelock_insns` executed in them; `idle_timeout_ns` of wall
+    time without any event while something waits without a timeout of its own; `backlog_entries`
+    CQEs beyond a full CQ 0; `live_requests` at a time.
     """
 
     max_runs: int = 1_000_000
+    max_events: int = 500_000
     livelock_runs: int = 10_000
     livelock_insns: int = 1 << 25
     idle_timeout_ns: int = 10_000_000_000
@@ -114,7 +115,7 @@ class BpfRequests:
         """Process task work until there is none. Raises RingHang for a live-lock or when the
         budget is used up, and whatever a program raises; queued requests stay queued."""
         while self._queue:
-            if self._runs_left <= 0:
+            if self._runs_left <= 0 and not self.dying:
                 raise RingHang(
                     f"the budget of {self._budgets.max_runs:,} program runs in one call is used up",
                     tuple(self.waiters()),
@@ -303,6 +304,8 @@ class BpfRequests:
         if self._submitter.activity != self._seen_activity:
             self._changed()
             return
+        if self.dying:
+            return  # nothing runs any more: every request just ends
         if self._cqs.moved:
             self._cqs.moved = False
             self._stalled = self._stalled_insns = 0

@@ -38,6 +38,7 @@ class _Stop(Enum):
     STUCK = "nothing in flight can complete"
     LATE = "the deadline is over"
     IDLE = "nothing happened for the idle timeout"
+    SPENT = "the budget of waits is used up"
 
 
 class Ring:
@@ -197,8 +198,8 @@ class Ring:
     def run_until_idle(self, timeout_ns: int | None = None) -> bool:
         """Let everything that can happen happen; parked requests may remain.
 
-        False when `timeout_ns` of the backend's clock, or without one the idle timeout of the
-        budgets, ended it while something was still in flight.
+        False when `timeout_ns` of the backend's clock, or without one the idle timeout or
+        another of the budgets, ended it while something was still in flight.
         """
         self._begin_call()
         deadline = None if timeout_ns is None else self.backend.now_ns() + timeout_ns
@@ -363,7 +364,7 @@ class Ring:
         idle_ns = self.budgets.idle_timeout_ns
         patience_ns = idle_ns
         last_event = time.monotonic_ns()
-        while True:
+        for _ in range(self.budgets.max_events):
             self._work()
             if done():
                 return _Stop.DONE
@@ -383,6 +384,7 @@ class Ring:
                 return _Stop.IDLE
             else:
                 patience_ns *= 2  # the clock is virtual: let more of it pass
+        return _Stop.SPENT
 
     def _wait(
         self, done: Callable[[], bool], waiter: Callable[[], str], deadline_ns: int | None
@@ -392,15 +394,14 @@ class Ring:
         if stop is _Stop.IDLE:
             seconds = self.budgets.idle_timeout_ns / 1e9
             raise self._hang(f"no event for {seconds:g} s", waiter())
+        if stop is _Stop.SPENT:
+            events = self.budgets.max_events
+            raise self._hang(f"the budget of {events:,} waits in one call is used up", waiter())
         if stop is _Stop.STUCK and deadline_ns is None:
             raise self._hang("nothing in flight can complete", waiter())
 
     def _hang(self, reason: str, waiter: str) -> RingHang:
-        lines = list(self._bpf.waiters())
-        most = 20
-        if len(lines) > most:
-            lines[most:] = [f"and {len(lines) - most} more requests"]
-        return RingHang(reason, (waiter, *lines))
+        return RingHang(reason, (waiter, *self._bpf.waiters()))
 
     # --- the end ----------------------------------------------------------------------------
 

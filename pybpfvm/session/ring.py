@@ -207,7 +207,7 @@ class Ring:
     def get_sqe(self) -> SqeBuilder:
         """The next free submission entry; RingError EBUSY when the SQ is full."""
         core = self.core
-        if len(self._pending) >= core.setup.sq_entries:
+        if len(self._pending) + core.sq.ready() >= core.setup.sq_entries:
             raise RingError(
                 errno.EBUSY, f"the SQ is full with {core.setup.sq_entries} SQEs: submit first"
             )
@@ -265,12 +265,14 @@ class Ring:
         """Cancel everything and give it back; twice is fine."""
         if self._closed:
             return
-        if self._core is not None:
-            self._core.close()
-        else:
-            self.backend.close()
-        self._closed = True
-        self._runner.close()
+        try:
+            if self._core is not None:
+                self._core.close()
+            else:
+                self.backend.close()
+        finally:
+            self._closed = True
+            self._runner.close()
 
 
 class _Runner:

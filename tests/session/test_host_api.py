@@ -11,7 +11,7 @@ import pytest
 
 import pybpfvm
 from pybpfvm.errors import InputError, LoadRejected, RingError, RingHang, Trap
-from pybpfvm.session import LoadedObject, Machine, Ring, timespec
+from pybpfvm.session import Budgets, LoadedObject, Machine, Ring, timespec
 
 ROOT = Path(__file__).parents[2]
 HELLO = ROOT / "examples/01_hello/prog.v3.bpf.o"
@@ -154,6 +154,36 @@ def test_the_sq_is_full_after_its_entries(machine: Machine) -> None:
         ring.get_sqe()
         with pytest.raises(RingError, match="EBUSY"):
             ring.get_sqe()
+
+
+def test_what_a_bad_sqe_left_in_the_sq_is_not_lost(machine: Machine) -> None:
+    with Ring(entries=8, machine=machine) as ring:
+        ring.get_sqe().prep_nop(user_data=1, flags=0x80)
+        for user_data in range(2, 9):
+            ring.get_sqe().prep_nop(user_data=user_data)
+        assert ring.submit() == 1
+        ring.get_sqe().prep_nop(user_data=9)
+        with pytest.raises(RingError, match="EBUSY"):
+            ring.get_sqe()
+        assert ring.submit() == 8
+        assert [cqe.user_data for cqe in ring.reap()] == list(range(1, 10))
+
+
+def test_timers_without_end_use_up_the_budget(machine: Machine) -> None:
+    budgets = Budgets(max_events=200)
+    with Ring(cq_entries=[8], machine=machine, budgets=budgets) as ring:
+        endless = ring.user.alloc(timespec(1000))
+        ring.get_sqe().prep_timeout(endless.addr, timeout_flags=1 << 6)  # multishot
+        ring.submit()
+        with pytest.raises(RingHang, match="budget of 200 waits"):
+            ring.wait_cqe(cq=1)
+
+
+def test_a_hang_names_twenty_waiters_and_counts_the_rest(machine: Machine) -> None:
+    error = RingHang("why", tuple(f"request {n}" for n in range(50)))
+    assert str(error).count("\n") == 21
+    assert str(error).endswith("and 30 more")
+    assert len(error.waiters) == 50
 
 
 def test_a_closed_ring_says_so(machine: Machine) -> None:
