@@ -150,6 +150,11 @@ def _words(name: str, count: int, *, start: int = 0, writable: bool = False) -> 
     return CtxField(name, start, 8 * count, writable, CtxParts.ANY)
 
 
+def _registers(count: int) -> tuple[CtxField, ...]:
+    """`count` saved registers, which can be read as a whole only."""
+    return tuple(CtxField(f"reg{index}", 8 * index, 8, False) for index in range(count))
+
+
 def _rules(*prefixes: str) -> tuple[SectionRule, ...]:
     """`name` alone stands for itself and `name/...`; a prefix that ends in / or * for whatever
     begins with it."""
@@ -217,7 +222,7 @@ _TYPES = (
         _rules("perf_event"),
         "bpf_perf_event_data",
         184,
-        (_words("data", 23),),
+        (*_registers(21), _words("sample", 2, start=168)),
         {},
     ),
     _Type(
