@@ -116,9 +116,12 @@ def _move(env: Environment, insn: Insn, pc: int, op: AluOp) -> Step:
             check_readable(value, src)
             regs[dst] = value if whole else scalar(UNKNOWN32 if width == 32 else _ANY, pc)
             return
-        var = value.var if whole else transfer(value.var, value.var)
+        var = value.var
         if ranges_only and var.mask:
-            var = _ranges_of(var)
+            known = _ranges_of(var)
+            var = _ranges_of(transfer(known, known))
+        elif not whole:
+            var = transfer(var, var)
         if var is not value.var and var != value.var:
             regs[dst] = Reg(_SCALAR, var, pc, (value,))
             return
@@ -131,8 +134,19 @@ _ANY = Scalar.UNKNOWN
 
 
 def _ranges_of(var: Scalar) -> Scalar:
-    """What the signed ranges alone tell: kernels forget known bits when they extend a sign."""
-    found = sync(0, U64, var.smin, var.smax, 0, U64, var.s32min, var.s32max, 0, U32)
+    """What the ranges alone tell: kernels forget known bits when they extend a sign."""
+    found = sync(
+        0,
+        U64,
+        var.smin,
+        var.smax,
+        var.umin,
+        var.umax,
+        var.s32min,
+        var.s32max,
+        var.u32min,
+        var.u32max,
+    )
     return var if found is None else found
 
 
