@@ -267,7 +267,8 @@ class Generator:
                 if random.random() < 0.05:
                     link = abi.SQE_ANY_LINK
                 flags |= link
-            if skip and random.random() < 0.6 and spec.op != EXTERNAL:
+            selects = flags & abi.SQE_BUFFER_SELECT  # docs/sim-kernel-differences.md
+            if skip and random.random() < 0.6 and spec.op != EXTERNAL and not selects:
                 flags |= abi.SQE_CQE_SKIP_SUCCESS
             waits = spec.fields.get("fd") in (Fd("reader"), Fd("writer"), Fd("sock"))
             if random.random() < 0.04 and spec.op in _MAY_GO_ASYNC and not waits:

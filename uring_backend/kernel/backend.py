@@ -1,15 +1,11 @@
 """The Backend over the running kernel's io_uring.
 
 Requests go to one real ring, in the order given and with their flags; user_data is the caller's
-token. Three things are ours: every SQE passes the guard, IOSQE_CQE_SKIP_SUCCESS is played here
-(see `requests`), and an external request is played by hidden ones:
+token. Three things are ours: every SQE passes the guard (`guard`), external requests are played by
+hidden ones (`plan`), and IOSQE_CQE_SKIP_SUCCESS is played on CQEs (`requests`).
 
-    alone        NOP [|DRAIN]            its CQE is "Started"; nothing else waits for it
-    in a chain   NOP|LINK [|DRAIN]  →  READ of a pipe, 2 bytes, with the request's own link flag
-    later drain  one more READ of a pipe, submitted before the draining request, keeps it back
-
-`finish` writes 2 bytes, or 1 after a failure: the short read breaks the chain as any failed
-request does. Hidden requests carry user_data from TOKEN_LIMIT up and are never reported.
+To end an external request 2 bytes go into its gate, or 1 after a failure: the short read breaks
+the chain as any failed request does.
 
 One thread uses a backend, and a forked child must not. A TIMEOUT with a completion count counts
 the CQEs of the real ring, hidden ones included: who needs the count exact (the ring above does)
@@ -20,24 +16,25 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
-from pybpfvm.errors import InputError, InternalError, RingError, UnsupportedError, errno_name
+from pybpfvm.errors import InputError, InternalError, RingError, UnsupportedError
 from pybpfvm.memory import AddressSpace
 from pybpfvm.uring_backend import abi
-from pybpfvm.uring_backend.abi import Op, Sqe
-from pybpfvm.uring_backend.base import EXTERNAL, Completion, Started
+from pybpfvm.uring_backend.abi import Op
+from pybpfvm.uring_backend.base import Completion, Started
+from pybpfvm.uring_backend.kernel.gates import Gate, GatePool
 from pybpfvm.uring_backend.kernel.guard import NO_TOKEN, SUPPORTED, TOKEN_LIMIT, Guard
+from pybpfvm.uring_backend.kernel.plan import ACCEPTED, ORDERED, PLAIN, Planned, Planner
 from pybpfvm.uring_backend.kernel.requests import (
-    Chain,
+    CancelAll,
     Entry,
     External,
-    Gate,
+    Hidden,
+    InFlight,
     Stage,
-    can_move,
+    Start,
 )
 from pybpfvm.uring_backend.kernel.sysring import SysRing
 from pybpfvm.uring_backend.kernel.world import KernelWorld
@@ -46,43 +43,6 @@ DEFAULT_ENTRIES = 1024
 _CQ_ENTRIES = 32768  # large, because a full CQ ends multishot requests
 _CLOSE_LIMIT_NS = 10_000_000_000
 _CLOSE_STEP_NS = 20_000_000
-_ANY_LINK = abi.SQE_ANY_LINK
-_ORDERED = _ANY_LINK | abi.SQE_IO_DRAIN | abi.SQE_CQE_SKIP_SUCCESS
-_OPENERS = frozenset({Op.OPENAT, Op.OPENAT2, Op.ACCEPT, Op.SOCKET})
-_WATCHED = _OPENERS | {Op.CLOSE, Op.POLL_REMOVE, EXTERNAL}
-# What no kernel knows is passed on, for its -EINVAL.
-_ACCEPTED = SUPPORTED | frozenset(range(abi.OP_LAST, 256))
-_ON_NAMES = frozenset({Op.STATX, Op.UNLINKAT, Op.MKDIRAT, Op.RENAMEAT})
-_CANCELS_MANY = abi.ASYNC_CANCEL_ANY | abi.ASYNC_CANCEL_OP
-
-# The kernel refuses drains on a ring that ever saw the skip flag. As it does not see those of the
-# caller, it is shown this before a drain that must be refused.
-_NO_DRAINS = Sqe(Op.NOP, flags=abi.SQE_CQE_SKIP_SUCCESS, user_data=NO_TOKEN)
-
-
-class _Start:
-    """The hidden NOP of an external request."""
-
-    __slots__ = ("external",)
-
-    def __init__(self, external: External) -> None:
-        self.external = external
-
-
-class _CancelAll:
-    """Hidden cancels that stand for one ASYNC_CANCEL with ANY: what they found so far."""
-
-    __slots__ = ("found", "left", "token")
-
-    def __init__(self, token: int, left: int) -> None:
-        self.token = token
-        self.left = left
-        self.found = 0
-
-
-# A real SQE; how many of the caller's are consumed with it; its user_data; what to remember
-# (an opcode: a plain request; None: it never posts a CQE).
-_Planned = tuple[bytes, int, int, "int | Entry | _Start | Gate | _CancelAll | None"]
 
 
 class KernelBackend:
@@ -107,16 +67,9 @@ class KernelBackend:
         self._memory = memory
         self._guard = Guard(memory, self.world)
         self._events: list[Completion | Started] = []
-        self._lone_externals: list[External] = []  # planned by the submit that is under way
-        self._live: dict[int, int | Entry] = {}  # by token, in the order of submission
-        self._hidden: dict[int, _Start | Gate | _CancelAll] = {}
-        self._renames: dict[int, int] = {}  # token a poll is to have -> token it has
-        self._next_hidden = TOKEN_LIMIT
-        self._idle_gates: list[Gate] = []
-        self._gates: set[Gate] = set()
-        self._skip_seen = self._skip_planned = False  # by the kernel; in this submission
-        self._drains_off = False  # the kernel was shown _NO_DRAINS
-        self._fresh: list[Chain] = []  # of the submission under way
+        self._flight = InFlight()
+        self._gates = GatePool()
+        self._planner = Planner(self._guard, self.world, self._flight, self._gates)
         self._closed = False
         memory.before_close(self.close)
 
@@ -138,19 +91,22 @@ class KernelBackend:
         UnsupportedError, with nothing consumed, for an opcode that must not reach the kernel.
         """
         self._check_open()
+        self._reap()
+        taken = self._submit_plain(sqes)
+        if taken is not None:
+            return taken
         for raw in sqes:
-            if raw[0] not in _ACCEPTED:
+            if raw[0] not in ACCEPTED:
                 raise UnsupportedError(
                     f"opcode {Op(raw[0]).name} on the kernel's ring",
                     remedy=f"use one of {', '.join(op.name for op in sorted(SUPPORTED))}",
                 )
-        self._reap()
         consumed = 0
-        self._skip_planned = False
-        batch: list[_Planned] = []
-        for plan in self._plan(sqes):
+        batch: list[Planned] = []
+        for plan in self._planner.plan(sqes):
             if len(batch) + len(plan) > self._ring.sq_entries:
                 if len(plan) > self._ring.sq_entries:
+                    self._take_back([*batch, *plan])
                     raise InputError(
                         f"a chain of {len(plan)} requests",
                         where="kernel ring",
@@ -164,11 +120,30 @@ class KernelBackend:
         if batch:
             consumed, _ = self._issue(batch, consumed)
         self._reap()
-        for chain in self._fresh:
-            chain.fresh = False
-        self._fresh.clear()
-        self._lone_externals.clear()
+        self._planner.settled()
         return consumed
+
+    def _submit_plain(self, sqes: Sequence[bytes]) -> int | None:
+        """The short way for SQEs that need nothing remembered; None if one of them does."""
+        if len(sqes) > self._ring.sq_entries:
+            return None
+        admit = self._guard.admit
+        real = []
+        for raw in sqes:
+            if raw[1] & ORDERED or raw[0] not in PLAIN:
+                return None
+            admitted, effect = admit(raw)
+            if effect is not None:
+                return None
+            real.append(admitted)
+        taken = self._ring.submit(real)
+        if taken < 0:
+            raise RingError(-taken, f"io_uring_enter refused {len(sqes)} SQEs")
+        live = self._flight.live
+        for raw in sqes[:taken]:
+            live[int.from_bytes(raw[32:40], "little")] = raw[0]
+        self._reap()
+        return taken
 
     def poll(self) -> list[Completion | Started]:
         """What has happened and was not reported yet, in order."""
@@ -200,13 +175,11 @@ class KernelBackend:
     def can_progress(self) -> bool:
         """Whether something in flight may complete without the caller finishing an external
         request. What waits for the outside (a peer, a pipe) counts as able to."""
-        return can_move(
-            None if isinstance(entry, int) else entry.chain for entry in self._live.values()
-        )
+        return self._flight.can_move()
 
     def finish(self, token: int, *, failed: bool = False) -> None:
         """End an external request that was Started."""
-        external = self._live.get(token)
+        external = self._flight.live.get(token)
         if not isinstance(external, External) or external.stage is not Stage.RUNNING:
             raise InternalError(f"request {token} is not a started external one")
         external.chain.posts(external, -errno.EIO if failed else 0)
@@ -215,7 +188,7 @@ class KernelBackend:
 
     def cancel_external(self, token: int) -> None:
         """Forget an external request that has not started; its chain is cancelled in its turn."""
-        external = self._live.get(token)
+        external = self._flight.live.get(token)
         if not isinstance(external, External) or external.stage is not Stage.WAITING:
             raise InternalError(f"request {token} is not an external one that waits")
         external.doomed = True
@@ -254,7 +227,7 @@ class KernelBackend:
 
     def in_flight(self) -> int:
         """Requests submitted and not completed."""
-        return len(self._live)
+        return len(self._flight.live)
 
     def close(self) -> None:
         """Cancel and reap everything, then give back ring, descriptors and files."""
@@ -264,196 +237,54 @@ class KernelBackend:
         self._closed = True
         self._memory.forget_before_close(self.close)
         self._ring.close()
-        for gate in self._gates:
-            os.close(gate.reader)
-            os.close(gate.writer)
-        self._gates.clear()
-        self._live.clear()
-        self._hidden.clear()
+        self._gates.close()
+        self._flight.live.clear()
+        self._flight.hidden.clear()
         self.world.close_all()
 
-    # --- from the caller's SQEs to real ones -----------------------------------------------------
+    # --- from plans to CQEs to events -------------------------------------------------------------
 
-    def _plan(self, sqes: Sequence[bytes]) -> Iterator[list[_Planned]]:
-        """Per chain, the real SQEs that stand for the caller's; hidden ones included."""
-        index, count = 0, len(sqes)
-        while index < count:
-            raw = sqes[index]
-            opcode, flags = raw[0], raw[1]
-            index += 1
-            plain = not flags & _ORDERED and opcode not in _WATCHED
-            if plain and not (opcode == Op.ASYNC_CANCEL and self._hidden):
-                real, effect = self._guard.admit(raw)
-                if effect is None:
-                    yield [(real, index, int.from_bytes(raw[32:40], "little"), opcode)]
-                    continue
-            first = index - 1
-            while sqes[index - 1][1] & _ANY_LINK and index < count:
-                index += 1
-            yield list(self._plan_chain([Sqe.unpack(raw) for raw in sqes[first:index]], first))
-
-    def _plan_chain(self, members: list[Sqe], before: int) -> Iterator[_Planned]:
-        drain = any(sqe.flags & abi.SQE_IO_DRAIN for sqe in members)
-        skips = [at for at, sqe in enumerate(members) if _asks_to_skip(sqe)]
-        refused_from = 0 if self._skip_seen or self._skip_planned else (skips or [len(members)])[0]
-        if drain and not self._drains_off:
-            last_drain = max(at for at, sqe in enumerate(members) if sqe.flags & abi.SQE_IO_DRAIN)
-            if refused_from <= last_drain:
-                yield _NO_DRAINS.pack(), before, NO_TOKEN, None
-        self._skip_planned |= bool(skips)
-        if drain:
-            yield from self._fence(before)
-        chain = Chain(drain)
-        self._fresh.append(chain)
-        lone = len(members) == 1 and not members[0].flags & _ANY_LINK
-        for consumed, sqe in enumerate(members, before + 1):
-            if sqe.opcode == EXTERNAL:
-                yield from self._plan_external(sqe, chain, consumed, lone)
-                continue
-            if sqe.opcode == Op.ASYNC_CANCEL and self._hits_hidden(sqe):
-                if lone and not sqe.flags & _ORDERED:
-                    yield from self._plan_cancel(sqe, consumed)
-                    continue
-                sqe = replace(sqe, op_flags=0, addr=NO_TOKEN)
-            entry = Entry(sqe, chain)
-            entry.shows_skip = entry.position in skips
-            if sqe.flags & abi.SQE_IO_DRAIN and entry.position >= refused_from:
-                entry.bad_sqe = True
-            fixed = sqe.flags & abi.SQE_FIXED_FILE
-            entry.has_file = sqe.opcode in _ON_NAMES or (not fixed and sqe.fd in self.world.owned)
-            self._watch(entry, sqe)
-            flags = sqe.flags & ~abi.SQE_CQE_SKIP_SUCCESS
-            if entry.skip and sqe.opcode == Op.POLL_ADD and sqe.len & abi.POLL_ADD_MULTI:
-                sqe = replace(sqe, len=0xFFFFFFFF)  # the pair is -EINVAL, as unknown flags are
-            real, effect = self._guard.admit(replace(sqe, flags=flags).pack())
-            if effect is not None:
-                entry.kept = effect.kept
-                entry.bad_sqe |= effect.bad_sqe
-                if effect.total >= 0 and not flags & abi.SQE_BUFFER_SELECT:
-                    entry.expected = min(effect.total, abi.MAX_RW_COUNT)
-                if effect.on_result is not None:
-                    entry.after.append(effect.on_result)
-            yield real, consumed, sqe.user_data, entry
-
-    def _plan_external(
-        self, sqe: Sqe, chain: Chain, consumed: int, lone: bool
-    ) -> Iterator[_Planned]:
-        external = External(sqe, chain)
-        start = Sqe(Op.NOP, flags=sqe.flags & abi.SQE_IO_DRAIN, user_data=self._hidden_token())
-        if lone:
-            self._lone_externals.append(external)
-            yield start.pack(), consumed, start.user_data, _Start(external)
-            return
-        external.gate = gate = self._take_gate({sqe.user_data})
-        start = replace(start, flags=start.flags | abi.SQE_IO_LINK)
-        yield start.pack(), consumed - 1, start.user_data, _Start(external)
-        kept = _ANY_LINK
-        if external.position:
-            # Where drains are refused, the last of a chain decides whether the batch ends. (At
-            # the head, a second drain would hold back what comes after the chain.)
-            kept |= abi.SQE_IO_DRAIN
-        yield self._read_gate(gate, sqe.flags & kept, consumed)
-
-    def _fence(self, before: int) -> Iterator[_Planned]:
-        """A hidden READ that a drain finds in flight while lone external requests are not over."""
-        issued = [entry for entry in self._live.values() if isinstance(entry, External)]
-        in_this_call = [entry for entry in self._lone_externals if entry.token not in self._live]
-        loose = [
-            entry for entry in issued + in_this_call if entry.gate is None and not entry.fenced
-        ]
-        if loose:
-            for external in loose:
-                external.fenced = True
-            gate = self._take_gate({external.token for external in loose})
-            yield self._read_gate(gate, 0, before)
-
-    def _read_gate(self, gate: Gate, flags: int, consumed: int) -> _Planned:
-        token = self._hidden_token()
-        read = Sqe(
-            Op.READ,
-            flags=flags,
-            fd=gate.reader,
-            off=abi.CURRENT_POSITION,
-            addr=gate.buffer_addr,
-            len=2,
-            user_data=token,
-        )
-        return read.pack(), consumed, token, gate
-
-    def _watch(self, entry: Entry, sqe: Sqe) -> None:
-        """Follow the results that change which descriptors and tokens exist."""
-        if sqe.opcode in _OPENERS and not sqe.file_index:
-            entry.after.append(self._opened)
-        elif sqe.opcode == Op.CLOSE and not sqe.file_index:
-            fd = sqe.fd
-            entry.after.append(lambda res: self._was_closed(fd, res))
-        elif sqe.opcode == Op.POLL_REMOVE and sqe.len & abi.POLL_UPDATE_USER_DATA:
-            old, new = sqe.addr, sqe.off
-            self._renames[new] = old
-            entry.after.append(lambda res: self._renamed(old, new, res))
-
-    def _hits_hidden(self, sqe: Sqe) -> bool:
-        """Whether a cancel could find a hidden READ (naming tokens or descriptors, it can not)."""
-        if not self._gates or len(self._idle_gates) == len(self._gates):
-            return False
-        if sqe.op_flags & abi.ASYNC_CANCEL_OP and sqe.len != Op.READ:
-            return False
-        return bool(sqe.op_flags & _CANCELS_MANY)
-
-    def _plan_cancel(self, sqe: Sqe, consumed: int) -> Iterator[_Planned]:
-        """ASYNC_CANCEL with ANY or OP, spelled out so that hidden requests are not found."""
-        by_opcode = sqe.op_flags & abi.ASYNC_CANCEL_OP
-        targets = [
-            token
-            for token, entry in self._live.items()
-            if not isinstance(entry, External)
-            and (not by_opcode or (entry if isinstance(entry, int) else entry.opcode) == sqe.len)
-        ]
-        cancel = Sqe(Op.ASYNC_CANCEL, addr=NO_TOKEN, user_data=sqe.user_data)
-        if not sqe.op_flags & abi.ASYNC_CANCEL_ALL:
-            cancel = replace(cancel, addr=targets[0] if targets else NO_TOKEN)
-            yield cancel.pack(), consumed, sqe.user_data, sqe.opcode
-            return
-        group = _CancelAll(sqe.user_data, max(len(targets), 1))
-        for target in targets or [NO_TOKEN]:
-            token = self._hidden_token()
-            yield replace(cancel, addr=target, user_data=token).pack(), consumed, token, group
-
-    def _issue(self, batch: Sequence[_Planned], before: int) -> tuple[int, bool]:
+    def _issue(self, batch: Sequence[Planned], before: int) -> tuple[int, bool]:
         """One io_uring_enter. (The caller's SQEs consumed so far, whether all of the batch was.)"""
         taken = self._ring.submit([planned[0] for planned in batch])
         if taken < 0:
             raise RingError(-taken, f"io_uring_enter refused {len(batch)} SQEs")
         consumed = before
-        live, hidden = self._live, self._hidden
+        live, hidden = self._flight.live, self._flight.hidden
         for _, consumed, token, record in batch[:taken]:  # noqa: B007 - the last one counts
             if record is None:
-                self._drains_off = True
+                self._flight.drains_off = True
                 continue
             if token >= TOKEN_LIMIT:
                 assert not isinstance(record, (int, Entry)), (
                     "hidden requests have their own records"
                 )
                 hidden[token] = record
-                if isinstance(record, _Start):
+                if isinstance(record, Start):
                     live[record.external.token] = record.external
-                elif isinstance(record, _CancelAll):
+                elif isinstance(record, CancelAll):
                     live[record.token] = int(Op.ASYNC_CANCEL)
             else:
                 assert isinstance(record, (int, Entry)), "a token of the caller"
                 live[token] = record
                 if isinstance(record, Entry):
-                    self._skip_seen |= record.shows_skip
-        for _, _, _, record in batch[taken:]:
-            if isinstance(record, Gate):
-                self._idle_gates.append(record)
+                    self._flight.skip_seen |= record.shows_skip
+        self._take_back(batch[taken:])
         return consumed, taken == len(batch)
 
-    # --- from CQEs to events ----------------------------------------------------------------------
+    def _take_back(self, planned: Sequence[Planned]) -> None:
+        """These were planned, but the kernel never saw them."""
+        for _, _, _, record in planned:
+            if isinstance(record, Gate):
+                for token in record.waits_for:
+                    external = self._flight.live.get(token)
+                    if isinstance(external, External) and external.gate is not record:
+                        external.fenced = False
+                self._gates.give(record)
 
     def _reap(self) -> None:
         """Turn the CQEs that are there into events."""
-        live, events = self._live, self._events
+        live, events = self._flight.live, self._events
         for token, res, flags in self._ring.reap():
             entry = live.get(token)
             if entry.__class__ is int:
@@ -466,15 +297,15 @@ class KernelBackend:
     def _complete(self, token: int, res: int, flags: int) -> None:
         if token == NO_TOKEN:
             return  # _NO_DRAINS, cancelled behind a drain
-        record = self._hidden.get(token)
+        record = self._flight.hidden.get(token)
         if record is not None:
-            del self._hidden[token]
+            del self._flight.hidden[token]
             self._complete_hidden(record, res)
             return
-        entry = self._live.get(token)
-        if entry is None and token in self._renames:
-            self._renamed(self._renames[token], token, 0)
-            entry = self._live.get(token)
+        entry = self._flight.live.get(token)
+        if entry is None and token in self._flight.renames:
+            self._flight.rename(self._flight.renames[token], token, 0)
+            entry = self._flight.live.get(token)
         if entry is None:
             raise InternalError(f"the kernel completed {token:#x}, which is not in flight")
         posts = True
@@ -485,21 +316,21 @@ class KernelBackend:
                 entry.done = True
                 posts = entry.chain.posts(entry, res)
         if not flags & abi.CQE_F_MORE:
-            del self._live[token]
+            del self._flight.live[token]
         if posts:
             self._events.append(Completion(token, res, flags))
 
-    def _complete_hidden(self, record: _Start | Gate | _CancelAll, res: int) -> None:
+    def _complete_hidden(self, record: Hidden, res: int) -> None:
         if isinstance(record, Gate):
             if record.opened and res < 0:  # cancelled with bytes in it: never used again
-                self._drop_gate(record)
+                self._gates.drop(record)
             else:
-                self._idle_gates.append(record)
-        elif isinstance(record, _CancelAll):
+                self._gates.give(record)
+        elif isinstance(record, CancelAll):
             record.left -= 1
             record.found += res != -errno.ENOENT
             if record.left == 0:
-                del self._live[record.token]
+                del self._flight.live[record.token]
                 self._events.append(Completion(record.token, record.found, 0))
         else:
             external = record.external
@@ -518,58 +349,13 @@ class KernelBackend:
     def _end(self, external: External, *, failed: bool, open_gate: bool = True) -> None:
         external.stage = Stage.FINISHED
         external.done = True
-        del self._live[external.token]
-        for gate in [gate for gate in self._gates if external.token in gate.waits_for]:
+        del self._flight.live[external.token]
+        for gate in self._gates.waiting_for(external.token):
             gate.waits_for.discard(external.token)
             if (open_gate or external.gate is not gate) and not gate.waits_for:
-                self._open_gate(gate, failed=failed and external.gate is gate)
+                gate.open(failed=failed and external.gate is gate)
 
-    def _opened(self, res: int) -> None:
-        if res >= 0:
-            self.world.adopt(res)
-
-    def _was_closed(self, fd: int, res: int) -> None:
-        if res not in (-errno.ECANCELED, -errno.EBADF, -errno.EINVAL):
-            self.world.disown(fd)
-
-    def _renamed(self, old: int, new: int, res: int) -> None:
-        self._renames.pop(new, None)
-        if res >= 0 and old in self._live and new not in self._live:
-            entry = self._live.pop(old)
-            if isinstance(entry, Entry):
-                entry.token = new
-            self._live[new] = entry
-
-    # --- gates, registration, the end ---------------------------------------------------------
-
-    def _hidden_token(self) -> int:
-        self._next_hidden += 1
-        return self._next_hidden
-
-    def _take_gate(self, waits_for: set[int]) -> Gate:
-        if self._idle_gates:
-            gate = self._idle_gates.pop()
-        else:
-            try:
-                gate = Gate(*os.pipe2(os.O_CLOEXEC))
-            except OSError as error:
-                raise InputError(
-                    f"no pipe for a request that others wait for (-{errno_name(error.errno or 0)})",
-                    remedy="raise the limit of open files (ulimit -n)",
-                ) from error
-            self._gates.add(gate)
-        gate.opened = False
-        gate.waits_for = waits_for
-        return gate
-
-    def _open_gate(self, gate: Gate, *, failed: bool) -> None:
-        gate.opened = True
-        os.write(gate.writer, b"\0" if failed else b"\0\0")
-
-    def _drop_gate(self, gate: Gate) -> None:
-        self._gates.discard(gate)
-        os.close(gate.reader)
-        os.close(gate.writer)
+    # --- registration, the end ------------------------------------------------------------------
 
     def _register_fds(self, opcode: int, fds: Sequence[int]) -> int:
         self._check_open()
@@ -586,27 +372,18 @@ class KernelBackend:
         Cancelling lets the next members of chains and behind drains have their turn, so repeat.
         """
         deadline = time.monotonic_ns() + _CLOSE_LIMIT_NS
-        for external in _externals(self._live.values()):
+        for external in self._flight.externals():
             if external.stage is Stage.WAITING:
                 external.doomed = True
             else:
                 self._end(external, failed=True)
         while True:
             self._reap()
-            if not self._live and not self._hidden:
+            if not self._flight.live and not self._flight.hidden:
                 return
             if time.monotonic_ns() > deadline:
-                raise InternalError(f"{len(self._live)} requests could not be cancelled")
+                raise InternalError(f"{len(self._flight.live)} requests could not be cancelled")
             self._ring.sync_cancel_all(_CLOSE_STEP_NS)
             self._reap()
-            if self._live or self._hidden:
+            if self._flight.live or self._flight.hidden:
                 self._ring.wait(_CLOSE_STEP_NS)
-
-
-def _asks_to_skip(sqe: Sqe) -> bool:
-    known = sqe.opcode < abi.OP_LAST and not sqe.flags & ~abi.SQE_VALID_FLAGS
-    return known and bool(sqe.flags & abi.SQE_CQE_SKIP_SUCCESS)
-
-
-def _externals(entries: Iterable[int | Entry]) -> list[External]:
-    return [entry for entry in entries if isinstance(entry, External)]

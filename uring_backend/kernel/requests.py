@@ -10,7 +10,6 @@ CQEs that IOSQE_CQE_SKIP_SUCCESS would have kept back are dropped here, by the k
 
 from __future__ import annotations
 
-import ctypes
 import errno
 from collections.abc import Callable, Iterable
 from enum import Enum
@@ -19,6 +18,8 @@ from pybpfvm.bits import s64
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Op, Sqe
 from pybpfvm.uring_backend.base import EXTERNAL
+from pybpfvm.uring_backend.kernel.gates import Gate
+from pybpfvm.uring_backend.kernel.guard import TOKEN_LIMIT
 
 _TRANSFERS = frozenset({Op.READ, Op.WRITE, Op.READ_FIXED, Op.WRITE_FIXED})
 _MESSAGES = frozenset({Op.SEND, Op.RECV})
@@ -247,21 +248,69 @@ class External(Entry):
         self.doomed = False
 
 
-class Gate:
-    """A pipe that a hidden READ of 2 bytes waits on, and the external requests that keep it shut.
+class Start:
+    """The hidden NOP of an external request."""
 
-    It opens when the last of them is finished: 2 bytes let the chain go on, 1 breaks it.
+    __slots__ = ("external",)
+
+    def __init__(self, external: External) -> None:
+        self.external = external
+
+
+class CancelAll:
+    """Hidden cancels that stand for one ASYNC_CANCEL with ANY: what they found so far."""
+
+    __slots__ = ("found", "left", "token")
+
+    def __init__(self, token: int, left: int) -> None:
+        self.token = token
+        self.left = left
+        self.found = 0
+
+
+Hidden = Start | Gate | CancelAll
+Record = int | Entry | Hidden
+"""What to remember of a real request; an int is the opcode of one with nothing to remember."""
+
+
+class InFlight:
+    """What the kernel has: the caller's requests by token, in order, and the hidden ones.
+
+    `renames`: the token that a POLL_REMOVE is giving a poll -> the one it has. `skip_seen`: the
+    caller used the skip flag; `drains_off`: the kernel refuses drains for it.
     """
 
-    __slots__ = ("_buffer", "buffer_addr", "opened", "reader", "waits_for", "writer")
+    def __init__(self) -> None:
+        self.live: dict[int, int | Entry] = {}
+        self.hidden: dict[int, Hidden] = {}
+        self.renames: dict[int, int] = {}
+        self.skip_seen = False
+        self.drains_off = False
+        self._last_hidden = TOKEN_LIMIT
 
-    def __init__(self, reader: int, writer: int) -> None:
-        self.reader = reader
-        self.writer = writer
-        self.opened = False
-        self.waits_for: set[int] = set()
-        self._buffer = ctypes.create_string_buffer(2)
-        self.buffer_addr = ctypes.addressof(self._buffer)
+    def hidden_token(self) -> int:
+        """user_data that was never used."""
+        self._last_hidden += 1
+        return self._last_hidden
+
+    def rename(self, old: int, new: int, res: int) -> None:
+        """A POLL_REMOVE that gives a poll another token ended with `res`."""
+        self.renames.pop(new, None)
+        if res >= 0 and old in self.live and new not in self.live:
+            entry = self.live.pop(old)
+            if isinstance(entry, Entry):
+                entry.token = new
+            self.live[new] = entry
+
+    def externals(self) -> list[External]:
+        """The external requests that are not over."""
+        return [entry for entry in self.live.values() if isinstance(entry, External)]
+
+    def can_move(self) -> bool:
+        """Whether something may complete without the caller finishing an external request."""
+        return can_move(
+            None if isinstance(entry, int) else entry.chain for entry in self.live.values()
+        )
 
 
 def can_move(units: Iterable[Chain | None]) -> bool:

@@ -1,0 +1,240 @@
+"""From the caller's SQEs to the real ones: guarded, without skip flags, hidden ones in between.
+
+An external request is played by hidden requests:
+
+    alone        NOP [|DRAIN]            its CQE is "Started"; nothing else waits for it
+    in a chain   NOP|LINK [|DRAIN]  →  READ of a pipe, 2 bytes, with the request's own link flag
+    later drain  one more READ of a pipe, submitted before the draining request, keeps it back
+
+They carry user_data from TOKEN_LIMIT up. Nothing here talks to the kernel.
+Document: the project's notes on host supervision, section 5.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from pybpfvm.uring_backend import abi
+from pybpfvm.uring_backend.abi import Op, Sqe
+from pybpfvm.uring_backend.base import EXTERNAL
+from pybpfvm.uring_backend.kernel.gates import Gate, GatePool
+from pybpfvm.uring_backend.kernel.guard import NO_TOKEN, SUPPORTED, Guard
+from pybpfvm.uring_backend.kernel.requests import (
+    CancelAll,
+    Chain,
+    Entry,
+    External,
+    InFlight,
+    Record,
+    Start,
+)
+from pybpfvm.uring_backend.kernel.world import KernelWorld
+
+_ANY_LINK = abi.SQE_ANY_LINK
+_OPENERS = frozenset({Op.OPENAT, Op.OPENAT2, Op.ACCEPT, Op.SOCKET})
+_WATCHED = _OPENERS | {Op.CLOSE, Op.POLL_REMOVE, EXTERNAL}
+_ON_NAMES = frozenset({Op.STATX, Op.UNLINKAT, Op.MKDIRAT, Op.RENAMEAT})
+_CANCELS_MANY = abi.ASYNC_CANCEL_ANY | abi.ASYNC_CANCEL_OP
+
+# SQE flags that need more than being passed on.
+ORDERED = _ANY_LINK | abi.SQE_IO_DRAIN | abi.SQE_CQE_SKIP_SUCCESS
+# What no kernel knows is passed on, too, for its -EINVAL.
+ACCEPTED = SUPPORTED | frozenset(range(abi.OP_LAST, 256))
+# Opcodes of which nothing is to be remembered, as plain ints: looked up for each SQE.
+PLAIN = frozenset(map(int, ACCEPTED - _WATCHED - {Op.ASYNC_CANCEL}))
+
+# The kernel refuses drains on a ring that ever saw the skip flag. As it does not see those of the
+# caller, it is shown this before a drain that must be refused.
+_NO_DRAINS = Sqe(Op.NOP, flags=abi.SQE_CQE_SKIP_SUCCESS, user_data=NO_TOKEN)
+
+Planned = tuple[bytes, int, int, Record | None]
+"""A real SQE; how many of the caller's are consumed with it; its user_data; what to remember
+(None: it never posts a CQE)."""
+
+
+class Planner:
+    """Plans batches for one backend. `flight` is what the plans that were issued came to."""
+
+    def __init__(self, guard: Guard, world: KernelWorld, flight: InFlight, gates: GatePool) -> None:
+        self._guard = guard
+        self._world = world
+        self._flight = flight
+        self._gates = gates
+        # Of the submission under way.
+        self._skip_planned = False
+        self._lone_externals: list[External] = []
+        self._fresh: list[Chain] = []
+
+    def plan(self, sqes: Sequence[bytes]) -> Iterator[list[Planned]]:
+        """Per chain, the real SQEs that stand for the caller's; hidden ones included."""
+        self._skip_planned = False
+        self._lone_externals.clear()
+        index, count = 0, len(sqes)
+        while index < count:
+            raw = sqes[index]
+            opcode, flags = raw[0], raw[1]
+            index += 1
+            plain = not flags & ORDERED and opcode not in _WATCHED
+            if plain and not (opcode == Op.ASYNC_CANCEL and self._flight.hidden):
+                real, effect = self._guard.admit(raw)
+                if effect is None:
+                    yield [(real, index, int.from_bytes(raw[32:40], "little"), opcode)]
+                    continue
+            first = index - 1
+            while sqes[index - 1][1] & _ANY_LINK and index < count:
+                index += 1
+            yield list(self._plan_chain([Sqe.unpack(raw) for raw in sqes[first:index]], first))
+
+    def _plan_chain(self, members: list[Sqe], before: int) -> Iterator[Planned]:
+        drain = any(sqe.flags & abi.SQE_IO_DRAIN for sqe in members)
+        skips = [at for at, sqe in enumerate(members) if _asks_to_skip(sqe)]
+        refused_from = (
+            0 if self._flight.skip_seen or self._skip_planned else (skips or [len(members)])[0]
+        )
+        if drain and not self._flight.drains_off:
+            last_drain = max(at for at, sqe in enumerate(members) if sqe.flags & abi.SQE_IO_DRAIN)
+            if refused_from <= last_drain:
+                yield _NO_DRAINS.pack(), before, NO_TOKEN, None
+        self._skip_planned |= bool(skips)
+        if drain:
+            yield from self._fence(before)
+        chain = Chain(drain)
+        self._fresh.append(chain)
+        lone = len(members) == 1 and not members[0].flags & _ANY_LINK
+        for consumed, sqe in enumerate(members, before + 1):
+            if sqe.opcode == EXTERNAL:
+                yield from self._plan_external(sqe, chain, consumed, lone)
+                continue
+            if sqe.opcode == Op.ASYNC_CANCEL and self._hits_hidden(sqe):
+                if lone and not sqe.flags & ORDERED:
+                    yield from self._plan_cancel(sqe, consumed)
+                    continue
+                sqe = replace(sqe, op_flags=0, addr=NO_TOKEN)
+            entry = Entry(sqe, chain)
+            entry.shows_skip = entry.position in skips
+            if sqe.flags & abi.SQE_IO_DRAIN and entry.position >= refused_from:
+                entry.bad_sqe = True
+            fixed = sqe.flags & abi.SQE_FIXED_FILE
+            entry.has_file = sqe.opcode in _ON_NAMES or (not fixed and sqe.fd in self._world.owned)
+            self._watch(entry, sqe)
+            flags = sqe.flags & ~abi.SQE_CQE_SKIP_SUCCESS
+            if entry.skip and sqe.opcode == Op.POLL_ADD and sqe.len & abi.POLL_ADD_MULTI:
+                sqe = replace(sqe, len=0xFFFFFFFF)  # the pair is -EINVAL, as unknown flags are
+            real, effect = self._guard.admit(replace(sqe, flags=flags).pack())
+            if effect is not None:
+                entry.kept = effect.kept
+                entry.bad_sqe |= effect.bad_sqe
+                if effect.total >= 0 and not flags & abi.SQE_BUFFER_SELECT:
+                    entry.expected = min(effect.total, abi.MAX_RW_COUNT)
+                if effect.on_result is not None:
+                    entry.after.append(effect.on_result)
+            yield real, consumed, sqe.user_data, entry
+
+    def _plan_external(
+        self, sqe: Sqe, chain: Chain, consumed: int, lone: bool
+    ) -> Iterator[Planned]:
+        external = External(sqe, chain)
+        start = Sqe(
+            Op.NOP, flags=sqe.flags & abi.SQE_IO_DRAIN, user_data=self._flight.hidden_token()
+        )
+        if lone:
+            self._lone_externals.append(external)
+            yield start.pack(), consumed, start.user_data, Start(external)
+            return
+        external.gate = gate = self._gates.take({sqe.user_data})
+        start = replace(start, flags=start.flags | abi.SQE_IO_LINK)
+        yield start.pack(), consumed - 1, start.user_data, Start(external)
+        kept = _ANY_LINK
+        if external.position:
+            # Where drains are refused, the last of a chain decides whether the batch ends. (At
+            # the head, a second drain would hold back what comes after the chain.)
+            kept |= abi.SQE_IO_DRAIN
+        yield self._read_gate(gate, sqe.flags & kept, consumed)
+
+    def _fence(self, before: int) -> Iterator[Planned]:
+        """A hidden READ that a drain finds in flight while lone external requests are not over."""
+        issued = [entry for entry in self._flight.live.values() if isinstance(entry, External)]
+        in_this_call = [
+            entry for entry in self._lone_externals if entry.token not in self._flight.live
+        ]
+        loose = [
+            entry for entry in issued + in_this_call if entry.gate is None and not entry.fenced
+        ]
+        if loose:
+            for external in loose:
+                external.fenced = True
+            gate = self._gates.take({external.token for external in loose})
+            yield self._read_gate(gate, 0, before)
+
+    def _read_gate(self, gate: Gate, flags: int, consumed: int) -> Planned:
+        token = self._flight.hidden_token()
+        read = Sqe(
+            Op.READ,
+            flags=flags,
+            fd=gate.reader,
+            off=abi.CURRENT_POSITION,
+            addr=gate.buffer_addr,
+            len=2,
+            user_data=token,
+        )
+        return read.pack(), consumed, token, gate
+
+    def _watch(self, entry: Entry, sqe: Sqe) -> None:
+        """Follow the results that change which descriptors and tokens exist."""
+        if sqe.opcode in _OPENERS and not sqe.file_index:
+            entry.after.append(self._opened)
+        elif sqe.opcode == Op.CLOSE and not sqe.file_index:
+            fd = sqe.fd
+            entry.after.append(lambda res: self._was_closed(fd, res))
+        elif sqe.opcode == Op.POLL_REMOVE and sqe.len & abi.POLL_UPDATE_USER_DATA:
+            old, new = sqe.addr, sqe.off
+            self._flight.renames[new] = old
+            entry.after.append(lambda res: self._flight.rename(old, new, res))
+
+    def _hits_hidden(self, sqe: Sqe) -> bool:
+        """Whether a cancel could find a hidden READ (naming tokens or descriptors, it can not)."""
+        if not self._gates.busy():
+            return False
+        if sqe.op_flags & abi.ASYNC_CANCEL_OP and sqe.len != Op.READ:
+            return False
+        return bool(sqe.op_flags & _CANCELS_MANY)
+
+    def _plan_cancel(self, sqe: Sqe, consumed: int) -> Iterator[Planned]:
+        """ASYNC_CANCEL with ANY or OP, spelled out so that hidden requests are not found."""
+        by_opcode = sqe.op_flags & abi.ASYNC_CANCEL_OP
+        targets = [
+            token
+            for token, entry in self._flight.live.items()
+            if not isinstance(entry, External)
+            and (not by_opcode or (entry if isinstance(entry, int) else entry.opcode) == sqe.len)
+        ]
+        cancel = Sqe(Op.ASYNC_CANCEL, addr=NO_TOKEN, user_data=sqe.user_data)
+        if not sqe.op_flags & abi.ASYNC_CANCEL_ALL:
+            cancel = replace(cancel, addr=targets[0] if targets else NO_TOKEN)
+            yield cancel.pack(), consumed, sqe.user_data, sqe.opcode
+            return
+        group = CancelAll(sqe.user_data, max(len(targets), 1))
+        for target in targets or [NO_TOKEN]:
+            token = self._flight.hidden_token()
+            yield replace(cancel, addr=target, user_data=token).pack(), consumed, token, group
+
+    def settled(self) -> None:
+        """What the chains planned since the last time had at once is known now."""
+        for chain in self._fresh:
+            chain.fresh = False
+        self._fresh.clear()
+
+    def _opened(self, res: int) -> None:
+        if res >= 0:
+            self._world.adopt(res)
+
+    def _was_closed(self, fd: int, res: int) -> None:
+        if res not in (-errno.ECANCELED, -errno.EBADF, -errno.EINVAL):
+            self._world.disown(fd)
+
+
+def _asks_to_skip(sqe: Sqe) -> bool:
+    known = sqe.opcode < abi.OP_LAST and not sqe.flags & ~abi.SQE_VALID_FLAGS
+    return known and bool(sqe.flags & abi.SQE_CQE_SKIP_SUCCESS)
