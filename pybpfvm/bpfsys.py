@@ -14,12 +14,16 @@ import errno as _errno
 import os
 import platform
 import struct
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pybpfvm.bits import align_up
 from pybpfvm.errors import errno_name
+from pybpfvm.isa.codec import encode
+from pybpfvm.isa.insn import Insn
+from pybpfvm.isa.table import SPECS
 
 _SYSCALL_NUMBERS = {"x86_64": 321, "aarch64": 280}
 
@@ -125,8 +129,7 @@ def available() -> str | None:
     machine = platform.machine()
     if os.uname().sysname != "Linux" or machine not in _SYSCALL_NUMBERS:
         return f"bpf(2) is known on Linux x86_64 and aarch64 only, this is {machine}"
-    # r0 = 0; exit
-    insns = struct.pack("=BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)
+    insns = encode([Insn(SPECS["mov64_k"]), Insn(SPECS["exit"])], big_endian=sys.byteorder == "big")
     with prog_load(insns, prog_type=PROG_TYPE_SYSCALL, flags=BPF_F_SLEEPABLE) as result:
         if result.accepted:
             return None

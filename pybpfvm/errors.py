@@ -103,7 +103,6 @@ class TrapKind(Enum):
     CTX_ACCESS = "access to the context that its ABI does not allow"
     MISALIGNED = "misaligned atomic access"
     STACK_DEPTH = "more than 8 frames of calls"
-    TAIL_CALLS = "more than 33 tail calls"
     BUDGET = "instruction budget exhausted"
     BAD_INSN = "instruction that cannot be executed"
     BAD_PC = "control flow left the program"

@@ -157,10 +157,6 @@ class BpfRequests:
             self._queue.append(request)
         self._parked.clear()
 
-    def has_parked(self) -> bool:
-        """Whether some request waits for CQEs."""
-        return bool(self._parked)
-
     def waiters(self) -> Iterator[str]:
         """One line for each request that waits for CQEs, parked ones first."""
         for request in (*sorted(self._all_parked(), key=_parking_order), *self._queue):

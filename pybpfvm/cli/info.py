@@ -71,6 +71,8 @@ def _print(obj: BpfObject, profile: Profile | None, detection: Detection) -> Non
         print("ABI unknown: no profile fits; choose one with --abi")
     for line in detection.why:
         print(f"  {line}")
+    for line in profile.notes if profile is not None else ():
+        print(f"  note: {line}")
     print()
     heading("Programs")
     table(

@@ -72,6 +72,10 @@ def _pointer(name: str, offset: int, holds: CtxHolds) -> CtxField:
     return CtxField(name, offset, 4, False, CtxParts.WHOLE, holds)
 
 
+def _address(name: str, offset: int) -> CtxField:
+    return CtxField(name, offset, 4, False, CtxParts.WHOLE, CtxHolds.KERNEL_OBJECT)
+
+
 _XDP_MD = (
     _pointer("data", 0, CtxHolds.DATA),
     _pointer("data_end", 4, CtxHolds.DATA_END),
@@ -101,10 +105,11 @@ _SK_BUFF = (
     _pointer("data_end", 80, CtxHolds.DATA_END),
     _word("napi_id", 84),
     _word("family", 88, CtxHolds.KERNEL_OBJECT),
-    _word("remote_ip4", 92, CtxHolds.KERNEL_OBJECT),
-    _word("local_ip4", 96, CtxHolds.KERNEL_OBJECT),
-    CtxField("remote_ip6", 100, 16, False, CtxParts.READ, CtxHolds.KERNEL_OBJECT),
-    CtxField("local_ip6", 116, 16, False, CtxParts.READ, CtxHolds.KERNEL_OBJECT),
+    # Addresses are read by whole words only.
+    _address("remote_ip4", 92),
+    _address("local_ip4", 96),
+    *(_address(f"remote_ip6[{i}]", 100 + 4 * i) for i in range(4)),
+    *(_address(f"local_ip6[{i}]", 116 + 4 * i) for i in range(4)),
     _word("remote_port", 132, CtxHolds.KERNEL_OBJECT),
     _word("local_port", 136, CtxHolds.KERNEL_OBJECT),
     _pointer("data_meta", 140, CtxHolds.DATA_META),
@@ -116,9 +121,7 @@ _SK_BUFF = (
     CtxField("tstamp_type", 180, 1, False),
     CtxField("hwtstamp", 184, 8, False),
 )
-_SOCKET_FIELDS = frozenset(
-    ["family", "remote_ip4", "local_ip4", "remote_ip6", "local_ip6", "remote_port", "local_port"]
-)
+_SOCKET_FIELDS = frozenset(one.name for one in _SK_BUFF if 88 <= one.offset < 140)
 
 
 def _sk_buff(without: frozenset[str], writable: frozenset[str]) -> tuple[CtxField, ...]:

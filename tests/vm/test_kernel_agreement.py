@@ -19,7 +19,7 @@ from tests.support.kernel_oracle import KernelOracle, difference
 
 pytestmark = pytest.mark.kernel_bpf
 
-PROGRAMS = int(os.environ.get("PYBPFVM_ORACLE_PROGRAMS", "1500"))
+PROGRAMS = int(os.environ.get("PYBPFVM_ORACLE_PROGRAMS", "10000"))
 FIRST_SEED = int(os.environ.get("PYBPFVM_ORACLE_SEED", "0"))
 
 
