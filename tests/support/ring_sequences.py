@@ -245,6 +245,8 @@ class Generator:
         make, uses = random.choice(kinds)
         specs = make()
         # What is pending may belong to any of these, so a cancel stands alone among them.
+        if uses == "client":
+            return Unit(self.decorated(specs), frozenset({"client", "listener"}))
         if uses == "junk":
             return Unit(self.decorated(specs), frozenset({"junk", "a", "sub/c"}))
         shared = {"sock", "pipe", "listener", "timers", "cancels", "client", "externals"}

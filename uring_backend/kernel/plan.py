@@ -122,6 +122,7 @@ class Planner:
             flags = sqe.flags & ~abi.SQE_CQE_SKIP_SUCCESS
             if entry.skip and sqe.opcode == Op.POLL_ADD and sqe.len & abi.POLL_ADD_MULTI:
                 sqe = replace(sqe, len=0xFFFFFFFF)  # the pair is -EINVAL, as unknown flags are
+                entry.bad_sqe = True
             real, effect = self._guard.admit(replace(sqe, flags=flags).pack())
             if effect is not None:
                 entry.kept = effect.kept
