@@ -6,7 +6,7 @@ instructions were seen to access the context.)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -16,20 +16,18 @@ from pybpfvm.isa.opcodes import Kind, Pseudo
 from pybpfvm.profiles.base import Profile, Sleepable
 from pybpfvm.profiles.detect import matching_section
 from pybpfvm.program import BpfObject, MapSpec, Program, Subprog
-from pybpfvm.verifier.state import State
-
-Trace = Callable[[int, State], None]
+from pybpfvm.verifier.observe import Observer
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """How to verify. `strict_ctx` as in `engine.ctx_violation`; `all_errors`: go on after an
-    error with the other paths; `trace` is called with (pc, state) before each instruction."""
+    error with the other paths; `observer` hears what the explorer does."""
 
     budget_insns: int = 1_000_000
     strict_ctx: bool = True
     all_errors: bool = False
-    trace: Trace | None = None
+    observer: Observer | None = None
     privileged: bool = True
 
 

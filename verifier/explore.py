@@ -95,7 +95,7 @@ class Explorer:
         self._stored_now = 0
         self._live = Liveness(env)
         self._forks: list[tuple[int, State]] = []
-        self._pending: list[tuple[int, State, Stored | None]] = []
+        self._pending: list[tuple[int, int, State, Stored | None]] = []
         self._stored: dict[int, list[Stored]] = {}
         self._parent: Stored | None = None
         self._jumps = 0
@@ -115,15 +115,20 @@ class Explorer:
                 self.entry, State([Frame(0, -1, 0)], (), True), refused
             )
             return
-        pc = self.entry
+        pc = here = self.entry
         steps, forks, points = self._steps, self._forks, self._prune_points
         jumps = self._jump_pcs
         budget = self.env.options.budget_insns
-        trace = self.env.options.trace
+        observer = self.env.options.observer
+        trace = None if observer is None else observer.step
+        if observer is not None:
+            observer.resumed(-1, pc, state)
         while True:
             try:
                 while True:
                     if pc in points and not self._visit(pc, state):
+                        if observer is not None:
+                            observer.pruned(pc, state)
                         pc = _END
                     else:
                         self.processed += 1
@@ -140,19 +145,27 @@ class Explorer:
                         here, pc = pc, step(state)
                         if forks:
                             self._fork(here)
+                        if pc == _END and observer is not None:
+                            observer.ended(here, state)
                     if pc == _END:
                         self._path_ended()
                         if not self._pending:
                             return
-                        pc, state, self._parent = self._pending.pop()
+                        here, pc, state, self._parent = self._pending.pop()
+                        if observer is not None:
+                            observer.resumed(here, pc, state)
             except Refused as refused:
+                if observer is not None:
+                    observer.refused(pc, state, refused)
                 if not self._record(pc, state, refused):
                     return
                 forks.clear()
                 self._path_ended()
                 if not self._pending:
                     return
-                pc, state, self._parent = self._pending.pop()
+                here, pc, state, self._parent = self._pending.pop()
+                if observer is not None:
+                    observer.resumed(here, pc, state)
 
     def _first_state(self) -> State:
         state = State([Frame(0, -1, self.entry)], (), self.entry == 0)
@@ -167,7 +180,7 @@ class Explorer:
 
     def _fork(self, pc: int) -> None:
         for target, state in self._forks:
-            self._pending.append((target, state, self._parent))
+            self._pending.append((pc, target, state, self._parent))
             if self._parent is not None:
                 self._parent.pending += 1
         self._forks.clear()
@@ -226,6 +239,8 @@ class Explorer:
         new = Stored(state.copy(), self._parent)
         self._stored.setdefault(pc, []).append(new)
         self._parent = new
+        if self.env.options.observer is not None:
+            self.env.options.observer.stored(pc, state)
         self._last_jumps, self._last_processed = self._jumps, self.processed
         self.states += 1
         self._stored_now += 1

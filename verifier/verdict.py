@@ -20,6 +20,7 @@ class Kind(Enum):
     POLICY = "policy"  # forbidden for this program type, licence or capability
     LIMIT = "limit"  # too complex: a kernel's limit (rejected), or our budget (inconclusive)
     UNSUPPORTED = "unsupported"  # a feature that this verifier does not have (inconclusive)
+    LINT = "lint"  # a warning: no kernel refuses it, and it is probably a bug
 
 
 class Rule(Enum):
@@ -77,6 +78,24 @@ class PathStep:
 
 
 @dataclass(frozen=True, slots=True)
+class Witness:
+    """Inputs under which the interpreter traps at the instruction of the finding.
+
+    Everything a program can learn from outside: bytes of the context and of the packet, of each
+    map's values (by map name and key), of user memory (by address), results of helpers in the
+    order of their calls, and the seed of what is left. `trap` is the kind of the trap.
+    """
+
+    trap: str
+    ctx: bytes = b""
+    packet: bytes = b""
+    maps: tuple[tuple[str, bytes, bytes], ...] = ()
+    user: tuple[tuple[int, bytes], ...] = ()
+    results: tuple[tuple[str, int], ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One broken rule. `message` is one line close to the kernel's wording, `reason` the
     explanation for people, `path` the history from the first cause to the instruction."""
@@ -90,6 +109,7 @@ class Finding:
     source: SourceLine | None = None
     path: tuple[PathStep, ...] = ()
     feature: str = ""  # for Kind.UNSUPPORTED: what is missing
+    witness: Witness | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from pybpfvm.verifier.domains.scalar import contains, truncate
 from pybpfvm.verifier.environment import environment
 from pybpfvm.verifier.explore import Explorer
 from pybpfvm.verifier.liveness import Liveness
+from pybpfvm.verifier.observe import Observer
 from pybpfvm.verifier.regstate import Reg, RegType
 from pybpfvm.verifier.stack import SPILL, ZERO, Slot
 from pybpfvm.verifier.state import State
@@ -73,11 +74,12 @@ def claims(
     """Verify the program and keep every state."""
     states: dict[int, list[Snapshot]] = defaultdict(list)
 
-    def record(pc: int, state: State) -> None:
-        stacks = tuple(dict(frame.stack) for frame in state.frames)
-        states[pc].append(Snapshot(tuple(state.frame.regs), stacks))
+    class Record(Observer):
+        def step(self, pc: int, state: State) -> None:
+            stacks = tuple(dict(frame.stack) for frame in state.frames)
+            states[pc].append(Snapshot(tuple(state.frame.regs), stacks))
 
-    options = Options(budget_insns=budget_insns, trace=record)
+    options = Options(budget_insns=budget_insns, observer=Record())
     with _unpruned() if all_paths else _as_is():
         verdict = verify(program, obj, profile, options=options)
     live: Callable[[int], tuple[int, ...]] = _nothing_live

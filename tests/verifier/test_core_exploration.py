@@ -11,6 +11,8 @@ from pybpfvm.isa.asm import assemble
 from pybpfvm.isa.opcodes import Kind as InsnKind
 from pybpfvm.profiles import profile_named
 from pybpfvm.program import BpfObject, MapSpec, MapType, Program, Subprog
+from pybpfvm.verifier.observe import Observer
+from pybpfvm.verifier.refusal import Refused
 from pybpfvm.verifier.state import State
 from pybpfvm.verifier.verdict import Accepted, Inconclusive, Kind, Rejected, Rule, Verdict
 from pybpfvm.verifier.verify import Options, verify
@@ -279,12 +281,42 @@ def test_harm_is_claimed_only_where_every_run_comes_by() -> None:
 
 
 def test_trace_sees_every_step() -> None:
-    seen: list[int] = []
+    class Steps(Observer):
+        def __init__(self) -> None:
+            self.seen: list[int] = []
 
-    def trace(pc: int, state: State) -> None:
-        assert len(state.frame.regs) == 11
-        seen.append(pc)
+        def step(self, pc: int, state: State) -> None:
+            assert len(state.frame.regs) == 11
+            self.seen.append(pc)
 
-    verdict = judge(COUNTED.format(turns=3), options=Options(trace=trace))
-    assert seen == [0, 1, 2, 1, 2, 1, 2, 3, 4]
-    assert verdict.stats.processed_insns == len(seen)
+    watch = Steps()
+    verdict = judge(COUNTED.format(turns=3), options=Options(observer=watch))
+    assert watch.seen == [0, 1, 2, 1, 2, 1, 2, 3, 4]
+    assert verdict.stats.processed_insns == len(watch.seen)
+
+
+def test_an_observer_hears_how_each_path_begins_and_ends() -> None:
+    class Story(Observer):
+        def __init__(self) -> None:
+            self.told: list[tuple[str, int]] = []
+
+        def resumed(self, origin: int, pc: int, state: State) -> None:
+            self.told.append((f"from {origin} to", pc))
+
+        def ended(self, pc: int, state: State) -> None:
+            self.told.append(("ended", pc))
+
+        def refused(self, pc: int, state: State, refused: Refused) -> None:
+            self.told.append((refused.rule.value, pc))
+
+    watch = Story()
+    judge(
+        "call 7\n if r0 == 0 goto +2\n r0 = 0\n exit\n r0 = r9\n exit",
+        options=Options(observer=watch),
+    )
+    assert watch.told == [
+        ("from -1 to", 0),
+        ("ended", 3),
+        ("from 1 to", 4),
+        ("uninitialised-register", 4),
+    ]
