@@ -22,13 +22,15 @@ from pybpfvm.verifier.observe import Observer
 @dataclass(frozen=True, slots=True)
 class Options:
     """How to verify. `strict_ctx` as in `engine.ctx_violation`; `all_errors`: go on after an
-    error with the other paths; `observer` hears what the explorer does."""
+    error with the other paths; `observer` hears what the explorer does; `rules` are those of a
+    kernel, None for the one that the profile belongs to."""
 
     budget_insns: int = 1_000_000
     strict_ctx: bool = True
     all_errors: bool = False
     observer: Observer | None = None
     privileged: bool = True
+    rules: KernelRules | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ def environment(
         obj,
         profile,
         options,
-        RULES_618 if profile.ring is None else RULES_2021,
+        options.rules or (RULES_618 if profile.ring is None else RULES_2021),
         code,
         _functions(program, code),
         sleepable,

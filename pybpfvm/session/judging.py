@@ -1,0 +1,223 @@
+"""Judging programs: the verifier's verdict, and what is added to it for people.
+
+`judge` decides on one program whose profile is known. `read_case` loads an object and finds out
+by which profile each of its programs is judged; a program of a type that is not known gets an
+Inconclusive that names it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from pybpfvm.btf.types import Btf
+from pybpfvm.errors import InputError
+from pybpfvm.objectfile import abi_unknown, detect_abi, read_object
+from pybpfvm.profiles import profile_named, with_helpers
+from pybpfvm.profiles.base import Profile
+from pybpfvm.profiles.detect import Detection
+from pybpfvm.profiles.ordinary import profile_of_section, unsupported_type
+from pybpfvm.program import BpfObject, Program
+from pybpfvm.verifier.environment import KernelRules, Options
+from pybpfvm.verifier.kernels import DEFAULT_KERNEL, KERNELS
+from pybpfvm.verifier.observe import Observer
+from pybpfvm.verifier.verdict import (
+    Accepted,
+    Finding,
+    Inconclusive,
+    Kind,
+    Rejected,
+    Rule,
+    Statistics,
+    Verdict,
+)
+from pybpfvm.verifier.verify import verify
+
+DEFAULT_BUDGET_INSNS = 1_000_000
+
+
+class Policy(Enum):
+    """Whose judgement counts."""
+
+    KERNEL = "kernel"  # the verdict that the kernel would give
+    STRICT = "strict"  # what is sound is accepted, also where the kernel loses the fact
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeRequest:
+    """How to judge; the same for every program of every object that is asked about.
+
+    `kernel` is a key of `KERNELS`. `abi` names a profile, detected without; `program_type` too,
+    for objects of ordinary types, and takes precedence. `helpers` gives helper numbers other
+    meanings; `btf` is what CO-RE is resolved against. `constants` are values of variables in
+    .rodata, as text. `all_errors`: go on after the first error.
+    """
+
+    kernel: str = DEFAULT_KERNEL
+    policy: Policy = Policy.KERNEL
+    abi: str | None = None
+    program_type: str | None = None
+    helpers: Mapping[int, str] = field(default_factory=dict)
+    btf: Btf | None = None
+    constants: Mapping[str, str] = field(default_factory=dict)
+    budget_insns: int = DEFAULT_BUDGET_INSNS
+    all_errors: bool = True
+
+    @property
+    def rules(self) -> KernelRules:
+        """The rules of `kernel`; InputError for one that is not known."""
+        if self.kernel not in KERNELS:
+            raise InputError(
+                f"no rules are known for kernel {self.kernel!r}",
+                where="--kernel",
+                remedy=f"known: {', '.join(KERNELS)}",
+            )
+        return KERNELS[self.kernel]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A program to be judged by the rules of each of `profiles`: several where its ABI is
+    ambiguous, none where its type is not known (then `unknown` says why)."""
+
+    program: Program
+    profiles: tuple[Profile, ...]
+    unknown: Finding | None = None
+
+    @property
+    def profile(self) -> Profile | None:
+        """The profile whose verdict is given."""
+        return self.profiles[-1] if self.profiles else None
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectCases:
+    """An object with its programs to be judged, in its order."""
+
+    obj: BpfObject
+    detection: Detection
+    cases: tuple[Case, ...]
+
+
+def judge(
+    program: Program,
+    obj: BpfObject,
+    profile: Profile,
+    request: JudgeRequest,
+    *,
+    observer: Observer | None = None,
+) -> Verdict:
+    """The verdict on `program` of `obj` by the rules of `profile`. `observer` hears the
+    exploration. Raises nothing for what a program contains."""
+    options = Options(
+        budget_insns=request.budget_insns,
+        all_errors=request.all_errors,
+        observer=observer,
+        rules=request.rules if profile.ring is None else None,
+    )
+    # Here meet the parts that add to a verdict: lints, causes, witnesses, in this order.
+    verdict = verify(program, obj, profile, options=options)
+    return _witnessed_only(verdict)
+
+
+def judge_case(
+    obj: BpfObject, case: Case, request: JudgeRequest, *, observer: Observer | None = None
+) -> Verdict:
+    """As `judge`, for whatever is known of the program's type.
+
+    Where its ABI is ambiguous, the verdict that all candidates agree on; Inconclusive if they
+    differ, or if no type is known.
+    """
+    program = case.program
+    if case.profile is None:
+        assert case.unknown is not None
+        return Inconclusive(Statistics(insns=program.slots), case.unknown)
+    verdict = judge(program, obj, case.profile, request, observer=observer)
+    others = [judge(program, obj, profile, request) for profile in case.profiles[:-1]]
+    if all(type(other) is type(verdict) for other in others):
+        return verdict
+    names = " or ".join(profile.name for profile in case.profiles)
+    found = _unsupported(
+        program,
+        f"a verdict that is the same for {names}",
+        f"the ABI is ambiguous: it could be {names}, and they differ on this program",
+        f"say which, e.g. --abi {case.profile.name}",
+    )
+    return Inconclusive(verdict.stats, found)
+
+
+def read_cases(source: str | os.PathLike[str] | bytes, request: JudgeRequest) -> ObjectCases:
+    """Load an object and choose the profile of each of its programs. Raises InputError."""
+    obj = read_object(source, btf=request.btf)
+    detection = detect_abi(obj)
+    return ObjectCases(
+        obj, detection, tuple(_case(obj, detection, program, request) for program in obj.programs)
+    )
+
+
+def _witnessed_only(verdict: Verdict) -> Verdict:
+    """The same verdict, in which nothing is called unsafe without inputs that show it."""
+    if not isinstance(verdict, Rejected):
+        return verdict
+    errors = tuple(
+        replace(error, kind=Kind.UNPROVEN)
+        if error.kind is Kind.UNSAFE and error.witness is None
+        else error
+        for error in verdict.errors
+    )
+    return verdict if errors == verdict.errors else replace(verdict, errors=errors)
+
+
+def _case(obj: BpfObject, detection: Detection, program: Program, request: JudgeRequest) -> Case:
+    named = request.program_type or request.abi
+    if named:
+        profiles: tuple[Profile, ...] = (profile_named(named),)
+    elif detection.candidates:
+        profiles = detection.candidates
+    else:
+        own = profile_of_section(program.section)
+        profiles = () if own is None else (own,)
+    if profiles:
+        return Case(program, tuple(with_helpers(one, request.helpers) for one in profiles))
+    return Case(program, (), _unknown_type(obj, detection, program))
+
+
+def _unknown_type(obj: BpfObject, detection: Detection, program: Program) -> Finding:
+    """Why nothing can be said about a program: its type is not supported, or not known."""
+    kind = unsupported_type(program.section)
+    if kind is not None:
+        reason = f"section {program.section!r} says that the program is of this type"
+        return _unsupported(program, f"programs of type {kind}", reason, "")
+    error = abi_unknown(obj, detection)
+    feature = f"the program type of section {program.section!r}"
+    return _unsupported(program, feature, error.reason, "say what it is with --type or --abi")
+
+
+def _unsupported(program: Program, feature: str, reason: str, suggestion: str) -> Finding:
+    return Finding(
+        Rule.UNSUPPORTED,
+        Kind.UNSUPPORTED,
+        0,
+        f"unsupported: {feature}",
+        reason=reason,
+        suggestion=suggestion,
+        source=program.line_at(0),
+        feature=feature,
+    )
+
+
+__all__ = [
+    "Accepted",
+    "Case",
+    "Inconclusive",
+    "JudgeRequest",
+    "ObjectCases",
+    "Policy",
+    "Rejected",
+    "Verdict",
+    "judge",
+    "judge_case",
+    "read_cases",
+]
