@@ -43,7 +43,18 @@ _MAP_FREEZE = 22
 PROG_TYPE_SOCKET_FILTER = 1
 PROG_TYPE_SCHED_CLS = 3
 PROG_TYPE_XDP = 6
+PROG_TYPE_TRACING = 26
+PROG_TYPE_STRUCT_OPS = 27
+PROG_TYPE_LSM = 29
 PROG_TYPE_SYSCALL = 31
+
+# Attach types by the kernel's numbers: what a program of type TRACING or LSM is of a function.
+TRACE_RAW_TP = 23
+TRACE_FENTRY = 24
+TRACE_FEXIT = 25
+MODIFY_RETURN = 26
+LSM_MAC = 27
+TRACE_ITER = 28
 
 BPF_F_ANY_ALIGNMENT = 1 << 1
 BPF_F_SLEEPABLE = 1 << 4
@@ -158,12 +169,14 @@ def prog_load(
     btf_fd: int = 0,
     func_info: bytes = b"",
     line_info: bytes = b"",
+    attach_btf_id: int = 0,
 ) -> LoadResult:
     """BPF_PROG_LOAD of encoded instructions.
 
     `map_fds` is the fd_array that LDDW with Pseudo.MAP_IDX* indexes. `log_level` is the kernel's
     (1 errors and path, 2 every state, 4 statistics only); the log buffer starts with `log_bytes`
     and grows until the log fits. `func_info` are 8-byte and `line_info` 16-byte records.
+    `attach_btf_id`: what the program is attached to, by its id in the kernel's own BTF.
     """
     license_text = license.encode() + b"\0"
     fd_array = struct.pack(f"={len(map_fds)}i", *map_fds)
@@ -190,7 +203,7 @@ def prog_load(
             16 if line_info else 0,
             _address(line_info),
             len(line_info) // 16,
-            0,  # attach_btf_id
+            attach_btf_id,
             0,  # attach_prog_fd
             0,  # core_relo_cnt
             _address(fd_array),
@@ -215,6 +228,7 @@ def prog_load(
                 btf_fd=btf_fd,
                 func_info=func_info,
                 line_info=line_info,
+                attach_btf_id=attach_btf_id,
             )
         if error != _errno.EAGAIN:
             break
