@@ -48,6 +48,8 @@ class Comparison:
         """Whether exploring `old` from `pc` covers `new`."""
         if len(old.frames) != len(new.frames) or len(old.refs) != len(new.refs):
             return False
+        if old.regions != new.regions:
+            return False
         for old_frame, new_frame in zip(old.frames, new.frames, strict=True):
             if not _same_function(old_frame, new_frame):
                 return False
@@ -110,6 +112,8 @@ class Comparison:
             or old.mem_size != new.mem_size
             or old.frame != new.frame
             or old.subprog != new.subprog
+            or old.btf_id != new.btf_id
+            or old.trust != new.trust
         ):
             return False
         if self.mode is Compare.EXACT or kind is RegType.PTR_TO_STACK:

@@ -17,7 +17,7 @@ everything its width allows depends on nothing and has no deps.
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum
+from enum import Enum, IntFlag
 
 from pybpfvm.program import MapSpec
 from pybpfvm.verifier.domains.scalar import Scalar
@@ -41,6 +41,23 @@ class RegType(Enum):
     PTR_TO_RINGBUF_MEM = "ringbuf_mem"
     PTR_TO_RINGBUF_MEM_OR_NULL = "ringbuf_mem_or_null"
     PTR_TO_FUNC = "func"
+    PTR_TO_BTF_ID = "ptr_"
+    PTR_TO_BTF_ID_OR_NULL = "ptr_or_null_"
+    PTR_TO_MEM = "mem"
+    PTR_TO_MEM_OR_NULL = "mem_or_null"
+
+
+class Trust(IntFlag):
+    """What is known of where a BTF pointer, or one to memory, comes from."""
+
+    NONE = 0
+    TRUSTED = 1  # valid, and kept alive while the program runs
+    RCU = 2  # valid until the RCU read section ends
+    UNTRUSTED = 4  # may be anything: loads are probed, and give 0 where they fail
+    PERCPU = 8  # an offset of per-CPU data, for bpf_per_cpu_ptr
+    USER = 16  # an address of user space
+    RDONLY = 32  # memory that can not be written
+    ALLOC = 64  # the program's own object, of a type of the object's BTF
 
 
 # What a comparison with 0 makes of a pointer that may be NULL.
@@ -48,6 +65,8 @@ NON_NULL = {
     RegType.PTR_TO_MAP_VALUE_OR_NULL: RegType.PTR_TO_MAP_VALUE,
     RegType.MAP_PTR_OR_NULL: RegType.CONST_PTR_TO_MAP,
     RegType.PTR_TO_RINGBUF_MEM_OR_NULL: RegType.PTR_TO_RINGBUF_MEM,
+    RegType.PTR_TO_BTF_ID_OR_NULL: RegType.PTR_TO_BTF_ID,
+    RegType.PTR_TO_MEM_OR_NULL: RegType.PTR_TO_MEM,
 }
 PACKET_TYPES = frozenset({RegType.PTR_TO_PACKET, RegType.PTR_TO_PACKET_META})
 
@@ -70,6 +89,8 @@ class Reg:
     ref_id: int = 0
     frame: int = 0
     subprog: int = -1
+    btf_id: int = 0
+    trust: Trust = Trust.NONE
 
     def __init__(
         self,
@@ -98,11 +119,12 @@ class Pointer(Reg):
     `map` (and its index in the object, -1 for inner maps) for map pointers and values; `range`
     bytes behind a packet pointer's base are known to be in the packet; `mem_size` bytes of memory;
     `ref_id` of what must be released; `frame` number of a stack pointer; `subprog` pc of a
-    function. Pointers with the same nonzero `id` came from the same place: NULL together, or the
+    function; `btf_id` of the type that a BTF pointer is to, and its `trust`. Pointers with the same nonzero `id` came from the same place: NULL together, or the
     same unknown distance into the packet.
     """
 
     __slots__ = (
+        "btf_id",
         "frame",
         "map",
         "map_index",
@@ -111,6 +133,7 @@ class Pointer(Reg):
         "range",
         "ref_id",
         "subprog",
+        "trust",
     )
 
     def __init__(
@@ -128,6 +151,8 @@ class Pointer(Reg):
         ref_id: int = 0,
         frame: int = 0,
         subprog: int = -1,
+        btf_id: int = 0,
+        trust: Trust = Trust.NONE,
     ) -> None:
         Reg.__init__(self, type, ZERO if var is None else var, at, (), id)
         self.off = off
@@ -138,6 +163,8 @@ class Pointer(Reg):
         self.ref_id = ref_id
         self.frame = frame
         self.subprog = subprog
+        self.btf_id = btf_id
+        self.trust = trust
 
     def moved(
         self, at: int, off: int, var: Scalar, *, id: int | None = None, range: int | None = None
@@ -156,12 +183,20 @@ class Pointer(Reg):
             ref_id=self.ref_id,
             frame=self.frame,
             subprog=self.subprog,
+            btf_id=self.btf_id,
+            trust=self.trust,
         )
 
     def of_type(self, type: RegType, id: int) -> Pointer:
         """The same place under another type."""
         result = self.moved(self.at, self.off, self.var, id=id)
         result.type = type
+        return result
+
+    def trusted_as(self, trust: Trust) -> Pointer:
+        """The same place with another trust."""
+        result = self.moved(self.at, self.off, self.var)
+        result.trust = trust
         return result
 
     def __repr__(self) -> str:

@@ -71,23 +71,44 @@ class Frame:
         self.stack[base] = slot
 
 
+@dataclass(frozen=True, slots=True)
+class Regions:
+    """Regions of code that the program opened by calls and must close: how deep it is in RCU read
+    sections and in those without preemption, and the ids of saved interrupt states, in order."""
+
+    rcu: int = 0
+    preempt: int = 0
+    irqs: tuple[int, ...] = ()
+
+
+NO_REGIONS = Regions()
+
+
 class State:
-    """All frames, the innermost last, and the references held as (id, pc that acquired it).
+    """All frames, the innermost last, the references held as (id, pc that acquired it), and the
+    regions that are open.
 
     `certain`: every run of the program comes here (no branch on the way could go both ways).
     """
 
-    __slots__ = ("certain", "frame", "frames", "refs")
+    __slots__ = ("certain", "frame", "frames", "refs", "regions")
 
-    def __init__(self, frames: list[Frame], refs: tuple[tuple[int, int], ...], certain: bool):
+    def __init__(
+        self,
+        frames: list[Frame],
+        refs: tuple[tuple[int, int], ...],
+        certain: bool,
+        regions: Regions = NO_REGIONS,
+    ) -> None:
         self.frames = frames
         self.frame = frames[-1]
         self.refs = refs
         self.certain = certain
+        self.regions = regions
 
     def copy(self) -> State:
         """An independent state."""
-        return State([frame.copy() for frame in self.frames], self.refs, self.certain)
+        return State([frame.copy() for frame in self.frames], self.refs, self.certain, self.regions)
 
     def push(self, frame: Frame) -> None:
         """Enter a function."""
