@@ -120,7 +120,8 @@ class Pointer(Reg):
     bytes behind a packet pointer's base are known to be in the packet; `mem_size` bytes of memory;
     `ref_id` of what must be released; `frame` number of a stack pointer; `subprog` pc of a
     function; `btf_id` of the type that a BTF pointer is to, and its `trust`. Pointers with the
-    same nonzero `id` came from the same place: NULL together, or the same unknown distance into the packet.
+    same nonzero `id` came from the same place: NULL together, or the
+    same unknown distance into the packet.
     """
 
     __slots__ = (
