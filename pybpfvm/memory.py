@@ -52,6 +52,10 @@ _munmap_call = _libc.munmap
 _munmap_call.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _MAP_FIXED = 0x10
 _MAP_NORESERVE = 0x4000
+_MAP_FIXED_NOREPLACE = 0x100000
+# Far from where systems put programs, libraries and stacks, in 47-bit address spaces.
+_PREFERRED = 0x2000_0000_0000
+_PREFERRED_SLOTS = 8
 _PROT_NONE = 0
 _FAILED = ctypes.c_void_p(-1).value
 
@@ -163,6 +167,36 @@ def _map(start: int, span: int, protection: int) -> bool:
     return bool(_mmap_call(start, span, protection, flags, -1, 0) == start)
 
 
+def _reserve() -> int:
+    """Two windows without access, where they were the last time if that is free: a program sees
+    addresses, so a run is the same run only at the same place. InputError where none are left."""
+    for slot in range(_PREFERRED_SLOTS):
+        wanted = _PREFERRED + slot * 2 * _WINDOW
+        addr = _claim(wanted, 2 * _WINDOW, _MAP_FIXED_NOREPLACE)
+        if addr == wanted:
+            return wanted
+        if addr is not None:  # a kernel that takes the address for a hint only
+            _munmap_call(addr, 2 * _WINDOW)
+    span = 3 * _WINDOW
+    addr = _claim(None, span, 0)
+    if addr is None:
+        raise InputError(
+            "cannot reserve 12 GiB of address space",
+            remedy="raise the address-space limit (ulimit -v unlimited)",
+        )
+    base = align_up(addr, _WINDOW)
+    if base > addr:
+        _munmap_call(addr, base - addr)
+    _munmap_call(base + 2 * _WINDOW, addr + span - base - 2 * _WINDOW)
+    return base
+
+
+def _claim(wanted: int | None, span: int, flags: int) -> int | None:
+    flags |= _mmap.MAP_PRIVATE | _mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+    addr: int | None = _mmap_call(wanted, span, _PROT_NONE, flags, -1, 0)
+    return None if addr is None or addr == _FAILED else addr
+
+
 class AddressSpace:
     """Reserved range of one loaded image; a context manager that gives everything back.
 
@@ -175,25 +209,8 @@ class AddressSpace:
         self.byteorder: Literal["little", "big"] = "little"
         self.limit_bytes = limit_bytes
         self.committed_bytes = 0
-        span = 3 * _WINDOW
-        addr: int | None = _mmap_call(
-            None,
-            span,
-            _PROT_NONE,
-            _mmap.MAP_PRIVATE | _mmap.MAP_ANONYMOUS | _MAP_NORESERVE,
-            -1,
-            0,
-        )
-        if addr is None or addr == _FAILED:
-            raise InputError(
-                "cannot reserve 12 GiB of address space",
-                remedy="raise the address-space limit (ulimit -v unlimited)",
-            )
-        self.base: int = align_up(addr, _WINDOW)
+        self.base: int = _reserve()
         self.user_base = self.base + _WINDOW
-        if self.base > addr:
-            _munmap_call(addr, self.base - addr)
-        _munmap_call(self.base + 2 * _WINDOW, addr + span - self.base - 2 * _WINDOW)
         # By address: where regions start, and beside each its entry.
         self._starts: list[int] = []
         self._entries: list[_Entry] = []

@@ -14,8 +14,8 @@ later `addr3`.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from enum import Enum, IntEnum
 from typing import Final
 
@@ -155,6 +155,14 @@ class Sqe:
             self.addr3,
             self.pad,
         )
+
+    def misfits(self) -> Iterator[tuple[str, int]]:
+        """Fields that do not fit their width, with that width in bits."""
+        for field, code in zip(fields(self), _SQE.format[1:], strict=True):
+            try:
+                struct.pack(code, getattr(self, field.name))
+            except struct.error:
+                yield field.name, 8 * struct.calcsize(code)
 
     @classmethod
     def unpack(cls, raw: bytes | bytearray | memoryview) -> Sqe:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _NAMES_ANOTHER = frozenset((Op.ASYNC_CANCEL, Op.TIMEOUT_REMOVE, Op.POLL_REMOVE))
 _NO_COUNT = bytes(4)
+_FEW = 16  # ended timeouts that may stay in the heap
 
 
 def is_performed(request: Request) -> bool:
@@ -93,6 +94,7 @@ class Performed:
 
         def timer_ended(res: int) -> None:
             if self._timers.pop(request.token, None) is not None:
+                self._forget_ended()
                 failed = not (quiet and res == -errno.ETIME)
                 self._submitter.end(request, res, failed=failed)
 
@@ -100,6 +102,12 @@ class Performed:
         self._timers[request.token] = timer
         heapq.heappush(self._counted, (due, request.token, request))
         self._submitter.hidden(replace(sqe, off=0, user_data=timer).pack())
+
+    def _forget_ended(self) -> None:
+        """Rebuild the heap once most of it are timeouts that time has ended."""
+        if len(self._counted) > 2 * len(self._timers) + _FEW:
+            self._counted = [entry for entry in self._counted if entry[1] in self._timers]
+            heapq.heapify(self._counted)
 
     def end_due(self) -> None:
         """End the counted timeouts for which enough CQEs have come to CQ 0."""

@@ -25,6 +25,7 @@ from pybpfvm.report.progress import on_stderr, rates
 from pybpfvm.report.run import map_rows, print_maps
 from pybpfvm.session import Machine
 from pybpfvm.session.objects import LoadedObject, LoadedProgram
+from pybpfvm.session.testrun import TestRun
 
 _MAX_BYTES = 16 << 20  # of a context, and of a packet
 
@@ -154,28 +155,16 @@ def _run_once(args: argparse.Namespace) -> int:
                     strict_ctx=not args.lenient_ctx,
                     after_each=progress.each_run(),
                 )
-        except Trap:
-            if not args.json and not args.quiet:
+        except Trap as trap:
+            if args.json:
+                _print_document(args, obj, program, account, trap)
+            elif not args.quiet:
                 for line in account.lines(names):
                     print(line)
             raise
         seconds = time.perf_counter() - start
         if args.json:
-            print_json(
-                "run-once/1",
-                {
-                    "object": obj.object.path,
-                    "program": program.name,
-                    "engine": engine,
-                    "retval": done.retval,
-                    "insns": done.insns,
-                    "repeat": repeat,
-                    "ctx": done.ctx.hex(),
-                    "data": done.data.hex(),
-                    "helper_calls": dict(account.helper_calls),
-                    "maps": map_rows(obj),
-                },
-            )
+            _print_document(args, obj, program, account, done)
             return 0
         print(f"{obj.object.path}: {program.name}  ({program.profile.name}, engine {engine})")
         if not args.quiet:
@@ -188,3 +177,43 @@ def _run_once(args: argparse.Namespace) -> int:
             print(f"took {seconds * 1e3:.3f} ms: {rates(repeat, done.insns, seconds)}")
         print_maps(obj)
     return 0
+
+
+def _print_document(
+    args: argparse.Namespace,
+    obj: LoadedObject,
+    program: LoadedProgram,
+    account: Account,
+    end: TestRun | Trap,
+) -> None:
+    """What a run, or its fault, gave. Nothing is known of context and packet after a fault."""
+    done = None if isinstance(end, Trap) else end
+    print_json(
+        "run-once/1",
+        {
+            "object": obj.object.path,
+            "program": program.name,
+            "engine": engine_name(args.engine),
+            "retval": None if done is None else done.retval,
+            "insns": end.insns,
+            "repeat": args.repeat or 1,
+            "ctx": None if done is None else done.ctx.hex(),
+            "data": None if done is None else done.data.hex(),
+            "helper_calls": dict(account.helper_calls),
+            "maps": map_rows(obj),
+            "fault": _fault(end) if isinstance(end, Trap) else None,
+        },
+    )
+
+
+def _fault(trap: Trap) -> dict[str, object]:
+    source = trap.source
+    return {
+        "kind": trap.kind.name.lower().replace("_", "-"),
+        "message": trap.summary,
+        "program": trap.program,
+        "pc": trap.pc,
+        "insn": trap.insn,
+        "file": None if source is None else source.file,
+        "line": None if source is None else source.line,
+    }

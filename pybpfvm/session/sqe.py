@@ -46,7 +46,10 @@ class SqeBuilder:
         try:
             return self.sqe.pack()
         except struct.error:
-            raise InputError(f"a field of {self.sqe} does not fit its width") from None
+            name, bits = next(self.sqe.misfits())
+            raise InputError(
+                f"{name} {getattr(self.sqe, name)} does not fit its {bits} bits"
+            ) from None
 
     def _prep(self, opcode: int, common: dict[str, int], **fields: int) -> SqeBuilder:
         self.sqe = Sqe(opcode)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,8 @@ def check(found: Json, name: str) -> None:
 def described(schema: Json, value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, str]]:
     """(path, key) of the fields of `value` that `schema` names; of lists, in the first item."""
     for key, inner in schema.get("properties", {}).items():
+        if value is None:  # "or null": the object with its fields is not there
+            return
         yield path, key
         yield from described(inner, value[key], (*path, key))
     if "items" in schema and value:
@@ -142,6 +146,25 @@ def test_run_of_one_program(capsys: pytest.CaptureFixture[str]) -> None:
     found = document(capsys, "run", path, "--repeat", "3", "--engine", "interp")
     check(found, "run-once-1")
     assert (found["engine"], found["repeat"]) == ("interp", 3)
+
+
+def test_run_of_one_program_that_faults(capsys: pytest.CaptureFixture[str]) -> None:
+    path = ROOT / "examples/03_pingpong/prog.v3.bpf.o"
+    assert main(["run", str(path), "--budget-insns=3", "--json"]) == 4
+    found = json.loads(capsys.readouterr().out)
+    check(found, "run-once-1")
+    assert found["fault"]["kind"] == "budget"
+    assert found["retval"] is None
+
+
+def test_a_simulated_run_is_the_same_text_every_time(capsys: pytest.CaptureFixture[str]) -> None:
+    """Addresses, which programs see, included: in this process and in another."""
+    scenario = str(ROOT / "examples/05_read_open/scenario.toml")
+    code = f"from pybpfvm.cli import main; main(['run', {scenario!r}, '--json'])"
+    command = [sys.executable, "-c", code]
+    first, second = (subprocess.run(command, capture_output=True, check=True) for _ in range(2))
+    assert first.stdout == second.stdout
+    assert b"user_data" in first.stdout
 
 
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:

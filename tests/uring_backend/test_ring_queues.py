@@ -224,6 +224,15 @@ def test_a_counted_timeout_may_run_out(make_bench: MakeBench) -> None:
     assert bench.cqes() == [(5, 0), (1, ETIME)]
 
 
+def test_counted_timeouts_that_ran_out_are_forgotten(make_bench: MakeBench) -> None:
+    bench = make_bench("v2")
+    for _ in range(200):
+        bench.submit(bench.timeout(1, user_data=1, off=60_000))
+        bench.ring.wait_cqes(1)
+        bench.cqes()
+    assert len(bench.ring._submitter.performed._counted) < 50
+
+
 def test_timeouts_are_not_counted(make_bench: MakeBench) -> None:
     bench = make_bench("v2")
     bench.submit(bench.timeout(100, user_data=1, off=1), bench.timeout(1, user_data=2))
