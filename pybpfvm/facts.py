@@ -9,7 +9,7 @@ value is not plainly one of these.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pybpfvm.bits import U32, U64, sign_extend
@@ -75,7 +75,7 @@ def program_facts(program: Program) -> ProgramFacts:
 
 class _Flow:
     """The fixed point. Every state can only widen, and each value at most `_MAX_CONSTANTS` + 1
-    times, so the worklist ends."""
+    times, so the worklist ends. States are kept where paths begin or meet (`leaders`)."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
@@ -85,9 +85,12 @@ class _Flow:
             self.code[pc] = insn
             pc += insn.slots
         self.functions = sorted({0, *(sub.start for sub in program.subprogs)})
+        self.leaders = set(_leaders(self.code))
         self.states: dict[int, _State] = {}
         self.returns: dict[int, tuple[_Value, bool]] = {}  # function -> (r0, seen)
-        self.callers: dict[int, set[int]] = {}
+        self.callers: dict[int, set[int]] = {}  # function -> leaders of the blocks that call it
+        self.calls: list[CallSite] = []
+        self.accesses: list[CtxAccess] = []
 
     def facts(self) -> ProgramFacts:
         entry: list[_Value] = [None] * REGISTERS
@@ -95,28 +98,62 @@ class _Flow:
         self.states[0] = _State(entry)
         work = [0]
         while work:
-            pc = work.pop()
-            insn = self.code.get(pc)
-            if insn is None:
-                continue
-            state = self.states[pc].copy()
-            for target, reached in self._step(pc, insn, state):
+            leader = work.pop()
+            for target, reached in self._follow(leader, work):
                 known = self.states.get(target)
                 if known is None:
                     self.states[target] = reached.copy()
                     work.append(target)
                 elif known.join(reached):
                     work.append(target)
-            if insn.spec.kind is Kind.EXIT and self._note_return(pc, state.regs[0]):
-                work.extend(self.callers.get(self._function_of(pc), ()))
+        for leader in sorted(self.states):
+            for _ in self._follow(leader, None):
+                pass
         returned, seen = self.returns.get(0, (None, False))
         return ProgramFacts(
             self.program.name,
             self.program.section,
-            tuple(self._calls()),
-            tuple(self._accesses()),
+            tuple(self.calls),
+            tuple(self.accesses),
             returned if seen and isinstance(returned, frozenset) else None,
         )
+
+    def _follow(self, leader: int, work: list[int] | None) -> Iterator[tuple[int, _State]]:
+        """Where the straight code from `leader` on goes, and in which state. While there is
+        `work` to do, callers of functions that return something new are added to it; without it
+        nothing changes any more, and what is found is kept."""
+        state = self.states[leader].copy()
+        pc = leader
+        while True:
+            insn = self.code.get(pc)
+            if insn is None:
+                return
+            if work is None:
+                self._look(pc, insn, state)
+            kind = insn.spec.kind
+            after = pc + insn.slots
+            if kind is Kind.EXIT:
+                if self._note_return(pc, state.regs[0]) and work is not None:
+                    work.extend(self.callers.get(self._function_of(pc), ()))
+                return
+            if kind is Kind.GOTO:
+                yield after + insn.off, state
+                return
+            if kind in (Kind.JUMP, Kind.MAY_GOTO):
+                yield after + insn.off, state
+                yield after, state
+                return
+            if kind is Kind.CALL_LOCAL:
+                yield from self._call_local(leader, insn, state, after)
+                return
+            if kind is Kind.LDDW and insn.src == Pseudo.FUNC:
+                # A callback: its arguments are anything.
+                yield pc + 1 + sign_extend(insn.imm & U32, 32), _State([None] * REGISTERS)
+            self._transfer(insn, state)
+            if after in self.leaders:
+                yield after, state
+                return
+            pc = after
 
     def _function_of(self, pc: int) -> int:
         return self.functions[bisect_right(self.functions, pc) - 1]
@@ -128,33 +165,11 @@ class _Flow:
         self.returns[function] = (new, True)
         return not seen or new != old
 
-    def _step(self, pc: int, insn: Insn, state: _State) -> Iterator[tuple[int, _State]]:
-        """Apply `insn` to `state` (in place) and name the places control goes to."""
-        kind = insn.spec.kind
-        after = pc + insn.slots
-        if kind is Kind.EXIT:
-            return
-        if kind is Kind.GOTO:
-            yield after + insn.off, state
-            return
-        if kind in (Kind.JUMP, Kind.MAY_GOTO):
-            yield after + insn.off, state
-            yield after, state
-            return
-        if kind is Kind.CALL_LOCAL:
-            yield from self._call_local(pc, insn, state, after)
-            return
-        if kind is Kind.LDDW and insn.src == Pseudo.FUNC:
-            # A callback: its arguments are anything.
-            yield pc + 1 + sign_extend(insn.imm & U32, 32), _State([None] * REGISTERS)
-        self._transfer(insn, state)
-        yield after, state
-
     def _call_local(
-        self, pc: int, insn: Insn, state: _State, after: int
+        self, leader: int, insn: Insn, state: _State, after: int
     ) -> Iterator[tuple[int, _State]]:
         target = after + insn.imm
-        self.callers.setdefault(self._function_of(target), set()).add(pc)
+        self.callers.setdefault(self._function_of(target), set()).add(leader)
         yield target, _State([None, *state.regs[1:6], *[None] * (REGISTERS - 6)])
         returned, seen = self.returns.get(target, (None, False))
         if seen:
@@ -230,42 +245,51 @@ class _Flow:
         results = frozenset(meaning(a, b, width) & U64 for a in left for b in right)
         return results if len(results) <= _MAX_CONSTANTS else None
 
-    def _calls(self) -> Iterator[CallSite]:
-        for pc, insn in self.code.items():
-            if insn.spec.kind is not Kind.CALL or pc not in self.states:
-                continue
-            regs = self.states[pc].regs
+    def _look(self, pc: int, insn: Insn, state: _State) -> None:
+        """Keep what the instruction calls, or accesses of the context."""
+        regs = state.regs
+        if insn.spec.kind is Kind.CALL:
             first = regs[1]
             ctx_first = None if first is None else isinstance(first, _Ctx)
             known = tuple(v if isinstance(v, frozenset) else None for v in regs[2:6])
-            yield CallSite(pc, insn.imm, ctx_first, known)
+            self.calls.append(CallSite(pc, insn.imm, ctx_first, known))
+            return
+        form = _FORMS.get(insn.spec.kind)
+        if form is None:
+            return
+        pointer = regs[insn.src if form == "load" else insn.dst]
+        if isinstance(pointer, _Ctx):
+            stored: _Value = None
+            if form == "store":
+                stored = regs[insn.src]
+            elif form == "store_imm":
+                stored = frozenset({insn.imm & U64})
+            value = stored if isinstance(stored, frozenset) else None
+            offset = pointer.offset + insn.off
+            self.accesses.append(CtxAccess(pc, offset, int(insn.spec.size or 0), form, value))
 
-    def _accesses(self) -> Iterator[CtxAccess]:
-        forms = {
-            Kind.LDX: "load",
-            Kind.LDSX: "load",
-            Kind.LOAD_ACQ: "load",
-            Kind.STX: "store",
-            Kind.STORE_REL: "atomic",
-            Kind.ST: "store_imm",
-            Kind.ATOMIC: "atomic",
-        }
-        for pc, insn in self.code.items():
-            form = forms.get(insn.spec.kind)
-            if form is None or pc not in self.states:
-                continue
-            through = insn.src if form == "load" else insn.dst
-            pointer = self.states[pc].regs[through]
-            if isinstance(pointer, _Ctx):
-                stored: _Value = None
-                if form == "store":
-                    stored = self.states[pc].regs[insn.src]
-                elif form == "store_imm":
-                    stored = frozenset({insn.imm & U64})
-                yield CtxAccess(
-                    pc,
-                    pointer.offset + insn.off,
-                    int(insn.spec.size or 0),
-                    form,
-                    stored if isinstance(stored, frozenset) else None,
-                )
+
+_FORMS = {
+    Kind.LDX: "load",
+    Kind.LDSX: "load",
+    Kind.LOAD_ACQ: "load",
+    Kind.STX: "store",
+    Kind.STORE_REL: "atomic",
+    Kind.ST: "store_imm",
+    Kind.ATOMIC: "atomic",
+}
+
+
+def _leaders(code: Mapping[int, Insn]) -> Iterator[int]:
+    """Where paths begin or meet."""
+    for pc, insn in code.items():
+        kind = insn.spec.kind
+        after = pc + insn.slots
+        if kind in (Kind.JUMP, Kind.MAY_GOTO, Kind.GOTO):
+            yield after + insn.off
+            yield after
+        elif kind is Kind.CALL_LOCAL:
+            yield after + insn.imm
+            yield after
+        elif kind is Kind.LDDW and insn.src == Pseudo.FUNC:
+            yield pc + 1 + sign_extend(insn.imm & U32, 32)
