@@ -138,7 +138,8 @@ class Program:
 class BpfObject:
     """A loaded ELF object: everything in it, nothing instantiated.
 
-    `path` is for messages only. `unsupported` lists features found and left out, one line each.
+    `path` is for messages only. `unsupported` lists features found and left out, one line each;
+    `left_out` says, by name, why a program could not be made.
     """
 
     path: str
@@ -150,6 +151,7 @@ class BpfObject:
     btf: Btf | None = None
     unsupported: tuple[str, ...] = ()
     relocations: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def program(self, name: str) -> Program:
         """The program called `name`; KeyError if there is none."""

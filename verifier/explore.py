@@ -24,6 +24,7 @@ from pybpfvm.isa.opcodes import MAX_FRAMES, Kind
 from pybpfvm.verifier import memory
 from pybpfvm.verifier.calls import call_helper, forget_packet, helper_of, reference_leak
 from pybpfvm.verifier.checks import check_ctx_pointer, check_readable
+from pybpfvm.verifier.describe import registers
 from pybpfvm.verifier.domains.scalar import Scalar, is_subsumed_by
 from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.globals import may_move_packet, parameters
@@ -288,6 +289,7 @@ class Explorer:
             self.env.program.line_at(pc),
             self._path(refused.culprit),
             refused.feature,
+            registers=registers(state, self.env.code.get(pc)),
         )
 
     def _path(self, culprit: Reg | None) -> tuple[PathStep, ...]:

@@ -123,7 +123,8 @@ class Witness:
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One broken rule. `message` is one line close to the kernel's wording, `reason` the
-    explanation for people, `path` the history from the first cause to the instruction."""
+    explanation for people, `path` the history from the first cause to the instruction,
+    `registers` what is known there of those that the instruction uses, in words."""
 
     rule: Rule
     kind: Kind
@@ -135,6 +136,7 @@ class Finding:
     path: tuple[PathStep, ...] = ()
     feature: str = ""  # for Kind.UNSUPPORTED: what is missing
     witness: Witness | None = None
+    registers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,9 +77,11 @@ def _assemble(elf: ElfObject, target: TargetBtf, sha256: str) -> BpfObject:
         for reference in body.references
         if reference.target != function
     )
-    programs, omitted = _programs(elf, functions.programs(called), bodies, lines, license_)
+    programs, left_out = _programs(elf, functions.programs(called), bodies, lines, license_)
     _check_slots(elf, placed, bodies)
-    unsupported = [*functions.unsupported, *unsupported_data(elf), *omitted, *_externs(elf, btf)]
+    lines_left_out = [f"program {name} is left out: {why}" for name, why in left_out.items()]
+    unsupported = [*functions.unsupported, *unsupported_data(elf), *lines_left_out]
+    unsupported += _externs(elf, btf)
     return BpfObject(
         elf.path,
         sha256,
@@ -90,6 +92,7 @@ def _assemble(elf: ElfObject, target: TargetBtf, sha256: str) -> BpfObject:
         btf,
         tuple(dict.fromkeys(unsupported)),
         relocator.notes + core.notes,
+        left_out,
     )
 
 
@@ -99,11 +102,11 @@ def _programs(
     bodies: dict[Function, Body],
     lines: LineTable,
     license_: str,
-) -> tuple[list[Program], list[str]]:
-    """(linked programs, a line for each one left out)."""
+) -> tuple[list[Program], dict[str, str]]:
+    """(linked programs, why others are left out, by name)."""
     budget = SlotBudget()
     programs = []
-    omitted = []
+    left_out: dict[str, str] = {}
     names: set[str] = set()
     for main in mains:
         if main.name in names:
@@ -117,7 +120,7 @@ def _programs(
             for extern in bodies[function].externs
         }
         if externs:
-            omitted.append(f"program {main.name} is left out: it uses {', '.join(externs)}")
+            left_out[main.name] = f"it uses {', '.join(externs)}"
             continue
         programs.append(
             link(
@@ -131,7 +134,7 @@ def _programs(
                 where=elf.where(main.section, main.start * 8),
             )
         )
-    return programs, omitted
+    return programs, left_out
 
 
 def _license(elf: ElfObject) -> str:

@@ -8,7 +8,7 @@ Inconclusive that names it.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
@@ -20,11 +20,11 @@ from pybpfvm.profiles.base import Profile
 from pybpfvm.profiles.detect import Detection
 from pybpfvm.profiles.ordinary import profile_of_section, unsupported_type
 from pybpfvm.program import BpfObject, Program
+from pybpfvm.session.constants import with_constants
 from pybpfvm.verifier.environment import KernelRules, Options
 from pybpfvm.verifier.kernels import DEFAULT_KERNEL, KERNELS
 from pybpfvm.verifier.observe import Observer
 from pybpfvm.verifier.verdict import (
-    Accepted,
     Finding,
     Inconclusive,
     Kind,
@@ -36,6 +36,14 @@ from pybpfvm.verifier.verdict import (
 from pybpfvm.verifier.verify import verify
 
 DEFAULT_BUDGET_INSNS = 1_000_000
+
+
+class Recorder(Observer):
+    """An observer that keeps what a format shows of an exploration."""
+
+    def recorded(self, verdict: Verdict) -> object:
+        """What was kept, once judging has ended. It must pickle, and hold no state."""
+        raise NotImplementedError
 
 
 class Policy(Enum):
@@ -75,6 +83,10 @@ class JudgeRequest:
                 remedy=f"known: {', '.join(KERNELS)}",
             )
         return KERNELS[self.kernel]
+
+
+# Makes the recorder of one program.
+RecorderOf = Callable[[Program, BpfObject, Profile, JudgeRequest], Recorder]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +161,9 @@ def judge_case(
 
 
 def read_cases(source: str | os.PathLike[str] | bytes, request: JudgeRequest) -> ObjectCases:
-    """Load an object and choose the profile of each of its programs. Raises InputError."""
-    obj = read_object(source, btf=request.btf)
+    """Load an object, give its constants their values, and choose the profile of each of its
+    programs. Raises InputError."""
+    obj = with_constants(read_object(source, btf=request.btf), request.constants)
     detection = detect_abi(obj)
     return ObjectCases(
         obj, detection, tuple(_case(obj, detection, program, request) for program in obj.programs)
@@ -206,18 +219,3 @@ def _unsupported(program: Program, feature: str, reason: str, suggestion: str) -
         source=program.line_at(0),
         feature=feature,
     )
-
-
-__all__ = [
-    "Accepted",
-    "Case",
-    "Inconclusive",
-    "JudgeRequest",
-    "ObjectCases",
-    "Policy",
-    "Rejected",
-    "Verdict",
-    "judge",
-    "judge_case",
-    "read_cases",
-]

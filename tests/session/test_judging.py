@@ -7,15 +7,8 @@ from pathlib import Path
 import pytest
 
 from pybpfvm.errors import InputError
-from pybpfvm.session.judging import (
-    Accepted,
-    Inconclusive,
-    JudgeRequest,
-    Rejected,
-    judge_case,
-    read_cases,
-)
-from pybpfvm.verifier.verdict import Kind
+from pybpfvm.session.judging import JudgeRequest, judge_case, read_cases
+from pybpfvm.verifier.verdict import Accepted, Inconclusive, Kind, Rejected
 
 ROOT = Path(__file__).parents[2]
 MIXED = ROOT / "tests/ordinary/missing.bpf.o"

@@ -1,0 +1,176 @@
+"""What judging leaves behind, for reports: small values that cross from process to process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from pybpfvm.isa.codec import pcs
+from pybpfvm.isa.disasm import format_insn
+from pybpfvm.listing import Names
+from pybpfvm.profiles.base import Profile
+from pybpfvm.program import BpfObject, Program
+from pybpfvm.verifier.verdict import Accepted, Finding, Inconclusive, Rejected, Verdict
+
+# Instructions shown before and after the one that a finding is about.
+_AROUND = 3
+
+EXIT_REJECTED = 1
+EXIT_UNREADABLE = 2
+EXIT_INCONCLUSIVE = 3
+
+
+class Agreement(Enum):
+    """How a verdict stands to the running kernel's."""
+
+    AGREED = "agreed"
+    STRICTER = "we refuse what the kernel accepts"
+    LOOSER = "we accept what the kernel refuses"
+    UNDECIDED = "we decided nothing"
+    NOT_COMPARED = "not compared"
+
+
+@dataclass(frozen=True, slots=True)
+class KernelSide:
+    """The running kernel's answer to a program: `accepted` is None where it was not asked, and
+    `message` says why. `pc` is the instruction that its log ends at."""
+
+    accepted: bool | None
+    message: str = ""
+    errno: int = 0
+    pc: int | None = None
+    log: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedProgram:
+    """A program with its verdict. `abi` is "" where its type is not known.
+
+    `insns` are the texts, by pc, of the instructions that findings name and of those around them.
+    `recorded` is what the recorder of a format kept, None without one.
+    """
+
+    name: str
+    section: str
+    abi: str
+    verdict: Verdict
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+    insns: Mapping[int, str] = field(default_factory=dict)
+    recorded: object = None
+    kernel: KernelSide | None = None
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """The errors, or why nothing was decided; none of an accepted program."""
+        if isinstance(self.verdict, Rejected):
+            return self.verdict.errors
+        if isinstance(self.verdict, Inconclusive):
+            return (self.verdict.finding,)
+        return ()
+
+    @property
+    def agreement(self) -> Agreement | None:
+        """How the verdict stands to the kernel's; None if it was not asked for."""
+        if self.kernel is None:
+            return None
+        if self.kernel.accepted is None:
+            return Agreement.NOT_COMPARED
+        if isinstance(self.verdict, Inconclusive):
+            return Agreement.UNDECIDED
+        accepted = isinstance(self.verdict, Accepted)
+        if accepted == self.kernel.accepted:
+            return Agreement.AGREED
+        return Agreement.LOOSER if accepted else Agreement.STRICTER
+
+    @property
+    def exit_code(self) -> int:
+        """What the command line returns for it alone."""
+        if self.agreement in (Agreement.STRICTER, Agreement.LOOSER):
+            return EXIT_REJECTED
+        if isinstance(self.verdict, Rejected):
+            return EXIT_REJECTED
+        return EXIT_INCONCLUSIVE if isinstance(self.verdict, Inconclusive) else 0
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedObject:
+    """An object with its judged programs, in its order.
+
+    `kernel` is the version whose rules counted. `error` says why the object can not be used, ""
+    if it can; `error_code` is the exit code for that. `complete` is False when judging was
+    interrupted.
+    """
+
+    path: str
+    kernel: str
+    sha256: str = ""
+    abi: str = ""
+    programs: tuple[JudgedProgram, ...] = ()
+    notes: tuple[str, ...] = ()
+    error: str = ""
+    error_code: int = EXIT_UNREADABLE
+    complete: bool = True
+
+    @property
+    def exit_code(self) -> int:
+        """The worst of its programs'; 2 if it can not be used."""
+        own = [program.exit_code for program in self.programs]
+        return worst([*own, self.error_code] if self.error else own)
+
+
+# What matters more comes first: input that nobody could judge, then a refusal, then a doubt.
+_WORST = (EXIT_UNREADABLE, EXIT_REJECTED, EXIT_INCONCLUSIVE)
+
+
+def worst(codes: list[int]) -> int:
+    """The exit code that stands for all of `codes`."""
+    return next((code for code in _WORST if code in codes), max(codes, default=0))
+
+
+def judged_program(
+    program: Program,
+    obj: BpfObject,
+    profile: Profile | None,
+    verdict: Verdict,
+    *,
+    seconds: float = 0.0,
+    notes: tuple[str, ...] = (),
+    recorded: object = None,
+    kernel: KernelSide | None = None,
+) -> JudgedProgram:
+    """A program and its verdict as a value for reports."""
+    result = JudgedProgram(
+        program.name,
+        program.section,
+        profile.name if profile is not None else "",
+        verdict,
+        seconds,
+        notes,
+        recorded=recorded,
+        kernel=kernel,
+    )
+    named: set[int] = set()
+    for finding in (*result.findings, *verdict.warnings):
+        named.add(finding.pc)
+        named.update(step.pc for step in finding.path)
+    return replace(result, insns=_texts(program, obj, profile, named))
+
+
+def _texts(
+    program: Program, obj: BpfObject, profile: Profile | None, named: set[int]
+) -> dict[int, str]:
+    """Instructions at and around the pcs `named`, as text by pc."""
+    if not named:
+        return {}
+    names = Names(obj, program, profile)
+    places = list(zip(pcs(program.insns), program.insns, strict=True))
+    shown: set[int] = set()
+    for index, (pc, _) in enumerate(places):
+        if pc in named:
+            shown.update(range(max(0, index - _AROUND), min(len(places), index + _AROUND + 1)))
+    return {
+        places[index][0]: format_insn(places[index][1], places[index][0], resolve=names)
+        for index in sorted(shown)
+    }

@@ -1,0 +1,76 @@
+"""What kind of problem a broken rule is: a category, and the problem in a few words.
+
+The headline of a report is "category: problem". Both are part of the JSON output and only added to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pybpfvm.verifier.verdict import Kind, Rule
+
+_FLOW = "Control flow"
+_REGISTERS = "Registers"
+_POINTERS = "Pointers"
+_MEMORY = "Memory safety"
+_STACK = "Stack"
+_CALLS = "Calls"
+_RESOURCES = "Resources"
+_LIMITS = "Limits"
+_OTHER = "Rules"
+
+# rule -> (category, problem)
+PROBLEMS: Mapping[Rule, tuple[str, str]] = {
+    Rule.UNREACHABLE: (_FLOW, "code that can not be reached"),
+    Rule.BAD_JUMP: (_FLOW, "jump to where it must not lead"),
+    Rule.FALL_THROUGH: (_FLOW, "execution runs past the end"),
+    Rule.INFINITE_LOOP: (_FLOW, "loop that never ends"),
+    Rule.RECURSION: (_FLOW, "function that calls itself"),
+    Rule.CALL_DEPTH: (_LIMITS, "too many nested calls"),
+    Rule.STACK_DEPTH: (_LIMITS, "too much stack"),
+    Rule.UNINIT_REG: (_REGISTERS, "register read before it is written"),
+    Rule.ILLEGAL_INSN: (_REGISTERS, "instruction that is not allowed here"),
+    Rule.FRAME_POINTER: (_REGISTERS, "frame pointer written"),
+    Rule.POINTER_ARITH: (_POINTERS, "arithmetic that this pointer does not allow"),
+    Rule.POINTER_BOUNDS: (_POINTERS, "offset of a pointer not bounded"),
+    Rule.POINTER_LEAK: (_POINTERS, "address leaks"),
+    Rule.RETURN_VALUE: (_CALLS, "return value out of range"),
+    Rule.NOT_A_POINTER: (_MEMORY, "access through something that is no pointer"),
+    Rule.POSSIBLY_NULL: (_MEMORY, "pointer may be NULL"),
+    Rule.STACK_ACCESS: (_STACK, "access outside the stack frame"),
+    Rule.STACK_UNINIT: (_STACK, "stack read before it is written"),
+    Rule.CTX_ACCESS: (_MEMORY, "context access that is not allowed"),
+    Rule.MAP_VALUE_ACCESS: (_MEMORY, "access outside a map value"),
+    Rule.PACKET_ACCESS: (_MEMORY, "access outside the checked part of the packet"),
+    Rule.MEM_ACCESS: (_MEMORY, "access outside a memory block"),
+    Rule.READ_ONLY: (_MEMORY, "write to read-only memory"),
+    Rule.MISALIGNED: (_MEMORY, "misaligned access"),
+    Rule.UNKNOWN_HELPER: (_CALLS, "helper that does not exist here"),
+    Rule.HELPER_ARG: (_CALLS, "wrong argument"),
+    Rule.HELPER_NOT_ALLOWED: (_CALLS, "helper that is not allowed here"),
+    Rule.REFERENCE_LEAK: (_RESOURCES, "reference not released"),
+    Rule.RELEASE_UNOWNED: (_RESOURCES, "release of what is not held"),
+    Rule.LOCK: (_RESOURCES, "lock used wrongly"),
+    Rule.BUDGET: (_LIMITS, "program too complex"),
+    Rule.UNSUPPORTED: (_LIMITS, "not supported by this verifier"),
+}
+
+# What a kind says about the program, for people.
+KIND_NOTES: Mapping[Kind, str] = {
+    Kind.UNSAFE: "inputs exist under which it does harm: see the witness",
+    Kind.UNPROVEN: "it may be safe, but nothing in the program shows it",
+    Kind.POLICY: "the kernel forbids it, harmful or not",
+    Kind.LIMIT: "too complex to be judged within the limits",
+    Kind.UNSUPPORTED: "this verifier can not judge it, so it decides nothing",
+    Kind.LINT: "allowed, and probably a mistake",
+}
+
+
+def category(rule: Rule) -> str:
+    """The category of a rule."""
+    return PROBLEMS[rule][0] if rule in PROBLEMS else _OTHER
+
+
+def problem(rule: Rule) -> str:
+    """What is wrong where the rule is broken, in a few words."""
+    return PROBLEMS[rule][1] if rule in PROBLEMS else rule.value.replace("-", " ")
