@@ -16,7 +16,7 @@ from pybpfvm.helpers.table import HELPERS
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import STACK_BYTES
 from pybpfvm.program import BPF_F_RDONLY_PROG, MapSpec, MapType
-from pybpfvm.verifier import checks, stack
+from pybpfvm.verifier import checks, stack, usermem
 from pybpfvm.verifier.checks import check_readable
 from pybpfvm.verifier.domains.scalar import Scalar, sync
 from pybpfvm.verifier.domains.word import S32_MAX, S32_MIN, U32, U64
@@ -37,6 +37,7 @@ from pybpfvm.verifier.regstate import (
     unknown,
 )
 from pybpfvm.verifier.state import State
+from pybpfvm.verifier.usernames import LEAST_BYTES
 from pybpfvm.verifier.verdict import Rule
 
 _STACK, _VALUE = RegType.PTR_TO_STACK, RegType.PTR_TO_MAP_VALUE
@@ -232,8 +233,11 @@ def call_helper(env: Environment, state: State, insn: Insn, pc: int) -> int:
     if call.released:
         _release(state, call.released, pc)
     regs = state.frame.regs
+    args = tuple(regs[1:6]) if env.traces else ()
     regs[1:6] = [clobbered(pc)] * 5
     regs[0] = _result(call)
+    if args:
+        regs[0] = usermem.called(env, state, helper, pc, args, regs[0])
     return call.subprog
 
 
@@ -383,7 +387,14 @@ def _check_sized(call: _Call, number: int, kind: ArgType) -> None:
         return
     writes = kind_before in _UNINIT or number - 1 in _WRITTEN.get(call.helper.name, ())
     raw = kind_before in _UNINIT and not var.mask
-    _memory(call, number - 1, var.umax, writes=writes, raw=raw, exact=not var.mask)
+    most = max(var.umax, _least_bytes(call))
+    _memory(call, number - 1, most, writes=writes, raw=raw, exact=not var.mask)
+
+
+def _least_bytes(call: _Call) -> int:
+    """What the helper accesses whatever size it is told."""
+    ring = call.env.profile.ring
+    return 0 if ring is None or ring.length_checked else LEAST_BYTES.get(call.helper.name, 0)
 
 
 def _bad_size(message: str, culprit: Reg) -> Refused:

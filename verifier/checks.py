@@ -13,6 +13,7 @@ from pybpfvm.program import BPF_F_RDONLY_PROG, BPF_F_WRONLY_PROG, MapSpec
 from pybpfvm.verifier import stack
 from pybpfvm.verifier.domains.word import S64_MIN
 from pybpfvm.verifier.environment import Environment
+from pybpfvm.verifier.origin import ADDRESSES
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
 from pybpfvm.verifier.regstate import NON_NULL, Reg, RegType
 from pybpfvm.verifier.state import State
@@ -56,6 +57,17 @@ def not_memory(reg: Reg, number: int) -> Refused:
             message,
             reason=f"a {reg.type.value} is a handle that helpers or comparisons take, not memory",
             culprit=reg,
+        )
+    if reg.origin is not None and reg.origin.source in ADDRESSES:
+        return Refused(
+            Rule.NOT_A_POINTER,
+            message,
+            reason=f"r{number} is {reg.origin.text}: as an address it is one of user space, which "
+            "can only be read through bpf_copy_from_user",
+            suggestion="copy what is needed to a local variable with bpf_copy_from_user and check "
+            "its result",
+            culprit=reg,
+            certain=True,
         )
     return Refused(
         Rule.NOT_A_POINTER,

@@ -16,14 +16,19 @@ from pybpfvm.isa.opcodes import Kind, Pseudo
 from pybpfvm.profiles.base import Profile, Sleepable
 from pybpfvm.profiles.detect import matching_section
 from pybpfvm.program import BpfObject, MapSpec, Program, Subprog
+from pybpfvm.verifier.contract import Contract
 from pybpfvm.verifier.observe import Observer
+from pybpfvm.verifier.usernames import FROM_USER
+from pybpfvm.verifier.verdict import Finding, Rule
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """How to verify. `strict_ctx` as in `engine.ctx_violation`; `all_errors`: go on after an
     error with the other paths; `observer` hears what the explorer does; `rules` are those of a
-    kernel, None for the one that the profile belongs to."""
+    kernel, None for the one that the profile belongs to. `contract`: what is promised of user
+    memory. `by_origin`: explore states apart that differ in what user space had to do with
+    their numbers only, and in what the observers noted."""
 
     budget_insns: int = 1_000_000
     strict_ctx: bool = True
@@ -31,6 +36,8 @@ class Options:
     observer: Observer | None = None
     privileged: bool = True
     rules: KernelRules | None = None
+    contract: Contract | None = None
+    by_origin: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +61,8 @@ RULES_2021 = KernelRules(uninit_stack=False, lookup_never_null=False)
 
 @dataclass(slots=True)
 class Environment:
-    """One verification. `code` is keyed by pc, `functions` by the pc where a function starts."""
+    """One verification. `code` is keyed by pc, `functions` by the pc where a function starts.
+    `traces`: numbers remember that they came from user space (`origin`)."""
 
     program: Program
     obj: BpfObject
@@ -64,6 +72,8 @@ class Environment:
     code: Mapping[int, Insn]
     functions: Mapping[int, Subprog]
     sleepable: bool
+    traces: bool = False
+    warnings: dict[tuple[Rule, int], Finding] = field(default_factory=dict)
     stack_bytes: dict[int, int] = field(default_factory=dict)
     touches_ctx: dict[int, bool] = field(default_factory=dict)
     ids: count[int] = field(default_factory=lambda: count(1))
@@ -87,6 +97,15 @@ class Environment:
     def new_id(self) -> int:
         """An id that no register has."""
         return next(self.ids)
+
+    @property
+    def by_origin(self) -> bool:
+        """Whether a state covers another only if its numbers came from the same places."""
+        return self.options.by_origin or self.options.contract is not None
+
+    def warn(self, finding: Finding) -> None:
+        """Keep a warning, once for each instruction and rule."""
+        self.warnings.setdefault((finding.rule, finding.pc), finding)
 
     def used_stack(self, entry: int, low: int) -> None:
         """The function at `entry` used its stack down to r10 + `low`."""
@@ -113,6 +132,19 @@ def environment(
         code,
         _functions(program, code),
         sleepable,
+        _traces(profile, options, code),
+    )
+
+
+def _traces(profile: Profile, options: Options, code: Mapping[int, Insn]) -> bool:
+    """Whether the program meets user memory at all."""
+    return (
+        profile.ring is not None
+        or options.contract is not None
+        or any(
+            insn.spec.kind is Kind.CALL and profile.helpers.get(insn.imm) in FROM_USER
+            for insn in code.values()
+        )
     )
 
 

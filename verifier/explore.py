@@ -20,8 +20,8 @@ from dataclasses import replace
 from pybpfvm.isa.codec import target_pc
 from pybpfvm.isa.disasm import format_insn
 from pybpfvm.isa.insn import Insn
-from pybpfvm.isa.opcodes import MAX_FRAMES, Kind
-from pybpfvm.verifier import memory
+from pybpfvm.isa.opcodes import MAX_FRAMES, Kind, Operand
+from pybpfvm.verifier import memory, usermem
 from pybpfvm.verifier.calls import call_helper, forget_packet, helper_of, reference_leak
 from pybpfvm.verifier.checks import check_ctx_pointer, check_readable
 from pybpfvm.verifier.describe import registers
@@ -30,6 +30,7 @@ from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.globals import may_move_packet, parameters
 from pybpfvm.verifier.jumps import places, prepare_jump
 from pybpfvm.verifier.liveness import Liveness
+from pybpfvm.verifier.origin import derived
 from pybpfvm.verifier.prune import Compare, Comparison, linked_ids
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
 from pybpfvm.verifier.regstate import (
@@ -249,7 +250,12 @@ class Explorer:
 
     def _compare(self, pc: int, stored: Stored, new: State, mode: Compare) -> bool:
         uninit = self.env.rules.uninit_stack
-        comparison = Comparison(self._live, mode, stored.linked, uninit_stack=uninit)
+        origins = self.env.by_origin and mode is not Compare.EXACT
+        comparison = Comparison(
+            self._live, mode, stored.linked, uninit_stack=uninit, origins=origins
+        )
+        if origins and mode is Compare.EXPLORED and stored.state.notes != new.notes:
+            return False
         return comparison.covers(pc, stored.state, new)
 
     def _loops(self, pc: int, stored: Stored, new: State) -> bool:
@@ -324,7 +330,8 @@ class Explorer:
         kind = insn.spec.kind
         after = pc + insn.slots
         if kind is Kind.ALU:
-            return _then(prepare_alu(env, insn, pc), after)
+            step = _then(prepare_alu(env, insn, pc), after)
+            return _tracing(insn, step) if usermem.follow_alu(env, insn) else step
         if kind is Kind.LDDW:
             return _then(prepare_lddw(env, insn, pc), after)
         if kind in (Kind.LDX, Kind.LDSX, Kind.LOAD_ACQ):
@@ -532,9 +539,15 @@ def _widen(state: State, before: State | None) -> None:
 def _widened(reg: Reg, old: Reg | None) -> Reg:
     if reg.type is not RegType.SCALAR_VALUE or reg is old:
         return reg
-    if old is not None and old.type is reg.type and is_subsumed_by(reg.var, old.var):
+    origin = reg.origin
+    if (
+        old is not None
+        and old.type is reg.type
+        and is_subsumed_by(reg.var, old.var)
+        and (origin is None or origin is old.origin)
+    ):
         return reg
-    return unknown(reg.at)
+    return unknown(reg.at) if origin is None else derived(unknown(reg.at), origin)
 
 
 def _too_deep(state: State) -> Refused:
@@ -622,6 +635,23 @@ def _then(change: Callable[[State], None], after: int) -> Step:
     return step
 
 
+def _tracing(insn: Insn, step: Step) -> Step:
+    """The ALU step, with what is known of where its result came from."""
+    dst, src = insn.dst, insn.src if insn.spec.operand is Operand.X else None
+    constant = scalar(Scalar.const(insn.imm), -1)
+
+    def traced(state: State) -> int:
+        regs = state.frame.regs
+        a = regs[dst]
+        b = constant if src is None else regs[src]
+        after = step(state)
+        if a.origin is not None or b.origin is not None:
+            regs[dst] = usermem.alu_result(insn, a, b, regs[dst])
+        return after
+
+    return traced
+
+
 def _on_memory(
     env: Environment,
     change: Callable[[Environment, State, Insn, int], None],
@@ -689,7 +719,7 @@ def _forget_precision(state: State) -> None:
 def _renewed(reg: Reg, renewed: dict[Reg, Reg]) -> Reg:
     found = renewed.get(reg)
     if found is None:
-        found = renewed[reg] = Reg(reg.type, reg.var, reg.at, (reg,), reg.id, reg.delta)
+        found = renewed[reg] = reg.like(reg.var, (reg,), reg.id, reg.delta)
     return found
 
 

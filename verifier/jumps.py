@@ -14,6 +14,7 @@ from pybpfvm.verifier.domains.alu import alu
 from pybpfvm.verifier.domains.branch import arms_of
 from pybpfvm.verifier.domains.scalar import Scalar
 from pybpfvm.verifier.environment import Environment
+from pybpfvm.verifier.origin import learned
 from pybpfvm.verifier.regstate import (
     NON_NULL,
     ZERO,
@@ -82,7 +83,9 @@ def _learn(state: State, number: int, old: Reg, var: Scalar, other: Reg | None) 
     if var is old.var:
         return
     deps = (old,) if other is None else (old, other)
-    new = Reg(_SCALAR, var, old.at, deps, old.id, old.delta)
+    new = old.like(var, deps, old.id, old.delta)
+    if old.origin is not None:
+        learned(state, new)
     state.frame.regs[number] = new
     if not old.id:
         return
@@ -106,7 +109,7 @@ def _linked(reg: Reg, old: Reg, new: Reg) -> Reg:
     var = new.var
     if difference:
         var = alu(AluOp.ADD, 64, var, Scalar.const(difference))
-    return Reg(_SCALAR, var, reg.at, (reg, new), reg.id, reg.delta)
+    return reg.like(var, (reg, new), reg.id, reg.delta)
 
 
 def _pointer_jump(op: JmpOp, width: int, register: bool, state: State, a: Reg, b: Reg) -> Arms:

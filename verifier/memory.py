@@ -10,7 +10,7 @@ from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import AtomicOp, Kind
 from pybpfvm.profiles.base import CtxField
 from pybpfvm.program import BPF_F_RDONLY_PROG, MapType
-from pybpfvm.verifier import checks, stack
+from pybpfvm.verifier import checks, stack, usermem
 from pybpfvm.verifier.checks import POINTER_FIELDS, check_readable
 from pybpfvm.verifier.domains.scalar import Scalar, load_result
 from pybpfvm.verifier.environment import Environment
@@ -75,12 +75,14 @@ def _loaded(
         checks.check_alignment(pointer, off, size, strict=strict)
         checks.check_map_value(env, pointer, number, off, size, store=False)
         constant = _constant_load(env, pointer, off, size, signed)
-        return scalar(load_result(size, signed) if constant is None else constant, pc)
+        value = scalar(load_result(size, signed) if constant is None else constant, pc)
+        return usermem.from_map(env, pointer, off, value) if env.traces else value
     if kind is RegType.PTR_TO_CTX:
         field = checks.check_ctx(
             env, pointer, number, off, size, store=False, plain=True, signed=signed
         )
-        return _load_ctx(field, size, signed, pc)
+        value = _load_ctx(field, size, signed, pc)
+        return value if field is None else usermem.from_ctx(env, field.name, value)
     if kind in PACKET_TYPES:
         checks.check_packet(pointer, number, off, size)
     elif kind is RegType.PTR_TO_RINGBUF_MEM:
@@ -120,7 +122,8 @@ def _load_stack(
             suggestion="load spilled pointers with all their 8 bytes",
             culprit=held,
         )
-    return stack.read(frame, low, size, signed=signed, at=pc, little=env.little)
+    value = stack.read(frame, low, size, signed=signed, at=pc, little=env.little)
+    return usermem.from_stack(env, frame, low, size, value) if env.traces else value
 
 
 def _constant_load(
@@ -198,6 +201,7 @@ def check_store(
         checks.check_map_value(env, pointer, number, off, size, store=True)
     elif kind is RegType.PTR_TO_CTX:
         checks.check_ctx(env, pointer, number, off, size, store=True, plain=plain)
+        usermem.to_ctx(env, off)
     elif kind in PACKET_TYPES:
         checks.check_packet_writable(env)
         checks.check_packet(pointer, number, off, size)

@@ -11,6 +11,7 @@ from enum import Enum
 
 from pybpfvm.verifier.domains.scalar import Scalar, is_subsumed_by
 from pybpfvm.verifier.liveness import Liveness
+from pybpfvm.verifier.origin import Origin, covers_copied, covers_origin
 from pybpfvm.verifier.regstate import PACKET_TYPES, Reg, RegType, is_null, mark_precise, scalar
 from pybpfvm.verifier.stack import EMPTY, INVALID, MISC, SPILL, ZERO, Slot
 from pybpfvm.verifier.state import Frame, State
@@ -31,11 +32,18 @@ _ANYTHING = scalar(Scalar.UNKNOWN, -1)
 class Comparison:
     """One comparison of two states: `ids` of the old one and theirs in the new one."""
 
-    __slots__ = ("_linked", "_live", "_uninit", "ids", "marks", "mode", "taken")
+    __slots__ = ("_linked", "_live", "_origins", "_uninit", "ids", "marks", "mode", "taken")
 
     def __init__(
-        self, live: Liveness, mode: Compare, linked: frozenset[int], *, uninit_stack: bool
+        self,
+        live: Liveness,
+        mode: Compare,
+        linked: frozenset[int],
+        *,
+        uninit_stack: bool,
+        origins: bool = False,
     ) -> None:
+        self._origins = origins
         self._live = live
         self._linked = linked
         self.mode = mode
@@ -127,6 +135,8 @@ class Comparison:
 
     def _scalar(self, old: Reg, new: Reg) -> bool:
         mode = self.mode
+        if self._origins and not self._origin(old.origin, new.origin):
+            return False
         if mode is Compare.EXACT:
             if old.var != new.var:
                 return False
@@ -139,6 +149,14 @@ class Comparison:
         if old is not new and mode is not Compare.EXACT:
             self.marks.append(new)
         return True
+
+    def _origin(self, old: Origin | None, new: Origin | None) -> bool:
+        """Whether what was found out of numbers of one origin goes for those of the other."""
+        if not covers_origin(old, new):
+            return False
+        if old is new or old is None or new is None or old.off is None or new.off is None:
+            return True
+        return self._scalar(old.off, new.off)
 
     def _stack(self, old: Frame, new: Frame) -> bool:
         slots = new.stack
@@ -159,6 +177,8 @@ class Comparison:
                 and old.spilled == new.spilled
                 and (old.reg is None or (new.reg is not None and self._reg(old.reg, new.reg)))
             )
+        if self._origins and not covers_copied(old.copied, new.copied):
+            return False
         held = old.reg
         if held is not None:
             if new.reg is not None and new.spilled == old.spilled:

@@ -18,9 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum, IntFlag
+from typing import TYPE_CHECKING
 
 from pybpfvm.program import MapSpec
 from pybpfvm.verifier.domains.scalar import Scalar
+
+if TYPE_CHECKING:
+    from pybpfvm.verifier.origin import Origin
 
 
 class RegType(Enum):
@@ -91,6 +95,7 @@ class Reg:
     subprog: int = -1
     btf_id: int = 0
     trust: Trust = Trust.NONE
+    origin: Origin | None = None
 
     def __init__(
         self,
@@ -111,6 +116,10 @@ class Reg:
 
     def __repr__(self) -> str:
         return f"<{self.type.value} {self.var!r} id={self.id}>"
+
+    def like(self, var: Scalar, deps: tuple[Reg, ...], id: int, delta: int) -> Reg:
+        """What is now known of the same number: it comes from where this one does."""
+        return Reg(self.type, var, self.at, deps, id, delta)
 
 
 class Pointer(Reg):
@@ -243,6 +252,8 @@ def shared(reg: Reg, new_id: Callable[[], int]) -> Reg:
     copy is known of all. Constants need none."""
     if not reg.var.mask or (reg.id and not reg.delta):
         return reg
+    if reg.origin is not None:
+        return reg.like(reg.var, (reg,), new_id(), 0)
     return Reg(RegType.SCALAR_VALUE, reg.var, reg.at, (reg,), new_id())
 
 

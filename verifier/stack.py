@@ -6,9 +6,14 @@ of other writes only that the bytes are initialised, or 0.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pybpfvm.verifier.domains.scalar import Scalar, load_result, truncate
 from pybpfvm.verifier.regstate import Reg, RegType, is_null, mark_precise, scalar
 from pybpfvm.verifier.state import Frame
+
+if TYPE_CHECKING:
+    from pybpfvm.verifier.origin import Copied
 
 # Kinds of bytes.
 INVALID, SPILL, MISC, ZERO = range(4)
@@ -21,6 +26,8 @@ class Slot:
     bytes of. SPILL bytes are the first `spilled` of the slot."""
 
     __slots__ = ("kinds", "reg", "spilled")
+
+    copied: Copied | None = None  # what put the bytes there, if it was a copy of user space's
 
     def __init__(self, kinds: bytes, reg: Reg | None = None, spilled: int = 0) -> None:
         self.kinds = kinds

@@ -89,9 +89,10 @@ class State:
     regions that are open.
 
     `certain`: every run of the program comes here (no branch on the way could go both ways).
+    `notes`: what an observer remembers of the path, a value that never changes; copies share it.
     """
 
-    __slots__ = ("certain", "frame", "frames", "refs", "regions")
+    __slots__ = ("certain", "frame", "frames", "notes", "refs", "regions")
 
     def __init__(
         self,
@@ -105,10 +106,13 @@ class State:
         self.refs = refs
         self.certain = certain
         self.regions = regions
+        self.notes: object = None
 
     def copy(self) -> State:
         """An independent state."""
-        return State([frame.copy() for frame in self.frames], self.refs, self.certain, self.regions)
+        other = State([frame.copy() for frame in self.frames], self.refs, self.certain, self.regions)
+        other.notes = self.notes
+        return other
 
     def push(self, frame: Frame) -> None:
         """Enter a function."""

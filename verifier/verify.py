@@ -65,12 +65,13 @@ def _explored(env: Environment, insns: int) -> Verdict:
             break
     deepest = structure.deepest_stack(env)
     stats = Statistics(insns, processed, states, peak_states, deepest)
+    warnings = tuple(env.warnings.values())
     if found:
-        return Rejected(stats, tuple(found))
+        return Rejected(stats, tuple(found), warnings)
     if undecided is not None:
-        return Inconclusive(stats, undecided)
+        return Inconclusive(stats, undecided, warnings)
     deep = tuple(structure.stack_errors(env, frozenset(tail_calls)))
-    return Rejected(stats, deep) if deep else Accepted(stats)
+    return Rejected(stats, deep, warnings) if deep else Accepted(stats, warnings)
 
 
 def _sleepable_errors(env: Environment) -> tuple[Finding, ...]:
