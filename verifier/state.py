@@ -110,7 +110,9 @@ class State:
 
     def copy(self) -> State:
         """An independent state."""
-        other = State([frame.copy() for frame in self.frames], self.refs, self.certain, self.regions)
+        other = State(
+            [frame.copy() for frame in self.frames], self.refs, self.certain, self.regions
+        )
         other.notes = self.notes
         return other
 
