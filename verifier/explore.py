@@ -185,6 +185,8 @@ class Explorer:
             self._pending.append((pc, target, state, self._parent))
             if self._parent is not None:
                 self._parent.pending += 1
+            if self.env.options.observer is not None:
+                self.env.options.observer.forked(pc, target, state)
         self._forks.clear()
         if len(self._pending) > _MAX_PENDING:
             raise Refused(

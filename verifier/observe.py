@@ -19,6 +19,9 @@ class Observer:
         """A path begins at `pc`: the other arm of the branch at `origin`, or the function's first
         (`origin` -1)."""
 
+    def forked(self, pc: int, target: int, state: State) -> None:
+        """The instruction at `pc` put a path aside: it will be resumed at `target` in `state`."""
+
     def step(self, pc: int, state: State) -> None:
         """The instruction at `pc` is about to be judged in `state`."""
 
@@ -45,6 +48,10 @@ class Observers(Observer):
     def resumed(self, origin: int, pc: int, state: State) -> None:
         for one in self._all:
             one.resumed(origin, pc, state)
+
+    def forked(self, pc: int, target: int, state: State) -> None:
+        for one in self._all:
+            one.forked(pc, target, state)
 
     def step(self, pc: int, state: State) -> None:
         for one in self._all:
