@@ -453,7 +453,8 @@ def _stack_memory(
     call: _Call, number: int, reg: Reg, size: int, *, writes: bool, raw: bool, exact: bool
 ) -> None:
     env, state = call.env, call.state
-    low, high = checks.check_stack_bounds(env, state, reg, number, 0, size, "")
+    what = " write to" if writes else " read from"
+    low, high = checks.check_stack_bounds(env, state, reg, number, 0, size, what)
     frame = state.frames[reg.frame]
     assert low >= -STACK_BYTES
     if not (raw and low == high):

@@ -107,9 +107,7 @@ def check_region(
         where = invalid.format(off=low, size=size)
         raise Refused(
             rule,
-            where
-            if not var.mask
-            else f"{where}; R{number} min value is outside of the allowed memory range",
+            f"{where}; R{number} min value is outside of the allowed memory range",
             reason=f"the access reaches bytes {low} to {low + size - 1} of {limit}",
             suggestion=_SHRINK,
             culprit=reg,
@@ -300,7 +298,7 @@ def check_stack_bounds(
 ) -> tuple[int, int]:
     """The access lies in the 512 bytes below the frame pointer: its least and greatest offset.
 
-    `what` is " read", " write" or "" in the kernel's message.
+    `what` is " read from" or " write to" in the kernel's message.
     """
     var = reg.var
     if not var.mask:
@@ -309,7 +307,7 @@ def check_stack_bounds(
         if var.smax >= MAX_VAR_OFF or var.smin <= -MAX_VAR_OFF:
             raise Refused(
                 Rule.STACK_ACCESS,
-                f"invalid unbounded variable-offset{what or ' indirect access to'} stack R{number}",
+                f"invalid unbounded variable-offset{what} stack R{number}",
                 reason="what was added to the frame pointer has no bounds",
                 suggestion="compare the index with the array's size first",
                 culprit=reg,
@@ -317,11 +315,11 @@ def check_stack_bounds(
         low, high = reg.off + off + var.smin, reg.off + off + var.smax
     if low < -STACK_BYTES or high + size > 0:
         if not var.mask:
-            text = f"invalid{what or ' indirect access to'} stack R{number} off={low} size={size}"
+            text = f"invalid{what} stack R{number} off={low} size={size}"
         else:
             text = (
-                f"invalid variable-offset{what or ' indirect access to'} stack R{number} "
-                f"var_off=(0x{var.value:x}; 0x{var.mask:x}) off={off} size={size}"
+                f"invalid variable-offset{what} stack R{number} "
+                f"var_off=(0x{var.value:x}; 0x{var.mask:x}) off={reg.off + off} size={size}"
             )
         raise Refused(
             Rule.STACK_ACCESS,
@@ -364,10 +362,10 @@ def check_alignment(reg: Reg, off: int, size: int, *, strict: bool) -> None:
     low = (reg.var.value + at) & (size - 1)
     if low or reg.var.mask & (size - 1):
         name = "stack " if reg.type is RegType.PTR_TO_STACK else ""
+        var_off = f"(0x{reg.var.value:x}; 0x{reg.var.mask:x})" if reg.var.mask else "0"
         raise forbidden(
             Rule.MISALIGNED,
-            f"misaligned {name}access off (0x{reg.var.value:x}; 0x{reg.var.mask:x})+0+{at} "
-            f"size {size}",
+            f"misaligned {name}access off {var_off}+{reg.off}+{off} size {size}",
             reason=f"the address is not known to be a multiple of {size}",
             suggestion="align the variable, or access it byte by byte",
             culprit=reg,

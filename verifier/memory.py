@@ -105,7 +105,7 @@ def _load_stack(
     signed: bool,
     pc: int,
 ) -> Reg:
-    low, high = checks.check_stack_bounds(env, state, pointer, number, off, size, " read")
+    low, high = checks.check_stack_bounds(env, state, pointer, number, off, size, " read from")
     checks.check_alignment(pointer, off, size, strict=True)
     frame = state.frames[pointer.frame]
     if low != high:
@@ -194,7 +194,7 @@ def check_store(
     """A store of `size` bytes may be made. `plain`: from a register."""
     kind = pointer.type
     if kind is RegType.PTR_TO_STACK:
-        checks.check_stack_bounds(env, state, pointer, number, off, size, " write")
+        checks.check_stack_bounds(env, state, pointer, number, off, size, " write to")
         checks.check_alignment(pointer, off, size, strict=True)
     elif kind is RegType.PTR_TO_MAP_VALUE:
         checks.check_alignment(pointer, off, size, strict=strict)

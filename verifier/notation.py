@@ -10,12 +10,25 @@ from collections.abc import Iterable, Iterator
 from pybpfvm.isa.opcodes import REGISTERS
 from pybpfvm.verifier.domains.scalar import Scalar
 from pybpfvm.verifier.domains.word import S32_MAX, S32_MIN, S64_MAX, S64_MIN, U32, U64
-from pybpfvm.verifier.regstate import PACKET_TYPES, Reg, RegType
+from pybpfvm.verifier.regstate import PACKET_TYPES, Reg, RegType, Trust
 from pybpfvm.verifier.stack import INVALID, MISC, SPILL, ZERO, Slot
 from pybpfvm.verifier.state import Frame, State
 
 _SMALL = 1 << 15  # numbers below are decimal
 _BYTES = {INVALID: "?", MISC: "m", ZERO: "0", SPILL: "?"}
+
+
+# What stands before the name of a pointer's type.
+_TRUST = (
+    (Trust.RDONLY, "rdonly_"),
+    (Trust.USER, "user_"),
+    (Trust.PERCPU, "percpu_"),
+    (Trust.UNTRUSTED, "untrusted_"),
+    (Trust.TRUSTED, "trusted_"),
+    (Trust.RCU, "rcu_"),
+)
+# Pointers to BTF objects are followed by the type's number: its name is in the kernel's BTF.
+_TYPED = frozenset({RegType.PTR_TO_BTF_ID, RegType.PTR_TO_BTF_ID_OR_NULL})
 
 
 def number(value: int) -> str:
@@ -61,7 +74,9 @@ def format_reg(reg: Reg, frame: int = 0) -> str:
             return precise + number(var.smin)
         parts = [] if not reg.id else [f"id={reg.id}" + (f"{reg.delta:+d}" if reg.delta else "")]
         return f"{precise}scalar({','.join((*parts, *scalar_bounds(var)))})"
-    text = kind.value
+    text: str = "".join(word for bit, word in _TRUST if reg.trust & bit) + kind.value
+    if kind in _TYPED:
+        text += str(reg.btf_id)
     if kind is RegType.PTR_TO_STACK:
         text += f"[{reg.frame}]" if reg.frame != frame else ""
         if not var.mask:

@@ -154,7 +154,7 @@ def _deep_calls(env: Environment) -> Iterator[Finding]:
             env,
             Rule.RECURSION,
             order,
-            f"the call stack of {MAX_FRAMES + 1} frames is too deep !",
+            f"the call stack of {MAX_FRAMES + 1} frames is too deep",
             "a function calls itself, directly or through others",
         )
         return
@@ -167,7 +167,7 @@ def _deep_calls(env: Environment) -> Iterator[Finding]:
             env,
             Rule.CALL_DEPTH,
             0,
-            f"the call stack of {depth[0]} frames is too deep !",
+            f"the call stack of {depth[0]} frames is too deep",
             f"at most {MAX_FRAMES} functions may be active at once",
         )
 

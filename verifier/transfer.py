@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from pybpfvm.bits import U32, U64, s32
 from pybpfvm.isa.insn import Insn
+from pybpfvm.isa.notation import ALU_SIGN
 from pybpfvm.isa.opcodes import FRAME_POINTER, AluOp, Operand, Pseudo
 from pybpfvm.program import MapType
 from pybpfvm.verifier.checks import MAX_VAR_OFF, check_readable
@@ -195,7 +196,7 @@ def pointer_arithmetic(env: Environment, insn: Insn, op: AluOp, pc: int, a: Reg,
     if a.type is not _SCALAR and b.type is not _SCALAR:
         if subtracts:
             return unknown(pc)
-        raise _prohibited(f"R{dst} pointer {op.value} pointer prohibited", a)
+        raise _prohibited(f"R{dst} pointer {ALU_SIGN.get(op, op.value)} pointer prohibited", a)
     if a.type is _SCALAR:
         pointer, number, ptr_no = b, a, src
     else:
@@ -232,7 +233,7 @@ def pointer_arithmetic(env: Environment, insn: Insn, op: AluOp, pc: int, a: Reg,
         text = f"R{dst} bitwise operator {_BITWISE[op]} on pointer prohibited"
         raise _prohibited(text, pointer)
     else:
-        text = f"R{dst} pointer arithmetic with {op.value} operator prohibited"
+        text = f"R{dst} pointer arithmetic with {ALU_SIGN.get(op, op.value)} operator prohibited"
         raise _prohibited(text, pointer)
     _check_sane(moved, pointer, moved.var.mask == 0, moved.var.smin, number)
     return moved

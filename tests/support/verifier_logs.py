@@ -60,7 +60,7 @@ def read(log: str) -> list[Entry]:
 
 
 def _entries(line: str) -> list[Entry]:
-    if line.startswith(" ") or line.startswith("to caller at") or line in _CALLS:
+    if line.startswith((" ", "to caller at")) or line in _CALLS:
         if line.startswith(" ") and line.strip() and not line.strip().startswith("frame"):
             _state(line.strip())
         return [Entry("frame", text=line.rstrip())]
