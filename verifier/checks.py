@@ -337,8 +337,9 @@ def check_stack_bounds(
 def check_stack_init(
     env: Environment, state: State, reg: Reg, number: int, low: int, size: int, shown: str
 ) -> None:
-    """`size` bytes at `low` were written, where the kernel asks for that. `shown` precedes
-    " off" in the kernel's text."""
+    """`size` bytes at `low` are read: they were written, where the kernel asks for that. `shown`
+    precedes " off" in the kernel's text."""
+    stack.note_read(state.frames[reg.frame], low, size)
     if env.rules.uninit_stack:
         return
     missing = stack.first_invalid(state.frames[reg.frame], low, size)

@@ -30,8 +30,8 @@ from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.globals import may_move_packet, parameters
 from pybpfvm.verifier.jumps import places, prepare_jump
 from pybpfvm.verifier.liveness import Liveness
-from pybpfvm.verifier.origin import derived
-from pybpfvm.verifier.prune import Compare, Comparison, linked_ids
+from pybpfvm.verifier.origin import CopiedSlot, derived
+from pybpfvm.verifier.prune import Compare, Comparison
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
 from pybpfvm.verifier.regstate import (
     NOT_INIT,
@@ -71,7 +71,7 @@ class Stored:
 
     def __init__(self, state: State, parent: Stored | None) -> None:
         self.state = state
-        self.linked = linked_ids(state)
+        self.linked: frozenset[int] | None = None
         self.parent = parent
         self.pending = 1
         self.hits = 0
@@ -230,16 +230,17 @@ class Explorer:
                 elif self._compare(pc, stored, state, Compare.EXPLORED):
                     stored.hits += 1
                     return False
-                stored.misses += 1
-                if stored.misses > stored.hits * _KEEP_HITS + _KEEP_MISSES and add:
-                    found.remove(stored)
-                    self._stored_now -= 1
+                if add:
+                    stored.misses += 1
+                    if stored.misses > stored.hits * _KEEP_HITS + _KEEP_MISSES:
+                        found.remove(stored)
+                        self._stored_now -= 1
         if add:
             self._store(pc, state)
         return True
 
     def _store(self, pc: int, state: State) -> None:
-        _forget_precision(state)
+        _begin_anew(state)
         new = Stored(state.copy(), self._parent)
         self._stored.setdefault(pc, []).append(new)
         self._parent = new
@@ -253,12 +254,15 @@ class Explorer:
     def _compare(self, pc: int, stored: Stored, new: State, mode: Compare) -> bool:
         uninit = self.env.rules.uninit_stack
         origins = self.env.by_origin and mode is not Compare.EXACT
-        comparison = Comparison(
-            self._live, mode, stored.linked, uninit_stack=uninit, origins=origins
-        )
-        if origins and mode is Compare.EXPLORED and stored.state.notes != new.notes:
+        explored = mode is Compare.EXPLORED
+        if origins and explored and stored.state.notes != new.notes:
             return False
-        return comparison.covers(pc, stored.state, new)
+        linked = stored.linked if explored else None
+        comparison = Comparison(self._live, mode, linked, uninit_stack=uninit, origins=origins)
+        covers = comparison.covers(pc, stored.state, new)
+        if explored:
+            stored.linked = comparison.linked
+        return covers
 
     def _loops(self, pc: int, stored: Stored, new: State) -> bool:
         """Whether the path came back to where it was before, with nothing changed."""
@@ -691,22 +695,24 @@ def _is_jump(insn: Insn) -> bool:
 
 
 def _prune_points(env: Environment) -> set[int]:
-    """Where paths may meet: conditional jumps, targets of jumps, calls and what follows them."""
-    points: set[int] = set()
+    """Where paths may meet, as the kernel has it: conditional jumps, targets of jumps, functions
+    and calls of them, and what follows any call."""
+    points: set[int] = set(env.functions) - {0}
     for pc, insn in env.code.items():
         kind = insn.spec.kind
         if kind in (Kind.JUMP, Kind.CALL_LOCAL):
             points.add(pc)
         if kind in (Kind.JUMP, Kind.GOTO):
             points.add(pc + 1 + insn.off)
-        elif kind is Kind.CALL_LOCAL:
+        elif kind in (Kind.CALL, Kind.CALL_KFUNC, Kind.CALL_LOCAL):
             points.add(pc + 1)
     return points
 
 
-def _forget_precision(state: State) -> None:
-    """Start anew to learn which numbers matter: what hung on them before this state is stored
-    says nothing of what comes after it. Whatever marks the new Regs still reaches the old."""
+def _begin_anew(state: State) -> None:
+    """Start anew to learn which numbers and stack slots matter: what hung on them before this
+    state is stored says nothing of what comes after it. Whatever marks the new Regs and Slots
+    still reaches the old."""
     renewed: dict[Reg, Reg] = {}
     for frame in state.frames:
         regs = frame.regs
@@ -714,8 +720,16 @@ def _forget_precision(state: State) -> None:
             if regs[number].precise:
                 regs[number] = _renewed(regs[number], renewed)
         for base, slot in list(frame.stack.items()):
-            if slot.reg is not None and slot.reg.precise:
-                frame.put(base, Slot(slot.kinds, _renewed(slot.reg, renewed), slot.spilled))
+            reg = slot.reg
+            if slot.read or (reg is not None and reg.precise):
+                if reg is not None and reg.precise:
+                    reg = _renewed(reg, renewed)
+                if slot.copied is None:
+                    slot = Slot(slot.kinds, reg, slot.spilled)
+                else:
+                    slot = CopiedSlot(slot.kinds, slot.copied)
+                frame.put(base, slot)
+            slot.stored = True
 
 
 def _renewed(reg: Reg, renewed: dict[Reg, Reg]) -> Reg:

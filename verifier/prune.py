@@ -2,18 +2,19 @@
 
 `covers(old, new)`: every run in `new` is one that exploring `old` has considered. Numbers of
 `old` on which nothing hung (not `precise`) are not compared, see `regstate`; those on which
-something did are marked precise in `new` too once the comparison succeeds.
+something did are marked precise in `new` too once the comparison succeeds. The same goes for
+stack slots that nothing read.
 """
 
 from __future__ import annotations
 
 from enum import Enum
 
-from pybpfvm.verifier.domains.scalar import Scalar, is_subsumed_by
+from pybpfvm.verifier.domains.scalar import Scalar, is_subsumed_by, truncate
 from pybpfvm.verifier.liveness import Liveness
 from pybpfvm.verifier.origin import Origin, covers_copied, covers_origin
 from pybpfvm.verifier.regstate import PACKET_TYPES, Reg, RegType, is_null, mark_precise, scalar
-from pybpfvm.verifier.stack import EMPTY, INVALID, MISC, SPILL, ZERO, Slot
+from pybpfvm.verifier.stack import EMPTY, INVALID, MISC, SPILL, ZERO, Slot, is_plain, mark_read
 from pybpfvm.verifier.state import Frame, State
 
 
@@ -26,31 +27,46 @@ class Compare(Enum):
 
 
 _SCALAR = RegType.SCALAR_VALUE
+_NULL = Scalar.const(0)
 _ANYTHING = scalar(Scalar.UNKNOWN, -1)
 
 
 class Comparison:
-    """One comparison of two states: `ids` of the old one and theirs in the new one."""
+    """One comparison of two states: `ids` of the old one and theirs in the new one. `linked` are
+    the old one's `linked_ids`, None to find them when they are needed."""
 
-    __slots__ = ("_linked", "_live", "_origins", "_uninit", "ids", "marks", "mode", "taken")
+    __slots__ = (
+        "_live",
+        "_origins",
+        "_uninit",
+        "ids",
+        "linked",
+        "marks",
+        "mode",
+        "pc",
+        "read",
+        "state",
+        "taken",
+    )
 
     def __init__(
         self,
         live: Liveness,
         mode: Compare,
-        linked: frozenset[int],
+        linked: frozenset[int] | None,
         *,
         uninit_stack: bool,
         origins: bool = False,
     ) -> None:
         self._origins = origins
         self._live = live
-        self._linked = linked
+        self.linked = linked
         self.mode = mode
         self._uninit = uninit_stack
         self.ids: dict[int, int] = {}
         self.taken: set[int] = set()
         self.marks: list[Reg] = []
+        self.read: list[Slot] = []
 
     def covers(self, pc: int, old: State, new: State) -> bool:
         """Whether exploring `old` from `pc` covers `new`."""
@@ -58,19 +74,16 @@ class Comparison:
             return False
         if old.regions != new.regions:
             return False
+        self.pc, self.state = pc, old
         for old_frame, new_frame in zip(old.frames, new.frames, strict=True):
             if not _same_function(old_frame, new_frame):
                 return False
         for (old_id, old_pc), (new_id, new_pc) in zip(old.refs, new.refs, strict=True):
             if old_pc != new_pc or not self._same_id(old_id, new_id):
                 return False
-        last = len(old.frames) - 1
-        for index in range(last, -1, -1):
+        for index in range(len(old.frames) - 1, -1, -1):
             old_frame, new_frame = old.frames[index], new.frames[index]
-            if index == last:
-                numbers = self._live.at(pc)
-            else:
-                numbers = self._live.across(old.frames[index + 1].callsite)
+            numbers = live_registers(self._live, pc, old, index)
             old_regs, new_regs = old_frame.regs, new_frame.regs
             for number in numbers:
                 if not self._reg(old_regs[number], new_regs[number]):
@@ -82,6 +95,8 @@ class Comparison:
                 return False
         for reg in self.marks:
             mark_precise(reg)
+        for slot in self.read:
+            mark_read(slot)
         return True
 
     def _callback(self, old: Frame, new: Frame) -> bool:
@@ -144,7 +159,11 @@ class Comparison:
             return True
         elif not is_subsumed_by(new.var, old.var):
             return False
-        if old.id in self._linked and (old.delta != new.delta or not self._same_id(old.id, new.id)):
+        if (
+            old.id
+            and self._is_linked(old.id)
+            and (old.delta != new.delta or not self._same_id(old.id, new.id))
+        ):
             return False
         if old is not new and mode is not Compare.EXACT:
             self.marks.append(new)
@@ -158,16 +177,46 @@ class Comparison:
             return True
         return self._scalar(old.off, new.off)
 
+    def _filled(self, slot: Slot, size: int) -> Reg | None:
+        """What a fill of `size` bytes finds in the slot; None if that is no register."""
+        reg = slot.reg
+        if reg is not None:
+            if slot.spilled == size:
+                return reg
+            if reg.type is not _SCALAR:
+                return None
+            if slot.spilled > size:
+                return scalar(truncate(reg.var, size, False), reg.at, (reg,))
+        kinds = slot.kinds[:size]
+        if kinds.count(ZERO) == size:
+            return scalar(_NULL, -1)
+        return _ANYTHING if self._uninit or INVALID not in kinds else None
+
+    def _is_linked(self, id: int) -> bool:
+        if self.linked is None:
+            explored = self.mode is Compare.EXPLORED
+            self.linked = linked_ids(self.state, self.pc, self._live if explored else None)
+        return id in self.linked
+
     def _stack(self, old: Frame, new: Frame) -> bool:
         slots = new.stack
+        explored = self.mode is Compare.EXPLORED
         for base, slot in old.stack.items():
             other = slots.get(base, EMPTY)
+            if explored and not slot.read and is_plain(slot) and is_plain(other):
+                continue
             if other is slot and (slot.reg is None or not (slot.reg.id or slot.reg.ref_id)):
                 continue
             if not self._slot(slot, other):
                 return False
+            if explored and not other.read:
+                self.read.append(other)
+        if explored:
+            return True
         if self.mode is Compare.EXACT:
             return all(base in old.stack for base in slots)
+        # What exploring the old state will read is not known yet.
+        self.read += slots.values()
         return True
 
     def _slot(self, old: Slot, new: Slot) -> bool:
@@ -181,14 +230,9 @@ class Comparison:
             return False
         held = old.reg
         if held is not None:
-            if new.reg is not None and new.spilled == old.spilled:
-                if not self._reg(held, new.reg):
-                    return False
-            else:
-                # Bytes of no known number may stand in for a number that did not matter.
-                readable = self._uninit or INVALID not in new.kinds[: old.spilled]
-                if new.reg is not None or not readable or not self._reg(held, _ANYTHING):
-                    return False
+            filled = self._filled(new, old.spilled)
+            if filled is None or not self._reg(held, filled):
+                return False
         if old.kinds == new.kinds:
             return True
         for one, other in zip(old.kinds[old.spilled :], new.kinds[old.spilled :], strict=True):
@@ -207,14 +251,30 @@ class Comparison:
         return True
 
 
-def linked_ids(state: State) -> frozenset[int]:
+def live_registers(live: Liveness, pc: int, state: State, index: int) -> tuple[int, ...]:
+    """Registers of frame `index` that may still be read, when the innermost frame is at `pc`."""
+    if index == len(state.frames) - 1:
+        return live.at(pc)
+    return live.across(state.frames[index + 1].callsite)
+
+
+def linked_ids(state: State, pc: int, live: Liveness | None) -> frozenset[int]:
     """Ids that more than one number of the state has. An id that one number has alone links it
-    to nothing: exploring the state can not have drawn on it."""
+    to nothing: exploring the state can not have drawn on it. With `live`, the state was explored:
+    only what may be read, or was, counts."""
     once: set[int] = set()
     often: set[int] = set()
-    for frame in state.frames:
-        held = [slot.reg for slot in frame.stack.values() if slot.reg is not None]
-        for reg in (*frame.regs, *held):
+    for index, frame in enumerate(state.frames):
+        numbers = range(10) if live is None else live_registers(live, pc, state, index)
+        held = [frame.regs[number] for number in numbers]
+        held += [
+            slot.reg
+            for slot in frame.stack.values()
+            if slot.reg is not None and (live is None or slot.read)
+        ]
+        if frame.callback is not None:
+            held += frame.callback.args
+        for reg in held:
             if reg.id and reg.type is _SCALAR:
                 (often if reg.id in once else once).add(reg.id)
     return frozenset(often)

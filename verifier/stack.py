@@ -23,9 +23,15 @@ SLOT_BYTES = 8
 
 class Slot:
     """Eight bytes: a kind each, lowest address first; `reg` is what the SPILL bytes hold the low
-    bytes of. SPILL bytes are the first `spilled` of the slot."""
+    bytes of. SPILL bytes are the first `spilled` of the slot.
 
-    __slots__ = ("kinds", "reg", "spilled")
+    `read`: something was made of the bytes, or of a slot that kept some of them, since they were
+    written or a state with them was stored. `before` is the slot of the last stored state that
+    bytes of this one come from; `stored`: a stored state has this slot. A stored state's slots
+    that were not read when it is explored can hold anything.
+    """
+
+    __slots__ = ("before", "kinds", "read", "reg", "spilled", "stored")
 
     copied: Copied | None = None  # what put the bytes there, if it was a copy of user space's
 
@@ -33,15 +39,41 @@ class Slot:
         self.kinds = kinds
         self.reg = reg
         self.spilled = spilled
+        self.before: Slot | None = None
+        self.read = False
+        self.stored = False
 
 
 _NOTHING = bytes([INVALID] * 8)
 _SPILLED = bytes([SPILL] * 8)
 EMPTY = Slot(_NOTHING)
+_PLAIN = bytes([INVALID, SPILL, MISC, ZERO])
 
 
 def _without_spill(kinds: bytes) -> bytearray:
     return bytearray(MISC if kind == SPILL else kind for kind in kinds)
+
+
+def mark_read(slot: Slot) -> None:
+    """Note that exploration drew on the slot, and so on what its bytes come from."""
+    one: Slot | None = slot
+    while one is not None and not one.read:
+        one.read = True
+        one = one.before
+
+
+def is_plain(slot: Slot) -> bool:
+    """Whether the slot holds data only: nothing that a rule may ask for without reading it."""
+    return not slot.kinds.strip(_PLAIN)
+
+
+def note_read(frame: Frame, off: int, size: int) -> None:
+    """`size` bytes at `off` are about to be looked at."""
+    slots = frame.stack
+    for base in range(off & -SLOT_BYTES, off + size, SLOT_BYTES):
+        slot = slots.get(base)
+        if slot is not None and not slot.read:
+            mark_read(slot)
 
 
 def spill(frame: Frame, off: int, size: int, value: Reg) -> None:
@@ -50,7 +82,7 @@ def spill(frame: Frame, off: int, size: int, value: Reg) -> None:
     A number that does not fit loses its identity with others: what is stored is another number.
     """
     if size == SLOT_BYTES:
-        frame.put(off, Slot(_SPILLED, value, 8))
+        frame.put(off, Slot(_SPILLED, value, 8), whole=True)
         return
     if value.var.umax >> (size * 8):
         value = scalar(truncate(value.var, size, False), value.at, (value,))
@@ -68,7 +100,7 @@ def write(frame: Frame, off: int, size: int, kind: int) -> None:
         old = frame.stack.get(base, EMPTY)
         kinds = _without_spill(old.kinds)
         kinds[first:last] = bytes([kind]) * (last - first)
-        frame.put(base, Slot(bytes(kinds)))
+        frame.put(base, Slot(bytes(kinds)), whole=last - first == SLOT_BYTES)
         base += SLOT_BYTES
 
 

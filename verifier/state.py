@@ -63,11 +63,16 @@ class Frame:
         other.shared = self.shared = True
         return other
 
-    def put(self, base: int, slot: Slot) -> None:
-        """Replace the 8 bytes at `base`."""
+    def put(self, base: int, slot: Slot, *, whole: bool = False) -> None:
+        """Replace the 8 bytes at `base` by a new slot. `whole`: nothing of the old one is left,
+        so that nobody who reads the new one reads that."""
         if self.shared:
             self.stack = self.stack.copy()
             self.shared = False
+        if not whole:
+            old = self.stack.get(base)
+            if old is not None:
+                slot.before = old if old.stored else old.before
         self.stack[base] = slot
 
 
