@@ -22,14 +22,16 @@ from pybpfvm.isa.disasm import format_insn
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import MAX_FRAMES, Kind, Operand
 from pybpfvm.verifier import memory, usermem
+from pybpfvm.verifier.backedges import Stored, close, resolve
 from pybpfvm.verifier.calls import call_helper, forget_packet, helper_of, reference_leak
 from pybpfvm.verifier.checks import check_ctx_pointer, check_readable
 from pybpfvm.verifier.describe import registers
 from pybpfvm.verifier.domains.scalar import Scalar, is_subsumed_by
 from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.globals import may_move_packet, parameters
-from pybpfvm.verifier.jumps import places, prepare_jump
+from pybpfvm.verifier.jumps import prepare_jump
 from pybpfvm.verifier.liveness import Liveness
+from pybpfvm.verifier.maygoto import prepare_may_goto
 from pybpfvm.verifier.origin import CopiedSlot, derived
 from pybpfvm.verifier.prune import Compare, Comparison
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
@@ -64,20 +66,6 @@ _PATH_STEPS = 6
 _PACKET_LOADS = frozenset({"socket_filter", "sched_cls", "sched_act"})
 
 
-class Stored:
-    """A state kept at a prune point. `pending`: paths below it that have not ended."""
-
-    __slots__ = ("hits", "linked", "misses", "parent", "pending", "state")
-
-    def __init__(self, state: State, parent: Stored | None) -> None:
-        self.state = state
-        self.linked: frozenset[int] | None = None
-        self.parent = parent
-        self.pending = 1
-        self.hits = 0
-        self.misses = 0
-
-
 class Explorer:
     """Explores one function and those it calls. After `run`: the findings, and what was counted.
 
@@ -106,6 +94,9 @@ class Explorer:
         self._steps: dict[int, Step] = {}
         self._prune_points = _prune_points(env)
         self._callback_entries: set[int] = set()
+        self._turns = frozenset(
+            pc for pc, insn in env.code.items() if insn.spec.kind is Kind.MAY_GOTO
+        )
         self._jump_pcs = frozenset(pc for pc, insn in env.code.items() if _is_jump(insn))
 
     def run(self) -> None:
@@ -203,11 +194,14 @@ class Explorer:
             stored.pending -= 1
             if stored.pending:
                 return
+            if stored.head is stored:
+                resolve(stored)
             stored = stored.parent
 
     def _visit(self, pc: int, state: State) -> bool:
         """Whether the path must go on from this prune point; stores its state now and then."""
-        forced = pc in self._callback_entries and state.frame.entry == pc
+        bounded = pc in self._callback_entries and state.frame.entry == pc
+        forced = bounded or pc in self._turns
         add = forced or (
             self._jumps - self._last_jumps >= _STORE_JUMPS
             and self.processed - self._last_processed >= _STORE_INSNS
@@ -216,8 +210,10 @@ class Explorer:
         if found:
             for stored in list(found):
                 if stored.pending:
-                    if forced and self._compare(pc, stored, state, Compare.ALL):
-                        _all_precise(state)
+                    if (
+                        bounded or (forced and stored.state.rounds != state.rounds)
+                    ) and self._compare(pc, stored, state, Compare.ALL):
+                        close(stored, state, self._parent)
                         return False
                     if self._loops(pc, stored, state):
                         raise _infinite(pc)
@@ -227,6 +223,11 @@ class Explorer:
                         and self.processed - self._last_processed < _LOOP_INSNS
                     ):
                         add = False
+                elif stored.unresolved:
+                    if self._compare(pc, stored, state, Compare.ALL):
+                        stored.hits += 1
+                        close(stored, state, self._parent)
+                        return False
                 elif self._compare(pc, stored, state, Compare.EXPLORED):
                     stored.hits += 1
                     return False
@@ -267,13 +268,20 @@ class Explorer:
     def _loops(self, pc: int, stored: Stored, new: State) -> bool:
         """Whether the path came back to where it was before, with nothing changed."""
         old = stored.state
-        if len(old.frames) != len(new.frames):
+        if len(old.frames) != len(new.frames) or old.rounds != new.rounds:
             return False
         for before, now in zip(old.frames, new.frames, strict=True):
             one, other = before.callback, now.callback
             if one is not None and other is not None and one.rounds != other.rounds:
                 return False
         return self._compare(pc, stored, new, Compare.EXACT)
+
+    def _last_turn(self, pc: int, state: State) -> State | None:
+        """The state in which this path last came to `pc` before it did now, in the same frames."""
+        for stored in reversed(self._stored.get(pc, ())):
+            if stored.pending and stored is not self._parent and _same_calls(stored.state, state):
+                return stored.state
+        return None
 
     # Findings.
 
@@ -348,6 +356,8 @@ class Explorer:
             return _on_memory(env, memory.atomic, insn, pc)
         if kind is Kind.JUMP:
             return self._jump(insn, pc)
+        if kind is Kind.MAY_GOTO:
+            return prepare_may_goto(insn, pc, self._forks, self._last_turn)
         if kind is Kind.GOTO:
             target = after + insn.off
             return lambda _: target
@@ -678,7 +688,6 @@ def _on_memory(
 
 
 _FEATURES = {
-    Kind.MAY_GOTO: "may_goto",
     Kind.CALL_KFUNC: "calls of kernel functions (kfuncs)",
     Kind.ADDR_SPACE_CAST: "address spaces (arena)",
 }
@@ -688,6 +697,7 @@ def _is_jump(insn: Insn) -> bool:
     return insn.spec.kind in (
         Kind.JUMP,
         Kind.GOTO,
+        Kind.MAY_GOTO,
         Kind.CALL,
         Kind.CALL_LOCAL,
         Kind.EXIT,
@@ -700,9 +710,9 @@ def _prune_points(env: Environment) -> set[int]:
     points: set[int] = set(env.functions) - {0}
     for pc, insn in env.code.items():
         kind = insn.spec.kind
-        if kind in (Kind.JUMP, Kind.CALL_LOCAL):
+        if kind in (Kind.JUMP, Kind.MAY_GOTO, Kind.CALL_LOCAL):
             points.add(pc)
-        if kind in (Kind.JUMP, Kind.GOTO):
+        if kind in (Kind.JUMP, Kind.MAY_GOTO, Kind.GOTO):
             points.add(pc + 1 + insn.off)
         elif kind in (Kind.CALL, Kind.CALL_KFUNC, Kind.CALL_LOCAL):
             points.add(pc + 1)
@@ -739,11 +749,10 @@ def _renewed(reg: Reg, renewed: dict[Reg, Reg]) -> Reg:
     return found
 
 
-def _all_precise(state: State) -> None:
-    for frame in state.frames:
-        for _, reg in places(frame):
-            if reg.type is RegType.SCALAR_VALUE:
-                mark_precise(reg)
+def _same_calls(old: State, new: State) -> bool:
+    return len(old.frames) == len(new.frames) and all(
+        one.callsite == other.callsite for one, other in zip(old.frames, new.frames, strict=True)
+    )
 
 
 def _infinite(pc: int) -> Refused:

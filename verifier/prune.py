@@ -165,7 +165,7 @@ class Comparison:
             and (old.delta != new.delta or not self._same_id(old.id, new.id))
         ):
             return False
-        if old is not new and mode is not Compare.EXACT:
+        if old.precise and old is not new and mode is not Compare.EXACT:
             self.marks.append(new)
         return True
 

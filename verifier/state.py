@@ -94,10 +94,11 @@ class State:
     regions that are open.
 
     `certain`: every run of the program comes here (no branch on the way could go both ways).
+    `rounds` counts turns of loops that the kernel bounds: those of may_goto.
     `notes`: what an observer remembers of the path, a value that never changes; copies share it.
     """
 
-    __slots__ = ("certain", "frame", "frames", "notes", "refs", "regions")
+    __slots__ = ("certain", "frame", "frames", "notes", "refs", "regions", "rounds")
 
     def __init__(
         self,
@@ -112,13 +113,14 @@ class State:
         self.certain = certain
         self.regions = regions
         self.notes: object = None
+        self.rounds = 0
 
     def copy(self) -> State:
         """An independent state."""
-        other = State(
-            [frame.copy() for frame in self.frames], self.refs, self.certain, self.regions
-        )
+        frames = [frame.copy() for frame in self.frames]
+        other = State(frames, self.refs, self.certain, self.regions)
         other.notes = self.notes
+        other.rounds = self.rounds
         return other
 
     def push(self, frame: Frame) -> None:
