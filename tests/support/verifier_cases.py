@@ -158,6 +158,23 @@ def _case(
     )
 
 
+def program_of(
+    text: str, *, where: str, type_name: str = "sched_cls"
+) -> tuple[Program, BpfObject, Profile]:
+    """A program of an ordinary type in text, which may name the common maps."""
+    maps = common_maps()
+    insns = assemble(
+        text,
+        where=where,
+        calls={name: number for number, name in MAINLINE_NAMES.items()},
+        maps={spec.name: index for index, spec in enumerate(maps)},
+    )
+    profile = PROFILES[type_name]
+    section = profile.sections[0].prefix
+    program = Program("case", section, insns, subprogs=subprogs_of(insns), license="GPL")
+    return program, BpfObject(where, "", (program,), maps, license="GPL"), profile
+
+
 def subprogs_of(insns: tuple[Insn, ...]) -> tuple[Subprog, ...]:
     """The functions of a program without symbols: what calls and function addresses lead to."""
     starts, pc = {0}, 0

@@ -1,0 +1,148 @@
+"""Random programs in text for single features of the verifier: loops that the kernel bounds, ...
+
+Each generator takes a `Random` and gives the lines of one program, which is nearly right: about
+half of what they make is accepted. The running kernel says which half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+Generator = Callable[[Random], str]
+
+
+class Text:
+    """Lines of a program, with labels that no two places share."""
+
+    def __init__(self, random: Random) -> None:
+        self.random = random
+        self.lines: list[str] = []
+        self._labels = 0
+
+    def put(self, *lines: str) -> None:
+        """Append lines."""
+        self.lines += (f"  {line}" for line in lines)
+
+    def label(self, name: str) -> None:
+        """The next line is called `name`."""
+        self.lines.append(f"{name}:")
+
+    def new_label(self) -> str:
+        """A label that stands nowhere yet."""
+        self._labels += 1
+        return f"label{self._labels}"
+
+    def one_of(self, *choices: str) -> str:
+        """One of the texts."""
+        return self.random.choice(choices)
+
+    def text(self) -> str:
+        """The program."""
+        return "\n".join(self.lines) + "\n"
+
+
+_VALUE = (
+    "r6 = r1",
+    "*(u64 *)(r10 - 8) = 0",
+    "r2 = r10",
+    "r2 += -8",
+    "r1 = map[table] ll",
+    "call map_lookup_elem",
+    "if r0 != 0 goto +2",
+    "r0 = 0",
+    "exit",
+    "r9 = r0",
+)
+_VALUE_BYTES = 64
+
+
+def bounded_loops(random: Random) -> str:
+    """Nested loops through may_goto, whose counters are masked, compared or neither."""
+    text = Text(random)
+    text.put(*_VALUE, "r7 = 0", "r8 = 0")
+    text.put("*(u64 *)(r10 - 16) = 0", "*(u64 *)(r10 - 24) = 0")
+    _loop(text, 0, ["r7", "r8"])
+    if random.random() < 0.3:
+        _loop(text, 0, ["r7", "r8"])
+    text.put("r0 = 0", "exit")
+    return text.text()
+
+
+def _loop(text: Text, depth: int, counters: list[str]) -> None:
+    random = text.random
+    again, out = text.new_label(), text.new_label()
+    if random.random() < 0.5:
+        text.put(f"{random.choice(counters)} = {random.choice((0, 1, 7))}")
+    text.label(again)
+    kept = random.random() < 0.97
+    if kept:
+        text.put(f"may_goto {out}")
+    for _ in range(random.randrange(1, 5)):
+        _turn(text, depth, counters, again, out)
+    counter = random.choice(counters)
+    if not kept or random.random() < 0.4:
+        text.put(f"{counter} += {random.choice((1, 1, 2, 8))}")
+        text.put(
+            f"if {counter} {text.one_of('<', 's<', '!=')} {random.choice((5, 16, 64))} goto {again}"
+        )
+    else:
+        text.put(f"goto {again}")
+    text.label(out)
+    text.put("r0 = 0")
+
+
+def _turn(text: Text, depth: int, counters: list[str], again: str, out: str) -> None:
+    random = text.random
+    counter, other = random.choice(counters), random.choice(counters)
+    what = random.randrange(9)
+    if what == 0 and depth < 2:
+        _loop(text, depth + 1, counters)
+    elif what <= 2:
+        text.put(
+            f"{counter} {text.one_of('+=', '^=', '*=', '-=', '|=')} {random.choice((1, 3, 8))}"
+        )
+    elif what == 3:
+        limit = random.choice((3, 60, 64))
+        text.put(f"if {counter} {text.one_of('>', '==', 's>', '>=')} {limit} goto {out}")
+    elif what == 4:
+        _touch(text, counter)
+    elif what == 5:
+        text.put(f"{counter} {text.one_of('=', '+=')} {other}")
+    elif what == 6:
+        off = random.choice((-16, -24))
+        if random.random() < 0.5:
+            text.put(f"*(u64 *)(r10 - {-off}) = {counter}")
+        else:
+            text.put(f"{counter} = *(u64 *)(r10 - {-off})")
+    elif what == 7:
+        text.put(f"{counter} = *(u{text.one_of('8', '32', '64')} *)(r9 + 8)")
+    else:
+        skip = text.new_label()
+        text.put(
+            f"if {counter} {text.one_of('<', '!=', '&')} {random.choice((2, 9, 33))} goto {skip}"
+        )
+        text.put(f"{other} {text.one_of('=', '+=', '&=')} {random.choice((1, 15))}")
+        text.label(skip)
+        text.put("r0 = 0")
+
+
+def _touch(text: Text, counter: str) -> None:
+    """A byte of the map value, at an index that may be bounded."""
+    random = text.random
+    skip = text.new_label()
+    text.put(f"r2 = {counter}")
+    bound = random.choice((_VALUE_BYTES - 1, _VALUE_BYTES, 15))
+    way = random.randrange(5)
+    if way == 0:
+        text.put(f"r2 &= {bound}")
+    elif way <= 2:
+        text.put(f"if r2 > {bound} goto {skip}")
+    text.put("r3 = r9", "r3 += r2", "r0 = *(u8 *)(r3 + 0)")
+    text.label(skip)
+    text.put("r0 = 0")
+
+
+FEATURES: dict[str, Generator] = {
+    "may_goto": bounded_loops,
+}
