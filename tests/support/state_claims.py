@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from random import Random
+from unittest.mock import patch
 
 from pybpfvm.bits import U64
 from pybpfvm.engine import RunEnvironment
@@ -35,6 +36,7 @@ from pybpfvm.verifier.stack import SPILL, ZERO, Slot
 from pybpfvm.verifier.state import State
 from pybpfvm.verifier.verdict import Accepted, Verdict
 from pybpfvm.verifier.verify import Options, verify
+from pybpfvm.vm import run as vm_run
 from pybpfvm.vm.interp import Interpreter
 from tests.support.generate import word
 
@@ -43,6 +45,7 @@ _OR_NULL = frozenset(
 )
 _FROM_HELPERS = _OR_NULL | {RegType.PTR_TO_MAP_VALUE, RegType.PTR_TO_RINGBUF_MEM}
 _RUN_BUDGET_INSNS = 1 << 21
+_TURNS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +150,11 @@ class Checker:
         elif all(f.holds is CtxHolds.GIVEN for f in claims.profile.ctx_fields):
             ctx = random.randbytes(claims.profile.ctx_bytes)
         self._first = True
-        with Interpreter(image, helpers_of(claims.profile), env) as engine:
+        with (
+            # The budget of may_goto is small, so that its loops end soon.
+            patch.object(vm_run, "MAY_GOTO_ITERATIONS", _TURNS),
+            Interpreter(image, helpers_of(claims.profile), env) as engine,
+        ):
             engine.hook = self._before
             try:
                 run_program(
