@@ -23,6 +23,7 @@ from pybpfvm.program import BpfObject, Program
 from pybpfvm.session.constants import with_constants
 from pybpfvm.verifier.environment import KernelRules, Options
 from pybpfvm.verifier.kernels import DEFAULT_KERNEL, KERNELS
+from pybpfvm.verifier.log import DEFAULT_LOG_CHARS
 from pybpfvm.verifier.observe import Observer
 from pybpfvm.verifier.verdict import (
     Finding,
@@ -60,7 +61,8 @@ class JudgeRequest:
     `kernel` is a key of `KERNELS`. `abi` names a profile, detected without; `program_type` too,
     for objects of ordinary types, and takes precedence. `helpers` gives helper numbers other
     meanings; `btf` is what CO-RE is resolved against. `constants` are values of variables in
-    .rodata, as text. `all_errors`: go on after the first error.
+    .rodata, as text. `all_errors`: go on after the first error. A log is written at `log_level`
+    (the kernel's: 1 the path to an error, 2 every path) and keeps its last `log_chars` characters.
     """
 
     kernel: str = DEFAULT_KERNEL
@@ -72,6 +74,8 @@ class JudgeRequest:
     constants: Mapping[str, str] = field(default_factory=dict)
     budget_insns: int = DEFAULT_BUDGET_INSNS
     all_errors: bool = True
+    log_level: int = 1
+    log_chars: int = DEFAULT_LOG_CHARS
 
     @property
     def rules(self) -> KernelRules:
