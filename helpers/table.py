@@ -8,7 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import chain
 
-from pybpfvm.helpers import clock, control, iouring, lock, map, packet, probe, ringbuf, system, text
+from pybpfvm.helpers import (
+    clock,
+    control,
+    iouring,
+    lock,
+    map,
+    packet,
+    probe,
+    ringbuf,
+    system,
+    text,
+    tracing,
+)
 from pybpfvm.helpers.proto import Helper
 
 _FAMILIES = (
@@ -22,6 +34,7 @@ _FAMILIES = (
     control.ROWS,
     packet.ROWS,
     iouring.ROWS,
+    tracing.ROWS,
 )
 
 HELPERS: Mapping[str, Helper] = {row.name: row for row in chain.from_iterable(_FAMILIES)}

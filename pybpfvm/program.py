@@ -112,7 +112,8 @@ class Program:
     """A loadable program: its main function followed by the subprograms it reaches.
 
     `insns` are in order; `lines` and `Subprog` bounds are keyed by pc (slots). `sleepable` and
-    `section` come from the object; the ABI profile gives them meaning.
+    `section` come from the object; the ABI profile gives them meaning. `attach_to` is what the
+    program is attached to where its section does not say: STRUCT/MEMBER for struct_ops.
     """
 
     name: str
@@ -122,6 +123,7 @@ class Program:
     lines: Mapping[int, SourceLine] = field(default_factory=dict)
     license: str = ""
     big_endian: bool = False
+    attach_to: str = ""
 
     @property
     def slots(self) -> int:

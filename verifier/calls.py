@@ -16,7 +16,7 @@ from pybpfvm.helpers.table import HELPERS
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import STACK_BYTES
 from pybpfvm.program import BPF_F_RDONLY_PROG, MapSpec, MapType
-from pybpfvm.verifier import checks, stack, usermem
+from pybpfvm.verifier import btfhelpers, checks, stack, usermem
 from pybpfvm.verifier.checks import check_readable
 from pybpfvm.verifier.domains.scalar import Scalar, sync
 from pybpfvm.verifier.domains.word import S32_MAX, S32_MIN, U32, U64
@@ -116,16 +116,6 @@ _CHECKED_ARGS: Mapping[str, int] = {"trace_printk": 2}
 _RELEASING = frozenset({"ringbuf_submit", "ringbuf_discard"})
 _STRING_LENGTH = frozenset({"probe_read_user_str", "probe_read_kernel_str"})
 CALLBACKS = frozenset({"loop", "for_each_map_elem"})
-_GPL = frozenset(
-    {
-        "GPL",
-        "GPL v2",
-        "GPL and additional rights",
-        "Dual BSD/GPL",
-        "Dual MIT/GPL",
-        "Dual MPL/GPL",
-    }
-)
 # Helpers for GPL programs whose rows do not say so.
 _GPL_ONLY = frozenset(
     {
@@ -137,6 +127,8 @@ _GPL_ONLY = frozenset(
         "snprintf",
     }
 )
+# Structs whose functions have the helpers that the profile struct_ops lists.
+_STRUCT_OPS_HELPERS = frozenset({"tcp_congestion_ops"})
 _MAX_ERRNO = 4095
 _MAX_CPUS = 8192
 _SNPRINTF_ARGS = 12
@@ -182,6 +174,8 @@ def helper_of(env: Environment, insn: Insn) -> Helper:
     helper = HELPERS.get(name)
     if helper is None:
         raise unsupported(f"helper {name}#{insn.imm}")
+    if profile.name == "struct_ops" and env.attachment.struct not in _STRUCT_OPS_HELPERS:
+        raise unsupported(f"helpers in programs of struct_ops {env.attachment.struct}")
     if helper.sleeps and not env.sleepable and not _always_offered(env):
         raise forbidden(
             Rule.HELPER_NOT_ALLOWED,
@@ -189,7 +183,7 @@ def helper_of(env: Environment, insn: Insn) -> Helper:
             reason="only sleepable programs may call it",
             suggestion="put the program into a sleepable section (.s)",
         )
-    if (helper.gpl_only or name in _GPL_ONLY) and env.program.license not in _GPL:
+    if (helper.gpl_only or name in _GPL_ONLY) and not env.gpl:
         raise forbidden(
             Rule.HELPER_NOT_ALLOWED,
             "cannot call GPL-restricted function from non-GPL compatible program",
@@ -248,13 +242,16 @@ def _check_argument(call: _Call, number: int, kind: ArgType) -> None:
     check_readable(reg, number)
     if kind is ArgType.ANYTHING:
         return
+    if kind is ArgType.PTR_TO_BTF_ID:
+        btfhelpers.check_argument(call.env, call.helper.name, reg, number)
+        return
     allowed = _KINDS.get(kind)
     if allowed is None:
         raise unsupported(f"arguments of type {kind.name} ({call.helper.name})")
     if kind in _NULLABLE and is_null(reg):
         mark_precise(reg)
         return
-    if reg.type not in allowed:
+    if reg.type not in allowed and not btfhelpers.is_memory(reg, allowed is _MEMORY):
         raise _mismatch(reg, number, allowed, call)
     if kind is ArgType.PTR_TO_CTX:
         checks.check_ctx_pointer(reg, number)
@@ -445,8 +442,15 @@ def _memory(
                 culprit=reg,
             )
         checks.check_map_key(reg, number, 0, size)
+    elif btfhelpers.is_memory(reg, True):
+        btfhelpers.check_memory(env, helper_text(call.helper), reg, number, size, writes=writes)
     else:
         raise _mismatch(reg, number, _MEMORY, call)
+
+
+def helper_text(helper: Helper) -> str:
+    """The name that the kernel's messages have for a helper."""
+    return f"bpf_{helper.name}"
 
 
 def _stack_memory(
@@ -631,6 +635,8 @@ def _result(call: _Call) -> Reg:
         call.state.refs = (*call.state.refs, (new, pc))
         kind = RegType.PTR_TO_RINGBUF_MEM_OR_NULL
         return Pointer(kind, pc, id=new, ref_id=new, mem_size=call.alloc_size)
+    if helper.ret is RetType.PTR_TO_BTF_ID:
+        return btfhelpers.result(env, helper.name, pc)
     raise unsupported(f"results of type {helper.ret.name} ({helper.name})")
 
 

@@ -10,14 +10,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count
 
+from pybpfvm.btf.types import Btf
 from pybpfvm.isa.codec import pcs, target_pc
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Kind, Pseudo
+from pybpfvm.loader.target import kernel_btf
 from pybpfvm.profiles.base import Profile, Sleepable
 from pybpfvm.profiles.detect import matching_section
 from pybpfvm.program import BpfObject, MapSpec, Program, Subprog
+from pybpfvm.verifier.attach import Attachment, attachment, is_btf_typed
 from pybpfvm.verifier.contract import Contract
 from pybpfvm.verifier.observe import Observer
+from pybpfvm.verifier.regstate import Reg, Trust
 from pybpfvm.verifier.usernames import FROM_USER
 from pybpfvm.verifier.verdict import Finding, Rule
 
@@ -28,7 +32,8 @@ class Options:
     error with the other paths; `observer` hears what the explorer does; `rules` are those of a
     kernel, None for the one that the profile belongs to. `contract`: what is promised of user
     memory. `by_origin`: explore states apart that differ in what user space had to do with
-    their numbers only, and in what the observers noted."""
+    their numbers only, and in what the observers noted. `target_btf` has
+    the types of the kernel that the program is for, None: the running one's."""
 
     budget_insns: int = 1_000_000
     strict_ctx: bool = True
@@ -38,6 +43,7 @@ class Options:
     rules: KernelRules | None = None
     contract: Contract | None = None
     by_origin: bool = False
+    target_btf: Btf | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,19 @@ RULES_618 = KernelRules()
 RULES_2021 = KernelRules(uninit_stack=False, lookup_never_null=False)
 
 
+# Licences that a kernel takes for compatible with the GPL.
+_GPL_COMPATIBLE = frozenset(
+    {
+        "GPL",
+        "GPL v2",
+        "GPL and additional rights",
+        "Dual BSD/GPL",
+        "Dual MIT/GPL",
+        "Dual MPL/GPL",
+    }
+)
+
+
 @dataclass(slots=True)
 class Environment:
     """One verification. `code` is keyed by pc, `functions` by the pc where a function starts.
@@ -77,14 +96,22 @@ class Environment:
     stack_bytes: dict[int, int] = field(default_factory=dict)
     touches_ctx: dict[int, bool] = field(default_factory=dict)
     ids: count[int] = field(default_factory=lambda: count(1))
+    _attachment: Attachment | None = None
 
     @property
     def returns(self) -> tuple[int, int] | None:
         """The least and greatest value that the program may return, None if any."""
+        if is_btf_typed(self.profile):
+            return self.attachment.returns
         if self.profile.returns is not None or self.profile.name != "cgroup_skb":
             return self.profile.returns
         egress = self.program.section.startswith("cgroup_skb/egress")
         return (0, 3) if egress else (0, 1)
+
+    @property
+    def gpl(self) -> bool:
+        """Whether what is for GPL programs only is for this one."""
+        return self.program.license in _GPL_COMPATIBLE
 
     @property
     def maps(self) -> tuple[MapSpec, ...]:
@@ -93,6 +120,24 @@ class Environment:
     @property
     def little(self) -> bool:
         return not self.program.big_endian
+
+    @property
+    def target(self) -> Btf | None:
+        """The BTF of the kernel that the program is for; read when it is first needed."""
+        return self.options.target_btf or kernel_btf()
+
+    def btf_of(self, reg: Reg) -> Btf:
+        """The BTF that `reg.btf_id` is an id of."""
+        found = self.obj.btf if reg.trust & Trust.ALLOC else self.target
+        assert found is not None, "a BTF pointer comes from a BTF"
+        return found
+
+    @property
+    def attachment(self) -> Attachment:
+        """What a program with BTF arguments is attached to. Raises Refused."""
+        if self._attachment is None:
+            self._attachment = attachment(self.program, self.profile, self.target)
+        return self._attachment
 
     def new_id(self) -> int:
         """An id that no register has."""

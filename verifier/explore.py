@@ -22,7 +22,9 @@ from pybpfvm.isa.disasm import format_insn
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import MAX_FRAMES, Kind, Operand
 from pybpfvm.verifier import memory, usermem
+from pybpfvm.verifier.attach import is_btf_typed
 from pybpfvm.verifier.backedges import Stored, close, resolve
+from pybpfvm.verifier.btfptr import check_attachment
 from pybpfvm.verifier.calls import call_helper, forget_packet, helper_of, reference_leak
 from pybpfvm.verifier.checks import check_ctx_pointer, check_readable
 from pybpfvm.verifier.describe import registers
@@ -104,9 +106,7 @@ class Explorer:
         try:
             state = self._first_state()
         except Refused as refused:
-            self.inconclusive = self._finding(
-                self.entry, State([Frame(0, -1, 0)], (), True), refused
-            )
+            self._record(self.entry, State([Frame(0, -1, 0)], (), True), refused)
             return
         pc = here = self.entry
         steps, forks, points = self._steps, self._forks, self._prune_points
@@ -162,6 +162,9 @@ class Explorer:
 
     def _first_state(self) -> State:
         state = State([Frame(0, -1, self.entry)], (), self.entry == 0)
+        if is_btf_typed(self.env.profile):
+            # Nothing can be said of a program before it is known what it is attached to.
+            check_attachment(self.env)
         if self.entry == 0:
             state.frame.regs[1] = Pointer(RegType.PTR_TO_CTX, -1)
         else:

@@ -21,6 +21,7 @@ from pybpfvm.verifier.regstate import (
     Pointer,
     Reg,
     RegType,
+    Trust,
     is_null,
     mark_precise,
     scalar,
@@ -116,7 +117,7 @@ def _pointer_jump(op: JmpOp, width: int, register: bool, state: State, a: Reg, b
     if width == 64 and op in (JmpOp.JEQ, JmpOp.JNE) and is_null(b):
         if a.type in NON_NULL and not register:
             return _null_check(op, state, a)
-        if a.type in _NEVER_NULL:
+        if a.type in _NEVER_NULL or _is_valid(a):
             mark_precise(b)
             return (None, state) if op is JmpOp.JEQ else (state, None)
     state.certain = False
@@ -124,6 +125,14 @@ def _pointer_jump(op: JmpOp, width: int, register: bool, state: State, a: Reg, b
     if width == 64 and register:
         _packet_compare(op, other, state, a, b)
     return other, state
+
+
+def _is_valid(pointer: Reg) -> bool:
+    """Whether a pointer to a kernel object, or to memory, can not be NULL: what is untrusted, or
+    only protected by RCU, may be."""
+    if pointer.type is RegType.PTR_TO_BTF_ID:
+        return bool(pointer.ref_id) or pointer.trust in (Trust.TRUSTED, Trust.ALLOC)
+    return pointer.type is RegType.PTR_TO_MEM and not pointer.trust & Trust.UNTRUSTED
 
 
 def _null_check(op: JmpOp, state: State, pointer: Reg) -> Arms:

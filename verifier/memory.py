@@ -10,7 +10,8 @@ from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import AtomicOp, Kind
 from pybpfvm.profiles.base import CtxField
 from pybpfvm.program import BPF_F_RDONLY_PROG, MapType
-from pybpfvm.verifier import checks, stack, usermem
+from pybpfvm.verifier import btfptr, checks, stack, usermem
+from pybpfvm.verifier.attach import is_btf_typed
 from pybpfvm.verifier.checks import POINTER_FIELDS, check_readable
 from pybpfvm.verifier.domains.scalar import Scalar, load_result
 from pybpfvm.verifier.environment import Environment
@@ -77,6 +78,10 @@ def _loaded(
         constant = _constant_load(env, pointer, off, size, signed)
         value = scalar(load_result(size, signed) if constant is None else constant, pc)
         return usermem.from_map(env, pointer, off, value) if env.traces else value
+    if kind is btfptr.BTF_ID:
+        return btfptr.load(env, state, pointer, number, off, size, signed, pc)
+    if kind is RegType.PTR_TO_CTX and is_btf_typed(env.profile):
+        return btfptr.load_argument(env, pointer, number, off, size, pc)
     if kind is RegType.PTR_TO_CTX:
         field = checks.check_ctx(
             env, pointer, number, off, size, store=False, plain=True, signed=signed
@@ -90,6 +95,8 @@ def _loaded(
         checks.check_mem(pointer, number, off, size)
     elif kind is RegType.PTR_TO_MAP_KEY:
         checks.check_map_key(pointer, number, off, size)
+    elif kind is btfptr.MEM:
+        btfptr.check_memory(pointer, number, off, size, store=False)
     else:
         raise checks.not_memory(pointer, number)
     return scalar(load_result(size, signed), pc)
@@ -199,9 +206,16 @@ def check_store(
     elif kind is RegType.PTR_TO_MAP_VALUE:
         checks.check_alignment(pointer, off, size, strict=strict)
         checks.check_map_value(env, pointer, number, off, size, store=True)
+    elif kind is RegType.PTR_TO_CTX and is_btf_typed(env.profile):
+        raise btfptr.context_store(pointer, number, off, size)
     elif kind is RegType.PTR_TO_CTX:
         checks.check_ctx(env, pointer, number, off, size, store=True, plain=plain)
         usermem.to_ctx(env, off)
+    elif kind is btfptr.BTF_ID:
+        raise btfptr.store_refused(env, pointer, number)
+    elif kind is btfptr.MEM:
+        checks.check_alignment(pointer, off, size, strict=strict)
+        btfptr.check_memory(pointer, number, off, size, store=True)
     elif kind in PACKET_TYPES:
         checks.check_packet_writable(env)
         checks.check_packet(pointer, number, off, size)
@@ -279,6 +293,8 @@ def atomic(env: Environment, state: State, insn: Insn, pc: int) -> None:
     _atomic_memory(pointer, insn.dst, "stores into")
     if pointer.type is RegType.PTR_TO_MAP_VALUE:
         checks.check_map_value(env, pointer, insn.dst, insn.off, size, store=False)
+    elif pointer.type is btfptr.BTF_ID:
+        btfptr.check_access(env, pointer, insn.dst, insn.off, size)
     check_store(env, state, pointer, insn.dst, insn.off, size, plain=False, strict=True)
     old = scalar(load_result(size, False), pc)
     if pointer.type is RegType.PTR_TO_STACK:

@@ -25,6 +25,7 @@ from pybpfvm.verifier.regstate import (
     Pointer,
     Reg,
     RegType,
+    Trust,
     mark_precise,
     scalar,
     shared,
@@ -203,6 +204,9 @@ def pointer_arithmetic(env: Environment, insn: Insn, op: AluOp, pc: int, a: Reg,
         pointer, number, ptr_no = a, b, dst
     mark_precise(number)
     assert isinstance(pointer, Pointer)
+    if pointer.type is RegType.PTR_TO_MEM and pointer.trust & Trust.UNTRUSTED:
+        # Loads through it are probed, wherever it points.
+        return pointer
     if insn.spec.width == 32:
         if subtracts:
             return unknown(pc)

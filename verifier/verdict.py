@@ -54,6 +54,7 @@ class Rule(Enum):
     MAP_VALUE_ACCESS = "map-value-access"
     PACKET_ACCESS = "packet-access"
     MEM_ACCESS = "mem-access"
+    BTF_ACCESS = "btf-access"
     READ_ONLY = "read-only-memory"
     MISALIGNED = "misaligned-access"
     # calls
@@ -63,6 +64,11 @@ class Rule(Enum):
     REFERENCE_LEAK = "reference-leak"
     RELEASE_UNOWNED = "release-of-unowned"
     LOCK = "lock"
+    KFUNC_NOT_ALLOWED = "kfunc-not-allowed"
+    KFUNC_ARG = "kfunc-argument"
+    TRUST = "untrusted-pointer"
+    REGION = "unbalanced-region"
+    ATTACH_TARGET = "attach-target"
     # user memory (verifier/contract.py)
     USER_RANGE = "user-range"
     # lints (verifier/lints/): warnings, never part of a verdict

@@ -17,6 +17,7 @@ from pybpfvm.errors import InputError
 from pybpfvm.objectfile import abi_unknown, detect_abi, read_object
 from pybpfvm.profiles import profile_named, with_helpers
 from pybpfvm.profiles.base import Profile
+from pybpfvm.profiles.btf_typed import btf_typed_profile
 from pybpfvm.profiles.detect import Detection
 from pybpfvm.profiles.ordinary import profile_of_section, unsupported_type
 from pybpfvm.program import BpfObject, Program
@@ -194,7 +195,7 @@ def _case(obj: BpfObject, detection: Detection, program: Program, request: Judge
     elif detection.candidates:
         profiles = detection.candidates
     else:
-        own = profile_of_section(program.section)
+        own = profile_of_section(program.section) or btf_typed_profile(program.section)
         profiles = () if own is None else (own,)
     if profiles:
         return Case(program, tuple(with_helpers(one, request.helpers) for one in profiles))

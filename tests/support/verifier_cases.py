@@ -17,18 +17,23 @@ from pybpfvm.isa.opcodes import Kind as InsnKind
 from pybpfvm.isa.opcodes import Pseudo
 from pybpfvm.profiles import PROFILES
 from pybpfvm.profiles.base import Profile
+from pybpfvm.profiles.btf_typed import BTF_TYPED
 from pybpfvm.profiles.mainline import MAINLINE_NAMES
 from pybpfvm.program import BpfObject, MapSpec, MapType, Program, Subprog
 from pybpfvm.verifier.verdict import Kind, Rule
+from tests.support.attach_targets import with_kernel_ids
 
 DIRECTORY = Path(__file__).parents[1] / "data" / "verifier"
 REFUSED = "; REFUSED"
 
 _VERDICTS = ("accept", "reject", "unsupported")
 _CASE_KEYS = frozenset(_VERDICTS) | frozenset(
-    ("name", "type", "setup", "code", "kernel", "row", "license", "options")
+    ("name", "type", "section", "setup", "code", "kernel", "row", "license", "options")
 )
 _LABEL = re.compile(r"^\s*[\w.]+:\s*")
+
+
+_PROFILES = {**PROFILES, **{one.name: one for one in BTF_TYPED}}
 
 
 class CaseError(Exception):
@@ -124,14 +129,14 @@ def _case(
     if unknown or "name" not in row or "code" not in row:
         raise CaseError(f"{where}: unknown keys {sorted(unknown)}, or no name or code")
     profile_name = row.get("type", content.get("type", "socket_filter"))
-    if profile_name not in PROFILES:
+    profile = _PROFILES.get(profile_name)
+    if profile is None:
         raise CaseError(f"{where}: no profile is called {profile_name}")
-    profile = PROFILES[profile_name]
     setup = setups[row["setup"]] if "setup" in row else ""
     text = f"{setup}\n{row['code']}"
     names = profile.helpers if profile.ring is not None else MAINLINE_NAMES
     insns = assemble(
-        text,
+        with_kernel_ids(text),
         where=where,
         calls={name: number for number, name in names.items()},
         maps={spec.name: index for index, spec in enumerate(maps)},
@@ -139,7 +144,7 @@ def _case(
     rules = [rule for rule in profile.sections if rule.sleepable] or list(profile.sections)
     program = Program(
         "case",
-        rules[0].prefix,
+        row.get("section", content.get("section", rules[0].prefix)),
         insns,
         subprogs=subprogs_of(insns),
         license=row.get("license", "GPL"),

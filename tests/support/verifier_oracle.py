@@ -21,7 +21,9 @@ from pybpfvm.isa.codec import encode
 from pybpfvm.isa.insn import Insn
 from pybpfvm.profiles.base import Profile, Sleepable
 from pybpfvm.program import MapSpec
+from pybpfvm.verifier.attach import is_btf_typed
 from pybpfvm.verifier.verdict import Accepted, Inconclusive, Kind, Rejected, Verdict
+from tests.support.attach_targets import attach_target
 
 # What the kernel's log says about places: an instruction being looked at, and those that the
 # passes before and after name in words.
@@ -107,29 +109,43 @@ class KernelVerifier:
         self.skipped = 0
 
     def judge(
-        self, insns: Sequence[Insn], profile: Profile, *, license: str = "GPL", log: bool = True
+        self,
+        insns: Sequence[Insn],
+        profile: Profile,
+        *,
+        license: str = "GPL",
+        log: bool = True,
+        section: str = "",
     ) -> KernelVerdict | None:
         """The verdict; None for a program that an earlier run did not survive.
 
+        `section` says what programs with BTF arguments are attached to.
         `log`: a refused program is loaded again with a log, to learn where and why.
         """
         code = encode(insns)
-        key = hashlib.sha256(f"{profile.prog_type} ".encode() + code).hexdigest()
+        key = hashlib.sha256(f"{profile.prog_type} {section}".encode() + code).hexdigest()
         if self._journal is not None:
             if key in self._journal.lost:
                 self.skipped += 1
                 return None
             self._journal.begin(key, profile.prog_type, code)
-        verdict = self._load(code, profile, license, log=False)
+        verdict = self._load(code, profile, license, section, log=False)
         # Running into the limit of a million instructions takes a second; twice tells no more.
         if not verdict.accepted and log and verdict.errno != errno.E2BIG:
-            verdict = self._load(code, profile, license, log=True)
+            verdict = self._load(code, profile, license, section, log=True)
         if self._journal is not None:
             self._journal.survived(key)
         return verdict
 
-    def _load(self, code: bytes, profile: Profile, license: str, *, log: bool) -> KernelVerdict:
-        flags = bpfsys.BPF_F_SLEEPABLE if profile.sleepable is not Sleepable.NEVER else 0
+    def _load(
+        self, code: bytes, profile: Profile, license: str, section: str, *, log: bool
+    ) -> KernelVerdict:
+        sleeps = profile.sleepable is not Sleepable.NEVER
+        attach_type = attach_id = 0
+        if is_btf_typed(profile):
+            attach_type, attach_id = attach_target(section)
+            sleeps = section.partition("/")[0].endswith(".s")
+        flags = bpfsys.BPF_F_SLEEPABLE if sleeps else 0
         with bpfsys.prog_load(
             code,
             prog_type=profile.prog_type,
@@ -137,6 +153,8 @@ class KernelVerifier:
             flags=flags,
             map_fds=[made.fileno() for made in self._maps],
             log_level=1 if log else 0,
+            expected_attach_type=attach_type,
+            attach_btf_id=attach_id,
         ) as loaded:
             if loaded.accepted:
                 return KernelVerdict(True, 0, None, loaded.log)

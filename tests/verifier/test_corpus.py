@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from itertools import groupby
 
@@ -9,6 +10,7 @@ import pytest
 
 from pybpfvm import bpfsys
 from pybpfvm.isa.disasm import format_program
+from pybpfvm.verifier.attach import is_btf_typed
 from pybpfvm.verifier.verdict import Accepted, Inconclusive, Kind, Rejected, Verdict
 from pybpfvm.verifier.verify import Options, verify
 from tests.support.verifier_cases import Case, common_maps, corpus
@@ -37,8 +39,16 @@ def test_the_kernel_says_the_same(kernel: KernelVerifier, file: str) -> None:
         if case.file != file or not case.kernel.verdict:
             continue
         asked += 1
-        said = kernel.judge(case.program.insns, case.profile, license=case.program.license)
+        said = kernel.judge(
+            case.program.insns,
+            case.profile,
+            license=case.program.license,
+            section=case.program.section,
+        )
         assert said is not None
+        if said.errno == errno.EPERM and is_btf_typed(case.profile):
+            asked -= 1  # some machines let nobody attach to functions
+            continue
         verdict = "accept" if said.accepted else "reject"
         places = case.kernel.pcs
         if verdict != case.kernel.verdict or (
