@@ -133,6 +133,7 @@ def judge(
         all_errors=request.all_errors,
         observer=observer,
         rules=request.rules if profile.ring is None else None,
+        target_btf=request.btf,
     )
     # Here meet the parts that add to a verdict: lints, causes, witnesses, in this order.
     verdict = verify(program, obj, profile, options=options)

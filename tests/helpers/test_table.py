@@ -10,7 +10,8 @@ from pybpfvm.profiles.base import Profile
 from pybpfvm.profiles.iouring_2021 import PROFILES_2021
 from pybpfvm.profiles.ordinary import MAINLINE_HELPERS, ORDINARY
 
-_NOT_EXECUTABLE = {"snprintf_btf", "per_cpu_ptr", "this_cpu_ptr"}
+_ON_KERNEL_OBJECTS = {"get_current_task_btf", "task_pt_regs"}
+_NOT_EXECUTABLE = {"snprintf_btf", "per_cpu_ptr", "this_cpu_ptr", *_ON_KERNEL_OBJECTS}
 _SIZES = (ArgType.CONST_SIZE, ArgType.CONST_SIZE_OR_ZERO)
 _SIZED = (ArgType.PTR_TO_MEM, ArgType.PTR_TO_MEM_OR_NULL, ArgType.PTR_TO_UNINIT_MEM)
 

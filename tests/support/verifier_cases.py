@@ -80,6 +80,13 @@ class Case:
         """A name for test reports."""
         return f"{self.file}: {self.name}"
 
+    @property
+    def runnable(self) -> bool:
+        """Whether the program can be run here: it needs no objects or functions of a kernel."""
+        insns = self.program.insns
+        calls_kernel = any(insn.spec.kind is InsnKind.CALL_KFUNC for insn in insns)
+        return self.profile.name in PROFILES and not calls_kernel
+
 
 @cache
 def corpus() -> tuple[Case, ...]:
