@@ -47,8 +47,8 @@ class Ring:
     """An io_uring with BPF requests; a context manager.
 
     `cq_entries` are the sizes of the extra CQs (1, 2, ...). `abi` is a profile's name; without
-    it, the one of the first registered program. `verify=False` registers programs without load
-    checks; they run sandboxed either way. `seed` decides everything in `sim`, and the programs'
+    it, the one of the first registered program. Programs are verified when they are registered;
+    `verify=False` registers them as they are. They run sandboxed either way. `seed` decides everything in `sim`, and the programs'
     random numbers on both backends. Budgets: `budget_insns` for each run of a program, the rest
     in `Budgets`.
     """
@@ -142,8 +142,8 @@ class Ring:
     def register_bpf(self, programs: Sequence[LoadedProgram | None]) -> None:
         """IORING_REGISTER_BPF; None leaves a slot empty.
 
-        Raises LoadRejected for a program its kernel would not load, RingError when registering
-        is refused.
+        Raises LoadRejected for a program its kernel would not load, UnsupportedError for one that
+        the verifier can not decide on, RingError when registering is refused.
         """
         numbers: list[int | None] = []
         for program in programs:
@@ -168,7 +168,8 @@ class Ring:
                     strict_ctx=self.strict_ctx,
                     source_at=program.program.line_at,
                 )
-            numbers.append(self._runner.add(program))
+                _require_accepted(program, strict_ctx=self.strict_ctx)
+            numbers.append(self._runner.add(program, verified=self.verify))
         self.core.register_bpf(numbers)
 
     def unregister_bpf(self) -> None:
@@ -275,18 +276,50 @@ class Ring:
             self._runner.close()
 
 
+def _require_accepted(program: LoadedProgram, *, strict_ctx: bool) -> None:
+    """Raise unless the verifier accepts the program."""
+    verdict = program.verdict(strict_ctx=strict_ctx)
+    if isinstance(verdict, Rejected):
+        first = verdict.errors[0]
+        raise LoadRejected(errno.EACCES, _told(first), where=_place(program, first))
+    if isinstance(verdict, Inconclusive):
+        raise UnsupportedError(
+            f"{program.name} can not be verified: {_told(verdict.finding)}",
+            where=_place(program, verdict.finding),
+            remedy="register it with verify=False (--no-verify) to run it sandboxed, unverified",
+        )
+
+
+def _told(finding: Finding) -> str:
+    return f"{finding.message}: {finding.reason}" if finding.reason else finding.message
+
+
+def _place(program: LoadedProgram, finding: Finding) -> str:
+    line = finding.source
+    text = f" ({line}: {line.text.strip()})" if line is not None else ""
+    return f"{program.name}+{finding.pc}{text}"
+
+
+# What also verified programs may meet: budgets are ours, and so is what engines lack.
+_NOT_VERIFIED = frozenset({TrapKind.BUDGET, TrapKind.UNSUPPORTED})
+
+
 class _Runner:
     """Executes a ring's programs: one engine per object, programs by number."""
 
     def __init__(self, ring: Ring) -> None:
         self._ring = ring
         self._programs: list[LoadedProgram] = []
+        self._verified: set[int] = set()
         self._engines: dict[int, Engine] = {}
         self._executed = 0
 
-    def add(self, program: LoadedProgram) -> int:
+    def add(self, program: LoadedProgram, *, verified: bool) -> int:
         self._programs.append(program)
-        return len(self._programs) - 1
+        number = len(self._programs) - 1
+        if verified:
+            self._verified.add(number)
+        return number
 
     def check(self, program: int) -> int:
         if not 0 <= program < len(self._programs):
@@ -312,6 +345,10 @@ class _Runner:
             done = engine.run(loaded.program, ctx_addr, budget_insns=self._ring._budget_insns)
         except Trap as trap:
             self._executed = trap.insns
+            if program in self._verified and trap.kind not in _NOT_VERIFIED:
+                raise InternalError(
+                    f"{loaded.name} was verified, and faulted all the same: {trap}"
+                ) from trap
             raise
         self._executed = done.insns
         return done.r0
