@@ -324,7 +324,7 @@ class Expect:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One file, read."""
+    """One file, read. `unverified`: its programs are registered as they are."""
 
     path: str
     object: Path
@@ -337,3 +337,4 @@ class Scenario:
     steps: tuple[Step, ...]
     expect: Expect
     title: str = ""
+    unverified: bool = False

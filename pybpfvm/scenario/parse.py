@@ -82,6 +82,7 @@ def _scenario(table: Table, name: str, base: Path) -> Scenario:
     title = table.text("title")
     obj = base / table.name("object")
     abi = table.text("abi") or None
+    unverified = table.flag("unverified")
     programs = _programs(table.items("programs"), table.at("programs"))
     ring = _ring(table.take("ring"), table.at("ring"))
     blocks = _contents(table.tables("user"), table.at("user"), base)
@@ -110,6 +111,7 @@ def _scenario(table: Table, name: str, base: Path) -> Scenario:
         steps=tuple(steps),
         expect=expect,
         title=title,
+        unverified=unverified,
     )
 
 

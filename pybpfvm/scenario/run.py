@@ -138,7 +138,7 @@ def run_scenario(
                 backend=backend,
                 seed=seed,
                 abi=obj.profile,
-                verify=verify,
+                verify=verify and not scenario.unverified,
                 strict_ctx=strict_ctx,
                 flags=setup.flags,
                 cq0_entries=setup.cq0_entries,

@@ -62,8 +62,9 @@ class JudgeRequest:
     `kernel` is a key of `KERNELS`. `abi` names a profile, detected without; `program_type` too,
     for objects of ordinary types, and takes precedence. `helpers` gives helper numbers other
     meanings; `btf` is what CO-RE is resolved against. `constants` are values of variables in
-    .rodata, as text. `all_errors`: go on after the first error. A log is written at `log_level`
-    (the kernel's: 1 the path to an error, 2 every path) and keeps its last `log_chars` characters.
+    .rodata, as text. `all_errors`: go on after the first error. `strict_ctx` as in
+    `engine.ctx_violation`. A log is written at `log_level` (the kernel's: 1 the path to an error,
+    2 every path) and keeps its last `log_chars` characters.
     """
 
     kernel: str = DEFAULT_KERNEL
@@ -75,6 +76,7 @@ class JudgeRequest:
     constants: Mapping[str, str] = field(default_factory=dict)
     budget_insns: int = DEFAULT_BUDGET_INSNS
     all_errors: bool = True
+    strict_ctx: bool = True
     log_level: int = 1
     log_chars: int = DEFAULT_LOG_CHARS
 
@@ -131,6 +133,7 @@ def judge(
     options = Options(
         budget_insns=request.budget_insns,
         all_errors=request.all_errors,
+        strict_ctx=request.strict_ctx,
         observer=observer,
         rules=request.rules if profile.ring is None else None,
         target_btf=request.btf,

@@ -24,9 +24,12 @@ from pybpfvm.profiles.base import Profile
 from pybpfvm.profiles.detect import Detection, ProgramFacts
 from pybpfvm.profiles.ordinary import profile_of_section, unsupported_type
 from pybpfvm.program import BpfObject, MapSpec, Program
+from pybpfvm.session.judging import JudgeRequest, Verdict, judge
 from pybpfvm.session.testrun import TestRun, run_program
 from pybpfvm.session.values import Value, decode, encode
 from pybpfvm.vm.interp import Interpreter
+
+_AS_IS = JudgeRequest()
 
 
 class LoadedObject:
@@ -41,6 +44,7 @@ class LoadedObject:
             {name: MapView(live, image.object.btf, self) for name, live in image.maps.items()}
         )
         self.globals = Globals(self)
+        self._verdicts: dict[tuple[str, bool], Verdict] = {}
         self._engine: Interpreter | None = None
         self._engine_profile: Profile | None = None
 
@@ -157,6 +161,19 @@ class LoadedProgram:
                 where=f"{self.owner.object.path}: {self.name}",
             )
         return self.owner.profile
+
+    def verify(self, request: JudgeRequest = _AS_IS) -> Verdict:
+        """The verifier's verdict by the rules of its profile."""
+        return judge(self.program, self.owner.object, self.profile, request)
+
+    def verdict(self, *, strict_ctx: bool = True) -> Verdict:
+        """As `verify` up to the first error; found once."""
+        key = self.name, strict_ctx
+        known = self.owner._verdicts.get(key)
+        if known is None:
+            known = self.verify(JudgeRequest(all_errors=False, strict_ctx=strict_ctx))
+            self.owner._verdicts[key] = known
+        return known
 
     def run(
         self,

@@ -9,7 +9,16 @@ from types import TracebackType
 from typing import Literal
 
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Engine, RunEnvironment
-from pybpfvm.errors import InputError, RingError, RingHang, Trap
+from pybpfvm.errors import (
+    InputError,
+    InternalError,
+    LoadRejected,
+    RingError,
+    RingHang,
+    Trap,
+    TrapKind,
+    UnsupportedError,
+)
 from pybpfvm.events import Observer
 from pybpfvm.memory import AddressSpace
 from pybpfvm.profiles import profile_named
@@ -24,6 +33,7 @@ from pybpfvm.uring_backend.bpf import Budgets
 from pybpfvm.uring_backend.ring import Ring as CoreRing
 from pybpfvm.uring_backend.setup import check_setup
 from pybpfvm.verifier.loadcheck import check_load
+from pybpfvm.verifier.verdict import Finding, Inconclusive, Rejected
 from pybpfvm.vm.interp import Interpreter
 
 BackendName = Literal["sim", "kernel"]
@@ -48,9 +58,9 @@ class Ring:
 
     `cq_entries` are the sizes of the extra CQs (1, 2, ...). `abi` is a profile's name; without
     it, the one of the first registered program. Programs are verified when they are registered;
-    `verify=False` registers them as they are. They run sandboxed either way. `seed` decides everything in `sim`, and the programs'
-    random numbers on both backends. Budgets: `budget_insns` for each run of a program, the rest
-    in `Budgets`.
+    `verify=False` registers them as they are. They run sandboxed either way. `seed` decides
+    everything in `sim`, and the programs' random numbers on both backends. Budgets:
+    `budget_insns` for each run of a program, the rest in `Budgets`.
     """
 
     def __init__(

@@ -373,7 +373,8 @@ def test_ctrl_c(what: str, backend: BackendName, tmp_path: Path) -> None:
             "{ wait = 1 }]"
         )
     )
-    arguments = ["run", "--backend", backend, "--budget-insns", "1000000000000", str(path)]
+    arguments = ["run", "--no-verify", "--backend", backend]
+    arguments += ["--budget-insns", "1000000000000", str(path)]
     with subprocess.Popen(
         [sys.executable, "-m", "pybpfvm", *arguments],
         cwd=ROOT,
@@ -404,7 +405,8 @@ def test_an_interrupt_closes_the_ring(
     old = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.7)
-        arguments = ["run", "--quiet", "--backend", backend, "--budget-insns", "1000000000000"]
+        arguments = ["run", "--quiet", "--no-verify", "--backend", backend]
+        arguments += ["--budget-insns", "1000000000000"]
         assert main([*arguments, str(path)]) == 130
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -83,7 +83,8 @@ def scenario(folder: Path, program: str) -> Path:
     (folder / "p.o").write_bytes(object_of(program))
     path = folder / "p.toml"
     path.write_text(
-        f'object = "p.o"\nabi = "{ABI}"\nprograms = ["main"]\nring = {{ cq_entries = [16] }}\n'
+        f'object = "p.o"\nabi = "{ABI}"\nunverified = true\nprograms = ["main"]\n'
+        "ring = { cq_entries = [16] }\n"
         'steps = [{ submit = [{ prog = "main", user_data = 7 }] }, { wait = 1 }]\n'
     )
     return path

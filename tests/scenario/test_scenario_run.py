@@ -125,19 +125,30 @@ def test_a_wait_that_is_too_short_is_a_finding() -> None:
 
 
 LOADS = (
-    'object = "load_checks.v3.bpf.o"\nabi = "iouring-v3"\n[user.word]\nu32 = 99\n'
+    'object = "load_checks.v3.bpf.o"\nunverified = true\nabi = "iouring-v3"\n'
+    "[user.word]\nu32 = 99\n"
     "[[steps]]\nsubmit = [{ prog = 'PROG', user_data = { block = 'word' } }]\n"
     "[[steps]]\nwait = 1\n"
 )
 
 
+VERIFIED = LOADS.replace("unverified = true\n", "")
+
+
 def test_a_load_rejection_is_an_outcome() -> None:
-    text = LOADS.replace("PROG", "return_two")
+    text = VERIFIED.replace("PROG", "return_two")
     outcome = run(text, programs="return_two")
     assert isinstance(outcome.stopped, LoadRejected)
     assert outcome.exit_code == 1
     assert run(text + "[expect]\nload_error = 'EINVAL'", programs="return_two").ok
     assert not run(text + "[expect]\nload_error = 'EACCES'", programs="return_two").ok
+
+
+def test_what_the_verifier_refuses_is_not_registered() -> None:
+    outcome = run(VERIFIED.replace("PROG", "return_unknown"), programs="return_unknown")
+    assert isinstance(outcome.stopped, LoadRejected)
+    assert "R0 has smin=0 smax=4294967295 should have been in [0, 1]" in str(outcome.stopped)
+    assert outcome.exit_code == 1
 
 
 def test_a_trap_is_an_outcome() -> None:
@@ -285,7 +296,7 @@ def test_a_stop_leaves_expectations_unjudged() -> None:
     assert judged.not_judged == 0
     assert len(judged.findings) == 3
     rejected = run(
-        LOADS.replace("PROG", "return_two") + "[expect]\noverflow = 0", programs="return_two"
+        VERIFIED.replace("PROG", "return_two") + "[expect]\noverflow = 0", programs="return_two"
     )
     assert (rejected.stopped_at, rejected.not_judged) == ("programs", 1)
 
