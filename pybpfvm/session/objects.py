@@ -24,9 +24,10 @@ from pybpfvm.profiles.base import Profile
 from pybpfvm.profiles.detect import Detection, ProgramFacts
 from pybpfvm.profiles.ordinary import profile_of_section, unsupported_type
 from pybpfvm.program import BpfObject, MapSpec, Program
-from pybpfvm.session.judging import JudgeRequest, Verdict, judge
+from pybpfvm.session.judging import JudgeRequest, judge
 from pybpfvm.session.testrun import TestRun, run_program
 from pybpfvm.session.values import Value, decode, encode
+from pybpfvm.verifier.verdict import Verdict
 from pybpfvm.vm.interp import Interpreter
 
 _AS_IS = JudgeRequest()
