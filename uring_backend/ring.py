@@ -209,6 +209,10 @@ class Ring:
         """How many CQEs a CQ holds."""
         return self._queue(cq).count()
 
+    def cq_entries(self, cq: int = 0) -> int:
+        """How many CQEs a queue can hold."""
+        return self._queue(cq).entries
+
     def peek(self, cq: int = 0, index: int = 0) -> Cqe | None:
         """The CQE `index` places behind the oldest one; it stays."""
         raw = self._queue(cq).peek(index)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
+from itertools import islice
 from random import Random
 from types import TracebackType
 from typing import Literal
@@ -257,7 +258,8 @@ class Ring:
     def reap(self, cq: int = 0) -> list[Cqe]:
         """All CQEs that a queue holds, reaped."""
         core = self.core
-        return list(iter(lambda: core.reap(cq), None))
+        # Where a host moved the head past the tail, there is no end to what "is held".
+        return list(islice(iter(lambda: core.reap(cq), None), core.cq_entries(cq)))
 
     def ready(self, cq: int = 0) -> int:
         """How many CQEs a queue holds."""

@@ -222,3 +222,11 @@ def test_a_program_runs_alone(machine: Machine) -> None:
         obj["player"].run(repeat=0)
     with pytest.raises(Trap, match="budget"):
         obj["player"].run(budget_insns=3)
+
+
+def test_reaping_ends_where_a_host_broke_the_head(machine: Machine) -> None:
+    with Ring(abi="iouring-v3", machine=machine) as ring:
+        ring.get_sqe().prep_nop(user_data=1)
+        ring.submit()
+        ring.core._queue(0)._words[2] += 5  # the head, past the tail
+        assert len(ring.reap()) == ring.core.cq_entries(0)
