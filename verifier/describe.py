@@ -64,7 +64,7 @@ def described(reg: Reg) -> str:
         place = _PLACES.get(reg.type, f"a {reg.type.value}")
     text = f"pointer to {place}{_offset(reg)}"
     if reg.type in (RegType.PTR_TO_PACKET, RegType.PTR_TO_PACKET_META):
-        text += f", {reg.range} bytes behind its base checked"
+        text += f", {reg.range} bytes checked against its end" if reg.range else ", not checked"
     elif reg.mem_size:
         text += f", {reg.mem_size} bytes"
     return text + (_MAYBE if reg.type.value.endswith("_or_null") else "")

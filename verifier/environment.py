@@ -78,6 +78,11 @@ _GPL_COMPATIBLE = frozenset(
 )
 
 
+def default_rules(profile: Profile) -> KernelRules:
+    """The rules of the kernel that a profile belongs to, where no other is asked for."""
+    return RULES_618 if profile.ring is None else RULES_2021
+
+
 @dataclass(slots=True)
 class Environment:
     """One verification. `code` is keyed by pc, `functions` by the pc where a function starts.
@@ -173,7 +178,7 @@ def environment(
         obj,
         profile,
         options,
-        options.rules or (RULES_618 if profile.ring is None else RULES_2021),
+        options.rules or default_rules(profile),
         code,
         _functions(program, code),
         sleepable,

@@ -3,8 +3,8 @@
 Each command is a module with `add_arguments(parser)` and `run(args) -> int`; it is imported when
 its name is used, so that `pybpfvm --help` stays fast.
 
-Exit codes: 0 expectations met · 1 rejected, finding or failed expectation · 2 usage or unreadable
-input · 3 unsupported feature · 4 guest fault · 70 internal error.
+Exit codes: 0 accepted, expectations met · 1 rejected, finding or failed expectation · 2 usage or
+unreadable input · 3 inconclusive, unsupported feature · 4 guest fault · 70 internal error.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ COMMANDS = {
     "info": "what is in an object: programs, maps, globals, relocations, its ABI and why",
     "disasm": "instructions of an object, beside their C lines",
     "asm": "assemble text into bytecode",
+    "verify": "judge programs: accepted, or what is wrong, why, where, and what to do",
     "run": "run a scenario, or one program once",
     "demo": "the flagship: two BPF requests play ping-pong over two completion queues",
     "doctor": "what works on this machine, and what to do about what does not",
@@ -33,8 +34,8 @@ _INTERNAL_ERROR = 70
 _NO_STDOUT = (
     "pybpfvm: error: standard output is closed (redirect it to a file or to /dev/null instead)"
 )
-_EPILOG = """exit codes: 0 expectations met, 1 rejected or failed expectation, 2 usage or
-unreadable input, 3 unsupported feature, 4 guest fault, 70 internal error"""
+_EPILOG = """exit codes: 0 accepted or expectations met, 1 rejected or failed expectation, 2 usage
+or unreadable input, 3 inconclusive or unsupported, 4 guest fault, 70 internal error"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pybpfvm.errors import SourceLine
 from pybpfvm.report.formats import Report
-from pybpfvm.report.words import headline, totals, verdict_name
+from pybpfvm.report.words import file_of, headline, totals, verdict_name
 from pybpfvm.session.judged import Agreement, JudgedObject, JudgedProgram
 from pybpfvm.verifier.verdict import Finding, Kind
 
@@ -51,7 +51,7 @@ def _annotation(level: str, one: JudgedObject, judged: JudgedProgram, finding: F
 def _position(one: JudgedObject, source: SourceLine | None) -> dict[str, str]:
     if source is None:
         return {"file": one.path}
-    position = {"file": source.file, "line": str(source.line)}
+    position = {"file": file_of(source), "line": str(source.line)}
     if source.column:
         position["col"] = str(source.column)
     return position

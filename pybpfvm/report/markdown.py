@@ -12,7 +12,7 @@ from pybpfvm.verifier.categories import KIND_NOTES
 from pybpfvm.verifier.verdict import Finding
 
 _MARKS = {"accepted": "✅", "rejected": "❌", "inconclusive": "❔"}
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~&-])")
+_SPECIAL = re.compile(r"([\\`*_\[\]<>|~&])")
 
 
 def render(report: Report) -> str:

@@ -15,12 +15,14 @@ from urllib.parse import quote
 from pybpfvm import __version__
 from pybpfvm.errors import SourceLine
 from pybpfvm.report.formats import Report
-from pybpfvm.report.words import headline, verdict_name
+from pybpfvm.report.words import file_of, headline, verdict_name
 from pybpfvm.session.judged import Agreement, JudgedObject, JudgedProgram
 from pybpfvm.verifier.categories import KIND_NOTES, category, problem
 from pybpfvm.verifier.verdict import Finding, Kind, Rule
 
-_SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+_SCHEMA = (
+    "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+)
 _DISAGREEMENT = "kernel-disagreement"
 
 Json = dict[str, object]
@@ -38,7 +40,7 @@ def render(report: Report) -> str:
         "tool": {
             "driver": {
                 "name": "pybpfvm",
-                "semanticVersion": f"{__version__}",
+                "semanticVersion": __version__,
                 "rules": [_rule(name) for name in ids],
             }
         },
@@ -158,11 +160,9 @@ def _disagreement(one: JudgedObject, judged: JudgedProgram) -> Json:
     }
 
 
-def _location(
-    one: JudgedObject, judged: JudgedProgram, pc: int, source: SourceLine | None
-) -> Json:
+def _location(one: JudgedObject, judged: JudgedProgram, pc: int, source: SourceLine | None) -> Json:
     """A line of C, or the object if none is known; always the instruction by name."""
-    physical: Json = {"artifactLocation": {"uri": _uri(source.file if source else one.path)}}
+    physical: Json = {"artifactLocation": {"uri": _uri(file_of(source) if source else one.path)}}
     if source is not None and source.line > 0:
         region: Json = {"startLine": source.line}
         if source.column > 0:
@@ -188,6 +188,6 @@ def _notifications(one: JudgedObject) -> Iterator[Json]:
 
 def _uri(path: str) -> str:
     """A path as a relative reference, or as a file URI if it is absolute: RFC 3986."""
-    # A first segment with a colon would be taken for a scheme.
+    # Colons are quoted too: a first segment with one would be taken for a scheme.
     quoted = quote(os.fsencode(path), safe="/-._~")
     return f"file://{quoted}" if path.startswith("/") else quoted

@@ -39,7 +39,9 @@ def render(report: Report) -> str:
     lines = [line for one in report.objects for line in _object(one, report, paint)]
     programs = sum(len(one.programs) for one in report.objects)
     if programs != 1 or len(report.objects) != 1 or report.interrupted:
-        lines += ["", paint(totals(report.objects), "bold")]
+        lines += [*([""] if lines[-1:] != [""] else []), paint(totals(report.objects), "bold")]
+    elif lines[-1:] == [""]:
+        lines.pop()
     return "\n".join(lines) + "\n"
 
 
@@ -88,10 +90,12 @@ def _finding(
 ) -> Iterator[str]:
     yield f"{paint(f'{title}: {headline(finding)}', style, 'bold')}"
     yield f"  {printable(finding.message)}"
-    yield paint(f"  {finding.kind.value}: {KIND_NOTES[finding.kind]} [{finding.rule.value}]", "dim")
+    if finding.kind is not Kind.UNSUPPORTED:
+        note = f"{finding.kind.value}: {KIND_NOTES[finding.kind]} [{finding.rule.value}]"
+        yield paint(f"  {note}", "dim")
     if finding.reason:
         yield from _part("Reason", finding.reason, paint)
-    if finding.kind is not Kind.UNSUPPORTED or finding.source or finding.pc in judged.insns:
+    if judged.abi:  # of a program of unknown type, no instruction is to blame
         yield from _place(finding, judged, paint)
     if finding.path:
         yield ""
@@ -126,10 +130,10 @@ def _place(finding: Finding, judged: JudgedProgram, paint: Paint) -> Iterator[st
     source = finding.source
     if source is not None:
         yield f"  {place(source)}"
-        text = printable(source.text.rstrip())
+        text = source.text.rstrip()
         indent = len(text) - len(text.lstrip())
         number = f"{source.line:>6} | "
-        yield f"  {paint(number, 'dim')}{text.lstrip()}"
+        yield f"  {paint(number, 'dim')}{printable(text.lstrip())}"
         if 0 < source.column <= len(text):
             caret = " " * (len(number) + max(0, source.column - 1 - indent)) + "^"
             yield f"  {paint(caret, 'cyan', 'bold')}"

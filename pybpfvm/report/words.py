@@ -21,8 +21,8 @@ _UNPRINTABLE = re.compile(
 
 
 def printable(text: str) -> str:
-    """`text` on one line, with control characters as escapes and tabs as blanks."""
-    return _UNPRINTABLE.sub(_escape, text.replace("\t", "    "))
+    """`text` on one line, with control characters as escapes and each tab as a blank."""
+    return _UNPRINTABLE.sub(_escape, text.replace("\t", " "))
 
 
 def _escape(found: re.Match[str]) -> str:
@@ -47,10 +47,15 @@ def headline(finding: Finding) -> str:
     return f"{category(finding.rule)}: {problem(finding.rule)}"
 
 
+def file_of(source: SourceLine) -> str:
+    """The path of its file, as debug information has it, without a leading `./`."""
+    return source.file.removeprefix("./")
+
+
 def place(source: SourceLine) -> str:
     """`file:line:column`, as compilers write it."""
     column = f":{source.column}" if source.column else ""
-    return printable(f"{source.file}:{source.line}{column}")
+    return printable(f"{file_of(source)}:{source.line}{column}")
 
 
 def count(number: int, noun: str) -> str:

@@ -8,8 +8,11 @@ from enum import Enum
 
 from pybpfvm.isa.codec import pcs
 from pybpfvm.isa.disasm import format_insn
+from pybpfvm.isa.insn import Insn
+from pybpfvm.isa.opcodes import Kind as InsnKind
 from pybpfvm.listing import Names
 from pybpfvm.profiles.base import Profile
+from pybpfvm.profiles.mainline import MAINLINE_NAMES
 from pybpfvm.program import BpfObject, Program
 from pybpfvm.verifier.verdict import Accepted, Finding, Inconclusive, Rejected, Verdict
 
@@ -158,13 +161,27 @@ def judged_program(
     return replace(result, insns=_texts(program, obj, profile, named))
 
 
+class _Names(Names):
+    """Names of helpers that a program's type does not have, too, where mainline has them."""
+
+    def __init__(self, obj: BpfObject, program: Program, profile: Profile | None) -> None:
+        super().__init__(obj, program, profile)
+        self._others = MAINLINE_NAMES if profile is None or profile.ring is None else {}
+
+    def __call__(self, insn: Insn, pc: int) -> str | None:
+        found = super().__call__(insn, pc)
+        if found is None and insn.spec.kind is InsnKind.CALL:
+            return self._others.get(insn.imm)
+        return found
+
+
 def _texts(
     program: Program, obj: BpfObject, profile: Profile | None, named: set[int]
 ) -> dict[int, str]:
     """Instructions at and around the pcs `named`, as text by pc."""
     if not named:
         return {}
-    names = Names(obj, program, profile)
+    names = _Names(obj, program, profile)
     places = list(zip(pcs(program.insns), program.insns, strict=True))
     shown: set[int] = set()
     for index, (pc, _) in enumerate(places):

@@ -22,11 +22,13 @@ from pybpfvm.profiles.detect import Detection
 from pybpfvm.profiles.ordinary import profile_of_section, unsupported_type
 from pybpfvm.program import BpfObject, Program
 from pybpfvm.session.constants import with_constants
-from pybpfvm.verifier.environment import KernelRules, Options
+from pybpfvm.verifier.contract import Contract
+from pybpfvm.verifier.environment import KernelRules, Options, default_rules
 from pybpfvm.verifier.kernels import DEFAULT_KERNEL, KERNELS
 from pybpfvm.verifier.log import DEFAULT_LOG_CHARS
 from pybpfvm.verifier.observe import Observer
 from pybpfvm.verifier.verdict import (
+    Accepted,
     Finding,
     Inconclusive,
     Kind,
@@ -62,9 +64,9 @@ class JudgeRequest:
     `kernel` is a key of `KERNELS`. `abi` names a profile, detected without; `program_type` too,
     for objects of ordinary types, and takes precedence. `helpers` gives helper numbers other
     meanings; `btf` is what CO-RE is resolved against. `constants` are values of variables in
-    .rodata, as text. `all_errors`: go on after the first error. `strict_ctx` as in
-    `engine.ctx_violation`. A log is written at `log_level` (the kernel's: 1 the path to an error,
-    2 every path) and keeps its last `log_chars` characters.
+    .rodata, as text. `contract` says what is promised of user memory. `all_errors`: go on after
+    the first error. `strict_ctx` as in `engine.ctx_violation`. A log is written at `log_level`
+    (the kernel's: 1 the path to an error, 2 every path) and keeps its last `log_chars` characters.
     """
 
     kernel: str = DEFAULT_KERNEL
@@ -77,6 +79,7 @@ class JudgeRequest:
     budget_insns: int = DEFAULT_BUDGET_INSNS
     all_errors: bool = True
     strict_ctx: bool = True
+    contract: Contract | None = None
     log_level: int = 1
     log_chars: int = DEFAULT_LOG_CHARS
 
@@ -137,10 +140,42 @@ def judge(
         observer=observer,
         rules=request.rules if profile.ring is None else None,
         target_btf=request.btf,
+        contract=request.contract,
     )
-    # Here meet the parts that add to a verdict: lints, causes, witnesses, in this order.
     verdict = verify(program, obj, profile, options=options)
+    if request.policy is Policy.STRICT and _only_unproven(verdict):
+        verdict = _by_our_own_rules(program, obj, profile, options, verdict)
+    # Here meet the parts that add to a verdict: lints, causes, witnesses, in this order.
     return _witnessed_only(verdict)
+
+
+def _only_unproven(verdict: Verdict) -> bool:
+    """Whether nothing but lost facts speaks against the program."""
+    return isinstance(verdict, Rejected) and all(
+        error.kind is Kind.UNPROVEN for error in verdict.errors
+    )
+
+
+def _by_our_own_rules(
+    program: Program, obj: BpfObject, profile: Profile, options: Options, refused: Verdict
+) -> Verdict:
+    """The verdict where more is followed than the kernel follows; if that accepts, it warns that
+    the kernel would not. `refused` is the verdict by the kernel's rules."""
+    assert isinstance(refused, Rejected)
+    rules = options.rules or default_rules(profile)
+    own = replace(options, rules=replace(rules, tracks_all=True), observer=None)
+    verdict = verify(program, obj, profile, options=own)
+    if not isinstance(verdict, Accepted):
+        return refused
+    notes = tuple(
+        replace(
+            error,
+            kind=Kind.LINT,
+            reason=f"the kernel would refuse the program here. {error.reason}".strip(),
+        )
+        for error in refused.errors
+    )
+    return replace(verdict, warnings=(*verdict.warnings, *notes))
 
 
 def judge_case(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pybpfvm.errors import InputError
 from pybpfvm.profiles.base import Profile
@@ -19,6 +19,7 @@ from pybpfvm.session.judging import (
     judge_case,
     read_cases,
 )
+from pybpfvm.verifier.contract_parse import parse_contract
 from pybpfvm.verifier.verdict import Finding, Inconclusive, Kind, Rule, Statistics
 
 # The running kernel's answer to a program.
@@ -27,11 +28,13 @@ AskKernel = Callable[[BpfObject, Program, Profile], KernelSide]
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What is asked of every object: `only` names programs (all without), `recorder_of` makes
-    what keeps an exploration for a format, `ask_kernel` asks the running kernel."""
+    """What is asked of every object: `only` names programs (all without), `contract` is the text
+    of a contract and where it is from, `recorder_of` makes what keeps an exploration for a
+    format, `ask_kernel` asks the running kernel."""
 
     request: JudgeRequest
     only: tuple[str, ...] = ()
+    contract: tuple[str, str] | None = None
     recorder_of: RecorderOf | None = None
     ask_kernel: AskKernel | None = None
 
@@ -44,6 +47,11 @@ class ObjectJudge:
         self._assignment = assignment
         self._path = os.fspath(path)
         self._found = read_cases(path, assignment.request)
+        self._request = assignment.request
+        if assignment.contract is not None:
+            text, where = assignment.contract
+            contract = parse_contract(text, self._found.obj, where=where)
+            self._request = replace(assignment.request, contract=contract)
         self._cases = _chosen(self._path, self._found, assignment.only)
 
     @property
@@ -54,7 +62,7 @@ class ObjectJudge:
     @property
     def header(self) -> JudgedObject:
         """The object without its programs."""
-        request, found = self._assignment.request, self._found
+        request, found = self._request, self._found
         abi = request.program_type or request.abi or ""
         if not abi and found.detection.profile is not None:
             abi = found.detection.profile.name
@@ -72,9 +80,9 @@ class ObjectJudge:
         obj, work = self._found.obj, self._assignment
         recorder = None
         if work.recorder_of is not None and case.profile is not None:
-            recorder = work.recorder_of(case.program, obj, case.profile, work.request)
+            recorder = work.recorder_of(case.program, obj, case.profile, self._request)
         start = time.perf_counter()
-        verdict = judge_case(obj, case, work.request, observer=recorder)
+        verdict = judge_case(obj, case, self._request, observer=recorder)
         seconds = time.perf_counter() - start
         kernel = None
         if work.ask_kernel is not None:

@@ -1,0 +1,254 @@
+"""`pybpfvm verify OBJ...`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import stat
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pybpfvm.cli.common import add_abi_arguments, overrides, positive, target_btf
+from pybpfvm.errors import InputError
+from pybpfvm.inputfile import read_input_file
+from pybpfvm.report.formats import FORMATS, Report, format_named
+from pybpfvm.report.judging_progress import JudgingProgress
+from pybpfvm.report.paint import wants_colour
+from pybpfvm.session.judging import DEFAULT_BUDGET_INSNS, JudgeRequest, Policy
+from pybpfvm.session.object_judge import Assignment
+from pybpfvm.session.workers import judge_all
+from pybpfvm.verifier.kernels import DEFAULT_KERNEL, KERNELS, NOTES
+
+_INTERRUPTED = 130
+_MAX_JOBS = 256
+_MAX_CONTRACT_BYTES = 1 << 20
+
+_KERNELS_HELP = "what --kernel changes (rules of ordinary program types only):\n" + "\n".join(
+    f"  {name:<5} {note}" for name, note in NOTES.items()
+)
+_EPILOG = f"""{_KERNELS_HELP}
+
+exit codes: 0 every program is accepted; 1 one is rejected, or the running kernel disagrees; 3 one
+could not be decided; 2 usage or an object that can not be read (the others are judged all the
+same); 130 interrupted, with the verdicts there were by then."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
+    parser.add_argument("objects", metavar="OBJ", nargs="+", help="ELF objects that clang made")
+    what = parser.add_argument_group("what is judged")
+    what.add_argument(
+        "--prog",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="this program only; may be repeated (all programs without)",
+    )
+    what.add_argument(
+        "--type", metavar="TYPE", help="program type, such as xdp (by section name otherwise)"
+    )
+    what.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="value of a constant (const volatile in C), given before judging; may be repeated",
+    )
+    add_abi_arguments(parser)
+    how = parser.add_argument_group("by which rules")
+    how.add_argument(
+        "--kernel",
+        choices=tuple(KERNELS),
+        default=DEFAULT_KERNEL,
+        help=f"whose verdict to give (default {DEFAULT_KERNEL})",
+    )
+    how.add_argument(
+        "--policy",
+        choices=[policy.value for policy in Policy],
+        default=Policy.KERNEL.value,
+        help="kernel (default): refuse what the kernel refuses; strict: accept what is proved safe"
+        " here, and say where the kernel would refuse it",
+    )
+    how.add_argument(
+        "--contract", metavar="FILE", help="what user memory holds (TOML; docs/contracts.md)"
+    )
+    how.add_argument(
+        "--against",
+        choices=("kernel",),
+        help="load each program into the running kernel too (root), and compare the verdicts",
+    )
+    how.add_argument(
+        "--all-errors",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="go on after the first error of a program (default)",
+    )
+    how.add_argument(
+        "--budget-insns",
+        type=positive,
+        default=DEFAULT_BUDGET_INSNS,
+        metavar="N",
+        help=f"instructions that a verdict may take (default {DEFAULT_BUDGET_INSNS:,})",
+    )
+    shown = parser.add_argument_group("how it is shown")
+    shown.add_argument("--format", choices=tuple(FORMATS), default="text", help="default text")
+    shown.add_argument("-o", "--output", metavar="FILE", help="write to this file")
+    shown.add_argument(
+        "-j",
+        "--jobs",
+        type=_jobs,
+        default=1,
+        metavar="N",
+        help="processes (default 1; 0: one a CPU)",
+    )
+    shown.add_argument("--timings", action="store_true", help="say how long each program took")
+    shown.add_argument(
+        "--log-level",
+        type=int,
+        choices=(1, 2),
+        default=1,
+        help="of --format log: the path to an error (1, default), or every state (2)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.abi and args.type:
+        raise InputError(
+            "both say what a program is", where="--abi and --type", remedy="give one of them"
+        )
+    chosen = format_named(args.format)
+    request = JudgeRequest(
+        kernel=args.kernel,
+        policy=Policy(args.policy),
+        abi=args.abi,
+        program_type=_type(args.type),
+        helpers=overrides(args),
+        btf=target_btf(args),
+        constants=_constants(args.set),
+        budget_insns=args.budget_insns,
+        all_errors=args.all_errors,
+        log_level=args.log_level,
+    )
+    output = None if args.output is None else _Output(args.output, args.objects)
+    assignment = Assignment(
+        request, tuple(args.prog), _contract(args.contract), chosen.recorder, None
+    )
+    with JudgingProgress() as progress:
+        objects = judge_all(args.objects, assignment, jobs=args.jobs, progress=progress)
+    report = Report(
+        objects,
+        request,
+        timings=args.timings,
+        colour=output is None and wants_colour(sys.stdout),
+        log_level=args.log_level,
+    )
+    text = chosen.render(report)
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        output.write(text)
+    return _INTERRUPTED if report.interrupted else report.exit_code
+
+
+def _jobs(text: str) -> int:
+    """argparse type: a number of processes."""
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0 <= number <= _MAX_JOBS:
+        raise argparse.ArgumentTypeError(f"{text} is out of range: 0 to {_MAX_JOBS}")
+    return number or len(os.sched_getaffinity(0))
+
+
+def _type(name: str | None) -> str | None:
+    """The profile that --type names, by its name or by that of a section."""
+    if name is None:
+        return None
+    from pybpfvm.profiles import all_profiles
+    from pybpfvm.profiles.ordinary import profile_of_section, unsupported_type
+
+    known = all_profiles()
+    if name in known:
+        return name
+    found = profile_of_section(name)
+    if found is not None:
+        return found.name
+    kind = unsupported_type(name)
+    ordinary = ", ".join(p.name for p in known.values() if p.ring is None)
+    raise InputError(
+        f"programs of type {kind} are not supported" if kind else f"no program type is {name!r}",
+        where="--type",
+        remedy=f"known: {ordinary}",
+    )
+
+
+def _constants(options: Sequence[str]) -> Mapping[str, str]:
+    """The --set options."""
+    constants: dict[str, str] = {}
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not equals or not name:
+            raise InputError(
+                f"{option!r} is not NAME=VALUE", where="--set", remedy="e.g. --set limit=16"
+            )
+        constants[name.strip()] = value.strip()
+    return constants
+
+
+def _contract(path: str | None) -> tuple[str, str] | None:
+    """The --contract option: its text, and where it is from."""
+    if path is None:
+        return None
+    data = read_input_file(path, _MAX_CONTRACT_BYTES)
+    try:
+        return data.decode(), path
+    except UnicodeDecodeError as error:
+        raise InputError(f"not UTF-8: {error.reason}", where=path) from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Output:
+    """The file of -o: found writable before anything is judged, and written once at the end."""
+
+    path: str
+    objects: Sequence[str]
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise InputError("the name of a file is empty", where="-o", remedy="give its path")
+        for name in self.objects:
+            if os.path.exists(self.path) and _same_file(self.path, name):
+                raise InputError(
+                    "is one of the objects", where=f"-o {self.path}", remedy="give another file"
+                )
+        folder = Path(self.path).parent
+        exists = os.path.exists(self.path)
+        if os.path.isdir(self.path):
+            raise InputError("is a directory", where=f"-o {self.path}", remedy="give a file")
+        if not exists and not folder.is_dir():
+            raise InputError(f"there is no folder {folder}", where=f"-o {self.path}")
+        if not os.access(self.path if exists else folder, os.W_OK):
+            raise InputError("can not be written", where=f"-o {self.path}")
+
+    def write(self, text: str) -> None:
+        """Replace the file's content."""
+        try:
+            with open(self.path, "w", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(text)
+        except OSError as error:
+            raise InputError(
+                f"can not be written: {error.strerror}", where=f"-o {self.path}"
+            ) from None
+
+
+def _same_file(path: str, other: str) -> bool:
+    """Whether both are the same regular file."""
+    try:
+        regular = stat.S_ISREG(os.stat(path).st_mode)
+        return regular and os.path.samefile(path, other)
+    except (OSError, ValueError):
+        return False
