@@ -22,7 +22,8 @@ from pybpfvm.verifier.domains.scalar import Scalar, sync
 from pybpfvm.verifier.domains.word import S32_MAX, S32_MIN, U32, U64
 from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.jumps import places
-from pybpfvm.verifier.mapuse import check_map_helper, special_field
+from pybpfvm.verifier.lock import check_call_unlocked, check_lock_argument, check_unlocked
+from pybpfvm.verifier.mapuse import check_map_helper
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
 from pybpfvm.verifier.regstate import (
     NON_NULL,
@@ -67,6 +68,7 @@ _KINDS: Mapping[ArgType, tuple[RegType, ...]] = {
     ArgType.PTR_TO_FUNC: (RegType.PTR_TO_FUNC,),
     ArgType.PTR_TO_STACK_OR_NULL: (_STACK,),
     ArgType.PTR_TO_CONST_STR: (_VALUE,),
+    ArgType.PTR_TO_SPIN_LOCK: (_VALUE,),
 }
 _NULLABLE = frozenset({ArgType.PTR_TO_MEM_OR_NULL, ArgType.PTR_TO_STACK_OR_NULL})
 _SIZED = frozenset({ArgType.PTR_TO_MEM, ArgType.PTR_TO_MEM_OR_NULL, ArgType.PTR_TO_UNINIT_MEM})
@@ -215,6 +217,8 @@ def call_helper(env: Environment, state: State, insn: Insn, pc: int) -> int:
     Gives the pc of the callback that the helper calls, -1 if it calls none: then the caller of
     this function explores that too.
     """
+    if state.locks:
+        check_call_unlocked(state, env.profile.helpers.get(insn.imm))
     helper = helper_of(env, insn)
     call = _Call(env, state, pc, helper)
     for number, kind in enumerate(helper.args, 1):
@@ -269,6 +273,8 @@ def _check_argument(call: _Call, number: int, kind: ArgType) -> None:
         _take_alloc_size(call, reg, number)
     elif kind is ArgType.PTR_TO_ALLOC_MEM:
         _take_record(call, reg, number)
+    elif kind is ArgType.PTR_TO_SPIN_LOCK:
+        check_lock_argument(call.env, call.state, reg, call.helper.name)
     elif kind is ArgType.PTR_TO_FUNC:
         _take_callback(call, reg, number)
     elif kind is ArgType.PTR_TO_CONST_STR:
@@ -300,9 +306,6 @@ def _mismatch(reg: Reg, number: int, allowed: tuple[RegType, ...], call: _Call) 
 def _take_map(call: _Call, reg: Reg) -> None:
     assert reg.map is not None
     check_map_helper(reg.map, call.helper.name)
-    special = special_field(call.env.obj.btf, reg.map)
-    if special is not None:
-        raise unsupported(f"maps whose values hold a {special} ({reg.map.name})")
     call.map, call.map_index = reg.map, reg.map_index
 
 
@@ -566,6 +569,7 @@ def _check_whole(call: _Call) -> None:
     if name == "tail_call":
         if state.refs:
             raise reference_leak(state, "tail_call would lead to reference leak")
+        check_unlocked(state, "tail_call")
         if any(frame.callback is not None for frame in state.frames):
             raise forbidden(
                 Rule.HELPER_NOT_ALLOWED,
@@ -655,7 +659,7 @@ def _looked_up(call: _Call) -> Reg:
     return Pointer(
         found,
         call.pc,
-        id=0 if found is _VALUE else env.new_id(),
+        id=0 if found is _VALUE and not env.fields(spec) else env.new_id(),
         map=spec,
         map_index=call.map_index,
     )

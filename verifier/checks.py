@@ -13,6 +13,7 @@ from pybpfvm.program import BPF_F_RDONLY_PROG, BPF_F_WRONLY_PROG, MapSpec
 from pybpfvm.verifier import stack
 from pybpfvm.verifier.domains.word import S64_MIN
 from pybpfvm.verifier.environment import Environment
+from pybpfvm.verifier.fields import check_field_access
 from pybpfvm.verifier.origin import ADDRESSES
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
 from pybpfvm.verifier.regstate import NON_NULL, Reg, RegType
@@ -144,6 +145,10 @@ def check_map_value(
     check_map_direction(spec, off + reg.off, size, store=store)
     invalid = f"invalid access to map value, value_size={spec.value_size} off={{off}} size={{size}}"
     check_region(reg, number, off, size, spec.value_size, Rule.MAP_VALUE_ACCESS, invalid)
+    fields = env.fields(spec)
+    if fields:
+        off += reg.off
+        check_field_access(fields, reg, off + reg.var.smin, off + reg.var.umax, size)
 
 
 def check_map_direction(spec: MapSpec, off: int, size: int, *, store: bool) -> None:

@@ -20,6 +20,7 @@ from pybpfvm.profiles.detect import matching_section
 from pybpfvm.program import BpfObject, MapSpec, Program, Subprog
 from pybpfvm.verifier.attach import Attachment, attachment, is_btf_typed
 from pybpfvm.verifier.contract import Contract
+from pybpfvm.verifier.fields import Field, fields_of
 from pybpfvm.verifier.observe import Observer
 from pybpfvm.verifier.regstate import Reg, Trust
 from pybpfvm.verifier.usernames import FROM_USER
@@ -101,7 +102,15 @@ class Environment:
     stack_bytes: dict[int, int] = field(default_factory=dict)
     touches_ctx: dict[int, bool] = field(default_factory=dict)
     ids: count[int] = field(default_factory=lambda: count(1))
+    value_fields: dict[int, tuple[Field, ...]] = field(default_factory=dict)
     _attachment: Attachment | None = None
+
+    def fields(self, spec: MapSpec) -> tuple[Field, ...]:
+        """The kernel's own fields in the values of a map of the object."""
+        found = self.value_fields.get(id(spec))
+        if found is None:
+            found = self.value_fields[id(spec)] = fields_of(self.obj.btf, spec)
+        return found
 
     @property
     def returns(self) -> tuple[int, int] | None:

@@ -33,6 +33,7 @@ from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.globals import may_move_packet, parameters
 from pybpfvm.verifier.jumps import prepare_jump
 from pybpfvm.verifier.liveness import Liveness
+from pybpfvm.verifier.lock import check_call_unlocked, check_unlocked
 from pybpfvm.verifier.maygoto import prepare_may_goto
 from pybpfvm.verifier.origin import CopiedSlot, derived
 from pybpfvm.verifier.prune import Compare, Comparison
@@ -454,6 +455,7 @@ class Explorer:
         moves = may_move_packet(env, target)
 
         def step(state: State) -> int:
+            check_call_unlocked(state, None)
             regs = state.frame.regs
             for number in range(1, 1 + count):
                 check_readable(regs[number], number)
@@ -583,6 +585,7 @@ def _check_result(env: Environment, state: State, entry: int) -> None:
     if state.refs:
         text = "BPF_EXIT instruction in main prog would lead to reference leak"
         raise reference_leak(state, text)
+    check_unlocked(state, "BPF_EXIT instruction in main prog")
     check_readable(value, 0)
     if entry != 0:
         if value.type is not RegType.SCALAR_VALUE:
@@ -630,6 +633,7 @@ def _packet_load(env: Environment, state: State, insn: Insn, pc: int) -> None:
         raise unsupported("packet loads (LD_ABS, LD_IND) in programs with subprograms")
     if state.refs:
         raise reference_leak(state, "BPF_LD_[ABS|IND] would lead to reference leak")
+    check_unlocked(state, "BPF_LD_[ABS|IND]")
     regs = state.frame.regs
     check_readable(regs[6], 6)
     if insn.spec.kind is Kind.LD_IND:

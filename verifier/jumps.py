@@ -60,7 +60,7 @@ def prepare_jump(env: Environment, insn: Insn, pc: int) -> JumpStep:
         if a.type is not _SCALAR or b.type is not _SCALAR:
             check_readable(b, src)
             check_readable(a, dst)
-            return _pointer_jump(op, width, register, state, a, b)
+            return _pointer_jump(env, op, width, register, state, a, b)
         taken, fallen = jumps(a.var, b.var), goes_on(a.var, b.var)
         if taken is None or fallen is None:
             mark_precise(a)
@@ -113,10 +113,12 @@ def _linked(reg: Reg, old: Reg, new: Reg) -> Reg:
     return reg.like(var, (reg, new), reg.id, reg.delta)
 
 
-def _pointer_jump(op: JmpOp, width: int, register: bool, state: State, a: Reg, b: Reg) -> Arms:
+def _pointer_jump(
+    env: Environment, op: JmpOp, width: int, register: bool, state: State, a: Reg, b: Reg
+) -> Arms:
     if width == 64 and op in (JmpOp.JEQ, JmpOp.JNE) and is_null(b):
         if a.type in NON_NULL and not register:
-            return _null_check(op, state, a)
+            return _null_check(env, op, state, a)
         if a.type in _NEVER_NULL or _is_valid(a):
             mark_precise(b)
             return (None, state) if op is JmpOp.JEQ else (state, None)
@@ -135,26 +137,28 @@ def _is_valid(pointer: Reg) -> bool:
     return pointer.type is RegType.PTR_TO_MEM and not pointer.trust & Trust.UNTRUSTED
 
 
-def _null_check(op: JmpOp, state: State, pointer: Reg) -> Arms:
+def _null_check(env: Environment, op: JmpOp, state: State, pointer: Reg) -> Arms:
     state.certain = False
     other = state.copy()
     null, real = (other, state) if op is JmpOp.JEQ else (state, other)
-    _resolve(null, pointer, null=True)
-    _resolve(real, pointer, null=False)
+    # A value that may hold a lock is told from others by its id.
+    kept = pointer.id if pointer.map is not None and env.fields(pointer.map) else 0
+    _resolve(null, pointer, None)
+    _resolve(real, pointer, kept)
     return other, state
 
 
-def _resolve(state: State, pointer: Reg, *, null: bool) -> None:
-    """All copies of a pointer that may be NULL become 0, or a pointer."""
+def _resolve(state: State, pointer: Reg, id: int | None) -> None:
+    """All copies of a pointer that may be NULL become a pointer with this `id`; 0 if None."""
     for frame in state.frames:
         for put, reg in places(frame):
             if reg.id == pointer.id and reg.type in NON_NULL:
                 assert isinstance(reg, Pointer)
-                if null:
+                if id is None:
                     put(scalar(ZERO, reg.at))
                 else:
-                    put(reg.of_type(NON_NULL[reg.type], 0))
-    if null and pointer.ref_id:
+                    put(reg.of_type(NON_NULL[reg.type], id))
+    if id is None and pointer.ref_id:
         state.refs = tuple(ref for ref in state.refs if ref[0] != pointer.ref_id)
 
 

@@ -1,10 +1,9 @@
-"""Which helpers work on which types of map, and what of a map's value is the kernel's own."""
+"""Which helpers work on which types of map."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pybpfvm.btf.types import Array, Btf, Ptr, Struct, TypeTag, Union
 from pybpfvm.program import BPF_F_RDONLY_PROG, MapSpec, MapType
 from pybpfvm.verifier.refusal import forbidden, unsupported
 from pybpfvm.verifier.verdict import Rule
@@ -36,23 +35,6 @@ _OFFERED: Mapping[int, frozenset[str]] = {
 }
 _CHANGING = frozenset({"map_update_elem", "map_delete_elem", "map_push_elem", "map_pop_elem"})
 
-# Types that the kernel gives a meaning inside map values.
-_SPECIAL = frozenset(
-    {
-        "bpf_spin_lock",
-        "bpf_res_spin_lock",
-        "bpf_timer",
-        "bpf_wq",
-        "bpf_task_work",
-        "bpf_list_head",
-        "bpf_list_node",
-        "bpf_rb_root",
-        "bpf_rb_node",
-        "bpf_refcount",
-    }
-)
-_MAX_TYPES = 10_000
-
 
 def check_map_helper(spec: MapSpec, helper: str) -> None:
     """The helper works on maps of this type, and the map's flags allow it."""
@@ -73,33 +55,3 @@ def check_map_helper(spec: MapSpec, helper: str) -> None:
             "write into map forbidden",
             reason=f"map {spec.name} was made with BPF_F_RDONLY_PROG",
         )
-
-
-def special_field(btf: Btf | None, spec: MapSpec) -> str | None:
-    """A field of the map's value that is the kernel's (a lock, timer, kernel pointer), or None."""
-    if btf is None or not spec.btf_value_type_id:
-        return None
-    seen: set[int] = set()
-    work = [spec.btf_value_type_id]
-    while work and len(seen) < _MAX_TYPES:
-        type_id = work.pop()
-        if type_id in seen or not type_id:
-            continue
-        seen.add(type_id)
-        found = btf.type(type_id)
-        name = getattr(found, "name", "")
-        if isinstance(found, Struct) and name in _SPECIAL:
-            return name
-        if isinstance(found, TypeTag) and name in ("kptr", "kptr_untrusted", "percpu_kptr", "uptr"):
-            return name
-        if isinstance(found, (Struct, Union)):
-            work.extend(member.type_id for member in found.members)
-        elif isinstance(found, Array):
-            work.append(found.element_id)
-        elif isinstance(found, Ptr):
-            # Only tags stand between a pointer and being the kernel's.
-            if isinstance(btf.type(found.type_id), TypeTag):
-                work.append(found.type_id)
-        else:
-            work.append(getattr(found, "type_id", 0))
-    return None

@@ -72,8 +72,11 @@ class Comparison:
         """Whether exploring `old` from `pc` covers `new`."""
         if len(old.frames) != len(new.frames) or len(old.refs) != len(new.refs):
             return False
-        if old.regions != new.regions:
+        if old.regions != new.regions or len(old.locks) != len(new.locks):
             return False
+        for held, other in zip(old.locks, new.locks, strict=True):
+            if held.map is not other.map or not self._same_id(held.id, other.id):
+                return False
         self.pc, self.state = pc, old
         for old_frame, new_frame in zip(old.frames, new.frames, strict=True):
             if not _same_function(old_frame, new_frame):

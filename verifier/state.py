@@ -13,6 +13,7 @@ from pybpfvm.isa.opcodes import FRAME_POINTER, REGISTERS
 from pybpfvm.verifier.regstate import NOT_INIT, Pointer, Reg, RegType
 
 if TYPE_CHECKING:
+    from pybpfvm.program import MapSpec
     from pybpfvm.verifier.stack import Slot
 
 
@@ -89,16 +90,25 @@ class Regions:
 NO_REGIONS = Regions()
 
 
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """A lock that is held: the one of the value with this `id` (0: the only one) of a map."""
+
+    map: MapSpec
+    map_index: int
+    id: int
+
+
 class State:
     """All frames, the innermost last, the references held as (id, pc that acquired it), and the
-    regions that are open.
+    regions that are open. `locks` are those held, in the order in which they were taken.
 
     `certain`: every run of the program comes here (no branch on the way could go both ways).
     `rounds` counts turns of loops that the kernel bounds: those of may_goto.
     `notes`: what an observer remembers of the path, a value that never changes; copies share it.
     """
 
-    __slots__ = ("certain", "frame", "frames", "notes", "refs", "regions", "rounds")
+    __slots__ = ("certain", "frame", "frames", "locks", "notes", "refs", "regions", "rounds")
 
     def __init__(
         self,
@@ -114,6 +124,7 @@ class State:
         self.regions = regions
         self.notes: object = None
         self.rounds = 0
+        self.locks: tuple[Lock, ...] = ()
 
     def copy(self) -> State:
         """An independent state."""
@@ -121,6 +132,7 @@ class State:
         other = State(frames, self.refs, self.certain, self.regions)
         other.notes = self.notes
         other.rounds = self.rounds
+        other.locks = self.locks
         return other
 
     def push(self, frame: Frame) -> None:

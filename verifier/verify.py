@@ -8,6 +8,7 @@ from pybpfvm.program import BpfObject, Program
 from pybpfvm.verifier import structure
 from pybpfvm.verifier.environment import Environment, Options, environment
 from pybpfvm.verifier.explore import Explorer
+from pybpfvm.verifier.fields import refused_maps
 from pybpfvm.verifier.globals import called_globals
 from pybpfvm.verifier.verdict import (
     Accepted,
@@ -38,7 +39,7 @@ def verify(
     insns = program.slots
     if not options.privileged:
         return _unsupported(insns, "loading without CAP_BPF and CAP_PERFMON")
-    errors = _sleepable_errors(env) or tuple(structure.code_errors(env))
+    errors = _sleepable_errors(env) or tuple(structure.code_errors(env)) or _map_errors(env)
     if errors:
         kept = errors if options.all_errors else errors[:1]
         return Rejected(Statistics(insns=insns), kept)
@@ -72,6 +73,22 @@ def _explored(env: Environment, insns: int) -> Verdict:
         return Inconclusive(stats, undecided, warnings)
     deep = tuple(structure.stack_errors(env, frozenset(tail_calls)))
     return Rejected(stats, deep, warnings) if deep else Accepted(stats, warnings)
+
+
+def _map_errors(env: Environment) -> tuple[Finding, ...]:
+    """Maps that can not be made, or not be used by programs of the type."""
+    return tuple(
+        Finding(
+            refused.rule,
+            refused.kind,
+            pc,
+            refused.message,
+            refused.reason,
+            refused.suggestion,
+            env.program.line_at(pc),
+        )
+        for pc, refused in refused_maps(env)
+    )
 
 
 def _sleepable_errors(env: Environment) -> tuple[Finding, ...]:

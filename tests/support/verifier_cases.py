@@ -22,13 +22,14 @@ from pybpfvm.profiles.mainline import MAINLINE_NAMES
 from pybpfvm.program import BpfObject, MapSpec, MapType, Program, Subprog
 from pybpfvm.verifier.verdict import Kind, Rule
 from tests.support.attach_targets import with_kernel_ids
+from tests.support.verifier_btf import BTF, INT, VALUES, with_types
 
 DIRECTORY = Path(__file__).parents[1] / "data" / "verifier"
 REFUSED = "; REFUSED"
 
 _VERDICTS = ("accept", "reject", "unsupported")
 _CASE_KEYS = frozenset(_VERDICTS) | frozenset(
-    ("name", "type", "section", "setup", "code", "kernel", "row", "license", "options")
+    ("name", "type", "section", "setup", "code", "kernel", "row", "license", "options", "btf")
 )
 _LABEL = re.compile(r"^\s*[\w.]+:\s*")
 
@@ -121,6 +122,8 @@ def _map(name: str, row: Mapping[str, Any]) -> MapSpec:
         row.get("value", 0),
         row["entries"],
         flags=row.get("flags", 0),
+        btf_key_type_id=INT if "holds" in row else 0,
+        btf_value_type_id=VALUES[row["holds"]] if "holds" in row else 0,
     )
 
 
@@ -156,13 +159,16 @@ def _case(
         subprogs=subprogs_of(insns),
         license=row.get("license", "GPL"),
     )
+    typed = row.get("btf", content.get("btf", False))
+    if typed:
+        program = with_types(program)
     expected = _expected(where, row, _marked_pcs(where, text, insns))
     return Case(
         row["name"],
         file,
         profile,
         program,
-        BpfObject(f"{file}.toml", "", (program,), maps, license="GPL"),
+        BpfObject(f"{file}.toml", "", (program,), maps, btf=BTF if typed else None, license="GPL"),
         expected,
         _kernel(where, row, profile, expected),
         row.get("row", ""),
@@ -171,7 +177,7 @@ def _case(
 
 
 def program_of(
-    text: str, *, where: str, type_name: str = "sched_cls"
+    text: str, *, where: str, type_name: str = "sched_cls", typed: bool = True
 ) -> tuple[Program, BpfObject, Profile]:
     """A program of an ordinary type in text, which may name the common maps."""
     maps = common_maps()
@@ -184,7 +190,10 @@ def program_of(
     profile = PROFILES[type_name]
     section = profile.sections[0].prefix
     program = Program("case", section, insns, subprogs=subprogs_of(insns), license="GPL")
-    return program, BpfObject(where, "", (program,), maps, license="GPL"), profile
+    if typed:
+        program = with_types(program)
+    obj = BpfObject(where, "", (program,), maps, btf=BTF if typed else None, license="GPL")
+    return program, obj, profile
 
 
 def subprogs_of(insns: tuple[Insn, ...]) -> tuple[Subprog, ...]:

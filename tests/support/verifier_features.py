@@ -143,6 +143,99 @@ def _touch(text: Text, counter: str) -> None:
     text.put("r0 = 0")
 
 
+_TWO_LOCKS = (
+    "r6 = r1",
+    "r7 = map[guarded][0]+0 ll",
+    "*(u32 *)(r10 - 4) = 0",
+    "r2 = r10",
+    "r2 += -4",
+    "r1 = map[locked] ll",
+    "call map_lookup_elem",
+    "if r0 == 0 goto end",
+    "r8 = r0",
+    "r9 = r8",
+)
+
+
+def spin_locks(random: Random) -> str:
+    """Locks of two values taken and given back, on some paths, around accesses and calls."""
+    text = Text(random)
+    text.put(*_TWO_LOCKS)
+    for _ in range(random.randrange(1, 4)):
+        _section(text, 0)
+    text.label("end")
+    text.put("r0 = 0", "exit")
+    if any("call taker" in line for line in text.lines):
+        text.label("taker")
+        text.put("r1 += 8", "call spin_lock", "r0 = 0", "exit")
+    return text.text()
+
+
+def _section(text: Text, depth: int) -> None:
+    """A lock is taken, something is done, it is given back; or nearly so."""
+    random = text.random
+    value = text.one_of("r7", "r8")
+    skip = text.new_label()
+    wrong = random.randrange(24)
+    if wrong == 0:
+        value = "r9"
+    if random.random() < 0.2:
+        text.put(f"r1 = {value}", "call taker")
+    else:
+        text.put(f"r1 = {value}", f"r1 += {12 if wrong == 1 else 8}", "call spin_lock")
+    for _ in range(random.randrange(3)):
+        _guarded(text, depth)
+    if wrong == 2:
+        text.put(f"r2 = *(u64 *)({value} + 0)", f"if r2 == 1 goto {skip}")
+    if wrong == 3:
+        value = text.one_of("r7", "r8", "r9")
+    if wrong != 4:
+        text.put(f"r1 = {value}", "r1 += 8", "call spin_unlock")
+    text.label(skip)
+    text.put("r0 = 0")
+    if random.random() < 0.2:
+        text.put("*(u32 *)(r10 - 4) = 1", "r2 = r10", "r2 += -4", "r1 = map[locked] ll")
+        text.put("call map_lookup_elem", "if r0 == 0 goto end", f"{text.one_of('r8', 'r9')} = r0")
+    if random.random() < 0.2:
+        text.put("call taker" if random.random() < 0.1 else "call get_prandom_u32")
+
+
+def _guarded(text: Text, depth: int) -> None:
+    random = text.random
+    value = text.one_of("r7", "r8", "r9")
+    what = random.randrange(12)
+    if what < 4:
+        off = random.choice((0, 16, 24, 56, 0, 16, 24, 56, 0, 24, 56, 8, 12, 4))
+        text.put(f"r2 = *(u64 *)({value} + {off})", f"*(u32 *)({value} + 16) = r2")
+    elif what < 6:
+        text.put("r2 = 1", f"lock *(u64 *)({value} + {random.choice((0, 16, 24, 0, 16, 24, 8))}) += r2")
+    elif what < 8:
+        skip = text.new_label()
+        text.put(f"r2 = *(u64 *)({value} + 0)", f"if r2 > 7 goto {skip}", f"r2 += {value}")
+        text.put(f"r3 = *(u8 *)(r2 + {random.choice((0, 0, 1, 12))})")
+        text.label(skip)
+        text.put("r0 = 0")
+    elif what == 8 and depth == 0:
+        out, again = text.new_label(), text.new_label()
+        text.label(again)
+        text.put(f"may_goto {out}")
+        if random.random() < 0.3:
+            _section(text, 1)
+        text.put(f"goto {again}")
+        text.label(out)
+        text.put("r0 = 0")
+    elif what == 9:
+        text.put(f"r9 = {text.one_of('r7', 'r8')}")
+    else:
+        skip = text.new_label()
+        text.put(f"r2 = *(u32 *)({value} + 0)", f"if r2 == 3 goto {skip}")
+        if random.random() < 0.2:
+            text.put("r9 = r7")
+        text.label(skip)
+        text.put("r0 = 0")
+
+
 FEATURES: dict[str, Generator] = {
     "may_goto": bounded_loops,
+    "spin_lock": spin_locks,
 }

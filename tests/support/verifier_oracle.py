@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import re
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -17,10 +18,12 @@ from pathlib import Path
 from types import TracebackType
 
 from pybpfvm import bpfsys
+from pybpfvm.btf.types import Btf
+from pybpfvm.btf.write import write_btf
 from pybpfvm.isa.codec import encode
 from pybpfvm.isa.insn import Insn
 from pybpfvm.profiles.base import Profile, Sleepable
-from pybpfvm.program import MapSpec
+from pybpfvm.program import MapSpec, Subprog
 from pybpfvm.verifier.attach import is_btf_typed
 from pybpfvm.verifier.verdict import Accepted, Inconclusive, Kind, Rejected, Verdict
 from tests.support.attach_targets import attach_target
@@ -98,10 +101,20 @@ class Journal:
 class KernelVerifier:
     """Loads programs that use `maps`, and unloads them at once. A context manager."""
 
-    def __init__(self, maps: Sequence[MapSpec], journal: Journal | None = None) -> None:
+    def __init__(
+        self, maps: Sequence[MapSpec], journal: Journal | None = None, btf: Btf | None = None
+    ) -> None:
+        self._btf = _loaded(btf)
         self._maps = [
             bpfsys.map_create(
-                spec.type, spec.key_size, spec.value_size, spec.max_entries, flags=spec.flags
+                spec.type,
+                spec.key_size,
+                spec.value_size,
+                spec.max_entries,
+                flags=spec.flags,
+                btf_fd=self._btf.fileno() if spec.btf_value_type_id and self._btf else 0,
+                btf_key_type_id=spec.btf_key_type_id if self._btf else 0,
+                btf_value_type_id=spec.btf_value_type_id if self._btf else 0,
             )
             for spec in maps
         ]
@@ -116,29 +129,35 @@ class KernelVerifier:
         license: str = "GPL",
         log: bool = True,
         section: str = "",
+        subprogs: Sequence[Subprog] = (),
     ) -> KernelVerdict | None:
-        """The verdict; None for a program that an earlier run did not survive.
+        """The verdict; None for a program that an earlier run did not survive. `subprogs` with
+        types are told to the kernel, if the verifier was made with BTF.
 
         `section` says what programs with BTF arguments are attached to.
         `log`: a refused program is loaded again with a log, to learn where and why.
         """
         code = encode(insns)
-        key = hashlib.sha256(f"{profile.prog_type} {section}".encode() + code).hexdigest()
+        types = b"".join(
+            struct.pack("=II", sub.start, sub.btf_type_id) for sub in subprogs if sub.btf_type_id
+        )
+        name = f"{profile.prog_type} {section}".encode()
+        key = hashlib.sha256(name + code + types).hexdigest()
         if self._journal is not None:
             if key in self._journal.lost:
                 self.skipped += 1
                 return None
             self._journal.begin(key, profile.prog_type, code)
-        verdict = self._load(code, profile, license, section, log=False)
+        verdict = self._load(code, profile, license, section, types, log=False)
         # Running into the limit of a million instructions takes a second; twice tells no more.
         if not verdict.accepted and log and verdict.errno != errno.E2BIG:
-            verdict = self._load(code, profile, license, section, log=True)
+            verdict = self._load(code, profile, license, section, types, log=True)
         if self._journal is not None:
             self._journal.survived(key)
         return verdict
 
     def _load(
-        self, code: bytes, profile: Profile, license: str, section: str, *, log: bool
+        self, code: bytes, profile: Profile, license: str, section: str, types: bytes, *, log: bool
     ) -> KernelVerdict:
         sleeps = profile.sleepable is not Sleepable.NEVER
         attach_type = attach_id = 0
@@ -155,6 +174,8 @@ class KernelVerifier:
             log_level=1 if log else 0,
             expected_attach_type=attach_type,
             attach_btf_id=attach_id,
+            btf_fd=self._btf.fileno() if types and self._btf is not None else 0,
+            func_info=types if self._btf is not None else b"",
         ) as loaded:
             if loaded.accepted:
                 return KernelVerdict(True, 0, None, loaded.log)
@@ -164,6 +185,8 @@ class KernelVerifier:
         """Give the maps back."""
         for made in self._maps:
             made.close()
+        if self._btf is not None:
+            self._btf.close()
         if self._journal is not None:
             self._journal.close()
 
@@ -174,6 +197,14 @@ class KernelVerifier:
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _loaded(btf: Btf | None) -> bpfsys.Fd | None:
+    if btf is None:
+        return None
+    loaded = bpfsys.btf_load(write_btf(btf), log_level=1)
+    assert loaded.fd is not None, loaded.log
+    return loaded.fd
 
 
 def refused_pc(log: str) -> int | None:

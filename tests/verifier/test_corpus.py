@@ -13,6 +13,7 @@ from pybpfvm.isa.disasm import format_program
 from pybpfvm.verifier.attach import is_btf_typed
 from pybpfvm.verifier.verdict import Accepted, Inconclusive, Kind, Rejected, Verdict
 from pybpfvm.verifier.verify import Options, verify
+from tests.support.verifier_btf import BTF
 from tests.support.verifier_cases import Case, common_maps, corpus
 from tests.support.verifier_oracle import KernelVerifier
 
@@ -26,7 +27,7 @@ def kernel() -> Iterator[KernelVerifier]:
     reason = bpfsys.available()
     if reason is not None:
         pytest.skip(reason)
-    with KernelVerifier(common_maps()) as made:
+    with KernelVerifier(common_maps(), btf=BTF) as made:
         yield made
 
 
@@ -44,6 +45,7 @@ def test_the_kernel_says_the_same(kernel: KernelVerifier, file: str) -> None:
             case.profile,
             license=case.program.license,
             section=case.program.section,
+            subprogs=case.program.subprogs,
         )
         assert said is not None
         if said.errno == errno.EPERM and is_btf_typed(case.profile):

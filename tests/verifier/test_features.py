@@ -14,6 +14,7 @@ import pytest
 
 from pybpfvm import bpfsys
 from pybpfvm.verifier.verify import Options, verify
+from tests.support.verifier_btf import BTF
 from tests.support.verifier_cases import common_maps, program_of
 from tests.support.verifier_features import FEATURES
 from tests.support.verifier_oracle import Comparison, KernelVerifier, compared
@@ -28,7 +29,7 @@ def kernel() -> Iterator[KernelVerifier]:
     reason = bpfsys.available()
     if reason is not None:
         pytest.skip(reason)
-    with KernelVerifier(common_maps()) as made:
+    with KernelVerifier(common_maps(), btf=BTF) as made:
         yield made
 
 
@@ -43,7 +44,7 @@ def test_the_kernel_judges_the_same(kernel: KernelVerifier, feature: str) -> Non
         ours = verify(program, obj, profile, options=Options(budget_insns=BUDGET_INSNS))
         if ours.stats.processed_insns > BUDGET_INSNS:
             continue
-        said = kernel.judge(program.insns, profile)
+        said = kernel.judge(program.insns, profile, subprogs=program.subprogs)
         assert said is not None
         outcome = compared(said, ours)
         counts[outcome] += 1

@@ -1,0 +1,43 @@
+"""Types for programs in text: those of map values with fields of the kernel's, and of functions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pybpfvm.btf.types import Array, Btf, Func, FuncLinkage, FuncProto, Int, Member, Param, Struct
+from pybpfvm.program import Program
+
+
+def _struct(name: str, size: int, *members: tuple[str, int, int]) -> Struct:
+    """Members are (name, type id, offset in bytes)."""
+    return Struct(name, size, tuple(Member(n, type_id, at * 8) for n, type_id, at in members))
+
+
+INT, LONG, SPIN_LOCK, LOCKED, BYTES, TIMER, TIMED = 1, 2, 3, 4, 5, 6, 7
+_PROTO, STATIC, MAIN = 8, 9, 10
+BTF = Btf.of(
+    [
+        Int("int", 4, 32, signed=True),
+        Int("long", 8, 64),
+        _struct("bpf_spin_lock", 4, ("val", INT, 0)),
+        _struct("locked", 64, ("count", LONG, 0), ("lock", SPIN_LOCK, 8), ("rest", BYTES, 16)),
+        Array(LONG, INT, 6),
+        _struct("bpf_timer", 16, ("__opaque", 11, 0)),
+        _struct("timed", 64, ("count", LONG, 0), ("timer", TIMER, 16), ("rest", 12, 32)),
+        FuncProto(INT, (Param("x", LONG), Param("y", LONG))),
+        Func("sub", _PROTO, FuncLinkage.STATIC),
+        Func("main", _PROTO, FuncLinkage.GLOBAL),
+        Array(LONG, INT, 2),
+        Array(LONG, INT, 4),
+    ]
+)
+# Names of types of map values, for the corpus.
+VALUES = {"locked": LOCKED, "timed": TIMED, "int": INT, "long": LONG}
+
+
+def with_types(program: Program) -> Program:
+    """The program with types of its functions: all static but the main one."""
+    subprogs = tuple(
+        replace(sub, btf_type_id=MAIN if sub.start == 0 else STATIC) for sub in program.subprogs
+    )
+    return replace(program, subprogs=subprogs)
