@@ -208,7 +208,9 @@ def _guarded(text: Text, depth: int) -> None:
         off = random.choice((0, 16, 24, 56, 0, 16, 24, 56, 0, 24, 56, 8, 12, 4))
         text.put(f"r2 = *(u64 *)({value} + {off})", f"*(u32 *)({value} + 16) = r2")
     elif what < 6:
-        text.put("r2 = 1", f"lock *(u64 *)({value} + {random.choice((0, 16, 24, 0, 16, 24, 8))}) += r2")
+        text.put(
+            "r2 = 1", f"lock *(u64 *)({value} + {random.choice((0, 16, 24, 0, 16, 24, 8))}) += r2"
+        )
     elif what < 8:
         skip = text.new_label()
         text.put(f"r2 = *(u64 *)({value} + 0)", f"if r2 > 7 goto {skip}", f"r2 += {value}")
