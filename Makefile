@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check format lint types imports unit bench prove oracle objects clean
+.PHONY: demo test check format lint types imports unit bench prove oracle mutate objects clean
 
 $(VENV)/.ready: setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "pybpfvm needs Python 3.11 or newer")'
@@ -47,6 +47,10 @@ prove: $(VENV)/.ready
 # Generated programs, judged by the running kernel (as root) and by us: PYBPFVM_ORACLE_VERIFIER of them.
 oracle: $(VENV)/.ready
 	$(BIN)/python -m tests.verifier.campaign
+
+# Each rule of the verifier switched off, one at a time: some test must notice.
+mutate: $(VENV)/.ready
+	$(BIN)/python -m tests.verifier.mutate
 
 objects:
 	examples/build.sh
