@@ -229,7 +229,7 @@ def call_helper(env: Environment, state: State, insn: Insn, pc: int) -> int:
     if helper.name in _MOVES_PACKET:
         forget_packet(state, pc)
     if call.released:
-        _release(state, call.released, pc)
+        release(state, call.released, pc)
     regs = state.frame.regs
     args = tuple(regs[1:6]) if env.traces else ()
     regs[1:6] = [clobbered(pc)] * 5
@@ -451,6 +451,23 @@ def _memory(
         raise _mismatch(reg, number, _MEMORY, call)
 
 
+def memory_argument(
+    env: Environment,
+    state: State,
+    pc: int,
+    function: str,
+    number: int,
+    size: int,
+    *,
+    exact: bool = True,
+) -> list[Callable[[], None]]:
+    """`size` bytes (if `exact`, else at most) at register `number` may be read and written by a
+    kernel function; what the writing does, to be done once all arguments are checked."""
+    call = _Call(env, state, pc, Helper(function, (), RetType.VOID, None, ""))
+    _memory(call, number, size, writes=True, raw=False, exact=exact)
+    return call.writes
+
+
 def helper_text(helper: Helper) -> str:
     """The name that the kernel's messages have for a helper."""
     return f"bpf_{helper.name}"
@@ -618,7 +635,8 @@ def forget_packet(state: State, pc: int) -> None:
                 put(unknown(pc))
 
 
-def _release(state: State, ref_id: int, pc: int) -> None:
+def release(state: State, ref_id: int, pc: int) -> None:
+    """The reference is given back: no pointer to what it was to is left."""
     state.refs = tuple(ref for ref in state.refs if ref[0] != ref_id)
     for frame in state.frames:
         for put, reg in places(frame):

@@ -1,0 +1,121 @@
+"""What kernels promise of their kfuncs, and which program types may call them.
+
+BTF has a kfunc's prototype, but not its flags: they are data here, from the kernel's documentation
+(Documentation/bpf/kfuncs.rst, cpumasks.rst and the chapters it names). Who may call a kfunc is what
+a 6.18 kernel answered when a program of each type called it. Tests ask the running kernel again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Flag, auto
+
+
+class Kf(Flag):
+    """Flags of a kfunc, by the kernel's names without KF_."""
+
+    NONE = 0
+    ACQUIRE = auto()  # the result is a reference that must be released
+    RELEASE = auto()  # the one referenced argument is released
+    RET_NULL = auto()  # the result may be NULL
+    TRUSTED_ARGS = auto()  # objects must be trusted or referenced
+    RCU = auto()  # objects must be trusted, or protected by RCU
+    SLEEPABLE = auto()
+    RCU_PROTECTED = auto()  # only inside an RCU read section
+    UNTRUSTED_RESULT = auto()  # our own: the result may be stale
+
+
+@dataclass(frozen=True, slots=True)
+class Kfunc:
+    """Flags, and the profiles whose programs may call it (None: all)."""
+
+    flags: Kf
+    types: frozenset[str] | None
+
+
+_ALL = None
+_SYSCALL = frozenset({"syscall"})
+_STRUCT_OPS = frozenset({"struct_ops"})
+_TC_XDP = frozenset({"sched_cls", "xdp"})
+_TRACING = frozenset({"tracepoint", "perf_event", "tracing", "lsm"})
+_OBJECTS = _TRACING | _SYSCALL | _STRUCT_OPS
+_GENERIC = _OBJECTS | {
+    "sched_cls",
+    "xdp",
+    "cgroup_skb",
+    "cgroup_sock",
+    "sock_ops",
+    "cgroup_device",
+    "cgroup_sock_addr",
+    "cgroup_sysctl",
+    "cgroup_sockopt",
+}
+
+
+def _rows(types: Iterable[str] | None, rows: Mapping[Kf, str]) -> dict[str, Kfunc]:
+    """One row for each name in the texts."""
+    who = None if types is None else frozenset(types)
+    return {name: Kfunc(flags, who) for flags, names in rows.items() for name in names.split()}
+
+
+_NEW = Kf.ACQUIRE | Kf.RET_NULL
+
+KFUNCS: Mapping[str, Kfunc] = {
+    **_rows(
+        _ALL,
+        {
+            Kf.NONE: "bpf_rcu_read_lock bpf_rcu_read_unlock bpf_preempt_disable bpf_preempt_enable"
+            " bpf_rdonly_cast bpf_strcmp bpf_strcasecmp bpf_strchr bpf_strnchr bpf_strchrnul"
+            " bpf_strrchr bpf_strlen bpf_strnlen bpf_strspn bpf_strcspn bpf_strstr bpf_strnstr",
+            Kf.SLEEPABLE: "bpf_copy_from_user_str bpf_copy_from_user_task_str",
+            Kf.RET_NULL | Kf.UNTRUSTED_RESULT: "bpf_get_kmem_cache",
+        },
+    ),
+    **_rows(
+        _GENERIC,
+        {
+            _NEW | Kf.RCU: "bpf_task_acquire bpf_cgroup_acquire bpf_cgroup_ancestor"
+            " bpf_task_get_cgroup1",
+            _NEW: "bpf_task_from_pid bpf_task_from_vpid bpf_cgroup_from_id bpf_lookup_system_key",
+            _NEW | Kf.SLEEPABLE: "bpf_lookup_user_key",
+            Kf.RELEASE: "bpf_task_release bpf_cgroup_release bpf_key_put",
+            Kf.RCU: "bpf_task_under_cgroup",
+            Kf.TRUSTED_ARGS: "bpf_send_signal_task",
+        },
+    ),
+    **_rows(
+        _OBJECTS,
+        {
+            _NEW: "bpf_cpumask_create",
+            Kf.RELEASE: "bpf_cpumask_release",
+            Kf.ACQUIRE | Kf.TRUSTED_ARGS: "bpf_cpumask_acquire",
+            Kf.RCU: "bpf_cpumask_first bpf_cpumask_first_zero bpf_cpumask_first_and"
+            " bpf_cpumask_set_cpu bpf_cpumask_clear_cpu bpf_cpumask_test_cpu"
+            " bpf_cpumask_test_and_set_cpu bpf_cpumask_test_and_clear_cpu bpf_cpumask_setall"
+            " bpf_cpumask_clear bpf_cpumask_and bpf_cpumask_or bpf_cpumask_xor"
+            " bpf_cpumask_equal bpf_cpumask_intersects bpf_cpumask_subset bpf_cpumask_empty"
+            " bpf_cpumask_full bpf_cpumask_copy bpf_cpumask_any_distribute"
+            " bpf_cpumask_any_and_distribute bpf_cpumask_weight",
+        },
+    ),
+    **_rows(
+        _SYSCALL,
+        {_NEW | Kf.RCU: "bpf_crypto_ctx_acquire", Kf.RELEASE: "bpf_crypto_ctx_release"},
+    ),
+    **_rows(
+        _TC_XDP,
+        {
+            _NEW: "bpf_xdp_ct_lookup bpf_skb_ct_lookup",
+            Kf.RELEASE: "bpf_ct_release",
+            Kf.TRUSTED_ARGS: "bpf_ct_change_timeout bpf_ct_change_status",
+        },
+    ),
+    **_rows(
+        _STRUCT_OPS,
+        {
+            Kf.NONE: "tcp_reno_ssthresh tcp_reno_cong_avoid tcp_reno_undo_cwnd tcp_slow_start"
+            " tcp_cong_avoid_ai"
+        },
+    ),
+}
