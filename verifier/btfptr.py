@@ -27,7 +27,7 @@ _WORD_BYTES = 8
 
 def in_rcu_section(env: Environment, state: State) -> bool:
     """Whether what RCU protects stays alive here."""
-    return state.regions.rcu > 0 or not env.sleepable
+    return state.regions.rcu > 0 or bool(state.locks) or not env.sleepable
 
 
 def is_trusted(reg: Reg) -> bool:

@@ -16,7 +16,7 @@ from pybpfvm.helpers.table import HELPERS
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import STACK_BYTES
 from pybpfvm.program import BPF_F_RDONLY_PROG, MapSpec, MapType
-from pybpfvm.verifier import btfhelpers, checks, stack, usermem
+from pybpfvm.verifier import btfhelpers, checks, rcu, stack, usermem
 from pybpfvm.verifier.checks import check_readable
 from pybpfvm.verifier.domains.scalar import Scalar, sync
 from pybpfvm.verifier.domains.word import S32_MAX, S32_MIN, U32, U64
@@ -220,6 +220,8 @@ def call_helper(env: Environment, state: State, insn: Insn, pc: int) -> int:
     if state.locks:
         check_call_unlocked(state, env.profile.helpers.get(insn.imm))
     helper = helper_of(env, insn)
+    if helper.sleeps:
+        rcu.check_may_sleep(state, f"sleepable helper {helper_text(helper)}#{insn.imm} in")
     call = _Call(env, state, pc, helper)
     for number, kind in enumerate(helper.args, 1):
         _check_argument(call, number, kind)
@@ -587,6 +589,7 @@ def _check_whole(call: _Call) -> None:
         if state.refs:
             raise reference_leak(state, "tail_call would lead to reference leak")
         check_unlocked(state, "tail_call")
+        rcu.check_closed(state, "tail_call")
         if any(frame.callback is not None for frame in state.frames):
             raise forbidden(
                 Rule.HELPER_NOT_ALLOWED,

@@ -21,7 +21,7 @@ from pybpfvm.isa.codec import target_pc
 from pybpfvm.isa.disasm import format_insn
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import MAX_FRAMES, Kind, Operand
-from pybpfvm.verifier import memory, usermem
+from pybpfvm.verifier import memory, rcu, usermem
 from pybpfvm.verifier.attach import is_btf_typed
 from pybpfvm.verifier.backedges import Stored, close, resolve
 from pybpfvm.verifier.btfptr import check_attachment
@@ -32,6 +32,7 @@ from pybpfvm.verifier.domains.scalar import Scalar, is_subsumed_by
 from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.globals import may_move_packet, parameters
 from pybpfvm.verifier.jumps import prepare_jump
+from pybpfvm.verifier.kfuncs import call_kfunc
 from pybpfvm.verifier.liveness import Liveness
 from pybpfvm.verifier.lock import check_call_unlocked, check_unlocked
 from pybpfvm.verifier.maygoto import prepare_may_goto
@@ -49,7 +50,7 @@ from pybpfvm.verifier.regstate import (
     unknown,
 )
 from pybpfvm.verifier.stack import Slot
-from pybpfvm.verifier.state import Callback, Frame, State
+from pybpfvm.verifier.state import NO_REGIONS, Callback, Frame, State
 from pybpfvm.verifier.transfer import check_writable, prepare_alu, prepare_lddw
 from pybpfvm.verifier.verdict import Finding, PathStep, Rule
 from pybpfvm.verifier.verdict import Kind as Why
@@ -367,6 +368,8 @@ class Explorer:
             return lambda _: target
         if kind is Kind.CALL:
             return self._helper_call(insn, pc)
+        if kind is Kind.CALL_KFUNC:
+            return _then(lambda state: call_kfunc(env, state, insn, pc), after)
         if kind is Kind.CALL_LOCAL:
             return self._local_call(insn, pc)
         if kind is Kind.EXIT:
@@ -468,6 +471,8 @@ class Explorer:
                     )
             if moves:
                 forget_packet(state, pc)
+            if env.sleepable and state.regions != NO_REGIONS:
+                raise unsupported("global functions called inside a region, which may sleep")
             if len(state.frames) >= MAX_FRAMES:
                 raise _too_deep(state)
             regs[0:6] = [unknown(pc), *[clobbered(pc)] * 5]
@@ -586,6 +591,7 @@ def _check_result(env: Environment, state: State, entry: int) -> None:
         text = "BPF_EXIT instruction in main prog would lead to reference leak"
         raise reference_leak(state, text)
     check_unlocked(state, "BPF_EXIT instruction in main prog")
+    rcu.check_closed(state, "BPF_EXIT instruction in main prog")
     check_readable(value, 0)
     if entry != 0:
         if value.type is not RegType.SCALAR_VALUE:
@@ -634,6 +640,7 @@ def _packet_load(env: Environment, state: State, insn: Insn, pc: int) -> None:
     if state.refs:
         raise reference_leak(state, "BPF_LD_[ABS|IND] would lead to reference leak")
     check_unlocked(state, "BPF_LD_[ABS|IND]")
+    rcu.check_closed(state, "BPF_LD_[ABS|IND]")
     regs = state.frame.regs
     check_readable(regs[6], 6)
     if insn.spec.kind is Kind.LD_IND:
@@ -706,6 +713,7 @@ def _is_jump(insn: Insn) -> bool:
         Kind.GOTO,
         Kind.MAY_GOTO,
         Kind.CALL,
+        Kind.CALL_KFUNC,
         Kind.CALL_LOCAL,
         Kind.EXIT,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from pybpfvm.btf.types import Array as BtfArray
 from pybpfvm.btf.types import (
     Btf,
     BtfKind,
@@ -22,7 +23,6 @@ from pybpfvm.btf.types import (
     Union,
     Void,
 )
-from pybpfvm.btf.types import Array as BtfArray
 from pybpfvm.isa.insn import Insn
 from pybpfvm.verifier import rcu
 from pybpfvm.verifier.btfhelpers import is_struct_at
@@ -56,7 +56,7 @@ KFUNC_SPECIAL: Mapping[str, Handler] = {}
 _MAX_ARGS = 5
 _MAX_STRUCT_DEPTH = 4
 _MARKS = ("__sz", "__szk", "__k", "__ign", "__nullable", "__opt", "__str", "__map", "__alloc")
-_PLAIN_MARKS = frozenset({"__ign", "__nullable", "__sz", "__opt", ""})
+_PLAIN_MARKS = frozenset({"__ign", "__nullable", "__sz", "__opt", "__k", ""})
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,13 @@ class _Call:
 def call_kfunc(env: Environment, state: State, insn: Insn, pc: int) -> None:
     """Check the call at `pc` and apply it to `state`."""
     name, proto = _function(env, insn)
+    if state.locks:
+        raise forbidden(
+            Rule.LOCK,
+            "function calls are not allowed while holding a lock",
+            reason=f"a lock is held when {name} is called",
+            suggestion="unlock first",
+        )
     special = KFUNC_SPECIAL.get(name)
     if special is not None:
         special(env, state, insn, pc)
@@ -184,6 +191,8 @@ def _check_arguments(call: _Call) -> None:
                     reason=f"{arg.name} of {call.name} is a number",
                     culprit=reg,
                 )
+            if arg.mark == "__k":
+                _check_constant(reg, number)
             continue
         if not isinstance(found, Ptr):
             raise unsupported(f"argument {arg.name} of the kfunc {call.name}")
@@ -197,6 +206,17 @@ def _check_arguments(call: _Call) -> None:
             reason="the program does not own what it gives back",
             suggestion="release only what an acquiring call returned, once",
         )
+
+
+def _check_constant(reg: Reg, number: int) -> None:
+    if reg.var.mask:
+        raise forbidden(
+            Rule.KFUNC_ARG,
+            f"R{number} must be a known constant",
+            reason="what this call does hangs on the number",
+            culprit=reg,
+        )
+    mark_precise(reg)
 
 
 def _check_pointer(call: _Call, number: int, arg: _Arg, target: int, *, sized: bool) -> None:
@@ -417,21 +437,11 @@ def _result(call: _Call, second: Reg) -> Reg:
         ref_id = env.new_id()
         call.state.refs = (*call.state.refs, (ref_id, pc))
     trust = Trust.UNTRUSTED if flags & Kf.UNTRUSTED_RESULT else Trust.NONE
-    return pointer_to(
-        env, pc, target, trust, nullable=bool(flags & Kf.RET_NULL), ref_id=ref_id
-    )
+    return pointer_to(env, pc, target, trust, nullable=bool(flags & Kf.RET_NULL), ref_id=ref_id)
 
 
 def _cast(call: _Call, wanted: Reg) -> Reg:
     """The pointer as one to the type whose id is the second argument; loads are probed."""
-    if wanted.var.mask:
-        raise forbidden(
-            Rule.KFUNC_ARG,
-            "R2 is not a known constant",
-            reason="the type that is cast to must be known",
-            culprit=wanted,
-        )
-    mark_precise(wanted)
     btf, type_id = call.btf, wanted.var.value
     if type_id == 0:
         return Pointer(RegType.PTR_TO_MEM, call.pc, trust=Trust.RDONLY | Trust.UNTRUSTED)

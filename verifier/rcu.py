@@ -76,7 +76,6 @@ def check_closed(state: State, what: str) -> None:
         f"{what} cannot be used inside {name}-ed region",
         reason=f"{name} was called on this path and its counterpart was not",
         suggestion="close the region on every path, early returns included",
-        certain=True,
     )
 
 
@@ -87,5 +86,3 @@ def _unbalanced(message: str) -> Refused:
         reason="on this path the region was not opened, or is open already",
         suggestion="pair the calls on every path",
     )
-
-

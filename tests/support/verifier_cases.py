@@ -152,9 +152,12 @@ def _case(
         maps={spec.name: index for index, spec in enumerate(maps)},
     )
     rules = [rule for rule in profile.sections if rule.sleepable] or list(profile.sections)
+    default_section = rules[0].prefix
+    if "type" not in row:
+        default_section = content.get("section", default_section)
     program = Program(
         "case",
-        row.get("section", content.get("section", rules[0].prefix)),
+        row.get("section", default_section),
         insns,
         subprogs=subprogs_of(insns),
         license=row.get("license", "GPL"),
