@@ -132,10 +132,10 @@ class _Writer:
             offset += rng.choice((-1, 1, 2, 4))
         if rng.random() < 0.1:
             size = rng.choice(_SIZES)
-        if rng.random() < 0.05:
-            self.lines.append(f"*(u{8 * size} *)(r{register} + {offset}) = 1")
-        else:
-            self.lines.append(f"r{rng.choice((0, 2, 3))} = *(u{8 * size} *)(r{register} + {offset})")
+        sign = "-" if offset < 0 else "+"
+        place = f"*(u{8 * size} *)(r{register} {sign} {abs(offset)})"
+        to = rng.choice((0, 2, 3))
+        self.lines.append(f"{place} = 1" if rng.random() < 0.05 else f"r{to} = {place}")
 
     def kfunc(self) -> None:
         """Call one, with what is at hand."""
