@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check format lint types imports unit bench prove oracle mutate objects clean
+.PHONY: demo test check format lint types imports unit bench prove oracle mutate figures objects clean
 
 $(VENV)/.ready: setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "pybpfvm needs Python 3.11 or newer")'
@@ -51,6 +51,10 @@ oracle: $(VENV)/.ready
 # Each rule of the verifier switched off, one at a time: some test must notice.
 mutate: $(VENV)/.ready
 	$(BIN)/python -m tests.verifier.mutate
+
+# The table of figures in README.md, from what the campaigns above kept in docs/evidence/.
+figures: $(VENV)/.ready
+	$(BIN)/python -m tests.support.evidence
 
 objects:
 	examples/build.sh

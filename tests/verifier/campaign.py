@@ -20,6 +20,7 @@ from pybpfvm.isa.codec import encode
 from pybpfvm.isa.disasm import format_program
 from pybpfvm.verifier.verdict import Inconclusive, Rejected, Verdict
 from pybpfvm.verifier.verify import Options, verify
+from tests.support.evidence import keep
 from tests.support.state_claims import Checker, claims
 from tests.support.verifier_oracle import (
     Comparison,
@@ -34,6 +35,7 @@ from tests.support.verifier_programs import MAPS, Generated, generate
 PROGRESS_SECONDS = 10
 # The kernel gives up after a million instructions; programs that reach it are rare and slow.
 BUDGET_INSNS = 200_000
+KEPT = 20_000  # campaigns of at least so many programs are evidence
 
 
 @dataclass
@@ -170,6 +172,26 @@ def campaign(
     return tally
 
 
+def figures(tally: Tally) -> list[tuple[str, str]]:
+    """The rows that a campaign keeps."""
+    total = sum(tally.all.values())
+    agreed = tally.all[Comparison.AGREED]
+    return [
+        (
+            f"generated programs of {len(tally.by_type)} types, verdict compared with the kernel's",
+            f"{total:,}: {agreed:,} agreed ({agreed / total:.2%}), "
+            f"{tally.all[Comparison.STRICTER]} we stricter, "
+            f"{tally.all[Comparison.LOOSER]} we looser, "
+            f"{tally.all[Comparison.INCONCLUSIVE]} inconclusive",
+        ),
+        ("of them accepted by the kernel", f"{tally.accepted:,}"),
+        (
+            "refusals at the same instruction",
+            f"{tally.places[True] / max(sum(tally.places.values()), 1):.2%}",
+        ),
+    ]
+
+
 def main() -> int:
     """The campaign that the environment asks for."""
     reason = bpfsys.available()
@@ -181,6 +203,8 @@ def main() -> int:
     where = Path(os.environ.get("PYBPFVM_ORACLE_DIR", "build/oracle"))
     tally = campaign(range(first, first + count), where / "journal", where, progress=True)
     print(tally.table())
+    if first == 0 and count >= KEPT:
+        print(f"kept in {keep('oracle', 'make oracle', figures(tally))}")
     return 1 if tally.looser else 0
 
 

@@ -29,6 +29,8 @@ from pathlib import Path
 from random import Random
 from types import ModuleType
 
+from tests.support.evidence import keep
+
 ROOT = Path(__file__).parents[2]
 VERIFIER = ROOT / "verifier"
 TESTS = ROOT / "tests/verifier"
@@ -205,6 +207,11 @@ def main() -> int:
     share = 100 * sum(noticed.values()) / max(sum(made.values()), 1)
     print(f"{'all':10} {sum(made.values()):8} {sum(noticed.values()):8}  {share:.1f} %")
     print(f"{time.monotonic() - start:.0f} s")
+    if len(chosen) == len(list(mutants())):
+        text = f"{sum(noticed.values())} of {sum(made.values())} ({share:.1f} %)"
+        keep(
+            "mutate", "make mutate", [("rules switched off one at a time, noticed by a test", text)]
+        )
     for mutant in sorted(survivors, key=lambda one: (one.file, one.line)):
         print(f"survives: {mutant}")
     return 1 if len(survivors) > args.allow else 0
