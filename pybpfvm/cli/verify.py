@@ -17,7 +17,7 @@ from pybpfvm.report.formats import FORMATS, Report, format_named
 from pybpfvm.report.judging_progress import JudgingProgress
 from pybpfvm.report.paint import wants_colour
 from pybpfvm.session.judging import DEFAULT_BUDGET_INSNS, JudgeRequest, Policy
-from pybpfvm.session.object_judge import Assignment
+from pybpfvm.session.object_judge import AskKernel, Assignment
 from pybpfvm.session.workers import judge_all
 from pybpfvm.verifier.kernels import DEFAULT_KERNEL, KERNELS, NOTES
 
@@ -134,7 +134,11 @@ def run(args: argparse.Namespace) -> int:
     )
     output = None if args.output is None else _Output(args.output, args.objects)
     assignment = Assignment(
-        request, tuple(args.prog), _contract(args.contract), chosen.recorder, None
+        request,
+        tuple(args.prog),
+        _contract(args.contract),
+        chosen.recorder,
+        _running_kernel() if args.against else None,
     )
     with JudgingProgress() as progress:
         objects = judge_all(args.objects, assignment, jobs=args.jobs, progress=progress)
@@ -151,6 +155,12 @@ def run(args: argparse.Namespace) -> int:
     else:
         output.write(text)
     return _INTERRUPTED if report.interrupted else report.exit_code
+
+
+def _running_kernel() -> AskKernel:
+    from pybpfvm.session.against import RunningKernel
+
+    return RunningKernel()
 
 
 def _jobs(text: str) -> int:

@@ -71,6 +71,7 @@ def _program(
     yield paint("  " + " · ".join(facts), "dim")
     for note in judged.notes:
         yield paint(f"  note: {printable(note)}", "dim")
+    yield from _kernel(judged, paint)
     for number, finding in enumerate(judged.findings, 1):
         title = "Verification failed" if verdict == "rejected" else "No verdict"
         if len(judged.findings) > 1:
@@ -80,7 +81,7 @@ def _program(
     for finding in judged.verdict.warnings:
         yield ""
         yield from _finding("Warning", finding, judged, paint, "yellow")
-    yield from _kernel(judged, paint)
+    yield from _kernel_log(judged, paint)
     if judged.findings or judged.verdict.warnings:
         yield ""
 
@@ -187,18 +188,22 @@ def _kernel(judged: JudgedProgram, paint: Paint) -> Iterator[str]:
     side, agreement = judged.kernel, judged.agreement
     if side is None or agreement is None:
         return
-    style = _AGREEMENT_STYLES[agreement]
     if side.accepted is None:
-        yield paint(f"  running kernel: not compared: {printable(side.message)}", style)
+        yield paint(f"  running kernel: not compared: {printable(side.message)}", "dim")
         return
     said = "accepts it" if side.accepted else f"refuses it: {printable(side.message)}"
     at = f" (insn {side.pc})" if side.pc is not None and not side.accepted else ""
-    yield f"  running kernel: {said}{at}"
-    if agreement is not Agreement.AGREED:
-        yield paint(f"  disagreement: {agreement.value}", style, "bold")
-        log = side.log.splitlines()
-        if log and not side.accepted:
-            yield f"  the kernel's log ({count(len(log), 'line')}):"
-            if len(log) > _MOST_LOG_LINES:
-                yield "    ..."
-            yield from (f"    {printable(line)}" for line in log[-_MOST_LOG_LINES:])
+    yield f"  running kernel: {said}{at}: {paint(agreement.value, _AGREEMENT_STYLES[agreement])}"
+
+
+def _kernel_log(judged: JudgedProgram, paint: Paint) -> Iterator[str]:
+    """The end of the kernel's log, where we accept what it refuses."""
+    if judged.kernel is None or judged.agreement is not Agreement.LOOSER:
+        return
+    log = judged.kernel.log.splitlines()
+    yield ""
+    yield paint("The running kernel's log:", "bold")
+    if len(log) > _MOST_LOG_LINES:
+        yield f"  ... {count(len(log) - _MOST_LOG_LINES, 'line')} before"
+    yield from (f"  {printable(line)}" for line in log[-_MOST_LOG_LINES:])
+    yield ""

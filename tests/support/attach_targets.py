@@ -8,20 +8,11 @@ from __future__ import annotations
 
 import re
 
-from pybpfvm import bpfsys
 from pybpfvm.btf.types import Btf, BtfKind, Struct, Union
 from pybpfvm.loader.target import kernel_btf
 
 _KFUNC = re.compile(r"\bcall kfunc (\w+)(?!#)\b")
 _MEMBER = re.compile(r"\[(\w+)\.(\w+)\]")
-_ATTACH = {
-    "fentry": (bpfsys.TRACE_FENTRY, "", BtfKind.FUNC),
-    "fexit": (bpfsys.TRACE_FEXIT, "", BtfKind.FUNC),
-    "fmod_ret": (bpfsys.MODIFY_RETURN, "", BtfKind.FUNC),
-    "tp_btf": (bpfsys.TRACE_RAW_TP, "btf_trace_", BtfKind.TYPEDEF),
-    "iter": (bpfsys.TRACE_ITER, "bpf_iter_", BtfKind.FUNC),
-    "lsm": (bpfsys.LSM_MAC, "bpf_lsm_", BtfKind.FUNC),
-}
 
 
 def with_kernel_ids(text: str) -> str:
@@ -64,22 +55,3 @@ def _offset(btf: Btf, type_id: int, name: str) -> int | None:
             if inner is not None:
                 return member.bit_offset // 8 + inner
     return None
-
-
-def attach_target(section: str) -> tuple[int, int]:
-    """(attach type, id in the running kernel's BTF) of what a section names; id 0 if there is
-    nothing of that name."""
-    btf = kernel_btf()
-    if btf is None:
-        return 0, 0
-    kind, _, target = section.partition("/")
-    kind = kind.removesuffix(".s")
-    if kind == "struct_ops":
-        struct, _, member = target.partition("/")
-        found = btf.find(struct, BtfKind.STRUCT)
-        declared = btf.type(found) if found is not None else None
-        assert isinstance(declared, Struct), section
-        names = [one.name for one in declared.members]
-        return names.index(member), found or 0
-    attach_type, prefix, wanted = _ATTACH[kind]
-    return attach_type, btf.find(prefix + target, wanted) or 0

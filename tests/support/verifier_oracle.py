@@ -1,20 +1,16 @@
 """The running kernel's verifier as an oracle: programs in, its verdict and its reason out.
 
-Every load is journalled before it is made: a program that took the machine down is known by its
-missing "survived" line and never loaded again.
+Every load is journalled before it is made: see `pybpfvm.session.kernel_journal`.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import os
-import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from types import TracebackType
 
 from pybpfvm import bpfsys
@@ -24,17 +20,11 @@ from pybpfvm.isa.codec import encode
 from pybpfvm.isa.insn import Insn
 from pybpfvm.profiles.base import Profile, Sleepable
 from pybpfvm.program import MapSpec, Subprog
+from pybpfvm.session.against import last_words, refused_pc
+from pybpfvm.session.attach_target import attach_target
+from pybpfvm.session.kernel_journal import Journal
 from pybpfvm.verifier.attach import is_btf_typed
 from pybpfvm.verifier.verdict import Accepted, Inconclusive, Kind, Rejected, Verdict
-from tests.support.attach_targets import attach_target
-
-# What the kernel's log says about places: an instruction being looked at, and those that the
-# passes before and after name in words.
-_STEP = re.compile(r"^(\d+): \([0-9a-f]{2}\) ", re.MULTILINE)
-_NAMED = re.compile(
-    r"\b(?:unreachable insn|jump out of range from insn|jump into the middle of ldimm64 insn"
-    r"|invalid func|back-edge from insn|insn) (\d+)"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,53 +39,7 @@ class KernelVerdict:
     @property
     def message(self) -> str:
         """The line of the log that says what is wrong."""
-        lines = [line for line in self.log.splitlines() if line.strip()]
-        told = [line for line in lines if not _NOISE.match(line)]
-        return told[-1] if told else ""
-
-
-_NOISE = re.compile(
-    r"processed \d+ insns|\d+: |verification time|stack depth|mark_precise|from \d+ to|func#"
-)
-
-
-class Journal:
-    """Which programs were tried and which of them the machine survived, on disk."""
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tried: dict[str, bool] = {}
-        text = path.read_text(encoding="ascii", errors="replace") if path.exists() else ""
-        for line in text.splitlines():
-            what, _, rest = line.partition(" ")
-            key = rest.split(" ")[0]
-            if what == "try":
-                tried.setdefault(key, False)
-                tried[key] = False
-            elif what == "ok":
-                tried[key] = True
-        self.lost = frozenset(key for key, survived in tried.items() if not survived)
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        # What is settled is dropped; what killed a run is kept for ever.
-        kept = [
-            line
-            for line in text.splitlines()
-            if line.split(" ")[1:2] and line.startswith("try ") and line.split(" ")[1] in self.lost
-        ]
-        os.write(self._file, "".join(f"{line}\n" for line in kept).encode())
-
-    def begin(self, key: str, prog_type: int, code: bytes) -> None:
-        """Write down what is about to be loaded, and see it on the disk."""
-        os.write(self._file, f"try {key} {prog_type} {code.hex()}\n".encode())
-        os.fdatasync(self._file)
-
-    def survived(self, key: str) -> None:
-        """The load came back."""
-        os.write(self._file, f"ok {key}\n".encode())
-
-    def close(self) -> None:
-        """End of the run."""
-        os.close(self._file)
+        return last_words(self.log)
 
 
 class KernelVerifier:
@@ -205,15 +149,6 @@ def _loaded(btf: Btf | None) -> bpfsys.Fd | None:
     loaded = bpfsys.btf_load(write_btf(btf), log_level=1)
     assert loaded.fd is not None, loaded.log
     return loaded.fd
-
-
-def refused_pc(log: str) -> int | None:
-    """The instruction that a log of level 1 ends at, or that its last words name."""
-    steps = _STEP.findall(log)
-    named = _NAMED.findall(log)
-    if steps:
-        return int(steps[-1])
-    return int(named[0]) if named else None
 
 
 class Comparison(Enum):

@@ -18,13 +18,13 @@ from pathlib import Path
 from pybpfvm import bpfsys
 from pybpfvm.isa.codec import encode
 from pybpfvm.isa.disasm import format_program
+from pybpfvm.session.kernel_journal import Journal
 from pybpfvm.verifier.verdict import Inconclusive, Rejected, Verdict
 from pybpfvm.verifier.verify import Options, verify
 from tests.support.evidence import keep
 from tests.support.state_claims import Checker, claims
 from tests.support.verifier_oracle import (
     Comparison,
-    Journal,
     KernelVerdict,
     KernelVerifier,
     compared,

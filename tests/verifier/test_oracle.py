@@ -15,10 +15,12 @@ import pytest
 from pybpfvm import bpfsys
 from pybpfvm.isa.codec import decode, encode
 from pybpfvm.isa.opcodes import AluOp
+from pybpfvm.session.against import refused_pc
+from pybpfvm.session.kernel_journal import Journal
 from pybpfvm.verifier import transfer
 from pybpfvm.verifier.domains import alu as domain
 from pybpfvm.verifier.domains.scalar import Scalar
-from tests.support.verifier_oracle import Comparison, Journal, refused_pc
+from tests.support.verifier_oracle import Comparison
 from tests.support.verifier_programs import DAMAGES, TYPES, generate
 from tests.verifier.campaign import campaign
 

@@ -1,0 +1,140 @@
+"""A loaded object on the running kernel: its maps created, its programs loaded, through bpf(2)."""
+
+from __future__ import annotations
+
+import struct
+from contextlib import ExitStack
+
+from pybpfvm import bpfsys
+from pybpfvm.btf.write import write_btf
+from pybpfvm.errors import InputError
+from pybpfvm.isa.codec import encode
+from pybpfvm.profiles.base import Profile, Sleepable
+from pybpfvm.profiles.detect import matching_section
+from pybpfvm.program import BpfObject, MapSpec, MapType, Program
+from pybpfvm.session.attach_target import attach_target
+from pybpfvm.verifier.attach import is_btf_typed
+
+# Bytes that the maps of an object may take: what it declares is not ours to spend.
+MAX_MAP_BYTES = 256 << 20
+
+_OF_MAPS = (MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS)
+_INNER_ENTRIES = 1
+
+
+class KernelObject:
+    """Maps and programs as libbpf would make them from the same object. A context manager."""
+
+    def __init__(self, obj: BpfObject) -> None:
+        """Raises OSError for a map that the kernel does not make, InputError for maps too large."""
+        self.object = obj
+        self._stack = ExitStack()
+        wanted = sum(spec.max_entries * (spec.key_size + spec.value_size) for spec in obj.maps)
+        if wanted > MAX_MAP_BYTES:
+            raise InputError(
+                f"its maps would take {wanted >> 20:,} MiB of the kernel's memory, more than "
+                f"{MAX_MAP_BYTES >> 20}",
+                where=obj.path,
+            )
+        with ExitStack() as on_error:
+            on_error.callback(self._stack.close)
+            self.btf = self._load_btf()
+            self.maps = {spec.name: self._create(spec) for spec in obj.maps}
+            on_error.pop_all()
+
+    def _load_btf(self) -> bpfsys.Fd | None:
+        """The object's BTF, None if it has none or the kernel does not take it."""
+        if self.object.btf is None:
+            return None
+        try:
+            loaded = bpfsys.btf_load(write_btf(self.object.btf))
+        except InputError:
+            return None
+        return None if loaded.fd is None else self._stack.enter_context(loaded.fd)
+
+    def _create(self, spec: MapSpec) -> bpfsys.Fd:
+        inner = spec.inner or _some_inner(spec)
+        inner_fd = 0 if inner is None else self._create(inner).fileno()
+        try:
+            fd = self._made(spec, inner_fd, typed=self.btf is not None)
+        except OSError:
+            if self.btf is None:
+                raise
+            fd = self._made(spec, inner_fd, typed=False)  # many map types take no BTF
+        self._stack.enter_context(fd)
+        if spec.data is not None:
+            bpfsys.map_update_elem(fd, bytes(4), spec.data)
+        if spec.frozen:
+            bpfsys.map_freeze(fd)
+        return fd
+
+    def _made(self, spec: MapSpec, inner_fd: int, *, typed: bool) -> bpfsys.Fd:
+        entries = spec.max_entries
+        if spec.type == MapType.PERF_EVENT_ARRAY and not entries:
+            entries = bpfsys.possible_cpus()
+        key_id, value_id = spec.btf_key_type_id, spec.btf_value_type_id
+        btf_fd = 0
+        if typed and self.btf is not None and (key_id or value_id):
+            btf_fd = self.btf.fileno()
+        return bpfsys.map_create(
+            int(spec.type),
+            spec.key_size,
+            spec.value_size,
+            entries,
+            flags=spec.flags,
+            name=spec.name,
+            inner_map_fd=inner_fd,
+            btf_fd=btf_fd,
+            btf_key_type_id=key_id if btf_fd else 0,
+            btf_value_type_id=value_id if btf_fd else 0,
+            map_extra=spec.map_extra,
+        )
+
+    def load(self, program: Program, profile: Profile, *, log_level: int = 0) -> bpfsys.LoadResult:
+        """The kernel's answer to a program; whoever asks closes it."""
+        func_info = self._func_info(program)
+        attach_type = attach_id = 0
+        if is_btf_typed(profile):
+            attach_type, attach_id = attach_target(program.section)
+        return bpfsys.prog_load(
+            encode(program.insns, big_endian=program.big_endian),
+            prog_type=profile.prog_type,
+            license=program.license,
+            name=program.name,
+            flags=bpfsys.BPF_F_SLEEPABLE if is_sleepable(program, profile) else 0,
+            map_fds=[self.maps[spec.name].fileno() for spec in self.object.maps],
+            btf_fd=self.btf.fileno() if self.btf is not None and func_info else 0,
+            func_info=func_info,
+            log_level=log_level,
+            expected_attach_type=attach_type,
+            attach_btf_id=attach_id,
+        )
+
+    def _func_info(self, program: Program) -> bytes:
+        """Which function of the BTF each function of the program is; b"" unless all are known."""
+        if self.btf is None or not all(sub.btf_type_id for sub in program.subprogs):
+            return b""
+        return b"".join(struct.pack("=II", sub.start, sub.btf_type_id) for sub in program.subprogs)
+
+    def close(self) -> None:
+        """Give everything back."""
+        self._stack.close()
+
+    def __enter__(self) -> KernelObject:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def is_sleepable(program: Program, profile: Profile) -> bool:
+    """Whether a program is loaded as sleepable: what its section says, or its profile demands."""
+    section = matching_section(profile, program.section)
+    return profile.sleepable is Sleepable.REQUIRED or (section is not None and section.sleepable)
+
+
+def _some_inner(spec: MapSpec) -> MapSpec | None:
+    """For a map of maps that says nothing of its inner maps, what the kernel wants to see."""
+    if spec.type not in _OF_MAPS:
+        return None
+    return MapSpec("inner", MapType.ARRAY, 4, 4, _INNER_ENTRIES)
