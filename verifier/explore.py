@@ -261,7 +261,7 @@ class Explorer:
         uninit = self.env.rules.uninit_stack
         origins = self.env.by_origin and mode is not Compare.EXACT
         explored = mode is Compare.EXPLORED
-        if origins and explored and stored.state.notes != new.notes:
+        if origins and explored and not _notes_cover(stored.state, new):
             return False
         linked = stored.linked if explored else None
         comparison = Comparison(self._live, mode, linked, uninit_stack=uninit, origins=origins)
@@ -663,6 +663,13 @@ def _then(change: Callable[[State], None], after: int) -> Step:
         return after
 
     return step
+
+
+def _notes_cover(old: State, new: State) -> bool:
+    """Whether observers have seen from `old` what they would see from `new`."""
+    if old.notes is None or new.notes is None:
+        return old.notes is new.notes
+    return old.notes.covers(new.notes)
 
 
 def _tracing(insn: Insn, step: Step) -> Step:

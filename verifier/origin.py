@@ -49,7 +49,7 @@ class Status(Enum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Origin:
-    """Where a number came from, at the instruction at pc `at`.
+    """Where a number came from: the instruction at pc `at` loaded or copied it.
 
     `off`: what was added since, None once something else was computed. `key` is equal for numbers
     that were read from the same place. `block` is what a contract says the number points to, `name`
@@ -124,12 +124,15 @@ def fresh(
     *,
     block: Block | None = None,
     name: str = "",
+    copied: Copied | None = None,
     call: int = 0,
     status: Status = Status.GOOD,
 ) -> Reg:
-    """`reg`, which was just read from `source`."""
-    origin = Origin(source, reg.at, key, _NOTHING_ADDED, block, name, call, status)
-    return Traced(reg, origin)
+    """`reg`, which was just read from `source`, or from what was `copied` from there."""
+    at = reg.at
+    if copied is not None:
+        at, call, status = copied.at, copied.call, copied.status
+    return Traced(reg, Origin(source, at, key, _NOTHING_ADDED, block, name, call, status))
 
 
 def derived(reg: Reg, origin: Origin) -> Reg:
@@ -181,6 +184,10 @@ def learned(state: State, reg: Reg) -> None:
     else:
         return
     for frame in state.frames:
+        for index, held in enumerate(frame.regs):
+            other = held.origin
+            if other is not None and other.call == origin.call and other.status is not status:
+                frame.regs[index] = Traced(held, replace(other, status=status))
         for base, slot in list(frame.stack.items()):
             copied = slot.copied
             if copied is not None and copied.call == origin.call and copied.status is not status:
@@ -195,7 +202,11 @@ def covers_origin(old: Origin | None, new: Origin | None) -> bool:
     if old is None or (old.off is not None and new.off is None):
         return False
     same = old.source is new.source and old.block is new.block and old.status is new.status
-    return same and (bool(old.call) or old.key == new.key)
+    return same and (old.source in _OF_CALLS or old.key == new.key)
+
+
+# Sources of which every call of a helper is one of its own.
+_OF_CALLS = frozenset({Source.CQE, Source.CQE_RES, Source.CQE_USER_DATA, Source.RESULT})
 
 
 def covers_copied(old: Copied | None, new: Copied | None) -> bool:

@@ -7,7 +7,7 @@ of a branch, or what is stored for pruning. Regs and Slots are shared, stacks un
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, Self
 
 from pybpfvm.isa.opcodes import FRAME_POINTER, REGISTERS
 from pybpfvm.verifier.regstate import NOT_INIT, Pointer, Reg, RegType
@@ -99,6 +99,13 @@ class Lock:
     id: int
 
 
+class PathNotes(Protocol):
+    """What an observer remembers of a path."""
+
+    def covers(self, new: Self) -> bool:
+        """Whether exploring on from here need not be done again for a path with notes `new`."""
+
+
 class State:
     """All frames, the innermost last, the references held as (id, pc that acquired it), and the
     regions that are open. `locks` are those held, in the order in which they were taken.
@@ -122,7 +129,7 @@ class State:
         self.refs = refs
         self.certain = certain
         self.regions = regions
-        self.notes: object = None
+        self.notes: PathNotes | None = None
         self.rounds = 0
         self.locks: tuple[Lock, ...] = ()
 

@@ -115,8 +115,7 @@ def from_stack(env: Environment, frame: Frame, low: int, size: int, value: Reg) 
         return value
     if copied.cqe:
         source = _CQE_FIELDS.get((index, size), Source.CQE)
-        key = ("cqe", copied.call, index)
-        return fresh(value, source, key, call=copied.call, status=copied.status)
+        return fresh(value, source, ("cqe", copied.call, index), copied=copied)
     return _fetched(env, copied, index, size, value)
 
 
@@ -124,18 +123,19 @@ def _fetched(env: Environment, copied: Copied, index: int, size: int, value: Reg
     """Bytes `index` and on of what was copied from user memory."""
     addr, addr_off = copied.addr, copied.addr_off
     if addr is None or addr_off is None:
-        return fresh(value, Source.COPIED, ("copied", copied.call, index), call=copied.call)
+        return fresh(value, Source.COPIED, ("copied", copied.call, index), copied=copied)
     offset = addr_off + index
     key = ("at", addr.key, offset, size)
     contract = env.options.contract
     if contract is None or addr.block is None or size != _SLOT:
-        return fresh(value, Source.COPIED, key, name=f"byte {offset}")
+        return fresh(value, Source.COPIED, key, name=f"byte {offset}", copied=copied)
     found = contract.pointed_by(addr.block, offset)
     if found is None:
-        return fresh(value, Source.COPIED, key, name=f"byte {offset} of {addr.block.name}")
+        name = f"byte {offset} of {addr.block.name}"
+        return fresh(value, Source.COPIED, key, name=name, copied=copied)
     field, block = found
     name = f"{addr.block.name}.{field.name}"
-    return fresh(value, Source.COPIED, key, block=block, name=name)
+    return fresh(value, Source.COPIED, key, block=block, name=name, copied=copied)
 
 
 def called(

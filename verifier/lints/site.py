@@ -1,0 +1,134 @@
+"""An instruction in a state, as a lint looks at it: what it is, and what memory holds there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from pybpfvm.isa.insn import Insn
+from pybpfvm.profiles.base import Profile, RingRules
+from pybpfvm.verifier import stack
+from pybpfvm.verifier.contract import MAX_CQS, Contract, ProgramPromise
+from pybpfvm.verifier.lints.notes import Notes, Span
+from pybpfvm.verifier.regstate import Reg, RegType
+from pybpfvm.verifier.state import Frame, State
+from pybpfvm.verifier.verdict import Rule
+
+# Keeps a warning: rule, pc, message, reason, suggestion.
+Report = Callable[[Rule, int, str, str, str], None]
+_SLOT = stack.SLOT_BYTES
+
+
+@dataclass(slots=True)
+class Site:
+    """The instruction at `pc` is about to be executed in `state`. `helper` is the name of what it
+    calls, or ""."""
+
+    profile: Profile
+    contract: Contract | None
+    promise: ProgramPromise
+    pc: int
+    insn: Insn
+    state: State
+    helper: str
+    code: Mapping[int, Insn]
+    report: Report
+
+    @property
+    def regs(self) -> list[Reg]:
+        return self.state.frame.regs
+
+    @property
+    def ring(self) -> RingRules:
+        assert self.profile.ring is not None
+        return self.profile.ring
+
+    @property
+    def notes(self) -> Notes:
+        return notes_of(self.state)
+
+    @notes.setter
+    def notes(self, notes: Notes) -> None:
+        self.state.notes = notes
+
+    @property
+    def cqs(self) -> int:
+        """How many CQs the ring has at most."""
+        declared = () if self.contract is None else self.contract.cq_entries
+        return len(declared) or MAX_CQS
+
+    def warn(self, rule: Rule, message: str, reason: str, suggestion: str) -> None:
+        self.warn_at(self.pc, rule, message, reason, suggestion)
+
+    def warn_at(self, pc: int, rule: Rule, message: str, reason: str, suggestion: str) -> None:
+        """Keep a warning, if a run can come here at all."""
+        if not self.notes.impossible:
+            self.report(rule, pc, message, reason, suggestion)
+
+    def check_cq(self, what: str, span: Span) -> None:
+        """A CQ index that no CQ of the ring has."""
+        low, high = span
+        if low < self.cqs:
+            return
+        shown = str(low) if low == high else f"{low} or more"
+        self.warn(
+            Rule.CQ_INDEX,
+            f"{what} is {shown}, and the ring has {self.cqs} CQs",
+            "the request or the call fails with -EINVAL, whatever else it says",
+            f"use an index from 0 to {self.cqs - 1}, or create the ring with more CQs",
+        )
+
+
+def notes_of(state: State) -> Notes:
+    """What is remembered of the path to a state."""
+    assert isinstance(state.notes, Notes)
+    return state.notes
+
+
+def u32_span(reg: Reg) -> Span:
+    """The low 32 bits of a number."""
+    return reg.var.u32min, reg.var.u32max
+
+
+def only(span: Span) -> int | None:
+    """The value of a span of one."""
+    return span[0] if span[0] == span[1] else None
+
+
+def stack_place(state: State, reg: Reg) -> tuple[Frame, int] | None:
+    """The frame and offset that a pointer to the stack points to, if it is known."""
+    if reg.type is not RegType.PTR_TO_STACK or reg.var.mask:
+        return None
+    return state.frames[reg.frame], reg.off + reg.var.smin
+
+
+def known_bits(frame: Frame, off: int, size: int) -> tuple[int, int]:
+    """(value, mask) of `size` bytes at `off`, little-endian: bits in mask are unknown."""
+    value = mask = 0
+    for index in range(size):
+        slot = frame.stack.get((off + index) & -_SLOT, stack.EMPTY)
+        inside = (off + index) & (_SLOT - 1)
+        kind, held = slot.kinds[inside], slot.reg
+        byte, unknown = 0, 0xFF
+        if kind == stack.ZERO:
+            unknown = 0
+        elif kind == stack.SPILL and held is not None and held.type is RegType.SCALAR_VALUE:
+            byte = held.var.value >> (8 * inside) & 0xFF
+            unknown = held.var.mask >> (8 * inside) & 0xFF
+        value |= byte << (8 * index)
+        mask |= unknown << (8 * index)
+    return value, mask
+
+
+def known_value(frame: Frame, off: int, size: int) -> int | None:
+    """The number in `size` bytes at `off`, if all of it is known."""
+    value, mask = known_bits(frame, off, size)
+    return None if mask else value
+
+
+def held_number(frame: Frame, off: int, size: int) -> Reg | None:
+    """The number that was stored as `size` bytes at `off`, if it is one that is remembered."""
+    slot = frame.stack.get(off & -_SLOT)
+    if slot is None or off & (_SLOT - 1) or slot.reg is None or slot.spilled != size:
+        return None
+    return slot.reg if slot.reg.type is RegType.SCALAR_VALUE else None

@@ -1,0 +1,209 @@
+"""The observer that the lints share: it finds the instructions that concern them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pybpfvm.isa.codec import pcs
+from pybpfvm.isa.insn import Insn
+from pybpfvm.isa.opcodes import Kind as InsnKind
+from pybpfvm.isa.opcodes import Operand
+from pybpfvm.profiles.base import Profile
+from pybpfvm.program import BpfObject, MapType, Program
+from pybpfvm.verifier.contract import Contract, ProgramPromise
+from pybpfvm.verifier.lints import buffers, completions, exposure, fetches, submission, waiting
+from pybpfvm.verifier.lints.notes import Notes
+from pybpfvm.verifier.lints.site import (
+    Site,
+    held_number,
+    known_value,
+    notes_of,
+    stack_place,
+)
+from pybpfvm.verifier.observe import Observer
+from pybpfvm.verifier.regstate import Reg, RegType, is_null
+from pybpfvm.verifier.state import State
+from pybpfvm.verifier.usernames import EMIT, FROM_USER, REAP, SUBMIT, TO_USER
+from pybpfvm.verifier.verdict import Finding, Kind, Rule
+
+_CHANGES_MAPS = frozenset(
+    {"map_update_elem", "map_delete_elem", "map_push_elem", "map_pop_elem", "ringbuf_output"}
+    | {"ringbuf_submit"}
+)
+# Helpers that fill memory of the program: the register that says where.
+_FILLS = {**dict.fromkeys(FROM_USER, 1), **dict.fromkeys(REAP, 3)}
+_NOTHING = ProgramPromise()
+
+
+class Lints(Observer):
+    """Watches one exploration of a ring program; `warnings` says what it saw."""
+
+    def __init__(
+        self,
+        program: Program,
+        obj: BpfObject,
+        profile: Profile,
+        contract: Contract | None,
+        *,
+        coarse: bool = False,
+    ) -> None:
+        self._start = Notes(coarse=coarse)
+        self._program = program
+        self._profile = profile
+        self._contract = contract
+        self._promise = _NOTHING if contract is None else contract.of(program.name)
+        self._code = dict(zip(pcs(program.insns), program.insns, strict=True))
+        self._globals = {sub.start for sub in program.subprogs if sub.is_global}
+        self._found: dict[tuple[Rule, int], Finding] = {}
+        self._results = completions.Results()
+        # Lookups, by pc, that find something on every path; tests of such for NULL, and of what.
+        self._sure: dict[int, bool] = {}
+        self._null_tests: dict[int, int] = {}
+        self._sure_tests: dict[int, bool] = {}
+        self._last = -1
+
+    def warnings(self, *, finished: bool = True) -> tuple[Finding, ...]:
+        """What was found, by pc; to be asked for once the exploration is over. `finished`: all
+        paths were seen, so that what was done on none of them is known too."""
+        if finished:
+            self._results.finish(self._profile, self._report)
+        return tuple(sorted(self._found.values(), key=lambda one: (one.pc, one.rule.value)))
+
+    def _report(self, rule: Rule, pc: int, message: str, reason: str, suggestion: str) -> None:
+        if (rule, pc) not in self._found:
+            source = self._program.line_at(pc)
+            self._found[rule, pc] = Finding(
+                rule, Kind.LINT, pc, message, reason, suggestion, source
+            )
+
+    def resumed(self, origin: int, pc: int, state: State) -> None:
+        self._last = origin
+        if state.notes is None:
+            state.notes = self._start
+
+    def step(self, pc: int, state: State) -> None:
+        tested = self._null_tests.get(self._last)
+        if tested is not None and is_null(state.frame.regs[tested]):
+            self._nothing_found(state, self._last)
+        self._last = pc
+        insn = self._code[pc]
+        kind = insn.spec.kind
+        if kind is InsnKind.CALL:
+            name = self._profile.helpers.get(insn.imm, "")
+            self._call(self._site(pc, insn, state, name))
+        elif kind in (InsnKind.STX, InsnKind.ST, InsnKind.ATOMIC):
+            self._store(self._site(pc, insn, state))
+        elif kind in (InsnKind.LDX, InsnKind.LDSX):
+            site = self._site(pc, insn, state)
+            fetches.loaded(site)
+            self._results.loaded(site)
+        elif kind is InsnKind.JUMP:
+            site = self._site(pc, insn, state)
+            if site.regs[insn.dst].type is RegType.PTR_TO_MAP_VALUE_OR_NULL:
+                self._test(pc, insn.dst, site.regs[insn.dst])
+            for number in _operands(insn):
+                fetches.compared(site, site.regs[number])
+                self._results.used(site, site.regs[number])
+        elif kind is InsnKind.ALU:
+            for number in _operands(insn):
+                self._results.read(state.frame.regs[number])
+        elif kind is InsnKind.EXIT and len(state.frames) == 1:
+            site = self._site(pc, insn, state)
+            waiting.ended(site)
+            submission.ended(site)
+        elif kind is InsnKind.CALL_LOCAL and pc + 1 + insn.imm in self._globals:
+            site = self._site(pc, insn, state)
+            site.notes = replace(site.notes, persisted=True, reaped=site.notes.reaped | {None})
+
+    def _test(self, pc: int, number: int, found: Reg) -> None:
+        """The jump at `pc` tells whether a lookup found something."""
+        if found.map is not None and found.map.type == MapType.ARRAY:
+            self._null_tests[pc] = number
+            sure = self._sure.get(found.at, False)
+            self._sure_tests[pc] = sure and self._sure_tests.get(pc, True)
+
+    def _nothing_found(self, state: State, tested: int) -> None:
+        """A lookup in an array found nothing. No run comes here if the index was one that the
+        array has; and it probably was, if that is not known: nothing is said of progress."""
+        notes = notes_of(state)
+        if self._sure_tests[tested]:
+            state.notes = replace(notes, impossible=True)
+        else:
+            state.notes = replace(notes, persisted=True)
+
+    def _site(self, pc: int, insn: Insn, state: State, helper: str = "") -> Site:
+        return Site(
+            self._profile,
+            self._contract,
+            self._promise,
+            pc,
+            insn,
+            state,
+            helper,
+            self._code,
+            self._report,
+        )
+
+    def _call(self, site: Site) -> None:
+        name = site.helper
+        if name in SUBMIT:
+            sqe = submission.submitted(site)
+            exposure.submitted(site)
+            if sqe is not None:
+                self._results.submitted(sqe)
+                buffers.submitted(site, sqe)
+                submission.linked(site, sqe)
+        elif name in EMIT:
+            completions.emitted(site)
+            exposure.emitted(site)
+            for number in (2, 3, 4, 5):
+                self._results.used(site, site.regs[number])
+        elif name in REAP:
+            self._results.reaped(site)
+            waiting.reaped(site)
+            buffers.reaped(site)
+        elif name in FROM_USER:
+            fetches.fetched(site)
+            buffers.copied(site, site.regs[3], site.regs[2], writes=False)
+        elif name in TO_USER:
+            addr, size, memory = (site.regs[1 + at] for at in TO_USER[name])
+            fetches.address(site, addr)
+            buffers.copied(site, addr, size, writes=True)
+            exposure.copied(site, memory, size)
+            self._results.copied(site, memory, size)
+        elif name == "map_lookup_elem":
+            self._sure[site.pc] = self._sure.get(site.pc, True) and _in_range(site)
+        out = site.regs[_FILLS[name]] if name in _FILLS else None
+        fills = out is not None and out.type is RegType.PTR_TO_MAP_VALUE
+        if fills or name in TO_USER or name in _CHANGES_MAPS:
+            site.notes = replace(site.notes, persisted=True)
+
+    def _store(self, site: Site) -> None:
+        insn = site.insn
+        pointer = site.regs[insn.dst]
+        if pointer.type is RegType.PTR_TO_CTX:
+            waiting.stored(site)
+        elif pointer.type is RegType.PTR_TO_MAP_VALUE:
+            exposure.stored(site)
+            site.notes = replace(site.notes, persisted=True)
+        if insn.spec.kind is not InsnKind.ST and pointer.type is not RegType.PTR_TO_STACK:
+            self._results.used(site, site.regs[insn.src])
+
+
+def _in_range(site: Site) -> bool:
+    """Whether a lookup is one in an array, by an index that it has."""
+    spec = site.regs[1].map
+    place = stack_place(site.state, site.regs[2])
+    if spec is None or place is None or spec.type != MapType.ARRAY:
+        return False
+    value = known_value(*place, spec.key_size)
+    if value is None:
+        held = held_number(*place, spec.key_size)
+        value = spec.max_entries if held is None else held.var.umax
+    return value < spec.max_entries
+
+
+def _operands(insn: Insn) -> tuple[int, ...]:
+    """Registers that an ALU instruction or a jump reads."""
+    both = insn.spec.operand is Operand.X
+    return (insn.dst, insn.src) if both else (insn.dst,)
