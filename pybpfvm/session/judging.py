@@ -25,6 +25,7 @@ from pybpfvm.session.constants import with_constants
 from pybpfvm.verifier.contract import Contract
 from pybpfvm.verifier.environment import KernelRules, Options, default_rules
 from pybpfvm.verifier.kernels import DEFAULT_KERNEL, KERNELS
+from pybpfvm.verifier.lints import with_lints
 from pybpfvm.verifier.log import DEFAULT_LOG_CHARS
 from pybpfvm.verifier.observe import Observer
 from pybpfvm.verifier.verdict import (
@@ -146,6 +147,7 @@ def judge(
     if request.policy is Policy.STRICT and _only_unproven(verdict):
         verdict = _by_our_own_rules(program, obj, profile, options, verdict)
     # Here meet the parts that add to a verdict: lints, causes, witnesses, in this order.
+    verdict = with_lints(program, obj, profile, verdict, options)
     return _witnessed_only(verdict)
 
 

@@ -41,7 +41,8 @@ def lint(
         return ()
     most = min(options.budget_insns, _COARSE_TIMES * processed_insns + _COARSE_INSNS)
     found: dict[tuple[Rule, int], Finding] = {}
-    for coarse, budget_insns in ((False, min(most, _FINE_INSNS)), (True, most)):
+    fine = [(False, min(most, _FINE_INSNS))] if processed_insns <= _FINE_INSNS // 2 else []
+    for coarse, budget_insns in (*fine, (True, most)):
         watching = Lints(program, obj, profile, options.contract, coarse=coarse)
         verdict = verify(
             program,
