@@ -15,16 +15,12 @@ from pybpfvm.btf.types import (
     Btf,
     BtfKind,
     BtfType,
-    Enum,
-    Enum64,
-    Float,
     Int,
     Member,
     Ptr,
     Struct,
     TypeTag,
     Union,
-    Void,
 )
 from pybpfvm.errors import InputError
 from pybpfvm.verifier.refusal import Refused, forbidden
@@ -180,14 +176,7 @@ def _pointer(
     target = btf.resolve(pointer.type_id)
     if isinstance(btf.type(target), Struct | Union):
         return Reached(target, trust=trust, member=member.name)
-    if is_memory(btf, target):
-        return Reached(memory=True, trust=trust, member=member.name)
-    return Reached(trust=union)
-
-
-def is_memory(btf: Btf, type_id: int) -> bool:
-    """Whether a pointer to this (resolved) type may be read through as plain memory."""
-    return isinstance(btf.type(type_id), Int | Enum | Enum64 | Void | Float)
+    return Reached(memory=True, trust=trust, member=member.name)
 
 
 def _size(btf: Btf, type_id: int) -> int:

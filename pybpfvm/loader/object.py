@@ -20,6 +20,7 @@ from pybpfvm.loader.core import CoreResolver
 from pybpfvm.loader.data import data_maps, unsupported_data
 from pybpfvm.loader.elf import MAX_FILE_BYTES, SHN_UNDEF, STB_LOCAL, ElfObject, read_elf
 from pybpfvm.loader.functions import Function, FunctionTable
+from pybpfvm.loader.kfuncs import KernelFunctions
 from pybpfvm.loader.lines import LineTable
 from pybpfvm.loader.link import SlotBudget, link, reachable
 from pybpfvm.loader.maps import PlacedMap, declared_maps
@@ -43,7 +44,8 @@ def load(
     types of ring programs are the ABI's, all others the running kernel's.
 
     Raises InputError, with section and offset, for whatever is malformed or beyond the limits.
-    What is well-formed but not supported (struct_ops, extern functions and variables, kconfig)
+    What is well-formed but not supported (struct_ops, extern variables, kconfig, functions that the
+    target's BTF does not have)
     is listed in `unsupported`; a program that needs it is left out.
     """
     if isinstance(source, bytes):
@@ -68,7 +70,7 @@ def _assemble(elf: ElfObject, target: TargetBtf, sha256: str) -> BpfObject:
     placed = declared_maps(elf, btf) + data_maps(elf, btf)
     functions = FunctionTable(elf)
     core = CoreResolver(elf, btf, ext, target)
-    relocator = Relocator(elf, functions, MapTable(placed), core)
+    relocator = Relocator(elf, functions, MapTable(placed), core, KernelFunctions(btf, target))
     bodies = {function: relocator.body(function) for function in functions.all()}
     lines = LineTable(elf, btf, ext)
     called = frozenset(

@@ -20,6 +20,7 @@ from pybpfvm.isa.table import SPECS
 from pybpfvm.loader.core import CoreResolver
 from pybpfvm.loader.elf import STT_FUNC, ElfObject, Relocation, Symbol
 from pybpfvm.loader.functions import Function, FunctionTable
+from pybpfvm.loader.kfuncs import KernelFunctions
 from pybpfvm.loader.maps import PlacedMap
 
 R_BPF_64_64 = 1
@@ -75,12 +76,18 @@ class Relocator:
     """Makes bodies of functions. Holds what an object's relocations are resolved against."""
 
     def __init__(
-        self, elf: ElfObject, functions: FunctionTable, maps: MapTable, core: CoreResolver
+        self,
+        elf: ElfObject,
+        functions: FunctionTable,
+        maps: MapTable,
+        core: CoreResolver,
+        kernel: KernelFunctions,
     ) -> None:
         self._elf = elf
         self._functions = functions
         self._maps = maps
         self._core = core
+        self._kernel = kernel
         self._by_slot: dict[int, dict[int, Relocation]] = {}
         self._notes: dict[str, None] = {}
 
@@ -182,7 +189,11 @@ class Relocator:
         kind = insn.spec.kind
         if relocation.type == R_BPF_64_32 and kind in (Kind.CALL_LOCAL, Kind.CALL_KFUNC):
             if not symbol.section:
-                return insn, None, f"extern function {symbol.name}"
+                call = self._kernel.resolved(insn, symbol)
+                if call is None:
+                    return insn, None, f"extern function {symbol.name}"
+                self._note(function, symbol, f"kernel function {call.imm}")
+                return call, None, ""
             # Where there is no addend beside the relocation, the immediate holds A / 8 - 1.
             addend = relocation.addend
             if addend is None:

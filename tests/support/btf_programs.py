@@ -84,12 +84,12 @@ class _Writer:
         for register, index in zip((6, 7), rng.sample(range(len(kinds)), min(2, len(kinds)))):
             self.lines.append(f"r{register} = *(u64 *)(r9 + {8 * index})")
             self.held[register] = kinds[index]
-            if rng.random() < 0.6:
+            if rng.random() < 0.85:
                 self.check(register)
         for _ in range(rng.randrange(1, 9)):
             step = rng.choices(
                 (self.follow, self.number, self.kfunc, self.region, self.spill, self.odd),
-                (6, 4, 3, 2, 1, 1),
+                (8, 8, 1, 2, 2, 1),
             )[0]
             step()
         for register in self.references:
@@ -108,16 +108,17 @@ class _Writer:
     def follow(self) -> None:
         """Load a pointer member."""
         rng = self.rng
-        register = rng.choice((6, 7))
+        register = rng.choice(tuple(self.held) or (9,))
         members = _members(self.btf, self.held.get(register, 0), pointers=True)
         if not members:
-            self.number()
             return
         offset, target = rng.choice(members)
-        size = 8 if rng.random() < 0.93 else rng.choice(_SIZES)
+        size = 8 if rng.random() < 0.97 else rng.choice(_SIZES)
         to = rng.choice((6, 7, 8))
         self.lines.append(f"r{to} = *(u{8 * size} *)(r{register} + {offset})")
         self.held[to] = target
+        if not target:
+            del self.held[to]
         if rng.random() < 0.3:
             self.check(to)
 
@@ -128,14 +129,14 @@ class _Writer:
         members = _members(self.btf, self.held.get(register, 0), pointers=False)
         offset, size = rng.choice(members) if members else (rng.randrange(64), 4)
         size = size if size in _SIZES else rng.choice(_SIZES)
-        if rng.random() < 0.1:
+        if rng.random() < 0.05:
             offset += rng.choice((-1, 1, 2, 4))
-        if rng.random() < 0.1:
+        if rng.random() < 0.05:
             size = rng.choice(_SIZES)
         sign = "-" if offset < 0 else "+"
         place = f"*(u{8 * size} *)(r{register} {sign} {abs(offset)})"
         to = rng.choice((0, 2, 3))
-        self.lines.append(f"{place} = 1" if rng.random() < 0.05 else f"r{to} = {place}")
+        self.lines.append(f"{place} = 1" if rng.random() < 0.02 else f"r{to} = {place}")
 
     def kfunc(self) -> None:
         """Call one, with what is at hand."""
