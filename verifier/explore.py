@@ -709,7 +709,6 @@ def _on_memory(
 
 
 _FEATURES = {
-    Kind.CALL_KFUNC: "calls of kernel functions (kfuncs)",
     Kind.ADDR_SPACE_CAST: "address spaces (arena)",
 }
 

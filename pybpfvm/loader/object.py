@@ -45,8 +45,7 @@ def load(
 
     Raises InputError, with section and offset, for whatever is malformed or beyond the limits.
     What is well-formed but not supported (struct_ops, extern variables, kconfig, functions that the
-    target's BTF does not have)
-    is listed in `unsupported`; a program that needs it is left out.
+    target's BTF does not have) is listed in `unsupported`; a program that needs it is left out.
     """
     if isinstance(source, bytes):
         data, path = source, name or "object"

@@ -15,11 +15,12 @@ from pybpfvm.isa.opcodes import Kind as InsnKind
 from pybpfvm.loader.object import load
 from pybpfvm.loader.target import kernel_btf
 from pybpfvm.profiles.btf_typed import btf_typed_profile
+from pybpfvm.session.kernel_journal import Journal
 from pybpfvm.verifier import btfwalk
 from pybpfvm.verifier.verdict import Accepted, Kind, Rejected, Rule, Verdict
 from pybpfvm.verifier.verify import Options, verify
 from tests.support.btf_programs import Made, generate
-from tests.support.verifier_oracle import Comparison, Journal, KernelVerifier, compared, same_place
+from tests.support.verifier_oracle import Comparison, KernelVerifier, compared, same_place
 
 PROGRAMS = int(os.environ.get("PYBPFVM_BTF_PROGRAMS", "200"))
 FIRST_SEED = int(os.environ.get("PYBPFVM_ORACLE_SEED", "1000"))
