@@ -18,7 +18,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from pybpfvm.isa.codec import target_pc
-from pybpfvm.isa.disasm import format_insn
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import MAX_FRAMES, Kind, Operand
 from pybpfvm.verifier import memory, rcu, usermem
@@ -52,7 +51,7 @@ from pybpfvm.verifier.regstate import (
 from pybpfvm.verifier.stack import Slot
 from pybpfvm.verifier.state import NO_REGIONS, Callback, Frame, State
 from pybpfvm.verifier.transfer import check_writable, prepare_alu, prepare_lddw
-from pybpfvm.verifier.verdict import Finding, PathStep, Rule
+from pybpfvm.verifier.verdict import Finding, Rule
 from pybpfvm.verifier.verdict import Kind as Why
 
 # A step changes the state and gives the pc where it goes on, -1 if the path ends.
@@ -64,7 +63,6 @@ _STORE_JUMPS, _STORE_INSNS = 2, 8
 _LOOP_JUMPS, _LOOP_INSNS = 20, 100
 _KEEP_HITS, _KEEP_MISSES = 3, 3
 _MAX_PENDING = 8192
-_PATH_STEPS = 6
 
 # Types whose programs may use the old packet loads.
 _PACKET_LOADS = frozenset({"socket_filter", "sched_cls", "sched_act"})
@@ -312,23 +310,9 @@ class Explorer:
             refused.reason,
             refused.suggestion,
             self.env.program.line_at(pc),
-            self._path(refused.culprit),
-            refused.feature,
+            feature=refused.feature,
             registers=registers(state, self.env.code.get(pc)),
         )
-
-    def _path(self, culprit: Reg | None) -> tuple[PathStep, ...]:
-        """Where the value of a register comes from, the first cause first."""
-        steps: list[PathStep] = []
-        seen: set[int] = set()
-        while culprit is not None and len(steps) < _PATH_STEPS:
-            if culprit.at >= 0 and culprit.at not in seen:
-                seen.add(culprit.at)
-                text = format_insn(self.env.code[culprit.at])
-                note = f"{text} made it a {culprit.type.value}"
-                steps.append(PathStep(culprit.at, note, self.env.program.line_at(culprit.at)))
-            culprit = culprit.deps[0] if culprit.deps else None
-        return tuple(reversed(steps))
 
     def _out_of_budget(self, pc: int) -> None:
         self.inconclusive = Finding(
