@@ -94,6 +94,7 @@ def check_region(
     its range the register points. `invalid` is the kernel's text, with {off} and {size}."""
     off += reg.off
     var = reg.var
+    bounds = (-off, limit - size - off)
     if var.smin < 0 and (var.smin == S64_MIN or var.smin + off < 0) and var.mask:
         raise Refused(
             rule,
@@ -102,6 +103,7 @@ def check_region(
             reason=f"the offset may be as low as {var.smin + off}",
             suggestion="compare the index with 0, or make it unsigned",
             culprit=reg,
+            bounds=bounds,
         )
     low, high = var.smin + off, var.umax + off
     if low < 0 or low + size > limit:
@@ -112,6 +114,7 @@ def check_region(
             reason=f"the access reaches bytes {low} to {low + size - 1} of {limit}",
             suggestion=_SHRINK,
             culprit=reg,
+            bounds=bounds,
             certain=True,
         )
     if var.umax >= MAX_VAR_OFF:
@@ -121,6 +124,7 @@ def check_region(
             reason="the offset has no upper bound",
             suggestion=f"compare the index with its limit ({limit} bytes here) before using it",
             culprit=reg,
+            bounds=bounds,
         )
     if high + size > limit:
         where = invalid.format(off=high, size=size)
@@ -130,6 +134,7 @@ def check_region(
             reason=f"the access may reach byte {high + size - 1} of {limit}",
             suggestion=_SHRINK,
             culprit=reg,
+            bounds=bounds,
         )
 
 
@@ -306,6 +311,7 @@ def check_stack_bounds(
     `what` is " read from" or " write to" in the kernel's message.
     """
     var = reg.var
+    bounds = (-STACK_BYTES - reg.off - off, -size - reg.off - off)
     if not var.mask:
         low = high = reg.off + off + var.smin
     else:
@@ -316,6 +322,7 @@ def check_stack_bounds(
                 reason="what was added to the frame pointer has no bounds",
                 suggestion="compare the index with the array's size first",
                 culprit=reg,
+                bounds=bounds,
             )
         low, high = reg.off + off + var.smin, reg.off + off + var.smax
     if low < -STACK_BYTES or high + size > 0:
@@ -333,6 +340,7 @@ def check_stack_bounds(
             f"the stack is r10-{STACK_BYTES} to r10-1",
             suggestion="keep the offset inside the array on the stack",
             culprit=reg,
+            bounds=bounds,
             certain=low + size > 0 or high < -STACK_BYTES or not var.mask,
         )
     env.used_stack(state.frames[reg.frame].entry, low)

@@ -607,6 +607,7 @@ def _bad_result(when: str, value: Reg, low: int, high: int) -> Refused:
         reason=f"the return value must be known to lie between {low} and {high}",
         suggestion="return constants, or compare the value with the limits first",
         culprit=value,
+        bounds=(low, high),
         kind=Why.POLICY,
     )
 

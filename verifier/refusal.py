@@ -12,7 +12,8 @@ from pybpfvm.verifier.verdict import Kind, Rule
 class Refused(Exception):
     """A broken rule. `culprit` is the register whose history explains it.
 
-    `certain`: every run that comes here breaks the rule, whatever the values of its registers
+    `bounds`: the least and the greatest number that the culprit, or what was added to it if it is
+    a pointer, may be. `certain`: every run that comes here breaks the rule, whatever the values of its registers
     within what is known of them.
     """
 
@@ -24,6 +25,7 @@ class Refused(Exception):
         reason: str = "",
         suggestion: str = "",
         culprit: Reg | None = None,
+        bounds: tuple[int, int] | None = None,
         certain: bool = False,
         kind: Kind = Kind.UNPROVEN,
         feature: str = "",
@@ -34,6 +36,7 @@ class Refused(Exception):
         self.reason = reason
         self.suggestion = suggestion
         self.culprit = culprit
+        self.bounds = bounds
         self.certain = certain
         self.kind = kind
         self.feature = feature

@@ -297,6 +297,7 @@ def _out_of_bounds(message: str, culprit: Reg) -> Refused:
         reason=_FAR,
         suggestion="bound the index from below and above before adding it",
         culprit=culprit,
+        bounds=(-MAX_VAR_OFF + 1, MAX_VAR_OFF - 1),
     )
 
 
