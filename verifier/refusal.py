@@ -13,8 +13,8 @@ class Refused(Exception):
     """A broken rule. `culprit` is the register whose history explains it.
 
     `bounds`: the least and the greatest number that the culprit, or what was added to it if it is
-    a pointer, may be. `certain`: every run that comes here breaks the rule, whatever the values of its registers
-    within what is known of them.
+    a pointer, may be. `certain`: every run that comes here breaks the rule, whatever the values
+    of its registers within what is known of them.
     """
 
     def __init__(
