@@ -121,10 +121,7 @@ def failing_paths(
     """The path to each error that exploring finds, by rule and pc."""
     recorder = PathRecorder()
     verify(program, obj, profile, options=replace(options, observer=recorder))
-    found: dict[tuple[Rule, int], FailingPath] = {}
-    for path in recorder.paths:
-        found.setdefault((path.refused.rule, path.steps[-1].pc), path)
-    return found
+    return recorder.paths
 
 
 def _spreads(rule: Rule, path: FailingPath) -> bool:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pybpfvm.verifier.observe import Observer
 from pybpfvm.verifier.refusal import Refused
 from pybpfvm.verifier.state import State
+from pybpfvm.verifier.verdict import Rule
 
 # How many steps of a path are kept: memory is bounded by that of so many states.
 KEPT_STEPS = 20_000
@@ -45,14 +46,15 @@ class FailingPath:
 
 
 class PathRecorder(Observer):
-    """Keeps the path being explored and those it forked from; `paths` are those that failed.
+    """Keeps the path being explored and those it forked from; `paths` are those that failed,
+    by the rule that was broken and where.
 
     A step holds on to what came before it, so what nobody refers to any more is freed: memory
     goes with the length of the path and the number of forks that wait.
     """
 
     def __init__(self) -> None:
-        self.paths: list[FailingPath] = []
+        self.paths: dict[tuple[Rule, int], FailingPath] = {}
         self._last: Step | None = None
         self._recent: deque[Step] = deque()
         # By the identity of the state that will be resumed, which is kept alive here.
@@ -64,7 +66,7 @@ class PathRecorder(Observer):
         while self._recent and self._recent[-1] is not self._last:
             self._recent.pop()
 
-    def forked(self, origin: int, pc: int, state: State) -> None:
+    def forked(self, pc: int, target: int, state: State) -> None:
         """Remember where the other path leaves this one."""
         self._forks[id(state)] = (state, self._last)
 
@@ -77,11 +79,14 @@ class PathRecorder(Observer):
             self._recent[0].parent = None
 
     def refused(self, pc: int, state: State, refused: Refused) -> None:
-        """Keep the path to the refused instruction."""
+        """Keep the first path on which the rule is broken there."""
+        key = (refused.rule, pc)
+        if key in self.paths:
+            return
         last = self._last
         if last is None or last.pc != pc:  # refused before it was stepped over
             last = Step(pc, state.copy(), last)
-        self.paths.append(FailingPath(tuple(_in_order(last)), refused))
+        self.paths[key] = FailingPath(tuple(_in_order(last)), refused)
 
 
 def _in_order(last: Step) -> Iterator[Step]:

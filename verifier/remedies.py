@@ -530,19 +530,22 @@ def _helper_arg(question: Question) -> Advice:
     if insn is None:
         return Advice()
     if culprit is None or not question.links:
-        helper = helper_name(question.env, insn)
+        called = helper_name(question.env, insn)
         at = question.place(question.error.pc)
-        return Advice(suggestion=f"give {helper} at {at} a map or string that it works with")
+        return Advice(suggestion=f"give {called} at {at} a map or string that it works with")
     place = question.links[-1].place
     if not isinstance(place, Register) or insn.spec.kind is not Kind.CALL:
         return Advice()
     name = helper_name(question.env, insn)
     helper = HELPERS.get(question.env.profile.helpers.get(insn.imm, ""))
-    at = place.number - 1
-    wanted = helper.args[at] if helper is not None and at < len(helper.args) else None
+    index = place.number - 1
+    wanted = helper.args[index] if helper is not None and index < len(helper.args) else None
     what = _WANTED.get(wanted) if wanted is not None else None
     if what is None or question.error.suggestion:
-        return Advice(f"{question.error.reason}; {question.name} is {value_text(culprit)}")
+        return Advice(
+            f"{question.error.reason}; {question.name} is {value_text(culprit)}",
+            "" if question.error.suggestion else f"pass {name} in {question.name} what it takes",
+        )
     why = "" if question.error.reason.startswith("argument") else f": {question.error.reason}"
     return Advice(
         f"argument {place.number} of {name} must be {what}; {question.name} is "
@@ -789,4 +792,6 @@ _SAID: Mapping[Rule, Callable[[Question], Advice]] = {
     Rule.MISALIGNED: _misaligned,
     Rule.CTX_ACCESS: _only_here("access whole fields at their own offset and size"),
     Rule.RELEASE_UNOWNED: _release,
+    Rule.BTF_ACCESS: _only_here("access a member of the struct, within its offset and size"),
+    Rule.ATTACH_TARGET: _only_here("attach the program where its type and licence allow it"),
 }

@@ -19,7 +19,7 @@ from tests.support.verifier_cases import Case, corpus
 from tests.support.verifier_programs import Generated, generate
 
 GENERATED = 150
-OPTIONS = Options(budget_insns=20_000, all_errors=True)
+OPTIONS = Options(budget_insns=5_000, all_errors=True)
 # How a history may begin: with something that comes from outside, or was never there.
 _SOURCES = frozenset(
     {
@@ -76,7 +76,7 @@ def _check(made: Case | Generated) -> int:
     env = environment(made.program, made.object, made.profile, OPTIONS)
     for error in said.errors:
         where = f"{error.rule.value} at {error.pc}\n{listing(made.program)}"
-        assert error.reason, where
+        assert error.reason and error.suggestion, where
         assert len(error.path) <= MAX_PATH_STEPS, where
         pcs = [step.pc for step in error.path]
         assert len(set(pcs)) == len(pcs), where
@@ -127,16 +127,6 @@ def test_every_rejected_case_is_explained() -> None:
 
 def test_generated_programs_are_explained() -> None:
     assert sum(_check(generate(seed)) for seed in range(GENERATED)) >= GENERATED * 0.3
-
-
-def test_every_rule_of_the_corpus_has_a_suggestion() -> None:
-    silent: dict[Rule, str] = {}
-    for case in corpus():
-        verdict = _rejected(case)
-        for error in _explained(case, verdict).errors if verdict is not None else ():
-            if not error.suggestion:
-                silent.setdefault(error.rule, case.id)
-    assert not silent
 
 
 @pytest.mark.parametrize(
