@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pybpfvm.errors import SourceLine
 from pybpfvm.helpers.proto import ArgType
@@ -88,7 +88,12 @@ class Question:
 def advice(question: Question) -> Advice:
     """What is to be said of an error."""
     say = _SAID.get(question.error.rule)
-    return Advice() if say is None else say(question)
+    said = Advice() if say is None else say(question)
+    if said.suggestion or question.error.suggestion:
+        return said
+    rule = question.error.rule.value
+    shows = f"`pybpfvm explain {rule}` shows a program that does it right"
+    return replace(said, suggestion=f"change {question.place(question.error.pc)}; {shows}")
 
 
 # Numbers out of bounds.

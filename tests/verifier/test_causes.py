@@ -12,7 +12,7 @@ from pybpfvm.verifier.causes import MAX_PATH_STEPS, Cause, cause_of, explained, 
 from pybpfvm.verifier.environment import Environment, environment
 from pybpfvm.verifier.slicing import How, Link, Register, held, same, written_registers
 from pybpfvm.verifier.state import State
-from pybpfvm.verifier.verdict import Finding, Rejected, Rule
+from pybpfvm.verifier.verdict import Finding, Rejected
 from pybpfvm.verifier.verify import Options, verify
 from tests.support.state_claims import listing
 from tests.support.verifier_cases import Case, corpus
@@ -76,7 +76,8 @@ def _check(made: Case | Generated) -> int:
     env = environment(made.program, made.object, made.profile, OPTIONS)
     for error in said.errors:
         where = f"{error.rule.value} at {error.pc}\n{listing(made.program)}"
-        assert error.reason and error.suggestion, where
+        assert error.reason, where
+        assert error.suggestion, where
         assert len(error.path) <= MAX_PATH_STEPS, where
         pcs = [step.pc for step in error.path]
         assert len(set(pcs)) == len(pcs), where
