@@ -2,26 +2,30 @@
 
 Where a loop can not run forever (may_goto, callbacks, iterators), a path that comes back to a
 state that is still being explored ends there, if that state covers it in all its numbers. What
-follows is explored once, from the older state; so which numbers matter there is not known when
-the path ends. Until it is, the states on the way are `unresolved`: later paths are compared with
-all their numbers, not just with those that are known to matter. When the outermost state of such
-a loop has been explored to the end, `resolve` carries what matters along the back edges until
-nothing changes, and the states are like any others.
+follows is explored once, from the older state; so which numbers and slots matter there is not
+known when the path ends. Until it is, the states on the way are `unresolved`: later paths are
+compared with all they hold, not just with what is known to matter. When the outermost state of
+such a loop has been explored to the end, `resolve` carries what matters along the back edges
+until nothing changes, and the states are like any others.
 """
 
 from __future__ import annotations
 
 from pybpfvm.verifier.regstate import Reg, RegType, mark_precise, unknown
-from pybpfvm.verifier.stack import Slot
+from pybpfvm.verifier.screen import Screen
+from pybpfvm.verifier.stack import Slot, mark_read
 from pybpfvm.verifier.state import State
 
 
 class Stored:
     """A state kept at a prune point. `pending`: paths below it that have not ended. `head`: of a
-    loop that the state lies on and that is not resolved yet, the outermost state."""
+    loop that the state lies on and that is not resolved yet, the outermost state. `screen` are the
+    quick tests of an explored state, `differs` the register that last told
+    a path from it, -1 for none."""
 
     __slots__ = (
         "depth",
+        "differs",
         "edges",
         "head",
         "hits",
@@ -30,6 +34,7 @@ class Stored:
         "misses",
         "parent",
         "pending",
+        "screen",
         "state",
     )
 
@@ -39,6 +44,8 @@ class Stored:
         self.parent = parent
         self.depth: int = 0 if parent is None else parent.depth + 1
         self.pending = 1
+        self.screen: Screen | None = None
+        self.differs = -1
         self.hits = 0
         self.misses = 0
         self.head: Stored | None = None
@@ -104,7 +111,12 @@ def _carry(old: State, new: State) -> bool:
             changed |= _matters(before.regs[number], after.regs[number])
         for base, slot in before.stack.items():
             other = after.stack.get(base)
-            if slot.reg is not None and other is not None and other.reg is not None:
+            if other is None:
+                continue
+            if slot.read and not other.read:
+                mark_read(other)
+                changed = True
+            if slot.reg is not None and other.reg is not None:
                 changed |= _matters(slot.reg, other.reg)
     return changed
 

@@ -48,6 +48,7 @@ from pybpfvm.verifier.regstate import (
     scalar,
     unknown,
 )
+from pybpfvm.verifier.screen import Screen, differ
 from pybpfvm.verifier.stack import Slot
 from pybpfvm.verifier.state import NO_REGIONS, Callback, Frame, State
 from pybpfvm.verifier.transfer import check_writable, prepare_alu, prepare_lddw
@@ -86,6 +87,7 @@ class Explorer:
         self.tail_calls: set[int] = set()
         self._stored_now = 0
         self._live = Liveness(env)
+        self._origins = env.by_origin
         self._forks: list[tuple[int, State]] = []
         self._pending: list[tuple[int, int, State, Stored | None]] = []
         self._stored: dict[int, list[Stored]] = {}
@@ -211,7 +213,7 @@ class Explorer:
         )
         found = self._stored.get(pc)
         if found:
-            for stored in list(found):
+            for stored in reversed(found.copy()):
                 if stored.pending:
                     if (
                         bounded or (forced and stored.state.rounds != state.rounds)
@@ -231,9 +233,15 @@ class Explorer:
                         stored.hits += 1
                         close(stored, state, self._parent)
                         return False
-                elif self._compare(pc, stored, state, Compare.EXPLORED):
-                    stored.hits += 1
-                    return False
+                else:
+                    screen = stored.screen
+                    if screen is None:
+                        screen = stored.screen = Screen(self._live, pc, stored.state)
+                    if screen.may_cover(state) and self._compare(
+                        pc, stored, state, Compare.EXPLORED
+                    ):
+                        stored.hits += 1
+                        return False
                 if add:
                     stored.misses += 1
                     if stored.misses > stored.hits * _KEEP_HITS + _KEEP_MISSES:
@@ -257,13 +265,14 @@ class Explorer:
 
     def _compare(self, pc: int, stored: Stored, new: State, mode: Compare) -> bool:
         uninit = self.env.rules.uninit_stack
-        origins = self.env.by_origin and mode is not Compare.EXACT
+        origins = self._origins and mode is not Compare.EXACT
         explored = mode is Compare.EXPLORED
         if origins and explored and not _notes_cover(stored.state, new):
             return False
         linked = stored.linked if explored else None
         comparison = Comparison(self._live, mode, linked, uninit_stack=uninit, origins=origins)
-        covers = comparison.covers(pc, stored.state, new)
+        matters = stored.screen.matters if explored and stored.screen is not None else None
+        covers = comparison.covers(pc, stored.state, new, matters)
         if explored:
             stored.linked = comparison.linked
         return covers
@@ -273,6 +282,14 @@ class Explorer:
         old = stored.state
         if len(old.frames) != len(new.frames) or old.rounds != new.rounds:
             return False
+        before_regs, now_regs = old.frame.regs, new.frame.regs
+        last = stored.differs
+        if last >= 0 and differ(before_regs[last], now_regs[last]):
+            return False
+        for number in self._live.at(pc):
+            if differ(before_regs[number], now_regs[number]):
+                stored.differs = number
+                return False
         for before, now in zip(old.frames, new.frames, strict=True):
             one, other = before.callback, now.callback
             if one is not None and other is not None and one.rounds != other.rounds:
@@ -727,24 +744,23 @@ def _prune_points(env: Environment) -> set[int]:
 
 def _begin_anew(state: State) -> None:
     """Start anew to learn which numbers and stack slots matter: what hung on them before this
-    state is stored says nothing of what comes after it. Whatever marks the new Regs and Slots
-    still reaches the old."""
+    state is stored, or hangs on them on other paths, says nothing of what comes after it.
+    Whatever marks the new Regs and Slots still reaches the old."""
     renewed: dict[Reg, Reg] = {}
     for frame in state.frames:
         regs = frame.regs
         for number in range(10):
-            if regs[number].precise:
+            if regs[number].type is RegType.SCALAR_VALUE:
                 regs[number] = _renewed(regs[number], renewed)
         for base, slot in list(frame.stack.items()):
             reg = slot.reg
-            if slot.read or (reg is not None and reg.precise):
-                if reg is not None and reg.precise:
-                    reg = _renewed(reg, renewed)
-                if slot.copied is None:
-                    slot = Slot(slot.kinds, reg, slot.spilled)
-                else:
-                    slot = CopiedSlot(slot.kinds, slot.copied)
-                frame.put(base, slot)
+            if slot.copied is not None:
+                slot = CopiedSlot(slot.kinds, slot.copied)
+            elif reg is not None and reg.type is RegType.SCALAR_VALUE:
+                slot = Slot(slot.kinds, _renewed(reg, renewed), slot.spilled)
+            else:
+                slot = Slot(slot.kinds, reg, slot.spilled)
+            frame.put(base, slot)
             slot.stored = True
 
 

@@ -24,8 +24,8 @@ from pybpfvm.verifier.environment import Options, environment
 from pybpfvm.verifier.notation import format_places
 from pybpfvm.verifier.observe import Observer
 from pybpfvm.verifier.refusal import Refused
-from pybpfvm.verifier.regstate import Reg, RegType
-from pybpfvm.verifier.stack import SLOT_BYTES, Slot
+from pybpfvm.verifier.regstate import Reg, RegType, same_reg
+from pybpfvm.verifier.stack import SLOT_BYTES, Slot, same_slot
 from pybpfvm.verifier.state import Frame, State
 from pybpfvm.verifier.verdict import Accepted, Finding, Inconclusive, Verdict
 
@@ -303,8 +303,12 @@ class KernelLog(Observer):
         _, registers = self._prepare(before.pc)
         if before.insn.spec.kind in _CALLS:
             pairs = enumerate(zip(frame.regs, before.regs, strict=True))
-            registers = tuple(index for index, (new, old) in pairs if new is not old)
-        slots = {base for base, slot in frame.stack.items() if slot is not before.stack.get(base)}
+            registers = tuple(index for index, (new, old) in pairs if not same_reg(new, old))
+        slots = {
+            base
+            for base, slot in frame.stack.items()
+            if not same_slot(slot, before.stack.get(base))
+        }
         if before.insn.spec.kind in _LOADS:
             slots |= _loaded(before, frame)
         if not registers and not slots:

@@ -31,6 +31,29 @@ _NULL = Scalar.const(0)
 _ANYTHING = scalar(Scalar.UNKNOWN, -1)
 
 
+class Matters:
+    """What of a state decides which others it covers: live registers and, once it is `explored`,
+    the slots that were read. With the number of the frame, the innermost one's first."""
+
+    __slots__ = ("registers", "slots")
+
+    def __init__(self, live: Liveness, pc: int, state: State, *, explored: bool) -> None:
+        self.registers: list[tuple[int, int, Reg]] = []
+        self.slots: list[tuple[int, int, Slot]] = []
+        for index in range(len(state.frames) - 1, -1, -1):
+            frame = state.frames[index]
+            self.registers += [
+                (index, number, frame.regs[number])
+                for number in live_registers(live, pc, state, index)
+                if not explored or frame.regs[number].type is not RegType.NOT_INIT
+            ]
+            self.slots += [
+                (index, base, slot)
+                for base, slot in frame.stack.items()
+                if not explored or slot.read or not is_plain(slot)
+            ]
+
+
 class Comparison:
     """One comparison of two states: `ids` of the old one and theirs in the new one. `linked` are
     the old one's `linked_ids`, None to find them when they are needed."""
@@ -68,8 +91,9 @@ class Comparison:
         self.marks: list[Reg] = []
         self.read: list[Slot] = []
 
-    def covers(self, pc: int, old: State, new: State) -> bool:
-        """Whether exploring `old` from `pc` covers `new`."""
+    def covers(self, pc: int, old: State, new: State, matters: Matters | None = None) -> bool:
+        """Whether exploring `old` from `pc` covers `new`. `matters`: what of an explored state
+        does, if it was found before."""
         if len(old.frames) != len(new.frames) or len(old.refs) != len(new.refs):
             return False
         if old.regions != new.regions or len(old.locks) != len(new.locks):
@@ -81,25 +105,48 @@ class Comparison:
         for old_frame, new_frame in zip(old.frames, new.frames, strict=True):
             if not _same_function(old_frame, new_frame):
                 return False
+            if not self._callback(old_frame, new_frame):
+                return False
         for (old_id, old_pc), (new_id, new_pc) in zip(old.refs, new.refs, strict=True):
             if old_pc != new_pc or not self._same_id(old_id, new_id):
                 return False
-        for index in range(len(old.frames) - 1, -1, -1):
-            old_frame, new_frame = old.frames[index], new.frames[index]
-            numbers = live_registers(self._live, pc, old, index)
-            old_regs, new_regs = old_frame.regs, new_frame.regs
-            for number in numbers:
-                if not self._reg(old_regs[number], new_regs[number]):
+        if matters is None:
+            matters = Matters(self._live, pc, old, explored=self.mode is Compare.EXPLORED)
+        if not self._registers(matters, new) or not self._slots(matters, new):
+            return False
+        if self.mode is Compare.EXACT:
+            for old_frame, new_frame in zip(old.frames, new.frames, strict=True):
+                if new_frame.stack.keys() - old_frame.stack.keys():
                     return False
-            if not self._callback(old_frame, new_frame):
-                return False
-        for old_frame, new_frame in zip(old.frames, new.frames, strict=True):
-            if not self._stack(old_frame, new_frame):
-                return False
         for reg in self.marks:
             mark_precise(reg)
         for slot in self.read:
             mark_read(slot)
+        return True
+
+    def _registers(self, matters: Matters, new: State) -> bool:
+        frames = new.frames
+        unmarked = self.mode is Compare.EXPLORED and not self._origins
+        for index, number, old in matters.registers:
+            reg = frames[index].regs[number]
+            if unmarked and old.type is _SCALAR and not old.precise:
+                if reg.type is not _SCALAR:
+                    return False
+            elif not self._reg(old, reg):
+                return False
+        return True
+
+    def _slots(self, matters: Matters, new: State) -> bool:
+        frames = new.frames
+        explored = self.mode is Compare.EXPLORED
+        for index, base, slot in matters.slots:
+            other = frames[index].stack.get(base, EMPTY)
+            if other is slot and (slot.reg is None or not (slot.reg.id or slot.reg.ref_id)):
+                continue
+            if not self._slot(slot, other):
+                return False
+            if explored and not other.read:
+                self.read.append(other)
         return True
 
     def _callback(self, old: Frame, new: Frame) -> bool:
@@ -200,27 +247,6 @@ class Comparison:
             explored = self.mode is Compare.EXPLORED
             self.linked = linked_ids(self.state, self.pc, self._live if explored else None)
         return id in self.linked
-
-    def _stack(self, old: Frame, new: Frame) -> bool:
-        slots = new.stack
-        explored = self.mode is Compare.EXPLORED
-        for base, slot in old.stack.items():
-            other = slots.get(base, EMPTY)
-            if explored and not slot.read and is_plain(slot) and is_plain(other):
-                continue
-            if other is slot and (slot.reg is None or not (slot.reg.id or slot.reg.ref_id)):
-                continue
-            if not self._slot(slot, other):
-                return False
-            if explored and not other.read:
-                self.read.append(other)
-        if explored:
-            return True
-        if self.mode is Compare.EXACT:
-            return all(base in old.stack for base in slots)
-        # What exploring the old state will read is not known yet.
-        self.read += slots.values()
-        return True
 
     def _slot(self, old: Slot, new: Slot) -> bool:
         if self.mode is Compare.EXACT:

@@ -260,3 +260,15 @@ def shared(reg: Reg, new_id: Callable[[], int]) -> Reg:
 def is_null(reg: Reg) -> bool:
     """Whether this is the number 0."""
     return reg.type is RegType.SCALAR_VALUE and not reg.var.mask and not reg.var.value
+
+
+def same_reg(one: Reg, other: Reg) -> bool:
+    """Whether nothing wrote or narrowed a register in between: both are one, or one is the other
+    as a stored state has it."""
+    return one is other or (
+        one.type is other.type
+        and one.at == other.at
+        and one.var is other.var
+        and one.off == other.off
+        and (one.id, one.delta, one.range) == (other.id, other.delta, other.range)
+    )

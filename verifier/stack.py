@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pybpfvm.verifier.domains.scalar import Scalar, load_result, truncate
-from pybpfvm.verifier.regstate import Reg, RegType, is_null, mark_precise, scalar
+from pybpfvm.verifier.regstate import Reg, RegType, is_null, mark_precise, same_reg, scalar
 from pybpfvm.verifier.state import Frame
 
 if TYPE_CHECKING:
@@ -164,3 +164,14 @@ def read(frame: Frame, off: int, size: int, *, signed: bool, at: int, little: bo
     elif kinds.count(ZERO) == size:
         return scalar(Scalar.const(0), at)
     return scalar(load_result(size, signed), at)
+
+
+def same_slot(one: Slot, other: Slot | None) -> bool:
+    """Whether nothing wrote to the slot `other` until it was `one`, as `same_reg`."""
+    if one is other:
+        return True
+    if other is None or one.kinds != other.kinds or one.copied is not other.copied:
+        return False
+    if one.reg is None or other.reg is None:
+        return one.reg is other.reg and one.stored
+    return same_reg(one.reg, other.reg)

@@ -120,7 +120,7 @@ def _move(env: Environment, insn: Insn, pc: int, op: AluOp) -> Step:
             return
         var = value.var
         if ranges_only and var.mask:
-            known = _ranges_of(var)
+            known = _ranges_of(var) if _one_block(var, width, _SIGN_EXTENDING[op]) else _ANY
             var = _ranges_of(transfer(known, known))
         elif not whole:
             var = transfer(var, var)
@@ -133,6 +133,14 @@ def _move(env: Environment, insn: Insn, pc: int, op: AluOp) -> Step:
 
 
 _ANY = Scalar.UNKNOWN
+
+
+def _one_block(var: Scalar, width: int, bits: int) -> bool:
+    """Whether the signed range has the same bits above the lowest `bits` throughout. If not,
+    kernels take what is extended for any number."""
+    if width == 32:
+        return var.s32min >> bits == var.s32max >> bits
+    return var.smin >> bits == var.smax >> bits
 
 
 def _ranges_of(var: Scalar) -> Scalar:
