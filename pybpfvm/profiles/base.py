@@ -11,6 +11,7 @@ class CtxParts(Enum):
     """Which accesses to a context field name it."""
 
     WHOLE = "exactly its offset and size"
+    START = "loads of its first bytes; stores of all of it"
     READ = "loads of any aligned part of it; stores of all of it"
     ANY = "any aligned part of it"
 
@@ -28,11 +29,24 @@ class CtxHolds(Enum):
     KERNEL_OBJECT = "something of a kernel, which does not exist here"
 
 
+class CtxPointer(Enum):
+    """What a load of a context field that stands for a kernel object points to; the value is the
+    kernel's text for such a register."""
+
+    SOCK_COMMON_OR_NULL = "sock_common_or_null"
+    SOCKET = "sock"
+    SOCKET_OR_NULL = "sock_or_null"
+    FLOW_KEYS = "flow_keys"
+    TP_BUFFER = "tp_buffer"
+    KERNEL_STRUCT = "trusted_ptr_"
+
+
 @dataclass(frozen=True, slots=True)
 class CtxField:
     """A context field; accesses must have exactly its offset and size, or be of those `parts`.
 
-    `default` is what a GIVEN field holds where the host gives 0 or nothing.
+    `default` is what a GIVEN field holds where the host gives 0 or nothing. `pointer` says what a
+    load gives where that is no number and nothing of the packet.
     """
 
     name: str
@@ -42,6 +56,7 @@ class CtxField:
     parts: CtxParts = CtxParts.WHOLE
     holds: CtxHolds = CtxHolds.GIVEN
     default: int = 0
+    pointer: CtxPointer | None = None
 
     def named_by(self, offset: int, size: int, *, store: bool) -> bool:
         """Whether an access of `size` bytes at `offset` is one to this field."""
@@ -49,6 +64,8 @@ class CtxField:
             return True
         if self.parts is CtxParts.WHOLE or (store and self.parts is CtxParts.READ):
             return False
+        if self.parts is CtxParts.START:
+            return self.offset == offset and size < self.size
         inside = self.offset <= offset and offset + size <= self.offset + self.size
         return inside and offset % size == 0
 
@@ -100,13 +117,27 @@ class RingRules:
     submit_returns_errno: bool  # v1: 0 accepted, -errno bad and no CQE; later: 1 / 0 with a CQE
 
 
+class PacketAccess(Enum):
+    """What programs may do through packet pointers."""
+
+    NONE = "nothing: there are none"
+    READ = "read"
+    WRITE = "read and write"
+
+
 @dataclass(frozen=True, slots=True)
 class SectionRule:
-    """Programs in sections that start with `prefix` belong to the profile."""
+    """Programs in sections that start with `prefix` belong to the profile, and are for
+    `attach_type` (the kernel's number, 0 where there is only one or it makes no difference)."""
 
     prefix: str
     sleepable: bool = False
     exact: bool = False
+    attach_type: int = 0
+
+    def covers(self, section: str) -> bool:
+        """Whether a section of this name falls under the rule."""
+        return section == self.prefix or (not self.exact and section.startswith(self.prefix))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +147,12 @@ class Profile:
     `returns` is the inclusive range of allowed return values, None where any is allowed.
     `types` are the C types programs see, as (struct name, size, ((field, offset, size), ...)),
     from which the built-in BTF for CO-RE is made. `packet` says how programs get a packet, None
-    for types that run on none; `missing_helpers` names the helpers that the ABI has and this
-    version does not.
+    for types that run on none; `missing_helpers` names the helpers that the ABI has, or may have,
+    and this version does not. `packet_access` is for loads and stores, `packet_loads` says whether
+    LD_ABS and LD_IND are offered. `runs` is False for types that are verified and never run here.
+
+    What differs between the attach types of a program type is in `variants`: the same profile, as
+    it is for the programs of one of them (`attach_type`). `for_section` picks the right one.
     """
 
     name: str
@@ -136,6 +171,25 @@ class Profile:
     notes: tuple[str, ...] = field(default=())
     packet: PacketRules | None = None
     missing_helpers: Mapping[int, str] = field(default_factory=dict)
+    packet_access: PacketAccess = PacketAccess.NONE
+    packet_loads: bool = False
+    runs: bool = True
+    attach_type: int = 0
+    variants: tuple[Profile, ...] = ()
+
+    def section_rule(self, section: str) -> SectionRule | None:
+        """The first rule that `section` falls under."""
+        return next((rule for rule in self.sections if rule.covers(section)), None)
+
+    def for_section(self, section: str) -> Profile:
+        """The profile as it is for programs in `section`: of that section's attach type."""
+        rule = self.section_rule(section)
+        if rule is None or rule.attach_type == self.attach_type:
+            return self
+        for variant in self.variants:
+            if variant.attach_type == rule.attach_type:
+                return variant
+        return self
 
     def ctx_field(self, offset: int, size: int) -> CtxField | None:
         """The field that an access of `size` bytes at `offset` names exactly, or None."""

@@ -91,10 +91,7 @@ _OTHER_HELPER = _Signature()
 
 def matching_section(profile: Profile, section: str) -> SectionRule | None:
     """The first rule of the profile that `section` falls under."""
-    for rule in profile.sections:
-        if section == rule.prefix or (not rule.exact and section.startswith(rule.prefix)):
-            return rule
-    return None
+    return profile.section_rule(section)
 
 
 def detect(profiles: Iterable[Profile], programs: Iterable[ProgramFacts]) -> Detection:

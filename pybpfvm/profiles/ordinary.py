@@ -1,7 +1,8 @@
-"""Ordinary program types, as far as running them once needs: sections, context, packet, helpers.
+"""Ordinary program types: sections, context, packet, helpers and return values of each.
 
-Contexts are the structures of linux/bpf.h; who may read or write which field is what a kernel
-(6.18) answers, and tests ask it. `cb` and the argument arrays are one field each here.
+What is in them is data of the modules beside this one; tests ask the running kernel for all of
+it. Types whose context is not described (their arguments come from BTF) have no fields, and those
+that can not be run here are only verified.
 """
 
 from __future__ import annotations
@@ -9,315 +10,300 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from pybpfvm.profiles.base import (
-    CtxField,
-    CtxHolds,
-    CtxParts,
-    PacketRules,
-    Profile,
-    SectionRule,
-    Sleepable,
-)
-from pybpfvm.profiles.detect import matching_section
+from pybpfvm.profiles import contexts
+from pybpfvm.profiles.availability import offered
+from pybpfvm.profiles.base import PacketAccess, PacketRules, Profile, SectionRule, Sleepable
+from pybpfvm.profiles.contexts import Fields
 from pybpfvm.profiles.iouring_2021 import BASE_514
 from pybpfvm.profiles.mainline import MAINLINE_NAMES
+from pybpfvm.profiles.sections import SECTIONS
 
-_COMMON: Mapping[int, str] = {
+# Mainline's numbers of the helpers that can be executed here.
+MAINLINE_HELPERS: Mapping[int, str] = {
     **BASE_514,
+    9: "skb_store_bytes",
+    10: "l3_csum_replace",
+    11: "l4_csum_replace",
     14: "get_current_pid_tgid",
     15: "get_current_uid_gid",
     16: "get_current_comm",
+    26: "skb_load_bytes",
+    28: "csum_diff",
+    39: "skb_pull_data",
     105: "strtol",
     106: "strtoul",
     148: "copy_from_user",
     181: "loop",
     182: "strncmp",
-    195: "map_lookup_percpu_elem",
-}
-_SKB_READ: Mapping[int, str] = {26: "skb_load_bytes"}
-_SKB: Mapping[int, str] = {
-    **_SKB_READ,
-    9: "skb_store_bytes",
-    10: "l3_csum_replace",
-    11: "l4_csum_replace",
-    28: "csum_diff",
-    39: "skb_pull_data",
-}
-_XDP: Mapping[int, str] = {
-    28: "csum_diff",
     188: "xdp_get_buff_len",
     189: "xdp_load_bytes",
     190: "xdp_store_bytes",
-}
-
-# Mainline's numbers of all helpers that the table implements.
-MAINLINE_HELPERS: Mapping[int, str] = {**_COMMON, **_SKB, **_XDP}
-_MISSING: Mapping[int, str] = {
-    number: name
-    for number, name in MAINLINE_NAMES.items()
-    if number and number not in MAINLINE_HELPERS
+    195: "map_lookup_percpu_elem",
 }
 
 _ETHERNET_BYTES = 14
 _FRAME = PacketRules(writable=True, hidden_bytes=0, network_offset=_ETHERNET_BYTES)
 _NETWORK_PACKET = PacketRules(writable=False, hidden_bytes=_ETHERNET_BYTES, network_offset=0)
-_LOOPBACK_IFINDEX = 1  # where the packets of test runs come from
+_NONE, _READ, _WRITE = PacketAccess.NONE, PacketAccess.READ, PacketAccess.WRITE
+_BOOLEAN = (0, 1)
 
 
-def _word(name: str, offset: int, holds: CtxHolds = CtxHolds.GIVEN, default: int = 0) -> CtxField:
-    return CtxField(name, offset, 4, False, CtxParts.READ, holds, default)
+@dataclass(frozen=True, slots=True)
+class _Attach:
+    """What the programs of one attach type do not share with the others of their type."""
 
-
-def _pointer(name: str, offset: int, holds: CtxHolds) -> CtxField:
-    return CtxField(name, offset, 4, False, CtxParts.WHOLE, holds)
-
-
-def _address(name: str, offset: int) -> CtxField:
-    return CtxField(name, offset, 4, False, CtxParts.WHOLE, CtxHolds.KERNEL_OBJECT)
-
-
-_XDP_MD = (
-    _pointer("data", 0, CtxHolds.DATA),
-    _pointer("data_end", 4, CtxHolds.DATA_END),
-    _pointer("data_meta", 8, CtxHolds.DATA_META),
-    CtxField("ingress_ifindex", 12, 4, False, default=_LOOPBACK_IFINDEX),
-    CtxField("rx_queue_index", 16, 4, False),
-    CtxField("egress_ifindex", 20, 4, False, holds=CtxHolds.KERNEL_OBJECT),
-)
-
-_SK_BUFF = (
-    _word("len", 0, CtxHolds.LENGTH),
-    _word("pkt_type", 4, CtxHolds.PACKET_TYPE),
-    _word("mark", 8),
-    _word("queue_mapping", 12),
-    _word("protocol", 16, CtxHolds.PROTOCOL),
-    _word("vlan_present", 20),
-    _word("vlan_tci", 24),
-    _word("vlan_proto", 28),
-    _word("priority", 32),
-    _word("ingress_ifindex", 36),
-    _word("ifindex", 40, default=_LOOPBACK_IFINDEX),
-    _word("tc_index", 44),
-    CtxField("cb", 48, 20, True, CtxParts.ANY),
-    _word("hash", 68),
-    _word("tc_classid", 72),
-    _pointer("data", 76, CtxHolds.DATA),
-    _pointer("data_end", 80, CtxHolds.DATA_END),
-    _word("napi_id", 84),
-    _word("family", 88, CtxHolds.KERNEL_OBJECT),
-    # Addresses are read by whole words only.
-    _address("remote_ip4", 92),
-    _address("local_ip4", 96),
-    *(_address(f"remote_ip6[{i}]", 100 + 4 * i) for i in range(4)),
-    *(_address(f"local_ip6[{i}]", 116 + 4 * i) for i in range(4)),
-    _word("remote_port", 132, CtxHolds.KERNEL_OBJECT),
-    _word("local_port", 136, CtxHolds.KERNEL_OBJECT),
-    _pointer("data_meta", 140, CtxHolds.DATA_META),
-    CtxField("tstamp", 152, 8, False),
-    _word("wire_len", 160),
-    _word("gso_segs", 164),
-    CtxField("sk", 168, 8, False, CtxParts.WHOLE, CtxHolds.KERNEL_OBJECT),
-    _word("gso_size", 176),
-    CtxField("tstamp_type", 180, 1, False),
-    CtxField("hwtstamp", 184, 8, False),
-)
-_SOCKET_FIELDS = frozenset(one.name for one in _SK_BUFF if 88 <= one.offset < 140)
-
-
-def _sk_buff(without: frozenset[str], writable: frozenset[str]) -> tuple[CtxField, ...]:
-    return tuple(
-        replace(one, writable=one.writable or one.name in writable)
-        for one in _SK_BUFF
-        if one.name not in without
-    )
-
-
-_SOCKET_FILTER_FIELDS = _sk_buff(
-    _SOCKET_FIELDS
-    | {"tc_classid", "data", "data_end", "data_meta", "tstamp", "wire_len", "tstamp_type"}
-    | {"hwtstamp"},
-    frozenset(),
-)
-_CLS_FIELDS = _sk_buff(
-    _SOCKET_FIELDS,
-    frozenset({"mark", "tc_index", "priority", "tc_classid", "tstamp", "queue_mapping"}),
-)
-_CGROUP_SKB_FIELDS = _sk_buff(
-    frozenset({"tc_classid", "data_meta", "wire_len", "tstamp_type"}),
-    frozenset({"mark", "priority", "tstamp"}),
-)
-
-
-def _words(name: str, count: int, *, start: int = 0, writable: bool = False) -> CtxField:
-    """`count` 64-bit words; any aligned part of them may be accessed."""
-    return CtxField(name, start, 8 * count, writable, CtxParts.ANY)
-
-
-def _registers(count: int) -> tuple[CtxField, ...]:
-    """`count` saved registers, which can be read as a whole only."""
-    return tuple(CtxField(f"reg{index}", 8 * index, 8, False) for index in range(count))
-
-
-def _rules(*prefixes: str) -> tuple[SectionRule, ...]:
-    """`name` alone stands for itself and `name/...`; a prefix that ends in / or * for whatever
-    begins with it."""
-    rules: list[SectionRule] = []
-    for prefix in prefixes:
-        if prefix.endswith(("/", "*")):
-            rules.append(SectionRule(prefix.rstrip("*")))
-        else:
-            rules += (SectionRule(prefix, exact=True), SectionRule(f"{prefix}/"))
-    return tuple(rules)
+    fields: Fields | None = None
+    returns: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Type:
-    """What one program type does not share with the others."""
+    """What one program type does not share with the others. `attach` by attach type; the first,
+    if there is any, stands for the type where the section does not tell."""
 
     name: str
     number: int
-    sections: tuple[SectionRule, ...]
     ctx_name: str
     ctx_bytes: int
-    fields: tuple[CtxField, ...]
-    helpers: Mapping[int, str]
+    fields: Fields
     packet: PacketRules | None = None
+    access: PacketAccess = _NONE
+    returns: tuple[int, int] | None = None
+    sleepable: Sleepable = Sleepable.NEVER
+    packet_loads: bool = False
+    runs: bool = False
+    attach: Mapping[int, _Attach] | None = None
 
 
-# Sections are libbpf's, and the freer names that it took before 1.0.
-_CLS_SECTIONS = _rules("tc", "tcx", "netkit", "classifier*")
-_KPROBE_SECTIONS = _rules(
-    *(f"{way}{kind}" for way in ("kprobe", "kretprobe") for kind in ("", ".multi", ".session")),
-    *(f"{way}{kind}" for way in ("uprobe", "uretprobe") for kind in ("", ".multi", ".session")),
-    *(f"{way}{kind}.s" for way in ("uprobe", "uretprobe") for kind in ("", ".multi", ".session")),
-    "ksyscall",
-    "kretsyscall",
-    "usdt",
-    "usdt.s",
-)
+_V4, _V6 = contexts.SOCK_ADDR_V4, contexts.SOCK_ADDR_V6
+_UNIX = contexts.SOCK_ADDR_UNIX
+_ALWAYS = (1, 1)
+# Attach types as in `sections`.
+_SOCK_ADDR_ATTACH: Mapping[int, _Attach] = {
+    10: _Attach(_V4, _BOOLEAN),
+    11: _Attach(_V6, _BOOLEAN),
+    8: _Attach(_V4, (0, 3)),
+    9: _Attach(_V6, (0, 3)),
+    14: _Attach(contexts.SOCK_ADDR_SENDMSG4, _BOOLEAN),
+    15: _Attach(contexts.SOCK_ADDR_SENDMSG6, _BOOLEAN),
+    **{number: _Attach(_V4, _ALWAYS) for number in (19, 29, 31)},
+    **{number: _Attach(_V6, _ALWAYS) for number in (20, 30, 32)},
+    **{number: _Attach(_UNIX, _BOOLEAN) for number in (49, 50)},
+    **{number: _Attach(_UNIX, _ALWAYS) for number in (51, 52, 53)},
+}
 _TYPES = (
     _Type(
         "socket_filter",
         1,
-        _rules("socket*"),
         "__sk_buff",
         192,
-        _SOCKET_FILTER_FIELDS,
-        _SKB_READ,
+        contexts.SK_BUFF_SOCKET_FILTER,
         _NETWORK_PACKET,
+        packet_loads=True,
+        runs=True,
     ),
-    _Type("kprobe", 2, _KPROBE_SECTIONS, "pt_regs", 168, (_words("regs", 21),), {}),
-    _Type("sched_cls", 3, _CLS_SECTIONS, "__sk_buff", 192, _CLS_FIELDS, _SKB, _FRAME),
-    _Type("sched_act", 4, _rules("action*"), "__sk_buff", 192, _CLS_FIELDS, _SKB, _FRAME),
     _Type(
-        "tracepoint",
-        5,
-        _rules("tracepoint", "tp"),
-        "void",
-        64,
-        (_words("fields", 7, start=8),),
-        {},
+        "kprobe",
+        2,
+        "pt_regs",
+        168,
+        contexts.PT_REGS,
+        sleepable=Sleepable.OPTIONAL,
+        runs=True,
+        attach={
+            0: _Attach(),
+            42: _Attach(),
+            48: _Attach(),
+            56: _Attach(returns=_BOOLEAN),
+            57: _Attach(returns=_BOOLEAN),
+        },
     ),
-    _Type("xdp", 6, _rules("xdp*"), "xdp_md", 24, _XDP_MD, _XDP, _FRAME),
     _Type(
-        "perf_event",
-        7,
-        _rules("perf_event"),
-        "bpf_perf_event_data",
-        184,
-        (*_registers(21), _words("sample", 2, start=168)),
-        {},
+        "sched_cls",
+        3,
+        "__sk_buff",
+        192,
+        contexts.SK_BUFF_CLS,
+        _FRAME,
+        _WRITE,
+        packet_loads=True,
+        runs=True,
     ),
+    _Type(
+        "sched_act",
+        4,
+        "__sk_buff",
+        192,
+        contexts.SK_BUFF_CLS,
+        _FRAME,
+        _WRITE,
+        packet_loads=True,
+        runs=True,
+    ),
+    _Type("tracepoint", 5, "void", 64, contexts.TRACE_RECORD, runs=True),
+    _Type(
+        "xdp",
+        6,
+        "xdp_md",
+        24,
+        contexts.XDP_MD,
+        _FRAME,
+        _WRITE,
+        runs=True,
+        attach={0: _Attach(), 33: _Attach(contexts.XDP_MD_DEVMAP), 35: _Attach()},
+    ),
+    _Type("perf_event", 7, "bpf_perf_event_data", 184, contexts.PERF_EVENT, runs=True),
     _Type(
         "cgroup_skb",
         8,
-        _rules("cgroup_skb", "cgroup/skb"),
         "__sk_buff",
         192,
-        _CGROUP_SKB_FIELDS,
-        _SKB_READ,
+        contexts.SK_BUFF_CGROUP,
         _NETWORK_PACKET,
+        _READ,
+        _BOOLEAN,
+        runs=True,
+        attach={0: _Attach(), 1: _Attach(returns=(0, 3))},
     ),
     _Type(
-        "raw_tracepoint",
-        17,
-        _rules("raw_tp", "raw_tracepoint"),
+        "cgroup_sock",
+        9,
+        "bpf_sock",
+        80,
+        contexts.CGROUP_SOCK_CREATE,
+        returns=_BOOLEAN,
+        attach={
+            2: _Attach(),
+            12: _Attach(contexts.CGROUP_SOCK_POST_BIND4),
+            13: _Attach(contexts.CGROUP_SOCK_POST_BIND6),
+            34: _Attach(),
+        },
+    ),
+    _Type("lwt_in", 10, "__sk_buff", 192, contexts.SK_BUFF_LWT, access=_READ),
+    _Type("lwt_out", 11, "__sk_buff", 192, contexts.SK_BUFF_LWT, access=_READ),
+    _Type("lwt_xmit", 12, "__sk_buff", 192, contexts.SK_BUFF_LWT, access=_WRITE),
+    _Type("sock_ops", 13, "bpf_sock_ops", 224, contexts.SOCK_OPS, returns=_BOOLEAN),
+    _Type("sk_skb", 14, "__sk_buff", 192, contexts.SK_BUFF_SK_SKB, access=_WRITE),
+    _Type("cgroup_device", 15, "bpf_cgroup_dev_ctx", 12, contexts.CGROUP_DEVICE, returns=_BOOLEAN),
+    _Type("sk_msg", 16, "sk_msg_md", 80, contexts.SK_MSG, access=_WRITE),
+    _Type("raw_tracepoint", 17, "bpf_raw_tracepoint_args", 96, contexts.RAW_TRACEPOINT, runs=True),
+    _Type(
+        "cgroup_sock_addr",
+        18,
+        "bpf_sock_addr",
+        72,
+        _V4,
+        returns=_BOOLEAN,
+        attach=_SOCK_ADDR_ATTACH,
+    ),
+    _Type("lwt_seg6local", 19, "__sk_buff", 192, contexts.SK_BUFF_LWT, access=_READ),
+    _Type(
+        "sk_reuseport",
+        21,
+        "sk_reuseport_md",
+        56,
+        contexts.SK_REUSEPORT,
+        access=_READ,
+        attach={39: _Attach(), 40: _Attach()},
+    ),
+    _Type("flow_dissector", 22, "__sk_buff", 192, contexts.SK_BUFF_DISSECTOR, access=_READ),
+    _Type("cgroup_sysctl", 23, "bpf_sysctl", 8, contexts.CGROUP_SYSCTL, returns=_BOOLEAN),
+    _Type(
+        "raw_tracepoint_writable",
+        24,
         "bpf_raw_tracepoint_args",
         96,
-        (_words("args", 12),),
-        {},
+        contexts.RAW_TRACEPOINT_WRITABLE,
     ),
     _Type(
-        "syscall",
-        31,
-        (SectionRule("syscall", sleepable=True, exact=True),),
-        "void",
-        64,
-        (),
-        {},
+        "cgroup_sockopt",
+        25,
+        "bpf_sockopt",
+        40,
+        contexts.GETSOCKOPT,
+        access=_WRITE,
+        returns=_BOOLEAN,
+        attach={21: _Attach(), 22: _Attach(contexts.SETSOCKOPT)},
     ),
+    _Type("sk_lookup", 30, "bpf_sk_lookup", 72, contexts.SK_LOOKUP, returns=_BOOLEAN),
+    _Type("syscall", 31, "void", 64, (), sleepable=Sleepable.REQUIRED, runs=True),
+    _Type("netfilter", 32, "bpf_nf_ctx", 16, contexts.NETFILTER, returns=_BOOLEAN),
 )
 
-ORDINARY = tuple(
-    Profile(
+# Helpers that a kernel offers to these types only when it is built or booted that way.
+_BY_CONFIGURATION: Mapping[str, tuple[str, ...]] = {
+    "override_return": ("kprobe",),
+    "probe_write_user": (
+        *("kprobe", "tracepoint", "perf_event", "raw_tracepoint"),
+        *("raw_tracepoint_writable", "syscall"),
+    ),
+}
+_NUMBERS = {name: number for number, name in MAINLINE_NAMES.items()}
+# Attach types that programs must be loaded for, of types that do not come in several kinds.
+_ONLY_ATTACH = {"sk_lookup": 36, "netfilter": 45}
+
+
+def _helpers(name: str, attach_type: int) -> Mapping[int, str]:
+    return {_NUMBERS[helper]: helper for helper in offered(name, attach_type)}
+
+
+def _profile(one: _Type) -> Profile:
+    attach = one.attach or {}
+    first = next(iter(attach), _ONLY_ATTACH.get(one.name, 0))
+    profile = Profile(
         name=one.name,
         title=f"BPF_PROG_TYPE_{one.name.upper()}",
         prog_type=one.number,
-        sections=one.sections,
+        sections=SECTIONS[one.name],
         ctx_name=one.ctx_name,
         ctx_bytes=one.ctx_bytes,
         ctx_fields=one.fields,
-        helpers={**_COMMON, **one.helpers},
-        returns=None,
-        sleepable=Sleepable.OPTIONAL if one.name == "syscall" else Sleepable.NEVER,
+        helpers=_helpers(one.name, first),
+        returns=one.returns,
+        sleepable=one.sleepable,
         packet=one.packet,
-        missing_helpers=_MISSING,
+        missing_helpers={
+            _NUMBERS[helper]: helper
+            for helper, types in _BY_CONFIGURATION.items()
+            if one.name in types
+        },
+        packet_access=one.access,
+        packet_loads=one.packet_loads,
+        runs=one.runs,
+        attach_type=first,
     )
-    for one in _TYPES
-)
+    variants = tuple(
+        replace(
+            profile,
+            ctx_fields=profile.ctx_fields if differs.fields is None else differs.fields,
+            helpers=_helpers(one.name, number),
+            returns=profile.returns if differs.returns is None else differs.returns,
+            attach_type=number,
+        )
+        for number, differs in attach.items()
+        if number != first
+    )
+    return replace(profile, variants=variants)
 
-# Sections of types whose contexts are objects of a kernel, by what they begin with.
-_NOT_RUN: Mapping[str, str] = {
-    "fentry": "tracing",
-    "fexit": "tracing",
-    "fmod_ret": "tracing",
-    "tp_btf": "tracing",
-    "iter": "tracing",
-    "freplace": "ext",
-    "lsm": "lsm",
-    "struct_ops": "struct_ops",
-    "raw_tp.w": "raw_tracepoint_writable",
-    "raw_tracepoint.w": "raw_tracepoint_writable",
-    "lwt_in": "lwt_in",
-    "lwt_out": "lwt_out",
-    "lwt_xmit": "lwt_xmit",
-    "lwt_seg6local": "lwt_seg6local",
-    "sockops": "sock_ops",
-    "sk_skb": "sk_skb",
-    "sk_msg": "sk_msg",
-    "sk_lookup": "sk_lookup",
-    "sk_reuseport": "sk_reuseport",
-    "flow_dissector": "flow_dissector",
-    "lirc_mode2": "lirc_mode2",
-    "netfilter": "netfilter",
-    "cgroup/dev": "cgroup_device",
-    "cgroup/sysctl": "cgroup_sysctl",
-    "cgroup/getsockopt": "cgroup_sockopt",
-    "cgroup/setsockopt": "cgroup_sockopt",
-    "cgroup/sock": "cgroup_sock",
-    "cgroup/post_bind": "cgroup_sock",
-    "cgroup/": "cgroup_sock_addr",
-}
+
+ORDINARY = tuple(_profile(one) for one in _TYPES)
+RUN = tuple(profile for profile in ORDINARY if profile.runs)
+
+# Types whose programs get objects of a kernel as BTF describes them.
+_NOT_DESCRIBED = ("tracing", "struct_ops", "ext", "lsm", "lirc_mode2")
 
 
 def profile_of_section(section: str) -> Profile | None:
     """The ordinary profile whose programs stand in sections of this name."""
-    return next((p for p in ORDINARY if matching_section(p, section) is not None), None)
+    return next((one for one in ORDINARY if one.section_rule(section) is not None), None)
 
 
 def unsupported_type(section: str) -> str | None:
     """The kernel's name of the program type of a section that this version does not run."""
-    found = max((p for p in _NOT_RUN if section.startswith(p)), key=len, default=None)
-    if found is None or profile_of_section(section) is not None:
-        return None
-    return f"BPF_PROG_TYPE_{_NOT_RUN[found].upper()}"
+    found = profile_of_section(section)
+    if found is not None:
+        return None if found.runs else found.title
+    for name in _NOT_DESCRIBED:
+        if any(rule.covers(section) for rule in SECTIONS[name]):
+            return f"BPF_PROG_TYPE_{name.upper()}"
+    return None
