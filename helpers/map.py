@@ -141,6 +141,7 @@ ROWS = (
         RetType.PTR_TO_MAP_VALUE_OR_NULL,
         map_lookup_elem,
         "Pointer to the value of a key.",
+        takes_packet=True,
     ),
     Helper(
         "map_update_elem",
@@ -148,14 +149,23 @@ ROWS = (
         RetType.INTEGER,
         map_update_elem,
         "Add or change an element; flags BPF_ANY, BPF_NOEXIST or BPF_EXIST.",
+        takes_packet=True,
     ),
-    Helper("map_delete_elem", _MAP_AND_KEY, RetType.INTEGER, map_delete_elem, "Remove an element."),
+    Helper(
+        "map_delete_elem",
+        _MAP_AND_KEY,
+        RetType.INTEGER,
+        map_delete_elem,
+        "Remove an element.",
+        takes_packet=True,
+    ),
     Helper(
         "map_lookup_percpu_elem",
         (*_MAP_AND_KEY, ArgType.ANYTHING),
         RetType.PTR_TO_MAP_VALUE_OR_NULL,
         map_lookup_percpu_elem,
         "Pointer to the value of a key on another CPU.",
+        takes_packet=True,
     ),
     Helper(
         "map_push_elem",
@@ -163,6 +173,7 @@ ROWS = (
         RetType.INTEGER,
         map_push_elem,
         "Push onto a queue or stack.",
+        takes_packet=True,
     ),
     Helper(
         "map_pop_elem", _MAP_AND_OUT, RetType.INTEGER, map_pop_elem, "Pop from a queue or stack."

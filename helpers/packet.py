@@ -222,6 +222,7 @@ ROWS = (
         RetType.INTEGER,
         skb_store_bytes,
         "Copy into a packet.",
+        moves_packet=True,
     ),
     Helper(
         "skb_pull_data",
@@ -229,6 +230,7 @@ ROWS = (
         RetType.INTEGER,
         skb_pull_data,
         "Bring the beginning of a packet into one piece.",
+        moves_packet=True,
     ),
     Helper(
         "l3_csum_replace",
@@ -236,6 +238,7 @@ ROWS = (
         RetType.INTEGER,
         l3_csum_replace,
         "Update the checksum of a network header.",
+        moves_packet=True,
     ),
     Helper(
         "l4_csum_replace",
@@ -243,6 +246,7 @@ ROWS = (
         RetType.INTEGER,
         l4_csum_replace,
         "Update the checksum of a transport header.",
+        moves_packet=True,
     ),
     Helper(
         "csum_diff",
@@ -256,6 +260,7 @@ ROWS = (
         RetType.INTEGER,
         csum_diff,
         "The difference that a change of data makes to a checksum.",
+        takes_packet=True,
     ),
     Helper(
         "xdp_get_buff_len",

@@ -136,6 +136,7 @@ ROWS = (
         probe_read_user,
         "Copy from user memory without sleeping.",
         gate=Gate.CAP_PERFMON,
+        gpl_only=True,
     ),
     Helper(
         "probe_read_kernel",
@@ -144,6 +145,7 @@ ROWS = (
         probe_read_kernel,
         "Copy from kernel memory.",
         gate=Gate.CAP_PERFMON,
+        gpl_only=True,
     ),
     Helper(
         "probe_read_user_str",
@@ -152,6 +154,8 @@ ROWS = (
         probe_read_user_str,
         "Copy a string from user memory.",
         gate=Gate.CAP_PERFMON,
+        gpl_only=True,
+        length=True,
     ),
     Helper(
         "probe_read_kernel_str",
@@ -160,5 +164,7 @@ ROWS = (
         probe_read_kernel_str,
         "Copy a string from kernel memory.",
         gate=Gate.CAP_PERFMON,
+        gpl_only=True,
+        length=True,
     ),
 )

@@ -84,6 +84,7 @@ ROWS = (
         get_current_task,
         "The current task's address, as a number.",
         gate=Gate.CAP_PERFMON,
+        gpl_only=True,
     ),
     Helper(
         "per_cpu_ptr",

@@ -11,12 +11,16 @@ from itertools import chain
 from pybpfvm.helpers import (
     clock,
     control,
+    events,
     iouring,
     lock,
     map,
+    netpath,
     packet,
     probe,
     ringbuf,
+    socket,
+    storage,
     system,
     text,
     tracing,
@@ -34,7 +38,11 @@ _FAMILIES = (
     control.ROWS,
     packet.ROWS,
     iouring.ROWS,
+    socket.ROWS,
+    netpath.ROWS,
+    events.ROWS,
     tracing.ROWS,
+    storage.ROWS,
 )
 
 HELPERS: Mapping[str, Helper] = {row.name: row for row in chain.from_iterable(_FAMILIES)}

@@ -183,6 +183,7 @@ ROWS = (
         "Print a line to the trace output, with up to three arguments.",
         gate=Gate.CAP_PERFMON,
         gpl_only=True,
+        checked_args=2,
     ),
     Helper(
         "snprintf",
@@ -197,6 +198,8 @@ ROWS = (
         snprintf,
         "Print into memory, with up to twelve arguments.",
         gate=Gate.CAP_PERFMON,
+        gpl_only=True,
+        writes=frozenset({1}),
     ),
     Helper(
         "snprintf_btf",
@@ -211,7 +214,7 @@ ROWS = (
         None,
         "Print kernel data by its BTF type: there are no kernel data here.",
         gate=Gate.CAP_PERFMON,
-        gpl_only=True,
+        writes=frozenset({1}),
     ),
     Helper("strtol", _STRTO, RetType.INTEGER, strtol, "Parse a signed number."),
     Helper("strtoul", _STRTO, RetType.INTEGER, strtoul, "Parse an unsigned number."),

@@ -17,7 +17,23 @@ from pybpfvm.verifier.regstate import NON_NULL, Pointer, Reg, Trust
 from pybpfvm.verifier.verdict import Rule
 
 # Structs of PTR_TO_BTF_ID arguments, by helper and number.
-_ARGUMENTS: Mapping[tuple[str, int], str] = {("task_pt_regs", 1): "task_struct"}
+_ARGUMENTS: Mapping[tuple[str, int], str] = {
+    ("task_pt_regs", 1): "task_struct",
+    ("get_task_stack", 1): "task_struct",
+    ("copy_from_user_task", 4): "task_struct",
+    ("find_vma", 1): "task_struct",
+    ("sock_from_file", 1): "file",
+    ("d_path", 1): "path",
+    ("seq_printf", 1): "seq_file",
+    ("seq_write", 1): "seq_file",
+    ("seq_printf_btf", 1): "seq_file",
+    ("skb_output", 1): "sk_buff",
+    ("xdp_output", 1): "xdp_buff",
+    ("tcp_send_ack", 1): "tcp_sock",
+    ("bprm_opts_set", 1): "linux_binprm",
+    ("ima_inode_hash", 1): "inode",
+    ("ima_file_hash", 1): "file",
+}
 # Struct and trust of PTR_TO_BTF_ID results.
 _RESULTS: Mapping[str, tuple[str, Trust]] = {
     "get_current_task_btf": ("task_struct", Trust.TRUSTED),

@@ -1,8 +1,7 @@
 """Helper calls: what each argument must be, and what the call leaves behind.
 
-All knowledge of a single helper is its row in `pybpfvm.helpers.table`, and the few sets below of
-what the rows do not say (which arguments are written, which helpers take packet memory or move
-the packet).
+All knowledge of a single helper is its row in `pybpfvm.helpers.table`; which programs it is
+offered to, the profile's.
 """
 
 from __future__ import annotations
@@ -15,6 +14,8 @@ from pybpfvm.helpers.proto import ArgType, Gate, Helper, RetType
 from pybpfvm.helpers.table import HELPERS
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import STACK_BYTES
+from pybpfvm.profiles.base import Profile
+from pybpfvm.profiles.mainline import MAINLINE_NAMES
 from pybpfvm.program import BPF_F_RDONLY_PROG, MapSpec, MapType
 from pybpfvm.verifier import btfhelpers, checks, rcu, stack, usermem
 from pybpfvm.verifier.checks import check_readable
@@ -22,6 +23,7 @@ from pybpfvm.verifier.domains.scalar import Scalar, sync
 from pybpfvm.verifier.domains.word import S32_MAX, S32_MIN, U32, U64
 from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.jumps import places
+from pybpfvm.verifier.kernelptr import SOCKETS
 from pybpfvm.verifier.lock import check_call_unlocked, check_lock_argument, check_unlocked
 from pybpfvm.verifier.mapuse import check_map_helper
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
@@ -50,6 +52,7 @@ _MEMORY = (
     _VALUE,
     RegType.PTR_TO_RINGBUF_MEM,
 )
+_SOCKETS = tuple(SOCKETS)
 _KINDS: Mapping[ArgType, tuple[RegType, ...]] = {
     ArgType.CONST_MAP_PTR: (RegType.CONST_PTR_TO_MAP,),
     ArgType.PTR_TO_MAP_KEY: _MEMORY,
@@ -68,9 +71,41 @@ _KINDS: Mapping[ArgType, tuple[RegType, ...]] = {
     ArgType.PTR_TO_FUNC: (RegType.PTR_TO_FUNC,),
     ArgType.PTR_TO_STACK_OR_NULL: (_STACK,),
     ArgType.PTR_TO_CONST_STR: (_VALUE,),
+    ArgType.PTR_TO_FIXED_SIZE_MEM: _MEMORY,
+    ArgType.PTR_TO_MAP_VALUE_OR_NULL: _MEMORY,
+    ArgType.PTR_TO_CTX_OR_NULL: (RegType.PTR_TO_CTX,),
+    ArgType.PTR_TO_BTF_ID_SOCK_COMMON: (*_SOCKETS, RegType.PTR_TO_BTF_ID),
+    ArgType.PTR_TO_SOCK_COMMON: _SOCKETS,
+    ArgType.PTR_TO_SOCKET_OR_NULL: (RegType.PTR_TO_SOCKET,),
+    ArgType.PTR_TO_BTF_ID: (RegType.PTR_TO_BTF_ID,),
+    ArgType.PTR_TO_BTF_ID_OR_NULL: (RegType.PTR_TO_BTF_ID,),
+    ArgType.PTR_TO_PERCPU_BTF_ID: (RegType.PTR_TO_BTF_ID,),
     ArgType.PTR_TO_SPIN_LOCK: (_VALUE,),
+    ArgType.PTR_TO_TIMER: (_VALUE,),
+    ArgType.PTR_TO_KPTR: (_VALUE, RegType.PTR_TO_BTF_ID),
+    ArgType.PTR_TO_DYNPTR: (_STACK,),
 }
-_NULLABLE = frozenset({ArgType.PTR_TO_MEM_OR_NULL, ArgType.PTR_TO_STACK_OR_NULL})
+# Arguments of which only the kind of register is known to be right.
+_NOT_JUDGED = frozenset(
+    {
+        ArgType.PTR_TO_BTF_ID,
+        ArgType.PTR_TO_BTF_ID_OR_NULL,
+        ArgType.PTR_TO_PERCPU_BTF_ID,
+        ArgType.PTR_TO_TIMER,
+        ArgType.PTR_TO_KPTR,
+        ArgType.PTR_TO_DYNPTR,
+    }
+)
+_NULLABLE = frozenset(
+    {
+        ArgType.PTR_TO_MEM_OR_NULL,
+        ArgType.PTR_TO_STACK_OR_NULL,
+        ArgType.PTR_TO_CTX_OR_NULL,
+        ArgType.PTR_TO_MAP_VALUE_OR_NULL,
+        ArgType.PTR_TO_SOCKET_OR_NULL,
+        ArgType.PTR_TO_BTF_ID_OR_NULL,
+    }
+)
 _SIZED = frozenset({ArgType.PTR_TO_MEM, ArgType.PTR_TO_MEM_OR_NULL, ArgType.PTR_TO_UNINIT_MEM})
 _SIZES = frozenset({ArgType.CONST_SIZE, ArgType.CONST_SIZE_OR_ZERO})
 _UNINIT = frozenset(
@@ -78,57 +113,7 @@ _UNINIT = frozenset(
     | {ArgType.PTR_TO_INT}
 )
 
-# Memory arguments that a helper writes although they must be initialised: numbers from 1.
-_WRITTEN: Mapping[str, frozenset[int]] = {
-    "snprintf": frozenset({1}),
-    "snprintf_btf": frozenset({1}),
-}
-# Helpers that take memory of the packet.
-_TAKES_PACKET = frozenset(
-    {
-        "map_lookup_elem",
-        "map_update_elem",
-        "map_delete_elem",
-        "map_push_elem",
-        "map_lookup_percpu_elem",
-        "csum_diff",
-    }
-)
-# Helpers after which packet pointers may be stale.
-_MOVES_PACKET = frozenset(
-    {
-        "skb_store_bytes",
-        "skb_pull_data",
-        "l3_csum_replace",
-        "l4_csum_replace",
-        "clone_redirect",
-        "skb_vlan_push",
-        "skb_vlan_pop",
-        "skb_change_proto",
-        "skb_change_tail",
-        "skb_change_head",
-        "skb_adjust_room",
-        "xdp_adjust_head",
-        "xdp_adjust_tail",
-        "xdp_adjust_meta",
-    }
-)
-# Helpers with a variable number of arguments: only the first are looked at.
-_CHECKED_ARGS: Mapping[str, int] = {"trace_printk": 2}
-_RELEASING = frozenset({"ringbuf_submit", "ringbuf_discard"})
-_STRING_LENGTH = frozenset({"probe_read_user_str", "probe_read_kernel_str"})
 CALLBACKS = frozenset({"loop", "for_each_map_elem"})
-# Helpers for GPL programs whose rows do not say so.
-_GPL_ONLY = frozenset(
-    {
-        "get_current_task",
-        "probe_read_user",
-        "probe_read_kernel",
-        "probe_read_user_str",
-        "probe_read_kernel_str",
-        "snprintf",
-    }
-)
 # Structs whose functions have the helpers that the profile struct_ops lists.
 _STRUCT_OPS_HELPERS = frozenset({"tcp_congestion_ops"})
 _MAX_ERRNO = 4095
@@ -155,6 +140,11 @@ class _Call:
     text: bytes | None = None
 
     @property
+    def args(self) -> tuple[ArgType, ...]:
+        """What the arguments must be."""
+        return self.helper.args_for(self.env.profile.name, self.env.profile.attach_type)
+
+    @property
     def regs(self) -> list[Reg]:
         return self.state.frame.regs
 
@@ -164,15 +154,7 @@ def helper_of(env: Environment, insn: Insn) -> Helper:
     profile = env.profile
     name = profile.helpers.get(insn.imm)
     if name is None:
-        missing = profile.missing_helpers.get(insn.imm)
-        if missing is not None:
-            raise unsupported(f"helper {missing}#{insn.imm}")
-        raise forbidden(
-            Rule.UNKNOWN_HELPER,
-            f"invalid func unknown#{insn.imm}",
-            reason=f"{profile.name} has no helper with this number",
-            suggestion="check that the program was built for this ABI",
-        )
+        raise _not_offered(profile, insn.imm)
     helper = HELPERS.get(name)
     if helper is None:
         raise unsupported(f"helper {name}#{insn.imm}")
@@ -185,7 +167,7 @@ def helper_of(env: Environment, insn: Insn) -> Helper:
             reason="only sleepable programs may call it",
             suggestion="put the program into a sleepable section (.s)",
         )
-    if (helper.gpl_only or name in _GPL_ONLY) and not env.gpl:
+    if helper.needs_gpl(profile.name, profile.attach_type) and not env.gpl:
         raise forbidden(
             Rule.HELPER_NOT_ALLOWED,
             "cannot call GPL-restricted function from non-GPL compatible program",
@@ -201,6 +183,26 @@ def helper_of(env: Environment, insn: Insn) -> Helper:
     return helper
 
 
+def _not_offered(profile: Profile, number: int) -> Refused:
+    missing = profile.missing_helpers.get(number)
+    if missing is not None:
+        return unsupported(f"helper {missing}#{number}, which only some kernels offer")
+    known = MAINLINE_NAMES.get(number) if profile.ring is None and number else None
+    if known is not None:
+        return forbidden(
+            Rule.HELPER_NOT_ALLOWED,
+            f"program of this type cannot use helper bpf_{known}#{number}",
+            reason=f"the kernel does not offer it to {profile.name} programs",
+            suggestion="check that the section's name says what the program is for",
+        )
+    return forbidden(
+        Rule.UNKNOWN_HELPER,
+        f"invalid func unknown#{number}",
+        reason=f"{profile.name} has no helper with this number",
+        suggestion="check that the program was built for this ABI",
+    )
+
+
 def _always_offered(env: Environment) -> bool:
     """The first posting's programs can not sleep, and submit all the same."""
     return env.profile.name == "iouring-v1"
@@ -208,7 +210,8 @@ def _always_offered(env: Environment) -> bool:
 
 def moves_packet(env: Environment, insn: Insn) -> bool:
     """Whether packet pointers are stale after this call of a helper."""
-    return env.profile.helpers.get(insn.imm) in _MOVES_PACKET
+    helper = HELPERS.get(env.profile.helpers.get(insn.imm, ""))
+    return helper is not None and helper.moves_packet
 
 
 def call_helper(env: Environment, state: State, insn: Insn, pc: int) -> int:
@@ -223,26 +226,27 @@ def call_helper(env: Environment, state: State, insn: Insn, pc: int) -> int:
     if helper.sleeps:
         rcu.check_may_sleep(state, f"sleepable helper {helper_text(helper)}#{insn.imm} in")
     call = _Call(env, state, pc, helper)
-    for number, kind in enumerate(helper.args, 1):
+    for number, kind in enumerate(call.args, 1):
         _check_argument(call, number, kind)
     _check_whole(call)
     for write in call.writes:
         write()
-    if helper.name in _MOVES_PACKET:
+    if helper.moves_packet:
         forget_packet(state, pc)
     if call.released:
         release(state, call.released, pc)
     regs = state.frame.regs
+    first = regs[1]
     args = tuple(regs[1:6]) if env.traces else ()
     regs[1:6] = [clobbered(pc)] * 5
-    regs[0] = _result(call)
+    regs[0] = _result(call, first)
     if args:
         regs[0] = usermem.called(env, state, helper, pc, args, regs[0])
     return call.subprog
 
 
 def _check_argument(call: _Call, number: int, kind: ArgType) -> None:
-    if kind is ArgType.DONTCARE or number > _CHECKED_ARGS.get(call.helper.name, 5):
+    if kind is ArgType.DONTCARE or number > call.helper.checked_args:
         return
     reg = call.regs[number]
     check_readable(reg, number)
@@ -251,15 +255,17 @@ def _check_argument(call: _Call, number: int, kind: ArgType) -> None:
     if kind is ArgType.PTR_TO_BTF_ID:
         btfhelpers.check_argument(call.env, call.helper.name, reg, number)
         return
-    allowed = _KINDS.get(kind)
-    if allowed is None:
-        raise unsupported(f"arguments of type {kind.name} ({call.helper.name})")
+    allowed = _KINDS[kind]
     if kind in _NULLABLE and is_null(reg):
         mark_precise(reg)
         return
     if reg.type not in allowed and not btfhelpers.is_memory(reg, allowed is _MEMORY):
         raise _mismatch(reg, number, allowed, call)
-    if kind is ArgType.PTR_TO_CTX:
+    if kind in _NOT_JUDGED or reg.type is RegType.PTR_TO_BTF_ID:
+        raise unsupported(f"arguments of type {kind.name} ({call.helper.name})")
+    if number == call.helper.releases:
+        _take_reference(call, reg, number)
+    if kind in (ArgType.PTR_TO_CTX, ArgType.PTR_TO_CTX_OR_NULL):
         checks.check_ctx_pointer(reg, number)
     elif kind is ArgType.CONST_MAP_PTR:
         _take_map(call, reg)
@@ -273,10 +279,10 @@ def _check_argument(call: _Call, number: int, kind: ArgType) -> None:
         _memory(call, number, size, writes=True, raw=True)
     elif kind is ArgType.CONST_ALLOC_SIZE_OR_ZERO:
         _take_alloc_size(call, reg, number)
-    elif kind is ArgType.PTR_TO_ALLOC_MEM:
-        _take_record(call, reg, number)
     elif kind is ArgType.PTR_TO_SPIN_LOCK:
         check_lock_argument(call.env, call.state, reg, call.helper.name)
+    elif kind is ArgType.PTR_TO_FIXED_SIZE_MEM:
+        _check_fixed(call, number)
     elif kind is ArgType.PTR_TO_FUNC:
         _take_callback(call, reg, number)
     elif kind is ArgType.PTR_TO_CONST_STR:
@@ -284,6 +290,7 @@ def _check_argument(call: _Call, number: int, kind: ArgType) -> None:
     elif kind in (
         ArgType.PTR_TO_MAP_KEY,
         ArgType.PTR_TO_MAP_VALUE,
+        ArgType.PTR_TO_MAP_VALUE_OR_NULL,
         ArgType.PTR_TO_UNINIT_MAP_VALUE,
     ):
         _check_element(call, number, kind)
@@ -292,7 +299,7 @@ def _check_argument(call: _Call, number: int, kind: ArgType) -> None:
 def _mismatch(reg: Reg, number: int, allowed: tuple[RegType, ...], call: _Call) -> Refused:
     text = f"R{number} type={reg.type.value} expected={', '.join(t.value for t in allowed)}"
     reason = f"argument {number} of {call.helper.name} can not be a {reg.type.value}"
-    if call.helper.name in _RELEASING and reg.type not in NON_NULL:
+    if number == call.helper.releases and reg.type not in NON_NULL:
         return Refused(Rule.RELEASE_UNOWNED, text, reason=reason, culprit=reg, certain=True)
     if reg.type not in NON_NULL:
         return forbidden(Rule.HELPER_ARG, text, reason=reason, culprit=reg)
@@ -356,7 +363,7 @@ def _constant_key(call: _Call, reg: Reg, spec: MapSpec) -> int | None:
 def _check_sized(call: _Call, number: int, kind: ArgType) -> None:
     """A size, and the memory before it."""
     size = call.regs[number]
-    kind_before = call.helper.args[number - 2]
+    kind_before = call.args[number - 2]
     zero_allowed = kind is ArgType.CONST_SIZE_OR_ZERO
     var = size.var
     if var.smin < 0:
@@ -387,7 +394,7 @@ def _check_sized(call: _Call, number: int, kind: ArgType) -> None:
                 culprit=pointer,
             )
         return
-    writes = kind_before in _UNINIT or number - 1 in _WRITTEN.get(call.helper.name, ())
+    writes = kind_before in _UNINIT or number - 1 in call.helper.writes
     raw = kind_before in _UNINIT and not var.mask
     most = max(var.umax, _least_bytes(call))
     _memory(call, number - 1, most, writes=writes, raw=raw, exact=not var.mask)
@@ -425,7 +432,7 @@ def _memory(
         if writes and not raw:
             checks.check_map_value(env, reg, number, 0, size, store=False)
     elif kind in PACKET_TYPES:
-        if call.helper.name not in _TAKES_PACKET:
+        if not call.helper.takes_packet:
             raise forbidden(
                 Rule.HELPER_ARG,
                 "helper access to the packet is not allowed",
@@ -516,25 +523,34 @@ def _take_alloc_size(call: _Call, reg: Reg, number: int) -> None:
     call.alloc_size = reg.var.value
 
 
-def _take_record(call: _Call, reg: Reg, number: int) -> None:
+def _check_fixed(call: _Call, number: int) -> None:
+    """Memory of a size that the helper knows. What is written is aligned, too."""
+    size = call.helper.fixed_sizes[number]
+    writes = number in call.helper.writes
+    if writes:
+        checks.check_alignment(call.regs[number], 0, size, strict=True)
+    _memory(call, number, size, writes=writes, raw=False)
+
+
+def _take_reference(call: _Call, reg: Reg, number: int) -> None:
+    """The register is what acquiring gave, and still held."""
     if reg.off or reg.var.mask or reg.var.value:
         raise Refused(
             Rule.HELPER_ARG,
             f"R{number} must have zero offset when passed to release func or trusted arg to kfunc",
-            reason="a record is released by the pointer that reserving it gave",
+            reason="it is released by the pointer that acquiring it gave",
             culprit=reg,
             certain=not reg.var.mask,
         )
-    if call.helper.name in _RELEASING:
-        if all(held != reg.ref_id for held, _ in call.state.refs):
-            raise Refused(
-                Rule.RELEASE_UNOWNED,
-                f"R{number} must be referenced when passed to release function",
-                reason="the record was released already, or is not the program's",
-                culprit=reg,
-                certain=True,
-            )
-        call.released = reg.ref_id
+    if all(held != reg.ref_id for held, _ in call.state.refs):
+        raise Refused(
+            Rule.RELEASE_UNOWNED,
+            f"R{number} must be referenced when passed to release function",
+            reason="it was released already, or is not the program's",
+            culprit=reg,
+            certain=True,
+        )
+    call.released = reg.ref_id
 
 
 def _take_callback(call: _Call, reg: Reg, number: int) -> None:
@@ -647,7 +663,22 @@ def release(state: State, ref_id: int, pc: int) -> None:
                 put(unknown(pc))
 
 
-def _result(call: _Call) -> Reg:
+_POINTERS: Mapping[RetType, RegType] = {
+    RetType.PTR_TO_ALLOC_MEM_OR_NULL: RegType.PTR_TO_RINGBUF_MEM_OR_NULL,
+    RetType.PTR_TO_SOCKET_OR_NULL: RegType.PTR_TO_SOCKET_OR_NULL,
+    RetType.PTR_TO_SOCK_COMMON_OR_NULL: RegType.PTR_TO_SOCK_COMMON_OR_NULL,
+    RetType.PTR_TO_TCP_SOCK_OR_NULL: RegType.PTR_TO_TCP_SOCK_OR_NULL,
+}
+# What looking up in maps of these types gives; the last say whether it must be released.
+_LOOKED_UP: Mapping[int, tuple[RegType, bool]] = {
+    MapType.XSKMAP: (RegType.PTR_TO_XDP_SOCK_OR_NULL, False),
+    MapType.SOCKMAP: (RegType.PTR_TO_SOCKET_OR_NULL, True),
+    MapType.SOCKHASH: (RegType.PTR_TO_SOCKET_OR_NULL, True),
+}
+
+
+def _result(call: _Call, first: Reg) -> Reg:
+    """What is in r0 afterwards; `first` was in r1."""
     env, pc, helper = call.env, call.pc, call.helper
     if helper.ret is RetType.VOID:
         return clobbered(pc)
@@ -655,14 +686,23 @@ def _result(call: _Call) -> Reg:
         return scalar(_integer(call), pc)
     if helper.ret is RetType.PTR_TO_MAP_VALUE_OR_NULL:
         return _looked_up(call)
-    if helper.ret is RetType.PTR_TO_ALLOC_MEM_OR_NULL:
-        new = env.new_id()
-        call.state.refs = (*call.state.refs, (new, pc))
-        kind = RegType.PTR_TO_RINGBUF_MEM_OR_NULL
-        return Pointer(kind, pc, id=new, ref_id=new, mem_size=call.alloc_size)
+    if helper.ret is RetType.PTR_TO_MAP_VALUE:
+        return Pointer(_VALUE, pc, map=call.map, map_index=call.map_index)
     if helper.ret is RetType.PTR_TO_BTF_ID:
         return btfhelpers.result(env, helper.name, pc)
-    raise unsupported(f"results of type {helper.ret.name} ({helper.name})")
+    kind = _POINTERS.get(helper.ret)
+    if kind is None:
+        raise unsupported(f"results of type {helper.ret.name} ({helper.name})")
+    if helper.acquires:
+        return _acquired(call, kind)
+    return Pointer(kind, pc, id=env.new_id(), ref_id=first.ref_id if helper.casts else 0)
+
+
+def _acquired(call: _Call, kind: RegType) -> Pointer:
+    """A pointer to what must be released."""
+    new = call.env.new_id()
+    call.state.refs = (*call.state.refs, (new, call.pc))
+    return Pointer(kind, call.pc, id=new, ref_id=new, mem_size=call.alloc_size)
 
 
 def _looked_up(call: _Call) -> Reg:
@@ -673,6 +713,9 @@ def _looked_up(call: _Call) -> Reg:
         if spec.inner is None:
             raise unsupported(f"map of maps {spec.name} without a declared inner map")
         return Pointer(RegType.MAP_PTR_OR_NULL, call.pc, id=env.new_id(), map=spec.inner)
+    if spec.type in _LOOKED_UP:
+        kind, acquires = _LOOKED_UP[spec.type]
+        return _acquired(call, kind) if acquires else Pointer(kind, call.pc, id=env.new_id())
     found = _VALUE
     key = call.constant_key
     if key is None or key >= spec.max_entries:
@@ -690,7 +733,7 @@ def _integer(call: _Call) -> Scalar:
     name = call.helper.name
     if name == "get_smp_processor_id":
         return Scalar.range(0, _MAX_CPUS - 1)
-    if name in _STRING_LENGTH:
+    if call.helper.length:
         low, high = -_MAX_ERRNO, min(call.max_size, S32_MAX)
         found = sync(0, U64, low, high, 0, U64, max(low, S32_MIN), high, 0, U32)
         assert found is not None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pybpfvm.engine import ctx_violation
 from pybpfvm.isa.opcodes import STACK_BYTES
-from pybpfvm.profiles.base import CtxField, CtxHolds
+from pybpfvm.profiles.base import CtxField, CtxHolds, CtxPointer, PacketAccess
 from pybpfvm.program import BPF_F_RDONLY_PROG, BPF_F_WRONLY_PROG, MapSpec
 from pybpfvm.verifier import stack
 from pybpfvm.verifier.domains.word import S64_MIN
@@ -208,7 +208,7 @@ def check_packet(reg: Reg, number: int, off: int, size: int) -> None:
 
 def check_packet_writable(env: Environment) -> None:
     """Programs of this type may write to the packet."""
-    if env.profile.packet is None or not env.profile.packet.writable:
+    if env.profile.packet_access is not PacketAccess.WRITE:
         raise forbidden(
             Rule.READ_ONLY,
             "cannot write into packet",
@@ -272,9 +272,9 @@ def check_ctx(
             + ", ".join(f"{f.name}@{f.offset}:{f.size}" for f in profile.ctx_fields),
         )
     field = profile.ctx_field_named(off, size, store=store)
-    if field is not None and field.holds is CtxHolds.KERNEL_OBJECT and field.size == 8:
+    if field is not None and field.pointer is CtxPointer.KERNEL_STRUCT:
         raise unsupported(f"{profile.ctx_name}.{field.name}, a pointer to a kernel object")
-    if field is not None and signed and field.holds in POINTER_FIELDS:
+    if field is not None and signed and (field.pointer or field.holds in POINTER_FIELDS):
         raise forbidden(
             Rule.CTX_ACCESS,
             f"invalid bpf_context access off={off} size={size}",

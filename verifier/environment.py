@@ -1,7 +1,7 @@
 """What does not change while a program is verified: program, maps, profile, and the kernel's rules.
 
 (What is gathered on the way does: fresh ids, how deep each function's stack was used, and which
-instructions were seen to access the context.)
+instructions were seen to access what of the kernel.)
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pybpfvm.verifier.attach import Attachment, attachment, is_btf_typed
 from pybpfvm.verifier.contract import Contract
 from pybpfvm.verifier.fields import Field, fields_of
 from pybpfvm.verifier.observe import Observer
-from pybpfvm.verifier.regstate import Reg, Trust
+from pybpfvm.verifier.regstate import Reg, RegType, Trust
 from pybpfvm.verifier.usernames import FROM_USER
 from pybpfvm.verifier.verdict import Finding, Rule
 
@@ -100,7 +100,7 @@ class Environment:
     traces: bool = False
     warnings: dict[tuple[Rule, int], Finding] = field(default_factory=dict)
     stack_bytes: dict[int, int] = field(default_factory=dict)
-    touches_ctx: dict[int, bool] = field(default_factory=dict)
+    touches_kernel: dict[int, RegType | None] = field(default_factory=dict)
     ids: count[int] = field(default_factory=lambda: count(1))
     value_fields: dict[int, tuple[Field, ...]] = field(default_factory=dict)
     _attachment: Attachment | None = None
@@ -117,10 +117,7 @@ class Environment:
         """The least and greatest value that the program may return, None if any."""
         if is_btf_typed(self.profile):
             return self.attachment.returns
-        if self.profile.returns is not None or self.profile.name != "cgroup_skb":
-            return self.profile.returns
-        egress = self.program.section.startswith("cgroup_skb/egress")
-        return (0, 3) if egress else (0, 1)
+        return self.profile.returns
 
     @property
     def gpl(self) -> bool:
@@ -176,6 +173,7 @@ def environment(
     program: Program, obj: BpfObject, profile: Profile, options: Options
 ) -> Environment:
     """The environment of verifying `program`."""
+    profile = profile.for_section(program.section)
     section = matching_section(profile, program.section)
     if profile.sleepable is Sleepable.REQUIRED:
         sleepable = True

@@ -65,9 +65,6 @@ _LOOP_JUMPS, _LOOP_INSNS = 20, 100
 _KEEP_HITS, _KEEP_MISSES = 3, 3
 _MAX_PENDING = 8192
 
-# Types whose programs may use the old packet loads.
-_PACKET_LOADS = frozenset({"socket_filter", "sched_cls", "sched_act"})
-
 
 class Explorer:
     """Explores one function and those it calls. After `run`: the findings, and what was counted.
@@ -631,7 +628,7 @@ def _bad_result(when: str, value: Reg, low: int, high: int) -> Refused:
 
 def _packet_load(env: Environment, state: State, insn: Insn, pc: int) -> None:
     """r0 = packet[imm (+ src)]; outside the packet, the program ends with 0."""
-    if env.profile.name not in _PACKET_LOADS:
+    if not env.profile.packet_loads:
         raise forbidden(
             Rule.ILLEGAL_INSN,
             "BPF_LD_[ABS|IND] instructions not allowed for this program type",

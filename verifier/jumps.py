@@ -40,6 +40,9 @@ _NEVER_NULL = frozenset(
         RegType.PTR_TO_MAP_KEY,
         RegType.PTR_TO_RINGBUF_MEM,
         RegType.CONST_PTR_TO_MAP,
+        RegType.PTR_TO_SOCKET,
+        RegType.PTR_TO_SOCK_COMMON,
+        RegType.PTR_TO_TCP_SOCK,
     }
 )
 
@@ -158,7 +161,8 @@ def _resolve(state: State, pointer: Reg, id: int | None) -> None:
                     put(scalar(ZERO, reg.at))
                 else:
                     put(reg.of_type(NON_NULL[reg.type], id))
-    if id is None and pointer.ref_id:
+    # The NULL of a cast says nothing of the socket that was cast.
+    if id is None and pointer.ref_id and pointer.ref_id == pointer.id:
         state.refs = tuple(ref for ref in state.refs if ref[0] != pointer.ref_id)
 
 

@@ -105,7 +105,9 @@ def _use_and_define(env: Environment, insn: Insn) -> tuple[int, int]:
         return 1, 0
     if kind is Kind.CALL:
         helper = HELPERS.get(env.profile.helpers.get(insn.imm, ""))
-        count = 5 if helper is None else len(helper.args)
+        profile = env.profile
+        args = None if helper is None else helper.args_for(profile.name, profile.attach_type)
+        count = 5 if args is None else len(args)
         return ((1 << count) - 1) << 1, _CLOBBERED
     if kind is Kind.CALL_LOCAL:
         return 0, _CLOBBERED

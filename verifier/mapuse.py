@@ -11,6 +11,8 @@ from pybpfvm.verifier.verdict import Rule
 _ELEMENTS = frozenset({"map_lookup_elem", "map_update_elem", "map_delete_elem"})
 _QUEUE = frozenset({"map_push_elem", "map_pop_elem", "map_peek_elem"})
 _EACH = frozenset({"for_each_map_elem"})
+_DEVICES = frozenset({"redirect_map", "map_lookup_elem"})
+_SOCKETS = _ELEMENTS | frozenset({"sk_select_reuseport"})
 _PERCPU = frozenset({"map_lookup_percpu_elem"})
 
 # What each type of map offers; types that are not here are not supported.
@@ -24,14 +26,33 @@ _OFFERED: Mapping[int, frozenset[str]] = {
     MapType.LPM_TRIE: _ELEMENTS,
     MapType.QUEUE: _QUEUE,
     MapType.STACK: _QUEUE,
-    MapType.RINGBUF: frozenset({"ringbuf_output", "ringbuf_reserve", "ringbuf_query"}),
+    MapType.RINGBUF: frozenset(
+        {"ringbuf_output", "ringbuf_reserve", "ringbuf_query", "ringbuf_reserve_dynptr"}
+    ),
+    MapType.USER_RINGBUF: frozenset({"user_ringbuf_drain"}),
+    MapType.BLOOM_FILTER: frozenset({"map_push_elem", "map_peek_elem"}),
     MapType.PROG_ARRAY: frozenset({"tail_call"}),
     MapType.ARRAY_OF_MAPS: frozenset({"map_lookup_elem"}),
     MapType.HASH_OF_MAPS: frozenset({"map_lookup_elem"}),
     MapType.STACK_TRACE: frozenset({"get_stackid"}),
     MapType.PERF_EVENT_ARRAY: frozenset(
-        {"perf_event_read", "perf_event_output", "perf_event_read_value"}
+        {"perf_event_read", "perf_event_output", "perf_event_read_value", "skb_output"}
+        | {"xdp_output"}
     ),
+    MapType.CGROUP_ARRAY: frozenset({"skb_under_cgroup", "current_task_under_cgroup"}),
+    MapType.CGROUP_STORAGE: frozenset({"get_local_storage"}),
+    MapType.PERCPU_CGROUP_STORAGE: frozenset({"get_local_storage"}),
+    MapType.DEVMAP: _DEVICES,
+    MapType.DEVMAP_HASH: _DEVICES,
+    MapType.CPUMAP: frozenset({"redirect_map"}),
+    MapType.XSKMAP: _DEVICES,
+    MapType.SOCKMAP: _SOCKETS | {"sk_redirect_map", "sock_map_update", "msg_redirect_map"},
+    MapType.SOCKHASH: _SOCKETS | {"sk_redirect_hash", "sock_hash_update", "msg_redirect_hash"},
+    MapType.REUSEPORT_SOCKARRAY: frozenset({"sk_select_reuseport"}),
+    MapType.SK_STORAGE: frozenset({"sk_storage_get", "sk_storage_delete", "kptr_xchg"}),
+    MapType.TASK_STORAGE: frozenset({"task_storage_get", "task_storage_delete", "kptr_xchg"}),
+    MapType.INODE_STORAGE: frozenset({"inode_storage_get", "inode_storage_delete", "kptr_xchg"}),
+    MapType.CGRP_STORAGE: frozenset({"cgrp_storage_get", "cgrp_storage_delete", "kptr_xchg"}),
 }
 _CHANGING = frozenset({"map_update_elem", "map_delete_elem", "map_push_elem", "map_pop_elem"})
 

@@ -15,8 +15,10 @@ from pybpfvm.verifier.attach import is_btf_typed
 from pybpfvm.verifier.checks import POINTER_FIELDS, check_readable
 from pybpfvm.verifier.domains.scalar import Scalar, load_result
 from pybpfvm.verifier.environment import Environment
+from pybpfvm.verifier.kernelptr import FROM_CONTEXT, KERNEL_MEMORY, SOCKETS, check_kernel_memory
 from pybpfvm.verifier.refusal import forbidden
 from pybpfvm.verifier.regstate import (
+    NON_NULL,
     PACKET_TYPES,
     Pointer,
     Reg,
@@ -29,15 +31,19 @@ from pybpfvm.verifier.regstate import (
 from pybpfvm.verifier.state import State
 from pybpfvm.verifier.verdict import Rule
 
+# Accesses through these are rewritten by the kernel.
+_REWRITTEN = frozenset({RegType.PTR_TO_CTX, *SOCKETS})
+
 
 def _one_kind_of_rules(env: Environment, pointer: Reg, pc: int) -> None:
-    """An instruction accesses the context always or never: the kernel rewrites those that do."""
-    is_ctx = pointer.type is RegType.PTR_TO_CTX
-    if env.touches_ctx.setdefault(pc, is_ctx) != is_ctx:
+    """An instruction accesses the context, or a socket of one kind, always or never: the kernel
+    rewrites those that do."""
+    kind = pointer.type if pointer.type in _REWRITTEN else None
+    if env.touches_kernel.setdefault(pc, kind) is not kind:
         raise forbidden(
             Rule.CTX_ACCESS,
             "same insn cannot be used with different pointers",
-            reason="on one path this is the context, on another it is not",
+            reason="on one path this is the context or a socket, on another it is not",
             suggestion="access them by different instructions",
             culprit=pointer,
         )
@@ -86,7 +92,7 @@ def _loaded(
         field = checks.check_ctx(
             env, pointer, number, off, size, store=False, plain=True, signed=signed
         )
-        value = _load_ctx(field, size, signed, pc)
+        value = _load_ctx(env, field, size, signed, pc)
         return value if field is None else usermem.from_ctx(env, field.name, value)
     if kind in PACKET_TYPES:
         checks.check_packet(pointer, number, off, size)
@@ -97,6 +103,8 @@ def _loaded(
         checks.check_map_key(pointer, number, off, size)
     elif kind is btfptr.MEM:
         btfptr.check_memory(pointer, number, off, size, store=False)
+    elif kind in KERNEL_MEMORY:
+        check_kernel_memory(pointer, number, off, size, store=False)
     else:
         raise checks.not_memory(pointer, number)
     return scalar(load_result(size, signed), pc)
@@ -156,10 +164,14 @@ def _constant_load(
     return Scalar.const(sign_extend(word, size * 8) if signed else word)
 
 
-def _load_ctx(field: CtxField | None, size: int, signed: bool, pc: int) -> Reg:
-    found = POINTER_FIELDS.get(field.holds) if field is not None else None
+def _load_ctx(env: Environment, field: CtxField | None, size: int, signed: bool, pc: int) -> Reg:
+    if field is None:
+        return scalar(load_result(size, signed), pc)
+    found = POINTER_FIELDS.get(field.holds)
+    if field.pointer is not None:
+        found = FROM_CONTEXT[field.pointer]
     if found is not None:
-        return Pointer(found, pc)
+        return Pointer(found, pc, id=env.new_id() if found in NON_NULL else 0)
     return scalar(load_result(size, signed), pc)
 
 
@@ -228,6 +240,8 @@ def check_store(
             f"write to change key R{number} not allowed",
             reason="keys of a map can not be changed in place",
         )
+    elif kind in KERNEL_MEMORY:
+        check_kernel_memory(pointer, number, off, size, store=True)
     elif kind is RegType.CONST_PTR_TO_MAP:
         raise forbidden(
             Rule.READ_ONLY,
@@ -334,7 +348,8 @@ def _atomic_stack(
 
 def _atomic_memory(pointer: Reg, number: int, what: str) -> None:
     """Atomic operations work on stack, map values and other plain memory only."""
-    if pointer.type is RegType.PTR_TO_CTX or pointer.type in PACKET_TYPES:
+    kind = pointer.type
+    if kind in _REWRITTEN or kind in PACKET_TYPES or kind is RegType.PTR_TO_FLOW_KEYS:
         raise forbidden(
             Rule.NOT_A_POINTER,
             f"BPF_ATOMIC {what} R{number} {pointer.type.value} is not allowed",

@@ -49,6 +49,16 @@ class RegType(Enum):
     PTR_TO_BTF_ID_OR_NULL = "ptr_or_null_"
     PTR_TO_MEM = "mem"
     PTR_TO_MEM_OR_NULL = "mem_or_null"
+    PTR_TO_SOCK_COMMON = "sock_common"
+    PTR_TO_SOCK_COMMON_OR_NULL = "sock_common_or_null"
+    PTR_TO_SOCKET = "sock"
+    PTR_TO_SOCKET_OR_NULL = "sock_or_null"
+    PTR_TO_TCP_SOCK = "tcp_sock"
+    PTR_TO_TCP_SOCK_OR_NULL = "tcp_sock_or_null"
+    PTR_TO_XDP_SOCK = "xdp_sock"
+    PTR_TO_XDP_SOCK_OR_NULL = "xdp_sock_or_null"
+    PTR_TO_FLOW_KEYS = "flow_keys"
+    PTR_TO_TP_BUFFER = "tp_buffer"
 
 
 class Trust(IntFlag):
@@ -71,6 +81,10 @@ NON_NULL = {
     RegType.PTR_TO_RINGBUF_MEM_OR_NULL: RegType.PTR_TO_RINGBUF_MEM,
     RegType.PTR_TO_BTF_ID_OR_NULL: RegType.PTR_TO_BTF_ID,
     RegType.PTR_TO_MEM_OR_NULL: RegType.PTR_TO_MEM,
+    RegType.PTR_TO_SOCK_COMMON_OR_NULL: RegType.PTR_TO_SOCK_COMMON,
+    RegType.PTR_TO_SOCKET_OR_NULL: RegType.PTR_TO_SOCKET,
+    RegType.PTR_TO_TCP_SOCK_OR_NULL: RegType.PTR_TO_TCP_SOCK,
+    RegType.PTR_TO_XDP_SOCK_OR_NULL: RegType.PTR_TO_XDP_SOCK,
 }
 PACKET_TYPES = frozenset({RegType.PTR_TO_PACKET, RegType.PTR_TO_PACKET_META})
 

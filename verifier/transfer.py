@@ -18,6 +18,7 @@ from pybpfvm.verifier.domains.alu import alu, transfer_of
 from pybpfvm.verifier.domains.scalar import UNKNOWN32, Scalar, sync
 from pybpfvm.verifier.domains.word import S64_MIN
 from pybpfvm.verifier.environment import Environment
+from pybpfvm.verifier.kernelptr import SOCKETS
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
 from pybpfvm.verifier.regstate import (
     NON_NULL,
@@ -229,6 +230,10 @@ def pointer_arithmetic(env: Environment, insn: Insn, op: AluOp, pc: int, a: Reg,
             culprit=pointer,
         )
     var = number.var
+    if kind is RegType.PTR_TO_FLOW_KEYS and var.mask:
+        raise _prohibited(f"R{ptr_no} pointer arithmetic on {kind.value} prohibited", pointer)
+    if kind in SOCKETS:
+        raise _prohibited(f"R{ptr_no} pointer arithmetic on {kind.value} prohibited", pointer)
     if kind in _FIXED and not (op is AluOp.ADD and not var.mask and var.value == 0):
         raise _prohibited(f"R{ptr_no} pointer arithmetic on {kind.value} prohibited", pointer)
     _check_sane(number, pointer, var.mask == 0, var.smin, number)

@@ -181,6 +181,12 @@ class Profile:
         """The first rule that `section` falls under."""
         return next((rule for rule in self.sections if rule.covers(section)), None)
 
+    @property
+    def own_section(self) -> str:
+        """A section whose programs are of this profile and attach type."""
+        own = (rule for rule in self.sections if rule.attach_type == self.attach_type)
+        return next(own, self.sections[0]).prefix
+
     def for_section(self, section: str) -> Profile:
         """The profile as it is for programs in `section`: of that section's attach type."""
         rule = self.section_rule(section)

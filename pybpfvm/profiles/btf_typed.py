@@ -10,9 +10,11 @@ from collections.abc import Mapping
 
 from pybpfvm.profiles.base import Profile, SectionRule, Sleepable
 from pybpfvm.profiles.detect import matching_section
+from pybpfvm.profiles.mainline import MAINLINE_NAMES
 from pybpfvm.profiles.ordinary import MAINLINE_HELPERS, ORDINARY
 
-_TRACING_NAMES = next(one for one in ORDINARY if one.name == "raw_tracepoint").helpers
+_TRACING = next(one for one in ORDINARY if one.name == "raw_tracepoint").helpers
+_TRACING_NAMES = {number: name for number, name in MAINLINE_HELPERS.items() if number in _TRACING}
 _KTIME_GET_COARSE_NS = 160
 _BTF_HELPERS: Mapping[int, str] = {158: "get_current_task_btf", 175: "task_pt_regs"}
 
@@ -39,7 +41,7 @@ def _profile(name: str, number: int, sections: tuple[SectionRule, ...]) -> Profi
         returns=None,
         sleepable=Sleepable.OPTIONAL,
         missing_helpers={
-            number: helper for number, helper in MAINLINE_HELPERS.items() if number not in helpers
+            number: helper for number, helper in MAINLINE_NAMES.items() if number not in helpers
         },
     )
 

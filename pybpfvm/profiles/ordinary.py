@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from pybpfvm.profiles import contexts
 from pybpfvm.profiles.availability import offered
-from pybpfvm.profiles.base import PacketAccess, PacketRules, Profile, SectionRule, Sleepable
+from pybpfvm.profiles.base import PacketAccess, PacketRules, Profile, Sleepable
 from pybpfvm.profiles.contexts import Fields
 from pybpfvm.profiles.iouring_2021 import BASE_514
 from pybpfvm.profiles.mainline import MAINLINE_NAMES

@@ -22,6 +22,7 @@ from pybpfvm.maps.base import BpfMap, MapError
 from pybpfvm.objectfile import abi_unknown, global_variables
 from pybpfvm.profiles.base import Profile
 from pybpfvm.profiles.detect import Detection, ProgramFacts
+from pybpfvm.profiles.mainline import MAINLINE_NAMES
 from pybpfvm.profiles.ordinary import profile_of_section, unsupported_type
 from pybpfvm.program import BpfObject, MapSpec, Program
 from pybpfvm.session.judging import JudgeRequest, judge
@@ -151,10 +152,10 @@ class LoadedProgram:
         UnsupportedError for a program type that is not run, InputError when it is not known.
         """
         if self.owner.known_profile is not None:
-            return self.owner.known_profile
+            return self.owner.known_profile.for_section(self.program.section)
         own = profile_of_section(self.program.section)
         if own is not None:
-            return own
+            return own.for_section(self.program.section)
         kind = unsupported_type(self.program.section)
         if kind is not None:
             raise UnsupportedError(
@@ -194,6 +195,11 @@ class LoadedProgram:
         ended. Raises InputError for what the program's type can not be run with, and Trap.
         """
         profile = self.profile
+        if not profile.runs:
+            raise UnsupportedError(
+                f"programs of type {profile.title} (section {self.program.section})",
+                where=f"{self.owner.object.path}: {self.name}",
+            )
         start_ns = time.monotonic_ns()
         environment = RunEnvironment(
             profile=profile,
@@ -221,7 +227,7 @@ def helpers_of(profile: Profile) -> Mapping[int, Helper]:
         raise InputError(f"profile {profile.name} names unknown helpers: {', '.join(missing)}")
     helpers = {
         number: Helper(name, (), RetType.INTEGER, None, "Not in this version.")
-        for number, name in profile.missing_helpers.items()
+        for number, name in (MAINLINE_NAMES if profile.ring is None else {}).items()
     }
     helpers.update((number, HELPERS[name]) for number, name in profile.helpers.items())
     return helpers

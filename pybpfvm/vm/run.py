@@ -259,7 +259,8 @@ class Run:
 
     def _check_return(self) -> None:
         profile = self.environment.profile
-        if profile is None or profile.returns is None:
+        # Ordinary programs that return something else are not loaded; here all may be tried.
+        if profile is None or profile.ring is None or profile.returns is None:
             return
         low, high = profile.returns
         if not low <= self.regs[0] <= high:

@@ -163,7 +163,7 @@ _FRAME = bytes(12) + b"\x08\0\x45" + bytes(range(45))
 
 
 def _program(text: str, profile: Profile) -> Program:
-    return Program("probe", profile.sections[0].prefix, assemble(text))
+    return Program("probe", profile.own_section, assemble(text))
 
 
 def _takes(profile: Profile, program: Program) -> bpfsys.LoadResult:

@@ -47,17 +47,10 @@ class Variant:
 def variants() -> tuple[Variant, ...]:
     """Every ordinary type, once for each attach type that differs."""
     return tuple(
-        Variant(one, _section(profile, one.attach_type))
+        Variant(one, one.own_section)
         for profile in ORDINARY
         for one in (profile, *profile.variants)
     )
-
-
-def _section(profile: Profile, attach_type: int) -> str:
-    for rule in profile.sections:
-        if rule.attach_type == attach_type:
-            return rule.prefix
-    return profile.sections[0].prefix
 
 
 _NOT_OFFERED = re.compile(

@@ -151,13 +151,15 @@ def _case(
         calls={name: number for number, name in names.items()},
         maps={spec.name: index for index, spec in enumerate(maps)},
     )
-    rules = [rule for rule in profile.sections if rule.sleepable] or list(profile.sections)
-    default_section = rules[0].prefix
-    if "type" not in row:
-        default_section = content.get("section", default_section)
+    section = row.get("section")
+    if section is None:
+        of_file = content.get("section") if "type" not in row else None
+        section = of_file or profile.own_section
+    if profile.section_rule(section) is None:
+        raise CaseError(f"{where}: section {section} is not of {profile_name}")
     program = Program(
         "case",
-        row.get("section", default_section),
+        section,
         insns,
         subprogs=subprogs_of(insns),
         license=row.get("license", "GPL"),

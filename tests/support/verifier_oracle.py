@@ -18,7 +18,7 @@ from pybpfvm.btf.types import Btf
 from pybpfvm.btf.write import write_btf
 from pybpfvm.isa.codec import encode
 from pybpfvm.isa.insn import Insn
-from pybpfvm.profiles.base import Profile, Sleepable
+from pybpfvm.profiles.base import Profile
 from pybpfvm.program import MapSpec, Subprog
 from pybpfvm.session.against import last_words, refused_pc
 from pybpfvm.session.attach_target import attach_target
@@ -70,22 +70,25 @@ class KernelVerifier:
         insns: Sequence[Insn],
         profile: Profile,
         *,
+        section: str | None = None,
         license: str = "GPL",
         log: bool = True,
-        section: str = "",
         subprogs: Sequence[Subprog] = (),
     ) -> KernelVerdict | None:
         """The verdict; None for a program that an earlier run did not survive. `subprogs` with
         types are told to the kernel, if the verifier was made with BTF.
 
-        `section` says what programs with BTF arguments are attached to.
-        `log`: a refused program is loaded again with a log, to learn where and why.
+        `section` says what it is attached to, and whether it is sleepable (the profile's own
+        otherwise). `log`: a refused program is loaded again with a log, to learn where and why.
         """
         code = encode(insns)
         types = b"".join(
             struct.pack("=II", sub.start, sub.btf_type_id) for sub in subprogs if sub.btf_type_id
         )
-        name = f"{profile.prog_type} {section}".encode()
+        if section is None:
+            section = profile.own_section
+        profile = profile.for_section(section)
+        name = f"{profile.prog_type} {section} ".encode()
         key = hashlib.sha256(name + code + types).hexdigest()
         if self._journal is not None:
             if key in self._journal.lost:
@@ -103,17 +106,16 @@ class KernelVerifier:
     def _load(
         self, code: bytes, profile: Profile, license: str, section: str, types: bytes, *, log: bool
     ) -> KernelVerdict:
-        sleeps = profile.sleepable is not Sleepable.NEVER
-        attach_type = attach_id = 0
+        attach_type, attach_id = profile.attach_type, 0
         if is_btf_typed(profile):
             attach_type, attach_id = attach_target(section)
-            sleeps = section.partition("/")[0].endswith(".s")
-        flags = bpfsys.BPF_F_SLEEPABLE if sleeps else 0
+        rule = profile.section_rule(section)
+        sleepable = rule is not None and rule.sleepable
         with bpfsys.prog_load(
             code,
             prog_type=profile.prog_type,
             license=license,
-            flags=flags,
+            flags=bpfsys.BPF_F_SLEEPABLE if sleepable else 0,
             map_fds=[made.fileno() for made in self._maps],
             log_level=1 if log else 0,
             expected_attach_type=attach_type,

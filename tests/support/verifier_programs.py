@@ -80,6 +80,7 @@ def generate(seed: int, type_name: str | None = None) -> Generated:
     """The program of `seed`; its type too, unless one is given."""
     random = Random(seed)
     profile = PROFILES[type_name or random.choice(TYPES)]
+    section = profile.own_section
     for attempt in range(20):
         maker = _Maker(Random(f"{seed}.{attempt}"), profile)
         lines = maker.lines()
@@ -92,10 +93,7 @@ def generate(seed: int, type_name: str | None = None) -> Generated:
             break
     else:
         raise AssertionError(f"seed {seed}: nothing that can be encoded")
-    rules = [rule for rule in profile.sections if rule.sleepable] or list(profile.sections)
-    program = Program(
-        f"seed{seed}", rules[0].prefix, insns, subprogs=subprogs_of(insns), license="GPL"
-    )
+    program = Program(f"seed{seed}", section, insns, subprogs=subprogs_of(insns), license="GPL")
     obj = BpfObject(f"seed{seed}", "", (program,), MAPS, license="GPL")
     return Generated(seed, profile, program, obj, frozenset(maker.features), " + ".join(damages))
 

@@ -152,7 +152,7 @@ def campaign(
     with KernelVerifier(MAPS, None if journal is None else Journal(journal)) as kernel:
         for seed in seeds:
             made = generate(seed)
-            said = kernel.judge(made.program.insns, made.profile)
+            said = kernel.judge(made.program.insns, made.profile, section=made.program.section)
             if said is None:
                 continue
             ours = verify(made.program, made.object, made.profile, options=options)

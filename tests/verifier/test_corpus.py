@@ -43,9 +43,9 @@ def test_the_kernel_says_the_same(kernel: KernelVerifier, file: str) -> None:
         said = kernel.judge(
             case.program.insns,
             case.profile,
-            license=case.program.license,
             section=case.program.section,
             subprogs=case.program.subprogs,
+            license=case.program.license,
         )
         assert said is not None
         if said.errno == errno.EPERM and is_btf_typed(case.profile):
