@@ -229,6 +229,7 @@ ROWS = (
             "cgroup_sockopt": (_SOCK, _ANY, _ANY, _MEM, _SIZE),
             "lsm": (_SOCK, _ANY, _ANY, _MEM, _SIZE),
             "tracing": (_SOCK, _ANY, _ANY, _MEM, _SIZE),
+            "struct_ops": (_SOCK, _ANY, _ANY, _MEM, _SIZE),
         },
     ),
     Helper(
@@ -241,6 +242,7 @@ ROWS = (
             "cgroup_sockopt": (_SOCK, _ANY, _ANY, _OUT, _SIZE),
             "lsm": (_SOCK, _ANY, _ANY, _OUT, _SIZE),
             "tracing": (_SOCK, _ANY, _ANY, _OUT, _SIZE),
+            "struct_ops": (_SOCK, _ANY, _ANY, _OUT, _SIZE),
         },
     ),
     Helper("bind", (_CTX, _MEM, _SIZE), RetType.INTEGER, None, "Bind a socket to an address."),

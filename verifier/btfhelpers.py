@@ -29,6 +29,7 @@ _ARGUMENTS: Mapping[tuple[str, int], str] = {
     ("seq_printf_btf", 1): "seq_file",
     ("skb_output", 1): "sk_buff",
     ("xdp_output", 1): "xdp_buff",
+    ("xdp_get_buff_len", 1): "xdp_buff",
     ("tcp_send_ack", 1): "tcp_sock",
     ("bprm_opts_set", 1): "linux_binprm",
     ("ima_inode_hash", 1): "inode",

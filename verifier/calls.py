@@ -261,7 +261,9 @@ def _check_argument(call: _Call, number: int, kind: ArgType) -> None:
         return
     if reg.type not in allowed and not btfhelpers.is_memory(reg, allowed is _MEMORY):
         raise _mismatch(reg, number, allowed, call)
-    if kind in _NOT_JUDGED or reg.type is RegType.PTR_TO_BTF_ID:
+    if kind in _NOT_JUDGED or (
+        kind is ArgType.PTR_TO_BTF_ID_SOCK_COMMON and reg.type is RegType.PTR_TO_BTF_ID
+    ):
         raise unsupported(f"arguments of type {kind.name} ({call.helper.name})")
     if number == call.helper.releases:
         _take_reference(call, reg, number)

@@ -214,6 +214,21 @@ _BESIDES: Mapping[str, str] = {
         skc_to_tcp_request_sock skc_to_udp6_sock sock_from_file sys_bpf btf_find_by_name_kind
         sys_close skc_to_unix_sock kallsyms_lookup_name xdp_get_buff_len skc_to_mptcp_sock
     """,
+    "tracing": """
+        probe_read perf_event_output get_stackid probe_read_str get_socket_cookie get_stack
+        sk_storage_get sk_storage_delete skb_output xdp_output skc_to_tcp6_sock skc_to_tcp_sock
+        skc_to_tcp_timewait_sock skc_to_tcp_request_sock skc_to_udp6_sock sock_from_file
+        get_func_ip skc_to_unix_sock xdp_get_buff_len skc_to_mptcp_sock
+    """,
+    "tracing:23": """
+        get_attach_cookie
+    """,
+    "tracing:28": """
+        seq_printf seq_write d_path seq_printf_btf
+    """,
+    "struct_ops": """
+        setsockopt getsockopt sk_storage_get sk_storage_delete tcp_send_ack ktime_get_coarse_ns
+    """,
 }
 
 

@@ -49,3 +49,4 @@ _IN_ORDER = """
 """
 
 MAINLINE_NAMES: Mapping[int, str] = dict(enumerate(_IN_ORDER.split()))
+NUMBERS: Mapping[str, int] = {name: number for number, name in MAINLINE_NAMES.items()}

@@ -15,7 +15,7 @@ from pybpfvm.profiles.availability import offered
 from pybpfvm.profiles.base import PacketAccess, PacketRules, Profile, Sleepable
 from pybpfvm.profiles.contexts import Fields
 from pybpfvm.profiles.iouring_2021 import BASE_514
-from pybpfvm.profiles.mainline import MAINLINE_NAMES
+from pybpfvm.profiles.mainline import NUMBERS
 from pybpfvm.profiles.sections import SECTIONS
 
 # Mainline's numbers of the helpers that can be executed here.
@@ -238,13 +238,12 @@ _BY_CONFIGURATION: Mapping[str, tuple[str, ...]] = {
         *("raw_tracepoint_writable", "syscall"),
     ),
 }
-_NUMBERS = {name: number for number, name in MAINLINE_NAMES.items()}
 # Attach types that programs must be loaded for, of types that do not come in several kinds.
 _ONLY_ATTACH = {"sk_lookup": 36, "netfilter": 45}
 
 
 def _helpers(name: str, attach_type: int) -> Mapping[int, str]:
-    return {_NUMBERS[helper]: helper for helper in offered(name, attach_type)}
+    return {NUMBERS[helper]: helper for helper in offered(name, attach_type)}
 
 
 def _profile(one: _Type) -> Profile:
@@ -263,7 +262,7 @@ def _profile(one: _Type) -> Profile:
         sleepable=one.sleepable,
         packet=one.packet,
         missing_helpers={
-            _NUMBERS[helper]: helper
+            NUMBERS[helper]: helper
             for helper, types in _BY_CONFIGURATION.items()
             if one.name in types
         },

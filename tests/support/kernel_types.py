@@ -15,8 +15,11 @@ from pybpfvm.isa.codec import encode
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.table import SPECS
 from pybpfvm.profiles.base import Profile, Sleepable
+from pybpfvm.profiles.btf_typed import btf_typed_profile
 from pybpfvm.profiles.mainline import MAINLINE_NAMES
 from pybpfvm.profiles.ordinary import ORDINARY
+from pybpfvm.verifier.attach import is_btf_typed
+from tests.support.attach_targets import attach_target
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +36,15 @@ class Variant:
 
     def load(self, code: bytes, *, license: str = "GPL", log_level: int = 0) -> bpfsys.LoadResult:
         """Load encoded instructions as a program of this kind."""
+        attach_type, attach_id = self.profile.attach_type, 0
+        if is_btf_typed(self.profile):
+            attach_type, attach_id = attach_target(self.section)
         sleepable = self.profile.sleepable is Sleepable.REQUIRED
         return bpfsys.prog_load(
             code,
             prog_type=self.profile.prog_type,
-            expected_attach_type=self.profile.attach_type,
+            expected_attach_type=attach_type,
+            attach_btf_id=attach_id,
             flags=bpfsys.BPF_F_SLEEPABLE if sleepable else 0,
             license=license,
             log_level=log_level,
@@ -50,6 +57,19 @@ def variants() -> tuple[Variant, ...]:
         Variant(one, one.own_section)
         for profile in ORDINARY
         for one in (profile, *profile.variants)
+    )
+
+
+def btf_variants() -> tuple[Variant, ...]:
+    """Types with BTF arguments, as far as every machine lets programs of them be loaded."""
+    tracing = btf_typed_profile("tp_btf/sched_switch")
+    struct_ops = btf_typed_profile("struct_ops/")
+    assert tracing is not None
+    assert struct_ops is not None
+    sections = ("tp_btf/sched_switch", "iter/task")
+    return (
+        *(Variant(tracing.for_section(section), section) for section in sections),
+        Variant(struct_ops, "struct_ops/tcp_congestion_ops/ssthresh"),
     )
 
 

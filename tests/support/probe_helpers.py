@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pybpfvm import bpfsys
 from pybpfvm.profiles.mainline import MAINLINE_NAMES
-from tests.support.kernel_types import offered_helpers, variants
+from tests.support.kernel_types import btf_variants, offered_helpers, variants
 
 TABLE = Path(__file__).parents[2] / "pybpfvm" / "profiles" / "availability.py"
 
@@ -47,7 +47,8 @@ def offered(program_type: str, attach_type: int) -> tuple[str, ...]:
 
 def table() -> str:
     """The module's text."""
-    asked = [(variant, offered_helpers(variant)) for variant in variants()]
+    asked_of = (*variants(), *btf_variants())
+    asked = [(variant, offered_helpers(variant)) for variant in asked_of]
     common = frozenset.intersection(*(names for _, names in asked))
     by_type: dict[str, list[frozenset[str]]] = defaultdict(list)
     for variant, names in asked:
