@@ -18,8 +18,8 @@ from pybpfvm.profiles.base import Profile, Sleepable
 from pybpfvm.profiles.btf_typed import btf_typed_profile
 from pybpfvm.profiles.mainline import MAINLINE_NAMES
 from pybpfvm.profiles.ordinary import ORDINARY
+from pybpfvm.session.attach_target import attach_target
 from pybpfvm.verifier.attach import is_btf_typed
-from tests.support.attach_targets import attach_target
 
 
 @dataclass(frozen=True, slots=True)
