@@ -268,7 +268,7 @@ ROWS = (
         RetType.INTEGER,
         xdp_get_buff_len,
         "Length of a packet.",
-        args_by_type={kind: (ArgType.PTR_TO_BTF_ID,) for kind in ("tracing", "syscall")},
+        args_by_type=dict.fromkeys(("tracing", "syscall"), (ArgType.PTR_TO_BTF_ID,)),
     ),
     Helper("xdp_load_bytes", _INTO_MEMORY, RetType.INTEGER, xdp_load_bytes, "Copy from a packet."),
     Helper(
