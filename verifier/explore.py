@@ -29,13 +29,14 @@ from pybpfvm.verifier.checks import check_ctx_pointer, check_readable
 from pybpfvm.verifier.describe import registers
 from pybpfvm.verifier.domains.scalar import Scalar, is_subsumed_by
 from pybpfvm.verifier.environment import Environment
-from pybpfvm.verifier.globals import may_move_packet, parameters
+from pybpfvm.verifier.globals import may_move_packet
 from pybpfvm.verifier.jumps import prepare_jump
 from pybpfvm.verifier.kfuncs import call_kfunc
 from pybpfvm.verifier.liveness import Liveness
 from pybpfvm.verifier.lock import check_call_unlocked, check_unlocked
 from pybpfvm.verifier.maygoto import prepare_may_goto
 from pybpfvm.verifier.origin import CopiedSlot, derived
+from pybpfvm.verifier.params import check_arguments, initial, parameters
 from pybpfvm.verifier.prune import Compare, Comparison
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
 from pybpfvm.verifier.regstate import (
@@ -167,8 +168,8 @@ class Explorer:
         if self.entry == 0:
             state.frame.regs[1] = Pointer(RegType.PTR_TO_CTX, -1)
         else:
-            count = parameters(self.env, self.env.functions[self.entry])
-            state.frame.regs[1 : 1 + count] = [unknown(-1) for _ in range(count)]
+            wanted = parameters(self.env, self.env.functions[self.entry])
+            state.frame.regs[1 : 1 + len(wanted)] = initial(self.env, wanted)
         return state
 
     # Bookkeeping of paths.
@@ -452,21 +453,14 @@ class Explorer:
     def _global_call(self, pc: int, target: int) -> Step:
         """The function is verified by itself: of its result it is only known to be a number."""
         env = self.env
-        count = parameters(env, env.functions[target])
+        function = env.functions[target]
+        wanted = parameters(env, function)
         moves = may_move_packet(env, target)
 
         def step(state: State) -> int:
             check_call_unlocked(state, None)
             regs = state.frame.regs
-            for number in range(1, 1 + count):
-                check_readable(regs[number], number)
-                if regs[number].type is not RegType.SCALAR_VALUE:
-                    raise forbidden(
-                        Rule.HELPER_ARG,
-                        f"R{number} is not a scalar",
-                        reason="a parameter of a global function that is a number gets a number",
-                        culprit=regs[number],
-                    )
+            check_arguments(env, state, pc, function.name, wanted)
             if moves:
                 forget_packet(state, pc)
             if env.sleepable and state.regions != NO_REGIONS:

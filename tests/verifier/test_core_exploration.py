@@ -196,11 +196,9 @@ def test_global_functions(argument: str, after: str, body: str, expected: Rule |
         assert error(verdict)[0] is expected
 
 
-def test_global_functions_of_pointers_are_not_judged() -> None:
+def test_a_number_is_no_memory_for_a_global_function() -> None:
     text = GLOBAL.format(argument="5", after="", body="r0 = 0\n exit")
-    verdict = judge(text, global_type=POINTER)
-    assert isinstance(verdict, Inconclusive)
-    assert "not a number" in verdict.finding.feature
+    assert error(judge(text, global_type=POINTER))[0] is Rule.HELPER_ARG
 
 
 COUNTED = """

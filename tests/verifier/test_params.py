@@ -1,0 +1,61 @@
+"""Global functions with pointer parameters: the running kernel confirms, then we are judged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pybpfvm import bpfsys
+from pybpfvm.loader.object import load
+from pybpfvm.profiles import PROFILES
+from pybpfvm.session.kernel_object import KernelObject
+from pybpfvm.verifier.verdict import Accepted, Inconclusive, Rejected, Rule
+from pybpfvm.verifier.verify import verify
+
+OBJECT = load(Path(__file__).parent / "data" / "params.bpf.o", target_btf=lambda _: None)
+XDP = PROFILES["xdp"]
+# None: accepted.
+EXPECTED = {
+    "fits": None,
+    "null": None,
+    "no_check": Rule.POSSIBLY_NULL,
+    "too_far": Rule.MEM_ACCESS,
+    "small": Rule.STACK_ACCESS,
+    "never_null": None,
+    "null_to_nonnull": Rule.POSSIBLY_NULL,
+    "number": Rule.UNSUPPORTED,
+    "with_ctx": None,
+    "not_ctx": Rule.HELPER_ARG,
+}
+# The kernel takes the number 0 for memory that the function, by its tag, does not compare with 0:
+# running that program dereferences NULL.
+LOOSER_KERNEL = {"null_to_nonnull"}
+
+
+def test_the_object_has_these_programs() -> None:
+    assert {program.name for program in OBJECT.programs} == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_verdict(name: str) -> None:
+    verdict = verify(OBJECT.program(name), OBJECT, XDP)
+    rule = EXPECTED[name]
+    if rule is None:
+        assert isinstance(verdict, Accepted)
+    elif rule is Rule.UNSUPPORTED:
+        assert isinstance(verdict, Inconclusive)
+    else:
+        assert isinstance(verdict, Rejected)
+        assert verdict.errors[0].rule is rule
+
+
+@pytest.mark.kernel_bpf
+def test_the_kernel_says_the_same() -> None:
+    reason = bpfsys.available()
+    if reason is not None:
+        pytest.skip(reason)
+    with KernelObject(OBJECT) as kernel:
+        for name, rule in EXPECTED.items():
+            with kernel.load(OBJECT.program(name), XDP) as loaded:
+                assert loaded.accepted == (rule is None or name in LOOSER_KERNEL), name
