@@ -20,6 +20,7 @@ _PLACES = {
     RegType.PTR_TO_RINGBUF_MEM_OR_NULL: "a ring-buffer record",
     RegType.PTR_TO_FUNC: "a function",
 }
+_LOADS = frozenset({Kind.LDX, Kind.LDSX, Kind.LOAD_ACQ})
 _MAYBE = " or NULL (not compared with NULL yet)"
 _HEX_FROM = 4096
 
@@ -31,6 +32,8 @@ def read_registers(insn: Insn) -> tuple[int, ...]:
         return (0,)
     if kind in (Kind.CALL, Kind.CALL_LOCAL):
         return (1, 2, 3, 4, 5)
+    if kind in _LOADS:
+        return (insn.src,)
     used = [getattr(insn, name) for name in ("dst", "src") if name in insn.spec.fields]
     return tuple(dict.fromkeys(used))
 
