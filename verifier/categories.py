@@ -16,6 +16,10 @@ _MEMORY = "Memory safety"
 _STACK = "Stack"
 _CALLS = "Calls"
 _RESOURCES = "Resources"
+_KERNEL = "Kernel objects"
+_USER = "User memory"
+_RING = "Ring requests"
+_WAITS = "Waiting and completions"
 _LIMITS = "Limits"
 _OTHER = "Rules"
 
@@ -51,6 +55,35 @@ PROBLEMS: Mapping[Rule, tuple[str, str]] = {
     Rule.REFERENCE_LEAK: (_RESOURCES, "reference not released"),
     Rule.RELEASE_UNOWNED: (_RESOURCES, "release of what is not held"),
     Rule.LOCK: (_RESOURCES, "lock used wrongly"),
+    Rule.BTF_ACCESS: (_KERNEL, "access that the object's type does not allow"),
+    Rule.KFUNC_NOT_ALLOWED: (_KERNEL, "kernel function that is not allowed here"),
+    Rule.KFUNC_ARG: (_KERNEL, "wrong argument of a kernel function"),
+    Rule.TRUST: (_KERNEL, "pointer that can not be trusted"),
+    Rule.REGION: (_RESOURCES, "critical section not left, or not entered"),
+    Rule.ATTACH_TARGET: (_KERNEL, "nothing of this name to attach to"),
+    Rule.USER_RANGE: (_USER, "user memory outside the contract"),
+    Rule.USER_UNPROVEN: (_USER, "user memory that nothing bounds"),
+    Rule.DOUBLE_FETCH: (_USER, "shared memory read twice after a check"),
+    Rule.FORGED_POINTER: (_USER, "number from user space used as an address"),
+    Rule.POINTER_EXPOSED: (_USER, "kernel address shown to user space"),
+    Rule.FAILED_REAP: (_WAITS, "completion used although none was reaped"),
+    Rule.ERRNO_AS_COUNT: (_WAITS, "error number used as a count"),
+    Rule.RESULT_IGNORED: (_WAITS, "result of a completion not looked at"),
+    Rule.SUBMIT_UNCHECKED: (_RING, "result of a submission not looked at"),
+    Rule.FILE_OFFSET: (_RING, "file offset of 32 bits"),
+    Rule.USER_DATA_SHARED: (_RING, "user_data that requests of others have too"),
+    Rule.BUFFER_IN_FLIGHT: (_RING, "buffer reused while a request is in flight"),
+    Rule.CQ_INDEX: (_RING, "completion queue that does not exist"),
+    Rule.CQ_OWNERSHIP: (_WAITS, "completion queue that belongs to somebody else"),
+    Rule.WAIT_NEVER: (_WAITS, "wait that can never be satisfied"),
+    Rule.WAIT_NO_PROGRESS: (_WAITS, "wait with nothing in flight"),
+    Rule.WAIT_STALE: (_WAITS, "wait fields left from an earlier step"),
+    Rule.LINK_DANGLING: (_RING, "link without a successor"),
+    Rule.DRAIN: (_RING, "drain that waits for requests of others"),
+    Rule.SQE_OPCODE: (_RING, "request that the ring does not take"),
+    Rule.SQE_FLAGS: (_RING, "flags that the ring does not take"),
+    Rule.SQE_FIELD: (_RING, "field of a request that must be zero, or set"),
+    Rule.SQE_BUFFER: (_RING, "buffer of a request outside the contract"),
     Rule.BUDGET: (_LIMITS, "program too complex"),
     Rule.UNSUPPORTED: (_LIMITS, "not supported by this verifier"),
 }

@@ -23,6 +23,7 @@ from pybpfvm.verifier.kernels import DEFAULT_KERNEL, KERNELS, NOTES
 
 _INTERRUPTED = 130
 _MAX_JOBS = 256
+_PIECE = 1 << 14  # characters written at a time
 _MAX_CONTRACT_BYTES = 1 << 20
 
 _KERNELS_HELP = "what --kernel changes (rules of ordinary program types only):\n" + "\n".join(
@@ -151,10 +152,17 @@ def run(args: argparse.Namespace) -> int:
     )
     text = chosen.render(report)
     if output is None:
-        sys.stdout.write(text)
+        _print(text)
     else:
         output.write(text)
     return _INTERRUPTED if report.interrupted else report.exit_code
+
+
+def _print(text: str) -> None:
+    """`text` on stdout, in pieces: of one that is cut short, an unbuffered stdout (python -u)
+    would not tell, and a reader that has gone would not be noticed."""
+    for start in range(0, len(text), _PIECE):
+        sys.stdout.write(text[start : start + _PIECE])
 
 
 def _running_kernel() -> AskKernel:

@@ -53,11 +53,7 @@ def render(report: Report) -> str:
                 ],
             }
         ],
-        "artifacts": [
-            {"location": {"uri": _uri(one.path)}, "roles": ["analysisTarget"]}
-            | ({"hashes": {"sha-256": one.sha256}} if one.sha256 else {})
-            for one in report.objects
-        ],
+        "artifacts": list({one.path: _artifact(one) for one in report.objects}.values()),
         "columnKind": "utf16CodeUnits",
         "results": results,
     }
@@ -84,6 +80,11 @@ def _rule(name: str) -> Json:
         "help": {"text": help_text.replace("`", ""), "markdown": help_text},
         "properties": {"tags": ["bpf", category(rule)]},
     }
+
+
+def _artifact(one: JudgedObject) -> Json:
+    found: Json = {"location": {"uri": _uri(one.path)}, "roles": ["analysisTarget"]}
+    return found | ({"hashes": {"sha-256": one.sha256}} if one.sha256 else {})
 
 
 def _results(one: JudgedObject) -> Iterator[Json]:

@@ -289,7 +289,7 @@ _COMMAND = re.compile(r"::(error|warning|notice) ([^:]*)::(.*)")
 
 @pytest.mark.parametrize("report", [real(), evil()], ids=["real", "evil"])
 def test_each_line_is_one_command(report: Report) -> None:
-    for line in render("github", report).splitlines() if report == real() else _lines(report):
+    for line in _lines(report):
         match = _COMMAND.fullmatch(line)
         assert match is not None, line
         properties = dict(part.split("=", 1) for part in match[2].split(","))
@@ -334,5 +334,5 @@ def test_every_rule_has_a_category_and_a_problem() -> None:
 
 def test_every_format_is_there() -> None:
     assert set(OURS) <= set(FORMATS)
-    for name in FORMATS:
+    for name in OURS:
         assert callable(format_named(name).render)

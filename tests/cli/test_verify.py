@@ -1,0 +1,338 @@
+"""`pybpfvm verify` as users type it: exit codes, options, several objects, several processes, bad
+input, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pybpfvm.cli import main
+from pybpfvm.report.formats import FORMATS
+from pybpfvm.verifier.kernels import KERNELS, NOTES
+from tests.support.elf_writer import EXEC, Sec, Sym, write_elf
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = sorted((ROOT / "examples").glob("*/*.bpf.o"))
+ORDINARY = ROOT / "tests/ordinary"
+MISTAKES = ORDINARY / "mistakes.bpf.o"
+GOOD = ORDINARY / "filter.bpf.o"
+EXTERNS = ROOT / "tests/loader/data/externs.o"
+OURS = ("text", "json", "sarif", "github", "md")
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    try:
+        code = main(["verify", *(str(argument) for argument in arguments)])
+    except SystemExit as end:
+        code = int(end.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+# Verdicts and exit codes.
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_every_example_is_accepted(capsys: pytest.CaptureFixture[str], path: Path) -> None:
+    code, out, err = run(capsys, path)
+    assert (code, err) == (0, ""), out
+    assert ": accepted\n" in out
+
+
+CODES = [
+    ((GOOD,), 0),
+    ((MISTAKES, "--prog", "fine"), 0),
+    ((MISTAKES, "--prog", "no_bound"), 1),
+    ((MISTAKES, "--prog", "other"), 3),
+    ((MISTAKES,), 1),  # a refusal matters more than a doubt
+    ((EXTERNS,), 3),
+    ((GOOD, "/nonexistent.o"), 2),
+    ((MISTAKES, "/nonexistent.o"), 2),
+    ((GOOD, "--budget-insns", "9"), 3),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code"), CODES, ids=lambda v: str(v)[-40:])
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_exit_codes(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[object, ...], code: int, jobs: int
+) -> None:
+    assert run(capsys, *arguments, "-j", jobs)[0] == code
+
+
+def test_the_other_objects_are_judged_when_one_can_not_be_read(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, out, _ = run(capsys, "/nonexistent.o", GOOD, __file__)
+    assert code == 2
+    assert "/nonexistent.o: can not be read: No such file or directory" in out
+    assert "not an ELF object" in out
+    assert "filter (socket): accepted" in out
+    assert "1 accepted, 2 objects could not be read" in out
+
+
+def test_a_program_that_the_loader_leaves_out_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, EXTERNS, "--prog", "reads")
+    assert code == 3
+    assert "unsupported: it uses extern variable kernel_variable" in out
+
+
+# Options.
+
+
+def test_constants_are_set_before_judging(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = (MISTAKES, "--prog", "depends")
+    assert run(capsys, *arguments)[0] == 1
+    assert run(capsys, *arguments, "--set", "limit=7")[0] == 0
+    assert run(capsys, *arguments, "--set", "limit=0x8")[0] == 1
+    assert run(capsys, *arguments, "--set", "limit=hex:07000000")[0] == 0
+
+
+def test_type_overrides_the_section(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, MISTAKES, "--prog", "other", "--type", "raw_tracepoint")
+    assert code == 0
+    assert "raw_tracepoint of Linux 6.18" in out
+
+
+def test_only_the_first_error(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = (MISTAKES, "--prog", "two_errors", "--format", "json")
+    every = json.loads(run(capsys, *arguments)[1])["programs"][0]["errors"]
+    first = json.loads(run(capsys, *arguments, "--no-all-errors")[1])["programs"][0]["errors"]
+    assert len(every) == 2
+    assert first == every[:1]
+
+
+def test_timings_are_shown_only_when_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert not re.search(r"\d s\b", run(capsys, GOOD)[1])
+    assert re.search(r"\d\.\d{3} s\b", run(capsys, GOOD, "--timings")[1])
+    program = json.loads(run(capsys, GOOD, "--timings", "--format", "json")[1])["programs"][0]
+    assert program["seconds"] > 0
+
+
+def test_help_says_what_a_kernel_changes(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    assert set(NOTES) == set(KERNELS)
+    for name, note in NOTES.items():
+        assert re.search(rf"^  {re.escape(name)} +{re.escape(note)}$", out, re.MULTILINE)
+
+
+def test_output_goes_to_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "report.txt"
+    file.write_text("x" * 100_000)
+    code, out, _ = run(capsys, GOOD, "-o", file)
+    assert (code, out) == (0, "")
+    assert file.read_text() == run(capsys, GOOD)[1]
+
+
+def test_an_ambiguous_abi_is_judged_by_all_candidates(capsys: pytest.CaptureFixture[str]) -> None:
+    hello = ROOT / "examples/01_hello/prog.v3.bpf.o"
+    assert "judged as iouring-v3base and iouring-v3" in run(capsys, hello)[1]
+    assert "ambiguous" not in run(capsys, hello, "--abi", "v3")[1]
+
+
+# Several objects, several processes.
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_processes_change_nothing(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    paths = [*EXAMPLES[:4], MISTAKES, "/nonexistent.o", ORDINARY / "parse.bpf.o", EXTERNS, MISTAKES]
+    alone = run(capsys, *paths, "--format", name)
+    assert run(capsys, *paths, "--format", name, "-j", "3") == alone
+    assert alone[0] == 2
+
+
+# Bad input.
+
+
+def elf(tmp_path: Path, name: str, sections: list[Sec], symbols: list[Sym]) -> Path:
+    path = tmp_path / name
+    path.write_bytes(write_elf(sections, symbols))
+    return path
+
+
+BAD = [
+    (("--abi", "v3", "--type", "xdp", GOOD), "--abi and --type"),
+    (("--type", "nonsense", GOOD), "no program type is 'nonsense'"),
+    (("--abi", "nonsense", GOOD), "no ABI profile is called 'nonsense'"),
+    (("--set", "limit", MISTAKES), "'limit' is not NAME=VALUE"),
+    (("--set", "limit=x", MISTAKES), "'x' is not a value"),
+    (("--set", "limit=5000000000", MISTAKES), "does not fit"),
+    (("--set", "limit=hex:0102030405", MISTAKES), "5 bytes for a value of 4"),
+    (("--set", "other=1", MISTAKES), "its constants: limit"),
+    (("--set", "other=1", GOOD), "no constant of this name"),
+    (("--prog", "nobody", GOOD), "no program is called 'nobody'"),
+    (("--btf", "/nonexistent", GOOD), "/nonexistent: can not be read"),
+    (("--contract", "/nonexistent", GOOD), "/nonexistent: can not be read"),
+    (("--contract", __file__, GOOD), "test_verify.py"),
+    (("--kernel", "4.4", GOOD), "invalid choice: '4.4'"),
+    (("--format", "yaml", GOOD), "invalid choice: 'yaml'"),
+    (("-j", "-1", GOOD), "out of range"),
+    (("-j", "x", GOOD), "not a number"),
+    (("--budget-insns", "0", GOOD), "out of range"),
+    (("-o", "/nonexistent/file", GOOD), "there is no folder"),
+    (("-o", "/", GOOD), "is a directory"),
+    (("-o", "", GOOD), "the name of a file is empty"),
+    (("-o", GOOD, GOOD), "is one of the objects"),
+    ((), "required: OBJ"),
+    (("",), "the name of a file is empty"),
+    ((ROOT,), "Is a directory"),
+    (("/dev/null",), "not an ELF object"),
+    (("/dev/zero",), "more than"),
+    (("a\x00b",), "can not be read"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "text"), BAD, ids=lambda v: ascii(v)[:50])
+def test_bad_use_is_one_clear_error(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[object, ...], text: str
+) -> None:
+    code, out, err = run(capsys, *arguments)
+    assert code == 2
+    assert text in out + err
+    assert "Traceback" not in out + err
+    assert "internal error" not in err
+
+
+def test_an_object_is_left_alone_by_an_option_that_would_overwrite_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine.o"
+    mine.write_bytes(GOOD.read_bytes())
+    link = tmp_path / "link.o"
+    link.symlink_to(mine)
+    assert run(capsys, mine, "-o", link)[0] == 2
+    assert mine.read_bytes() == GOOD.read_bytes()
+
+
+def test_an_object_without_programs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, _ = run(capsys, elf(tmp_path, "empty.o", [Sec("license", b"GPL\0")], []))
+    assert code == 2
+    assert "the object has no programs" in out
+
+
+def test_names_with_control_characters_do_not_reach_the_terminal(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    exit_zero = bytes.fromhex("b700000000000000 9500000000000000")
+    section = Sec("xdp", exit_zero, 2 | EXEC)
+    path = elf(tmp_path, "evil.o", [section], [Sym("a\x1b]0;x\x07\nb", "xdp", 0, 16)])
+    _, out, _ = run(capsys, path)
+    assert "\x1b" not in out
+    assert "\\x1b]0;x\\x07\\x0ab" in out or "can not be judged" in out
+
+
+@pytest.mark.parametrize("name", sorted(set(FORMATS) - set(OURS)))
+def test_every_format_writes_or_says_that_it_can_not(
+    capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    code, out, err = run(capsys, GOOD, MISTAKES, "--format", name)
+    assert (code == 1 and out) or (code == 2 and "this version can not write" in err)
+
+
+# Pipes and terminals.
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    objects = " ".join(str(path) for path in [MISTAKES] * 40)
+    command = f"{sys.executable} -m pybpfvm verify {objects} | head -1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("rejected\n")
+    assert done.stderr == ""
+
+
+def test_a_full_disk_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "pybpfvm", "verify", str(GOOD)]
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert "No space left on device" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_colour_is_for_terminals_that_nobody_silenced() -> None:
+    assert "\x1b[" in _on_terminal({})
+    assert "\x1b[" not in _on_terminal({"NO_COLOR": "1"})
+    assert "\x1b[" not in _on_terminal({"TERM": "dumb"})
+
+
+def _on_terminal(settings: dict[str, str]) -> str:
+    """What `verify` writes to a terminal."""
+    ours, theirs = pty.openpty()
+    environment = {k: v for k, v in os.environ.items() if k != "NO_COLOR"}
+    environment |= {"TERM": "xterm"} | settings
+    command = [sys.executable, "-m", "pybpfvm", "verify", str(GOOD)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=theirs, env=environment) as child:
+        os.close(theirs)
+        shown = b""
+        while select.select([ours], [], [], 60)[0]:
+            try:
+                piece = os.read(ours, 4096)
+            except OSError:  # the last writer has gone
+                break
+            shown += piece
+        child.wait()
+    os.close(ours)
+    return shown.decode()
+
+
+# Ctrl-C.
+
+
+def slow_object(tmp_path: Path) -> Path:
+    """A program that takes long to judge: twenty branches, of which no two leave equal states."""
+    code = bytes.fromhex("85000000 07000000 bf06000000000000")  # r6 = get_prandom_u32()
+    code += bytes.fromhex("b707000000000000")  # r7 = 0
+    for bit in range(20):
+        code += bytes.fromhex("8500000007000000")
+        code += bytes.fromhex("4500010001000000") if bit % 2 else bytes.fromhex("5500010001000000")
+        code += bytes.fromhex("07070000") + (1 << bit).to_bytes(4, "little")
+    code += bytes.fromhex("bf70000000000000 5500010000000000 b700000000000000 9500000000000000")
+    section = Sec("socket", code, 2 | EXEC)
+    symbols = [Sym("slow", "socket", 0, len(code))]
+    return elf(tmp_path, "slow.o", [section], symbols)
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_ctrl_c_shows_what_is_known_and_leaves_nobody_behind(tmp_path: Path, jobs: str) -> None:
+    slow = slow_object(tmp_path)
+    report = tmp_path / "report.json"
+    options = ["-j", jobs, "--format", "json", "-o", str(report), "--budget-insns", "100000000"]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "pybpfvm", "verify", GOOD, slow, slow, *options],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        time.sleep(4)
+        assert child.poll() is None, child.communicate()
+        os.killpg(child.pid, signal.SIGINT)
+        _, err = child.communicate(timeout=30)
+    finally:
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+    assert child.returncode == 130
+    assert "Traceback" not in err
+    first, second, third = json.loads(report.read_text())
+    assert first["complete"] is True
+    assert first["programs"][0]["verdict"] == "accepted"
+    assert second["complete"] is False
+    assert third["complete"] is False
+    with pytest.raises(ProcessLookupError):  # nobody of its group is left
+        os.killpg(child.pid, 0)
