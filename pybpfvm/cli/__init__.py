@@ -21,6 +21,7 @@ from pybpfvm import __version__
 
 # name -> help line; the module of the same name holds the command.
 COMMANDS = {
+    "explain": "what a rule of the verifier means, with a bad and a good program",
     "info": "what is in an object: programs, maps, globals, relocations, its ABI and why",
     "disasm": "instructions of an object, beside their C lines",
     "asm": "assemble text into bytecode",
