@@ -55,3 +55,11 @@ done
 build $acceptance/submit_bad.bpf.c $acceptance/submit_bad.v1.bpf.o 1
 build $acceptance/submit_bad.bpf.c $acceptance/submit_bad.v2.bpf.o 2
 build $acceptance/not_sleepable.bpf.c $acceptance/not_sleepable.v2.bpf.o 2
+
+# Twins of the lints: what each warns of, and what it does not.
+lints=tests/data/lints
+build $lints/twins.bpf.c $lints/twins.v2.bpf.o 2
+build $lints/twins.bpf.c $lints/twins.v3.bpf.o 3
+build $lints/first_posting.bpf.c $lints/first_posting.v1.bpf.o 1
+build $lints/behaviours.bpf.c $lints/behaviours.v2.bpf.o 2
+build $lints/behaviours.bpf.c $lints/behaviours.v3.bpf.o 3

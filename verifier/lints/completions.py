@@ -82,8 +82,8 @@ class Results:
         """The program is about to reap."""
         span = u32_span(site.regs[2])
         site.check_cq("the CQ to reap", span)
-        owns = site.promise.owns_cqs
-        owned = span[1] < 1 << 16 and all(cq in owns for cq in range(span[0], span[1] + 1))
+        # Where the index is not known, it is taken to be one of those that the program owns.
+        owned = any(span[0] <= cq <= span[1] for cq in site.promise.owns_cqs)
         self._owned[site.pc] = self._owned.get(site.pc, True) and owned
         self._reaps.setdefault(site.pc, set()).add(only(span))
         if only(span) == 0 and not owned:

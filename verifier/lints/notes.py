@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pybpfvm.verifier.lints.stores import NOTHING_STORED, Stores
+
 Span = tuple[int, int]  # least and greatest value
 
 
@@ -35,7 +37,8 @@ class Notes:
     from, None among them for one that is not known. `wait_nr` and `wait_idx`: what was last
     written to the context, None if nothing. `chain`: pc of the submission that left a link open,
     -1 if none is. `impossible`: the path took an arm that no run takes, and proves nothing.
-    `coarse`: paths that differ in `persisted` alone are not kept apart."""
+    `stores`: what is on the stack. `coarse`: paths that differ in `persisted` and `stores` alone
+    are not kept apart."""
 
     persisted: bool = False
     reaped: frozenset[int | None] = frozenset()
@@ -46,6 +49,7 @@ class Notes:
     coarse: bool = False
     checked: frozenset[Checked] = frozenset()
     flights: frozenset[Flight] = frozenset()
+    stores: Stores = NOTHING_STORED
 
     def covers(self, new: Notes) -> bool:
         """Whether no lint has more to say of a path with the notes `new`."""
@@ -53,6 +57,7 @@ class Notes:
             return True
         return (
             (self.coarse or self.persisted <= new.persisted)
+            and (self.coarse or self.stores.same_as(new.stores))
             and self.impossible <= new.impossible
             and self.reaped <= new.reaped
             and (self.wait_nr, self.wait_idx, self.chain) == (new.wait_nr, new.wait_idx, new.chain)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from pybpfvm.isa.insn import Insn
 from pybpfvm.profiles.base import Profile, RingRules
-from pybpfvm.verifier import stack
 from pybpfvm.verifier.contract import MAX_CQS, Contract, ProgramPromise
 from pybpfvm.verifier.lints.notes import Notes, Span
 from pybpfvm.verifier.regstate import Reg, RegType
@@ -16,7 +15,6 @@ from pybpfvm.verifier.verdict import Rule
 
 # Keeps a warning: rule, pc, message, reason, suggestion.
 Report = Callable[[Rule, int, str, str, str], None]
-_SLOT = stack.SLOT_BYTES
 
 
 @dataclass(slots=True)
@@ -100,35 +98,3 @@ def stack_place(state: State, reg: Reg) -> tuple[Frame, int] | None:
     if reg.type is not RegType.PTR_TO_STACK or reg.var.mask:
         return None
     return state.frames[reg.frame], reg.off + reg.var.smin
-
-
-def known_bits(frame: Frame, off: int, size: int) -> tuple[int, int]:
-    """(value, mask) of `size` bytes at `off`, little-endian: bits in mask are unknown."""
-    value = mask = 0
-    for index in range(size):
-        slot = frame.stack.get((off + index) & -_SLOT, stack.EMPTY)
-        inside = (off + index) & (_SLOT - 1)
-        kind, held = slot.kinds[inside], slot.reg
-        byte, unknown = 0, 0xFF
-        if kind == stack.ZERO:
-            unknown = 0
-        elif kind == stack.SPILL and held is not None and held.type is RegType.SCALAR_VALUE:
-            byte = held.var.value >> (8 * inside) & 0xFF
-            unknown = held.var.mask >> (8 * inside) & 0xFF
-        value |= byte << (8 * index)
-        mask |= unknown << (8 * index)
-    return value, mask
-
-
-def known_value(frame: Frame, off: int, size: int) -> int | None:
-    """The number in `size` bytes at `off`, if all of it is known."""
-    value, mask = known_bits(frame, off, size)
-    return None if mask else value
-
-
-def held_number(frame: Frame, off: int, size: int) -> Reg | None:
-    """The number that was stored as `size` bytes at `off`, if it is one that is remembered."""
-    slot = frame.stack.get(off & -_SLOT)
-    if slot is None or off & (_SLOT - 1) or slot.reg is None or slot.spilled != size:
-        return None
-    return slot.reg if slot.reg.type is RegType.SCALAR_VALUE else None

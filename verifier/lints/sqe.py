@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pybpfvm.uring_backend.abi import SQE_ANY_LINK, SQE_CQE_SKIP_SUCCESS
-from pybpfvm.verifier.lints.site import Site, held_number, known_value, stack_place
+from pybpfvm.verifier.lints.site import Site, stack_place
+from pybpfvm.verifier.lints.stores import Stores
 from pybpfvm.verifier.regstate import Reg
-from pybpfvm.verifier.state import Frame
 
 # Offset and size of each field; names as in `uring_backend.abi.Sqe`.
 FIELDS = {
@@ -30,21 +30,22 @@ FIELDS = {
 
 @dataclass(frozen=True, slots=True)
 class Sqe:
-    """The 64 bytes at r10 + `low` of `frame`, submitted by the call at `pc`."""
+    """The 64 bytes at r10 + `low` of frame number `frame`, submitted by the call at `pc`."""
 
-    frame: Frame
+    frame: int
     low: int
     pc: int
+    stores: Stores
 
     def value(self, field: str) -> int | None:
         """What the field holds, None if that is not known."""
         offset, size = FIELDS[field]
-        return known_value(self.frame, self.low + offset, size)
+        return self.stores.value(self.frame, self.low + offset, size)
 
     def number(self, field: str) -> Reg | None:
         """The number that was stored into the field, with its history."""
         offset, size = FIELDS[field]
-        return held_number(self.frame, self.low + offset, size)
+        return self.stores.number(self.frame, self.low + offset, size)
 
     @property
     def opcode(self) -> int | None:
@@ -68,4 +69,4 @@ class Sqe:
 def sqe_at(site: Site) -> Sqe | None:
     """The SQE that a call submits; None if it does not lie at a known place on the stack."""
     place = stack_place(site.state, site.regs[2])
-    return None if place is None else Sqe(place[0], place[1], site.pc)
+    return None if place is None else Sqe(place[0].number, place[1], site.pc, site.notes.stores)

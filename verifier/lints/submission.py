@@ -5,9 +5,10 @@ iouring-bpf-2021, sections 1.1, 1.6 and 3.3; fields of each opcode from `uring_b
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from pybpfvm.isa.opcodes import AluOp
+from pybpfvm.isa.opcodes import AluOp, Operand
 from pybpfvm.isa.opcodes import Kind as InsnKind
 from pybpfvm.uring_backend.abi import (
     OPS,
@@ -16,6 +17,7 @@ from pybpfvm.uring_backend.abi import (
     SQE_CQE_SKIP_SUCCESS,
     SQE_FIXED_FILE,
     SQE_IO_DRAIN,
+    FdUse,
     Op,
     OpInfo,
 )
@@ -33,7 +35,12 @@ _AT_OFFSET = frozenset(
     {Op.READV, Op.WRITEV, Op.READ_FIXED, Op.WRITE_FIXED, Op.READ, Op.WRITE, Op.FALLOCATE}
     | {Op.FADVISE, Op.SYNC_FILE_RANGE, Op.FSYNC}
 )
-_WRAPPING = frozenset({AluOp.MUL, AluOp.LSH, AluOp.ADD, AluOp.SUB})
+# Operations that can exceed their width, on the greatest operands.
+_WRAPPING: Mapping[object, Callable[[int, int], int]] = {
+    AluOp.MUL: lambda a, b: a * b,
+    AluOp.LSH: lambda a, b: a << (b & 31),
+    AluOp.ADD: lambda a, b: a + b,
+}
 _HISTORY = 8
 _UNUSED_BY_BPF = ("ioprio", "addr", "len", "op_flags")
 
@@ -120,7 +127,8 @@ def _check_flags(site: Site, sqe: Sqe) -> None:
 def _check_fields(site: Site, sqe: Sqe) -> None:
     opcode = sqe.opcode
     info = info_of(site, opcode)
-    for field in ("len", "off"):
+    takes_file = info is not None and info.fd is FdUse.FILE
+    for field in ("len", "off", "fd") if takes_file else ("len", "off"):
         number = sqe.number(field)
         if number is not None:
             check_count(site, number, f"the SQE's {field}")
@@ -166,18 +174,20 @@ def _check_offset(site: Site, sqe: Sqe) -> None:
 
 
 def _wraps_at(site: Site, number: Reg) -> int | None:
-    if number.var.umin or number.var.umax != _U32:
-        return None
+    """The 32-bit instruction that may have dropped upper bits of the number."""
     for _ in range(_HISTORY):
-        if number.at < 0:
+        insn = site.code.get(number.at)
+        if insn is None or insn.spec.kind is not InsnKind.ALU or not number.deps:
             return None
-        insn = site.code[number.at]
-        spec = insn.spec
-        if spec.kind is not InsnKind.ALU or spec.width != 32:
-            return None
-        if spec.op in _WRAPPING:
-            return number.at
-        if spec.op is not AluOp.MOV or not number.deps:
+        op, spec = insn.spec.op, insn.spec
+        left = number.deps[0].var.u32max
+        if spec.operand is Operand.X:
+            right = number.deps[-1].var.u32max
+        else:
+            right = insn.imm & _U32
+        if spec.width == 32 and op in _WRAPPING:
+            return number.at if _WRAPPING[op](left, right) > _U32 else None
+        if op is not AluOp.MOV:
             return None
         number = number.deps[0]
     return None

@@ -6,17 +6,23 @@ from dataclasses import replace
 
 from pybpfvm.isa.codec import pcs
 from pybpfvm.isa.insn import Insn
+from pybpfvm.isa.opcodes import AluOp, Operand
 from pybpfvm.isa.opcodes import Kind as InsnKind
-from pybpfvm.isa.opcodes import Operand
 from pybpfvm.profiles.base import Profile
 from pybpfvm.program import BpfObject, MapType, Program
 from pybpfvm.verifier.contract import Contract, ProgramPromise
-from pybpfvm.verifier.lints import buffers, completions, exposure, fetches, submission, waiting
+from pybpfvm.verifier.lints import (
+    buffers,
+    completions,
+    exposure,
+    fetches,
+    submission,
+    waiting,
+    writing,
+)
 from pybpfvm.verifier.lints.notes import Notes
 from pybpfvm.verifier.lints.site import (
     Site,
-    held_number,
-    known_value,
     notes_of,
     stack_place,
 )
@@ -30,8 +36,13 @@ _CHANGES_MAPS = frozenset(
     {"map_update_elem", "map_delete_elem", "map_push_elem", "map_pop_elem", "ringbuf_output"}
     | {"ringbuf_submit"}
 )
-# Helpers that fill memory of the program: the register that says where.
-_FILLS = {**dict.fromkeys(FROM_USER, 1), **dict.fromkeys(REAP, 3)}
+# Helpers that fill memory of the program: the registers that say where, and how much.
+_FILLS = {
+    **dict.fromkeys(FROM_USER, (1, 2)),
+    **dict.fromkeys(REAP, (3, 4)),
+    **dict.fromkeys(("probe_read_kernel", "probe_read_kernel_str", "snprintf"), (1, 2)),
+    "snprintf_btf": (1, 2),
+}
 _NOTHING = ProgramPromise()
 
 
@@ -107,10 +118,13 @@ class Lints(Observer):
         elif kind is InsnKind.ALU:
             for number in _operands(insn):
                 self._results.read(state.frame.regs[number])
-        elif kind is InsnKind.EXIT and len(state.frames) == 1:
+        elif kind is InsnKind.EXIT:
             site = self._site(pc, insn, state)
-            waiting.ended(site)
-            submission.ended(site)
+            if len(state.frames) > 1:
+                writing.returned(site)
+            else:
+                waiting.ended(site)
+                submission.ended(site)
         elif kind is InsnKind.CALL_LOCAL and pc + 1 + insn.imm in self._globals:
             site = self._site(pc, insn, state)
             site.notes = replace(site.notes, persisted=True, reaped=site.notes.reaped | {None})
@@ -173,8 +187,11 @@ class Lints(Observer):
             self._results.copied(site, memory, size)
         elif name == "map_lookup_elem":
             self._sure[site.pc] = self._sure.get(site.pc, True) and _in_range(site)
-        out = site.regs[_FILLS[name]] if name in _FILLS else None
-        fills = out is not None and out.type is RegType.PTR_TO_MAP_VALUE
+        fills = False
+        if name in _FILLS:
+            out, size = (site.regs[number] for number in _FILLS[name])
+            fills = out.type is RegType.PTR_TO_MAP_VALUE
+            writing.filled(site, out, size)
         if fills or name in TO_USER or name in _CHANGES_MAPS:
             site.notes = replace(site.notes, persisted=True)
 
@@ -183,6 +200,8 @@ class Lints(Observer):
         pointer = site.regs[insn.dst]
         if pointer.type is RegType.PTR_TO_CTX:
             waiting.stored(site)
+        elif pointer.type is RegType.PTR_TO_STACK:
+            writing.stored(site)
         elif pointer.type is RegType.PTR_TO_MAP_VALUE:
             exposure.stored(site)
             site.notes = replace(site.notes, persisted=True)
@@ -196,14 +215,16 @@ def _in_range(site: Site) -> bool:
     place = stack_place(site.state, site.regs[2])
     if spec is None or place is None or spec.type != MapType.ARRAY:
         return False
-    value = known_value(*place, spec.key_size)
+    stores, frame = site.notes.stores, place[0].number
+    value = stores.value(frame, place[1], spec.key_size)
     if value is None:
-        held = held_number(*place, spec.key_size)
+        held = stores.number(frame, place[1], spec.key_size)
         value = spec.max_entries if held is None else held.var.umax
     return value < spec.max_entries
 
 
 def _operands(insn: Insn) -> tuple[int, ...]:
     """Registers that an ALU instruction or a jump reads."""
-    both = insn.spec.operand is Operand.X
-    return (insn.dst, insn.src) if both else (insn.dst,)
+    second = (insn.src,) if insn.spec.operand is Operand.X else ()
+    moves = isinstance(insn.spec.op, AluOp) and insn.spec.op.name.startswith("MOV")
+    return second if moves else (insn.dst, *second)

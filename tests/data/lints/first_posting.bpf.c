@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
+/* The lint of the first posting's ABI alone, as in twins.bpf.c: a refused SQE posts no CQE there. */
+#include "iouring_bpf.h"
+
+LICENSE("Dual MIT/GPL");
+
+ARRAY_OF(count, u64, 1, 0);
+
+RING_PROG(bad_submit_result_ignored)
+{
+	struct io_uring_sqe sqe = { .opcode = OP_NOP };
+
+	submit(ctx, &sqe);
+	return 0;
+}
+
+RING_PROG(good_submit_result_ignored)
+{
+	struct io_uring_sqe sqe = { .opcode = OP_NOP };
+	u64 *refused = slot(&count, 0);
+
+	if (submit(ctx, &sqe) && refused)
+		*refused += 1;
+	return 0;
+}
