@@ -209,9 +209,10 @@ def _always_offered(env: Environment) -> bool:
 
 
 def moves_packet(env: Environment, insn: Insn) -> bool:
-    """Whether packet pointers are stale after this call of a helper."""
+    """Whether packet pointers are stale after a function that makes this call: a program that
+    was called by tail call returns to that function's caller."""
     helper = HELPERS.get(env.profile.helpers.get(insn.imm, ""))
-    return helper is not None and helper.moves_packet
+    return helper is not None and (helper.moves_packet or helper.name == "tail_call")
 
 
 def call_helper(env: Environment, state: State, insn: Insn, pc: int) -> int:

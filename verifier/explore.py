@@ -25,7 +25,7 @@ from pybpfvm.verifier.attach import is_btf_typed
 from pybpfvm.verifier.backedges import Stored, close, resolve
 from pybpfvm.verifier.btfptr import check_attachment
 from pybpfvm.verifier.calls import call_helper, forget_packet, helper_of, reference_leak
-from pybpfvm.verifier.checks import check_ctx_pointer, check_readable
+from pybpfvm.verifier.checks import check_readable
 from pybpfvm.verifier.describe import registers
 from pybpfvm.verifier.domains.scalar import Scalar, is_subsumed_by
 from pybpfvm.verifier.environment import Environment
@@ -37,10 +37,12 @@ from pybpfvm.verifier.lock import check_call_unlocked, check_unlocked
 from pybpfvm.verifier.maygoto import prepare_may_goto
 from pybpfvm.verifier.origin import CopiedSlot, derived
 from pybpfvm.verifier.params import check_arguments, initial, parameters
+from pybpfvm.verifier.packetload import packet_load
 from pybpfvm.verifier.prune import Compare, Comparison
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
 from pybpfvm.verifier.regstate import (
     NOT_INIT,
+    ZERO,
     Pointer,
     Reg,
     RegType,
@@ -374,7 +376,7 @@ class Explorer:
         if kind is Kind.EXIT:
             return self._exit(pc)
         if kind in (Kind.LD_ABS, Kind.LD_IND):
-            return _then(lambda state: _packet_load(env, state, insn, pc), after)
+            return self._packet_load(insn, pc)
         raise unsupported(_FEATURES[kind])
 
     def _jump(self, insn: Insn, pc: int) -> Step:
@@ -400,11 +402,33 @@ class Explorer:
             entry = call_helper(env, state, insn, pc)
             if tail_call:
                 self.tail_calls.add(state.frame.entry)
+                self._leave_early(state, pc, unknown(pc), moved=True)
             if entry >= 0:
                 self._begin_callback(state, insn, pc, entry, before)
             return pc + 1
 
         return step
+
+    def _packet_load(self, insn: Insn, pc: int) -> Step:
+        env = self.env
+
+        def step(state: State) -> int:
+            packet_load(env, state, insn, pc)
+            self._leave_early(state, pc, scalar(ZERO, pc), moved=False)
+            return pc + 1
+
+        return step
+
+    def _leave_early(self, state: State, pc: int, value: Reg, *, moved: bool) -> None:
+        """The instruction may end the function, with `value` in r0 and the packet elsewhere if
+        it `moved`: its caller goes on there."""
+        if len(state.frames) > 1:
+            state.certain = False
+            other = state.copy()
+            if moved:
+                forget_packet(other, pc)
+            other.frame.regs[0] = value
+            self._forks.append((self._exit(pc)(other), other))
 
     def _begin_callback(
         self, state: State, insn: Insn, pc: int, entry: int, regs: list[Reg]
@@ -618,36 +642,6 @@ def _bad_result(when: str, value: Reg, low: int, high: int) -> Refused:
         bounds=(low, high),
         kind=Why.POLICY,
     )
-
-
-def _packet_load(env: Environment, state: State, insn: Insn, pc: int) -> None:
-    """r0 = packet[imm (+ src)]; outside the packet, the program ends with 0."""
-    if not env.profile.packet_loads:
-        raise forbidden(
-            Rule.ILLEGAL_INSN,
-            "BPF_LD_[ABS|IND] instructions not allowed for this program type",
-            reason="they are for programs on socket buffers",
-        )
-    if len(env.functions) > 1:
-        raise unsupported("packet loads (LD_ABS, LD_IND) in programs with subprograms")
-    if state.refs:
-        raise reference_leak(state, "BPF_LD_[ABS|IND] would lead to reference leak")
-    check_unlocked(state, "BPF_LD_[ABS|IND]")
-    rcu.check_closed(state, "BPF_LD_[ABS|IND]")
-    regs = state.frame.regs
-    check_readable(regs[6], 6)
-    if insn.spec.kind is Kind.LD_IND:
-        check_readable(regs[insn.src], insn.src)
-    if regs[6].type is not RegType.PTR_TO_CTX:
-        raise Refused(
-            Rule.CTX_ACCESS,
-            "at the time of BPF_LD_ABS|IND R6 != pointer to skb",
-            reason="these instructions take the context from r6",
-            culprit=regs[6],
-            certain=True,
-        )
-    check_ctx_pointer(regs[6], 6)
-    regs[0:6] = [scalar(Scalar.UNKNOWN, pc), *[NOT_INIT] * 5]
 
 
 def _then(change: Callable[[State], None], after: int) -> Step:

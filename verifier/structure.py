@@ -11,6 +11,18 @@ from bisect import bisect_right
 from collections.abc import Iterator
 
 from pybpfvm.bits import align_up
+from pybpfvm.btf.types import (
+    Btf,
+    Const,
+    Enum,
+    Enum64,
+    Func,
+    FuncProto,
+    Int,
+    Restrict,
+    Typedef,
+    Volatile,
+)
 from pybpfvm.isa.codec import target_pc
 from pybpfvm.isa.opcodes import MAX_FRAMES, STACK_BYTES, Kind, Pseudo
 from pybpfvm.verifier.environment import Environment
@@ -88,6 +100,7 @@ def code_errors(env: Environment) -> Iterator[Finding]:
     if broken:
         return
     yield from _unreachable(env)
+    yield from _early_ends(env)
     yield from _deep_calls(env)
 
 
@@ -194,6 +207,47 @@ def _callees_first(env: Environment) -> list[int] | int:
             walk.pop()
     return order
 
+
+def _early_ends(env: Environment) -> Iterator[Finding]:
+    """Functions that tail calls or packet loads may end with a number return one, as BTF says."""
+    starts = sorted(env.functions)
+    for pc, insn in env.code.items():
+        kind = insn.spec.kind
+        if kind in (Kind.LD_ABS, Kind.LD_IND):
+            name = "LD_ABS"
+        elif kind is Kind.CALL and env.profile.helpers.get(insn.imm) == "tail_call":
+            name = "tail_call"
+        else:
+            continue
+        start = starts[bisect_right(starts, pc) - 1]
+        if start == 0:
+            continue
+        number = _returns_number(env.obj.btf, env.functions[start].btf_type_id)
+        if number is None:
+            text = f"{name} is not allowed in subprogs without BTF"
+            yield _finding(env, Rule.ILLEGAL_INSN, pc, text, "it ends the function with a number")
+        elif not number:
+            text = f"{name} is only allowed in functions that return 'int'."
+            yield _finding(env, Rule.ILLEGAL_INSN, pc, text, "it ends the function with a number")
+
+
+def _returns_number(btf: Btf | None, type_id: int) -> bool | None:
+    """Whether a function's result is an integer; None if its type is not known."""
+    if btf is None or not type_id or type_id not in btf:
+        return None
+    function = btf.type(type_id)
+    proto = btf.type(function.type_id) if isinstance(function, Func) else None
+    if not isinstance(proto, FuncProto):
+        return None
+    result = btf.type(proto.return_id)
+    for _ in range(_MAX_NAMES):
+        if not isinstance(result, (Typedef, Const, Volatile, Restrict)):
+            break
+        result = btf.type(result.type_id)
+    return isinstance(result, (Int, Enum, Enum64)) and result.size <= 8
+
+
+_MAX_NAMES = 64
 
 # With a JIT, the kernel counts each frame in steps of 16 bytes.
 _FRAME_STEP = 16
