@@ -36,8 +36,8 @@ from pybpfvm.verifier.liveness import Liveness
 from pybpfvm.verifier.lock import check_call_unlocked, check_unlocked
 from pybpfvm.verifier.maygoto import prepare_may_goto
 from pybpfvm.verifier.origin import CopiedSlot, derived
-from pybpfvm.verifier.params import check_arguments, initial, parameters
 from pybpfvm.verifier.packetload import packet_load
+from pybpfvm.verifier.params import check_arguments, initial, parameters
 from pybpfvm.verifier.prune import Compare, Comparison
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
 from pybpfvm.verifier.regstate import (

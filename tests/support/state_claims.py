@@ -29,6 +29,7 @@ from pybpfvm.session.testrun import run_program
 from pybpfvm.verifier.domains.scalar import contains, truncate
 from pybpfvm.verifier.environment import environment
 from pybpfvm.verifier.explore import Explorer
+from pybpfvm.verifier.fields import fields_of
 from pybpfvm.verifier.liveness import Liveness
 from pybpfvm.verifier.observe import Observer
 from pybpfvm.verifier.regstate import Reg, RegType
@@ -267,8 +268,10 @@ def _fill_maps(image: Image, random: Random) -> None:
         for key in range(min(spec.max_entries, 6)):
             if spec.type == MapType.ARRAY or random.random() < 0.8:
                 words = [word(random).to_bytes(8, "little") for _ in range(spec.value_size // 8)]
-                value = b"".join(words).ljust(spec.value_size, b"\1")
-                live.host_update(key.to_bytes(spec.key_size, "little"), value)
+                value = bytearray(b"".join(words).ljust(spec.value_size, b"\1"))
+                for special in fields_of(image.object.btf, spec):
+                    value[special.offset : special.offset + special.size] = bytes(special.size)
+                live.host_update(key.to_bytes(spec.key_size, "little"), bytes(value))
 
 
 def _shown(snapshot: Snapshot) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Sequence
 from dataclasses import replace
 
 from pybpfvm.btf.types import Array, Btf, Func, FuncLinkage, FuncProto, Int, Member, Param, Struct
-from pybpfvm.program import Program
+from pybpfvm.program import Program, Subprog
 
 
 def _struct(name: str, size: int, *members: tuple[str, int, int]) -> Struct:
@@ -41,3 +43,9 @@ def with_types(program: Program) -> Program:
         replace(sub, btf_type_id=MAIN if sub.start == 0 else STATIC) for sub in program.subprogs
     )
     return replace(program, subprogs=subprogs)
+
+
+def func_info(subprogs: Sequence[Subprog]) -> bytes:
+    """What tells the kernel the types of functions; none of those without one."""
+    typed = [sub for sub in subprogs if sub.btf_type_id]
+    return b"".join(struct.pack("=II", sub.start, sub.btf_type_id) for sub in typed)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -25,6 +24,7 @@ from pybpfvm.session.attach_target import attach_target
 from pybpfvm.session.kernel_journal import Journal
 from pybpfvm.verifier.attach import is_btf_typed
 from pybpfvm.verifier.verdict import Accepted, Inconclusive, Kind, Rejected, Verdict
+from tests.support.verifier_btf import func_info
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +82,7 @@ class KernelVerifier:
         otherwise). `log`: a refused program is loaded again with a log, to learn where and why.
         """
         code = encode(insns)
-        types = b"".join(
-            struct.pack("=II", sub.start, sub.btf_type_id) for sub in subprogs if sub.btf_type_id
-        )
+        types = func_info(subprogs)
         if section is None:
             section = profile.own_section
         profile = profile.for_section(section)

@@ -9,6 +9,7 @@ import pytest
 
 from pybpfvm import bpfsys
 from pybpfvm.btf.types import Btf, Func, FuncLinkage, FuncProto, Int, Param
+from pybpfvm.btf.write import write_btf
 from pybpfvm.isa.asm import assemble
 from pybpfvm.isa.codec import encode
 from pybpfvm.profiles import PROFILES
@@ -20,6 +21,7 @@ from pybpfvm.verifier.notation import format_reg, number
 from pybpfvm.verifier.regstate import Pointer, RegType, scalar
 from pybpfvm.verifier.verdict import Accepted, Inconclusive, Verdict
 from pybpfvm.verifier.verify import Options, verify
+from tests.support.verifier_btf import BTF, func_info
 from tests.support.verifier_cases import Case, common_maps, corpus, subprogs_of
 from tests.support.verifier_logs import STATISTICS, Entry, normalised, read
 
@@ -51,6 +53,9 @@ class Kernel:
     """The running kernel with the maps of the corpus."""
 
     def __init__(self) -> None:
+        loaded = bpfsys.btf_load(write_btf(BTF))
+        assert loaded.fd is not None
+        self.btf = loaded.fd
         self.maps = [
             bpfsys.map_create(
                 spec.type,
@@ -59,12 +64,16 @@ class Kernel:
                 spec.max_entries,
                 flags=spec.flags,
                 name=spec.name,
+                btf_fd=self.btf.fileno() if spec.btf_value_type_id else 0,
+                btf_key_type_id=spec.btf_key_type_id,
+                btf_value_type_id=spec.btf_value_type_id,
             )
             for spec in common_maps()
         ]
 
     def log(self, case: Case, level: int) -> tuple[bool, str]:
         sleepable = case.profile.sleepable is not Sleepable.NEVER
+        types = func_info(case.program.subprogs)
         with bpfsys.prog_load(
             encode(case.program.insns),
             prog_type=case.profile.prog_type,
@@ -72,6 +81,8 @@ class Kernel:
             flags=bpfsys.BPF_F_SLEEPABLE if sleepable else 0,
             map_fds=[one.fileno() for one in self.maps],
             log_level=level,
+            btf_fd=self.btf.fileno() if types else 0,
+            func_info=types,
         ) as loaded:
             return loaded.accepted, loaded.log
 
