@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import PurePosixPath
 
 from pybpfvm.errors import SourceLine
@@ -145,8 +146,9 @@ class KernelLog(Observer):
             self._entry = True
             return
         mark = self._mark_of(state)
+        if not self._all:
+            self._text.cut(max(mark, self._floor))
         if not self._all and mark >= self._floor:
-            self._text.cut(mark)
             self._text.add(" ")
             self._entry = True
         else:
@@ -159,9 +161,7 @@ class KernelLog(Observer):
         self._arrive(pc, state)
         line = self._line(pc)
         if line is not None and not _same_line(line, self._shown):
-            self._text.add(
-                f"; {_printable(line.text.strip())} @ {_printable(_name(line.file))}:{line.line}\n"
-            )
+            self._text.add(_source(line))
             self._shown = line
         text, _ = self._prepare(pc)
         self._text.add(text)
@@ -201,8 +201,8 @@ class KernelLog(Observer):
         self._end_line()
         if isinstance(verdict, Accepted):
             self._function_done()
-        if not self._all and not self._told and not isinstance(verdict, Inconclusive):
-            self._text.cut(0)  # every path was walked to its end
+        if not self._all and not isinstance(verdict, Inconclusive):
+            self._text.cut(self._floor)  # the paths since then were walked to their ends
         for finding in _findings(verdict):
             if (finding.pc, finding.message) not in self._told:
                 self._message(finding.message)
@@ -401,10 +401,17 @@ def _same_line(line: SourceLine, shown: SourceLine | None) -> bool:
     return shown is not None and (line.file, line.line) == (shown.file, shown.line)
 
 
+@lru_cache(maxsize=1 << 10)
+def _source(line: SourceLine) -> str:
+    return f"; {_printable(line.text.strip())} @ {_printable(_name(line.file))}:{line.line}\n"
+
+
 def _name(path: str) -> str:
     return PurePosixPath(path).name or path
 
 
 def _printable(text: str) -> str:
     """Text of the object, kept on one line."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else "?" for c in text)

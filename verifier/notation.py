@@ -6,6 +6,7 @@ Established by looking at what the log of Linux 6.18 says of programs of our own
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 from pybpfvm.isa.opcodes import REGISTERS
 from pybpfvm.verifier.domains.scalar import Scalar
@@ -36,7 +37,8 @@ def number(value: int) -> str:
     return str(value) if -_SMALL <= value < _SMALL else f"{value & U64:#x}"
 
 
-def scalar_bounds(var: Scalar) -> list[str]:
+@lru_cache(maxsize=1 << 14)
+def scalar_bounds(var: Scalar) -> tuple[str, ...]:
     """`smin=umin=1`, `umax=8`, `var_off=(0x0; 0xf)`: all that is not plain from the width.
 
     Equal lower bounds share one value, at the place of the first; so do equal upper bounds.
@@ -58,7 +60,7 @@ def scalar_bounds(var: Scalar) -> list[str]:
     parts = [f"{'='.join(names)}={number(value)}" for (_, value), names in named.items()]
     if var.mask != U64:
         parts.append(f"var_off=({var.value:#x}; {var.mask:#x})")
-    return parts
+    return tuple(parts)
 
 
 def format_reg(reg: Reg, frame: int = 0) -> str:
@@ -74,7 +76,9 @@ def format_reg(reg: Reg, frame: int = 0) -> str:
             return precise + number(var.smin)
         parts = [] if not reg.id else [f"id={reg.id}" + (f"{reg.delta:+d}" if reg.delta else "")]
         return f"{precise}scalar({','.join((*parts, *scalar_bounds(var)))})"
-    text: str = "".join(word for bit, word in _TRUST if reg.trust & bit) + kind.value
+    text: str = kind.value
+    if reg.trust:
+        text = "".join(word for bit, word in _TRUST if reg.trust & bit) + text
     if kind in _TYPED:
         text += str(reg.btf_id)
     if kind is RegType.PTR_TO_STACK:

