@@ -18,7 +18,21 @@ from pybpfvm.isa.insn import Insn
 if TYPE_CHECKING:
     from pybpfvm.btf.types import Btf
 
-__all__ = ["BpfObject", "MapSpec", "MapType", "Program", "SourceLine", "Subprog"]
+# Helper numbers that the loader, as libbpf, leaves where something is missing: a program that
+# comes there can not go on. 0xbad2310 is also what people search for.
+POISON_CORE = 0xBAD2310
+POISON_KFUNC = 2_002_000_000
+
+__all__ = [
+    "POISON_CORE",
+    "POISON_KFUNC",
+    "BpfObject",
+    "MapSpec",
+    "MapType",
+    "Program",
+    "SourceLine",
+    "Subprog",
+]
 
 
 class MapType(IntEnum):

@@ -16,7 +16,7 @@ from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import STACK_BYTES
 from pybpfvm.profiles.base import Profile
 from pybpfvm.profiles.mainline import MAINLINE_NAMES
-from pybpfvm.program import BPF_F_RDONLY_PROG, MapSpec, MapType
+from pybpfvm.program import BPF_F_RDONLY_PROG, POISON_CORE, POISON_KFUNC, MapSpec, MapType
 from pybpfvm.verifier import btfhelpers, checks, rcu, stack, usermem
 from pybpfvm.verifier.checks import check_readable
 from pybpfvm.verifier.domains.scalar import Scalar, sync
@@ -183,6 +183,12 @@ def helper_of(env: Environment, insn: Insn) -> Helper:
     return helper
 
 
+_POISONED = {
+    POISON_CORE: "the field, type or enum value that stood here does not exist in the kernel's BTF",
+    POISON_KFUNC: "the function that stood here is declared weak, and the kernel does not have it",
+}
+
+
 def _not_offered(profile: Profile, number: int) -> Refused:
     missing = profile.missing_helpers.get(number)
     if missing is not None:
@@ -194,6 +200,13 @@ def _not_offered(profile: Profile, number: int) -> Refused:
             f"program of this type cannot use helper bpf_{known}#{number}",
             reason=f"the kernel does not offer it to {profile.name} programs",
             suggestion="check that the section's name says what the program is for",
+        )
+    if number in _POISONED:
+        return forbidden(
+            Rule.UNKNOWN_HELPER,
+            f"invalid func unknown#{number}",
+            reason=_POISONED[number],
+            suggestion="guard it by a test that such kernels fail, or choose another --btf",
         )
     return forbidden(
         Rule.UNKNOWN_HELPER,

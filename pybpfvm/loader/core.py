@@ -26,11 +26,11 @@ from pybpfvm.loader.core_match import TypeMatcher
 from pybpfvm.loader.core_spec import ENUM_KINDS, FIELD_KINDS, Spec, local_spec, target_spec
 from pybpfvm.loader.elf import ElfObject
 from pybpfvm.loader.target import TargetBtf
+from pybpfvm.program import POISON_CORE
 
-POISON_HELPER = 0xBAD2310  # 195896080: the call that libbpf leaves, and people search for
 MAX_CANDIDATES = 256
 _MEMORY = (Kind.LDX, Kind.LDSX, Kind.ST, Kind.STX)
-_POISON = Insn(next(spec for spec in TABLE if spec.kind is Kind.CALL), imm=POISON_HELPER)
+_POISON = Insn(next(spec for spec in TABLE if spec.kind is Kind.CALL), imm=POISON_CORE)
 _SIZED: dict[tuple[Kind, int], InsnSpec] = {
     (spec.kind, spec.size): spec
     for spec in SPECS.values()

@@ -15,11 +15,10 @@ from pybpfvm.isa.opcodes import Kind
 from pybpfvm.isa.table import SPECS
 from pybpfvm.loader.elf import STB_WEAK, Symbol
 from pybpfvm.loader.target import TargetBtf
+from pybpfvm.program import POISON_KFUNC
 
 # The section that BTF puts functions and variables of the kernel into.
 _KSYMS = ".ksyms"
-# The helper number that stands for a missing weak function, as libbpf has it.
-_POISON = 2_002_000_000
 _SPECS_BY_KIND = {spec.kind: spec for spec in SPECS.values()}
 
 
@@ -46,5 +45,5 @@ class KernelFunctions:
         if found is not None:
             return replace(insn, spec=_SPECS_BY_KIND[Kind.CALL_KFUNC], off=0, imm=found)
         if symbol.binding == STB_WEAK:
-            return replace(insn, spec=_SPECS_BY_KIND[Kind.CALL], off=0, imm=_POISON)
+            return replace(insn, spec=_SPECS_BY_KIND[Kind.CALL], off=0, imm=POISON_KFUNC)
         return None

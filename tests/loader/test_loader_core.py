@@ -29,10 +29,10 @@ from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Kind, MemSize
 from pybpfvm.isa.table import SPECS
 from pybpfvm.loader import load
-from pybpfvm.loader.core import POISON_HELPER, CoreResolver
+from pybpfvm.loader.core import CoreResolver
 from pybpfvm.loader.core_match import TypeMatcher
 from pybpfvm.loader.elf import read_elf
-from pybpfvm.program import BpfObject, Program
+from pybpfvm.program import POISON_CORE, BpfObject, Program
 from tests.support.elf_writer import ALLOC, EXEC, Sec, write_elf
 
 DATA = Path(__file__).parent / "data"
@@ -134,7 +134,7 @@ def test_what_has_no_answer_becomes_a_call_of_nothing() -> None:
     target = load(DATA / "core_target.o").btf
     obj = load(DATA / "core.o", target_btf=target)
     calls = [i.imm for i in obj.program("poison").insns if i.spec.kind is Kind.CALL]
-    assert calls == [POISON_HELPER] == [195896080]
+    assert calls == [POISON_CORE] == [195896080]
     assert any("thing.gone: unresolved" in line for line in obj.relocations)
 
 
@@ -207,7 +207,7 @@ def test_candidates_must_agree() -> None:
     patched, _ = _resolve(LOAD, [INT, same, same])
     assert patched[0].off == 8
     patched, note = _resolve(LOAD, [INT, same, _struct(Member("b", 1, 96))])
-    assert patched[0].imm == POISON_HELPER
+    assert patched[0].imm == POISON_CORE
     assert "2 types called s in target disagree" in note
 
 
@@ -218,7 +218,7 @@ def test_a_flavour_of_the_target_is_a_candidate_too() -> None:
 
 def test_a_field_of_another_sort_does_not_count() -> None:
     patched, note = _resolve(LOAD, [INT, Ptr(1), _struct(Member("b", 2, 64))])
-    assert patched[0].imm == POISON_HELPER
+    assert patched[0].imm == POISON_CORE
     assert "target has no such field" in note
 
 
@@ -238,14 +238,14 @@ def test_the_width_of_a_load_follows_unsigned_integers_only(
     local = Btf.of([ours, _struct(Member("a", 1, 0), Member("b", 1, 32))])
     patched, _ = _resolve(LOAD, [theirs, _struct(Member("b", 1, 64))], local=local)
     if mnemonic is None:
-        assert patched[0].imm == POISON_HELPER
+        assert patched[0].imm == POISON_CORE
     else:
         assert patched == (Insn(SPECS[mnemonic], 1, 2, 8),)
 
 
 def test_an_offset_beyond_16_bits_is_poisoned() -> None:
     patched, note = _resolve(LOAD, [INT, _struct(Member("b", 1, 8 * 40000), size=1 << 20)])
-    assert patched[0].imm == POISON_HELPER
+    assert patched[0].imm == POISON_CORE
     assert "40000 does not fit 16 bits" in note
 
 
@@ -255,7 +255,7 @@ def test_a_poisoned_lddw_stays_two_slots_long() -> None:
     patched, _ = _resolve(
         lddw, [INT], local=enum, type_id=1, access="0", kind=CoreKind.ENUMVAL_VALUE
     )
-    assert [insn.imm for insn in patched] == [POISON_HELPER] * 2
+    assert [insn.imm for insn in patched] == [POISON_CORE] * 2
 
 
 def test_flexible_arrays_reach_past_their_end() -> None:
@@ -266,7 +266,7 @@ def test_flexible_arrays_reach_past_their_end() -> None:
     patched, _ = _resolve(load9, world(0), local=Btf.of(world(0)), type_id=3, access="0:1:9")
     assert patched == (load9,)
     patched, _ = _resolve(load9, world(5), local=Btf.of(world(0)), type_id=3, access="0:1:9")
-    assert patched[0].imm == POISON_HELPER
+    assert patched[0].imm == POISON_CORE
 
 
 @pytest.mark.parametrize(
@@ -310,7 +310,7 @@ def test_comparing_hostile_types_ends() -> None:
         nested.append(_struct(Member("", inner, 0), Member("", inner, 64), name=""))
     nested.append(_struct(Member("", 2, 0)))
     patched, note = _resolve(LOAD, nested)
-    assert patched[0].imm == POISON_HELPER, note
+    assert patched[0].imm == POISON_CORE, note
 
 
 @pytest.mark.parametrize(
