@@ -1,19 +1,26 @@
-"""Where the parts meet: load an object, put its programs on a ring, run them. The host API."""
+"""Where the parts meet: load an object, judge its programs, put them on a ring, run them. The host
+API.
+
+Names are imported on first use, as in `pybpfvm`: whoever judges programs needs no ring.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from pybpfvm.btf.types import Btf
-from pybpfvm.session.machine import Machine, default_machine
-from pybpfvm.session.objects import LoadedObject, LoadedProgram, MapView
-from pybpfvm.session.ring import Ring, make_backend
-from pybpfvm.session.sqe import SqeBuilder, cstring, timespec
-from pybpfvm.session.testrun import TestRun
-from pybpfvm.session.user import Block, UserMemory
-from pybpfvm.uring_backend.abi import Cqe
-from pybpfvm.uring_backend.bpf import Budgets
+if TYPE_CHECKING:
+    from pybpfvm.btf.types import Btf
+    from pybpfvm.session.machine import Machine, default_machine
+    from pybpfvm.session.objects import LoadedObject, LoadedProgram, MapView
+    from pybpfvm.session.ring import Ring, make_backend
+    from pybpfvm.session.sqe import SqeBuilder, cstring, timespec
+    from pybpfvm.session.testrun import TestRun
+    from pybpfvm.session.user import Block, UserMemory
+    from pybpfvm.uring_backend.abi import Cqe
+    from pybpfvm.uring_backend.bpf import Budgets
 
 __all__ = [
     "Block",
@@ -35,6 +42,32 @@ __all__ = [
 ]
 
 
+# name -> the module that has it
+_HOMES: Mapping[str, str] = {
+    "Block": "pybpfvm.session.user",
+    "Budgets": "pybpfvm.uring_backend.bpf",
+    "Cqe": "pybpfvm.uring_backend.abi",
+    "LoadedObject": "pybpfvm.session.objects",
+    "LoadedProgram": "pybpfvm.session.objects",
+    "Machine": "pybpfvm.session.machine",
+    "MapView": "pybpfvm.session.objects",
+    "Ring": "pybpfvm.session.ring",
+    "SqeBuilder": "pybpfvm.session.sqe",
+    "TestRun": "pybpfvm.session.testrun",
+    "UserMemory": "pybpfvm.session.user",
+    "cstring": "pybpfvm.session.sqe",
+    "default_machine": "pybpfvm.session.machine",
+    "make_backend": "pybpfvm.session.ring",
+    "timespec": "pybpfvm.session.sqe",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
 def load(
     source: str | os.PathLike[str] | bytes,
     *,
@@ -44,4 +77,6 @@ def load(
     machine: Machine | None = None,
 ) -> LoadedObject:
     """Load an ELF object into `machine` (the default one): see Machine.load."""
+    from pybpfvm.session.machine import default_machine
+
     return (machine or default_machine()).load(source, abi=abi, helpers=helpers, btf=btf)

@@ -55,7 +55,7 @@ CODES = [
     ((MISTAKES, "--prog", "no_bound"), 1),
     ((MISTAKES, "--prog", "other"), 3),
     ((MISTAKES,), 1),  # a refusal matters more than a doubt
-    ((EXTERNS,), 1),
+    ((EXTERNS, "--prog", "alone", "--prog", "reads"), 3),
     ((GOOD, "/nonexistent.o"), 2),
     ((MISTAKES, "/nonexistent.o"), 2),
     ((GOOD, "--budget-insns", "9"), 3),

@@ -230,3 +230,11 @@ def test_reaping_ends_where_a_host_broke_the_head(machine: Machine) -> None:
         ring.submit()
         ring.core._queue(0)._words[2] += 5  # the head, past the tail
         assert len(ring.reap()) == ring.core.cq_entries(0)
+
+
+def test_every_name_of_the_host_api_is_there() -> None:
+    import pybpfvm.session as host
+
+    assert all(getattr(host, name) is not None for name in host.__all__)
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = host.nothing
