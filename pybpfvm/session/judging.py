@@ -22,7 +22,6 @@ from pybpfvm.profiles.detect import Detection
 from pybpfvm.profiles.ordinary import profile_of_section, unsupported_type
 from pybpfvm.program import BpfObject, Program
 from pybpfvm.session.constants import with_constants
-from pybpfvm.verifier.causes import explained
 from pybpfvm.verifier.contract import Contract
 from pybpfvm.verifier.environment import KernelRules, Options, default_rules
 from pybpfvm.verifier.kernels import DEFAULT_KERNEL, KERNELS
@@ -149,7 +148,11 @@ def judge(
         verdict = _by_our_own_rules(program, obj, profile, options, verdict)
     # Here meet the parts that add to a verdict: lints, causes, witnesses, in this order.
     verdict = with_lints(program, obj, profile, verdict, options)
-    verdict = explained(program, obj, profile, verdict, options)
+    if isinstance(verdict, Rejected):
+        # Most programs are accepted: what explains refusals is not imported for them.
+        from pybpfvm.verifier.causes import explained
+
+        verdict = explained(program, obj, profile, verdict, options)
     return _witnessed_only(verdict)
 
 
