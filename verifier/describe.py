@@ -22,7 +22,6 @@ _PLACES = {
 }
 _LOADS = frozenset({Kind.LDX, Kind.LDSX, Kind.LOAD_ACQ})
 _MAYBE = " or NULL (not compared with NULL yet)"
-_HEX_FROM = 4096
 
 
 def read_registers(insn: Insn) -> tuple[int, ...]:
@@ -85,21 +84,17 @@ def _offset(reg: Reg) -> str:
 def _number(var: Scalar) -> str:
     if not var.mask:
         value = var.value if var.value <= S64_MAX else var.value - (1 << 64)
-        return f"the number {_shown(value)}"
+        return f"the number {value}"
     if var.umin == 0 and var.umax == U64 and var.smin == S64_MIN and var.smax == S64_MAX:
-        return "a number, any of 64 bits" + _alignment(var)
+        return "any 64-bit number" + _alignment(var)
     if var.umin == 0 and var.umax == U32 and var.mask & U32 == U32:
-        return "a number, any of 32 bits"
+        return "any 32-bit number"
     if var.smin < 0:
-        return f"a number from {_shown(var.smin)} to {_shown(var.smax)}" + _alignment(var)
-    return f"a number from {_shown(var.umin)} to {_shown(var.umax)}" + _alignment(var)
+        return f"a number from {var.smin} to {var.smax}" + _alignment(var)
+    return f"a number from {var.umin} to {var.umax}" + _alignment(var)
 
 
 def _alignment(var: Scalar) -> str:
     """The power of two that the number is known to be a multiple of, if any."""
     low = (var.mask | var.value) & -(var.mask | var.value)
-    return f", a multiple of {_shown(low)}" if low > 1 else ""
-
-
-def _shown(number: int) -> str:
-    return str(number) if abs(number) < _HEX_FROM else f"{number:#x}"
+    return f", a multiple of {low}" if low > 1 else ""

@@ -53,9 +53,11 @@ class KernelRules:
 
     `uninit_stack`: stack bytes never written may be read (since 6.3). `lookup_never_null`: looking
     up a constant index inside an array gives no NULL (since 6.14). `tracks_all`: more arithmetic
-    is followed than the kernel follows (division, shifts by unknown counts).
+    is followed than the kernel follows (division, shifts by unknown counts). `version`: code that
+    is newer is refused (verifier/newer.py).
     """
 
+    version: tuple[int, int] = (6, 18)
     uninit_stack: bool = True
     lookup_never_null: bool = True
     tracks_all: bool = False

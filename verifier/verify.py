@@ -10,6 +10,7 @@ from pybpfvm.verifier.environment import Environment, Options, environment
 from pybpfvm.verifier.explore import Explorer
 from pybpfvm.verifier.fields import refused_maps
 from pybpfvm.verifier.globals import called_globals
+from pybpfvm.verifier.newer import newer_code
 from pybpfvm.verifier.verdict import (
     Accepted,
     Finding,
@@ -40,6 +41,7 @@ def verify(
     if not options.privileged:
         return _unsupported(insns, "loading without CAP_BPF and CAP_PERFMON")
     errors = _sleepable_errors(env) or tuple(structure.code_errors(env)) or _map_errors(env)
+    errors = errors or tuple(newer_code(env))
     if errors:
         kept = errors if options.all_errors else errors[:1]
         return Rejected(Statistics(insns=insns), kept)
