@@ -55,6 +55,8 @@ PROBLEMS: Mapping[Rule, tuple[str, str]] = {
     Rule.REFERENCE_LEAK: (_RESOURCES, "reference not released"),
     Rule.RELEASE_UNOWNED: (_RESOURCES, "release of what is not held"),
     Rule.LOCK: (_RESOURCES, "lock used wrongly"),
+    Rule.ITERATOR: (_RESOURCES, "iterator used wrongly"),
+    Rule.DYNPTR: (_RESOURCES, "dynptr used wrongly"),
     Rule.BTF_ACCESS: (_KERNEL, "access that the object's type does not allow"),
     Rule.KFUNC_NOT_ALLOWED: (_KERNEL, "kernel function that is not allowed here"),
     Rule.KFUNC_ARG: (_KERNEL, "wrong argument of a kernel function"),

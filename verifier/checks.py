@@ -353,6 +353,14 @@ def check_stack_init(
     """`size` bytes at `low` are read: they were written, where the kernel asks for that. `shown`
     precedes " off" in the kernel's text."""
     stack.note_read(state.frames[reg.frame], low, size)
+    taken = stack.first_object(state.frames[reg.frame], low, size)
+    if taken is not None:
+        raise forbidden(
+            Rule.STACK_ACCESS,
+            f"invalid {shown} off {low}+{taken} size {size}",
+            reason="these bytes are an object of the kernel's, which only its functions read",
+            culprit=reg,
+        )
     if env.rules.uninit_stack:
         return
     missing = stack.first_invalid(state.frames[reg.frame], low, size)

@@ -16,11 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from pybpfvm.isa.codec import target_pc
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import MAX_FRAMES, Kind, Operand
-from pybpfvm.verifier import memory, rcu, usermem
+from pybpfvm.verifier import iterator, memory, rcu, usermem
 from pybpfvm.verifier.attach import is_btf_typed
 from pybpfvm.verifier.backedges import Stored, close, resolve
 from pybpfvm.verifier.btfptr import check_attachment
@@ -52,7 +53,7 @@ from pybpfvm.verifier.regstate import (
     unknown,
 )
 from pybpfvm.verifier.screen import Screen, differ
-from pybpfvm.verifier.stack import Slot
+from pybpfvm.verifier.stack import ObjectSlot, Slot
 from pybpfvm.verifier.state import NO_REGIONS, Callback, Frame, State
 from pybpfvm.verifier.transfer import check_writable, prepare_alu, prepare_lddw
 from pybpfvm.verifier.verdict import Finding, Rule
@@ -98,6 +99,12 @@ class Explorer:
         self._steps: dict[int, Step] = {}
         self._prune_points = _prune_points(env)
         self._callback_entries: set[int] = set()
+        self._next_calls = frozenset(
+            pc
+            for pc, insn in env.code.items()
+            if insn.spec.kind is Kind.CALL_KFUNC and iterator.is_next(env, insn)
+        )
+        self._prune_points |= self._next_calls
         self._turns = frozenset(
             pc for pc, insn in env.code.items() if insn.spec.kind is Kind.MAY_GOTO
         )
@@ -206,7 +213,10 @@ class Explorer:
     def _visit(self, pc: int, state: State) -> bool:
         """Whether the path must go on from this prune point; stores its state now and then."""
         bounded = pc in self._callback_entries and state.frame.entry == pc
-        forced = bounded or pc in self._turns
+        draws = pc in self._next_calls
+        forced = bounded or draws or pc in self._turns
+        if draws:
+            bounded = iterator.is_active(state)
         add = forced or (
             self._jumps - self._last_jumps >= _STORE_JUMPS
             and self.processed - self._last_processed >= _STORE_INSNS
@@ -220,7 +230,7 @@ class Explorer:
                     ) and self._compare(pc, stored, state, Compare.ALL):
                         close(stored, state, self._parent)
                         return False
-                    if self._loops(pc, stored, state):
+                    if not draws and self._loops(pc, stored, state):
                         raise _infinite(pc)
                     if (
                         not forced
@@ -369,6 +379,9 @@ class Explorer:
             return lambda _: target
         if kind is Kind.CALL:
             return self._helper_call(insn, pc)
+        if pc in self._next_calls:
+            call = partial(call_kfunc, env, insn=insn, pc=pc)
+            return iterator.prepare_next(call, pc, self._forks, self._last_turn)
         if kind is Kind.CALL_KFUNC:
             return _then(lambda state: call_kfunc(env, state, insn, pc), after)
         if kind is Kind.CALL_LOCAL:
@@ -741,6 +754,8 @@ def _begin_anew(state: State) -> None:
             reg = slot.reg
             if slot.copied is not None:
                 slot = CopiedSlot(slot.kinds, slot.copied)
+            elif slot.object is not None:
+                slot = ObjectSlot(slot.object)
             elif reg is not None and reg.type is RegType.SCALAR_VALUE:
                 slot = Slot(slot.kinds, _renewed(reg, renewed), slot.spilled)
             else:

@@ -24,7 +24,7 @@ from pybpfvm.btf.types import (
     Void,
 )
 from pybpfvm.isa.insn import Insn
-from pybpfvm.verifier import rcu
+from pybpfvm.verifier import iterator, rcu
 from pybpfvm.verifier.btfhelpers import is_struct_at
 from pybpfvm.verifier.btfptr import BTF_ID, is_rcu, is_trusted, pointer_to, type_text
 from pybpfvm.verifier.btfwalk import kind_text, struct_name
@@ -51,7 +51,13 @@ from pybpfvm.verifier.verdict import Rule
 Handler = Callable[[Environment, State, Insn, int], None]
 
 # Kfuncs with rules of their own. Whoever adds one handles the whole call.
-KFUNC_SPECIAL: Mapping[str, Handler] = {}
+KFUNC_SPECIAL: Mapping[str, Handler] = {
+    "bpf_iter_num_new": iterator.num_new,
+    "bpf_iter_num_next": iterator.num_next,
+    "bpf_iter_num_destroy": iterator.num_destroy,
+}
+# What may be called while a lock is held.
+_UNDER_LOCK = frozenset({"bpf_iter_num_new", "bpf_iter_num_next", "bpf_iter_num_destroy"})
 
 _MAX_ARGS = 5
 _MAX_STRUCT_DEPTH = 4
@@ -93,7 +99,7 @@ class _Call:
 def call_kfunc(env: Environment, state: State, insn: Insn, pc: int) -> None:
     """Check the call at `pc` and apply it to `state`."""
     name, proto = _function(env, insn)
-    if state.locks:
+    if state.locks and name not in _UNDER_LOCK:
         raise forbidden(
             Rule.LOCK,
             "function calls are not allowed while holding a lock",

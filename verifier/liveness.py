@@ -109,6 +109,8 @@ def _use_and_define(env: Environment, insn: Insn) -> tuple[int, int]:
         args = None if helper is None else helper.args_for(profile.name, profile.attach_type)
         count = 5 if args is None else len(args)
         return ((1 << count) - 1) << 1, _CLOBBERED
+    if kind is Kind.CALL_KFUNC:
+        return _ARGUMENTS, _CLOBBERED
     if kind is Kind.CALL_LOCAL:
         return 0, _CLOBBERED
     if kind in (Kind.LD_ABS, Kind.LD_IND):

@@ -14,7 +14,17 @@ from pybpfvm.verifier.domains.scalar import Scalar, is_subsumed_by, truncate
 from pybpfvm.verifier.liveness import Liveness
 from pybpfvm.verifier.origin import Origin, covers_copied, covers_origin
 from pybpfvm.verifier.regstate import PACKET_TYPES, Reg, RegType, is_null, mark_precise, scalar
-from pybpfvm.verifier.stack import EMPTY, INVALID, MISC, SPILL, ZERO, Slot, is_plain, mark_read
+from pybpfvm.verifier.stack import (
+    EMPTY,
+    INVALID,
+    MISC,
+    SPILL,
+    ZERO,
+    Slot,
+    StackObject,
+    is_plain,
+    mark_read,
+)
 from pybpfvm.verifier.state import Frame, State
 
 
@@ -141,7 +151,11 @@ class Comparison:
         explored = self.mode is Compare.EXPLORED
         for index, base, slot in matters.slots:
             other = frames[index].stack.get(base, EMPTY)
-            if other is slot and (slot.reg is None or not (slot.reg.id or slot.reg.ref_id)):
+            if (
+                other is slot
+                and slot.object is None
+                and (slot.reg is None or not (slot.reg.id or slot.reg.ref_id))
+            ):
                 continue
             if not self._slot(slot, other):
                 return False
@@ -248,7 +262,20 @@ class Comparison:
             self.linked = linked_ids(self.state, self.pc, self._live if explored else None)
         return id in self.linked
 
+    def _object(self, old: StackObject | None, new: StackObject | None, kinds: bytes) -> bool:
+        """Whether the same kind of object of the kernel's is in the slots; bytes of which nothing
+        is known, `kinds`, stand for anything."""
+        if old is None or new is None:
+            return old is new or (old is None and not any(kinds))
+        return old.alike(new, exact=self.mode is Compare.EXACT) and self._same_id(
+            old.ref_id, new.ref_id
+        )
+
     def _slot(self, old: Slot, new: Slot) -> bool:
+        if (old.object is not None or new.object is not None) and not self._object(
+            old.object, new.object, old.kinds
+        ):
+            return False
         if self.mode is Compare.EXACT:
             return (
                 old.kinds == new.kinds

@@ -6,6 +6,7 @@ of other writes only that the bytes are initialised, or 0.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pybpfvm.verifier.domains.scalar import Scalar, load_result, truncate
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from pybpfvm.verifier.origin import Copied
 
 # Kinds of bytes.
-INVALID, SPILL, MISC, ZERO = range(4)
+INVALID, SPILL, MISC, ZERO, OBJECT = range(5)
 
 SLOT_BYTES = 8
 
@@ -34,6 +35,7 @@ class Slot:
     __slots__ = ("before", "kinds", "read", "reg", "spilled", "stored")
 
     copied: Copied | None = None  # what put the bytes there, if it was a copy of user space's
+    object: StackObject | None = None  # what of the kernel's the bytes are, if they are OBJECT
 
     def __init__(self, kinds: bytes, reg: Reg | None = None, spilled: int = 0) -> None:
         self.kinds = kinds
@@ -44,6 +46,33 @@ class Slot:
         self.stored = False
 
 
+@dataclass(frozen=True, slots=True)
+class StackObject:
+    """An object of the kernel's in stack slots: `name` as the kernel's messages have it, `ref_id`
+    of what must be released."""
+
+    name: str
+    ref_id: int
+
+    def alike(self, new: StackObject, *, exact: bool) -> bool:
+        """Whether exploring on with this object covers exploring with `new`, but for their
+        references. `exact`: nothing happened to the object in between."""
+        return replace(self, ref_id=0) == replace(new, ref_id=0)
+
+
+class ObjectSlot(Slot):
+    """Eight bytes of such an object."""
+
+    __slots__ = ("object",)
+
+    object: StackObject | None
+
+    def __init__(self, object: StackObject) -> None:
+        Slot.__init__(self, _OBJECT)
+        self.object = object
+
+
+_OBJECT = bytes([OBJECT] * 8)
 _NOTHING = bytes([INVALID] * 8)
 _SPILLED = bytes([SPILL] * 8)
 EMPTY = Slot(_NOTHING)
@@ -51,7 +80,8 @@ _PLAIN = bytes([INVALID, SPILL, MISC, ZERO])
 
 
 def _without_spill(kinds: bytes) -> bytearray:
-    return bytearray(MISC if kind == SPILL else kind for kind in kinds)
+    """What is left of a slot that is partly overwritten: data, whatever it was."""
+    return bytearray(MISC if kind in (SPILL, OBJECT) else kind for kind in kinds)
 
 
 def mark_read(slot: Slot) -> None:
@@ -134,6 +164,15 @@ def first_invalid(frame: Frame, off: int, size: int) -> int | None:
     return None
 
 
+def first_object(frame: Frame, off: int, size: int) -> int | None:
+    """Index of the first of `size` bytes at `off` that is an object's, None if there is none."""
+    for base in range(off & -SLOT_BYTES, off + size, SLOT_BYTES):
+        slot = frame.stack.get(base)
+        if slot is not None and slot.object is not None:
+            return max(base - off, 0)
+    return None
+
+
 def spilled_pointer(frame: Frame, off: int, size: int) -> Reg | None:
     """A pointer of which bytes lie among `size` bytes at `off`, if there is one."""
     for base in range(off & -SLOT_BYTES, off + size, SLOT_BYTES):
@@ -171,6 +210,8 @@ def same_slot(one: Slot, other: Slot | None) -> bool:
     if one is other:
         return True
     if other is None or one.kinds != other.kinds or one.copied is not other.copied:
+        return False
+    if one.object != other.object:
         return False
     if one.reg is None or other.reg is None:
         return one.reg is other.reg and one.stored

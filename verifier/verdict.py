@@ -65,6 +65,8 @@ class Rule(Enum):
     REFERENCE_LEAK = "reference-leak"
     RELEASE_UNOWNED = "release-of-unowned"
     LOCK = "lock"
+    ITERATOR = "iterator"
+    DYNPTR = "dynptr"
     KFUNC_NOT_ALLOWED = "kfunc-not-allowed"
     KFUNC_ARG = "kfunc-argument"
     TRUST = "untrusted-pointer"

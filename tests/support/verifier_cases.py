@@ -187,7 +187,7 @@ def program_of(
     """A program of an ordinary type in text, which may name the common maps."""
     maps = common_maps()
     insns = assemble(
-        text,
+        with_kernel_ids(text),
         where=where,
         calls={name: number for number, name in MAINLINE_NAMES.items()},
         maps={spec.name: index for index, spec in enumerate(maps)},

@@ -237,7 +237,63 @@ def _guarded(text: Text, depth: int) -> None:
         text.put("r0 = 0")
 
 
+def iterators(random: Random) -> str:
+    """Loops over numbers, one in the other, with counters and elements as indexes."""
+    text = Text(random)
+    text.put(*_VALUE, "r7 = 0", "r8 = 0")
+    text.put("*(u64 *)(r10 - 16) = 0", "*(u64 *)(r10 - 24) = 0")
+    _drawn_loop(text, 0)
+    if random.random() < 0.3:
+        _drawn_loop(text, 0)
+    text.put("r0 = 0", "exit")
+    return text.text()
+
+
+def _iterator_call(text: Text, name: str, off: int) -> None:
+    text.put("r1 = r10", f"r1 += {off}")
+    if name == "new":
+        text.put("r2 = 0", f"r3 = {text.random.choice((1, 10, 1000))}")
+    text.put(f"call kfunc bpf_iter_num_{name}")
+
+
+def _drawn_loop(text: Text, depth: int) -> None:
+    random = text.random
+    again, out = text.new_label(), text.new_label()
+    off = -32 - 8 * depth
+    wrong = random.randrange(40)
+    counters = ["r7", "r8"]
+    if random.random() < 0.3:
+        text.put(f"{random.choice(counters)} = {random.choice((0, 1, 7))}")
+    if wrong != 0:
+        _iterator_call(text, "new", off)
+    text.label(again)
+    _iterator_call(text, "next", off if wrong != 1 else off + 8)
+    if wrong != 2:
+        text.put(f"if r0 == 0 goto {out}")
+    if random.random() < 0.6:
+        text.put(f"{random.choice(counters)} = *(u{random.choice((8, 32))} *)(r0 + 0)")
+    for _ in range(random.randrange(3)):
+        if random.random() < 0.15 and depth < 2:
+            _drawn_loop(text, depth + 1)
+        else:
+            _turn(text, 2, counters, again, out)
+    if wrong == 3:
+        text.put(f"r2 = *(u8 *)(r10 - {-off - 3})")
+    if wrong == 4:
+        text.put(f"*(u8 *)(r10 - {-off - 3}) = 0")
+    if wrong == 5:
+        _iterator_call(text, "destroy", off)
+    if wrong == 6:
+        text.put("r0 = 0", "exit")
+    text.put(f"goto {again}")
+    text.label(out)
+    if wrong != 7:
+        _iterator_call(text, "destroy", off)
+    text.put("r0 = 0")
+
+
 FEATURES: dict[str, Generator] = {
     "may_goto": bounded_loops,
     "spin_lock": spin_locks,
+    "iterator": iterators,
 }
