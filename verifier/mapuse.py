@@ -76,3 +76,8 @@ def check_map_helper(spec: MapSpec, helper: str) -> None:
             "write into map forbidden",
             reason=f"map {spec.name} was made with BPF_F_RDONLY_PROG",
         )
+
+
+def offered_by_maps(map_type: int) -> frozenset[str]:
+    """The helpers that work on maps of this type."""
+    return _OFFERED.get(map_type, frozenset())

@@ -93,7 +93,7 @@ class KernelObject:
     def load(self, program: Program, profile: Profile, *, log_level: int = 0) -> bpfsys.LoadResult:
         """The kernel's answer to a program; whoever asks closes it."""
         func_info = self._func_info(program)
-        attach_type = attach_id = 0
+        attach_type, attach_id = profile.for_section(program.section).attach_type, 0
         if is_btf_typed(profile):
             attach_type, attach_id = attach_target(program.section)
         return bpfsys.prog_load(
