@@ -119,7 +119,7 @@ ROWS = (
     ),
     Helper(
         "get_branch_snapshot",
-        (_OUT, _SIZE_OR_ZERO, _ANY),
+        (_OUT, _SIZE_OR_ZERO),
         RetType.INTEGER,
         None,
         "The last branches of the CPU.",

@@ -114,7 +114,7 @@ ROWS = (
     ),
     Helper(
         "dynptr_from_mem",
-        (_MEM, _SIZE_OR_ZERO, _ANY, _DYNPTR),
+        (_OUT, _SIZE_OR_ZERO, _ANY, _DYNPTR),
         RetType.INTEGER,
         None,
         "A dynptr to memory.",

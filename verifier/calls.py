@@ -14,7 +14,7 @@ from pybpfvm.helpers.proto import ArgType, Gate, Helper, RetType
 from pybpfvm.helpers.table import HELPERS
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import STACK_BYTES
-from pybpfvm.profiles.base import Profile
+from pybpfvm.profiles.base import PacketAccess, Profile
 from pybpfvm.profiles.mainline import MAINLINE_NAMES
 from pybpfvm.program import BPF_F_RDONLY_PROG, POISON_CORE, POISON_KFUNC, MapSpec, MapType
 from pybpfvm.verifier import btfhelpers, checks, rcu, stack, usermem
@@ -25,7 +25,7 @@ from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.jumps import places
 from pybpfvm.verifier.kernelptr import SOCKETS
 from pybpfvm.verifier.lock import check_call_unlocked, check_lock_argument, check_unlocked
-from pybpfvm.verifier.mapuse import check_map_helper
+from pybpfvm.verifier.mapuse import check_map_helper, takes_sockets
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
 from pybpfvm.verifier.regstate import (
     NON_NULL,
@@ -269,6 +269,8 @@ def _check_argument(call: _Call, number: int, kind: ArgType) -> None:
     if kind is ArgType.PTR_TO_BTF_ID:
         btfhelpers.check_argument(call.env, call.helper.name, reg, number)
         return
+    if kind is ArgType.PTR_TO_MAP_VALUE and call.map is not None and takes_sockets(call.map):
+        kind = ArgType.PTR_TO_BTF_ID_SOCK_COMMON
     allowed = _KINDS[kind]
     if kind in _NULLABLE and is_null(reg):
         mark_precise(reg)
@@ -330,7 +332,7 @@ def _mismatch(reg: Reg, number: int, allowed: tuple[RegType, ...], call: _Call) 
 
 def _take_map(call: _Call, reg: Reg) -> None:
     assert reg.map is not None
-    check_map_helper(reg.map, call.helper.name)
+    check_map_helper(reg.map, call.helper.name, call.env.profile.name)
     call.map, call.map_index = reg.map, reg.map_index
 
 
@@ -344,7 +346,8 @@ def _check_element(call: _Call, number: int, kind: ArgType) -> None:
         if call.env.rules.lookup_never_null:
             call.constant_key = _constant_key(call, call.regs[number], spec)
     else:
-        raw = kind is ArgType.PTR_TO_UNINIT_MAP_VALUE
+        # A Bloom filter is asked for what is there.
+        raw = kind is ArgType.PTR_TO_UNINIT_MAP_VALUE and spec.type != MapType.BLOOM_FILTER
         _memory(call, number, spec.value_size, writes=raw, raw=raw)
 
 
@@ -445,10 +448,8 @@ def _memory(
         _stack_memory(call, number, reg, size, writes=writes, raw=raw, exact=exact)
     elif kind is _VALUE:
         checks.check_map_value(env, reg, number, 0, size, store=writes)
-        if writes and not raw:
-            checks.check_map_value(env, reg, number, 0, size, store=False)
     elif kind in PACKET_TYPES:
-        if not call.helper.takes_packet:
+        if not (call.helper.takes_packet or env.profile.packet_access is PacketAccess.FREE):
             raise forbidden(
                 Rule.HELPER_ARG,
                 "helper access to the packet is not allowed",

@@ -208,7 +208,7 @@ def check_packet(reg: Reg, number: int, off: int, size: int) -> None:
 
 def check_packet_writable(env: Environment) -> None:
     """Programs of this type may write to the packet."""
-    if env.profile.packet_access is not PacketAccess.WRITE:
+    if env.profile.packet_access not in (PacketAccess.WRITE, PacketAccess.FREE):
         raise forbidden(
             Rule.READ_ONLY,
             "cannot write into packet",

@@ -57,13 +57,65 @@ _OFFERED: Mapping[int, frozenset[str]] = {
 _CHANGING = frozenset({"map_update_elem", "map_delete_elem", "map_push_elem", "map_pop_elem"})
 
 
-def check_map_helper(spec: MapSpec, helper: str) -> None:
-    """The helper works on maps of this type, and the map's flags allow it."""
+# Types whose programs may change socket maps by the ordinary helpers.
+_SOCKET_MAPS = frozenset({MapType.SOCKMAP, MapType.SOCKHASH})
+_MAY_UPDATE_SOCKETS = frozenset(
+    {"socket_filter", "sched_cls", "sched_act", "xdp", "sk_reuseport", "flow_dissector"}
+    | {"sk_lookup"}
+)
+_MAY_CHANGE_SOCKETS: Mapping[str, frozenset[str]] = {
+    "map_update_elem": _MAY_UPDATE_SOCKETS,
+    "map_delete_elem": _MAY_UPDATE_SOCKETS | {"sock_ops"},
+}
+# Maps that a sleepable program may use at all.
+_FOR_SLEEPABLE = frozenset(
+    {
+        MapType.HASH,
+        MapType.ARRAY,
+        MapType.PERCPU_HASH,
+        MapType.PERCPU_ARRAY,
+        MapType.LRU_HASH,
+        MapType.LRU_PERCPU_HASH,
+        MapType.ARRAY_OF_MAPS,
+        MapType.HASH_OF_MAPS,
+        MapType.QUEUE,
+        MapType.STACK,
+        MapType.RINGBUF,
+        MapType.USER_RINGBUF,
+        MapType.SK_STORAGE,
+        MapType.TASK_STORAGE,
+        MapType.INODE_STORAGE,
+        MapType.CGRP_STORAGE,
+        MapType.ARENA,
+    }
+)
+
+
+def check_map_for_sleepable(spec: MapSpec) -> None:
+    """Sleepable programs use only maps that are safe where programs may sleep."""
+    if spec.type not in _FOR_SLEEPABLE:
+        raise forbidden(
+            Rule.HELPER_ARG,
+            "Sleepable programs can only use array, hash, ringbuf and local storage maps",
+            reason=f"the program is sleepable, and map {spec.name} is of another type",
+        )
+
+
+def takes_sockets(spec: MapSpec) -> bool:
+    """Whether what is put into the map is a socket."""
+    return spec.type in _SOCKET_MAPS
+
+
+def check_map_helper(spec: MapSpec, helper: str, program_type: str) -> None:
+    """The helper works on maps of this type in such programs, and the map's flags allow it."""
     offered = _OFFERED.get(spec.type)
     if offered is None:
         name = spec.type.name if isinstance(spec.type, MapType) else str(spec.type)
         raise unsupported(f"maps of type {name} ({spec.name})")
-    if helper not in offered:
+    may = _MAY_CHANGE_SOCKETS.get(helper) if spec.type in _SOCKET_MAPS else None
+    if may is not None and program_type == "tracing":
+        raise unsupported(f"changing socket maps in tracing programs ({spec.name})")
+    if helper not in offered or (may is not None and program_type not in may):
         raise forbidden(
             Rule.HELPER_ARG,
             f"cannot pass map_type {int(spec.type)} into func bpf_{helper}",

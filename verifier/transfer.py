@@ -19,6 +19,7 @@ from pybpfvm.verifier.domains.scalar import UNKNOWN32, Scalar, sync
 from pybpfvm.verifier.domains.word import S64_MIN
 from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.kernelptr import SOCKETS
+from pybpfvm.verifier.mapuse import check_map_for_sleepable
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
 from pybpfvm.verifier.regstate import (
     NON_NULL,
@@ -362,6 +363,8 @@ def _named(env: Environment, insn: Insn, pc: int) -> Pointer:
             certain=True,
         )
     spec = env.maps[low]
+    if env.sleepable and env.profile.ring is None:
+        check_map_for_sleepable(spec)
     if insn.src == Pseudo.MAP_IDX:
         return Pointer(RegType.CONST_PTR_TO_MAP, pc, map=spec, map_index=low)
     if spec.type != MapType.ARRAY or spec.max_entries != 1 or high >= spec.value_size:

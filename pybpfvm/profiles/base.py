@@ -123,6 +123,7 @@ class PacketAccess(Enum):
     NONE = "nothing: there are none"
     READ = "read"
     WRITE = "read and write"
+    FREE = "read and write, and give any helper as memory"
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,7 +221,7 @@ _TYPES = (
         "bpf_sockopt",
         40,
         contexts.GETSOCKOPT,
-        access=_WRITE,
+        access=PacketAccess.FREE,
         returns=_BOOLEAN,
         attach={21: _Attach(), 22: _Attach(contexts.SETSOCKOPT)},
     ),

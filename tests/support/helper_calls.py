@@ -4,8 +4,9 @@ something done after it that shows what the call left behind."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from pybpfvm import bpfsys
 from pybpfvm.helpers.proto import ArgType, Helper
@@ -18,6 +19,7 @@ from pybpfvm.program import BPF_F_RDONLY_PROG, BPF_F_WRONLY_PROG, MapSpec, MapTy
 from pybpfvm.verifier.mapuse import offered_by_maps
 
 VALUE_BYTES = 64
+_BREAK = "\n;\n"  # no jump leads over it
 _ANY_MAPS = (
     MapSpec("single", MapType.ARRAY, 4, VALUE_BYTES, 1),
     MapSpec("fixed", MapType.ARRAY, 4, VALUE_BYTES, 1, flags=BPF_F_RDONLY_PROG),
@@ -68,7 +70,17 @@ class Call:
     @property
     def insns(self) -> tuple[Insn, ...]:
         """The program, assembled."""
-        return assemble(self.text, where=self.what, calls=NUMBERS, maps=self.indices)
+        parts = self.text.split(_BREAK)
+        names = tuple(self.indices)
+        return tuple(insn for part in parts for insn in _assembled(part, names))
+
+
+@cache
+def _assembled(text: str, maps_in_order: tuple[str, ...]) -> tuple[Insn, ...]:
+    if not text.strip():
+        return ()
+    indices = {name: index for index, name in enumerate(maps_in_order)}
+    return assemble(text, where="call", calls=NUMBERS, maps=indices)
 
 
 class Caller:
@@ -79,9 +91,10 @@ class Caller:
         self._maps = {spec.name: spec for spec in specs}
         self._indices = {spec.name: index for index, spec in enumerate(specs)}
         self._prelude, self._has = _prelude(profile)
+        self._other = tuple(self._others())
 
-    def calls(self, name: str) -> Iterator[Call]:
-        """The calls of one helper."""
+    def calls(self, name: str, wanted: Callable[[], bool] = lambda: True) -> Iterator[Call]:
+        """The calls of one helper; each is asked for before it is made."""
         helper = HELPERS[name]
         args = helper.args_for(self.profile.name, self.profile.attach_type)
         if ArgType.PTR_TO_FUNC in args:
@@ -91,9 +104,12 @@ class Caller:
             for tail, text in _TAILS.items():
                 if tail == "packet" and "packet" not in self._has:
                     continue
-                yield self._call(helper, right, f"{used} then {tail}", text)
+                if wanted():
+                    yield self._call(helper, right, f"{used} then {tail}", text)
             for number in range(len(args)):
-                for other, text in self._others():
+                for other, text in self._other:
+                    if not wanted():
+                        continue
                     changed = [*right]
                     changed[number] = text
                     yield self._call(helper, changed, f"{used} r{number + 1} = {other}", _PLAIN)
@@ -152,7 +168,7 @@ class Caller:
         lines = [self._prelude]
         lines += [text.replace("rN", f"r{number}") for number, text in enumerate(args, 1)]
         lines += [f"call {helper.name}", tail]
-        text = "\n".join(line for line in lines if line)
+        text = _BREAK.join(lines)
         return Call(f"{self.profile.name}: {helper.name} {what}", text, self._indices)
 
 
