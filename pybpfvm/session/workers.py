@@ -137,7 +137,12 @@ class _Work:
         context = multiprocessing.get_context("fork")
         here, there = context.Pipe()
         process = context.Process(target=_serve, args=(there, self._assignment), daemon=True)
-        process.start()
+        # Until the process ignores Ctrl-C, it must not hear it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         there.close()
         return _Worker(process, here)
 
@@ -207,6 +212,7 @@ def _answer(
 def _serve(pipe: Connection, assignment: Assignment) -> None:
     """A worker's life. Ctrl-C is for the process that asks."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     readers: dict[str, ObjectJudge | JudgedObject] = {}
     while True:
         try:

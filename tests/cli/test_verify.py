@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -309,10 +310,28 @@ def slow_object(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_ctrl_c_shows_what_is_known_and_leaves_nobody_behind(tmp_path: Path, jobs: str) -> None:
     slow = slow_object(tmp_path)
+    # On a busy machine the first object, too, may take its time.
+    for seconds in (3, 10, 30):
+        found = _interrupted_after(seconds, tmp_path, jobs, [GOOD, slow, slow])
+        if not found:
+            continue
+        first, second, third = found
+        assert (second["complete"], third["complete"]) == (False, False)
+        if first["complete"]:
+            assert first["programs"][0]["verdict"] == "accepted"
+            return
+    pytest.fail("not even the first object was judged in 30 s")
+
+
+def _interrupted_after(
+    seconds: float, tmp_path: Path, jobs: str, objects: list[Path]
+) -> list[dict[str, Any]]:
+    """The JSON documents of a `verify` that got Ctrl-C after so long; none if that was before it
+    had begun."""
     report = tmp_path / "report.json"
     options = ["-j", jobs, "--format", "json", "-o", str(report), "--budget-insns", "100000000"]
     child = subprocess.Popen(
-        [sys.executable, "-m", "pybpfvm", "verify", GOOD, slow, slow, *options],
+        [sys.executable, "-m", "pybpfvm", "verify", *map(str, objects), *options],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -320,19 +339,17 @@ def test_ctrl_c_shows_what_is_known_and_leaves_nobody_behind(tmp_path: Path, job
         start_new_session=True,
     )
     try:
-        time.sleep(4)
+        time.sleep(seconds)
         assert child.poll() is None, child.communicate()
         os.killpg(child.pid, signal.SIGINT)
-        _, err = child.communicate(timeout=30)
+        _, err = child.communicate(timeout=60)
     finally:
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)
-    assert child.returncode == 130
+            child.wait()
+    assert child.returncode == 130, err
     assert "Traceback" not in err
-    first, second, third = json.loads(report.read_text())
-    assert first["complete"] is True
-    assert first["programs"][0]["verdict"] == "accepted"
-    assert second["complete"] is False
-    assert third["complete"] is False
     with pytest.raises(ProcessLookupError):  # nobody of its group is left
         os.killpg(child.pid, 0)
+    documents: list[dict[str, Any]] = json.loads(report.read_text()) if report.exists() else []
+    return documents
