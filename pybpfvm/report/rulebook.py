@@ -21,34 +21,47 @@ code = "text of docs/isa.md; helpers by name, maps as map[counts]"
 code = "the smallest change that keeps the rule"
 ```
 
-A program has `says` (what a reader should look at), and where text can not express it `object`,
-the name of a compiled object beside the file, with `prog`, and the `source` to show. The tests
-judge both programs of every rule: the bad one breaks this rule and the good one none.
+A program has `says` (what a reader should look at), and may have `type`, `section` (which tells the
+type where that has arguments from BTF), `license`,
+`contract` (docs/contracts.md) and `request` (fields of `JudgeRequest`) of its own; maps have
+`flags` and `holds`, the struct that their values are. Kernel objects are those of `kernel.btf`,
+which is made from `kernel.bpf.c` beside it, so that a card reads the same on every machine: texts
+say `call kfunc NAME` and `[struct.member]`. A rule that no program can break has `nobody`, why,
+instead of the programs. The tests judge both programs of every rule: the bad one breaks this rule
+first and the good one none.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pybpfvm.btf.parse import parse_btf
+from pybpfvm.btf.types import Btf, BtfKind, Struct
 from pybpfvm.errors import InputError, InternalError
 from pybpfvm.isa.asm import assemble
-from pybpfvm.objectfile import read_object
+from pybpfvm.isa.insn import Insn
+from pybpfvm.isa.opcodes import Kind as InsnKind
 from pybpfvm.profiles import profile_named
 from pybpfvm.profiles.base import Profile
+from pybpfvm.profiles.btf_typed import btf_typed_profile
 from pybpfvm.profiles.mainline import MAINLINE_NAMES
-from pybpfvm.program import BpfObject, MapSpec, MapType, Program
+from pybpfvm.program import BpfObject, MapSpec, MapType, Program, Subprog
 from pybpfvm.session.judging import JudgeRequest, judge
-from pybpfvm.verifier.categories import PROBLEMS
 from pybpfvm.verifier.contract_parse import parse_contract
 from pybpfvm.verifier.verdict import Finding, Inconclusive, Rejected, Rule, Verdict
 
 RULES = Path(__file__).parent / "rules"
+_KFUNC = re.compile(r"\bcall kfunc (\w+)")
+_MEMBER = re.compile(r"\[(\w+)\.(\w+)\]")
+
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +82,16 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What there is to know of one rule."""
+    """What there is to know of one rule. `bad` and `good` are None where no program can break it;
+    then `nobody` says why."""
 
     rule: Rule
     title: str
     meaning: str
     mend: str
-    bad: Sample
-    good: Sample
-
-    @property
-    def category(self) -> str:
-        """The category that reports put it in."""
-        return PROBLEMS[self.rule][0]
+    bad: Sample | None
+    good: Sample | None
+    nobody: str = ""
 
 
 def rule_named(name: str) -> Rule:
@@ -91,22 +101,32 @@ def rule_named(name: str) -> Rule:
         return Rule(name)
     near = get_close_matches(name[:64].lower(), known)
     remedy = f"did you mean {' or '.join(near)}?" if near else "`pybpfvm explain` lists them all"
-    raise InputError(f"no rule is called {name!r}", where="explain", remedy=remedy)
+    raise InputError(f"no rule is called {name[:64]!r}", where="explain", remedy=remedy)
 
 
 @cache
-def card(rule: Rule) -> Card:
-    """The card of a rule."""
-    path = RULES / f"{rule.value}.toml"
-    row = tomllib.loads(path.read_text(encoding="utf-8"))
-    return Card(
-        rule,
-        row["title"],
-        row["meaning"].strip(),
-        row["mend"].strip(),
-        _sample(path, row, row["bad"]),
-        _sample(path, row, row["good"]),
+def title(rule: Rule) -> str:
+    """What is wrong, in a line."""
+    return str(_row(rule)["title"])
+
+
+@cache
+def meaning(rule: Rule) -> str:
+    """Why there is such a rule: paragraphs apart by an empty line."""
+    return str(_row(rule)["meaning"]).strip()
+
+
+@cache
+def card(rule: Rule, kernel: Btf | None = None) -> Card:
+    """The card of a rule. `kernel`: another kernel's types than those that cards come with."""
+    row = _row(rule)
+    name = rule.value
+    bad, good = (
+        _sample(name, row, row[which], kernel or _own_kernel()) if which in row else None
+        for which in ("bad", "good")
     )
+    nobody = row.get("nobody", "").strip()
+    return Card(rule, title(rule), meaning(rule), row["mend"].strip(), bad, good, nobody)
 
 
 def finding_of(sample: Sample, rule: Rule) -> Finding:
@@ -123,42 +143,79 @@ def finding_of(sample: Sample, rule: Rule) -> Finding:
     raise InternalError(f"the sample of {rule.value} breaks another rule: {found}")
 
 
-def _sample(path: Path, row: Mapping[str, Any], sample: Mapping[str, Any]) -> Sample:
-    profile = profile_named(sample.get("type", row.get("type", "socket_filter")))
-    if "object" in sample:
-        obj = read_object(path.parent / sample["object"])
-        program = obj.program(sample["prog"])
-        text = (path.parent / sample["source"]).read_text(encoding="utf-8")
-    else:
-        text = sample["code"]
-        obj = _assembled(path.stem, text, sample.get("section"), profile, row.get("maps", {}))
-        program = obj.programs[0]
-    contract = sample.get("contract", row.get("contract"))
-    declared = None if contract is None else parse_contract(contract, obj)
-    request = JudgeRequest(contract=declared, **sample.get("request", {}))
-    return Sample(text.strip("\n"), sample.get("says", ""), program, obj, profile, request)
+@cache
+def _row(rule: Rule) -> Row:
+    return tomllib.loads((RULES / f"{rule.value}.toml").read_text(encoding="utf-8"))
 
 
-def _assembled(
-    name: str, text: str, section: str | None, profile: Profile, maps: Mapping[str, Any]
-) -> BpfObject:
-    specs = tuple(
-        MapSpec(
-            map_name,
-            MapType[row["type"]],
-            row.get("key", 0),
-            row.get("value", 0),
-            row["entries"],
-            flags=row.get("flags", 0),
-        )
-        for map_name, row in maps.items()
-    )
+@cache
+def _own_kernel() -> Btf:
+    return parse_btf((RULES / "kernel.btf").read_bytes(), where="kernel.btf")
+
+
+def _sample(name: str, card_row: Row, own: Row, kernel: Btf) -> Sample:
+    """`own` is the table of the program, `card_row` the card it is part of."""
+    row = {**card_row, **own}
+    typed = btf_typed_profile(row.get("section", ""))
+    profile = typed or profile_named(row.get("type", "socket_filter"))
+    section = row.get("section", profile.own_section)
+    maps = tuple(_map(spec, content) for spec, content in row.get("maps", {}).items())
     helpers = profile.helpers if profile.ring is not None else MAINLINE_NAMES
     insns = assemble(
-        text,
+        _with_ids(own["code"], kernel),
         where=name,
         calls={helper: number for number, helper in helpers.items()},
-        maps={spec.name: index for index, spec in enumerate(specs)},
+        maps={spec.name: index for index, spec in enumerate(maps)},
     )
-    program = Program("sample", section or profile.own_section, insns, license="GPL")
-    return BpfObject(f"{name}.toml", "", (program,), specs, license="GPL")
+    license = row.get("license", "GPL")
+    program = Program("sample", section, insns, subprogs=_functions(insns), license=license)
+    obj = BpfObject(f"{name}.toml", "", (program,), maps, btf=_own_kernel(), license=license)
+    contract = None if "contract" not in row else parse_contract(row["contract"], obj)
+    request = JudgeRequest(contract=contract, btf=kernel, **row.get("request", {}))
+    return Sample(own["code"].strip("\n"), own.get("says", ""), program, obj, profile, request)
+
+
+def _map(name: str, row: Row) -> MapSpec:
+    spec = MapSpec(
+        name,
+        MapType[row["type"]],
+        row.get("key", 0),
+        row.get("value", 0),
+        row["entries"],
+        flags=row.get("flags", 0),
+    )
+    if "holds" not in row:
+        return spec
+    types = _own_kernel()
+    key, value = types.find("int"), types.find(row["holds"], BtfKind.STRUCT)
+    assert key is not None
+    assert value is not None
+    return replace(spec, btf_key_type_id=key, btf_value_type_id=value)
+
+
+def _with_ids(text: str, kernel: Btf) -> str:
+    """The text with the kernel's ids of functions and offsets of members instead of names."""
+
+    def function(match: re.Match[str]) -> str:
+        return f"call kfunc {match[1]}#{kernel.find(match[1], BtfKind.FUNC) or 0}"
+
+    def offset(match: re.Match[str]) -> str:
+        found = kernel.type(kernel.find(match[1], BtfKind.STRUCT) or 0)
+        members = found.members if isinstance(found, Struct) else ()
+        return str(next(one.bit_offset // 8 for one in members if one.name == match[2]))
+
+    return _MEMBER.sub(offset, _KFUNC.sub(function, text))
+
+
+def _functions(insns: tuple[Insn, ...]) -> tuple[Subprog, ...]:
+    """The program's functions: they begin where calls lead to."""
+    starts, pc = {0}, 0
+    for insn in insns:
+        if insn.spec.kind is InsnKind.CALL_LOCAL:
+            starts.add(pc + 1 + insn.imm)
+        pc += insn.slots
+    ordered = sorted(starts)
+    return tuple(
+        Subprog(f"function_{start}" if start else "sample", start, end)
+        for start, end in zip(ordered, [*ordered[1:], pc], strict=True)
+    )

@@ -82,7 +82,16 @@ def described(schema: Json, value: Any, path: tuple[Any, ...] = ()) -> Iterator[
 
 
 def test_there_is_a_schema_for_each_document() -> None:
-    assert NAMES == ["asm-1", "disasm-1", "doctor-1", "info-1", "run-1", "run-once-1", "verify-1"]
+    assert NAMES == [
+        "asm-1",
+        "disasm-1",
+        "doctor-1",
+        "explain-1",
+        "info-1",
+        "run-1",
+        "run-once-1",
+        "verify-1",
+    ]
 
 
 @pytest.mark.parametrize("name", NAMES)
