@@ -146,6 +146,8 @@ class Program:
 
     def line_at(self, pc: int) -> SourceLine | None:
         """The C line that `pc` belongs to: the nearest one at or before it in its function."""
+        if not self.lines:
+            return None
         start = max((sub.start for sub in self.subprogs if sub.start <= pc), default=0)
         return next((self.lines[p] for p in range(pc, start - 1, -1) if p in self.lines), None)
 

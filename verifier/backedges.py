@@ -14,7 +14,7 @@ from __future__ import annotations
 from pybpfvm.verifier.regstate import Reg, RegType, mark_precise, unknown
 from pybpfvm.verifier.screen import Screen
 from pybpfvm.verifier.stack import Slot, mark_read
-from pybpfvm.verifier.state import State
+from pybpfvm.verifier.state import Frame, State
 
 
 class Stored:
@@ -53,10 +53,18 @@ class Stored:
         self.members: list[Stored] = []
         self.edges: list[tuple[State, State]] = []
 
+    def forget(self) -> None:
+        """No state will be compared with this one again: of it only the bookkeeping is needed."""
+        self.state = _FORGOTTEN
+        self.screen = None
+
     @property
     def unresolved(self) -> bool:
         """Whether it is not known yet which numbers of the state matter."""
         return self.head is not None
+
+
+_FORGOTTEN = State([Frame(0, -1, 0)], (), True)
 
 
 def close(stored: Stored, state: State, parent: Stored | None) -> None:

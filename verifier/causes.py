@@ -22,6 +22,7 @@ from pybpfvm.verifier.failing_path import FailingPath, PathRecorder
 from pybpfvm.verifier.globals import called_globals
 from pybpfvm.verifier.lost_bound import Lost, Need, lost_bound
 from pybpfvm.verifier.narration import note_of
+from pybpfvm.verifier.prepared import Prepared
 from pybpfvm.verifier.regstate import Reg, RegType
 from pybpfvm.verifier.remedies import Question, advice
 from pybpfvm.verifier.slicing import (
@@ -109,8 +110,9 @@ def explained(
 def _measure_stacks(env: Environment) -> None:
     """Explore, so that the environment knows how much stack each function uses."""
     processed = 0
+    prepared = Prepared(env)
     for entry in (0, *called_globals(env)):
-        explorer = Explorer(env, entry, processed)
+        explorer = Explorer(env, entry, processed, prepared)
         explorer.run()
         processed = explorer.processed
 

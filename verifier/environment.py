@@ -26,6 +26,9 @@ from pybpfvm.verifier.regstate import Reg, RegType, Trust
 from pybpfvm.verifier.usernames import FROM_USER
 from pybpfvm.verifier.verdict import Finding, Rule
 
+# A report of more errors than these helps nobody: exploring ends there.
+MAX_ERRORS = 100
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -34,9 +37,17 @@ class Options:
     kernel, None for the one that the profile belongs to. `contract`: what is promised of user
     memory. `by_origin`: explore states apart that differ in what user space had to do with
     their numbers only, and in what the observers noted. `target_btf` has
-    the types of the kernel that the program is for, None: the running one's."""
+    the types of the kernel that the program is for, None: the running one's.
+
+    Three budgets bound the work; when one is used up, the verdict is Inconclusive and names it.
+    `budget_insns` is the kernel's own limit of instructions processed. `budget_states` bounds the
+    states in memory, those of paths that wait included: one takes 1 to 4 KiB, more with a deep
+    stack. `budget_seconds` is wall-clock time; every other budget gives the same verdict on every
+    machine."""
 
     budget_insns: int = 1_000_000
+    budget_states: int = 200_000
+    budget_seconds: float = 600.0
     strict_ctx: bool = True
     all_errors: bool = False
     observer: Observer | None = None

@@ -14,6 +14,8 @@ covers it, in all its numbers. Numbers that change from round to round are widen
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -29,16 +31,15 @@ from pybpfvm.verifier.calls import call_helper, forget_packet, helper_of, refere
 from pybpfvm.verifier.checks import check_readable
 from pybpfvm.verifier.describe import registers
 from pybpfvm.verifier.domains.scalar import Scalar, is_subsumed_by
-from pybpfvm.verifier.environment import Environment
-from pybpfvm.verifier.globals import may_move_packet
+from pybpfvm.verifier.environment import MAX_ERRORS, Environment
 from pybpfvm.verifier.jumps import prepare_jump
 from pybpfvm.verifier.kfuncs import call_kfunc
-from pybpfvm.verifier.liveness import Liveness
 from pybpfvm.verifier.lock import check_call_unlocked, check_unlocked
 from pybpfvm.verifier.maygoto import prepare_may_goto
 from pybpfvm.verifier.origin import CopiedSlot, derived
 from pybpfvm.verifier.packetload import packet_load
 from pybpfvm.verifier.params import check_arguments, initial, parameters
+from pybpfvm.verifier.prepared import Prepared
 from pybpfvm.verifier.prune import Compare, Comparison
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
 from pybpfvm.verifier.regstate import (
@@ -68,16 +69,28 @@ _STORE_JUMPS, _STORE_INSNS = 2, 8
 _LOOP_JUMPS, _LOOP_INSNS = 20, 100
 _KEEP_HITS, _KEEP_MISSES = 3, 3
 _MAX_PENDING = 8192
+# How often time and memory are looked at; how many prepared instructions are kept.
+_CHECK_INSNS = 2048
+_MAX_STEPS = 100_000
 
 
 class Explorer:
     """Explores one function and those it calls. After `run`: the findings, and what was counted.
 
     `entry` is the main function's, or that of a global function: such are explored by themselves
-    and not where they are called. `processed` are the instructions that the budget was used for.
+    and not where they are called. `processed` are the instructions that the budget was used for,
+    `prepared` what is known of the code already, `until` the time (time.monotonic) to give up.
     """
 
-    def __init__(self, env: Environment, entry: int = 0, processed: int = 0) -> None:
+    def __init__(
+        self,
+        env: Environment,
+        entry: int = 0,
+        processed: int = 0,
+        prepared: Prepared | None = None,
+        *,
+        until: float = math.inf,
+    ) -> None:
         self.env = env
         self.entry = entry
         self.errors: list[Finding] = []
@@ -86,8 +99,11 @@ class Explorer:
         self.states = 0
         self.peak_states = 0
         self.tail_calls: set[int] = set()
+        self._until = until
         self._stored_now = 0
-        self._live = Liveness(env)
+        self._known_errors: set[tuple[Rule, int]] = set()
+        prepared = prepared or Prepared(env)
+        self._live = prepared.live
         self._origins = env.by_origin
         self._forks: list[tuple[int, State]] = []
         self._pending: list[tuple[int, int, State, Stored | None]] = []
@@ -97,18 +113,12 @@ class Explorer:
         self._last_jumps = 0
         self._last_processed = 0
         self._steps: dict[int, Step] = {}
-        self._prune_points = _prune_points(env)
+        self._prune_points = prepared.prune_points
         self._callback_entries: set[int] = set()
-        self._next_calls = frozenset(
-            pc
-            for pc, insn in env.code.items()
-            if insn.spec.kind is Kind.CALL_KFUNC and iterator.is_next(env, insn)
-        )
-        self._prune_points |= self._next_calls
-        self._turns = frozenset(
-            pc for pc, insn in env.code.items() if insn.spec.kind is Kind.MAY_GOTO
-        )
-        self._jump_pcs = frozenset(pc for pc, insn in env.code.items() if _is_jump(insn))
+        self._next_calls = prepared.next_calls
+        self._turns = prepared.turns
+        self._packet_movers = prepared.packet_movers
+        self._jump_pcs = prepared.jumps
 
     def run(self) -> None:
         """Explore until everything is, an error is found, or the budget is used up."""
@@ -120,7 +130,7 @@ class Explorer:
         pc = here = self.entry
         steps, forks, points = self._steps, self._forks, self._prune_points
         jumps = self._jump_pcs
-        budget = self.env.options.budget_insns
+        check_at = self._next_check()
         observer = self.env.options.observer
         trace = None if observer is None else observer.step
         if observer is not None:
@@ -134,15 +144,18 @@ class Explorer:
                         pc = _END
                     else:
                         self.processed += 1
-                        if self.processed > budget:
-                            self._out_of_budget(pc)
-                            return
+                        if self.processed >= check_at:
+                            if self._out_of_budget(pc):
+                                return
+                            check_at = self._next_check()
                         if pc in jumps:
                             self._jumps += 1
                         if trace is not None:
                             trace(pc, state)
                         step = steps.get(pc)
                         if step is None:
+                            if len(steps) >= _MAX_STEPS:
+                                steps.clear()
                             step = steps[pc] = self._prepare(pc)
                         here, pc = pc, step(state)
                         if forks:
@@ -256,6 +269,7 @@ class Explorer:
                     stored.misses += 1
                     if stored.misses > stored.hits * _KEEP_HITS + _KEEP_MISSES:
                         found.remove(stored)
+                        stored.forget()
                         self._stored_now -= 1
         if add:
             self._store(pc, state)
@@ -321,9 +335,11 @@ class Explorer:
         if refused.kind is Why.UNSUPPORTED:
             self.inconclusive = self.inconclusive or finding
             return self.env.options.all_errors
-        if all((known.rule, known.pc) != (finding.rule, pc) for known in self.errors):
+        if (finding.rule, pc) not in self._known_errors:
+            self._known_errors.add((finding.rule, pc))
             self.errors.append(finding)
-        return self.env.options.all_errors and refused.kind is not Why.LIMIT
+        go_on = self.env.options.all_errors and refused.kind is not Why.LIMIT
+        return go_on and len(self.errors) < MAX_ERRORS
 
     def _finding(self, pc: int, state: State, refused: Refused) -> Finding:
         kind = refused.kind
@@ -341,16 +357,38 @@ class Explorer:
             registers=registers(state, self.env.code.get(pc)),
         )
 
-    def _out_of_budget(self, pc: int) -> None:
+    def _next_check(self) -> int:
+        """The count of processed instructions at which to look at the budgets again."""
+        return min(self.processed + _CHECK_INSNS, self.env.options.budget_insns + 1)
+
+    def _out_of_budget(self, pc: int) -> bool:
+        """Whether a budget is used up: then the verdict says which."""
+        options = self.env.options
+        held = self._stored_now + len(self._pending)
+        if self.processed > options.budget_insns:
+            message = f"BPF program is too large. Processed {self.processed - 1} insn"
+            what = f"the budget of {options.budget_insns:,} instructions"
+            name = "budget_insns"
+        elif held > options.budget_states:
+            message = f"too many states: {held}"
+            what = f"the budget of {options.budget_states:,} states kept at once"
+            name = "budget_states"
+        elif time.monotonic() > self._until:
+            message = f"verification takes too long. Processed {self.processed - 1} insn"
+            what = f"the budget of {options.budget_seconds:,g} seconds"
+            name = "budget_seconds"
+        else:
+            return False
         self.inconclusive = Finding(
             Rule.BUDGET,
             Why.LIMIT,
             pc,
-            f"BPF program is too large. Processed {self.processed - 1} insn",
-            reason="the budget of instructions is used up before every path was explored",
-            suggestion="raise the budget, or give loops smaller bounds",
+            message,
+            reason=f"{what} is used up before every path was explored",
+            suggestion=f"raise {name}, or give loops smaller bounds",
             source=self.env.program.line_at(pc),
         )
+        return True
 
     # Instructions.
 
@@ -450,7 +488,6 @@ class Explorer:
         helper = helper_of(self.env, insn).name
         args = _callback_args(helper, regs, pc)
         self._callback_entries.add(entry)
-        self._prune_points.add(entry)
         round_ = state.copy()
         callback = Callback(helper, args, state.refs, before=state.copy())
         self._enter(round_, pc, entry, args, callback)
@@ -492,7 +529,7 @@ class Explorer:
         env = self.env
         function = env.functions[target]
         wanted = parameters(env, function)
-        moves = may_move_packet(env, target)
+        moves = target in self._packet_movers
 
         def step(state: State) -> int:
             check_call_unlocked(state, None)
@@ -711,33 +748,6 @@ def _on_memory(
 _FEATURES = {
     Kind.ADDR_SPACE_CAST: "address spaces (arena)",
 }
-
-
-def _is_jump(insn: Insn) -> bool:
-    return insn.spec.kind in (
-        Kind.JUMP,
-        Kind.GOTO,
-        Kind.MAY_GOTO,
-        Kind.CALL,
-        Kind.CALL_KFUNC,
-        Kind.CALL_LOCAL,
-        Kind.EXIT,
-    )
-
-
-def _prune_points(env: Environment) -> set[int]:
-    """Where paths may meet, as the kernel has it: conditional jumps, targets of jumps, functions
-    and calls of them, and what follows any call."""
-    points: set[int] = set(env.functions) - {0}
-    for pc, insn in env.code.items():
-        kind = insn.spec.kind
-        if kind in (Kind.JUMP, Kind.MAY_GOTO, Kind.CALL_LOCAL):
-            points.add(pc)
-        if kind in (Kind.JUMP, Kind.MAY_GOTO, Kind.GOTO):
-            points.add(pc + 1 + insn.off)
-        elif kind in (Kind.CALL, Kind.CALL_KFUNC, Kind.CALL_LOCAL):
-            points.add(pc + 1)
-    return points
 
 
 def _begin_anew(state: State) -> None:

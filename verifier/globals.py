@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 from pybpfvm.isa.codec import target_pc
 from pybpfvm.isa.opcodes import Kind
 from pybpfvm.verifier.calls import moves_packet
@@ -21,20 +23,23 @@ def called_globals(env: Environment) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def may_move_packet(env: Environment, entry: int) -> bool:
-    """Whether a helper that moves the packet is called by the function or one that it calls."""
-    calls = calls_of(env)
-    seen: set[int] = set()
-    work = [entry]
+def packet_movers(env: Environment) -> frozenset[int]:
+    """The functions that call a helper which moves the packet, or a function that does."""
+    starts = sorted(env.functions)
+    work = [
+        starts[bisect_right(starts, pc) - 1]
+        for pc, insn in env.code.items()
+        if insn.spec.kind is Kind.CALL and moves_packet(env, insn)
+    ]
+    callers: dict[int, list[int]] = {}
+    if work:
+        for function, calls in calls_of(env).items():
+            for _, callee in calls:
+                callers.setdefault(callee, []).append(function)
+    found: set[int] = set()
     while work:
         function = work.pop()
-        if function not in seen:
-            seen.add(function)
-            work.extend(callee for _, callee in calls[function])
-    ends = {start: env.functions[start].end for start in seen}
-    return any(
-        insn.spec.kind is Kind.CALL
-        and any(start <= pc < end for start, end in ends.items())
-        and moves_packet(env, insn)
-        for pc, insn in env.code.items()
-    )
+        if function not in found:
+            found.add(function)
+            work += callers.get(function, ())
+    return frozenset(found)

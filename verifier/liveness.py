@@ -6,17 +6,18 @@ register holds can not matter, so states that differ there only count as equal.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from array import array
 
 from pybpfvm.helpers.table import HELPERS
 from pybpfvm.isa.codec import target_pc
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import AluOp, AtomicOp, Kind, Operand
 from pybpfvm.verifier.environment import Environment
-from pybpfvm.verifier.structure import successors
 
 _ARGUMENTS = 0b111110  # r1 to r5
 _CLOBBERED = 0b111111  # r0 to r5
+_ENDS = frozenset({Kind.EXIT, Kind.GOTO})
+_JUMPS = frozenset({Kind.JUMP, Kind.GOTO, Kind.MAY_GOTO})
 _ALL = (1 << 10) - 1
 _MOVES = frozenset({AluOp.MOV, AluOp.MOVSX8, AluOp.MOVSX16, AluOp.MOVSX32})
 
@@ -27,7 +28,7 @@ class Liveness:
     def __init__(self, env: Environment) -> None:
         self._masks = _live(env)
         self._numbers: dict[int, tuple[int, ...]] = {
-            mask: tuple(n for n in range(10) if mask >> n & 1) for mask in set(self._masks.values())
+            mask: tuple(n for n in range(10) if mask >> n & 1) for mask in set(self._masks)
         }
         for mask in list(self._numbers):
             kept = mask & ~_CLOBBERED
@@ -39,44 +40,48 @@ class Liveness:
 
     def across(self, call_pc: int) -> tuple[int, ...]:
         """Registers of a caller that are live while the function called at `call_pc` runs."""
-        return self._numbers[self._masks.get(call_pc + 1, 0) & ~_CLOBBERED]
+        return self._numbers[self._masks[call_pc + 1] & ~_CLOBBERED]
 
 
-def _live(env: Environment) -> Mapping[int, int]:
-    uses: dict[int, int] = {}
-    defines: dict[int, int] = {}
-    before: dict[int, list[int]] = {pc: [] for pc in env.code}
-    callers: dict[int, list[int]] = {}
+def _live(env: Environment) -> array[int]:
+    """A mask for each slot of the program (and one behind it). Plain arrays: programs have up to a
+    million instructions."""
+    slots = env.program.slots
+    live = array("H", bytes(2 * (slots + 1)))
+    uses, defines = array("H", live), array("H", live)
+    target = array("i", [-1]) * (slots + 1)  # where a jump leads, or a call
+    follows = array("i", [-1]) * (slots + 1)  # what an instruction may go on to, the slot behind it
+    sources: dict[int, list[int]] = {}
+    calls = bytearray(slots + 1)
     for pc, insn in env.code.items():
         uses[pc], defines[pc] = _use_and_define(env, insn)
-        for successor in successors(env, pc):
-            before[successor].append(pc)
-        if insn.spec.kind is Kind.CALL_LOCAL:
-            target = target_pc(insn, pc)
-            assert target is not None
-            callers.setdefault(target, []).append(pc)
-    live = dict.fromkeys(env.code, 0)
-    work = list(env.code)
-    queued = set(work)
+        kind = insn.spec.kind
+        if kind not in _ENDS:
+            follows[pc] = pc + insn.slots
+        to = target_pc(insn, pc) if kind in _JUMPS or kind is Kind.CALL_LOCAL else None
+        if to is not None:
+            target[pc] = to
+            calls[pc] = kind is Kind.CALL_LOCAL
+            sources.setdefault(to, []).append(pc)
+    work = array("i", env.code)
+    queued = bytearray(b"\1") * (slots + 1)
     while work:
         pc = work.pop()
-        queued.discard(pc)
-        out = 0
-        for successor in successors(env, pc):
-            out |= live[successor]
-        used = uses[pc]
-        insn = env.code[pc]
-        if insn.spec.kind is Kind.CALL_LOCAL:
-            target = target_pc(insn, pc)
-            assert target is not None
-            used = live[target] & _ARGUMENTS
+        queued[pc] = 0
+        out = live[follows[pc]] if follows[pc] >= 0 else 0
+        used, to = uses[pc], target[pc]
+        if to >= 0:
+            if calls[pc]:
+                used = live[to] & _ARGUMENTS
+            else:
+                out |= live[to]
         new = used | (out & ~defines[pc])
         if new == live[pc]:
             continue
         live[pc] = new
-        for other in (*before[pc], *callers.get(pc, ())):
-            if other not in queued:
-                queued.add(other)
+        for other in (pc - 1, pc - 2, *sources.get(pc, ())):
+            if other >= 0 and not queued[other] and (follows[other] == pc or target[other] == pc):
+                queued[other] = 1
                 work.append(other)
     return live
 

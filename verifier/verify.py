@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from itertools import islice
+
 from pybpfvm.profiles.base import Profile, Sleepable
 from pybpfvm.profiles.detect import matching_section
 from pybpfvm.program import BpfObject, Program
 from pybpfvm.verifier import structure
-from pybpfvm.verifier.environment import Environment, Options, environment
+from pybpfvm.verifier.environment import MAX_ERRORS, Environment, Options, environment
 from pybpfvm.verifier.explore import Explorer
 from pybpfvm.verifier.fields import refused_maps
 from pybpfvm.verifier.globals import called_globals
 from pybpfvm.verifier.newer import newer_code
+from pybpfvm.verifier.prepared import Prepared
 from pybpfvm.verifier.verdict import (
     Accepted,
     Finding,
@@ -22,7 +26,7 @@ from pybpfvm.verifier.verdict import (
     Verdict,
 )
 
-__all__ = ["Options", "verify"]
+__all__ = ["MAX_ERRORS", "Options", "verify"]
 
 _DEFAULT = Options()
 
@@ -40,7 +44,11 @@ def verify(
     insns = program.slots
     if not options.privileged:
         return _unsupported(insns, "loading without CAP_BPF and CAP_PERFMON")
-    errors = _sleepable_errors(env) or tuple(structure.code_errors(env)) or _map_errors(env)
+    errors = (
+        _sleepable_errors(env)
+        or tuple(islice(structure.code_errors(env), MAX_ERRORS))
+        or _map_errors(env)
+    )
     errors = errors or tuple(newer_code(env))
     if errors:
         kept = errors if options.all_errors else errors[:1]
@@ -55,8 +63,10 @@ def _explored(env: Environment, insns: int) -> Verdict:
     found: list[Finding] = []
     undecided: Finding | None = None
     tail_calls: set[int] = set()
+    prepared = Prepared(env)
+    until = time.monotonic() + env.options.budget_seconds
     for entry in (0, *called_globals(env)):
-        explorer = Explorer(env, entry, processed)
+        explorer = Explorer(env, entry, processed, prepared, until=until)
         explorer.run()
         processed = explorer.processed
         states += explorer.states
