@@ -16,10 +16,12 @@ from pybpfvm.isa.table import SPECS
 from pybpfvm.profiles import PROFILES
 from pybpfvm.profiles.base import CtxHolds, Profile
 from pybpfvm.profiles.mainline import MAINLINE_NAMES
+from pybpfvm.profiles.ordinary import ORDINARY
 from pybpfvm.program import BpfObject, MapSpec, MapType, Program
+from tests.support.typed_elements import TypedWriter
 from tests.support.verifier_cases import subprogs_of
 from tests.support.verifier_lines import DAMAGES, Line, damaged, linked
-from tests.support.verifier_writer import IMMEDIATES, NOTHING, NUMBER, Holds, Is, Writer
+from tests.support.verifier_writer import IMMEDIATES, NOTHING, NUMBER, Holds, Is
 
 __all__ = ["DAMAGES", "MAPS", "TYPES", "Generated", "generate"]
 
@@ -76,13 +78,18 @@ class Generated:
     damage: str
 
 
-def generate(seed: int, type_name: str | None = None) -> Generated:
-    """The program of `seed`; its type too, unless one is given."""
+def generate(seed: int, type_name: str | None = None, *, all_types: bool = False) -> Generated:
+    """The program of `seed`; its type too, unless one is given. `all_types`: of all types and
+    attach types that are described, with what they have of their own."""
     random = Random(seed)
     profile = PROFILES[type_name or random.choice(TYPES)]
+    if all_types:
+        profile = random.choice(ORDINARY)
+        profile = random.choice((profile, *profile.variants))
     section = profile.own_section
     for attempt in range(20):
         maker = _Maker(Random(f"{seed}.{attempt}"), profile)
+        maker.typed = all_types
         lines = maker.lines()
         damages = []
         for _ in range(random.choices((0, 1, 2, 4), (15, 70, 12, 3))[0]):
@@ -98,8 +105,10 @@ def generate(seed: int, type_name: str | None = None) -> Generated:
     return Generated(seed, profile, program, obj, frozenset(maker.features), " + ".join(damages))
 
 
-class _Maker(Writer):
-    """The elements that programs are made of."""
+class _Maker(TypedWriter):
+    """The elements that programs are made of; `typed`: those that only some types have too."""
+
+    typed = False
 
     # Whole functions.
 
@@ -114,6 +123,8 @@ class _Maker(Writer):
         self.release()
         self.place(self.leave)
         low, high = self.random.choice(((0, 0), (0, 1)))
+        if self.typed and self.profile.returns is not None:
+            low, high = self.profile.returns
         self.emit("mov64_k", 0, imm=self.random.randint(low, high))
         self.emit("exit")
         for function in self.functions:
@@ -150,11 +161,13 @@ class _Maker(Writer):
         ]
         if self.depth < 2:
             choices += [(2, self.loop)]
+        if self.typed and self.in_main:
+            choices.append((6, self.typed_element))
         if self.in_main:
             choices += [(1, self.lookup), (1, self.update), (2, self.call)]
             if CtxHolds.DATA in self.packet_fields:
                 choices.append((2, self.packet))
-            if self.skb or self.profile.name == "xdp":
+            if not self.typed and (self.skb or self.profile.name == "xdp"):
                 choices.append((1, self.context_field))
         weights = [weight for weight, _ in choices]
         self.random.choices([make for _, make in choices], weights)[0]()
@@ -240,8 +253,8 @@ class _Maker(Writer):
         tail = self.free(target, end)
         if Is.RECORD in (self.regs[reg].kind for reg in (target, end, tail)):
             return
-        self.emit("ldxw", target, 6, self.packet_fields[CtxHolds.DATA])
-        self.emit("ldxw", end, 6, self.packet_fields[CtxHolds.DATA_END])
+        self.emit(f"ldx{self.packet_width}", target, 6, self.packet_fields[CtxHolds.DATA])
+        self.emit(f"ldx{self.packet_width}", end, 6, self.packet_fields[CtxHolds.DATA_END])
         self.regs[target] = self.regs[end] = NOTHING
         size = self.random.choice((1, 2, 8, 14, 20, 34))
         if self.random.random() < 0.3:
@@ -417,7 +430,7 @@ class _Maker(Writer):
         size = self.random.choice(sizes)
         last = size_left - size
         place = offset + self.random.choice((0, last, self.random.randint(0, last)))
-        stores = self.profile.name != "cgroup_skb" or self.regs[pointer].kind is not Is.PACKET
+        stores = self.writes_packet or self.regs[pointer].kind is not Is.PACKET
         action = self.random.random()
         if action < 0.5 or not stores:
             target = self.free(pointer)

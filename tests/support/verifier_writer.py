@@ -8,7 +8,7 @@ from random import Random
 
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.table import SPECS
-from pybpfvm.profiles.base import Profile
+from pybpfvm.profiles.base import CtxHolds, PacketAccess, Profile
 from tests.support.verifier_lines import Line
 
 _FP = 10
@@ -54,8 +54,13 @@ class Writer:
         self.in_main = True
         self.skb = profile.ctx_name == "__sk_buff"
         self.packet_fields = {
-            field.holds: field.offset for field in profile.ctx_fields if field.size == 4
+            field.holds: field.offset
+            for field in profile.ctx_fields
+            if field.size == 4 or field.holds in (CtxHolds.DATA, CtxHolds.DATA_END)
         }
+        begin = (field.size for field in profile.ctx_fields if field.holds is CtxHolds.DATA)
+        self.packet_width = "dw" if next(begin, 4) == 8 else "w"
+        self.writes_packet = profile.packet_access in (PacketAccess.WRITE, PacketAccess.FREE)
         self.leave = self.new_label()
 
     # Emitting.

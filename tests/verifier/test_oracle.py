@@ -15,6 +15,7 @@ import pytest
 from pybpfvm import bpfsys
 from pybpfvm.isa.codec import decode, encode
 from pybpfvm.isa.opcodes import AluOp
+from pybpfvm.profiles.ordinary import ORDINARY
 from pybpfvm.session.against import refused_pc
 from pybpfvm.session.kernel_journal import Journal
 from pybpfvm.verifier import transfer
@@ -72,6 +73,22 @@ def test_programs_are_of_all_types_and_damages_and_can_be_encoded() -> None:
         damages.update(made.damage.split(" + "))
     assert set(types) == set(TYPES)
     assert set(damages) >= set(DAMAGES)
+
+
+def test_programs_of_all_types_have_what_their_types_have() -> None:
+    kinds: Counter[tuple[str, int]] = Counter()
+    features: Counter[str] = Counter()
+    for seed in range(PROGRAMS):
+        made = generate(seed, all_types=True)
+        assert decode(encode(made.program.insns)) == made.program.insns
+        kinds[made.profile.name, made.profile.attach_type] += 1
+        features.update(made.features)
+    assert {name for name, _ in kinds} == {profile.name for profile in ORDINARY}
+    assert len(kinds) > len(ORDINARY)
+    assert features["helper of the type"] > 50
+    assert features["context field"] > 50
+    assert features["socket"] > 20
+    assert features["socket reference"] > 5
 
 
 def test_the_same_seed_gives_the_same_program() -> None:
