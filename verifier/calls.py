@@ -17,7 +17,7 @@ from pybpfvm.isa.opcodes import STACK_BYTES
 from pybpfvm.profiles.base import PacketAccess, Profile
 from pybpfvm.profiles.mainline import MAINLINE_NAMES
 from pybpfvm.program import BPF_F_RDONLY_PROG, POISON_CORE, POISON_KFUNC, MapSpec, MapType
-from pybpfvm.verifier import btfhelpers, checks, rcu, stack, usermem
+from pybpfvm.verifier import btfhelpers, checks, dynptr, rcu, stack, usermem
 from pybpfvm.verifier.checks import check_readable
 from pybpfvm.verifier.domains.scalar import Scalar, sync
 from pybpfvm.verifier.domains.word import S32_MAX, S32_MIN, U32, U64
@@ -93,7 +93,6 @@ _NOT_JUDGED = frozenset(
         ArgType.PTR_TO_PERCPU_BTF_ID,
         ArgType.PTR_TO_TIMER,
         ArgType.PTR_TO_KPTR,
-        ArgType.PTR_TO_DYNPTR,
     }
 )
 _NULLABLE = frozenset(
@@ -138,6 +137,7 @@ class _Call:
     subprog: int = -1
     writes: list[Callable[[], None]] = field(default_factory=list)
     text: bytes | None = None
+    dynptr: dynptr.Dynptr | None = None
 
     @property
     def args(self) -> tuple[ArgType, ...]:
@@ -299,6 +299,8 @@ def _check_argument(call: _Call, number: int, kind: ArgType) -> None:
         _take_alloc_size(call, reg, number)
     elif kind is ArgType.PTR_TO_SPIN_LOCK:
         check_lock_argument(call.env, call.state, reg, call.helper.name)
+    elif kind is ArgType.PTR_TO_DYNPTR:
+        _take_dynptr(call, reg, number)
     elif kind is ArgType.PTR_TO_FIXED_SIZE_MEM:
         _check_fixed(call, number)
     elif kind is ArgType.PTR_TO_FUNC:
@@ -512,6 +514,7 @@ def _stack_memory(
         checks.check_stack_init(env, state, reg, number, low, high + size - low, shown)
     if not writes or size == 0:
         return
+    dynptr.check_helper_writes(frame, low, high + size, number)
     if low == high and exact:
         call.writes.append(lambda: stack.write(frame, low, size, stack.MISC))
     else:
@@ -519,6 +522,24 @@ def _stack_memory(
         call.writes.append(
             lambda: stack.write_somewhere(frame, low, high + size, zero=False, trust=trust)
         )
+
+
+def _take_dynptr(call: _Call, reg: Reg, number: int) -> None:
+    name = call.helper.name
+    if name == "dynptr_from_mem":
+        memory, size = call.regs[1], call.regs[2]
+        if memory.type is not _VALUE:
+            raise forbidden(
+                Rule.DYNPTR,
+                f"Unsupported reg type {memory.type.value} for bpf_dynptr_from_mem data",
+                reason="only a map value stays where it is as long as the dynptr may live",
+                culprit=memory,
+            )
+        checks.check_map_value(call.env, memory, 1, 0, size.var.umax, store=True)
+    change = dynptr.dynptr_argument(call.env, call.state, reg, number, name, call.pc)
+    if change is not None:
+        call.writes.append(change)
+    call.dynptr = dynptr.at(call.state, reg)
 
 
 def _take_alloc_size(call: _Call, reg: Reg, number: int) -> None:
@@ -707,6 +728,8 @@ def _result(call: _Call, first: Reg) -> Reg:
         return Pointer(_VALUE, pc, map=call.map, map_index=call.map_index)
     if helper.ret is RetType.PTR_TO_BTF_ID:
         return btfhelpers.result(env, helper.name, pc)
+    if helper.ret is RetType.PTR_TO_DYNPTR_MEM_OR_NULL and call.dynptr is not None:
+        return dynptr.slice_of(env, call.dynptr, call.alloc_size, pc)
     kind = _POINTERS.get(helper.ret)
     if kind is None:
         raise unsupported(f"results of type {helper.ret.name} ({helper.name})")

@@ -17,6 +17,7 @@ from pybpfvm.isa.insn import Insn
 from pybpfvm.verifier.backedges import widen
 from pybpfvm.verifier.calls import release
 from pybpfvm.verifier.checks import check_readable, check_stack_bounds
+from pybpfvm.verifier.dynptr import overwrite
 from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.maygoto import LastTurn
 from pybpfvm.verifier.refusal import Refused, forbidden
@@ -93,6 +94,7 @@ def num_new(env: Environment, state: State, insn: Insn, pc: int) -> None:
                 reason="the first and the last number are numbers",
                 culprit=regs[number],
             )
+    overwrite(state, frame, base, base + SLOT_BYTES, pc)
     ref_id = env.new_id()
     state.refs = (*state.refs, (ref_id, pc))
     frame.put(base, ObjectSlot(Iterator("iter_num", ref_id)), whole=True)

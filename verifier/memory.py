@@ -10,7 +10,7 @@ from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import AtomicOp, Kind
 from pybpfvm.profiles.base import CtxField
 from pybpfvm.program import BPF_F_RDONLY_PROG, MapType
-from pybpfvm.verifier import btfptr, checks, stack, usermem
+from pybpfvm.verifier import btfptr, checks, dynptr, stack, usermem
 from pybpfvm.verifier.attach import is_btf_typed
 from pybpfvm.verifier.checks import POINTER_FIELDS, check_readable
 from pybpfvm.verifier.domains.scalar import Scalar, load_result
@@ -257,8 +257,10 @@ def _store_stack(
 ) -> None:
     frame = state.frames[pointer.frame]
     low = pointer.off + insn.off + pointer.var.smin
+    high = pointer.off + insn.off + (pointer.var.smax if pointer.var.mask else pointer.var.smin)
+    high += size
+    dynptr.overwrite(state, frame, low, high, value.at)
     if pointer.var.mask:
-        high = pointer.off + insn.off + pointer.var.smax + size
         zero = is_null(value)
         if zero:
             mark_precise(value)

@@ -267,8 +267,10 @@ class Comparison:
         is known, `kinds`, stand for anything."""
         if old is None or new is None:
             return old is new or (old is None and not any(kinds))
-        return old.alike(new, exact=self.mode is Compare.EXACT) and self._same_id(
-            old.ref_id, new.ref_id
+        return (
+            old.alike(new, exact=self.mode is Compare.EXACT)
+            and self._same_id(old.ref_id, new.ref_id)
+            and self._same_id(old.id, new.id)
         )
 
     def _slot(self, old: Slot, new: Slot) -> bool:

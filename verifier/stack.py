@@ -49,15 +49,16 @@ class Slot:
 @dataclass(frozen=True, slots=True)
 class StackObject:
     """An object of the kernel's in stack slots: `name` as the kernel's messages have it, `ref_id`
-    of what must be released."""
+    of what must be released (0 if nothing), `id` of its own."""
 
     name: str
     ref_id: int
+    id: int = 0
 
     def alike(self, new: StackObject, *, exact: bool) -> bool:
         """Whether exploring on with this object covers exploring with `new`, but for their
         references. `exact`: nothing happened to the object in between."""
-        return replace(self, ref_id=0) == replace(new, ref_id=0)
+        return replace(self, ref_id=0, id=0) == replace(new, ref_id=0, id=0)
 
 
 class ObjectSlot(Slot):

@@ -292,8 +292,99 @@ def _drawn_loop(text: Text, depth: int) -> None:
     text.put("r0 = 0")
 
 
+_PLACES = (-16, -32, -48)
+
+
+def dynptrs(random: Random) -> str:
+    """Dynptrs to map values and records made, used, overwritten and given back."""
+    text = Text(random)
+    text.put("r9 = *(u32 *)(r1 + 0)", "r7 = 0", "r8 = 0", "*(u64 *)(r10 - 72) = 0")
+    held: list[int] = []
+    made: list[int] = []
+    for _ in range(random.randrange(2, 8)):
+        _with_dynptr(text, made, held)
+    for place in held:
+        if random.random() < 0.95:
+            _release(text, place)
+    text.put("r0 = 0", "exit")
+    return text.text()
+
+
+def _with_dynptr(text: Text, made: list[int], held: list[int]) -> None:
+    random = text.random
+    free = [place for place in _PLACES if place not in held]
+    what = random.randrange(16)
+    place = random.choice(made or list(_PLACES))
+    if not made or what < 3:
+        place = random.choice(free or list(_PLACES))
+        if random.random() < 0.06:
+            place = random.choice((-12, -24, -40, *_PLACES))
+        if random.random() < 0.5:
+            text.put("r1 = map[single][0]+0 ll", f"r2 = {random.choice((0, 8, 64, 64, 65))}")
+            text.put("r3 = 0", "r4 = r10", f"r4 += {place}", "call dynptr_from_mem")
+        else:
+            text.put("r1 = map[ring] ll", f"r2 = {text.one_of('32', 'r9', '0')}")
+            text.put("r3 = 0", "r4 = r10", f"r4 += {place}", "call ringbuf_reserve_dynptr")
+            held.append(place)
+        made.append(place)
+    elif what < 5:
+        text.put("r1 = r10", "r1 += -72", f"r2 = {random.choice((0, 8, 8))}", "r3 = r10")
+        text.put(f"r3 += {place}", f"r4 = {text.one_of('0', 'r9')}", "r5 = 0", "call dynptr_read")
+    elif what < 7:
+        text.put("r1 = r10", f"r1 += {place}", "r2 = 0", "r3 = r10", "r3 += -72")
+        text.put("r4 = 8", "r5 = 0", "call dynptr_write")
+    elif what < 10:
+        _slice(text, place)
+    elif what == 10 and held:
+        _release(text, held.pop(random.randrange(len(held))))
+    elif what == 11:
+        if random.random() < 0.5:
+            target = random.choice(free or list(_PLACES))
+            at = -target - random.choice((0, 8))
+            text.put(f"*(u{text.one_of('64', '8')} *)(r10 - {at}) = 1")
+    elif what == 12:
+        skip = text.new_label()
+        text.put(f"if r7 == 0 goto {skip}", "r2 = *(u8 *)(r7 + 0)")
+        text.label(skip)
+        text.put("r0 = 0")
+    elif what == 13 and random.random() < 0.3:
+        text.put(f"r2 = *(u64 *)(r10 - {-place})")
+    elif what == 14 and held and random.random() < 0.3:
+        skip = text.new_label()
+        text.put(f"if r9 == 5 goto {skip}")
+        _release(text, random.choice(held))
+        text.label(skip)
+        text.put("r0 = 0")
+    elif what == 15 and free:
+        text.put("r9 &= 8", "r1 = r10", "r1 += r9", f"*(u8 *)(r1 - {-random.choice(free)}) = 1")
+
+
+def _slice(text: Text, place: int) -> None:
+    random = text.random
+    size = random.choice((0, 1, 8, 8, 8))
+    text.put("r1 = r10", f"r1 += {place}", "r2 = 0", f"r3 = {size}", "call dynptr_data")
+    if random.random() < 0.3:
+        text.put("r7 = r0")
+        return
+    skip = text.new_label()
+    if random.random() < 0.9:
+        text.put(f"if r0 == 0 goto {skip}")
+    width = text.one_of("8", "8", "64")
+    text.put(f"r2 = *(u{width} *)(r0 + 0)", f"*(u{width} *)(r0 + 0) = 1")
+    if random.random() < 0.3:
+        text.put("r7 = r0")
+    text.label(skip)
+    text.put("r0 = 0")
+
+
+def _release(text: Text, place: int) -> None:
+    text.put("r1 = r10", f"r1 += {place}", "r2 = 0")
+    text.put(f"call ringbuf_{text.one_of('submit', 'discard')}_dynptr")
+
+
 FEATURES: dict[str, Generator] = {
     "may_goto": bounded_loops,
     "spin_lock": spin_locks,
     "iterator": iterators,
+    "dynptr": dynptrs,
 }
