@@ -33,6 +33,11 @@ class Dynptr(StackObject):
 
     first: bool = True
 
+    def text(self) -> str:
+        """As the kernel log has it: at the lower half."""
+        held = f",ref_id={self.ref_id}" if self.ref_id else ""
+        return f"{self.name}(id={self.id}{held},dynptr_id={self.id})" if self.first else ""
+
 
 def dynptr_argument(
     env: Environment, state: State, reg: Reg, number: int, helper: str, pc: int

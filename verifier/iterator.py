@@ -45,6 +45,11 @@ class Iterator(StackObject):
     drained: bool = False
     turns: int = 0
 
+    def text(self) -> str:
+        """As the kernel log has it."""
+        status = "drained" if self.drained else "active"
+        return f"{self.name}(ref_id={self.ref_id},state={status},depth={self.turns})"
+
     def alike(self, new: StackObject, *, exact: bool) -> bool:
         """Turns are counted to tell loops that end from those that do not; they do not matter."""
         return (

@@ -119,6 +119,8 @@ def format_slot(slot: Slot, frame: int = 0) -> str:
     """What is known of 8 bytes of the stack, the highest address first; "" if nothing was ever
     written there. Bytes are `?` (never written), `m` (anything) or `0`."""
     kinds = slot.kinds
+    if slot.object is not None:
+        return slot.object.text()
     if slot.reg is not None and SPILL in kinds:
         others = kinds[slot.spilled :][::-1]
         return "".join(_BYTES[kind] for kind in others) + format_reg(slot.reg, frame)

@@ -55,6 +55,10 @@ class StackObject:
     ref_id: int
     id: int = 0
 
+    def text(self) -> str:
+        """The kernel log's notation; "" for a part of an object that was shown."""
+        return self.name
+
     def alike(self, new: StackObject, *, exact: bool) -> bool:
         """Whether exploring on with this object covers exploring with `new`, but for their
         references. `exact`: nothing happened to the object in between."""
