@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 from pybpfvm.cli.common import print_json
 from pybpfvm.program import MapSpec, MapType
-from pybpfvm.report.rulebook import Card, Sample, card, finding_of, rule_named, title
+from pybpfvm.report.rulebook import Card, Sample, card, finding_of, rule_named
+from pybpfvm.report.ruletexts import title
 from pybpfvm.report.terminal import heading
 from pybpfvm.verifier.categories import category
 from pybpfvm.verifier.verdict import Rule

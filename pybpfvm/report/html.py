@@ -15,10 +15,11 @@ from dataclasses import replace
 from html import escape
 from importlib.resources import files
 
+from pybpfvm.report import ruletexts
 from pybpfvm.report.formats import Report
 from pybpfvm.report.recording import Recording, recorder
 from pybpfvm.session.judged import JudgedObject, JudgedProgram
-from pybpfvm.verifier.verdict import Accepted, Finding, Inconclusive, Kind, Verdict
+from pybpfvm.verifier.verdict import Accepted, Finding, Inconclusive, Kind, Rule, Verdict
 
 __all__ = ["recorder", "render"]
 
@@ -183,6 +184,7 @@ def _finding(finding: Finding, program: JudgedProgram, kind: str) -> str:
         rows.append(("How it came", f"<ol>{steps}</ol>"))
     if finding.suggestion:
         rows.append(("What to do", _text(finding.suggestion)))
+    rows.append(("The rule", _rule(finding.rule)))
     if finding.witness is not None:
         rows.append(("Inputs that trap", f"<code>{_text(_witness(finding))}</code>"))
     listed = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows)
@@ -191,6 +193,12 @@ def _finding(finding: Finding, program: JudgedProgram, kind: str) -> str:
         f'<div class="soft">{_text(finding.rule.value)} · {_KINDS[finding.kind]}</div>'
         f"<dl>{listed}</dl></article>"
     )
+
+
+def _rule(rule: Rule) -> str:
+    """What a rule means, folded."""
+    said = "".join(f"<p>{_text(part)}</p>" for part in ruletexts.meaning(rule).split("\n\n"))
+    return f"<details><summary>{_text(ruletexts.title(rule))}</summary>{said}</details>"
 
 
 def _witness(finding: Finding) -> str:

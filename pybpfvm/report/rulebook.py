@@ -34,13 +34,9 @@ first and the good one none.
 from __future__ import annotations
 
 import re
-import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 from pybpfvm.btf.parse import parse_btf
 from pybpfvm.btf.types import Btf, BtfKind, Struct
@@ -53,15 +49,13 @@ from pybpfvm.profiles.base import Profile
 from pybpfvm.profiles.btf_typed import btf_typed_profile
 from pybpfvm.profiles.mainline import MAINLINE_NAMES
 from pybpfvm.program import BpfObject, MapSpec, MapType, Program, Subprog
+from pybpfvm.report.ruletexts import RULES, Row, meaning, mend, row, title
 from pybpfvm.session.judging import JudgeRequest, judge
 from pybpfvm.verifier.contract_parse import parse_contract
 from pybpfvm.verifier.verdict import Finding, Inconclusive, Rejected, Rule, Verdict
 
-RULES = Path(__file__).parent / "rules"
 _KFUNC = re.compile(r"\bcall kfunc (\w+)")
 _MEMBER = re.compile(r"\[(\w+)\.(\w+)\]")
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,28 +99,16 @@ def rule_named(name: str) -> Rule:
 
 
 @cache
-def title(rule: Rule) -> str:
-    """What is wrong, in a line."""
-    return str(_row(rule)["title"])
-
-
-@cache
-def meaning(rule: Rule) -> str:
-    """Why there is such a rule: paragraphs apart by an empty line."""
-    return str(_row(rule)["meaning"]).strip()
-
-
-@cache
 def card(rule: Rule, kernel: Btf | None = None) -> Card:
     """The card of a rule. `kernel`: another kernel's types than those that cards come with."""
-    row = _row(rule)
+    own = row(rule)
     name = rule.value
     bad, good = (
-        _sample(name, row, row[which], kernel or _own_kernel()) if which in row else None
+        _sample(name, own, own[which], kernel or _own_kernel()) if which in own else None
         for which in ("bad", "good")
     )
-    nobody = row.get("nobody", "").strip()
-    return Card(rule, title(rule), meaning(rule), row["mend"].strip(), bad, good, nobody)
+    nobody = own.get("nobody", "").strip()
+    return Card(rule, title(rule), meaning(rule), mend(rule), bad, good, nobody)
 
 
 def finding_of(sample: Sample, rule: Rule) -> Finding:
@@ -144,22 +126,17 @@ def finding_of(sample: Sample, rule: Rule) -> Finding:
 
 
 @cache
-def _row(rule: Rule) -> Row:
-    return tomllib.loads((RULES / f"{rule.value}.toml").read_text(encoding="utf-8"))
-
-
-@cache
 def _own_kernel() -> Btf:
     return parse_btf((RULES / "kernel.btf").read_bytes(), where="kernel.btf")
 
 
 def _sample(name: str, card_row: Row, own: Row, kernel: Btf) -> Sample:
     """`own` is the table of the program, `card_row` the card it is part of."""
-    row = {**card_row, **own}
-    typed = btf_typed_profile(row.get("section", ""))
-    profile = typed or profile_named(row.get("type", "socket_filter"))
-    section = row.get("section", profile.own_section)
-    maps = tuple(_map(spec, content) for spec, content in row.get("maps", {}).items())
+    merged = {**card_row, **own}
+    typed = btf_typed_profile(merged.get("section", ""))
+    profile = typed or profile_named(merged.get("type", "socket_filter"))
+    section = merged.get("section", profile.own_section)
+    maps = tuple(_map(spec, content) for spec, content in merged.get("maps", {}).items())
     helpers = profile.helpers if profile.ring is not None else MAINLINE_NAMES
     insns = assemble(
         _with_ids(own["code"], kernel),
@@ -167,27 +144,27 @@ def _sample(name: str, card_row: Row, own: Row, kernel: Btf) -> Sample:
         calls={helper: number for number, helper in helpers.items()},
         maps={spec.name: index for index, spec in enumerate(maps)},
     )
-    license = row.get("license", "GPL")
+    license = merged.get("license", "GPL")
     program = Program("sample", section, insns, subprogs=_functions(insns), license=license)
     obj = BpfObject(f"{name}.toml", "", (program,), maps, btf=_own_kernel(), license=license)
-    contract = None if "contract" not in row else parse_contract(row["contract"], obj)
-    request = JudgeRequest(contract=contract, btf=kernel, **row.get("request", {}))
+    contract = None if "contract" not in merged else parse_contract(merged["contract"], obj)
+    request = JudgeRequest(contract=contract, btf=kernel, **merged.get("request", {}))
     return Sample(own["code"].strip("\n"), own.get("says", ""), program, obj, profile, request)
 
 
-def _map(name: str, row: Row) -> MapSpec:
+def _map(name: str, declared: Row) -> MapSpec:
     spec = MapSpec(
         name,
-        MapType[row["type"]],
-        row.get("key", 0),
-        row.get("value", 0),
-        row["entries"],
-        flags=row.get("flags", 0),
+        MapType[declared["type"]],
+        declared.get("key", 0),
+        declared.get("value", 0),
+        declared["entries"],
+        flags=declared.get("flags", 0),
     )
-    if "holds" not in row:
+    if "holds" not in declared:
         return spec
     types = _own_kernel()
-    key, value = types.find("int"), types.find(row["holds"], BtfKind.STRUCT)
+    key, value = types.find("int"), types.find(declared["holds"], BtfKind.STRUCT)
     assert key is not None
     assert value is not None
     return replace(spec, btf_key_type_id=key, btf_value_type_id=value)

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from pybpfvm import __version__
 from pybpfvm.errors import SourceLine
 from pybpfvm.report.formats import Report
+from pybpfvm.report.ruletexts import meaning, mend, title
 from pybpfvm.report.words import file_of, headline, verdict_name
 from pybpfvm.session.judged import Agreement, JudgedObject, JudgedProgram
 from pybpfvm.verifier.categories import KIND_NOTES, category, problem
@@ -70,14 +71,14 @@ def _rule(name: str) -> Json:
             "defaultConfiguration": {"level": "error"},
         }
     rule = Rule(name)
-    text = f"{category(rule)}: {problem(rule)}."
-    help_text = f"{text} `pybpfvm explain {name}` shows a bad and a good program."
+    more = f"`pybpfvm explain {name}` shows a bad and a good program."
+    help_text = f"{meaning(rule)}\n\n**What to do.** {mend(rule)}\n\n{more}"
     return {
         "id": name,
         "name": rule.name.title().replace("_", ""),
         "shortDescription": {"text": problem(rule)},
-        "fullDescription": {"text": text},
-        "help": {"text": help_text.replace("`", ""), "markdown": help_text},
+        "fullDescription": {"text": f"{title(rule)}. {meaning(rule)}"},
+        "help": {"text": help_text.replace("**", "").replace("`", ""), "markdown": help_text},
         "properties": {"tags": ["bpf", category(rule)]},
     }
 

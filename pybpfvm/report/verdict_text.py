@@ -38,11 +38,28 @@ def render(report: Report) -> str:
     paint = Paint(report.colour)
     lines = [line for one in report.objects for line in _object(one, report, paint)]
     programs = sum(len(one.programs) for one in report.objects)
-    if programs != 1 or len(report.objects) != 1 or report.interrupted:
-        lines += [*([""] if lines[-1:] != [""] else []), paint(totals(report.objects), "bold")]
-    elif lines[-1:] == [""]:
-        lines.pop()
+    more = [paint(line, "dim") for line in _more(report)]
+    counted = programs != 1 or len(report.objects) != 1 or report.interrupted
+    if more or counted:
+        lines += [""] if lines[-1:] != [""] else []
+        lines += more
+        lines += [paint(totals(report.objects), "bold")] if counted else []
     return "\n".join(lines) + "\n"
+
+
+def _more(report: Report) -> Iterator[str]:
+    """Where to read on: the rules that were broken, once for all programs."""
+    rules = {
+        finding.rule.value
+        for one in report.objects
+        for judged in one.programs
+        for finding in (*judged.findings, *judged.verdict.warnings)
+    }
+    if len(rules) == 1:
+        yield f"More: pybpfvm explain {min(rules)}"
+    elif rules:
+        text = f"More: pybpfvm explain RULE, for {', '.join(sorted(rules))}"
+        yield from textwrap.wrap(text, _WIDTH, break_on_hyphens=False)
 
 
 def _object(one: JudgedObject, report: Report, paint: Paint) -> Iterator[str]:

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,11 @@ from pybpfvm import bpfsys
 from pybpfvm.btf.types import Btf
 from pybpfvm.cli import main
 from pybpfvm.loader.target import kernel_btf
-from pybpfvm.report.rulebook import RULES, Sample, card, meaning, title
+from pybpfvm.report.formats import Report, format_named
+from pybpfvm.report.rulebook import Sample, card
+from pybpfvm.report.ruletexts import RULES, meaning, mend, title
+from pybpfvm.session.judged import JudgedObject, JudgedProgram
+from pybpfvm.session.judging import JudgeRequest
 from pybpfvm.session.kernel_journal import Journal
 from pybpfvm.verifier.attach import is_btf_typed
 from pybpfvm.verifier.categories import category
@@ -106,7 +111,7 @@ def test_the_words_of_a_card(rule: Rule) -> None:
 
 
 def test_no_card_repeats_another() -> None:
-    for said in (title, meaning, lambda rule: card(rule).mend):
+    for said in (title, meaning, mend):
         texts = [said(rule) for rule in Rule]
         assert len(set(texts)) == len(texts)
     sentences = [one for rule in Rule for one in meaning(rule).split(". ")]
@@ -216,3 +221,44 @@ def test_an_unknown_rule(name: str, hint: str, capsys: pytest.CaptureFixture[str
     assert hint in said.err
     assert len(said.err) < 400
     assert "Traceback" not in said.err
+
+
+# Reports say where to read on.
+
+
+def report_of(rules: list[Rule]) -> Report:
+    """Programs that break these rules, one each."""
+    programs = []
+    for rule in rules:
+        bad, _ = samples(rule)
+        programs.append(JudgedProgram(rule.value, rule.value, bad.profile.name, bad.verdict()))
+    judged = JudgedObject("samples.o", "6.18", programs=tuple(programs))
+    return Report((judged,), JudgeRequest())
+
+
+def test_the_text_names_the_rules_once() -> None:
+    one = format_named("text").render(report_of([Rule.POSSIBLY_NULL]))
+    assert one.splitlines()[-1] == "More: pybpfvm explain possibly-null"
+    same = format_named("text").render(report_of([Rule.POSSIBLY_NULL] * 2))
+    assert same.count("pybpfvm explain") == 1
+    several = format_named("text").render(report_of([Rule.STACK_ACCESS, Rule.DRAIN]))
+    more = "More: pybpfvm explain RULE, for drain-from-program, stack-access"
+    assert several.splitlines()[-2] == more
+    everything = format_named("text").render(report_of(BREAKABLE))
+    at = everything.index("More: pybpfvm explain RULE, for ")
+    assert max(map(len, everything[at:].splitlines())) <= COLUMNS
+    assert set(re.findall(r"[\w-]+", everything[at:])) >= {rule.value for rule in BREAKABLE}
+
+
+@breakable
+def test_sarif_and_the_page_have_what_the_rule_means(rule: Rule) -> None:
+    report = report_of([rule])
+    driver = json.loads(format_named("sarif").render(report))["runs"][0]["tool"]["driver"]
+    told = {one["id"]: one for one in driver["rules"]}[rule.value]
+    assert meaning(rule) in told["fullDescription"]["text"]
+    assert title(rule) in told["fullDescription"]["text"]
+    for text in (told["help"]["text"], told["help"]["markdown"]):
+        assert f"pybpfvm explain {rule.value}" in text
+    assert mend(rule) in told["help"]["markdown"]
+    page = format_named("html").render(report)
+    assert f"<summary>{escape(title(rule))}</summary>" in page
