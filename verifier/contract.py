@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pybpfvm.verifier.verdict import Rule
 
 MAX_BLOCK_BYTES = 1 << 31
+_POINTER_BYTES = 8
 # User space has no more CQs than this, nor larger ones (iouring-bpf-2021, section 1.3).
 MAX_CQS, MAX_CQ_ENTRIES = 1025, 65536
 
@@ -50,6 +51,15 @@ class Block:
             return None
         inside = offset % self.element_bytes
         return next((one for one in self.pointers if one.offset == inside), None)
+
+    def pointer_in(self, low: int, high: int) -> PointerField | None:
+        """A pointer field of which bytes lie in [low, high), in any element."""
+        for one in self.pointers:
+            element = max(0, (low - one.offset - _POINTER_BYTES) // self.element_bytes + 1)
+            start = element * self.element_bytes + one.offset
+            if start < min(high, self.size):
+                return one
+        return None
 
 
 @dataclass(frozen=True, slots=True)

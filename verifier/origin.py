@@ -197,8 +197,10 @@ def learned(state: State, reg: Reg) -> None:
 def covers_origin(old: Origin | None, new: Origin | None) -> bool:
     """Whether what was found out about numbers of origin `old` goes for those of `new`, up to
     what was added to them."""
-    if old is new or new is None:
+    if old is new:
         return True
+    if new is None:
+        return old is None or old.block is None
     if old is None or (old.off is not None and new.off is None):
         return False
     same = old.source is new.source and old.block is new.block and old.status is new.status
@@ -211,8 +213,10 @@ _OF_CALLS = frozenset({Source.CQE, Source.CQE_RES, Source.CQE_USER_DATA, Source.
 
 def covers_copied(old: Copied | None, new: Copied | None) -> bool:
     """The same for bytes on the stack."""
-    if old is new or new is None:
+    if old is new:
         return True
+    if new is None:
+        return old is None or old.addr is None or old.addr.block is None
     if old is None:
         return False
     return (

@@ -27,6 +27,7 @@ from pybpfvm.verifier.narration import (
     range_text,
     value_text,
 )
+from pybpfvm.verifier.origin import ADDRESSES
 from pybpfvm.verifier.regstate import NON_NULL, PACKET_TYPES, Reg, RegType
 from pybpfvm.verifier.slicing import How, Link, Register
 from pybpfvm.verifier.verdict import Finding, Rule
@@ -296,6 +297,8 @@ def _not_a_pointer(question: Question) -> Advice:
         f"bpf_probe_read_kernel instead of dereferencing {name} at {place}"
     )
     source = question.links[0] if question.links else None
+    if culprit.origin is not None and culprit.origin.source in ADDRESSES:
+        return Advice()  # the refusal says already that it is an address of user space
     for link in question.links:
         if link.how is How.HELPER_WROTE:
             helper = helper_name(question.env, question.env.code[link.pc])

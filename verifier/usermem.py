@@ -214,6 +214,10 @@ def check_copy(
     low, high = off.var.smin, off.var.smax
     least, most = max(size.var.umin, 1), size.var.umax
     if low >= 0 and high + most <= block.size:
+        broken = block.pointer_in(low, high + most) if writes else None
+        if broken is not None:
+            reach = f"the copy may overwrite {broken.name}, a promised address of {broken.target}"
+            _unproven(env, pc, number, origin, block, reach, writes)
         return
     if low + least > block.size or high < 0:
         where = f"bytes {low} to {low + most - 1}" if not off.var.mask else f"{low} bytes in or on"
@@ -259,9 +263,9 @@ def _unproven(
             Rule.USER_UNPROVEN,
             Kind.LINT,
             pc,
-            f"R{number} user copy may {verb} outside block {block.name}",
+            f"R{number} user copy may {verb} what block {block.name} does not declare",
             reason=f"{origin.name} points to {_shown(block)}; {reach}",
-            suggestion="bound the index (and the size) by the block's before the copy",
+            suggestion="bound the index (and the size) by what may be copied before the copy",
             source=env.program.line_at(pc),
         )
     )

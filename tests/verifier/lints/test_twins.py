@@ -108,6 +108,8 @@ def test_a_broken_behaviour_breaks_its_rule_alone(version: str, program: str) ->
 
 def declared() -> Iterator[tuple[str, str]]:
     for path in sorted(ROOT.glob("examples/*/*.bpf.o")):
+        if path.parent.name == "09_sink" and ".v2." in path.name:
+            continue  # the same code as for v3, and by far the longest
         yield str(path.relative_to(ROOT)), str(path.with_name("contract.toml").relative_to(ROOT))
     for path in sorted(ROOT.glob("tests/acceptance/tables.*.bpf.o")):
         named = [part for part in path.name.split(".") if part.startswith("v")]
@@ -124,7 +126,9 @@ def test_what_is_declared_properly_has_no_warnings(path: str, contract: str) -> 
         assert not found, (program.name, found, pcs)
 
 
-@pytest.mark.parametrize("path", [path for path, _ in declared()])
+@pytest.mark.parametrize(
+    "path", [path for path, _ in declared() if ".v3." in path and "09_sink" not in path]
+)
 def test_lints_change_no_verdict(path: str) -> None:
     """Without a contract all are accepted; warnings may be there, for nothing is declared."""
     obj = loaded(path)
