@@ -14,7 +14,8 @@ from elftools.elf.elffile import ELFFile
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "examples" / "build.sh"
-OBJECTS = sorted([*ROOT.glob("examples/*/*.bpf.o"), *ROOT.glob("tests/acceptance/*.bpf.o")])
+FOLDERS = ("examples/*", "tests/acceptance", "tests/data/lints")
+OBJECTS = sorted(path for folder in FOLDERS for path in ROOT.glob(f"{folder}/*.bpf.o"))
 CLANG = shutil.which("clang-19")
 SHF_EXECINSTR = 4
 _DATA = ("maps", ".maps", "license", ".data", ".rodata", ".bss")
@@ -36,7 +37,7 @@ def mentions_of_machine_paths(path: Path) -> list[bytes]:
 
 
 def test_there_are_objects() -> None:
-    assert len(OBJECTS) >= 2 * 9 + 12 + 10 + 3
+    assert len(OBJECTS) >= 2 * 9 + 12 + 10 + 3 + 5
 
 
 @pytest.mark.parametrize("path", OBJECTS, ids=lambda path: f"{path.parent.name}/{path.name}")
