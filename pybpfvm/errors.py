@@ -110,6 +110,10 @@ class TrapKind(Enum):
     BAD_HELPER_ARG = "helper argument of the wrong kind"
     BAD_RETURN = "return value outside the range its ABI allows"
     UNSUPPORTED = "feature that this engine does not have"
+    # What only a sandbox that looks for it stops (session/witness.py): runs define or allow it.
+    UNINIT_REGISTER = "read of a register that was never written"
+    UNINIT_STACK = "read of a stack byte that was never written"
+    HELD = "end of the program with a reference held"
 
 
 @dataclass(frozen=True, slots=True)

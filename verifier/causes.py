@@ -9,6 +9,7 @@ words (`narration`). What to do about it is `remedies`' business.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from pybpfvm.helpers.proto import ArgType
@@ -65,6 +66,8 @@ _SIZES = frozenset({ArgType.CONST_SIZE, ArgType.CONST_SIZE_OR_ZERO})
 _NAMED_REGISTER = re.compile(r"\bR(\d+)\b")
 _UNWRITTEN = re.compile(r" off (-?\d+)\+(\d+) size \d+$")
 
+Paths = Mapping[tuple[Rule, int], FailingPath]
+
 
 @dataclass(frozen=True, slots=True)
 class Cause:
@@ -77,16 +80,24 @@ class Cause:
 
 
 def explained(
-    program: Program, obj: BpfObject, profile: Profile, verdict: Verdict, options: Options
+    program: Program,
+    obj: BpfObject,
+    profile: Profile,
+    verdict: Verdict,
+    options: Options,
+    *,
+    paths: Paths | None = None,
 ) -> Verdict:
     """The same verdict, with path, reason and suggestion of each error filled in.
 
     `options` are those that the verdict was reached with; an observer in them hears nothing.
+    `paths` are what `failing_paths` gives, if that is known already.
     Errors that follow from the same bad register as an earlier one are left out.
     """
     if not isinstance(verdict, Rejected):
         return verdict
-    paths = failing_paths(program, obj, profile, options)
+    if paths is None:
+        paths = failing_paths(program, obj, profile, options)
     env = environment(program, obj, profile, replace(options, observer=None))
     if any(error.rule in _NEED_STACKS for error in verdict.errors):
         _measure_stacks(env)
@@ -117,9 +128,7 @@ def _measure_stacks(env: Environment) -> None:
         processed = explorer.processed
 
 
-def failing_paths(
-    program: Program, obj: BpfObject, profile: Profile, options: Options
-) -> dict[tuple[Rule, int], FailingPath]:
+def failing_paths(program: Program, obj: BpfObject, profile: Profile, options: Options) -> Paths:
     """The path to each error that exploring finds, by rule and pc."""
     recorder = PathRecorder()
     verify(program, obj, profile, options=replace(options, observer=recorder))

@@ -118,6 +118,12 @@ class Witness:
     Everything a program can learn from outside: bytes of the context and of the packet, of each
     map's values (by map name and key), of user memory (by address), results of helpers in the
     order of their calls, and the seed of what is left. `trap` is the kind of the trap.
+
+    `results` are those of calls that the machine answers (random numbers, the clock, user memory,
+    the ring, whether there is room), as `session.sandbox.Answer` defines them; `filled` says of
+    some of them, by number, which bytes they left in the program's memory; `user` repeats those
+    that came from user memory. `pc` is where the trap is: at the finding, or where the value that
+    it refuses is used.
     """
 
     trap: str
@@ -127,6 +133,8 @@ class Witness:
     user: tuple[tuple[int, bytes], ...] = ()
     results: tuple[tuple[str, int], ...] = ()
     seed: int = 0
+    filled: tuple[tuple[int, bytes], ...] = ()
+    pc: int = -1
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,10 +150,16 @@ def judge(
     verdict = with_lints(program, obj, profile, verdict, options)
     if isinstance(verdict, Rejected):
         # Most programs are accepted: what explains refusals is not imported for them.
-        from pybpfvm.verifier.causes import explained
+        from pybpfvm.session.witness import with_witness
+        from pybpfvm.verifier.causes import explained, failing_paths
 
-        verdict = explained(program, obj, profile, verdict, options)
-    return _witnessed_only(verdict)
+        paths = failing_paths(program, obj, profile, options)
+        verdict = explained(program, obj, profile, verdict, options, paths=paths)
+        runs = request.witness_runs
+        verdict = with_witness(
+            program, obj, profile, verdict, options, paths=paths, max_runs=runs
+        )
+    return verdict
 
 
 def _only_unproven(verdict: Verdict) -> bool:
@@ -219,19 +225,6 @@ def read_cases(source: str | os.PathLike[str] | bytes, request: JudgeRequest) ->
     return ObjectCases(
         obj, detection, tuple(_case(obj, detection, program, request) for program in obj.programs)
     )
-
-
-def _witnessed_only(verdict: Verdict) -> Verdict:
-    """The same verdict, in which nothing is called unsafe without inputs that show it."""
-    if not isinstance(verdict, Rejected):
-        return verdict
-    errors = tuple(
-        replace(error, kind=Kind.UNPROVEN)
-        if error.kind is Kind.UNSAFE and error.witness is None
-        else error
-        for error in verdict.errors
-    )
-    return verdict if errors == verdict.errors else replace(verdict, errors=errors)
 
 
 def _case(obj: BpfObject, detection: Detection, program: Program, request: JudgeRequest) -> Case:

@@ -53,9 +53,11 @@ def run_program(
     repeat: int,
     budget_insns: int,
     after_each: Callable[[int], None] | None = None,
+    whole_frames: bool = True,
 ) -> TestRun:
     """Run `program` `repeat` times on one context and one packet, which keep what it changes.
 
+    `whole_frames`: the packet must be one, as for a kernel's test run; without, any bytes.
     Raises InputError for a context or packet that its type can not be run with, and Trap.
     """
     memory = engine.image.memory
@@ -63,7 +65,7 @@ def run_program(
         raise InputError(f"repeat {repeat}", remedy="1 or more")
     rules = profile.packet
     where = f"{program.name} ({profile.title})"
-    _check_data(rules, data, where)
+    _check_data(rules, data, where, whole=whole_frames)
     hidden = rules.hidden_bytes if rules is not None else 0
     content = _context(profile, ctx or b"", data, memory.byteorder, where)
     region = memory.alloc(len(content), RegionKind.CTX, f"context of {program.name}")
@@ -94,14 +96,15 @@ def run_program(
             memory.free(owned)
 
 
-def _check_data(rules: PacketRules | None, data: bytes, where: str) -> None:
+def _check_data(rules: PacketRules | None, data: bytes, where: str, *, whole: bool) -> None:
     if rules is None:
         if data:
             raise InputError(
                 "programs of this type run on no packet", where=where, remedy="leave the data out"
             )
         return
-    if not ETHERNET_BYTES < len(data) <= MAX_PACKET_BYTES:
+    least = ETHERNET_BYTES + 1 if whole else 0
+    if not least <= len(data) <= MAX_PACKET_BYTES:
         raise InputError(
             f"a packet of {len(data)} bytes",
             where=where,
@@ -167,4 +170,4 @@ def _protocol(frame: bytes) -> int:
 def _addressed_to(address: bytes) -> int:
     if address == _OWN_ADDRESS:
         return _HOST
-    return _MULTICAST if address[0] & 1 else _OTHER_HOST
+    return _MULTICAST if address[:1] and address[0] & 1 else _OTHER_HOST

@@ -1,0 +1,310 @@
+"""One run of a program on inputs that are all given: context, packet, maps, answers of helpers.
+
+The interpreter runs as always; what it would ask the machine for (random numbers, the clock, user
+memory, the ring, whether an allocation succeeds) is asked of `Inputs` instead, call by call. So a
+run can be repeated exactly, and a search can choose what a program gets to see.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from random import Random
+
+from pybpfvm.bits import U32, U64
+from pybpfvm.engine import Hook, RunEnvironment
+from pybpfvm.errors import InputError, Trap
+from pybpfvm.helpers.context import HelperContext
+from pybpfvm.helpers.proto import Helper, HelperImpl
+from pybpfvm.image import Image
+from pybpfvm.isa.opcodes import Kind as InsnKind
+from pybpfvm.maps.base import MapError
+from pybpfvm.memory import AddressSpace
+from pybpfvm.profiles.base import Profile
+from pybpfvm.program import BpfObject, MapType, Program
+from pybpfvm.session.objects import helpers_of
+from pybpfvm.session.testrun import run_program
+from pybpfvm.vm.interp import Interpreter
+
+BUDGET_INSNS = 1 << 17
+_MEMORY_BYTES = 64 << 20
+_CQE_BYTES = 16
+_PER_CPU = frozenset({MapType.PERCPU_ARRAY, MapType.PERCPU_HASH, MapType.LRU_PERCPU_HASH})
+_KEYLESS = frozenset({MapType.QUEUE, MapType.STACK})
+_PIDS = 1 << 22  # the most that Linux gives out
+
+# Helpers that give a number of the machine's: the least and the greatest.
+_NUMBERS: Mapping[str, tuple[int, int]] = {
+    "get_prandom_u32": (0, U32),
+    "ktime_get_ns": (0, U64 >> 1),
+    "ktime_get_boot_ns": (0, U64 >> 1),
+    "ktime_get_coarse_ns": (0, U64 >> 1),
+    "jiffies64": (0, U64),
+    "get_current_pid_tgid": (0, (_PIDS << 32) - 1),
+    "get_current_uid_gid": (0, U64),
+    "get_numa_node_id": (0, 1023),
+}
+_STRINGS = frozenset({"probe_read_user_str", "probe_read_kernel_str"})
+_READS = _STRINGS | {"copy_from_user", "probe_read_user", "probe_read_kernel"}
+_USER_READS = frozenset({"copy_from_user", "probe_read_user", "probe_read_user_str"})
+# Helpers that may fail for want of memory or room: what they return then.
+_MAY_FAIL: Mapping[str, int] = {
+    "ringbuf_reserve": 0,
+    "ringbuf_output": -errno.EAGAIN,
+    "map_update_elem": -errno.ENOMEM,
+    "map_push_elem": -errno.E2BIG,
+    "bpf_copy_to_user": -errno.EFAULT,
+}
+_RECORD_BYTES = 512  # of a reserved record: how many are inputs
+FAILS = -1  # the result of an Answer that makes such a helper fail
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a helper is told by the machine: `result`, and the bytes it leaves in memory.
+
+    The result of helpers that read memory is 0 or a negative errno, that of helpers that may fail
+    0 or FAILS; `data` that is shorter than what is asked for is filled up with zeros.
+    """
+
+    helper: str
+    result: int = 0
+    data: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Everything a run gets. `maps` are the elements (map, key, value) that are not as the object
+    has them; `answers` those of the scripted calls in their order, all others are zeros, or random
+    if `seed` is not 0."""
+
+    ctx: bytes = b""
+    packet: bytes = b""
+    maps: tuple[tuple[str, bytes, bytes], ...] = ()
+    answers: tuple[Answer, ...] = ()
+    seed: int = 0
+
+    def with_element(self, name: str, key: bytes, value: bytes | None) -> Inputs:
+        """With this element, or without it (None)."""
+        others = tuple(one for one in self.maps if one[:2] != (name, key))
+        added = () if value is None else ((name, key, value),)
+        return replace(self, maps=(*others, *added))
+
+    def with_answer(self, number: int, answer: Answer) -> Inputs:
+        """With another answer to scripted call `number`, which was asked before."""
+        answers = list(self.answers)
+        answers[number : number + 1] = [answer]
+        return replace(self, answers=tuple(answers))
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A scripted call that was made: `addr` is where its bytes went, `size` how many, `user` the
+    address they were read from."""
+
+    answer: Answer
+    addr: int = 0
+    size: int = 0
+    source: int = 0
+
+
+@dataclass(slots=True)
+class Script:
+    """The answers of one run: those that are given, and what was made up behind them."""
+
+    inputs: Inputs
+    asked: list[Asked] = field(default_factory=list)
+
+    def ask(self, helper: str, size: int = 0, addr: int = 0, source: int = 0) -> Answer:
+        """The answer to the next scripted call, with exactly `size` bytes."""
+        number = len(self.asked)
+        given = self.inputs.answers
+        if number < len(given) and given[number].helper == helper:
+            answer = given[number]
+            answer = Answer(helper, answer.result, answer.data[:size].ljust(size, b"\0"))
+        elif self.inputs.seed:
+            random = Random(f"{self.inputs.seed}.{number}")
+            answer = Answer(helper, _random_result(helper, random), random.randbytes(size))
+        else:
+            answer = Answer(helper, 0, bytes(size))
+        self.asked.append(Asked(answer, addr, size, source))
+        return answer
+
+
+def _random_result(helper: str, random: Random) -> int:
+    if helper in _NUMBERS:
+        return random.choice((random.getrandbits(64), random.getrandbits(32), random.randrange(99)))
+    return 0 if random.random() < 0.75 else FAILS
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended: by `trap`, or with `r0`. `asked` are the scripted calls it made."""
+
+    trap: Trap | None
+    asked: tuple[Asked, ...]
+    r0: int = 0
+
+
+class ScriptedRing:
+    """A ring that answers from the script."""
+
+    def __init__(self, script: Script) -> None:
+        self._script = script
+
+    def bpf_submit(self, sqe: bytes) -> int:
+        """What the script says, 0 by default."""
+        return self._script.ask("submit").result
+
+    def bpf_emit(self, cq_idx: int, user_data: int, res: int, flags: int) -> int:
+        """What the script says, 0 by default."""
+        return self._script.ask("emit").result
+
+    def bpf_reap(self, cq_idx: int) -> bytes | int:
+        """The script's CQE, or its errno."""
+        answer = self._script.ask("reap", _CQE_BYTES)
+        return answer.data if answer.result == 0 else -errno.ENOENT
+
+
+# (image, the script of this run) -> what is called before each instruction
+Watch = Callable[[Image, Script], Hook]
+
+
+def run(
+    program: Program,
+    obj: BpfObject,
+    profile: Profile,
+    inputs: Inputs,
+    *,
+    watch: Watch | None = None,
+    budget_insns: int = BUDGET_INSNS,
+) -> Outcome:
+    """Run `program` once. Raises InputError for one that can not be run."""
+    script = Script(inputs)
+    helpers = {number: _scripted(helper, script) for number, helper in helpers_of(profile).items()}
+    ring = ScriptedRing(script) if profile.ring is not None else None
+    environment = RunEnvironment(profile=profile, ring=ring, now_ns=_no_time, random_u32=_no_time)
+    with Image(obj, AddressSpace(limit_bytes=_MEMORY_BYTES)) as image:
+        for name, key, value in inputs.maps:
+            _put(image, name, key, value)
+        with Interpreter(image, helpers, environment) as engine:
+            if watch is not None:
+                engine.hook = watch(image, script)
+            try:
+                done = run_program(
+                    engine,
+                    profile,
+                    program,
+                    inputs.ctx,
+                    inputs.packet,
+                    repeat=1,
+                    budget_insns=budget_insns,
+                    whole_frames=False,
+                )
+            except Trap as trap:
+                return Outcome(trap, tuple(script.asked))
+            return Outcome(None, tuple(script.asked), done.retval)
+
+
+def _called(obj: BpfObject) -> frozenset[int]:
+    return frozenset(
+        insn.imm
+        for program in obj.programs
+        for insn in program.insns
+        if insn.spec.kind is InsnKind.CALL
+    )
+
+
+def _no_time() -> int:
+    return 0
+
+
+def _put(image: Image, name: str, key: bytes, value: bytes) -> None:
+    """Put the element into its map; one that the map does not take is left out."""
+    live = image.maps.get(name)
+    if live is None:
+        raise InputError(f"no map is called {name!r}", where="inputs")
+    size = live.spec.value_size
+    if live.spec.type in _PER_CPU:
+        size = (size + 7) & ~7
+    try:
+        live.host_update(
+            b"" if live.spec.type in _KEYLESS else key, value[:size].ljust(size, b"\0")
+        )
+    except MapError:
+        return
+
+
+def _scripted(helper: Helper, script: Script) -> Helper:
+    """The helper, answering from the script where it would ask the machine."""
+    name, real = helper.name, helper.impl
+    impl: HelperImpl | None = None
+    if name in _NUMBERS:
+        impl = _number(name, script)
+    elif name in _READS:
+        impl = _read(name, script)
+    elif name in _MAY_FAIL and real is not None:
+        impl = _may_fail(name, real, script)
+    return helper if impl is None else replace(helper, impl=impl)
+
+
+def _number(name: str, script: Script) -> HelperImpl:
+    low, high = _NUMBERS[name]
+
+    def impl(ctx: HelperContext, _1: int, _2: int, _3: int, _4: int, _5: int) -> int:
+        return low + (script.ask(name).result - low) % (high - low + 1)
+
+    return impl
+
+
+def _read(name: str, script: Script) -> HelperImpl:
+    def impl(ctx: HelperContext, dst: int, size: int, src: int, _4: int, _5: int) -> int:
+        size &= U32
+        if size == 0:
+            return 0
+        ctx.memory.check(dst, size, write=True)
+        answer = script.ask(name, size, dst, src)
+        if answer.result:
+            ctx.memory.program_write(dst, bytes(size))
+            return -errno.EFAULT
+        if name not in _STRINGS:
+            ctx.memory.program_write(dst, answer.data)
+            return 0
+        text = answer.data.partition(b"\0")[0][: size - 1] + b"\0"
+        ctx.memory.program_write(dst, text)
+        return len(text)
+
+    return impl
+
+
+def _may_fail(name: str, real: HelperImpl, script: Script) -> HelperImpl:
+    failure = _MAY_FAIL[name]
+
+    def impl(ctx: HelperContext, a: int, b: int, c: int, d: int, e: int) -> int:
+        kept = min(b, _RECORD_BYTES) if name == "ringbuf_reserve" else 0
+        answer = script.ask(name, kept)
+        if answer.result:
+            return failure
+        if name == "bpf_copy_to_user":  # there is no user memory to write to
+            ctx.memory.program_read(b, c & U32)
+            return 0
+        result = real(ctx, a, b, c, d, e)
+        if kept and result:  # a new record holds what older ones left there
+            ctx.memory.write(result, answer.data)
+        return result
+
+    return impl
+
+
+def is_user_read(helper: str) -> bool:
+    """Whether the helper reads user memory."""
+    return helper in _USER_READS
+
+
+def results_of(helper: str) -> tuple[int, ...]:
+    """Results of a scripted call that are worth trying."""
+    if helper in _NUMBERS:
+        low, high = _NUMBERS[helper]
+        return tuple(dict.fromkeys((low, 1, high, high >> 1, (high >> 1) + 1)))
+    return {"submit": (0, 1, -errno.ENOMEM), "emit": (0, -errno.EINVAL)}.get(helper, (0, FAILS))
