@@ -58,7 +58,9 @@ class RunEnvironment:
     `profile` decides context accesses and return values (None: ordinary program, any). `ring` is
     the ring of BPF requests. `now_ns` and `random_u32` answer the helpers of those names; the
     default random source is seeded with 0. `cpu` is the CPU programs believe to run on. `log`
-    gets the lines of bpf_trace_printk, `observer` a HelperCalled for each call.
+    gets the lines of bpf_trace_printk, `observer` a HelperCalled for each call. `may_goto_turns`
+    is how often a run goes on at may_goto, MAY_GOTO_ITERATIONS by default: kernels that bound
+    loops by time may end them earlier.
     """
 
     profile: Profile | None = None
@@ -69,6 +71,7 @@ class RunEnvironment:
     cpu: int = 0
     log: Callable[[str], None] = _nowhere
     observer: Observer | None = None
+    may_goto_turns: int | None = None
 
 
 class Engine(Protocol):

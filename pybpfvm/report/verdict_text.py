@@ -18,6 +18,7 @@ from pybpfvm.report.words import (
     work,
 )
 from pybpfvm.session.judged import Agreement, JudgedObject, JudgedProgram
+from pybpfvm.session.witness_text import describe
 from pybpfvm.verifier.categories import KIND_NOTES
 from pybpfvm.verifier.verdict import Finding, Kind, Witness
 
@@ -182,23 +183,8 @@ def _around(pc: int, judged: JudgedProgram) -> list[tuple[int, str]]:
 def _witness(witness: Witness) -> Iterator[str]:
     """Inputs under which the program faults."""
     yield f"  With these inputs the program is stopped here: {printable(witness.trap)}"
-    if witness.ctx:
-        yield f"    context: {_bytes(witness.ctx)}"
-    if witness.packet:
-        yield f"    packet of {len(witness.packet)} bytes: {_bytes(witness.packet)}"
-    for name, key, value in witness.maps:
-        yield f"    map {printable(name)}[{_bytes(key)}] = {_bytes(value)}"
-    for addr, data in witness.user:
-        yield f"    user memory at {addr:#x}: {_bytes(data)}"
-    for name, result in witness.results:
-        yield f"    {printable(name)}() gives {result}"
-    if witness.seed:
-        yield f"    everything else from seed {witness.seed}"
-
-
-def _bytes(data: bytes) -> str:
-    most = 32
-    return data[:most].hex(" ") + (f" … ({len(data)} bytes)" if len(data) > most else "")
+    for line in describe(witness):
+        yield f"    {printable(line)}"
 
 
 def _kernel(judged: JudgedProgram, paint: Paint) -> Iterator[str]:

@@ -41,6 +41,7 @@ from pybpfvm.verifier.verdict import (
 from pybpfvm.verifier.verify import verify
 
 DEFAULT_BUDGET_INSNS = 1_000_000
+DEFAULT_WITNESS_RUNS = 120
 
 
 class Recorder(Observer):
@@ -68,6 +69,7 @@ class JudgeRequest:
     .rodata, as text. `contract` says what is promised of user memory. `all_errors`: go on after
     the first error. `strict_ctx` as in `engine.ctx_violation`. A log is written at `log_level`
     (the kernel's: 1 the path to an error, 2 every path) and keeps its last `log_chars` characters.
+    For each error, at most `witness_runs` runs look for inputs that show its harm.
     """
 
     kernel: str = DEFAULT_KERNEL
@@ -78,6 +80,7 @@ class JudgeRequest:
     btf: Btf | None = None
     constants: Mapping[str, str] = field(default_factory=dict)
     budget_insns: int = DEFAULT_BUDGET_INSNS
+    witness_runs: int = DEFAULT_WITNESS_RUNS
     all_errors: bool = True
     strict_ctx: bool = True
     contract: Contract | None = None
@@ -156,9 +159,7 @@ def judge(
         paths = failing_paths(program, obj, profile, options)
         verdict = explained(program, obj, profile, verdict, options, paths=paths)
         runs = request.witness_runs
-        verdict = with_witness(
-            program, obj, profile, verdict, options, paths=paths, max_runs=runs
-        )
+        verdict = with_witness(program, obj, profile, verdict, options, paths=paths, max_runs=runs)
     return verdict
 
 

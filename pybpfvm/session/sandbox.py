@@ -8,11 +8,11 @@ run can be repeated exactly, and a search can choose what a program gets to see.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from pybpfvm.bits import U32, U64
+from pybpfvm.bits import U32
 from pybpfvm.engine import Hook, RunEnvironment
 from pybpfvm.errors import InputError, Trap
 from pybpfvm.helpers.context import HelperContext
@@ -23,54 +23,25 @@ from pybpfvm.maps.base import MapError
 from pybpfvm.memory import AddressSpace
 from pybpfvm.profiles.base import Profile
 from pybpfvm.program import BpfObject, MapType, Program
+from pybpfvm.session.answers import (
+    MAY_FAIL,
+    NUMBERS,
+    READS,
+    RECORD_BYTES,
+    STRINGS,
+    Answer,
+    random_result,
+)
 from pybpfvm.session.objects import helpers_of
 from pybpfvm.session.testrun import run_program
 from pybpfvm.vm.interp import Interpreter
 
 BUDGET_INSNS = 1 << 17
 _MEMORY_BYTES = 64 << 20
+_MAY_GOTO_TURNS = 100  # kernels end such loops by time, so after any number of turns
 _CQE_BYTES = 16
 _PER_CPU = frozenset({MapType.PERCPU_ARRAY, MapType.PERCPU_HASH, MapType.LRU_PERCPU_HASH})
 _KEYLESS = frozenset({MapType.QUEUE, MapType.STACK})
-_PIDS = 1 << 22  # the most that Linux gives out
-
-# Helpers that give a number of the machine's: the least and the greatest.
-_NUMBERS: Mapping[str, tuple[int, int]] = {
-    "get_prandom_u32": (0, U32),
-    "ktime_get_ns": (0, U64 >> 1),
-    "ktime_get_boot_ns": (0, U64 >> 1),
-    "ktime_get_coarse_ns": (0, U64 >> 1),
-    "jiffies64": (0, U64),
-    "get_current_pid_tgid": (0, (_PIDS << 32) - 1),
-    "get_current_uid_gid": (0, U64),
-    "get_numa_node_id": (0, 1023),
-}
-_STRINGS = frozenset({"probe_read_user_str", "probe_read_kernel_str"})
-_READS = _STRINGS | {"copy_from_user", "probe_read_user", "probe_read_kernel"}
-_USER_READS = frozenset({"copy_from_user", "probe_read_user", "probe_read_user_str"})
-# Helpers that may fail for want of memory or room: what they return then.
-_MAY_FAIL: Mapping[str, int] = {
-    "ringbuf_reserve": 0,
-    "ringbuf_output": -errno.EAGAIN,
-    "map_update_elem": -errno.ENOMEM,
-    "map_push_elem": -errno.E2BIG,
-    "bpf_copy_to_user": -errno.EFAULT,
-}
-_RECORD_BYTES = 512  # of a reserved record: how many are inputs
-FAILS = -1  # the result of an Answer that makes such a helper fail
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a helper is told by the machine: `result`, and the bytes it leaves in memory.
-
-    The result of helpers that read memory is 0 or a negative errno, that of helpers that may fail
-    0 or FAILS; `data` that is shorter than what is asked for is filled up with zeros.
-    """
-
-    helper: str
-    result: int = 0
-    data: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,17 +96,11 @@ class Script:
             answer = Answer(helper, answer.result, answer.data[:size].ljust(size, b"\0"))
         elif self.inputs.seed:
             random = Random(f"{self.inputs.seed}.{number}")
-            answer = Answer(helper, _random_result(helper, random), random.randbytes(size))
+            answer = Answer(helper, random_result(helper, random), random.randbytes(size))
         else:
             answer = Answer(helper, 0, bytes(size))
         self.asked.append(Asked(answer, addr, size, source))
         return answer
-
-
-def _random_result(helper: str, random: Random) -> int:
-    if helper in _NUMBERS:
-        return random.choice((random.getrandbits(64), random.getrandbits(32), random.randrange(99)))
-    return 0 if random.random() < 0.75 else FAILS
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +149,13 @@ def run(
     script = Script(inputs)
     helpers = {number: _scripted(helper, script) for number, helper in helpers_of(profile).items()}
     ring = ScriptedRing(script) if profile.ring is not None else None
-    environment = RunEnvironment(profile=profile, ring=ring, now_ns=_no_time, random_u32=_no_time)
+    environment = RunEnvironment(
+        profile=profile,
+        ring=ring,
+        now_ns=_no_time,
+        random_u32=_no_time,
+        may_goto_turns=_MAY_GOTO_TURNS,
+    )
     with Image(obj, AddressSpace(limit_bytes=_MEMORY_BYTES)) as image:
         for name, key, value in inputs.maps:
             _put(image, name, key, value)
@@ -240,17 +211,17 @@ def _scripted(helper: Helper, script: Script) -> Helper:
     """The helper, answering from the script where it would ask the machine."""
     name, real = helper.name, helper.impl
     impl: HelperImpl | None = None
-    if name in _NUMBERS:
+    if name in NUMBERS:
         impl = _number(name, script)
-    elif name in _READS:
+    elif name in READS:
         impl = _read(name, script)
-    elif name in _MAY_FAIL and real is not None:
+    elif name in MAY_FAIL and real is not None:
         impl = _may_fail(name, real, script)
     return helper if impl is None else replace(helper, impl=impl)
 
 
 def _number(name: str, script: Script) -> HelperImpl:
-    low, high = _NUMBERS[name]
+    low, high = NUMBERS[name]
 
     def impl(ctx: HelperContext, _1: int, _2: int, _3: int, _4: int, _5: int) -> int:
         return low + (script.ask(name).result - low) % (high - low + 1)
@@ -268,7 +239,7 @@ def _read(name: str, script: Script) -> HelperImpl:
         if answer.result:
             ctx.memory.program_write(dst, bytes(size))
             return -errno.EFAULT
-        if name not in _STRINGS:
+        if name not in STRINGS:
             ctx.memory.program_write(dst, answer.data)
             return 0
         text = answer.data.partition(b"\0")[0][: size - 1] + b"\0"
@@ -279,10 +250,10 @@ def _read(name: str, script: Script) -> HelperImpl:
 
 
 def _may_fail(name: str, real: HelperImpl, script: Script) -> HelperImpl:
-    failure = _MAY_FAIL[name]
+    failure = MAY_FAIL[name]
 
     def impl(ctx: HelperContext, a: int, b: int, c: int, d: int, e: int) -> int:
-        kept = min(b, _RECORD_BYTES) if name == "ringbuf_reserve" else 0
+        kept = min(b, RECORD_BYTES) if name == "ringbuf_reserve" else 0
         answer = script.ask(name, kept)
         if answer.result:
             return failure
@@ -295,16 +266,3 @@ def _may_fail(name: str, real: HelperImpl, script: Script) -> HelperImpl:
         return result
 
     return impl
-
-
-def is_user_read(helper: str) -> bool:
-    """Whether the helper reads user memory."""
-    return helper in _USER_READS
-
-
-def results_of(helper: str) -> tuple[int, ...]:
-    """Results of a scripted call that are worth trying."""
-    if helper in _NUMBERS:
-        low, high = _NUMBERS[helper]
-        return tuple(dict.fromkeys((low, 1, high, high >> 1, (high >> 1) + 1)))
-    return {"submit": (0, 1, -errno.ENOMEM), "emit": (0, -errno.EINVAL)}.get(helper, (0, FAILS))

@@ -8,7 +8,7 @@ from the registers what the one before it did.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pybpfvm.bits import U64
 from pybpfvm.errors import Trap, TrapKind
@@ -39,6 +39,7 @@ _STORES = (Kind.ST, Kind.STX, Kind.STORE_REL)
 _FROM_OUTSIDE = (CtxHolds.GIVEN,)
 _PACKET_POINTERS = (CtxHolds.DATA, CtxHolds.DATA_END, CtxHolds.DATA_META)
 _RELEASES = ("ringbuf_submit", "ringbuf_discard", "spin_unlock")
+_PACKET_LOADS = ("skb_load_bytes", "xdp_load_bytes")
 _STALE: Span = (0, 0)
 
 
@@ -328,6 +329,8 @@ class Shadow:
             self._held.discard(before[1])
         elif helper is not None:
             self._outputs(helper, before)
+        if name in _PACKET_LOADS and regs[0] == 0:
+            self._copied(before)
         if helper is not None and helper.moves_packet:
             self._packet_moved()
         self.symbols[0:6] = [result, None, None, None, None, None]
@@ -353,6 +356,13 @@ class Shadow:
         source = Source("present", 0, live.spec.max_entries, 0, live.spec.name, key)
         is_array = live.spec.type in (MapType.ARRAY, MapType.PERCPU_ARRAY)
         return Symbol(found, source=source, a=symbol if is_array else None)
+
+    def _copied(self, before: tuple[int, ...]) -> None:
+        """Bytes of the packet, at the offset in r2, were copied to r3."""
+        source = Source("packet", before[2] & 0xFFFF_FFFF, 0)
+        for index in range(min(before[4] & 0xFFFF_FFFF, 4096)):
+            self._bytes[before[3] + index] = (source, index)
+            self._stack_written.add(before[3] + index)
 
     def _packet_moved(self) -> None:
         """A helper may have moved the packet: pointers into it lead nowhere."""
@@ -411,7 +421,7 @@ class Shadow:
         if any(part != (origin, start + index) for index, part in enumerate(parts)):
             return None
         if isinstance(origin, Source):
-            source = Source("answer", start, size, origin.number)
+            source = replace(origin, offset=origin.offset + start, size=size)
             return Symbol(value, source=source, signed=signed)
         if origin is None or start:
             return None

@@ -26,19 +26,11 @@ from pybpfvm.isa.opcodes import Kind as InsnKind
 from pybpfvm.isa.semantics import CONCRETE_JMP
 from pybpfvm.profiles.base import CtxHolds, Profile
 from pybpfvm.program import BpfObject, MapSpec, MapType, Program
-from pybpfvm.session.sandbox import (
-    FAILS,
-    Answer,
-    Asked,
-    Inputs,
-    Outcome,
-    Script,
-    is_user_read,
-    results_of,
-    run,
-)
+from pybpfvm.session.answers import FAILS, Answer, is_user_read, results_of
+from pybpfvm.session.sandbox import Asked, Inputs, Outcome, Script, run
 from pybpfvm.session.shadow import Arrival, Branch, Shadow, Sought
 from pybpfvm.session.symbols import Assignment, Source, solutions, sources
+from pybpfvm.session.witness_text import describe
 from pybpfvm.verifier.causes import Paths, failing_paths
 from pybpfvm.verifier.environment import Options
 from pybpfvm.verifier.failing_path import FailingPath
@@ -50,6 +42,7 @@ MAX_SECONDS = 5.0
 _PACKET_BYTES = (64, 0, 1, 200)  # shown to the program, to begin with
 _MAX_SHOWN = 1500
 _MAX_FLIPS = 24
+_SHORT_RUN = 1 << 13
 _SEEDS = 8
 _MAX_REPAIRS = 12  # in a row, before the queue has its turn
 
@@ -150,13 +143,13 @@ def with_witness(
     """The same verdict; what inputs prove is called unsafe and carries them, nothing else is.
 
     `options` and `paths` as for `causes.explained`. At most `max_runs` runs for each error, and
-    `max_seconds` for all of them.
+    `max_seconds` of this process's time for all of them.
     """
     if not isinstance(verdict, Rejected):
         return verdict
     if paths is None:
         paths = failing_paths(program, obj, profile, options)
-    deadline = time.monotonic() + max_seconds
+    deadline = time.process_time() + max_seconds
     errors = tuple(
         _judged(
             error,
@@ -214,7 +207,7 @@ def _modelled(path: FailingPath) -> bool:
 def replay(program: Program, obj: BpfObject, profile: Profile, witness: Witness) -> Trap | None:
     """Run the program on the witness: the trap, None if there is none (then it is no witness)."""
     inputs = _inputs(witness)
-    sought = _sought(TrapKind[witness.trap], witness.pc)
+    sought = _sought(TrapKind(witness.trap), witness.pc)
     watch = partial(Shadow, program, profile, sought, witness.pc)
     return run(program, obj, profile, inputs, watch=watch).trap
 
@@ -235,57 +228,6 @@ def _sought(kind: TrapKind, pc: int) -> Sought:
         held=kind is TrapKind.HELD,
         loop_pc=pc if kind is TrapKind.BUDGET else -1,
     )
-
-
-def describe(witness: Witness) -> tuple[str, ...]:
-    """The witness in words, a line each; what is zero anyway is left out."""
-    lines: list[str] = []
-    if any(witness.ctx):
-        lines.append(f"context: {_bytes(witness.ctx)}")
-    if witness.packet:
-        lines.append(f"packet of {len(witness.packet)} bytes: {_bytes(witness.packet)}")
-    for name, key, value in witness.maps:
-        element = f"map {name}" + (f"[{_bytes(key)}]" if key else "")
-        lines.append(f"{element} holds {_bytes(value)}" if any(value) else f"{element} exists")
-    filled = dict(witness.filled)
-    user = iter(witness.user)
-    for number, (name, result) in enumerate(witness.results):
-        lines.append(_call_text(name, result, filled.get(number, b""), user))
-    if not lines:
-        lines.append("any inputs: nothing that the program reads matters")
-    return tuple(lines)
-
-
-def _call_text(name: str, result: int, data: bytes, user: Iterator[tuple[int, bytes]]) -> str:
-    called = name if name.startswith("bpf_") else f"bpf_{name}"
-    if is_user_read(name):
-        addr, _ = next(user, (0, b""))
-        if result:
-            return f"{called} fails: user address {addr:#x} can not be read"
-        return f"{called} finds {_bytes(data)} at user address {addr:#x}"
-    if data and not result:
-        return f"{called} gives {_bytes(data)}"
-    if result == FAILS:
-        return f"{called} fails"
-    answers = results_of(name)
-    if answers == (0, FAILS):
-        return f"{called} succeeds"
-    return f"{called} returns {result}"
-
-
-_SHOWN_BYTES = 32
-
-
-def _bytes(data: bytes) -> str:
-    """Bytes in hex, without the zeros at the end."""
-    kept = data.rstrip(b"\0")
-    if not kept:
-        return f"{len(data)} zero bytes" if len(data) != 1 else "00"
-    text = kept[:_SHOWN_BYTES].hex(" ")
-    if len(kept) > _SHOWN_BYTES:
-        return f"{text} ... ({len(data)} bytes)"
-    rest = len(data) - len(kept)
-    return text if rest == 0 else f"{text} and {rest} zero byte{'s' if rest > 1 else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,6 +267,10 @@ class _Search:
         ):
             if kind in kinds:
                 sought = _sought(kind, error.pc)
+        # Runs that go astray are cut short; those that are to show a loop use up its fuel first.
+        self._budget_insns = max(_SHORT_RUN, 4 * len(self.path))
+        if sought.loop_pc >= 0:
+            self._budget_insns = 2 * sought.fuel
         self._watch = partial(Shadow, program, profile, sought, error.pc)
         self._hints = _hints(path)
         self._queue: list[tuple[int, int, int, Inputs]] = []
@@ -340,7 +286,7 @@ class _Search:
             self._push(0, 0, inputs)
         in_a_row = 0
         while (self._queue or self._repairs) and self._runs < max_runs:
-            if deadline is not None and time.monotonic() > deadline:
+            if deadline is not None and time.process_time() > deadline:
                 return None
             if self._repairs and (in_a_row < _MAX_REPAIRS or not self._queue):
                 cost, inputs = self._repairs.pop()
@@ -403,7 +349,14 @@ class _Search:
             shadows.append(self._watch(image, script))
             return shadows[0]
 
-        outcome = run(self.program, self.obj, self.profile, inputs, watch=watch)
+        outcome = run(
+            self.program,
+            self.obj,
+            self.profile,
+            inputs,
+            watch=watch,
+            budget_insns=self._budget_insns,
+        )
         trace, progress = shadows[0].trace, 0
         for wanted, went in zip(self.path, trace, strict=False):
             if wanted != went:
@@ -425,7 +378,7 @@ class _Search:
         trap, asked = tried.outcome.trap, tried.outcome.asked
         assert trap is not None
         return Witness(
-            trap.kind.name,
+            trap.kind.value,
             tried.inputs.ctx,
             tried.inputs.packet,
             tried.inputs.maps,
@@ -655,3 +608,6 @@ def _operands(insn: Insn) -> tuple[int, ...]:
     if target_pc(insn, 0) is not None or kind is InsnKind.EXIT:
         return ()
     return (insn.dst, insn.src)
+
+
+__all__ = ["FORBIDDEN", "PROOFS", "Proof", "describe", "find", "replay", "with_witness"]

@@ -90,7 +90,8 @@ class Run:
         # One for each instruction that may still be executed; callbacks draw from the same.
         self._tickets = iter(range(min(budget_insns, sys.maxsize)))
         self._budget_insns = length_hint(self._tickets)
-        self.may_goto_left = MAY_GOTO_ITERATIONS
+        turns = environment.may_goto_turns
+        self.may_goto_left = MAY_GOTO_ITERATIONS if turns is None else turns
         self._tail_calls_left = MAX_TAIL_CALLS
         self._steps_of = steps_of
         self._stack = stack

@@ -1,0 +1,60 @@
+"""A witness in words, for people who want to see with their own eyes what goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pybpfvm.session.answers import FAILS, is_user_read, results_of
+from pybpfvm.verifier.verdict import Witness
+
+
+def describe(witness: Witness) -> tuple[str, ...]:
+    """The witness in words, a line each; what is zero anyway is left out."""
+    lines: list[str] = []
+    if any(witness.ctx):
+        lines.append(f"context: {_bytes(witness.ctx)}")
+    if witness.packet:
+        lines.append(f"packet of {len(witness.packet)} bytes: {_bytes(witness.packet)}")
+    for name, key, value in witness.maps:
+        element = f"map {name}" + (f"[{_bytes(key)}]" if key else "")
+        lines.append(f"{element} holds {_bytes(value)}" if any(value) else f"{element} exists")
+    filled = dict(witness.filled)
+    user = iter(witness.user)
+    for number, (name, result) in enumerate(witness.results):
+        lines.append(_call_text(name, result, filled.get(number, b""), user))
+    lines += [f"user memory at {addr:#x}: {_bytes(data)}" for addr, data in user]
+    if not lines:
+        lines.append("any inputs: nothing that the program reads matters")
+    return tuple(lines)
+
+
+def _call_text(name: str, result: int, data: bytes, user: Iterator[tuple[int, bytes]]) -> str:
+    called = name if name.startswith("bpf_") else f"bpf_{name}"
+    if is_user_read(name):
+        addr, _ = next(user, (0, b""))
+        if result:
+            return f"{called} fails: user address {addr:#x} can not be read"
+        return f"{called} finds {_bytes(data)} at user address {addr:#x}"
+    if data and not result:
+        return f"{called} gives {_bytes(data)}"
+    if result == FAILS:
+        return f"{called} fails"
+    answers = results_of(name)
+    if answers == (0, FAILS):
+        return f"{called} succeeds"
+    return f"{called} returns {result}"
+
+
+_SHOWN_BYTES = 32
+
+
+def _bytes(data: bytes) -> str:
+    """Bytes in hex, without the zeros at the end."""
+    kept = data.rstrip(b"\0")
+    if not kept:
+        return f"{len(data)} zero bytes" if len(data) != 1 else "00"
+    text = kept[:_SHOWN_BYTES].hex(" ")
+    if len(kept) > _SHOWN_BYTES:
+        return f"{text} ... ({len(data)} bytes)"
+    rest = len(data) - len(kept)
+    return text if rest == 0 else f"{text} and {rest} zero byte{'s' if rest > 1 else ''}"
