@@ -97,7 +97,6 @@ FORBIDDEN = frozenset(
         Rule.UNREACHABLE,
         Rule.ILLEGAL_INSN,
         Rule.FRAME_POINTER,
-        Rule.POINTER_LEAK,
         Rule.RETURN_VALUE,
         Rule.MISALIGNED,
         Rule.UNKNOWN_HELPER,
@@ -191,7 +190,7 @@ def find(
     proof = PROOFS.get(error.rule)
     if proof is None or error.kind not in (Kind.UNSAFE, Kind.UNPROVEN):
         return None
-    if path is not None and not _modelled(path):
+    if path is not None and not modelled(path):
         return None
     search = _Search(program, obj, profile, error, path, proof)
     try:
@@ -200,7 +199,8 @@ def find(
         return None
 
 
-def _modelled(path: FailingPath) -> bool:
+def modelled(path: FailingPath) -> bool:
+    """Whether the sandbox has everything that the path's registers point to."""
     return all(reg.type in _MODELLED for step in path.steps for reg in step.state.frame.regs)
 
 
