@@ -189,7 +189,6 @@ ROWS = (
         None,
         "Look up a route.",
         gpl_only=True,
-        takes_packet=True,
         writes=frozenset({2}),
     ),
     Helper(

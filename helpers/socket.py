@@ -14,6 +14,7 @@ _ANY = ArgType.ANYTHING
 _MEM = ArgType.PTR_TO_MEM
 _OUT = ArgType.PTR_TO_UNINIT_MEM
 _SIZE = ArgType.CONST_SIZE
+_SIZE_OR_ZERO = ArgType.CONST_SIZE_OR_ZERO
 _MAP = ArgType.CONST_MAP_PTR
 _KEY = ArgType.PTR_TO_MAP_KEY
 _SOCK = ArgType.PTR_TO_BTF_ID_SOCK_COMMON
@@ -157,7 +158,7 @@ ROWS = (
     ),
     Helper(
         "tcp_raw_gen_syncookie_ipv4",
-        (_FIXED, _MEM, _SIZE),
+        (_FIXED, _MEM, _SIZE_OR_ZERO),
         RetType.INTEGER,
         None,
         "A SYN cookie for IPv4 headers.",
@@ -167,7 +168,7 @@ ROWS = (
     ),
     Helper(
         "tcp_raw_gen_syncookie_ipv6",
-        (_FIXED, _MEM, _SIZE),
+        (_FIXED, _MEM, _SIZE_OR_ZERO),
         RetType.INTEGER,
         None,
         "A SYN cookie for IPv6 headers.",
@@ -209,7 +210,7 @@ ROWS = (
         RetType.INTEGER,
         None,
         "The number of a socket.",
-        args_by_type={"syscall": (_SOCK,), "tracing": (_SOCK,)},
+        args_by_type={"sk_reuseport": (_SOCK,), "syscall": (_SOCK,), "tracing": (_SOCK,)},
     ),
     Helper("get_socket_uid", (_CTX,), RetType.INTEGER, None, "The owner of a packet's socket."),
     Helper(

@@ -16,7 +16,7 @@ from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.fields import check_field_access
 from pybpfvm.verifier.origin import ADDRESSES
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
-from pybpfvm.verifier.regstate import NON_NULL, Reg, RegType
+from pybpfvm.verifier.regstate import NON_NULL, PACKET_TYPES, Reg, RegType
 from pybpfvm.verifier.state import State
 from pybpfvm.verifier.verdict import Kind, Rule
 
@@ -375,12 +375,18 @@ def check_stack_init(
         )
 
 
+# Packets begin 2 bytes behind an aligned address, so that the IP header behind Ethernet's is.
+_PACKET_ALIGN = 2
+
+
 def check_alignment(reg: Reg, off: int, size: int, *, strict: bool) -> None:
     """Accesses to the stack, and atomic ones anywhere, are aligned to their size; x86 lets all
     others be as they are."""
     if size == 1 or not (strict or reg.type is RegType.PTR_TO_STACK):
         return
     at = reg.off + off
+    if reg.type in PACKET_TYPES:
+        at += _PACKET_ALIGN
     low = (reg.var.value + at) & (size - 1)
     if low or reg.var.mask & (size - 1):
         name = "stack " if reg.type is RegType.PTR_TO_STACK else ""
