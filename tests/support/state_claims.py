@@ -76,6 +76,7 @@ def claims(
     program: Program, obj: BpfObject, profile: Profile, *, all_paths: bool, budget_insns: int
 ) -> Claims:
     """Verify the program and keep every state."""
+    profile = profile.for_section(program.section)
     states: dict[int, list[Snapshot]] = defaultdict(list)
 
     class Record(Observer):

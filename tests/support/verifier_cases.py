@@ -86,7 +86,8 @@ class Case:
         """Whether the program can be run here: it needs no objects or functions of a kernel."""
         insns = self.program.insns
         calls_kernel = any(insn.spec.kind is InsnKind.CALL_KFUNC for insn in insns)
-        return self.profile.name in PROFILES and not calls_kernel
+        ours = self.profile.name in PROFILES and self.profile.runs
+        return ours and not calls_kernel
 
 
 @cache
