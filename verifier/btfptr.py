@@ -15,6 +15,7 @@ from pybpfvm.verifier.btfwalk import Reached, struct_name
 from pybpfvm.verifier.checks import check_ctx_pointer, check_region
 from pybpfvm.verifier.domains.scalar import load_result
 from pybpfvm.verifier.environment import Environment
+from pybpfvm.verifier.leaks import check_kernel_access
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
 from pybpfvm.verifier.regstate import Pointer, Reg, RegType, Trust, scalar
 from pybpfvm.verifier.state import State
@@ -136,6 +137,7 @@ def load(
 def check_access(env: Environment, pointer: Reg, number: int, off: int, size: int) -> Reached:
     """The bytes are those of a member of the object; what lies there."""
     btf = env.btf_of(pointer)
+    check_kernel_access(env, struct_name(btf, pointer.btf_id), pointer)
     off += pointer.off
     var = pointer.var
     if not var.mask:

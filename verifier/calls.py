@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from pybpfvm.helpers.format import FormatError, parse
-from pybpfvm.helpers.proto import ArgType, Gate, Helper, RetType
+from pybpfvm.helpers.proto import ArgType, Helper, RetType
 from pybpfvm.helpers.table import HELPERS
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import STACK_BYTES
@@ -18,12 +18,14 @@ from pybpfvm.profiles.base import PacketAccess, Profile
 from pybpfvm.profiles.mainline import MAINLINE_NAMES
 from pybpfvm.program import BPF_F_RDONLY_PROG, POISON_CORE, POISON_KFUNC, MapSpec, MapType
 from pybpfvm.verifier import btfhelpers, checks, dynptr, rcu, stack, usermem
+from pybpfvm.verifier.capabilities import check_helper, check_one_map
 from pybpfvm.verifier.checks import check_readable
 from pybpfvm.verifier.domains.scalar import Scalar, sync
 from pybpfvm.verifier.domains.word import S32_MAX, S32_MIN, U32, U64
 from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.jumps import places
 from pybpfvm.verifier.kernelptr import SOCKETS
+from pybpfvm.verifier.leaks import check_conceals, check_no_pointers
 from pybpfvm.verifier.lock import check_call_unlocked, check_lock_argument, check_unlocked
 from pybpfvm.verifier.mapuse import check_map_helper, takes_sockets
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
@@ -174,12 +176,7 @@ def helper_of(env: Environment, insn: Insn) -> Helper:
             reason=f"{name} is for programs under a licence compatible with the GPL, "
             f"this one's is {env.program.license!r}",
         )
-    if helper.gate is not Gate.NONE and not env.options.privileged:
-        raise forbidden(
-            Rule.HELPER_NOT_ALLOWED,
-            f"program of this type cannot use helper bpf_{name}#{insn.imm}",
-            reason=f"it needs {helper.gate.name}",
-        )
+    check_helper(env, name, insn)
     return helper
 
 
@@ -265,6 +262,7 @@ def _check_argument(call: _Call, number: int, kind: ArgType) -> None:
     reg = call.regs[number]
     check_readable(reg, number)
     if kind is ArgType.ANYTHING:
+        check_conceals(call.env, reg, f"R{number} leaks addr into helper function")
         return
     if kind is ArgType.PTR_TO_BTF_ID:
         btfhelpers.check_argument(call.env, call.helper.name, reg, number)
@@ -512,6 +510,8 @@ def _stack_memory(
     if not (raw and low == high):
         shown = f"read from stack R{number}"
         checks.check_stack_init(env, state, reg, number, low, high + size - low, shown)
+    hidden = f"invalid read from stack R{number} off {low} size {size}"
+    check_no_pointers(env, frame, low, high + size - low, hidden)
     if not writes or size == 0:
         return
     dynptr.check_helper_writes(frame, low, high + size, number)
@@ -644,6 +644,7 @@ def _check_whole(call: _Call) -> None:
             raise reference_leak(state, "tail_call would lead to reference leak")
         check_unlocked(state, "tail_call")
         rcu.check_closed(state, "tail_call")
+        check_one_map(call.env, call.pc, call.map_index)
         if any(frame.callback is not None for frame in state.frames):
             raise forbidden(
                 Rule.HELPER_NOT_ALLOWED,

@@ -49,6 +49,8 @@ PROBLEMS: Mapping[Rule, tuple[str, str]] = {
     Rule.MEM_ACCESS: (_MEMORY, "access outside a memory block"),
     Rule.READ_ONLY: (_MEMORY, "write to read-only memory"),
     Rule.MISALIGNED: (_MEMORY, "misaligned access"),
+    Rule.CAPABILITY: (_OTHER, "capability that the loader lacks"),
+    Rule.SPECULATION: (_POINTERS, "pointer that speculation could lead out of bounds"),
     Rule.UNKNOWN_HELPER: (_CALLS, "helper that does not exist here"),
     Rule.HELPER_ARG: (_CALLS, "wrong argument"),
     Rule.HELPER_NOT_ALLOWED: (_CALLS, "helper that is not allowed here"),

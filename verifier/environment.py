@@ -7,7 +7,7 @@ instructions were seen to access what of the kernel.)
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 from pybpfvm.btf.types import Btf
@@ -22,6 +22,7 @@ from pybpfvm.verifier.attach import Attachment, attachment, is_btf_typed
 from pybpfvm.verifier.contract import Contract
 from pybpfvm.verifier.fields import Field, fields_of
 from pybpfvm.verifier.observe import Observer
+from pybpfvm.verifier.privilege import ALL, Capabilities, Mask
 from pybpfvm.verifier.regstate import Reg, RegType, Trust
 from pybpfvm.verifier.usernames import FROM_USER
 from pybpfvm.verifier.verdict import Finding, Rule
@@ -35,8 +36,8 @@ class Options:
     """How to verify. `strict_ctx` as in `engine.ctx_violation`; `all_errors`: go on after an
     error with the other paths; `observer` hears what the explorer does; `rules` are those of a
     kernel, None for the one that the profile belongs to. `contract`: what is promised of user
-    memory. `by_origin`: explore states apart that differ in what user space had to do with
-    their numbers only, and in what the observers noted. `target_btf` has
+    memory. `caps` are the loader's. `by_origin`: explore states apart that differ in what user
+    space had to do with their numbers only, and in what the observers noted. `target_btf` has
     the types of the kernel that the program is for, None: the running one's.
 
     Three budgets bound the work; when one is used up, the verdict is Inconclusive and names it.
@@ -51,7 +52,7 @@ class Options:
     strict_ctx: bool = True
     all_errors: bool = False
     observer: Observer | None = None
-    privileged: bool = True
+    caps: Capabilities = ALL
     rules: KernelRules | None = None
     contract: Contract | None = None
     by_origin: bool = False
@@ -100,7 +101,11 @@ def default_rules(profile: Profile) -> KernelRules:
 @dataclass(slots=True)
 class Environment:
     """One verification. `code` is keyed by pc, `functions` by the pc where a function starts.
-    `traces`: numbers remember that they came from user space (`origin`)."""
+    `traces`: numbers remember that they came from user space (`origin`). `masks` are those of
+    `speculation`, by pc; `exact_offsets`: one depends on numbers, so that states only cover each
+    other if those are the same. `speculating`: the path is one that only a mispredicted branch
+    takes; it ends before `barriers` and behind `store_barriers`. `tail_call_maps`: the map that
+    each tail call names."""
 
     program: Program
     obj: BpfObject
@@ -116,6 +121,12 @@ class Environment:
     touches_kernel: dict[int, RegType | None] = field(default_factory=dict)
     ids: count[int] = field(default_factory=lambda: count(1))
     value_fields: dict[int, tuple[Field, ...]] = field(default_factory=dict)
+    masks: dict[int, Mask] = field(default_factory=dict)
+    exact_offsets: bool = False
+    speculating: bool = False
+    barriers: set[int] = field(default_factory=set)
+    store_barriers: set[int] = field(default_factory=set)
+    tail_call_maps: dict[int, int] = field(default_factory=dict)
     _attachment: Attachment | None = None
 
     def fields(self, spec: MapSpec) -> tuple[Field, ...]:
@@ -198,12 +209,17 @@ def environment(
         obj,
         profile,
         options,
-        options.rules or default_rules(profile),
+        _rules_for(options.rules or default_rules(profile), options.caps),
         code,
         _functions(program, code),
         sleepable,
         _traces(profile, options, code),
     )
+
+
+def _rules_for(rules: KernelRules, caps: Capabilities) -> KernelRules:
+    """Stack that was not written holds what other code left there: addresses, too."""
+    return rules if caps.perfmon else replace(rules, uninit_stack=False)
 
 
 def _traces(profile: Profile, options: Options, code: Mapping[int, Insn]) -> bool:

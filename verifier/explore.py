@@ -34,6 +34,7 @@ from pybpfvm.verifier.domains.scalar import Scalar, is_subsumed_by
 from pybpfvm.verifier.environment import MAX_ERRORS, Environment
 from pybpfvm.verifier.jumps import prepare_jump
 from pybpfvm.verifier.kfuncs import call_kfunc
+from pybpfvm.verifier.leaks import check_conceals, spills_more
 from pybpfvm.verifier.lock import check_call_unlocked, check_unlocked
 from pybpfvm.verifier.maygoto import prepare_may_goto
 from pybpfvm.verifier.origin import CopiedSlot, derived
@@ -54,6 +55,7 @@ from pybpfvm.verifier.regstate import (
     unknown,
 )
 from pybpfvm.verifier.screen import Screen, differ
+from pybpfvm.verifier.speculation import followed
 from pybpfvm.verifier.stack import ObjectSlot, Slot
 from pybpfvm.verifier.state import NO_REGIONS, Callback, Frame, State
 from pybpfvm.verifier.transfer import check_writable, prepare_alu, prepare_lddw
@@ -156,7 +158,7 @@ class Explorer:
                         if step is None:
                             if len(steps) >= _MAX_STEPS:
                                 steps.clear()
-                            step = steps[pc] = self._prepare(pc)
+                            step = steps[pc] = self._prepare_followed(pc)
                         here, pc = pc, step(state)
                         if forks:
                             self._fork(here)
@@ -289,12 +291,23 @@ class Explorer:
 
     def _compare(self, pc: int, stored: Stored, new: State, mode: Compare) -> bool:
         uninit = self.env.rules.uninit_stack
+        if stored.state.speculative and not new.speculative:
+            return False
+        if not self.env.options.caps.perfmon and spills_more(stored.state, new):
+            return False
         origins = self._origins and mode is not Compare.EXACT
         explored = mode is Compare.EXPLORED
         if origins and explored and not _notes_cover(stored.state, new):
             return False
         linked = stored.linked if explored else None
-        comparison = Comparison(self._live, mode, linked, uninit_stack=uninit, origins=origins)
+        comparison = Comparison(
+            self._live,
+            mode,
+            linked,
+            uninit_stack=uninit,
+            origins=origins,
+            exact=self.env.exact_offsets,
+        )
         matters = stored.screen.matters if explored and stored.screen is not None else None
         covers = comparison.covers(pc, stored.state, new, matters)
         if explored:
@@ -391,6 +404,16 @@ class Explorer:
         return True
 
     # Instructions.
+
+    def _prepare_followed(self, pc: int) -> Step:
+        env = self.env
+        if env.options.caps.perfmon:
+            return self._prepare(pc)
+        try:
+            step = self._prepare(pc)
+        except Refused as refused:
+            step = _refusing(refused)
+        return followed(env, env.code[pc], pc, step, self._forks)
 
     def _prepare(self, pc: int) -> Step:
         env = self.env
@@ -659,6 +682,7 @@ def _check_result(env: Environment, state: State, entry: int) -> None:
     check_unlocked(state, "BPF_EXIT instruction in main prog")
     rcu.check_closed(state, "BPF_EXIT instruction in main prog")
     check_readable(value, 0)
+    check_conceals(env, value, "R0 leaks addr as return value")
     if entry != 0:
         if value.type is not RegType.SCALAR_VALUE:
             raise forbidden(
@@ -692,6 +716,13 @@ def _bad_result(when: str, value: Reg, low: int, high: int) -> Refused:
         bounds=(low, high),
         kind=Why.POLICY,
     )
+
+
+def _refusing(refused: Refused) -> Step:
+    def step(_: State) -> int:
+        raise refused
+
+    return step
 
 
 def _then(change: Callable[[State], None], after: int) -> Step:

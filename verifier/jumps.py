@@ -14,6 +14,7 @@ from pybpfvm.verifier.domains.alu import alu
 from pybpfvm.verifier.domains.branch import arms_of
 from pybpfvm.verifier.domains.scalar import Scalar
 from pybpfvm.verifier.environment import Environment
+from pybpfvm.verifier.leaks import check_compared
 from pybpfvm.verifier.origin import learned
 from pybpfvm.verifier.regstate import (
     NON_NULL,
@@ -63,7 +64,7 @@ def prepare_jump(env: Environment, insn: Insn, pc: int) -> JumpStep:
         if a.type is not _SCALAR or b.type is not _SCALAR:
             check_readable(b, src)
             check_readable(a, dst)
-            return _pointer_jump(env, op, width, register, state, a, b)
+            return _pointer_jump(env, insn, state, a, b)
         taken, fallen = jumps(a.var, b.var), goes_on(a.var, b.var)
         if taken is None or fallen is None:
             mark_precise(a)
@@ -116,18 +117,21 @@ def _linked(reg: Reg, old: Reg, new: Reg) -> Reg:
     return reg.like(var, (reg, new), reg.id, reg.delta)
 
 
-def _pointer_jump(
-    env: Environment, op: JmpOp, width: int, register: bool, state: State, a: Reg, b: Reg
-) -> Arms:
+def _pointer_jump(env: Environment, insn: Insn, state: State, a: Reg, b: Reg) -> Arms:
+    op, width, register = insn.spec.op, insn.spec.width, insn.spec.operand is Operand.X
+    assert isinstance(op, JmpOp)
     if width == 64 and op in (JmpOp.JEQ, JmpOp.JNE) and is_null(b):
         if a.type in NON_NULL and not register:
             return _null_check(env, op, state, a)
         if a.type in _NEVER_NULL or _is_valid(a):
             mark_precise(b)
             return (None, state) if op is JmpOp.JEQ else (state, None)
+    packet = width == 64 and register and op in _MIRRORED and (_bounds(a, b) or _bounds(b, a))
+    if not packet:
+        check_compared(env, insn, a, b)
     state.certain = False
     other = state.copy()
-    if width == 64 and register:
+    if packet:
         _packet_compare(op, other, state, a, b)
     return other, state
 

@@ -12,10 +12,17 @@ from pybpfvm.profiles.base import CtxField
 from pybpfvm.program import BPF_F_RDONLY_PROG, MapType
 from pybpfvm.verifier import btfptr, checks, dynptr, stack, usermem
 from pybpfvm.verifier.attach import is_btf_typed
+from pybpfvm.verifier.capabilities import check_ctx_field
 from pybpfvm.verifier.checks import POINTER_FIELDS, check_readable
 from pybpfvm.verifier.domains.scalar import Scalar, load_result
 from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.kernelptr import FROM_CONTEXT, KERNEL_MEMORY, SOCKETS, check_kernel_memory
+from pybpfvm.verifier.leaks import (
+    check_conceals,
+    check_no_pointers,
+    check_stored,
+    check_whole,
+)
 from pybpfvm.verifier.refusal import forbidden
 from pybpfvm.verifier.regstate import (
     NON_NULL,
@@ -93,6 +100,7 @@ def _loaded(
             env, pointer, number, off, size, store=False, plain=True, signed=signed
         )
         value = _load_ctx(env, field, size, signed, pc)
+        check_ctx_field(env, field, off, size)
         return value if field is None else usermem.from_ctx(env, field.name, value)
     if kind in PACKET_TYPES:
         checks.check_packet(pointer, number, off, size)
@@ -190,6 +198,7 @@ def store(env: Environment, state: State, insn: Insn, pc: int) -> None:
     if release:
         _atomic_memory(pointer, insn.dst, "stores into")
     _one_kind_of_rules(env, pointer, pc)
+    check_stored(env, pointer, value, insn.src)
     plain = insn.spec.kind is Kind.STX
     check_store(env, state, pointer, insn.dst, insn.off, size, plain=plain, strict=release)
     if pointer.type is RegType.PTR_TO_STACK:
@@ -257,6 +266,7 @@ def _store_stack(
 ) -> None:
     frame = state.frames[pointer.frame]
     low = pointer.off + insn.off + pointer.var.smin
+    check_whole(env, frame, low, size)
     high = pointer.off + insn.off + (pointer.var.smax if pointer.var.mask else pointer.var.smin)
     high += size
     dynptr.overwrite(state, frame, low, high, value.at)
@@ -267,7 +277,7 @@ def _store_stack(
         stack.write_somewhere(frame, low, high, zero=zero, trust=env.rules.uninit_stack)
         return
     if value.type is RegType.SCALAR_VALUE:
-        if low & 7 == 0:
+        if low & 7 == 0 and env.options.caps.bpf:
             stack.spill(frame, low, size, value)
             return
         if is_null(value):
@@ -306,6 +316,9 @@ def atomic(env: Environment, state: State, insn: Insn, pc: int) -> None:
     assert isinstance(op, AtomicOp)
     if op is AtomicOp.CMPXCHG:
         check_readable(regs[0], 0)
+    check_conceals(env, regs[insn.src], f"R{insn.src} leaks addr into mem")
+    if op is AtomicOp.CMPXCHG:
+        check_conceals(env, regs[0], "R0 leaks addr into mem")
     _atomic_memory(pointer, insn.dst, "stores into")
     if pointer.type is RegType.PTR_TO_MAP_VALUE:
         checks.check_map_value(env, pointer, insn.dst, insn.off, size, store=False)
@@ -317,8 +330,12 @@ def atomic(env: Environment, state: State, insn: Insn, pc: int) -> None:
         old = _atomic_stack(env, state, pointer, insn, size, pc) or old
     if op is AtomicOp.CMPXCHG:
         regs[0] = old
-    elif op is AtomicOp.XCHG or op.name.startswith("FETCH_"):
+    elif _fetches(op):
         regs[insn.src] = old
+
+
+def _fetches(op: AtomicOp) -> bool:
+    return op in (AtomicOp.CMPXCHG, AtomicOp.XCHG) or op.name.startswith("FETCH_")
 
 
 def _atomic_stack(
@@ -339,6 +356,10 @@ def _atomic_stack(
             reason="part of a spilled pointer is changed",
             culprit=held,
         )
+    op = insn.spec.op
+    assert isinstance(op, AtomicOp)
+    if not _fetches(op):
+        check_no_pointers(env, frame, low, size, f"leaking pointer from stack off {low}")
     if low != high:
         trust = env.rules.uninit_stack
         stack.write_somewhere(frame, low, high + size, zero=False, trust=trust)

@@ -66,9 +66,11 @@ class Matters:
 
 class Comparison:
     """One comparison of two states: `ids` of the old one and theirs in the new one. `linked` are
-    the old one's `linked_ids`, None to find them when they are needed."""
+    the old one's `linked_ids`, None to find them when they are needed. `exact`: a number that
+    matters covers itself only."""
 
     __slots__ = (
+        "_exact",
         "_live",
         "_origins",
         "_uninit",
@@ -90,7 +92,9 @@ class Comparison:
         *,
         uninit_stack: bool,
         origins: bool = False,
+        exact: bool = False,
     ) -> None:
+        self._exact = exact
         self._origins = origins
         self._live = live
         self.linked = linked
@@ -221,7 +225,7 @@ class Comparison:
                 return False
         elif mode is Compare.EXPLORED and not old.precise:
             return True
-        elif not is_subsumed_by(new.var, old.var):
+        elif not is_subsumed_by(new.var, old.var) or (self._exact and old.var != new.var):
             return False
         if (
             old.id

@@ -112,10 +112,21 @@ class State:
 
     `certain`: every run of the program comes here (no branch on the way could go both ways).
     `rounds` counts turns of loops that the kernel bounds: those of may_goto.
+    `speculative`: only a mispredicted branch leads here.
     `notes`: what an observer remembers of the path, a value that never changes; copies share it.
     """
 
-    __slots__ = ("certain", "frame", "frames", "locks", "notes", "refs", "regions", "rounds")
+    __slots__ = (
+        "certain",
+        "frame",
+        "frames",
+        "locks",
+        "notes",
+        "refs",
+        "regions",
+        "rounds",
+        "speculative",
+    )
 
     def __init__(
         self,
@@ -132,6 +143,7 @@ class State:
         self.notes: PathNotes | None = None
         self.rounds = 0
         self.locks: tuple[Lock, ...] = ()
+        self.speculative = False
 
     def copy(self) -> State:
         """An independent state."""
@@ -140,6 +152,7 @@ class State:
         other.notes = self.notes
         other.rounds = self.rounds
         other.locks = self.locks
+        other.speculative = self.speculative
         return other
 
     def push(self, frame: Frame) -> None:

@@ -19,6 +19,7 @@ from pybpfvm.verifier.domains.scalar import UNKNOWN32, Scalar, sync
 from pybpfvm.verifier.domains.word import S64_MIN
 from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.kernelptr import SOCKETS
+from pybpfvm.verifier.leaks import check_conceals
 from pybpfvm.verifier.mapuse import check_map_for_sleepable
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
 from pybpfvm.verifier.regstate import (
@@ -33,6 +34,7 @@ from pybpfvm.verifier.regstate import (
     shared,
     unknown,
 )
+from pybpfvm.verifier.speculation import check_moved, is_masked, note_numbers
 from pybpfvm.verifier.state import State
 from pybpfvm.verifier.verdict import Rule
 
@@ -111,6 +113,7 @@ def _move(env: Environment, insn: Insn, pc: int, op: AluOp) -> Step:
     dst, src, width = insn.dst, insn.src, insn.spec.width
     transfer = transfer_of(op, width)
     whole = op is AluOp.MOV and width == 64
+    part = "sign-extension part" if op in _SIGN_EXTENDING else "partial copy"
     ranges_only = op in _SIGN_EXTENDING and not env.rules.tracks_all
 
     def step(state: State) -> None:
@@ -118,6 +121,8 @@ def _move(env: Environment, insn: Insn, pc: int, op: AluOp) -> Step:
         value = regs[src]
         if value.type is not _SCALAR:
             check_readable(value, src)
+            if not whole:
+                check_conceals(env, value, f"R{src} {part} of pointer")
             regs[dst] = value if whole else scalar(UNKNOWN32 if width == 32 else _ANY, pc)
             return
         var = value.var
@@ -179,6 +184,8 @@ def _arithmetic(env: Environment, insn: Insn, pc: int, op: AluOp) -> Step:
         if a.type is not _SCALAR or b.type is not _SCALAR:
             check_readable(b, src)
             check_readable(a, dst)
+            if unary:
+                check_conceals(env, a, f"R{dst} pointer arithmetic prohibited")
             regs[dst] = unknown(pc) if unary else pointer_arithmetic(env, insn, op, pc, a, b)
             return
         if lost or (shift and (b.var.mask or b.var.value >= width)):
@@ -194,7 +201,24 @@ def _arithmetic(env: Environment, insn: Insn, pc: int, op: AluOp) -> Step:
             result.id, result.delta = a.id, b.var.smin
         regs[dst] = result
 
+    if is_masked(env, insn):
+        return _masked(env, insn, pc, step)
     return step
+
+
+def _masked(env: Environment, insn: Insn, pc: int, step: Step) -> Step:
+    """The step, where the kernel masks what is added to pointers: so it must be one here on
+    every path, or on none."""
+    dst, src = insn.dst, insn.src
+
+    def masked(state: State) -> None:
+        regs = state.frame.regs
+        numbers = regs[dst].type is _SCALAR and regs[src].type is _SCALAR
+        step(state)
+        if numbers:
+            note_numbers(env, insn, pc)
+
+    return masked
 
 
 _ALL_BITS = (1 << 64) - 1
@@ -205,7 +229,7 @@ def pointer_arithmetic(env: Environment, insn: Insn, op: AluOp, pc: int, a: Reg,
     dst, src = insn.dst, insn.src
     subtracts = op is AluOp.SUB
     if a.type is not _SCALAR and b.type is not _SCALAR:
-        if subtracts:
+        if subtracts and env.options.caps.perfmon:
             return unknown(pc)
         raise _prohibited(f"R{dst} pointer {ALU_SIGN.get(op, op.value)} pointer prohibited", a)
     if a.type is _SCALAR:
@@ -218,7 +242,7 @@ def pointer_arithmetic(env: Environment, insn: Insn, op: AluOp, pc: int, a: Reg,
         # Loads through it are probed, wherever it points.
         return pointer
     if insn.spec.width == 32:
-        if subtracts:
+        if subtracts and env.options.caps.perfmon:
             return unknown(pc)
         raise _prohibited(f"R{ptr_no} 32-bit pointer arithmetic prohibited", pointer)
     kind = pointer.type
@@ -254,6 +278,7 @@ def pointer_arithmetic(env: Environment, insn: Insn, op: AluOp, pc: int, a: Reg,
         text = f"R{dst} pointer arithmetic with {ALU_SIGN.get(op, op.value)} operator prohibited"
         raise _prohibited(text, pointer)
     _check_sane(moved, pointer, moved.var.mask == 0, moved.var.smin, number)
+    check_moved(env, insn, pc, pointer, number, moved, in_dst=pointer is a)
     return moved
 
 

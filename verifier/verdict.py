@@ -58,6 +58,9 @@ class Rule(Enum):
     BTF_ACCESS = "btf-access"
     READ_ONLY = "read-only-memory"
     MISALIGNED = "misaligned-access"
+    # loaders with less privilege
+    CAPABILITY = "missing-capability"
+    SPECULATION = "speculation"
     # calls
     UNKNOWN_HELPER = "unknown-helper"
     HELPER_ARG = "helper-argument"

@@ -9,6 +9,7 @@ from pybpfvm.profiles.base import Profile, Sleepable
 from pybpfvm.profiles.detect import matching_section
 from pybpfvm.program import BpfObject, Program
 from pybpfvm.verifier import structure
+from pybpfvm.verifier.capabilities import capability_errors, speculation_feature
 from pybpfvm.verifier.environment import MAX_ERRORS, Environment, Options, environment
 from pybpfvm.verifier.explore import Explorer
 from pybpfvm.verifier.fields import refused_maps
@@ -42,10 +43,9 @@ def verify(
     """
     env = environment(program, obj, profile, options)
     insns = program.slots
-    if not options.privileged:
-        return _unsupported(insns, "loading without CAP_BPF and CAP_PERFMON")
     errors = (
-        _sleepable_errors(env)
+        capability_errors(env)
+        or _sleepable_errors(env)
         or tuple(islice(structure.code_errors(env), MAX_ERRORS))
         or _map_errors(env)
     )
@@ -53,7 +53,11 @@ def verify(
     if errors:
         kept = errors if options.all_errors else errors[:1]
         return Rejected(Statistics(insns=insns), kept)
-    return _explored(env, insns)
+    verdict = _explored(env, insns)
+    feature = speculation_feature(env)
+    if feature and isinstance(verdict, Accepted):
+        return _unsupported(verdict.stats, feature)
+    return verdict
 
 
 def _explored(env: Environment, insns: int) -> Verdict:
@@ -125,7 +129,7 @@ def _sleepable_errors(env: Environment) -> tuple[Finding, ...]:
     return (finding,)
 
 
-def _unsupported(insns: int, feature: str) -> Inconclusive:
+def _unsupported(stats: Statistics, feature: str) -> Inconclusive:
     finding = Finding(
         Rule.UNSUPPORTED,
         Kind.UNSUPPORTED,
@@ -134,4 +138,4 @@ def _unsupported(insns: int, feature: str) -> Inconclusive:
         reason="this verifier has no rules for it yet",
         feature=feature,
     )
-    return Inconclusive(Statistics(insns=insns), finding)
+    return Inconclusive(stats, finding)

@@ -21,6 +21,7 @@ from pybpfvm.session.object_judge import AskKernel, Assignment
 from pybpfvm.session.workers import judge_all
 from pybpfvm.verifier.kernels import DEFAULT_KERNEL, KERNELS, NOTES
 from pybpfvm.verifier.log import DEFAULT_LOG_CHARS
+from pybpfvm.verifier.privilege import parse_capabilities
 
 _INTERRUPTED = 130
 _MAX_JOBS = 256
@@ -76,6 +77,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument(
         "--contract", metavar="FILE", help="what user memory holds (TOML; docs/contracts.md)"
+    )
+    how.add_argument(
+        "--caps",
+        default="bpf,perfmon",
+        metavar="LIST",
+        help="capabilities of the loader: bpf,perfmon (default), bpf or none",
     )
     how.add_argument(
         "--against",
@@ -141,6 +148,7 @@ def run(args: argparse.Namespace) -> int:
         all_errors=args.all_errors,
         log_level=args.log_level,
         log_chars=args.log_chars,
+        caps=parse_capabilities(args.caps),
     )
     output = None if args.output is None else _Output(args.output, args.objects)
     assignment = Assignment(

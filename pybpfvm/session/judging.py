@@ -28,6 +28,7 @@ from pybpfvm.verifier.kernels import DEFAULT_KERNEL, KERNELS
 from pybpfvm.verifier.lints import with_lints
 from pybpfvm.verifier.log import DEFAULT_LOG_CHARS
 from pybpfvm.verifier.observe import Observer
+from pybpfvm.verifier.privilege import ALL, Capabilities
 from pybpfvm.verifier.verdict import (
     Accepted,
     Finding,
@@ -70,6 +71,7 @@ class JudgeRequest:
     the first error. `strict_ctx` as in `engine.ctx_violation`. A log is written at `log_level`
     (the kernel's: 1 the path to an error, 2 every path) and keeps its last `log_chars` characters.
     For each error, at most `witness_runs` runs look for inputs that show its harm.
+    `caps` are those of the loader.
     """
 
     kernel: str = DEFAULT_KERNEL
@@ -86,6 +88,7 @@ class JudgeRequest:
     contract: Contract | None = None
     log_level: int = 1
     log_chars: int = DEFAULT_LOG_CHARS
+    caps: Capabilities = ALL
 
     @property
     def rules(self) -> KernelRules:
@@ -145,6 +148,7 @@ def judge(
         rules=request.rules if profile.ring is None else None,
         target_btf=request.btf,
         contract=request.contract,
+        caps=request.caps,
     )
     verdict = verify(program, obj, profile, options=options)
     if request.policy is Policy.STRICT and _only_unproven(verdict):

@@ -26,6 +26,7 @@ from pybpfvm.session.witness import (
     with_witness,
 )
 from pybpfvm.verifier.causes import failing_paths
+from pybpfvm.verifier.privilege import ALL
 from pybpfvm.verifier.verdict import Finding, Kind, Rejected, Rule, Statistics, Witness
 from pybpfvm.verifier.verify import Options, verify
 from tests.support.state_claims import listing
@@ -62,7 +63,7 @@ def _runs_here(case: Case) -> bool:
 
 def _witnessed(made: Case | Generated, max_runs: int = 120) -> Finding | None:
     """The first error with what was found out; None if it is not one that could be harmful."""
-    options = replace(OPTIONS, privileged=getattr(made, "privileged", True))
+    options = replace(OPTIONS, caps=getattr(made, "caps", ALL))
     verdict = verify(made.program, made.object, made.profile, options=options)
     if not isinstance(verdict, Rejected):
         return None
@@ -87,7 +88,7 @@ def _witnessed(made: Case | Generated, max_runs: int = 120) -> Finding | None:
 
 
 def _could_be_shown(case: Case) -> bool:
-    return case.expected.kind is Kind.UNSAFE and case.privileged and _runs_here(case)
+    return case.expected.kind is Kind.UNSAFE and case.caps == ALL and _runs_here(case)
 
 
 @cache

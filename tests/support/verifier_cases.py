@@ -20,6 +20,7 @@ from pybpfvm.profiles.base import Profile
 from pybpfvm.profiles.btf_typed import BTF_TYPED
 from pybpfvm.profiles.mainline import MAINLINE_NAMES
 from pybpfvm.program import BpfObject, MapSpec, MapType, Program, Subprog
+from pybpfvm.verifier.privilege import ALL, Capabilities, parse_capabilities
 from pybpfvm.verifier.verdict import Kind, Rule
 from tests.support.attach_targets import with_kernel_ids
 from tests.support.verifier_btf import BTF, INT, VALUES, with_types
@@ -74,7 +75,7 @@ class Case:
     expected: Expected
     kernel: KernelAnswer
     row: str = ""
-    privileged: bool = True
+    caps: Capabilities = ALL
 
     @property
     def id(self) -> str:
@@ -178,7 +179,7 @@ def _case(
         expected,
         _kernel(where, row, profile, expected),
         row.get("row", ""),
-        row.get("options", {}).get("privileged", True),
+        _caps(row),
     )
 
 
@@ -252,11 +253,16 @@ def _expected(where: str, row: Mapping[str, Any], pcs: tuple[int, ...]) -> Expec
     return Expected("reject", tuple(Rule(rule) for rule in rules), Kind(said["kind"]), pcs)
 
 
+def _caps(row: Mapping[str, Any]) -> Capabilities:
+    """The capabilities of the loader."""
+    return parse_capabilities(row.get("options", {}).get("caps", "bpf,perfmon"))
+
+
 def _kernel(
     where: str, row: Mapping[str, Any], profile: Profile, expected: Expected
 ) -> KernelAnswer:
     said = row.get("kernel")
-    if profile.ring is not None or not row.get("options", {}).get("privileged", True):
+    if profile.ring is not None or not _caps(row).bpf:
         return KernelAnswer("", why="the running kernel has no such programs")
     if said is not None:
         if not said.get("why"):

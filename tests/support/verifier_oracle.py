@@ -23,7 +23,9 @@ from pybpfvm.session.against import last_words, refused_pc
 from pybpfvm.session.attach_target import attach_target
 from pybpfvm.session.kernel_journal import Journal
 from pybpfvm.verifier.attach import is_btf_typed
+from pybpfvm.verifier.privilege import ALL, Capabilities
 from pybpfvm.verifier.verdict import Accepted, Inconclusive, Kind, Rejected, Verdict
+from tests.support.capabilities import lowered_to
 from tests.support.verifier_btf import func_info
 
 
@@ -74,12 +76,14 @@ class KernelVerifier:
         license: str = "GPL",
         log: bool = True,
         subprogs: Sequence[Subprog] = (),
+        caps: Capabilities = ALL,
     ) -> KernelVerdict | None:
         """The verdict; None for a program that an earlier run did not survive. `subprogs` with
         types are told to the kernel, if the verifier was made with BTF.
 
         `section` says what it is attached to, and whether it is sleepable (the profile's own
-        otherwise). `log`: a refused program is loaded again with a log, to learn where and why.
+        otherwise). `caps` are the loader's. `log`: a refused program is loaded again with a log,
+        to learn where and why.
         """
         code = encode(insns)
         types = func_info(subprogs)
@@ -93,10 +97,11 @@ class KernelVerifier:
                 self.skipped += 1
                 return None
             self._journal.begin(key, profile.prog_type, code)
-        verdict = self._load(code, profile, license, section, types, log=False)
-        # Running into the limit of a million instructions takes a second; twice tells no more.
-        if not verdict.accepted and log and verdict.errno != errno.E2BIG:
-            verdict = self._load(code, profile, license, section, types, log=True)
+        with lowered_to(caps):
+            verdict = self._load(code, profile, license, section, types, log=False)
+            # Running into the limit of a million instructions takes a second; twice tells no more.
+            if not verdict.accepted and log and verdict.errno != errno.E2BIG:
+                verdict = self._load(code, profile, license, section, types, log=True)
         if self._journal is not None:
             self._journal.survived(key)
         return verdict

@@ -12,6 +12,7 @@ import re
 import sys
 import time
 from collections import Counter, defaultdict
+from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from pybpfvm import bpfsys
 from pybpfvm.isa.codec import encode
 from pybpfvm.isa.disasm import format_program
 from pybpfvm.session.kernel_journal import Journal
+from pybpfvm.verifier.privilege import ALL, Capabilities
 from pybpfvm.verifier.verdict import Inconclusive, Rejected, Verdict
 from pybpfvm.verifier.verify import Options, verify
 from tests.support.evidence import keep
@@ -145,17 +147,24 @@ def campaign(
     *,
     budget_insns: int = BUDGET_INSNS,
     progress: bool = False,
+    caps: Capabilities = ALL,
+    types: Container[str] | None = None,
 ) -> Tally:
     """Judge the programs of `seeds` on both sides; what we accept and the kernel does not is
-    kept in `Tally.looser` and written to `save`."""
+    kept in `Tally.looser` and written to `save`. `caps` are the loader's; programs of other
+    `types` are left out."""
     tally = Tally()
-    options = Options(budget_insns=budget_insns)
+    options = Options(budget_insns=budget_insns, caps=caps)
     shown = time.monotonic()
     with KernelVerifier(MAPS, None if journal is None else Journal(journal)) as kernel:
         for seed in seeds:
             # Every second program is of any type, with what that has of its own.
             made = generate(seed, all_types=bool(seed % 2))
-            said = kernel.judge(made.program.insns, made.profile, section=made.program.section)
+            if types is not None and made.profile.name not in types:
+                continue
+            said = kernel.judge(
+                made.program.insns, made.profile, section=made.program.section, caps=caps
+            )
             if said is None:
                 continue
             ours = verify(made.program, made.object, made.profile, options=options)

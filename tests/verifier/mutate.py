@@ -148,13 +148,11 @@ def _too_late(*_: object) -> None:
 def _first_case() -> str:
     from pybpfvm.verifier.verify import Options, verify
     from tests.support.verifier_cases import corpus
-    from tests.verifier.test_corpus import BUDGET_INSNS, disagreement, unsupported
+    from tests.verifier.test_corpus import BUDGET_INSNS, disagreement
 
     for case in corpus():
-        options = Options(budget_insns=BUDGET_INSNS, privileged=case.privileged)
+        options = Options(budget_insns=BUDGET_INSNS, caps=case.caps)
         verdict = verify(case.program, case.object, case.profile, options=options)
-        if not case.privileged and unsupported(verdict):
-            continue
         if disagreement(case, verdict):
             return f"case: {case.name}"
     return ""

@@ -10,6 +10,7 @@ import pytest
 from pybpfvm.isa.opcodes import Kind as InsnKind
 from pybpfvm.verifier.causes import MAX_PATH_STEPS, Cause, cause_of, explained, failing_paths
 from pybpfvm.verifier.environment import Environment, environment
+from pybpfvm.verifier.privilege import ALL
 from pybpfvm.verifier.slicing import How, Link, Register, held, same, written_registers
 from pybpfvm.verifier.state import State
 from pybpfvm.verifier.verdict import Finding, Rejected
@@ -37,13 +38,13 @@ _SOURCES = frozenset(
 
 
 def _rejected(made: Case | Generated) -> Rejected | None:
-    options = replace(OPTIONS, privileged=getattr(made, "privileged", True))
+    options = replace(OPTIONS, caps=getattr(made, "caps", ALL))
     verdict = verify(made.program, made.object, made.profile, options=options)
     return verdict if isinstance(verdict, Rejected) else None
 
 
 def _explained(made: Case | Generated, verdict: Rejected) -> Rejected:
-    options = replace(OPTIONS, privileged=getattr(made, "privileged", True))
+    options = replace(OPTIONS, caps=getattr(made, "caps", ALL))
     found = explained(made.program, made.object, made.profile, verdict, options)
     assert isinstance(found, Rejected)
     return found

@@ -46,6 +46,7 @@ def test_the_kernel_says_the_same(kernel: KernelVerifier, file: str) -> None:
             section=case.program.section,
             subprogs=case.program.subprogs,
             license=case.program.license,
+            caps=case.caps,
         )
         assert said is not None
         if said.errno == errno.EPERM and is_btf_typed(case.profile):
@@ -67,10 +68,8 @@ def test_the_kernel_says_the_same(kernel: KernelVerifier, file: str) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_verdict(case: Case) -> None:
-    options = Options(budget_insns=BUDGET_INSNS, privileged=case.privileged)
+    options = Options(budget_insns=BUDGET_INSNS, caps=case.caps)
     verdict = verify(case.program, case.object, case.profile, options=options)
-    if not case.privileged and unsupported(verdict):
-        pytest.skip(f"not judged yet: {first(verdict)}")
     problem = disagreement(case, verdict)
     assert not problem, "\n".join((problem, *format_program(case.program.insns, style="kernel")))
 

@@ -6,6 +6,7 @@ without a kernel.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import Counter
 from pathlib import Path
@@ -13,19 +14,28 @@ from pathlib import Path
 import pytest
 
 from pybpfvm import bpfsys
+from pybpfvm.isa.asm import assemble
 from pybpfvm.isa.codec import decode, encode
 from pybpfvm.isa.opcodes import AluOp
 from pybpfvm.profiles.ordinary import ORDINARY
+from pybpfvm.program import BpfObject, Program
 from pybpfvm.session.against import refused_pc
 from pybpfvm.session.kernel_journal import Journal
 from pybpfvm.verifier import transfer
+from pybpfvm.verifier.capabilities import PERFMON_HELPERS
 from pybpfvm.verifier.domains import alu as domain
 from pybpfvm.verifier.domains.scalar import Scalar
+from pybpfvm.verifier.privilege import FORMS
+from pybpfvm.verifier.verdict import Rejected, Rule
+from pybpfvm.verifier.verify import Options, verify
+from tests.support.capabilities import lowered_to
+from tests.support.kernel_types import offered_helpers, variants
 from tests.support.verifier_oracle import Comparison
 from tests.support.verifier_programs import DAMAGES, TYPES, generate
 from tests.verifier.campaign import campaign
 
 PROGRAMS = 300
+NETWORK = ("socket_filter", "cgroup_skb", "sched_cls", "xdp", "syscall")
 FIRST_SEED = int(os.environ.get("PYBPFVM_ORACLE_SEED", "1000"))
 BUDGET_INSNS = 50_000
 
@@ -47,6 +57,45 @@ def test_nothing_is_accepted_that_the_kernel_refuses(kernel: None, tmp_path: Pat
     # Half and half, or little is compared; and refused for the same reason, not for some reason.
     assert 0.35 < tally.accepted / PROGRAMS < 0.65
     assert tally.places[True] >= 0.97 * tally.places.total()
+
+
+@pytest.mark.kernel_bpf
+def test_nothing_is_accepted_that_the_kernel_refuses_to_loaders_without_perfmon(
+    kernel: None, tmp_path: Path
+) -> None:
+    seeds = range(FIRST_SEED, FIRST_SEED + PROGRAMS // 3)
+    tally = campaign(
+        seeds, tmp_path / "journal", budget_insns=BUDGET_INSNS, caps=FORMS["bpf"], types=NETWORK
+    )
+    assert not tally.looser, "\n\n".join(tally.looser)
+    total = tally.all.total()
+    assert tally.all[Comparison.AGREED] >= total * 0.97, tally.table()
+    assert 0.15 < tally.accepted / total < 0.65
+    assert tally.places[True] >= 0.95 * tally.places.total()
+
+
+@pytest.mark.kernel_bpf
+def test_helpers_that_the_kernel_keeps_from_loaders_without_perfmon(kernel: None) -> None:
+    kept: set[str] = set()
+    for variant in variants():
+        if variant.profile.name in NETWORK:
+            offered = offered_helpers(variant)
+            with lowered_to(FORMS["bpf"]):
+                kept |= offered - offered_helpers(variant)
+    assert kept == PERFMON_HELPERS
+
+
+@pytest.mark.kernel_bpf
+def test_types_that_the_kernel_keeps_from_loaders_without_perfmon(kernel: None) -> None:
+    code = encode(assemble("r0 = 0\nexit", where="trivial"))
+    for variant in variants():
+        program = Program("trivial", variant.section, decode(code), license="GPL")
+        obj = BpfObject("trivial", "", (program,), ())
+        with lowered_to(FORMS["bpf"]), variant.load(code) as loaded:
+            refused = loaded.errno == errno.EPERM
+        ours = verify(program, obj, variant.profile, options=Options(caps=FORMS["bpf"]))
+        ours_refuse = isinstance(ours, Rejected) and ours.errors[0].rule is Rule.CAPABILITY
+        assert refused == ours_refuse, variant.id
 
 
 @pytest.mark.kernel_bpf
