@@ -42,6 +42,7 @@ from pybpfvm.verifier.tracepoints import (
 from pybpfvm.verifier.verdict import Rule
 
 _MAX_ERRNO = 4095
+_SLEEPABLE = ("fentry.s/", "fexit.s/", "fmod_ret.s/", "lsm.s/")
 _TAGS = {"user": Trust.USER, "percpu": Trust.PERCPU}
 # LSM hooks that answer yes or no; all others answer 0 or an error.
 _YES_NO_HOOKS = frozenset(
@@ -91,9 +92,13 @@ def attachment(program: Program, profile: Profile, btf: Btf | None) -> Attachmen
     if not target:
         raise unsupported(f"a {profile.name} program whose section does not say what it is for")
     try:
-        return _ATTACH[profile.name](btf, kind, target)
+        found = _ATTACH[profile.name](btf, kind, target)
     except InputError as error:
         raise unsupported(f"attaching to {target}: {error}") from None
+    if program.section.startswith(_SLEEPABLE):
+        # The kernel's lists of functions and hooks that may sleep are in no BTF.
+        raise unsupported(f"whether {found.name} may sleep, as a sleepable program needs")
+    return found
 
 
 def _tracing(btf: Btf, kind: str, target: str) -> Attachment:

@@ -11,13 +11,15 @@ import pytest
 
 from pybpfvm import bpfsys
 from pybpfvm.btf.types import Btf
+from pybpfvm.isa.asm import assemble
 from pybpfvm.isa.opcodes import Kind as InsnKind
 from pybpfvm.loader.object import load
 from pybpfvm.loader.target import kernel_btf
 from pybpfvm.profiles.btf_typed import btf_typed_profile
+from pybpfvm.program import BpfObject, Program
 from pybpfvm.session.kernel_journal import Journal
 from pybpfvm.verifier import btfwalk
-from pybpfvm.verifier.verdict import Accepted, Kind, Rejected, Rule, Verdict
+from pybpfvm.verifier.verdict import Accepted, Inconclusive, Kind, Rejected, Rule, Verdict
 from pybpfvm.verifier.verify import Options, verify
 from tests.support.btf_programs import Made, generate
 from tests.support.verifier_oracle import Comparison, KernelVerifier, compared, same_place
@@ -111,3 +113,25 @@ def test_a_target_without_the_tracepoint_has_nothing_to_attach_to() -> None:
     verdict = verify(program, obj, profile, options=Options(target_btf=Btf.of(())))
     assert isinstance(verdict, Rejected)
     assert (verdict.errors[0].rule, verdict.errors[0].kind) == (Rule.ATTACH_TARGET, Kind.POLICY)
+
+
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [
+        ("fentry.s/bpf_fentry_test1", "bpf_fentry_test1"),
+        ("fexit.s/bpf_fentry_test1", "bpf_fentry_test1"),
+        ("lsm.s/file_open", "bpf_lsm_file_open"),
+    ],
+)
+def test_whether_a_target_may_sleep_is_not_guessed(section: str, name: str) -> None:
+    if kernel_btf() is None:
+        pytest.skip("the running kernel shows no BTF")
+    insns = assemble("r0 = 0\nexit", where="returns 0")
+    for awake, kind in ((section.replace(".s/", "/"), Accepted), (section, Inconclusive)):
+        profile = btf_typed_profile(awake)
+        assert profile is not None
+        program = Program("target", awake, insns, license="GPL")
+        verdict = verify(program, BpfObject("target", "", (program,), ()), profile)
+        assert isinstance(verdict, kind), awake
+    assert isinstance(verdict, Inconclusive)
+    assert verdict.finding.feature == f"whether {name} may sleep, as a sleepable program needs"
