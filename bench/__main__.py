@@ -6,10 +6,16 @@ import argparse
 import json
 from pathlib import Path
 
-from bench import domains, interp, ring, startup
+from bench import domains, interp, ring, startup, verification
 from pybpfvm.report.terminal import heading, table
 
-PARTS = (("Start-up", startup), ("Interpreter", interp), ("Ring", ring), ("Domains", domains))
+PARTS = (
+    ("Start-up", startup),
+    ("Interpreter", interp),
+    ("Ring", ring),
+    ("Domains", domains),
+    ("Verifier", verification),
+)
 
 
 def main() -> None:

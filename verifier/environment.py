@@ -118,6 +118,7 @@ class Environment:
     traces: bool = False
     warnings: dict[tuple[Rule, int], Finding] = field(default_factory=dict)
     stack_bytes: dict[int, int] = field(default_factory=dict)
+    calls: dict[int, list[tuple[int, int]]] | None = None  # `structure.calls_of`, once known
     touches_kernel: dict[int, RegType | None] = field(default_factory=dict)
     ids: count[int] = field(default_factory=lambda: count(1))
     value_fields: dict[int, tuple[Field, ...]] = field(default_factory=dict)

@@ -123,7 +123,16 @@ class Explorer:
         self._jump_pcs = prepared.jumps
 
     def run(self) -> None:
-        """Explore until everything is, an error is found, or the budget is used up."""
+        """Explore until everything is, an error is found, or a budget is used up."""
+        try:
+            self._run()
+        finally:
+            # The steps know this object: what it holds goes now, not when cycles are looked for.
+            for held in (self._steps, self._stored, self._pending, self._forks):
+                held.clear()
+            self._parent = None
+
+    def _run(self) -> None:
         try:
             state = self._first_state()
         except Refused as refused:

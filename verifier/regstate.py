@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 class RegType(Enum):
     """Types of registers; the value is the kernel's text for it."""
 
+    # Members are looked up in sets for most instructions, and there is one object of each.
+    __hash__ = object.__hash__
+
     NOT_INIT = "?"
     SCALAR_VALUE = "scalar"
     PTR_TO_CTX = "ctx"

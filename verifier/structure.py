@@ -143,6 +143,8 @@ def _unreachable(env: Environment) -> Iterator[Finding]:
 
 def calls_of(env: Environment) -> dict[int, list[tuple[int, int]]]:
     """For each function, its (call pc, called function), callbacks included."""
+    if env.calls is not None:
+        return env.calls
     starts = sorted(env.functions)
     calls: dict[int, list[tuple[int, int]]] = {start: [] for start in starts}
     current = 0
@@ -156,6 +158,7 @@ def calls_of(env: Environment) -> dict[int, list[tuple[int, int]]]:
             target = target_pc(insn, pc)
             if target in calls:
                 calls[current].append((pc, target))
+    env.calls = calls
     return calls
 
 

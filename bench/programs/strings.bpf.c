@@ -78,8 +78,8 @@ int match(struct __sk_buff *ctx)
     if (!line)
         return 0;
 #pragma clang loop unroll(disable)
-    for (u32 turn = 0; turn < 40; turn++) {
-        if (at >= 16 || p >= PATTERN)
+    for (u32 turn = 0; turn < 12; turn++) {
+        if (at >= 8 || p >= PATTERN)
             break;
         char c = line->text[at & (LINE - 1)], want = pattern[p];
 
@@ -107,7 +107,8 @@ SEC("socket/mirror")
 int mirror(struct __sk_buff *ctx)
 {
     char word[16] = { 0 }, turned[16] = { 0 };
-    u32 size = ctx->len, same = 0;
+    u64 size = ctx->len;
+    u32 same = 0;
 
     if (size > sizeof(word) || size == 0)
         return 0;

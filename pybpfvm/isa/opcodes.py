@@ -12,6 +12,8 @@ from enum import Enum, IntEnum
 class Kind(Enum):
     """What sort of instruction a row of the table describes; engines dispatch on it."""
 
+    __hash__ = object.__hash__  # one object each, looked up for every instruction
+
     ALU = "alu"  # dst = op(dst, src or imm), width 32 or 64; unary ones ignore the operand
     ADDR_SPACE_CAST = "addr_space_cast"  # dst = cast of src; imm: (dst_as << 16) | src_as
     JUMP = "jump"  # if op(dst, src or imm), width 32 or 64: pc += off
@@ -37,6 +39,8 @@ class Kind(Enum):
 
 class AluOp(Enum):
     """Arithmetic, moves and byte order. The value is the mnemonic without its width."""
+
+    __hash__ = object.__hash__  # one object each, looked up for every instruction
 
     ADD = "add"
     SUB = "sub"
@@ -69,6 +73,8 @@ class AluOp(Enum):
 
 class JmpOp(Enum):
     """Conditions of conditional jumps. The value is the mnemonic without its width."""
+
+    __hash__ = object.__hash__  # one object each, looked up for every instruction
 
     JEQ = "jeq"
     JGT = "jgt"

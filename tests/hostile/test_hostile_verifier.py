@@ -105,7 +105,7 @@ def pending(n: int) -> Verdict:
 
 def unreachable(n: int) -> Verdict:
     goto = Insn(SPECS["goto"], off=1)
-    return judge([one for _ in range(n // 2) for one in (goto, _MOV)] + [_MOV, _EXIT])
+    return judge([one for _ in range(n // 2 - 1) for one in (goto, _MOV)] + [_MOV, _EXIT])
 
 
 def into_lddw(n: int) -> Verdict:
@@ -276,6 +276,7 @@ def test_ends_in_a_verdict(name: str) -> None:
     attack(name, ATTACKS[name][1])
 
 
+@pytest.mark.timeout(10 * SECONDS)
 @pytest.mark.skipif(not LARGE, reason="PYBPFVM_HOSTILE_VERIFIER=1 asks for the large ones")
 @pytest.mark.parametrize("name", ATTACKS)
 def test_ends_in_a_verdict_at_full_size(name: str) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 
 from pybpfvm.isa.opcodes import JmpOp
 from pybpfvm.verifier.domains import tnum
-from pybpfvm.verifier.domains.scalar import Scalar, meet, sync, sync_small
+from pybpfvm.verifier.domains.scalar import Scalar, contains, meet, sync, sync_small
 from pybpfvm.verifier.domains.word import BITS, HIGH, S32_MAX, SIGN32, SIGN64, U32, U64
 
 Pair = tuple[Scalar, Scalar]
@@ -73,6 +73,10 @@ def _signed_at_most64(a: Scalar, b: Scalar) -> Pair | None:
 
 
 def _equal64(a: Scalar, b: Scalar) -> Pair | None:
+    if not b.mask:
+        return (b if a.mask else a, b) if contains(a, b.value) else None
+    if not a.mask:
+        return (a, a) if contains(b, a.value) else None
     common = meet(a, b)
     return None if common is None else (common, common)
 
@@ -90,6 +94,8 @@ def _unequal64(a: Scalar, b: Scalar) -> Pair | None:
 def _without64(a: Scalar, number: int) -> Scalar | None:
     """`a` without the word `number`: a range that ends there is shortened."""
     signed = (number ^ SIGN64) - SIGN64
+    if number != a.umin and number != a.umax and signed != a.smin and signed != a.smax:
+        return a
     return sync(
         a.value,
         a.mask,
@@ -173,6 +179,8 @@ def _unequal32(a: Scalar, b: Scalar) -> Pair | None:
 def _without32(a: Scalar, low: int) -> Scalar | None:
     """`a` without the words whose low half is `low`."""
     signed = (low ^ SIGN32) - SIGN32
+    if low != a.u32min and low != a.u32max and signed != a.s32min and signed != a.s32max:
+        return a
     return sync(
         a.value,
         a.mask,
