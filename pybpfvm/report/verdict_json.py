@@ -111,7 +111,9 @@ def _witness(witness: Witness | None) -> Json | None:
         ],
         "user": [{"addr": addr, "data": data.hex()} for addr, data in witness.user],
         "results": [{"helper": name, "result": result} for name, result in witness.results],
+        "filled": [{"call": number, "data": data.hex()} for number, data in witness.filled],
         "seed": witness.seed,
+        "insn": witness.pc,
     }
 
 
