@@ -39,9 +39,13 @@ def name_of(place: Place) -> str:
 
 
 def helper_name(env: Environment, insn: Insn) -> str:
-    """How programs call the helper."""
+    """How programs call the helper or kernel function."""
+    if insn.spec.kind is Kind.CALL_KFUNC:
+        btf = env.target
+        found = btf.type(insn.imm) if btf is not None and 0 < insn.imm < len(btf) else None
+        return getattr(found, "name", "") or "the kernel function"
     if insn.spec.kind is not Kind.CALL:
-        return "the packet load" if insn.spec.kind is not Kind.CALL_KFUNC else "the kernel function"
+        return "the packet load"
     name = env.profile.helpers.get(insn.imm) or env.profile.missing_helpers.get(insn.imm)
     if name is None:
         return f"helper {insn.imm}"
@@ -129,6 +133,18 @@ _POINTS_TO: Mapping[RegType, str] = {
     RegType.PTR_TO_RINGBUF_MEM: "a ring buffer record",
     RegType.PTR_TO_RINGBUF_MEM_OR_NULL: "NULL or a ring buffer record",
     RegType.PTR_TO_FUNC: "a function's address",
+    RegType.PTR_TO_BTF_ID: "a pointer to a kernel object",
+    RegType.PTR_TO_BTF_ID_OR_NULL: "NULL or a pointer to a kernel object",
+    RegType.PTR_TO_MEM: "a pointer to memory",
+    RegType.PTR_TO_MEM_OR_NULL: "NULL or a pointer to memory",
+    RegType.PTR_TO_SOCK_COMMON: "a pointer to a socket",
+    RegType.PTR_TO_SOCK_COMMON_OR_NULL: "NULL or a pointer to a socket",
+    RegType.PTR_TO_SOCKET: "a pointer to a socket",
+    RegType.PTR_TO_SOCKET_OR_NULL: "NULL or a pointer to a socket",
+    RegType.PTR_TO_TCP_SOCK: "a pointer to a TCP socket",
+    RegType.PTR_TO_TCP_SOCK_OR_NULL: "NULL or a pointer to a TCP socket",
+    RegType.PTR_TO_XDP_SOCK: "a pointer to an XDP socket",
+    RegType.PTR_TO_XDP_SOCK_OR_NULL: "NULL or a pointer to an XDP socket",
 }
 
 
@@ -272,7 +288,7 @@ def _result(env: Environment, link: Link) -> str:
     if value is None or value.type is RegType.NOT_INIT:
         return f"{name} returns nothing: r0 can not be read after the call"
     if value.type in NON_NULL:
-        what = f"a value of map {value.map.name!r}" if value.map is not None else "a record"
+        what = value_text(value).removeprefix("NULL or ").removeprefix("a pointer to ")
         return f"r0 is what {name} returned: {what}, or NULL"
     return f"r0 is what {name} returned: {value_text(value)}"
 

@@ -531,6 +531,18 @@ def _operands(question: Question) -> Sequence[Reg]:
     return (regs[insn.dst], regs[insn.src])
 
 
+def _kfunc_arg(question: Question) -> Advice:
+    culprit, insn = question.culprit, question.insn
+    if culprit is None or insn is None or question.error.suggestion:
+        return Advice()
+    name = helper_name(question.env, insn)
+    return Advice(
+        f"{question.name} is {value_text(culprit)}: {question.error.reason}",
+        f"pass {name} at {question.place(question.error.pc)} what its declaration asks for in "
+        f"{question.name}",
+    )
+
+
 def _helper_arg(question: Question) -> Advice:
     if question.need is not None:
         return _bounds(question)
@@ -652,13 +664,42 @@ def _reference_leak(question: Question) -> Advice:
         if held and insn.spec.kind is Kind.JUMP:
             steps.append((step.pc, "this branch is taken with the reference held"))
     unique = dict(steps[:1] + steps[-2:])
+    suffix = "_dynptr" if helper.endswith("_dynptr") else ""
     return Advice(
         f"what {helper} gave at {question.place(acquired)} is still held when the program ends at "
         f"{end}, on this path",
-        f"bpf_ringbuf_submit or bpf_ringbuf_discard it on this path too, before {end}"
+        f"bpf_ringbuf_submit{suffix} or bpf_ringbuf_discard{suffix} it on this path too, before "
+        f"{end}"
         if "ringbuf" in helper
         else f"release it on this path too, before {end}",
         tuple(unique.items()),
+    )
+
+
+_OPENS = re.compile(r"lock|disable|save|new|create")
+_CLOSES = re.compile(r"unlock|enable|restore|destroy")
+
+
+def _left_open(question: Question) -> Advice:
+    """A lock, or a region, that is held where it must not be."""
+    if question.path is None or "inside" not in question.error.message:
+        return Advice()
+    env = question.env
+    steps: list[tuple[int, str]] = []
+    for step in question.path.steps[:-1]:
+        insn = env.code[step.pc]
+        if insn.spec.kind in (Kind.CALL, Kind.CALL_KFUNC):
+            name = helper_name(env, insn)
+            if _OPENS.search(name) and not _CLOSES.search(name):
+                steps = [(step.pc, f"{name} opens what is still open at the end of this path")]
+    if not steps:
+        return Advice()
+    opened = steps[0][0]
+    name = helper_name(env, env.code[opened])
+    return Advice(
+        f"what {name} opened at {question.place(opened)} is still open when the program ends at "
+        f"{question.place(question.error.pc)}, on this path",
+        steps=tuple(steps),
     )
 
 
@@ -800,6 +841,9 @@ _SAID: Mapping[Rule, Callable[[Question], Advice]] = {
     Rule.MISALIGNED: _misaligned,
     Rule.CTX_ACCESS: _only_here("access whole fields at their own offset and size"),
     Rule.RELEASE_UNOWNED: _release,
+    Rule.KFUNC_ARG: _kfunc_arg,
+    Rule.LOCK: _left_open,
+    Rule.REGION: _left_open,
     Rule.BTF_ACCESS: _only_here("access a member of the struct, within its offset and size"),
     Rule.ATTACH_TARGET: _only_here("attach the program where its type and licence allow it"),
 }
