@@ -15,6 +15,7 @@ COMMANDS = {
     "python -c pass": ("-c", "pass"),
     "pybpfvm --help": ("-m", "pybpfvm", "--help"),
     "pybpfvm info (small object)": ("-m", "pybpfvm", "info", str(_OBJECT)),
+    "pybpfvm verify (small object)": ("-m", "pybpfvm", "verify", str(_OBJECT)),
 }
 
 

@@ -29,6 +29,8 @@ from pybpfvm.verifier.verdict import Finding, Rule
 
 # A report of more errors than these helps nobody: exploring ends there.
 MAX_ERRORS = 100
+DEFAULT_BUDGET_STATES = 200_000
+DEFAULT_BUDGET_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,8 @@ class Options:
     machine."""
 
     budget_insns: int = 1_000_000
-    budget_states: int = 200_000
-    budget_seconds: float = 600.0
+    budget_states: int = DEFAULT_BUDGET_STATES
+    budget_seconds: float = DEFAULT_BUDGET_SECONDS
     strict_ctx: bool = True
     all_errors: bool = False
     observer: Observer | None = None

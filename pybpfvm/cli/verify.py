@@ -19,6 +19,7 @@ from pybpfvm.report.paint import wants_colour
 from pybpfvm.session.judging import DEFAULT_BUDGET_INSNS, JudgeRequest, Policy
 from pybpfvm.session.object_judge import AskKernel, Assignment
 from pybpfvm.session.workers import judge_all
+from pybpfvm.verifier.environment import DEFAULT_BUDGET_SECONDS, DEFAULT_BUDGET_STATES
 from pybpfvm.verifier.kernels import DEFAULT_KERNEL, KERNELS, NOTES
 from pybpfvm.verifier.log import DEFAULT_LOG_CHARS
 from pybpfvm.verifier.privilege import parse_capabilities
@@ -102,6 +103,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"instructions that a verdict may take (default {DEFAULT_BUDGET_INSNS:,})",
     )
+    how.add_argument(
+        "--budget-states",
+        type=positive,
+        default=DEFAULT_BUDGET_STATES,
+        metavar="N",
+        help=f"states in memory, 1 to 4 KiB each (default {DEFAULT_BUDGET_STATES:,})",
+    )
+    how.add_argument(
+        "--budget-seconds",
+        type=positive,
+        default=int(DEFAULT_BUDGET_SECONDS),
+        metavar="S",
+        help=f"time for a program (default {DEFAULT_BUDGET_SECONDS:.0f})",
+    )
     shown = parser.add_argument_group("how it is shown")
     shown.add_argument("--format", choices=tuple(FORMATS), default="text", help="default text")
     shown.add_argument("-o", "--output", metavar="FILE", help="write to this file")
@@ -145,6 +160,8 @@ def run(args: argparse.Namespace) -> int:
         btf=target_btf(args),
         constants=_constants(args.set),
         budget_insns=args.budget_insns,
+        budget_states=args.budget_states,
+        budget_seconds=args.budget_seconds,
         all_errors=args.all_errors,
         log_level=args.log_level,
         log_chars=args.log_chars,

@@ -23,7 +23,13 @@ from pybpfvm.profiles.ordinary import profile_of_section, unsupported_type
 from pybpfvm.program import BpfObject, Program
 from pybpfvm.session.constants import with_constants
 from pybpfvm.verifier.contract import Contract
-from pybpfvm.verifier.environment import KernelRules, Options, default_rules
+from pybpfvm.verifier.environment import (
+    DEFAULT_BUDGET_SECONDS,
+    DEFAULT_BUDGET_STATES,
+    KernelRules,
+    Options,
+    default_rules,
+)
 from pybpfvm.verifier.kernels import DEFAULT_KERNEL, KERNELS
 from pybpfvm.verifier.lints import with_lints
 from pybpfvm.verifier.log import DEFAULT_LOG_CHARS
@@ -70,7 +76,8 @@ class JudgeRequest:
     .rodata, as text. `contract` says what is promised of user memory. `all_errors`: go on after
     the first error. `strict_ctx` as in `engine.ctx_violation`. A log is written at `log_level`
     (the kernel's: 1 the path to an error, 2 every path) and keeps its last `log_chars` characters.
-    For each error, at most `witness_runs` runs look for inputs that show its harm.
+    The three budgets are those of `Options`. For each error, at most `witness_runs` runs look for
+    inputs that show its harm.
     `caps` are those of the loader.
     """
 
@@ -82,6 +89,8 @@ class JudgeRequest:
     btf: Btf | None = None
     constants: Mapping[str, str] = field(default_factory=dict)
     budget_insns: int = DEFAULT_BUDGET_INSNS
+    budget_states: int = DEFAULT_BUDGET_STATES
+    budget_seconds: float = DEFAULT_BUDGET_SECONDS
     witness_runs: int = DEFAULT_WITNESS_RUNS
     all_errors: bool = True
     strict_ctx: bool = True
@@ -142,6 +151,8 @@ def judge(
     exploration. Raises nothing for what a program contains."""
     options = Options(
         budget_insns=request.budget_insns,
+        budget_states=request.budget_states,
+        budget_seconds=request.budget_seconds,
         all_errors=request.all_errors,
         strict_ctx=request.strict_ctx,
         observer=observer,
