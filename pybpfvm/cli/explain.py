@@ -50,11 +50,6 @@ def _print(one: Card) -> None:
     heading("\nWhat to do")
     for line in _wrapped(one.mend):
         print(line)
-    if one.bad is None or one.good is None:
-        heading("\nNo program breaks it")
-        for line in _wrapped(one.nobody):
-            print(line)
-        return
     heading("\nA program that breaks it")
     _print_sample(one.bad)
     finding = finding_of(one.bad, one.rule)
@@ -95,27 +90,22 @@ def _wrapped(text: str) -> Iterator[str]:
 
 
 def _document(one: Card) -> dict[str, object]:
-    made: dict[str, object] = {
+    finding = finding_of(one.bad, one.rule)
+    found = {
+        "kind": finding.kind.value,
+        "insn": finding.pc,
+        "message": finding.message,
+        "reason": finding.reason,
+    }
+    return {
         "rule": one.rule.value,
         "category": category(one.rule),
         "title": one.title,
         "meaning": one.meaning,
         "mend": one.mend,
-        "bad": None,
-        "good": None,
-        "nobody": one.nobody,
+        "bad": _sample(one.bad) | {"finding": found},
+        "good": _sample(one.good),
     }
-    if one.bad is not None and one.good is not None:
-        finding = finding_of(one.bad, one.rule)
-        found = {
-            "kind": finding.kind.value,
-            "insn": finding.pc,
-            "message": finding.message,
-            "reason": finding.reason,
-        }
-        made["bad"] = _sample(one.bad) | {"finding": found}
-        made["good"] = _sample(one.good)
-    return made
 
 
 def _sample(sample: Sample) -> dict[str, object]:

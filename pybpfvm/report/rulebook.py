@@ -26,9 +26,8 @@ type where that has arguments from BTF), `license`,
 `contract` (docs/contracts.md) and `request` (fields of `JudgeRequest`) of its own; maps have
 `flags` and `holds`, the struct that their values are. Kernel objects are those of `kernel.btf`,
 which is made from `kernel.bpf.c` beside it, so that a card reads the same on every machine: texts
-say `call kfunc NAME` and `[struct.member]`. A rule that no program can break has `nobody`, why,
-instead of the programs. The tests judge both programs of every rule: the bad one breaks this rule
-first and the good one none.
+say `call kfunc NAME` and `[struct.member]`. `caps` is what the loader has, as for `verify --caps`.
+The tests judge both programs of every rule: the bad one breaks this rule first, the good one none.
 """
 
 from __future__ import annotations
@@ -52,6 +51,7 @@ from pybpfvm.program import BpfObject, MapSpec, MapType, Program, Subprog
 from pybpfvm.report.ruletexts import RULES, Row, meaning, mend, row, title
 from pybpfvm.session.judging import JudgeRequest, judge
 from pybpfvm.verifier.contract_parse import parse_contract
+from pybpfvm.verifier.privilege import ALL, parse_capabilities
 from pybpfvm.verifier.verdict import Finding, Inconclusive, Rejected, Rule, Verdict
 
 _KFUNC = re.compile(r"\bcall kfunc (\w+)")
@@ -76,16 +76,14 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What there is to know of one rule. `bad` and `good` are None where no program can break it;
-    then `nobody` says why."""
+    """What there is to know of one rule."""
 
     rule: Rule
     title: str
     meaning: str
     mend: str
-    bad: Sample | None
-    good: Sample | None
-    nobody: str = ""
+    bad: Sample
+    good: Sample
 
 
 def rule_named(name: str) -> Rule:
@@ -104,11 +102,9 @@ def card(rule: Rule, kernel: Btf | None = None) -> Card:
     own = row(rule)
     name = rule.value
     bad, good = (
-        _sample(name, own, own[which], kernel or _own_kernel()) if which in own else None
-        for which in ("bad", "good")
+        _sample(name, own, own[which], kernel or _own_kernel()) for which in ("bad", "good")
     )
-    nobody = own.get("nobody", "").strip()
-    return Card(rule, title(rule), meaning(rule), mend(rule), bad, good, nobody)
+    return Card(rule, title(rule), meaning(rule), mend(rule), bad, good)
 
 
 def finding_of(sample: Sample, rule: Rule) -> Finding:
@@ -148,7 +144,9 @@ def _sample(name: str, card_row: Row, own: Row, kernel: Btf) -> Sample:
     program = Program("sample", section, insns, subprogs=_functions(insns), license=license)
     obj = BpfObject(f"{name}.toml", "", (program,), maps, btf=_own_kernel(), license=license)
     contract = None if "contract" not in merged else parse_contract(merged["contract"], obj)
-    request = JudgeRequest(contract=contract, btf=kernel, **merged.get("request", {}))
+    caps = parse_capabilities(merged["caps"]) if "caps" in merged else ALL
+    own_fields = merged.get("request", {})
+    request = JudgeRequest(contract=contract, btf=kernel, caps=caps, **own_fields)
     return Sample(own["code"].strip("\n"), own.get("says", ""), program, obj, profile, request)
 
 
