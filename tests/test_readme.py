@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pybpfvm.cli import main
+from pybpfvm.verifier.verdict import Accepted
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -47,6 +48,17 @@ def test_the_python_example_runs(
     monkeypatch.chdir(ROOT)
     exec(compile(block("python"), "README.md", "exec"), {})
     assert capsys.readouterr().out == "Cqe(user_data=29, res=42, flags=0) 71 1\n"
+
+
+def test_the_python_example_of_contracts_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs/contracts.md").read_text()
+    found = re.search(r"```python\n(.*?)```", text, re.DOTALL)
+    assert found is not None
+    monkeypatch.chdir(ROOT)
+    names: dict[str, object] = {}
+    exec(compile(found.group(1), "docs/contracts.md", "exec"), names)
+    assert isinstance(names["verdict"], Accepted)
+    assert not names["verdict"].warnings
 
 
 def test_every_command_named_exists() -> None:

@@ -208,12 +208,13 @@ class _Reader:
 
     def _ring(self, table: Mapping[str, Any]) -> tuple[int, ...]:
         row = self._table(table, "ring")
-        self._keys(row, "ring", ("cq_entries",))
-        entries = self._numbers(row, "ring.cq_entries", "cq_entries", 1, MAX_CQ_ENTRIES)
-        if "cq_entries" in row and not 1 <= len(entries) <= MAX_CQS:
-            text = f"{len(entries)} CQs; a ring has 1 to {MAX_CQS}"
-            raise self._error("ring.cq_entries", text, "one number for each CQ, CQ 0 first")
-        return entries
+        self._keys(row, "ring", ("cq_entries", "cq0_entries"))
+        first = self._number(row, "ring", "cq0_entries", 1, MAX_CQ_ENTRIES) or MAX_CQ_ENTRIES
+        extra = self._numbers(row, "ring.cq_entries", "cq_entries", 1, MAX_CQ_ENTRIES)
+        if len(extra) >= MAX_CQS:
+            text = f"{len(extra)} extra CQs; a ring has at most {MAX_CQS - 1}"
+            raise self._error("ring.cq_entries", text, "one number for each of CQ 1, 2, ...")
+        return (first, *extra) if row else ()
 
     def _maps(self, table: Mapping[str, Any]) -> frozenset[str]:
         row = self._table(table, "maps")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno as _errno
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any
 
 from pybpfvm.btf.types import Btf
 from pybpfvm.cfg import Cfg
@@ -164,8 +165,18 @@ class LoadedProgram:
             )
         return self.owner.profile
 
-    def verify(self, request: JudgeRequest = _AS_IS) -> Verdict:
-        """The verifier's verdict by the rules of its profile."""
+    def verify(
+        self,
+        request: JudgeRequest = _AS_IS,
+        *,
+        contract: str | Mapping[str, Any] | None = None,
+    ) -> Verdict:
+        """The verifier's verdict by the rules of its profile. `contract` is what docs/contracts.md
+        describes, as text or as a table; InputError for one that contradicts the object."""
+        if contract is not None:
+            from pybpfvm.verifier.contract_parse import parse_contract
+
+            request = replace(request, contract=parse_contract(contract, self.owner.object))
         return judge(self.program, self.owner.object, self.profile, request)
 
     def verdict(self, *, strict_ctx: bool = True) -> Verdict:
