@@ -318,7 +318,9 @@ def told(cause: Cause, lost: Lost | None) -> tuple[Link, ...]:
         first = number == 0
         if first or link is lost_link(lost) or _matters(cause, link):
             previous = kept.get(link.pc)
-            if previous is not None and (previous is links[0] or previous is lost_link(lost)):
+            # A comparison is no cause: of those of a loop, the last turn's counts.
+            stays = previous is links[0] and links[0].how is not How.NARROWED
+            if previous is not None and (stays or previous is lost_link(lost)):
                 continue
             kept.pop(link.pc, None)
             kept[link.pc] = link

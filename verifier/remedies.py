@@ -16,6 +16,7 @@ from pybpfvm.isa.disasm import format_insn
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import STACK_BYTES, Kind
 from pybpfvm.verifier import structure
+from pybpfvm.verifier.checks import MAX_PACKET_OFF
 from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.failing_path import FailingPath
 from pybpfvm.verifier.lost_bound import Lost, Need, comparison
@@ -112,14 +113,37 @@ def _bounds(question: Question) -> Advice:
             return _fixed_offset(question, need)
         return Advice(
             f"the {need.what} in {question.name} is {range_text(culprit.var)}, and must be "
-            f"{_allowed(need)}: that is what the memory before it has room for",
+            f"{_allowed(need)}: that is what {_room_text(question, need)} has room for",
             f"pass a smaller {need.what} at {question.place(question.error.pc)}, or make the "
             "memory larger"
             if culprit.var.smin > need.high
             else f"pass a {need.what} {_allowed(need)} at {question.place(question.error.pc)}",
         )
     reason = _why_out_of_bounds(question, need)
-    return Advice(reason, _compare(question, need))
+    check = _compare(question, need)
+    if _on_stack(question, need):
+        check += (
+            f"; {number_text(need.high)} is only the most that stays inside the frame: a variable "
+            "of the program has an end of its own, which is the right limit"
+        )
+    return Advice(reason, check)
+
+
+def _on_stack(question: Question, need: Need) -> bool:
+    """Whether the limit is the end of a frame: no one knows where variables on the stack end."""
+    if need.what != "size":
+        return need.what == "offset" and need.culprit.type is RegType.PTR_TO_STACK
+    place = question.links[-1].place if question.links else None
+    if question.path is None or not isinstance(place, Register) or place.number < 1:
+        return False
+    before = question.path.steps[-1].state.frame.regs[place.number - 1]
+    return before.type is RegType.PTR_TO_STACK
+
+
+def _room_text(question: Question, need: Need) -> str:
+    if _on_stack(question, need):
+        return "the frame (which may be more than the variable's own size)"
+    return "the memory before it"
 
 
 def _fixed_offset(question: Question, need: Need) -> Advice:
@@ -222,7 +246,11 @@ def _compare(question: Question, need: Need) -> str:
     what = names.pop() if len(names) == 1 else name
     limit = number_text(found.high + 1)
     check = f"`if ({what} >= {limit}) return 0;`"
-    if found.low > 0:
+    own_limit = need.what == "size" and found.high == need.high and _on_stack(question, need)
+    if own_limit:
+        below = f"{what} < {number_text(found.low)} || " if found.low > 0 else ""
+        check = f"`if ({below}{what} > sizeof(the buffer)) return 0;`"
+    elif found.low > 0:
         check = f"`if ({what} < {number_text(found.low)} || {what} >= {limit}) return 0;`"
     bounded = found.link.after
     if bounded is not None and bounded.var.smin < 0:
@@ -292,10 +320,7 @@ def _not_a_pointer(question: Question) -> Advice:
             f"{name} was {was} until {question.place(made.pc)}, which made it a number",
             _pointer_again(question, made),
         )
-    copy = (
-        "copy from that address with bpf_copy_from_user or bpf_probe_read_user (user memory) or "
-        f"bpf_probe_read_kernel instead of dereferencing {name} at {place}"
-    )
+    copy = _copy_instead(question, name, place)
     source = question.links[0] if question.links else None
     if culprit.origin is not None and culprit.origin.source in ADDRESSES:
         return Advice()  # the refusal says already that it is an address of user space
@@ -323,6 +348,18 @@ def _not_a_pointer(question: Question) -> Advice:
     return Advice(
         f"{name} holds {value_text(culprit)}: memory is reached through pointers only", copy
     )
+
+
+def _copy_instead(question: Question, name: str, place: str) -> str:
+    """The helpers that read from an address, of those that the program may call."""
+    known = set(question.env.profile.helpers.values())
+    user = [f"bpf_{one}" for one in ("copy_from_user", "probe_read_user") if one in known]
+    ways = [f"{' or '.join(user)} (user memory)"] if user else []
+    if "probe_read_kernel" in known:
+        ways.append("bpf_probe_read_kernel (kernel memory)")
+    if not ways:
+        return f"do not dereference {name} at {place}: use a pointer that the program was given"
+    return f"copy from that address with {', or '.join(ways)} instead of using {name} at {place}"
 
 
 def _unmade(link: Link) -> bool:
@@ -359,12 +396,11 @@ def _pointer_again(question: Question, made: Link) -> str:
 
 
 def _packet(question: Question) -> Advice:
-    culprit, insn = question.culprit, question.insn
+    culprit = question.culprit
     if culprit is None:
         return Advice()
-    size = int(insn.spec.size) if insn is not None and insn.spec.size is not None else 0
-    off = insn.off if insn is not None and insn.spec.size is not None else 0
-    needed = culprit.off + off + size
+    access = _PACKET_BYTES.search(question.error.message)
+    needed = culprit.off if access is None else int(access[1]) + int(access[2])
     tests = [link for link in question.links if link.how is How.NARROWED]
     name, place = question.name, question.place(question.error.pc)
     if culprit.var.smin < 0 or question.error.message.startswith(f"R{name[1:]} min value"):
@@ -373,6 +409,8 @@ def _packet(question: Question) -> Advice:
             f"({range_text(culprit.var)})",
             f"make the offset unsigned, or mask it, before it is added; used at {place}",
         )
+    if culprit.var.umax + needed > MAX_PACKET_OFF:
+        return _packet_too_far(question, culprit, needed)
     if culprit.range:
         last = tests[-1] if tests else None
         where = f" (at {question.place(last.pc)})" if last is not None else ""
@@ -387,11 +425,28 @@ def _packet(question: Question) -> Advice:
         )
     else:
         reason = f"{name} was never compared with data_end on this path: the packet may be shorter"
-    size_text = f"{needed}" if size else "the bytes needed"
-    base = "data" if not culprit.var.mask else "the pointer"
+    # The end of the access: from the packet's beginning, or from the register if that is a
+    # variable distance away.
+    base, reach = (name, needed - culprit.off) if culprit.var.mask else ("data", needed)
+    last_byte = base if reach == 0 else f"{base} {'+' if reach > 0 else '-'} {abs(reach)}"
+    if access is None:
+        last_byte = f"{base} + the bytes needed"
+    return Advice(reason, f"`if ({last_byte} > data_end) return 0;` on every path to {place}")
+
+
+_PACKET_BYTES = re.compile(r"\boff=(-?\d+) size=(\d+)")
+
+
+def _packet_too_far(question: Question, culprit: Reg, needed: int) -> Advice:
+    """The offset is beyond what comparisons with the packet's end are counted for."""
+    name, place = question.name, question.place(question.error.pc)
+    end = culprit.var.umax + needed
     return Advice(
-        reason,
-        f"if ({base} + {size_text} > data_end) return 0; on every path to {place}",
+        f"the access through {name} may end {bytes_text(end)} into the packet, and comparisons "
+        f"with data_end count for the first {MAX_PACKET_OFF} bytes only: no packet is longer",
+        f"first bound the offset that {name} is made with, or the number of turns of the loop that "
+        f"advances it, so that the access ends within {MAX_PACKET_OFF} bytes, then compare with "
+        f"data_end; both before {place}",
     )
 
 
@@ -428,12 +483,40 @@ def _stack_uninit(question: Question) -> Advice:
     culprit = question.culprit
     if culprit is None or not question.links:
         return Advice()
+    size = _size_of_output(question)
+    if size is not None and question.insn is not None:
+        place = question.place(question.error.pc)
+        helper = helper_name(question.env, question.insn)
+        return Advice(
+            f"{helper} at {place} fills this buffer, but its size is not a constant "
+            f"({range_text(size.var)}), so bytes of it may stay as they are; then the whole buffer "
+            f"must have been written before, and {question.error.reason}",
+            f"clear the whole buffer before {place} (= {{}} or memset), or pass a constant size",
+        )
     return Advice(
         f"{question.error.reason}: what lies there is left over from others, and kernels refuse "
         "to let programs read it",
         "initialise the whole variable before "
         f"{question.place(question.error.pc)}, padding included (= {{}} or memset)",
     )
+
+
+_BUFFER = re.compile(r"\bstack R(\d)\b")
+
+
+def _size_of_output(question: Question) -> Reg | None:
+    """The size, if it is no constant, of a buffer that a helper was to fill."""
+    insn, named = question.insn, _BUFFER.search(question.error.message)
+    if insn is None or insn.spec.kind is not Kind.CALL or question.path is None or named is None:
+        return None
+    helper = HELPERS.get(question.env.profile.helpers.get(insn.imm, ""))
+    number = int(named[1])
+    if helper is None or not 1 <= number < len(helper.args):
+        return None
+    if helper.args[number - 1] is not ArgType.PTR_TO_UNINIT_MEM:
+        return None
+    size = question.path.steps[-1].state.frame.regs[number + 1]
+    return size if size.type is RegType.SCALAR_VALUE and size.var.mask else None
 
 
 def _return_value(question: Question) -> Advice:
@@ -740,15 +823,16 @@ def _recursion(question: Question) -> Advice:
     loop = f"{from_} calls itself" if from_ == to else f"{from_} calls {to}, which calls {from_}"
     return Advice(
         f"{loop} (at {question.place(pc)}): programs can not recurse",
-        "turn the recursion into a loop with a fixed bound, or use bpf_loop",
+        "turn the recursion into a loop with a fixed bound"
+        + (", or use bpf_loop" if "loop" in env.profile.helpers.values() else ""),
         ((pc, f"{from_} calls {to}, which is active already"),),
     )
 
 
 def _call_depth(question: Question) -> Advice:
-    return Advice(
-        suggestion="inline functions (static __always_inline), or split the program with tail calls"
-    )
+    split = "tail_call" in question.env.profile.helpers.values()
+    more = ", or split the program with tail calls" if split else ""
+    return Advice(suggestion=f"inline functions (static __always_inline){more}")
 
 
 def _stack_depth(question: Question) -> Advice:
