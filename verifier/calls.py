@@ -273,7 +273,8 @@ def _check_argument(call: _Call, number: int, kind: ArgType) -> None:
     if kind in _NULLABLE and is_null(reg):
         mark_precise(reg)
         return
-    if reg.type not in allowed and not btfhelpers.is_memory(reg, allowed is _MEMORY):
+    whole = kind not in _ELEMENTS or reg.type is not RegType.PTR_TO_BTF_ID
+    if reg.type not in allowed and not (whole and btfhelpers.is_memory(reg, allowed is _MEMORY)):
         raise _mismatch(reg, number, allowed, call)
     if kind in _NOT_JUDGED or (
         kind is ArgType.PTR_TO_BTF_ID_SOCK_COMMON and reg.type is RegType.PTR_TO_BTF_ID
@@ -305,13 +306,19 @@ def _check_argument(call: _Call, number: int, kind: ArgType) -> None:
         _take_callback(call, reg, number)
     elif kind is ArgType.PTR_TO_CONST_STR:
         call.text = _constant_string(call.env, reg, number)
-    elif kind in (
+    elif kind in _ELEMENTS:
+        _check_element(call, number, kind)
+
+
+# Keys and values of maps: kernels take no object of their own for one.
+_ELEMENTS = frozenset(
+    {
         ArgType.PTR_TO_MAP_KEY,
         ArgType.PTR_TO_MAP_VALUE,
         ArgType.PTR_TO_MAP_VALUE_OR_NULL,
         ArgType.PTR_TO_UNINIT_MAP_VALUE,
-    ):
-        _check_element(call, number, kind)
+    }
+)
 
 
 def _mismatch(reg: Reg, number: int, allowed: tuple[RegType, ...], call: _Call) -> Refused:

@@ -325,7 +325,7 @@ def check_stack_bounds(
                 bounds=bounds,
             )
         low, high = reg.off + off + var.smin, reg.off + off + var.smax
-    if low < -STACK_BYTES or high + size > 0:
+    if low < -STACK_BYTES or low >= 0 or high + size > 0:
         if not var.mask:
             text = f"invalid{what} stack R{number} off={low} size={size}"
         else:

@@ -79,7 +79,7 @@ class KernelRules:
 
 RULES_618 = KernelRules()
 # The kernels of the 2021 prototype: 5.12 to 5.15.
-RULES_2021 = KernelRules(uninit_stack=False, lookup_never_null=False)
+RULES_2021 = KernelRules((5, 15), uninit_stack=False, lookup_never_null=False)
 
 
 # Licences that a kernel takes for compatible with the GPL.

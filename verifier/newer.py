@@ -40,7 +40,7 @@ def newer_code(env: Environment) -> Iterator[Finding]:
         since = _insn_since(insn)
         if since is not None and since > version:
             yield _finding(env, Rule.ILLEGAL_INSN, pc, "unknown opcode", "instruction", since)
-        if insn.spec.kind is Kind.CALL:
+        if insn.spec.kind is Kind.CALL and env.profile.ring is None:
             since = _helper_since(insn.imm)
             if since is not None and since > version:
                 text = f"invalid func unknown#{insn.imm}"

@@ -76,7 +76,7 @@ def _check_immediate(insn: Insn, op: AluOp) -> None:
         raise forbidden(Rule.ILLEGAL_INSN, "div by zero", reason="the constant divisor is 0")
 
 
-def _write_frame_pointer(_: State) -> None:
+def _write_frame_pointer(_: object = None) -> None:
     raise forbidden(
         Rule.FRAME_POINTER,
         "frame pointer is read only",
@@ -88,10 +88,7 @@ def _write_frame_pointer(_: State) -> None:
 def check_writable(number: int) -> None:
     """The register may be written: it is not the frame pointer."""
     if number == FRAME_POINTER:
-        _write_frame_pointer(_NO_STATE)
-
-
-_NO_STATE: State = None  # type: ignore[assignment]  # the refusal does not look at it
+        _write_frame_pointer()
 
 
 def _move_constant(insn: Insn, pc: int) -> Step:
@@ -172,7 +169,8 @@ def _arithmetic(env: Environment, insn: Insn, pc: int, op: AluOp) -> Step:
     transfer = transfer_of(op, width)
     register = insn.spec.operand is Operand.X
     constant = scalar(Scalar.const(insn.imm), pc)
-    adds = op is AluOp.ADD and width == 64
+    moves = op in (AluOp.ADD, AluOp.SUB) and width == 64
+    sign = -1 if op is AluOp.SUB else 1
     unary = op is AluOp.NEG or op in _SWAPS
     lost = not env.rules.tracks_all and op in _DIVISIONS
     shift = not env.rules.tracks_all and register and op in _SHIFTS
@@ -197,8 +195,8 @@ def _arithmetic(env: Environment, insn: Insn, pc: int, op: AluOp) -> Step:
         else:
             deps = (a, b) if register else (a,)
         result = Reg(_SCALAR, var, pc, deps)
-        if adds and a.id and not a.delta and not b.var.mask and abs(b.var.smin) <= _S32_MAX:
-            result.id, result.delta = a.id, b.var.smin
+        if moves and a.id and not a.delta and not b.var.mask and abs(b.var.smin) <= _S32_MAX:
+            result.id, result.delta = a.id, sign * b.var.smin
         regs[dst] = result
 
     if is_masked(env, insn):
@@ -315,8 +313,10 @@ def _check_sane(reg: Reg, pointer: Reg, known: bool, smin: int, culprit: Reg) ->
     if known and abs(smin) >= MAX_VAR_OFF:
         text = f"math between {name} pointer and {smin} is not allowed"
         raise forbidden(Rule.POINTER_BOUNDS, text, reason=_FAR, culprit=culprit)
-    if abs(reg.off) >= MAX_VAR_OFF:
-        raise _out_of_bounds(f"{name} pointer offset {reg.off} is not allowed", culprit)
+    # Kernels keep the distance between two linked numbers where pointers have their offset.
+    off = reg.delta if reg.type is _SCALAR and reg.var.mask else reg.off
+    if abs(off) >= MAX_VAR_OFF:
+        raise _out_of_bounds(f"{name} pointer offset {off} is not allowed", culprit)
     if smin == S64_MIN:
         raise _out_of_bounds(
             f"math between {name} pointer and register with unbounded min value is not allowed",

@@ -191,7 +191,7 @@ def figures(tally: Tally) -> list[tuple[str, str]]:
     return [
         (
             f"generated programs of {len(tally.by_type)} types, verdict compared with the kernel's",
-            f"{total:,}: {agreed:,} agreed ({agreed / total:.2%}), "
+            f"{total:,}: {agreed:,} agreed ({agreed / total:.3%}), "
             f"{tally.all[Comparison.STRICTER]} we stricter, "
             f"{tally.all[Comparison.LOOSER]} we looser, "
             f"{tally.all[Comparison.INCONCLUSIVE]} inconclusive",
