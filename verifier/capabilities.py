@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Kind, Pseudo
 from pybpfvm.profiles.base import CtxField, CtxHolds, Profile
-from pybpfvm.program import MapType
+from pybpfvm.program import MapSpec, MapType
 from pybpfvm.verifier.attach import is_btf_typed
 from pybpfvm.verifier.environment import Environment
-from pybpfvm.verifier.fields import fields_of
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
 from pybpfvm.verifier.structure import successors
 from pybpfvm.verifier.verdict import Finding, Rule
@@ -156,12 +155,20 @@ def _maps_need_bpf(env: Environment) -> Iterator[Missing]:
         spec = env.maps[index]
         if spec.type not in _UNPRIVILEGED_MAPS:
             reason = f"a {MapType(spec.type).name.lower()} map can not be made without it"
-        elif fields_of(env.obj.btf, spec):
+        elif _has_fields(env, spec):
             reason = "its values have fields that are the kernel's"
         else:
             continue
         yield Missing(pc, f"map {spec.name} needs CAP_BPF", reason)
         return
+
+
+def _has_fields(env: Environment, spec: MapSpec) -> bool:
+    """Whether values have fields of the kernel's; of those not known, `verify` says so itself."""
+    try:
+        return bool(env.fields(spec))
+    except Refused:
+        return False
 
 
 def _back_edges(env: Environment) -> Iterator[Missing]:

@@ -133,7 +133,7 @@ class Environment:
     _attachment: Attachment | None = None
 
     def fields(self, spec: MapSpec) -> tuple[Field, ...]:
-        """The kernel's own fields in the values of a map of the object."""
+        """The kernel's own fields in the values of a map of the object. Raises Refused."""
         found = self.value_fields.get(id(spec))
         if found is None:
             found = self.value_fields[id(spec)] = fields_of(self.obj.btf, spec)

@@ -1,19 +1,32 @@
 """Fields of map values that are the kernel's own: locks, timers, work queues, kernel pointers, ...
 
 Which ones a map's values have is said by the BTF of their type: fields of these types, in the
-struct itself, in structs inside it and in arrays of such. As the kernel looks for them, names
-behind a typedef, qualifiers and unions hide a field: then it is plain memory.
+struct itself (or the variables of a data section), in structs inside it and in arrays of such.
+As the kernel looks for them, names behind a typedef, qualifiers and unions hide a field: then it
+is plain memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from pybpfvm.bits import U32
-from pybpfvm.btf.types import Array, Btf, Ptr, Struct, TypeTag
+from pybpfvm.btf.types import (
+    MAX_CHAIN,
+    POINTER_BYTES,
+    Array,
+    Btf,
+    BtfType,
+    Datasec,
+    Ptr,
+    Struct,
+    TypeTag,
+    Var,
+)
+from pybpfvm.errors import InputError
 from pybpfvm.isa.opcodes import Kind, Pseudo
 from pybpfvm.program import BPF_F_RDONLY_PROG, MapSpec, MapType
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
@@ -63,60 +76,141 @@ class Field:
     btf_id: int = 0
 
 
-_MAX_FIELDS = 256
-_MAX_DEPTH = 16
+# The kernel keeps no more fields of a value than these; a value with more is plain memory to it.
+MAX_FIELDS = 11
+# Structs inside one another, as the kernel follows them.
+_MAX_DEPTH = 31
+_MAX_MEMBERS = 1 << 18  # members looked at for one map
+_LOCK_BYTES = 4
 
 
 def fields_of(btf: Btf | None, spec: MapSpec) -> tuple[Field, ...]:
-    """The kernel's fields in the values of a map, by offset."""
-    if btf is None or not spec.btf_value_type_id or spec.btf_value_type_id not in btf:
+    """The kernel's fields in the values of a map, by offset.
+
+    Raises Refused (unsupported) for a type that can not be followed, or that has too many.
+    """
+    if btf is None or not spec.btf_value_type_id:
         return ()
-    found: list[Field] = []
-    # (type id, offset of the type in the value, how deep it is nested)
-    work = [(spec.btf_value_type_id, 0, 0)]
-    while work and len(found) < _MAX_FIELDS:
-        type_id, offset, depth = work.pop()
-        struct = btf.type(type_id)
-        if not isinstance(struct, Struct) or depth > _MAX_DEPTH:
-            continue
+    try:
+        return _Walk(btf).of_value(spec.btf_value_type_id)
+    except _TooComplex as problem:
+        what = str(problem)
+    except InputError as error:
+        what = error.reason
+    raise unsupported(f"map '{spec.name}' with values of BTF type {spec.btf_value_type_id}: {what}")
+
+
+class _TooComplex(Exception):
+    """A type that is not followed; the text says why."""
+
+
+class _Walk:
+    """Fields of types, relative to their start. Each struct is looked at once."""
+
+    def __init__(self, btf: Btf) -> None:
+        self._btf = btf
+        # By type id: fields, and how deep structs are nested; None while it is looked at.
+        self._known: dict[int, tuple[tuple[Field, ...], int] | None] = {}
+        self._members = 0
+
+    def of_value(self, type_id: int) -> tuple[Field, ...]:
+        """Fields of a map's values: of a struct, or of the variables of a section."""
+        value = self._btf.type(type_id)
+        if isinstance(value, Struct):
+            found = self._of_struct(type_id, value, 0)[0]
+        elif isinstance(value, Datasec):
+            found = self._of_section(value)
+        else:
+            found = ()
+        return tuple(sorted(found, key=lambda one: one.offset))
+
+    def _of_section(self, section: Datasec) -> tuple[Field, ...]:
+        found: list[Field] = []
+        for place in section.variables:
+            variable = self._btf.type(place.type_id)
+            if isinstance(variable, Var):
+                found += self._of_member(variable.type_id, place.offset, 0, place.size)[0]
+                _check_count(len(found))
+        return tuple(found)
+
+    def _of_struct(self, type_id: int, struct: Struct, depth: int) -> tuple[tuple[Field, ...], int]:
+        """The struct's fields, and how many structs deep it is."""
+        if type_id in self._known:
+            known = self._known[type_id]
+            if known is None:
+                raise _TooComplex(f"struct {struct.name} contains itself")
+            _check_depth(depth + known[1])
+            return known
+        _check_depth(depth)
+        self._known[type_id] = None
+        found: list[Field] = []
+        height = 0
         for member in struct.members:
             if member.bit_offset % 8 == 0:
-                _look(btf, member.type_id, offset + member.bit_offset // 8, depth, found, work)
-    return tuple(sorted(found, key=lambda one: one.offset))
+                fields, deep = self._of_member(member.type_id, member.bit_offset // 8, depth)
+                found += fields
+                height = max(height, deep)
+                _check_count(len(found))
+        self._known[type_id] = tuple(found), height
+        return tuple(found), height
+
+    def _of_member(
+        self, type_id: int, offset: int, depth: int, wanted: int | None = None
+    ) -> tuple[tuple[Field, ...], int]:
+        """Fields of a member or variable at `offset`; `wanted` is its size in a section, which the
+        kernel compares."""
+        self._members += 1
+        if self._members > _MAX_MEMBERS:
+            raise _TooComplex(f"more than {_MAX_MEMBERS} members")
+        count, type_id, inner = self._element(type_id)
+        if not count:
+            return (), 0
+        height = 0
+        if isinstance(inner, Struct):
+            kind = _STRUCTS.get(inner.name)
+            size = inner.size
+            if kind is None:
+                own, height = self._of_struct(type_id, inner, depth + 1)
+                height += 1
+            else:
+                own = (Field(kind, 0, size),)
+            if kind is FieldKind.SPIN_LOCK and (size != _LOCK_BYTES or offset % _LOCK_BYTES):
+                own = ()  # what the kernel does not take for a lock
+        elif isinstance(inner, Ptr):
+            tag = self._btf.type(inner.type_id)
+            if not isinstance(tag, TypeTag) or tag.name not in _TAGS:
+                return (), 0
+            size = POINTER_BYTES
+            own = (Field(_TAGS[tag.name], 0, size, tag.type_id),)
+        else:
+            return (), 0
+        if not own or (wanted is not None and wanted != size * count):
+            return (), height
+        _check_count(len(own) * count)
+        starts = [offset + index * size for index in range(count)]
+        moved = (replace(one, offset=at + one.offset) for at in starts for one in own)
+        return tuple(moved), height
+
+    def _element(self, type_id: int) -> tuple[int, int, BtfType]:
+        """What an array of arrays holds, and how many; anything else is one of itself."""
+        count = 1
+        for _ in range(MAX_CHAIN):
+            inner = self._btf.type(type_id)
+            if not isinstance(inner, Array):
+                return count, type_id, inner
+            count *= inner.count
+            type_id = inner.element_id
+        raise _TooComplex(f"arrays of more than {MAX_CHAIN} dimensions")
 
 
-def _look(
-    btf: Btf,
-    type_id: int,
-    offset: int,
-    depth: int,
-    found: list[Field],
-    work: list[tuple[int, int, int]],
-) -> None:
-    """One member: note a field, or the structs to look into."""
-    count = 1
-    inner = btf.type(type_id)
-    for _ in range(_MAX_DEPTH):
-        if not isinstance(inner, Array):
-            break
-        count *= inner.count
-        type_id = inner.element_id
-        inner = btf.type(type_id)
-    count = min(count, _MAX_FIELDS)
-    if isinstance(inner, Struct):
-        kind = _STRUCTS.get(inner.name)
-        for index in range(count):
-            at = offset + index * inner.size
-            if kind is not None:
-                found.append(Field(kind, at, inner.size))
-            elif len(work) < _MAX_FIELDS:
-                work.append((type_id, at, depth + 1))
-    elif isinstance(inner, Ptr):
-        tag = btf.type(inner.type_id)
-        if isinstance(tag, TypeTag) and tag.name in _TAGS:
-            found += (
-                Field(_TAGS[tag.name], offset + index * 8, 8, tag.type_id) for index in range(count)
-            )
+def _check_count(count: int) -> None:
+    if count > MAX_FIELDS:
+        raise _TooComplex(f"more than {MAX_FIELDS} fields that are the kernel's")
+
+
+def _check_depth(depth: int) -> None:
+    if depth > _MAX_DEPTH:
+        raise _TooComplex(f"structs nested more than {_MAX_DEPTH} deep")
 
 
 def check_field_access(fields: tuple[Field, ...], reg: Reg, low: int, high: int, size: int) -> None:

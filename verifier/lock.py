@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.fields import FieldKind
-from pybpfvm.verifier.refusal import Refused, forbidden
+from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
 from pybpfvm.verifier.regstate import Reg
 from pybpfvm.verifier.state import Lock, State
 from pybpfvm.verifier.verdict import Rule
@@ -38,7 +38,10 @@ def check_lock_argument(env: Environment, state: State, reg: Reg, helper: str) -
             reason="only the type of the value says where its lock is",
             culprit=reg,
         )
-    field = next((one for one in env.fields(spec) if one.kind is FieldKind.SPIN_LOCK), None)
+    locks = [one for one in env.fields(spec) if one.kind is FieldKind.SPIN_LOCK]
+    if len(locks) > 1:
+        raise unsupported("values with several locks")
+    field = locks[0] if locks else None
     if field is None:
         raise forbidden(
             Rule.LOCK,

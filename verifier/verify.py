@@ -53,6 +53,9 @@ def verify(
         or _map_errors(env)
     )
     errors = errors or tuple(newer_code(env))
+    unknown = next((one for one in errors if one.kind is Kind.UNSUPPORTED), None)
+    if unknown is not None:
+        return Inconclusive(Statistics(insns=insns), unknown)
     if errors:
         kept = errors if options.all_errors else errors[:1]
         return Rejected(Statistics(insns=insns), kept)
@@ -119,6 +122,7 @@ def _map_errors(env: Environment) -> tuple[Finding, ...]:
             refused.reason,
             refused.suggestion,
             env.program.line_at(pc),
+            feature=refused.feature,
         )
         for pc, refused in refused_maps(env)
     )

@@ -20,6 +20,25 @@ MAX_MAP_BYTES = 256 << 20
 
 _OF_MAPS = (MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS)
 _INNER_ENTRIES = 1
+# Types of maps that take no BTF, or whose values no program sees.
+_UNTYPED = frozenset(
+    {
+        *_OF_MAPS,
+        MapType.PROG_ARRAY,
+        MapType.PERF_EVENT_ARRAY,
+        MapType.STACK_TRACE,
+        MapType.CGROUP_ARRAY,
+        MapType.DEVMAP,
+        MapType.DEVMAP_HASH,
+        MapType.SOCKMAP,
+        MapType.SOCKHASH,
+        MapType.CPUMAP,
+        MapType.XSKMAP,
+        MapType.QUEUE,
+        MapType.STACK,
+        MapType.ARENA,
+    }
+)
 
 
 class KernelObject:
@@ -55,12 +74,9 @@ class KernelObject:
     def _create(self, spec: MapSpec) -> bpfsys.Fd:
         inner = spec.inner or _some_inner(spec)
         inner_fd = 0 if inner is None else self._create(inner).fileno()
-        try:
-            fd = self._made(spec, inner_fd, typed=self.btf is not None)
-        except OSError:
-            if self.btf is None:
-                raise
-            fd = self._made(spec, inner_fd, typed=False)  # many map types take no BTF
+        # A map that the kernel refuses is not tried without its types: that would be another one,
+        # whose values have no fields that are the kernel's.
+        fd = self._made(spec, inner_fd, typed=spec.type not in _UNTYPED)
         self._stack.enter_context(fd)
         if spec.data is not None:
             bpfsys.map_update_elem(fd, bytes(4), spec.data)

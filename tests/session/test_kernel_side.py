@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from pybpfvm import bpfsys
+from pybpfvm.btf.types import Btf, Int, Member, Struct
 from pybpfvm.cli import main
 from pybpfvm.errors import InputError
-from pybpfvm.program import MapSpec, MapType
+from pybpfvm.program import BpfObject, MapSpec, MapType
 from pybpfvm.session.against import RunningKernel, last_words, refused_pc
 from pybpfvm.session.judged import Agreement, KernelSide, judged_program
 from pybpfvm.session.judging import JudgeRequest, ObjectCases, judge_case, read_cases
@@ -227,3 +228,40 @@ def test_last_words_and_places() -> None:
     assert last_words(log) == "R0 invalid mem access 'map_value_or_null'"
     assert refused_pc(log) == 7
     assert last_words("") == ""
+
+
+@pytest.mark.kernel_bpf
+def test_a_map_refused_with_its_types_is_not_made_without(kernel: RunningKernel) -> None:
+    found = read_cases(MISTAKES, REQUEST)
+    btf = Btf.of(
+        [
+            Int("int", 4, 32),
+            Struct("bpf_spin_lock", 4, (Member("val", 1, 0),)),
+            Struct("value", 8, (Member("lock", 2, 0), Member("n", 1, 32))),
+        ]
+    )
+    wrong = MapSpec("wrong", MapType.LRU_HASH, 4, 8, 8, btf_key_type_id=1, btf_value_type_id=3)
+    obj = replace(found.obj, maps=(wrong,), btf=btf)
+    (side,) = {*sides(kernel, replace(found, obj=obj)).values()}
+    assert side.accepted is None
+    assert side.message.startswith("it does not make the object's maps: BPF_MAP_CREATE: E")
+
+
+@pytest.mark.kernel_bpf
+def test_types_of_maps_that_take_none_are_left_out(kernel: RunningKernel) -> None:
+    btf = Btf.of([Int("int", 4, 32)])
+    typed = MapSpec("m", MapType.HASH, 4, 4, 8, btf_key_type_id=1, btf_value_type_id=1)
+    maps = [
+        replace(
+            typed, name=type_.name, type=type_, key_size=key_size, btf_key_type_id=key_size // 4
+        )
+        for type_, key_size in (
+            (MapType.QUEUE, 0),
+            (MapType.PERF_EVENT_ARRAY, 4),
+            (MapType.DEVMAP, 4),
+            (MapType.SOCKHASH, 4),
+            (MapType.ARRAY_OF_MAPS, 4),
+        )
+    ]
+    with KernelObject(BpfObject("x", "", (), tuple(maps), btf=btf)) as made:
+        assert len(made.maps) == len(maps)

@@ -6,7 +6,23 @@ import struct
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pybpfvm.btf.types import Array, Btf, Func, FuncLinkage, FuncProto, Int, Member, Param, Struct
+from pybpfvm.btf.types import (
+    Array,
+    Btf,
+    Datasec,
+    Func,
+    FuncLinkage,
+    FuncProto,
+    Int,
+    Member,
+    Param,
+    Ptr,
+    SectionVar,
+    Struct,
+    TypeTag,
+    Var,
+    VarLinkage,
+)
 from pybpfvm.program import Program, Subprog
 
 
@@ -17,6 +33,9 @@ def _struct(name: str, size: int, *members: tuple[str, int, int]) -> Struct:
 
 INT, LONG, SPIN_LOCK, LOCKED, BYTES, TIMER, TIMED = 1, 2, 3, 4, 5, 6, 7
 _PROTO, STATIC, MAIN = 8, 9, 10
+BSS = 13
+# (variable, offset, size): count, guarded, tasks, seen.
+_BSS = ((14, 0, 8), (15, 8, 16), (17, 24, 16), (21, 40, 8))
 BTF = Btf.of(
     [
         Int("int", 4, 32, signed=True),
@@ -31,10 +50,23 @@ BTF = Btf.of(
         Func("main", _PROTO, FuncLinkage.GLOBAL),
         Array(LONG, INT, 2),
         Array(LONG, INT, 4),
+        # Variables of a section, from 13 on.
+        Datasec(".bss", 48, tuple(SectionVar(*place) for place in _BSS)),
+        Var("count", LONG, VarLinkage.GLOBAL),
+        Var("guarded", 16, VarLinkage.GLOBAL),
+        _struct("guarded", 16, ("before", LONG, 0), ("lock", SPIN_LOCK, 8)),
+        Var("tasks", 18, VarLinkage.GLOBAL),
+        Array(19, INT, 2),
+        Ptr(20),
+        TypeTag("kptr", 22),
+        Var("seen", 23, VarLinkage.GLOBAL),
+        _struct("task_struct", 8),
+        Ptr(24),
+        TypeTag("kptr_untrusted", 22),
     ]
 )
 # Names of types of map values, for the corpus.
-VALUES = {"locked": LOCKED, "timed": TIMED, "int": INT, "long": LONG}
+VALUES = {"locked": LOCKED, "timed": TIMED, "int": INT, "long": LONG, ".bss": BSS}
 
 
 def with_types(program: Program) -> Program:

@@ -124,7 +124,7 @@ def _map(name: str, row: Mapping[str, Any]) -> MapSpec:
         row.get("value", 0),
         row["entries"],
         flags=row.get("flags", 0),
-        btf_key_type_id=INT if "holds" in row else 0,
+        btf_key_type_id=INT if "holds" in row and row["holds"] != ".bss" else 0,
         btf_value_type_id=VALUES[row["holds"]] if "holds" in row else 0,
     )
 
