@@ -156,7 +156,12 @@ def check_access(env: Environment, pointer: Reg, number: int, off: int, size: in
             f"{named} invalid variable offset: off={off}, "
             f"var_off=(0x{var.value:x}; 0x{var.mask:x})",
             reason="members are accessed at constant offsets only",
-            suggestion="read whole members; bpf_probe_read_kernel takes computed addresses",
+            suggestion="read whole members"
+            + (
+                "; bpf_probe_read_kernel takes computed addresses"
+                if "probe_read_kernel" in env.profile.helpers.values()
+                else ""
+            ),
             culprit=pointer,
         )
     for trust, text in ((Trust.USER, "user"), (Trust.PERCPU, "percpu")):

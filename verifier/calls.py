@@ -686,7 +686,8 @@ def reference_leak(state: State, message: str) -> Refused:
     return Refused(
         Rule.REFERENCE_LEAK,
         f"Unreleased reference id={ref_id} alloc_insn={acquired}; {message}",
-        reason=f"what was reserved at {acquired} is neither submitted nor discarded on this path",
+        reason=f"what was reserved at instruction {acquired} is neither submitted nor discarded on "
+        "this path",
         suggestion="release it on every path, early returns included",
         certain=True,
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pybpfvm.verifier.verdict import Kind, Rule
+from pybpfvm.verifier.verdict import Finding, Kind, Rule
 
 _FLOW = "Control flow"
 _REGISTERS = "Registers"
@@ -101,6 +101,16 @@ KIND_NOTES: Mapping[Kind, str] = {
     Kind.UNSUPPORTED: "this verifier can not judge it, so it decides nothing",
     Kind.LINT: "allowed, and probably a mistake",
 }
+# Where that would be wrong of a rule.
+_RULE_NOTES: Mapping[tuple[Rule, Kind], str] = {
+    (Rule.USER_RANGE, Kind.POLICY): "the contract forbids it, whatever the kernel says",
+    (Rule.INFINITE_LOOP, Kind.UNPROVEN): "no inputs that lead into the loop are known",
+}
+
+
+def kind_note(finding: Finding) -> str:
+    """What the kind of a finding says about the program, for people."""
+    return _RULE_NOTES.get((finding.rule, finding.kind), KIND_NOTES[finding.kind])
 
 
 def category(rule: Rule) -> str:

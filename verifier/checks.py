@@ -32,7 +32,7 @@ def check_readable(reg: Reg, number: int) -> None:
         raise Refused(
             Rule.UNINIT_REG,
             f"R{number} !read_ok",
-            reason=f"the call at {reg.at} left nothing to read in r{number}"
+            reason=f"the call at instruction {reg.at} left nothing to read in r{number}"
             if by_call
             else f"r{number} is read, but nothing was written to it on this path",
             suggestion=f"set r{number} before this instruction on every path",

@@ -131,7 +131,11 @@ class _Reader:
         kinds = (_KINDS[keyword],) if keyword in _KINDS else _NAMED
         type_id = btf.find(name, *kinds) if keyword in ("", *_KINDS) else None
         if type_id is None:
-            raise self._error(place, f"the object has no type {text!r}", self._types(btf))
+            remedy = (
+                f"{self._types(btf)}; types used only inside functions are not in BTF: give the "
+                "block size = N (and pointers by offset), or mention the type in a map or a global"
+            )
+            raise self._error(place, f"the object has no type {text!r}", remedy)
         size = btf.size(type_id)
         if size <= 0:
             raise self._error(place, f"{text} has no size", "name a complete type")

@@ -52,7 +52,11 @@ def registers(state: State, insn: Insn | None) -> tuple[tuple[str, str], ...]:
 def described(reg: Reg) -> str:
     """One register in words."""
     if reg.type is RegType.NOT_INIT:
-        return "not initialised" if reg.at < 0 else f"nothing: the call at insn {reg.at} used it up"
+        return (
+            "not initialised"
+            if reg.at < 0
+            else f"nothing: the call at instruction {reg.at} used it up"
+        )
     if reg.type is RegType.SCALAR_VALUE:
         return _number(reg.var)
     if reg.type in (RegType.CONST_PTR_TO_MAP, RegType.MAP_PTR_OR_NULL):

@@ -68,7 +68,7 @@ class Origin:
     @property
     def text(self) -> str:
         """For messages: "the request's user_data"."""
-        where = f" (read at {self.at})" if self.at >= 0 else ""
+        where = f" (read at instruction {self.at})" if self.at >= 0 else ""
         return f"{self.source.value}{where}"
 
 

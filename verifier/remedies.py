@@ -355,7 +355,8 @@ def _copy_instead(question: Question, name: str, place: str) -> str:
     known = set(question.env.profile.helpers.values())
     user = [f"bpf_{one}" for one in ("copy_from_user", "probe_read_user") if one in known]
     ways = [f"{' or '.join(user)} (user memory)"] if user else []
-    if "probe_read_kernel" in known:
+    # Ring programs get their numbers from user space.
+    if "probe_read_kernel" in known and question.env.profile.ring is None:
         ways.append("bpf_probe_read_kernel (kernel memory)")
     if not ways:
         return f"do not dereference {name} at {place}: use a pointer that the program was given"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pybpfvm.report.formats import Report
 from pybpfvm.report.words import count, headline, place, printable, totals, verdict_name
 from pybpfvm.session.judged import JudgedObject, JudgedProgram
-from pybpfvm.verifier.categories import KIND_NOTES
+from pybpfvm.verifier.categories import kind_note
 from pybpfvm.verifier.verdict import Finding
 
 _MARKS = {"accepted": "✅", "rejected": "❌", "inconclusive": "❔"}
@@ -71,7 +71,7 @@ def _finding(
     yield ""
     yield f"{_code(finding.message)}"
     yield ""
-    yield f"*{finding.kind.value}*: {KIND_NOTES[finding.kind]} ({_code(finding.rule.value)})"
+    yield f"*{finding.kind.value}*: {kind_note(finding)} ({_code(finding.rule.value)})"
     source = finding.source
     where = f"{_code(place(source))}, " if source is not None else ""
     yield ""

@@ -18,7 +18,7 @@ from pybpfvm.report.formats import Report
 from pybpfvm.report.ruletexts import meaning, mend, title
 from pybpfvm.report.words import file_of, headline, verdict_name
 from pybpfvm.session.judged import Agreement, JudgedObject, JudgedProgram
-from pybpfvm.verifier.categories import KIND_NOTES, category, problem
+from pybpfvm.verifier.categories import category, kind_note, problem
 from pybpfvm.verifier.verdict import Finding, Kind, Rule
 
 _SCHEMA = (
@@ -137,7 +137,7 @@ def _message(judged: JudgedProgram, finding: Finding) -> str:
     """All that is said, in sentences: viewers show little else."""
     parts = [f"{headline(finding)} (program {judged.name}, insn {finding.pc}).", finding.message]
     parts[1] += "." if not parts[1].endswith((".", "!")) else ""
-    parts.append(f"{finding.kind.value}: {KIND_NOTES[finding.kind]}.")
+    parts.append(f"{finding.kind.value}: {kind_note(finding)}.")
     for text in (finding.reason, finding.suggestion):
         if text:
             parts.append(f"{text[0].upper()}{text[1:]}" + ("" if text.endswith(".") else "."))

@@ -19,7 +19,7 @@ from pybpfvm.report.words import (
 )
 from pybpfvm.session.judged import Agreement, JudgedObject, JudgedProgram
 from pybpfvm.session.witness_text import describe
-from pybpfvm.verifier.categories import KIND_NOTES
+from pybpfvm.verifier.categories import kind_note
 from pybpfvm.verifier.verdict import Finding, Kind, Witness
 
 _WIDTH = 96
@@ -110,7 +110,7 @@ def _finding(
     yield f"{paint(f'{title}: {headline(finding)}', style, 'bold')}"
     yield f"  {printable(finding.message)}"
     if finding.kind is not Kind.UNSUPPORTED:
-        note = f"{finding.kind.value}: {KIND_NOTES[finding.kind]} [{finding.rule.value}]"
+        note = f"{finding.kind.value}: {kind_note(finding)} [{finding.rule.value}]"
         yield paint(f"  {note}", "dim")
     if finding.reason:
         yield from _part("Reason", finding.reason, paint)

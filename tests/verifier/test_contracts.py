@@ -58,7 +58,7 @@ WRONG = [
     ("writer", "", "", "docs/contracts.md"),
     ('blocks = "job"', "blocks", "no table", ""),
     ('[programs.writer]\nuser_data = "job"', "user_data", "no block", "none"),
-    (GOOD.replace('"struct job"', '"struct jobb"'), "blocks.job.type", "no type", "struct job"),
+    (GOOD.replace('"struct job"', '"struct jobb"'), "blocks.job.type", "no type", "size = N"),
     (GOOD.replace('"struct job"', "16"), "blocks.job.type", "no name of a type", ""),
     (GOOD.replace("count = 3", "size = 15"), "blocks.job.size", "16 bytes", "leave size out"),
     (GOOD.replace("count = 3", "count = 0"), "blocks.job.count", "no number", ""),
@@ -291,21 +291,24 @@ def test_a_program_that_overwrites_its_token_is_not_judged() -> None:
 # What a refusal says of numbers from user space.
 
 DEREFERENCED = [
-    ("r2 = *(u64 *)(r1 + 0)", "the request's user_data (read at 0)"),
-    ("r2 = *(u64 *)(r1 + 0); r2 += 8", "the request's user_data (read at 0)"),
-    ("r2 = *(u64 *)(r1 + 0); r2 &= -16; r3 = r2; r2 = r3", "the request's user_data (read at 0)"),
+    ("r2 = *(u64 *)(r1 + 0)", "the request's user_data (read at instruction 0)"),
+    ("r2 = *(u64 *)(r1 + 0); r2 += 8", "the request's user_data (read at instruction 0)"),
+    (
+        "r2 = *(u64 *)(r1 + 0); r2 &= -16; r3 = r2; r2 = r3",
+        "the request's user_data (read at instruction 0)",
+    ),
     (
         "r2 = *(u64 *)(r1 + 0); *(u64 *)(r10 - 8) = r2; r2 = *(u64 *)(r10 - 8)",
-        "the request's user_data (read at 0)",
+        "the request's user_data (read at instruction 0)",
     ),
     (
         "r3 = *(u64 *)(r1 + 0); r1 = r10; r1 += -16; r2 = 16; call copy_from_user; "
         "r2 = *(u64 *)(r10 - 8)",
-        "bytes copied from user memory (read at 4)",
+        "bytes copied from user memory (read at instruction 4)",
     ),
     (
         "r3 = r10; r3 += -16; r2 = 1; r4 = 16; call io_uring_reap_cqe; r2 = *(u64 *)(r10 - 16)",
-        "the user_data of a completion (read at 4)",
+        "the user_data of a completion (read at instruction 4)",
     ),
 ]
 

@@ -112,7 +112,8 @@ def _check_flights(site: Site, new: Flight, what: str) -> None:
         if old.low < new.high and new.low < old.high:
             site.warn(
                 Rule.BUFFER_IN_FLIGHT,
-                f"{what} uses a buffer that the request submitted at {old.at} may still use",
+                f"{what} uses a buffer that the request submitted at instruction {old.at} may "
+                "still use",
                 f"bytes {max(old.low, new.low)} to {min(old.high, new.high) - 1} are "
                 f"{'written' if old.writes else 'read'} by that request whenever it comes to it",
                 "reap its completion first, link the requests, or use another buffer",

@@ -148,11 +148,12 @@ class Results:
         how = "failed" if status is Status.FAILED else "may have failed"
         site.warn(
             Rule.FAILED_REAP,
-            f"a completion is used, although the reap at {at} {how}",
+            f"a completion is used, although the reap at instruction {at} {how}",
             "where nothing was there to reap, the completion is 16 zero bytes: user_data 0 and "
             "res 0 look like a success",
-            "use the completion only where the result of reaping is 0; or declare in owns_cqs "
-            "that only this program reaps the CQ it has waited for",
+            "check the result first: use the completion only where reaping returned 0; declare the "
+            "CQ in owns_cqs only if a completion there has woken each run that reaps (nothing "
+            "wakes the first run of a program)",
         )
 
 
@@ -191,6 +192,6 @@ def check_count(site: Site, value: Reg, field: str) -> None:
     site.warn(
         Rule.ERRNO_AS_COUNT,
         f"{whose} becomes {field}, and may be a negative errno",
-        f"the number was read at {origin.at}; -EIO as a length is 4 GiB less 5 bytes",
+        f"the number was read at instruction {origin.at}; -EIO as a length is 4 GiB less 5 bytes",
         "leave early where it is negative",
     )

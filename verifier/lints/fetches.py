@@ -66,8 +66,8 @@ def _again(site: Site, key: tuple[object, ...], low: int, high: int, what: str) 
             site.warn(
                 Rule.DOUBLE_FETCH,
                 f"bytes {low} to {high - 1} of {what} are fetched again after a check",
-                f"what was fetched at {seen.at} was compared since; user space may have changed "
-                "it, so the check says nothing of what is fetched here",
+                f"what was fetched at instruction {seen.at} was compared since; user space may "
+                "have changed it, so the check says nothing of what is fetched here",
                 "fetch once, and use the copy that was checked",
             )
             return

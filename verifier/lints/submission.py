@@ -167,7 +167,7 @@ def _check_offset(site: Site, sqe: Sqe) -> None:
         site.warn(
             Rule.FILE_OFFSET,
             "the file offset was computed in 32 bits",
-            f"the instruction at {at} drops what lies beyond 4 GiB, so the request goes to "
+            f"instruction {at} drops what lies beyond 4 GiB, so the request goes to "
             "another place of the file",
             "convert the factors to u64 before multiplying",
         )
