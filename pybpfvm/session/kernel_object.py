@@ -6,6 +6,7 @@ import struct
 from contextlib import ExitStack
 
 from pybpfvm import bpfsys
+from pybpfvm.btf.types import Btf
 from pybpfvm.btf.write import write_btf
 from pybpfvm.errors import InputError
 from pybpfvm.isa.codec import encode
@@ -14,6 +15,8 @@ from pybpfvm.profiles.detect import matching_section
 from pybpfvm.program import BpfObject, MapSpec, MapType, Program
 from pybpfvm.session.attach_target import attach_target
 from pybpfvm.verifier.attach import is_btf_typed
+from pybpfvm.verifier.fields import fields_of
+from pybpfvm.verifier.refusal import Refused
 
 # Bytes that the maps of an object may take: what it declares is not ours to spend.
 MAX_MAP_BYTES = 256 << 20
@@ -45,7 +48,8 @@ class KernelObject:
     """Maps and programs as libbpf would make them from the same object. A context manager."""
 
     def __init__(self, obj: BpfObject) -> None:
-        """Raises OSError for a map that the kernel does not make, InputError for maps too large."""
+        """Raises OSError for a map that the kernel does not make, InputError for maps too large, or
+        with fields that the kernel does not learn of."""
         self.object = obj
         self._stack = ExitStack()
         wanted = sum(spec.max_entries * (spec.key_size + spec.value_size) for spec in obj.maps)
@@ -72,6 +76,11 @@ class KernelObject:
         return None if loaded.fd is None else self._stack.enter_context(loaded.fd)
 
     def _create(self, spec: MapSpec) -> bpfsys.Fd:
+        if self.btf is None and _may_have_fields(self.object.btf, spec):
+            raise InputError(
+                f"it does not take the BTF that says which fields of map {spec.name!r} are its own",
+                where=self.object.path,
+            )
         inner = spec.inner or _some_inner(spec)
         inner_fd = 0 if inner is None else self._create(inner).fileno()
         # A map that the kernel refuses is not tried without its types: that would be another one,
@@ -147,6 +156,13 @@ def is_sleepable(program: Program, profile: Profile) -> bool:
     """Whether a program is loaded as sleepable: what its section says, or its profile demands."""
     section = matching_section(profile, program.section)
     return profile.sleepable is Sleepable.REQUIRED or (section is not None and section.sleepable)
+
+
+def _may_have_fields(btf: Btf | None, spec: MapSpec) -> bool:
+    try:
+        return bool(fields_of(btf, spec))
+    except Refused:
+        return True
 
 
 def _some_inner(spec: MapSpec) -> MapSpec | None:

@@ -265,3 +265,26 @@ def test_types_of_maps_that_take_none_are_left_out(kernel: RunningKernel) -> Non
     ]
     with KernelObject(BpfObject("x", "", (), tuple(maps), btf=btf)) as made:
         assert len(made.maps) == len(maps)
+
+
+@pytest.mark.kernel_bpf
+def test_fields_in_btf_that_the_kernel_does_not_take_are_not_compared(
+    kernel: RunningKernel,
+) -> None:
+    found = read_cases(MISTAKES, REQUEST)
+    btf = Btf.of(
+        [
+            Int("int", 4, 32),
+            Struct("bpf_spin_lock", 4, (Member("val", 1, 0),)),
+            Struct("value", 8, (Member("lock", 2, 0), Member("n", 1, 32))),
+            Struct("no name", 4),  # the kernel refuses names with blanks
+        ]
+    )
+    locked = MapSpec("locked", MapType.HASH, 4, 8, 8, btf_key_type_id=1, btf_value_type_id=3)
+    plain = replace(locked, btf_value_type_id=0, btf_key_type_id=0)
+    others = [replace(m, btf_key_type_id=0, btf_value_type_id=0) for m in found.obj.maps]
+    for spec, compared in ((locked, False), (plain, True)):
+        obj = replace(found.obj, maps=(spec, *others), btf=btf)
+        side = next(iter(sides(kernel, replace(found, obj=obj)).values()))
+        assert (side.accepted is not None) is compared, side.message
+        assert ("fields of map 'locked'" in side.message) is not compared
