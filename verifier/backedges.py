@@ -7,23 +7,40 @@ known when the path ends. Until it is, the states on the way are `unresolved`: l
 compared with all they hold, not just with what is known to matter. When the outermost state of
 such a loop has been explored to the end, `resolve` carries what matters along the back edges
 until nothing changes, and the states are like any others.
+
+What bounds such a loop is one object: an iterator, a call of a helper, a call of a function that
+has a may_goto. Each has a number; `Bounds` says how many turns it made. A path ends on a state it
+comes from if the same object made more turns since (`went_on`), and if everything that bounds a
+loop around it is still there (`keeps`): a loop that makes its iterator anew in each turn has no
+end, though the states in it look alike.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from pybpfvm.verifier.origin import derived, same_origin
 from pybpfvm.verifier.regstate import Reg, RegType, mark_precise, unknown
 from pybpfvm.verifier.screen import Screen
 from pybpfvm.verifier.stack import Slot, mark_read
 from pybpfvm.verifier.state import Frame, State
 
+# What bounds loops through a place: the objects' numbers, and how many turns each has made.
+Bounds = Mapping[int, int]
+NO_BOUNDS: Bounds = MappingProxyType({})
+
 
 class Stored:
     """A state kept at a prune point. `pending`: paths below it that have not ended. `head`: of a
-    loop that the state lies on and that is not resolved yet, the outermost state. `screen` are the
+    loop that the state lies on and that is not resolved yet, the outermost state. `bounds` are
+    those of loops through it, `outer` the objects that bound the loops of the states it comes
+    from, as far as they are still there. `screen` are the
     quick tests of an explored state, `differs` the register that last told
     a path from it, -1 for none."""
 
     __slots__ = (
+        "bounds",
         "depth",
         "differs",
         "edges",
@@ -32,14 +49,19 @@ class Stored:
         "linked",
         "members",
         "misses",
+        "outer",
         "parent",
         "pending",
         "screen",
         "state",
     )
 
-    def __init__(self, state: State, parent: Stored | None) -> None:
+    def __init__(self, state: State, parent: Stored | None, bounds: Bounds) -> None:
         self.state = state
+        self.bounds = bounds
+        self.outer: frozenset[int] = frozenset()
+        if parent is not None and (parent.outer or parent.bounds):
+            self.outer = (parent.outer | parent.bounds.keys()) & _alive(state)
         self.linked: frozenset[int] | None = None
         self.parent = parent
         self.depth: int = 0 if parent is None else parent.depth + 1
@@ -62,6 +84,26 @@ class Stored:
     def unresolved(self) -> bool:
         """Whether it is not known yet which numbers of the state matter."""
         return self.head is not None
+
+
+def went_on(old: Bounds, new: Bounds) -> bool:
+    """Whether an object that bounds the loop through a place made a turn since the path was
+    there with `old`."""
+    return any(ident in new and new[ident] > turns for ident, turns in old.items())
+
+
+def keeps(stored: Stored, state: State) -> bool:
+    """Whether what bounds the loops around `stored` is in `state` still, and not something new
+    in its place."""
+    return not stored.outer or stored.outer <= _alive(state)
+
+
+def _alive(state: State) -> frozenset[int]:
+    """The numbers of all that may bound a loop: function calls, calls of helpers, iterators."""
+    found = {frame.ident for frame in state.frames}
+    found.update(frame.callback.call for frame in state.frames if frame.callback is not None)
+    found.update(ident for ident, _ in state.refs)
+    return frozenset(found)
 
 
 _FORGOTTEN = State([Frame(0, -1, 0)], (), True)
@@ -156,6 +198,14 @@ def widen(state: State, before: State) -> None:
 def _widened(old: Reg, new: Reg) -> Reg:
     if new is old or new.type is not RegType.SCALAR_VALUE or old.type is not new.type:
         return new
-    if old.precise or new.precise or (old.var == new.var and (old.id == 0) == (new.id == 0)):
+    if old.precise or new.precise:
         return new
-    return unknown(new.at)
+    same = old.var == new.var and (old.id == 0) == (new.id == 0)
+    if same and (new.origin is None or same_origin(old.origin, new.origin)):
+        return new
+    return forgotten(new)
+
+
+def forgotten(reg: Reg) -> Reg:
+    """An unknown number in place of `reg`, that comes from where `reg` does."""
+    return unknown(reg.at) if reg.origin is None else derived(unknown(reg.at), reg.origin)

@@ -18,12 +18,12 @@ from pybpfvm.verifier.contract import (
     PointerField,
     ProgramPromise,
 )
-from pybpfvm.verifier.verdict import Rule
+from pybpfvm.verifier.verdict import LINTS, Rule
 
 _POINTER_BYTES = 8
 _MAX_POINTERS = 4096
 _ACCESS = {"r": (True, False), "w": (False, True), "rw": (True, True)}
-_LINTS = {rule.value: rule for rule in Rule}
+_LINTS = {rule.value: rule for rule in LINTS}
 _KINDS = {"struct": BtfKind.STRUCT, "union": BtfKind.UNION, "enum": BtfKind.ENUM}
 _NAMED = (BtfKind.TYPEDEF, BtfKind.INT)
 

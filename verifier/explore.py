@@ -8,8 +8,9 @@ forever. So whatever this loop ends on, without an error, has been followed to i
 path, and every loop was bounded.
 
 Callbacks are the exception to the last: a helper calls them a bounded number of times, whatever
-they do, so a path that comes back to the same callback ends when the state it began with before
-covers it, in all its numbers. Numbers that change from round to round are widened to "unknown".
+they do, so a path that comes back to the same callback of the same call ends when the state it
+began with before covers it, in all its numbers. Numbers that change from round to round are
+widened to "unknown". May_goto and iterators are alike, see `backedges`.
 """
 
 from __future__ import annotations
@@ -19,13 +20,23 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import count
 
 from pybpfvm.isa.codec import target_pc
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import MAX_FRAMES, Kind, Operand
 from pybpfvm.verifier import iterator, memory, rcu, usermem
 from pybpfvm.verifier.attach import is_btf_typed
-from pybpfvm.verifier.backedges import Stored, close, resolve
+from pybpfvm.verifier.backedges import (
+    NO_BOUNDS,
+    Bounds,
+    Stored,
+    close,
+    forgotten,
+    keeps,
+    resolve,
+    went_on,
+)
 from pybpfvm.verifier.btfptr import check_attachment
 from pybpfvm.verifier.calls import call_helper, forget_packet, helper_of, reference_leak
 from pybpfvm.verifier.checks import check_readable
@@ -37,7 +48,7 @@ from pybpfvm.verifier.kfuncs import call_kfunc
 from pybpfvm.verifier.leaks import check_conceals, spills_more
 from pybpfvm.verifier.lock import check_call_unlocked, check_unlocked
 from pybpfvm.verifier.maygoto import prepare_may_goto
-from pybpfvm.verifier.origin import CopiedSlot, derived
+from pybpfvm.verifier.origin import CopiedSlot
 from pybpfvm.verifier.packetload import packet_load
 from pybpfvm.verifier.params import check_arguments, initial, parameters
 from pybpfvm.verifier.prepared import Prepared
@@ -116,11 +127,11 @@ class Explorer:
         self._last_processed = 0
         self._steps: dict[int, Step] = {}
         self._prune_points = prepared.prune_points
-        self._callback_entries: set[int] = set()
         self._next_calls = prepared.next_calls
         self._turns = prepared.turns
         self._packet_movers = prepared.packet_movers
         self._jump_pcs = prepared.jumps
+        self._idents = count(-1, -1)  # of calls; those of references are positive
 
     def run(self) -> None:
         """Explore until everything is, an error is found, or a budget is used up."""
@@ -236,11 +247,9 @@ class Explorer:
 
     def _visit(self, pc: int, state: State) -> bool:
         """Whether the path must go on from this prune point; stores its state now and then."""
-        bounded = pc in self._callback_entries and state.frame.entry == pc
         draws = pc in self._next_calls
-        forced = bounded or draws or pc in self._turns
-        if draws:
-            bounded = iterator.is_active(state)
+        forced = draws or pc in self._turns or _is_round(pc, state)
+        bounds = self._bounds(pc, state) if forced else NO_BOUNDS
         add = forced or (
             self._jumps - self._last_jumps >= _STORE_JUMPS
             and self.processed - self._last_processed >= _STORE_INSNS
@@ -250,12 +259,15 @@ class Explorer:
             for stored in reversed(found.copy()):
                 if stored.pending:
                     if (
-                        bounded or (forced and stored.state.rounds != state.rounds)
-                    ) and self._compare(pc, stored, state, Compare.ALL):
+                        went_on(stored.bounds, bounds)
+                        and keeps(stored, state)
+                        and self._compare(pc, stored, state, Compare.ALL)
+                    ):
                         close(stored, state, self._parent)
                         return False
-                    if not draws and self._loops(pc, stored, state):
-                        raise _infinite(pc)
+                    anew = bounds.keys() != stored.bounds.keys()
+                    if (anew or not draws) and self._loops(pc, stored, state):
+                        raise _infinite(pc, anew=anew)
                     if (
                         not forced
                         and self._jumps - self._last_jumps < _LOOP_JUMPS
@@ -263,7 +275,7 @@ class Explorer:
                     ):
                         add = False
                 elif stored.unresolved:
-                    if self._compare(pc, stored, state, Compare.ALL):
+                    if keeps(stored, state) and self._compare(pc, stored, state, Compare.ALL):
                         stored.hits += 1
                         close(stored, state, self._parent)
                         return False
@@ -276,19 +288,34 @@ class Explorer:
                     ):
                         stored.hits += 1
                         return False
-                if add:
+                if add and not stored.bounds:
+                    # Paths that leave a bounded loop after different turns meet at the next one.
                     stored.misses += 1
                     if stored.misses > stored.hits * _KEEP_HITS + _KEEP_MISSES:
                         found.remove(stored)
                         stored.forget()
                         self._stored_now -= 1
         if add:
-            self._store(pc, state)
+            self._store(pc, state, bounds)
         return True
 
-    def _store(self, pc: int, state: State) -> None:
+    def _bounds(self, pc: int, state: State) -> Bounds:
+        """What bounds loops through `pc`."""
+        frame = state.frame
+        found: dict[int, int] = {}
+        if pc in self._next_calls:
+            drawn = iterator.active(state)
+            if drawn is not None:
+                found[drawn.ref_id] = drawn.turns
+        elif pc in self._turns:
+            found[frame.ident] = frame.rounds
+        if frame.callback is not None and frame.entry == pc:
+            found[frame.callback.call] = frame.callback.rounds
+        return found
+
+    def _store(self, pc: int, state: State, bounds: Bounds) -> None:
         _begin_anew(state)
-        new = Stored(state.copy(), self._parent)
+        new = Stored(state.copy(), self._parent, bounds)
         self._stored.setdefault(pc, []).append(new)
         self._parent = new
         if self.env.options.observer is not None:
@@ -326,7 +353,7 @@ class Explorer:
     def _loops(self, pc: int, stored: Stored, new: State) -> bool:
         """Whether the path came back to where it was before, with nothing changed."""
         old = stored.state
-        if len(old.frames) != len(new.frames) or old.rounds != new.rounds:
+        if len(old.frames) != len(new.frames):
             return False
         before_regs, now_regs = old.frame.regs, new.frame.regs
         last = stored.differs
@@ -337,15 +364,23 @@ class Explorer:
                 stored.differs = number
                 return False
         for before, now in zip(old.frames, new.frames, strict=True):
+            if before.rounds != now.rounds:
+                return False
             one, other = before.callback, now.callback
             if one is not None and other is not None and one.rounds != other.rounds:
                 return False
         return self._compare(pc, stored, new, Compare.EXACT)
 
     def _last_turn(self, pc: int, state: State) -> State | None:
-        """The state in which this path last came to `pc` before it did now, in the same frames."""
+        """The state in which this path last came to `pc` before it did now, in the same loop."""
+        bounds = self._bounds(pc, state)
         for stored in reversed(self._stored.get(pc, ())):
-            if stored.pending and stored is not self._parent and _same_calls(stored.state, state):
+            if (
+                stored.pending
+                and stored is not self._parent
+                and stored.bounds.keys() == bounds.keys()
+                and _same_calls(stored.state, state)
+            ):
                 return stored.state
         return None
 
@@ -519,9 +554,9 @@ class Explorer:
         """The state, in which the call is over, is that of no round at all; fork a first one."""
         helper = helper_of(self.env, insn).name
         args = _callback_args(helper, regs, pc)
-        self._callback_entries.add(entry)
         round_ = state.copy()
-        callback = Callback(helper, args, state.refs, before=state.copy())
+        call = next(self._idents)
+        callback = Callback(helper, call, args, state.refs, before=state.copy())
         self._enter(round_, pc, entry, args, callback)
         state.certain = round_.certain = False
         self._forks.append((entry, round_))
@@ -536,7 +571,7 @@ class Explorer:
     ) -> None:
         if len(state.frames) >= MAX_FRAMES:
             raise _too_deep(state)
-        frame = Frame(len(state.frames), pc, entry, callback)
+        frame = Frame(len(state.frames), pc, entry, callback, next(self._idents))
         frame.regs[1 : 1 + len(args)] = args
         state.push(frame)
 
@@ -671,7 +706,7 @@ def _widened(reg: Reg, old: Reg | None) -> Reg:
         and (origin is None or origin is old.origin)
     ):
         return reg
-    return unknown(reg.at) if origin is None else derived(unknown(reg.at), origin)
+    return forgotten(reg)
 
 
 def _too_deep(state: State) -> Refused:
@@ -827,10 +862,22 @@ def _same_calls(old: State, new: State) -> bool:
     )
 
 
-def _infinite(pc: int) -> Refused:
+def _is_round(pc: int, state: State) -> bool:
+    """Whether a helper calls its callback, which begins at `pc`."""
+    return state.frame.callback is not None and state.frame.entry == pc
+
+
+def _infinite(pc: int, *, anew: bool) -> Refused:
+    """`anew`: what bounds the loop that the path seems to be in is made anew in each turn."""
+    reason = "the path is back where it was, with the same registers and stack"
+    if anew:
+        reason += (
+            "; each turn begins a new iterator or call, so none bounds the loop around it. "
+            "The kernel takes both for one loop that ends, and does not notice"
+        )
     return Refused(
         Rule.INFINITE_LOOP,
         f"infinite loop detected at insn {pc}",
-        reason="the path is back where it was, with the same registers and stack",
+        reason=reason,
         suggestion="count the loop's turns in a register and leave after a constant number",
     )

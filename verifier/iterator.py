@@ -72,10 +72,10 @@ def _called(env: Environment, insn: Insn) -> str:
     return found.name if isinstance(found, Func) else ""
 
 
-def is_active(state: State) -> bool:
-    """Whether r1 is to an iterator that is not drained."""
+def active(state: State) -> Iterator | None:
+    """The iterator that r1 is to, if it is to one that is not drained."""
     found = _iterator(state, state.frame.regs[1])
-    return found is not None and not found.drained
+    return None if found is None or found.drained else found
 
 
 def num_new(env: Environment, state: State, insn: Insn, pc: int) -> None:
@@ -139,6 +139,7 @@ def prepare_next(
 
     def step(state: State) -> int:
         place = state.frame.regs[1]
+        before = last_turn(pc, state)
         call(state)
         found = _iterator(state, place)
         assert found is not None, "the call checked it"
@@ -146,7 +147,6 @@ def prepare_next(
             state.certain = False
             turn = state.copy()
             _put(turn, place, replace(found, turns=found.turns + 1))
-            before = last_turn(pc, state)
             if before is not None:
                 widen(turn, before)
             forks.append((pc + 1, turn))

@@ -28,7 +28,7 @@ def prepare_may_goto(
     def step(state: State) -> int:
         state.certain = False
         turn = state.copy()
-        turn.rounds += 1
+        turn.frame.rounds += 1
         before = last_turn(pc, state)
         if before is not None:
             widen(turn, before)

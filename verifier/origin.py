@@ -207,6 +207,17 @@ def covers_origin(old: Origin | None, new: Origin | None) -> bool:
     return same and (old.source in _OF_CALLS or old.key == new.key)
 
 
+def same_origin(old: Origin | None, new: Origin | None) -> bool:
+    """Whether numbers of these origins came from one place, and were added the same to."""
+    if old is new:
+        return True
+    if old is None or new is None or not covers_origin(old, new):
+        return False
+    if old.off is None or new.off is None:
+        return old.off is new.off
+    return old.off.var == new.off.var
+
+
 # Sources of which every call of a helper is one of its own.
 _OF_CALLS = frozenset({Source.CQE, Source.CQE_RES, Source.CQE_USER_DATA, Source.RESULT})
 

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Callback:
-    """Why a frame runs: a helper calls it again and again. `args` are r1 to r5 of each call,
-    `refs` what was held when it began. `rounds` counts the calls on this path before this one,
-    `before` is the caller's state when this one began."""
+    """Why a frame runs: a helper calls it again and again. `call` tells one call of the helper
+    from others, `args` are r1 to r5 of each call of the function, `refs` what was held when it
+    began. `rounds` counts the calls on this path before this one, `before` is the caller's state
+    when this one began."""
 
     helper: str
+    call: int
     args: tuple[Reg, ...]
     refs: tuple[tuple[int, int], ...]
     rounds: int = 0
@@ -32,21 +34,39 @@ class Callback:
 
 class Frame:
     """A function's registers and stack. `callsite` is the pc of the call, -1 for the main
-    function; `entry` the pc where the function starts.
+    function; `entry` the pc where the function starts; `ident` tells one call of it from others.
+    `rounds` counts its turns of loops that the kernel bounds for each call: those of may_goto.
 
     `stack` maps the offsets -8, -16, ... from r10 to what is in those 8 bytes; a slot that is
     missing was never written.
     """
 
-    __slots__ = ("callback", "callsite", "entry", "number", "regs", "shared", "stack")
+    __slots__ = (
+        "callback",
+        "callsite",
+        "entry",
+        "ident",
+        "number",
+        "regs",
+        "rounds",
+        "shared",
+        "stack",
+    )
 
     def __init__(
-        self, number: int, callsite: int, entry: int, callback: Callback | None = None
+        self,
+        number: int,
+        callsite: int,
+        entry: int,
+        callback: Callback | None = None,
+        ident: int = 0,
     ) -> None:
         self.number = number
         self.callsite = callsite
         self.entry = entry
         self.callback = callback
+        self.ident = ident
+        self.rounds = 0
         self.regs: list[Reg] = [NOT_INIT] * REGISTERS
         self.regs[FRAME_POINTER] = Pointer(RegType.PTR_TO_STACK, -1, frame=number)
         self.stack: dict[int, Slot] = {}
@@ -59,6 +79,8 @@ class Frame:
         other.callsite = self.callsite
         other.entry = self.entry
         other.callback = self.callback
+        other.ident = self.ident
+        other.rounds = self.rounds
         other.regs = self.regs.copy()
         other.stack = self.stack
         other.shared = self.shared = True
@@ -111,7 +133,6 @@ class State:
     regions that are open. `locks` are those held, in the order in which they were taken.
 
     `certain`: every run of the program comes here (no branch on the way could go both ways).
-    `rounds` counts turns of loops that the kernel bounds: those of may_goto.
     `speculative`: only a mispredicted branch leads here.
     `notes`: what an observer remembers of the path, a value that never changes; copies share it.
     """
@@ -124,7 +145,6 @@ class State:
         "notes",
         "refs",
         "regions",
-        "rounds",
         "speculative",
     )
 
@@ -141,7 +161,6 @@ class State:
         self.certain = certain
         self.regions = regions
         self.notes: PathNotes | None = None
-        self.rounds = 0
         self.locks: tuple[Lock, ...] = ()
         self.speculative = False
 
@@ -150,7 +169,6 @@ class State:
         frames = [frame.copy() for frame in self.frames]
         other = State(frames, self.refs, self.certain, self.regions)
         other.notes = self.notes
-        other.rounds = self.rounds
         other.locks = self.locks
         other.speculative = self.speculative
         return other

@@ -105,6 +105,33 @@ class Rule(Enum):
     UNSUPPORTED = "unsupported"
 
 
+# Rules whose findings are warnings, docs/lints.md: a contract may allow these.
+LINTS = (
+    Rule.USER_UNPROVEN,
+    Rule.DOUBLE_FETCH,
+    Rule.FORGED_POINTER,
+    Rule.POINTER_EXPOSED,
+    Rule.FAILED_REAP,
+    Rule.ERRNO_AS_COUNT,
+    Rule.RESULT_IGNORED,
+    Rule.SUBMIT_UNCHECKED,
+    Rule.FILE_OFFSET,
+    Rule.USER_DATA_SHARED,
+    Rule.BUFFER_IN_FLIGHT,
+    Rule.CQ_INDEX,
+    Rule.CQ_OWNERSHIP,
+    Rule.WAIT_NEVER,
+    Rule.WAIT_NO_PROGRESS,
+    Rule.WAIT_STALE,
+    Rule.LINK_DANGLING,
+    Rule.DRAIN,
+    Rule.SQE_OPCODE,
+    Rule.SQE_FLAGS,
+    Rule.SQE_FIELD,
+    Rule.SQE_BUFFER,
+)
+
+
 @dataclass(frozen=True, slots=True)
 class PathStep:
     """A step of the causal path: the instruction that produced or narrowed what went wrong."""

@@ -88,6 +88,8 @@ WRONG = [
     (GOOD + "[maps]\nuser_writes = ['x']", "maps.user_writes", "no map 'x'", "progress"),
     (GOOD + "[maps]\nuser_writes = 'progress'", "maps.user_writes", "not a list", ""),
     (GOOD + "[programs.writer.allow]\nno-such = 'x'", "allow.no-such", "no such lint", ""),
+    (GOOD + "[programs.writer.allow]\nuser-range = 'x'", "allow.user-range", "no such lint", ""),
+    (GOOD + "[programs.writer.allow]\nbudget = 'x'", "allow.budget", "no such lint", ""),
     (GOOD + "[programs.writer.allow]\ncq-index = ''", "allow.cq-index", "no reason", ""),
     ("a = " + "[" * 5000, "", "", ""),
 ]
@@ -345,3 +347,27 @@ def test_what_v3_does_not_look_at_must_be_there(helper: str, size: int, accepted
         args = ["r3 = r10", f"r3 += -{at}", "r2 = 1", f"r4 = {size}", "call io_uring_reap_cqe"]
     verdict = judged("\n".join(["r9 = 0", *fill, *args, "r0 = 0", "exit"]), {})
     assert isinstance(verdict, Accepted if accepted else Rejected), verdict
+
+
+def test_a_loop_that_leaves_the_block_is_warned_of() -> None:
+    code = """
+      r6 = *(u64 *)(r1 + 0)
+    again:
+      may_goto out
+      r1 = r10
+      r1 += -8
+      r2 = 8
+      r3 = r6
+      call copy_from_user
+      r6 += 8
+      goto again
+    out:
+      r0 = 0
+      exit
+    """
+    verdict = judged(code, IT)
+    if isinstance(verdict, Accepted):
+        assert Rule.USER_UNPROVEN in [warning.rule for warning in verdict.warnings]
+    else:
+        assert isinstance(verdict, Rejected), verdict
+        assert verdict.errors[0].rule is Rule.USER_RANGE

@@ -7,14 +7,18 @@ matters makes it pass.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pybpfvm.isa.asm import assemble
+from pybpfvm.isa.opcodes import Kind
 from pybpfvm.profiles import profile_named
 from pybpfvm.program import BpfObject, MapSpec, MapType, Program
 from pybpfvm.verifier import stack
 from pybpfvm.verifier.verdict import Accepted, Rejected, Rule, Verdict
-from pybpfvm.verifier.verify import verify
+from pybpfvm.verifier.verify import Options, verify
+from tests.support.verifier_cases import corpus
 
 MAPS = (MapSpec("array", MapType.ARRAY, 4, 64, 4),)
 PROFILE = profile_named("socket_filter")
@@ -154,3 +158,23 @@ def test_a_wider_spill_stands_in_for_a_narrower_one(low: str, high: str) -> None
     assert wide.stats.processed_insns <= narrow.stats.processed_insns + 1
     other = high.replace("= 3", "= 67")
     assert isinstance(judge(START.format(low=low, high=other) + text + USE), Rejected)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a counted loop around an iterator's",
+        "a counted loop around calls of bpf_loop",
+    ],
+)
+def test_paths_out_of_bounded_loops_meet_again(name: str) -> None:
+    # Each turn begins an iterator, or a call, of its own; its paths must not double in each.
+    case = next(case for case in corpus() if case.name == name)
+    insns = tuple(
+        replace(insn, imm=50) if insn.spec.kind is Kind.JUMP and insn.imm == 4 else insn
+        for insn in case.program.insns
+    )
+    assert insns != case.program.insns
+    program = replace(case.program, insns=insns)
+    verdict = verify(program, case.object, case.profile, options=Options(budget_insns=20_000))
+    assert isinstance(verdict, Accepted), verdict
