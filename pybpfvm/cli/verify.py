@@ -133,7 +133,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--log-level",
         type=int,
         choices=(1, 2),
-        default=1,
         help="of --format log: the path to an error (1, default), or every state (2)",
     )
     shown.add_argument(
@@ -150,6 +149,11 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(
             "both say what a program is", where="--abi and --type", remedy="give one of them"
         )
+    if args.log_level is not None and args.format != "log":
+        raise InputError(
+            "only the kernel log has levels", where="--log-level", remedy="add --format log"
+        )
+    log_level = args.log_level or 1
     chosen = format_named(args.format)
     request = JudgeRequest(
         kernel=args.kernel,
@@ -163,7 +167,7 @@ def run(args: argparse.Namespace) -> int:
         budget_states=args.budget_states,
         budget_seconds=args.budget_seconds,
         all_errors=args.all_errors,
-        log_level=args.log_level,
+        log_level=log_level,
         log_chars=args.log_chars,
         caps=parse_capabilities(args.caps),
     )
@@ -182,7 +186,7 @@ def run(args: argparse.Namespace) -> int:
         request,
         timings=args.timings,
         colour=output is None and wants_colour(sys.stdout),
-        log_level=args.log_level,
+        log_level=log_level,
     )
     text = chosen.render(report)
     if output is None:

@@ -85,7 +85,7 @@ def totals(objects: Iterable[JudgedObject]) -> str:
     ]
     unusable = sum(1 for one in everything if one.error)
     if unusable:
-        parts.append(f"{count(unusable, 'object')} could not be read")
+        parts.append(f"{count(unusable, 'object')} could not be judged")
     if not all(one.complete for one in everything):
         parts.append("interrupted before the rest")
     programs, objects_ = count(len(names), "program"), count(len(everything), "object")

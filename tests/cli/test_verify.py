@@ -79,7 +79,7 @@ def test_the_other_objects_are_judged_when_one_can_not_be_read(
     assert "/nonexistent.o: can not be read: No such file or directory" in out
     assert "not an ELF object" in out
     assert "filter (socket): accepted" in out
-    assert "1 accepted, 2 objects could not be read" in out
+    assert "1 accepted, 2 objects could not be judged" in out
 
 
 def test_a_program_that_the_loader_leaves_out_is_named(capsys: pytest.CaptureFixture[str]) -> None:

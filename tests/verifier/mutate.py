@@ -205,8 +205,10 @@ def main() -> int:
     share = 100 * sum(noticed.values()) / max(sum(made.values()), 1)
     print(f"{'all':10} {sum(made.values()):8} {sum(noticed.values()):8}  {share:.1f} %")
     print(f"{time.monotonic() - start:.0f} s")
-    if len(chosen) == len(list(mutants())):
+    if not args.only:
         text = f"{sum(noticed.values())} of {sum(made.values())} ({share:.1f} %)"
+        if args.sample:
+            text += f", chosen from {len(list(mutants()))}"
         keep(
             "mutate", "make mutate", [("rules switched off one at a time, noticed by a test", text)]
         )
