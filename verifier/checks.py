@@ -341,7 +341,7 @@ def check_stack_bounds(
             suggestion="keep the offset inside the array on the stack",
             culprit=reg,
             bounds=bounds,
-            certain=low + size > 0 or high < -STACK_BYTES or not var.mask,
+            certain=size > 0 and (low + size > 0 or high < -STACK_BYTES or not var.mask),
         )
     env.used_stack(state.frames[reg.frame].entry, low)
     return low, high
