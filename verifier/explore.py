@@ -80,7 +80,7 @@ _END = -1
 # How seldom states are stored, and when a stored one that covers nothing is dropped.
 _STORE_JUMPS, _STORE_INSNS = 2, 8
 _LOOP_JUMPS, _LOOP_INSNS = 20, 100
-_KEEP_HITS, _KEEP_MISSES = 3, 3
+_KEEP_HITS, _KEEP_MISSES, _KEEP_BOUNDED = 3, 3, 64
 _MAX_PENDING = 8192
 # How often time and memory are looked at; how many prepared instructions are kept.
 _CHECK_INSNS = 2048
@@ -288,10 +288,11 @@ class Explorer:
                     ):
                         stored.hits += 1
                         return False
-                if add and not stored.bounds:
-                    # Paths that leave a bounded loop after different turns meet at the next one.
+                if add:
                     stored.misses += 1
-                    if stored.misses > stored.hits * _KEEP_HITS + _KEEP_MISSES:
+                    # Paths that leave a bounded loop after different turns meet at the next one.
+                    least = _KEEP_BOUNDED if stored.bounds else _KEEP_MISSES
+                    if stored.misses > stored.hits * _KEEP_HITS + least:
                         found.remove(stored)
                         stored.forget()
                         self._stored_now -= 1
