@@ -17,19 +17,22 @@ from pybpfvm.isa.opcodes import STACK_BYTES
 from pybpfvm.profiles.base import PacketAccess, Profile
 from pybpfvm.profiles.mainline import MAINLINE_NAMES
 from pybpfvm.program import BPF_F_RDONLY_PROG, POISON_CORE, POISON_KFUNC, MapSpec, MapType
-from pybpfvm.verifier import btfhelpers, checks, dynptr, rcu, stack, usermem
-from pybpfvm.verifier.capabilities import check_helper, check_one_map
+from pybpfvm.verifier import checks
 from pybpfvm.verifier.checks import check_readable
 from pybpfvm.verifier.domains.scalar import Scalar, sync
 from pybpfvm.verifier.domains.word import S32_MAX, S32_MIN, U32, U64
 from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.jumps import places
-from pybpfvm.verifier.kernelptr import SOCKETS
-from pybpfvm.verifier.leaks import check_conceals, check_no_pointers
-from pybpfvm.verifier.lock import check_call_unlocked, check_lock_argument, check_unlocked
+from pybpfvm.verifier.kernelobjects import btfhelpers, rcu
+from pybpfvm.verifier.kernelobjects.kernelptr import SOCKETS
 from pybpfvm.verifier.mapuse import check_map_helper, takes_sockets
+from pybpfvm.verifier.privileges.capabilities import check_helper, check_one_map
+from pybpfvm.verifier.privileges.leaks import check_conceals, check_no_pointers
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
-from pybpfvm.verifier.regstate import (
+from pybpfvm.verifier.resources import dynptr
+from pybpfvm.verifier.resources.lock import check_call_unlocked, check_lock_argument, check_unlocked
+from pybpfvm.verifier.states import stack
+from pybpfvm.verifier.states.regstate import (
     NON_NULL,
     PACKET_TYPES,
     Pointer,
@@ -41,8 +44,9 @@ from pybpfvm.verifier.regstate import (
     scalar,
     unknown,
 )
-from pybpfvm.verifier.state import State
-from pybpfvm.verifier.usernames import LEAST_BYTES
+from pybpfvm.verifier.states.state import State
+from pybpfvm.verifier.usermemory import usermem
+from pybpfvm.verifier.usermemory.usernames import LEAST_BYTES
 from pybpfvm.verifier.verdict import Rule
 
 _STACK, _VALUE = RegType.PTR_TO_STACK, RegType.PTR_TO_MAP_VALUE

@@ -10,14 +10,14 @@ from pybpfvm.engine import ctx_violation
 from pybpfvm.isa.opcodes import STACK_BYTES
 from pybpfvm.profiles.base import CtxField, CtxHolds, CtxPointer, PacketAccess
 from pybpfvm.program import BPF_F_RDONLY_PROG, BPF_F_WRONLY_PROG, MapSpec
-from pybpfvm.verifier import stack
 from pybpfvm.verifier.domains.word import S64_MIN
 from pybpfvm.verifier.environment import Environment
-from pybpfvm.verifier.fields import check_field_access
-from pybpfvm.verifier.origin import ADDRESSES
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
-from pybpfvm.verifier.regstate import NON_NULL, PACKET_TYPES, Reg, RegType
-from pybpfvm.verifier.state import State
+from pybpfvm.verifier.resources.fields import check_field_access
+from pybpfvm.verifier.states import stack
+from pybpfvm.verifier.states.regstate import NON_NULL, PACKET_TYPES, Reg, RegType
+from pybpfvm.verifier.states.state import State
+from pybpfvm.verifier.usermemory.origin import ADDRESSES
 from pybpfvm.verifier.verdict import Kind, Rule
 
 # The largest offset or size that the kernel lets a register hold, and that of packets.

@@ -18,13 +18,13 @@ from pybpfvm.loader.target import kernel_btf
 from pybpfvm.profiles.base import Profile, Sleepable
 from pybpfvm.profiles.detect import matching_section
 from pybpfvm.program import BpfObject, MapSpec, Program, Subprog
-from pybpfvm.verifier.attach import Attachment, attachment, is_btf_typed
-from pybpfvm.verifier.contract import Contract
-from pybpfvm.verifier.fields import Field, fields_of
+from pybpfvm.verifier.kernelobjects.attach import Attachment, attachment, is_btf_typed
 from pybpfvm.verifier.observe import Observer
-from pybpfvm.verifier.privilege import ALL, Capabilities, Mask
-from pybpfvm.verifier.regstate import Reg, RegType, Trust
-from pybpfvm.verifier.usernames import FROM_USER
+from pybpfvm.verifier.privileges.privilege import ALL, Capabilities, Mask
+from pybpfvm.verifier.resources.fields import Field, fields_of
+from pybpfvm.verifier.states.regstate import Reg, RegType, Trust
+from pybpfvm.verifier.usermemory.contract import Contract
+from pybpfvm.verifier.usermemory.usernames import FROM_USER
 from pybpfvm.verifier.verdict import Finding, Rule
 
 # A report of more errors than these helps nobody: exploring ends there.

@@ -25,9 +25,23 @@ from itertools import count
 from pybpfvm.isa.codec import target_pc
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import MAX_FRAMES, Kind, Operand
-from pybpfvm.verifier import iterator, memory, rcu, usermem
-from pybpfvm.verifier.attach import is_btf_typed
-from pybpfvm.verifier.backedges import (
+from pybpfvm.verifier import memory
+from pybpfvm.verifier.calls import call_helper, forget_packet, helper_of, reference_leak
+from pybpfvm.verifier.checks import check_readable
+from pybpfvm.verifier.domains.scalar import Scalar, is_subsumed_by
+from pybpfvm.verifier.environment import MAX_ERRORS, Environment
+from pybpfvm.verifier.explaining.describe import registers
+from pybpfvm.verifier.jumps import prepare_jump
+from pybpfvm.verifier.kernelobjects import rcu
+from pybpfvm.verifier.kernelobjects.attach import is_btf_typed
+from pybpfvm.verifier.kernelobjects.btfptr import check_attachment
+from pybpfvm.verifier.kernelobjects.kfuncs import call_kfunc
+from pybpfvm.verifier.kernelobjects.params import check_arguments, initial, parameters
+from pybpfvm.verifier.packetload import packet_load
+from pybpfvm.verifier.prepared import Prepared
+from pybpfvm.verifier.privileges.leaks import check_conceals, spills_more
+from pybpfvm.verifier.privileges.speculation import followed
+from pybpfvm.verifier.pruning.backedges import (
     NO_BOUNDS,
     Bounds,
     Stored,
@@ -37,24 +51,13 @@ from pybpfvm.verifier.backedges import (
     resolve,
     went_on,
 )
-from pybpfvm.verifier.btfptr import check_attachment
-from pybpfvm.verifier.calls import call_helper, forget_packet, helper_of, reference_leak
-from pybpfvm.verifier.checks import check_readable
-from pybpfvm.verifier.describe import registers
-from pybpfvm.verifier.domains.scalar import Scalar, is_subsumed_by
-from pybpfvm.verifier.environment import MAX_ERRORS, Environment
-from pybpfvm.verifier.jumps import prepare_jump
-from pybpfvm.verifier.kfuncs import call_kfunc
-from pybpfvm.verifier.leaks import check_conceals, spills_more
-from pybpfvm.verifier.lock import check_call_unlocked, check_unlocked
-from pybpfvm.verifier.maygoto import prepare_may_goto
-from pybpfvm.verifier.origin import CopiedSlot
-from pybpfvm.verifier.packetload import packet_load
-from pybpfvm.verifier.params import check_arguments, initial, parameters
-from pybpfvm.verifier.prepared import Prepared
-from pybpfvm.verifier.prune import Compare, Comparison
+from pybpfvm.verifier.pruning.maygoto import prepare_may_goto
+from pybpfvm.verifier.pruning.prune import Compare, Comparison
+from pybpfvm.verifier.pruning.screen import Screen, differ
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
-from pybpfvm.verifier.regstate import (
+from pybpfvm.verifier.resources import iterator
+from pybpfvm.verifier.resources.lock import check_call_unlocked, check_unlocked
+from pybpfvm.verifier.states.regstate import (
     NOT_INIT,
     ZERO,
     Pointer,
@@ -65,11 +68,11 @@ from pybpfvm.verifier.regstate import (
     scalar,
     unknown,
 )
-from pybpfvm.verifier.screen import Screen, differ
-from pybpfvm.verifier.speculation import followed
-from pybpfvm.verifier.stack import ObjectSlot, Slot
-from pybpfvm.verifier.state import NO_REGIONS, Callback, Frame, State
+from pybpfvm.verifier.states.stack import ObjectSlot, Slot
+from pybpfvm.verifier.states.state import NO_REGIONS, Callback, Frame, State
 from pybpfvm.verifier.transfer import check_writable, prepare_alu, prepare_lddw
+from pybpfvm.verifier.usermemory import usermem
+from pybpfvm.verifier.usermemory.origin import CopiedSlot
 from pybpfvm.verifier.verdict import Finding, Rule
 from pybpfvm.verifier.verdict import Kind as Why
 

@@ -14,9 +14,8 @@ from pybpfvm.verifier.domains.alu import alu
 from pybpfvm.verifier.domains.branch import arms_of
 from pybpfvm.verifier.domains.scalar import Scalar
 from pybpfvm.verifier.environment import Environment
-from pybpfvm.verifier.leaks import check_compared
-from pybpfvm.verifier.origin import learned
-from pybpfvm.verifier.regstate import (
+from pybpfvm.verifier.privileges.leaks import check_compared
+from pybpfvm.verifier.states.regstate import (
     NON_NULL,
     ZERO,
     Pointer,
@@ -27,8 +26,9 @@ from pybpfvm.verifier.regstate import (
     mark_precise,
     scalar,
 )
-from pybpfvm.verifier.stack import Slot
-from pybpfvm.verifier.state import Frame, State
+from pybpfvm.verifier.states.stack import Slot
+from pybpfvm.verifier.states.state import Frame, State
+from pybpfvm.verifier.usermemory.origin import learned
 
 Arms = tuple[State | None, State | None]
 JumpStep = Callable[[State], Arms]

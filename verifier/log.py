@@ -25,9 +25,9 @@ from pybpfvm.verifier.environment import Options, environment
 from pybpfvm.verifier.notation import format_places
 from pybpfvm.verifier.observe import Observer
 from pybpfvm.verifier.refusal import Refused
-from pybpfvm.verifier.regstate import Reg, RegType, same_reg
-from pybpfvm.verifier.stack import SLOT_BYTES, Slot, same_slot
-from pybpfvm.verifier.state import Frame, State
+from pybpfvm.verifier.states.regstate import Reg, RegType, same_reg
+from pybpfvm.verifier.states.stack import SLOT_BYTES, Slot, same_slot
+from pybpfvm.verifier.states.state import Frame, State
 from pybpfvm.verifier.verdict import Accepted, Finding, Inconclusive, Verdict
 
 LEVELS = (1, 2)

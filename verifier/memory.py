@@ -10,21 +10,29 @@ from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import AtomicOp, Kind
 from pybpfvm.profiles.base import CtxField
 from pybpfvm.program import BPF_F_RDONLY_PROG, MapType
-from pybpfvm.verifier import btfptr, checks, dynptr, stack, usermem
-from pybpfvm.verifier.attach import is_btf_typed
-from pybpfvm.verifier.capabilities import check_ctx_field
+from pybpfvm.verifier import checks
 from pybpfvm.verifier.checks import POINTER_FIELDS, check_readable
 from pybpfvm.verifier.domains.scalar import Scalar, load_result
 from pybpfvm.verifier.environment import Environment
-from pybpfvm.verifier.kernelptr import FROM_CONTEXT, KERNEL_MEMORY, SOCKETS, check_kernel_memory
-from pybpfvm.verifier.leaks import (
+from pybpfvm.verifier.kernelobjects import btfptr
+from pybpfvm.verifier.kernelobjects.attach import is_btf_typed
+from pybpfvm.verifier.kernelobjects.kernelptr import (
+    FROM_CONTEXT,
+    KERNEL_MEMORY,
+    SOCKETS,
+    check_kernel_memory,
+)
+from pybpfvm.verifier.privileges.capabilities import check_ctx_field
+from pybpfvm.verifier.privileges.leaks import (
     check_conceals,
     check_no_pointers,
     check_stored,
     check_whole,
 )
 from pybpfvm.verifier.refusal import forbidden
-from pybpfvm.verifier.regstate import (
+from pybpfvm.verifier.resources import dynptr
+from pybpfvm.verifier.states import stack
+from pybpfvm.verifier.states.regstate import (
     NON_NULL,
     PACKET_TYPES,
     Pointer,
@@ -35,7 +43,8 @@ from pybpfvm.verifier.regstate import (
     scalar,
     shared,
 )
-from pybpfvm.verifier.state import State
+from pybpfvm.verifier.states.state import State
+from pybpfvm.verifier.usermemory import usermem
 from pybpfvm.verifier.verdict import Rule
 
 # Accesses through these are rewritten by the kernel.

@@ -11,9 +11,9 @@ from functools import lru_cache
 from pybpfvm.isa.opcodes import REGISTERS
 from pybpfvm.verifier.domains.scalar import Scalar
 from pybpfvm.verifier.domains.word import S32_MAX, S32_MIN, S64_MAX, S64_MIN, U32, U64
-from pybpfvm.verifier.regstate import PACKET_TYPES, Reg, RegType, Trust
-from pybpfvm.verifier.stack import INVALID, MISC, SPILL, ZERO, Slot
-from pybpfvm.verifier.state import Frame, State
+from pybpfvm.verifier.states.regstate import PACKET_TYPES, Reg, RegType, Trust
+from pybpfvm.verifier.states.stack import INVALID, MISC, SPILL, ZERO, Slot
+from pybpfvm.verifier.states.state import Frame, State
 
 _SMALL = 1 << 15  # numbers below are decimal
 _BYTES = {INVALID: "?", MISC: "m", ZERO: "0", SPILL: "?"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pybpfvm.verifier.refusal import Refused
-from pybpfvm.verifier.state import State
+from pybpfvm.verifier.states.state import State
 
 
 class Observer:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Kind
-from pybpfvm.verifier import rcu
 from pybpfvm.verifier.calls import reference_leak
 from pybpfvm.verifier.checks import check_ctx_pointer, check_readable
 from pybpfvm.verifier.domains.scalar import Scalar
 from pybpfvm.verifier.environment import Environment
-from pybpfvm.verifier.lock import check_unlocked
+from pybpfvm.verifier.kernelobjects import rcu
 from pybpfvm.verifier.refusal import Refused, forbidden
-from pybpfvm.verifier.regstate import NOT_INIT, RegType, scalar
-from pybpfvm.verifier.state import State
+from pybpfvm.verifier.resources.lock import check_unlocked
+from pybpfvm.verifier.states.regstate import NOT_INIT, RegType, scalar
+from pybpfvm.verifier.states.state import State
 from pybpfvm.verifier.verdict import Rule
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Kind
-from pybpfvm.verifier import iterator
 from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.globals import packet_movers
-from pybpfvm.verifier.liveness import Liveness
+from pybpfvm.verifier.pruning.liveness import Liveness
+from pybpfvm.verifier.resources import iterator
 
 
 class Prepared:

@@ -5,7 +5,7 @@ Nothing outside the verifier sees it: `verify` answers with a verdict.
 
 from __future__ import annotations
 
-from pybpfvm.verifier.regstate import Reg
+from pybpfvm.verifier.states.regstate import Reg
 from pybpfvm.verifier.verdict import Kind, Rule
 
 

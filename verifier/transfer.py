@@ -18,11 +18,12 @@ from pybpfvm.verifier.domains.alu import alu, transfer_of
 from pybpfvm.verifier.domains.scalar import UNKNOWN32, Scalar, sync
 from pybpfvm.verifier.domains.word import S64_MIN
 from pybpfvm.verifier.environment import Environment
-from pybpfvm.verifier.kernelptr import SOCKETS
-from pybpfvm.verifier.leaks import check_conceals
+from pybpfvm.verifier.kernelobjects.kernelptr import SOCKETS
 from pybpfvm.verifier.mapuse import check_map_for_sleepable
+from pybpfvm.verifier.privileges.leaks import check_conceals
+from pybpfvm.verifier.privileges.speculation import check_moved, is_masked, note_numbers
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
-from pybpfvm.verifier.regstate import (
+from pybpfvm.verifier.states.regstate import (
     NON_NULL,
     PACKET_TYPES,
     Pointer,
@@ -34,8 +35,7 @@ from pybpfvm.verifier.regstate import (
     shared,
     unknown,
 )
-from pybpfvm.verifier.speculation import check_moved, is_masked, note_numbers
-from pybpfvm.verifier.state import State
+from pybpfvm.verifier.states.state import State
 from pybpfvm.verifier.verdict import Rule
 
 Step = Callable[[State], None]

@@ -75,7 +75,7 @@ class Rule(Enum):
     TRUST = "untrusted-pointer"
     REGION = "unbalanced-region"
     ATTACH_TARGET = "attach-target"
-    # user memory (verifier/contract.py)
+    # user memory (verifier/usermemory/contract.py)
     USER_RANGE = "user-range"
     # lints (verifier/lints/): warnings, never part of a verdict
     USER_UNPROVEN = "user-range-unproven"

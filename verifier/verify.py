@@ -12,13 +12,13 @@ from pybpfvm.profiles.base import Profile, Sleepable
 from pybpfvm.profiles.detect import matching_section
 from pybpfvm.program import BpfObject, Program
 from pybpfvm.verifier import structure
-from pybpfvm.verifier.capabilities import capability_errors, speculation_feature
 from pybpfvm.verifier.environment import MAX_ERRORS, Environment, Options, environment
 from pybpfvm.verifier.explore import Explorer
-from pybpfvm.verifier.fields import refused_maps
 from pybpfvm.verifier.globals import called_globals
 from pybpfvm.verifier.newer import newer_code
 from pybpfvm.verifier.prepared import Prepared
+from pybpfvm.verifier.privileges.capabilities import capability_errors, speculation_feature
+from pybpfvm.verifier.resources.fields import refused_maps
 from pybpfvm.verifier.verdict import (
     Accepted,
     Finding,

@@ -11,7 +11,7 @@ from pybpfvm.program import MapSpec, MapType
 from pybpfvm.report.rulebook import Card, Sample, card, finding_of, rule_named
 from pybpfvm.report.ruletexts import title
 from pybpfvm.report.terminal import heading
-from pybpfvm.verifier.categories import category
+from pybpfvm.verifier.explaining.categories import category
 from pybpfvm.verifier.verdict import Rule
 
 _WIDTH = 96

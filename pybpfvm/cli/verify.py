@@ -22,7 +22,7 @@ from pybpfvm.session.workers import judge_all
 from pybpfvm.verifier.environment import DEFAULT_BUDGET_SECONDS, DEFAULT_BUDGET_STATES
 from pybpfvm.verifier.kernels import DEFAULT_KERNEL, KERNELS, NOTES
 from pybpfvm.verifier.log import DEFAULT_LOG_CHARS
-from pybpfvm.verifier.privilege import parse_capabilities
+from pybpfvm.verifier.privileges.privilege import parse_capabilities
 
 _INTERRUPTED = 130
 _MAX_JOBS = 256

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pybpfvm.report.formats import Report
 from pybpfvm.report.words import count, headline, place, printable, totals, verdict_name
 from pybpfvm.session.judged import JudgedObject, JudgedProgram
-from pybpfvm.verifier.categories import kind_note
+from pybpfvm.verifier.explaining.categories import kind_note
 from pybpfvm.verifier.verdict import Finding
 
 _MARKS = {"accepted": "✅", "rejected": "❌", "inconclusive": "❔"}

@@ -23,9 +23,9 @@ from pybpfvm.program import BpfObject, Program
 from pybpfvm.session.judging import JudgeRequest, Recorder
 from pybpfvm.verifier.notation import format_reg, format_slot
 from pybpfvm.verifier.refusal import Refused
-from pybpfvm.verifier.regstate import Reg, RegType
-from pybpfvm.verifier.stack import Slot
-from pybpfvm.verifier.state import State
+from pybpfvm.verifier.states.regstate import Reg, RegType
+from pybpfvm.verifier.states.stack import Slot
+from pybpfvm.verifier.states.state import State
 from pybpfvm.verifier.verdict import Verdict
 
 FIRST_STEPS = 4_000

@@ -50,8 +50,8 @@ from pybpfvm.profiles.mainline import MAINLINE_NAMES
 from pybpfvm.program import BpfObject, MapSpec, MapType, Program, Subprog
 from pybpfvm.report.ruletexts import RULES, Row, meaning, mend, row, title
 from pybpfvm.session.judging import JudgeRequest, judge
-from pybpfvm.verifier.contract_parse import parse_contract
-from pybpfvm.verifier.privilege import ALL, parse_capabilities
+from pybpfvm.verifier.privileges.privilege import ALL, parse_capabilities
+from pybpfvm.verifier.usermemory.contract_parse import parse_contract
 from pybpfvm.verifier.verdict import Finding, Inconclusive, Rejected, Rule, Verdict
 
 _KFUNC = re.compile(r"\bcall kfunc (\w+)")

@@ -18,7 +18,7 @@ from pybpfvm.report.formats import Report
 from pybpfvm.report.ruletexts import meaning, mend, title
 from pybpfvm.report.words import file_of, headline, verdict_name
 from pybpfvm.session.judged import Agreement, JudgedObject, JudgedProgram
-from pybpfvm.verifier.categories import category, kind_note, problem
+from pybpfvm.verifier.explaining.categories import category, kind_note, problem
 from pybpfvm.verifier.verdict import Finding, Kind, Rule
 
 _SCHEMA = (

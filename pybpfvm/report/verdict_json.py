@@ -9,7 +9,7 @@ from pybpfvm.errors import SourceLine
 from pybpfvm.report.formats import Report
 from pybpfvm.report.words import kind_of, verdict_name
 from pybpfvm.session.judged import JudgedObject, JudgedProgram, KernelSide
-from pybpfvm.verifier.categories import category, problem
+from pybpfvm.verifier.explaining.categories import category, problem
 from pybpfvm.verifier.verdict import Finding, PathStep, Witness
 
 SCHEMA = "pybpfvm.verify/1"

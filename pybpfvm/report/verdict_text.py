@@ -19,7 +19,7 @@ from pybpfvm.report.words import (
 )
 from pybpfvm.session.judged import Agreement, JudgedObject, JudgedProgram
 from pybpfvm.session.witness_text import describe
-from pybpfvm.verifier.categories import kind_note
+from pybpfvm.verifier.explaining.categories import kind_note
 from pybpfvm.verifier.verdict import Finding, Kind, Witness
 
 _WIDTH = 96

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from pybpfvm.errors import SourceLine
 from pybpfvm.session.judged import JudgedObject, JudgedProgram
-from pybpfvm.verifier.categories import category, problem
+from pybpfvm.verifier.explaining.categories import category, problem
 from pybpfvm.verifier.verdict import Accepted, Finding, Kind, Rejected, Verdict
 
 # C0, DEL, C1, line separators, bidirectional overrides, surrogates.

@@ -22,7 +22,6 @@ from pybpfvm.profiles.detect import Detection
 from pybpfvm.profiles.ordinary import profile_of_section, unsupported_type
 from pybpfvm.program import BpfObject, Program
 from pybpfvm.session.constants import with_constants
-from pybpfvm.verifier.contract import Contract
 from pybpfvm.verifier.environment import (
     DEFAULT_BUDGET_SECONDS,
     DEFAULT_BUDGET_STATES,
@@ -34,7 +33,8 @@ from pybpfvm.verifier.kernels import DEFAULT_KERNEL, KERNELS
 from pybpfvm.verifier.lints import with_lints
 from pybpfvm.verifier.log import DEFAULT_LOG_CHARS
 from pybpfvm.verifier.observe import Observer
-from pybpfvm.verifier.privilege import ALL, Capabilities
+from pybpfvm.verifier.privileges.privilege import ALL, Capabilities
+from pybpfvm.verifier.usermemory.contract import Contract
 from pybpfvm.verifier.verdict import (
     Accepted,
     Finding,
@@ -169,7 +169,7 @@ def judge(
     if isinstance(verdict, Rejected):
         # Most programs are accepted: what explains refusals is not imported for them.
         from pybpfvm.session.witness import with_witness
-        from pybpfvm.verifier.causes import explained, failing_paths
+        from pybpfvm.verifier.explaining.causes import explained, failing_paths
 
         paths = failing_paths(program, obj, profile, options)
         verdict = explained(program, obj, profile, verdict, options, paths=paths)

@@ -14,9 +14,9 @@ from pybpfvm.profiles.base import Profile, Sleepable
 from pybpfvm.profiles.detect import matching_section
 from pybpfvm.program import BpfObject, MapSpec, MapType, Program
 from pybpfvm.session.attach_target import attach_target
-from pybpfvm.verifier.attach import is_btf_typed
-from pybpfvm.verifier.fields import fields_of
+from pybpfvm.verifier.kernelobjects.attach import is_btf_typed
 from pybpfvm.verifier.refusal import Refused
+from pybpfvm.verifier.resources.fields import fields_of
 
 # Bytes that the maps of an object may take: what it declares is not ours to spend.
 MAX_MAP_BYTES = 256 << 20

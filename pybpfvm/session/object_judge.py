@@ -19,7 +19,7 @@ from pybpfvm.session.judging import (
     judge_case,
     read_cases,
 )
-from pybpfvm.verifier.contract_parse import parse_contract
+from pybpfvm.verifier.usermemory.contract_parse import parse_contract
 from pybpfvm.verifier.verdict import Finding, Inconclusive, Kind, Rule, Statistics
 
 # The running kernel's answer to a program.

@@ -174,7 +174,7 @@ class LoadedProgram:
         """The verifier's verdict by the rules of its profile. `contract` is what docs/contracts.md
         describes, as text or as a table; InputError for one that contradicts the object."""
         if contract is not None:
-            from pybpfvm.verifier.contract_parse import parse_contract
+            from pybpfvm.verifier.usermemory.contract_parse import parse_contract
 
             request = replace(request, contract=parse_contract(contract, self.owner.object))
         return judge(self.program, self.owner.object, self.profile, request)

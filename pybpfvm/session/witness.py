@@ -31,10 +31,10 @@ from pybpfvm.session.sandbox import Asked, Inputs, Outcome, Script, run
 from pybpfvm.session.shadow import Arrival, Branch, Shadow, Sought
 from pybpfvm.session.symbols import Assignment, Source, solutions, sources
 from pybpfvm.session.witness_text import describe
-from pybpfvm.verifier.causes import Paths, failing_paths
 from pybpfvm.verifier.environment import Options
-from pybpfvm.verifier.failing_path import FailingPath
-from pybpfvm.verifier.regstate import RegType
+from pybpfvm.verifier.explaining.causes import Paths, failing_paths
+from pybpfvm.verifier.explaining.failing_path import FailingPath
+from pybpfvm.verifier.states.regstate import RegType
 from pybpfvm.verifier.verdict import Finding, Kind, Rejected, Rule, Verdict, Witness
 
 MAX_RUNS = 120

@@ -22,8 +22,8 @@ from pybpfvm.report.ruletexts import RULES, meaning, mend, title
 from pybpfvm.session.judged import JudgedObject, JudgedProgram
 from pybpfvm.session.judging import JudgeRequest
 from pybpfvm.session.kernel_journal import Journal
-from pybpfvm.verifier.attach import is_btf_typed
-from pybpfvm.verifier.categories import category
+from pybpfvm.verifier.explaining.categories import category
+from pybpfvm.verifier.kernelobjects.attach import is_btf_typed
 from pybpfvm.verifier.verdict import Accepted, Finding, Inconclusive, Kind, Rejected, Rule, Verdict
 from tests.report.test_schemas import check
 from tests.support.verifier_oracle import KernelVerifier

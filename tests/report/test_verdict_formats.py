@@ -20,7 +20,7 @@ from pybpfvm.session.judged import JudgedObject, JudgedProgram, KernelSide
 from pybpfvm.session.judging import JudgeRequest
 from pybpfvm.session.object_judge import Assignment
 from pybpfvm.session.workers import judge_all
-from pybpfvm.verifier.categories import PROBLEMS, category, problem
+from pybpfvm.verifier.explaining.categories import PROBLEMS, category, problem
 from pybpfvm.verifier.verdict import (
     Accepted,
     Finding,

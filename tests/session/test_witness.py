@@ -25,8 +25,8 @@ from pybpfvm.session.witness import (
     replay,
     with_witness,
 )
-from pybpfvm.verifier.causes import failing_paths
-from pybpfvm.verifier.privilege import ALL
+from pybpfvm.verifier.explaining.causes import failing_paths
+from pybpfvm.verifier.privileges.privilege import ALL
 from pybpfvm.verifier.verdict import Finding, Kind, Rejected, Rule, Statistics, Witness
 from pybpfvm.verifier.verify import Options, verify
 from tests.support.state_claims import listing

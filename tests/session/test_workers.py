@@ -15,7 +15,7 @@ from pybpfvm.session.judged import JudgedObject, KernelSide
 from pybpfvm.session.judging import JudgeRequest, Recorder
 from pybpfvm.session.object_judge import Assignment
 from pybpfvm.session.workers import WorkerFailed, judge_all
-from pybpfvm.verifier.state import State
+from pybpfvm.verifier.states.state import State
 from pybpfvm.verifier.verdict import Inconclusive, Kind, Verdict
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pybpfvm.verifier.privilege import ALL, Capabilities
+from pybpfvm.verifier.privileges.privilege import ALL, Capabilities
 
 CAP_SYS_ADMIN = 21
 CAP_PERFMON = 38

@@ -15,7 +15,7 @@ from pybpfvm.isa.table import SPECS
 from pybpfvm.profiles.base import Profile
 from pybpfvm.program import BpfObject, Program
 from pybpfvm.verifier.observe import Observer
-from pybpfvm.verifier.state import State
+from pybpfvm.verifier.states.state import State
 from pybpfvm.verifier.verdict import Accepted, Inconclusive
 from pybpfvm.verifier.verify import Options, verify
 from tests.support.kernel_types import Variant

@@ -19,7 +19,7 @@ from pybpfvm.profiles.btf_typed import btf_typed_profile
 from pybpfvm.profiles.mainline import MAINLINE_NAMES
 from pybpfvm.profiles.ordinary import ORDINARY
 from pybpfvm.session.attach_target import attach_target
-from pybpfvm.verifier.attach import is_btf_typed
+from pybpfvm.verifier.kernelobjects.attach import is_btf_typed
 
 
 @dataclass(frozen=True, slots=True)

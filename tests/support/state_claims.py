@@ -29,12 +29,12 @@ from pybpfvm.session.testrun import run_program
 from pybpfvm.verifier.domains.scalar import contains, truncate
 from pybpfvm.verifier.environment import environment
 from pybpfvm.verifier.explore import Explorer
-from pybpfvm.verifier.fields import fields_of
-from pybpfvm.verifier.liveness import Liveness
 from pybpfvm.verifier.observe import Observer
-from pybpfvm.verifier.regstate import Reg, RegType
-from pybpfvm.verifier.stack import SPILL, ZERO, Slot
-from pybpfvm.verifier.state import State
+from pybpfvm.verifier.pruning.liveness import Liveness
+from pybpfvm.verifier.resources.fields import fields_of
+from pybpfvm.verifier.states.regstate import Reg, RegType
+from pybpfvm.verifier.states.stack import SPILL, ZERO, Slot
+from pybpfvm.verifier.states.state import State
 from pybpfvm.verifier.verdict import Accepted, Verdict
 from pybpfvm.verifier.verify import Options, verify
 from pybpfvm.vm import run as vm_run

@@ -7,8 +7,8 @@ from pybpfvm.helpers.proto import ArgType, RetType
 from pybpfvm.helpers.table import HELPERS
 from pybpfvm.profiles.base import CtxField, CtxHolds, CtxPointer
 from pybpfvm.profiles.mainline import NUMBERS
-from pybpfvm.verifier.kernelptr import SOCKETS
-from pybpfvm.verifier.regstate import RegType
+from pybpfvm.verifier.kernelobjects.kernelptr import SOCKETS
+from pybpfvm.verifier.states.regstate import RegType
 from tests.support.verifier_writer import NOTHING, NUMBER, Holds, Is, Writer
 
 _FP = 10

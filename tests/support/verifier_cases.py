@@ -20,7 +20,7 @@ from pybpfvm.profiles.base import Profile
 from pybpfvm.profiles.btf_typed import BTF_TYPED
 from pybpfvm.profiles.mainline import MAINLINE_NAMES
 from pybpfvm.program import BpfObject, MapSpec, MapType, Program, Subprog
-from pybpfvm.verifier.privilege import ALL, Capabilities, parse_capabilities
+from pybpfvm.verifier.privileges.privilege import ALL, Capabilities, parse_capabilities
 from pybpfvm.verifier.verdict import Kind, Rule
 from tests.support.attach_targets import with_kernel_ids
 from tests.support.verifier_btf import BTF, INT, VALUES, with_types

@@ -22,8 +22,8 @@ from pybpfvm.program import MapSpec, Subprog
 from pybpfvm.session.against import last_words, refused_pc
 from pybpfvm.session.attach_target import attach_target
 from pybpfvm.session.kernel_journal import Journal
-from pybpfvm.verifier.attach import is_btf_typed
-from pybpfvm.verifier.privilege import ALL, Capabilities
+from pybpfvm.verifier.kernelobjects.attach import is_btf_typed
+from pybpfvm.verifier.privileges.privilege import ALL, Capabilities
 from pybpfvm.verifier.verdict import Accepted, Inconclusive, Kind, Rejected, Verdict
 from tests.support.capabilities import lowered_to
 from tests.support.verifier_btf import func_info

@@ -20,7 +20,7 @@ from pybpfvm import bpfsys
 from pybpfvm.isa.codec import encode
 from pybpfvm.isa.disasm import format_program
 from pybpfvm.session.kernel_journal import Journal
-from pybpfvm.verifier.privilege import ALL, Capabilities
+from pybpfvm.verifier.privileges.privilege import ALL, Capabilities
 from pybpfvm.verifier.verdict import Inconclusive, Rejected, Verdict
 from pybpfvm.verifier.verify import Options, verify
 from tests.support.evidence import keep

@@ -18,7 +18,7 @@ from pybpfvm.loader.target import kernel_btf
 from pybpfvm.profiles.btf_typed import btf_typed_profile
 from pybpfvm.program import BpfObject, Program
 from pybpfvm.session.kernel_journal import Journal
-from pybpfvm.verifier import btfwalk
+from pybpfvm.verifier.kernelobjects import btfwalk
 from pybpfvm.verifier.verdict import Accepted, Inconclusive, Kind, Rejected, Rule, Verdict
 from pybpfvm.verifier.verify import Options, verify
 from tests.support.btf_programs import Made, generate

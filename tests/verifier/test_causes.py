@@ -8,11 +8,17 @@ from dataclasses import replace
 import pytest
 
 from pybpfvm.isa.opcodes import Kind as InsnKind
-from pybpfvm.verifier.causes import MAX_PATH_STEPS, Cause, cause_of, explained, failing_paths
 from pybpfvm.verifier.environment import Environment, environment
-from pybpfvm.verifier.privilege import ALL
-from pybpfvm.verifier.slicing import How, Link, Register, held, same, written_registers
-from pybpfvm.verifier.state import State
+from pybpfvm.verifier.explaining.causes import (
+    MAX_PATH_STEPS,
+    Cause,
+    cause_of,
+    explained,
+    failing_paths,
+)
+from pybpfvm.verifier.explaining.slicing import How, Link, Register, held, same, written_registers
+from pybpfvm.verifier.privileges.privilege import ALL
+from pybpfvm.verifier.states.state import State
 from pybpfvm.verifier.verdict import Finding, Rejected
 from pybpfvm.verifier.verify import Options, verify
 from tests.support.state_claims import listing
@@ -207,7 +213,7 @@ def test_verdicts_that_are_no_rejections_stay_as_they_are() -> None:
 
 
 def test_long_paths_are_cut_and_still_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pybpfvm.verifier import failing_path
+    from pybpfvm.verifier.explaining import failing_path
 
     monkeypatch.setattr(failing_path, "KEPT_STEPS", 10)
     case = _case("off by one: >= instead of >")

@@ -22,10 +22,10 @@ from pybpfvm.profiles import PROFILES
 from pybpfvm.program import BpfObject, MapSpec, MapType, Program
 from pybpfvm.session.objects import helpers_of
 from pybpfvm.session.testrun import run_program
-from pybpfvm.verifier.contract import Contract
-from pybpfvm.verifier.contract_parse import parse_contract
 from pybpfvm.verifier.observe import Observer
-from pybpfvm.verifier.state import State
+from pybpfvm.verifier.states.state import State
+from pybpfvm.verifier.usermemory.contract import Contract
+from pybpfvm.verifier.usermemory.contract_parse import parse_contract
 from pybpfvm.verifier.verdict import Accepted, Rejected, Rule
 from pybpfvm.verifier.verify import Options, verify
 from pybpfvm.vm.interp import Interpreter

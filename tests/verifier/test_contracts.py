@@ -14,13 +14,13 @@ from pybpfvm.objectfile import read_object
 from pybpfvm.profiles import PROFILES
 from pybpfvm.program import BpfObject, MapSpec, MapType, Program
 from pybpfvm.session.judging import JudgeRequest, judge
-from pybpfvm.verifier.backedges import widen
-from pybpfvm.verifier.contract import Block, Contract
-from pybpfvm.verifier.contract_parse import parse_contract
 from pybpfvm.verifier.domains.scalar import Scalar
-from pybpfvm.verifier.origin import Source, carried, fresh
-from pybpfvm.verifier.regstate import scalar, unknown
-from pybpfvm.verifier.state import Frame, State
+from pybpfvm.verifier.pruning.backedges import widen
+from pybpfvm.verifier.states.regstate import scalar, unknown
+from pybpfvm.verifier.states.state import Frame, State
+from pybpfvm.verifier.usermemory.contract import Block, Contract
+from pybpfvm.verifier.usermemory.contract_parse import parse_contract
+from pybpfvm.verifier.usermemory.origin import Source, carried, fresh
 from pybpfvm.verifier.verdict import Accepted, Inconclusive, Kind, Rejected, Rule, Verdict
 from tests.support.verifier_cases import subprogs_of
 

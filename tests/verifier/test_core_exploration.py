@@ -13,7 +13,7 @@ from pybpfvm.profiles import profile_named
 from pybpfvm.program import BpfObject, MapSpec, MapType, Program, Subprog
 from pybpfvm.verifier.observe import Observer
 from pybpfvm.verifier.refusal import Refused
-from pybpfvm.verifier.state import State
+from pybpfvm.verifier.states.state import State
 from pybpfvm.verifier.verdict import Accepted, Inconclusive, Kind, Rejected, Rule, Verdict
 from pybpfvm.verifier.verify import Options, verify
 

@@ -10,7 +10,7 @@ import pytest
 
 from pybpfvm import bpfsys
 from pybpfvm.isa.disasm import format_program
-from pybpfvm.verifier.attach import is_btf_typed
+from pybpfvm.verifier.kernelobjects.attach import is_btf_typed
 from pybpfvm.verifier.verdict import Accepted, Inconclusive, Kind, Rejected, Verdict
 from pybpfvm.verifier.verify import Options, verify
 from tests.support.verifier_btf import BTF

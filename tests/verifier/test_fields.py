@@ -22,9 +22,9 @@ from pybpfvm.btf.types import (
 from pybpfvm.isa.asm import assemble
 from pybpfvm.profiles import PROFILES
 from pybpfvm.program import BpfObject, MapSpec, MapType, Program
-from pybpfvm.verifier.fields import MAX_FIELDS, Field, FieldKind, fields_of
-from pybpfvm.verifier.privilege import parse_capabilities
+from pybpfvm.verifier.privileges.privilege import parse_capabilities
 from pybpfvm.verifier.refusal import Refused
+from pybpfvm.verifier.resources.fields import MAX_FIELDS, Field, FieldKind, fields_of
 from pybpfvm.verifier.verdict import Accepted, Inconclusive, Kind, Verdict
 from pybpfvm.verifier.verify import Options, verify
 

@@ -18,7 +18,7 @@ from pybpfvm.program import BpfObject, Program, SourceLine, Subprog
 from pybpfvm.verifier.domains.scalar import Scalar
 from pybpfvm.verifier.log import KernelLog
 from pybpfvm.verifier.notation import format_reg, number
-from pybpfvm.verifier.regstate import Pointer, RegType, scalar
+from pybpfvm.verifier.states.regstate import Pointer, RegType, scalar
 from pybpfvm.verifier.verdict import Accepted, Inconclusive, Verdict
 from pybpfvm.verifier.verify import Options, verify
 from tests.support.verifier_btf import BTF, func_info

@@ -22,10 +22,10 @@ from pybpfvm.program import BpfObject, Program
 from pybpfvm.session.against import refused_pc
 from pybpfvm.session.kernel_journal import Journal
 from pybpfvm.verifier import transfer
-from pybpfvm.verifier.capabilities import PERFMON_HELPERS
 from pybpfvm.verifier.domains import alu as domain
 from pybpfvm.verifier.domains.scalar import Scalar
-from pybpfvm.verifier.privilege import FORMS
+from pybpfvm.verifier.privileges.capabilities import PERFMON_HELPERS
+from pybpfvm.verifier.privileges.privilege import FORMS
 from pybpfvm.verifier.verdict import Rejected, Rule
 from pybpfvm.verifier.verify import Options, verify
 from tests.support.capabilities import lowered_to

@@ -15,7 +15,7 @@ from pybpfvm.isa.asm import assemble
 from pybpfvm.isa.opcodes import Kind
 from pybpfvm.profiles import profile_named
 from pybpfvm.program import BpfObject, MapSpec, MapType, Program
-from pybpfvm.verifier import stack
+from pybpfvm.verifier.states import stack
 from pybpfvm.verifier.verdict import Accepted, Rejected, Rule, Verdict
 from pybpfvm.verifier.verify import Options, verify
 from tests.support.verifier_cases import corpus

@@ -8,7 +8,7 @@ from pybpfvm.isa.asm import assemble
 from pybpfvm.profiles import PROFILES
 from pybpfvm.program import BpfObject, Program
 from pybpfvm.session.judging import JudgeRequest, judge
-from pybpfvm.verifier.categories import KIND_NOTES, kind_note
+from pybpfvm.verifier.explaining.categories import KIND_NOTES, kind_note
 from pybpfvm.verifier.verdict import Finding, Kind, Rejected, Rule
 from tests.support.verifier_cases import subprogs_of
 

@@ -11,11 +11,12 @@ from collections.abc import Callable
 import pytest
 
 from pybpfvm.isa.opcodes import AluOp
-from pybpfvm.verifier import prune, screen, transfer
+from pybpfvm.verifier import transfer
 from pybpfvm.verifier.domains import alu as domain
 from pybpfvm.verifier.domains.alu import alu
 from pybpfvm.verifier.domains.scalar import Scalar
-from pybpfvm.verifier.privilege import ALL
+from pybpfvm.verifier.privileges.privilege import ALL
+from pybpfvm.verifier.pruning import prune, screen
 from pybpfvm.verifier.verdict import Accepted
 from tests.support.state_claims import Checker, claims, listing
 from tests.support.verifier_cases import Case, corpus

@@ -9,8 +9,8 @@ from pybpfvm.verifier.lints.notes import Flight
 from pybpfvm.verifier.lints.site import Site
 from pybpfvm.verifier.lints.sqe import Sqe
 from pybpfvm.verifier.lints.submission import info_of
-from pybpfvm.verifier.origin import ADDRESSES, Origin
-from pybpfvm.verifier.regstate import Reg, RegType
+from pybpfvm.verifier.states.regstate import Reg, RegType
+from pybpfvm.verifier.usermemory.origin import ADDRESSES, Origin
 from pybpfvm.verifier.verdict import Rule
 
 _READS = frozenset({Target.IN, Target.STRING, Target.TIMESPEC, Target.IOVEC_IN, Target.IOVEC_OUT})

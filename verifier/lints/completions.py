@@ -9,9 +9,9 @@ from pybpfvm.profiles.base import Profile
 from pybpfvm.uring_backend.abi import Op
 from pybpfvm.verifier.lints.site import Report, Site, only, stack_place, u32_span
 from pybpfvm.verifier.lints.sqe import Sqe
-from pybpfvm.verifier.origin import Origin, Source, Status
-from pybpfvm.verifier.regstate import Reg, RegType
-from pybpfvm.verifier.usernames import SUBMIT
+from pybpfvm.verifier.states.regstate import Reg, RegType
+from pybpfvm.verifier.usermemory.origin import Origin, Source, Status
+from pybpfvm.verifier.usermemory.usernames import SUBMIT
 from pybpfvm.verifier.verdict import Rule
 
 _RES, _CQE_BYTES = (8, 12), 16

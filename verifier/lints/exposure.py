@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pybpfvm.isa.opcodes import Kind
 from pybpfvm.program import BPF_F_MMAPABLE
-from pybpfvm.verifier import stack
 from pybpfvm.verifier.lints.site import Site, stack_place
-from pybpfvm.verifier.regstate import Reg, RegType
+from pybpfvm.verifier.states import stack
+from pybpfvm.verifier.states.regstate import Reg, RegType
 from pybpfvm.verifier.verdict import Rule
 
 _NOT_POINTERS = frozenset({RegType.SCALAR_VALUE, RegType.NOT_INIT})

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from pybpfvm.verifier.lints.notes import Checked
 from pybpfvm.verifier.lints.site import Site
-from pybpfvm.verifier.origin import Origin, Source
-from pybpfvm.verifier.regstate import Reg, RegType
+from pybpfvm.verifier.states.regstate import Reg, RegType
+from pybpfvm.verifier.usermemory.origin import Origin, Source
 from pybpfvm.verifier.verdict import Rule
 
 

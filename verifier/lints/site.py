@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from pybpfvm.isa.insn import Insn
 from pybpfvm.profiles.base import Profile, RingRules
-from pybpfvm.verifier.contract import MAX_CQS, Contract, ProgramPromise
 from pybpfvm.verifier.lints.notes import Notes, Span
-from pybpfvm.verifier.regstate import Reg, RegType
-from pybpfvm.verifier.state import Frame, State
+from pybpfvm.verifier.states.regstate import Reg, RegType
+from pybpfvm.verifier.states.state import Frame, State
+from pybpfvm.verifier.usermemory.contract import MAX_CQS, Contract, ProgramPromise
 from pybpfvm.verifier.verdict import Rule
 
 # Keeps a warning: rule, pc, message, reason, suggestion.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pybpfvm.uring_backend.abi import SQE_ANY_LINK, SQE_CQE_SKIP_SUCCESS
 from pybpfvm.verifier.lints.site import Site, stack_place
 from pybpfvm.verifier.lints.stores import Stores
-from pybpfvm.verifier.regstate import Reg
+from pybpfvm.verifier.states.regstate import Reg
 
 # Offset and size of each field; names as in `uring_backend.abi.Sqe`.
 FIELDS = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pybpfvm.verifier.regstate import Reg, RegType
+from pybpfvm.verifier.states.regstate import Reg, RegType
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -25,7 +25,7 @@ from pybpfvm.verifier.lints.completions import check_count, check_user_data
 from pybpfvm.verifier.lints.fetches import address
 from pybpfvm.verifier.lints.site import Site
 from pybpfvm.verifier.lints.sqe import Sqe, sqe_at
-from pybpfvm.verifier.regstate import Reg, RegType
+from pybpfvm.verifier.states.regstate import Reg, RegType
 from pybpfvm.verifier.verdict import Rule
 
 _V2_FLAGS = 0x3F

@@ -9,11 +9,11 @@ from dataclasses import replace
 
 from pybpfvm.isa.opcodes import Kind
 from pybpfvm.profiles.base import WaitBy
-from pybpfvm.verifier.contract import MAX_CQ_ENTRIES
 from pybpfvm.verifier.lints.completions import check_count
 from pybpfvm.verifier.lints.notes import Notes, Span
 from pybpfvm.verifier.lints.site import Site, only, u32_span
-from pybpfvm.verifier.regstate import RegType
+from pybpfvm.verifier.states.regstate import RegType
+from pybpfvm.verifier.usermemory.contract import MAX_CQ_ENTRIES
 from pybpfvm.verifier.verdict import Rule
 
 

@@ -10,7 +10,6 @@ from pybpfvm.isa.opcodes import AluOp, Operand
 from pybpfvm.isa.opcodes import Kind as InsnKind
 from pybpfvm.profiles.base import Profile
 from pybpfvm.program import BpfObject, MapType, Program
-from pybpfvm.verifier.contract import Contract, ProgramPromise
 from pybpfvm.verifier.lints import (
     buffers,
     completions,
@@ -27,9 +26,10 @@ from pybpfvm.verifier.lints.site import (
     stack_place,
 )
 from pybpfvm.verifier.observe import Observer
-from pybpfvm.verifier.regstate import Reg, RegType, is_null
-from pybpfvm.verifier.state import State
-from pybpfvm.verifier.usernames import EMIT, FROM_USER, REAP, SUBMIT, TO_USER
+from pybpfvm.verifier.states.regstate import Reg, RegType, is_null
+from pybpfvm.verifier.states.state import State
+from pybpfvm.verifier.usermemory.contract import Contract, ProgramPromise
+from pybpfvm.verifier.usermemory.usernames import EMIT, FROM_USER, REAP, SUBMIT, TO_USER
 from pybpfvm.verifier.verdict import Finding, Kind, Rule
 
 _CHANGES_MAPS = frozenset(

@@ -8,7 +8,7 @@ from pybpfvm.isa.opcodes import STACK_BYTES, Kind
 from pybpfvm.verifier.domains.scalar import Scalar
 from pybpfvm.verifier.lints.site import Site, stack_place
 from pybpfvm.verifier.lints.stores import Stored
-from pybpfvm.verifier.regstate import Reg, RegType, scalar, unknown
+from pybpfvm.verifier.states.regstate import Reg, RegType, scalar, unknown
 
 
 def stored(site: Site) -> None:

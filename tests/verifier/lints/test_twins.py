@@ -14,8 +14,8 @@ from pybpfvm.objectfile import read_object
 from pybpfvm.profiles import profile_named
 from pybpfvm.program import BpfObject
 from pybpfvm.session.judging import JudgeRequest, judge
-from pybpfvm.verifier.contract import Contract
-from pybpfvm.verifier.contract_parse import parse_contract
+from pybpfvm.verifier.usermemory.contract import Contract
+from pybpfvm.verifier.usermemory.contract_parse import parse_contract
 from pybpfvm.verifier.verdict import Accepted, Kind, Rejected, Rule
 
 ROOT = Path(__file__).parents[3]

@@ -1,0 +1,118 @@
+"""Helpers that take or give pointers to kernel objects, and memory arguments that are such.
+
+Rows of the helper table say PTR_TO_BTF_ID; which struct that is stands here, by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pybpfvm.btf.types import BtfKind
+from pybpfvm.verifier.environment import Environment
+from pybpfvm.verifier.kernelobjects import btfptr
+from pybpfvm.verifier.kernelobjects.btfptr import BTF_ID, MEM, type_text
+from pybpfvm.verifier.kernelobjects.btfwalk import begins_at, struct_name
+from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
+from pybpfvm.verifier.states.regstate import NON_NULL, Pointer, Reg, Trust
+from pybpfvm.verifier.verdict import Rule
+
+# Structs of PTR_TO_BTF_ID arguments, by helper and number.
+_ARGUMENTS: Mapping[tuple[str, int], str] = {
+    ("task_pt_regs", 1): "task_struct",
+    ("get_task_stack", 1): "task_struct",
+    ("copy_from_user_task", 4): "task_struct",
+    ("find_vma", 1): "task_struct",
+    ("sock_from_file", 1): "file",
+    ("d_path", 1): "path",
+    ("seq_printf", 1): "seq_file",
+    ("seq_write", 1): "seq_file",
+    ("seq_printf_btf", 1): "seq_file",
+    ("skb_output", 1): "sk_buff",
+    ("xdp_output", 1): "xdp_buff",
+    ("xdp_get_buff_len", 1): "xdp_buff",
+    ("tcp_send_ack", 1): "tcp_sock",
+    ("bprm_opts_set", 1): "linux_binprm",
+    ("ima_inode_hash", 1): "inode",
+    ("ima_file_hash", 1): "file",
+}
+# Struct and trust of PTR_TO_BTF_ID results.
+_RESULTS: Mapping[str, tuple[str, Trust]] = {
+    "get_current_task_btf": ("task_struct", Trust.TRUSTED),
+    "task_pt_regs": ("pt_regs", Trust.NONE),
+}
+_ACCEPTED = frozenset({Trust.NONE, Trust.TRUSTED, Trust.RCU})
+
+
+def struct_id(env: Environment, name: str) -> int:
+    """The struct's id in the target's BTF. Refused as unsupported if it is not there."""
+    btf = env.target
+    found = btf.find(name, BtfKind.STRUCT) if btf is not None else None
+    if found is None:
+        raise unsupported(f"struct {name} without a target BTF that has it")
+    return found
+
+
+def check_argument(env: Environment, helper: str, reg: Reg, number: int) -> None:
+    """The register points to a struct of the type that the helper takes, and may be trusted."""
+    wanted = struct_id(env, _ARGUMENTS[helper, number])
+    if reg.type is not BTF_ID or reg.trust not in _ACCEPTED:
+        text = f"R{number} type={reg.type.value} expected=ptr_, trusted_ptr_, rcu_ptr_"
+        if reg.type in NON_NULL:
+            raise Refused(
+                Rule.POSSIBLY_NULL,
+                text,
+                reason=f"r{number} may be NULL",
+                suggestion=f"compare r{number} with 0 first",
+                culprit=reg,
+            )
+        raise forbidden(
+            Rule.HELPER_ARG, text, reason=f"{helper} takes a kernel object", culprit=reg
+        )
+    if not is_struct_at(env, reg, wanted):
+        btf = env.btf_of(reg)
+        raise forbidden(
+            Rule.HELPER_ARG,
+            f"R{number} is of type {struct_name(btf, reg.btf_id)} but "
+            f"{struct_name(btf, wanted)} is expected",
+            reason=f"{helper} takes a pointer to the beginning of that struct",
+            culprit=reg,
+        )
+
+
+def is_struct_at(env: Environment, reg: Reg, wanted: int) -> bool:
+    """Whether a struct of the wanted type begins where the register points."""
+    if reg.var.mask or reg.trust & Trust.ALLOC:
+        return False
+    return begins_at(env.btf_of(reg), reg.btf_id, reg.off + reg.var.smin, wanted)
+
+
+def result(env: Environment, helper: str, pc: int) -> Pointer:
+    """What a helper that returns a kernel object leaves in r0."""
+    name, trust = _RESULTS[helper]
+    return btfptr.pointer_to(env, pc, struct_id(env, name), trust, nullable=False)
+
+
+def is_memory(reg: Reg, wanted: bool) -> bool:
+    """Whether a memory argument (`wanted`) may be this kernel object or memory of known size."""
+    if not wanted:
+        return False
+    if reg.type is BTF_ID:
+        return reg.trust == Trust.TRUSTED
+    return reg.type is MEM and reg.trust == Trust.NONE
+
+
+def check_memory(
+    env: Environment, helper: str, reg: Reg, number: int, size: int, *, writes: bool
+) -> None:
+    """A helper reads (or `writes`) `size` bytes of a kernel object, or of memory."""
+    if reg.type is MEM:
+        btfptr.check_memory(reg, number, 0, size, store=writes)
+        return
+    if writes:
+        raise forbidden(
+            Rule.READ_ONLY,
+            f"{helper}() may write into memory pointed by R{number} type={type_text(env, reg)}",
+            reason="programs can not change kernel objects",
+            culprit=reg,
+        )
+    btfptr.check_access(env, reg, number, 0, size)

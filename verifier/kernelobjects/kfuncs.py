@@ -1,0 +1,464 @@
+"""Calls of kernel functions (kfuncs): who may, with which arguments, and what they leave behind.
+
+The prototype is the target BTF's, the flags are `kfunc_flags`. A kfunc that is not listed there is
+not judged. Kernel Documentation/bpf/kfuncs.rst; messages and order as the running kernel answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from pybpfvm.btf.types import Array as BtfArray
+from pybpfvm.btf.types import (
+    Btf,
+    BtfKind,
+    Enum,
+    Enum64,
+    Func,
+    FuncProto,
+    Int,
+    Ptr,
+    Struct,
+    Union,
+    Void,
+)
+from pybpfvm.isa.insn import Insn
+from pybpfvm.verifier.calls import memory_argument, release
+from pybpfvm.verifier.checks import MAX_VAR_OFF, check_ctx_pointer, check_readable
+from pybpfvm.verifier.environment import Environment
+from pybpfvm.verifier.kernelobjects import rcu
+from pybpfvm.verifier.kernelobjects.btfhelpers import is_struct_at
+from pybpfvm.verifier.kernelobjects.btfptr import BTF_ID, is_rcu, is_trusted, pointer_to, type_text
+from pybpfvm.verifier.kernelobjects.btfwalk import kind_text, struct_name
+from pybpfvm.verifier.kernelobjects.kfunc_flags import KFUNCS, Kf, Kfunc
+from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
+from pybpfvm.verifier.resources import iterator
+from pybpfvm.verifier.states.regstate import (
+    NON_NULL,
+    PACKET_TYPES,
+    Pointer,
+    Reg,
+    RegType,
+    Trust,
+    clobbered,
+    is_null,
+    mark_precise,
+    unknown,
+)
+from pybpfvm.verifier.states.state import State
+from pybpfvm.verifier.verdict import Rule
+
+Handler = Callable[[Environment, State, Insn, int], None]
+
+# Kfuncs with rules of their own. Whoever adds one handles the whole call.
+KFUNC_SPECIAL: Mapping[str, Handler] = {
+    "bpf_iter_num_new": iterator.num_new,
+    "bpf_iter_num_next": iterator.num_next,
+    "bpf_iter_num_destroy": iterator.num_destroy,
+}
+# What may be called while a lock is held.
+_UNDER_LOCK = frozenset({"bpf_iter_num_new", "bpf_iter_num_next", "bpf_iter_num_destroy"})
+
+_MAX_ARGS = 5
+_MAX_STRUCT_DEPTH = 4
+_MARKS = ("__sz", "__szk", "__k", "__ign", "__nullable", "__opt", "__str", "__map", "__alloc")
+_PLAIN_MARKS = frozenset({"__ign", "__nullable", "__sz", "__opt", "__k", ""})
+
+
+@dataclass(frozen=True, slots=True)
+class _Arg:
+    """A parameter: its name, the suffix that says how it is meant, its (resolved) type id."""
+
+    name: str
+    mark: str
+    type_id: int
+
+
+@dataclass(slots=True)
+class _Call:
+    """One call. `released`: the id of the reference that it gives back."""
+
+    env: Environment
+    state: State
+    pc: int
+    name: str
+    kfunc: Kfunc
+    args: tuple[_Arg, ...]
+    return_id: int
+    released: int = 0
+    reference: int = 0
+    after: list[Callable[[], None]] = field(default_factory=list)
+
+    @property
+    def btf(self) -> Btf:
+        found = self.env.target
+        assert found is not None
+        return found
+
+
+def call_kfunc(env: Environment, state: State, insn: Insn, pc: int) -> None:
+    """Check the call at `pc` and apply it to `state`."""
+    name, proto = _function(env, insn)
+    if state.locks and name not in _UNDER_LOCK:
+        raise forbidden(
+            Rule.LOCK,
+            "function calls are not allowed while holding a lock",
+            reason=f"a lock is held when {name} is called",
+            suggestion="unlock first",
+        )
+    special = KFUNC_SPECIAL.get(name)
+    if special is not None:
+        special(env, state, insn, pc)
+        return
+    kfunc = KFUNCS.get(name)
+    if kfunc is None:
+        raise unsupported(f"the kfunc {name}")
+    if kfunc.types is not None and env.profile.name not in kfunc.types:
+        raise forbidden(
+            Rule.KFUNC_NOT_ALLOWED,
+            f"calling kernel function {name} is not allowed",
+            reason=f"{env.profile.name} programs do not have it",
+        )
+    if kfunc.flags & Kf.SLEEPABLE and not env.sleepable:
+        raise forbidden(
+            Rule.KFUNC_NOT_ALLOWED,
+            f"program must be sleepable to call sleepable kfunc {name}",
+            reason="it may sleep",
+            suggestion="put the program into a sleepable section (.s)",
+        )
+    btf = env.target
+    assert btf is not None
+    args = tuple(_parameter(btf, param.name, param.type_id) for param in proto.params)
+    call = _Call(env, state, pc, name, kfunc, args, btf.resolve(proto.return_id))
+    _check_arguments(call)
+    if kfunc.flags & Kf.SLEEPABLE:
+        rcu.check_may_sleep(state, f"kernel func {name} is sleepable within")
+    _apply(call)
+
+
+def _function(env: Environment, insn: Insn) -> tuple[str, FuncProto]:
+    """Name and prototype of what a call of the kernel names."""
+    if env.profile.ring is not None:
+        raise forbidden(
+            Rule.KFUNC_NOT_ALLOWED,
+            f"calling kernel function #{insn.imm} is not allowed",
+            reason=f"{env.profile.name} has helpers only",
+        )
+    if not env.gpl:
+        raise forbidden(
+            Rule.KFUNC_NOT_ALLOWED,
+            "cannot call kernel function from non-GPL compatible program",
+            reason=f"this program's licence is {env.program.license!r}",
+        )
+    if insn.off:
+        raise unsupported("kfuncs of kernel modules")
+    btf = env.target
+    if btf is None:
+        raise unsupported("kfuncs without the target's BTF (/sys/kernel/btf/vmlinux)")
+    func = btf.type(insn.imm) if 0 < insn.imm < len(btf) else None
+    proto = btf.type(func.type_id) if isinstance(func, Func) else None
+    if not isinstance(func, Func) or not isinstance(proto, FuncProto):
+        raise forbidden(
+            Rule.KFUNC_NOT_ALLOWED,
+            f"kernel btf_id {insn.imm} is not a function",
+            reason="the call names no function of the target's BTF",
+            suggestion="was the object built for, or linked against, another kernel?",
+        )
+    return func.name, proto
+
+
+def _parameter(btf: Btf, name: str, type_id: int) -> _Arg:
+    mark = next((one for one in _MARKS if name.endswith(one)), "")
+    return _Arg(name, mark, btf.resolve(type_id))
+
+
+def _check_arguments(call: _Call) -> None:
+    regs = call.state.frame.regs
+    if len(call.args) > _MAX_ARGS:
+        raise unsupported(f"the kfunc {call.name} with {len(call.args)} arguments")
+    sized = False
+    for index, arg in enumerate(call.args):
+        number = index + 1
+        if sized:
+            sized = False
+            continue
+        if arg.mark not in _PLAIN_MARKS:
+            raise unsupported(f"argument {arg.name} of the kfunc {call.name}")
+        if arg.mark == "__ign":
+            continue
+        reg = regs[number]
+        found = call.btf.type(arg.type_id)
+        if isinstance(found, Int | Enum | Enum64):
+            check_readable(reg, number)
+            if reg.type is not RegType.SCALAR_VALUE:
+                raise forbidden(
+                    Rule.KFUNC_ARG,
+                    f"R{number} is not a scalar",
+                    reason=f"{arg.name} of {call.name} is a number",
+                    culprit=reg,
+                )
+            if arg.mark == "__k":
+                _check_constant(reg, number)
+            continue
+        if not isinstance(found, Ptr):
+            raise unsupported(f"argument {arg.name} of the kfunc {call.name}")
+        following = call.args[index + 1] if index + 1 < len(call.args) else None
+        sized = following is not None and following.mark == "__sz"
+        _check_pointer(call, number, arg, call.btf.resolve(found.type_id), sized=sized)
+    if call.kfunc.flags & Kf.RELEASE and not call.released:
+        raise forbidden(
+            Rule.RELEASE_UNOWNED,
+            f"release kernel function {call.name} expects refcounted PTR_TO_BTF_ID",
+            reason="the program does not own what it gives back",
+            suggestion="release only what an acquiring call returned, once",
+        )
+
+
+def _check_constant(reg: Reg, number: int) -> None:
+    if reg.var.mask:
+        raise forbidden(
+            Rule.KFUNC_ARG,
+            f"R{number} must be a known constant",
+            reason="what this call does hangs on the number",
+            culprit=reg,
+        )
+    mark_precise(reg)
+
+
+def _check_pointer(call: _Call, number: int, arg: _Arg, target: int, *, sized: bool) -> None:
+    reg = call.state.frame.regs[number]
+    flags = call.kfunc.flags
+    needs_trust = bool(flags & (Kf.TRUSTED_ARGS | Kf.RELEASE))
+    nullable = arg.mark == "__nullable"
+    if (needs_trust or flags & Kf.RCU) and not nullable and (is_null(reg) or reg.type in NON_NULL):
+        mark_precise(reg)
+        raise Refused(
+            Rule.POSSIBLY_NULL,
+            f"Possibly NULL pointer passed to trusted arg{number - 1}",
+            reason=f"{arg.name} of {call.name} must not be NULL",
+            suggestion=f"compare r{number} with 0 first",
+            culprit=reg,
+        )
+    if reg.ref_id:
+        if flags & Kf.RELEASE and call.reference:
+            raise unsupported(f"several references as arguments of {call.name}")
+        call.reference = reg.ref_id
+    pointee = call.btf.type(target)
+    struct = isinstance(pointee, Struct | Union)
+    if struct and struct_name(call.btf, target) == call.env.profile.ctx_name:
+        _check_ctx(call, reg, number)
+        return
+    if nullable and is_null(reg):
+        mark_precise(reg)
+        return
+    if reg.type is BTF_ID:
+        _check_object(call, reg, number, target, struct=struct)
+        return
+    if not _is_memory_type(call.btf, target) and not (sized and isinstance(pointee, Void)):
+        raise forbidden(
+            Rule.KFUNC_ARG,
+            f"arg#{number - 1} pointer type {kind_text(call.btf, target)} must point to "
+            f"{'void, ' if sized else ''}scalar, or struct with scalar",
+            reason=f"{arg.name} of {call.name} takes a kernel object, r{number} is none",
+            culprit=reg,
+        )
+    _check_memory(call, reg, number, target, sized=sized)
+
+
+def _check_ctx(call: _Call, reg: Reg, number: int) -> None:
+    if reg.type is not RegType.PTR_TO_CTX:
+        raise forbidden(
+            Rule.KFUNC_ARG,
+            f"arg#{number - 1} expected pointer to ctx, but got {reg.type.value}",
+            reason=f"{call.name} takes the context",
+            culprit=reg,
+        )
+    check_ctx_pointer(reg, number)
+
+
+def _check_object(call: _Call, reg: Reg, number: int, target: int, *, struct: bool) -> None:
+    """A pointer to a kernel object, of the right type and trust."""
+    env, flags = call.env, call.kfunc.flags
+    if not struct:
+        raise forbidden(
+            Rule.KFUNC_ARG,
+            f"kernel function {call.name} args#{number - 1} pointer type "
+            f"{kind_text(call.btf, target)} is not supported",
+            reason="a pointer to a kernel object is no plain memory",
+            culprit=reg,
+        )
+    if reg.trust & Trust.ALLOC:
+        raise unsupported(f"objects of bpf_obj_new as arguments of {call.name}")
+    if flags & (Kf.TRUSTED_ARGS | Kf.RELEASE | Kf.RCU) and not is_trusted(reg):
+        if not flags & Kf.RCU:
+            raise _untrusted(call, reg, number, f"R{number} must be referenced or trusted")
+        if not is_rcu(reg):
+            raise _untrusted(call, reg, number, f"R{number} must be a rcu pointer")
+    releases = bool(flags & Kf.RELEASE and reg.ref_id)
+    if releases and (reg.off or reg.var.mask or reg.var.value):
+        raise forbidden(
+            Rule.KFUNC_ARG,
+            f"R{number} must have zero offset when passed to release func or trusted arg to kfunc",
+            reason="an object is released by the pointer that acquiring it gave",
+            culprit=reg,
+        )
+    if reg.var.mask:
+        raise forbidden(
+            Rule.KFUNC_ARG,
+            f"variable ptr_ access var_off=(0x{reg.var.value:x}; 0x{reg.var.mask:x}) disallowed",
+            reason="a variable was added to the pointer",
+            culprit=reg,
+        )
+    if reg.trust & (Trust.UNTRUSTED | Trust.USER | Trust.PERCPU) and not is_rcu(reg):
+        raise _untrusted(
+            call,
+            reg,
+            number,
+            f"arg#{number - 1} is {type_text(env, reg)} expected ptr_ or socket",
+        )
+    strict = reg.ref_id and flags & Kf.RELEASE
+    fits = reg.btf_id == target if strict else is_struct_at(env, reg, target)
+    if not fits:
+        btf = env.btf_of(reg)
+        raise forbidden(
+            Rule.KFUNC_ARG,
+            f"kernel function {call.name} args#{number - 1} expected pointer to "
+            f"{kind_text(call.btf, target)} but R{number} has a pointer to "
+            f"{kind_text(btf, reg.btf_id)}",
+            reason="objects of another type are of no use to it",
+            culprit=reg,
+        )
+    if flags & Kf.RELEASE and reg.ref_id:
+        if all(held != reg.ref_id for held, _ in call.state.refs):
+            raise unsupported("a release of what is not held")
+        call.released = reg.ref_id
+
+
+def _untrusted(call: _Call, reg: Reg, number: int, message: str) -> Refused:
+    return forbidden(
+        Rule.TRUST,
+        message,
+        reason=f"{call.name} needs an object that is known to be alive; "
+        f"r{number} is {type_text(call.env, reg)}",
+        suggestion="acquire it first, or read it inside bpf_rcu_read_lock()",
+        culprit=reg,
+    )
+
+
+def _check_memory(call: _Call, reg: Reg, number: int, target: int, *, sized: bool) -> None:
+    """Memory that the kfunc reads and writes: of its type's size, or of that in the next one."""
+    env, state = call.env, call.state
+    if reg.type in PACKET_TYPES or reg.type in NON_NULL:
+        raise unsupported(f"{reg.type.value} as memory argument of the kfunc {call.name}")
+    if not sized:
+        if is_null(reg):
+            mark_precise(reg)
+            return
+        call.after += memory_argument(env, state, call.pc, call.name, number, call.btf.size(target))
+        return
+    size = state.frame.regs[number + 1]
+    check_readable(size, number + 1)
+    if size.type is not RegType.SCALAR_VALUE:
+        raise forbidden(
+            Rule.KFUNC_ARG,
+            f"R{number + 1} is not a scalar",
+            reason="it is the size of the memory before it",
+            culprit=size,
+        )
+    mark_precise(size)
+    if size.var.smin < 0 or size.var.umax >= MAX_VAR_OFF:
+        text = "min value is negative, either use unsigned or 'var &= const'"
+        if size.var.smin >= 0:
+            text = "unbounded memory access, use 'var &= const' or 'if (var < const)'"
+        raise Refused(
+            Rule.KFUNC_ARG,
+            f"R{number + 1} {text}",
+            reason="the size must have bounds that the memory fits",
+            suggestion="compare the size with the buffer's before the call, or mask it",
+            culprit=size,
+        )
+    if is_null(reg) and not size.var.umax:
+        mark_precise(reg)
+        return
+    call.after += memory_argument(
+        env, state, call.pc, call.name, number, size.var.umax, exact=not size.var.mask
+    )
+
+
+def _is_memory_type(btf: Btf, type_id: int, depth: int = 0) -> bool:
+    """A number, or a struct of nothing but numbers: what memory of the program may hold."""
+    found = btf.type(type_id)
+    if isinstance(found, Int | Enum | Enum64):
+        return True
+    if not isinstance(found, Struct | Union) or depth >= _MAX_STRUCT_DEPTH:
+        return False
+    for member in found.members:
+        inner = btf.resolve(member.type_id)
+        array = btf.type(inner)
+        if isinstance(array, BtfArray):
+            inner = btf.resolve(array.element_id)
+            if isinstance(btf.type(inner), Struct | Union):
+                return False
+        if not _is_memory_type(btf, inner, depth + 1):
+            return False
+    return True
+
+
+def _apply(call: _Call) -> None:
+    state, pc = call.state, call.pc
+    for write in call.after:
+        write()
+    if call.released:
+        release(state, call.released, pc)
+    region = _REGIONS.get(call.name)
+    if region is not None:
+        region(state)
+    result = _result(call, state.frame.regs[2])
+    state.frame.regs[0:6] = [result, *[clobbered(pc)] * 5]
+    state.certain = state.certain and region is not None
+
+
+_REGIONS: Mapping[str, Callable[[State], None]] = {
+    "bpf_rcu_read_lock": rcu.read_lock,
+    "bpf_rcu_read_unlock": rcu.read_unlock,
+    "bpf_preempt_disable": rcu.preempt_disable,
+    "bpf_preempt_enable": rcu.preempt_enable,
+}
+
+
+def _result(call: _Call, second: Reg) -> Reg:
+    env, pc, flags = call.env, call.pc, call.kfunc.flags
+    if call.name == "bpf_rdonly_cast":
+        return _cast(call, second)
+    found = call.btf.type(call.return_id)
+    if isinstance(found, Void):
+        return clobbered(pc)
+    if isinstance(found, Int | Enum | Enum64):
+        return unknown(pc)
+    target = call.btf.resolve(found.type_id) if isinstance(found, Ptr) else 0
+    if not isinstance(call.btf.type(target), Struct | Union):
+        raise unsupported(f"the result of the kfunc {call.name}")
+    ref_id = 0
+    if flags & Kf.ACQUIRE:
+        ref_id = env.new_id()
+        call.state.refs = (*call.state.refs, (ref_id, pc))
+    trust = Trust.UNTRUSTED if flags & Kf.UNTRUSTED_RESULT else Trust.NONE
+    return pointer_to(env, pc, target, trust, nullable=bool(flags & Kf.RET_NULL), ref_id=ref_id)
+
+
+def _cast(call: _Call, wanted: Reg) -> Reg:
+    """The pointer as one to the type whose id is the second argument; loads are probed."""
+    btf, type_id = call.btf, wanted.var.value
+    if type_id == 0:
+        return Pointer(RegType.PTR_TO_MEM, call.pc, trust=Trust.RDONLY | Trust.UNTRUSTED)
+    if type_id not in btf:
+        raise forbidden(
+            Rule.KFUNC_ARG,
+            f"kernel function {call.name} for type {type_id} fails",
+            reason="the target's BTF has no such type",
+        )
+    resolved = btf.resolve(type_id)
+    if btf.kind(resolved) is not BtfKind.STRUCT:
+        raise unsupported(f"{call.name} to {kind_text(btf, resolved)}")
+    return Pointer(BTF_ID, call.pc, btf_id=resolved, trust=Trust.UNTRUSTED)

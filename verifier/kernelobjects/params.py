@@ -1,0 +1,214 @@
+"""Parameters of global functions: what the function may rely on, and what its callers must give.
+
+A global function is verified by itself, for everything that its parameters' types and tags allow:
+numbers, the context, and memory of the size of what the pointer is to. Such a pointer may be NULL
+unless it is tagged `__arg_nonnull`. Kernel Documentation/bpf/verifier.rst; tags as libbpf spells
+them (`arg:ctx`, `arg:nonnull`, `arg:nullable`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from pybpfvm.btf.types import (
+    Btf,
+    BtfKind,
+    DeclTag,
+    Enum64,
+    Func,
+    FuncProto,
+    Int,
+    Ptr,
+    Struct,
+    Typedef,
+)
+from pybpfvm.btf.types import Enum as BtfEnum
+from pybpfvm.errors import InputError
+from pybpfvm.program import Subprog
+from pybpfvm.verifier.calls import memory_argument
+from pybpfvm.verifier.checks import check_ctx_pointer, check_readable
+from pybpfvm.verifier.environment import Environment
+from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
+from pybpfvm.verifier.states.regstate import (
+    NON_NULL,
+    PACKET_TYPES,
+    Pointer,
+    Reg,
+    RegType,
+    is_null,
+    mark_precise,
+    unknown,
+)
+from pybpfvm.verifier.states.state import State
+from pybpfvm.verifier.verdict import Rule
+
+_MAX_ARGS = 5
+_WORD_BYTES = 8
+_TAG = "arg:"
+_KNOWN_TAGS = frozenset({"ctx", "nonnull", "nullable"})
+
+
+class Takes(Enum):
+    """What a parameter is."""
+
+    NUMBER = "a number"
+    CTX = "the context"
+    MEMORY = "memory"
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter; `size` in bytes, for memory."""
+
+    takes: Takes
+    size: int = 0
+    nullable: bool = False
+
+
+def parameters(env: Environment, function: Subprog) -> tuple[Parameter, ...]:
+    """What the function takes; its result is a number.
+
+    Refused as unsupported if it takes or gives anything else, or its type is not known.
+    """
+    btf = env.obj.btf
+    feature = f"calls of the global function {function.name}"
+    if btf is None or not function.btf_type_id or function.btf_type_id not in btf:
+        raise unsupported(f"{feature}, whose type is not known")
+    found = btf.type(function.btf_type_id)
+    proto = btf.type(found.type_id) if isinstance(found, Func) else None
+    if not isinstance(proto, FuncProto) or len(proto.params) > _MAX_ARGS:
+        raise unsupported(f"{feature}, whose type is not known")
+    tags = _tags(btf, function.btf_type_id)
+    try:
+        if not _is_number(btf, proto.return_id):
+            raise unsupported(f"{feature}, which does not return a number")
+        return tuple(
+            _parameter(env, btf, feature, param.name, param.type_id, tags.get(index, frozenset()))
+            for index, param in enumerate(proto.params)
+        )
+    except InputError as error:
+        raise unsupported(f"{feature}: {error}") from None
+
+
+def _tags(btf: Btf, func_id: int) -> dict[int, frozenset[str]]:
+    """The `arg:` tags of each parameter, by number from 0."""
+    found: dict[int, frozenset[str]] = {}
+    for type_id in btf.ids_of(BtfKind.DECL_TAG):
+        tag = btf.type(type_id)
+        assert isinstance(tag, DeclTag)
+        if tag.type_id == func_id and tag.component >= 0 and tag.name.startswith(_TAG):
+            name = tag.name.removeprefix(_TAG)
+            found[tag.component] = found.get(tag.component, frozenset()) | {name}
+    return found
+
+
+def _parameter(
+    env: Environment, btf: Btf, feature: str, name: str, type_id: int, tags: frozenset[str]
+) -> Parameter:
+    strange = tags - _KNOWN_TAGS
+    if strange:
+        raise unsupported(f"{feature}, whose parameter {name} is tagged {min(strange)}")
+    if _is_number(btf, type_id):
+        return Parameter(Takes.NUMBER)
+    pointer = btf.type(btf.resolve(type_id))
+    if not isinstance(pointer, Ptr):
+        raise unsupported(f"{feature}, whose parameter {name} is not a number or pointer")
+    if "ctx" in tags or _is_ctx(env, btf, pointer.type_id):
+        return Parameter(Takes.CTX)
+    target = btf.resolve(pointer.type_id)
+    kind = btf.kind(target)
+    if kind not in (BtfKind.INT, BtfKind.ENUM, BtfKind.ENUM64, BtfKind.STRUCT, BtfKind.UNION):
+        raise unsupported(f"{feature}, whose parameter {name} points to a {kind.name}")
+    if _is_special(btf, target):
+        raise unsupported(f"{feature}, whose parameter {name} is a {btf.name(target)}")
+    return Parameter(Takes.MEMORY, btf.size(target), nullable="nonnull" not in tags)
+
+
+def _is_number(btf: Btf, type_id: int) -> bool:
+    found = btf.type(btf.resolve(type_id))
+    return isinstance(found, Int | BtfEnum | Enum64) and found.size <= _WORD_BYTES
+
+
+def _is_ctx(env: Environment, btf: Btf, type_id: int) -> bool:
+    """Whether the type is what programs of this type have as context, by its name."""
+    found = btf.type(btf.skip_modifiers(type_id))
+    if isinstance(found, Typedef):
+        return found.name == "bpf_user_pt_regs_t" and env.profile.name in ("kprobe", "perf_event")
+    return isinstance(found, Struct) and found.name == env.profile.ctx_name
+
+
+def _is_special(btf: Btf, type_id: int) -> bool:
+    """Whether pointers to the type stand for something else than memory."""
+    return btf.name(type_id) in ("bpf_dynptr", "bpf_arena")
+
+
+def initial(env: Environment, wanted: tuple[Parameter, ...]) -> list[Reg]:
+    """r1 to r5 as the function finds them."""
+    return [_initial(env, one) for one in wanted]
+
+
+def _initial(env: Environment, wanted: Parameter) -> Reg:
+    if wanted.takes is Takes.CTX:
+        return Pointer(RegType.PTR_TO_CTX, -1)
+    if wanted.takes is Takes.NUMBER:
+        return unknown(-1)
+    if wanted.nullable:
+        kind = RegType.PTR_TO_MEM_OR_NULL
+        return Pointer(kind, -1, id=env.new_id(), mem_size=wanted.size)
+    return Pointer(RegType.PTR_TO_MEM, -1, mem_size=wanted.size)
+
+
+def check_arguments(
+    env: Environment, state: State, pc: int, name: str, wanted: tuple[Parameter, ...]
+) -> None:
+    """The caller's r1 to r5 are what the function relies on. The function may write all memory
+    that it gets."""
+    after: list[Callable[[], None]] = []
+    for number, one in enumerate(wanted, 1):
+        reg = state.frame.regs[number]
+        check_readable(reg, number)
+        if one.takes is Takes.NUMBER:
+            if reg.type is not RegType.SCALAR_VALUE:
+                raise _mismatch(reg, f"R{number} is not a scalar", one)
+        elif one.takes is Takes.CTX:
+            if reg.type is not RegType.PTR_TO_CTX:
+                text = f"arg#{number - 1} expected pointer to ctx, but got {reg.type.value}"
+                raise _mismatch(reg, text, one)
+            check_ctx_pointer(reg, number)
+        else:
+            after += _check_memory(env, state, pc, name, number, one)
+    for write in after:
+        write()
+
+
+def _check_memory(
+    env: Environment, state: State, pc: int, name: str, number: int, wanted: Parameter
+) -> list[Callable[[], None]]:
+    reg = state.frame.regs[number]
+    if is_null(reg) or reg.type in NON_NULL:
+        if not wanted.nullable:
+            raise Refused(
+                Rule.POSSIBLY_NULL,
+                f"arg#{number - 1} is expected to be non-NULL",
+                reason=f"{name} relies on a pointer that is not NULL",
+                suggestion=f"compare r{number} with 0 first",
+                culprit=reg,
+            )
+        if is_null(reg):
+            mark_precise(reg)
+            return []
+        raise unsupported(f"a pointer that may be NULL as argument of the global function {name}")
+    if reg.type in PACKET_TYPES:
+        raise unsupported(f"packet memory as argument of the global function {name}")
+    return memory_argument(env, state, pc, name, number, wanted.size)
+
+
+def _mismatch(reg: Reg, text: str, wanted: Parameter) -> Refused:
+    return forbidden(
+        Rule.HELPER_ARG,
+        text,
+        reason=f"the parameter of the global function is {wanted.takes.value}",
+        culprit=reg,
+    )

@@ -1,0 +1,1 @@
+"""What loaders without CAP_BPF or CAP_PERFMON may not do."""

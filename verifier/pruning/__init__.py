@@ -1,0 +1,1 @@
+"""When a path needs no more following: comparison of states, and what of them matters."""

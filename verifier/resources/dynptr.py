@@ -1,0 +1,172 @@
+"""Dynptrs: handles to memory whose size is known at run time only, in two stack slots each.
+
+A dynptr to a ring buffer record holds a reference, that submitting or discarding it gives back;
+one to a map value holds nothing. What `bpf_dynptr_data` gave points into the dynptr's memory, and
+is of no use once the dynptr is gone: given back, or overwritten. Bytes of a dynptr can not be
+read, and be overwritten only if it holds no reference. Kernel Documentation/bpf/kfuncs.rst and
+the running kernel's answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pybpfvm.verifier.checks import check_stack_bounds
+from pybpfvm.verifier.environment import Environment
+from pybpfvm.verifier.jumps import places
+from pybpfvm.verifier.refusal import Refused, forbidden
+from pybpfvm.verifier.states.regstate import Pointer, Reg, RegType, unknown
+from pybpfvm.verifier.states.stack import SLOT_BYTES, ObjectSlot, Slot, StackObject
+from pybpfvm.verifier.states.state import Frame, State
+from pybpfvm.verifier.verdict import Rule
+
+DYNPTR_BYTES = 2 * SLOT_BYTES
+
+_NEW = frozenset({"dynptr_from_mem", "ringbuf_reserve_dynptr"})
+_RELEASE = frozenset({"ringbuf_submit_dynptr", "ringbuf_discard_dynptr"})
+
+
+@dataclass(frozen=True, slots=True)
+class Dynptr(StackObject):
+    """A half of a dynptr: the `first` is at the lower address."""
+
+    first: bool = True
+
+    def text(self) -> str:
+        """As the kernel log has it: at the lower half."""
+        held = f",ref_id={self.ref_id}" if self.ref_id else ""
+        return f"{self.name}(id={self.id}{held},dynptr_id={self.id})" if self.first else ""
+
+
+def dynptr_argument(
+    env: Environment, state: State, reg: Reg, number: int, helper: str, pc: int
+) -> Callable[[], None] | None:
+    """A helper's dynptr argument is as it must be; what the call does to the dynptr, to be done
+    once all arguments are checked."""
+    if helper in _NEW:
+        place = _place(reg)
+        if place is None:
+            raise forbidden(
+                Rule.DYNPTR,
+                "Dynptr has to be an uninitialized dynptr",
+                reason=f"a dynptr takes {DYNPTR_BYTES} bytes of the stack, at a constant multiple "
+                f"of {SLOT_BYTES}",
+                culprit=reg,
+            )
+        check_stack_bounds(env, state, reg, number, 0, DYNPTR_BYTES, " write")
+        frame = state.frames[reg.frame]
+        overwrite(state, frame, place, place + DYNPTR_BYTES, pc)
+        return lambda: _make(env, state, frame, place, helper, pc)
+    found = at(state, reg)
+    if helper in _RELEASE and (found is None or not found.ref_id):
+        raise Refused(
+            Rule.DYNPTR if found is not None else Rule.RELEASE_UNOWNED,
+            f"arg {number} is an unacquired reference",
+            reason="no record of a ring buffer is behind this dynptr, or not any more",
+            culprit=reg,
+        )
+    if found is None:
+        raise Refused(
+            Rule.DYNPTR,
+            f"Expected an initialized dynptr as arg #{number - 1}",
+            reason="no dynptr begins here, or it was overwritten",
+            suggestion="make the dynptr first, on every path",
+            culprit=reg,
+        )
+    if helper in _RELEASE:
+        return lambda: _give_back(state, found.ref_id, pc)
+    return None
+
+
+def at(state: State, reg: Reg) -> Dynptr | None:
+    """The dynptr that `reg` is to, if a whole one begins there."""
+    place = _place(reg)
+    if reg.type is not RegType.PTR_TO_STACK or place is None:
+        return None
+    slots = state.frames[reg.frame].stack
+    low, high = slots.get(place), slots.get(place + SLOT_BYTES)
+    first = low.object if low is not None else None
+    second = high.object if high is not None else None
+    if not isinstance(first, Dynptr) or not isinstance(second, Dynptr):
+        return None
+    return first if first.first and not second.first and first.id == second.id else None
+
+
+def slice_of(env: Environment, dynptr: Dynptr, size_bytes: int, pc: int) -> Pointer:
+    """A pointer to a part of a dynptr's memory, which may not be there."""
+    return Pointer(
+        RegType.PTR_TO_MEM_OR_NULL,
+        pc,
+        id=env.new_id(),
+        ref_id=dynptr.id,
+        mem_size=size_bytes,
+    )
+
+
+def overwrite(state: State, frame: Frame, low: int, high: int, pc: int) -> None:
+    """Bytes from `low` to `high` (exclusive) of a frame's stack are about to be written: dynptrs
+    there are gone, and what points into their memory is a number."""
+    for base in range(low & -SLOT_BYTES, high, SLOT_BYTES):
+        slot = frame.stack.get(base)
+        found = slot.object if slot is not None else None
+        if not isinstance(found, Dynptr):
+            continue
+        if found.ref_id:
+            raise forbidden(
+                Rule.DYNPTR,
+                "cannot overwrite referenced dynptr",
+                reason="its record could never be given back",
+                suggestion="submit or discard it first",
+            )
+        first = base if found.first else base - SLOT_BYTES
+        for half in (first, first + SLOT_BYTES):
+            frame.put(half, Slot(bytes(SLOT_BYTES)), whole=True)
+        forget_slices(state, found.id, pc)
+
+
+def check_helper_writes(frame: Frame, low: int, high: int, number: int) -> None:
+    """A helper writes the bytes from `low` to `high` of a frame's stack: no dynptr is there."""
+    for base in range(low & -SLOT_BYTES, high, SLOT_BYTES):
+        slot = frame.stack.get(base)
+        if slot is not None and isinstance(slot.object, Dynptr):
+            raise forbidden(
+                Rule.DYNPTR,
+                f"potential write to dynptr at off={max(base, low)} disallowed",
+                reason=f"what r{number} points to is not free: a dynptr is in it",
+            )
+
+
+def _place(reg: Reg) -> int | None:
+    """Where on the stack a dynptr would begin; None if none can."""
+    place = reg.off + reg.var.smin
+    if reg.var.mask or place % SLOT_BYTES or place > -DYNPTR_BYTES:
+        return None
+    return place
+
+
+def _make(env: Environment, state: State, frame: Frame, place: int, helper: str, pc: int) -> None:
+    new, held = env.new_id(), helper == "ringbuf_reserve_dynptr"
+    name = "dynptr_ringbuf" if held else "dynptr_local"
+    ref_id = new if held else 0
+    if held:
+        state.refs = (*state.refs, (new, pc))
+    for base, first in ((place, True), (place + SLOT_BYTES, False)):
+        frame.put(base, ObjectSlot(Dynptr(name, ref_id, new, first)), whole=True)
+
+
+def _give_back(state: State, ref_id: int, pc: int) -> None:
+    state.refs = tuple(ref for ref in state.refs if ref[0] != ref_id)
+    for frame in state.frames:
+        for base, slot in list(frame.stack.items()):
+            if slot.object is not None and slot.object.ref_id == ref_id:
+                frame.put(base, Slot(bytes(SLOT_BYTES)), whole=True)
+    forget_slices(state, ref_id, pc)
+
+
+def forget_slices(state: State, id: int, pc: int) -> None:
+    """What points into the memory of the dynptr `id` is a number now."""
+    for frame in state.frames:
+        for put, reg in places(frame):
+            if reg.ref_id == id:
+                put(unknown(pc))

@@ -1,0 +1,1 @@
+"""Numbers from user space, and contracts about what they point to."""
