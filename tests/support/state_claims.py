@@ -236,6 +236,8 @@ class Checker:
             return [packet.end for packet in self._packets]
         if kind is RegType.CONST_PTR_TO_MAP and reg.map is not None:
             return [self._image.maps[reg.map.name].handle]
+        if kind is RegType.PTR_TO_FUNC:
+            return [self._image.function_handle(self.claims.program, reg.subprog)]
         if kind in _FROM_HELPERS:
             return self._results
         raise AssertionError(f"no concrete counterpart of {kind}")
