@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pybpfvm.helpers.context import HelperContext
-from pybpfvm.helpers.proto import Gate, Helper, RetType
+from pybpfvm.helpers.proto import Helper, RetType
 
 TICK_NS = 4_000_000  # CONFIG_HZ=250, the usual value of distribution kernels
 
@@ -33,5 +33,5 @@ ROWS = (
         ktime_get_coarse_ns,
         "Monotonic clock at tick resolution, ns.",
     ),
-    Helper("jiffies64", (), RetType.INTEGER, jiffies64, "Ticks of 4 ms.", gate=Gate.CAP_BPF),
+    Helper("jiffies64", (), RetType.INTEGER, jiffies64, "Ticks of 4 ms."),
 )

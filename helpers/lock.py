@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pybpfvm.helpers.context import BadArgument, HelperContext
-from pybpfvm.helpers.proto import ArgType, Gate, Helper, RetType
+from pybpfvm.helpers.proto import ArgType, Helper, RetType
 from pybpfvm.memory import AddressSpace, RegionKind
 
 _LOCK_BYTES = 4
@@ -39,8 +39,6 @@ def spin_unlock(ctx: HelperContext, lock: int, _2: int, _3: int, _4: int, _5: in
 _LOCK = (ArgType.PTR_TO_SPIN_LOCK,)
 
 ROWS = (
-    Helper("spin_lock", _LOCK, RetType.VOID, spin_lock, "Lock a map value.", gate=Gate.CAP_BPF),
-    Helper(
-        "spin_unlock", _LOCK, RetType.VOID, spin_unlock, "Unlock a map value.", gate=Gate.CAP_BPF
-    ),
+    Helper("spin_lock", _LOCK, RetType.VOID, spin_lock, "Lock a map value."),
+    Helper("spin_unlock", _LOCK, RetType.VOID, spin_unlock, "Unlock a map value."),
 )

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from errno import EFAULT
 
 from pybpfvm.helpers.context import HelperContext
-from pybpfvm.helpers.proto import ArgType, Gate, Helper, RetType
+from pybpfvm.helpers.proto import ArgType, Helper, RetType
 from pybpfvm.memory import AddressSpace, MemoryFault, UserFault
 
 _Reader = Callable[[AddressSpace, int, int], bytes]
@@ -135,7 +135,6 @@ ROWS = (
         RetType.INTEGER,
         probe_read_user,
         "Copy from user memory without sleeping.",
-        gate=Gate.CAP_PERFMON,
         gpl_only=True,
     ),
     Helper(
@@ -144,7 +143,6 @@ ROWS = (
         RetType.INTEGER,
         probe_read_kernel,
         "Copy from kernel memory.",
-        gate=Gate.CAP_PERFMON,
         gpl_only=True,
     ),
     Helper(
@@ -153,7 +151,6 @@ ROWS = (
         RetType.INTEGER,
         probe_read_user_str,
         "Copy a string from user memory.",
-        gate=Gate.CAP_PERFMON,
         gpl_only=True,
         length=True,
     ),
@@ -163,7 +160,6 @@ ROWS = (
         RetType.INTEGER,
         probe_read_kernel_str,
         "Copy a string from kernel memory.",
-        gate=Gate.CAP_PERFMON,
         gpl_only=True,
         length=True,
     ),

@@ -67,14 +67,6 @@ class RetType(Enum):
     PTR_TO_DYNPTR_MEM_OR_NULL = auto()
 
 
-class Gate(Enum):
-    """Capability a loader needs before the helper is offered."""
-
-    NONE = auto()
-    CAP_BPF = auto()
-    CAP_PERFMON = auto()
-
-
 HelperImpl = Callable[[HelperContext, int, int, int, int, int], int]
 
 
@@ -104,7 +96,6 @@ class Helper:
     ret: RetType
     impl: HelperImpl | None
     doc: str
-    gate: Gate = Gate.NONE
     sleeps: bool = False
     gpl_only: bool = False
     args_by_type: Mapping[str, tuple[ArgType, ...]] = field(default_factory=dict)

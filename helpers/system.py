@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pybpfvm.helpers.context import HelperContext
-from pybpfvm.helpers.proto import ArgType, Gate, Helper, RetType
+from pybpfvm.helpers.proto import ArgType, Helper, RetType
 
 # Offset in the program's window at which the task "lives": below every region, so that the
 # pointer is not NULL, is the same in each run, and can not be read.
@@ -83,7 +83,6 @@ ROWS = (
         RetType.INTEGER,
         get_current_task,
         "The current task's address, as a number.",
-        gate=Gate.CAP_PERFMON,
         gpl_only=True,
     ),
     Helper(
@@ -92,7 +91,6 @@ ROWS = (
         RetType.PTR_TO_MEM_OR_BTF_ID_OR_NULL,
         None,
         "A kernel variable on a CPU: there are no kernel variables here.",
-        gate=Gate.CAP_BPF,
     ),
     Helper(
         "this_cpu_ptr",
@@ -100,6 +98,5 @@ ROWS = (
         RetType.PTR_TO_MEM_OR_BTF_ID,
         None,
         "A kernel variable on this CPU: there are no kernel variables here.",
-        gate=Gate.CAP_BPF,
     ),
 )

@@ -8,7 +8,7 @@ from errno import EINVAL, ERANGE
 from pybpfvm.bits import u32
 from pybpfvm.helpers.context import HelperContext
 from pybpfvm.helpers.format import FormatError, parse, render
-from pybpfvm.helpers.proto import ArgType, Gate, Helper, RetType
+from pybpfvm.helpers.proto import ArgType, Helper, RetType
 from pybpfvm.memory import PAGE, AddressSpace, MemoryFault, UserFault
 
 _TRACE_ARGS = 3
@@ -181,7 +181,6 @@ ROWS = (
         RetType.INTEGER,
         trace_printk,
         "Print a line to the trace output, with up to three arguments.",
-        gate=Gate.CAP_PERFMON,
         gpl_only=True,
         checked_args=2,
     ),
@@ -197,7 +196,6 @@ ROWS = (
         RetType.INTEGER,
         snprintf,
         "Print into memory, with up to twelve arguments.",
-        gate=Gate.CAP_PERFMON,
         gpl_only=True,
         writes=frozenset({1}),
     ),
@@ -213,7 +211,6 @@ ROWS = (
         RetType.INTEGER,
         None,
         "Print kernel data by its BTF type: there are no kernel data here.",
-        gate=Gate.CAP_PERFMON,
         writes=frozenset({1}),
     ),
     Helper("strtol", _STRTO, RetType.INTEGER, strtol, "Parse a signed number."),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pybpfvm.helpers.proto import ArgType, Gate, Helper, RetType
+from pybpfvm.helpers.proto import ArgType, Helper, RetType
 
 ROWS = (
     Helper(
@@ -11,7 +11,6 @@ ROWS = (
         RetType.PTR_TO_BTF_ID,
         None,
         "The running task as a pointer that BTF types. bpf-helpers(7).",
-        Gate.CAP_PERFMON,
         gpl_only=True,
     ),
     Helper(
@@ -20,7 +19,6 @@ ROWS = (
         RetType.PTR_TO_BTF_ID,
         None,
         "The saved registers of a task. bpf-helpers(7).",
-        Gate.CAP_PERFMON,
         gpl_only=True,
     ),
 )

@@ -2,9 +2,9 @@
 
 Program types, helpers, maps, fields and forms of code that need a capability, as data, and the
 checks of them. What programs may do with addresses is in `leaks`, with offsets in `speculation`.
-What goes without CAP_PERFMON was asked of a 6.18 kernel. What goes without CAP_BPF stands in its
-documents (bpf(2), kernel.unprivileged_bpf_disabled) and was not: kernels of today load nothing
-then, unless that is switched on.
+What goes without CAP_PERFMON was asked of a 6.18 kernel. What goes without CAP_BPF was not, nor
+read in a document: it is what is known of kernels, which load nothing then unless
+kernel.unprivileged_bpf_disabled is 0.
 """
 
 from __future__ import annotations
