@@ -1,8 +1,9 @@
 """What every engine takes and gives: the contract that interpreter and compilers share.
 
 Registers. At entry r1 is the context pointer, r10 the end of the frame's 512 bytes, everything
-else 0; every frame starts zeroed, the program's and each subprogram's. (A kernel forbids programs
-to read what they did not write; we define it.) A helper call leaves its result in r0 and 0 in
+else 0; a function that names r10 starts with its frame zeroed, the program's own and each
+subprogram's; one that does not leaves it alone. (A kernel forbids programs to read what they did
+not write; we define it.) A helper call leaves its result in r0 and 0 in
 r1 to r5; so does the return of a subprogram, which also gives the caller back its r6 to r10.
 
 Counting. Every executed instruction counts one, `lddw` too, callbacks' included; helpers count as

@@ -12,7 +12,11 @@ and its low 32 bits are its offset in its window, so an engine may sandbox with
 base + zero-extended low half. User memory only ever lies at offsets above 2 GiB, program memory
 only below: a plain load through a user pointer cannot alias program memory, whatever the engine.
 
-Everything is a region between guard gaps. Handles are addresses that are never committed and
+Below `base` lies a private range for what engines and rings keep for themselves (RegionKind.HOST):
+base + zero-extended low half never reaches it, base + a signed 32-bit displacement does.
+
+Everything is a region between guard gaps. Read-only regions are mapped twice: read-only where the
+program sees them, writable for us elsewhere, so that engines without checks can not write. Handles are addresses that are never committed and
 stand for an object (a map, a function): they can be passed around and compared, not read.
 """
 
@@ -20,6 +24,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap as _mmap
+import os
 import weakref
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
@@ -32,8 +37,10 @@ from pybpfvm.errors import InputError, InternalError, TrapKind
 
 _WINDOW = 1 << 32
 _HALF = 1 << 31
+_PRIVATE = 1 << 30
 PAGE = _mmap.PAGESIZE
 _GUARD = PAGE
+FRAME_STRIDE = PAGE + _GUARD  # from one stack frame to the next
 _HANDLE_START = 0x10000  # below this offset nothing ever lives, so NULL + small offset faults
 _HANDLE_END = 0x1000000
 
@@ -56,6 +63,7 @@ _MAP_FIXED_NOREPLACE = 0x100000
 # Far from where systems put programs, libraries and stacks, in 47-bit address spaces.
 _PREFERRED = 0x2000_0000_0000
 _PREFERRED_SLOTS = 8
+_SLOT = 3 * _WINDOW
 _PROT_NONE = 0
 _FAILED = ctypes.c_void_p(-1).value
 
@@ -167,26 +175,54 @@ def _map(start: int, span: int, protection: int) -> bool:
     return bool(_mmap_call(start, span, protection, flags, -1, 0) == start)
 
 
+_READ_WRITE = _mmap.PROT_READ | _mmap.PROT_WRITE
+
+
+def _map_twice(start: int, span: int) -> int | None:
+    """Map the same new, zeroed pages read-only at `start` and writable elsewhere; where that is,
+    None if the system refuses."""
+    try:
+        fd = os.memfd_create("pybpfvm read-only", os.MFD_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        os.ftruncate(fd, span)
+        twin: int | None = _mmap_call(None, span, _READ_WRITE, _mmap.MAP_SHARED, fd, 0)
+        if twin is None or twin == _FAILED:
+            return None
+        flags = _mmap.MAP_SHARED | _MAP_FIXED
+        if _mmap_call(start, span, _mmap.PROT_READ, flags, fd, 0) != start:
+            _munmap_call(twin, span)
+            return None
+        return twin
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
 def _reserve() -> int:
-    """Two windows without access, where they were the last time if that is free: a program sees
-    addresses, so a run is the same run only at the same place. InputError where none are left."""
+    """The private range and two windows without access, where they were the last time if that is
+    free: a program sees addresses, so a run is the same run only at the same place. The base of
+    the windows; InputError where none are left."""
+    reserved = _PRIVATE + 2 * _WINDOW
     for slot in range(_PREFERRED_SLOTS):
-        wanted = _PREFERRED + slot * 2 * _WINDOW
-        addr = _claim(wanted, 2 * _WINDOW, _MAP_FIXED_NOREPLACE)
+        wanted = _PREFERRED + slot * _SLOT - _PRIVATE
+        addr = _claim(wanted, reserved, _MAP_FIXED_NOREPLACE)
         if addr == wanted:
-            return wanted
+            return wanted + _PRIVATE
         if addr is not None:  # a kernel that takes the address for a hint only
-            _munmap_call(addr, 2 * _WINDOW)
-    span = 3 * _WINDOW
+            _munmap_call(addr, reserved)
+    span = reserved + _WINDOW
     addr = _claim(None, span, 0)
     if addr is None:
         raise InputError(
-            "cannot reserve 12 GiB of address space",
+            "cannot reserve 13 GiB of address space",
             remedy="raise the address-space limit (ulimit -v unlimited)",
         )
-    base = align_up(addr, _WINDOW)
-    if base > addr:
-        _munmap_call(addr, base - addr)
+    base = align_up(addr + _PRIVATE, _WINDOW)
+    if base - _PRIVATE > addr:
+        _munmap_call(addr, base - _PRIVATE - addr)
     _munmap_call(base + 2 * _WINDOW, addr + span - base - 2 * _WINDOW)
     return base
 
@@ -216,12 +252,16 @@ class AddressSpace:
         self._entries: list[_Entry] = []
         # What each region's view looks at: dead once the view and all slices of it are gone.
         self._buffers: dict[int, weakref.ref[ctypes.Array[ctypes.c_ubyte]]] = {}
+        self._private_range = _Ranges(self.base - _PRIVATE, self.base)
         self._program_range = _Ranges(self.base + _HANDLE_END, self.base + _HALF)
         self._user_range = _Ranges(self.user_base + _HALF, self.user_base + _WINDOW)
         self._handles: dict[int, object] = {}
         self._next_handle = self.base + _HANDLE_START
         self._closed = False
         self._before_close: list[Callable[[], None]] = []
+        self._on_free: list[Callable[[], None]] = []
+        # Where read-only regions are writable for us, and how long that is.
+        self._twins: dict[int, tuple[int, int]] = {}
 
     def __enter__(self) -> AddressSpace:
         return self
@@ -247,6 +287,14 @@ class AddressSpace:
         if action in self._before_close:
             self._before_close.remove(action)
 
+    def on_free(self, action: Callable[[], None]) -> None:
+        """Have `free` call `action`: for engines that remember where regions are."""
+        self._on_free.append(action)
+
+    def forget_on_free(self, action: Callable[[], None]) -> None:
+        """Take `on_free` back."""
+        self._on_free.remove(action)
+
     def close(self) -> None:
         """Unmap everything. Accesses afterwards fault; closing twice is fine.
 
@@ -264,7 +312,10 @@ class AddressSpace:
         self._starts.clear()
         self.committed_bytes = 0
         if all(buffer() is None for buffer in self._buffers.values()):
-            _munmap_call(self.base, 2 * _WINDOW)
+            _munmap_call(self.base - _PRIVATE, _PRIVATE + 2 * _WINDOW)
+            for twin, span in self._twins.values():
+                _munmap_call(twin, span)
+            self._twins.clear()
 
     def alloc(
         self,
@@ -281,29 +332,65 @@ class AddressSpace:
         stale pointer faults rather than reads something else. Raises InputError when the region
         would exceed `limit_bytes`, the system refuses it, or the address space is closed.
         """
-        if self._closed:
-            raise InputError("the machine is closed", where=name)
         if size < 1:
             raise InputError(f"a region of {size} bytes", where=name, remedy="ask for 1 or more")
         span = align_up(size, PAGE)
-        ranges = self._user_range if kind is RegionKind.USER else self._program_range
-        fits = self.committed_bytes + span <= self.limit_bytes
-        start = ranges.take(span + _GUARD) if fits else None
+        start = self._take(span, span + _GUARD, kind, name)
+        try:
+            return self._establish(start, size, kind, name, writable=writable, owner=owner)
+        except InputError:
+            self._ranges_of(kind).give(start, span + _GUARD)
+            raise
+
+    def alloc_frames(self, count: int, size: int) -> list[Region]:
+        """Regions for `count` stack frames of up to a page, each FRAME_STRIDE above the last."""
+        start = self._take(count * PAGE, count * FRAME_STRIDE, RegionKind.STACK, "stack")
+        return [
+            self._establish(start + depth * FRAME_STRIDE, size, RegionKind.STACK, f"frame {depth}")
+            for depth in range(count)
+        ]
+
+    def _take(self, committed: int, span: int, kind: RegionKind, name: str) -> int:
+        """`span` free addresses for regions that will commit so many bytes."""
+        if self._closed:
+            raise InputError("the machine is closed", where=name)
+        fits = self.committed_bytes + committed <= self.limit_bytes
+        start = self._ranges_of(kind).take(span) if fits else None
         if start is None:
             raise InputError(
-                f"{size} bytes of {kind.value} exceed the memory limit of {self.limit_bytes}",
+                f"{committed} bytes of {kind.value} exceed the memory limit of {self.limit_bytes}",
                 where=name,
                 remedy="use smaller maps or blocks, or raise the limit",
             )
-        if not _map(start, span, _mmap.PROT_READ | _mmap.PROT_WRITE):
-            ranges.give(start, span + _GUARD)
+        return start
+
+    def _establish(
+        self,
+        start: int,
+        size: int,
+        kind: RegionKind,
+        name: str,
+        *,
+        writable: bool = True,
+        owner: object = None,
+    ) -> Region:
+        """Commit a region at an address that was taken for it."""
+        span = align_up(size, PAGE)
+        ours: int | None = start
+        if not writable and kind is not RegionKind.USER:
+            ours = _map_twice(start, span)
+        elif not _map(start, span, _READ_WRITE):
+            ours = None
+        if ours is None:
             raise InputError(
                 f"the system refuses {size} bytes after {len(self._starts)} regions",
                 where=name,
                 remedy="use fewer maps or blocks, or raise vm.max_map_count",
             )
+        if ours != start:
+            self._twins[start] = (ours, span)
         self.committed_bytes += span
-        buffer = (ctypes.c_ubyte * size).from_address(start)
+        buffer = (ctypes.c_ubyte * size).from_address(ours)
         self._buffers[start] = weakref.ref(buffer)
         view = memoryview(buffer).cast("B")
         region = Region(start, size, kind, name, writable, owner)
@@ -329,13 +416,21 @@ class AddressSpace:
         del self._starts[index], self._entries[index]
         span = align_up(region.size, PAGE)
         self.committed_bytes -= span
+        for action in self._on_free:
+            action()
         if self._buffers[region.start]() is not None:
             return
         del self._buffers[region.start]
+        if region.start in self._twins:
+            _munmap_call(*self._twins.pop(region.start))
         if not _map(region.start, span, _PROT_NONE):
             raise InternalError(f"unmapping {span} bytes at {region.start:#x} failed")
-        ranges = self._user_range if region.kind is RegionKind.USER else self._program_range
-        ranges.give(region.start, span + _GUARD)
+        self._ranges_of(region.kind).give(region.start, span + _GUARD)
+
+    def _ranges_of(self, kind: RegionKind) -> _Ranges:
+        if kind is RegionKind.USER:
+            return self._user_range
+        return self._private_range if kind is RegionKind.HOST else self._program_range
 
     def handle(self, target: object) -> int:
         """An address that stands for `target` and can not be accessed."""

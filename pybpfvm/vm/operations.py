@@ -9,11 +9,11 @@ from __future__ import annotations
 import errno
 
 from pybpfvm.bits import U64, s32, sign_extend
-from pybpfvm.errors import TrapKind
-from pybpfvm.helpers.context import BadArgument, TailCall
+from pybpfvm.helpers.context import TailCall
 from pybpfvm.isa.opcodes import AtomicOp
 from pybpfvm.isa.semantics import FETCHES
-from pybpfvm.vm.run import Run, Stop
+from pybpfvm.runcontext import Stop
+from pybpfvm.vm.run import Run
 from pybpfvm.vm.step import Step
 
 _LD_CONTEXT = 6  # LD_ABS and LD_IND expect the context in r6
@@ -63,9 +63,7 @@ def call(run: Run, step: Step) -> int:
     helper, ctx_args = step.meaning
     regs = run.regs
     args = tuple(regs[1:6])
-    for number in ctx_args:
-        if args[number - 1] != run.ctx_addr:
-            raise BadArgument(number, f"{args[number - 1]:#x} is not the context pointer")
+    run.check_context_arguments(ctx_args, args)
     try:
         result = run.call_helper(helper, args, step.pc)
     except TailCall as leaving:
@@ -80,7 +78,7 @@ def call(run: Run, step: Step) -> int:
 
 def call_local(run: Run, step: Step) -> int:
     """Call a subprogram: r1 to r5 go to it, a new frame, r6 to r9 kept for the caller."""
-    run.enter(step.next)
+    run.enter(step.next, run.steps, step.target)
     return step.target
 
 
@@ -117,23 +115,18 @@ def stx(run: Run, step: Step) -> int:
     return step.next
 
 
-def _aligned(addr: int, size: int) -> int:
-    if addr % size:
-        raise Stop(TrapKind.MISALIGNED, f"an access of {size} bytes", addr)
-    return addr
-
-
 def load_acquire(run: Run, step: Step) -> int:
     """dst = memory, at an aligned address."""
     regs = run.regs
-    regs[step.dst] = run.load(_aligned((regs[step.src] + step.off) & U64, step.width), step.width)
+    addr = run.aligned((regs[step.src] + step.off) & U64, step.width)
+    regs[step.dst] = run.load(addr, step.width)
     return step.next
 
 
 def store_release(run: Run, step: Step) -> int:
     """memory = src, at an aligned address."""
     regs = run.regs
-    addr = _aligned((regs[step.dst] + step.off) & U64, step.width)
+    addr = run.aligned((regs[step.dst] + step.off) & U64, step.width)
     run.store(addr, step.width, regs[step.src], plain=False)
     return step.next
 
@@ -141,10 +134,8 @@ def store_release(run: Run, step: Step) -> int:
 def atomic(run: Run, step: Step) -> int:
     """memory = op(memory, src), old value to src or r0 for those that fetch."""
     regs = run.regs
-    size = step.width
-    addr = _aligned((regs[step.dst] + step.off) & U64, size)
-    old = run.load(addr, size)
-    run.store(addr, size, step.meaning(old, regs[step.src], regs[0], 8 * size), plain=False)
+    addr = (regs[step.dst] + step.off) & U64
+    old = run.atomic(step.insn, addr, regs[step.src], regs[0])
     operation = step.insn.spec.op
     if operation in FETCHES:
         regs[step.src] = old
@@ -169,31 +160,12 @@ def ld_ind(run: Run, step: Step) -> int:
     return _load_packet(run, step, s32(run.regs[step.src] + step.imm))
 
 
-# Offsets from here on, below 0, count from the network header; those below them, down to the
-# second, from the link-layer header.
-_NETWORK = -0x100000
-_LINK_LAYER = -0x200000
-
-
 def _load_packet(run: Run, step: Step, offset: int) -> int:
-    """A load outside the packet ends the function with r0 = 0, as in Linux."""
-    packet = run.packet
-    if packet is None:
-        raise Stop(TrapKind.UNSUPPORTED, "packet access in a program that has no packet")
-    if run.regs[_LD_CONTEXT] != run.ctx_addr:
-        raise Stop(TrapKind.CTX_ACCESS, "packet access without the context pointer in r6")
-    if _LINK_LAYER <= offset < _NETWORK:
-        raise Stop(TrapKind.UNSUPPORTED, "packet access relative to the link-layer header")
-    if _NETWORK <= offset < 0:
-        profile = run.environment.profile
-        rules = profile.packet if profile is not None else None
-        offset += (rules.network_offset if rules is not None else 0) - _NETWORK
+    """A load outside the packet ends the function with r0 = 0."""
+    value = run.load_packet(offset, step.width, run.regs[_LD_CONTEXT])
     run.regs[1:6] = (0, 0, 0, 0, 0)
-    if offset < 0 or offset + step.width > packet.size:
-        run.regs[0] = 0
-        return run.leave()
-    run.regs[0] = int.from_bytes(run.memory.read(packet.start + offset, step.width), "big")
-    return step.next
+    run.regs[0] = value or 0
+    return step.next if value is not None else run.leave()
 
 
 def refuse(_: Run, step: Step) -> int:

@@ -22,6 +22,7 @@ class Step:
 
     __slots__ = (
         "dst",
+        "framed",
         "handler",
         "imm",
         "insn",
@@ -45,4 +46,5 @@ class Step:
         self.width = 0  # bits of an operation, bytes of a memory access
         self.next = LEAVE  # index of the step behind
         self.target = LEAVE  # index of the step that a jump or local call leads to
+        self.framed = False  # whether a function starts here that has its frame zeroed
         self.meaning: Any = None  # what else the handler needs, see `prepare`
