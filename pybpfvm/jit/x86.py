@@ -11,7 +11,8 @@ from functools import cache
 RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15 = range(16)
 
 # Condition codes: the low nibble of Jcc, SETcc and CMOVcc.
-O, NO, B, AE, E, NE, BE, A, S, NS, P, NP, L, GE, LE, G = range(16)
+B, AE, E, NE, BE, A, S, NS = range(2, 10)
+L, GE, LE, G = range(12, 16)
 
 RET = b"\xc3"
 SYSCALL = b"\x0f\x05"
@@ -193,6 +194,12 @@ class Assembler:
     def jump(self, label: str, condition: int | None = None) -> None:
         """Jump to a label, on a condition code if one is given."""
         self.code += b"\xe9" if condition is None else bytes((0x0F, 0x80 | condition))
+        self._fixups.append((len(self.code), label))
+        self.code += bytes(4)
+
+    def call(self, label: str) -> None:
+        """Call a label."""
+        self.code += b"\xe8"
         self._fixups.append((len(self.code), label))
         self.code += bytes(4)
 

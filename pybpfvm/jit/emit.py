@@ -1,0 +1,650 @@
+"""A program as machine code: instruction by instruction, block by block.
+
+Blocks. Fuel is taken at the start of each basic block for all of it, so counts are exact at every
+place where control can leave: a block ends where something else may run in between (jumps, local
+calls, helpers that call back or away, packet loads). What is missing in a started block when it
+traps is known from the code. Where the fuel does not suffice Python is asked (`Ask.FUEL`).
+
+Frames. The frames of a program lie FRAME_STRIDE apart; a local call moves r10 by that much and
+uses the native stack for its return address and for the callee's registers, nothing else.
+
+Checked accesses compare with the words of their site: the range that passed the last time. What
+is outside asks Python (`Ask.ACCESS`), which lets the range in, does the access itself or raises.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from pybpfvm.bits import U64
+from pybpfvm.errors import TrapKind
+from pybpfvm.helpers.proto import ArgType, Helper
+from pybpfvm.image import Image
+from pybpfvm.isa.codec import target_pc
+from pybpfvm.isa.insn import Insn
+from pybpfvm.isa.opcodes import FRAME_POINTER, STACK_BYTES, AluOp, JmpOp, Kind
+from pybpfvm.jit.options import NOTHING, Checks, Recording
+from pybpfvm.jit.state import Slot, State
+from pybpfvm.jit.templates import (
+    ALU,
+    CONDITION,
+    LOADS,
+    STORES,
+    STORES_IMM,
+    Form,
+    atomic,
+    compare,
+)
+from pybpfvm.jit.thunks import BASE, BPF, FUEL, Thunks, call_slot, load, store
+from pybpfvm.jit.x86 import (
+    ADD,
+    AE,
+    CMP,
+    LEA,
+    MOV,
+    NE,
+    R10,
+    R11,
+    RBP,
+    RET,
+    SUB,
+    Assembler,
+    E,
+    S,
+    group,
+    imm32,
+    mov_imm,
+    pop,
+    push,
+    rm,
+    rr,
+    rx,
+    s8,
+)
+from pybpfvm.memory import FRAME_STRIDE
+from pybpfvm.outline import Outline, refusal, written
+from pybpfvm.program import Program
+
+_ENDS = frozenset({Kind.EXIT, Kind.GOTO})
+_BREAKS = frozenset(
+    {Kind.EXIT, Kind.GOTO, Kind.JUMP, Kind.MAY_GOTO, Kind.CALL_LOCAL, Kind.LD_ABS, Kind.LD_IND}
+)
+_CALLEE_SAVED = (6, 7, 8, 9)
+_NO_ARGUMENTS = b"".join(mov_imm(BPF[number], 0) for number in range(1, 6))
+
+
+class Ask(Enum):
+    """What compiled code asks Python at a site."""
+
+    FUEL = "may the block go on"
+    ACCESS = "may the access be made"
+    REFUSE = "nothing: this can not be executed"
+    TAIL_CALL = "where does the tail call lead"
+    PACKET = "what does the packet load give"
+    HOOK = "the observer of instructions"
+
+
+@dataclass(slots=True)
+class Site:
+    """A place where compiled code asks; `site` is what returns there.
+
+    `pc` and `index` are the instruction's, `after` is how many more its block has. ACCESS: `words` is the displacement of the site's words (0: always
+    ask) and `skip` the offset behind the access. PACKET: `skip` is the offset of the code that
+    leaves the function. REFUSE: `why`. FUEL: the block has `count` instructions from `index` on.
+    """
+
+    ask: Ask
+    pc: int
+    index: int
+    after: int
+    words: int = 0
+    skip: int = 0
+    why: tuple[TrapKind, str] | None = None
+    count: int = 0
+
+
+@dataclass(slots=True)
+class Code:
+    """What `emit` makes: bytes, to be placed anywhere, and what is where in them.
+
+    `starts[i]` is the pc of instruction i and `offsets[i]` where it begins, `entries` are the
+    offsets of functions by pc, `sites` those behind the calls of the callout thunk, `ends` by
+    index of the first instruction of a block that of its last. `start` is the offset of the way
+    in, `tail` of the main function behind its prologue.
+    """
+
+    data: bytearray = field(default_factory=bytearray)
+    offsets: list[int] = field(default_factory=list)
+    entries: dict[int, int] = field(default_factory=dict)
+    sites: dict[int, Site] = field(default_factory=dict)
+    ends: dict[int, int] = field(default_factory=dict)
+    starts: list[int] = field(default_factory=list)
+    start: int = 0
+    tail: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """How a program is compiled.
+
+    `fuel`: instructions are counted and limited. `uniform`: every function saves all registers,
+    so that tail calls may go from any to any. `hooked`: Python sees each instruction.
+    `check_return`: note where the program ends, for its return value will be checked.
+    """
+
+    checks: Checks = Checks.EXACT
+    fuel: bool = True
+    uniform: bool = False
+    hooked: bool = False
+    check_return: bool = False
+    record: Recording = NOTHING
+
+
+# The Python object to call for a helper, and whether it is given each of the registers r1 to r5.
+Callee = Callable[[Helper], object]
+
+
+def arguments_used(helper: Helper) -> int:
+    """How many argument registers the implementation may look at."""
+    if helper.checked_args < 5:
+        return 5
+    used = [n for n, kind in enumerate(helper.args, 1) if kind is not ArgType.DONTCARE]
+    return max(used, default=0)
+
+
+def breaks_block(insn: Insn, helpers: Mapping[int, Helper]) -> bool:
+    """Whether something else may run, or the program leave, at this instruction."""
+    kind = insn.spec.kind
+    if kind in _BREAKS:
+        return True
+    if kind is not Kind.CALL:
+        return False
+    helper = helpers.get(insn.imm)
+    return helper is not None and (helper.name == "tail_call" or ArgType.PTR_TO_FUNC in helper.args)
+
+
+class Emitter:
+    """Emits one program for one engine; `emit` does it."""
+
+    def __init__(
+        self,
+        program: Program,
+        image: Image,
+        helpers: Mapping[int, Helper],
+        state: State,
+        thunks: Thunks,
+        build: Build,
+        callee: Callee,
+    ) -> None:
+        self._program = program
+        self._image = image
+        self._helpers = helpers
+        self._state = state
+        self._thunks = thunks
+        self._build = build
+        self._callee = callee
+        self._outline = Outline(program)
+        self._functions = frozenset(self._outline.functions)
+        self._code = Code()
+        self._index = 0
+        self._pc = 0
+        self._block_last = 0
+        self._saved: tuple[int, ...] = ()
+        self._written: dict[int, set[int | None]] = {}
+        self._calls: list[tuple[int, int]] = []
+        self._jumps: list[tuple[int, int]] = []  # where a rel32 is, the pc it leads to
+        self._late: list[Callable[[], None]] = []  # what is emitted behind the code
+        self._bound: dict[int, int] = {}  # where instructions begin, by pc
+        self._exact = build.checks is Checks.EXACT
+        self._callout = call_slot(state.disp(Slot.CALLOUT))
+        self._cache: dict[tuple[object, int, int, int], bytes] = {}
+
+    def emit(self) -> Code:
+        """The code of the whole program. Raises InputError as Image.constant does."""
+        code = self._code
+        entry = Assembler()
+        self._thunks.start(entry, "main")
+        entry.label("main")
+        code.data += entry.finish()
+        outline = self._outline
+        code.starts = outline.starts
+        last_of = self._blocks()
+        for index, pc in enumerate(outline.starts):
+            if pc in last_of:
+                self._index, self._pc = index, pc
+                if pc in self._functions:
+                    self._begin_function(pc)
+                self._bound[pc] = len(code.data)
+                self._begin_block(index, last_of[pc])
+                self._block(index, last_of[pc])
+        self._finish()
+        return code
+
+    def emit_rest(self, first: int, count: int) -> Code:
+        """The code of `count` instructions of one block, with a stop for want of fuel behind
+        them; what has no place in it is as in `emit`."""
+        code = self._code
+        code.starts = self._outline.starts
+        code.offsets = [0] * first
+        self._index, self._pc = first, code.starts[first]
+        self._begin_block(first, first + count - 1)
+        self._block(first, first + count - 1)
+        self._index = first + count
+        self._pc = code.starts[self._index]
+        self._ask_site(Site(Ask.FUEL, self._pc, self._index, 0))
+        self._finish()
+        return code
+
+    def _block(self, first: int, last: int) -> None:
+        """The instructions from `first` to `last`."""
+        data, offsets, cache = self._code.data, self._code.offsets, self._cache
+        starts, insns, functions = self._outline.starts, self._program.insns, self._functions
+        hooked = self._build.hooked
+        for index in range(first, last + 1):
+            insn, pc = insns[index], starts[index]
+            self._index, self._pc = index, pc
+            offsets.append(len(data))
+            if hooked:
+                self._ask(Ask.HOOK)
+            spec = insn.spec
+            kind = spec.kind
+            if kind is Kind.ALU and insn.dst != FRAME_POINTER:
+                key = (spec.mnemonic, insn.dst, insn.src, insn.imm)
+                piece = cache.get(key)
+                if piece is None:
+                    assert isinstance(spec.op, AluOp)
+                    piece = ALU[spec.op](insn, BPF[insn.dst], spec.width == 64)
+                    cache[key] = piece
+                data += piece
+            else:
+                refused = None
+                if kind in _MAY_BE_REFUSED or FRAME_POINTER in (insn.dst, insn.src):
+                    refused = refusal(insn, self._helpers)
+                if refused is None:
+                    _EMIT[kind](self, insn)
+                else:
+                    self._ask(Ask.REFUSE, why=refused)
+        behind = self._pc + insn.slots
+        if insn.spec.kind not in _ENDS and (behind in functions or last + 1 == len(insns)):
+            what = "another function" if behind in functions else "no instruction"
+            self._way_out(f"pc {behind} is {what}")
+
+    def _finish(self) -> None:
+        for late in self._late:
+            late()
+        data = self._code.data
+        for places, lead in ((self._jumps, self._bound), (self._calls, self._code.entries)):
+            for at, pc in places:
+                data[at : at + 4] = imm32(lead[pc] - at - 4)
+
+    def _blocks(self) -> dict[int, int]:
+        """The pcs at which basic blocks begin, with the index of the last instruction of each."""
+        outline, insns = self._outline, self._program.insns
+        leaders = set(outline.functions)
+        writes: set[int | None] = set()
+        for pc, insn in zip(outline.starts, insns, strict=True):
+            if pc in self._functions:
+                writes = self._written[pc] = set()
+            writes.add(written(insn))
+            if breaks_block(insn, self._helpers):
+                leaders.add(pc + insn.slots)
+                if insn.spec.kind is not Kind.CALL_LOCAL:
+                    target = target_pc(insn, pc)
+                    if target is not None and outline.astray(pc, target) is None:
+                        leaders.add(target)
+        last_of: dict[int, int] = {}
+        begun = 0
+        for index, pc in enumerate(outline.starts):
+            if pc in leaders:
+                begun = pc
+            last_of[begun] = index
+        return last_of
+
+    # --- functions and blocks ---------------------------------------------------------------
+
+    def _begin_function(self, pc: int) -> None:
+        data = self._code.data
+        if data and pc:
+            data += b"\x90" * (-len(data) % 16)
+        self._code.entries[pc] = len(data)
+        self._saved = self._to_save(pc)
+        for number in self._saved:
+            data += push(BPF[number])
+        if pc == 0:
+            self._code.tail = len(data)
+        if pc in self._outline.framed:
+            data += _blank(STACK_BYTES)
+
+    def _to_save(self, pc: int) -> tuple[int, ...]:
+        """The registers that the function must give back: those of r6 to r9 that it writes."""
+        if self._build.uniform:
+            return _CALLEE_SAVED
+        if pc == 0:
+            return ()  # nothing of ours calls it, and the way in keeps what C wants back
+        return tuple(number for number in _CALLEE_SAVED if number in self._written[pc])
+
+    def _leave_function(self) -> bytes:
+        return b"".join(pop(BPF[number]) for number in reversed(self._saved)) + RET
+
+    def _begin_block(self, first: int, last: int) -> None:
+        code = self._code
+        code.ends[first] = self._block_last = last
+        if self._build.fuel:
+            count = last - first + 1
+            self._take_fuel(Site(Ask.FUEL, self._pc, first, count - 1, count=count))
+
+    def _take_fuel(self, site: Site) -> None:
+        """Take fuel for the site's block; where there is not enough ask, then try again."""
+        data = self._code.data
+        again = len(data)
+        data += group(SUB, FUEL, site.count)
+        at = self._jump_late(S)
+
+        def late() -> None:
+            self._land(at)
+            self._ask_site(site)
+            self._jump_to(again)
+
+        self._late.append(late)
+
+    # --- asking -----------------------------------------------------------------------------
+
+    def _ask(self, ask: Ask, *, words: int = 0, why: tuple[TrapKind, str] | None = None) -> Site:
+        site = self._site(ask, words=words, why=why)
+        self._ask_site(site)
+        return site
+
+    def _site(self, ask: Ask, *, words: int = 0, why: tuple[TrapKind, str] | None = None) -> Site:
+        after = self._block_last - self._index
+        return Site(ask, self._pc, self._index, after, words=words, why=why)
+
+    def _ask_site(self, site: Site) -> None:
+        code = self._code
+        code.data += self._callout
+        code.sites[len(code.data)] = site
+
+    def _jump_late(self, condition: int) -> int:
+        """Jump on the condition to somewhere behind the code; where its rel32 is."""
+        data = self._code.data
+        data += bytes((0x0F, 0x80 | condition, 0, 0, 0, 0))
+        return len(data) - 4
+
+    def _land(self, at: int) -> None:
+        """Let the jump whose rel32 is at `at` lead here."""
+        data = self._code.data
+        data[at : at + 4] = imm32(len(data) - at - 4)
+
+    def _jump_to(self, offset: int) -> None:
+        data = self._code.data
+        data += b"\xe9" + imm32(offset - len(data) - 5)
+
+    def _way_out(self, why: str) -> None:
+        """Control leaves the program: an instruction of its own that can not be executed."""
+        if self._build.fuel:
+            self._take_fuel(Site(Ask.FUEL, self._pc, self._index, 0, count=1))
+        self._ask_site(Site(Ask.REFUSE, self._pc, self._index, 0, why=(TrapKind.BAD_PC, why)))
+
+    # --- control flow -----------------------------------------------------------------------
+
+    def _jump(self, insn: Insn) -> None:
+        assert isinstance(insn.spec.op, JmpOp)
+        self._code.data += compare(insn)
+        self._branch(insn, CONDITION[insn.spec.op])
+
+    def _branch(self, insn: Insn, condition: int | None) -> None:
+        """To the instruction's target, on the condition if there is one."""
+        target = self._pc + 1 + insn.off
+        data = self._code.data
+        astray = self._outline.astray(self._pc, target)
+        if astray is None and target in self._bound:
+            self._backward(self._bound[target], condition)
+            return
+        data += b"\xe9" if condition is None else bytes((0x0F, 0x80 | condition))
+        at = len(data)
+        data += bytes(4)
+        if astray is None:
+            self._jumps.append((at, target))
+            return
+        pc, index = self._pc, self._index
+
+        def late() -> None:
+            self._pc, self._index = pc, index
+            self._land(at)
+            self._way_out(astray)
+
+        self._late.append(late)
+
+    def _backward(self, offset: int, condition: int | None) -> None:
+        data = self._code.data
+        short = offset - len(data) - 2
+        if s8(short):
+            data += bytes((0xEB if condition is None else 0x70 | condition, short & 0xFF))
+        elif condition is None:
+            self._jump_to(offset)
+        else:
+            data += bytes((0x0F, 0x80 | condition)) + imm32(offset - len(data) - 6)
+
+    def _goto(self, insn: Insn) -> None:
+        self._branch(insn, None)
+
+    def _may_goto(self, insn: Insn) -> None:
+        turns = self._state.disp(Slot.MAY_GOTO)
+        self._code.data += rm(0x83, 7, BASE, turns) + b"\0"
+        self._branch(insn, E)
+        self._code.data += rm(0xFF, 1, BASE, turns)
+
+    def _exit(self, _: Insn) -> None:
+        data = self._code.data
+        if self._build.check_return and bisect_right(self._outline.functions, self._pc) == 1:
+            data += b"\x4c\x8d\x1d" + imm32(-7)  # lea r11, [rip]: this instruction
+            data += store(self._state.disp(Slot.EXIT_PC), R11)
+        data += self._leave_function()
+
+    def _call_local(self, insn: Insn) -> None:
+        data = self._code.data
+        checked = self._build.checks is not Checks.NONE
+        if checked:
+            data += rm(CMP, RBP, BASE, self._state.disp(Slot.LAST_FRAME))
+            at = self._jump_late(E)
+            site = self._site(Ask.REFUSE, why=(TrapKind.STACK_DEPTH, ""))
+
+            def too_deep() -> None:
+                self._land(at)
+                self._ask_site(site)
+
+            self._late.append(too_deep)
+        data += group(ADD, RBP, FRAME_STRIDE) + b"\xe8"
+        called = len(data)
+        data += bytes(4)
+        target = self._pc + 1 + insn.imm
+        astray = self._outline.astray(self._pc, target, is_call=True)
+        if astray is None:
+            self._calls.append((called, target))
+        else:
+            pc, index = self._pc, self._index
+
+            def late() -> None:
+                self._pc, self._index = pc, index
+                self._land(called)
+                self._way_out(astray)
+
+            self._late.append(late)
+        data += group(SUB, RBP, FRAME_STRIDE)
+        if checked:
+            data += _NO_ARGUMENTS
+
+    def _call(self, insn: Insn) -> None:
+        helper = self._helpers[insn.imm]
+        data = self._code.data
+        if helper.name == "tail_call":
+            self._ask(Ask.TAIL_CALL)
+            return
+        data += load(R11, self._state.callee(self._callee(helper)))
+        data += call_slot(self._state.disp(Slot.HELPER + arguments_used(helper)))
+        if self._build.checks is not Checks.NONE:
+            data += _NO_ARGUMENTS
+
+    def _packet_load(self, _: Insn) -> None:
+        site = self._ask(Ask.PACKET)
+
+        def late(leave: bytes = self._leave_function()) -> None:
+            site.skip = len(self._code.data)
+            self._code.data += leave
+
+        self._late.append(late)
+
+    def _lddw(self, insn: Insn) -> None:
+        constant = self._image.constant(self._program, self._pc, insn)
+        self._code.data += mov_imm(BPF[insn.dst], constant & U64)
+
+    # --- memory -----------------------------------------------------------------------------
+
+    def _load(self, insn: Insn) -> None:
+        size = insn.spec.size
+        assert size is not None
+        form = LOADS[size, insn.spec.kind is Kind.LDSX]
+        self._access(insn.src, insn.off, size, form, BPF[insn.dst])
+
+    def _store(self, insn: Insn) -> None:
+        size = insn.spec.size
+        assert size is not None
+        self._access(insn.dst, insn.off, size, STORES[size], BPF[insn.src])
+
+    def _store_imm(self, insn: Insn) -> None:
+        size = insn.spec.size
+        assert size is not None
+        form, bytes_ = STORES_IMM[size]
+        tail = (insn.imm & ((1 << 8 * bytes_) - 1)).to_bytes(bytes_, "little")
+        self._access(insn.dst, insn.off, size, form, 0, tail)
+
+    def _access(
+        self, base: int, off: int, size: int, form: Form, reg: int, tail: bytes = b""
+    ) -> None:
+        """Access memory at the register `base` + `off`, checked as the build says."""
+        data = self._code.data
+        prefix, opcode, wide, byte = form
+        checks = self._build.checks
+        if checks is Checks.NONE or (base == FRAME_POINTER and -STACK_BYTES <= off <= -size):
+            data += prefix + rm(opcode, reg, BPF[base], off, wide, byte=byte) + tail
+        elif base == FRAME_POINTER:
+            self._ask(Ask.ACCESS)
+        elif self._exact:
+            address = rm(LEA, R10, BPF[base], off)
+            site, at = self._check(address)
+            back = len(data)
+            data += prefix + rm(opcode, reg, R10, 0, wide, byte=byte) + tail
+            self._finish_check(site, at, back, address)
+        else:
+            data += rm(LEA, R11, BPF[base], off, False)
+            data += prefix + rx(opcode, reg, BASE, R11, wide, byte=byte) + tail
+
+    def _check(self, address: bytes) -> tuple[Site, int]:
+        """Code for the address in r10, and its comparison with the site's words; the jump for
+        what does not pass."""
+        data = self._code.data
+        words = self._state.site()
+        data += address + rr(MOV, R11, R10)
+        data += rm(SUB, R11, BASE, words) + rm(CMP, R11, BASE, words + 8)
+        at = self._jump_late(AE)
+        return self._site(Ask.ACCESS, words=words), at
+
+    def _finish_check(self, site: Site, at: int, back: int, address: bytes) -> None:
+        site.skip = len(self._code.data)
+
+        def late() -> None:
+            self._land(at)
+            self._ask_site(site)
+            self._code.data += address  # Python has used r10
+            self._jump_to(back)
+
+        self._late.append(late)
+
+    def _atomic(self, insn: Insn) -> None:
+        size = insn.spec.size
+        assert size is not None
+        self._at_address(insn, insn.dst, size, atomic(insn))
+
+    def _load_acquire(self, insn: Insn) -> None:
+        size = insn.spec.size
+        assert size is not None
+        prefix, opcode, wide, byte = LOADS[size, False]
+        operation = prefix + rm(opcode, BPF[insn.dst], R10, 0, wide, byte=byte)
+        self._at_address(insn, insn.src, size, operation)
+
+    def _store_release(self, insn: Insn) -> None:
+        size = insn.spec.size
+        assert size is not None
+        prefix, opcode, wide, byte = STORES[size]
+        operation = prefix + rm(opcode, BPF[insn.src], R10, 0, wide, byte=byte)
+        self._at_address(insn, insn.dst, size, operation)
+
+    def _at_address(self, insn: Insn, base: int, size: int, operation: bytes) -> None:
+        """An operation on the memory at r10, which must be aligned."""
+        data = self._code.data
+        checks = self._build.checks
+        if checks is Checks.NONE:
+            data += rm(LEA, R10, BPF[base], insn.off) + operation
+        elif self._exact:
+            address = rm(LEA, R10, BPF[base], insn.off)
+            site, at = self._check(address)
+            misaligned = self._test_alignment(size)
+            back = len(data)
+            data += operation
+            self._finish_check(site, at, back, address)
+            if misaligned:
+                self._ask_late(misaligned)
+        else:
+            data += rm(LEA, R10, BPF[base], insn.off, False) + rx(LEA, R10, BASE, R10)
+            misaligned = self._test_alignment(size)
+            data += operation
+            if misaligned:
+                self._ask_late(misaligned)
+
+    def _test_alignment(self, size: int) -> int:
+        """Test the address in r10; the jump for one that is not aligned, 0 where all are."""
+        if size == 1:
+            return 0
+        self._code.data += b"\x41\xf6\xc2" + bytes((size - 1,))  # test r10b, size - 1
+        return self._jump_late(NE)
+
+    def _ask_late(self, at: int) -> None:
+        """The jump at `at` leads to where Python is asked to do the access, so to stop it."""
+        site = self._site(Ask.ACCESS)
+
+        def late() -> None:
+            self._land(at)
+            self._ask_site(site)
+
+        self._late.append(late)
+
+
+_EMIT: Mapping[Kind, Callable[[Emitter, Insn], None]] = {
+    Kind.JUMP: Emitter._jump,
+    Kind.GOTO: Emitter._goto,
+    Kind.MAY_GOTO: Emitter._may_goto,
+    Kind.CALL: Emitter._call,
+    Kind.CALL_LOCAL: Emitter._call_local,
+    Kind.EXIT: Emitter._exit,
+    Kind.LDX: Emitter._load,
+    Kind.LDSX: Emitter._load,
+    Kind.ST: Emitter._store_imm,
+    Kind.STX: Emitter._store,
+    Kind.ATOMIC: Emitter._atomic,
+    Kind.LOAD_ACQ: Emitter._load_acquire,
+    Kind.STORE_REL: Emitter._store_release,
+    Kind.LDDW: Emitter._lddw,
+    Kind.LD_ABS: Emitter._packet_load,
+    Kind.LD_IND: Emitter._packet_load,
+}
+_MAY_BE_REFUSED = frozenset({Kind.ADDR_SPACE_CAST, Kind.CALL_KFUNC, Kind.CALL})
+
+
+def _blank(size: int) -> bytes:
+    """Zero the `size` bytes below r10, 16 at a time."""
+    code = b"\x0f\x57\xc0"  # xorps xmm0, xmm0
+    for off in range(-size, 0, 16):
+        code += b"\x0f\x11" + rm(0, 0, RBP, off, False)[1:]  # movups [rbp + off], xmm0
+    return code

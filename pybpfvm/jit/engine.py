@@ -1,0 +1,536 @@
+"""The engine over compiled code: compiles programs at first use, runs them, answers what they
+ask."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from pybpfvm.bits import U64, s32, sign_extend
+from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Hook, RunEnvironment, RunResult
+from pybpfvm.errors import InternalError, Trap, TrapKind
+from pybpfvm.events import HelperCalled
+from pybpfvm.helpers.context import TailCall
+from pybpfvm.helpers.proto import Helper
+from pybpfvm.image import Image
+from pybpfvm.isa.insn import Insn
+from pybpfvm.isa.opcodes import (
+    FRAME_POINTER,
+    MAX_FRAMES,
+    MAX_TAIL_CALLS,
+    MAY_GOTO_ITERATIONS,
+    REGISTERS,
+    STACK_BYTES,
+    AtomicOp,
+    Kind,
+)
+from pybpfvm.isa.semantics import FETCHES
+from pybpfvm.jit.emit import Ask, Build, Emitter, Site
+from pybpfvm.jit.faults import FAULT_RIP, fault_handler
+from pybpfvm.jit.options import NOTHING, Checks, Recording
+from pybpfvm.jit.state import Slot, State
+from pybpfvm.jit.thunks import CFunctions, Thunks
+from pybpfvm.jit.unit import Unit
+from pybpfvm.memory import FRAME_STRIDE, MemoryFault, Region, RegionKind
+from pybpfvm.outline import context_arguments
+from pybpfvm.program import MapType, Program
+from pybpfvm.runcontext import STOPS, RunContext, Stop, trap_of
+
+# Python is entered at least this often, so that signals and other threads get their turn.
+SLICE_INSNS = 1 << 24
+
+_NO_ARGUMENTS = (0, 0, 0, 0, 0)
+_LD_CONTEXT = 6
+_ALIGNED = (Kind.ATOMIC, Kind.LOAD_ACQ, Kind.STORE_REL)
+_LOADS = (Kind.LDX, Kind.LDSX, Kind.LOAD_ACQ)
+
+
+Enter = Callable[[int], int | None]
+
+
+def _no_one(_: Program) -> bool:
+    return False
+
+
+class JitEngine(RunContext):
+    """Runs the programs of `image` as machine code; an Engine, and its own helpers' context.
+
+    Programs that `trusted` names are compiled without checks, the others with `checks`.
+    `counted`: budgets hold and instructions are counted; without, RunResult.insns is 0.
+    Raises InputError where executable memory is refused.
+    """
+
+    def __init__(
+        self,
+        image: Image,
+        helpers: Mapping[int, Helper],
+        environment: RunEnvironment,
+        *,
+        checks: Checks = Checks.EXACT,
+        trusted: Callable[[Program], bool] = _no_one,
+        counted: bool = True,
+        record: Recording = NOTHING,
+    ) -> None:
+        super().__init__(image.memory, environment, 0, None)
+        self.image = image
+        self.hook: Hook | None = None
+        self._helpers = helpers
+        self._checks = checks
+        self._trusted = trusted
+        self._uniform = any(spec.type == MapType.PROG_ARRAY for spec in image.object.maps)
+        self._build = Build(fuel=counted, uniform=self._uniform, record=record)
+        self._units: dict[tuple[int, Build, bool], tuple[Unit, Enter]] = {}
+        self._pieces: list[Unit] = []  # compiled for this run only
+        self._last: tuple[Program, RunEnvironment, bool, Unit, Enter] | None = None
+        self._callees: dict[tuple[str, bool, bool], object] = {}
+        self._functions = CFunctions()
+        self._running = False
+        self._closed = False
+        self._beyond = 0  # instructions of the budget that are not in the slice
+        self._budget = 0
+        self._tail_calls_left = 0
+        self._current: Unit | None = None
+        self._faults = fault_handler()
+        self._state = state = State(self.memory)
+        self._stack = self.memory.alloc_frames(MAX_FRAMES, STACK_BYTES)
+        self._thunks = Thunks(state, self.memory.base, self._faults)
+        self._asked = self._answer
+        self._zero = 0
+        state.hold(Slot.CONTEXT, self)
+        state.hold(Slot.ASK, self._asked)
+        state.hold(Slot.ZERO, self._zero)
+        state.words[Slot.FIRST_FRAME] = self._stack[0].end
+        state.words[Slot.LAST_FRAME] = self._stack[-1].end
+        self.memory.before_close(self.close)
+
+    # --- the engine's contract --------------------------------------------------------------
+
+    def run(
+        self,
+        program: Program,
+        ctx_addr: int,
+        *,
+        budget_insns: int = DEFAULT_BUDGET_INSNS,
+        packet: Region | None = None,
+    ) -> RunResult:
+        """Run `program` with r1 = `ctx_addr` until it exits: see Engine.run."""
+        if self._running:
+            raise InternalError("an engine runs one program at a time")
+        unit, start = self._prepared(program)
+        self.ctx_addr = ctx_addr
+        self.packet = packet
+        words = self._state.words
+        first = min(budget_insns, SLICE_INSNS)
+        self._budget = budget_insns
+        self._beyond = budget_insns - first
+        self._tail_calls_left = MAX_TAIL_CALLS
+        turns = self.environment.may_goto_turns
+        words[Slot.FUEL] = first
+        words[Slot.CTX] = ctx_addr
+        words[Slot.MAY_GOTO] = MAY_GOTO_ITERATIONS if turns is None else turns
+        words[Slot.EXIT_PC] = 0
+        if unit.build.checks is Checks.PAGES:
+            self._faults.ensure()
+        self._running = True
+        self._current = unit
+        try:
+            r0 = self._guarded(start, ctx_addr)
+            if words[Slot.EXIT_PC]:
+                self._check_exit(r0)
+        finally:
+            self._running = False
+            if self._pieces:
+                self._drop_pieces()
+        return RunResult(r0, self.executed if self._build.fuel else 0)
+
+    @property
+    def executed(self) -> int:
+        """Instructions of the current or last run, a started block's included."""
+        return self._budget - self._beyond - sign_extend(self._state.words[Slot.FUEL], 64)
+
+    def close(self) -> None:
+        """Give everything back; twice is fine."""
+        if self._closed:
+            return
+        self._closed = True
+        self.memory.forget_before_close(self.close)
+        self._drop_pieces()
+        for unit, _ in self._units.values():
+            unit.close()
+        self._units.clear()
+        self._last = None
+        self._thunks.close()
+        self._state.close()
+        for region in self._stack:
+            self.memory.free(region)
+
+    def __enter__(self) -> JitEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- compiling --------------------------------------------------------------------------
+
+    def unit(self, program: Program) -> Unit:
+        """The compiled program. Raises InputError as Image.constant does."""
+        return self._prepared(program)[0]
+
+    def _prepared(self, program: Program) -> tuple[Unit, Enter]:
+        """The compiled program and its way in."""
+        last, hooked = self._last, self.hook is not None
+        if (
+            last is not None
+            and last[0] is program
+            and last[1] is self.environment
+            and last[2] is hooked
+        ):
+            return last[3], last[4]
+        build = self._build_for(program)
+        key = (id(program), build, self.environment.observer is not None)
+        found = self._units.get(key)
+        if found is None:
+            unit = Unit(program, build, self._emitter(program, build).emit())
+            found = self._units[key] = unit, self._functions.make(unit.base + unit.code.start)
+        self._last = program, self.environment, hooked, *found
+        return found
+
+    def _emitter(self, program: Program, build: Build) -> Emitter:
+        callee = self._callee(build)
+        return Emitter(program, self.image, self._helpers, self._state, self._thunks, build, callee)
+
+    def _drop_pieces(self) -> None:
+        for unit in self._pieces:
+            unit.close()
+        self._pieces.clear()
+        self._current = None
+
+    def _build_for(self, program: Program) -> Build:
+        profile = self.environment.profile
+        checks = self._checks
+        # Context fields that stand for packet pointers are not what lies in memory: only the
+        # exact checks see such loads.
+        if self._trusted(program) and (profile is None or profile.packet is None):
+            checks = Checks.NONE
+        ring = profile is not None and profile.ring is not None
+        return replace(
+            self._build,
+            checks=checks,
+            hooked=self.hook is not None,
+            check_return=ring and checks is not Checks.NONE,
+        )
+
+    def _callee(self, build: Build) -> Callable[[Helper], object]:
+        """What code calls for a helper: its implementation, or that with what the build adds."""
+        checked = build.checks is not Checks.NONE
+        observed = self.environment.observer is not None
+
+        def callee(helper: Helper) -> object:
+            key = (helper.name, checked, observed)
+            if key not in self._callees:
+                self._callees[key] = self._wrapped(helper, checked=checked, observed=observed)
+            return self._callees[key]
+
+        return callee
+
+    def _wrapped(self, helper: Helper, *, checked: bool, observed: bool) -> object:
+        impl = helper.impl
+        assert impl is not None
+        numbers = context_arguments(helper) if checked else ()
+        shown = len(helper.args)
+        if not observed and not numbers:
+            return impl
+
+        def call(context: JitEngine, *args: int) -> int:
+            context.check_context_arguments(numbers, args)
+            result = impl(context, *args) & U64
+            observer = context.environment.observer
+            if observer is not None:
+                event = HelperCalled(
+                    context.now_ns(), helper.name, context.pc, args[:shown], result
+                )
+                observer(event)
+            return result
+
+        return call
+
+    # --- where code is ----------------------------------------------------------------------
+
+    def _unit_at(self, address: int) -> Unit:
+        current = self._current
+        if current is not None and current.holds(address):
+            return current
+        for unit in (*(unit for unit, _ in self._units.values()), *self._pieces):
+            if unit.holds(address):
+                self._current = unit
+                return unit
+        raise InternalError(f"compiled code asks from {address:#x}, where there is none")
+
+    @property
+    def pc(self) -> int:
+        """The pc of the call that compiled code makes."""
+        address = self._state.words[Slot.PC]
+        unit = self._unit_at(address)
+        return unit.pc_of(unit.index_at(address))
+
+    def _registers(self) -> tuple[int, ...]:
+        return tuple(self._state.words[Slot.REGS : Slot.REGS + REGISTERS])
+
+    def _guarded(self, enter: Callable[[int], int | None], argument: int) -> int:
+        """Enter code; what stops it becomes a Trap."""
+        try:
+            r0 = enter(argument)
+            if r0 is not None:
+                return r0
+            self._explain_fault()
+        except STOPS as stop:
+            raise self._trap(stop) from stop
+        raise InternalError("a fault of compiled code has no explanation")
+
+    def _trap(self, stop: MemoryFault | Stop | Exception) -> Trap:
+        """The trap at the place where code left."""
+        address = self._state.words[Slot.PC]
+        unit = self._unit_at(address)
+        site = unit.code.sites.get(address - unit.base)
+        if site is not None:
+            index, after = site.index, site.after
+        else:
+            index = unit.index_at(address)
+            after = unit.after(index)
+        return self._trap_at(stop, unit, index, after)
+
+    def _trap_at(
+        self, stop: MemoryFault | Stop | Exception, unit: Unit, index: int, after: int
+    ) -> Trap:
+        executed = self.executed - after
+        if isinstance(stop, Stop) and stop.kind is TrapKind.BUDGET:
+            executed = self._budget
+        return trap_of(
+            stop,  # type: ignore[arg-type]
+            unit.program,
+            unit.pc_of(index),
+            unit.program.insns[index],
+            self._registers(),
+            executed,
+        )
+
+    def _explain_fault(self) -> None:
+        """Raise for a fault of the processor's: what the interpreter would say of the access."""
+        words = self._state.words
+        address = words[Slot.PC]
+        unit = self._unit_at(address)
+        index = unit.index_of(address)
+        insn = unit.program.insns[index]
+        try:
+            self._do_access(insn)
+        except STOPS as stop:
+            raise self._trap_at(stop, unit, index, unit.after(index)) from stop
+        raise InternalError(
+            f"{unit.program.name}+{unit.pc_of(index)} faulted at {words[Slot.FAULT]:#x}, "
+            "which it may access"
+        )
+
+    def _check_exit(self, r0: int) -> None:
+        """The outermost program returned `r0`: its ABI may not allow that."""
+        try:
+            self.check_return(r0)
+        except Stop as stop:
+            address = self._state.words[Slot.EXIT_PC]
+            unit = self._unit_at(address)
+            self._state.words[Slot.REGS] = r0
+            raise self._trap_at(stop, unit, unit.index_of(address), 0) from None
+
+    # --- what code asks ---------------------------------------------------------------------
+
+    def _answer(self) -> int:
+        """Answer the callout: 0 to go on behind it, or the address to go on at. May raise."""
+        address = self._state.words[Slot.PC]
+        unit = self._unit_at(address)
+        site = unit.code.sites[address - unit.base]
+        return _ANSWERS[site.ask](self, unit, site)
+
+    def _on_fuel(self, unit: Unit, site: Site) -> int:
+        words = self._state.words
+        fuel = sign_extend(words[Slot.FUEL], 64) + site.count
+        more = min(self._beyond, SLICE_INSNS)
+        self._beyond -= more
+        fuel += more
+        words[Slot.FUEL] = fuel
+        if fuel >= max(site.count, 1):
+            return 0
+        if fuel == 0:
+            raise Stop(TrapKind.BUDGET, f"{self._budget} instructions")
+        return self._rest(unit, site.index, fuel)
+
+    def _rest(self, unit: Unit, index: int, count: int) -> int:
+        """Compile the `count` instructions from `index` on, all in one block, with a stop behind
+        them; where that begins."""
+        emitter = self._emitter(unit.program, unit.build)
+        piece = Unit(unit.program, unit.build, emitter.emit_rest(index, count))
+        self._pieces.append(piece)
+        return piece.base
+
+    def _on_access(self, unit: Unit, site: Site) -> int:
+        insn = unit.program.insns[site.index]
+        region = self._accessed(insn)
+        if region is not None and site.words and self._lets_in(region, insn, site):
+            return 0
+        self._do_access(insn)
+        return unit.base + site.skip
+
+    def _accessed(self, insn: Insn) -> Region | None:
+        """The region that holds all of the access and allows it, None if there is none."""
+        size = insn.spec.size
+        assert size is not None
+        loads = insn.spec.kind in _LOADS
+        addr = self._address(insn)
+        try:
+            region, _, _ = self.memory.check(addr, size, write=not loads)
+        except MemoryFault:
+            return None
+        return region
+
+    def _address(self, insn: Insn) -> int:
+        base = insn.src if insn.spec.kind in _LOADS else insn.dst
+        return (self._state.words[Slot.REGS + base] + insn.off) & U64
+
+    def _lets_in(self, region: Region, insn: Insn, site: Site) -> bool:
+        """Note the range that the access may reach unasked; False if it must be done here."""
+        size = insn.spec.size
+        assert size is not None
+        if insn.spec.kind in _ALIGNED and self._address(insn) % size:
+            return False
+        start, length = region.start, region.size - size + 1
+        profile = self.environment.profile
+        if region.kind is RegionKind.CTX and profile is not None:
+            if profile.packet is not None:
+                return False  # what the load gives need not be what lies there
+            kind = insn.spec.kind
+            store = kind not in _LOADS
+            start, length = self._address(insn), 1
+            self._check_ctx(start, size, store=store, plain=kind in (Kind.LDX, Kind.LDSX, Kind.STX))
+            if kind is Kind.ATOMIC:
+                self._check_ctx(start, size, store=False, plain=True)
+        self._state.set_site(site.words, start, length)
+        return True
+
+    def _do_access(self, insn: Insn) -> None:
+        """Do what the instruction does to memory and registers, as the contract says. May raise."""
+        words, spec = self._state.words, insn.spec
+        size, kind = spec.size, spec.kind
+        assert size is not None
+        addr = self._address(insn)
+        if kind in (Kind.LDX, Kind.LDSX):
+            value = self.load(addr, size)
+            signed = kind is Kind.LDSX
+            words[insn.dst] = (sign_extend(value, 8 * size) & U64) if signed else value
+        elif kind is Kind.ST:
+            self.store(addr, size, insn.imm & U64, plain=False)
+        elif kind is Kind.STX:
+            self.store(addr, size, words[insn.src], plain=True)
+        elif kind is Kind.LOAD_ACQ:
+            words[insn.dst] = self.load(self.aligned(addr, size), size)
+        elif kind is Kind.STORE_REL:
+            self.store(self.aligned(addr, size), size, words[insn.src], plain=False)
+        elif kind is Kind.ATOMIC:
+            old = self.atomic(insn, addr, words[insn.src], words[0])
+            if spec.op in FETCHES:
+                words[insn.src] = old
+            elif spec.op is AtomicOp.CMPXCHG:
+                words[0] = old
+        else:
+            raise InternalError(f"{spec.mnemonic} faulted")
+
+    def _on_refuse(self, _: Unit, site: Site) -> int:
+        assert site.why is not None
+        raise Stop(*site.why)
+
+    def _on_hook(self, unit: Unit, site: Site) -> int:
+        if self.hook is not None:
+            self.hook(unit.program, site.pc, self._registers(), self._depth())
+        return 0
+
+    def _depth(self) -> int:
+        """Frames above the outermost."""
+        return (self._state.words[FRAME_POINTER] - self._stack[0].end) // FRAME_STRIDE
+
+    def _on_packet(self, unit: Unit, site: Site) -> int:
+        words = self._state.words
+        insn = unit.program.insns[site.index]
+        offset = insn.imm
+        if insn.spec.kind is Kind.LD_IND:
+            offset = s32(words[insn.src] + insn.imm)
+        size = insn.spec.size
+        assert size is not None
+        value = self.load_packet(offset, size, words[_LD_CONTEXT])
+        for number in range(1, 6):
+            words[number] = 0
+        words[0] = value or 0
+        if value is not None:
+            return 0
+        words[Slot.EXIT_PC] = self._exit_pc_of(unit, site)
+        return unit.base + site.skip
+
+    def _exit_pc_of(self, unit: Unit, site: Site) -> int:
+        """Where the exit counts as being, if the packet load that ends a function is the main's."""
+        if not unit.build.check_return or self._depth():
+            return self._state.words[Slot.EXIT_PC]
+        return unit.base + unit.code.offsets[site.index]
+
+    def _on_tail_call(self, unit: Unit, site: Site) -> int:
+        words = self._state.words
+        helper = self._helpers[unit.program.insns[site.index].imm]
+        call = self._callees.setdefault(
+            ("tail_call", True, True), self._wrapped(helper, checked=True, observed=True)
+        )
+        try:
+            result: int = call(self, *words[1:6])  # type: ignore[operator]
+        except TailCall as leaving:
+            program = self.tail_target(leaving.program)
+            if self._tail_calls_left:
+                self._tail_calls_left -= 1
+                target = self.unit(program)
+                frame = words[FRAME_POINTER]
+                for number in range(REGISTERS):
+                    words[number] = 0
+                words[FRAME_POINTER] = frame
+                words[1] = self.ctx_addr
+                return target.base + target.code.tail
+            result = -errno.ELOOP & U64
+        words[0] = result & U64
+        for number in range(1, 6):
+            words[number] = 0
+        return 0
+
+    # --- HelperContext ----------------------------------------------------------------------
+
+    def call(self, function: int, args: Sequence[int]) -> int:
+        """Call back the subprogram with handle `function`; its r0. Raises BadArgument, Trap."""
+        target = self.function_at(function)
+        words = self._state.words
+        unit = self.unit(target.program)
+        saved = tuple(words[: Slot.FAULT])
+        if words[FRAME_POINTER] == words[Slot.LAST_FRAME]:
+            raise Stop(TrapKind.STACK_DEPTH)
+        for number, value in enumerate(args, 1):
+            words[number] = value & U64
+        words[FRAME_POINTER] += FRAME_STRIDE
+        r0 = self._guarded(self._thunks.enter, unit.base + unit.code.entries[target.pc])
+        fuel = words[Slot.FUEL]
+        for number, value in enumerate(saved):
+            words[number] = value
+        words[Slot.FUEL] = fuel
+        return r0
+
+
+_ANSWERS: Mapping[Ask, Callable[[JitEngine, Unit, Site], int]] = {
+    Ask.FUEL: JitEngine._on_fuel,
+    Ask.ACCESS: JitEngine._on_access,
+    Ask.REFUSE: JitEngine._on_refuse,
+    Ask.TAIL_CALL: JitEngine._on_tail_call,
+    Ask.PACKET: JitEngine._on_packet,
+    Ask.HOOK: JitEngine._on_hook,
+}
+
+__all__ = ["FAULT_RIP", "SLICE_INSNS", "JitEngine"]
