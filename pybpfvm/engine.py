@@ -80,6 +80,7 @@ class Engine(Protocol):
 
     image: Image
     hook: Hook | None
+    environment: RunEnvironment
 
     def run(
         self,

@@ -16,8 +16,9 @@ Below `base` lies a private range for what engines and rings keep for themselves
 base + zero-extended low half never reaches it, base + a signed 32-bit displacement does.
 
 Everything is a region between guard gaps. Read-only regions are mapped twice: read-only where the
-program sees them, writable for us elsewhere, so that engines without checks can not write. Handles are addresses that are never committed and
-stand for an object (a map, a function): they can be passed around and compared, not read.
+program sees them, writable for us elsewhere, so that engines without checks can not write there.
+Handles are addresses that are never committed and stand for an object (a map, a function): they
+can be passed around and compared, not read.
 """
 
 from __future__ import annotations

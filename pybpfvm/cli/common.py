@@ -17,14 +17,6 @@ from pybpfvm.program import BpfObject, Program
 # C sources, objects and scenarios that ship with the package.
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
-# What --engine takes.
-ENGINES = ("auto", "interp")
-
-
-def engine_name(choice: str) -> str:
-    """The engine that --engine `choice` means here."""
-    return "interp" if choice == "auto" else choice
-
 
 def add_abi_arguments(parser: argparse.ArgumentParser) -> None:
     """--abi, --helper and --btf."""

@@ -7,9 +7,7 @@ import time
 
 from pybpfvm.bits import s32, s64
 from pybpfvm.cli.common import (
-    ENGINES,
     add_abi_arguments,
-    engine_name,
     not_negative,
     overrides,
     positive,
@@ -24,6 +22,7 @@ from pybpfvm.report.names import AddressNames
 from pybpfvm.report.progress import on_stderr, rates
 from pybpfvm.report.run import map_rows, print_maps
 from pybpfvm.session import Machine
+from pybpfvm.session.engines import chosen
 from pybpfvm.session.objects import LoadedObject, LoadedProgram
 from pybpfvm.session.testrun import TestRun
 
@@ -46,9 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--engine",
-        choices=ENGINES,
         default="auto",
-        help="what executes the programs (auto, the default, takes the interpreter)",
+        metavar="NAME",
+        help="what executes the programs: interp, jit, or auto (the default): the JIT where it "
+        "can run",
     )
     parser.add_argument(
         "--budget-insns",
@@ -139,7 +139,7 @@ def _run_once(args: argparse.Namespace) -> int:
     with Machine() as machine:
         obj = machine.load(args.file, abi=args.abi, helpers=overrides(args), btf=target_btf(args))
         program = _choose(obj, args.prog)
-        engine = engine_name(args.engine)
+        engine = chosen(args.engine, obj.image)
         ctx, data = _bytes(args.ctx, "--ctx"), _bytes(args.data, "--data") or b""
         names = AddressNames(machine.memory, obj.object)
         repeat = args.repeat or 1
@@ -153,6 +153,7 @@ def _run_once(args: argparse.Namespace) -> int:
                     budget_insns=args.budget_insns,
                     observer=account,
                     strict_ctx=not args.lenient_ctx,
+                    engine=engine,
                     after_each=progress.each_run(),
                 )
         except Trap as trap:
@@ -193,7 +194,7 @@ def _print_document(
         {
             "object": obj.object.path,
             "program": program.name,
-            "engine": engine_name(args.engine),
+            "engine": chosen(args.engine, obj.image),
             "retval": None if done is None else done.retval,
             "insns": end.insns,
             "repeat": args.repeat or 1,

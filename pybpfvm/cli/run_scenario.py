@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pybpfvm.btf.types import Btf
-from pybpfvm.cli.common import engine_name, overrides, print_json, target_btf
+from pybpfvm.cli.common import overrides, print_json, target_btf
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS
 from pybpfvm.errors import LoadRejected, PybpfvmError, RingHang, Trap
 from pybpfvm.report.account import Account, result
@@ -17,6 +17,7 @@ from pybpfvm.report.progress import on_stderr, rates
 from pybpfvm.report.run import global_values, map_rows, print_maps
 from pybpfvm.report.terminal import heading, table
 from pybpfvm.scenario import Live, Outcome, Scenario, parse, run_scenario
+from pybpfvm.session.engines import chosen
 from pybpfvm.session.ring import BackendName
 from pybpfvm.uring_backend.abi import Op
 
@@ -94,6 +95,7 @@ def show(scenario: Scenario, options: Options) -> int:
             btf=options.btf,
             verify=options.verify,
             strict_ctx=options.strict_ctx,
+            engine=options.engine,
             budget_insns=options.budget_insns,
             observer=progress.observer(account),
             on_start=on_start,
@@ -125,7 +127,7 @@ def _print_header(live: Live, options: Options) -> None:
     )
     seed = f", seed {options.seed}" if options.backend == "sim" else ""
     where = "simulated ring" if options.backend == "sim" else "the running kernel's ring"
-    engine = engine_name(options.engine)
+    engine = chosen(options.engine, live.object.image)
     print(
         f"{live.object.object.path}  ABI {live.object.profile.name}  on {where}{seed}, "
         f"engine {engine}"
@@ -204,7 +206,7 @@ def _print_document(
         {
             "scenario": str(scenario.path),
             "backend": outcome.backend,
-            "engine": engine_name(options.engine),
+            "engine": outcome.engine,
             "seed": options.seed,
             "ok": outcome.ok,
             "exit_code": outcome.exit_code,

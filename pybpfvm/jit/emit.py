@@ -91,9 +91,10 @@ class Ask(Enum):
 class Site:
     """A place where compiled code asks; `site` is what returns there.
 
-    `pc` and `index` are the instruction's, `after` is how many more its block has. ACCESS: `words` is the displacement of the site's words (0: always
-    ask) and `skip` the offset behind the access. PACKET: `skip` is the offset of the code that
-    leaves the function. REFUSE: `why`. FUEL: the block has `count` instructions from `index` on.
+    `pc` and `index` are the instruction's, `after` is how many more its block has. ACCESS: `words`
+    is the displacement of the site's words (0: always ask) and `skip` the offset behind the
+    access. PACKET: `skip` is the offset of the code that leaves the function. REFUSE: `why`. FUEL:
+    the block has `count` instructions from `index` on.
     """
 
     ask: Ask

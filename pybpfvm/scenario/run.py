@@ -40,6 +40,7 @@ from pybpfvm.scenario.model import (
 )
 from pybpfvm.scenario.names import check_names
 from pybpfvm.session import Budgets, Cqe, Machine, Ring
+from pybpfvm.session.engines import chosen
 from pybpfvm.session.ring import BackendName
 
 __all__ = ["Finding", "Live", "Outcome", "run_scenario"]
@@ -63,6 +64,7 @@ class Outcome:
     runs: Mapping[str, int]
     overflow: int
     time_ns: int
+    engine: str = "interp"
     stopped_at: str = ""
     not_judged: int = 0
 
@@ -109,6 +111,7 @@ def run_scenario(
     btf: Btf | None = None,
     verify: bool = True,
     strict_ctx: bool = True,
+    engine: str = "auto",
     budgets: Budgets | None = None,
     budget_insns: int = DEFAULT_BUDGET_INSNS,
     observer: Observer | None = None,
@@ -140,6 +143,7 @@ def run_scenario(
                 abi=obj.profile,
                 verify=verify and not scenario.unverified,
                 strict_ctx=strict_ctx,
+                engine=engine,
                 flags=setup.flags,
                 cq0_entries=setup.cq0_entries,
                 observer=progress.see,
@@ -177,6 +181,7 @@ def run_scenario(
                 runs=dict(progress.runs),
                 overflow=ring.cq_overflow,
                 time_ns=ring.backend.now_ns(),
+                engine=chosen(engine, obj.image),
                 stopped_at="" if stopped is None else _place_of_step(progress.step),
                 not_judged=not_judged,
             )

@@ -26,11 +26,11 @@ from pybpfvm.profiles.detect import Detection, ProgramFacts
 from pybpfvm.profiles.mainline import MAINLINE_NAMES
 from pybpfvm.profiles.ordinary import profile_of_section, unsupported_type
 from pybpfvm.program import BpfObject, MapSpec, Program
+from pybpfvm.session.engines import chosen, make_engine
 from pybpfvm.session.judging import JudgeRequest, judge
 from pybpfvm.session.testrun import TestRun, run_program
 from pybpfvm.session.values import Value, decode, encode
 from pybpfvm.verifier.verdict import Verdict
-from pybpfvm.vm.interp import Interpreter
 
 _AS_IS = JudgeRequest()
 
@@ -48,18 +48,19 @@ class LoadedObject:
         )
         self.globals = Globals(self)
         self._verdicts: dict[tuple[str, bool], Verdict] = {}
-        self._engine: Interpreter | None = None
-        self._engine_profile: Profile | None = None
+        self._engine: Engine | None = None
+        self._engine_is: tuple[str, Profile] | None = None
 
-    def engine(self, environment: RunEnvironment) -> Engine:
+    def engine(self, environment: RunEnvironment, choice: str = "auto") -> Engine:
         """The engine for runs outside any ring, in this environment; it lives as the object, or
-        until a program of another profile is run."""
+        until a program of another profile is run, or by another engine."""
         profile = environment.profile or self.profile
-        if self._engine is None or self._engine_profile is not profile:
+        wanted = chosen(choice, self.image), profile
+        if self._engine is None or self._engine_is != wanted:
             if self._engine is not None:
                 self._engine.close()
-            self._engine = Interpreter(self.image, helpers_of(profile), environment)
-            self._engine_profile = profile
+            self._engine = make_engine(wanted[0], self.image, helpers_of(profile), environment)
+            self._engine_is = wanted
         self._engine.environment = environment
         return self._engine
 
@@ -197,13 +198,15 @@ class LoadedProgram:
         budget_insns: int = DEFAULT_BUDGET_INSNS,
         observer: Observer | None = None,
         strict_ctx: bool = True,
+        engine: str = "auto",
         after_each: Callable[[int], None] | None = None,
     ) -> TestRun:
         """Run once (or `repeat` times) outside any ring, like `bpftool prog run`.
 
         `ctx` is the context's bytes (zeros by default), `data` a packet, for the types that run on
-        one: a whole Ethernet frame. `after_each` is told the instructions of each run when it has
-        ended. Raises InputError for what the program's type can not be run with, and Trap.
+        one: a whole Ethernet frame. `engine` is "auto", "interp" or "jit". `after_each` is told the
+        instructions of each run when it has ended. Raises InputError for what the program's type
+        can not be run with, and Trap.
         """
         profile = self.profile
         if not profile.runs:
@@ -219,7 +222,7 @@ class LoadedProgram:
             observer=observer,
         )
         return run_program(
-            self.owner.engine(environment),
+            self.owner.engine(environment, engine),
             profile,
             self.program,
             ctx,

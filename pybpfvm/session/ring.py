@@ -24,6 +24,8 @@ from pybpfvm.events import Observer
 from pybpfvm.memory import AddressSpace
 from pybpfvm.profiles import profile_named
 from pybpfvm.profiles.base import Profile
+from pybpfvm.program import Program
+from pybpfvm.session.engines import chosen, make_engine
 from pybpfvm.session.machine import Machine, default_machine
 from pybpfvm.session.objects import LoadedObject, LoadedProgram, helpers_of
 from pybpfvm.session.sqe import SqeBuilder
@@ -35,7 +37,6 @@ from pybpfvm.uring_backend.ring import Ring as CoreRing
 from pybpfvm.uring_backend.setup import check_setup
 from pybpfvm.verifier.loadcheck import check_load
 from pybpfvm.verifier.verdict import Finding, Inconclusive, Rejected
-from pybpfvm.vm.interp import Interpreter
 
 BackendName = Literal["sim", "kernel"]
 _DEFAULT_ABI = "iouring-v3"
@@ -59,9 +60,10 @@ class Ring:
 
     `cq_entries` are the sizes of the extra CQs (1, 2, ...). `abi` is a profile's name; without
     it, the one of the first registered program. Programs are verified when they are registered;
-    `verify=False` registers them as they are. They run sandboxed either way. `seed` decides
-    everything in `sim`, and the programs' random numbers on both backends. Budgets:
-    `budget_insns` for each run of a program, the rest in `Budgets`.
+    `verify=False` registers them as they are, to run sandboxed. `engine` is what executes them:
+    "auto" (the JIT where it can run), "interp" or "jit". `seed` decides everything in `sim`, and
+    the programs' random numbers on both backends. Budgets: `budget_insns` for each run of a
+    program, the rest in `Budgets`.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Ring:
         abi: str | Profile | None = None,
         verify: bool = True,
         strict_ctx: bool = True,
+        engine: str = "auto",
         flags: int = 0,
         cq0_entries: int | None = None,
         observer: Observer | None = None,
@@ -91,6 +94,7 @@ class Ring:
             )
         check_setup(rules, entries, cq_entries, flags, cq0_entries)
         self.verify = verify
+        self.engine = engine
         self.strict_ctx = strict_ctx
         self.trace: list[str] = []
         self._log = log if log is not None else self.trace.append
@@ -180,6 +184,7 @@ class Ring:
                     source_at=program.program.line_at,
                 )
                 _require_accepted(program, strict_ctx=self.strict_ctx)
+            chosen(self.engine, program.owner.image)
             numbers.append(self._runner.add(program, verified=self.verify))
         self.core.register_bpf(numbers)
 
@@ -349,8 +354,12 @@ class _Runner:
         owner = loaded.owner
         engine = self._engines.get(id(owner))
         if engine is None:
-            engine = Interpreter(
-                owner.image, helpers_of(owner.profile), self._ring.environment(owner)
+            engine = make_engine(
+                self._ring.engine,
+                owner.image,
+                helpers_of(owner.profile),
+                self._ring.environment(owner),
+                trusted=self._trusts,
             )
             self._engines[id(owner)] = engine
         try:
@@ -364,6 +373,10 @@ class _Runner:
             raise
         self._executed = done.insns
         return done.r0
+
+    def _trusts(self, program: Program) -> bool:
+        """Whether the program was verified: a tail call may lead to one that was not."""
+        return any(self._programs[number].program is program for number in self._verified)
 
     def executed(self) -> int:
         return self._executed

@@ -1,0 +1,73 @@
+"""Which engine runs a program, and making it. Engines are imported when they are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+
+from pybpfvm.engine import Engine, RunEnvironment
+from pybpfvm.errors import InputError
+from pybpfvm.helpers.proto import Helper
+from pybpfvm.image import Image
+from pybpfvm.program import Program
+
+# What hosts and --engine may say. `auto` is the JIT where it can run, else the interpreter.
+ENGINES = ("auto", "interp", "jit")
+
+
+def _nobody(_: Program) -> bool:
+    return False
+
+
+@cache
+def jit_refusal() -> str | None:
+    """Why the JIT can not run here, None if it can."""
+    from pybpfvm.jit.cpu import unsupported
+
+    why = unsupported()
+    if why is not None:
+        return why
+    from pybpfvm.jit.pages import code_area
+
+    try:
+        code_area().release(code_area().place(b"\xc3"))
+    except InputError as error:
+        return error.reason
+    return None
+
+
+def chosen(choice: str, image: Image) -> str:
+    """The engine that `choice` means for this image. InputError for one that can not run it."""
+    if choice not in ENGINES:
+        raise InputError(
+            f"no engine is called {choice!r}", where="engine", remedy=" or ".join(ENGINES)
+        )
+    if choice not in ("auto", "jit"):
+        return choice
+    why = "the object is big-endian" if image.object.big_endian else jit_refusal()
+    if why is None:
+        return "jit"
+    if choice == "jit":
+        raise InputError(
+            f"the JIT can not run this: {why}", where="engine", remedy="choose interp or auto"
+        )
+    return "interp"
+
+
+def make_engine(
+    choice: str,
+    image: Image,
+    helpers: Mapping[int, Helper],
+    environment: RunEnvironment,
+    *,
+    trusted: Callable[[Program], bool] = _nobody,
+) -> Engine:
+    """An engine for the programs of `image`; those that `trusted` names were verified, and may
+    run without checks of their memory accesses."""
+    if chosen(choice, image) == "jit":
+        from pybpfvm.jit.engine import JitEngine
+
+        return JitEngine(image, helpers, environment, trusted=trusted)
+    from pybpfvm.vm.interp import Interpreter
+
+    return Interpreter(image, helpers, environment)
