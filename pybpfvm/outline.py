@@ -1,5 +1,6 @@
-"""What every engine makes of a program's code before it runs it: its functions, which jumps leave
-it, which instructions it refuses. Said once, so that engines stop for the same reasons.
+"""What every engine makes of a program's code before it runs it: its functions and blocks, which
+jumps leave it, which instructions it refuses. Said once, so that engines stop for the same
+reasons and count the same.
 """
 
 from __future__ import annotations
@@ -20,22 +21,27 @@ Refusal = tuple[TrapKind, str]
 
 _WRITES_DST = frozenset({Kind.ALU, Kind.LDX, Kind.LDSX, Kind.LOAD_ACQ, Kind.LDDW})
 _NOT_EXECUTABLE = frozenset({Kind.ADDR_SPACE_CAST, Kind.CALL_KFUNC})
+_JUMPS = frozenset({Kind.GOTO, Kind.JUMP, Kind.MAY_GOTO})
+_BREAKS = _JUMPS | {Kind.EXIT, Kind.CALL_LOCAL, Kind.LD_ABS, Kind.LD_IND}
+_NAMES_FUNCTIONS = frozenset({Kind.CALL_LOCAL, Kind.LDDW})
 
 
 class Outline:
     """`starts`: the pc of each instruction; `functions`: the pcs where functions begin (those
     that the object names, and whatever is called), ascending; `framed`: those of them that name
-    r10, so begin with a zeroed frame."""
+    r10, so begin with a zeroed frame.
+    """
 
     def __init__(self, program: Program) -> None:
+        self._insns = program.insns
         self.starts = pcs(program.insns)
         self._valid = frozenset(self.starts)
         found = {0, *(sub.start for sub in program.subprogs)}
         named: list[int] = []
         for pc, insn in zip(self.starts, program.insns, strict=True):
-            if FRAME_POINTER in (insn.dst, insn.src):
+            if insn.dst == FRAME_POINTER or insn.src == FRAME_POINTER:
                 named.append(pc)
-            if insn.spec.kind in (Kind.CALL_LOCAL, Kind.LDDW):
+            if insn.spec.kind in _NAMES_FUNCTIONS:
                 target = target_pc(insn, pc)
                 if target is not None:
                     found.add(target)
@@ -49,9 +55,36 @@ class Outline:
         """Why control may not go from `pc` to `target`, None if it may."""
         if target not in self._valid:
             return f"pc {target} is no instruction"
-        if is_call or self._function(target) == self._function(pc):
+        if is_call or len(self.functions) == 1 or self._function(target) == self._function(pc):
             return None
         return f"pc {target} is another function"
+
+    def blocks(self, helpers: Mapping[int, Helper]) -> dict[int, int]:
+        """The pcs at which basic blocks begin, with the index of the last instruction of each.
+
+        A block ends where something else may run before what follows, or where the program may
+        leave: jumps, local calls, helpers that call back or away, packet loads.
+        """
+        leaders = set(self.functions)
+        for pc, insn in zip(self.starts, self._insns, strict=True):
+            kind = insn.spec.kind
+            if kind in _BREAKS:
+                leaders.add(pc + insn.slots)
+                if kind in _JUMPS:
+                    leaders.add(pc + 1 + insn.off)
+            elif kind is Kind.CALL and _runs_others(helpers.get(insn.imm)):
+                leaders.add(pc + 1)
+        last_of: dict[int, int] = {}
+        begun = 0
+        for index, pc in enumerate(self.starts):
+            if pc in leaders:
+                begun = pc
+            last_of[begun] = index
+        return last_of
+
+
+def _runs_others(helper: Helper | None) -> bool:
+    return helper is not None and (helper.name == "tail_call" or ArgType.PTR_TO_FUNC in helper.args)
 
 
 def written(insn: Insn) -> int | None:

@@ -14,7 +14,7 @@ is outside asks Python (`Ask.ACCESS`), which lets the range in, does the access 
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -23,7 +23,6 @@ from pybpfvm.bits import U64
 from pybpfvm.errors import TrapKind
 from pybpfvm.helpers.proto import ArgType, Helper
 from pybpfvm.image import Image
-from pybpfvm.isa.codec import target_pc
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import FRAME_POINTER, STACK_BYTES, AluOp, JmpOp, Kind
 from pybpfvm.jit.options import NOTHING, Checks, Recording
@@ -69,9 +68,6 @@ from pybpfvm.outline import Outline, refusal, written
 from pybpfvm.program import Program
 
 _ENDS = frozenset({Kind.EXIT, Kind.GOTO})
-_BREAKS = frozenset(
-    {Kind.EXIT, Kind.GOTO, Kind.JUMP, Kind.MAY_GOTO, Kind.CALL_LOCAL, Kind.LD_ABS, Kind.LD_IND}
-)
 _CALLEE_SAVED = (6, 7, 8, 9)
 _NO_ARGUMENTS = b"".join(mov_imm(BPF[number], 0) for number in range(1, 6))
 
@@ -156,17 +152,6 @@ def arguments_used(helper: Helper) -> int:
     return max(used, default=0)
 
 
-def breaks_block(insn: Insn, helpers: Mapping[int, Helper]) -> bool:
-    """Whether something else may run, or the program leave, at this instruction."""
-    kind = insn.spec.kind
-    if kind in _BREAKS:
-        return True
-    if kind is not Kind.CALL:
-        return False
-    helper = helpers.get(insn.imm)
-    return helper is not None and (helper.name == "tail_call" or ArgType.PTR_TO_FUNC in helper.args)
-
-
 class Emitter:
     """Emits one program for one engine; `emit` does it."""
 
@@ -194,7 +179,6 @@ class Emitter:
         self._pc = 0
         self._block_last = 0
         self._saved: tuple[int, ...] = ()
-        self._written: dict[int, set[int | None]] = {}
         self._calls: list[tuple[int, int]] = []
         self._jumps: list[tuple[int, int]] = []  # where a rel32 is, the pc it leads to
         self._late: list[Callable[[], None]] = []  # what is emitted behind the code
@@ -212,7 +196,7 @@ class Emitter:
         code.data += entry.finish()
         outline = self._outline
         code.starts = outline.starts
-        last_of = self._blocks()
+        last_of = outline.blocks(self._helpers)
         for index, pc in enumerate(outline.starts):
             if pc in last_of:
                 self._index, self._pc = index, pc
@@ -281,29 +265,6 @@ class Emitter:
             for at, pc in places:
                 data[at : at + 4] = imm32(lead[pc] - at - 4)
 
-    def _blocks(self) -> dict[int, int]:
-        """The pcs at which basic blocks begin, with the index of the last instruction of each."""
-        outline, insns = self._outline, self._program.insns
-        leaders = set(outline.functions)
-        writes: set[int | None] = set()
-        for pc, insn in zip(outline.starts, insns, strict=True):
-            if pc in self._functions:
-                writes = self._written[pc] = set()
-            writes.add(written(insn))
-            if breaks_block(insn, self._helpers):
-                leaders.add(pc + insn.slots)
-                if insn.spec.kind is not Kind.CALL_LOCAL:
-                    target = target_pc(insn, pc)
-                    if target is not None and outline.astray(pc, target) is None:
-                        leaders.add(target)
-        last_of: dict[int, int] = {}
-        begun = 0
-        for index, pc in enumerate(outline.starts):
-            if pc in leaders:
-                begun = pc
-            last_of[begun] = index
-        return last_of
-
     # --- functions and blocks ---------------------------------------------------------------
 
     def _begin_function(self, pc: int) -> None:
@@ -325,7 +286,12 @@ class Emitter:
             return _CALLEE_SAVED
         if pc == 0:
             return ()  # nothing of ours calls it, and the way in keeps what C wants back
-        return tuple(number for number in _CALLEE_SAVED if number in self._written[pc])
+        first = bisect_left(self._outline.starts, pc)
+        place = bisect_right(self._outline.functions, pc)
+        behind = self._outline.functions[place:]
+        last = bisect_left(self._outline.starts, behind[0]) if behind else None
+        changed = {written(insn) for insn in self._program.insns[first:last]}
+        return tuple(number for number in _CALLEE_SAVED if number in changed)
 
     def _leave_function(self) -> bytes:
         return b"".join(pop(BPF[number]) for number in reversed(self._saved)) + RET

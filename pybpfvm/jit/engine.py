@@ -4,6 +4,7 @@ ask."""
 from __future__ import annotations
 
 import errno
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -130,7 +131,7 @@ class JitEngine(RunContext):
         words[Slot.CTX] = ctx_addr
         words[Slot.MAY_GOTO] = MAY_GOTO_ITERATIONS if turns is None else turns
         words[Slot.EXIT_PC] = 0
-        if unit.build.checks is Checks.PAGES:
+        if unit.build.checks is not Checks.EXACT:
             self._faults.ensure()
         self._running = True
         self._current = unit
@@ -191,10 +192,20 @@ class JitEngine(RunContext):
         key = (id(program), build, self.environment.observer is not None)
         found = self._units.get(key)
         if found is None:
-            unit = Unit(program, build, self._emitter(program, build).emit())
+            unit = self._compiled(program, build)
             found = self._units[key] = unit, self._functions.make(unit.base + unit.code.start)
         self._last = program, self.environment, hooked, *found
         return found
+
+    def _compiled(self, program: Program, build: Build) -> Unit:
+        # Thousands of small objects, none of them garbage: a collection would only cost.
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            return Unit(program, build, self._emitter(program, build).emit())
+        finally:
+            if collecting:
+                gc.enable()
 
     def _emitter(self, program: Program, build: Build) -> Emitter:
         callee = self._callee(build)
@@ -213,12 +224,11 @@ class JitEngine(RunContext):
         # exact checks see such loads.
         if self._trusted(program) and (profile is None or profile.packet is None):
             checks = Checks.NONE
-        ring = profile is not None and profile.ring is not None
         return replace(
             self._build,
             checks=checks,
             hooked=self.hook is not None,
-            check_return=ring and checks is not Checks.NONE,
+            check_return=profile is not None and profile.ring is not None,
         )
 
     def _callee(self, build: Build) -> Callable[[Helper], object]:

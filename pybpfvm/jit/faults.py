@@ -62,13 +62,16 @@ class FaultHandler:
         self.record = ctypes.addressof(ctypes.c_char.from_buffer(self._page))
         self.words = memoryview(self._page).cast("Q")
         self._ours: dict[int, int] = {}
+        self._seen = (ctypes.c_uint64 * (_SIGACTION.size // 8))()
+        self._seen_at = ctypes.addressof(self._seen)
         for number in _SIGNALS:
             self._install(number)
 
     def ensure(self) -> None:
         """Be the first handler again if another one was put before us (faulthandler, say)."""
-        for number in _SIGNALS:
-            if _installed(number)[0] != self._ours[number]:
+        for number, ours in self._ours.items():
+            _sigaction(number, None, self._seen_at)
+            if self._seen[0] != ours:
                 self._install(number)
 
     def _install(self, number: int) -> None:
