@@ -15,6 +15,7 @@ from pybpfvm.errors import InputError, Trap, TrapKind, UnsupportedError
 from pybpfvm.profiles.mainline import MAINLINE_NAMES
 from pybpfvm.profiles.ordinary import MAINLINE_HELPERS, profile_of_section, unsupported_type
 from pybpfvm.session import Machine
+from pybpfvm.session.engines import jit_refusal
 from tests.examples.test_example_objects import loadable, mentions_of_machine_paths
 from tests.support.fake_context import FakeContext
 
@@ -114,7 +115,8 @@ def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["run", str(HERE / "parse.bpf.o"), "--prog", "parse", "--data", FRAME.hex()]
     assert main([*arguments, "--repeat", "2"]) == 0
     out = capsys.readouterr().out
-    assert "parse  (xdp, engine interp)" in out
+    engine = "jit" if jit_refusal() is None else "interp"
+    assert f"parse  (xdp, engine {engine})" in out
     assert "data " + FRAME[:22].hex() + "fe" in out
     assert main(["run", str(HERE / "missing.bpf.o"), "--prog", "entered"]) == 3
     assert "BPF_PROG_TYPE_TRACING" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator, ValidationError
 
 from pybpfvm.cli import main
 from pybpfvm.report import SCHEMAS
+from pybpfvm.session.engines import jit_refusal
 
 ROOT = Path(__file__).parents[2]
 OBJECTS = sorted((ROOT / "examples").glob("*/prog.v3.bpf.o"))
@@ -133,7 +134,7 @@ def test_asm(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 def test_run_of_a_scenario(capsys: pytest.CaptureFixture[str], path: Path) -> None:
     found = document(capsys, "run", path)
     check(found, "run-1")
-    assert found["engine"] == "interp"
+    assert found["engine"] == ("jit" if jit_refusal() is None else "interp")
 
 
 def test_run_of_a_scenario_that_fails(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
