@@ -393,6 +393,7 @@ CURRENT_POSITION: Final = (1 << 64) - 1  # Sqe.off: read or write where the file
 # --- structures in user memory ---------------------------------------------------------------
 
 TIMESPEC: Final = struct.Struct("<qq")  # __kernel_timespec: seconds, nanoseconds
+GETEVENTS_ARG = struct.Struct("<QIIQ")  # sigmask, its size, min_wait_usec, timespec
 IOVEC: Final = struct.Struct("<QQ")  # iov_base, iov_len
 MSGHDR: Final = struct.Struct("<QIxxxxQQQQIxxxx")  # name, namelen, iov, iovlen, control, len, flags
 OPEN_HOW: Final = struct.Struct("<QQQ")  # flags, mode, resolve

@@ -12,6 +12,7 @@ Rules: abi/iouring-bpf-2021, sections 1.4 and 3.5.
 
 from __future__ import annotations
 
+import ctypes
 import struct
 from collections import deque
 from collections.abc import Callable
@@ -32,15 +33,30 @@ def cq_bytes(entries: int) -> int:
 
 
 class CompletionQueue:
-    """The ring in `view`, which is zeroed and at least `cq_bytes(entries)` long."""
+    """The ring in `view`, which is zeroed and at least `cq_bytes(entries)` long.
 
-    __slots__ = ("_cqes", "_mask", "_tail", "_words", "entries", "epoch", "index", "least", "most")
+    `address` is where it lies; `tail` is ours, memory only shows it.
+    """
+
+    __slots__ = (
+        "_cqes",
+        "_mask",
+        "_words",
+        "address",
+        "entries",
+        "epoch",
+        "index",
+        "least",
+        "most",
+        "tail",
+    )
 
     def __init__(self, index: int, entries: int, view: memoryview) -> None:
         self.index = index
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(view))
         self.entries = entries
         self._mask = entries - 1
-        self._tail = 0
+        self.tail = 0
         self._words = view[:CQES_OFFSET].cast("I")
         self._cqes = view[CQES_OFFSET:]
         self._words[_MASK] = self._mask
@@ -50,21 +66,21 @@ class CompletionQueue:
 
     def count(self) -> int:
         """CQEs that nobody has reaped yet (more than `entries` only if a reader broke the head)."""
-        return (self._tail - self._words[_HEAD]) & U32
+        return (self.tail - self._words[_HEAD]) & U32
 
     def push(self, user_data: int, res: int, flags: int) -> bool:
         """Write and publish a CQE; False when the ring is full."""
-        tail = self._tail
+        tail = self.tail
         if (tail - self._words[_HEAD]) & U32 >= self.entries:
             return False
         _CQE.pack_into(self._cqes, (tail & self._mask) * CQE_BYTES, user_data, res, flags)
-        self._tail = self._words[_TAIL] = (tail + 1) & U32
+        self.tail = self._words[_TAIL] = (tail + 1) & U32
         return True
 
     def peek(self, index: int = 0) -> bytes | None:
         """The CQE `index` places behind the oldest one, or None; it stays where it is."""
         head = self._words[_HEAD]
-        if index >= (self._tail - head) & U32:
+        if index >= (self.tail - head) & U32:
             return None
         offset = ((head + index) & self._mask) * CQE_BYTES
         return bytes(self._cqes[offset : offset + CQE_BYTES])
@@ -191,6 +207,15 @@ class CompletionQueues:
             cqe = Cqe.unpack(raw)
             self._observer(CqeReaped(self._now_ns(), cq, cqe.user_data, cqe.res, cqe.flags, by))
         return raw
+
+    def changed(self, queue: CompletionQueue, posted: int, reaped: int) -> None:
+        """Compiled code posted so many CQEs to the queue, and reaped so many."""
+        if posted:
+            self.touched.add(queue.index)
+            if queue.index == 0:
+                self.countable += posted
+        if posted or reaped:
+            self._note(queue)
 
     def new_epoch(self) -> None:
         """Something changed outside the queues: `moved` starts afresh."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Container, Iterator
 from pybpfvm.errors import InternalError
 
 _HIDDEN = 1 << 48
+DIRECT_TOKENS = 1 << 61  # from here on: requests that compiled code issued
 Ended = Callable[[int], None]
 
 

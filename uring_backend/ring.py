@@ -10,7 +10,7 @@ import errno
 import time
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from pybpfvm.bits import U32
 from pybpfvm.errors import InputError, InternalError, RingError, RingHang
@@ -25,6 +25,9 @@ from pybpfvm.uring_backend.cq import CompletionQueue, CompletionQueues
 from pybpfvm.uring_backend.layout import RingMemory
 from pybpfvm.uring_backend.setup import check_setup
 from pybpfvm.uring_backend.submitter import Submitter
+
+if TYPE_CHECKING:
+    from pybpfvm.uring_backend.kernel.loop import KernelLoop
 
 MAX_PROGRAMS = 100
 _USER = "user"
@@ -75,6 +78,8 @@ class Ring:
         self.budgets = budgets = budgets or Budgets()
         self.setup = setup
         self._closed = False
+        self._observed = observer is not None
+        self._loop: KernelLoop | None = None
         self._runner = runner
         self._memory = RingMemory(memory, profile, setup)
         self.sq = self._memory.submission_queue()
@@ -124,6 +129,30 @@ class Ring:
     def sq_array_offset(self) -> int:
         """sq_off.array: where the SQ's index array lies in the main ring."""
         return self._memory.array_offset
+
+    def make_loop(self, budget_insns: int) -> KernelLoop | None:
+        """What lets compiled code loop over this ring by itself; None where nothing does.
+
+        The caller gives it the code. Only over the running kernel's ring, with extra CQs, and
+        when nobody observes: events are Python's.
+        """
+        rules = self.profile.ring
+        backend = self.backend
+        if rules is None or not rules.extra_cqs or rules.submit_returns_errno or self._observed:
+            return None
+        if backend.name != "kernel":
+            return None
+        from pybpfvm.uring_backend.kernel import KernelBackend
+        from pybpfvm.uring_backend.kernel.loop import KernelLoop
+
+        if not isinstance(backend, KernelBackend):
+            return None
+
+        loop = KernelLoop(
+            rules, backend, self.cqs, self._submitter, self._memory.ctx.start, budget_insns
+        )
+        self._bpf.loop = self._loop = loop
+        return loop
 
     # --- submission -------------------------------------------------------------------------
 
@@ -433,6 +462,8 @@ class Ring:
         finally:
             self._closed = True
             self.backend.close()
+            if self._loop is not None:
+                self._loop.close()
             self.sq.release()
             for queue in self.cqs.queues:
                 queue.release()

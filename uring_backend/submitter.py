@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pybpfvm.errors import InternalError
@@ -25,7 +26,7 @@ from pybpfvm.uring_backend.base import EXTERNAL, Backend, Started
 from pybpfvm.uring_backend.checks import SqeChecks
 from pybpfvm.uring_backend.cq import CompletionQueues
 from pybpfvm.uring_backend.performed import Performed, is_performed
-from pybpfvm.uring_backend.requests import BpfRequest, Request, RequestTable
+from pybpfvm.uring_backend.requests import DIRECT_TOKENS, BpfRequest, Request, RequestTable
 from pybpfvm.uring_backend.sq import SubmissionQueue
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ _NO_TAIL = bytes(16)  # cq_idx and the pads, which a mainline ring would read as
 _DEFER_MOST = 32  # inline completions of a run are posted when so many have come together
 _SHORT_IS_FAILURE = frozenset((Op.READ, Op.WRITE, Op.READ_FIXED, Op.WRITE_FIXED))
 _USER = "user"
+
+
+def _nobody(token: int) -> None:
+    raise InternalError(f"nobody issued request {token:#x}")
 
 
 class Submitter:
@@ -54,6 +59,8 @@ class Submitter:
         self.table = RequestTable()
         self.performed = Performed(self, backend, cqs)
         self.bpf: BpfRequests  # set once by the ring: the two refer to each other
+        # Told when a request ends that compiled code had issued; set by who lets it.
+        self.released: Callable[[int], None] = _nobody
         self.activity = 0  # grows with everything the backend takes or reports
         self.timeouts_ended = 0
         self._rules = rules
@@ -392,7 +399,10 @@ class Submitter:
             self.timeouts_ended += 1
         if request.flags & SQE_CQE_SKIP_SUCCESS and self._skips(request, res):
             return
-        if self._inline_from is not None and request.token >= self._inline_from:
+        if request.token >= DIRECT_TOKENS:
+            self.released(request.token)
+            self._post(request, res, flags)
+        elif self._inline_from is not None and request.token >= self._inline_from:
             self._deferred.append((request, res, flags))
         else:
             self._post(request, res, flags)

@@ -18,11 +18,11 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Protocol
 
 from pybpfvm.bits import U64
 from pybpfvm.errors import TrapKind
 from pybpfvm.helpers.proto import ArgType, Helper
-from pybpfvm.image import Image
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import FRAME_POINTER, STACK_BYTES, AluOp, JmpOp, Kind
 from pybpfvm.jit.options import NOTHING, Checks, Recording
@@ -53,6 +53,7 @@ from pybpfvm.jit.x86 import (
     Assembler,
     E,
     S,
+    call_reg,
     group,
     imm32,
     mov_imm,
@@ -140,8 +141,15 @@ class Build:
     record: Recording = NOTHING
 
 
-# The Python object to call for a helper, and whether it is given each of the registers r1 to r5.
+# What to call for a helper: a Python object, or the address of machine code.
 Callee = Callable[[Helper], object]
+
+
+class Constants(Protocol):
+    """What says which values the LDDW instructions of a program load: its image."""
+
+    def constant(self, program: Program, pc: int, insn: Insn) -> int:
+        """See Image.constant."""
 
 
 def arguments_used(helper: Helper) -> int:
@@ -158,7 +166,7 @@ class Emitter:
     def __init__(
         self,
         program: Program,
-        image: Image,
+        image: Constants,
         helpers: Mapping[int, Helper],
         state: State,
         thunks: Thunks,
@@ -449,7 +457,11 @@ class Emitter:
         if helper.name == "tail_call":
             self._ask(Ask.TAIL_CALL)
             return
-        data += load(R11, self._state.callee(self._callee(helper)))
+        callee = self._callee(helper)
+        if isinstance(callee, int):
+            data += mov_imm(R11, callee) + call_reg(R11)
+            return
+        data += load(R11, self._state.callee(callee))
         data += call_slot(self._state.disp(Slot.HELPER + arguments_used(helper)))
         if self._build.checks is not Checks.NONE:
             data += _NO_ARGUMENTS

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import errno
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from pybpfvm.bits import U64, s32, sign_extend
@@ -13,7 +13,8 @@ from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Hook, RunEnvironment, RunResult
 from pybpfvm.errors import InternalError, Trap, TrapKind
 from pybpfvm.events import HelperCalled
 from pybpfvm.helpers.context import TailCall
-from pybpfvm.helpers.proto import Helper
+from pybpfvm.helpers.proto import Helper, HelperImpl
+from pybpfvm.helpers.table import HELPERS
 from pybpfvm.image import Image
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import (
@@ -30,6 +31,7 @@ from pybpfvm.isa.semantics import FETCHES
 from pybpfvm.jit.emit import Ask, Build, Emitter, Site
 from pybpfvm.jit.faults import FAULT_RIP, fault_handler
 from pybpfvm.jit.options import NOTHING, Checks, Recording
+from pybpfvm.jit.ringcode import NATIVE, RingCode
 from pybpfvm.jit.state import Slot, State
 from pybpfvm.jit.thunks import CFunctions, Thunks
 from pybpfvm.jit.unit import Unit
@@ -37,6 +39,8 @@ from pybpfvm.memory import FRAME_STRIDE, MemoryFault, Region, RegionKind
 from pybpfvm.outline import context_arguments
 from pybpfvm.program import MapType, Program
 from pybpfvm.runcontext import STOPS, RunContext, Stop, trap_of
+from pybpfvm.uring_backend.kernel.direct import Word
+from pybpfvm.uring_backend.kernel.loop import KernelLoop
 
 # Python is entered at least this often, so that signals and other threads get their turn.
 SLICE_INSNS = 1 << 24
@@ -83,6 +87,8 @@ class JitEngine(RunContext):
         self._build = Build(fuel=counted, uniform=self._uniform, record=record)
         self._units: dict[tuple[int, Build, bool], tuple[Unit, Enter]] = {}
         self._pieces: list[Unit] = []  # compiled for this run only
+        self._loop_units: dict[int, Unit] = {}
+        self._loop_code: RingCode | None = None
         self._last: tuple[Program, RunEnvironment, bool, Unit, Enter] | None = None
         self._callees: dict[tuple[str, bool, bool], object] = {}
         self._functions = CFunctions()
@@ -159,7 +165,13 @@ class JitEngine(RunContext):
         self._drop_pieces()
         for unit, _ in self._units.values():
             unit.close()
+        for unit in self._loop_units.values():
+            unit.close()
+        if self._loop_code is not None:
+            self._loop_code.close()
         self._units.clear()
+        self._loop_units.clear()
+        self._loop_code = None
         self._last = None
         self._thunks.close()
         self._state.close()
@@ -265,17 +277,74 @@ class JitEngine(RunContext):
 
         return call
 
+    # --- loops of BPF requests ---------------------------------------------------------------
+
+    def make_loop(
+        self, loop: KernelLoop, program_of: Callable[[int], Program | None], budget_insns: int
+    ) -> None:
+        """Let `loop` run programs of this engine: those, by number, that `program_of` gives.
+
+        They must be verified, and `budget_insns` at most SLICE_INSNS.
+        """
+        slow = {native: _implementation(name) for name, native in NATIVE.items()}
+        code = RingCode(self._state, self._thunks, loop.direct.addr, slow, loop.interrupted)
+        self._loop_code = code
+
+        def address(number: int) -> int | None:
+            program = program_of(number)
+            if program is None or self.hook is not None or self._uniform:
+                return None
+            unit = self._loop_units.get(number)
+            if unit is None:
+                unit = self._loop_units[number] = self._loop_unit(program, code)
+            self.ctx_addr = loop.direct.words[Word.CTX]
+            return unit.base + unit.code.entries[0]
+
+        def enter() -> None:
+            self._budget, self._beyond = budget_insns, 0
+            self._faults.ensure()
+            self._running = True
+            try:
+                self._guarded(self._thunks.enter, code.entries["loop"])
+            finally:
+                self._running = False
+                if self._pieces:
+                    self._drop_pieces()
+
+        loop.address, loop.enter = address, enter
+
+    def _loop_unit(self, program: Program, code: RingCode) -> Unit:
+        build = Build(Checks.NONE)
+        ordinary = self._callee(build)
+
+        def callee(helper: Helper) -> object:
+            native = NATIVE.get(helper.name)
+            return ordinary(helper) if native is None else code.entries[native]
+
+        emitter = Emitter(
+            program, self.image, self._helpers, self._state, self._thunks, build, callee
+        )
+        return Unit(program, build, emitter.emit())
+
     # --- where code is ----------------------------------------------------------------------
 
     def _unit_at(self, address: int) -> Unit:
         current = self._current
         if current is not None and current.holds(address):
             return current
-        for unit in (*(unit for unit, _ in self._units.values()), *self._pieces):
+        for unit in self._all_units():
             if unit.holds(address):
                 self._current = unit
                 return unit
         raise InternalError(f"compiled code asks from {address:#x}, where there is none")
+
+    def _all_units(self) -> Iterator[Unit]:
+        for unit, _ in self._units.values():
+            yield unit
+        yield from self._loop_units.values()
+        yield from self._pieces
+        if self._loop_code is not None:
+            yield self._loop_code.unit
 
     @property
     def pc(self) -> int:
@@ -532,6 +601,12 @@ class JitEngine(RunContext):
             words[number] = value
         words[Slot.FUEL] = fuel
         return r0
+
+
+def _implementation(name: str) -> HelperImpl:
+    impl = HELPERS[name].impl
+    assert impl is not None
+    return impl
 
 
 _ANSWERS: Mapping[Ask, Callable[[JitEngine, Unit, Site], int]] = {

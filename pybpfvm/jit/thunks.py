@@ -130,6 +130,18 @@ class Thunks:
         """Give the pages back."""
         code_area().release(self.pages)
 
+    def api(self, name: str) -> int:
+        """The address of a function of the C API."""
+        return _address(name)
+
+    def be_current(self, asm: Assembler) -> None:
+        """Another thread may have run code meanwhile: faults are ours again. Uses rax and r10."""
+        asm(
+            mov_imm(R10, self._faults.record + 8 * CURRENT),
+            load(RAX, self._state.disp(Slot.LEAVE_FAULT)),
+            rm(MOV_TO, RAX, R10, 0),
+        )
+
     def start(self, asm: Assembler, body: str) -> None:
         """Emit the entry of one program: start(context) with fresh registers, the fuel from the
         state; `body` is the label of its code."""
@@ -158,10 +170,9 @@ class Thunks:
             rm(0xFF, _PUSH_MEMORY, R10, 0, False),
             rm(0xFF, _PUSH_MEMORY, R12, disp(Slot.SAVED_RSP), False),
             store(disp(Slot.SAVED_RSP), RSP),
-            load(RAX, disp(Slot.LEAVE_FAULT)),
-            rm(MOV_TO, RAX, R10, 0),
-            load(FUEL, disp(Slot.FUEL)),
         )
+        self.be_current(asm)
+        asm(load(FUEL, disp(Slot.FUEL)))
 
     def _go_out(self, asm: Assembler) -> None:
         """Back to C with r0 as an int."""
@@ -251,6 +262,7 @@ class Thunks:
             rm(MOV, R11, RSP, 0),
             rr(MOV, RSP, RBX),
         )
+        self.be_current(asm)
         self._load_registers(asm)
         asm(rr(TEST, R11, R11))
         asm.jump("elsewhere", NE)
@@ -317,6 +329,7 @@ class Thunks:
         asm(mov_imm(RAX, self._c["PyErr_Occurred"]), call_reg(RAX), rr(TEST, RAX, RAX))
         asm.jump(failed, NE)
         asm.label(fine)
+        self.be_current(asm)
         asm(
             rr(MOV, RAX, R14),
             rr(MOV, RSP, RBX),

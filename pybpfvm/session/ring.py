@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 from random import Random
 from types import TracebackType
@@ -33,6 +34,7 @@ from pybpfvm.session.user import Block, UserMemory
 from pybpfvm.uring_backend.abi import Cqe
 from pybpfvm.uring_backend.base import Backend, World
 from pybpfvm.uring_backend.bpf import Budgets
+from pybpfvm.uring_backend.kernel.loop import KernelLoop
 from pybpfvm.uring_backend.ring import Ring as CoreRing
 from pybpfvm.uring_backend.setup import check_setup
 from pybpfvm.verifier.loadcheck import check_load
@@ -330,6 +332,7 @@ class _Runner:
         self._verified: set[int] = set()
         self._engines: dict[int, Engine] = {}
         self._executed = 0
+        self._loop: KernelLoop | None = None
 
     def add(self, program: LoadedProgram, *, verified: bool) -> int:
         self._programs.append(program)
@@ -362,6 +365,7 @@ class _Runner:
                 trusted=self._trusts,
             )
             self._engines[id(owner)] = engine
+            self._offer_loop(engine, owner)
         try:
             done = engine.run(loaded.program, ctx_addr, budget_insns=self._ring._budget_insns)
         except Trap as trap:
@@ -373,6 +377,23 @@ class _Runner:
             raise
         self._executed = done.insns
         return done.r0
+
+    def _offer_loop(self, engine: Engine, owner: LoadedObject) -> None:
+        """Let compiled code loop over the ring by itself, where both can."""
+        if self._ring.engine not in ("auto", "jit") or len(self._engines) > 1:
+            return
+        from pybpfvm.jit.engine import SLICE_INSNS, JitEngine
+
+        if not isinstance(engine, JitEngine) or self._ring._budget_insns > SLICE_INSNS:
+            return
+        self._loop = self._ring.core.make_loop(self._ring._budget_insns)
+        if self._loop is not None:
+            engine.make_loop(self._loop, partial(self._loops, owner), self._ring._budget_insns)
+
+    def _loops(self, owner: LoadedObject, number: int) -> Program | None:
+        """The program with that number, if it may run in a loop."""
+        loaded = self._programs[number]
+        return loaded.program if number in self._verified and loaded.owner is owner else None
 
     def _trusts(self, program: Program) -> bool:
         """Whether the program was verified: a tail call may lead to one that was not."""

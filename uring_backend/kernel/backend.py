@@ -24,6 +24,7 @@ from pybpfvm.memory import AddressSpace
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Op
 from pybpfvm.uring_backend.base import Completion, Started
+from pybpfvm.uring_backend.kernel.direct import Direct
 from pybpfvm.uring_backend.kernel.gates import Gate, GatePool
 from pybpfvm.uring_backend.kernel.guard import NO_TOKEN, SUPPORTED, TOKEN_LIMIT, Guard
 from pybpfvm.uring_backend.kernel.plan import ACCEPTED, ORDERED, PLAIN, Planned, Planner
@@ -224,6 +225,14 @@ class KernelBackend:
         """IORING_UNREGISTER_BUFFERS."""
         self._check_open()
         return self._ring.register(abi.UNREGISTER_BUFFERS, 0, 0)
+
+    def direct(self, cqs: int) -> Direct:
+        """Tables for compiled code that uses the real ring itself, below a ring with `cqs` CQs."""
+        return Direct(self._memory, self._ring, self._guard, cqs)
+
+    def adopt(self, token: int, opcode: int) -> None:
+        """A request that compiled code issued is in flight: from now on it is one like others."""
+        self._flight.live[token] = opcode
 
     def in_flight(self) -> int:
         """Requests submitted and not completed."""

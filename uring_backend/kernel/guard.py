@@ -189,6 +189,11 @@ class Guard:
             effect.on_result = self._slots_back(addr, self._kept[0])
         return sqe.pack(), effect
 
+    @property
+    def owned(self) -> Set[int]:
+        """Descriptors that requests may use."""
+        return self._places.owned
+
     def now_ns(self) -> int:
         """Nanoseconds since this guard was made: the clock of absolute timeouts in SQEs."""
         return time.clock_gettime_ns(time.CLOCK_MONOTONIC) - self._epoch_ns[0]

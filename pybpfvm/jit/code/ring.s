@@ -1,0 +1,458 @@
+; The hot paths of BPF requests, for the engine's own use: unchecked, on true addresses.
+; A name behind @ is a displacement from direct.Word, Queue, Slot (times 8), or a number from there.
+; `map[ring]` is the block of direct.Word. The helpers take the registers that programs give.
+
+            ; the ways in, in the order of ringcode.ENTRIES
+            r0 = func loop ll
+            r0 = func submit ll
+            r0 = func emit ll
+            r0 = func reap ll
+            r0 = func copy_from_user ll
+            r0 = func copy_to_user ll
+            r0 = func array_lookup ll
+            exit
+
+; --- run the program, again and again, until there is a reason to stop ---------------------
+
+loop:       r6 = map[ring][0]+0 ll
+again:      r1 = *(u64 *)(r6 + @CTX)
+            r2 = *(u64 *)(r6 + @USER_DATA)
+            *(u64 *)(r1 + 0) = r2
+            r2 = *(u64 *)(r6 + @CTX_PERSISTS)
+            if r2 != 0 goto run
+            *(u64 *)(r1 + 8) = 0
+run:        r2 = *(u64 *)(r6 + @CHANGES)
+            *(u64 *)(r6 + @SEEN) = r2
+            call 1                          ; run the program
+            *(u64 *)(r6 + @R0) = r0
+            r1 = *(u64 *)(r6 + @RUNS)
+            r1 += 1
+            *(u64 *)(r6 + @RUNS) = r1
+            call issue
+            ; does it want to run again, and when?
+            r1 = *(u64 *)(r6 + @CTX)
+            r7 = *(u32 *)(r1 + 8)           ; wait_nr
+            r8 = *(u32 *)(r1 + 12)          ; wait_idx
+            r2 = *(u64 *)(r6 + @WAIT_VALUE)
+            if r2 == -1 goto asked          ; by the fields alone
+            r0 = *(u32 *)(r6 + @R0)
+            if r0 != r2 goto done
+asked:      if r7 == 0 goto done
+            r2 = *(u64 *)(r6 + @QUEUES)
+            if r8 >= r2 goto done
+            r2 = *(u64 *)(r6 + @STOP)
+            if r2 != 0 goto out
+            r2 = *(u64 *)(r6 + @RUNS_LEFT)
+            r2 += -1
+            *(u64 *)(r6 + @RUNS_LEFT) = r2
+            if r2 == 0 goto enough
+            r8 *= @QUEUE_BYTES
+            r2 = *(u64 *)(r6 + @QUEUE_TABLE)
+            r8 += r2
+wait:       r2 = *(u64 *)(r8 + @Q_TAIL)
+            r1 = *(u64 *)(r8 + @Q_HEADER)
+            r1 = *(u32 *)(r1 + 8)
+            w2 -= w1                        ; CQEs that the queue holds
+            if r2 >= r7 goto ready
+            r2 = *(u64 *)(r6 + @IN_FLIGHT)
+            if r2 == 0 goto stuck
+            call 2                          ; sleep until the real ring has a CQE
+            if r0 s< 0 goto late
+            call take
+            r2 = *(u64 *)(r6 + @STOP)
+            if r2 != 0 goto out
+            goto wait
+ready:      r1 = *(u64 *)(r6 + @CHANGES)
+            r2 = *(u64 *)(r6 + @SEEN)
+            if r1 == r2 goto idle
+            *(u64 *)(r6 + @IDLE) = 0
+            goto again
+idle:       r1 = *(u64 *)(r6 + @IDLE)
+            r1 += 1
+            *(u64 *)(r6 + @IDLE) = r1
+            if r1 < 64 goto again
+            *(u64 *)(r6 + @STOP) = @NO_CHANGE
+            goto out
+done:       *(u64 *)(r6 + @STOP) = @DONE
+            goto out
+enough:     *(u64 *)(r6 + @STOP) = @RUNS_MADE
+            goto out
+stuck:      *(u64 *)(r6 + @STOP) = @STUCK
+            goto out
+late:       *(u64 *)(r6 + @STOP) = @INTERRUPTED
+out:        r0 = 0
+            exit
+
+; --- issue what is pending, take in what has completed --------------------------------------
+
+issue:      r6 = map[ring][0]+0 ll
+            r2 = *(u64 *)(r6 + @PENDING)
+            if r2 == 0 goto take_in
+            r3 = *(u64 *)(r6 + @TAIL)
+            r4 = *(u64 *)(r6 + @SQ_TAIL)
+            *(u32 *)(r4 + 0) = r3
+            r1 = *(u64 *)(r6 + @FD)
+            r3 = 0
+            r4 = 0
+            r5 = 0
+            call 3                          ; io_uring_enter: how many were consumed
+            if r0 s>= 0 goto some
+            r0 = 0
+some:       r2 = *(u64 *)(r6 + @PENDING)
+            r2 -= r0
+            *(u64 *)(r6 + @PENDING) = r2
+            if r2 == 0 goto take_in
+            *(u64 *)(r6 + @STOP) = @INTERRUPTED
+take_in:    call take
+            exit
+
+take:       r6 = map[ring][0]+0 ll
+            r1 = *(u64 *)(r6 + @SQ_FLAGS)
+            r1 = *(u32 *)(r1 + 0)
+            r1 &= 2                         ; IORING_SQ_CQ_OVERFLOW
+            if r1 != 0 goto foreign
+            r7 = *(u64 *)(r6 + @CQ_HEAD)
+            r8 = *(u32 *)(r7 + 0)
+            r9 = *(u64 *)(r6 + @CQ_TAIL)
+            r9 = *(u32 *)(r9 + 0)
+next:       if r8 == r9 goto taken
+            r1 = *(u64 *)(r6 + @CQ_MASK)
+            r1 &= r8
+            r1 <<= 4
+            r2 = *(u64 *)(r6 + @CQES)
+            r1 += r2                        ; the CQE
+            r2 = *(u64 *)(r1 + 0)
+            r3 = r2
+            r3 >>= 61
+            if r3 != 1 goto foreign
+            w2 = w2                         ; the slot's number
+            r3 = r2
+            r3 += -1
+            r3 <<= 5
+            r4 = *(u64 *)(r6 + @TABLE)
+            r3 += r4                        ; the slot
+            r4 = *(u64 *)(r3 + @S_OPCODE)
+            r5 = r4
+            r5 >>= 32
+            if r5 != 0 goto foreign
+            r4 = *(u64 *)(r3 + @S_QUEUE)
+            r4 *= @QUEUE_BYTES
+            r5 = *(u64 *)(r6 + @QUEUE_TABLE)
+            r4 += r5                        ; the queue
+            r5 = *(u64 *)(r4 + @Q_HEADER)
+            r5 = *(u32 *)(r5 + 8)
+            r0 = *(u64 *)(r4 + @Q_TAIL)
+            w0 -= w5
+            r5 = *(u64 *)(r4 + @Q_ENTRIES)
+            if r0 >= r5 goto full
+            r0 = *(u64 *)(r4 + @Q_TAIL)
+            r5 = *(u64 *)(r4 + @Q_MASK)
+            r5 &= r0
+            r5 <<= 4
+            w0 += 1
+            *(u64 *)(r4 + @Q_TAIL) = r0
+            r0 = *(u64 *)(r4 + @Q_CQES)
+            r5 += r0                        ; where the CQE goes
+            r0 = *(u64 *)(r3 + @S_USER_DATA)
+            *(u64 *)(r5 + 0) = r0
+            r0 = *(u64 *)(r1 + 8)
+            *(u64 *)(r5 + 8) = r0
+            r0 = *(u64 *)(r4 + @Q_TAIL)
+            r5 = *(u64 *)(r4 + @Q_HEADER)
+            *(u32 *)(r5 + 12) = r0
+            r0 = *(u64 *)(r4 + @Q_POSTED)
+            r0 += 1
+            *(u64 *)(r4 + @Q_POSTED) = r0
+            ; the slot is free again
+            r0 = *(u64 *)(r6 + @FREE)
+            *(u64 *)(r3 + @S_NEXT) = r0
+            *(u64 *)(r3 + @S_OPCODE) = 0
+            *(u64 *)(r6 + @FREE) = r2
+            r0 = *(u64 *)(r6 + @IN_FLIGHT)
+            r0 += -1
+            *(u64 *)(r6 + @IN_FLIGHT) = r0
+            r0 = *(u64 *)(r6 + @CHANGES)
+            r0 += 1
+            *(u64 *)(r6 + @CHANGES) = r0
+            w8 += 1
+            *(u32 *)(r7 + 0) = r8
+            r0 = *(u64 *)(r4 + @Q_WATCHED)
+            if r0 == 0 goto next
+            *(u64 *)(r6 + @STOP) = @WATCHED_QUEUE
+            goto next
+full:       *(u64 *)(r6 + @STOP) = @FULL
+            exit
+foreign:    *(u64 *)(r6 + @STOP) = @FOREIGN
+taken:      exit
+
+; --- submit(ctx, sqe, length) ----------------------------------------------------------------
+
+submit:     r6 = map[ring][0]+0 ll
+            r0 = *(u64 *)(r6 + @LENGTH_CHECKED)
+            if r0 == 0 goto sized
+            w0 = w3
+            if r0 != 64 goto slow
+sized:      r7 = *(u8 *)(r2 + 0)
+            r8 = *(u8 *)(r2 + 1)
+            r0 = *(u16 *)(r2 + 2)           ; ioprio
+            if r0 != 0 goto slow
+            r0 = *(u32 *)(r2 + 28)          ; op_flags
+            if r0 != 0 goto slow
+            r0 = *(u16 *)(r2 + 42)          ; personality
+            if r0 != 0 goto slow
+            r0 = *(u64 *)(r2 + 56)
+            if r0 != 0 goto slow
+            if r8 > 1 goto slow             ; FIXED_FILE alone
+            if r7 == 0 goto admitted        ; NOP
+            if r8 == 1 goto owned
+            r0 = *(u32 *)(r2 + 4)           ; fd
+            if r0 >= 1024 goto slow
+            r8 = r0
+            r8 >>= 3
+            r9 = *(u64 *)(r6 + @FDS)
+            r8 += r9
+            r8 = *(u8 *)(r8 + 0)
+            r0 &= 7
+            r8 >>= r0
+            r8 &= 1
+            if r8 == 0 goto slow
+owned:      if r7 == 4 goto admitted        ; READ_FIXED
+            if r7 == 5 goto admitted        ; WRITE_FIXED
+            if r7 == 22 goto buffer         ; READ
+            if r7 != 23 goto slow           ; WRITE
+buffer:     r8 = *(u64 *)(r2 + 16)
+            r9 = *(u32 *)(r2 + 24)
+            r9 += r8
+            if r9 < r8 goto slow
+            r0 = *(u64 *)(r6 + @BLOCKS)
+block:      r5 = *(u64 *)(r0 + 8)
+            if r5 == 0 goto slow
+            if r9 > r5 goto other
+            r5 = *(u64 *)(r0 + 0)
+            if r8 >= r5 goto admitted
+other:      r0 += 16
+            goto block
+admitted:   r8 = *(u16 *)(r2 + 48)          ; cq_idx
+            r0 = *(u64 *)(r6 + @QUEUES)
+            if r8 >= r0 goto slow
+            r9 = *(u64 *)(r6 + @FREE)
+            if r9 == 0 goto slow
+            r3 = r9
+            r3 += -1
+            r3 <<= 5
+            r4 = *(u64 *)(r6 + @TABLE)
+            r3 += r4                        ; the slot
+            r4 = *(u64 *)(r3 + @S_NEXT)
+            *(u64 *)(r6 + @FREE) = r4
+            r4 = *(u64 *)(r2 + 32)
+            *(u64 *)(r3 + @S_USER_DATA) = r4
+            *(u64 *)(r3 + @S_QUEUE) = r8
+            r7 += 1                         ; 0 is a free slot
+            *(u64 *)(r3 + @S_OPCODE) = r7
+            ; into the real ring
+            r3 = *(u64 *)(r6 + @TAIL)
+            r4 = *(u64 *)(r6 + @SQ_MASK)
+            r4 &= r3
+            r4 <<= 6
+            r5 = *(u64 *)(r6 + @SQES)
+            r4 += r5
+            w3 += 1
+            *(u64 *)(r6 + @TAIL) = r3
+            r0 = *(u64 *)(r2 + 0)
+            *(u64 *)(r4 + 0) = r0
+            r0 = *(u64 *)(r2 + 8)
+            *(u64 *)(r4 + 8) = r0
+            r0 = *(u64 *)(r2 + 16)
+            *(u64 *)(r4 + 16) = r0
+            r0 = *(u64 *)(r2 + 24)
+            *(u64 *)(r4 + 24) = r0
+            r0 = 0x2000000000000000 ll
+            r0 |= r9
+            *(u64 *)(r4 + 32) = r0
+            r0 = *(u64 *)(r2 + 40)
+            *(u64 *)(r4 + 40) = r0
+            *(u64 *)(r4 + 48) = 0
+            *(u64 *)(r4 + 56) = 0
+            r0 = *(u64 *)(r6 + @CHANGES)
+            r0 += 1
+            *(u64 *)(r6 + @CHANGES) = r0
+            r0 = *(u64 *)(r6 + @IN_FLIGHT)
+            r0 += 1
+            *(u64 *)(r6 + @IN_FLIGHT) = r0
+            r0 = *(u64 *)(r6 + @PENDING)
+            r0 += 1
+            *(u64 *)(r6 + @PENDING) = r0
+            if r0 < @BATCH goto accepted
+            call issue
+accepted:   r0 = 1
+            exit
+slow:       call 4                          ; the helper in Python
+            exit
+
+; --- emit(ctx, cq_idx, user_data, res, flags) ------------------------------------------------
+
+emit:       r6 = map[ring][0]+0 ll
+            r7 = *(u64 *)(r6 + @QUEUES)
+            w8 = w2
+            if r8 >= r7 goto no_queue
+            r8 *= @QUEUE_BYTES
+            r7 = *(u64 *)(r6 + @QUEUE_TABLE)
+            r8 += r7
+            r7 = *(u64 *)(r8 + @Q_HEADER)
+            r9 = *(u32 *)(r7 + 8)
+            r0 = *(u64 *)(r8 + @Q_TAIL)
+            w0 -= w9
+            r9 = *(u64 *)(r8 + @Q_ENTRIES)
+            if r0 >= r9 goto no_room
+            r0 = *(u64 *)(r8 + @Q_TAIL)
+            r9 = *(u64 *)(r8 + @Q_MASK)
+            r9 &= r0
+            r9 <<= 4
+            w0 += 1
+            *(u64 *)(r8 + @Q_TAIL) = r0
+            r1 = *(u64 *)(r8 + @Q_CQES)
+            r9 += r1
+            *(u64 *)(r9 + 0) = r3
+            *(u32 *)(r9 + 8) = r4
+            *(u32 *)(r9 + 12) = r5
+            *(u32 *)(r7 + 12) = r0
+            r0 = *(u64 *)(r8 + @Q_POSTED)
+            r0 += 1
+            *(u64 *)(r8 + @Q_POSTED) = r0
+            r0 = *(u64 *)(r6 + @CHANGES)
+            r0 += 1
+            *(u64 *)(r6 + @CHANGES) = r0
+            r0 = *(u64 *)(r8 + @Q_WATCHED)
+            if r0 == 0 goto emitted
+            *(u64 *)(r6 + @STOP) = @WATCHED_QUEUE
+emitted:    r0 = 0
+            exit
+no_queue:   r0 = -22
+            exit
+no_room:    call 5
+            exit
+
+; --- reap(ctx, cq_idx, out, length) ----------------------------------------------------------
+
+reap:       r6 = map[ring][0]+0 ll
+            r7 = *(u64 *)(r6 + @LENGTH_CHECKED)
+            if r7 == 0 goto long
+            w0 = w4
+            if r0 != 16 goto odd
+long:       r7 = *(u64 *)(r6 + @QUEUES)
+            w8 = w2
+            if r8 >= r7 goto odd
+            r8 *= @QUEUE_BYTES
+            r7 = *(u64 *)(r6 + @QUEUE_TABLE)
+            r8 += r7
+            r7 = *(u64 *)(r8 + @Q_HEADER)
+            r9 = *(u32 *)(r7 + 8)
+            r0 = *(u64 *)(r8 + @Q_TAIL)
+            if r0 == r9 goto empty
+            r0 = *(u64 *)(r8 + @Q_MASK)
+            r0 &= r9
+            r0 <<= 4
+            r1 = *(u64 *)(r8 + @Q_CQES)
+            r0 += r1
+            r1 = *(u64 *)(r0 + 0)
+            *(u64 *)(r3 + 0) = r1
+            r1 = *(u64 *)(r0 + 8)
+            *(u64 *)(r3 + 8) = r1
+            w9 += 1
+            *(u32 *)(r7 + 8) = r9
+            r0 = *(u64 *)(r8 + @Q_REAPED)
+            r0 += 1
+            *(u64 *)(r8 + @Q_REAPED) = r0
+            r0 = *(u64 *)(r6 + @CHANGES)
+            r0 += 1
+            *(u64 *)(r6 + @CHANGES) = r0
+            r0 = 0
+            exit
+empty:      *(u64 *)(r3 + 0) = 0
+            *(u64 *)(r3 + 8) = 0
+            r0 = -2
+            exit
+odd:        call 6
+            exit
+
+; --- copy_from_user(dst, size, user), copy_to_user(user, src, size) --------------------------
+
+copy_from_user:
+            r6 = map[ring][0]+0 ll
+            w7 = w2
+            r8 = r3
+            r8 += r7
+            if r8 < r3 goto from_slow
+            r9 = *(u64 *)(r6 + @BLOCKS)
+from:       r0 = *(u64 *)(r9 + 8)
+            if r0 == 0 goto from_slow
+            if r8 > r0 goto from_other
+            r0 = *(u64 *)(r9 + 0)
+            if r3 >= r0 goto from_word
+from_other: r9 += 16
+            goto from
+from_word:  if r7 < 8 goto from_byte
+            r0 = *(u64 *)(r3 + 0)
+            *(u64 *)(r1 + 0) = r0
+            r1 += 8
+            r3 += 8
+            r7 += -8
+            goto from_word
+from_byte:  if r7 == 0 goto copied
+            r0 = *(u8 *)(r3 + 0)
+            *(u8 *)(r1 + 0) = r0
+            r1 += 1
+            r3 += 1
+            r7 += -1
+            goto from_byte
+copied:     r0 = 0
+            exit
+from_slow:  call 7
+            exit
+
+copy_to_user:
+            r6 = map[ring][0]+0 ll
+            w7 = w3
+            r8 = r1
+            r8 += r7
+            if r8 < r1 goto to_slow
+            r9 = *(u64 *)(r6 + @BLOCKS)
+to:         r0 = *(u64 *)(r9 + 8)
+            if r0 == 0 goto to_slow
+            if r8 > r0 goto to_other
+            r0 = *(u64 *)(r9 + 0)
+            if r1 >= r0 goto to_word
+to_other:   r9 += 16
+            goto to
+to_word:    if r7 < 8 goto to_byte
+            r0 = *(u64 *)(r2 + 0)
+            *(u64 *)(r1 + 0) = r0
+            r1 += 8
+            r2 += 8
+            r7 += -8
+            goto to_word
+to_byte:    if r7 == 0 goto to_end
+            r0 = *(u8 *)(r2 + 0)
+            *(u8 *)(r1 + 0) = r0
+            r1 += 1
+            r2 += 1
+            r7 += -1
+            goto to_byte
+to_end:     r0 = 0
+            exit
+to_slow:    call 8
+            exit
+
+; --- array_lookup(descriptor, key): the descriptor is (elements, stride, first) --------------
+
+array_lookup:
+            r0 = *(u32 *)(r2 + 0)
+            r3 = *(u64 *)(r1 + 0)
+            if r0 >= r3 goto null
+            r3 = *(u64 *)(r1 + 8)
+            r0 *= r3
+            r3 = *(u64 *)(r1 + 16)
+            r0 += r3
+            exit
+null:       r0 = 0
+            exit

@@ -1,0 +1,293 @@
+"""The hot paths of BPF requests as BPF of our own, compiled for an engine without checks.
+
+`code/ring.s` is the source, `code/ring.bin` what `python -m pybpfvm.jit.ringcode` assembles from
+it. Its functions are the loop of a program and what that calls in place of the helpers: the same
+arguments, the same results as the helpers in Python, which they call for whatever is not simple.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from pybpfvm.errors import InternalError
+from pybpfvm.helpers.proto import ArgType, Helper, RetType
+from pybpfvm.isa.codec import decode, encode, pcs, target_pc
+from pybpfvm.isa.insn import Insn
+from pybpfvm.isa.opcodes import MAY_GOTO_ITERATIONS, Kind, Pseudo
+from pybpfvm.jit.emit import Build, Emitter
+from pybpfvm.jit.options import Checks
+from pybpfvm.jit.pages import code_area
+from pybpfvm.jit.state import Slot, State
+from pybpfvm.jit.thunks import BPF, Thunks, load
+from pybpfvm.jit.unit import Unit
+from pybpfvm.jit.x86 import (
+    AND,
+    MOV,
+    MOV_TO,
+    R8,
+    R9,
+    R10,
+    R11,
+    R12,
+    R13,
+    R14,
+    R15,
+    RAX,
+    RBP,
+    RBX,
+    RCX,
+    RDI,
+    RDX,
+    RET,
+    RSI,
+    RSP,
+    SUB,
+    SYSCALL,
+    Assembler,
+    call_reg,
+    group,
+    mov_imm,
+    pop,
+    push,
+    rm,
+    rr,
+)
+from pybpfvm.program import Program
+from pybpfvm.uring_backend.abi import ENTER_EXT_ARG, ENTER_GETEVENTS
+from pybpfvm.uring_backend.kernel import direct
+from pybpfvm.uring_backend.kernel.direct import Queue, Stop, Word
+
+_CODE = Path(__file__).with_name("code")
+_SOURCE, _BINARY = _CODE / "ring.s", _CODE / "ring.bin"
+_NR_ENTER = 426
+_GETEVENTS_ARG_BYTES = 24
+
+# The functions of ring.s, in the order in which its first instructions name them.
+ENTRIES = ("loop", "submit", "emit", "reap", "copy_from_user", "copy_to_user", "array_lookup")
+
+# Which of them stands for which helper.
+NATIVE: Mapping[str, str] = {
+    "io_uring_submit": "submit",
+    "iouring_queue_sqe": "submit",
+    "io_uring_emit_cqe": "emit",
+    "iouring_emit_cqe": "emit",
+    "io_uring_reap_cqe": "reap",
+    "iouring_reap_cqe": "reap",
+    "copy_from_user": "copy_from_user",
+    "bpf_copy_to_user": "copy_to_user",
+}
+# What ring.s calls by number: machine code, or the helper in Python.
+_RUN, _SLEEP, _ENTER = 1, 2, 3
+_SLOW: Mapping[int, tuple[str, int]] = {
+    4: ("submit", 3),
+    5: ("emit", 5),
+    6: ("reap", 4),
+    7: ("copy_from_user", 3),
+    8: ("copy_to_user", 3),
+}
+
+
+def _names() -> Mapping[str, int]:
+    """What `@NAME` stands for in the source."""
+    words = {word.name: 8 * word for word in Word}
+    queues = {f"Q_{word.name}": 8 * word for word in Queue}
+    slots = {f"S_{word.name}": 8 * word for word in direct.Slot}
+    return {
+        **words,
+        **queues,
+        **slots,
+        "QUEUE_BYTES": direct.QUEUE_BYTES,
+        "BATCH": direct.BATCH,
+        "DONE": Stop.DONE,
+        "FOREIGN": Stop.FOREIGN,
+        "WATCHED_QUEUE": Stop.WATCHED,
+        "FULL": Stop.FULL,
+        "RUNS_MADE": Stop.RUNS,
+        "STUCK": Stop.STUCK,
+        "INTERRUPTED": Stop.INTERRUPTED,
+        "NO_CHANGE": Stop.NO_CHANGE,
+    }
+
+
+def assembled() -> bytes:
+    """The source's instructions as bytes."""
+    from pybpfvm.isa.asm import assemble
+
+    names = _names()
+    text = re.sub(r"@(\w+)", lambda found: str(names[found[1]]), _SOURCE.read_text("ascii"))
+    return encode(assemble(text, where=_SOURCE.name, maps={"ring": 0}))
+
+
+class _Constants:
+    """Stands for the image: `map[ring]` is the block of words, functions are the entries."""
+
+    def __init__(self, words: int) -> None:
+        self._words = words
+
+    def constant(self, program: Program, pc: int, insn: Insn) -> int:
+        """The value of an LDDW."""
+        if insn.src == Pseudo.MAP_IDX_VALUE:
+            return self._words
+        return 0 if insn.src == Pseudo.FUNC else insn.imm
+
+
+class RingCode:
+    """The compiled functions for one engine and one block of words; `entries` by name.
+
+    `slow` are the helpers in Python by the names of ENTRIES, `interrupted` is entered around
+    them: they use the ring as Python does.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        thunks: Thunks,
+        words: int,
+        slow: Mapping[str, Callable[..., int]],
+        interrupted: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._state = state
+        self._thunks = thunks
+        stubs = Assembler()
+        for name in ("run", "sleep", "enter"):
+            stubs.label(name)
+            getattr(self, f"_{name}")(stubs)
+        self._pages = code_area().place(stubs.finish())
+        at = self._pages.start
+        callees: dict[int, object] = {
+            _RUN: at + stubs.offset("run"),
+            _SLEEP: at + stubs.offset("sleep"),
+            _ENTER: at + stubs.offset("enter"),
+        }
+        helpers = {}
+        for number, (name, count) in _SLOW.items():
+            callees[number] = _around(slow[name], interrupted)
+            helpers[number] = _row(str(number), count)
+        for number in (_RUN, _SLEEP, _ENTER):
+            helpers[number] = _row(str(number), 5)
+        insns = decode(_BINARY.read_bytes(), where=_BINARY.name)
+        program = Program("ring", "", insns)
+        emitter = Emitter(
+            program,
+            _Constants(words),
+            helpers,
+            state,
+            thunks,
+            Build(Checks.NONE, fuel=False),
+            lambda helper: callees[int(helper.name)],
+        )
+        self.unit = Unit(program, Build(Checks.NONE, fuel=False), emitter.emit())
+        starts = zip(pcs(insns), insns, strict=True)
+        functions = (
+            target_pc(insn, pc)
+            for pc, insn in starts
+            if insn.spec.kind is Kind.LDDW and insn.src == Pseudo.FUNC
+        )
+        self.entries = {
+            name: self.unit.base + self.unit.code.entries[pc]
+            for name, pc in zip(ENTRIES, functions, strict=True)
+            if pc is not None
+        }
+
+    def close(self) -> None:
+        """Give the pages back."""
+        self.unit.close()
+        code_area().release(self._pages)
+
+    def _run(self, asm: Assembler) -> None:
+        """Run the program once, as the way in does: r0. rbx is the block of words."""
+        for reg in (RBX, R13, R14, R15, RBP):
+            asm(push(reg))
+        disp = self._state.disp
+        asm(
+            load(RBP, disp(Slot.FIRST_FRAME)),
+            rm(MOV, R9, RBX, 8 * Word.BUDGET),
+            mov_imm(RAX, MAY_GOTO_ITERATIONS),
+            rm(MOV_TO, RAX, R12, disp(Slot.MAY_GOTO)),
+            rm(MOV, RDI, RBX, 8 * Word.CTX),
+            rm(MOV, R11, RBX, 8 * Word.PROGRAM),
+        )
+        for reg in (RAX, RSI, RDX, RCX, R8, RBX, R13, R14, R15):
+            asm(mov_imm(reg, 0))
+        asm(call_reg(R11))
+        for reg in (RBP, R15, R14, R13, RBX):
+            asm(pop(reg))
+        asm(
+            rm(MOV, R10, RBX, 8 * Word.BUDGET),
+            rr(SUB, R10, R9),
+            rm(0x01, R10, RBX, 8 * Word.EXECUTED),
+            RET,
+        )
+
+    def _enter(self, asm: Assembler) -> None:
+        """io_uring_enter(r1 fd, r2 to_submit, r3 min_complete, r4 flags): the system call's
+        result. The fuel of a program may be in r9."""
+        asm(
+            push(R9),
+            rr(MOV, R10, RCX),
+            mov_imm(R8, 0),
+            mov_imm(R9, 0),
+            mov_imm(RAX, _NR_ENTER),
+            SYSCALL,
+            pop(R9),
+            RET,
+        )
+
+    def _sleep(self, asm: Assembler) -> None:
+        """Wait for a CQE, other threads running meanwhile: 0 or -errno. rbx is the block."""
+        asm(
+            push(RBP),
+            rr(MOV, RBP, RSP),
+            group(SUB, RSP, 16),
+            group(AND, RSP, -16),
+            mov_imm(RAX, self._thunks.api("PyEval_SaveThread")),
+            call_reg(RAX),
+            rm(MOV_TO, RAX, RSP, 0),
+            rm(MOV, RDI, RBX, 8 * Word.FD),
+            mov_imm(RSI, 0),
+            mov_imm(RDX, 1),
+            mov_imm(R10, ENTER_GETEVENTS | ENTER_EXT_ARG),
+            rm(MOV, R8, RBX, 8 * Word.WAIT_ARG),
+            mov_imm(R9, _GETEVENTS_ARG_BYTES),
+            mov_imm(RAX, _NR_ENTER),
+            SYSCALL,
+            rm(MOV_TO, RAX, RSP, 8),
+            rm(MOV, RDI, RSP, 0),
+            mov_imm(RAX, self._thunks.api("PyEval_RestoreThread")),
+            call_reg(RAX),
+        )
+        self._thunks.be_current(asm)
+        asm(rm(MOV, RAX, RSP, 8), rr(MOV, RSP, RBP), pop(RBP), RET)
+
+
+def _row(name: str, count: int) -> Helper:
+    return Helper(name, (ArgType.ANYTHING,) * count, RetType.INTEGER, _never, "Of ring.s.")
+
+
+def _never(*_: object) -> int:
+    raise InternalError("a function of ring.s was called as a helper")
+
+
+def _around(
+    helper: Callable[..., int], interrupted: Callable[[], AbstractContextManager[None]]
+) -> object:
+    def call(*args: object) -> int:
+        with interrupted():
+            return helper(*args)
+
+    return call
+
+
+def _written() -> Iterator[Path]:
+    _BINARY.write_bytes(assembled())
+    yield _BINARY
+
+
+if __name__ == "__main__":
+    for path in _written():
+        print(path.name)
+
+__all__ = ["BPF", "ENTRIES", "NATIVE", "RingCode", "assembled", "re"]
