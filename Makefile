@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check format lint types imports unit bench prove oracle mutate figures objects clean
+.PHONY: demo test check format lint types imports unit bench prove oracle mutate figures bytecode objects clean
 
 $(VENV)/.ready: setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "pybpfvm needs Python 3.11 or newer")'
@@ -55,6 +55,10 @@ mutate: $(VENV)/.ready
 # The table of figures in README.md, from what the campaigns above kept in docs/evidence/.
 figures: $(VENV)/.ready
 	$(BIN)/python -m tests.support.evidence
+
+# What the sources of bytecode of our own come to, kept beside them.
+bytecode: $(VENV)/.ready
+	$(BIN)/python -m pybpfvm.jit.assemble
 
 objects:
 	examples/build.sh

@@ -24,7 +24,7 @@ from pybpfvm.bits import U64
 from pybpfvm.errors import TrapKind
 from pybpfvm.helpers.proto import ArgType, Helper
 from pybpfvm.isa.insn import Insn
-from pybpfvm.isa.opcodes import FRAME_POINTER, STACK_BYTES, AluOp, JmpOp, Kind
+from pybpfvm.isa.opcodes import FRAME_POINTER, STACK_BYTES, AluOp, JmpOp, Kind, Pseudo
 from pybpfvm.jit.options import NOTHING, Checks, Recording
 from pybpfvm.jit.state import Slot, State
 from pybpfvm.jit.templates import (
@@ -48,6 +48,7 @@ from pybpfvm.jit.x86 import (
     R10,
     R11,
     RBP,
+    RDI,
     RET,
     SUB,
     Assembler,
@@ -143,6 +144,8 @@ class Build:
 
 # What to call for a helper: a Python object, or the address of machine code.
 Callee = Callable[[Helper], object]
+# For a map's handle: what its lookup gets in place of it, and the address of the machine code.
+Lookup = Callable[[int], tuple[int, int] | None]
 
 
 class Constants(Protocol):
@@ -172,6 +175,7 @@ class Emitter:
         thunks: Thunks,
         build: Build,
         callee: Callee,
+        lookup: Lookup | None = None,
     ) -> None:
         self._program = program
         self._image = image
@@ -180,12 +184,13 @@ class Emitter:
         self._thunks = thunks
         self._build = build
         self._callee = callee
+        self._lookup = lookup if build.checks is Checks.NONE else None
         self._outline = Outline(program)
         self._functions = frozenset(self._outline.functions)
         self._code = Code()
         self._index = 0
         self._pc = 0
-        self._block_last = 0
+        self._block_first = self._block_last = 0
         self._saved: tuple[int, ...] = ()
         self._calls: list[tuple[int, int]] = []
         self._jumps: list[tuple[int, int]] = []  # where a rel32 is, the pc it leads to
@@ -307,6 +312,7 @@ class Emitter:
     def _begin_block(self, first: int, last: int) -> None:
         code = self._code
         code.ends[first] = self._block_last = last
+        self._block_first = first
         if self._build.fuel:
             count = last - first + 1
             self._take_fuel(Site(Ask.FUEL, self._pc, first, count - 1, count=count))
@@ -457,6 +463,12 @@ class Emitter:
         if helper.name == "tail_call":
             self._ask(Ask.TAIL_CALL)
             return
+        if self._lookup is not None and helper.name == "map_lookup_elem":
+            handle = self._map_in_r1()
+            native = self._lookup(handle) if handle is not None else None
+            if native is not None:
+                data += mov_imm(RDI, native[0]) + mov_imm(R11, native[1]) + call_reg(R11)
+                return
         callee = self._callee(helper)
         if isinstance(callee, int):
             data += mov_imm(R11, callee) + call_reg(R11)
@@ -465,6 +477,19 @@ class Emitter:
         data += call_slot(self._state.disp(Slot.HELPER + arguments_used(helper)))
         if self._build.checks is not Checks.NONE:
             data += _NO_ARGUMENTS
+
+    def _map_in_r1(self) -> int | None:
+        """The handle of the map that r1 holds here for certain, None if that is not plain."""
+        insns = self._program.insns
+        for index in range(self._index - 1, self._block_first - 1, -1):
+            insn = insns[index]
+            if insn.spec.kind is Kind.CALL:
+                return None
+            if written(insn) == 1:
+                if insn.spec.kind is not Kind.LDDW or insn.src != Pseudo.MAP_IDX:
+                    return None
+                return self._image.constant(self._program, self._outline.starts[index], insn)
+        return None
 
     def _packet_load(self, _: Insn) -> None:
         site = self._ask(Ask.PACKET)

@@ -28,8 +28,9 @@ from pybpfvm.isa.opcodes import (
     Kind,
 )
 from pybpfvm.isa.semantics import FETCHES
-from pybpfvm.jit.emit import Ask, Build, Emitter, Site
+from pybpfvm.jit.emit import Ask, Build, Callee, Emitter, Site
 from pybpfvm.jit.faults import FAULT_RIP, fault_handler
+from pybpfvm.jit.natives import Natives
 from pybpfvm.jit.options import NOTHING, Checks, Recording
 from pybpfvm.jit.ringcode import NATIVE, RingCode
 from pybpfvm.jit.state import Slot, State
@@ -89,6 +90,7 @@ class JitEngine(RunContext):
         self._pieces: list[Unit] = []  # compiled for this run only
         self._loop_units: dict[int, Unit] = {}
         self._loop_code: RingCode | None = None
+        self._natives: Natives | None = None
         self._last: tuple[Program, RunEnvironment, bool, Unit, Enter] | None = None
         self._callees: dict[tuple[str, bool, bool], object] = {}
         self._functions = CFunctions()
@@ -169,6 +171,8 @@ class JitEngine(RunContext):
             unit.close()
         if self._loop_code is not None:
             self._loop_code.close()
+        if self._natives is not None:
+            self._natives.close()
         self._units.clear()
         self._loop_units.clear()
         self._loop_code = None
@@ -219,9 +223,21 @@ class JitEngine(RunContext):
             if collecting:
                 gc.enable()
 
-    def _emitter(self, program: Program, build: Build) -> Emitter:
-        callee = self._callee(build)
-        return Emitter(program, self.image, self._helpers, self._state, self._thunks, build, callee)
+    def _emitter(self, program: Program, build: Build, callee: Callee | None = None) -> Emitter:
+        # What compiled code does by itself nobody sees: with an observer Python does it.
+        native = build.checks is Checks.NONE and self.environment.observer is None
+        if native and self._natives is None:
+            self._natives = Natives(self.memory, self._state, self._thunks)
+        return Emitter(
+            program,
+            self.image,
+            self._helpers,
+            self._state,
+            self._thunks,
+            build,
+            callee or self._callee(build),
+            self._natives.lookup if native and self._natives is not None else None,
+        )
 
     def _drop_pieces(self) -> None:
         for unit in self._pieces:
@@ -243,7 +259,7 @@ class JitEngine(RunContext):
             check_return=profile is not None and profile.ring is not None,
         )
 
-    def _callee(self, build: Build) -> Callable[[Helper], object]:
+    def _callee(self, build: Build) -> Callee:
         """What code calls for a helper: its implementation, or that with what the build adds."""
         checked = build.checks is not Checks.NONE
         observed = self.environment.observer is not None
@@ -321,10 +337,7 @@ class JitEngine(RunContext):
             native = NATIVE.get(helper.name)
             return ordinary(helper) if native is None else code.entries[native]
 
-        emitter = Emitter(
-            program, self.image, self._helpers, self._state, self._thunks, build, callee
-        )
-        return Unit(program, build, emitter.emit())
+        return Unit(program, build, self._emitter(program, build, callee).emit())
 
     # --- where code is ----------------------------------------------------------------------
 
@@ -344,7 +357,7 @@ class JitEngine(RunContext):
         yield from self._loop_units.values()
         yield from self._pieces
         if self._loop_code is not None:
-            yield self._loop_code.unit
+            yield self._loop_code.code.unit
 
     @property
     def pc(self) -> int:

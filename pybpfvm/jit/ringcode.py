@@ -1,28 +1,20 @@
 """The hot paths of BPF requests as BPF of our own, compiled for an engine without checks.
 
-`code/ring.s` is the source, `code/ring.bin` what `python -m pybpfvm.jit.ringcode` assembles from
-it. Its functions are the loop of a program and what that calls in place of the helpers: the same
-arguments, the same results as the helpers in Python, which they call for whatever is not simple.
+The source is `code/ring.s`. Its functions are the loop of a program and what that calls in place
+of the helpers: the same arguments, the same results as the helpers in Python, which they call for
+whatever is not simple.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path
 
-from pybpfvm.errors import InternalError
-from pybpfvm.helpers.proto import ArgType, Helper, RetType
-from pybpfvm.isa.codec import decode, encode, pcs, target_pc
-from pybpfvm.isa.insn import Insn
-from pybpfvm.isa.opcodes import MAY_GOTO_ITERATIONS, Kind, Pseudo
-from pybpfvm.jit.emit import Build, Emitter
-from pybpfvm.jit.options import Checks
+from pybpfvm.isa.opcodes import MAY_GOTO_ITERATIONS
+from pybpfvm.jit.bytecode import Bytecode, assembled
 from pybpfvm.jit.pages import code_area
 from pybpfvm.jit.state import Slot, State
-from pybpfvm.jit.thunks import BPF, Thunks, load
-from pybpfvm.jit.unit import Unit
+from pybpfvm.jit.thunks import Thunks, load
 from pybpfvm.jit.x86 import (
     AND,
     MOV,
@@ -55,18 +47,15 @@ from pybpfvm.jit.x86 import (
     rm,
     rr,
 )
-from pybpfvm.program import Program
 from pybpfvm.uring_backend.abi import ENTER_EXT_ARG, ENTER_GETEVENTS
 from pybpfvm.uring_backend.kernel import direct
 from pybpfvm.uring_backend.kernel.direct import Queue, Stop, Word
 
-_CODE = Path(__file__).with_name("code")
-_SOURCE, _BINARY = _CODE / "ring.s", _CODE / "ring.bin"
 _NR_ENTER = 426
 _GETEVENTS_ARG_BYTES = 24
 
 # The functions of ring.s, in the order in which its first instructions name them.
-ENTRIES = ("loop", "submit", "emit", "reap", "copy_from_user", "copy_to_user", "array_lookup")
+ENTRIES = ("loop", "submit", "emit", "reap", "copy_from_user", "copy_to_user")
 
 # Which of them stands for which helper.
 NATIVE: Mapping[str, str] = {
@@ -112,26 +101,9 @@ def _names() -> Mapping[str, int]:
     }
 
 
-def assembled() -> bytes:
+def assembled_ring() -> bytes:
     """The source's instructions as bytes."""
-    from pybpfvm.isa.asm import assemble
-
-    names = _names()
-    text = re.sub(r"@(\w+)", lambda found: str(names[found[1]]), _SOURCE.read_text("ascii"))
-    return encode(assemble(text, where=_SOURCE.name, maps={"ring": 0}))
-
-
-class _Constants:
-    """Stands for the image: `map[ring]` is the block of words, functions are the entries."""
-
-    def __init__(self, words: int) -> None:
-        self._words = words
-
-    def constant(self, program: Program, pc: int, insn: Insn) -> int:
-        """The value of an LDDW."""
-        if insn.src == Pseudo.MAP_IDX_VALUE:
-            return self._words
-        return 0 if insn.src == Pseudo.FUNC else insn.imm
+    return assembled("ring", _names())
 
 
 class RingCode:
@@ -157,44 +129,19 @@ class RingCode:
             getattr(self, f"_{name}")(stubs)
         self._pages = code_area().place(stubs.finish())
         at = self._pages.start
-        callees: dict[int, object] = {
+        callees: dict[int, int | tuple[object, int]] = {
             _RUN: at + stubs.offset("run"),
             _SLEEP: at + stubs.offset("sleep"),
             _ENTER: at + stubs.offset("enter"),
         }
-        helpers = {}
         for number, (name, count) in _SLOW.items():
-            callees[number] = _around(slow[name], interrupted)
-            helpers[number] = _row(str(number), count)
-        for number in (_RUN, _SLEEP, _ENTER):
-            helpers[number] = _row(str(number), 5)
-        insns = decode(_BINARY.read_bytes(), where=_BINARY.name)
-        program = Program("ring", "", insns)
-        emitter = Emitter(
-            program,
-            _Constants(words),
-            helpers,
-            state,
-            thunks,
-            Build(Checks.NONE, fuel=False),
-            lambda helper: callees[int(helper.name)],
-        )
-        self.unit = Unit(program, Build(Checks.NONE, fuel=False), emitter.emit())
-        starts = zip(pcs(insns), insns, strict=True)
-        functions = (
-            target_pc(insn, pc)
-            for pc, insn in starts
-            if insn.spec.kind is Kind.LDDW and insn.src == Pseudo.FUNC
-        )
-        self.entries = {
-            name: self.unit.base + self.unit.code.entries[pc]
-            for name, pc in zip(ENTRIES, functions, strict=True)
-            if pc is not None
-        }
+            callees[number] = _around(slow[name], interrupted), count
+        self.code = Bytecode("ring", ENTRIES, state, thunks, words=words, callees=callees)
+        self.entries = self.code.entries
 
     def close(self) -> None:
         """Give the pages back."""
-        self.unit.close()
+        self.code.close()
         code_area().release(self._pages)
 
     def _run(self, asm: Assembler) -> None:
@@ -263,14 +210,6 @@ class RingCode:
         asm(rm(MOV, RAX, RSP, 8), rr(MOV, RSP, RBP), pop(RBP), RET)
 
 
-def _row(name: str, count: int) -> Helper:
-    return Helper(name, (ArgType.ANYTHING,) * count, RetType.INTEGER, _never, "Of ring.s.")
-
-
-def _never(*_: object) -> int:
-    raise InternalError("a function of ring.s was called as a helper")
-
-
 def _around(
     helper: Callable[..., int], interrupted: Callable[[], AbstractContextManager[None]]
 ) -> object:
@@ -279,15 +218,3 @@ def _around(
             return helper(*args)
 
     return call
-
-
-def _written() -> Iterator[Path]:
-    _BINARY.write_bytes(assembled())
-    yield _BINARY
-
-
-if __name__ == "__main__":
-    for path in _written():
-        print(path.name)
-
-__all__ = ["BPF", "ENTRIES", "NATIVE", "RingCode", "assembled", "re"]

@@ -1,6 +1,6 @@
 ; The hot paths of BPF requests, for the engine's own use: unchecked, on true addresses.
 ; A name behind @ is a displacement from direct.Word, Queue, Slot (times 8), or a number from there.
-; `map[ring]` is the block of direct.Word. The helpers take the registers that programs give.
+; `map[words]` is the block of direct.Word. The helpers take the registers that programs give.
 
             ; the ways in, in the order of ringcode.ENTRIES
             r0 = func loop ll
@@ -9,12 +9,11 @@
             r0 = func reap ll
             r0 = func copy_from_user ll
             r0 = func copy_to_user ll
-            r0 = func array_lookup ll
             exit
 
 ; --- run the program, again and again, until there is a reason to stop ---------------------
 
-loop:       r6 = map[ring][0]+0 ll
+loop:       r6 = map[words][0]+0 ll
 again:      r1 = *(u64 *)(r6 + @CTX)
             r2 = *(u64 *)(r6 + @USER_DATA)
             *(u64 *)(r1 + 0) = r2
@@ -85,7 +84,7 @@ out:        r0 = 0
 
 ; --- issue what is pending, take in what has completed --------------------------------------
 
-issue:      r6 = map[ring][0]+0 ll
+issue:      r6 = map[words][0]+0 ll
             r2 = *(u64 *)(r6 + @PENDING)
             if r2 == 0 goto take_in
             r3 = *(u64 *)(r6 + @TAIL)
@@ -106,7 +105,7 @@ some:       r2 = *(u64 *)(r6 + @PENDING)
 take_in:    call take
             exit
 
-take:       r6 = map[ring][0]+0 ll
+take:       r6 = map[words][0]+0 ll
             r1 = *(u64 *)(r6 + @SQ_FLAGS)
             r1 = *(u32 *)(r1 + 0)
             r1 &= 2                         ; IORING_SQ_CQ_OVERFLOW
@@ -187,7 +186,7 @@ taken:      exit
 
 ; --- submit(ctx, sqe, length) ----------------------------------------------------------------
 
-submit:     r6 = map[ring][0]+0 ll
+submit:     r6 = map[words][0]+0 ll
             r0 = *(u64 *)(r6 + @LENGTH_CHECKED)
             if r0 == 0 goto sized
             w0 = w3
@@ -291,7 +290,7 @@ slow:       call 4                          ; the helper in Python
 
 ; --- emit(ctx, cq_idx, user_data, res, flags) ------------------------------------------------
 
-emit:       r6 = map[ring][0]+0 ll
+emit:       r6 = map[words][0]+0 ll
             r7 = *(u64 *)(r6 + @QUEUES)
             w8 = w2
             if r8 >= r7 goto no_queue
@@ -334,7 +333,7 @@ no_room:    call 5
 
 ; --- reap(ctx, cq_idx, out, length) ----------------------------------------------------------
 
-reap:       r6 = map[ring][0]+0 ll
+reap:       r6 = map[words][0]+0 ll
             r7 = *(u64 *)(r6 + @LENGTH_CHECKED)
             if r7 == 0 goto long
             w0 = w4
@@ -378,7 +377,7 @@ odd:        call 6
 ; --- copy_from_user(dst, size, user), copy_to_user(user, src, size) --------------------------
 
 copy_from_user:
-            r6 = map[ring][0]+0 ll
+            r6 = map[words][0]+0 ll
             w7 = w2
             r8 = r3
             r8 += r7
@@ -411,7 +410,7 @@ from_slow:  call 7
             exit
 
 copy_to_user:
-            r6 = map[ring][0]+0 ll
+            r6 = map[words][0]+0 ll
             w7 = w3
             r8 = r1
             r8 += r7
@@ -441,18 +440,4 @@ to_byte:    if r7 == 0 goto to_end
 to_end:     r0 = 0
             exit
 to_slow:    call 8
-            exit
-
-; --- array_lookup(descriptor, key): the descriptor is (elements, stride, first) --------------
-
-array_lookup:
-            r0 = *(u32 *)(r2 + 0)
-            r3 = *(u64 *)(r1 + 0)
-            if r0 >= r3 goto null
-            r3 = *(u64 *)(r1 + 8)
-            r0 *= r3
-            r3 = *(u64 *)(r1 + 16)
-            r0 += r3
-            exit
-null:       r0 = 0
             exit

@@ -1,0 +1,107 @@
+"""BPF of our own, compiled for an engine without checks: functions that stand for helpers.
+
+The sources are `code/*.s`, what `make bytecode` assembles from them lies beside them. A source
+begins with LDDWs that name its functions, in order; its helper calls go where the caller says.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pybpfvm.errors import InternalError
+from pybpfvm.helpers.proto import ArgType, Helper, RetType
+from pybpfvm.isa.codec import decode, encode, pcs, target_pc
+from pybpfvm.isa.insn import Insn
+from pybpfvm.isa.opcodes import Kind, Pseudo
+from pybpfvm.jit.emit import Build, Emitter
+from pybpfvm.jit.options import Checks
+from pybpfvm.jit.state import State
+from pybpfvm.jit.thunks import Thunks
+from pybpfvm.jit.unit import Unit
+from pybpfvm.program import Program
+
+_CODE = Path(__file__).with_name("code")
+_BUILD = Build(Checks.NONE, fuel=False)
+
+
+def assembled(name: str, names: Mapping[str, int]) -> bytes:
+    """The instructions of source `name` as bytes; `names` is what `@NAME` stands for in it."""
+    from pybpfvm.isa.asm import assemble
+
+    source = _CODE / f"{name}.s"
+    text = re.sub(r"@(\w+)", lambda found: str(int(names[found[1]])), source.read_text("ascii"))
+    return encode(assemble(text, where=source.name, maps={"words": 0}))
+
+
+def binary(name: str) -> Path:
+    """Where the assembled source lies."""
+    return _CODE / f"{name}.bin"
+
+
+class _Constants:
+    """Stands for an image: `map[words]` is a block of words, functions are only named."""
+
+    def __init__(self, words: int) -> None:
+        self._words = words
+
+    def constant(self, program: Program, pc: int, insn: Insn) -> int:
+        """The value of an LDDW."""
+        if insn.src == Pseudo.MAP_IDX_VALUE:
+            return self._words
+        return 0 if insn.src == Pseudo.FUNC else insn.imm
+
+
+class Bytecode:
+    """The functions of one source, compiled: their addresses in `entries`, by the names given.
+
+    `words` is the address that `map[words]` stands for. `callees` are what it calls by number:
+    addresses of machine code, or Python objects with how many registers they look at.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        functions: Sequence[str],
+        state: State,
+        thunks: Thunks,
+        *,
+        words: int = 0,
+        callees: Mapping[int, int | tuple[object, int]] | None = None,
+    ) -> None:
+        known = callees or {}
+        helpers = {number: _row(number, callee) for number, callee in known.items()}
+
+        def callee(helper: Helper) -> object:
+            found = known[int(helper.name)]
+            return found[0] if isinstance(found, tuple) else found
+
+        insns = decode(binary(name).read_bytes(), where=f"{name}.bin")
+        program = Program(name, "", insns)
+        emitter = Emitter(program, _Constants(words), helpers, state, thunks, _BUILD, callee)
+        self.unit = Unit(program, _BUILD, emitter.emit())
+        starts = [
+            target_pc(insn, pc)
+            for pc, insn in zip(pcs(insns), insns, strict=True)
+            if insn.spec.kind is Kind.LDDW and insn.src == Pseudo.FUNC
+        ]
+        self.entries = {
+            name: self.unit.base + self.unit.code.entries[pc]
+            for name, pc in zip(functions, starts, strict=True)
+            if pc is not None
+        }
+
+    def close(self) -> None:
+        """Give the pages back."""
+        self.unit.close()
+
+
+def _row(number: int, callee: int | tuple[object, int]) -> Helper:
+    count = callee[1] if isinstance(callee, tuple) else 5
+    args = (ArgType.ANYTHING,) * count
+    return Helper(str(number), args, RetType.INTEGER, _never, "Called by bytecode of our own.")
+
+
+def _never(*_: object) -> int:
+    raise InternalError("a callee of bytecode was called as a helper")
