@@ -24,7 +24,7 @@ from pybpfvm.uring_backend.submitter import Submitter
 
 _CTX = struct.Struct("<QII")  # user_data, wait_nr, wait_idx
 _WAIT = struct.Struct("<8xII")
-_LOOP_RUNS = 1024  # of a loop, after which signals and waiting hosts get their turn
+_LOOP_RUNS = 16384  # of a loop, after which signals and waiting hosts get their turn
 
 
 class ProgramRunner(Protocol):

@@ -64,6 +64,11 @@ class CompletionQueue:
         self.epoch = -1
         self.most = self.least = 0
 
+    @property
+    def head(self) -> int:
+        """The head, as whoever reaps has left it."""
+        return self._words[_HEAD]
+
     def count(self) -> int:
         """CQEs that nobody has reaped yet (more than `entries` only if a reader broke the head)."""
         return (self.tail - self._words[_HEAD]) & U32

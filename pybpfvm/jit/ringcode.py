@@ -90,6 +90,7 @@ def _names() -> Mapping[str, int]:
         **slots,
         "QUEUE_BYTES": direct.QUEUE_BYTES,
         "BATCH": direct.BATCH,
+        "LOOP_INSNS": direct.LOOP_INSNS,
         "DONE": Stop.DONE,
         "FOREIGN": Stop.FOREIGN,
         "WATCHED_QUEUE": Stop.WATCHED,

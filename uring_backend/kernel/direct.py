@@ -15,6 +15,7 @@ import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
 
+from pybpfvm.bits import U32
 from pybpfvm.memory import AddressSpace, RegionKind
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.cq import CQES_OFFSET, CompletionQueue
@@ -22,7 +23,7 @@ from pybpfvm.uring_backend.kernel.guard import Guard
 from pybpfvm.uring_backend.kernel.sysring import SysRing
 from pybpfvm.uring_backend.requests import DIRECT_TOKENS
 
-SLOTS = 4096  # a direct request's token is DIRECT_TOKENS and its slot's number, from 1
+SLOTS = 4096  # a direct request's token is DIRECT_TOKENS and the address of its slot
 BATCH = 32  # direct requests are issued when so many have come together, or at the end of a run
 _FDS = 1024
 _BLOCKS = 16
@@ -43,7 +44,7 @@ class Word(IntEnum):
     TAIL = 9  # of the real SQ, published when requests are issued
     PENDING = 10  # put into the SQ and not issued
     TABLE = 11  # address of the slots
-    FREE = 12  # number of the first free slot, 0: none
+    FREE = 12  # address of the first free slot, 0: none
     IN_FLIGHT = 13
     QUEUES = 14  # how many CQs the ring above has
     QUEUE_TABLE = 15
@@ -60,11 +61,10 @@ class Word(IntEnum):
     EXECUTED = 26  # instructions of all runs
     R0 = 27  # of the last run
     STOP = 28  # a Stop, 0 while the loop goes on
-    CHANGES = 29  # requests issued and completed, CQEs emitted and reaped
-    SEEN = 30  # `CHANGES` before the run
-    IDLE = 31  # runs in a row that changed nothing
-    LENGTH_CHECKED = 32
-    WAIT_ARG = 33  # address of the io_uring_getevents_arg of waits
+    CHANGED = 29  # whether the run issued or completed a request, emitted or reaped a CQE
+    IDLE = 30  # runs in a row that changed nothing
+    LENGTH_CHECKED = 31
+    WAIT_ARG = 32  # address of the io_uring_getevents_arg of waits
 
 
 class Queue(IntEnum):
@@ -76,17 +76,17 @@ class Queue(IntEnum):
     MASK = 3
     TAIL = 4
     WATCHED = 5  # posting to it ends the loop
-    POSTED = 6
-    REAPED = 7
+    TAIL_BEFORE = 6  # the tail, and the head in its header, when the queue was lent
+    HEAD_BEFORE = 7
 
 
 class Slot(IntEnum):
     """Index of a 64-bit word of a slot."""
 
     USER_DATA = 0
-    QUEUE = 1
-    OPCODE = 2  # ADOPTED: the request is Python's
-    NEXT = 3  # the next free slot
+    QUEUE = 1  # address of its entry in the queue table; 0: the request is Python's by now
+    OPCODE = 2  # and 1; 0: the slot is free
+    NEXT = 3  # address of the next free slot
 
 
 class Stop(IntEnum):
@@ -103,8 +103,8 @@ class Stop(IntEnum):
 
 
 _WAIT_NS = 50_000_000  # of one sleep, after which Python looks around
+LOOP_INSNS = 1 << 24  # a loop ends when its runs have executed more
 WAIT_BY_FIELDS = (1 << 64) - 1
-ADOPTED = 1 << 32
 QUEUE_BYTES = 8 * len(Queue)
 SLOT_BYTES = 8 * len(Slot)
 
@@ -156,11 +156,12 @@ class Direct:
         words[Word.QUEUE_TABLE] = queue_table
         words[Word.FDS] = fds
         words[Word.BLOCKS] = blocks
-        words[Word.FREE] = 1
+        words[Word.FREE] = slot_table
         self._wait_arg = _wait_arg()
         words[Word.WAIT_ARG] = ctypes.addressof(self._wait_arg)
         for slot in range(SLOTS):
-            self._slots[len(Slot) * slot + Slot.NEXT] = slot + 2 if slot + 1 < SLOTS else 0
+            following = slot_table + SLOT_BYTES * (slot + 1) if slot + 1 < SLOTS else 0
+            self._slots[len(Slot) * slot + Slot.NEXT] = following
 
     def begin(self, watched: Callable[[int], bool]) -> None:
         """Compiled code is about to start; `watched` says of which CQs posting ends its loop."""
@@ -187,8 +188,8 @@ class Direct:
             self._queues[at + Queue.CQES] = queue.address + CQES_OFFSET
             self._queues[at + Queue.ENTRIES] = queue.entries
             self._queues[at + Queue.MASK] = queue.entries - 1
-            self._queues[at + Queue.TAIL] = queue.tail
-            self._queues[at + Queue.POSTED] = self._queues[at + Queue.REAPED] = 0
+            self._queues[at + Queue.TAIL] = self._queues[at + Queue.TAIL_BEFORE] = queue.tail
+            self._queues[at + Queue.HEAD_BEFORE] = queue.head
 
     def take_back(
         self, queues: Sequence[CompletionQueue]
@@ -201,9 +202,10 @@ class Direct:
             words[Word.PENDING] = 0
         for queue in queues:
             at = len(Queue) * queue.index
-            posted, reaped = self._queues[at + Queue.POSTED], self._queues[at + Queue.REAPED]
+            queue.tail = self._queues[at + Queue.TAIL]
+            posted = (queue.tail - self._queues[at + Queue.TAIL_BEFORE]) & U32
+            reaped = (queue.head - self._queues[at + Queue.HEAD_BEFORE]) & U32
             if posted or reaped:
-                queue.tail = self._queues[at + Queue.TAIL]
                 yield queue, posted, reaped
 
     def adopt(self) -> Iterator[tuple[int, int, int, int]]:
@@ -213,19 +215,21 @@ class Direct:
         while self.words[Word.IN_FLIGHT]:
             at = width * slot
             slot += 1
-            opcode = slots[at + Slot.OPCODE]
-            if opcode and opcode < ADOPTED:
-                slots[at + Slot.OPCODE] = opcode | ADOPTED
+            queue = slots[at + Slot.QUEUE]
+            if slots[at + Slot.OPCODE] and queue:
+                slots[at + Slot.QUEUE] = 0
                 self.words[Word.IN_FLIGHT] -= 1
-                yield DIRECT_TOKENS | slot, opcode - 1, slots[at], slots[at + Slot.QUEUE]
+                token = DIRECT_TOKENS | self.words[Word.TABLE] + 8 * at
+                cq = (queue - self.words[Word.QUEUE_TABLE]) // QUEUE_BYTES
+                yield token, slots[at + Slot.OPCODE] - 1, slots[at], cq
 
     def release(self, token: int) -> None:
         """An adopted request is over."""
-        number = token & ~DIRECT_TOKENS
-        at = len(Slot) * (number - 1)
+        addr = token & ~DIRECT_TOKENS
+        at = (addr - self.words[Word.TABLE]) >> 3
         self._slots[at + Slot.OPCODE] = 0
         self._slots[at + Slot.NEXT] = self.words[Word.FREE]
-        self.words[Word.FREE] = number
+        self.words[Word.FREE] = addr
 
     def close(self) -> None:
         """Give the memory back."""
