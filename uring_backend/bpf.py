@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import struct
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -60,15 +61,16 @@ class Budgets:
     """What a ring may use up before it is called hung.
 
     `max_runs` of programs and `max_events` that waiting sees in one host call; `livelock_runs` in
-    a row in which nothing changes, or `livelock_insns` executed in them; `idle_timeout_ns` of wall
-    time without any event while something waits without a timeout of its own; `backlog_entries`
-    CQEs beyond a full CQ 0; `live_requests` at a time.
+    a row in which nothing changes, or `livelock_insns` executed in them; `wall_ns` of wall time in
+    runs without a pause, or in a wait without a timeout of its own; `idle_timeout_ns` of it without
+    any event in such a wait; `backlog_entries` CQEs beyond a full CQ 0; `live_requests` at a time.
     """
 
     max_runs: int = 1_000_000
     max_events: int = 500_000
     livelock_runs: int = 10_000
     livelock_insns: int = 1 << 25
+    wall_ns: int = 120_000_000_000
     idle_timeout_ns: int = 10_000_000_000
     backlog_entries: int = 65_536
     live_requests: int = 262_144
@@ -127,13 +129,12 @@ class BpfRequests:
     def run_all(self) -> None:
         """Process task work until there is none. Raises RingHang for a live-lock or when the
         budget is used up, and whatever a program raises; queued requests stay queued."""
+        began_ns = time.monotonic_ns()
         while self._queue:
-            if self._runs_left <= 0 and not self.dying:
-                raise RingHang(
-                    f"the budget of {self._budgets.max_runs:,} program runs in one call is used up",
-                    tuple(self.waiters()),
-                )
-            request = self._queue.popleft()
+            request = self._queue[0]
+            if not self.dying:
+                self._check_budget(request, began_ns)
+            self._queue.popleft()
             if request.recheck:
                 request.recheck = False
                 if not self.dying and not self._satisfied(request):
@@ -144,6 +145,21 @@ class BpfRequests:
             self._submitter.drain()
             if self._queue:
                 self._watch(request)
+
+    def _check_budget(self, request: BpfRequest, began_ns: int) -> None:
+        """Raise RingHang instead of another run when there were too many, or for too long."""
+        budgets = self._budgets
+        if self._runs_left <= 0:
+            spent = f"{budgets.max_runs:,} program runs in one call"
+        elif time.monotonic_ns() - began_ns > budgets.wall_ns:
+            spent = f"{budgets.wall_ns / 1e9:g} s of program runs without a pause"
+        else:
+            return
+        name = self._runner.name(request.program)
+        raise RingHang(
+            f"the budget of {spent} is used up, the next would be of program {name}",
+            tuple(self.waiters()),
+        )
 
     def wake(self) -> None:
         """CQEs were posted: queue the parked requests that now have what they wait for."""

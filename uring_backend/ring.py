@@ -42,6 +42,7 @@ class _Stop(Enum):
     LATE = "the deadline is over"
     IDLE = "nothing happened for the idle timeout"
     SPENT = "the budget of waits is used up"
+    LONG = "the budget of wall time is used up"
 
 
 class Ring:
@@ -396,7 +397,7 @@ class Ring:
         """Work until `done`, or whatever else ends it; `deadline_ns` is of the backend's clock."""
         idle_ns = self.budgets.idle_timeout_ns
         patience_ns = idle_ns
-        last_event = time.monotonic_ns()
+        began = last_event = time.monotonic_ns()
         for _ in range(self.budgets.max_events):
             self._work()
             if done():
@@ -410,6 +411,8 @@ class Ring:
                 if left_ns <= 0:
                     return _Stop.LATE
                 self.backend.wait(left_ns)
+            elif time.monotonic_ns() - began > self.budgets.wall_ns:
+                return _Stop.LONG
             elif self.backend.wait(patience_ns):
                 last_event = time.monotonic_ns()
                 patience_ns = idle_ns
@@ -430,6 +433,9 @@ class Ring:
         if stop is _Stop.SPENT:
             events = self.budgets.max_events
             raise self._hang(f"the budget of {events:,} waits in one call is used up", waiter())
+        if stop is _Stop.LONG:
+            seconds = self.budgets.wall_ns / 1e9
+            raise self._hang(f"the budget of {seconds:g} s for one call is used up", waiter())
         if stop is _Stop.STUCK and deadline_ns is None:
             raise self._hang("nothing in flight can complete", waiter())
 

@@ -73,6 +73,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="register programs without load checks",
     )
+    ring.add_argument(
+        "--budget-runs",
+        type=positive,
+        metavar="N",
+        help="runs of programs in one step before that is a hang (default 1,000,000)",
+    )
+    ring.add_argument(
+        "--budget-seconds",
+        type=positive,
+        metavar="S",
+        help="wall time of a step without a timeout before that is a hang (default 120)",
+    )
     once = parser.add_argument_group("one program once, without a ring")
     once.add_argument("--prog", metavar="NAME", help="the program (needed if there are several)")
     once.add_argument(
@@ -94,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     return _run_once(args)
 
 
-_SCENARIO = ("backend", "seed", "no_verify")
+_SCENARIO = ("backend", "seed", "no_verify", "budget_runs", "budget_seconds")
 _ONCE = ("prog", "ctx", "data", "repeat")
 
 

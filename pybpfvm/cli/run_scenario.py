@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pybpfvm.btf.types import Btf
 from pybpfvm.cli.common import overrides, print_json, target_btf
@@ -17,6 +17,7 @@ from pybpfvm.report.progress import on_stderr, rates
 from pybpfvm.report.run import global_values, map_rows, print_maps
 from pybpfvm.report.terminal import heading, table
 from pybpfvm.scenario import Live, Outcome, Scenario, parse, run_scenario
+from pybpfvm.session import Budgets
 from pybpfvm.session.engines import chosen
 from pybpfvm.session.ring import BackendName
 from pybpfvm.uring_backend.abi import Op
@@ -35,6 +36,7 @@ class Options:
     verify: bool = True
     strict_ctx: bool = True
     budget_insns: int = DEFAULT_BUDGET_INSNS
+    budgets: Budgets | None = None
     engine: str = "auto"
     abi: str | None = None
     helpers: Mapping[int, str] | None = None
@@ -54,12 +56,23 @@ def run(args: argparse.Namespace) -> int:
         verify=not args.no_verify,
         strict_ctx=not args.lenient_ctx,
         budget_insns=args.budget_insns,
+        budgets=_budgets(args.budget_runs, args.budget_seconds),
         engine=args.engine,
         abi=args.abi,
         helpers=overrides(args),
         btf=target_btf(args),
     )
     return show(parse(args.file), options)
+
+
+def _budgets(runs: int | None, seconds: int | None) -> Budgets:
+    """What a step may use up, by --budget-runs and --budget-seconds."""
+    budgets = Budgets()
+    if runs is not None:
+        budgets = replace(budgets, max_runs=runs)
+    if seconds is not None:
+        budgets = replace(budgets, wall_ns=seconds * 1_000_000_000)
+    return budgets
 
 
 def show(scenario: Scenario, options: Options) -> int:
@@ -97,6 +110,7 @@ def show(scenario: Scenario, options: Options) -> int:
             strict_ctx=options.strict_ctx,
             engine=options.engine,
             budget_insns=options.budget_insns,
+            budgets=options.budgets,
             observer=progress.observer(account),
             on_start=on_start,
             on_end=on_end,

@@ -1,7 +1,8 @@
 """The .BTF and .BTF.ext of an object, with the addresses filled in that the compiler left open.
 
 Clang writes 0 for the place of each variable in its section, and for the size of the section,
-and leaves relocations (R_BPF_64_NODYLD32 or ABS32; older ones R_BPF_64_32) to be applied.
+and leaves relocations (R_BPF_64_NODYLD32 or ABS32) to be applied. Before LLVM 13 they were called
+R_BPF_64_32 in .BTF and R_BPF_NONE in .BTF.ext, whose instruction offsets were already in place.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pybpfvm.btf.types import Btf, BtfKind, BtfType, Datasec
 from pybpfvm.errors import InputError
 from pybpfvm.loader.elf import ElfObject, Section
 
+R_BPF_NONE = 0
 R_BPF_64_ABS32 = 3
 R_BPF_64_NODYLD32 = 4
 R_BPF_64_32 = 10
@@ -52,6 +54,8 @@ def _relocated(elf: ElfObject, section: Section) -> bytes:
     data = bytearray(section.data)
     word = struct.Struct(">I" if elf.big_endian else "<I")
     for relocation in elf.relocations.get(section.index, ()):
+        if relocation.type == R_BPF_NONE:
+            continue
         if relocation.type not in _WORD_RELOCATIONS or relocation.offset + 4 > len(data):
             raise InputError(
                 f"relocation of type {relocation.type} in BTF",

@@ -37,6 +37,7 @@ from pybpfvm.uring_backend.bpf import Budgets
 from pybpfvm.uring_backend.kernel.loop import KernelLoop
 from pybpfvm.uring_backend.ring import Ring as CoreRing
 from pybpfvm.uring_backend.setup import check_setup
+from pybpfvm.verifier.errnos import errno_of
 from pybpfvm.verifier.loadcheck import check_load
 from pybpfvm.verifier.verdict import Finding, Inconclusive, Rejected
 
@@ -300,7 +301,7 @@ def _require_accepted(program: LoadedProgram, *, strict_ctx: bool) -> None:
     verdict = program.verdict(strict_ctx=strict_ctx)
     if isinstance(verdict, Rejected):
         first = verdict.errors[0]
-        raise LoadRejected(errno.EACCES, _told(first), where=_place(program, first))
+        raise LoadRejected(errno_of(first.rule), _told(first), where=_place(program, first))
     if isinstance(verdict, Inconclusive):
         raise UnsupportedError(
             f"{program.name} can not be verified: {_told(verdict.finding)}",

@@ -432,6 +432,7 @@ LOADS = {
     "fine": (0, 0),
     "return_one": (errno.EINVAL, 0),
     "return_two": (errno.EINVAL, errno.EINVAL),
+    "return_unknown": (errno.EINVAL, errno.EINVAL),
     "wide_store": (errno.EACCES, errno.EACCES),
     "narrow_load": (errno.EACCES, errno.EACCES),
     "write_user_data": (0, errno.EACCES),

@@ -10,7 +10,7 @@ import pytest
 
 from pybpfvm.cli import main
 from pybpfvm.errors import RingHang, Trap, TrapKind
-from pybpfvm.session import Budgets, Ring
+from pybpfvm.session import Budgets, Ring, timespec
 from pybpfvm.session.ring import BackendName
 from tests.hostile.attack import (
     ABI,
@@ -171,6 +171,73 @@ def test_progress_without_end_uses_up_the_budget(backend: BackendName) -> None:
         with pytest.raises(RingHang, match="budget of 1,000 program runs"):
             desk.ring.run_until_idle()
         assert desk.left() == [(0, 0)] * 16
+
+
+# A timer that is set again each time it has run out.
+TICK = f"""
+  r6 = r1
+  r7 = *(u64 *)(r1 + 0)
+  {ZERO_SQE}
+  *(u8 *)(r10 - 64) = 11
+  *(u64 *)(r10 - 48) = r7
+  *(u32 *)(r10 - 40) = 1
+  *(u16 *)(r10 - 16) = 1
+  {SUBMIT_SQE}
+  r1 = r6
+  r2 = 1
+  r3 = r10
+  r3 += -16
+  r4 = 16
+  call io_uring_reap_cqe
+  {wait_for(1, 1)}
+"""
+
+
+@both
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        (f"r6 = r1\n{ZERO_SQE}{SUBMIT_SQE}\nr1 = r6\n{SELF_RESUBMIT}", "runs without a pause"),
+        (TICK, "for one call"),
+    ],
+)
+def test_progress_without_end_uses_up_the_time(
+    source: str, text: str, backend: BackendName
+) -> None:
+    with raw_desk(source, backend, cq_entries=(16,), budgets=Budgets(wall_ns=300_000_000)) as desk:
+        clock = desk.ring.user.alloc(timespec(1_000_000), "clock")
+        start = time.monotonic()
+
+        def submit_and_wait() -> None:
+            desk.submit_bpf(0, clock.addr)
+            desk.ring.wait_cqe()
+
+        with pytest.raises(RingHang, match=rf"budget of 0\.3 s.*{text}"):
+            submit_and_wait()
+        assert time.monotonic() - start < PATIENCE_S
+
+
+@both
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        (("--budget-runs", "50"), "the budget of 50 program runs in one call is used up"),
+        (("--budget-seconds", "1"), "the budget of 1 s of program runs without a pause is used up"),
+    ],
+)
+def test_the_budgets_can_be_given(
+    option: tuple[str, str],
+    text: str,
+    backend: BackendName,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    need_backend(backend)
+    path = scenario(tmp_path, f"r6 = r1\n{ZERO_SQE}{SUBMIT_SQE}\nr1 = r6\n{SELF_RESUBMIT}")
+    assert main(["run", "--quiet", *option, "--backend", backend, str(path)]) == 1
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert f"{text}, the next would be of program main" in out
 
 
 TRAPS = {

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pybpfvm.btf.write import write_btf
 from pybpfvm.isa.codec import check_targets, decode, encode, index_of_pc, pcs, target_pc
 from pybpfvm.isa.opcodes import Kind, Pseudo
 from pybpfvm.loader import load
+from pybpfvm.loader.elf import read_elf
 from pybpfvm.program import (
     BPF_F_MMAPABLE,
     BPF_F_RDONLY_PROG,
@@ -276,3 +280,25 @@ def test_a_path_and_its_bytes_load_alike() -> None:
     assert first.sha256 == second.sha256
     assert first.programs == second.programs
     assert first.maps == second.maps
+
+
+@pytest.mark.parametrize("name", ["core.o", "calls.be.o", "globals.o", "legacy20.o"])
+def test_relocations_of_btf_as_compilers_before_llvm_13_number_them(name: str) -> None:
+    data = (DATA / name).read_bytes()
+    elf = read_elf(data, name)
+    order = ">" if elf.big_endian else "<"
+    older = bytearray(data)
+    renumbered = 0
+    for section, number in ((".rel.BTF", 10), (".rel.BTF.ext", 0)):
+        found = elf.section(section)
+        for at in range(found.offset, found.offset + found.size, 16) if found else ():
+            (info,) = struct.unpack_from(f"{order}Q", data, at + 8)
+            struct.pack_into(f"{order}Q", older, at + 8, info >> 32 << 32 | number)
+            renumbered += 1
+    assert renumbered
+    assert bytes(older) != data
+    ours, theirs = load(data, name=name), load(bytes(older), name=name)
+    assert ours.btf is not None
+    assert theirs.btf is not None
+    assert write_btf(theirs.btf) == write_btf(ours.btf)
+    assert replace(theirs, sha256=ours.sha256, btf=ours.btf) == ours

@@ -273,8 +273,9 @@ def test_misuse_of_external_requests_is_our_bug(ring: Ring) -> None:
 
 @pytest.mark.parametrize("op", sorted(set(Op) - set(PREPARE)))
 def test_a_missing_opcode_is_named_and_nothing_is_consumed(ring: Ring, op: Op) -> None:
-    with pytest.raises(UnsupportedError, match=op.name):
+    with pytest.raises(UnsupportedError, match=op.name) as caught:
         ring.submit(nop(1), Sqe(op, user_data=2))
+    assert "use the kernel backend" not in str(caught.value)  # it has none of these either
     assert ring.backend.in_flight() == 0
     assert ring.submit(nop(1)) == 1
     assert ring.everything() == [Completion(1, 0, 0)]

@@ -72,7 +72,8 @@ class SimBackend:
         for sqe in entries:
             if feature := unsupported(sqe, self._memory):
                 raise UnsupportedError(
-                    f"{feature} in the simulated ring", remedy="use the kernel backend"
+                    f"{feature} in the simulated ring",
+                    remedy="docs/sim-kernel-differences.md lists what it lacks, and the kernel's",
                 )
         return self._core.submit(entries)
 
