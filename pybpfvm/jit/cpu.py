@@ -16,7 +16,9 @@ def _flags() -> frozenset[str]:
     return frozenset(line.partition(":")[2].split())
 
 
-HAS_BMI2 = "bmi2" in _flags()
+_known = _flags()
+HAS_AVX = "avx" in _known
+HAS_BMI2 = "bmi2" in _known
 
 
 def unsupported() -> str | None:
