@@ -90,6 +90,7 @@ def _names() -> Mapping[str, int]:
         **slots,
         "QUEUE_BYTES": direct.QUEUE_BYTES,
         "BATCH": direct.BATCH,
+        "LAST_SLOT": direct.SLOTS - 1,
         "LOOP_INSNS": direct.LOOP_INSNS,
         "DONE": Stop.DONE,
         "FOREIGN": Stop.FOREIGN,

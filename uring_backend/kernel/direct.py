@@ -44,27 +44,26 @@ class Word(IntEnum):
     TAIL = 9  # of the real SQ, published when requests are issued
     PENDING = 10  # put into the SQ and not issued
     TABLE = 11  # address of the slots
-    FREE = 12  # address of the first free slot, 0: none
-    IN_FLIGHT = 13
-    QUEUES = 14  # how many CQs the ring above has
-    QUEUE_TABLE = 15
-    FDS = 16  # address of a bitmap of descriptors that requests may use
-    BLOCKS = 17  # address of (start, end) pairs of user memory; a zero pair ends them
-    CTX = 18
-    PROGRAM = 19  # address of its code
-    BUDGET = 20  # instructions of one run
-    USER_DATA = 21
-    WAIT_VALUE = 22  # of r0, for "run again"; WAIT_BY_FIELDS: the context's fields alone decide
-    CTX_PERSISTS = 23
-    RUNS_LEFT = 24
-    RUNS = 25
-    EXECUTED = 26  # instructions of all runs
-    R0 = 27  # of the last run
-    STOP = 28  # a Stop, 0 while the loop goes on
-    CHANGED = 29  # whether the run issued or completed a request, emitted or reaped a CQE
-    IDLE = 30  # runs in a row that changed nothing
-    LENGTH_CHECKED = 31
-    WAIT_ARG = 32  # address of the io_uring_getevents_arg of waits
+    IN_FLIGHT = 12
+    QUEUES = 13  # how many CQs the ring above has
+    QUEUE_TABLE = 14
+    FDS = 15  # address of a bitmap of descriptors that requests may use
+    BLOCKS = 16  # address of (start, end) pairs of user memory; a zero pair ends them
+    CTX = 17
+    PROGRAM = 18  # address of its code
+    BUDGET = 19  # instructions of one run
+    USER_DATA = 20
+    WAIT_VALUE = 21  # of r0, for "run again"; WAIT_BY_FIELDS: the context's fields alone decide
+    CTX_PERSISTS = 22
+    RUNS_LEFT = 23
+    RUNS = 24
+    EXECUTED = 25  # instructions of all runs
+    R0 = 26  # of the last run
+    STOP = 27  # a Stop, 0 while the loop goes on
+    CHANGED = 28  # whether the run issued or completed a request, emitted or reaped a CQE
+    IDLE = 29  # runs in a row that changed nothing
+    LENGTH_CHECKED = 30
+    WAIT_ARG = 31  # address of the io_uring_getevents_arg of waits
 
 
 class Queue(IntEnum):
@@ -86,7 +85,7 @@ class Slot(IntEnum):
     USER_DATA = 0
     QUEUE = 1  # address of its entry in the queue table; 0: the request is Python's by now
     OPCODE = 2  # and 1; 0: the slot is free
-    NEXT = 3  # address of the next free slot
+    UNUSED = 3
 
 
 class Stop(IntEnum):
@@ -156,12 +155,8 @@ class Direct:
         words[Word.QUEUE_TABLE] = queue_table
         words[Word.FDS] = fds
         words[Word.BLOCKS] = blocks
-        words[Word.FREE] = slot_table
         self._wait_arg = _wait_arg()
         words[Word.WAIT_ARG] = ctypes.addressof(self._wait_arg)
-        for slot in range(SLOTS):
-            following = slot_table + SLOT_BYTES * (slot + 1) if slot + 1 < SLOTS else 0
-            self._slots[len(Slot) * slot + Slot.NEXT] = following
 
     def begin(self, watched: Callable[[int], bool]) -> None:
         """Compiled code is about to start; `watched` says of which CQs posting ends its loop."""
@@ -225,11 +220,8 @@ class Direct:
 
     def release(self, token: int) -> None:
         """An adopted request is over."""
-        addr = token & ~DIRECT_TOKENS
-        at = (addr - self.words[Word.TABLE]) >> 3
+        at = ((token & ~DIRECT_TOKENS) - self.words[Word.TABLE]) >> 3
         self._slots[at + Slot.OPCODE] = 0
-        self._slots[at + Slot.NEXT] = self.words[Word.FREE]
-        self.words[Word.FREE] = addr
 
     def close(self) -> None:
         """Give the memory back."""

@@ -109,11 +109,13 @@ take:       r6 = map[words][0]+0 ll
             r1 = *(u64 *)(r6 + @SQ_FLAGS)
             r1 = *(u32 *)(r1 + 0)
             r1 &= 2                         ; IORING_SQ_CQ_OVERFLOW
-            if r1 != 0 goto foreign
+            if r1 != 0 goto backlog
             r7 = *(u64 *)(r6 + @CQ_HEAD)
             r8 = *(u32 *)(r7 + 0)
             r9 = *(u64 *)(r6 + @CQ_TAIL)
             r9 = *(u32 *)(r9 + 0)
+            if r8 == r9 goto nothing
+            *(u64 *)(r6 + @CHANGED) = 1
 next:       if r8 == r9 goto taken
             r1 = *(u64 *)(r6 + @CQ_MASK)
             r1 &= r8
@@ -148,25 +150,22 @@ next:       if r8 == r9 goto taken
             *(u64 *)(r4 + @Q_TAIL) = r3
             r5 = *(u64 *)(r4 + @Q_HEADER)
             *(u32 *)(r5 + 12) = r3
-            ; the slot is free again
-            r0 = *(u64 *)(r6 + @FREE)
-            *(u64 *)(r2 + @S_NEXT) = r0
-            *(u64 *)(r2 + @S_OPCODE) = 0
-            *(u64 *)(r6 + @FREE) = r2
+            *(u64 *)(r2 + @S_OPCODE) = 0    ; the slot is free again
             r0 = *(u64 *)(r6 + @IN_FLIGHT)
             r0 += -1
             *(u64 *)(r6 + @IN_FLIGHT) = r0
-            *(u64 *)(r6 + @CHANGED) = 1
             w8 += 1
-            *(u32 *)(r7 + 0) = r8
             r0 = *(u64 *)(r4 + @Q_WATCHED)
             if r0 == 0 goto next
             *(u64 *)(r6 + @STOP) = @WATCHED_QUEUE
             goto next
 full:       *(u64 *)(r6 + @STOP) = @FULL
-            exit
+            goto taken
 foreign:    *(u64 *)(r6 + @STOP) = @FOREIGN
-taken:      exit
+taken:      *(u32 *)(r7 + 0) = r8
+nothing:    exit
+backlog:    *(u64 *)(r6 + @STOP) = @FOREIGN
+            exit
 
 ; --- submit(ctx, sqe, length) ----------------------------------------------------------------
 
@@ -218,10 +217,15 @@ other:      r0 += 16
 admitted:   r8 = *(u16 *)(r2 + 48)          ; cq_idx
             r0 = *(u64 *)(r6 + @QUEUES)
             if r8 >= r0 goto slow
-            r3 = *(u64 *)(r6 + @FREE)
-            if r3 == 0 goto slow            ; no slot is free
-            r4 = *(u64 *)(r3 + @S_NEXT)
-            *(u64 *)(r6 + @FREE) = r4
+            r9 = *(u64 *)(r6 + @TAIL)
+            r5 = r9
+            r5 &= @LAST_SLOT
+            r5 <<= 5
+            r4 = *(u64 *)(r6 + @TABLE)
+            r5 += r4                        ; the slot: each has its turn
+            r4 = *(u64 *)(r5 + @S_OPCODE)
+            if r4 != 0 goto slow            ; it is still in flight
+            r3 = r5
             r4 = *(u64 *)(r2 + 32)
             *(u64 *)(r3 + @S_USER_DATA) = r4
             r8 *= @QUEUE_BYTES
@@ -231,14 +235,13 @@ admitted:   r8 = *(u16 *)(r2 + 48)          ; cq_idx
             r7 += 1                         ; 0 is a free slot
             *(u64 *)(r3 + @S_OPCODE) = r7
             ; into the real ring
-            r7 = *(u64 *)(r6 + @TAIL)
             r4 = *(u64 *)(r6 + @SQ_MASK)
-            r4 &= r7
+            r4 &= r9
             r4 <<= 6
             r5 = *(u64 *)(r6 + @SQES)
             r4 += r5
-            w7 += 1
-            *(u64 *)(r6 + @TAIL) = r7
+            w9 += 1
+            *(u64 *)(r6 + @TAIL) = r9
             ; in the pieces that programs write: a wider load would wait for their stores
             r0 = *(u8 *)(r2 + 0)
             *(u8 *)(r4 + 0) = r0
