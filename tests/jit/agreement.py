@@ -162,7 +162,7 @@ class World:
     def run(self) -> Outcome:
         """Run the programs of the case in order."""
         outcome = Outcome()
-        for number, budget in enumerate(self.case.budgets):
+        for number, budget in self.case.runs:
             self.run_one(outcome, self.case.object.programs[number], budget)
         outcome.maps = [_contents(live) for live in self.image.maps.values()]
         outcome.maps.append(self.ring.calls)
@@ -251,15 +251,8 @@ def settled(case: Case) -> tuple[Case, Outcome]:
     """The case without the runs that trap as engines without checks need not, and what it does."""
     done = outcome(case, interpreter)
     while done.broken is not None:
-        kept = [number for number, end in enumerate(done.ends) if _promised(end)]
-        programs = case.object.programs
-        runs = tuple(programs[number] for number in kept)
-        rest = tuple(program for program in programs if program not in runs)
-        case = replace(
-            case,
-            object=replace(case.object, programs=(*runs, *rest)),
-            budgets=tuple(case.budgets[number] for number in kept),
-        )
+        ends = zip(case.runs, done.ends, strict=True)
+        case = replace(case, runs=tuple(run for run, end in ends if _promised(end)))
         done = outcome(case, interpreter)
     return case, done
 
@@ -275,7 +268,7 @@ def compared(case: Case, checks: Checks, wanted: Outcome) -> tuple[int, str | No
         return 0, None
     if checks is not Checks.EXACT and wanted.broken is not None:
         case, wanted = settled(case)
-    runs = len(case.budgets)
+    runs = len(case.runs)
     if runs == 0:
         return 0, None
     return runs, difference(case, wanted, outcome(case, compiler(checks)), checks)
@@ -283,7 +276,7 @@ def compared(case: Case, checks: Checks, wanted: Outcome) -> tuple[int, str | No
 
 def difference(case: Case, wanted: Outcome, got: Outcome, checks: Checks) -> str | None:
     """What the first difference is, with the program."""
-    runs = len(case.budgets)
+    runs = len(case.runs)
     for number in range(runs):
         for what, ours, theirs in (
             ("end", wanted.ends[number], got.ends[number]),
@@ -306,10 +299,10 @@ def _seen(case: Case, what: str) -> bool:
 
 
 def _report(case: Case, checks: Checks, number: int, what: str, wanted: object, got: object) -> str:
-    program = case.object.programs[number]
+    program, budget = case.object.programs[case.runs[number][0]], case.runs[number][1]
     return "\n".join(
         (
-            f"seed {case.seed} family {case.family} run {number} budget {case.budgets[number]} "
+            f"seed {case.seed} family {case.family} run {number} budget {budget} "
             f"checks {checks.name}: {what}",
             f"  interpreter {_short(wanted)}",
             f"  compiled    {_short(got)}",

@@ -16,7 +16,7 @@ from random import Random
 
 from pybpfvm.helpers.proto import ArgType, Helper
 from pybpfvm.helpers.table import HELPERS
-from pybpfvm.isa.insn import Insn
+from pybpfvm.isa.insn import Insn, InsnSpec
 from pybpfvm.isa.opcodes import FRAME_POINTER, STACK_BYTES, AtomicOp, Kind, MemSize, Operand, Pseudo
 from pybpfvm.isa.table import TABLE
 from pybpfvm.profiles import PROFILES
@@ -76,6 +76,8 @@ _SIZES = (
     ArgType.CONST_ALLOC_SIZE_OR_ZERO,
 )
 _ALWAYS = ("map_lookup_elem", "map_update_elem", "ktime_get_ns", "get_prandom_u32")
+_BARE_BASE = 9
+_BARE_HELPERS = ("ktime_get_ns", "get_prandom_u32", "get_smp_processor_id")
 _CALLING_BACK = ("loop", "for_each_map_elem")
 _HELPERS = tuple(
     name
@@ -89,7 +91,8 @@ USER_WRITERS = frozenset({"bpf_copy_to_user"})
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`object.programs[i]` runs with `budgets[i]`; programs behind those are tail-called only.
+    """`runs` name programs of the object by number, with the budget of each; some more than once,
+    for what engines remember of accesses shows only then.
 
     `packet` None: the run has none. `ring`: helpers find a ring. `observed`: calls of helpers are
     recorded by an observer. `hooked`: so are instructions. `turns` are those of may_goto.
@@ -98,7 +101,7 @@ class Case:
     seed: int
     family: str
     object: BpfObject
-    budgets: tuple[int, ...]
+    runs: tuple[tuple[int, int], ...]
     tidy: bool
     ctx: bytes
     profile: Profile | None = None
@@ -139,6 +142,8 @@ class _Shape:
         self.tail_calls = False
         self.recursion = False
         self.refused = 0.0
+        self.bare = False  # single instructions of any row, register 9 the map value
+        self.noise = False  # single instructions, any fields
         self.profile: Profile | None = None
         self.packet: bytes | None = None
         self.ctx_bytes = CTX_BYTES
@@ -159,14 +164,16 @@ def generate(seed: int, family: str | None = None, programs: int = 16) -> Case:
         filled = {number: target.name for number, target in enumerate(targets)}
         filled[_TARGETS] = made[0].name if not shape.tidy else targets[0].name
         maps.append(MapSpec("jumps", MapType.PROG_ARRAY, 4, 4, _TARGETS + 2, slots=filled))
-    budgets = tuple(
-        random.choice((400, 400, 400, random.randrange(60), random.randrange(400))) for _ in made
+    order = [*range(programs), *random.choices(range(programs), k=programs // 2)]
+    runs = tuple(
+        (number, random.choice((400, 400, 400, random.randrange(60), random.randrange(400))))
+        for number in order
     )
     return Case(
         seed,
         name,
         BpfObject("generated", "", (*made, *targets), tuple(maps)),
-        budgets,
+        runs,
         shape.tidy,
         random.randbytes(shape.ctx_bytes),
         shape.profile,
@@ -197,7 +204,8 @@ class _Maker:
         self._context: int | None = None
         if number == 0 and (shape.profile is not None or self._random.random() < 0.7):
             self._context = 6
-        self._free = tuple(r for r in range(10) if r != self._context)
+        kept = (self._context, _BARE_BASE if shape.bare else None)
+        self._free = tuple(r for r in range(10) if r not in kept)
 
     def function(self) -> Function:
         """Units of the whole function; the last one exits, mostly."""
@@ -205,6 +213,8 @@ class _Maker:
         body: Function = [[]]
         if self._context is not None:
             body[0].append(insn("mov64_x", self._context, 1))
+        if shape.bare:
+            body[0].append(map_value(_BARE_BASE, VALUES))
         for register in self._free:
             if shape.tidy or random.random() < 0.8:
                 body.append(self._fill(register))
@@ -238,12 +248,17 @@ class _Maker:
 
     def _element(self) -> Unit:
         shape, random = self._shape, self._random
+        if shape.bare:
+            return [self._bare()]
+        if shape.noise and random.random() < 0.8:
+            return [self._noise()]
         choices: list[tuple[float, Callable[[], Unit]]] = [
             (8, self._alu),
             (6, self._memory),
             (1, self._constant),
             (16 * shape.jumps, self._jump),
-            (12 * shape.wild, self._wild),
+            (8 * shape.wild, self._wild),
+            (6 * shape.wild, self._sweep),
             (2 if self._last else 0, self._call),
             (12 if shape.helpers else 0, self._helper),
             (3 if shape.callbacks and self._last else 0, self._callback),
@@ -256,15 +271,60 @@ class _Maker:
         made: Unit = random.choices(makers, weights)[0]()
         return made
 
+    def _bare(self) -> Insn | _Link:
+        random = self._random
+        spec = random.choice(TABLE)
+        if spec.kind in (Kind.JUMP, Kind.GOTO, Kind.MAY_GOTO):
+            return self._condition(spec)
+        if spec.kind is Kind.CALL_LOCAL:
+            return _Link(Insn(spec), random.randint(0, self._last))
+        if spec.kind is Kind.CALL:
+            return Insn(spec, imm=NUMBERS[random.choice(_BARE_HELPERS)])
+        if spec.kind is Kind.LDDW:
+            return self._constant()[0]
+        if spec.kind is Kind.ALU:
+            return self._operated(spec, self._reg())
+        made = Insn(spec)
+        if spec in _MEMORY or spec in _ORDERED:
+            size = spec.size
+            assert size is not None
+            return self._finished(made, _BARE_BASE, random.randrange(0, _OUT - size, size))
+        return self._any_fields(replace(made, imm=random.randrange(64)), ("dst", "src", "off"))
+
+    def _noise(self) -> Insn | _Link:
+        random = self._random
+        spec = random.choice(TABLE)
+        if spec.kind in (Kind.JUMP, Kind.GOTO, Kind.MAY_GOTO) and random.random() < 0.8:
+            return self._condition(spec)
+        if spec.kind is Kind.LDDW:
+            pseudo = random.choice((*[Pseudo.NONE] * 6, Pseudo.MAP_IDX_VALUE, *Pseudo))
+            imm = word(random) if pseudo is Pseudo.NONE else random.randrange(6)
+            return Insn(spec, random.randrange(10), pseudo, imm=imm)
+        made = self._any_fields(Insn(spec), tuple(spec.fields))
+        return replace(made, dst=self._reg()) if random.random() < 0.9 and made.dst == 10 else made
+
+    def _any_fields(self, made: Insn, names: tuple[str, ...]) -> Insn:
+        random, spec = self._random, made.spec
+        given = [name if name in spec.fields else "" for name in names]
+        off = random.choice((random.choice(EDGE_OFFSETS), random.randint(*_OFF)))
+        return Insn(
+            spec,
+            random.randrange(11) if "dst" in given else made.dst,
+            random.randrange(11) if "src" in given else made.src,
+            off if "off" in given else made.off,
+            self._imm() if "imm" in given else made.imm,
+        )
+
     def _alu(self) -> Unit:
         random = self._random
         spec = random.choice(_ROWS[Kind.ALU])
         dst = self._reg() if self._shape.tidy or random.random() < 0.98 else FRAME_POINTER
+        return [self._operated(spec, dst)]
+
+    def _operated(self, spec: InsnSpec, dst: int) -> Insn:
         if spec.operand is Operand.X:
-            return [Insn(spec, dst, self._source())]
-        if spec.operand is None:
-            return [Insn(spec, dst)]
-        return [Insn(spec, dst, imm=self._imm())]
+            return Insn(spec, dst, self._source())
+        return Insn(spec, dst, imm=self._imm() if spec.operand is Operand.K else 0)
 
     def _constant(self) -> Unit:
         random = self._random
@@ -353,16 +413,52 @@ class _Maker:
         unit.append(self._finished(self._operation(), base, off))
         return unit
 
+    def _sweep(self) -> Unit:
+        """One access again and again: along a region and across its end, or through one address
+        after another."""
+        random = self._random
+        base, step, counter, value = random.sample([r for r in self._free if r], 4)
+        made = self._operation()
+        size = made.spec.size
+        assert size is not None
+        off = random.choice((0, 0, random.choice(EDGE_OFFSETS)))
+        if made.spec.kind in _LOADS:
+            access = replace(made, dst=value, src=base, off=off)
+        elif made.spec.kind is Kind.ST:
+            access = replace(made, dst=base, off=off, imm=self._imm())
+        else:
+            access = replace(made, dst=base, src=value, off=off)
+        unit: Unit = [insn("mov64_k", counter, imm=random.randrange(1, 12))]
+        if random.random() < 0.4:
+            first = random.randrange(POINTERS)
+            unit.append(map_value(step, POINTERS_MAP, 8 * first))
+            loop = [insn("ldxdw", base, step, 0)]
+            forth = random.choice((8, 8, -8, 16))
+            loop += [access, insn("add64_k", step, imm=forth)]
+        else:
+            pointer, room, low = self._base(base, made)
+            unit += pointer or [insn("mov64_x", base, FRAME_POINTER)]
+            stride = random.choice((size, -size, 1, -1, 64, 4096, -4096, 8192, -8192))
+            back = random.randrange(6) * stride
+            start = low + room - size - back if stride > 0 else low - back
+            unit.append(insn("add64_k", base, imm=start - off))
+            loop = [access, insn("add64_k", base, imm=stride)]
+        unit += [*loop, insn("sub64_k", counter, imm=1)]
+        return [*unit, insn("jne64_k", counter, off=-len(loop) - 2)]
+
     # Control.
 
     def _jump(self) -> Unit:
         random = self._random
-        if random.random() < 0.25:
-            return [_Link(Insn(random.choice(_GOTOS)))]
-        spec = random.choice(_ROWS[Kind.JUMP])
+        specs = _GOTOS if random.random() < 0.25 else _ROWS[Kind.JUMP]
+        return [self._condition(random.choice(specs))]
+
+    def _condition(self, spec: InsnSpec) -> _Link:
+        if spec.kind is not Kind.JUMP:
+            return _Link(Insn(spec))
         if spec.operand is Operand.X:
-            return [_Link(Insn(spec, self._source(), self._source()))]
-        return [_Link(Insn(spec, self._source(), imm=self._imm()))]
+            return _Link(Insn(spec, self._source(), self._source()))
+        return _Link(Insn(spec, self._source(), imm=self._imm()))
 
     def _again(self) -> Unit:
         """What a program may rely on after a call: r1 to r5 anew."""
@@ -548,7 +644,6 @@ def _fitting(name: str, maps: int) -> Sequence[int]:
 
 def _link(name: str, functions: list[Function], shape: _Shape) -> Program:
     """The functions behind one another, jumps and calls led somewhere."""
-    random = shape.random
     starts: list[list[int]] = []
     pc = 0
     for function in functions:
@@ -563,7 +658,7 @@ def _link(name: str, functions: list[Function], shape: _Shape) -> Program:
         for unit in function:
             for one in unit:
                 if isinstance(one, _Link):
-                    one = _led(one, pc, starts, number, end, random, shape.astray)
+                    one = _led(one, pc, starts, number, end, shape)
                 linked.append(one)
                 pc += one.slots
     bounds = [units[0] for units in starts] + [end]
@@ -581,11 +676,10 @@ def _led(
     starts: list[list[int]],
     number: int,
     end: int,
-    random: Random,
-    astray: float,
+    shape: _Shape,
 ) -> Insn:
-    made = link.insn
-    lost = random.random() < astray
+    made, random = link.insn, shape.random
+    lost = random.random() < shape.astray
     if link.function is not None:
         target = starts[link.function][0]
         if made.spec.kind is Kind.LDDW:
@@ -593,7 +687,9 @@ def _led(
         if lost:
             target = random.choice((-3, 0, end, end + 5, random.randrange(end)))
         return replace(made, imm=target - pc - 1)
-    target = random.choice(starts[number])
+    # Not where the context is taken from r1, if it is to be the context.
+    places = starts[number][1:] if shape.tidy else starts[number]
+    target = random.choice(places)
     if target <= pc and random.random() < 0.7:  # mostly forward
         target = random.choice([start for start in starts[number] if start > pc] or [target])
     if lost:
@@ -672,6 +768,25 @@ def _lost(random: Random) -> _Shape:
     return shape
 
 
+def _pairs(random: Random) -> _Shape:
+    shape = _Shape(random, tidy=False)
+    shape.bare = True
+    shape.elements = (10, 30)
+    shape.functions = 2
+    shape.packet = random.randbytes(80)
+    return shape
+
+
+def _noise(random: Random) -> _Shape:
+    shape = _Shape(random, tidy=False)
+    shape.noise = True
+    shape.elements = (5, 20)
+    shape.functions = 2
+    shape.wild = shape.jumps = shape.astray = 0.1
+    shape.recursion = True
+    return shape
+
+
 def _hostile(random: Random) -> _Shape:
     shape = _Shape(random, tidy=False)
     shape.wild = 0.5
@@ -695,6 +810,8 @@ _FAMILIES: Mapping[str, Callable[[Random], _Shape]] = {
     "packets": _packets,
     "rings": _rings,
     "lost": _lost,
+    "pairs": _pairs,
+    "noise": _noise,
     "hostile": _hostile,
 }
 FAMILIES = tuple(_FAMILIES)
