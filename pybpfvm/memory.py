@@ -471,6 +471,8 @@ class AddressSpace:
             return "below every region"
         region = self._entries[index][0]
         offset = addr - region.start
+        if region.kind is RegionKind.HOST:  # which programs know nothing of
+            return "below every region"
         if offset < region.size:
             return f"{region.kind.value} {region.name}+{offset}"
         if offset - region.size >= _WINDOW:

@@ -29,7 +29,7 @@ _NAMES_FUNCTIONS = frozenset({Kind.CALL_LOCAL, Kind.LDDW})
 class Outline:
     """`starts`: the pc of each instruction; `functions`: the pcs where functions begin (those
     that the object names, and whatever is called), ascending; `framed`: those of them that name
-    r10, so begin with a zeroed frame.
+    r10, so begin with a zeroed frame. `main_is_called`: the program calls its own first function.
     """
 
     def __init__(self, program: Program) -> None:
@@ -38,6 +38,7 @@ class Outline:
         self._valid = frozenset(self.starts)
         found = {0, *(sub.start for sub in program.subprogs)}
         named: list[int] = []
+        self.main_is_called = False
         for pc, insn in zip(self.starts, program.insns, strict=True):
             if insn.dst == FRAME_POINTER or insn.src == FRAME_POINTER:
                 named.append(pc)
@@ -45,7 +46,8 @@ class Outline:
                 target = target_pc(insn, pc)
                 if target is not None:
                     found.add(target)
-        self.functions = sorted(found)
+                    self.main_is_called |= target == 0
+        self.functions = sorted(found & self._valid)
         self.framed = frozenset(self.functions[self._function(pc)] for pc in named)
 
     def _function(self, pc: int) -> int:

@@ -298,7 +298,7 @@ class Emitter:
         """The registers that the function must give back: those of r6 to r9 that it writes."""
         if self._build.uniform:
             return _CALLEE_SAVED
-        if pc == 0:
+        if pc == 0 and not self._outline.main_is_called:
             return ()  # nothing of ours calls it, and the way in keeps what C wants back
         first = bisect_left(self._outline.starts, pc)
         place = bisect_right(self._outline.functions, pc)
@@ -367,6 +367,8 @@ class Emitter:
         """Control leaves the program: an instruction of its own that can not be executed."""
         if self._build.fuel:
             self._take_fuel(Site(Ask.FUEL, self._pc, self._index, 0, count=1))
+        if self._build.hooked:
+            self._ask_site(Site(Ask.HOOK, self._pc, self._index, 0))
         self._ask_site(Site(Ask.REFUSE, self._pc, self._index, 0, why=(TrapKind.BAD_PC, why)))
 
     # --- control flow -----------------------------------------------------------------------
@@ -423,6 +425,8 @@ class Emitter:
         if self._build.check_return and bisect_right(self._outline.functions, self._pc) == 1:
             data += b"\x4c\x8d\x1d" + imm32(-7)  # lea r11, [rip]: this instruction
             data += store(self._state.disp(Slot.EXIT_PC), R11)
+            for number, reg in enumerate(BPF):  # for the trap, if the value is not allowed
+                data += store(self._state.disp(Slot.REGS + number), reg)
         data += self._leave_function()
 
     def _call_local(self, insn: Insn) -> None:
@@ -535,7 +539,9 @@ class Emitter:
         if checks is Checks.NONE or (base == FRAME_POINTER and -STACK_BYTES <= off <= -size):
             data += prefix + rm(opcode, reg, BPF[base], off, wide, byte=byte) + tail
         elif base == FRAME_POINTER:
-            self._ask(Ask.ACCESS)
+            # Beside the frame; another may lie there, which Python then accesses.
+            site = self._ask(Ask.ACCESS)
+            site.skip = len(data)
         elif self._exact:
             address = rm(LEA, R10, BPF[base], off)
             site, at = self._check(address)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from pybpfvm.bits import U64, s32, sign_extend
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Hook, RunEnvironment, RunResult
-from pybpfvm.errors import InternalError, Trap, TrapKind
+from pybpfvm.errors import InputError, InternalError, Trap, TrapKind
 from pybpfvm.events import HelperCalled
 from pybpfvm.helpers.context import TailCall
 from pybpfvm.helpers.proto import Helper, HelperImpl
@@ -91,6 +91,7 @@ class JitEngine(RunContext):
         self._loop_units: dict[int, Unit] = {}
         self._loop_code: RingCode | None = None
         self._natives: Natives | None = None
+        self._lasting_sites = 0  # those that are not of pieces
         self._last: tuple[Program, RunEnvironment, bool, Unit, Enter] | None = None
         self._callees: dict[tuple[str, bool, bool], object] = {}
         self._functions = CFunctions()
@@ -125,6 +126,8 @@ class JitEngine(RunContext):
     ) -> RunResult:
         """Run `program` with r1 = `ctx_addr` until it exits: see Engine.run."""
         if self._running:
+            if self._closed:
+                raise InputError("the engine is closed", where=program.name)
             raise InternalError("an engine runs one program at a time")
         unit, start = self._prepared(program)
         self.ctx_addr = ctx_addr
@@ -162,9 +165,10 @@ class JitEngine(RunContext):
         """Give everything back; twice is fine."""
         if self._closed:
             return
-        self._closed = True
+        if self._running:
+            raise InternalError("an engine is closed while it runs")
+        self._closed = self._running = True  # it never runs again
         self.memory.forget_before_close(self.close)
-        self._drop_pieces()
         for unit, _ in self._units.values():
             unit.close()
         for unit in self._loop_units.values():
@@ -243,15 +247,16 @@ class JitEngine(RunContext):
         for unit in self._pieces:
             unit.close()
         self._pieces.clear()
+        self._state.drop_sites(self._lasting_sites)
         self._current = None
 
     def _build_for(self, program: Program) -> Build:
         profile = self.environment.profile
-        checks = self._checks
+        checks = Checks.NONE if self._trusted(program) else self._checks
         # Context fields that stand for packet pointers are not what lies in memory: only the
         # exact checks see such loads.
-        if self._trusted(program) and (profile is None or profile.packet is None):
-            checks = Checks.NONE
+        if profile is not None and profile.packet is not None:
+            checks = Checks.EXACT
         return replace(
             self._build,
             checks=checks,
@@ -458,6 +463,8 @@ class JitEngine(RunContext):
     def _rest(self, unit: Unit, index: int, count: int) -> int:
         """Compile the `count` instructions from `index` on, all in one block, with a stop behind
         them; where that begins."""
+        if not self._pieces:  # nothing is compiled behind a piece but pieces
+            self._lasting_sites = self._state.sites()
         emitter = self._emitter(unit.program, unit.build)
         piece = Unit(unit.program, unit.build, emitter.emit_rest(index, count))
         self._pieces.append(piece)

@@ -102,6 +102,24 @@ class State:
         chunk.used += 1
         return chunk.region.start - self._memory.base + (chunk.used - 1) * SITE_BYTES
 
+    def sites(self) -> int:
+        """How many sites there are."""
+        return sum(chunk.used for chunk in self._chunks)
+
+    def drop_sites(self, left: int) -> None:
+        """Take the sites above the first `left` back: nothing that uses them runs again."""
+        while self.sites() > left:
+            chunk = self._chunks[-1]
+            more = self.sites() - left
+            if more >= chunk.used:
+                self._chunks.pop()
+                chunk.words.release()
+                self._memory.free(chunk.region)
+            else:
+                words = slice(2 * (chunk.used - more), 2 * chunk.used)
+                chunk.words[words] = memoryview(bytes(SITE_BYTES * more)).cast("Q")
+                chunk.used -= more
+
     def set_site(self, disp: int, start: int, length: int) -> None:
         """Let the access pass where start <= address < start + length."""
         addr = self._memory.base + disp

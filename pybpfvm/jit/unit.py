@@ -21,8 +21,8 @@ class Unit:
         self._firsts = sorted(code.ends)
 
     def holds(self, address: int) -> bool:
-        """Whether the address lies in this unit."""
-        return 0 <= address - self.base < len(self.code.data)
+        """Whether the address lies in this unit, or is where a call at its end returns to."""
+        return 0 < address - self.base <= len(self.code.data)
 
     def index_at(self, address: int) -> int:
         """The instruction whose code the address is in, or just behind (a return address)."""

@@ -1,0 +1,155 @@
+"""Compiled code and the interpreter do the same: a few thousand of the campaign's programs, every
+budget of some, and proof that the comparison notices what is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pybpfvm.errors import InputError, InternalError
+from pybpfvm.isa.insn import Insn
+from pybpfvm.isa.opcodes import AluOp
+from pybpfvm.isa.table import TABLE
+from pybpfvm.jit import templates
+from pybpfvm.jit.engine import JitEngine
+from pybpfvm.jit.options import Checks
+from pybpfvm.jit.state import State
+from tests.jit.agreement import Outcome, World, compared, compiler, interpreter, outcome, settled
+from tests.support.engine_programs import FAMILIES, Case, generate
+
+SEEDS = range(7)
+
+
+def agree(case: Case, checks: Checks) -> int:
+    runs, difference = compared(case, checks, outcome(case, interpreter))
+    assert difference is None, difference
+    return runs
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_engines_agree(family: str) -> None:
+    runs = dict.fromkeys(Checks, 0)
+    for seed in SEEDS:
+        case = generate(seed, family)
+        wanted = outcome(case, interpreter)
+        for checks in Checks:
+            count, difference = compared(case, checks, wanted)
+            assert difference is None, difference
+            runs[checks] += count
+    assert runs[Checks.EXACT] == 24 * len(SEEDS)
+    assert runs[Checks.PAGES] > 10
+    if family in ("straight", "branches", "calls"):
+        assert runs[Checks.NONE] > 10 * len(SEEDS)
+
+
+@pytest.mark.parametrize("family", ["branches", "calls", "helpers", "lost", "hostile"])
+def test_every_budget_ends_alike(family: str) -> None:
+    case = generate(11, family, programs=1)
+    agree(replace(case, runs=tuple((0, budget) for budget in range(150))), Checks.EXACT)
+
+
+def test_shifts_without_bmi2(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(templates, "HAS_BMI2", False)
+    for seed in range(20, 30):
+        agree(generate(seed, "straight"), Checks.EXACT)
+
+
+def test_the_generator_uses_every_row() -> None:
+    used = {
+        one.spec
+        for seed in range(40)
+        for program in generate(seed, "pairs").object.programs
+        for one in program.insns
+    }
+    assert used == set(TABLE)
+
+
+def test_cases_are_what_they_say() -> None:
+    assert generate(5, "calls") == generate(5, "calls")
+    assert generate(5, "calls") != generate(6, "calls")
+    assert generate(3).family == FAMILIES[3]
+
+
+# --- the comparison notices -----------------------------------------------------------------------
+
+
+def differs(family: str, checks: Checks = Checks.EXACT) -> str:
+    for seed in range(20):
+        case = generate(seed, family)
+        _, difference = compared(case, checks, outcome(case, interpreter))
+        if difference is not None:
+            return difference
+    pytest.fail("nothing was noticed")
+
+
+@pytest.mark.parametrize("checks", Checks)
+def test_a_wrong_operation_is_noticed(checks: Checks, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(insn: Insn, dst: int, wide: bool) -> bytes:
+        return templates._neg(insn, dst, not wide)
+
+    monkeypatch.setitem(templates.ALU, AluOp.NEG, wrong)
+    assert f"checks {checks.name}" in differs("straight", checks)
+
+
+def test_a_wrong_count_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = vars(JitEngine)["executed"].fget
+    monkeypatch.setattr(JitEngine, "executed", property(lambda engine: counted(engine) + 1))
+    assert ": end" in differs("branches")
+
+
+def test_a_check_too_few_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wider(self: State, disp: int, start: int, length: int) -> None:
+        original(self, disp, start, length + 64)
+
+    original = State.set_site
+    monkeypatch.setattr(State, "set_site", wider)
+    differs("hostile")
+
+
+# --- what was wrong once --------------------------------------------------------------------------
+
+
+def test_settled_cases_keep_what_ends_well() -> None:
+    case, done = settled(generate(1, "hostile"))
+    assert done.broken is None
+    assert 0 < len(case.runs) < 24
+
+
+def test_pieces_leave_nothing_behind() -> None:
+    """Each run out of fuel compiled a piece with access sites of its own: they added up."""
+    case = generate(2, "straight", programs=1)
+    with World(case, compiler(Checks.EXACT)) as world:
+        engine = world.engine
+        assert isinstance(engine, JitEngine)
+        program = case.object.programs[0]
+        sites = []
+        for _ in range(3):
+            for budget in range(60):
+                world.run_one(Outcome(), program, budget)
+            sites.append(engine._state.sites())
+    assert sites[0] == sites[1] == sites[2]
+
+
+def test_a_closed_engine_says_so() -> None:
+    case = generate(0, "straight", programs=1)
+    for how in ("engine", "memory"):
+        world = World(case, compiler(Checks.EXACT))
+        (world.engine if how == "engine" else world.image).close()
+        with pytest.raises(InputError, match="closed"):
+            world.engine.run(case.object.programs[0], world.ctx.start)
+        world.close()
+
+
+def test_closing_a_running_engine_is_refused() -> None:
+    case = replace(generate(0, "pairs", programs=1), observed=False)
+    with World(case, compiler(Checks.EXACT)) as world:
+
+        def hook(*_: object) -> None:
+            world.image.close()
+
+        world.engine.hook = hook
+        with pytest.raises(InternalError, match="while it runs"):
+            world.engine.run(case.object.programs[0], world.ctx.start)
+        world.engine.hook = None
+        world.engine.run(case.object.programs[0], world.ctx.start)
