@@ -29,6 +29,7 @@ from pybpfvm.image import Image
 from pybpfvm.memory import Region
 from pybpfvm.profiles.base import Profile
 from pybpfvm.program import Program
+from pybpfvm.recording import Recorded
 
 DEFAULT_BUDGET_INSNS = 1 << 24
 
@@ -81,6 +82,10 @@ class Engine(Protocol):
     image: Image
     hook: Hook | None
     environment: RunEnvironment
+
+    @property
+    def recorded(self) -> Recorded | None:
+        """What runs left behind, if the engine was made to record anything: see recording.py."""
 
     def run(
         self,

@@ -12,7 +12,7 @@ from pybpfvm.errors import TrapKind
 from pybpfvm.helpers.proto import ArgType, Helper
 from pybpfvm.isa.codec import pcs, target_pc
 from pybpfvm.isa.insn import Insn
-from pybpfvm.isa.opcodes import FRAME_POINTER, Kind
+from pybpfvm.isa.opcodes import FRAME_POINTER, AtomicOp, Kind
 from pybpfvm.isa.semantics import FETCHES
 from pybpfvm.program import Program
 
@@ -21,6 +21,7 @@ Refusal = tuple[TrapKind, str]
 
 _WRITES_DST = frozenset({Kind.ALU, Kind.LDX, Kind.LDSX, Kind.LOAD_ACQ, Kind.LDDW})
 _NOT_EXECUTABLE = frozenset({Kind.ADDR_SPACE_CAST, Kind.CALL_KFUNC})
+_LEAVES_R0 = frozenset({Kind.CALL, Kind.LD_ABS, Kind.LD_IND})
 _JUMPS = frozenset({Kind.GOTO, Kind.JUMP, Kind.MAY_GOTO})
 _BREAKS = _JUMPS | {Kind.EXIT, Kind.CALL_LOCAL, Kind.LD_ABS, Kind.LD_IND}
 _NAMES_FUNCTIONS = frozenset({Kind.CALL_LOCAL, Kind.LDDW})
@@ -74,7 +75,7 @@ class Outline:
                 leaders.add(pc + insn.slots)
                 if kind in _JUMPS:
                     leaders.add(pc + 1 + insn.off)
-            elif kind is Kind.CALL and _runs_others(helpers.get(insn.imm)):
+            elif kind is Kind.CALL and runs_others(helpers.get(insn.imm)):
                 leaders.add(pc + 1)
         last_of: dict[int, int] = {}
         begun = 0
@@ -85,7 +86,8 @@ class Outline:
         return last_of
 
 
-def _runs_others(helper: Helper | None) -> bool:
+def runs_others(helper: Helper | None) -> bool:
+    """Whether a call of the helper may run other code of the program, or another program."""
     return helper is not None and (helper.name == "tail_call" or ArgType.PTR_TO_FUNC in helper.args)
 
 
@@ -94,6 +96,14 @@ def written(insn: Insn) -> int | None:
     if insn.spec.kind in _WRITES_DST:
         return insn.dst
     return insn.src if insn.spec.op in FETCHES else None
+
+
+def changed(insn: Insn) -> int | None:
+    """The register whose value is what the instruction is for: the one it names to be written,
+    r0 of helper calls, packet loads and compare-and-exchange; None if there is none."""
+    if insn.spec.kind in _LEAVES_R0 or insn.spec.op is AtomicOp.CMPXCHG:
+        return 0
+    return written(insn)
 
 
 def refusal(insn: Insn, helpers: Mapping[int, Helper]) -> Refusal | None:

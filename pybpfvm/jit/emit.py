@@ -26,7 +26,8 @@ from pybpfvm.helpers.proto import ArgType, Helper
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import FRAME_POINTER, STACK_BYTES, AluOp, JmpOp, Kind, Pseudo
 from pybpfvm.jit.cpu import HAS_AVX
-from pybpfvm.jit.options import NOTHING, Checks, Recording
+from pybpfvm.jit.options import Checks
+from pybpfvm.jit.recorder import RUN, Recorder
 from pybpfvm.jit.state import Slot, State
 from pybpfvm.jit.templates import (
     ALU,
@@ -48,10 +49,12 @@ from pybpfvm.jit.x86 import (
     NE,
     R10,
     R11,
+    RAX,
     RBP,
     RDI,
     RET,
     SUB,
+    A,
     Assembler,
     E,
     S,
@@ -67,8 +70,9 @@ from pybpfvm.jit.x86 import (
     s8,
 )
 from pybpfvm.memory import FRAME_STRIDE
-from pybpfvm.outline import Outline, refusal, written
+from pybpfvm.outline import Outline, changed, refusal, runs_others, written
 from pybpfvm.program import Program
+from pybpfvm.recording import NOTHING, Recording, block_number
 
 _ENDS = frozenset({Kind.EXIT, Kind.GOTO})
 _CALLEE_SAVED = (6, 7, 8, 9)
@@ -93,7 +97,7 @@ class Site:
     `pc` and `index` are the instruction's, `after` is how many more its block has. ACCESS: `words`
     is the displacement of the site's words (0: always ask) and `skip` the offset behind the
     access. PACKET: `skip` is the offset of the code that leaves the function. REFUSE: `why`. FUEL:
-    the block has `count` instructions from `index` on.
+    the block has `count` instructions from `index` on, `edge` leads to it (None: the state knows).
     """
 
     ask: Ask
@@ -104,6 +108,7 @@ class Site:
     skip: int = 0
     why: tuple[TrapKind, str] | None = None
     count: int = 0
+    edge: int | None = None
 
 
 @dataclass(slots=True)
@@ -112,8 +117,9 @@ class Code:
 
     `starts[i]` is the pc of instruction i and `offsets[i]` where it begins, `entries` are the
     offsets of functions by pc, `sites` those behind the calls of the callout thunk, `ends` by
-    index of the first instruction of a block that of its last. `start` is the offset of the way
-    in, `tail` of the main function behind its prologue.
+    index of the first instruction of a block that of its last; `rooms` likewise for instructions
+    whose room in the trace is taken at once. `start` is the offset of the way in, `tail` of
+    the main function behind its prologue.
     """
 
     data: bytearray = field(default_factory=bytearray)
@@ -121,6 +127,7 @@ class Code:
     entries: dict[int, int] = field(default_factory=dict)
     sites: dict[int, Site] = field(default_factory=dict)
     ends: dict[int, int] = field(default_factory=dict)
+    rooms: dict[int, int] = field(default_factory=dict)
     starts: list[int] = field(default_factory=list)
     start: int = 0
     tail: int = 0
@@ -177,6 +184,7 @@ class Emitter:
         build: Build,
         callee: Callee,
         lookup: Lookup | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self._program = program
         self._image = image
@@ -186,12 +194,16 @@ class Emitter:
         self._build = build
         self._callee = callee
         self._lookup = lookup if build.checks is Checks.NONE else None
+        self._recorder = recorder
         self._outline = Outline(program)
         self._functions = frozenset(self._outline.functions)
         self._code = Code()
         self._index = 0
         self._pc = 0
         self._block_first = self._block_last = 0
+        self._block_pc = 0
+        self._last_of: dict[int, int] = {}
+        self._room_last = 0
         self._saved: tuple[int, ...] = ()
         self._calls: list[tuple[int, int]] = []
         self._jumps: list[tuple[int, int]] = []  # where a rel32 is, the pc it leads to
@@ -210,26 +222,26 @@ class Emitter:
         code.data += entry.finish()
         outline = self._outline
         code.starts = outline.starts
-        last_of = outline.blocks(self._helpers)
+        last_of = self._last_of = outline.blocks(self._helpers)
         for index, pc in enumerate(outline.starts):
             if pc in last_of:
                 self._index, self._pc = index, pc
                 if pc in self._functions:
                     self._begin_function(pc)
-                self._bound[pc] = len(code.data)
                 self._begin_block(index, last_of[pc])
                 self._block(index, last_of[pc])
         self._finish()
         return code
 
-    def emit_rest(self, first: int, count: int) -> Code:
-        """The code of `count` instructions of one block, with a stop for want of fuel behind
-        them; what has no place in it is as in `emit`."""
+    def emit_rest(self, first: int, count: int, edge: int | None) -> Code:
+        """The code of the first `count` instructions of a block, not all, with a stop for want of
+        fuel behind them; `edge` leads to it. What has no place in it is as in `emit`."""
         code = self._code
         code.starts = self._outline.starts
         code.offsets = [0] * first
         self._index, self._pc = first, code.starts[first]
-        self._begin_block(first, first + count - 1)
+        self._enter(first, first + count - 1, edge)
+        self._count(first, first + count - 1)
         self._block(first, first + count - 1)
         self._index = first + count
         self._pc = code.starts[self._index]
@@ -241,13 +253,15 @@ class Emitter:
         """The instructions from `first` to `last`."""
         data, offsets, cache = self._code.data, self._code.offsets, self._cache
         starts, insns, functions = self._outline.starts, self._program.insns, self._functions
-        hooked = self._build.hooked
+        hooked, traced = self._build.hooked, self._build.record.trace > 0
         for index in range(first, last + 1):
             insn, pc = insns[index], starts[index]
             self._index, self._pc = index, pc
             offsets.append(len(data))
             if hooked:
                 self._ask(Ask.HOOK)
+            if traced:
+                self._record_before(insn, first, last)
             spec = insn.spec
             kind = spec.kind
             if kind is Kind.ALU and insn.dst != FRAME_POINTER:
@@ -266,6 +280,8 @@ class Emitter:
                     _EMIT[kind](self, insn)
                 else:
                     self._ask(Ask.REFUSE, why=refused)
+            if traced:
+                self._record_after(insn)
         behind = self._pc + insn.slots
         if insn.spec.kind not in _ENDS and (behind in functions or last + 1 == len(insns)):
             what = "another function" if behind in functions else "no instruction"
@@ -311,12 +327,38 @@ class Emitter:
         return b"".join(pop(BPF[number]) for number in reversed(self._saved)) + RET
 
     def _begin_block(self, first: int, last: int) -> None:
-        code = self._code
-        code.ends[first] = self._block_last = last
+        pc = self._pc
+        if not self._build.record.edges:
+            self._bound[pc] = len(self._code.data)
+            self._enter(first, last)
+        else:
+            # Jumps take the fuel where they are, and count their edge; so does what comes here.
+            before = self._program.insns[first - 1] if first else None
+            if before is None or pc in self._functions or self._leads_elsewhere(before):
+                self._enter(first, last)
+            elif before.spec.kind not in _ENDS:
+                self._enter(first, last, self._edge_to(pc))
+            self._bound[pc] = len(self._code.data)
+        self._block_pc = pc
+        self._count(first, last)
+
+    def _enter(self, first: int, last: int, edge: int | None = None) -> None:
+        """Take the fuel for the block, count the `edge` to it (None: from what the state says)."""
+        self._code.ends[first] = self._block_last = last
         self._block_first = first
+        self._come_to(first, last, edge)
+
+    def _come_to(self, first: int, last: int, edge: int | None) -> None:
+        pc = self._outline.starts[first]
         if self._build.fuel:
             count = last - first + 1
-            self._take_fuel(Site(Ask.FUEL, self._pc, first, count - 1, count=count))
+            self._take_fuel(Site(Ask.FUEL, pc, first, count - 1, count=count, edge=edge))
+        if self._build.record.edges:
+            assert self._recorder is not None
+            if edge is None:
+                self._code.data += self._recorder.enter_block(self._program, pc)
+            else:
+                self._code.data += self._recorder.count_edge(edge)
 
     def _take_fuel(self, site: Site) -> None:
         """Take fuel for the site's block; where there is not enough ask, then try again."""
@@ -329,6 +371,89 @@ class Emitter:
             self._land(at)
             self._ask_site(site)
             self._jump_to(again)
+
+        self._late.append(late)
+
+    # --- recording --------------------------------------------------------------------------
+
+    def _count(self, first: int, last: int) -> None:
+        """Count the instructions from `first` to `last`."""
+        if not self._build.record.counts:
+            return
+        assert self._recorder is not None
+        pcs = self._outline.starts[first : last + 1]
+        self._code.data += self._recorder.count_block(self._program, pcs)
+
+    def _edge_to(self, pc: int) -> int:
+        """The edge from the block that is being emitted to that at `pc`."""
+        name = self._program.name
+        return block_number(name, self._block_pc) >> 1 ^ block_number(name, pc)
+
+    def _leads_elsewhere(self, insn: Insn) -> bool:
+        """Whether the block that counts next is not known from the instruction, and the one
+        behind it does not know which counted before."""
+        kind = insn.spec.kind
+        if kind is Kind.CALL:
+            return runs_others(self._helpers.get(insn.imm))
+        return kind is Kind.CALL_LOCAL
+
+    def _leave_block(self) -> None:
+        """Let the state know which block counted last."""
+        if self._build.record.edges:
+            assert self._recorder is not None
+            self._code.data += self._recorder.leave_block(self._program, self._block_pc)
+
+    def _ends_elsewhere(self, insn: Insn) -> bool:
+        """Whether other records may come before the instruction's: room for it is taken when it
+        ended. It is the last of its block."""
+        kind = insn.spec.kind
+        if kind is Kind.CALL:
+            return runs_others(self._helpers.get(insn.imm))
+        return kind in (Kind.LD_ABS, Kind.LD_IND)
+
+    def _record_before(self, insn: Insn, first: int, last: int) -> None:
+        """Take room in the trace where a run of instructions begins."""
+        if self._ends_elsewhere(insn):
+            return
+        index = self._index
+        if (index - first) % RUN == 0:
+            end = last - self._ends_elsewhere(self._program.insns[last])
+            self._room_last = self._code.rooms[index] = min(index + RUN - 1, end)
+            self._take_room(index, self._room_last)
+
+    def _record_after(self, insn: Insn) -> None:
+        """The value of an instruction that changes a register, behind it."""
+        register = changed(insn)
+        if self._ends_elsewhere(insn):
+            self._record_alone(self._index)
+        elif register is not None:
+            assert self._recorder is not None
+            left = self._room_last - self._index
+            self._code.data += self._recorder.record(left, BPF[register])
+
+    def _record_alone(self, index: int) -> None:
+        """The trace of an instruction that has just left r0."""
+        assert self._recorder is not None
+        self._take_room(index, index)
+        self._code.data += self._recorder.record(0, RAX)
+
+    def _take_room(self, first: int, last: int) -> None:
+        assert self._recorder is not None
+        base = self._recorder.place(self._program, 0)
+        insns, starts = self._program.insns, self._outline.starts
+        there, around, joined = self._recorder.room(
+            tuple((base + starts[i], changed(insns[i]) is not None) for i in range(first, last + 1))
+        )
+        data = self._code.data
+        data += there
+        at = self._jump_late(A)
+        back = len(data)
+        data += joined
+
+        def late() -> None:
+            self._land(at)
+            self._code.data += around
+            self._jump_to(back)
 
         self._late.append(late)
 
@@ -369,6 +494,7 @@ class Emitter:
             self._take_fuel(Site(Ask.FUEL, self._pc, self._index, 0, count=1))
         if self._build.hooked:
             self._ask_site(Site(Ask.HOOK, self._pc, self._index, 0))
+        self._count(self._index, self._index)
         self._ask_site(Site(Ask.REFUSE, self._pc, self._index, 0, why=(TrapKind.BAD_PC, why)))
 
     # --- control flow -----------------------------------------------------------------------
@@ -383,6 +509,9 @@ class Emitter:
         target = self._pc + 1 + insn.off
         data = self._code.data
         astray = self._outline.astray(self._pc, target)
+        if astray is None and self._build.record.edges:
+            self._recorded_branch(target, condition)
+            return
         if astray is None and target in self._bound:
             self._backward(self._bound[target], condition)
             return
@@ -400,6 +529,20 @@ class Emitter:
             self._way_out(astray)
 
         self._late.append(late)
+
+    def _recorded_branch(self, target: int, condition: int | None) -> None:
+        """The same where edges are recorded: what belongs to this edge lies on it."""
+        data = self._code.data
+        at = None if condition is None else self._jump_late(condition ^ 1)
+        first = bisect_left(self._outline.starts, target)
+        self._come_to(first, self._last_of[target], self._edge_to(target))
+        if target in self._bound:
+            self._backward(self._bound[target], None)
+        else:
+            self._jumps.append((len(data) + 1, target))
+            data += b"\xe9" + bytes(4)
+        if at is not None:
+            self._land(at)
 
     def _backward(self, offset: int, condition: int | None) -> None:
         data = self._code.data
@@ -422,6 +565,7 @@ class Emitter:
 
     def _exit(self, _: Insn) -> None:
         data = self._code.data
+        self._leave_block()
         if self._build.check_return and bisect_right(self._outline.functions, self._pc) == 1:
             data += b"\x4c\x8d\x1d" + imm32(-7)  # lea r11, [rip]: this instruction
             data += store(self._state.disp(Slot.EXIT_PC), R11)
@@ -442,6 +586,7 @@ class Emitter:
                 self._ask_site(site)
 
             self._late.append(too_deep)
+        self._leave_block()
         data += group(ADD, RBP, FRAME_STRIDE) + b"\xe8"
         called = len(data)
         data += bytes(4)
@@ -465,6 +610,8 @@ class Emitter:
     def _call(self, insn: Insn) -> None:
         helper = self._helpers[insn.imm]
         data = self._code.data
+        if runs_others(helper):
+            self._leave_block()
         if helper.name == "tail_call":
             self._ask(Ask.TAIL_CALL)
             return
@@ -499,8 +646,12 @@ class Emitter:
     def _packet_load(self, _: Insn) -> None:
         site = self._ask(Ask.PACKET)
 
-        def late(leave: bytes = self._leave_function()) -> None:
+        def late(leave: bytes = self._leave_function(), block: int = self._block_pc) -> None:
             site.skip = len(self._code.data)
+            self._block_pc = block
+            self._leave_block()
+            if self._build.record.trace:
+                self._record_alone(site.index)
             self._code.data += leave
 
         self._late.append(late)

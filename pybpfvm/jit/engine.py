@@ -31,7 +31,8 @@ from pybpfvm.isa.semantics import FETCHES
 from pybpfvm.jit.emit import Ask, Build, Callee, Emitter, Site
 from pybpfvm.jit.faults import FAULT_RIP, fault_handler
 from pybpfvm.jit.natives import Natives
-from pybpfvm.jit.options import NOTHING, Checks, Recording
+from pybpfvm.jit.options import Checks
+from pybpfvm.jit.recorder import Recorder
 from pybpfvm.jit.ringcode import NATIVE, RingCode
 from pybpfvm.jit.state import Slot, State
 from pybpfvm.jit.thunks import CFunctions, Thunks
@@ -39,6 +40,7 @@ from pybpfvm.jit.unit import Unit
 from pybpfvm.memory import FRAME_STRIDE, MemoryFault, Region, RegionKind
 from pybpfvm.outline import context_arguments
 from pybpfvm.program import MapType, Program
+from pybpfvm.recording import NOTHING, Recorded, Recording
 from pybpfvm.runcontext import STOPS, RunContext, Stop, trap_of
 from pybpfvm.uring_backend.kernel.direct import Word
 from pybpfvm.uring_backend.kernel.loop import KernelLoop
@@ -64,6 +66,7 @@ class JitEngine(RunContext):
 
     Programs that `trusted` names are compiled without checks, the others with `checks`.
     `counted`: budgets hold and instructions are counted; without, RunResult.insns is 0.
+    `record` is what runs leave in `recorded`.
     Raises InputError where executable memory is refused.
     """
 
@@ -103,6 +106,7 @@ class JitEngine(RunContext):
         self._current: Unit | None = None
         self._faults = fault_handler()
         self._state = state = State(self.memory)
+        self._recorder = Recorder(record, self.memory, state) if record != NOTHING else None
         self._stack = self.memory.alloc_frames(MAX_FRAMES, STACK_BYTES)
         self._thunks = Thunks(state, self.memory.base, self._faults)
         self._asked = self._answer
@@ -144,6 +148,8 @@ class JitEngine(RunContext):
         words[Slot.EXIT_PC] = 0
         if unit.build.checks is not Checks.EXACT:
             self._faults.ensure()
+        if self._recorder is not None:
+            self._recorder.run_begins()
         self._running = True
         self._current = unit
         try:
@@ -160,6 +166,11 @@ class JitEngine(RunContext):
     def executed(self) -> int:
         """Instructions of the current or last run, a started block's included."""
         return self._budget - self._beyond - sign_extend(self._state.words[Slot.FUEL], 64)
+
+    @property
+    def recorded(self) -> Recorded | None:
+        """What runs left: see Engine.recorded."""
+        return self._recorder
 
     def close(self) -> None:
         """Give everything back; twice is fine."""
@@ -182,6 +193,8 @@ class JitEngine(RunContext):
         self._loop_code = None
         self._last = None
         self._thunks.close()
+        if self._recorder is not None:
+            self._recorder.close()
         self._state.close()
         for region in self._stack:
             self.memory.free(region)
@@ -241,6 +254,7 @@ class JitEngine(RunContext):
             build,
             callee or self._callee(build),
             self._natives.lookup if native and self._natives is not None else None,
+            self._recorder,
         )
 
     def _drop_pieces(self) -> None:
@@ -313,7 +327,7 @@ class JitEngine(RunContext):
 
         def address(number: int) -> int | None:
             program = program_of(number)
-            if program is None or self.hook is not None or self._uniform:
+            if program is None or self._uniform or self.hook or self._recorder:
                 return None
             unit = self._loop_units.get(number)
             if unit is None:
@@ -395,6 +409,9 @@ class JitEngine(RunContext):
         else:
             index = unit.index_at(address)
             after = unit.after(index)
+        if self._recorder is not None and (site is None or site.ask is not Ask.FUEL):
+            leaves = site is not None and site.why is not None and site.why[0] is TrapKind.BAD_PC
+            self._note_stop(unit, index, after, 0 if leaves else unit.room(index))
         return self._trap_at(stop, unit, index, after)
 
     def _trap_at(
@@ -412,6 +429,16 @@ class JitEngine(RunContext):
             executed,
         )
 
+    def _note_stop(self, unit: Unit, index: int, after: int, room: int) -> None:
+        """Tell the recorder of a trap at `index`: the `after` instructions behind it in its block
+        were counted and not executed, room in the trace was taken for `room` from it on."""
+        if self._recorder is not None:
+            places = [
+                self._recorder.place(unit.program, pc)
+                for pc in unit.code.starts[index : index + after + 1]
+            ]
+            self._recorder.stopped(places[0], places[1:], room)
+
     def _explain_fault(self) -> None:
         """Raise for a fault of the processor's: what the interpreter would say of the access."""
         words = self._state.words
@@ -422,7 +449,9 @@ class JitEngine(RunContext):
         try:
             self._do_access(insn)
         except STOPS as stop:
-            raise self._trap_at(stop, unit, index, unit.after(index)) from stop
+            after = unit.after(index)
+            self._note_stop(unit, index, after, unit.room(index))
+            raise self._trap_at(stop, unit, index, after) from stop
         raise InternalError(
             f"{unit.program.name}+{unit.pc_of(index)} faulted at {words[Slot.FAULT]:#x}, "
             "which it may access"
@@ -458,15 +487,15 @@ class JitEngine(RunContext):
             return 0
         if fuel == 0:
             raise Stop(TrapKind.BUDGET, f"{self._budget} instructions")
-        return self._rest(unit, site.index, fuel)
+        return self._rest(unit, site, fuel)
 
-    def _rest(self, unit: Unit, index: int, count: int) -> int:
-        """Compile the `count` instructions from `index` on, all in one block, with a stop behind
-        them; where that begins."""
+    def _rest(self, unit: Unit, site: Site, count: int) -> int:
+        """Compile the first `count` instructions of the site's block, with a stop behind them;
+        where that begins."""
         if not self._pieces:  # nothing is compiled behind a piece but pieces
             self._lasting_sites = self._state.sites()
         emitter = self._emitter(unit.program, unit.build)
-        piece = Unit(unit.program, unit.build, emitter.emit_rest(index, count))
+        piece = Unit(unit.program, unit.build, emitter.emit_rest(site.index, count, site.edge))
         self._pieces.append(piece)
         return piece.base
 
@@ -590,6 +619,8 @@ class JitEngine(RunContext):
             if self._tail_calls_left:
                 self._tail_calls_left -= 1
                 target = self.unit(program)
+                if self._recorder is not None:
+                    self._recorder.ended(self._recorder.place(unit.program, site.pc))
                 frame = words[FRAME_POINTER]
                 for number in range(REGISTERS):
                     words[number] = 0
@@ -615,7 +646,14 @@ class JitEngine(RunContext):
         for number, value in enumerate(args, 1):
             words[number] = value & U64
         words[FRAME_POINTER] += FRAME_STRIDE
-        r0 = self._guarded(self._thunks.enter, unit.base + unit.code.entries[target.pc])
+        try:
+            r0 = self._guarded(self._thunks.enter, unit.base + unit.code.entries[target.pc])
+        except Trap:
+            if self._recorder is not None:
+                caller = self._unit_at(saved[Slot.PC])
+                pc = caller.pc_of(caller.index_at(saved[Slot.PC]))
+                self._recorder.ended(self._recorder.place(caller.program, pc))
+            raise
         fuel = words[Slot.FUEL]
         for number, value in enumerate(saved):
             words[number] = value

@@ -1,8 +1,7 @@
-"""What code is compiled to: how it checks memory, and what it records while it runs."""
+"""What code is compiled to: how it checks memory."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
 
@@ -18,20 +17,3 @@ class Checks(Enum):
     NONE = "verified"
     EXACT = "sandboxed"
     PAGES = "paged"
-
-
-@dataclass(frozen=True, slots=True)
-class Recording:
-    """What runs leave behind, for either engine; nothing costs nothing.
-
-    `edges`: an edge-coverage map of EDGE_MAP_BYTES 8-bit counters. `counts`: how often each
-    instruction was executed. `trace`: the last so many instructions, with the value each left in
-    its destination register.
-    """
-
-    edges: bool = False
-    counts: bool = False
-    trace: int = 0
-
-
-NOTHING = Recording()

@@ -44,8 +44,9 @@ class Slot(IntEnum):
     CONTEXT = _next()  # object: what helpers get as their context
     ASK = _next()  # object: what a callout calls
     ZERO = _next()  # object: 0
-    PREVIOUS_EDGE = _next()
-    TRACE_AT = _next()  # bytes written to the trace ring so far
+    PREVIOUS_EDGE = _next()  # number of the block that counted last, shifted right by 1
+    TRACE_AT = _next()  # offset in the trace ring behind the newest run
+    TRACE_END = _next()  # and behind the last one of the time round before
 
 
 SLOTS = next(_numbers)

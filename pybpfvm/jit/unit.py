@@ -19,6 +19,7 @@ class Unit:
         self.pages: Pages = code_area().place(bytes(code.data))
         self.base = self.pages.start
         self._firsts = sorted(code.ends)
+        self._rooms = sorted(code.rooms)
 
     def holds(self, address: int) -> bool:
         """Whether the address lies in this unit, or is where a call at its end returns to."""
@@ -40,6 +41,12 @@ class Unit:
         """How many instructions its block has behind the one at `index`."""
         first = self._firsts[bisect_right(self._firsts, index) - 1]
         return self.code.ends[first] - index
+
+    def room(self, index: int) -> int:
+        """For how many instructions room in the trace is taken when that at `index` is executed,
+        from it on."""
+        place = bisect_right(self._rooms, index) - 1
+        return 0 if place < 0 else max(0, self.code.rooms[self._rooms[place]] - index + 1)
 
     def close(self) -> None:
         """Give the pages back; nothing may run there any more."""

@@ -85,13 +85,22 @@ def rm(
 
 @cache
 def rx(
-    opcode: int, reg: int, base: int, index: int, wide: bool = True, *, byte: bool = False
+    opcode: int,
+    reg: int,
+    base: int,
+    index: int,
+    wide: bool = True,
+    *,
+    byte: bool = False,
+    disp: int = 0,
 ) -> bytes:
-    """`opcode reg, [base + index]`; index is not rsp."""
+    """`opcode reg, [base + index + disp]`; index is not rsp."""
     force = byte and 4 <= reg < 8
     sib = (index & 7) << 3 | base & 7
     mod = 0x44 if base & 7 == 5 else 0x04
     tail = b"\0" if mod == 0x44 else b""
+    if disp:
+        mod, tail = 0x84, imm32(disp)
     modrm = mod | (reg & 7) << 3
     rex = _rex(wide, reg, index, base, force=force)
     return rex + _opcode(opcode) + bytes((modrm, sib)) + tail

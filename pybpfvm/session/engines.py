@@ -10,6 +10,7 @@ from pybpfvm.errors import InputError
 from pybpfvm.helpers.proto import Helper
 from pybpfvm.image import Image
 from pybpfvm.program import Program
+from pybpfvm.recording import NOTHING, Recording
 
 # What hosts and --engine may say. `auto` is the JIT where it can run, else the interpreter.
 ENGINES = ("auto", "interp", "jit")
@@ -61,13 +62,14 @@ def make_engine(
     environment: RunEnvironment,
     *,
     trusted: Callable[[Program], bool] = _nobody,
+    record: Recording = NOTHING,
 ) -> Engine:
     """An engine for the programs of `image`; those that `trusted` names were verified, and may
-    run without checks of their memory accesses."""
+    run without checks of their memory accesses. `record` is what runs leave in `recorded`."""
     if chosen(choice, image) == "jit":
         from pybpfvm.jit.engine import JitEngine
 
-        return JitEngine(image, helpers, environment, trusted=trusted)
+        return JitEngine(image, helpers, environment, trusted=trusted, record=record)
     from pybpfvm.vm.interp import Interpreter
 
-    return Interpreter(image, helpers, environment)
+    return Interpreter(image, helpers, environment, record=record)

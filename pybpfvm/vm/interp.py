@@ -15,7 +15,9 @@ from pybpfvm.image import Image
 from pybpfvm.isa.opcodes import MAX_FRAMES, STACK_BYTES
 from pybpfvm.memory import Region, RegionKind
 from pybpfvm.program import Program
+from pybpfvm.recording import NOTHING, Recorded, Recording
 from pybpfvm.vm.prepare import prepare
+from pybpfvm.vm.recorder import Recorder
 from pybpfvm.vm.run import Run
 from pybpfvm.vm.step import Step
 
@@ -24,16 +26,22 @@ class Interpreter:
     """Runs the programs of `image`; an Engine. A context manager that gives its stack back.
 
     `helpers` are the helpers by the numbers that programs call. `hook`, if set, is called before
-    each instruction; without one there is no cost.
+    each instruction, `record` is what runs leave in `recorded`; without them there is no cost.
     """
 
     def __init__(
-        self, image: Image, helpers: Mapping[int, Helper], environment: RunEnvironment
+        self,
+        image: Image,
+        helpers: Mapping[int, Helper],
+        environment: RunEnvironment,
+        *,
+        record: Recording = NOTHING,
     ) -> None:
         self.image = image
         self.environment = environment
         self.hook: Hook | None = None
         self._helpers = helpers
+        self._recorder = Recorder(record) if record != NOTHING else None
         # Keyed by identity, with the program kept alive: programs hold mappings, so no hash.
         self._prepared: dict[int, tuple[Program, list[Step]]] = {}
         self._stack: list[Region] = []
@@ -55,6 +63,8 @@ class Interpreter:
                 self.image.memory.alloc(STACK_BYTES, RegionKind.STACK, f"frame {depth}")
                 for depth in range(MAX_FRAMES)
             ]
+        if self._recorder is not None:
+            self._recorder.run_begins()
         self._running = True
         try:
             run = Run(
@@ -67,11 +77,17 @@ class Interpreter:
                 budget_insns,
                 packet,
                 self.hook,
+                self._recorder,
             )
             run.execute(0)
         finally:
             self._running = False
         return RunResult(run.regs[0], run.executed)
+
+    @property
+    def recorded(self) -> Recorded | None:
+        """What runs left: see Engine.recorded."""
+        return self._recorder
 
     def close(self) -> None:
         """Give the stack back; twice is fine."""
@@ -90,4 +106,6 @@ class Interpreter:
         if found is None:
             found = (program, prepare(program, self.image, self._helpers))
             self._prepared[id(program)] = found
+            if self._recorder is not None:
+                self._recorder.number(program, found[1], self._helpers)
         return found[1]

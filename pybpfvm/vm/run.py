@@ -22,6 +22,7 @@ from pybpfvm.memory import AddressSpace, Region
 from pybpfvm.profiles.base import CtxHolds
 from pybpfvm.program import Program
 from pybpfvm.runcontext import STOPS, RunContext, Stop, trap_of
+from pybpfvm.vm.recorder import Recorder
 from pybpfvm.vm.step import LEAVE, Step
 
 _POINTERS = (CtxHolds.DATA, CtxHolds.DATA_END, CtxHolds.DATA_META)
@@ -63,11 +64,13 @@ class Run(RunContext):
         budget_insns: int,
         packet: Region | None,
         hook: Hook | None,
+        recorder: Recorder | None,
     ) -> None:
         super().__init__(memory, environment, ctx_addr, packet)
         self.program = program
         self.steps = steps_of(program)
         self.hook = hook
+        self.recorder = recorder
         self.regs = [0] * REGISTERS
         self.frames: list[Frame] = []
         # One for each instruction that may still be executed; callbacks draw from the same.
@@ -90,7 +93,13 @@ class Run(RunContext):
         """Execute steps from `index` on until one leaves. Raises Trap."""
         step = self.steps[index]
         try:
-            if self.hook is None:
+            if self.recorder is not None:
+                for _ in self._tickets:
+                    step = self.steps[index]
+                    index = self._recorded(self.recorder, step)
+                    if index < 0:
+                        return
+            elif self.hook is None:
                 for _ in self._tickets:
                     step = self.steps[index]
                     index = step.handler(self, step)
@@ -109,6 +118,19 @@ class Run(RunContext):
             raise trap_of(
                 stop, self.program, step.pc, step.insn, tuple(self.regs), self.executed
             ) from stop
+
+    def _recorded(self, recorder: Recorder, step: Step) -> int:
+        """Execute a step, seen by the recorder; where to go on."""
+        if self.hook is not None:
+            self.hook(self.program, step.pc, tuple(self.regs), len(self.frames))
+        recorder.begins(step)
+        try:
+            index = step.handler(self, step)
+        except Exception:
+            recorder.ended(step, None)
+            raise
+        recorder.ended(step, self.regs)
+        return index
 
     # Calls.
 

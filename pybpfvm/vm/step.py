@@ -21,6 +21,7 @@ class Step:
     """
 
     __slots__ = (
+        "block",
         "dst",
         "framed",
         "handler",
@@ -30,6 +31,7 @@ class Step:
         "next",
         "off",
         "pc",
+        "place",
         "src",
         "target",
         "width",
@@ -47,4 +49,6 @@ class Step:
         self.next = LEAVE  # index of the step behind
         self.target = LEAVE  # index of the step that a jump or local call leads to
         self.framed = False  # whether a function starts here that has its frame zeroed
+        self.place = 0  # number of the instruction, and of the block that begins here: for those
+        self.block: int | None = None  # who record
         self.meaning: Any = None  # what else the handler needs, see `prepare`
