@@ -1,7 +1,7 @@
 """Run the benchmarks and print their tables; `--json FILE` writes the same figures.
 
-    python -m bench                      all of them
-    python -m bench engines ring         these only
+python -m bench                      all of them
+python -m bench engines ring         these only
 """
 
 from __future__ import annotations

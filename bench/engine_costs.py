@@ -1,7 +1,7 @@
 """What the JIT costs beside the instructions themselves: compiling, entering, helpers, faults,
 instrumentation.
 
-Every figure is the median of the faster half of many small measurements, as in `bench.engines`.
+Every figure is the median of the fastest quarter of many small measurements, as in `bench.engines`.
 """
 
 from __future__ import annotations
