@@ -207,3 +207,4 @@ def makers() -> Iterator[tuple[str, Callable[[], Side]]]:
     yield NATIVE, lambda: NativeSide(NATIVE, "gcc")
     yield "clang-19 -O2", lambda: NativeSide("clang-19 -O2", "clang-19")
     yield KERNEL, KernelSide
+    yield ours("ubpf JIT", chosen_engine("ubpf"))

@@ -11,8 +11,9 @@ from pybpfvm.helpers.proto import Helper
 from pybpfvm.image import Image
 from pybpfvm.program import Program
 
-# What hosts and --engine may say. `auto` is the JIT where it can run, else the interpreter.
-ENGINES = ("auto", "interp", "jit")
+# What hosts and --engine may say. `auto` is the JIT where it can run, else the interpreter; `ubpf`
+# is a peer for comparisons, never chosen unasked.
+ENGINES = ("auto", "interp", "jit", "ubpf")
 
 
 def _nobody(_: Program) -> bool:
@@ -42,6 +43,8 @@ def chosen(choice: str, image: Image) -> str:
         raise InputError(
             f"no engine is called {choice!r}", where="engine", remedy=" or ".join(ENGINES)
         )
+    if choice == "ubpf":
+        _need_ubpf(image)
     if choice not in ("auto", "jit"):
         return choice
     why = "the object is big-endian" if image.object.big_endian else jit_refusal()
@@ -54,6 +57,18 @@ def chosen(choice: str, image: Image) -> str:
     return "interp"
 
 
+def _need_ubpf(image: Image) -> None:
+    from pybpfvm.peers.library import library
+
+    if image.object.big_endian:
+        raise InputError(
+            "libubpf can not run this: the object is big-endian",
+            where="engine",
+            remedy="choose interp or auto",
+        )
+    library()
+
+
 def make_engine(
     choice: str,
     image: Image,
@@ -64,10 +79,15 @@ def make_engine(
 ) -> Engine:
     """An engine for the programs of `image`; those that `trusted` names were verified, and may
     run without checks of their memory accesses."""
-    if chosen(choice, image) == "jit":
+    engine = chosen(choice, image)
+    if engine == "jit":
         from pybpfvm.jit.engine import JitEngine
 
         return JitEngine(image, helpers, environment, trusted=trusted)
+    if engine == "ubpf":
+        from pybpfvm.peers.ubpf import UbpfEngine
+
+        return UbpfEngine(image, helpers, environment, trusted=trusted)
     from pybpfvm.vm.interp import Interpreter
 
     return Interpreter(image, helpers, environment)
