@@ -73,6 +73,7 @@ def _engines() -> dict[str, object]:
         "unit": "million BPF instructions per second",
         "programs": list(engines.PROGRAMS),
         "speeds": {name: dict(values) for name, values in speeds.by_side.items()},
+        "ratios": engines.ratios(speeds),
         "skipped": dict(speeds.skipped),
     }
 

@@ -26,8 +26,8 @@ from bench.sides import (
     makers,
 )
 
-_ROUNDS = 32
-_SECONDS = 0.003  # of each run
+_ROUNDS = 48
+_SECONDS = 0.0015  # of each run
 _CHECKED_TURNS = 3
 _SHORTEST = 1e-3
 
@@ -88,24 +88,37 @@ def _turns_a_second(
     return {name: undisturbed(values) for name, values in found.items()}
 
 
+# Geometric means over programs of speeds as multiples of another side's.
+RATIOS = {
+    f"A-E / {NATIVE}": (NATIVE, PROGRAMS[:5]),
+    f"A-D / {KERNEL}": (KERNEL, PROGRAMS[:4]),
+    f"E-F / {KERNEL}": (KERNEL, PROGRAMS[4:]),
+}
+HEADERS = ("Mi/s", *PROGRAMS, *RATIOS)
+
+
+def ratios(speeds: Speeds) -> dict[str, dict[str, float]]:
+    """The ratios, by what they are and by side; those that can not be had are left out."""
+    found: dict[str, dict[str, float]] = {what: {} for what in RATIOS}
+    for what, (other, programs) in RATIOS.items():
+        for name in speeds.by_side:
+            ratio = speeds.ratio(name, other, programs)
+            if ratio is not None:
+                found[what][name] = ratio
+    return found
+
+
 def rows(speeds: Speeds) -> list[tuple[str, ...]]:
-    """The table, a side a row: its speeds, and its times as multiples of native and kernel."""
-    table = []
-    for name, values in speeds.by_side.items():
-        native = speeds.ratio(name, NATIVE, PROGRAMS[:5])
-        kernel = speeds.ratio(name, KERNEL, PROGRAMS[:4])
-        table.append(
-            (
-                name,
-                *(f"{values[program]:,.0f}" for program in PROGRAMS),
-                "-" if native is None else f"{native:.3g}",
-                "-" if kernel is None else f"{kernel:.3g}",
-            )
+    """The table, a side a row."""
+    by_ratio = ratios(speeds)
+    return [
+        (
+            name,
+            *(f"{values[program]:,.0f}" for program in PROGRAMS),
+            *(f"{by_side[name]:.3g}" if name in by_side else "-" for by_side in by_ratio.values()),
         )
-    return table
-
-
-HEADERS = ("Mi/s", *PROGRAMS, f"A-E / {NATIVE}", f"A-D / {KERNEL}")
+        for name, values in speeds.by_side.items()
+    ]
 
 
 def undisturbed(speeds: Sequence[float]) -> float:
@@ -143,4 +156,4 @@ def _check(sides: Sequence[Side], program: str) -> None:
         raise AssertionError(f"{program}: the sides compute different things: {results}")
 
 
-__all__ = ["HEADERS", "PROGRAMS", "Speeds", "measure", "rows", "slowdowns", "undisturbed"]
+__all__ = ["HEADERS", "PROGRAMS", "Speeds", "measure", "ratios", "rows", "slowdowns", "undisturbed"]

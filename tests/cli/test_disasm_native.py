@@ -32,6 +32,7 @@ def test_bpf_machine_code_and_c_stand_side_by_side(capsys: pytest.CaptureFixture
     out = _shown(capsys, "hash", "--native")
     (line,) = [line for line in out.splitlines() if "r2 ^= r0" in line]
     assert "xor rsi, rax" in line
+    (line,) = [line for line in out.splitlines() if "r0 = map[0][0]+0" in line]
     assert "; state = (state ^ text[at])" in line
 
 
