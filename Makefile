@@ -36,8 +36,9 @@ imports: $(VENV)/.ready
 unit: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2
 
+# Prints its tables and keeps the figures; `make figures` writes the speeds into README.md.
 bench: $(VENV)/.ready
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench --json bench/results.json
 
 # Proofs of the verifier's numeric domains; z3 is needed here only.
 prove: $(VENV)/.ready
@@ -52,7 +53,7 @@ oracle: $(VENV)/.ready
 mutate: $(VENV)/.ready
 	$(BIN)/python -m tests.verifier.mutate
 
-# The table of figures in README.md, from what the campaigns above kept in docs/evidence/.
+# The tables of README.md, from what the campaigns above kept in docs/evidence/ and bench/results.json.
 figures: $(VENV)/.ready
 	$(BIN)/python -m tests.support.evidence
 

@@ -1,38 +1,100 @@
-"""Run every benchmark and print one table; `--json FILE` writes the same figures."""
+"""Run the benchmarks and print their tables; `--json FILE` writes the same figures.
+
+python -m bench                      all of them
+python -m bench engines ring         these only
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
-from bench import domains, interp, ring, startup, verification
+from bench import domains, engine_costs, engines, interp, ring, startup, verification
 from pybpfvm.report.terminal import heading, table
 
-PARTS = (
-    ("Start-up", startup),
-    ("Interpreter", interp),
-    ("Ring", ring),
-    ("Domains", domains),
-    ("Verifier", verification),
-)
+Rows = list[tuple[str, float, str]]
+
+PARTS: dict[str, tuple[str, Callable[[], Rows]]] = {
+    "startup": ("Start-up", startup.run),
+    "costs": ("Costs of the JIT", engine_costs.run),
+    "interp": ("Interpreter", interp.run),
+    "ring": ("Ring", ring.run),
+    "domains": ("Domains", domains.run),
+    "verifier": ("Verifier", verification.run),
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    known = ("engines", *PARTS)
+    parser.add_argument("part", nargs="*", metavar="PART", help=", ".join(known))
     parser.add_argument("--json", metavar="FILE", type=Path)
     args = parser.parse_args()
-    figures: dict[str, dict[str, float]] = {}
-    for title, part in PARTS:
-        rows = part.run()
-        heading(title)
-        table(
-            ("what", "value", "unit"), ((name, f"{value:.3g}", unit) for name, value, unit in rows)
-        )
-        print()
-        figures[title] = {name: value for name, value, _ in rows}
+    unknown = [part for part in args.part if part not in known]
+    if unknown:
+        parser.error(f"no part is called {unknown[0]!r}: {', '.join(known)}")
+    wanted = args.part or known
+    document: dict[str, object] = {"schema": "pybpfvm.bench/2", "machine": _machine()}
+    if "engines" in wanted:
+        document["engines"] = _engines()
+    for name, (title, run) in PARTS.items():
+        if name in wanted:
+            rows = run()
+            heading(title)
+            table(
+                ("what", "value", "unit"),
+                ((what, f"{value:.3g}", unit) for what, value, unit in rows),
+            )
+            print()
+            document[name] = {what: [value, unit] for what, value, unit in rows}
     if args.json:
-        args.json.write_text(json.dumps({"schema": "pybpfvm.bench/1", **figures}, indent=2) + "\n")
+        args.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def _engines() -> dict[str, object]:
+    start = time.monotonic()
+    speeds = engines.measure()
+    heading(f"Engines ({time.monotonic() - start:.0f} s)")
+    table(engines.HEADERS, engines.rows(speeds))
+    for name, why in speeds.skipped.items():
+        print(f"{name}: skipped: {why}")
+    print()
+    return {
+        "unit": "million BPF instructions per second",
+        "programs": list(engines.PROGRAMS),
+        "speeds": {name: dict(values) for name, values in speeds.by_side.items()},
+        "ratios": engines.ratios(speeds),
+        "skipped": dict(speeds.skipped),
+    }
+
+
+def _machine() -> dict[str, object]:
+    """What the figures depend on; `load` is how many processes wanted to run meanwhile."""
+    return {
+        "date": date.today().isoformat(),
+        "cpu": _cpu(),
+        "cpus": os.cpu_count(),
+        "linux": platform.release(),
+        "python": platform.python_version(),
+        "load": os.getloadavg()[0],
+    }
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
 
 
 main()

@@ -9,6 +9,8 @@ from pathlib import Path
 from statistics import median
 
 _OBJECT = Path(__file__).parents[1] / "examples/03_pingpong/prog.v3.bpf.o"
+_ENGINES = Path(__file__).parent / "programs/engines"
+_RUN = ("-m", "pybpfvm", "run", str(_ENGINES / "hundred.bpf.o"), "--quiet", "--engine")
 _ROUNDS = 9
 
 COMMANDS = {
@@ -16,6 +18,8 @@ COMMANDS = {
     "pybpfvm --help": ("-m", "pybpfvm", "--help"),
     "pybpfvm info (small object)": ("-m", "pybpfvm", "info", str(_OBJECT)),
     "pybpfvm verify (small object)": ("-m", "pybpfvm", "verify", str(_OBJECT)),
+    "pybpfvm run (100 instructions, jit)": (*_RUN, "jit"),
+    "pybpfvm run (100 instructions, interp)": (*_RUN, "interp"),
 }
 
 

@@ -28,3 +28,14 @@ for source in "$folder"/*.bpf.c; do
         -Itests/ordinary -Iexamples/include -DIOURING_PROFILE=3 \
         -c "$source" -o "$out/$name.bpf.o"
 done
+
+# What engines are timed with: for them, and once more for a kernel.
+mkdir -p "$out/engines"
+for made in speed:speed: speed.kernel:speed:-DIN_KERNEL hundred:hundred:; do
+    target=${made%%:*} rest=${made#*:}
+    # shellcheck disable=SC2086
+    "$clang" -target bpf -O2 -g -mcpu=v3 -std=gnu17 -Wall -Wextra -Werror -Wno-unused-parameter \
+        -Wno-unused-variable -fno-strict-aliasing -fno-builtin-memcpy \
+        -fdebug-compilation-dir=. -fdebug-prefix-map="$root"=. ${rest#*:} \
+        -c "$folder/engines/${rest%%:*}.bpf.c" -o "$out/engines/$target.bpf.o"
+done

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Sequence
 
 from pybpfvm.cfg import Cfg
 from pybpfvm.cfg import text as cfg_text
@@ -16,9 +15,11 @@ from pybpfvm.cli.common import (
     select_programs,
     target_btf,
 )
+from pybpfvm.cli.output import write
 from pybpfvm.errors import InputError
 from pybpfvm.isa.codec import encode, pcs
 from pybpfvm.isa.disasm import format_insn, format_program
+from pybpfvm.jit.options import Checks
 from pybpfvm.listing import Names
 from pybpfvm.objectfile import detect_abi, read_object
 from pybpfvm.profiles import profile_named, with_helpers
@@ -43,6 +44,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("text", "svg"),
         help="the control-flow graph instead: blocks and where they lead, or a picture",
     )
+    parser.add_argument(
+        "--native",
+        action="store_true",
+        help="what the JIT makes of the program: machine code beside BPF and C",
+    )
+    parser.add_argument(
+        "--checks",
+        choices=[checks.value for checks in Checks],
+        help="with --native, how accesses are checked: as for programs that the verifier "
+        "accepted, as for all others (the default), or by pages",
+    )
     parser.add_argument("-o", "--output", metavar="FILE", help="write to this file")
     add_abi_arguments(parser)
 
@@ -53,29 +65,26 @@ def run(args: argparse.Namespace) -> int:
     if profile is not None:
         profile = with_helpers(profile, overrides(args))
     programs = select_programs(obj, args.program)
-    if args.cfg == "svg":
+    if args.checks is not None and not args.native:
+        raise InputError("it says how --native compiles", where="--checks", remedy="add --native")
+    if args.native:
+        from pybpfvm.cli import disasm_native
+
+        disasm_native.run(args, [program.name for program in programs])
+    elif args.cfg == "svg":
         if not programs:
             raise InputError("the object has no programs", where=obj.path)
         # Made before the file is opened: a graph too large leaves no empty file behind.
         graphs = [Cfg(program, resolve=Names(obj, program, profile)) for program in programs]
         picture = svg(graphs, source=not args.no_source)
-        _write(args.output, lambda: print(picture, end=""))
+        write(args.output, lambda: print(picture, end=""))
     elif args.cfg == "text":
-        _write(args.output, lambda: _print_cfg(args, obj, programs, profile))
+        write(args.output, lambda: _print_cfg(args, obj, programs, profile))
     elif args.json:
-        _write(args.output, lambda: _print_document(args, obj, programs, profile))
+        write(args.output, lambda: _print_document(args, obj, programs, profile))
     else:
-        _write(args.output, lambda: _print_listing(args, obj, programs, profile))
+        write(args.output, lambda: _print_listing(args, obj, programs, profile))
     return 0
-
-
-def _write(path: str | None, show: Callable[[], None]) -> None:
-    """Let `show` print, to the file at `path` if there is one."""
-    if path is None:
-        show()
-        return
-    with open(path, "w", encoding="utf-8") as file, redirect_stdout(file):
-        show()
 
 
 def _print_cfg(

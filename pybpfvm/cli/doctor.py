@@ -109,17 +109,23 @@ def _findings() -> Iterator[Finding]:
     yield Finding("Python", sys.version_info >= (3, 11), version, "use 3.11 or newer", needed=True)
     yield Finding("kernel", True, f"{platform.system()} {platform.release()} {platform.machine()}")
     yield _memory()
+    yield _jit()
     yield from _ring()
     yield _bpf()
     yield _vmlinux()
     yield _clang()
-    for module, purpose in (("hypothesis", "property tests"), ("capstone", "disassembly checks")):
+    yield _ubpf()
+    for module, extra, purpose in (
+        ("llvmlite", "llvm", "engine llvm"),
+        ("capstone", "native", "disasm --native"),
+        ("hypothesis", "dev", "property tests"),
+    ):
         found = importlib.util.find_spec(module) is not None
         yield Finding(
             f"extra: {module}",
             found,
             purpose if found else f"not installed ({purpose})",
-            "pip install 'pybpfvm[dev]'",
+            f"pip install 'pybpfvm[{extra}]'",
         )
 
 
@@ -132,6 +138,38 @@ def _memory() -> Finding:
     except InputError as error:
         return Finding("address space", False, error.reason, error.remedy, needed=True)
     return Finding("address space", True, "two 4 GiB windows can be reserved", needed=True)
+
+
+def _jit() -> Finding:
+    from pybpfvm.errors import InputError
+    from pybpfvm.session.engines import jit_refusal
+
+    refused = jit_refusal()
+    if refused is None:
+        from pybpfvm.jit.faults import fault_handler
+
+        try:
+            fault_handler()
+        except InputError as error:
+            refused = error.reason
+    return Finding(
+        "jit",
+        refused is None,
+        refused or "executable pages and a fault handler can be had",
+        "allow executable memory (SELinux execmem, seccomp); the interpreter runs everything",
+    )
+
+
+def _ubpf() -> Finding:
+    from pybpfvm.errors import InputError
+    from pybpfvm.peers import library
+
+    try:
+        library.library()
+    except InputError as error:
+        remedy = f"{error.remedy}; only comparisons (--engine ubpf) need it"
+        return Finding("libubpf (engine ubpf)", False, error.reason, remedy)
+    return Finding("libubpf (engine ubpf)", True, library.found() or "")
 
 
 def _ring() -> Iterator[Finding]:

@@ -47,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--engine",
         default="auto",
         metavar="NAME",
-        help="what executes the programs: interp, jit, or auto (the default): the JIT where it "
-        "can run",
+        help="what executes the programs: interp, jit, auto (the default): the JIT where it can "
+        "run; or ubpf, a libubpf of the system's, to compare with",
     )
     parser.add_argument(
         "--budget-insns",

@@ -211,6 +211,13 @@ class JitEngine(RunContext):
         """The compiled program. Raises InputError as Image.constant does."""
         return self._prepared(program)[0]
 
+    def names(self) -> Mapping[int, str]:
+        """What lies where compiled code reaches it, by displacement from the window's base."""
+        found = {self._state.disp(slot): slot.name.lower() for slot in Slot}
+        for number in range(6):
+            found[self._state.disp(Slot.HELPER + number)] = f"helper_of_{number}"
+        return found
+
     def _prepared(self, program: Program) -> tuple[Unit, Enter]:
         """The compiled program and its way in."""
         last, hooked = self._last, self.hook is not None

@@ -12,8 +12,9 @@ from pybpfvm.image import Image
 from pybpfvm.program import Program
 from pybpfvm.recording import NOTHING, Recording
 
-# What hosts and --engine may say. `auto` is the JIT where it can run, else the interpreter.
-ENGINES = ("auto", "interp", "jit")
+# What hosts and --engine may say. `auto` is the JIT where it can run, else the interpreter; `ubpf`
+# is a peer for comparisons, never chosen unasked.
+ENGINES = ("auto", "interp", "jit", "ubpf")
 
 
 def _nobody(_: Program) -> bool:
@@ -43,6 +44,8 @@ def chosen(choice: str, image: Image) -> str:
         raise InputError(
             f"no engine is called {choice!r}", where="engine", remedy=" or ".join(ENGINES)
         )
+    if choice == "ubpf":
+        _need_ubpf(image)
     if choice not in ("auto", "jit"):
         return choice
     why = "the object is big-endian" if image.object.big_endian else jit_refusal()
@@ -55,6 +58,18 @@ def chosen(choice: str, image: Image) -> str:
     return "interp"
 
 
+def _need_ubpf(image: Image) -> None:
+    from pybpfvm.peers.library import library
+
+    if image.object.big_endian:
+        raise InputError(
+            "libubpf can not run this: the object is big-endian",
+            where="engine",
+            remedy="choose interp or auto",
+        )
+    library()
+
+
 def make_engine(
     choice: str,
     image: Image,
@@ -65,11 +80,19 @@ def make_engine(
     record: Recording = NOTHING,
 ) -> Engine:
     """An engine for the programs of `image`; those that `trusted` names were verified, and may
-    run without checks of their memory accesses. `record` is what runs leave in `recorded`."""
-    if chosen(choice, image) == "jit":
+    run without checks of their memory accesses. `record` is what runs leave in `recorded`.
+    InputError for what the engine can not do."""
+    engine = chosen(choice, image)
+    if engine == "jit":
         from pybpfvm.jit.engine import JitEngine
 
         return JitEngine(image, helpers, environment, trusted=trusted, record=record)
+    if engine == "ubpf":
+        from pybpfvm.peers.ubpf import UbpfEngine
+
+        if record != NOTHING:
+            raise InputError("libubpf records nothing", where="engine", remedy="choose jit")
+        return UbpfEngine(image, helpers, environment, trusted=trusted)
     from pybpfvm.vm.interp import Interpreter
 
     return Interpreter(image, helpers, environment, record=record)

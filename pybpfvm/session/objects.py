@@ -204,7 +204,7 @@ class LoadedProgram:
         """Run once (or `repeat` times) outside any ring, like `bpftool prog run`.
 
         `ctx` is the context's bytes (zeros by default), `data` a packet, for the types that run on
-        one: a whole Ethernet frame. `engine` is "auto", "interp" or "jit". `after_each` is told the
+        one: a whole Ethernet frame. `engine` is one of ENGINES. `after_each` is told the
         instructions of each run when it has ended. Raises InputError for what the program's type
         can not be run with, and Trap.
         """

@@ -86,6 +86,7 @@ def test_there_is_a_schema_for_each_document() -> None:
     assert NAMES == [
         "asm-1",
         "disasm-1",
+        "disasm-native-1",
         "doctor-1",
         "explain-1",
         "info-1",

@@ -3,6 +3,7 @@
 Each campaign (`make oracle`, `make mutate`, `make prove`, `make bench`) ends by keeping its figures
 in docs/evidence/NAME.json, with when and where. `make figures` (`python -m tests.support.evidence`)
 writes the table between the marks in README.md; a test compares the two. No figure is typed in.
+The table of speeds is made alike, from what `make bench` keeps in bench/results.json.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ EVIDENCE = ROOT / "docs/evidence"
 README = ROOT / "README.md"
 BEGIN = "<!-- figures: written by make figures -->"
 END = "<!-- end of figures -->"
+
+RESULTS = ROOT / "bench/results.json"
+SPEED_BEGIN = "<!-- speed: written by make bench -->"
+SPEED_END = "<!-- end of speed -->"
 
 Row = tuple[str, str]
 
@@ -49,13 +54,46 @@ def table(files: Sequence[Path]) -> str:
     return "\n".join(lines)
 
 
-def with_table(readme: str, made: str) -> str:
+def speed_table(results: Path = RESULTS) -> str:
+    """The speeds of engines as a Markdown table, with what they were measured on."""
+    found = json.loads(results.read_text(encoding="utf-8"))
+    engines, machine = found["engines"], found["machine"]
+    programs, ratios = engines["programs"], engines["ratios"]
+    lines = [
+        f"| million BPF instructions a second | {' | '.join([*programs, *ratios])} |",
+        f"|---|{'---:|' * (len(programs) + len(ratios))}",
+    ]
+    for name, speeds in engines["speeds"].items():
+        cells = [f"{speeds[program]:,.0f}" for program in programs]
+        cells += [_ratio(by_side.get(name)) for by_side in ratios.values()]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += [f"\nNot measured: {name} ({why})." for name, why in engines["skipped"].items()]
+    lines.append(
+        f"\n`make bench`, {machine['date']}, {machine['cpu']}, {machine['cpus']} CPUs, "
+        f"Linux {machine['linux']}, Python {machine['python']}."
+    )
+    return "\n".join(lines)
+
+
+def _ratio(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.1g}"
+
+
+def with_table(readme: str, made: str, begin: str = BEGIN, end: str = END) -> str:
     """The README with what stands between the marks replaced."""
-    before, mark, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    assert mark, f"README.md has no {BEGIN}"
-    assert end, f"README.md has no {END}"
-    return f"{before}{BEGIN}\n{made}\n{END}{after}"
+    before, mark, rest = readme.partition(begin)
+    _, last, after = rest.partition(end)
+    assert mark, f"README.md has no {begin}"
+    assert last, f"README.md has no {end}"
+    return f"{before}{begin}\n{made}\n{end}{after}"
+
+
+def written(readme: str) -> str:
+    """The README with every table made anew."""
+    with_figures = with_table(readme, table(files()))
+    return with_table(with_figures, speed_table(), SPEED_BEGIN, SPEED_END)
 
 
 def files() -> list[Path]:
@@ -64,10 +102,8 @@ def files() -> list[Path]:
 
 
 def main() -> int:
-    """Write the table."""
-    README.write_text(
-        with_table(README.read_text(encoding="utf-8"), table(files())), encoding="utf-8"
-    )
+    """Write the tables."""
+    README.write_text(written(README.read_text(encoding="utf-8")), encoding="utf-8")
     return 0
 
 
