@@ -38,6 +38,7 @@ from pybpfvm.peers.library import (
     taken,
 )
 from pybpfvm.program import Program
+from pybpfvm.recording import Recorded
 from pybpfvm.runcontext import STOPS, RunContext, Stop
 
 _UNKNOWN = frozenset(
@@ -90,6 +91,11 @@ class UbpfEngine(RunContext):
         self._running = False
         self._stopped: BaseException | None = None
         self._said = ""
+
+    @property
+    def recorded(self) -> Recorded | None:
+        """None: libubpf records nothing."""
+        return None
 
     def run(
         self,

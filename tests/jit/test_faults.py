@@ -83,9 +83,11 @@ class Bench:
         try:
             self.run(name)
         except Trap as trap:
-            assert trap.kind is not TrapKind.NULL or trap.addr == 16
-            return trap.kind.name
-        return "none"
+            kind, addr = trap.kind, trap.addr
+        else:
+            return "none"
+        assert kind is not TrapKind.NULL or addr == 16
+        return kind.name
 
     def close(self) -> None:
         """Give everything back."""
