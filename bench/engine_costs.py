@@ -17,10 +17,11 @@ from pybpfvm.errors import Trap
 from pybpfvm.image import Image
 from pybpfvm.isa.asm import assemble
 from pybpfvm.jit.engine import JitEngine
-from pybpfvm.jit.options import Checks, Recording
+from pybpfvm.jit.options import Checks
 from pybpfvm.jit.state import Slot
 from pybpfvm.memory import RegionKind
 from pybpfvm.program import BpfObject, MapSpec, MapType, Program
+from pybpfvm.recording import Recording
 from pybpfvm.session.engines import jit_refusal
 from pybpfvm.session.objects import helpers_of
 

@@ -384,6 +384,8 @@ class JitEngine(RunContext):
         yield from self._pieces
         if self._loop_code is not None:
             yield self._loop_code.code.unit
+        if self._natives is not None:
+            yield self._natives.unit
 
     @property
     def pc(self) -> int:

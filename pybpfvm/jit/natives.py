@@ -11,18 +11,21 @@ import struct
 from pybpfvm.jit.bytecode import Bytecode, assembled
 from pybpfvm.jit.state import State
 from pybpfvm.jit.thunks import Thunks
+from pybpfvm.jit.unit import Unit
 from pybpfvm.maps.array import ArrayMap
+from pybpfvm.maps.hash import HashMap
+from pybpfvm.maps.hashindex import MULTIPLIER, SEED
 from pybpfvm.memory import PAGE, AddressSpace, RegionKind
 from pybpfvm.program import MapType
 
 # The functions of maps.s, in the order in which its first instructions name them.
-ENTRIES = ("array_lookup",)
+ENTRIES = ("array_lookup", "hash_lookup")
 _ARRAY = struct.Struct("<QQQ")
 
 
 def assembled_maps() -> bytes:
     """The instructions of maps.s as bytes."""
-    return assembled("maps", {})
+    return assembled("maps", {"SEED": SEED, "MULTIPLIER": MULTIPLIER})
 
 
 class Natives:
@@ -31,6 +34,7 @@ class Natives:
     def __init__(self, memory: AddressSpace, state: State, thunks: Thunks) -> None:
         self._memory = memory
         self._code = Bytecode("maps", ENTRIES, state, thunks)
+        self.unit: Unit = self._code.unit
         self._region = memory.alloc(PAGE, RegionKind.HOST, "maps as compiled code sees them")
         self._known: dict[int, int] = {}
 
@@ -38,6 +42,9 @@ class Natives:
         """For bpf_map_lookup_elem on the map with this handle: what to pass in its place, and the
         address of the function. None where there is none."""
         found = self._memory.resolve(handle)
+        if isinstance(found, HashMap):
+            index = found.index()
+            return None if index is None else (index.descriptor, self._code.entries["hash_lookup"])
         if not isinstance(found, ArrayMap) or found.spec.type != MapType.ARRAY:
             return None
         if handle not in self._known:

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from errno import E2BIG, EEXIST, ENOENT
 
 from pybpfvm.bits import align_up
+from pybpfvm.errors import InputError
 from pybpfvm.maps.base import MapError
+from pybpfvm.maps.hashindex import MOST_ENTRIES, HashIndex
 from pybpfvm.maps.live import BPF_EXIST, BPF_NOEXIST, LiveMap
 from pybpfvm.maps.slab import Slab
 from pybpfvm.memory import AddressSpace
@@ -61,6 +63,21 @@ class HashMap(LiveMap):
         self._elements: dict[bytes, _Element] = {}
         self._oldest: _Element | None = None
         self._newest: _Element | None = None
+        self._index: HashIndex | None = None
+
+    def index(self) -> HashIndex | None:
+        """The elements where compiled code finds them; None for maps where looking up is more
+        than that (LRU, per CPU), too large ones, and where memory has run out."""
+        plain = self.spec.type == MapType.HASH and self.spec.max_entries <= MOST_ENTRIES
+        if self._index is None and plain:
+            items = ((key, found.addr) for key, found in self._elements.items())
+            try:
+                self._index = HashIndex(
+                    self.memory, self.spec.key_size, self.spec.max_entries, items
+                )
+            except InputError:
+                return None
+        return self._index
 
     def __len__(self) -> int:
         return len(self._elements)
@@ -163,6 +180,8 @@ class HashMap(LiveMap):
             fresh = self._slab.take()
             self._slab.release(found.addr)
             found.addr = fresh
+            if self._index is not None:
+                self._index.put(found.key, fresh)
         self._used(found)
         return found
 
@@ -181,10 +200,14 @@ class HashMap(LiveMap):
             self._newest.newer = element
         self._newest = element
         self._elements[key] = element
+        if self._index is not None:
+            self._index.put(key, addr)
         return element
 
     def _remove(self, element: _Element) -> None:
         del self._elements[element.key]
+        if self._index is not None:
+            self._index.remove(element.key)
         if element.older is None:
             self._oldest = element.newer
         else:
