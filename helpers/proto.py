@@ -89,6 +89,7 @@ class Helper:
     must be released; `releases`: the argument that is given back; `casts`: the result is the same
     object as argument 1, and goes when that goes. `length`: the result is at most the size
     of the memory argument, or an errno. `checked_args`: only the first of a variable number.
+    `steady`: the result is always the same in one environment, so an engine may ask once.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Helper:
     casts: bool = False
     length: bool = False
     checked_args: int = 5
+    steady: bool = False
 
     def args_for(self, program_type: str, attach_type: int) -> tuple[ArgType, ...]:
         """The arguments that a program of this type passes."""

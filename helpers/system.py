@@ -59,6 +59,7 @@ ROWS = (
         RetType.INTEGER,
         get_current_pid_tgid,
         "Process (high half) and thread of the current task: 1 and 1.",
+        steady=True,
     ),
     Helper(
         "get_current_uid_gid",
@@ -66,6 +67,7 @@ ROWS = (
         RetType.INTEGER,
         get_current_uid_gid,
         "Group (high half) and user of the current task: 0 and 0.",
+        steady=True,
     ),
     Helper(
         "get_current_comm",
@@ -75,8 +77,22 @@ ROWS = (
         "Name of the current task: pybpfvm.",
     ),
     Helper("get_prandom_u32", (), RetType.INTEGER, get_prandom_u32, "A pseudo-random u32."),
-    Helper("get_smp_processor_id", (), RetType.INTEGER, get_smp_processor_id, "The CPU's number."),
-    Helper("get_numa_node_id", (), RetType.INTEGER, get_numa_node_id, "The CPU's memory node."),
+    Helper(
+        "get_smp_processor_id",
+        (),
+        RetType.INTEGER,
+        get_smp_processor_id,
+        "The CPU's number.",
+        steady=True,
+    ),
+    Helper(
+        "get_numa_node_id",
+        (),
+        RetType.INTEGER,
+        get_numa_node_id,
+        "The CPU's memory node.",
+        steady=True,
+    ),
     Helper(
         "get_current_task",
         (),

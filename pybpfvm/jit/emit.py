@@ -150,7 +150,14 @@ class Build:
     record: Recording = NOTHING
 
 
-# What to call for a helper: a Python object, or the address of machine code.
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A helper whose result is known: nothing is called."""
+
+    result: int
+
+
+# What to call for a helper: a Python object, or the address of machine code; or it is Known.
 Callee = Callable[[Helper], object]
 # For a map's handle: what its lookup gets in place of it, and the address of the machine code.
 Lookup = Callable[[int], tuple[int, int] | None]
@@ -624,6 +631,11 @@ class Emitter:
         callee = self._callee(helper)
         if isinstance(callee, int):
             data += mov_imm(R11, callee) + call_reg(R11)
+            return
+        if isinstance(callee, Known):
+            data += mov_imm(RAX, callee.result)
+            if self._build.checks is not Checks.NONE:
+                data += _NO_ARGUMENTS
             return
         data += load(R11, self._state.callee(callee))
         data += call_slot(self._state.disp(Slot.HELPER + arguments_used(helper)))

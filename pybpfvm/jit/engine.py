@@ -28,7 +28,7 @@ from pybpfvm.isa.opcodes import (
     Kind,
 )
 from pybpfvm.isa.semantics import FETCHES
-from pybpfvm.jit.emit import Ask, Build, Callee, Emitter, Site
+from pybpfvm.jit.emit import Ask, Build, Callee, Emitter, Known, Site
 from pybpfvm.jit.faults import FAULT_RIP, fault_handler
 from pybpfvm.jit.natives import Natives
 from pybpfvm.jit.options import Checks
@@ -89,7 +89,7 @@ class JitEngine(RunContext):
         self._trusted = trusted
         self._uniform = any(spec.type == MapType.PROG_ARRAY for spec in image.object.maps)
         self._build = Build(fuel=counted, uniform=self._uniform, record=record)
-        self._units: dict[tuple[int, Build, bool], tuple[Unit, Enter]] = {}
+        self._units: dict[tuple[int, Build, bool, int], tuple[Unit, Enter]] = {}
         self._pieces: list[Unit] = []  # compiled for this run only
         self._loop_units: dict[int, Unit] = {}
         self._loop_code: RingCode | None = None
@@ -229,7 +229,7 @@ class JitEngine(RunContext):
         ):
             return last[3], last[4]
         build = self._build_for(program)
-        key = (id(program), build, self.environment.observer is not None)
+        key = (id(program), build, self.environment.observer is not None, self.environment.cpu)
         found = self._units.get(key)
         if found is None:
             unit = self._compiled(program, build)
@@ -292,6 +292,9 @@ class JitEngine(RunContext):
 
         def callee(helper: Helper) -> object:
             key = (helper.name, checked, observed)
+            if helper.steady and not observed:
+                assert helper.impl is not None
+                return Known(helper.impl(self, 0, 0, 0, 0, 0) & U64)
             if key not in self._callees:
                 self._callees[key] = self._wrapped(helper, checked=checked, observed=observed)
             return self._callees[key]
