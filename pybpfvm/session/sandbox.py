@@ -217,7 +217,7 @@ def _scripted(helper: Helper, script: Script) -> Helper:
         impl = _read(name, script)
     elif name in MAY_FAIL and real is not None:
         impl = _may_fail(name, real, script)
-    return helper if impl is None else replace(helper, impl=impl)
+    return helper if impl is None else replace(helper, impl=impl, steady=False)
 
 
 def _number(name: str, script: Script) -> HelperImpl:
