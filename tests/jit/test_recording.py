@@ -244,6 +244,10 @@ CASES = {
         "if r7 != 0 goto l\nr0 = r1\nexit",
         maps=(VALUES,),
     ),
+    "a trap in a block that is jumped to": Case(
+        "r6 = 3\nif r6 == 3 goto a\nexit\na:\nr6 = 4\nr1 = *(u64 *)(r0 + 8)\nr1 += 1\nexit",
+        budgets=range(7),
+    ),
     "no such helper": Case("r6 = 3\ncall 9999\nr6 += 7\nexit"),
     "the frame pointer written": Case("r6 = 3\nr10 += 8\nr6 += 7\nexit"),
     "into nothing": Case("r6 = 3\nr6 += 1\nif r6 == 4 goto +77\nexit"),
