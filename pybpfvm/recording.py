@@ -27,6 +27,7 @@ import zlib
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from pybpfvm.errors import InputError
@@ -87,6 +88,7 @@ class Recorded(Protocol):
         """Forget everything."""
 
 
+@lru_cache(maxsize=1 << 16)
 def block_number(program: str, pc: int) -> int:
     """The 16-bit number of the block that begins at `pc`: the same in every process."""
     # The finalizer of MurmurHash3, which spreads what a CRC leaves close together.

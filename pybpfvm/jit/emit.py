@@ -247,7 +247,8 @@ class Emitter:
         code.starts = self._outline.starts
         code.offsets = [0] * first
         self._index, self._pc = first, code.starts[first]
-        self._enter(first, first + count - 1, edge)
+        self._open_block(first, first + count - 1)
+        self._come_to(first, first + count - 1, edge)
         self._count(first, first + count - 1)
         self._block(first, first + count - 1)
         self._index = first + count
@@ -334,28 +335,28 @@ class Emitter:
         return b"".join(pop(BPF[number]) for number in reversed(self._saved)) + RET
 
     def _begin_block(self, first: int, last: int) -> None:
+        self._open_block(first, last)
         pc = self._pc
         if not self._build.record.edges:
             self._bound[pc] = len(self._code.data)
-            self._enter(first, last)
+            self._come_to(first, last)
         else:
             # Jumps take the fuel where they are, and count their edge; so does what comes here.
             before = self._program.insns[first - 1] if first else None
             if before is None or pc in self._functions or self._leads_elsewhere(before):
-                self._enter(first, last)
+                self._come_to(first, last)
             elif before.spec.kind not in _ENDS:
-                self._enter(first, last, self._edge_to(pc))
+                self._come_to(first, last, self._edge_to(pc))
             self._bound[pc] = len(self._code.data)
         self._block_pc = pc
         self._count(first, last)
 
-    def _enter(self, first: int, last: int, edge: int | None = None) -> None:
-        """Take the fuel for the block, count the `edge` to it (None: from what the state says)."""
-        self._code.ends[first] = self._block_last = last
+    def _open_block(self, first: int, last: int) -> None:
         self._block_first = first
-        self._come_to(first, last, edge)
+        self._code.ends[first] = self._block_last = last
 
-    def _come_to(self, first: int, last: int, edge: int | None) -> None:
+    def _come_to(self, first: int, last: int, edge: int | None = None) -> None:
+        """Take the fuel for a block, count the `edge` to it (None: from what the state says)."""
         pc = self._outline.starts[first]
         if self._build.fuel:
             count = last - first + 1

@@ -26,6 +26,7 @@ from pybpfvm.profiles.detect import Detection, ProgramFacts
 from pybpfvm.profiles.mainline import MAINLINE_NAMES
 from pybpfvm.profiles.ordinary import profile_of_section, unsupported_type
 from pybpfvm.program import BpfObject, MapSpec, Program
+from pybpfvm.recording import NOTHING, Recorded, Recording
 from pybpfvm.session.engines import chosen, make_engine
 from pybpfvm.session.judging import JudgeRequest, judge
 from pybpfvm.session.testrun import TestRun, run_program
@@ -49,20 +50,29 @@ class LoadedObject:
         self.globals = Globals(self)
         self._verdicts: dict[tuple[str, bool], Verdict] = {}
         self._engine: Engine | None = None
-        self._engine_is: tuple[str, Profile] | None = None
+        self._engine_is: tuple[str, Profile, Recording] | None = None
 
-    def engine(self, environment: RunEnvironment, choice: str = "auto") -> Engine:
+    def engine(
+        self, environment: RunEnvironment, choice: str = "auto", record: Recording = NOTHING
+    ) -> Engine:
         """The engine for runs outside any ring, in this environment; it lives as the object, or
-        until a program of another profile is run, or by another engine."""
+        until a program of another profile is run, or by another engine, or recorded otherwise."""
         profile = environment.profile or self.profile
-        wanted = chosen(choice, self.image), profile
+        wanted = chosen(choice, self.image), profile, record
         if self._engine is None or self._engine_is != wanted:
             if self._engine is not None:
                 self._engine.close()
-            self._engine = make_engine(wanted[0], self.image, helpers_of(profile), environment)
+            helpers = helpers_of(profile)
+            self._engine = make_engine(wanted[0], self.image, helpers, environment, record=record)
             self._engine_is = wanted
         self._engine.environment = environment
         return self._engine
+
+    @property
+    def recorded(self) -> Recorded | None:
+        """What the runs of its programs outside any ring left, since they are recorded as the
+        last one was; None if that was not. See `pybpfvm.recording`."""
+        return self._engine.recorded if self._engine is not None else None
 
     def __repr__(self) -> str:
         return f"<LoadedObject {self.object.path}: {', '.join(self.image.programs)}>"
@@ -199,14 +209,15 @@ class LoadedProgram:
         observer: Observer | None = None,
         strict_ctx: bool = True,
         engine: str = "auto",
+        record: Recording = NOTHING,
         after_each: Callable[[int], None] | None = None,
     ) -> TestRun:
         """Run once (or `repeat` times) outside any ring, like `bpftool prog run`.
 
         `ctx` is the context's bytes (zeros by default), `data` a packet, for the types that run on
-        one: a whole Ethernet frame. `engine` is one of ENGINES. `after_each` is told the
-        instructions of each run when it has ended. Raises InputError for what the program's type
-        can not be run with, and Trap.
+        one: a whole Ethernet frame. `engine` is one of ENGINES. `record` is what runs leave in
+        `owner.recorded`. `after_each` is told the instructions of each run when it has ended.
+        Raises InputError for what the program's type can not be run with, and Trap.
         """
         profile = self.profile
         if not profile.runs:
@@ -222,7 +233,7 @@ class LoadedProgram:
             observer=observer,
         )
         return run_program(
-            self.owner.engine(environment, engine),
+            self.owner.engine(environment, engine, record),
             profile,
             self.program,
             ctx,

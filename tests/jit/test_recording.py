@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +30,7 @@ from pybpfvm.recording import (
     Recording,
     block_number,
 )
+from pybpfvm.session import Machine as Session
 from pybpfvm.session.engines import jit_refusal, make_engine
 from pybpfvm.vm.interp import Interpreter
 from tests.support.generate import VALUES_MAP, generate
@@ -243,6 +245,10 @@ CASES = {
         "r6 = map[values][0]+0\nr7 = 3\nl:\n*(u64 *)(r6 + 8) = r7\nr1 = *(u32 *)(r6 + 8)\nr7 -= 1\n"
         "if r7 != 0 goto l\nr0 = r1\nexit",
         maps=(VALUES,),
+    ),
+    "a trap in a block that is jumped to": Case(
+        "r6 = 3\nif r6 == 3 goto a\nexit\na:\nr6 = 4\nr1 = *(u64 *)(r0 + 8)\nr1 += 1\nexit",
+        budgets=range(7),
     ),
     "no such helper": Case("r6 = 3\ncall 9999\nr6 += 7\nexit"),
     "the frame pointer written": Case("r6 = 3\nr10 += 8\nr6 += 7\nexit"),
@@ -478,3 +484,27 @@ def test_engines_that_record_nothing_have_nothing_to_show() -> None:
 def test_a_trace_has_bounds(length: int) -> None:
     with pytest.raises(InputError):
         Recording(trace=length)
+
+
+# Host API.
+
+
+def test_runs_of_loaded_programs_are_recorded() -> None:
+    frame = bytes(12) + b"\x08\0\x45\0" + bytes(30)
+    path = Path(__file__).parents[1] / "ordinary" / "missing.bpf.o"
+    found: list[tuple[bytes, Mapping[str, Mapping[int, int]]]] = []
+    for engine in ("interp", "jit"):
+        with Session() as machine:
+            loaded = machine.load(path)
+            program = loaded["past_the_end"]
+            assert loaded.recorded is None
+            with pytest.raises(Trap) as caught:
+                program.run(data=frame, engine=engine, record=ALL)
+            assert loaded.recorded is not None
+            trap = caught.value
+            assert loaded.recorded.trace[-1] == (trap.program, trap.pc, 0)
+            found.append((loaded.recorded.edges, loaded.recorded.counts))
+            with pytest.raises(Trap):
+                program.run(data=frame, engine=engine)
+            assert loaded.recorded is None
+    assert found[0] == found[1]
