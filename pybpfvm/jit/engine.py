@@ -549,9 +549,9 @@ class JitEngine(RunContext):
             kind = insn.spec.kind
             store = kind not in _LOADS
             start, length = self._address(insn), 1
-            self._check_ctx(start, size, store=store, plain=kind in (Kind.LDX, Kind.LDSX, Kind.STX))
             if kind is Kind.ATOMIC:
                 self._check_ctx(start, size, store=False, plain=True)
+            self._check_ctx(start, size, store=store, plain=kind in (Kind.LDX, Kind.LDSX, Kind.STX))
         self._state.set_site(site.words, start, length)
         return True
 
