@@ -236,13 +236,14 @@ def pointer_arithmetic(env: Environment, insn: Insn, op: AluOp, pc: int, a: Reg,
         pointer, number, ptr_no = a, b, dst
     mark_precise(number)
     assert isinstance(pointer, Pointer)
-    if pointer.type is RegType.PTR_TO_MEM and pointer.trust & Trust.UNTRUSTED:
-        # Loads through it are probed, wherever it points.
-        return pointer
     if insn.spec.width == 32:
         if subtracts and env.options.caps.perfmon:
             return unknown(pc)
         raise _prohibited(f"R{ptr_no} 32-bit pointer arithmetic prohibited", pointer)
+    if pointer.type is RegType.PTR_TO_MEM and pointer.trust & Trust.UNTRUSTED:
+        # Loads through it are probed, wherever it points. Where it is added to a number, the
+        # kernel goes on as if the number were what it was: it is not.
+        return pointer if pointer is a else unknown(pc)
     kind = pointer.type
     if kind in NON_NULL:
         raise Refused(

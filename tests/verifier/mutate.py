@@ -8,32 +8,50 @@ the verifier with one statement changed:
     precision  a number that a decision hangs on is not marked
     forget     what an instruction makes invalid is not forgotten
 
-The corpus judges a mutant first, then the other tests that need no kernel. Prints a table and the
-survivors; exit code 1 if there are more of them than `--allow`.
+All cases and tests run once unchanged, to learn which of them execute the statement of which
+mutant. Those then judge the mutant, cases of the corpus first; tests that take longer
+than `--slowest` seconds are not asked. Prints a table and the survivors; exit code 1 if there are
+more of them than `--allow`.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
-import importlib.util
 import os
 import signal
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import spec_from_loader
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
-from types import ModuleType
+from types import CodeType, ModuleType
+from typing import Any
+
+import pytest
 
 from tests.support.evidence import keep
 
 ROOT = Path(__file__).parents[2]
 VERIFIER = ROOT / "verifier"
-TESTS = ROOT / "tests/verifier"
+# Tests of verdicts. The corpus is asked directly; the domains have mutants of their own.
+TESTS = (
+    "tests/verifier",
+    "tests/report/test_rulebook.py",
+    "tests/session/test_witness.py",
+    "tests/session/test_judging.py",
+)
+NOT_ASKED = (
+    "tests/verifier/domains",
+    "tests/verifier/test_corpus.py",
+    "tests/verifier/test_mutation.py",
+)
 TIMEOUT_S = 240
 _REFUSING = frozenset({"Refused", "forbidden", "unsupported"})
 _FORGETTING = frozenset({"forget_packet", "_release", "release", "invalidate"})
@@ -103,54 +121,148 @@ class _Change(ast.NodeTransformer):
         return self.generic_visit(node)
 
 
-def install(mutant: Mutant) -> None:
-    """Put the changed module where imports find it; nothing may have imported it yet."""
-    dotted = mutant.file.removesuffix(".py").replace("/", ".")
-    name = "pybpfvm.verifier." + dotted.removesuffix(".__init__")
-    assert name not in sys.modules, name
-    change = _Change(mutant)
-    tree = change.visit(ast.parse((VERIFIER / mutant.file).read_text()))
-    assert change.done, mutant
-    assert isinstance(tree, ast.Module)
-    ast.fix_missing_locations(tree)
-    spec = importlib.util.find_spec(name)
-    assert spec is not None
-    module: ModuleType = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    exec(compile(tree, str(VERIFIER / mutant.file), "exec"), module.__dict__)
+class _Probes(ast.NodeTransformer):
+    """Reports each statement that has a mutant, before it is executed."""
+
+    def __init__(self, file: str, numbers: Mapping[Mutant, int]) -> None:
+        self.file = file
+        self.numbers = numbers
+
+    def visit(self, node: ast.AST) -> Any:
+        kind = _kind(node, Path(self.file).name)
+        if not kind or not isinstance(node, ast.stmt):
+            return self.generic_visit(node)
+        for mutant, number in self.numbers.items():
+            if (mutant.kind, mutant.file, mutant.line) == (kind, self.file, node.lineno):
+                (probe,) = ast.parse(f"__import__('sys').reached({number})").body
+                return [probe, node]
+        return node
 
 
-def fate(mutant: Mutant) -> tuple[Mutant, str]:
+class _Changed(SourceFileLoader):
+    """Loads a module of the verifier with its tree changed."""
+
+    def __init__(self, name: str, path: str, change: ast.NodeTransformer) -> None:
+        super().__init__(name, path)
+        self.change = change
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        tree = ast.fix_missing_locations(self.change.visit(ast.parse(self.get_data(path))))
+        return compile(tree, path, "exec")
+
+
+class _Finder(MetaPathFinder):
+    """Finds the modules of the verifier that are to be changed, by the change of each file."""
+
+    def __init__(self, changes: Mapping[str, ast.NodeTransformer]) -> None:
+        self.changes = {_module(file): (file, change) for file, change in changes.items()}
+        assert not self.changes.keys() & sys.modules.keys(), "imported already"
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """As importlib's."""
+        if name not in self.changes:
+            return None
+        file, change = self.changes[name]
+        return spec_from_loader(name, _Changed(name, str(VERIFIER / file), change))
+
+
+def _module(file: str) -> str:
+    return "pybpfvm.verifier." + file.removesuffix(".py").replace("/", ".")
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A mutant with the cases (by number) and tests (by id, the quick ones first) that execute its
+    statement."""
+
+    mutant: Mutant
+    cases: Sequence[int]
+    tests: Sequence[str]
+
+
+def judged(chosen: Sequence[Mutant], slowest: float) -> list[Judged]:
+    """Runs all cases and tests once, unchanged: what does not execute a statement can not notice
+    that it is gone. Tests that take longer than `slowest` seconds are left out. Raises
+    AssertionError if one fails. In a process of its own."""
+    _silent()
+    numbers = {mutant: number for number, mutant in enumerate(chosen)}
+    by_number: dict[int, set[Any]] = defaultdict(set)
+    now: list[Any] = [None]
+    setattr(sys, "reached", lambda number: by_number[number].add(now[0]))  # noqa: B010
+    files = {mutant.file for mutant in chosen}
+    sys.meta_path.insert(0, _Finder({file: _Probes(file, numbers) for file in files}))
+    wrong = _first_case(None, now)
+    assert not wrong, wrong
+    seconds: dict[str, float] = defaultdict(float)
+    failed: list[str] = []
+
+    class Watch:
+        def pytest_runtest_logstart(self, nodeid: str) -> None:
+            now[0] = nodeid
+
+        def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+            seconds[report.nodeid] += report.duration
+            if report.failed:
+                failed.append(report.nodeid)
+
+    _pytest(Watch())
+    assert not failed, failed
+    quick = {nodeid for nodeid, took in seconds.items() if took <= slowest}
+    return [
+        Judged(
+            mutant,
+            sorted(by for by in by_number[number] if isinstance(by, int)),
+            sorted(quick & by_number[number], key=seconds.__getitem__),
+        )
+        for mutant, number in numbers.items()
+    ]
+
+
+def fate(one: Judged) -> tuple[Judged, str]:
     """What noticed the mutant: a case of the corpus, a test, a time-out; "" if nothing did.
 
     In a process of its own.
     """
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, 1)
-    os.dup2(devnull, 2)
+    mutant = one.mutant
+    _silent()
     signal.signal(signal.SIGALRM, _too_late)
     signal.alarm(TIMEOUT_S)
     try:
-        install(mutant)
-        return mutant, _first_case() or _first_test()
+        sys.meta_path.insert(0, _Finder({mutant.file: _Change(mutant)}))
+        return one, _first_case(one.cases) or _first_test(one.tests)
     except TimeoutError:
-        return mutant, "time-out"
+        return one, "time-out"
     except AssertionError as error:
-        return mutant, f"assertion: {error}"
+        return one, f"assertion: {error}"
     except Exception as error:
-        return mutant, f"{type(error).__name__}: {error}"
+        return one, f"{type(error).__name__}: {error}"
+
+
+def _silent() -> None:
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 1)
+    os.dup2(devnull, 2)
 
 
 def _too_late(*_: object) -> None:
     raise TimeoutError
 
 
-def _first_case() -> str:
+def _first_case(numbers: Sequence[int] | None, now: list[Any] | None = None) -> str:
+    """The first case, of those with these numbers, with another verdict than it should have; the
+    number of each goes to `now`."""
     from pybpfvm.verifier.verify import Options, verify
     from tests.support.verifier_cases import corpus
     from tests.verifier.test_corpus import BUDGET_INSNS, disagreement
 
-    for case in corpus():
+    cases = corpus()
+    for number in range(len(cases)) if numbers is None else numbers:
+        case = cases[number]
+        if now is not None:
+            now[0] = number
         options = Options(budget_insns=BUDGET_INSNS, caps=case.caps)
         verdict = verify(case.program, case.object, case.profile, options=options)
         if disagreement(case, verdict):
@@ -158,22 +270,36 @@ def _first_case() -> str:
     return ""
 
 
-def _first_test() -> str:
-    import pytest
-
+def _first_test(nodeids: Sequence[str]) -> str:
+    """The first of these tests that fails, asked in this order."""
+    place = {nodeid: number for number, nodeid in enumerate(nodeids)}
     failed: list[str] = []
 
     class Watch:
+        def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+            items[:] = [item for item in items if item.nodeid in place]
+            items.sort(key=lambda item: place[item.nodeid])
+
         def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
             if report.failed:
                 failed.append(report.nodeid)
 
-    options = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not kernel_bpf"]
-    ignored = [f"--ignore={TESTS / name}" for name in ("test_corpus.py", "domains")]
-    code = pytest.main([*options, *ignored, f"--rootdir={ROOT}", str(TESTS)], plugins=[Watch()])
+    if not nodeids:
+        return ""
+    files = sorted({nodeid.partition("::")[0] for nodeid in nodeids})
+    code = _pytest(Watch(), "-x", paths=files)
     if failed:
         return f"test: {failed[0]}"
     return "" if code == pytest.ExitCode.OK else f"pytest: {code}"
+
+
+def _pytest(plugin: object, *options: str, paths: Sequence[str] = TESTS) -> int:
+    always = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--timeout={TIMEOUT_S // 2}"]
+    ignored = [f"--ignore={ROOT / name}" for name in NOT_ASKED]
+    wanted = [str(ROOT / path) for path in paths]
+    return pytest.main(
+        [*always, *options, *ignored, f"--rootdir={ROOT}", *wanted], plugins=[plugin]
+    )
 
 
 def main() -> int:
@@ -182,6 +308,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="mutants whose line has this text")
     parser.add_argument("--sample", type=int, default=0, help="so many, chosen by --seed")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--slowest", type=float, default=2, help="seconds of a test that is asked")
     parser.add_argument("--allow", type=int, default=0, help="survivors that are no failure")
     args = parser.parse_args()
     chosen = [mutant for mutant in mutants() if args.only in str(mutant)]
@@ -191,14 +318,16 @@ def main() -> int:
     start = time.monotonic()
     made: Counter[str] = Counter()
     noticed: Counter[str] = Counter()
-    survivors: list[Mutant] = []
+    survivors: list[Judged] = []
     with get_context("fork").Pool(args.j, maxtasksperchild=1) as pool:
-        for mutant, by in pool.imap_unordered(fate, chosen, chunksize=1):
-            made[mutant.kind] += 1
-            noticed[mutant.kind] += bool(by)
+        jobs = pool.apply(judged, (chosen, args.slowest))
+        print(f"which run what: {time.monotonic() - start:.0f} s", flush=True)
+        for one, by in pool.imap_unordered(fate, jobs, chunksize=1):
+            made[one.mutant.kind] += 1
+            noticed[one.mutant.kind] += bool(by)
             if not by:
-                survivors.append(mutant)
-            print(f"{'survives' if not by else 'noticed '} {mutant}  [{by}]", flush=True)
+                survivors.append(one)
+            print(f"{'survives' if not by else 'noticed '} {one.mutant}  [{by}]", flush=True)
     print(f"\n{'kind':10} {'mutants':>8} {'noticed':>8}")
     for kind in sorted(made):
         print(f"{kind:10} {made[kind]:8} {noticed[kind]:8}")
@@ -212,8 +341,9 @@ def main() -> int:
         keep(
             "mutate", "make mutate", [("rules switched off one at a time, noticed by a test", text)]
         )
-    for mutant in sorted(survivors, key=lambda one: (one.file, one.line)):
-        print(f"survives: {mutant}")
+    for one in sorted(survivors, key=lambda one: (one.mutant.file, one.mutant.line)):
+        asked = f"{len(one.cases)} cases, {len(one.tests)} tests"
+        print(f"survives: {one.mutant}  [{asked} execute it]")
     return 1 if len(survivors) > args.allow else 0
 
 

@@ -175,7 +175,7 @@ def check_access(env: Environment, pointer: Reg, number: int, off: int, size: in
                 else "bpf_per_cpu_ptr or bpf_this_cpu_ptr first",
                 culprit=pointer,
             )
-    return btfwalk.walk(btf, pointer.btf_id, off, size, pointer.trust)
+    return btfwalk.walk(btf, pointer.btf_id, off, size)
 
 
 def context_store(pointer: Reg, number: int, off: int, size: int) -> Refused:

@@ -52,12 +52,12 @@ def struct_name(btf: Btf, type_id: int) -> str:
     return btf.name(type_id) or "(anon)"
 
 
-def walk(btf: Btf, type_id: int, off: int, size: int, trust: Trust = Trust.NONE) -> Reached:
+def walk(btf: Btf, type_id: int, off: int, size: int) -> Reached:
     """What an access of `size` bytes at `off` (not negative) of a struct finds there.
 
     Raises Refused where no member holds all of the bytes.
     """
-    union = trust & Trust.UNTRUSTED
+    union = Trust.NONE
     for _ in range(_MAX_DEPTH):
         found = btf.type(type_id)
         assert isinstance(found, Struct | Union), found
