@@ -102,6 +102,8 @@ def _loaded(
         return usermem.from_map(env, pointer, off, value) if env.traces else value
     if kind is btfptr.BTF_ID:
         return btfptr.load(env, state, pointer, number, off, size, signed, pc)
+    if kind is RegType.CONST_PTR_TO_MAP and env.profile.ring is None:
+        raise btfptr.load_map(env, pointer, number, off, size, pc)
     if kind is RegType.PTR_TO_CTX and is_btf_typed(env.profile):
         return btfptr.load_argument(env, pointer, number, off, size, pc)
     if kind is RegType.PTR_TO_CTX:

@@ -10,6 +10,7 @@ Kernel Documentation/bpf/kfuncs.rst (trusted pointers), graph of the running ker
 from __future__ import annotations
 
 from pybpfvm.btf.types import Btf, BtfKind, Ptr, Struct
+from pybpfvm.program import MapType
 from pybpfvm.verifier.checks import check_ctx_pointer, check_region
 from pybpfvm.verifier.domains.scalar import load_result
 from pybpfvm.verifier.environment import Environment
@@ -132,6 +133,38 @@ def load(
         return scalar(load_result(size, signed), pc)
     trust, nullable = _inherited(env, state, pointer, reached)
     return pointer_to(env, pc, reached.btf_id, trust, nullable=nullable)
+
+
+# What the kernel's own structs are that maps of a type are handles of.
+_MAP_STRUCTS = {
+    MapType.ARRAY: "bpf_array",
+    MapType.PERCPU_ARRAY: "bpf_array",
+    MapType.PROG_ARRAY: "bpf_array",
+    MapType.PERF_EVENT_ARRAY: "bpf_array",
+    MapType.ARRAY_OF_MAPS: "bpf_array",
+    MapType.HASH: "bpf_htab",
+    MapType.PERCPU_HASH: "bpf_htab",
+    MapType.LRU_HASH: "bpf_htab",
+    MapType.LRU_PERCPU_HASH: "bpf_htab",
+    MapType.HASH_OF_MAPS: "bpf_htab",
+    MapType.RINGBUF: "bpf_ringbuf_map",
+    MapType.QUEUE: "bpf_queue_stack",
+    MapType.STACK: "bpf_queue_stack",
+    MapType.LPM_TRIE: "lpm_trie",
+}
+
+
+def load_map(env: Environment, pointer: Reg, number: int, off: int, size: int, pc: int) -> Refused:
+    """The refusal of a load through the handle of a map. Kernels let programs read the struct
+    behind it, which maps here do not have."""
+    assert pointer.map is not None
+    name = _MAP_STRUCTS.get(MapType(pointer.map.type))
+    btf_id = None
+    if name is not None and env.target is not None:
+        btf_id = env.target.find(name, BtfKind.STRUCT)
+    if btf_id is not None:
+        check_access(env, Pointer(BTF_ID, pc, btf_id=btf_id), number, off, size)
+    return unsupported(f"reading the kernel's own fields of map {pointer.map.name}")
 
 
 def check_access(env: Environment, pointer: Reg, number: int, off: int, size: int) -> Reached:
