@@ -67,19 +67,21 @@ class KernelRules:
 
     `uninit_stack`: stack bytes never written may be read (since 6.3). `lookup_never_null`: looking
     up a constant index inside an array gives no NULL (since 6.14). `tracks_all`: more arithmetic
-    is followed than the kernel follows (division, shifts by unknown counts). `version`: code that
-    is newer is refused (verifier/newer.py).
+    is followed than the kernel follows (division, shifts by unknown counts). `forgets_ranges`: of a
+    number that has none of the bits it was tested for only the bits are known. `version`: code
+    that is newer is refused (verifier/newer.py).
     """
 
     version: tuple[int, int] = (6, 18)
     uninit_stack: bool = True
     lookup_never_null: bool = True
     tracks_all: bool = False
+    forgets_ranges: bool = True
 
 
 RULES_618 = KernelRules()
 # The kernels of the 2021 prototype: 5.12 to 5.15.
-RULES_2021 = KernelRules((5, 15), uninit_stack=False, lookup_never_null=False)
+RULES_2021 = KernelRules((5, 15), uninit_stack=False, lookup_never_null=False, forgets_ranges=False)
 
 
 # Licences that a kernel takes for compatible with the GPL.

@@ -55,7 +55,8 @@ def prepare_jump(env: Environment, insn: Insn, pc: int) -> JumpStep:
     dst, src = insn.dst, insn.src
     register = insn.spec.operand is Operand.X
     constant = scalar(Scalar.const(insn.imm), pc)
-    jumps, goes_on = arms_of(op, width)
+    forgets = env.rules.forgets_ranges and not env.rules.tracks_all
+    jumps, goes_on = arms_of(op, width, forgets=forgets)
 
     def step(state: State) -> Arms:
         regs = state.frame.regs

@@ -135,12 +135,10 @@ def _shift64(op: AluOp, on_tnum: ShiftTnumOp, on_range: ShiftIntervalOp) -> Tran
         smin, smax, umin, umax = on_range((a.smin, a.smax, a.umin, a.umax), least, most, U64)
         low = _ANY32
         if left:
-            if least >= LOW_BITS:
-                # The high half is lost: the word shifted may as well be its low half, extended
-                # with zeros or with its sign.
-                high = on_range((a.s32min, a.s32max, a.u32min, a.u32max), least, most, U64)
-                smin, smax = max(smin, high[0]), min(smax, high[1])
-                umin, umax = max(umin, high[2]), min(umax, high[3])
+            if least == most == LOW_BITS:
+                # A low half is extended: its bounds are what is known of the result's high half.
+                smin, smax = a.s32min << LOW_BITS, a.s32max << LOW_BITS
+                umin, umax = a.u32min << LOW_BITS, a.u32max << LOW_BITS
             elif most < LOW_BITS:
                 low = on_range(_low(a), least, most, U32)
         return sync(value, mask, smin, smax, umin, umax, *low) or UNKNOWN

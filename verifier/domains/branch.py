@@ -29,9 +29,15 @@ def branch(op: JmpOp, width: int, a: Scalar, b: Scalar) -> tuple[Pair | None, Pa
     return taken(a, b), not_taken(a, b)
 
 
-def arms_of(op: JmpOp, width: int) -> tuple[Refine, Refine]:
-    """The two refinements themselves, for callers that prepare instructions once."""
-    return (ARMS64 if width == BITS else ARMS32)[op]
+def arms_of(op: JmpOp, width: int, *, forgets: bool = False) -> tuple[Refine, Refine]:
+    """The two refinements themselves, for callers that prepare instructions once.
+
+    `forgets`: where JSET does not jump, ranges are lost, as kernels lose them.
+    """
+    taken, not_taken = (ARMS64 if width == BITS else ARMS32)[op]
+    if forgets and op is JmpOp.JSET:
+        not_taken = _forgetting(U64 if width == BITS else U32)
+    return taken, not_taken
 
 
 def _less64(a: Scalar, b: Scalar) -> Pair | None:
@@ -219,6 +225,30 @@ def _share_none(word: int) -> Refine:
         return _both(_with_bits(a, 0, b.value & word), _with_bits(b, 0, a.value & word))
 
     return refine
+
+
+def _forgetting(word: int) -> Refine:
+    """a & b is 0, in the bits of `word`. Only a constant teaches what the other has not, which is
+    then known by its bits alone."""
+
+    def refine(a: Scalar, b: Scalar) -> Pair | None:
+        if a.value & b.value & word:
+            return None
+        if not b.mask & word:
+            return _both(_bits_alone(a, b.value & word), b)
+        if not a.mask & word:
+            return _both(a, _bits_alone(b, a.value & word))
+        return a, b
+
+    return refine
+
+
+def _bits_alone(a: Scalar, zeros: int) -> Scalar | None:
+    """What the bits of `a` tell where those of `zeros`, none of which is known to be 1, are 0."""
+    if not a.mask:
+        return a
+    low, low32 = -SIGN64, -SIGN32
+    return sync(a.value, a.mask & ~zeros, low, ~low, 0, U64, low32, ~low32, 0, U32)
 
 
 def _with_bits(a: Scalar, ones: int, zeros: int) -> Scalar | None:

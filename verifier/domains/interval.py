@@ -84,25 +84,17 @@ def and_(a: Interval, b: Interval, full: int) -> Interval:
 def or_(a: Interval, b: Interval, full: int) -> Interval:
     """Setting bits never makes an unsigned number smaller, nor adds one above both top bits.
 
-    Signed, the result is negative if either is, and setting bits brings it nearer to -1.
+    Of the sign kernels follow what the unsigned range tells, here as in `xor`.
     """
-    asmin, asmax, aumin, aumax = a
-    bsmin, bsmax, bumin, bumax = b
-    return (
-        min(asmin, bsmin),
-        -1 if asmax < 0 or bsmax < 0 else (1 << (asmax | bsmax).bit_length()) - 1,
-        aumin if aumin > bumin else bumin,
-        (1 << (aumax | bumax).bit_length()) - 1,
-    )
+    half = full >> 1
+    low = a[2] if a[2] > b[2] else b[2]
+    return -half - 1, half, low, (1 << (a[3] | b[3]).bit_length()) - 1
 
 
 def xor(a: Interval, b: Interval, full: int) -> Interval:
-    """Leading bits that are all alike, in either operand, are all alike in the result."""
-    asmin, asmax, _, aumax = a
-    bsmin, bsmax, _, bumax = b
-    ends = (end if end >= 0 else ~end for end in (asmin, asmax, bsmin, bsmax))
-    span = 1 << max(ends).bit_length()
-    return -span, span - 1, 0, (1 << (aumax | bumax).bit_length()) - 1
+    """Above both top bits there is none in the result."""
+    half = full >> 1
+    return -half - 1, half, 0, (1 << (a[3] | b[3]).bit_length()) - 1
 
 
 def div(a: Interval, b: Interval, full: int) -> Interval:
@@ -162,14 +154,18 @@ def smod(a: Interval, b: Interval, full: int) -> Interval:
 
 
 def lsh(a: Interval, least: int, most: int, full: int) -> Interval:
-    """Shift left by `least` to `most` bits, both below the width."""
+    """Shift left by `least` to `most` bits, both below the width.
+
+    What is negative, or whose top bit may be shifted to the sign or beyond, loses its ranges, for
+    that is what kernels do.
+    """
     smin, smax, umin, umax = a
     half = full >> 1
-    slow = min(smin << least, smin << most)
-    shigh = max(smax << least, smax << most)
-    if slow < -half - 1 or shigh > half:
+    if smin < 0 or smax << most > half:
         slow, shigh = -half - 1, half
-    if umax << most > full:
+    else:
+        slow, shigh = smin << least, smax << most
+    if umax > (half + 1) >> most:
         return slow, shigh, 0, full
     return slow, shigh, umin << least, umax << most
 
