@@ -562,14 +562,8 @@ def _take_alloc_size(call: _Call, reg: Reg, number: int) -> None:
             culprit=reg,
         )
     mark_precise(reg)
-    if reg.var.value >= checks.MAX_VAR_OFF:
-        raise forbidden(
-            Rule.HELPER_ARG,
-            f"R{number} is {reg.var.value}, too large a size",
-            reason="no record is that large",
-            culprit=reg,
-        )
-    call.alloc_size = reg.var.value
+    # Kernels keep 32 bits of it. No ring buffer is that large: there is never such a record.
+    call.alloc_size = reg.var.value & U32
 
 
 def _check_fixed(call: _Call, number: int) -> None:

@@ -7,6 +7,7 @@ the verifier with one statement changed:
     cover      the comparison of states says that a difference does not matter
     precision  a number that a decision hangs on is not marked
     forget     what an instruction makes invalid is not forgotten
+    gap        a feature that has no rules is not named
 
 All cases and tests run once unchanged, to learn which of them execute the statement of which
 mutant. Those then judge the mutant, cases of the corpus first; tests that take longer
@@ -53,7 +54,7 @@ NOT_ASKED = (
     "tests/verifier/test_mutation.py",
 )
 TIMEOUT_S = 240
-_REFUSING = frozenset({"Refused", "forbidden", "unsupported"})
+_REFUSING = frozenset({"Refused", "forbidden"})
 _FORGETTING = frozenset({"forget_packet", "_release", "release", "invalidate"})
 _UNJUDGED = frozenset({"contract_parse.py", "loadcheck.py"})  # no verdicts come from here
 
@@ -89,6 +90,8 @@ def mutants() -> Iterator[Mutant]:
 def _kind(node: ast.AST, file: str) -> str:
     if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
         name = getattr(node.exc.func, "id", getattr(node.exc.func, "attr", ""))
+        if name == "unsupported":
+            return "gap"
         return "refusal" if name in _REFUSING or name.startswith("_") else ""
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Yield | ast.YieldFrom):
         return "refusal" if file == "structure.py" else ""
@@ -302,6 +305,15 @@ def _pytest(plugin: object, *options: str, paths: Sequence[str] = TESTS) -> int:
     )
 
 
+_RULES = "rules switched off one at a time, noticed by a test"
+
+
+def _share(noticed: Counter[str], made: Counter[str]) -> str:
+    """How many of those made were noticed."""
+    seen = sum(noticed[kind] for kind in made)
+    return f"{seen} of {made.total()} ({100 * seen / max(made.total(), 1):.1f} %)"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="mutate", description=__doc__)
     parser.add_argument("-j", type=int, default=os.cpu_count() or 1, help="processes")
@@ -331,16 +343,15 @@ def main() -> int:
     print(f"\n{'kind':10} {'mutants':>8} {'noticed':>8}")
     for kind in sorted(made):
         print(f"{kind:10} {made[kind]:8} {noticed[kind]:8}")
-    share = 100 * sum(noticed.values()) / max(sum(made.values()), 1)
-    print(f"{'all':10} {sum(made.values()):8} {sum(noticed.values()):8}  {share:.1f} %")
+    print(f"all: {_share(noticed, made)}")
     print(f"{time.monotonic() - start:.0f} s")
-    if not args.only:
-        text = f"{sum(noticed.values())} of {sum(made.values())} ({share:.1f} %)"
-        if args.sample:
-            text += f", chosen from {len(list(mutants()))}"
-        keep(
-            "mutate", "make mutate", [("rules switched off one at a time, noticed by a test", text)]
-        )
+    if not args.only and not args.sample:
+        gaps = Counter({"gap": made["gap"]})
+        rows = [
+            (_RULES, _share(noticed, made - gaps)),
+            ("features without rules not named, noticed by a test", _share(noticed, gaps)),
+        ]
+        keep("mutate", "make mutate", rows)
     for one in sorted(survivors, key=lambda one: (one.mutant.file, one.mutant.line)):
         asked = f"{len(one.cases)} cases, {len(one.tests)} tests"
         print(f"survives: {one.mutant}  [{asked} execute it]")

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_there_are_mutants_of_every_kind() -> None:
     kinds = [mutant.kind for mutant in mutants()]
-    assert set(kinds) == {"refusal", "cover", "precision", "forget"}
+    assert set(kinds) == {"refusal", "cover", "precision", "forget", "gap"}
     assert kinds.count("refusal") >= 100
 
 
