@@ -212,7 +212,7 @@ def judged(chosen: Sequence[Mutant], slowest: float) -> list[Judged]:
             if report.failed:
                 failed.append(report.nodeid)
 
-    _pytest(Watch())
+    _pytest(Watch(), "--timeout=0")
     assert not failed, failed
     quick = {nodeid for nodeid, took in seconds.items() if took <= slowest}
     return [
@@ -301,14 +301,14 @@ def _first_test(nodeids: Sequence[str]) -> str:
     if not nodeids:
         return ""
     files = sorted({nodeid.partition("::")[0] for nodeid in nodeids})
-    code = _pytest(Watch(), "-x", paths=files)
+    code = _pytest(Watch(), "-x", f"--timeout={TIMEOUT_S // 2}", paths=files)
     if failed:
         return f"test: {failed[0]}"
     return "" if code == pytest.ExitCode.OK else f"pytest: {code}"
 
 
 def _pytest(plugin: object, *options: str, paths: Sequence[str] = TESTS) -> int:
-    always = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--timeout={TIMEOUT_S // 2}"]
+    always = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
     ignored = [f"--ignore={ROOT / name}" for name in NOT_ASKED]
     wanted = [str(ROOT / path) for path in paths]
     return pytest.main(
