@@ -87,6 +87,8 @@ _KEEP_HITS, _KEEP_MISSES, _KEEP_BOUNDED = 3, 3, 64
 _MAX_PENDING = 8192
 # How often time and memory are looked at; how many prepared instructions are kept.
 _CHECK_INSNS = 2048
+# How far further errors are looked for: so many times the way to the first, and so many more.
+_FURTHER_TIMES, _FURTHER_INSNS = 4, 4096
 _MAX_STEPS = 100_000
 
 
@@ -116,6 +118,7 @@ class Explorer:
         self.peak_states = 0
         self.tail_calls: set[int] = set()
         self._until = until
+        self._further = math.inf
         self._stored_now = 0
         self._known_errors: set[tuple[Rule, int]] = set()
         prepared = prepared or Prepared(env)
@@ -398,6 +401,8 @@ class Explorer:
             return self.env.options.all_errors
         if (finding.rule, pc) not in self._known_errors:
             self._known_errors.add((finding.rule, pc))
+            if not self.errors:
+                self._further = _FURTHER_TIMES * self.processed + _FURTHER_INSNS
             self.errors.append(finding)
         go_on = self.env.options.all_errors and refused.kind is not Why.LIMIT
         return go_on and len(self.errors) < MAX_ERRORS
@@ -423,7 +428,10 @@ class Explorer:
         return min(self.processed + _CHECK_INSNS, self.env.options.budget_insns + 1)
 
     def _out_of_budget(self, pc: int) -> bool:
-        """Whether a budget is used up: then the verdict says which."""
+        """Whether a budget is used up: then the verdict says which. That errors are looked for no
+        further is none."""
+        if self.processed > self._further:
+            return True
         options = self.env.options
         held = self._stored_now + len(self._pending)
         if self.processed > options.budget_insns:

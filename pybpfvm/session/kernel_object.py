@@ -6,7 +6,7 @@ import struct
 from contextlib import ExitStack
 
 from pybpfvm import bpfsys
-from pybpfvm.btf.types import Btf
+from pybpfvm.btf.types import Btf, Datasec, Func, FuncLinkage, Int, Var, VarLinkage
 from pybpfvm.btf.write import write_btf
 from pybpfvm.errors import InputError
 from pybpfvm.isa.codec import encode
@@ -70,7 +70,7 @@ class KernelObject:
         if self.object.btf is None:
             return None
         try:
-            loaded = bpfsys.btf_load(write_btf(self.object.btf))
+            loaded = bpfsys.btf_load(write_btf(without_externs(self.object.btf)))
         except InputError:
             return None
         return None if loaded.fd is None else self._stack.enter_context(loaded.fd)
@@ -156,6 +156,26 @@ def is_sleepable(program: Program, profile: Profile) -> bool:
     """Whether a program is loaded as sleepable: what its section says, or its profile demands."""
     section = matching_section(profile, program.section)
     return profile.sleepable is Sleepable.REQUIRED or (section is not None and section.sleepable)
+
+
+def without_externs(btf: Btf) -> Btf:
+    """The types without what the loader resolved: kernels take no extern functions or variables,
+    nor sections of them. Nothing else refers to those; they become a number, so that ids stay."""
+    externs = {
+        type_id
+        for type_id, found in btf
+        if (isinstance(found, Func) and found.linkage is FuncLinkage.EXTERN)
+        or (isinstance(found, Var) and found.linkage is VarLinkage.EXTERN)
+    }
+    sections = {
+        type_id
+        for type_id, found in btf
+        if isinstance(found, Datasec) and any(var.type_id in externs for var in found.variables)
+    }
+    number = Int("extern", 4, 32)
+    gone = externs | sections
+    kept = [number if type_id in gone else found for type_id, found in btf]
+    return Btf.of(kept, big_endian=btf.big_endian) if gone else btf
 
 
 def _may_have_fields(btf: Btf | None, spec: MapSpec) -> bool:

@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 
 from pybpfvm import bpfsys
-from pybpfvm.btf.types import Btf, Int, Member, Struct
+from pybpfvm.btf.types import (
+    Btf,
+    Datasec,
+    Func,
+    FuncLinkage,
+    FuncProto,
+    Int,
+    Member,
+    SectionVar,
+    Struct,
+)
 from pybpfvm.cli import main
 from pybpfvm.errors import InputError
 from pybpfvm.program import BpfObject, MapSpec, MapType
@@ -20,7 +30,7 @@ from pybpfvm.session.against import RunningKernel, last_words, refused_pc
 from pybpfvm.session.judged import Agreement, KernelSide, judged_program
 from pybpfvm.session.judging import JudgeRequest, ObjectCases, judge_case, read_cases
 from pybpfvm.session.kernel_journal import Journal
-from pybpfvm.session.kernel_object import MAX_MAP_BYTES, KernelObject
+from pybpfvm.session.kernel_object import MAX_MAP_BYTES, KernelObject, without_externs
 from pybpfvm.verifier.verdict import Accepted, Inconclusive, Rejected
 
 ROOT = Path(__file__).parents[2]
@@ -288,3 +298,17 @@ def test_fields_in_btf_that_the_kernel_does_not_take_are_not_compared(
         side = next(iter(sides(kernel, replace(found, obj=obj)).values()))
         assert (side.accepted is not None) is compared, side.message
         assert ("fields of map 'locked'" in side.message) is not compared
+
+
+def test_what_the_loader_resolved_is_not_told_to_the_kernel() -> None:
+    types = Btf.of(
+        [
+            Int("int", 4, 32),
+            FuncProto(1),
+            Func("called", 2, FuncLinkage.EXTERN),
+            Datasec(".ksyms", 0, (SectionVar(3, 0, 0),)),
+            Func("main", 2, FuncLinkage.GLOBAL),
+        ]
+    )
+    kept = [type(found) for _, found in without_externs(types)]
+    assert kept == [Int, FuncProto, Int, Int, Func]
