@@ -710,10 +710,11 @@ def _widen(state: State, before: State | None) -> None:
 def _widened(reg: Reg, old: Reg | None) -> Reg:
     if reg.type is not RegType.SCALAR_VALUE or reg is old:
         return reg
+    if old is not None and old.type is not reg.type:
+        return reg  # no number was there before: the next round tells whether it changes again
     origin = reg.origin
     if (
         old is not None
-        and old.type is reg.type
         and is_subsumed_by(reg.var, old.var)
         and (origin is None or origin is old.origin)
     ):
