@@ -1,13 +1,27 @@
-"""What benchmarks compare must do the same work: every side of the six programs, at its smallest."""
+"""What benchmarks compare must do the same work: every side of the six programs, once."""
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from bench.engines import Speeds, ratios, rows, undisturbed
-from bench.sides import INTERP, KERNEL, NATIVE, PROGRAMS, EngineSide, Missing, Side, makers
+from bench.sides import (
+    FOLDER,
+    INTERP,
+    KERNEL,
+    NATIVE,
+    PROGRAMS,
+    EngineSide,
+    Missing,
+    Side,
+    makers,
+)
+from tests.examples.test_example_objects import loadable, mentions_of_machine_paths
 
 SIDES = dict(makers())
 
@@ -59,3 +73,19 @@ def test_a_side_that_is_missing_has_no_ratio() -> None:
 def test_what_was_disturbed_does_not_count() -> None:
     assert undisturbed([1.0, 9.0, 2.0, 3.0]) == 9.0
     assert undisturbed([5.0]) == 5.0
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.bpf.o")), ids=lambda path: path.name)
+def test_no_object_names_a_machine(path: Path) -> None:
+    assert mentions_of_machine_paths(path) == []
+
+
+def test_objects_are_what_their_sources_make(tmp_path: Path) -> None:
+    if shutil.which("clang-19") is None:
+        pytest.skip("clang-19 is not installed")
+    subprocess.run([str(FOLDER.parent / "build.sh"), str(tmp_path)], check=True, timeout=120)
+    for path in sorted(FOLDER.glob("*.bpf.o")):
+        fresh = (tmp_path / "engines" / path.name).read_bytes()
+        assert loadable(fresh) == loadable(path.read_bytes()), (
+            f"{path}: run bench/programs/build.sh"
+        )
