@@ -34,6 +34,7 @@ def test_a_table_of_speeds(tmp_path: Path) -> None:
                     "cpu": "C",
                     "cpus": 2,
                     "linux": "6",
+                    "load": 0.25,
                     "python": "3.11",
                 },
                 "engines": {
@@ -48,7 +49,7 @@ def test_a_table_of_speeds(tmp_path: Path) -> None:
     made = speed_table(path)
     assert "| jit | 3,711 | 12,000 | 0.91 | - |" in made
     assert "Not measured: ubpf JIT (there is none)." in made
-    assert "`make bench`, 2026-01-02, C, 2 CPUs, Linux 6, Python 3.11." in made
+    assert "`make bench`, 2026-01-02, C, 2 CPUs, Linux 6, Python 3.11, load average 0.2." in made
 
 
 def test_a_readme_without_marks_is_an_error() -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pybpfvm.btf.types import Btf
 from pybpfvm.cfg import Cfg
@@ -28,12 +28,12 @@ from pybpfvm.profiles.ordinary import profile_of_section, unsupported_type
 from pybpfvm.program import BpfObject, MapSpec, Program
 from pybpfvm.recording import NOTHING, Recorded, Recording
 from pybpfvm.session.engines import chosen, make_engine
-from pybpfvm.session.judging import JudgeRequest, judge
 from pybpfvm.session.testrun import TestRun, run_program
 from pybpfvm.session.values import Value, decode, encode
-from pybpfvm.verifier.verdict import Verdict
 
-_AS_IS = JudgeRequest()
+if TYPE_CHECKING:  # to run a program takes no verifier, and importing it takes longer than a run
+    from pybpfvm.session.judging import JudgeRequest
+    from pybpfvm.verifier.verdict import Verdict
 
 
 class LoadedObject:
@@ -178,12 +178,17 @@ class LoadedProgram:
 
     def verify(
         self,
-        request: JudgeRequest = _AS_IS,
+        request: JudgeRequest | None = None,
         *,
         contract: str | Mapping[str, Any] | None = None,
     ) -> Verdict:
-        """The verifier's verdict by the rules of its profile. `contract` is what docs/contracts.md
-        describes, as text or as a table; InputError for one that contradicts the object."""
+        """The verifier's verdict by the rules of its profile; `request` says what else is wanted.
+        `contract` is what docs/contracts.md describes, as text or as a table; InputError for one
+        that contradicts the object."""
+        from pybpfvm.session.judging import JudgeRequest, judge
+
+        if request is None:
+            request = JudgeRequest()
         if contract is not None:
             from pybpfvm.verifier.usermemory.contract_parse import parse_contract
 
@@ -195,6 +200,8 @@ class LoadedProgram:
         key = self.name, strict_ctx
         known = self.owner._verdicts.get(key)
         if known is None:
+            from pybpfvm.session.judging import JudgeRequest
+
             known = self.verify(JudgeRequest(all_errors=False, strict_ctx=strict_ctx))
             self.owner._verdicts[key] = known
         return known

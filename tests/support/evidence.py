@@ -70,7 +70,7 @@ def speed_table(results: Path = RESULTS) -> str:
     lines += [f"\nNot measured: {name} ({why})." for name, why in engines["skipped"].items()]
     lines.append(
         f"\n`make bench`, {machine['date']}, {machine['cpu']}, {machine['cpus']} CPUs, "
-        f"Linux {machine['linux']}, Python {machine['python']}."
+        f"Linux {machine['linux']}, Python {machine['python']}, load average {machine['load']:.1f}."
     )
     return "\n".join(lines)
 

@@ -1,0 +1,91 @@
+"""What benchmarks compare must do the same work: every side of the six programs, once."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench.engines import Speeds, ratios, rows, undisturbed
+from bench.sides import (
+    FOLDER,
+    INTERP,
+    KERNEL,
+    NATIVE,
+    PROGRAMS,
+    EngineSide,
+    Missing,
+    Side,
+    makers,
+)
+from tests.examples.test_example_objects import loadable, mentions_of_machine_paths
+
+SIDES = dict(makers())
+
+
+@pytest.fixture(scope="module")
+def oracle() -> dict[str, int]:
+    """The words that the interpreter computes."""
+    side = SIDES[INTERP]()
+    try:
+        return {program: side.run(program, 2, 7) for program in PROGRAMS}
+    finally:
+        side.close()
+
+
+@pytest.mark.parametrize("name", [name for name in SIDES if name != INTERP])
+def test_every_side_computes_the_same(name: str, oracle: dict[str, int]) -> None:
+    make: Callable[[], Side] = SIDES[name]
+    try:
+        side = make()
+    except Missing as missing:
+        pytest.skip(str(missing))
+    try:
+        assert {program: side.run(program, 2, 7) for program in PROGRAMS} == oracle
+    finally:
+        side.close()
+
+
+def test_instructions_of_a_turn_do_not_depend_on_how_many() -> None:
+    side = SIDES[INTERP]()
+    assert isinstance(side, EngineSide)
+    try:
+        for program in PROGRAMS:
+            one, two, three = (side.insns(program, turns) for turns in (1, 2, 3))
+            assert two - one == three - two > 0, program
+    finally:
+        side.close()
+
+
+def test_a_side_that_is_missing_has_no_ratio() -> None:
+    speeds = Speeds(
+        {INTERP: dict.fromkeys(PROGRAMS, 2.0), NATIVE: dict.fromkeys(PROGRAMS, 8.0)}, {}
+    )
+    by_ratio = ratios(speeds)
+    assert by_ratio[f"A-E / {NATIVE}"] == {INTERP: pytest.approx(0.25), NATIVE: pytest.approx(1)}
+    assert by_ratio[f"A-D / {KERNEL}"] == {}
+    assert rows(speeds)[0][-1] == "-"
+
+
+def test_what_was_disturbed_does_not_count() -> None:
+    assert undisturbed([1.0, 9.0, 2.0, 3.0]) == 9.0
+    assert undisturbed([5.0]) == 5.0
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.bpf.o")), ids=lambda path: path.name)
+def test_no_object_names_a_machine(path: Path) -> None:
+    assert mentions_of_machine_paths(path) == []
+
+
+def test_objects_are_what_their_sources_make(tmp_path: Path) -> None:
+    if shutil.which("clang-19") is None:
+        pytest.skip("clang-19 is not installed")
+    subprocess.run([str(FOLDER.parent / "build.sh"), str(tmp_path)], check=True, timeout=120)
+    for path in sorted(FOLDER.glob("*.bpf.o")):
+        fresh = (tmp_path / "engines" / path.name).read_bytes()
+        assert loadable(fresh) == loadable(path.read_bytes()), (
+            f"{path}: run bench/programs/build.sh"
+        )
