@@ -4,6 +4,7 @@ budget of some, and proof that the comparison notices what is wrong."""
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,7 @@ from pybpfvm.jit.engine import JitEngine
 from pybpfvm.jit.options import Checks
 from pybpfvm.jit.state import State
 from tests.jit.agreement import Outcome, World, compared, compiler, interpreter, outcome, settled
+from tests.jit.campaign import agreement, hostile
 from tests.support.engine_programs import FAMILIES, Case, generate
 
 SEEDS = range(7)
@@ -153,3 +155,39 @@ def test_closing_a_running_engine_is_refused() -> None:
             world.engine.run(case.object.programs[0], world.ctx.start)
         world.engine.hook = None
         world.engine.run(case.object.programs[0], world.ctx.start)
+
+
+# --- the campaigns, in small ----------------------------------------------------------------------
+
+
+def test_the_campaign_counts_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tally = agreement(160, 0, tmp_path)
+    assert tally.programs == 160
+    assert not tally.differences
+    assert tally.compared["EXACT"] == 240
+    assert 0 < len(tally.pairs.seen) < tally.pairs.all
+    assert len(tally.pairs.missing()) >= tally.pairs.all - len(tally.pairs.seen)
+    assert "0 differences" in tally.table()
+    monkeypatch.setattr(JitEngine, "executed", property(lambda _: 1))
+    assert agreement(16, 1, tmp_path).differences
+    assert list(tmp_path.glob("1-*.txt"))
+
+
+def test_hostile_programs_leave_no_traces() -> None:
+    watched, _ = hostile(600, 0)
+    assert not watched.wrong
+    assert watched.programs >= 600
+    assert watched.ends["OUT_OF_BOUNDS"] > 50
+
+
+def test_traces_are_noticed() -> None:
+    watched, _ = hostile(1, 4)
+    case = generate(4, "hostile", programs=1)
+    with World(case, compiler(Checks.PAGES)) as world:
+        world.image.memory.write(world.canary.start + 5000, b"x")
+        assert isinstance(world.engine, JitEngine)
+        watched._look(4, Checks.PAGES, world, world.engine)
+    assert any("canary was changed" in text for text in watched.wrong)
+    with open("/dev/null", encoding="ascii"):
+        watched.finish()
+    assert any("open files" in text for text in watched.wrong)
