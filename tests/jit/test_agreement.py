@@ -111,6 +111,14 @@ def test_a_check_too_few_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # --- what was wrong once --------------------------------------------------------------------------
 
+# (family, seed, programs): the cases that showed what the quick ones do not.
+ONCE_WRONG = (("rings", 500055, 16),)
+
+
+@pytest.mark.parametrize(("family", "seed", "programs"), ONCE_WRONG)
+def test_once_wrong(family: str, seed: int, programs: int) -> None:
+    agree(generate(seed, family, programs), Checks.EXACT)
+
 
 def test_settled_cases_keep_what_ends_well() -> None:
     case, done = settled(generate(1, "hostile"))
@@ -161,10 +169,10 @@ def test_closing_a_running_engine_is_refused() -> None:
 
 
 def test_the_campaign_counts_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tally = agreement(160, 0, tmp_path)
-    assert tally.programs == 160
+    tally = agreement(320, 0, tmp_path)
+    assert tally.programs == 320
     assert not tally.differences
-    assert tally.compared["EXACT"] == 240
+    assert tally.compared["EXACT"] == 480
     assert 0 < len(tally.pairs.seen) < tally.pairs.all
     assert len(tally.pairs.missing()) >= tally.pairs.all - len(tally.pairs.seen)
     assert "0 differences" in tally.table()
