@@ -551,7 +551,7 @@ class JitEngine(RunContext):
             start, length = self._address(insn), 1
             if kind is Kind.ATOMIC:
                 self._check_ctx(start, size, store=False, plain=True)
-            self._check_ctx(start, size, store=store, plain=kind in (Kind.LDX, Kind.LDSX, Kind.STX))
+            self._check_ctx(start, size, store=store, plain=not store or kind is Kind.STX)
         self._state.set_site(site.words, start, length)
         return True
 
