@@ -131,17 +131,17 @@ ONCE_WRONG = {
         (Checks.EXACT, Checks.PAGES),
     ),
     "a main function that calls itself keeps registers": (
-        "r6 = 5\nr1 = *(u32 *)(r1 + 0)\nif r1 == 0 goto +1\ncall -4\nr0 = r6\nr6 = 9\nexit",
+        "if r7 == 9 goto +5\nr6 = 5\nr7 = 9\ncall pc-4\nr0 = r6\nexit\nr6 = 1\nexit",
         None,
         (Checks.EXACT, Checks.PAGES),
     ),
     "a call into the second half of a constant": (
-        "r0 = 0x5 ll\nr0 += 1\nif r0 == 6 goto +1\ncall -4\nexit",
+        "r0 = 0x5 ll\nr0 += 1\nif r0 == 6 goto +1\ncall pc-4\nexit",
         None,
         (Checks.EXACT, Checks.PAGES),
     ),
     "a call in front of the program, and a value that may not be returned": (
-        "r0 = 9\nif r0 == 9 goto +1\ncall -100\nexit",
+        "r0 = 9\nif r0 == 9 goto +1\ncall pc-100\nexit",
         "iouring-v2",
         (Checks.EXACT,),
     ),
