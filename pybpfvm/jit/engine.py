@@ -81,6 +81,8 @@ class JitEngine(RunContext):
         counted: bool = True,
         record: Recording = NOTHING,
     ) -> None:
+        if image.object.big_endian:
+            raise InputError("the object is big-endian", where="jit", remedy="use --engine interp")
         super().__init__(image.memory, environment, 0, None)
         self.image = image
         self.hook: Hook | None = None
