@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check format lint types imports unit bench prove oracle mutate figures bytecode objects clean
+.PHONY: demo test check format lint types imports unit bench prove oracle oracle-engines mutate figures bytecode objects clean
 
 $(VENV)/.ready: setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "pybpfvm needs Python 3.11 or newer")'
@@ -48,6 +48,11 @@ prove: $(VENV)/.ready
 # Generated programs, judged by the running kernel (as root) and by us: PYBPFVM_ORACLE_VERIFIER of them.
 oracle: $(VENV)/.ready
 	$(BIN)/python -m tests.verifier.campaign
+
+# Generated programs on the interpreter and on compiled code (PYBPFVM_ENGINES of them), hostile ones on
+# compiled code alone (PYBPFVM_ENGINES_HOSTILE).
+oracle-engines: $(VENV)/.ready
+	$(BIN)/python -m tests.jit.campaign
 
 # Each rule of the verifier switched off, one at a time: some test must notice.
 mutate: $(VENV)/.ready

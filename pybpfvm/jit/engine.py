@@ -81,6 +81,8 @@ class JitEngine(RunContext):
         counted: bool = True,
         record: Recording = NOTHING,
     ) -> None:
+        if image.object.big_endian:
+            raise InputError("the object is big-endian", where="jit", remedy="use --engine interp")
         super().__init__(image.memory, environment, 0, None)
         self.image = image
         self.hook: Hook | None = None
@@ -551,7 +553,7 @@ class JitEngine(RunContext):
             start, length = self._address(insn), 1
             if kind is Kind.ATOMIC:
                 self._check_ctx(start, size, store=False, plain=True)
-            self._check_ctx(start, size, store=store, plain=kind in (Kind.LDX, Kind.LDSX, Kind.STX))
+            self._check_ctx(start, size, store=store, plain=not store or kind is Kind.STX)
         self._state.set_site(site.words, start, length)
         return True
 

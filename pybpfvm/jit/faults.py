@@ -105,6 +105,9 @@ class FaultHandler:
             rm(MOV_TO, RAX, RDX, _UCONTEXT_RIP),
             rm(MOV, RAX, RSI, _SIGINFO_ADDR),
             rm(MOV_TO, RAX, R10, 8 * FAULT_ADDR),
+            # A fault of the way out would be a bug of ours: not to be sent there again.
+            mov_imm(RAX, 0),
+            rm(MOV_TO, RAX, R10, 8 * CURRENT),
             RET,
         )
         asm.label("not ours")

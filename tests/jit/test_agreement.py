@@ -4,10 +4,12 @@ budget of some, and proof that the comparison notices what is wrong."""
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from pybpfvm.errors import InputError, InternalError
+from pybpfvm.isa.asm import assemble
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import AluOp
 from pybpfvm.isa.table import TABLE
@@ -15,7 +17,19 @@ from pybpfvm.jit import templates
 from pybpfvm.jit.engine import JitEngine
 from pybpfvm.jit.options import Checks
 from pybpfvm.jit.state import State
-from tests.jit.agreement import Outcome, World, compared, compiler, interpreter, outcome, settled
+from pybpfvm.profiles import PROFILES
+from pybpfvm.program import Program
+from tests.jit.agreement import (
+    Outcome,
+    World,
+    compared,
+    compiler,
+    difference,
+    interpreter,
+    outcome,
+    settled,
+)
+from tests.jit.campaign import agreement, hostile
 from tests.support.engine_programs import FAMILIES, Case, generate
 
 SEEDS = range(7)
@@ -109,6 +123,83 @@ def test_a_check_too_few_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # --- what was wrong once --------------------------------------------------------------------------
 
+# What was wrong, the programs, the profile, checks.
+ONCE_WRONG = {
+    "an access beside the frame that reaches another": (
+        "r1 = 5\n*(u64 *)(r10 + 8184) = r1\nr0 = *(u64 *)(r10 + 8184)\nexit",
+        None,
+        (Checks.EXACT, Checks.PAGES),
+    ),
+    "a main function that calls itself keeps registers": (
+        "if r7 == 9 goto +5\nr6 = 5\nr7 = 9\ncall pc-4\nr0 = r6\nexit\nr6 = 1\nexit",
+        None,
+        (Checks.EXACT, Checks.PAGES),
+    ),
+    "a call into the second half of a constant": (
+        "r0 = 0x5 ll\nr0 += 1\nif r0 == 6 goto +1\ncall pc-4\nexit",
+        None,
+        (Checks.EXACT, Checks.PAGES),
+    ),
+    "a call in front of the program, and a value that may not be returned": (
+        "r0 = 9\nif r0 == 9 goto +1\ncall pc-100\nexit",
+        "iouring-v2",
+        (Checks.EXACT,),
+    ),
+    "registers at a refused return": (
+        "r0 = 3\nr1 = 4\nr9 = 5\nexit",
+        "iouring-v2",
+        (Checks.EXACT,),
+    ),
+    "a fault at the very end of the code": (
+        "r1 = 1\nlock *(u64 *)(r1 + 0) += r0\nexit",
+        None,
+        (Checks.EXACT, Checks.PAGES),
+    ),
+    "packet pointers in a context": (
+        "r2 = *(u32 *)(r1 + 0)\nr3 = *(u32 *)(r1 + 4)\nr3 -= r2\nr0 = r3\nexit",
+        "xdp",
+        tuple(Checks),
+    ),
+    "why an atomic operation on the context is refused": (
+        "lock *(u32 *)(r1 + 0) ^= r2\nexit",
+        "iouring-v3",
+        (Checks.EXACT,),
+    ),
+    "load-acquire from the context": (
+        "r2 = load_acquire((u32 *)(r1 + 8))\nr0 = 0\nexit",
+        "iouring-v3",
+        (Checks.EXACT,),
+    ),
+    "control that leaves the program is seen by hooks": (
+        "r0 = 1\ngoto +100",
+        None,
+        (Checks.EXACT,),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ONCE_WRONG)
+@pytest.mark.parametrize("hooked", [False, True])
+def test_once_wrong(name: str, hooked: bool) -> None:
+    text, profile, all_checks = ONCE_WRONG[name]
+    program = Program("p0", "x", assemble(text))
+    base = generate(0, "straight", programs=1)
+    case = replace(
+        base,
+        object=replace(base.object, programs=(program,)),
+        runs=tuple((0, budget) for budget in (400, 400, *range(12))),
+        profile=None if profile is None else PROFILES[profile],
+        ctx=bytes(24),
+        packet=bytes(range(64)),
+        strict_ctx=True,
+        hooked=hooked,
+    )
+    wanted = outcome(case, interpreter)
+    for checks in all_checks:
+        # Also what engines with pages need not promise: here they do.
+        got = outcome(case, compiler(checks))
+        assert difference(case, wanted, got, checks) is None
+
 
 def test_settled_cases_keep_what_ends_well() -> None:
     case, done = settled(generate(1, "hostile"))
@@ -153,3 +244,39 @@ def test_closing_a_running_engine_is_refused() -> None:
             world.engine.run(case.object.programs[0], world.ctx.start)
         world.engine.hook = None
         world.engine.run(case.object.programs[0], world.ctx.start)
+
+
+# --- the campaigns, in small ----------------------------------------------------------------------
+
+
+def test_the_campaign_counts_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tally = agreement(320, 0, tmp_path)
+    assert tally.programs == 320
+    assert not tally.differences
+    assert tally.compared["EXACT"] == 480
+    assert 0 < len(tally.pairs.seen) < tally.pairs.all
+    assert len(tally.pairs.missing()) >= tally.pairs.all - len(tally.pairs.seen)
+    assert "0 differences" in tally.table()
+    monkeypatch.setattr(JitEngine, "executed", property(lambda _: 1))
+    assert agreement(16, 1, tmp_path).differences
+    assert list(tmp_path.glob("1-*.txt"))
+
+
+def test_hostile_programs_leave_no_traces() -> None:
+    watched, _ = hostile(600, 0)
+    assert not watched.wrong
+    assert watched.programs >= 600
+    assert watched.ends["OUT_OF_BOUNDS"] > 50
+
+
+def test_traces_are_noticed() -> None:
+    watched, _ = hostile(1, 4)
+    case = generate(4, "hostile", programs=1)
+    with World(case, compiler(Checks.PAGES)) as world:
+        world.image.memory.write(world.canary.start + 5000, b"x")
+        assert isinstance(world.engine, JitEngine)
+        watched._look(4, Checks.PAGES, world, world.engine)
+    assert any("canary was changed" in text for text in watched.wrong)
+    with open("/dev/null", encoding="ascii"):
+        watched.finish()
+    assert any("open files" in text for text in watched.wrong)

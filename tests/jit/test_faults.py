@@ -12,12 +12,14 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pybpfvm.engine import RunEnvironment
-from pybpfvm.errors import Trap, TrapKind
+from pybpfvm.errors import InputError, InternalError, Trap, TrapKind
+from pybpfvm.helpers.table import HELPERS
 from pybpfvm.image import Image
 from pybpfvm.isa.asm import assemble
 from pybpfvm.jit.engine import JitEngine
@@ -217,6 +219,65 @@ def test_two_threads_inside_helpers_at_once() -> None:
     """
     done = child(script)
     assert (done.stdout, done.returncode) == ("100 {'NULL'}\n", 0), done.stderr
+
+
+def _asking(now_ns: Callable[[], int], checks: Checks = Checks.PAGES) -> Bench:
+    """A bench whose helper 1 is the clock."""
+    bench = Bench()
+    environment = RunEnvironment(now_ns=now_ns)
+    helpers = {1: HELPERS["ktime_get_ns"]}
+    bench.engine = JitEngine(bench.image, helpers, environment, checks=checks)
+    return bench
+
+
+def test_engines_run_inside_helpers_of_others() -> None:
+    inner = Bench()
+    seen: list[str] = []
+
+    def now_ns() -> int:
+        seen.append(inner.trap())
+        return inner.run("good")
+
+    outer = _asking(now_ns)
+    for _ in range(3):
+        assert outer.trap("asks") == "NULL"
+    assert seen == ["NULL"] * 3
+    outer.close()
+    inner.close()
+
+
+@pytest.mark.parametrize("checks", [Checks.EXACT, Checks.PAGES])
+def test_what_a_helper_raises_leaves_the_engine_well(checks: Checks) -> None:
+    def now_ns() -> int:
+        raise ValueError("no clock")
+
+    bench = _asking(now_ns, checks)
+    for _ in range(3):
+        with pytest.raises(ValueError, match="no clock"):
+            bench.run("asks")
+        assert bench.trap() == "NULL"
+        assert bench.run("good") == 1000
+    bench.close()
+
+
+def test_an_engine_does_not_run_twice_at_once() -> None:
+    def now_ns() -> int:
+        return bench.run("good")
+
+    bench = _asking(now_ns)
+    with pytest.raises(InternalError, match="one program at a time"):
+        bench.run("asks")
+    assert bench.run("good") == 1000
+    bench.close()
+
+
+def test_big_endian_objects_are_refused() -> None:
+    program = Program("big", "x", assemble("r0 = 1\nexit"), big_endian=True)
+    with (
+        Image(BpfObject("big", "", (program,), (), big_endian=True)) as image,
+        pytest.raises(InputError, match="big-endian"),
+    ):
+        JitEngine(image, {}, RunEnvironment())
 
 
 def test_forked_children_compile_and_run() -> None:
