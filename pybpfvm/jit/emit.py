@@ -56,8 +56,8 @@ from pybpfvm.jit.x86 import (
     SUB,
     A,
     Assembler,
+    B,
     E,
-    S,
     call_reg,
     group,
     imm32,
@@ -373,7 +373,7 @@ class Emitter:
         data = self._code.data
         again = len(data)
         data += group(SUB, FUEL, site.count)
-        at = self._jump_late(S)
+        at = self._jump_late(B)
 
         def late() -> None:
             self._land(at)
