@@ -37,7 +37,7 @@ from pybpfvm.jit.ringcode import NATIVE, RingCode
 from pybpfvm.jit.state import Slot, State
 from pybpfvm.jit.thunks import CFunctions, Thunks
 from pybpfvm.jit.unit import Unit
-from pybpfvm.memory import FRAME_STRIDE, MemoryFault, Region, RegionKind
+from pybpfvm.memory import FRAME_STRIDE, PAGE, MemoryFault, Region, RegionKind
 from pybpfvm.outline import context_arguments
 from pybpfvm.program import MapType, Program
 from pybpfvm.recording import NOTHING, Recorded, Recording
@@ -55,6 +55,11 @@ _LOADS = (Kind.LDX, Kind.LDSX, Kind.LOAD_ACQ)
 
 
 Enter = Callable[[int], int | None]
+
+
+def _judges_alike(one: RunEnvironment, other: RunEnvironment) -> bool:
+    """Whether what may be done to the context is the same in both."""
+    return one.profile is other.profile and one.strict_ctx == other.strict_ctx
 
 
 def _no_one(_: Program) -> bool:
@@ -136,6 +141,8 @@ class JitEngine(RunContext):
                 raise InputError("the engine is closed", where=program.name)
             raise InternalError("an engine runs one program at a time")
         unit, start = self._prepared(program)
+        if ctx_addr != self.ctx_addr and abs(ctx_addr - self.ctx_addr) < PAGE:
+            self._state.forget_sites()  # the same bytes may be other fields now
         self.ctx_addr = ctx_addr
         self.packet = packet
         words = self._state.words
@@ -230,6 +237,8 @@ class JitEngine(RunContext):
             and last[2] is hooked
         ):
             return last[3], last[4]
+        if last is not None and not _judges_alike(last[1], self.environment):
+            self._state.forget_sites()
         build = self._build_for(program)
         key = (id(program), build, self.environment.observer is not None, self.environment.cpu)
         found = self._units.get(key)

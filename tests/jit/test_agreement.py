@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pybpfvm.errors import InputError, InternalError
+from pybpfvm.errors import InputError, InternalError, Trap
 from pybpfvm.isa.asm import assemble
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import AluOp
@@ -32,7 +32,7 @@ from tests.jit.agreement import (
 from tests.jit.campaign import agreement, hostile
 from tests.support.engine_programs import FAMILIES, Case, generate
 
-SEEDS = range(7)
+SEEDS = range(12)
 
 
 def agree(case: Case, checks: Checks) -> int:
@@ -280,3 +280,47 @@ def test_traces_are_noticed() -> None:
     with open("/dev/null", encoding="ascii"):
         watched.finish()
     assert any("open files" in text for text in watched.wrong)
+
+
+def test_another_environment_judges_anew() -> None:
+    """What a lenient run may do to the context, a strict one behind it may not."""
+    text = "r2 = 1\n*(u64 *)(r1 + 8) = r2\nr0 = 0\nexit"
+    program = Program("p0", "x", assemble(text))
+    base = generate(0, "straight", programs=1)
+    case = replace(
+        base,
+        object=replace(base.object, programs=(program,)),
+        profile=PROFILES["iouring-v2"],
+        ctx=bytes(16),
+        strict_ctx=False,
+    )
+    for make in (interpreter, compiler(Checks.EXACT)):
+        with World(case, make) as world:
+            engine = world.engine
+            for strict in (False, True, False, True):
+                engine.environment = replace(engine.environment, strict_ctx=strict)
+                if not strict:
+                    assert engine.run(program, world.ctx.start).r0 == 0
+                    continue
+                with pytest.raises(Trap, match="context"):
+                    engine.run(program, world.ctx.start)
+
+
+def test_a_context_elsewhere_in_its_region_is_judged_anew() -> None:
+    text = "r3 = *(u32 *)(r1 + 0)\nr2 = 1\nif r3 == 0 goto +1\nr1 += -8\n"
+    text += "*(u64 *)(r1 + 8) = r2\nr0 = 0\nexit"
+    program = Program("p0", "x", assemble(text))
+    base = generate(0, "straight", programs=1)
+    case = replace(
+        base,
+        object=replace(base.object, programs=(program,)),
+        profile=PROFILES["iouring-v3"],
+        ctx=bytes(64),
+        strict_ctx=False,
+    )
+    for make in (interpreter, compiler(Checks.EXACT)):
+        with World(case, make) as world:
+            # Its wait fields; then, where they were, the user_data, which is read-only.
+            assert world.engine.run(program, world.ctx.start).r0 == 0
+            with pytest.raises(Trap, match="context"):
+                world.engine.run(program, world.ctx.start + 8)
