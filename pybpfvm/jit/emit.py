@@ -369,7 +369,11 @@ class Emitter:
                 self._code.data += self._recorder.count_edge(edge)
 
     def _take_fuel(self, site: Site) -> None:
-        """Take fuel for the site's block; where there is not enough ask, then try again."""
+        """Take fuel for the site's block; where there is not enough ask, then try again.
+
+        Fuel is never negative here, so what is missing shows as a borrow, and processors do a SUB
+        and the jump on its borrow as one; not so the jump on its sign.
+        """
         data = self._code.data
         again = len(data)
         data += group(SUB, FUEL, site.count)
