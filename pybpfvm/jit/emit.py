@@ -711,32 +711,33 @@ class Emitter:
             site = self._ask(Ask.ACCESS)
             site.skip = len(data)
         elif self._exact:
-            address = rm(LEA, R10, BPF[base], off)
-            site, at = self._check(address)
+            site, at = self._check(base, off)
             back = len(data)
-            data += prefix + rm(opcode, reg, R10, 0, wide, byte=byte) + tail
-            self._finish_check(site, at, back, address)
+            data += prefix + rm(opcode, reg, BPF[base], off, wide, byte=byte) + tail
+            self._finish_check(site, at, back)
         else:
             data += rm(LEA, R11, BPF[base], off, False)
             data += prefix + rx(opcode, reg, BASE, R11, wide, byte=byte) + tail
 
-    def _check(self, address: bytes) -> tuple[Site, int]:
-        """Code for the address in r10, and its comparison with the site's words; the jump for
-        what does not pass."""
+    def _check(self, base: int, off: int) -> tuple[Site, int]:
+        """Compare the register `base` + `off` with the site's words; the jump for what does not
+        pass. Of registers only r11 is changed."""
         data = self._code.data
         words = self._state.site()
-        data += address + rr(MOV, R11, R10)
-        data += rm(SUB, R11, BASE, words) + rm(CMP, R11, BASE, words + 8)
+        data += rm(LEA, R11, BPF[base], off) if off else rr(MOV, R11, BPF[base])
+        # No two sites have the same words: what `rm` keeps would never be asked for again.
+        data += _SUB_R11_STATE + imm32(words) + _CMP_R11_STATE + imm32(words + 8)
         at = self._jump_late(AE)
         return self._site(Ask.ACCESS, words=words), at
 
-    def _finish_check(self, site: Site, at: int, back: int, address: bytes) -> None:
+    def _finish_check(self, site: Site, at: int, back: int, again: bytes = b"") -> None:
+        """The stub of a check; `again` is what must be done once more, for Python has used r10."""
         site.skip = len(self._code.data)
 
         def late() -> None:
             self._land(at)
             self._ask_site(site)
-            self._code.data += address  # Python has used r10
+            self._code.data += again
             self._jump_to(back)
 
         self._late.append(late)
@@ -768,7 +769,8 @@ class Emitter:
             data += rm(LEA, R10, BPF[base], insn.off) + operation
         elif self._exact:
             address = rm(LEA, R10, BPF[base], insn.off)
-            site, at = self._check(address)
+            data += address
+            site, at = self._check(base, insn.off)
             misaligned = self._test_alignment(size)
             back = len(data)
             data += operation
@@ -818,6 +820,9 @@ _EMIT: Mapping[Kind, Callable[[Emitter, Insn], None]] = {
     Kind.LD_ABS: Emitter._packet_load,
     Kind.LD_IND: Emitter._packet_load,
 }
+# `op r11, [r12 + disp32]` without the displacement.
+_SUB_R11_STATE = rm(SUB, R11, BASE, 1 << 30)[:-4]
+_CMP_R11_STATE = rm(CMP, R11, BASE, 1 << 30)[:-4]
 _MAY_BE_REFUSED = frozenset({Kind.ADDR_SPACE_CAST, Kind.CALL_KFUNC, Kind.CALL})
 
 
