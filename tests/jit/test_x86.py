@@ -254,6 +254,13 @@ def _judge(
             assert known or (base == "r10" and one.address < 120), f"{one}: unchecked"
 
 
+def test_nops_are_as_few_as_can_be() -> None:
+    for count in range(100):
+        found = list(DECODER.disasm(x86.nops(count), 0))
+        assert {one.mnemonic for one in found} <= {"nop"}
+        assert (sum(one.size for one in found), len(found)) == (count, -(-count // 9))
+
+
 def _text(one: capstone.CsInsn) -> str:
     return f"{one.mnemonic} {one.op_str}"
 
