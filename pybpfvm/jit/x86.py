@@ -173,6 +173,23 @@ def bswap(reg: int, wide: bool = True) -> bytes:
     return _rex(wide, 0, 0, reg) + bytes((0x0F, 0xC8 | reg & 7))
 
 
+# Those that processors' manuals recommend, by length.
+_NOPS = tuple(
+    bytes.fromhex(code)
+    for code in (
+        *("", "90", "6690", "0f1f00", "0f1f4000", "0f1f440000", "660f1f440000"),
+        *("0f1f8000000000", "0f1f840000000000", "660f1f840000000000"),
+    )
+)
+
+
+@cache
+def nops(count: int) -> bytes:
+    """`count` bytes that do nothing, in as few instructions as there are."""
+    whole, rest = divmod(count, len(_NOPS) - 1)
+    return _NOPS[-1] * whole + _NOPS[rest]
+
+
 def jump_reg(reg: int) -> bytes:
     """Jump to the address in a register."""
     return digit(0xFF, 4, reg, False)

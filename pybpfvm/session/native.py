@@ -107,7 +107,7 @@ def _block_head(unit: Unit, insns: list[NativeInsn], first: int) -> int | None:
     """Where the block takes its fuel: the two instructions before its first one, if they do."""
     index = bisect_left(insns, unit.code.offsets[first], key=lambda one: one.offset)
     two = insns[max(0, index - 2) : index]
-    if len(two) == 2 and two[0].text.startswith("sub r9,") and two[1].text.startswith("js "):
+    if len(two) == 2 and two[0].text.startswith("sub r9,") and two[1].text.startswith("jb "):
         return two[0].offset
     return None
 

@@ -3,6 +3,7 @@ without gaps, jumps lead to instructions, and no access but a checked one reache
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from itertools import product
 
@@ -211,17 +212,18 @@ def test_code_decodes_and_stays_inside(family: str, checks: Checks) -> None:
         assert sum(one.size for one in insns) == len(data), "something does not decode"
         assert set(unit.code.offsets) <= starts | {len(data)}
         assert set(unit.code.sites) <= starts | {len(data)}
-        for before, one in zip([None, *insns], insns, strict=False):
-            _judge(one, before, starts, unit.build.checks)
+        for index, one in enumerate(insns):
+            _judge(one, insns[max(0, index - 4) : index], starts, unit.build.checks)
             seen += 1
     assert seen > 1000
 
 
 def _judge(
-    one: capstone.CsInsn, before: capstone.CsInsn | None, starts: set[int], checks: Checks
+    one: capstone.CsInsn, before: list[capstone.CsInsn], starts: set[int], checks: Checks
 ) -> None:
     """Jumps lead to instructions; memory is the state, the own frame, the native stack, or what
-    was checked: r10 in exact code, the window + 32 bits in paged code."""
+    was checked: r10, or the same address right before, in exact code, the window + 32 bits in
+    paged code. `before` are the four instructions that lead here."""
     if one.group(cx.X86_GRP_JUMP) or one.group(cx.X86_GRP_CALL):
         for operand in one.operands:
             assert operand.type != cx.X86_OP_IMM or operand.imm in starts, one
@@ -243,11 +245,39 @@ def _judge(
             assert -STACK_BYTES <= disp <= -operand.size, f"{one}: outside the frame"
         elif base == "r12" and index == "r11":
             assert checks is Checks.PAGES
-            assert before is not None
-            assert f"{before.mnemonic} {before.op_str}".startswith("lea r11d, "), f"{one}: {before}"
+            assert before
+            assert _text(before[-1]).startswith("lea r11d, "), f"{one}: {before[-1]}"
+        elif checks is Checks.EXACT and _checks_address(before, base, disp) and not index:
+            continue
         else:
             known = base == "r10" and not index and disp == 0
             assert known or (base == "r10" and one.address < 120), f"{one}: unchecked"
+
+
+def test_nops_are_as_few_as_can_be() -> None:
+    for count in range(100):
+        found = list(DECODER.disasm(x86.nops(count), 0))
+        assert {one.mnemonic for one in found} <= {"nop"}
+        assert (sum(one.size for one in found), len(found)) == (count, -(-count // 9))
+
+
+def _text(one: capstone.CsInsn) -> str:
+    return f"{one.mnemonic} {one.op_str}"
+
+
+def _checks_address(before: list[capstone.CsInsn], base: str, disp: int) -> bool:
+    """Whether these four leave for a stub unless base + disp is in a site's range."""
+    sign = "-" if disp < 0 else "+"
+    address = rf"lea r11, \[{base} \{sign} {hex(abs(disp)) if abs(disp) > 9 else abs(disp)}\]"
+    wanted = (
+        address if disp else f"mov r11, {base}",
+        r"sub r11, qword ptr \[r12 - 0x[0-9a-f]+\]",
+        r"cmp r11, qword ptr \[r12 - 0x[0-9a-f]+\]",
+        r"jae 0x[0-9a-f]+",
+    )
+    return len(before) == 4 and all(
+        re.fullmatch(pattern, _text(one)) for pattern, one in zip(wanted, before, strict=True)
+    )
 
 
 def test_the_judge_can_say_no() -> None:
@@ -262,4 +292,19 @@ def test_the_judge_can_say_no() -> None:
     )
     for code in wrong:
         with pytest.raises(AssertionError):
-            _judge(decoded(code), None, {0}, Checks.PAGES)
+            _judge(decoded(code), [], {0}, Checks.PAGES)
+
+
+def test_the_judge_knows_a_check_from_another() -> None:
+    def code(base: int, off: int, width_off: int = 0) -> list[capstone.CsInsn]:
+        check = x86.rm(x86.LEA, x86.R11, base, off)
+        check += x86.rm(x86.SUB, x86.R11, x86.R12, -4096) + x86.rm(x86.CMP, x86.R11, x86.R12, -4088)
+        check += b"\x0f\x83" + bytes(4)
+        return list(DECODER.disasm(check + x86.rm(x86.MOV, x86.RAX, x86.RDI, 16 + width_off), 0))
+
+    *before, access = code(x86.RDI, 16)
+    _judge(access, before, {0}, Checks.EXACT)
+    for wrong in (code(x86.RSI, 16), code(x86.RDI, 24), code(x86.RDI, 16, 8)):
+        *before, access = wrong
+        with pytest.raises(AssertionError):
+            _judge(access, before, {0}, Checks.EXACT)
