@@ -166,7 +166,7 @@ def _helpers() -> Iterator[Row]:
     for name, before, body in measured:
         for way, checks in (("verified", Checks.NONE), ("sandboxed", Checks.EXACT)):
             took = _loop_ns(checks, before, body, counted=checks is not Checks.NONE)
-            yield f"helper {name}, {way}", took - empty, "ns"
+            yield f"helper {name}, {way}", max(0.0, took - empty), "ns"
 
 
 def _faults() -> Iterator[Row]:
