@@ -97,6 +97,7 @@ def _names() -> Mapping[str, int]:
         "BATCH": direct.BATCH,
         "LAST_SLOT": direct.SLOTS - 1,
         "LOOK_RUNS": direct.LOOK_RUNS,
+        "OPCODE_SHIFT": direct.OPCODE_SHIFT,
         "CHECKED": direct.Care.CHECKED,
         "HELD": direct.Care.HELD,
         "DONE": Stop.DONE,

@@ -25,7 +25,7 @@ from pybpfvm.uring_backend.kernel.guard import Guard
 from pybpfvm.uring_backend.kernel.sysring import SysRing
 from pybpfvm.uring_backend.requests import DIRECT_TOKENS
 
-SLOTS = 4096  # a direct request's token is DIRECT_TOKENS and the address of its slot
+SLOTS = 512  # few, so that they stay in the cache: a direct request's token is DIRECT_TOKENS and the address of its slot
 BATCH = 32  # direct requests are issued when so many have come together, or at the end of a run
 LOOK_RUNS = 16  # after so many runs the loop looks at the clock
 _FDS = 1024
@@ -106,9 +106,8 @@ class Slot(IntEnum):
     """Index of a 64-bit word of a slot."""
 
     USER_DATA = 0
-    QUEUE = 1  # address of its entry in the queue table; 0: the request is Python's by now
-    OPCODE = 2  # and 1; 0: the slot is free
-    UNUSED = 3
+    PLACE = 1  # opcode << OPCODE_SHIFT, and the address of the CQ's entry in the queue table.
+    #            0: the slot is free; negative: the request is Python's by now
 
 
 class Stop(IntEnum):
@@ -126,6 +125,8 @@ class Stop(IntEnum):
 
 _TURN_NS = 10_000_000  # of a loop, after which signals and other threads get their turn
 WAIT_BY_FIELDS = (1 << 64) - 1
+OPCODE_SHIFT = 48
+_PYTHONS = 1 << 63
 QUEUE_BYTES = 8 * len(Queue)
 SLOT_BYTES = 8 * len(Slot)
 
@@ -284,13 +285,13 @@ class Direct:
         while left and back < SLOTS:
             back += 1
             at = width * ((tail - back) & U32 & (SLOTS - 1))
-            queue = slots[at + Slot.QUEUE]
-            if slots[at + Slot.OPCODE] and queue:
+            place = slots[at + Slot.PLACE]
+            if place and not place & _PYTHONS:
                 left -= 1
-                slots[at + Slot.QUEUE] = 0
+                slots[at + Slot.PLACE] = place | _PYTHONS
                 token = DIRECT_TOKENS | words[Word.TABLE] + 8 * at
+                opcode, queue = divmod(place, 1 << OPCODE_SHIFT)
                 cq = (queue - words[Word.QUEUE_TABLE]) // QUEUE_BYTES
-                opcode = slots[at + Slot.OPCODE] - 1
                 found.append(Adopted(token, opcode, slots[at], cq, back <= fresh, back <= refused))
         words[Word.DONE_TO] = words[Word.ISSUED] = words[Word.TAKEN] = tail
         yield from reversed(found)
@@ -298,7 +299,7 @@ class Direct:
     def release(self, token: int) -> None:
         """An adopted request is over."""
         at = ((token & ~DIRECT_TOKENS) - self.words[Word.TABLE]) >> 3
-        self._slots[at + Slot.OPCODE] = 0
+        self._slots[at + Slot.PLACE] = 0
 
     def close(self) -> None:
         """Give the memory back."""

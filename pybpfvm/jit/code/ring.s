@@ -196,8 +196,10 @@ cqe:        r1 = *(u64 *)(r6 + @CQ_MASK)
             if r3 != 0x2000 goto foreign    ; DIRECT_TOKENS
             r2 <<= 16
             r2 >>= 16                       ; the slot
-            r4 = *(u64 *)(r2 + @S_QUEUE)
-            if r4 == 0 goto foreign         ; Python's by now
+            r4 = *(u64 *)(r2 + @S_PLACE)
+            if r4 s< 0 goto foreign         ; Python's by now
+            r4 <<= 16
+            r4 >>= 16                       ; the CQ
             r5 = *(u64 *)(r4 + @Q_HEADER)
             r3 = *(u64 *)(r4 + @Q_TAIL)
             r0 = r3
@@ -221,7 +223,7 @@ cqe:        r1 = *(u64 *)(r6 + @CQ_MASK)
             r0 = *(u64 *)(r4 + @Q_WATCHED)
             if r0 == 0 goto posted
             *(u64 *)(r6 + @STOP) = @WATCHED_QUEUE
-posted:     *(u64 *)(r2 + @S_OPCODE) = 0    ; the slot is free again
+posted:     *(u64 *)(r2 + @S_PLACE) = 0    ; the slot is free again
             w8 += 1
             if r8 != r9 goto cqe
             goto taken
@@ -253,7 +255,10 @@ backlog:    *(u64 *)(r6 + @STOP) = @FOREIGN
 
 submit:     r6 = map[words][0]+0 ll
             r0 = *(u64 *)(r6 + @CARE)
-            if r0 != 0 goto care
+            if r0 == 0 goto sized
+            if r0 & @HELD goto slow
+            w0 = w3
+            if r0 != 64 goto slow
 sized:      r7 = *(u8 *)(r2 + 0)
             r8 = *(u8 *)(r2 + 1)
             r0 = *(u16 *)(r2 + 2)           ; ioprio
@@ -263,7 +268,9 @@ sized:      r7 = *(u8 *)(r2 + 0)
             r0 |= r9
             if r0 != 0 goto slow
             if r8 > 1 goto slow             ; FIXED_FILE alone
+            r9 = *(u64 *)(r2 + 8)
             if r7 == 0 goto admitted        ; NOP
+            if r9 s< -1 goto slow           ; an offset that is refused; -1: the file's own
             if r8 == 1 goto owned
             r0 = *(u32 *)(r2 + 4)           ; fd
             if r0 >= 1024 goto slow
@@ -276,13 +283,11 @@ sized:      r7 = *(u8 *)(r2 + 0)
             r8 >>= r0
             r8 &= 1
             if r8 == 0 goto slow
-owned:      if r7 == 4 goto placed          ; READ_FIXED
-            if r7 == 5 goto placed          ; WRITE_FIXED
+owned:      if r7 == 4 goto admitted        ; READ_FIXED
+            if r7 == 5 goto admitted        ; WRITE_FIXED
             if r7 == 22 goto buffer         ; READ
             if r7 != 23 goto slow           ; WRITE
-buffer:     r8 = *(u64 *)(r2 + 8)           ; no offset that is refused; -1: the file's own
-            if r8 s< -1 goto slow
-            r8 = *(u64 *)(r2 + 16)
+buffer:     r8 = *(u64 *)(r2 + 16)
             r9 = *(u32 *)(r2 + 24)
             r9 += r8
             if r9 < r8 goto slow
@@ -300,10 +305,10 @@ admitted:   r8 = *(u16 *)(r2 + 48)          ; cq_idx
             r9 = *(u64 *)(r6 + @TAIL)
             r5 = r9
             r5 &= @LAST_SLOT
-            r5 <<= 5
+            r5 <<= 4
             r4 = *(u64 *)(r6 + @TABLE)
             r5 += r4                        ; the slot: each has its turn
-            r4 = *(u64 *)(r5 + @S_OPCODE)
+            r4 = *(u64 *)(r5 + @S_PLACE)
             if r4 != 0 goto slow            ; it is still in flight
             r3 = r5
             r4 = *(u64 *)(r2 + 32)
@@ -311,9 +316,9 @@ admitted:   r8 = *(u16 *)(r2 + 48)          ; cq_idx
             r8 *= @QUEUE_BYTES
             r4 = *(u64 *)(r6 + @QUEUE_TABLE)
             r8 += r4
-            *(u64 *)(r3 + @S_QUEUE) = r8
-            r7 += 1                         ; 0 is a free slot
-            *(u64 *)(r3 + @S_OPCODE) = r7
+            r7 <<= @OPCODE_SHIFT
+            r8 |= r7
+            *(u64 *)(r3 + @S_PLACE) = r8
             ; into the real ring
             r4 = *(u64 *)(r6 + @SQ_MASK)
             r4 &= r9
@@ -358,12 +363,6 @@ admitted:   r8 = *(u16 *)(r2 + 48)          ; cq_idx
             call 9                          ; Python takes in what is left
 accepted:   r0 = 1
             exit
-placed:     r8 = *(u64 *)(r2 + 8)
-            if r8 s< -1 goto slow
-            goto admitted
-care:       if r0 & @HELD goto slow
-            w0 = w3
-            if r0 == 64 goto sized
 slow:       call 4                          ; the helper in Python
             exit
 
@@ -383,7 +382,10 @@ emit:       r6 = map[words][0]+0 ll
             r9 = *(u64 *)(r8 + @Q_ENTRIES)
             if r0 >= r9 goto no_room
             r0 = *(u64 *)(r8 + @Q_WATCHED)
-            if r0 != 0 goto watched
+            if r0 == 0 goto unwatched
+            r0 = *(u64 *)(r6 + @CARE)
+            if r0 & @HELD goto emit_slow
+            *(u64 *)(r6 + @STOP) = @WATCHED_QUEUE
 unwatched:  r0 = *(u64 *)(r8 + @Q_TAIL)
             r9 = *(u64 *)(r8 + @Q_MASK)
             r9 &= r0
@@ -401,10 +403,6 @@ unwatched:  r0 = *(u64 *)(r8 + @Q_TAIL)
             *(u64 *)(r6 + @MOVED) = 1
             r0 = 0
             exit
-watched:    r0 = *(u64 *)(r6 + @CARE)
-            if r0 & @HELD goto emit_slow
-            *(u64 *)(r6 + @STOP) = @WATCHED_QUEUE
-            goto unwatched
 no_queue:   r0 = -22
             exit
 no_room:    r0 = *(u64 *)(r6 + @QUEUE_TABLE)
@@ -423,6 +421,9 @@ emit_slow:  call 5
 reap:       r6 = map[words][0]+0 ll
             r7 = *(u64 *)(r6 + @CARE)
             if r7 & @CHECKED goto measure
+            goto long
+measure:    w4 = w4
+            if r4 != 16 goto odd
 long:       r7 = *(u64 *)(r6 + @QUEUES)
             w8 = w2
             if r8 >= r7 goto nowhere
@@ -455,8 +456,6 @@ nowhere:    *(u64 *)(r3 + 0) = 0
             *(u64 *)(r3 + 8) = 0
             r0 = -22
             exit
-measure:    w4 = w4
-            if r4 == 16 goto long
 odd:        if r4 == 0 goto refused         ; as many zeroes as the program vouched for
             *(u8 *)(r3 + 0) = 0
             r3 += 1
@@ -471,7 +470,14 @@ copy_from_user:
             r6 = map[words][0]+0 ll
             r4 = *(u64 *)(r6 + @TAIL)
             r5 = *(u64 *)(r6 + @ISSUED)
-            if r4 != r5 goto from_issue
+            if r4 == r5 goto from_all
+            r7 = r1                         ; what was submitted before comes first
+            r8 = r2
+            r9 = r3
+            call issue
+            r1 = r7
+            r2 = r8
+            r3 = r9
 from_all:   w7 = w2
             r8 = r3
             r8 += r7
@@ -502,20 +508,19 @@ copied:     r0 = 0
             exit
 from_slow:  call 7
             exit
-from_issue: r7 = r1
+
+copy_to_user:
+            r6 = map[words][0]+0 ll
+            r4 = *(u64 *)(r6 + @TAIL)
+            r5 = *(u64 *)(r6 + @ISSUED)
+            if r4 == r5 goto to_all
+            r7 = r1                         ; what was submitted before comes first
             r8 = r2
             r9 = r3
             call issue
             r1 = r7
             r2 = r8
             r3 = r9
-            goto from_all
-
-copy_to_user:
-            r6 = map[words][0]+0 ll
-            r4 = *(u64 *)(r6 + @TAIL)
-            r5 = *(u64 *)(r6 + @ISSUED)
-            if r4 != r5 goto to_issue
 to_all:     w7 = w3
             r8 = r1
             r8 += r7
@@ -546,11 +551,3 @@ to_end:     r0 = 0
             exit
 to_slow:    call 8
             exit
-to_issue:   r7 = r1
-            r8 = r2
-            r9 = r3
-            call issue
-            r1 = r7
-            r2 = r8
-            r3 = r9
-            goto to_all
