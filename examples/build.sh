@@ -63,3 +63,8 @@ build $lints/twins.bpf.c $lints/twins.v3.bpf.o 3
 build $lints/first_posting.bpf.c $lints/first_posting.v1.bpf.o 1
 build $lints/behaviours.bpf.c $lints/behaviours.v2.bpf.o 2
 build $lints/behaviours.bpf.c $lints/behaviours.v3.bpf.o 3
+
+# Programs that the native ring loop runs, for comparison with Python's.
+loops=tests/data/loops
+build $loops/loops.bpf.c $loops/loops.v2.bpf.o 2
+build $loops/loops.bpf.c $loops/loops.v3.bpf.o 3

@@ -25,7 +25,6 @@ from pybpfvm.uring_backend.submitter import Submitter
 
 _CTX = struct.Struct("<QII")  # user_data, wait_nr, wait_idx
 _WAIT = struct.Struct("<8xII")
-_LOOP_RUNS = 16384  # of a loop, after which signals and waiting hosts get their turn
 
 
 class ProgramRunner(Protocol):
@@ -46,14 +45,27 @@ class ProgramRunner(Protocol):
 
 
 class ProgramLoop(Protocol):
-    """Runs a request's program again and again while nobody else has to look at the ring."""
+    """Runs a request's program again and again while nobody else has to look at the ring.
+
+    Of the last call: `runs` is how many there were, the one that raised included. `active`: a
+    request was issued or completed meanwhile. Otherwise `stalled` runs in a row before the last
+    one changed nothing, and executed `stalled_insns`; the last one executed `insns`.
+    """
 
     runs: int
+    active: bool
+    stalled: int
+    stalled_insns: int
+    insns: int
 
-    def run(self, request: BpfRequest, most: int) -> int | None:
-        """Run it once or more, `most` times at the most: r0 of the last run, and `runs` says how
-        many there were. All requests are issued then, the context is as the last run left it.
-        None: it has to be run the ordinary way. Raises what a run raises."""
+    def run(
+        self, request: BpfRequest, most: int, stalled: tuple[int, int], limits: tuple[int, int]
+    ) -> int | None:
+        """Run it once or more, `most` times at the most: r0 of the last run. All requests are
+        issued then, the context is as the last run left it; what has completed may be there to be
+        taken in. `stalled` (runs, instructions) have changed nothing before, and when it comes to
+        one of `limits` the loop ends. None: it has to be run the ordinary way. Raises what a run
+        raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +124,7 @@ class BpfRequests:
         self._runs_left = 0
         self._stalled = 0
         self._stalled_insns = 0
+        self._insns = 0  # of the last run
         self._seen_activity = -1
         self._ctx_addr = ctx.start
         self._ctx_view = memory.view(ctx)
@@ -223,11 +236,14 @@ class BpfRequests:
             asked, refused = self._decide(request, result)
             self._announce_end(request, result, asked, refused)
             self._submitter.end_run()
+            if self.loop is not None:
+                self._submitter.drain()  # of its requests some may have completed at once
         except BaseException as stop:
             self.current = None
             if isinstance(stop, Trap):
                 self._announce_fault(request, stop)
             self._submitter.abort_run()
+            self._submitter.drain()
             self._submitter.end(request, -errno.ECANCELED, failed=True)
             self._submitter.settle()
             self._submitter.drain()
@@ -246,14 +262,37 @@ class BpfRequests:
     def _run_program(self, request: BpfRequest) -> int:
         """Run it: in a loop of its own where nobody else waits for anything."""
         if self.loop is not None and not self._queue and not self._parked:
-            result = self.loop.run(request, min(self._runs_left + 1, _LOOP_RUNS))
-            if result is not None:
-                more = self.loop.runs - 1
-                request.runs += more
-                self._runs_left -= more
+            self._submitter.drain()
+            if not self._queue:
+                result = self._run_loop(self.loop, request)
+                if result is not None:
+                    return result
+        result = self._runner.run(request.program, self._ctx_addr)
+        self._insns = self._runner.executed()
+        return result
+
+    def _run_loop(self, loop: ProgramLoop, request: BpfRequest) -> int | None:
+        budgets = self._budgets
+        if self._submitter.activity != self._seen_activity:
+            self._changed()
+        loop.runs = 1
+        try:
+            result = loop.run(
+                request,
+                self._runs_left + 1,
+                (self._stalled, self._stalled_insns),
+                (budgets.livelock_runs, budgets.livelock_insns),
+            )
+        finally:
+            request.runs += loop.runs - 1
+            self._runs_left -= loop.runs - 1
+        if result is not None:
+            self._insns = loop.insns
+            if loop.active:
                 self._submitter.activity += 1
-                return result
-        return self._runner.run(request.program, self._ctx_addr)
+            else:
+                self._stalled, self._stalled_insns = loop.stalled, loop.stalled_insns
+        return result
 
     def _announce_end(self, request: BpfRequest, result: int, asked: bool, refused: str) -> None:
         if self._observer is not None:
@@ -348,7 +387,7 @@ class BpfRequests:
             self._stalled = self._stalled_insns = 0
             return
         self._stalled += 1
-        self._stalled_insns += self._runner.executed()
+        self._stalled_insns += self._insns
         budgets = self._budgets
         few = self._stalled < budgets.livelock_runs
         if few and self._stalled_insns < budgets.livelock_insns:

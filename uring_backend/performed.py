@@ -103,6 +103,11 @@ class Performed:
         heapq.heappush(self._counted, (due, request.token, request))
         self._submitter.hidden(replace(sqe, off=0, user_data=timer).pack())
 
+    @property
+    def counting(self) -> bool:
+        """Whether a TIMEOUT counts CQEs."""
+        return bool(self._timers)
+
     def _forget_ended(self) -> None:
         """Rebuild the heap once most of it are timeouts that time has ended."""
         if len(self._counted) > 2 * len(self._timers) + _FEW:

@@ -149,9 +149,11 @@ class Ring:
         if not isinstance(backend, KernelBackend):
             return None
 
-        loop = KernelLoop(
-            rules, backend, self.cqs, self._submitter, self._memory.ctx.start, budget_insns
-        )
+        ctx_addr = self._memory.ctx.start
+        try:
+            loop = KernelLoop(rules, backend, self.cqs, self._submitter, ctx_addr, budget_insns)
+        except InputError:
+            return None  # no memory for its tables
         self._bpf.loop = self._loop = loop
         return loop
 
@@ -201,6 +203,7 @@ class Ring:
                 ),
                 lambda: wait_line(_USER, wanted, 0, self.cqs),
                 None,
+                0,
             )
         return consumed
 
@@ -222,6 +225,7 @@ class Ring:
             lambda: queue.count() >= wanted,
             lambda: wait_line(_USER, wanted, cq, self.cqs),
             deadline,
+            cq,
         )
         return queue.count()
 
@@ -233,7 +237,7 @@ class Ring:
         """
         self._begin_call()
         deadline = None if timeout_ns is None else self.backend.now_ns() + timeout_ns
-        return self._until(lambda: False, deadline) is _Stop.STUCK
+        return self._until(lambda: False, deadline, 0) is _Stop.STUCK
 
     def ready(self, cq: int = 0) -> int:
         """How many CQEs a CQ holds."""
@@ -344,6 +348,7 @@ class Ring:
                 lambda: not live,
                 lambda: f"registration waits until {len(live)} request(s) have completed",
                 None,
+                0,
             )
         finally:
             self._bpf.dying = False
@@ -393,12 +398,23 @@ class Ring:
         self._submitter.drain()
         self._bpf.run_all()
 
-    def _until(self, done: Callable[[], bool], deadline_ns: int | None) -> _Stop:
-        """Work until `done`, or whatever else ends it; `deadline_ns` is of the backend's clock."""
+    def _until(self, done: Callable[[], bool], deadline_ns: int | None, cq: int) -> _Stop:
+        """Work until `done`, which looks at `cq`, or whatever else ends it; `deadline_ns` is of
+        the backend's clock."""
+        try:
+            return self._until_done(done, deadline_ns, cq)
+        finally:
+            if self._loop is not None:
+                self._loop.waits_no_more()
+
+    def _until_done(self, done: Callable[[], bool], deadline_ns: int | None, cq: int) -> _Stop:
         idle_ns = self.budgets.idle_timeout_ns
         patience_ns = idle_ns
         began = last_event = time.monotonic_ns()
         for _ in range(self.budgets.max_events):
+            if self._loop is not None:
+                left_ns = None if deadline_ns is None else deadline_ns - self.backend.now_ns()
+                self._loop.waits(cq, left_ns)
             self._work()
             if done():
                 return _Stop.DONE
@@ -423,10 +439,14 @@ class Ring:
         return _Stop.SPENT
 
     def _wait(
-        self, done: Callable[[], bool], waiter: Callable[[], str], deadline_ns: int | None
+        self,
+        done: Callable[[], bool],
+        waiter: Callable[[], str],
+        deadline_ns: int | None,
+        cq: int,
     ) -> None:
         """Work until `done` or the deadline; RingHang when neither can come."""
-        stop = self._until(done, deadline_ns)
+        stop = self._until(done, deadline_ns, cq)
         if stop is _Stop.IDLE:
             seconds = self.budgets.idle_timeout_ns / 1e9
             raise self._hang(f"no event for {seconds:g} s", waiter())

@@ -61,6 +61,8 @@ class Submitter:
         self.bpf: BpfRequests  # set once by the ring: the two refer to each other
         # Told when a request ends that compiled code had issued; set by who lets it.
         self.released: Callable[[int], None] = _nobody
+        # Those among them that complete during the run that submitted them: posted at its end.
+        self.deferring: set[int] = set()
         self.activity = 0  # grows with everything the backend takes or reports
         self.timeouts_ended = 0
         self._rules = rules
@@ -249,12 +251,18 @@ class Submitter:
         """A run is over: close its chain, post its deferred completions."""
         self.close_chain()
         self._flush_deferred(1)
+        self.deferring.clear()
 
     def abort_run(self) -> None:
         """A run was broken off: its unstarted chain is cancelled, its completions are posted."""
         self._fail_chain(self._take_chain())
         self._flush_deferred(1)
+        self.deferring.clear()
         self.settle()
+
+    def room(self) -> int:
+        """How many requests more may be live."""
+        return self._live_requests - len(self.table.live)
 
     def _take_chain(self) -> list[tuple[Request, int]]:
         chain, self._chain = self._chain, []
@@ -401,8 +409,10 @@ class Submitter:
             return
         if request.token >= DIRECT_TOKENS:
             self.released(request.token)
-            self._post(request, res, flags)
-        elif self._inline_from is not None and request.token >= self._inline_from:
+            inline = request.token in self.deferring
+        else:
+            inline = self._inline_from is not None and request.token >= self._inline_from
+        if inline:
             self._deferred.append((request, res, flags))
         else:
             self._post(request, res, flags)

@@ -12,7 +12,7 @@ from pybpfvm.bits import U64, s32, sign_extend
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Hook, RunEnvironment, RunResult
 from pybpfvm.errors import InputError, InternalError, Trap, TrapKind
 from pybpfvm.events import HelperCalled
-from pybpfvm.helpers.context import TailCall
+from pybpfvm.helpers.context import HelperContext, TailCall
 from pybpfvm.helpers.proto import Helper, HelperImpl
 from pybpfvm.helpers.table import HELPERS
 from pybpfvm.image import Image
@@ -48,6 +48,8 @@ from pybpfvm.uring_backend.kernel.loop import KernelLoop
 # Python is entered at least this often, so that signals and other threads get their turn.
 SLICE_INSNS = 1 << 24
 
+# Helpers in Python that read user memory.
+_READ_USER = frozenset({"probe_read_user", "probe_read_user_str", "trace_printk", "snprintf"})
 _NO_ARGUMENTS = (0, 0, 0, 0, 0)
 _LD_CONTEXT = 6
 _ALIGNED = (Kind.ATOMIC, Kind.LOAD_ACQ, Kind.STORE_REL)
@@ -105,7 +107,7 @@ class JitEngine(RunContext):
         self._last: tuple[Program, RunEnvironment, bool, Unit, Enter] | None = None
         self._callees: dict[tuple[str, bool, bool], object] = {}
         self._functions = CFunctions()
-        self._running = False
+        self._running = self._looping = False
         self._closed = False
         self._beyond = 0  # instructions of the budget that are not in the slice
         self._budget = 0
@@ -343,39 +345,55 @@ class JitEngine(RunContext):
         They must be verified, and `budget_insns` at most SLICE_INSNS.
         """
         slow = {native: _implementation(name) for name, native in NATIVE.items()}
-        code = RingCode(self._state, self._thunks, loop.direct.addr, slow, loop.interrupted)
+        code = RingCode(
+            self._state, self._thunks, loop.direct.addr, slow, loop.interrupted, loop.sync
+        )
         self._loop_code = code
+        turns = self.environment.may_goto_turns
+
+        def issued(helper: HelperImpl) -> HelperImpl:
+            def call(context: HelperContext, *args: int) -> int:
+                loop.direct.issue()  # what it reads may be what a pending request writes
+                return helper(context, *args)
+
+            return call
 
         def address(number: int) -> int | None:
             program = program_of(number)
-            if program is None or self._uniform or self.hook or self._recorder:
+            if program is None or self._uniform or self.hook or self._recorder or turns is not None:
                 return None
-            unit = self._loop_units.get(number)
+            unit = self._loop_units.get(id(program))
             if unit is None:
-                unit = self._loop_units[number] = self._loop_unit(program, code)
+                unit = self._loop_units[id(program)] = self._loop_unit(program, code, issued)
             self.ctx_addr = loop.direct.words[Word.CTX]
             return unit.base + unit.code.entries[0]
 
         def enter() -> None:
             self._budget, self._beyond = budget_insns, 0
             self._faults.ensure()
-            self._running = True
+            self._running = self._looping = True
             try:
                 self._guarded(self._thunks.enter, code.entries["loop"])
             finally:
-                self._running = False
+                self._running = self._looping = False
                 if self._pieces:
                     self._drop_pieces()
 
         loop.address, loop.enter = address, enter
 
-    def _loop_unit(self, program: Program, code: RingCode) -> Unit:
+    def _loop_unit(
+        self, program: Program, code: RingCode, issued: Callable[[HelperImpl], HelperImpl]
+    ) -> Unit:
         build = Build(Checks.NONE)
         ordinary = self._callee(build)
 
         def callee(helper: Helper) -> object:
             native = NATIVE.get(helper.name)
-            return ordinary(helper) if native is None else code.entries[native]
+            if native is not None:
+                return code.entries[native]
+            if helper.name in _READ_USER:
+                return issued(_implementation(helper.name))
+            return ordinary(helper)
 
         return Unit(program, build, self._emitter(program, build, callee).emit())
 
@@ -662,7 +680,8 @@ class JitEngine(RunContext):
         """Call back the subprogram with handle `function`; its r0. Raises BadArgument, Trap."""
         target = self.function_at(function)
         words = self._state.words
-        unit = self.unit(target.program)
+        # In a loop the ring is lent to its code: the callback must be of that.
+        unit = self._loop_units[id(target.program)] if self._looping else self.unit(target.program)
         saved = tuple(words[: Slot.FAULT])
         if words[FRAME_POINTER] == words[Slot.LAST_FRAME]:
             raise Stop(TrapKind.STACK_DEPTH)

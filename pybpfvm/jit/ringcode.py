@@ -7,6 +7,7 @@ whatever is not simple.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
@@ -41,6 +42,7 @@ from pybpfvm.jit.x86 import (
     Assembler,
     call_reg,
     group,
+    imm32,
     mov_imm,
     pop,
     push,
@@ -52,6 +54,8 @@ from pybpfvm.uring_backend.kernel import direct
 from pybpfvm.uring_backend.kernel.direct import Queue, Stop, Word
 
 _NR_ENTER = 426
+_NS_PER_S = 1_000_000_000
+_CLOCK_MONOTONIC = 1
 _GETEVENTS_ARG_BYTES = 24
 
 # The functions of ring.s, in the order in which its first instructions name them.
@@ -69,14 +73,15 @@ NATIVE: Mapping[str, str] = {
     "bpf_copy_to_user": "copy_to_user",
 }
 # What ring.s calls by number: machine code, or the helper in Python.
-_RUN, _SLEEP, _ENTER = 1, 2, 3
+_STUBS: Mapping[int, str] = {1: "run", 2: "sleep", 3: "enter", 6: "clock"}
 _SLOW: Mapping[int, tuple[str, int]] = {
     4: ("submit", 3),
     5: ("emit", 5),
-    6: ("reap", 4),
     7: ("copy_from_user", 3),
     8: ("copy_to_user", 3),
 }
+_SYNC = 9
+_ALONE = frozenset({"copy_from_user", "copy_to_user"})  # these do not look at the ring
 
 
 def _names() -> Mapping[str, int]:
@@ -91,7 +96,10 @@ def _names() -> Mapping[str, int]:
         "QUEUE_BYTES": direct.QUEUE_BYTES,
         "BATCH": direct.BATCH,
         "LAST_SLOT": direct.SLOTS - 1,
-        "LOOP_INSNS": direct.LOOP_INSNS,
+        "LOOK_RUNS": direct.LOOK_RUNS,
+        "OPCODE_SHIFT": direct.OPCODE_SHIFT,
+        "CHECKED": direct.Care.CHECKED,
+        "HELD": direct.Care.HELD,
         "DONE": Stop.DONE,
         "FOREIGN": Stop.FOREIGN,
         "WATCHED_QUEUE": Stop.WATCHED,
@@ -111,8 +119,8 @@ def assembled_ring() -> bytes:
 class RingCode:
     """The compiled functions for one engine and one block of words; `entries` by name.
 
-    `slow` are the helpers in Python by the names of ENTRIES, `interrupted` is entered around
-    them: they use the ring as Python does.
+    `slow` are the helpers in Python by the names of ENTRIES; `interrupted` is entered around
+    those that use the ring, as Python does, and around `sync`, which takes in what completed.
     """
 
     def __init__(
@@ -122,22 +130,23 @@ class RingCode:
         words: int,
         slow: Mapping[str, Callable[..., int]],
         interrupted: Callable[[], AbstractContextManager[None]],
+        sync: Callable[[], None],
     ) -> None:
         self._state = state
         self._thunks = thunks
         stubs = Assembler()
-        for name in ("run", "sleep", "enter"):
+        for name in _STUBS.values():
             stubs.label(name)
             getattr(self, f"_{name}")(stubs)
         self._pages = code_area().place(stubs.finish())
         at = self._pages.start
         callees: dict[int, int | tuple[object, int]] = {
-            _RUN: at + stubs.offset("run"),
-            _SLEEP: at + stubs.offset("sleep"),
-            _ENTER: at + stubs.offset("enter"),
+            number: at + stubs.offset(name) for number, name in _STUBS.items()
         }
         for number, (name, count) in _SLOW.items():
-            callees[number] = _around(slow[name], interrupted), count
+            alone = name in _ALONE
+            callees[number] = slow[name] if alone else _around(slow[name], interrupted), count
+        callees[_SYNC] = _around(_synced(sync), interrupted), 0
         self.code = Bytecode("ring", ENTRIES, state, thunks, words=words, callees=callees)
         self.entries = self.code.entries
 
@@ -167,7 +176,7 @@ class RingCode:
         asm(
             rm(MOV, R10, RBX, 8 * Word.BUDGET),
             rr(SUB, R10, R9),
-            rm(0x01, R10, RBX, 8 * Word.EXECUTED),
+            rm(MOV_TO, R10, RBX, 8 * Word.INSNS),
             RET,
         )
 
@@ -182,6 +191,24 @@ class RingCode:
             mov_imm(RAX, _NR_ENTER),
             SYSCALL,
             pop(R9),
+            RET,
+        )
+
+    def _clock(self, asm: Assembler) -> None:
+        """Nanoseconds of CLOCK_MONOTONIC. The C library does it without a system call."""
+        asm(
+            push(RBP),
+            rr(MOV, RBP, RSP),
+            group(SUB, RSP, 16),
+            group(AND, RSP, -16),
+            mov_imm(RDI, _CLOCK_MONOTONIC),
+            rr(MOV, RSI, RSP),
+            mov_imm(RAX, _clock_gettime()),
+            call_reg(RAX),
+            rm(0x69, RAX, RSP, 0) + imm32(_NS_PER_S),  # imul rax, [rsp], 10**9
+            rm(0x03, RAX, RSP, 8),  # add rax, [rsp + 8]
+            rr(MOV, RSP, RBP),
+            pop(RBP),
             RET,
         )
 
@@ -212,6 +239,14 @@ class RingCode:
         asm(rm(MOV, RAX, RSP, 8), rr(MOV, RSP, RBP), pop(RBP), RET)
 
 
+def _synced(sync: Callable[[], None]) -> Callable[..., int]:
+    def call(*_: object) -> int:
+        sync()
+        return 0
+
+    return call
+
+
 def _around(
     helper: Callable[..., int], interrupted: Callable[[], AbstractContextManager[None]]
 ) -> object:
@@ -220,3 +255,9 @@ def _around(
             return helper(*args)
 
     return call
+
+
+def _clock_gettime() -> int:
+    found = ctypes.cast(ctypes.CDLL(None).clock_gettime, ctypes.c_void_p).value
+    assert found is not None
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from random import Random
@@ -389,7 +390,8 @@ class _Runner:
             return
         self._loop = self._ring.core.make_loop(self._ring._budget_insns)
         if self._loop is not None:
-            engine.make_loop(self._loop, partial(self._loops, owner), self._ring._budget_insns)
+            with suppress(InputError):  # no memory for its code
+                engine.make_loop(self._loop, partial(self._loops, owner), self._ring._budget_insns)
 
     def _loops(self, owner: LoadedObject, number: int) -> Program | None:
         """The program with that number, if it may run in a loop."""

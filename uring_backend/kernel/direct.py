@@ -3,7 +3,7 @@
 The words here are what such code works on: where the real ring is, a table of the requests it has
 in flight, a copy of what the guard would ask. While it runs (`lend` to `take_back`) the real ring,
 the CQs of the ring above and this table are its own; before and after they are Python's, and a
-direct request that is still in flight is a request like any other.
+direct request that is still in flight is a request like any other (`adopt`).
 
 A direct request is one that the guard admits as it is: NOP, or a transfer between user memory and
 a file of the world, with no flag but FIXED_FILE. Everything else takes the long way.
@@ -12,8 +12,10 @@ a file of the world, with no flag but FIXED_FILE. Everything else takes the long
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator, Sequence
-from enum import IntEnum
+import time
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
 
 from pybpfvm.bits import U32
 from pybpfvm.memory import AddressSpace, RegionKind
@@ -23,8 +25,9 @@ from pybpfvm.uring_backend.kernel.guard import Guard
 from pybpfvm.uring_backend.kernel.sysring import SysRing
 from pybpfvm.uring_backend.requests import DIRECT_TOKENS
 
-SLOTS = 4096  # a direct request's token is DIRECT_TOKENS and the address of its slot
+SLOTS = 512  # few, so that they stay in the cache: a direct request's token is DIRECT_TOKENS and the address of its slot
 BATCH = 32  # direct requests are issued when so many have come together, or at the end of a run
+LOOK_RUNS = 16  # after so many runs the loop looks at the clock
 _FDS = 1024
 _BLOCKS = 16
 
@@ -41,10 +44,11 @@ class Word(IntEnum):
     SQ_MASK = 6
     CQES = 7
     CQ_MASK = 8
-    TAIL = 9  # of the real SQ, published when requests are issued
-    PENDING = 10  # put into the SQ and not issued
-    TABLE = 11  # address of the slots
-    IN_FLIGHT = 12
+    # Tails of the real SQ: counts of requests, modulo 2**32.
+    TAIL = 9  # so many were put there,
+    ISSUED = 10  # issued,
+    TAKEN = 11  # put there before completions were last taken in,
+    DONE_TO = 12  # TAIL less those in flight
     QUEUES = 13  # how many CQs the ring above has
     QUEUE_TABLE = 14
     FDS = 15  # address of a bitmap of descriptors that requests may use
@@ -57,13 +61,30 @@ class Word(IntEnum):
     CTX_PERSISTS = 22
     RUNS_LEFT = 23
     RUNS = 24
-    EXECUTED = 25  # instructions of all runs
+    INSNS = 25  # of the last run
     R0 = 26  # of the last run
     STOP = 27  # a Stop, 0 while the loop goes on
-    CHANGED = 28  # whether the run issued or completed a request, emitted or reaped a CQE
-    IDLE = 29  # runs in a row that changed nothing
-    LENGTH_CHECKED = 30
-    WAIT_ARG = 31  # address of the io_uring_getevents_arg of waits
+    CARE = 28  # Care: what submit and reap look at first
+    WAIT_ARG = 29  # address of the io_uring_getevents_arg of waits
+    MAY_SLEEP = 30
+    DEADLINE = 31  # of CLOCK_MONOTONIC, when the loop ends
+    LOOKS = 32  # runs until the loop looks at the clock
+    TABLE = 33  # address of the slots
+    CHANGES = 34  # grows with requests issued and completed
+    SEEN = 35  # CHANGES after the last run but this one
+    MOVED = 36  # a CQE was emitted or reaped
+    MEASURED = 37  # whether Queue.MOST and LEAST are since the last change of CHANGES
+    IDLE = 38  # runs in a row that changed nothing,
+    IDLE_INSNS = 39  # what they executed,
+    MOST_IDLE = 40  # and how much of either ends the loop
+    MOST_IDLE_INSNS = 41
+
+
+class Care(IntFlag):
+    """What is not plain about submit and reap."""
+
+    CHECKED = 1  # their length argument is looked at
+    HELD = 2  # for the rest of the run submit is Python's, and so is emit to a watched CQ
 
 
 class Queue(IntEnum):
@@ -77,35 +98,50 @@ class Queue(IntEnum):
     WATCHED = 5  # posting to it ends the loop
     TAIL_BEFORE = 6  # the tail, and the head in its header, when the queue was lent
     HEAD_BEFORE = 7
+    MOST = 8  # CQEs that it held at the end of a run, for the detection of live-locks
+    LEAST = 9
 
 
 class Slot(IntEnum):
     """Index of a 64-bit word of a slot."""
 
     USER_DATA = 0
-    QUEUE = 1  # address of its entry in the queue table; 0: the request is Python's by now
-    OPCODE = 2  # and 1; 0: the slot is free
-    UNUSED = 3
+    PLACE = 1  # opcode << OPCODE_SHIFT, and the address of the CQ's entry in the queue table.
+    #            0: the slot is free; negative: the request is Python's by now
 
 
 class Stop(IntEnum):
     """Why the loop ended."""
 
     DONE = 1  # the program did not ask to run again, or for something that is refused
-    FOREIGN = 2  # the real ring holds a CQE of somebody else's, or has a backlog
+    FOREIGN = 2  # Python has something to do: the real ring holds a CQE of its own, say
     WATCHED = 3  # a CQE was posted to a queue that others look at
     FULL = 4  # there is no room for a CQE
     RUNS = 5  # so many runs were made
     STUCK = 6  # nothing is in flight
-    INTERRUPTED = 7  # a wait ended without a CQE
+    INTERRUPTED = 7  # a wait ended without a CQE, or was none; not all requests were issued
     NO_CHANGE = 8  # runs in a row changed nothing
 
 
-_WAIT_NS = 50_000_000  # of one sleep, after which Python looks around
-LOOP_INSNS = 1 << 24  # a loop ends when its runs have executed more
+_TURN_NS = 10_000_000  # of a loop, after which signals and other threads get their turn
 WAIT_BY_FIELDS = (1 << 64) - 1
+OPCODE_SHIFT = 48
+_PYTHONS = 1 << 63
 QUEUE_BYTES = 8 * len(Queue)
 SLOT_BYTES = 8 * len(Slot)
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A direct request in flight, for Python. `fresh`: completions have not been taken in since
+    it was submitted. `refused`: the kernel did not take it, so it will never complete."""
+
+    token: int
+    opcode: int
+    user_data: int
+    cq: int
+    fresh: bool
+    refused: bool
 
 
 class Direct:
@@ -157,26 +193,47 @@ class Direct:
         words[Word.BLOCKS] = blocks
         self._wait_arg = _wait_arg()
         words[Word.WAIT_ARG] = ctypes.addressof(self._wait_arg)
+        self._lent = [False] * cqs
+        memory.on_free(self._freed)
 
-    def begin(self, watched: Callable[[int], bool]) -> None:
-        """Compiled code is about to start; `watched` says of which CQs posting ends its loop."""
+    def begin(self, watched: Container[int], sleep_ns: int) -> None:
+        """Compiled code is about to start. Posting to `watched` CQs ends its loop, and it may
+        sleep for so long at a time, 0: not at all."""
         words = self.words
-        words[Word.STOP] = words[Word.RUNS] = words[Word.EXECUTED] = words[Word.IDLE] = 0
+        words[Word.STOP] = words[Word.RUNS] = words[Word.CHANGES] = words[Word.SEEN] = 0
+        words[Word.MOVED] = 0
+        words[Word.CARE] &= ~Care.HELD
+        words[Word.MAY_SLEEP] = sleep_ns > 0
+        words[Word.LOOKS] = LOOK_RUNS
+        words[Word.DEADLINE] = time.monotonic_ns() + _TURN_NS
+        abi.TIMESPEC.pack_into(self._wait_arg, abi.GETEVENTS_ARG.size, 0, sleep_ns)
         for index in range(self._cqs):
-            self._queues[len(Queue) * index + Queue.WATCHED] = watched(index)
+            self._queues[len(Queue) * index + Queue.WATCHED] = index in watched
         self._fds[:] = bytes(_FDS // 8)
         for fd in self._guard.owned:
             if fd < _FDS:
                 self._fds[fd >> 3] |= 1 << (fd & 7)
+        self._find_blocks()
+
+    def _find_blocks(self) -> None:
+        if self._memory.closed:
+            return
         blocks = [r for r in self._memory.regions() if r.kind is RegionKind.USER][:_BLOCKS]
         for index, region in enumerate(blocks):
             self._blocks[2 * index] = region.start
             self._blocks[2 * index + 1] = region.end
         self._blocks[2 * len(blocks)] = self._blocks[2 * len(blocks) + 1] = 0
 
+    def _freed(self) -> None:
+        """Another thread may free a block while compiled code sleeps."""
+        if any(self._lent):
+            self._find_blocks()
+
     def lend(self, queues: Sequence[CompletionQueue]) -> None:
         """Give the real ring and the queues to compiled code."""
-        self.words[Word.TAIL] = self._ring.words[self._ring.sq_tail]
+        words = self.words
+        tail = self._ring.words[self._ring.sq_tail]
+        words[Word.TAIL] = words[Word.ISSUED] = words[Word.TAKEN] = words[Word.DONE_TO] = tail
         for queue in queues:
             at = len(Queue) * queue.index
             self._queues[at + Queue.HEADER] = queue.address
@@ -185,46 +242,68 @@ class Direct:
             self._queues[at + Queue.MASK] = queue.entries - 1
             self._queues[at + Queue.TAIL] = self._queues[at + Queue.TAIL_BEFORE] = queue.tail
             self._queues[at + Queue.HEAD_BEFORE] = queue.head
+            self._lent[queue.index] = True
 
     def take_back(
-        self, queues: Sequence[CompletionQueue]
-    ) -> Iterator[tuple[CompletionQueue, int, int]]:
-        """Take them back, all requests issued: each queue that changed, with how many CQEs were
-        posted to it and reaped from it."""
-        words = self.words
-        if words[Word.PENDING]:
-            self._ring.publish(words[Word.TAIL], words[Word.PENDING])
-            words[Word.PENDING] = 0
+        self,
+        queues: Sequence[CompletionQueue],
+        changed: Callable[[CompletionQueue, int, int], None],
+    ) -> None:
+        """Take the queues back; `changed` is told of each that did how many CQEs were posted to it
+        and reaped from it. What an exception breaks off can be done again."""
         for queue in queues:
+            if not self._lent[queue.index]:
+                continue
             at = len(Queue) * queue.index
             queue.tail = self._queues[at + Queue.TAIL]
             posted = (queue.tail - self._queues[at + Queue.TAIL_BEFORE]) & U32
             reaped = (queue.head - self._queues[at + Queue.HEAD_BEFORE]) & U32
+            self._lent[queue.index] = False
             if posted or reaped:
-                yield queue, posted, reaped
+                changed(queue, posted, reaped)
 
-    def adopt(self) -> Iterator[tuple[int, int, int, int]]:
-        """(token, opcode, user_data, CQ) of each request in flight, which is Python's from now."""
-        slots, width = self._slots, len(Slot)
-        slot = 0
-        while self.words[Word.IN_FLIGHT]:
-            at = width * slot
-            slot += 1
-            queue = slots[at + Slot.QUEUE]
-            if slots[at + Slot.OPCODE] and queue:
-                slots[at + Slot.QUEUE] = 0
-                self.words[Word.IN_FLIGHT] -= 1
-                token = DIRECT_TOKENS | self.words[Word.TABLE] + 8 * at
-                cq = (queue - self.words[Word.QUEUE_TABLE]) // QUEUE_BYTES
-                yield token, slots[at + Slot.OPCODE] - 1, slots[at], cq
+    def issue(self) -> None:
+        """Issue what is pending, as far as the kernel takes it."""
+        words = self.words
+        pending = (words[Word.TAIL] - words[Word.ISSUED]) & U32
+        if pending:
+            left = self._ring.publish(words[Word.TAIL], pending)
+            words[Word.ISSUED] = (words[Word.TAIL] - left) & U32
+
+    def adopt(self) -> Iterator[Adopted]:
+        """Issue what is pending; then each request in flight, oldest first, is Python's."""
+        self.issue()
+        words, slots, width = self.words, self._slots, len(Slot)
+        tail = words[Word.TAIL]
+        refused = (tail - words[Word.ISSUED]) & U32
+        fresh = (tail - words[Word.TAKEN]) & U32
+        left = (tail - words[Word.DONE_TO]) & U32
+        if refused:
+            self._ring.unpublish(refused)
+        found = []
+        back = 0
+        while left and back < SLOTS:
+            back += 1
+            at = width * ((tail - back) & U32 & (SLOTS - 1))
+            place = slots[at + Slot.PLACE]
+            if place and not place & _PYTHONS:
+                left -= 1
+                slots[at + Slot.PLACE] = place | _PYTHONS
+                token = DIRECT_TOKENS | words[Word.TABLE] + 8 * at
+                opcode, queue = divmod(place, 1 << OPCODE_SHIFT)
+                cq = (queue - words[Word.QUEUE_TABLE]) // QUEUE_BYTES
+                found.append(Adopted(token, opcode, slots[at], cq, back <= fresh, back <= refused))
+        words[Word.DONE_TO] = words[Word.ISSUED] = words[Word.TAKEN] = tail
+        yield from reversed(found)
 
     def release(self, token: int) -> None:
         """An adopted request is over."""
         at = ((token & ~DIRECT_TOKENS) - self.words[Word.TABLE]) >> 3
-        self._slots[at + Slot.OPCODE] = 0
+        self._slots[at + Slot.PLACE] = 0
 
     def close(self) -> None:
         """Give the memory back."""
+        self._memory.forget_on_free(self._freed)
         for view in (self.words, self._queues, self._slots, self._fds, self._blocks):
             view.release()
         if not self._memory.closed:
@@ -240,5 +319,4 @@ def _wait_arg() -> ctypes.Array[ctypes.c_char]:
     size = abi.GETEVENTS_ARG.size
     made = ctypes.create_string_buffer(size + abi.TIMESPEC.size)
     abi.GETEVENTS_ARG.pack_into(made, 0, 0, 0, 0, ctypes.addressof(made) + size)
-    abi.TIMESPEC.pack_into(made, size, 0, _WAIT_NS)
     return made

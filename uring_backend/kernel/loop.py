@@ -1,11 +1,13 @@
 """The loop of one program over the kernel's ring, done by compiled code: what is Python's part.
 
 Before: lend it ring, queues and context. After: take them back, and make requests of what is in
-flight. In between, for what compiled code does not do itself: both, around the ordinary helper.
+flight. In between, for what compiled code does not do itself: both, around the ordinary helper;
+from there on, to the end of the run, submitting is Python's.
 """
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -13,16 +15,29 @@ from pybpfvm.profiles.base import RingRules, WaitBy
 from pybpfvm.uring_backend.abi import Sqe
 from pybpfvm.uring_backend.cq import CompletionQueues
 from pybpfvm.uring_backend.kernel.backend import KernelBackend
-from pybpfvm.uring_backend.kernel.direct import WAIT_BY_FIELDS, Direct, Word
+from pybpfvm.uring_backend.kernel.direct import (
+    SLOTS,
+    WAIT_BY_FIELDS,
+    Adopted,
+    Care,
+    Direct,
+    Stop,
+    Word,
+)
 from pybpfvm.uring_backend.requests import BpfRequest, Request
 from pybpfvm.uring_backend.submitter import Submitter
 
 # (program, as the runner numbers it) -> address of its code, None where it can not be run so
 Address = Callable[[int], int | None]
+_SLEEP_NS = 50_000_000  # of one sleep, after which Python looks around
+_MAIN = 0
 
 
 class KernelLoop:
-    """A ProgramLoop (see bpf). `enter` runs the loop's code, `address` finds a program's."""
+    """A ProgramLoop (see bpf). `enter` runs the loop's code, `address` finds a program's.
+
+    `looped` counts the runs that loops have made.
+    """
 
     def __init__(
         self,
@@ -33,68 +48,126 @@ class KernelLoop:
         ctx_addr: int,
         budget_insns: int,
     ) -> None:
-        self.runs = 0
+        self.runs = self.looped = 0
+        self.active = False
+        self.stalled = self.stalled_insns = self.insns = 0
         self.enter: Callable[[], None]
-        self.address: Address
+        self.address: Address = _nowhere
         self.direct: Direct = backend.direct(len(cqs))
         self._backend = backend
         self._cqs = cqs
         self._submitter = submitter
+        self._awaited = _MAIN
+        self._sleep_ns = 0
         submitter.released = self.direct.release
         words = self.direct.words
         words[Word.CTX] = ctx_addr
         words[Word.BUDGET] = budget_insns
         words[Word.CTX_PERSISTS] = rules.ctx_persists
-        words[Word.LENGTH_CHECKED] = rules.length_checked
+        words[Word.CARE] = Care.CHECKED if rules.length_checked else 0
         by_return = rules.wait_by is WaitBy.RETURN
         words[Word.WAIT_VALUE] = rules.wait_value if by_return else WAIT_BY_FIELDS
 
-    def run(self, request: BpfRequest, most: int) -> int | None:
+    def waits(self, cq: int, left_ns: int | None) -> None:
+        """The host waits for CQEs on `cq`, so long at the most (None: for ever). Without this a
+        loop does not sleep."""
+        self._awaited = cq
+        self._sleep_ns = _SLEEP_NS if left_ns is None else min(max(left_ns, 0), _SLEEP_NS)
+
+    def waits_no_more(self) -> None:
+        """The host wants control back as soon as nothing runs."""
+        self._awaited, self._sleep_ns = _MAIN, 0
+
+    def run(
+        self, request: BpfRequest, most: int, stalled: tuple[int, int], limits: tuple[int, int]
+    ) -> int | None:
         """See ProgramLoop.run."""
         address = self.address(request.program)
-        if address is None:
+        if address is None or self._submitter.room() < SLOTS or self._submitter.performed.counting:
             return None
         words = self.direct.words
         words[Word.PROGRAM] = address
         words[Word.USER_DATA] = request.user_data
         words[Word.RUNS_LEFT] = most
-        self._submitter.drain()
-        self.direct.begin(_is_users)
+        words[Word.IDLE], words[Word.IDLE_INSNS] = stalled
+        words[Word.MOST_IDLE], words[Word.MOST_IDLE_INSNS] = limits
+        if not stalled[0]:
+            words[Word.MEASURED] = 0
+        self.runs = 1
+        self.direct.begin({_MAIN, self._awaited}, self._sleep_ns)
         self._origin = request.origin
         self.direct.lend(self._cqs.queues)
         try:
             self.enter()
+        except BaseException:
+            self.runs = words[Word.RUNS] + 1
+            raise
         finally:
+            self.looped += words[Word.RUNS]
             self._take_back()
         self.runs = words[Word.RUNS]
+        self._judge()
+        self._submitter.settle()
         return words[Word.R0]
 
-    @property
-    def executed(self) -> int:
-        """Instructions of all runs of the last loop."""
-        return self.direct.words[Word.EXECUTED]
+    def _judge(self) -> None:
+        """What live-lock detection is told."""
+        words = self.direct.words
+        self.insns = words[Word.INSNS]
+        self.stalled, self.stalled_insns = words[Word.IDLE], words[Word.IDLE_INSNS]
+        if words[Word.STOP] in (Stop.NO_CHANGE, Stop.RUNS):
+            self.active = self.stalled == 0
+            if not self.active:  # the last run is among them, and will be counted once more
+                self.stalled -= 1
+                self.stalled_insns -= self.insns
+                self._cqs.moved = False
+        else:
+            self.active = words[Word.CHANGES] != 0
 
     @contextmanager
     def interrupted(self) -> Iterator[None]:
         """Within a run: ring and queues are Python's for a while."""
-        self._take_back()
+        self._take_back(within_run=True)
         try:
             yield
         finally:
+            words = self.direct.words
             self.direct.lend(self._cqs.queues)
+            words[Word.STOP] = Stop.FOREIGN
+            words[Word.CARE] |= Care.HELD
+            words[Word.CHANGES] += 1
 
-    def _take_back(self) -> None:
-        for queue, posted, reaped in self.direct.take_back(self._cqs.queues):
-            self._cqs.changed(queue, posted, reaped)
-        for token, opcode, user_data, cq in self.direct.adopt():
-            raw = Sqe(opcode, user_data=user_data).pack()
-            self._submitter.table.add(Request(token, raw, user_data, cq, self._origin))
-            self._backend.adopt(token, opcode)
+    def sync(self) -> None:
+        """Within a run, interrupted: take in what has completed."""
+        self._submitter.drain()
+
+    def _take_back(self, *, within_run: bool = False) -> None:
+        self.direct.take_back(self._cqs.queues, self._cqs.changed)
+        refused = [
+            request
+            for adopted in self.direct.adopt()
+            for request in self._adopted(adopted, within_run=within_run)
+        ]
+        for request in refused:
+            self._submitter.complete(request, -errno.EAGAIN)
+
+    def _adopted(self, adopted: Adopted, *, within_run: bool) -> Iterator[Request]:
+        """Make it a request like others; yields it if the kernel will never complete it."""
+        token = adopted.token
+        raw = Sqe(adopted.opcode, user_data=adopted.user_data).pack()
+        request = Request(token, raw, adopted.user_data, adopted.cq, self._origin)
+        self._submitter.table.add(request)
+        if within_run and adopted.fresh:
+            self._submitter.deferring.add(token)
+        if adopted.refused:
+            yield request
+        else:
+            self._backend.adopt(token, adopted.opcode)
 
     def close(self) -> None:
         """Give the tables back."""
         self.direct.close()
 
 
-def _is_users(cq: int) -> bool:
-    return cq == 0
+def _nowhere(_: int) -> int | None:
+    return None

@@ -136,14 +136,19 @@ class SysRing:
             words[self.sq_tail] = words[self.sq_head]
         return consumed
 
-    def publish(self, tail: int, count: int) -> None:
-        """Issue the `count` SQEs that somebody else put before `tail`."""
+    def publish(self, tail: int, count: int) -> int:
+        """Issue the `count` SQEs that somebody else put before `tail`; how many are left."""
         self.words[self.sq_tail] = tail
-        for _ in range(count):  # each call consumes one at least, if it consumes any
+        while count:  # each call consumes one at least, if it consumes any
             consumed = enter(self.fd, count, 0, 0)
-            if consumed <= 0 or consumed >= count:
+            if consumed <= 0:
                 break
-            count -= consumed
+            count -= min(consumed, count)
+        return count
+
+    def unpublish(self, count: int) -> None:
+        """Take the last `count` SQEs out of the SQ again."""
+        self.words[self.sq_tail] = (self.words[self.sq_tail] - count) & 0xFFFFFFFF
 
     def wait(self, timeout_ns: int | None) -> int:
         """Sleep until the CQ has an entry: 0, -ETIME, -EINTR, or another -errno.

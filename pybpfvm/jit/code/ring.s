@@ -20,13 +20,17 @@ again:      r1 = *(u64 *)(r6 + @CTX)
             r2 = *(u64 *)(r6 + @CTX_PERSISTS)
             if r2 != 0 goto run
             *(u64 *)(r1 + 8) = 0
-run:        *(u64 *)(r6 + @CHANGED) = 0
-            call 1                          ; run the program
+run:        call 1                          ; run the program
             *(u64 *)(r6 + @R0) = r0
             r1 = *(u64 *)(r6 + @RUNS)
             r1 += 1
             *(u64 *)(r6 + @RUNS) = r1
+            r2 = *(u64 *)(r6 + @TAIL)
+            *(u64 *)(r6 + @TAKEN) = r2
+            r3 = *(u64 *)(r6 + @ISSUED)
+            if r2 == r3 goto issued
             call issue
+issued:     call take
             ; does it want to run again, and when?
             r1 = *(u64 *)(r6 + @CTX)
             r7 = *(u32 *)(r1 + 8)           ; wait_nr
@@ -40,12 +44,6 @@ asked:      if r7 == 0 goto done
             if r8 >= r2 goto done
             r2 = *(u64 *)(r6 + @STOP)
             if r2 != 0 goto out
-            r2 = *(u64 *)(r6 + @RUNS_LEFT)
-            r2 += -1
-            *(u64 *)(r6 + @RUNS_LEFT) = r2
-            if r2 == 0 goto enough
-            r2 = *(u64 *)(r6 + @EXECUTED)
-            if r2 > @LOOP_INSNS goto enough
             r8 *= @QUEUE_BYTES
             r2 = *(u64 *)(r6 + @QUEUE_TABLE)
             r8 += r2
@@ -54,23 +52,62 @@ wait:       r2 = *(u64 *)(r8 + @Q_TAIL)
             r1 = *(u32 *)(r1 + 8)
             w2 -= w1                        ; CQEs that the queue holds
             if r2 >= r7 goto ready
-            r2 = *(u64 *)(r6 + @IN_FLIGHT)
-            if r2 == 0 goto stuck
+            r2 = *(u64 *)(r6 + @TAIL)
+            r1 = *(u64 *)(r6 + @DONE_TO)
+            if r2 == r1 goto stuck          ; nothing is in flight
+            r2 = *(u64 *)(r6 + @MAY_SLEEP)
+            if r2 == 0 goto late
             call 2                          ; sleep until the real ring has a CQE
             if r0 s< 0 goto late
             call take
             r2 = *(u64 *)(r6 + @STOP)
             if r2 != 0 goto out
-            goto wait
-ready:      r1 = *(u64 *)(r6 + @CHANGED)
-            if r1 == 0 goto idle
+            call 6                          ; the time
+            r1 = *(u64 *)(r6 + @DEADLINE)
+            if r0 < r1 goto wait
+            goto late
+ready:      r1 = *(u64 *)(r6 + @CHANGES)
+            r2 = *(u64 *)(r6 + @SEEN)
+            if r1 == r2 goto idle
+            *(u64 *)(r6 + @SEEN) = r1
             *(u64 *)(r6 + @IDLE) = 0
-            goto again
+            *(u64 *)(r6 + @MEASURED) = 0
+next:       r2 = *(u64 *)(r6 + @RUNS_LEFT)
+            r2 += -1
+            *(u64 *)(r6 + @RUNS_LEFT) = r2
+            if r2 == 0 goto enough
+            r2 = *(u64 *)(r6 + @LOOKS)
+            r2 += -1
+            *(u64 *)(r6 + @LOOKS) = r2
+            if r2 != 0 goto again
+            *(u64 *)(r6 + @LOOKS) = @LOOK_RUNS
+            call 6                          ; the time
+            r1 = *(u64 *)(r6 + @DEADLINE)
+            if r0 < r1 goto again
+            goto enough
+            ; no request was issued or completed: does a queue hold more or fewer CQEs than before?
 idle:       r1 = *(u64 *)(r6 + @IDLE)
+            if r1 != 0 goto counted
+            *(u64 *)(r6 + @IDLE_INSNS) = 0
+counted:    r2 = *(u64 *)(r6 + @MOVED)
+            if r2 == 0 goto same
+            *(u64 *)(r6 + @MOVED) = 0
+            call moved
+            if r0 == 0 goto same
+            *(u64 *)(r6 + @IDLE) = 0
+            goto next
+same:       r1 = *(u64 *)(r6 + @IDLE)
             r1 += 1
             *(u64 *)(r6 + @IDLE) = r1
-            if r1 < 64 goto again
-            *(u64 *)(r6 + @STOP) = @NO_CHANGE
+            r2 = *(u64 *)(r6 + @IDLE_INSNS)
+            r3 = *(u64 *)(r6 + @INSNS)
+            r2 += r3
+            *(u64 *)(r6 + @IDLE_INSNS) = r2
+            r3 = *(u64 *)(r6 + @MOST_IDLE)
+            if r1 >= r3 goto no_change
+            r3 = *(u64 *)(r6 + @MOST_IDLE_INSNS)
+            if r2 < r3 goto next
+no_change:  *(u64 *)(r6 + @STOP) = @NO_CHANGE
             goto out
 done:       *(u64 *)(r6 + @STOP) = @DONE
             goto out
@@ -82,14 +119,45 @@ late:       *(u64 *)(r6 + @STOP) = @INTERRUPTED
 out:        r0 = 0
             exit
 
-; --- issue what is pending, take in what has completed --------------------------------------
+; --- whether a queue holds more or fewer CQEs than at the end of any run since the last change ----
+
+moved:      r6 = map[words][0]+0 ll
+            r0 = 0
+            r5 = *(u64 *)(r6 + @MEASURED)
+            *(u64 *)(r6 + @MEASURED) = 1
+            r1 = *(u64 *)(r6 + @QUEUE_TABLE)
+            r2 = *(u64 *)(r6 + @QUEUES)
+queue:      r3 = *(u64 *)(r1 + @Q_TAIL)
+            r4 = *(u64 *)(r1 + @Q_HEADER)
+            r4 = *(u32 *)(r4 + 8)
+            w3 -= w4
+            if r5 == 0 goto first
+            r4 = *(u64 *)(r1 + @Q_MOST)
+            if r3 > r4 goto more
+            r4 = *(u64 *)(r1 + @Q_LEAST)
+            if r3 >= r4 goto measured
+            *(u64 *)(r1 + @Q_LEAST) = r3
+            r0 = 1
+            goto measured
+first:      *(u64 *)(r1 + @Q_LEAST) = r3
+more:       *(u64 *)(r1 + @Q_MOST) = r3
+            r0 = 1
+measured:   r1 += @QUEUE_BYTES
+            r2 += -1
+            if r2 != 0 goto queue
+            exit
+
+; --- issue what is pending ------------------------------------------------------------------
 
 issue:      r6 = map[words][0]+0 ll
-            r2 = *(u64 *)(r6 + @PENDING)
-            if r2 == 0 goto take_in
-            r3 = *(u64 *)(r6 + @TAIL)
+            r1 = *(u64 *)(r6 + @CHANGES)
+            r1 += 1
+            *(u64 *)(r6 + @CHANGES) = r1
+            r2 = *(u64 *)(r6 + @TAIL)
             r4 = *(u64 *)(r6 + @SQ_TAIL)
-            *(u32 *)(r4 + 0) = r3
+            *(u32 *)(r4 + 0) = r2
+            r1 = *(u64 *)(r6 + @ISSUED)
+            w2 -= w1
             r1 = *(u64 *)(r6 + @FD)
             r3 = 0
             r4 = 0
@@ -97,13 +165,15 @@ issue:      r6 = map[words][0]+0 ll
             call 3                          ; io_uring_enter: how many were consumed
             if r0 s>= 0 goto some
             r0 = 0
-some:       r2 = *(u64 *)(r6 + @PENDING)
-            r2 -= r0
-            *(u64 *)(r6 + @PENDING) = r2
-            if r2 == 0 goto take_in
+some:       r1 = *(u64 *)(r6 + @ISSUED)
+            w1 += w0
+            *(u64 *)(r6 + @ISSUED) = r1
+            r2 = *(u64 *)(r6 + @TAIL)
+            if r1 == r2 goto all
             *(u64 *)(r6 + @STOP) = @INTERRUPTED
-take_in:    call take
-            exit
+all:        exit
+
+; --- take in what has completed -------------------------------------------------------------
 
 take:       r6 = map[words][0]+0 ll
             r1 = *(u64 *)(r6 + @SQ_FLAGS)
@@ -115,9 +185,7 @@ take:       r6 = map[words][0]+0 ll
             r9 = *(u64 *)(r6 + @CQ_TAIL)
             r9 = *(u32 *)(r9 + 0)
             if r8 == r9 goto nothing
-            *(u64 *)(r6 + @CHANGED) = 1
-next:       if r8 == r9 goto taken
-            r1 = *(u64 *)(r6 + @CQ_MASK)
+cqe:        r1 = *(u64 *)(r6 + @CQ_MASK)
             r1 &= r8
             r1 <<= 4
             r2 = *(u64 *)(r6 + @CQES)
@@ -128,8 +196,10 @@ next:       if r8 == r9 goto taken
             if r3 != 0x2000 goto foreign    ; DIRECT_TOKENS
             r2 <<= 16
             r2 >>= 16                       ; the slot
-            r4 = *(u64 *)(r2 + @S_QUEUE)
-            if r4 == 0 goto foreign         ; Python's by now
+            r4 = *(u64 *)(r2 + @S_PLACE)
+            if r4 s< 0 goto foreign         ; Python's by now
+            r4 <<= 16
+            r4 >>= 16                       ; the CQ
             r5 = *(u64 *)(r4 + @Q_HEADER)
             r3 = *(u64 *)(r4 + @Q_TAIL)
             r0 = r3
@@ -150,19 +220,33 @@ next:       if r8 == r9 goto taken
             *(u64 *)(r4 + @Q_TAIL) = r3
             r5 = *(u64 *)(r4 + @Q_HEADER)
             *(u32 *)(r5 + 12) = r3
-            *(u64 *)(r2 + @S_OPCODE) = 0    ; the slot is free again
-            r0 = *(u64 *)(r6 + @IN_FLIGHT)
-            r0 += -1
-            *(u64 *)(r6 + @IN_FLIGHT) = r0
-            w8 += 1
             r0 = *(u64 *)(r4 + @Q_WATCHED)
-            if r0 == 0 goto next
+            if r0 == 0 goto posted
             *(u64 *)(r6 + @STOP) = @WATCHED_QUEUE
-            goto next
-full:       *(u64 *)(r6 + @STOP) = @FULL
+posted:     *(u64 *)(r2 + @S_PLACE) = 0    ; the slot is free again
+            w8 += 1
+            if r8 != r9 goto cqe
+            goto taken
+full:       r5 = *(u64 *)(r6 + @QUEUE_TABLE)
+            if r4 == r5 goto main_full
+            r5 = *(u64 *)(r5 + @Q_HEADER)   ; an extra CQ: the CQE is dropped, and counted
+            r3 = *(u32 *)(r5 + 44)
+            r3 += 1
+            *(u32 *)(r5 + 44) = r3
+            goto posted
+main_full:  *(u64 *)(r6 + @STOP) = @FULL
             goto taken
 foreign:    *(u64 *)(r6 + @STOP) = @FOREIGN
-taken:      *(u32 *)(r7 + 0) = r8
+taken:      r1 = *(u32 *)(r7 + 0)
+            *(u32 *)(r7 + 0) = r8
+            w8 -= w1                        ; so many have been taken
+            if r8 == 0 goto nothing
+            r1 = *(u64 *)(r6 + @DONE_TO)
+            w1 += w8
+            *(u64 *)(r6 + @DONE_TO) = r1
+            r1 = *(u64 *)(r6 + @CHANGES)
+            r1 += 1
+            *(u64 *)(r6 + @CHANGES) = r1
 nothing:    exit
 backlog:    *(u64 *)(r6 + @STOP) = @FOREIGN
             exit
@@ -170,8 +254,9 @@ backlog:    *(u64 *)(r6 + @STOP) = @FOREIGN
 ; --- submit(ctx, sqe, length) ----------------------------------------------------------------
 
 submit:     r6 = map[words][0]+0 ll
-            r0 = *(u64 *)(r6 + @LENGTH_CHECKED)
+            r0 = *(u64 *)(r6 + @CARE)
             if r0 == 0 goto sized
+            if r0 & @HELD goto slow
             w0 = w3
             if r0 != 64 goto slow
 sized:      r7 = *(u8 *)(r2 + 0)
@@ -181,11 +266,11 @@ sized:      r7 = *(u8 *)(r2 + 0)
             r0 |= r9
             r9 = *(u16 *)(r2 + 42)          ; personality
             r0 |= r9
-            r9 = *(u64 *)(r2 + 56)
-            r0 |= r9
             if r0 != 0 goto slow
             if r8 > 1 goto slow             ; FIXED_FILE alone
+            r9 = *(u64 *)(r2 + 8)
             if r7 == 0 goto admitted        ; NOP
+            if r9 s< -1 goto slow           ; an offset that is refused; -1: the file's own
             if r8 == 1 goto owned
             r0 = *(u32 *)(r2 + 4)           ; fd
             if r0 >= 1024 goto slow
@@ -220,10 +305,10 @@ admitted:   r8 = *(u16 *)(r2 + 48)          ; cq_idx
             r9 = *(u64 *)(r6 + @TAIL)
             r5 = r9
             r5 &= @LAST_SLOT
-            r5 <<= 5
+            r5 <<= 4
             r4 = *(u64 *)(r6 + @TABLE)
             r5 += r4                        ; the slot: each has its turn
-            r4 = *(u64 *)(r5 + @S_OPCODE)
+            r4 = *(u64 *)(r5 + @S_PLACE)
             if r4 != 0 goto slow            ; it is still in flight
             r3 = r5
             r4 = *(u64 *)(r2 + 32)
@@ -231,9 +316,9 @@ admitted:   r8 = *(u16 *)(r2 + 48)          ; cq_idx
             r8 *= @QUEUE_BYTES
             r4 = *(u64 *)(r6 + @QUEUE_TABLE)
             r8 += r4
-            *(u64 *)(r3 + @S_QUEUE) = r8
-            r7 += 1                         ; 0 is a free slot
-            *(u64 *)(r3 + @S_OPCODE) = r7
+            r7 <<= @OPCODE_SHIFT
+            r8 |= r7
+            *(u64 *)(r3 + @S_PLACE) = r8
             ; into the real ring
             r4 = *(u64 *)(r6 + @SQ_MASK)
             r4 &= r9
@@ -264,15 +349,18 @@ admitted:   r8 = *(u16 *)(r2 + 48)          ; cq_idx
             *(u64 *)(r4 + 40) = r0
             *(u64 *)(r4 + 48) = 0
             *(u64 *)(r4 + 56) = 0
-            *(u64 *)(r6 + @CHANGED) = 1
-            r0 = *(u64 *)(r6 + @IN_FLIGHT)
-            r0 += 1
-            *(u64 *)(r6 + @IN_FLIGHT) = r0
-            r0 = *(u64 *)(r6 + @PENDING)
-            r0 += 1
-            *(u64 *)(r6 + @PENDING) = r0
-            if r0 < @BATCH goto accepted
+            r0 = *(u64 *)(r6 + @TAKEN)
+            w9 -= w0
+            if r9 < @BATCH goto accepted
+            r7 = r1
             call issue
+            r2 = *(u64 *)(r6 + @TAIL)
+            *(u64 *)(r6 + @TAKEN) = r2
+            call take
+            r2 = *(u64 *)(r6 + @STOP)
+            if r2 == 0 goto accepted
+            r1 = r7
+            call 9                          ; Python takes in what is left
 accepted:   r0 = 1
             exit
 slow:       call 4                          ; the helper in Python
@@ -293,7 +381,12 @@ emit:       r6 = map[words][0]+0 ll
             w0 -= w9
             r9 = *(u64 *)(r8 + @Q_ENTRIES)
             if r0 >= r9 goto no_room
-            r0 = *(u64 *)(r8 + @Q_TAIL)
+            r0 = *(u64 *)(r8 + @Q_WATCHED)
+            if r0 == 0 goto unwatched
+            r0 = *(u64 *)(r6 + @CARE)
+            if r0 & @HELD goto emit_slow
+            *(u64 *)(r6 + @STOP) = @WATCHED_QUEUE
+unwatched:  r0 = *(u64 *)(r8 + @Q_TAIL)
             r9 = *(u64 *)(r8 + @Q_MASK)
             r9 &= r0
             r9 <<= 4
@@ -307,27 +400,33 @@ emit:       r6 = map[words][0]+0 ll
             r4 |= r5
             *(u64 *)(r9 + 8) = r4           ; res and flags, as they will be read
             *(u32 *)(r7 + 12) = r0
-            *(u64 *)(r6 + @CHANGED) = 1
-            r0 = *(u64 *)(r8 + @Q_WATCHED)
-            if r0 == 0 goto emitted
-            *(u64 *)(r6 + @STOP) = @WATCHED_QUEUE
-emitted:    r0 = 0
+            *(u64 *)(r6 + @MOVED) = 1
+            r0 = 0
             exit
 no_queue:   r0 = -22
             exit
-no_room:    call 5
+no_room:    r0 = *(u64 *)(r6 + @QUEUE_TABLE)
+            if r0 == r8 goto emit_slow      ; CQ 0 has a backlog
+            r0 = *(u64 *)(r0 + @Q_HEADER)
+            r9 = *(u32 *)(r0 + 44)
+            r9 += 1
+            *(u32 *)(r0 + 44) = r9          ; dropped, and counted
+            r0 = -12
+            exit
+emit_slow:  call 5
             exit
 
 ; --- reap(ctx, cq_idx, out, length) ----------------------------------------------------------
 
 reap:       r6 = map[words][0]+0 ll
-            r7 = *(u64 *)(r6 + @LENGTH_CHECKED)
-            if r7 == 0 goto long
-            w0 = w4
-            if r0 != 16 goto odd
+            r7 = *(u64 *)(r6 + @CARE)
+            if r7 & @CHECKED goto measure
+            goto long
+measure:    w4 = w4
+            if r4 != 16 goto odd
 long:       r7 = *(u64 *)(r6 + @QUEUES)
             w8 = w2
-            if r8 >= r7 goto odd
+            if r8 >= r7 goto nowhere
             r8 *= @QUEUE_BYTES
             r7 = *(u64 *)(r6 + @QUEUE_TABLE)
             r8 += r7
@@ -346,21 +445,40 @@ long:       r7 = *(u64 *)(r6 + @QUEUES)
             *(u64 *)(r3 + 8) = r1
             w9 += 1
             *(u32 *)(r7 + 8) = r9
-            *(u64 *)(r6 + @CHANGED) = 1
+            *(u64 *)(r6 + @MOVED) = 1
             r0 = 0
             exit
 empty:      *(u64 *)(r3 + 0) = 0
             *(u64 *)(r3 + 8) = 0
             r0 = -2
             exit
-odd:        call 6
+nowhere:    *(u64 *)(r3 + 0) = 0
+            *(u64 *)(r3 + 8) = 0
+            r0 = -22
+            exit
+odd:        if r4 == 0 goto refused         ; as many zeroes as the program vouched for
+            *(u8 *)(r3 + 0) = 0
+            r3 += 1
+            r4 += -1
+            goto odd
+refused:    r0 = -22
             exit
 
 ; --- copy_from_user(dst, size, user), copy_to_user(user, src, size) --------------------------
 
 copy_from_user:
             r6 = map[words][0]+0 ll
-            w7 = w2
+            r4 = *(u64 *)(r6 + @TAIL)
+            r5 = *(u64 *)(r6 + @ISSUED)
+            if r4 == r5 goto from_all
+            r7 = r1                         ; what was submitted before comes first
+            r8 = r2
+            r9 = r3
+            call issue
+            r1 = r7
+            r2 = r8
+            r3 = r9
+from_all:   w7 = w2
             r8 = r3
             r8 += r7
             if r8 < r3 goto from_slow
@@ -393,7 +511,17 @@ from_slow:  call 7
 
 copy_to_user:
             r6 = map[words][0]+0 ll
-            w7 = w3
+            r4 = *(u64 *)(r6 + @TAIL)
+            r5 = *(u64 *)(r6 + @ISSUED)
+            if r4 == r5 goto to_all
+            r7 = r1                         ; what was submitted before comes first
+            r8 = r2
+            r9 = r3
+            call issue
+            r1 = r7
+            r2 = r8
+            r3 = r9
+to_all:     w7 = w3
             r8 = r1
             r8 += r7
             if r8 < r1 goto to_slow

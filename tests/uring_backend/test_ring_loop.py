@@ -1,0 +1,329 @@
+"""The native loop of BPF requests against Python's: the same programs, the same outcome.
+
+Each scenario runs looped on the kernel's ring, interpreted on the kernel's ring, and interpreted on
+the simulated one. data/loops/loops.bpf.c has the programs; examples/build.sh compiles it.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from pybpfvm.errors import RingHang, Trap
+from pybpfvm.session import Budgets, LoadedObject, Machine, Ring
+from pybpfvm.session.ring import BackendName
+from tests.support.session_ring import need_backend, pair
+
+pytestmark = pytest.mark.kernel_ring
+
+DATA = Path(__file__).resolve().parents[1] / "data" / "loops"
+PROFILES = ("v2", "v3")
+_TIMEOUT_NS = 10_000_000_000
+
+
+@dataclass
+class Table:
+    """A ring with the programs on it, for one scenario."""
+
+    ring: Ring
+    obj: LoadedObject
+    seen: list[object] = field(default_factory=list)
+
+    def args(self, *values: int) -> None:
+        """Parameters of the programs."""
+        for index, value in enumerate(values):
+            self.obj.maps["args"][index] = value
+
+    def submit(self, name: str, *others: str, user_data: int = 7) -> None:
+        """Register the programs and submit a request for the first; note how that ended."""
+        self.ring.register_bpf([self.obj[each] for each in (name, *others)])
+        self.ring.get_sqe().prep_bpf(0, user_data=user_data)
+        self.note(self.ring.submit)
+
+    def note(self, call: Callable[..., object], *args: object) -> None:
+        """Note what the call returns or raises."""
+        try:
+            self.seen.append(call(*args))
+        except (RingHang, Trap) as stop:
+            self.seen.append(f"{type(stop).__name__}: {stop}")
+
+    def idle(self) -> None:
+        """Let everything happen."""
+        self.note(self.ring.run_until_idle, _TIMEOUT_NS)
+
+    def outcome(self) -> dict[str, object]:
+        """Everything that can be seen."""
+        return {
+            "seen": self.seen,
+            "overflow": self.ring.cq_overflow,
+            "SQ flags": self.ring.core.sq_flags,
+            "out": [self.obj.maps["out"][index] for index in range(64)],
+            "CQs": [
+                [(cqe.user_data, cqe.res, cqe.flags) for cqe in self.ring.reap(cq)]
+                for cq in range(4)
+            ],
+            "afterwards": self.afterwards(),
+        }
+
+    def afterwards(self) -> object:
+        """What a last call does, and brings from a backlog of CQ 0."""
+        self.note(self.ring.run_until_idle, 0)
+        return self.seen[-1], [pair(cqe) for cqe in self.ring.reap()]
+
+    @property
+    def looped(self) -> int:
+        """How many runs the native loop has made."""
+        loop = self.ring.core._loop
+        return 0 if loop is None else loop.looped
+
+
+Scenario = Callable[[Table], object]
+
+
+def played(
+    scenario: Scenario,
+    profile: str,
+    backend: BackendName,
+    engine: str,
+    *,
+    entries: Sequence[int] = (128, 128, 4),
+    budgets: Budgets | None = None,
+    budget_insns: int = 1_000_000,
+) -> tuple[object, int]:
+    """(outcome, runs made by the native loop)"""
+    machine, obj = loaded(profile)
+    for name, size in (("args", 8), ("out", 64)):
+        for index in range(size):
+            obj.maps[name][index] = 0
+    with Ring(
+        8,
+        entries,
+        backend=backend,
+        abi=obj.profile,
+        engine=engine,
+        budgets=budgets,
+        budget_insns=budget_insns,
+        machine=machine,
+    ) as ring:
+        table = Table(ring, obj)
+        extra = scenario(table)
+        return {**table.outcome(), "extra": extra}, table.looped
+
+
+@cache
+def loaded(profile: str) -> tuple[Machine, LoadedObject]:
+    """Once for all tests: programs are verified once."""
+    machine = Machine()
+    return machine, machine.load(DATA / f"loops.{profile}.bpf.o", abi=f"iouring-{profile}")
+
+
+def compare(
+    scenario: Scenario,
+    profile: str,
+    *,
+    least: int = 1,
+    sim: bool = True,
+    entries: Sequence[int] = (128, 128, 4),
+    budgets: Budgets | None = None,
+    budget_insns: int = 1_000_000,
+) -> dict[str, object]:
+    """The outcome, which must not depend on who runs the loop; that made `least` runs at least."""
+    need_backend("kernel")
+
+    def play(backend: BackendName, engine: str) -> tuple[object, int]:
+        return played(
+            scenario,
+            profile,
+            backend,
+            engine,
+            entries=entries,
+            budgets=budgets,
+            budget_insns=budget_insns,
+        )
+
+    looped, runs = play("kernel", "jit")
+    assert runs >= least, f"the native loop made {runs} runs"
+    ordinary, none = play("kernel", "interp")
+    assert none == 0
+    assert looped == ordinary
+    if sim:
+        assert looped == play("sim", "interp")[0]
+    assert isinstance(looped, dict)
+    return looped
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("depth", [1, 32, 40])
+def test_nops(profile: str, depth: int) -> None:
+    def scenario(table: Table) -> None:
+        table.args(depth, 100, 1)
+        table.submit("nops")
+
+    outcome = compare(scenario, profile, least=99)
+    out = outcome["out"]
+    assert isinstance(out, list)
+    assert out[:2] == [101, 100 * depth]
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("block", [512, 65536])
+def test_copy(profile: str, block: int) -> None:
+    def scenario(table: Table) -> bytes:
+        world = table.ring.world
+        content = bytes(range(256)) * (block * 10 // 256) + b"tail"
+        world.add_file("in", content)
+        world.add_file("out", b"")
+        buffer = table.ring.user.alloc(block)
+        fds = world.open("in", os.O_RDONLY), world.open("out", os.O_WRONLY)
+        table.args(*fds, buffer.addr, block, 11)
+        table.submit("copy")
+        table.idle()
+        assert world.file_data("out") == content
+        table.args(0, 0, 0)  # what differs from ring to ring
+        return world.file_data("out") + buffer.read()
+
+    compare(scenario, profile, least=2)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_queue_that_nobody_reaps_goes_over(profile: str) -> None:
+    def scenario(table: Table) -> None:
+        table.args(30, 5)
+        table.submit("sink")
+
+    outcome = compare(scenario, profile, least=29, entries=(16, 8, 4))
+    assert outcome["overflow"] == 30 * 6 - 8
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_main_queue_goes_over(profile: str) -> None:
+    def scenario(table: Table) -> None:
+        table.args(20)
+        table.submit("main_queue")
+
+    outcome = compare(scenario, profile, least=5)
+    assert outcome["SQ flags"] == 2
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_chains(profile: str) -> None:
+    def scenario(table: Table) -> None:
+        table.args(12)
+        table.submit("chains")
+        table.idle()
+
+    compare(scenario, profile, least=3)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_completions_of_a_run_are_posted_at_its_end(profile: str) -> None:
+    def scenario(table: Table) -> None:
+        spec = table.ring.user.alloc(struct.pack("<qq", 0, 2_000_000))
+        table.args(8, spec.addr)
+        table.submit("mixed")
+        table.idle()
+        table.args(0, 0)
+
+    outcome = compare(scenario, profile, sim=False)
+    out = outcome["out"]
+    assert isinstance(out, list)
+    assert out[3] & 0xFFFF_FFFF == -2 * 2 * 8 & 0xFFFF_FFFF
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_requests_are_made_before_memory_is_looked_at(profile: str) -> None:
+    def scenario(table: Table) -> bytes:
+        table.ring.world.add_file("data", bytes(range(250)))
+        buffer = table.ring.user.alloc(16)
+        table.args(20, table.ring.world.open("data", os.O_RDONLY), buffer.addr)
+        table.submit("same_buffer")
+        table.idle()
+        table.args(0, 0, 0)
+        return buffer.read()
+
+    compare(scenario, profile, least=19)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_refusals(profile: str) -> None:
+    def scenario(table: Table) -> bytes:
+        table.ring.world.add_file("data", bytes(range(256)))
+        buffer = table.ring.user.alloc(64)
+        table.args(16, table.ring.world.open("data", os.O_RDONLY), buffer.addr, 64)
+        table.submit("refused")
+        table.idle()
+        table.args(0, 0, 0)
+        return buffer.read()
+
+    compare(scenario, profile, sim=False)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_two_programs(profile: str) -> None:
+    def scenario(table: Table) -> None:
+        table.args(20, 1)
+        table.submit("host", "guest")
+
+    compare(scenario, profile, least=10)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_more_than_are_held_back(profile: str) -> None:
+    def scenario(table: Table) -> None:
+        table.args(20)
+        table.submit("many")
+
+    compare(scenario, profile, least=15)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("insns", [1 << 25, 3000])
+@pytest.mark.parametrize("moves", [0, 50, 200])
+@pytest.mark.parametrize("busy", [0, 1])
+def test_live_locks(profile: str, moves: int, busy: int, insns: int) -> None:
+    def scenario(table: Table) -> None:
+        table.args(moves, busy)
+        table.submit("stuck")
+
+    budgets = Budgets(livelock_runs=1000, livelock_insns=insns, max_runs=20_000)
+    outcome = compare(scenario, profile, least=20, budgets=budgets)
+    assert "live-lock" in str(outcome["seen"])
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_budget_of_runs(profile: str) -> None:
+    def scenario(table: Table) -> None:
+        table.args(1, 1_000_000, 1)
+        table.submit("nops")
+        table.note(table.ring.run_until_idle, 0)
+
+    outcome = compare(scenario, profile, least=1400, budgets=Budgets(max_runs=1500))
+    assert "1,500 program runs" in str(outcome["seen"])
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("wait", [(0, 1), (1, 9), (1000, 1), (1, 2), (20, 1)])
+def test_waits(profile: str, wait: tuple[int, int]) -> None:
+    def scenario(table: Table) -> None:
+        table.args(*wait, 10)
+        table.submit("waits")
+        table.note(table.ring.wait_cqe, _TIMEOUT_NS) if wait[1] > 4 else table.idle()
+
+    compare(scenario, profile, least=9)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_trap_in_a_loop(profile: str) -> None:
+    def scenario(table: Table) -> None:
+        table.args(30)
+        table.submit("spends")
+        table.idle()
+
+    outcome = compare(scenario, profile, least=29, budget_insns=3000)
+    assert "Trap" in str(outcome["seen"])
