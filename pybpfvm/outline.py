@@ -12,7 +12,7 @@ from pybpfvm.errors import TrapKind
 from pybpfvm.helpers.proto import ArgType, Helper
 from pybpfvm.isa.codec import pcs, target_pc
 from pybpfvm.isa.insn import Insn
-from pybpfvm.isa.opcodes import FRAME_POINTER, AtomicOp, Kind
+from pybpfvm.isa.opcodes import FRAME_POINTER, MAX_FRAMES, AtomicOp, Kind
 from pybpfvm.isa.semantics import FETCHES
 from pybpfvm.program import Program
 
@@ -50,6 +50,28 @@ class Outline:
                     self.main_is_called |= target == 0
         self.functions = sorted(found & self._valid)
         self.framed = frozenset(self.functions[self._function(pc)] for pc in named)
+
+    def calls(self) -> dict[int, set[int]]:
+        """The functions that each function calls, by where they begin."""
+        found: dict[int, set[int]] = {pc: set() for pc in self.functions}
+        for pc, insn in zip(self.starts, self._insns, strict=True):
+            if insn.spec.kind is Kind.CALL_LOCAL:
+                found[self.functions[self._function(pc)]].add(pc + 1 + insn.imm)
+        return found
+
+    def stays_shallow(self, helpers: Mapping[int, Helper]) -> bool:
+        """Whether no run of the program can need more than MAX_FRAMES frames, as its code shows:
+        no function calls itself, nothing calls back, no other program takes its place."""
+        for insn in self._insns:
+            if insn.spec.kind is Kind.CALL and runs_others(helpers.get(insn.imm)):
+                return False
+        calls = self.calls()
+        level = {0}  # the functions that so many calls lead to
+        for _ in range(MAX_FRAMES):
+            level = {callee for function in level for callee in calls.get(function, ())}
+            if not level:
+                return True
+        return False
 
     def _function(self, pc: int) -> int:
         return bisect_right(self.functions, pc) - 1

@@ -24,7 +24,7 @@ from pybpfvm.bits import U64
 from pybpfvm.errors import TrapKind
 from pybpfvm.helpers.proto import ArgType, Helper
 from pybpfvm.isa.insn import Insn
-from pybpfvm.isa.opcodes import FRAME_POINTER, STACK_BYTES, AluOp, JmpOp, Kind, Pseudo
+from pybpfvm.isa.opcodes import FRAME_POINTER, STACK_BYTES, AluOp, JmpOp, Kind, Operand, Pseudo
 from pybpfvm.jit.cpu import HAS_AVX
 from pybpfvm.jit.options import Checks
 from pybpfvm.jit.recorder import RUN, Recorder
@@ -68,7 +68,9 @@ from pybpfvm.jit.x86 import (
     rm,
     rr,
     rx,
+    rxd,
     s8,
+    s32,
 )
 from pybpfvm.memory import FRAME_STRIDE
 from pybpfvm.outline import Outline, changed, refusal, runs_others, written
@@ -93,6 +95,7 @@ class Ask(Enum):
     TAIL_CALL = "where does the tail call lead"
     PACKET = "what does the packet load give"
     HOOK = "the observer of instructions"
+    KEY = "may the key be read"
 
 
 @dataclass(slots=True)
@@ -101,8 +104,9 @@ class Site:
 
     `pc` and `index` are the instruction's, `after` is how many more its block has. ACCESS: `words`
     is the displacement of the site's words (0: always ask) and `skip` the offset behind the
-    access. PACKET: `skip` is the offset of the code that leaves the function. REFUSE: `why`. FUEL:
-    the block has `count` instructions from `index` on, `edge` leads to it (None: the state knows).
+    access. KEY: as for ACCESS, for `count` bytes at r2. PACKET: `skip` is the offset of the code
+    that leaves the function. REFUSE: `why`. FUEL: the block has `count` instructions from `index`
+    on, `edge` leads to it (None: the state knows).
     """
 
     ask: Ask
@@ -164,8 +168,9 @@ class Known:
 
 # What to call for a helper: a Python object, or the address of machine code; or it is Known.
 Callee = Callable[[Helper], object]
-# For a map's handle: what its lookup gets in place of it, and the address of the machine code.
-Lookup = Callable[[int], tuple[int, int] | None]
+# For a map's handle: what its lookup gets in place of it, the address of the machine code, and the
+# bytes of a key.
+Lookup = Callable[[int], tuple[int, int, int] | None]
 
 
 class Constants(Protocol):
@@ -205,7 +210,7 @@ class Emitter:
         self._thunks = thunks
         self._build = build
         self._callee = callee
-        self._lookup = lookup if build.checks is Checks.NONE else None
+        self._lookup = lookup if build.checks is not Checks.PAGES else None
         self._recorder = recorder
         self._outline = Outline(program)
         self._functions = frozenset(self._outline.functions)
@@ -224,6 +229,20 @@ class Emitter:
         self._exact = build.checks is Checks.EXACT
         self._callout = call_slot(state.disp(Slot.CALLOUT))
         self._cache: dict[tuple[object, int, int, int], bytes] = {}
+        self._fused = 0  # how many of the next instructions have been emitted already
+        self._single = build.hooked or build.record.trace > 0
+        self._shallow = not build.uniform and self._outline.stays_shallow(helpers)
+        self._frameless = self._find_frameless()
+
+    def _find_frameless(self) -> frozenset[int]:
+        """The functions that name no frame and call nothing."""
+        outline = self._outline
+        calling = {
+            outline.functions[bisect_right(outline.functions, pc) - 1]
+            for pc, insn in zip(outline.starts, self._program.insns, strict=True)
+            if insn.spec.kind in (Kind.CALL, Kind.CALL_LOCAL)
+        }
+        return frozenset(outline.functions) - calling - outline.framed
 
     def emit(self) -> Code:
         """The code of the whole program. Raises InputError as Image.constant does."""
@@ -273,6 +292,10 @@ class Emitter:
         for index in range(first, last + 1):
             insn, pc = insns[index], starts[index]
             self._index, self._pc = index, pc
+            if self._fused:
+                self._fused -= 1
+                offsets.append(offsets[-1])
+                continue
             offsets.append(len(data))
             if hooked:
                 self._ask(Ask.HOOK)
@@ -605,7 +628,7 @@ class Emitter:
     def _call_local(self, insn: Insn) -> None:
         data = self._code.data
         checked = self._build.checks is not Checks.NONE
-        if checked:
+        if checked and not self._shallow:
             data += rm(CMP, RBP, BASE, self._state.disp(Slot.LAST_FRAME))
             at = self._jump_late(E)
             site = self._site(Ask.REFUSE, why=(TrapKind.STACK_DEPTH, ""))
@@ -616,10 +639,14 @@ class Emitter:
 
             self._late.append(too_deep)
         self._leave_block()
-        data += group(ADD, RBP, FRAME_STRIDE) + b"\xe8"
+        target = self._pc + 1 + insn.imm
+        # Nobody can see the frame of a function that names none and calls nothing.
+        moves = checked or target not in self._frameless
+        if moves:
+            data += group(ADD, RBP, FRAME_STRIDE)
+        data += b"\xe8"
         called = len(data)
         data += bytes(4)
-        target = self._pc + 1 + insn.imm
         astray = self._outline.astray(self._pc, target, is_call=True)
         if astray is None:
             self._calls.append((called, target))
@@ -632,7 +659,8 @@ class Emitter:
                 self._way_out(astray)
 
             self._late.append(late)
-        data += group(SUB, RBP, FRAME_STRIDE)
+        if moves:
+            data += group(SUB, RBP, FRAME_STRIDE)
         if checked:
             data += _NO_ARGUMENTS
 
@@ -648,7 +676,7 @@ class Emitter:
             handle = self._map_in_r1()
             native = self._lookup(handle) if handle is not None else None
             if native is not None:
-                data += mov_imm(RDI, native[0]) + mov_imm(R11, native[1]) + call_reg(R11)
+                self._native_lookup(*native)
                 return
         callee = self._callee(helper)
         if isinstance(callee, int):
@@ -662,6 +690,28 @@ class Emitter:
         data += load(R11, self._state.callee(callee))
         data += call_slot(self._state.disp(Slot.HELPER + arguments_used(helper)))
         if self._build.checks is not Checks.NONE:
+            data += _NO_ARGUMENTS
+
+    def _native_lookup(self, described: int, function: int, key_bytes: int) -> None:
+        """Look the key at r2 up in machine code; what `described` says stands for the map."""
+        data = self._code.data
+        checked = self._build.checks is not Checks.NONE
+        if checked:
+            words = self._state.site()
+            data += rr(MOV, R11, BPF[2]) + _SUB_R11_STATE + imm32(words)
+            data += _CMP_R11_STATE + imm32(words + 8)
+            at = self._jump_late(AE)
+            back, site = len(data), self._site(Ask.KEY, words=words)
+            site.count = key_bytes
+
+            def late() -> None:
+                self._land(at)
+                self._ask_site(site)
+                self._jump_to(back)
+
+            self._late.append(late)
+        data += mov_imm(RDI, described) + mov_imm(R11, function) + call_reg(R11)
+        if checked:
             data += _NO_ARGUMENTS
 
     def _map_in_r1(self) -> int | None:
@@ -691,8 +741,34 @@ class Emitter:
         self._late.append(late)
 
     def _lddw(self, insn: Insn) -> None:
-        constant = self._image.constant(self._program, self._pc, insn)
-        self._code.data += mov_imm(BPF[insn.dst], constant & U64)
+        constant = self._image.constant(self._program, self._pc, insn) & U64
+        if not self._fuse(insn, constant - self._thunks.base):
+            self._code.data += mov_imm(BPF[insn.dst], constant)
+
+    def _fuse(self, insn: Insn, disp: int) -> bool:
+        """Emit the address `insn` loads, base + `disp`, together with the addition of a register
+        behind it, if one follows; where nothing is checked, with the load from there as well."""
+        insns, dst = self._program.insns, insn.dst
+        if self._single or not s32(disp) or self._index >= self._block_last:
+            return False
+        add = insns[self._index + 1]
+        if add.spec.op is not AluOp.ADD or add.spec.width != 64 or add.dst != dst:
+            return False
+        if add.spec.operand is not Operand.X or add.src in (dst, FRAME_POINTER):
+            return False
+        self._fused = 1
+        data, index = self._code.data, BPF[add.src]
+        if self._index + 1 < self._block_last and self._build.checks is Checks.NONE:
+            then = insns[self._index + 2]
+            kind, size = then.spec.kind, then.spec.size
+            reloads = kind in (Kind.LDX, Kind.LDSX) and then.dst == then.src == dst
+            if reloads and size is not None and s32(disp + then.off):
+                _, opcode, wide, _ = LOADS[size, kind is Kind.LDSX]
+                self._fused = 2
+                data += rxd(opcode, BPF[dst], BASE, index, disp + then.off, wide)
+                return True
+        data += rxd(LEA, BPF[dst], BASE, index, disp)
+        return True
 
     # --- memory -----------------------------------------------------------------------------
 

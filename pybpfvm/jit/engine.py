@@ -33,7 +33,6 @@ from pybpfvm.jit.faults import FAULT_RIP, fault_handler
 from pybpfvm.jit.natives import Natives
 from pybpfvm.jit.options import Checks
 from pybpfvm.jit.recorder import Recorder
-from pybpfvm.jit.ringcode import NATIVE, RingCode
 from pybpfvm.jit.state import Slot, State
 from pybpfvm.jit.thunks import CFunctions, Thunks
 from pybpfvm.jit.unit import Unit
@@ -42,8 +41,10 @@ from pybpfvm.outline import context_arguments
 from pybpfvm.program import MapType, Program
 from pybpfvm.recording import NOTHING, Recorded, Recording
 from pybpfvm.runcontext import STOPS, RunContext, Stop, trap_of
-from pybpfvm.uring_backend.kernel.direct import Word
-from pybpfvm.uring_backend.kernel.loop import KernelLoop
+
+if TYPE_CHECKING:
+    from pybpfvm.jit.ringcode import RingCode
+    from pybpfvm.uring_backend.kernel.loop import KernelLoop
 
 # Python is entered at least this often, so that signals and other threads get their turn.
 SLICE_INSNS = 1 << 24
@@ -262,7 +263,7 @@ class JitEngine(RunContext):
 
     def _emitter(self, program: Program, build: Build, callee: Callee | None = None) -> Emitter:
         # What compiled code does by itself nobody sees: with an observer Python does it.
-        native = build.checks is Checks.NONE and self.environment.observer is None
+        native = build.checks is not Checks.PAGES and self.environment.observer is None
         if native and self._natives is None:
             self._natives = Natives(self.memory, self._state, self._thunks)
         return Emitter(
@@ -611,6 +612,12 @@ class JitEngine(RunContext):
         else:
             raise InternalError(f"{spec.mnemonic} faulted")
 
+    def _on_key(self, _: Unit, site: Site) -> int:
+        addr = self._state.words[2]
+        region = self.memory.check(addr, site.count, write=False)[0]
+        self._state.set_site(site.words, region.start, region.size - site.count + 1)
+        return 0
+
     def _on_refuse(self, _: Unit, site: Site) -> int:
         assert site.why is not None
         raise Stop(*site.why)
@@ -716,6 +723,7 @@ _ANSWERS: Mapping[Ask, Callable[[JitEngine, Unit, Site], int]] = {
     Ask.TAIL_CALL: JitEngine._on_tail_call,
     Ask.PACKET: JitEngine._on_packet,
     Ask.HOOK: JitEngine._on_hook,
+    Ask.KEY: JitEngine._on_key,
 }
 
 __all__ = ["FAULT_RIP", "SLICE_INSNS", "JitEngine"]

@@ -1,7 +1,7 @@
 """Helpers that compiled code calls as machine code, where it is known what they are asked for.
 
-The program must be verified: they check nothing. What they are not made for stays with the
-implementation in Python, which is also what they are tested against.
+They check nothing: the caller has looked whether the key may be read. What they are not made for
+stays with the implementation in Python, which is also what they are tested against.
 """
 
 from __future__ import annotations
@@ -38,13 +38,15 @@ class Natives:
         self._region = memory.alloc(PAGE, RegionKind.HOST, "maps as compiled code sees them")
         self._known: dict[int, int] = {}
 
-    def lookup(self, handle: int) -> tuple[int, int] | None:
-        """For bpf_map_lookup_elem on the map with this handle: what to pass in its place, and the
-        address of the function. None where there is none."""
+    def lookup(self, handle: int) -> tuple[int, int, int] | None:
+        """For bpf_map_lookup_elem on the map with this handle: what to pass in its place, the
+        address of the function, and the bytes of a key. None where there is none."""
         found = self._memory.resolve(handle)
         if isinstance(found, HashMap):
             index = found.index()
-            return None if index is None else (index.descriptor, self._code.entries["hash_lookup"])
+            if index is None:
+                return None
+            return index.descriptor, self._code.entries["hash_lookup"], found.spec.key_size
         if not isinstance(found, ArrayMap) or found.spec.type != MapType.ARRAY:
             return None
         if handle not in self._known:
@@ -54,7 +56,7 @@ class Natives:
             packed = _ARRAY.pack(found.spec.max_entries, found.stride, found.region.start)
             self._memory.write(at, packed)
             self._known[handle] = at
-        return self._known[handle], self._code.entries["array_lookup"]
+        return self._known[handle], self._code.entries["array_lookup"], found.spec.key_size
 
     def close(self) -> None:
         """Give everything back."""

@@ -90,11 +90,11 @@ def call_slot(disp: int) -> bytes:
 
 
 class Thunks:
-    """The thunks of one engine, in executable pages until `close`."""
+    """The thunks of one engine, in executable pages until `close`; `base` is the window's."""
 
     def __init__(self, state: State, base: int, faults: FaultHandler) -> None:
         self._state = state
-        self._base = base
+        self.base = base
         self._faults = faults
         self._c = {
             name: _address(name)
@@ -164,7 +164,7 @@ class Thunks:
             call_reg(RAX),
             group(ADD, RSP, 8),
             rr(MOV, R11, RAX),
-            mov_imm(R12, self._base),
+            mov_imm(R12, self.base),
             # Entries may nest: each keeps where the one outside it would leave.
             mov_imm(R10, self._faults.record + 8 * CURRENT),
             rm(0xFF, _PUSH_MEMORY, R10, 0, False),

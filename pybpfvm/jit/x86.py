@@ -6,7 +6,9 @@ operands. Everything here is pure, so what repeats is remembered.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
+
+cache = lru_cache(maxsize=1 << 15)  # addresses are among the operands: there is no end of them
 
 RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15 = range(16)
 
@@ -104,6 +106,13 @@ def rx(
     modrm = mod | (reg & 7) << 3
     rex = _rex(wide, reg, index, base, force=force)
     return rex + _opcode(opcode) + bytes((modrm, sib)) + tail
+
+
+def rxd(opcode: int, reg: int, base: int, index: int, disp: int, wide: bool = True) -> bytes:
+    """`opcode reg, [base + index + disp]` with a 32-bit displacement; index is not rsp."""
+    sib = (index & 7) << 3 | base & 7
+    head = _rex(wide, reg, index, base) + _opcode(opcode)
+    return head + bytes((0x84 | (reg & 7) << 3, sib)) + imm32(disp)
 
 
 @cache
