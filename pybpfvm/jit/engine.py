@@ -7,14 +7,14 @@ import errno
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from pybpfvm.bits import U64, s32, sign_extend
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Hook, RunEnvironment, RunResult
 from pybpfvm.errors import InputError, InternalError, Trap, TrapKind
 from pybpfvm.events import HelperCalled
-from pybpfvm.helpers.context import HelperContext, TailCall
-from pybpfvm.helpers.proto import Helper, HelperImpl
-from pybpfvm.helpers.table import HELPERS
+from pybpfvm.helpers.context import TailCall
+from pybpfvm.helpers.proto import Helper
 from pybpfvm.image import Image
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import (
@@ -43,14 +43,12 @@ from pybpfvm.recording import NOTHING, Recorded, Recording
 from pybpfvm.runcontext import STOPS, RunContext, Stop, trap_of
 
 if TYPE_CHECKING:
-    from pybpfvm.jit.ringcode import RingCode
+    from pybpfvm.jit.looping import Looping
     from pybpfvm.uring_backend.kernel.loop import KernelLoop
 
 # Python is entered at least this often, so that signals and other threads get their turn.
 SLICE_INSNS = 1 << 24
 
-# Helpers in Python that read user memory.
-_READ_USER = frozenset({"probe_read_user", "probe_read_user_str", "trace_printk", "snprintf"})
 _NO_ARGUMENTS = (0, 0, 0, 0, 0)
 _LD_CONTEXT = 6
 _ALIGNED = (Kind.ATOMIC, Kind.LOAD_ACQ, Kind.STORE_REL)
@@ -101,8 +99,7 @@ class JitEngine(RunContext):
         self._build = Build(fuel=counted, uniform=self._uniform, record=record)
         self._units: dict[tuple[int, Build, bool, int], tuple[Unit, Enter]] = {}
         self._pieces: list[Unit] = []  # compiled for this run only
-        self._loop_units: dict[int, Unit] = {}
-        self._loop_code: RingCode | None = None
+        self._loops: Looping | None = None
         self._natives: Natives | None = None
         self._lasting_sites = 0  # those that are not of pieces
         self._last: tuple[Program, RunEnvironment, bool, Unit, Enter] | None = None
@@ -194,15 +191,12 @@ class JitEngine(RunContext):
         self.memory.forget_before_close(self.close)
         for unit, _ in self._units.values():
             unit.close()
-        for unit in self._loop_units.values():
-            unit.close()
-        if self._loop_code is not None:
-            self._loop_code.close()
+        if self._loops is not None:
+            self._loops.close()
         if self._natives is not None:
             self._natives.close()
         self._units.clear()
-        self._loop_units.clear()
-        self._loop_code = None
+        self._loops = None
         self._last = None
         self._thunks.close()
         if self._recorder is not None:
@@ -345,58 +339,42 @@ class JitEngine(RunContext):
 
         They must be verified, and `budget_insns` at most SLICE_INSNS.
         """
-        slow = {native: _implementation(name) for name, native in NATIVE.items()}
-        code = RingCode(
-            self._state, self._thunks, loop.direct.addr, slow, loop.interrupted, loop.sync
-        )
-        self._loop_code = code
-        turns = self.environment.may_goto_turns
+        from pybpfvm.jit.looping import Looping
 
-        def issued(helper: HelperImpl) -> HelperImpl:
-            def call(context: HelperContext, *args: int) -> int:
-                loop.direct.issue()  # what it reads may be what a pending request writes
-                return helper(context, *args)
-
-            return call
-
-        def address(number: int) -> int | None:
-            program = program_of(number)
-            if program is None or self._uniform or self.hook or self._recorder or turns is not None:
-                return None
-            unit = self._loop_units.get(id(program))
-            if unit is None:
-                unit = self._loop_units[id(program)] = self._loop_unit(program, code, issued)
-            self.ctx_addr = loop.direct.words[Word.CTX]
-            return unit.base + unit.code.entries[0]
-
-        def enter() -> None:
+        def enter(entry: int) -> None:
             self._budget, self._beyond = budget_insns, 0
             self._faults.ensure()
             self._running = self._looping = True
             try:
-                self._guarded(self._thunks.enter, code.entries["loop"])
+                self._guarded(self._thunks.enter, entry)
             finally:
                 self._running = self._looping = False
                 if self._pieces:
                     self._drop_pieces()
 
-        loop.address, loop.enter = address, enter
+        def allowed(number: int) -> Program | None:
+            watched = self.hook is not None or self._recorder is not None
+            if watched or self._uniform or self.environment.may_goto_turns is not None:
+                return None
+            return program_of(number)
 
-    def _loop_unit(
-        self, program: Program, code: RingCode, issued: Callable[[HelperImpl], HelperImpl]
-    ) -> Unit:
-        build = Build(Checks.NONE)
-        ordinary = self._callee(build)
+        def compiled(program: Program, callee: Callee) -> Unit:
+            build = Build(Checks.NONE)
+            return Unit(program, build, self._emitter(program, build, callee).emit())
 
-        def callee(helper: Helper) -> object:
-            native = NATIVE.get(helper.name)
-            if native is not None:
-                return code.entries[native]
-            if helper.name in _READ_USER:
-                return issued(_implementation(helper.name))
-            return ordinary(helper)
+        def context(addr: int) -> None:
+            self.ctx_addr = addr
 
-        return Unit(program, build, self._emitter(program, build, callee).emit())
+        self._loops = Looping(
+            self._state,
+            self._thunks,
+            loop,
+            allowed,
+            self._callee(Build(Checks.NONE)),
+            compiled,
+            enter,
+            context,
+        )
 
     # --- where code is ----------------------------------------------------------------------
 
@@ -413,10 +391,9 @@ class JitEngine(RunContext):
     def _all_units(self) -> Iterator[Unit]:
         for unit, _ in self._units.values():
             yield unit
-        yield from self._loop_units.values()
         yield from self._pieces
-        if self._loop_code is not None:
-            yield self._loop_code.code.unit
+        if self._loops is not None:
+            yield from self._loops.all_units()
         if self._natives is not None:
             yield self._natives.unit
 
@@ -687,8 +664,10 @@ class JitEngine(RunContext):
         """Call back the subprogram with handle `function`; its r0. Raises BadArgument, Trap."""
         target = self.function_at(function)
         words = self._state.words
-        # In a loop the ring is lent to its code: the callback must be of that.
-        unit = self._loop_units[id(target.program)] if self._looping else self.unit(target.program)
+        if self._looping and self._loops is not None:
+            unit = self._loops.unit(target.program)  # the ring is lent to its code
+        else:
+            unit = self.unit(target.program)
         saved = tuple(words[: Slot.FAULT])
         if words[FRAME_POINTER] == words[Slot.LAST_FRAME]:
             raise Stop(TrapKind.STACK_DEPTH)
@@ -708,12 +687,6 @@ class JitEngine(RunContext):
             words[number] = value
         words[Slot.FUEL] = fuel
         return r0
-
-
-def _implementation(name: str) -> HelperImpl:
-    impl = HELPERS[name].impl
-    assert impl is not None
-    return impl
 
 
 _ANSWERS: Mapping[Ask, Callable[[JitEngine, Unit, Site], int]] = {
