@@ -127,7 +127,8 @@ class Code:
     `starts[i]` is the pc of instruction i and `offsets[i]` where it begins, `entries` are the
     offsets of functions by pc, `sites` those behind the calls of the callout thunk, `ends` by
     index of the first instruction of a block that of its last; `rooms` likewise for instructions
-    whose room in the trace is taken at once. `start` is the offset of the way in, `tail` of
+    whose room in the trace is taken at once. `blocks` are the offsets of blocks by pc, `saved` by
+    function the registers that its prologue pushes. `start` is the offset of the way in, `tail` of
     the main function behind its prologue.
     """
 
@@ -138,6 +139,8 @@ class Code:
     ends: dict[int, int] = field(default_factory=dict)
     rooms: dict[int, int] = field(default_factory=dict)
     starts: list[int] = field(default_factory=list)
+    blocks: dict[int, int] = field(default_factory=dict)
+    saved: dict[int, tuple[int, ...]] = field(default_factory=dict)
     start: int = 0
     tail: int = 0
 
@@ -225,7 +228,7 @@ class Emitter:
         self._calls: list[tuple[int, int]] = []
         self._jumps: list[tuple[int, int]] = []  # where a rel32 is, the pc it leads to
         self._late: list[Callable[[], None]] = []  # what is emitted behind the code
-        self._bound: dict[int, int] = {}  # where instructions begin, by pc
+        self._bound = self._code.blocks
         self._exact = build.checks is Checks.EXACT
         self._callout = call_slot(state.disp(Slot.CALLOUT))
         self._cache: dict[tuple[object, int, int, int], bytes] = {}
@@ -350,7 +353,7 @@ class Emitter:
         if data and pc:
             data += nops(-len(data) % _LINE)
         self._code.entries[pc] = len(data)
-        self._saved = self._to_save(pc)
+        self._saved = self._code.saved[pc] = self._to_save(pc)
         for number in self._saved:
             data += push(BPF[number])
         if pc == 0:

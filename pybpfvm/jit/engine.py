@@ -250,10 +250,13 @@ class JitEngine(RunContext):
         collecting = gc.isenabled()
         gc.disable()
         try:
-            return Unit(program, build, self._emitter(program, build).emit())
+            return self._made(program, build)
         finally:
             if collecting:
                 gc.enable()
+
+    def _made(self, program: Program, build: Build) -> Unit:
+        return Unit(program, build, self._emitter(program, build).emit())
 
     def _emitter(self, program: Program, build: Build, callee: Callee | None = None) -> Emitter:
         # What compiled code does by itself nobody sees: with an observer Python does it.

@@ -30,6 +30,7 @@ class Slot(IntEnum):
     REGS = _next(REGISTERS)  # r0 to r10, whenever Python is asked or told
     FUEL = _next()  # instructions that may still be executed in this slice, signed
     PC = _next()  # native address that Python was asked from, or faulted
+    NATIVE = _next()  # where code of LLVM's has its registers while it asks
     FAULT = _next()  # address of a fault
     SAVED_RSP = _next()  # where the entry that runs left the native stack
     FIRST_FRAME = _next()  # r10 of the outermost function
@@ -44,6 +45,9 @@ class Slot(IntEnum):
     CONTEXT = _next()  # object: what helpers get as their context
     ASK = _next()  # object: what a callout calls
     ZERO = _next()  # object: 0
+    BASE = _next()  # the window's base
+    NOTED_FUEL = _next()  # FUEL of code that keeps it elsewhere, for faults
+    TARGET = _next()  # of what LLVM's code had done: where a tail call leads in the JIT's, or r0
     PREVIOUS_EDGE = _next()  # number of the block that counted last, shifted right by 1
     TRACE_AT = _next()  # offset in the trace ring behind the newest run
     TRACE_END = _next()  # and behind the last one of the time round before
@@ -58,9 +62,10 @@ SITE_BYTES = 16
 class _Sites:
     """A chunk of access sites: pairs of words (start, length)."""
 
-    def __init__(self, memory: AddressSpace) -> None:
-        self.region = memory.alloc(_SITES * SITE_BYTES, RegionKind.HOST, "access sites")
+    def __init__(self, memory: AddressSpace, count: int = _SITES) -> None:
+        self.region = memory.alloc(count * SITE_BYTES, RegionKind.HOST, "access sites")
         self.words = memory.view(self.region).cast("Q")
+        self.count = count
         self.used = 0
 
 
@@ -71,7 +76,10 @@ class State:
         self._memory = memory
         self._region = memory.alloc((SLOTS + _CALLEES) * 8, RegionKind.HOST, "engine state")
         self.words = memory.view(self._region).cast("Q")
-        self._at = self._region.start - memory.base
+        self.base = memory.base
+        self.start = self._region.start
+        self._at = self.start - memory.base
+        self.words[Slot.BASE] = memory.base
         self._chunks: list[_Sites] = []
         self._callees: dict[int, tuple[object, int]] = {}
         memory.on_free(self.forget_sites)
@@ -97,7 +105,7 @@ class State:
 
     def site(self) -> int:
         """Displacement of the two words (start, length) of a new access: none passes yet."""
-        if not self._chunks or self._chunks[-1].used == _SITES:
+        if not self._chunks or self._chunks[-1].used == self._chunks[-1].count:
             self._chunks.append(_Sites(self._memory))
         chunk = self._chunks[-1]
         chunk.used += 1
@@ -120,6 +128,13 @@ class State:
                 words = slice(2 * (chunk.used - more), 2 * chunk.used)
                 chunk.words[words] = memoryview(bytes(SITE_BYTES * more)).cast("Q")
                 chunk.used -= more
+
+    def row_of_sites(self, count: int) -> int:
+        """Displacement of the words of so many new accesses, one behind another."""
+        chunk = _Sites(self._memory, count)
+        chunk.used = count
+        self._chunks.append(chunk)
+        return chunk.region.start - self.base
 
     def set_site(self, disp: int, start: int, length: int) -> None:
         """Let the access pass where start <= address < start + length."""

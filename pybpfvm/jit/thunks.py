@@ -196,7 +196,8 @@ class Thunks:
         asm(call_reg(R11))
         self._go_out(asm)
         asm.label("leave after a fault")
-        # The registers are still those of the faulting instruction.
+        # The registers are still those of the faulting instruction, r12 perhaps LLVM's.
+        asm(mov_imm(BASE, self._base))
         self._save_registers(asm)
         asm(
             mov_imm(R10, self._faults.record),
