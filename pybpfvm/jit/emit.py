@@ -191,6 +191,22 @@ def arguments_used(helper: Helper) -> int:
     return max(used, default=0)
 
 
+def map_in_r1(
+    program: Program, outline: Outline, image: Constants, first: int, index: int
+) -> int | None:
+    """The handle of the map that r1 holds for certain at instruction `index` of a block that begins
+    at `first`, None if that is not plain."""
+    for before in range(index - 1, first - 1, -1):
+        insn = program.insns[before]
+        if insn.spec.kind is Kind.CALL:
+            return None
+        if written(insn) == 1:
+            if insn.spec.kind is not Kind.LDDW or insn.src != Pseudo.MAP_IDX:
+                return None
+            return image.constant(program, outline.starts[before], insn)
+    return None
+
+
 class Emitter:
     """Emits one program for one engine; `emit` does it."""
 
@@ -676,7 +692,9 @@ class Emitter:
             self._ask(Ask.TAIL_CALL)
             return
         if self._lookup is not None and helper.name == "map_lookup_elem":
-            handle = self._map_in_r1()
+            handle = map_in_r1(
+                self._program, self._outline, self._image, self._block_first, self._index
+            )
             native = self._lookup(handle) if handle is not None else None
             if native is not None:
                 self._native_lookup(*native)
@@ -716,19 +734,6 @@ class Emitter:
         data += mov_imm(RDI, described) + mov_imm(R11, function) + call_reg(R11)
         if checked:
             data += _NO_ARGUMENTS
-
-    def _map_in_r1(self) -> int | None:
-        """The handle of the map that r1 holds here for certain, None if that is not plain."""
-        insns = self._program.insns
-        for index in range(self._index - 1, self._block_first - 1, -1):
-            insn = insns[index]
-            if insn.spec.kind is Kind.CALL:
-                return None
-            if written(insn) == 1:
-                if insn.spec.kind is not Kind.LDDW or insn.src != Pseudo.MAP_IDX:
-                    return None
-                return self._image.constant(self._program, self._outline.starts[index], insn)
-        return None
 
     def _packet_load(self, _: Insn) -> None:
         site = self._ask(Ask.PACKET)

@@ -259,10 +259,7 @@ class JitEngine(RunContext):
         return Unit(program, build, self._emitter(program, build).emit())
 
     def _emitter(self, program: Program, build: Build, callee: Callee | None = None) -> Emitter:
-        # What compiled code does by itself nobody sees: with an observer Python does it.
-        native = build.checks is not Checks.PAGES and self.environment.observer is None
-        if native and self._natives is None:
-            self._natives = Natives(self.memory, self._state, self._thunks)
+        natives = self._natives_for(build)
         return Emitter(
             program,
             self.image,
@@ -271,9 +268,18 @@ class JitEngine(RunContext):
             self._thunks,
             build,
             callee or self._callee(build),
-            self._natives.lookup if native and self._natives is not None else None,
+            natives.lookup if natives is not None else None,
             self._recorder,
         )
+
+    def _natives_for(self, build: Build) -> Natives | None:
+        """The helpers that code may call as machine code: what it does by itself nobody sees, so
+        with an observer Python does it."""
+        if build.checks is Checks.PAGES or self.environment.observer is not None:
+            return None
+        if self._natives is None:
+            self._natives = Natives(self.memory, self._state, self._thunks)
+        return self._natives
 
     def _drop_pieces(self) -> None:
         for unit in self._pieces:

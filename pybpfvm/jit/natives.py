@@ -58,6 +58,10 @@ class Natives:
             self._known[handle] = at
         return self._known[handle], self._code.entries["array_lookup"], found.spec.key_size
 
+    def entry(self, address: int) -> str:
+        """The name of the function at an address that `lookup` gave."""
+        return next(name for name, at in self._code.entries.items() if at == address)
+
     def close(self) -> None:
         """Give everything back."""
         self._code.close()

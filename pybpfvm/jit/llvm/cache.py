@@ -95,5 +95,11 @@ class ObjectCache:
                 total -= size
 
 
+def default_cache() -> ObjectCache | None:
+    """The cache in the default folder, None if there is to be none."""
+    folder = default_folder()
+    return ObjectCache(folder) if folder is not None else None
+
+
 def _is_ours(known: os.stat_result) -> bool:
     return known.st_uid == os.getuid() and not known.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

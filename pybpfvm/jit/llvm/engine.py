@@ -25,10 +25,11 @@ from pybpfvm.isa.opcodes import FRAME_POINTER, REGISTERS, AtomicOp, Kind
 from pybpfvm.isa.semantics import FETCHES
 from pybpfvm.jit.emit import Ask, Build, Site
 from pybpfvm.jit.engine import SLICE_INSNS, JitEngine
-from pybpfvm.jit.llvm.cache import ObjectCache, default_folder
+from pybpfvm.jit.llvm.cache import ObjectCache
 from pybpfvm.jit.llvm.compiler import compiler
 from pybpfvm.jit.llvm.ir import IrEmitter
 from pybpfvm.jit.llvm.lines import FaultTable
+from pybpfvm.jit.llvm.linked import linked
 from pybpfvm.jit.llvm.objectfile import read_object
 from pybpfvm.jit.llvm.thunks import RETURN, LlvmThunks
 from pybpfvm.jit.llvm.unit import LlvmUnit
@@ -52,14 +53,9 @@ def _no_one(_: Program) -> bool:
     return False
 
 
-def _default_cache() -> ObjectCache | None:
-    folder = default_folder()
-    return ObjectCache(folder) if folder is not None else None
-
-
 class LlvmEngine(JitEngine):
-    """As JitEngine, compiled by LLVM at O2. `cache` keeps what it compiles for other processes,
-    None nothing.
+    """As JitEngine, compiled by LLVM. `cache` keeps what it compiles for other processes (see
+    `cache.default_cache`), None nothing.
 
     Raises InputError where llvmlite or executable memory is missing.
     """
@@ -74,7 +70,7 @@ class LlvmEngine(JitEngine):
         trusted: Callable[[Program], bool] = _no_one,
         counted: bool = True,
         record: Recording = NOTHING,
-        cache: ObjectCache | None = _default_cache(),
+        cache: ObjectCache | None,
     ) -> None:
         self._compiler = compiler()
         self._cache = cache
@@ -114,7 +110,16 @@ class LlvmEngine(JitEngine):
 
     def _ir(self, program: Program, build: Build, *, lines: bool = False) -> IrEmitter:
         callee = self._callee(build)
-        return IrEmitter(program, self.image, self._helpers, build, callee, lines=lines)
+        natives = self._natives_for(build)
+        return IrEmitter(
+            program,
+            self.image,
+            self._helpers,
+            build,
+            callee,
+            linked(natives) if natives is not None else None,
+            lines=lines,
+        )
 
     def _object(self, text: str) -> bytes:
         """The object file of the IR, from the cache if it is there."""

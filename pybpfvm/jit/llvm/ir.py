@@ -23,9 +23,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pybpfvm.bits import U64, sign_extend
-from pybpfvm.errors import TrapKind
+from pybpfvm.errors import InternalError, TrapKind
 from pybpfvm.helpers.proto import ArgType, Helper
-from pybpfvm.image import Image
 from pybpfvm.isa.codec import target_pc
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import (
@@ -40,7 +39,15 @@ from pybpfvm.isa.opcodes import (
     Pseudo,
 )
 from pybpfvm.isa.semantics import FETCHES
-from pybpfvm.jit.emit import Ask, Build, Callee, Known, arguments_used
+from pybpfvm.jit.emit import (
+    Ask,
+    Build,
+    Callee,
+    Constants,
+    Known,
+    arguments_used,
+    map_in_r1,
+)
 from pybpfvm.jit.llvm.arithmetic import ALU, ATOMIC, CONDITION, SETS, WHOLE
 from pybpfvm.jit.llvm.liveness import Block, Liveness
 from pybpfvm.jit.options import Checks
@@ -120,25 +127,43 @@ class Ir:
     entries: list[int] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """Functions that stand for helpers. `text` defines them. `lookup` is for map_lookup_elem: given
+    the handle of a map, what is passed in place of it, the function, the registers it takes."""
+
+    text: str
+    lookup: Callable[[int], tuple[int, str, list[int]] | None]
+
+
+def _no_callee(helper: Helper) -> object:
+    raise InternalError(f"{helper.name} is called where nothing can be")
+
+
 class IrEmitter:
     """Emits one program; `emit` does it. `lines`: with the pc's number at every access, for
-    finding where a fault was."""
+    finding where a fault was. `prefix` begins the names of its functions."""
 
     def __init__(
         self,
         program: Program,
-        image: Image,
+        image: Constants,
         helpers: Mapping[int, Helper],
         build: Build,
-        callee: Callee,
+        callee: Callee = _no_callee,
+        linked: Linked | None = None,
         *,
         lines: bool = False,
+        prefix: str = "",
     ) -> None:
         self._program = program
         self._image = image
         self._helpers = helpers
         self._build = build
         self._callee = callee
+        self._linked = linked
+        self._links = False
+        self._prefix = prefix
         self._outline = Outline(program)
         self._liveness = Liveness(program, self._outline, helpers)
         self._checks = build.checks
@@ -167,15 +192,7 @@ class IrEmitter:
     def emit(self) -> Ir:
         """The IR of the program. Raises InputError as Image.constant does."""
         outline = self._outline
-        blocks = iter(self._liveness.blocks)
-        block = next(blocks, None)
-        behind = [*outline.functions[1:], 1 << 40]
-        for pc, end in zip(outline.functions, behind, strict=True):
-            self._begin_function(pc)
-            while block is not None and block.pc < end:
-                self._block(block)
-                block = next(blocks, None)
-            self._finish_function()
+        self._emit_functions()
         called_back = sorted(
             target
             for pc, insn in zip(outline.starts, self._program.insns, strict=True)
@@ -187,10 +204,34 @@ class IrEmitter:
         for pc in called_back:
             self._way_in(f"enter{pc}", pc, fresh=False)
         self._way_in("start", 0, fresh=True)
+        if self._linked is not None and self._links:
+            self._line(self._linked.text)
         debug = self._debug.metadata() if self._debug is not None else ""
         text = _HEAD + "\n".join(self._text) + "\n" + _TAIL + debug
         ends = {block.first: block.last for block in self._liveness.blocks}
         return Ir(text, self._places, self._words, self._sites, ends, outline.starts, called_back)
+
+    def functions(self) -> str:
+        """The definitions of all functions but the main one, without what they refer to."""
+        self._emit_functions(beside=0)
+        return "\n".join(self._text)
+
+    def function(self, pc: int) -> tuple[str, list[int]]:
+        """The symbol of the function at `pc`, and which registers it takes."""
+        return f"@{self._prefix}f{pc}", self._parameters(pc)
+
+    def _emit_functions(self, beside: int | None = None) -> None:
+        blocks_of: dict[int, list[Block]] = {}
+        for block in self._liveness.blocks:
+            if block.pc in self._liveness.entry:
+                own = blocks_of[block.pc] = []
+            own.append(block)
+        for pc, blocks in blocks_of.items():
+            if pc != beside:
+                self._begin_function(pc)
+                for block in blocks:
+                    self._block(block)
+                self._finish_function()
 
     def _may_be_deep(self) -> bool:
         """Whether calls may nest deeper than frames go, as far as call instructions tell."""
@@ -329,7 +370,7 @@ class IrEmitter:
         fuel = ", i64 %f" if self._build.fuel else ""
         debug = self._debug.function(f"f{pc}") if self._debug is not None else ""
         self._line(
-            f"define internal fastcc {self._result} @f{pc}"
+            f"define internal fastcc {self._result} {self.function(pc)[0]}"
             f"(ptr %st, i64 %fp{fuel}{registers}) #0{debug} {{"
         )
         self._begin_label("entry")
@@ -376,7 +417,7 @@ class IrEmitter:
                 operands += f", i64 {self._load_slot(Slot.CTX) if number == 1 else 0}"
         # LLVM forgets the lines of what is inlined where there are none.
         at = self._debug.place(name, 0) if self._debug is not None else ""
-        result = self.new(f"call fastcc {self._result} @f{pc}({operands}){at}")
+        result = self.new(f"call fastcc {self._result} {self.function(pc)[0]}({operands}){at}")
         self._line(f"ret i64 {self._take_result(result, store=True)}")
         self._line("}")
 
@@ -558,7 +599,9 @@ class IrEmitter:
             operands += f", i64 {self._fuel}"
         for number in self._parameters(target):
             operands += f", i64 {self._get(number)}"
-        result = self.new(f"call fastcc {self._result} @f{target}({operands}){self._at()}")
+        result = self.new(
+            f"call fastcc {self._result} {self.function(target)[0]}({operands}){self._at()}"
+        )
         self._set(0, self._take_result(result))
         self._clear_arguments()
         return None
@@ -577,10 +620,12 @@ class IrEmitter:
 
     # --- helpers ----------------------------------------------------------------------------
 
-    def _call(self, insn: Insn, _: Block) -> None:
+    def _call(self, insn: Insn, block: Block) -> None:
         helper = self._helpers[insn.imm]
         if helper.name == "tail_call":
             self._tail_call()
+            return
+        if helper.name == "map_lookup_elem" and self._call_linked(block):
             return
         callee = self._callee(helper)
         if isinstance(callee, Known):
@@ -600,6 +645,24 @@ class IrEmitter:
             self._fuel = self._load_slot(Slot.FUEL)
         self._set(0, result)
         self._clear_arguments()
+
+    def _call_linked(self, block: Block) -> bool:
+        """Look up by a function of ours, where the map is known and there is one for it."""
+        if self._linked is None:
+            return False
+        handle = map_in_r1(self._program, self._outline, self._image, block.first, self._index)
+        found = self._linked.lookup(handle) if handle is not None else None
+        if found is None:
+            return False
+        stands_for, name, taken = found
+        descriptor = self._word(self._own_word(stands_for))
+        operands = "ptr %st, i64 %fp" + "".join(
+            f", i64 {descriptor if number == 1 else self._get(number)}" for number in taken
+        )
+        self._links = True
+        self._set(0, self.new(f"call fastcc i64 {name}({operands}){self._at()}"))
+        self._clear_arguments()
+        return True
 
     def _tail_call(self) -> None:
         """Python sets the registers of the called program and says where it is, or what r0 is."""

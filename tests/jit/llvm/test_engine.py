@@ -11,6 +11,7 @@ from pybpfvm.errors import InputError, Trap, TrapKind
 from pybpfvm.jit.engine import SLICE_INSNS
 from pybpfvm.jit.llvm import compiler
 from pybpfvm.jit.llvm.engine import LlvmEngine
+from pybpfvm.jit.llvm.unit import LlvmUnit
 from pybpfvm.jit.options import Checks
 from pybpfvm.memory import RegionKind
 from pybpfvm.program import MapSpec, MapType
@@ -171,3 +172,27 @@ def test_without_llvmlite_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(__import__("sys").modules, "llvmlite.binding", None)
     with pytest.raises(InputError, match=r"pip install pybpfvm\[llvm\]"):
         compiler.compiler.__wrapped__()
+
+
+_COUNTS = MapSpec("counts", MapType.ARRAY, 4, 8, 16)
+_TABLE = MapSpec("table", MapType.HASH, 8, 8, 16)
+
+
+@pytest.mark.parametrize(("name", "key"), [("counts", 5), ("counts", 16), ("table", 5)])
+def test_lookups_are_linked(name: str, key: int) -> None:
+    text = (
+        f"*(u64 *)(r10 - 8) = {key}\nr2 = r10\nr2 += -8\nr1 = map[{name}] ll\n"
+        "call map_lookup_elem\nr6 = r0\nif r0 == 0 goto +1\nr0 = *(u64 *)(r0 + 0)\nexit"
+    )
+    with machine(text, Checks.NONE, maps=[_COUNTS, _TABLE]) as made:
+        live = made.image.maps[name]
+        size = live.spec.key_size
+        if key < 16:
+            live.host_update(key.to_bytes(size, "little"), (99).to_bytes(8, "little"))
+        for _ in range(2):
+            assert made.run().r0 == (99 if key < 16 else 0)
+        engine = made.engine
+        assert isinstance(engine, LlvmEngine)
+        unit = engine.unit(made.program)
+        assert isinstance(unit, LlvmUnit)
+        assert all(place.ask is not None for place in unit.places)  # no helper is called
