@@ -114,6 +114,7 @@ def _findings() -> Iterator[Finding]:
     yield _bpf()
     yield _vmlinux()
     yield _clang()
+    yield _llvm()
     yield _ubpf()
     for module, extra, purpose in (
         ("llvmlite", "llvm", "engine llvm"),
@@ -157,6 +158,18 @@ def _jit() -> Finding:
         refused is None,
         refused or "executable pages and a fault handler can be had",
         "allow executable memory (SELinux execmem, seccomp); the interpreter runs everything",
+    )
+
+
+def _llvm() -> Finding:
+    from importlib.util import find_spec
+
+    found = find_spec("llvmlite") is not None
+    return Finding(
+        "llvm (engine llvm)",
+        found,
+        "llvmlite is installed" if found else "llvmlite is not installed",
+        "pip install pybpfvm[llvm]; only --engine llvm needs it",
     )
 
 

@@ -12,9 +12,9 @@ from pybpfvm.image import Image
 from pybpfvm.program import Program
 from pybpfvm.recording import NOTHING, Recording
 
-# What hosts and --engine may say. `auto` is the JIT where it can run, else the interpreter; `ubpf`
-# is a peer for comparisons, never chosen unasked.
-ENGINES = ("auto", "interp", "jit", "ubpf")
+# What hosts and --engine may say. `auto` is the JIT where it can run, else the interpreter; `llvm`
+# needs an extra and takes long to compile, `ubpf` is a peer for comparisons: never chosen unasked.
+ENGINES = ("auto", "interp", "jit", "llvm", "ubpf")
 
 
 def _nobody(_: Program) -> bool:
@@ -46,14 +46,15 @@ def chosen(choice: str, image: Image) -> str:
         )
     if choice == "ubpf":
         _need_ubpf(image)
-    if choice not in ("auto", "jit"):
+    if choice not in ("auto", "jit", "llvm"):
         return choice
     why = "the object is big-endian" if image.object.big_endian else jit_refusal()
     if why is None:
-        return "jit"
-    if choice == "jit":
+        return "llvm" if choice == "llvm" else "jit"
+    if choice != "auto":
+        name = "JIT" if choice == "jit" else "engine llvm"
         raise InputError(
-            f"the JIT can not run this: {why}", where="engine", remedy="choose interp or auto"
+            f"the {name} can not run this: {why}", where="engine", remedy="choose interp or auto"
         )
     return "interp"
 
@@ -87,6 +88,13 @@ def make_engine(
         from pybpfvm.jit.engine import JitEngine
 
         return JitEngine(image, helpers, environment, trusted=trusted, record=record)
+    if engine == "llvm":
+        from pybpfvm.jit.llvm.cache import default_cache
+        from pybpfvm.jit.llvm.engine import LlvmEngine
+
+        return LlvmEngine(
+            image, helpers, environment, trusted=trusted, record=record, cache=default_cache()
+        )
     if engine == "ubpf":
         from pybpfvm.peers.ubpf import UbpfEngine
 
