@@ -62,6 +62,9 @@ _FIRST_OWN = 8
 # What a patchpoint leaves room for: call [rip + x], before it for helpers mov r11, [rip + x].
 CALL_BYTES, HELPER_BYTES = 6, 13
 
+# LLVM's time grows faster than its basic blocks, and it makes long ones out of short ones: it gets
+# no code of more instructions than these without a way to Python in it, unless it is a loop.
+_PIECE_INSNS = 128
 _ENDED = True  # what emitters answer that have ended the block
 _RESTRICTED = frozenset({Kind.ADDR_SPACE_CAST, Kind.CALL_KFUNC, Kind.CALL})
 _POINT = "i64 (i64, i32, ptr, i32, ...) @llvm.experimental.patchpoint.i64"
@@ -186,6 +189,8 @@ class IrEmitter:
         self._left = False
         self._frame = "%fp"
         self._index = self._pc = self._last = 0
+        self._cut_at = 0
+        self._in_short_loop = self._short_loops()
         self._debug = _Lines() if lines else None
         self._depth_checked = self._checked and self._may_be_deep()
 
@@ -357,6 +362,17 @@ class IrEmitter:
         self._line(f"{self._asking(number, operands)} #2")
         self._line("unreachable")
 
+    def _stop_if(self, condition: str, why: tuple[TrapKind, str]) -> None:
+        """Ask, if the condition holds, for what can only raise."""
+        number = len(self._places)
+        operands = self._operands(self._place(Ask.REFUSE, why=why))
+        stops, goes = self._fresh(), self._fresh()
+        self._line(f"br i1 {condition}, label %{stops}, label %{goes}{_UNLIKELY}")
+        self._line(f"{stops}:")
+        self._line(f"{self._asking(number, operands)} #2")
+        self._line("unreachable")
+        self._begin_label(goes)
+
     # --- functions and blocks ---------------------------------------------------------------
 
     def _parameters(self, pc: int) -> list[int]:
@@ -455,6 +471,8 @@ class IrEmitter:
         for index in range(block.first, block.last + 1):
             insn = insns[index]
             self._index, self._pc = index, starts[index]
+            if index - self._cut_at >= _PIECE_INSNS and not self._in_short_loop[index]:
+                self._cut()
             kind = insn.spec.kind
             if kind in _RESTRICTED or FRAME_POINTER in (insn.dst, insn.src):
                 why = refusal(insn, self._helpers)
@@ -465,6 +483,24 @@ class IrEmitter:
                 return
         self._flush(block.behind)
         self._line(f"br label %{self._leading(self._pc + insns[block.last].slots)}")
+
+    def _short_loops(self) -> bytearray:
+        """Which instructions lie in a loop that is shorter than a piece."""
+        index_of = {pc: index for index, pc in enumerate(self._outline.starts)}
+        inside = bytearray(len(self._program.insns))
+        for block in self._liveness.blocks:
+            for pc in block.leads:
+                first = index_of[pc]
+                if 0 <= block.last - first < _PIECE_INSNS:
+                    inside[first : block.last + 1] = b"\1" * (block.last + 1 - first)
+        return inside
+
+    def _cut(self) -> None:
+        """A way to Python that is never taken, which LLVM can not know: no frame ends at such an
+        address."""
+        self._cut_at = self._index
+        never = self.new(f"icmp eq i64 %fp, {self._index}")
+        self._stop_if(never, (TrapKind.STACK_DEPTH, ""))
 
     def _leading(self, target: int) -> str:
         """The label of what control going from here to `target` leads to."""
@@ -609,14 +645,7 @@ class IrEmitter:
     def _check_depth(self) -> None:
         deepest = self._load_slot(Slot.LAST_FRAME)
         full = self.new(f"icmp eq i64 %fp, {deepest}")
-        number = len(self._places)
-        operands = self._operands(self._place(Ask.REFUSE, why=(TrapKind.STACK_DEPTH, "")))
-        stops, goes = self._fresh(), self._fresh()
-        self._line(f"br i1 {full}, label %{stops}, label %{goes}{_UNLIKELY}")
-        self._line(f"{stops}:")
-        self._line(f"{self._asking(number, operands)} #2")
-        self._line("unreachable")
-        self._begin_label(goes)
+        self._stop_if(full, (TrapKind.STACK_DEPTH, ""))
 
     # --- helpers ----------------------------------------------------------------------------
 
