@@ -197,7 +197,7 @@ class Thunks:
         self._go_out(asm)
         asm.label("leave after a fault")
         # The registers are still those of the faulting instruction, r12 perhaps LLVM's.
-        asm(mov_imm(BASE, self._base))
+        asm(mov_imm(BASE, self.base))
         self._save_registers(asm)
         asm(
             mov_imm(R10, self._faults.record),

@@ -317,6 +317,7 @@ def _result(insn: Insn) -> int | None:
 _ANSWERS: Mapping[Ask, Callable[[LlvmEngine, Unit, Site], int]] = {
     Ask.FUEL: LlvmEngine._on_check,
     Ask.ACCESS: LlvmEngine._on_access,
+    Ask.KEY: LlvmEngine._on_key,
     Ask.REFUSE: LlvmEngine._on_refuse,
     Ask.TAIL_CALL: LlvmEngine._on_tail_call,
     Ask.PACKET: LlvmEngine._on_packet,

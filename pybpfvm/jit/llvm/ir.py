@@ -131,12 +131,23 @@ class Ir:
 
 
 @dataclass(frozen=True, slots=True)
+class Lookup:
+    """A function that looks up in one map, given `stands_for` in place of its handle; the registers
+    it takes."""
+
+    stands_for: int
+    function: str
+    registers: list[int]
+    key_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Linked:
-    """Functions that stand for helpers. `text` defines them. `lookup` is for map_lookup_elem: given
-    the handle of a map, what is passed in place of it, the function, the registers it takes."""
+    """Functions that stand for helpers. `text` defines them. `lookup` is for map_lookup_elem: what
+    there is for the map with a handle."""
 
     text: str
-    lookup: Callable[[int], tuple[int, str, list[int]] | None]
+    lookup: Callable[[int], Lookup | None]
 
 
 def _no_callee(helper: Helper) -> object:
@@ -683,13 +694,24 @@ class IrEmitter:
         found = self._linked.lookup(handle) if handle is not None else None
         if found is None:
             return False
-        stands_for, name, taken = found
-        descriptor = self._word(self._own_word(stands_for))
+        if self._checked:
+            site = self._sites
+            passes = self._in_site(self._get(2))
+            asks, goes = self._fresh(), self._fresh()
+            number = len(self._places)
+            shown = self._operands(self._place(Ask.KEY, site=site, count=found.key_bytes))
+            self._line(f"br i1 {passes}, label %{goes}, label %{asks}{_LIKELY}")
+            self._line(f"{asks}:")
+            self._line(f"{self._asking(number, shown)} #1")
+            self._line(f"br label %{goes}")
+            self._begin_label(goes)
+        descriptor = self._word(self._own_word(found.stands_for))
         operands = "ptr %st, i64 %fp" + "".join(
-            f", i64 {descriptor if number == 1 else self._get(number)}" for number in taken
+            f", i64 {descriptor if number == 1 else self._get(number)}"
+            for number in found.registers
         )
         self._links = True
-        self._set(0, self.new(f"call fastcc i64 {name}({operands}){self._at()}"))
+        self._set(0, self.new(f"call fastcc i64 {found.function}({operands}){self._at()}"))
         self._clear_arguments()
         return True
 
@@ -844,16 +866,21 @@ class IrEmitter:
     ) -> str:
         """Python is asked unless the address lies in the range that passed the last time."""
         site = self._sites
+        passes = self._in_site(address)
+        if aligned and size > 1:
+            passes = self.new(f"and i1 {passes}, {self._is_aligned(address, size)}")
+        return self._guarded(passes, site, lambda: access(self._pointer(address)))
+
+    def _in_site(self, address: str) -> str:
+        """Whether the address lies in the range of a new site."""
+        site = self._sites
         self._sites += 1
         at = self.new(f"getelementptr i8, ptr %sites, i64 {SITE_BYTES * site}")
         start = self.new(f"load i64, ptr {at}{_STATE}")
         at = self.new(f"getelementptr i8, ptr %sites, i64 {SITE_BYTES * site + 8}")
         length = self.new(f"load i64, ptr {at}{_STATE}")
         offset = self.new(f"sub i64 {address}, {start}")
-        passes = self.new(f"icmp ult i64 {offset}, {length}")
-        if aligned and size > 1:
-            passes = self.new(f"and i1 {passes}, {self._is_aligned(address, size)}")
-        return self._guarded(passes, site, lambda: access(self._pointer(address)))
+        return self.new(f"icmp ult i64 {offset}, {length}")
 
     def _is_aligned(self, address: str, size: int) -> str:
         low = self.new(f"and i64 {address}, {size - 1}")

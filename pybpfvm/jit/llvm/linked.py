@@ -12,7 +12,7 @@ from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Kind, Pseudo
 from pybpfvm.jit.bytecode import binary
 from pybpfvm.jit.emit import Build
-from pybpfvm.jit.llvm.ir import IrEmitter, Linked
+from pybpfvm.jit.llvm.ir import IrEmitter, Linked, Lookup
 from pybpfvm.jit.natives import ENTRIES, Natives
 from pybpfvm.jit.options import Checks
 from pybpfvm.program import Program
@@ -48,8 +48,11 @@ def linked(natives: Natives) -> Linked:
     """What IrEmitter links with."""
     text, known = _functions()
 
-    def lookup(handle: int) -> tuple[int, str, list[int]] | None:
+    def lookup(handle: int) -> Lookup | None:
         found = natives.lookup(handle)
-        return None if found is None else (found[0], *known[natives.entry(found[1])])
+        if found is None:
+            return None
+        stands_for, address, key_bytes = found
+        return Lookup(stands_for, *known[natives.entry(address)], key_bytes)
 
     return Linked(text, lookup)

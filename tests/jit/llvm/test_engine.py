@@ -178,13 +178,14 @@ _COUNTS = MapSpec("counts", MapType.ARRAY, 4, 8, 16)
 _TABLE = MapSpec("table", MapType.HASH, 8, 8, 16)
 
 
+@pytest.mark.parametrize("checks", [Checks.NONE, Checks.EXACT])
 @pytest.mark.parametrize(("name", "key"), [("counts", 5), ("counts", 16), ("table", 5)])
-def test_lookups_are_linked(name: str, key: int) -> None:
+def test_lookups_are_linked(name: str, key: int, checks: Checks) -> None:
     text = (
         f"*(u64 *)(r10 - 8) = {key}\nr2 = r10\nr2 += -8\nr1 = map[{name}] ll\n"
         "call map_lookup_elem\nr6 = r0\nif r0 == 0 goto +1\nr0 = *(u64 *)(r0 + 0)\nexit"
     )
-    with machine(text, Checks.NONE, maps=[_COUNTS, _TABLE]) as made:
+    with machine(text, checks, maps=[_COUNTS, _TABLE]) as made:
         live = made.image.maps[name]
         size = live.spec.key_size
         if key < 16:
@@ -196,3 +197,9 @@ def test_lookups_are_linked(name: str, key: int) -> None:
         unit = engine.unit(made.program)
         assert isinstance(unit, LlvmUnit)
         assert all(place.ask is not None for place in unit.places)  # no helper is called
+
+
+def test_keys_of_linked_lookups_are_checked() -> None:
+    text = "r2 = r1\nr2 += 12\nr1 = map[table] ll\ncall map_lookup_elem\nexit"
+    stopped = trap(text, maps=[_TABLE])
+    assert (stopped.kind, stopped.pc, stopped.insns) == (TrapKind.OUT_OF_BOUNDS, 4, 4)
