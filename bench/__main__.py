@@ -15,7 +15,7 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
-from bench import domains, engine_costs, engines, interp, ring, startup, verification
+from bench import domains, engine_costs, engines, interp, llvm, ring, startup, verification
 from pybpfvm.report.terminal import heading, table
 
 Rows = list[tuple[str, float, str]]
@@ -23,6 +23,7 @@ Rows = list[tuple[str, float, str]]
 PARTS: dict[str, tuple[str, Callable[[], Rows]]] = {
     "startup": ("Start-up", startup.run),
     "costs": ("Costs of the JIT", engine_costs.run),
+    "llvm": ("Compiling through LLVM", llvm.run),
     "interp": ("Interpreter", interp.run),
     "ring": ("Ring", ring.run),
     "domains": ("Domains", domains.run),

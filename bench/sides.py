@@ -128,6 +128,20 @@ def jit_engine(**options: object) -> MakeEngine:
     return make
 
 
+def llvm_engine(**options: object) -> MakeEngine:
+    """The engine llvm with these options of its own, nothing from its cache."""
+
+    def make(image: Image, profile: Profile, environment: RunEnvironment) -> Engine:
+        try:
+            from pybpfvm.jit.llvm.engine import LlvmEngine
+
+            return LlvmEngine(image, helpers_of(profile), environment, cache=None, **options)  # type: ignore[arg-type]
+        except InputError as error:
+            raise Missing(error.reason) from None
+
+    return make
+
+
 class NativeSide:
     """The same C, compiled for this machine."""
 
@@ -204,6 +218,9 @@ def makers() -> Iterator[tuple[str, Callable[[], Side]]]:
     yield ours("jit, verified, counted", jit_engine(checks=Checks.NONE))
     yield ours(SANDBOXED, jit_engine(checks=Checks.EXACT))
     yield ours("jit, paged", jit_engine(checks=Checks.PAGES))
+    yield ours("llvm, verified", llvm_engine(checks=Checks.NONE, counted=False))
+    yield ours("llvm, sandboxed", llvm_engine(checks=Checks.EXACT))
+    yield ours("llvm, paged, not counted", llvm_engine(checks=Checks.PAGES, counted=False))
     yield NATIVE, lambda: NativeSide(NATIVE, "gcc")
     yield "clang-19 -O2", lambda: NativeSide("clang-19 -O2", "clang-19")
     yield KERNEL, KernelSide
