@@ -93,13 +93,19 @@ def _parts(unit: Unit, insns: list[NativeInsn]) -> Iterator[Part]:
         if head is not None:
             count = last - first + 1
             begins.setdefault(head, (None, f"block of {count}"))
+    together: dict[int, list[int]] = {}  # instructions that the one at an offset was made with
     for pc, offset in zip(code.starts, code.offsets, strict=True):
+        before = begins.get(offset, (None, ""))[0]
+        if before is not None:
+            together.setdefault(offset, []).append(before)
         begins[offset] = (pc, "")
     for offset, what in _stubs(unit, insns, end_of_inline):
         begins[offset] = (None, what)
     cuts = sorted(begins)
     starts = [bisect_left(insns, at, key=lambda one: one.offset) for at in cuts]
     for at, first, behind in zip(cuts, starts, [*starts[1:], len(insns)], strict=True):
+        for pc in together.get(at, ()):
+            yield Part(pc, "", ())
         yield Part(*begins[at], tuple(insns[first:behind]))
 
 
