@@ -25,8 +25,8 @@ from pybpfvm.uring_backend.kernel.guard import Guard
 from pybpfvm.uring_backend.kernel.sysring import SysRing
 from pybpfvm.uring_backend.requests import DIRECT_TOKENS
 
-# Few, so that they stay in the cache. The token of a direct request is DIRECT_TOKENS and the address
-# of its slot.
+# Few, so that they stay in the cache. The token of a direct request is DIRECT_TOKENS and the
+# address of its slot.
 SLOTS = 512
 BATCH = 32  # direct requests are issued when so many have come together, or at the end of a run
 LOOK_RUNS = 16  # after so many runs the loop looks at the clock
