@@ -15,7 +15,17 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
-from bench import domains, engine_costs, engines, interp, llvm, ring, startup, verification
+from bench import (
+    domains,
+    engine_costs,
+    engines,
+    interp,
+    llvm,
+    ring,
+    ringloops,
+    startup,
+    verification,
+)
 from pybpfvm.report.terminal import heading, table
 
 Rows = list[tuple[str, float, str]]
@@ -26,6 +36,7 @@ PARTS: dict[str, tuple[str, Callable[[], Rows]]] = {
     "llvm": ("Compiling through LLVM", llvm.run),
     "interp": ("Interpreter", interp.run),
     "ring": ("Ring", ring.run),
+    "loops": ("Ring loops", ringloops.run),
     "domains": ("Domains", domains.run),
     "verifier": ("Verifier", verification.run),
 }

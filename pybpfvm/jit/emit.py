@@ -58,7 +58,6 @@ from pybpfvm.jit.x86 import (
     Assembler,
     B,
     E,
-    call_reg,
     group,
     imm32,
     mov_imm,
@@ -133,6 +132,7 @@ class Code:
     """
 
     data: bytearray = field(default_factory=bytearray)
+    outward: list[tuple[int, int]] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
     entries: dict[int, int] = field(default_factory=dict)
     sites: dict[int, Site] = field(default_factory=dict)
@@ -701,7 +701,7 @@ class Emitter:
                 return
         callee = self._callee(helper)
         if isinstance(callee, int):
-            data += mov_imm(R11, callee) + call_reg(R11)
+            self._call_address(callee)
             return
         if isinstance(callee, Known):
             data += mov_imm(RAX, callee.result)
@@ -731,9 +731,17 @@ class Emitter:
                 self._jump_to(back)
 
             self._late.append(late)
-        data += mov_imm(RDI, described) + mov_imm(R11, function) + call_reg(R11)
+        data += mov_imm(RDI, described)
+        self._call_address(function)
         if checked:
             data += _NO_ARGUMENTS
+
+    def _call_address(self, target: int) -> None:
+        """Call machine code of ours, which lies where a rel32 reaches it from any place."""
+        data = self._code.data
+        data += b"\xe8"
+        self._code.outward.append((len(data), target))
+        data += bytes(4)
 
     def _packet_load(self, _: Insn) -> None:
         site = self._ask(Ask.PACKET)

@@ -11,6 +11,7 @@ import ctypes
 import mmap
 import os
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pybpfvm.bits import align_up
@@ -66,9 +67,10 @@ class CodeArea:
         self._free: dict[int, list[int]] = {}  # starts by span
         self._lock = threading.Lock()
 
-    def place(self, code: bytes) -> Pages:
+    def place(self, code: bytes, outward: Sequence[tuple[int, int]] = ()) -> Pages:
         """Put the code on pages of its own and make them executable.
 
+        `outward` are the offsets of rel32s with the addresses in this area that they lead to.
         Raises InputError where the system refuses that, or the area is full.
         """
         span = align_up(len(code), _PAGE)
@@ -82,7 +84,10 @@ class CodeArea:
                 raise InputError("1 GiB of compiled code", where="jit", remedy="close engines")
         if _mprotect(start, span, _RW) != 0:
             raise _refused(ctypes.get_errno())
-        ctypes.memmove(start, bytes(code), len(code))
+        placed = bytearray(code)
+        for at, target in outward:
+            placed[at : at + 4] = (target - start - at - 4).to_bytes(4, "little", signed=True)
+        ctypes.memmove(start, bytes(placed), len(placed))
         if _mprotect(start, span, _RX) != 0:
             raise _refused(ctypes.get_errno())
         return Pages(start, span)

@@ -23,11 +23,7 @@ from pybpfvm.jit.x86 import (
     R8,
     R9,
     R10,
-    R11,
     R12,
-    R13,
-    R14,
-    R15,
     RAX,
     RBP,
     RBX,
@@ -94,6 +90,7 @@ def _names() -> Mapping[str, int]:
         **queues,
         **slots,
         "QUEUE_BYTES": direct.QUEUE_BYTES,
+        "QUEUE_SHIFT": direct.QUEUE_SHIFT,
         "BATCH": direct.BATCH,
         "LAST_SLOT": direct.SLOTS - 1,
         "LOOK_RUNS": direct.LOOK_RUNS,
@@ -134,6 +131,7 @@ class RingCode:
     ) -> None:
         self._state = state
         self._thunks = thunks
+        self._words = words
         stubs = Assembler()
         for name in _STUBS.values():
             stubs.label(name)
@@ -156,9 +154,8 @@ class RingCode:
         code_area().release(self._pages)
 
     def _run(self, asm: Assembler) -> None:
-        """Run the program once, as the way in does: r0. rbx is the block of words."""
-        for reg in (RBX, R13, R14, R15, RBP):
-            asm(push(reg))
+        """Run the program once: r0. It is verified, so what is in the other registers does not
+        matter to it; the loop needs but its block of words in rbx."""
         disp = self._state.disp
         asm(
             load(RBP, disp(Slot.FIRST_FRAME)),
@@ -166,14 +163,8 @@ class RingCode:
             mov_imm(RAX, MAY_GOTO_ITERATIONS),
             rm(MOV_TO, RAX, R12, disp(Slot.MAY_GOTO)),
             rm(MOV, RDI, RBX, 8 * Word.CTX),
-            rm(MOV, R11, RBX, 8 * Word.PROGRAM),
-        )
-        for reg in (RAX, RSI, RDX, RCX, R8, RBX, R13, R14, R15):
-            asm(mov_imm(reg, 0))
-        asm(call_reg(R11))
-        for reg in (RBP, R15, R14, R13, RBX):
-            asm(pop(reg))
-        asm(
+            rm(0xFF, 2, RBX, 8 * Word.PROGRAM, False),  # call it
+            mov_imm(RBX, self._words),
             rm(MOV, R10, RBX, 8 * Word.BUDGET),
             rr(SUB, R10, R9),
             rm(MOV_TO, R10, RBX, 8 * Word.INSNS),

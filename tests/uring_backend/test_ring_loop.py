@@ -6,18 +6,28 @@ the simulated one. data/loops/loops.bpf.c has the programs; examples/build.sh co
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import struct
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import pytest
 
 from pybpfvm.errors import RingHang, Trap
 from pybpfvm.session import Budgets, LoadedObject, Machine, Ring
 from pybpfvm.session.ring import BackendName
+from pybpfvm.uring_backend.kernel.direct import Word
+from pybpfvm.uring_backend.kernel.sysring import SysRing
+from pybpfvm.uring_backend.kernel.world import KernelWorld
 from tests.support.session_ring import need_backend, pair
 
 pytestmark = pytest.mark.kernel_ring
@@ -327,3 +337,168 @@ def test_a_trap_in_a_loop(profile: str) -> None:
 
     outcome = compare(scenario, profile, least=29, budget_insns=3000)
     assert "Trap" in str(outcome["seen"])
+
+
+@contextmanager
+def looping(profile: str, **options: Any) -> Iterator[Table]:
+    """A ring of its own on which programs loop."""
+    need_backend("kernel")
+    machine, obj = loaded(profile)
+    for index in range(64):
+        obj.maps["out"][index] = 0
+    with Ring(
+        8, (128, 128, 4), backend="kernel", abi=obj.profile, machine=machine, **options
+    ) as ring:
+        yield Table(ring, obj)
+
+
+def _out(table: Table, index: int) -> int:
+    value = table.obj.maps["out"][index]
+    assert isinstance(value, int)
+    return value
+
+
+def _accounted(table: Table) -> bool:
+    """Whether every NOP of `nops` that was accepted has come back, once."""
+    return _out(table, 1) + table.ring.ready(1) == _out(table, 3)
+
+
+class _Alarm(BaseException):
+    """What the handler of the test's signal raises, as that of SIGINT raises KeyboardInterrupt."""
+
+
+def _ring_alarm(*_: object) -> None:
+    raise _Alarm
+
+
+@pytest.mark.skipif(
+    threading.current_thread() is not threading.main_thread(), reason="signals need this thread"
+)
+@pytest.mark.parametrize("depth", [1, 33])
+def test_signals_end_loops_and_lose_nothing(depth: int) -> None:
+    random = Random(3)
+    looped = 0
+    before = signal.signal(signal.SIGALRM, _ring_alarm)
+    try:
+        for _ in range(25):
+            budgets = Budgets(max_runs=1 << 40)
+            with looping("v3", budgets=budgets) as table:
+                table.args(depth, 3, 1)
+                table.submit("nops")  # compiles
+                table.ring.reap()
+                table.args(depth, 1 << 40, 1)
+                ready = table.looped
+                began = time.monotonic()
+                table.ring.get_sqe().prep_bpf(0)
+                signal.setitimer(signal.ITIMER_REAL, 0.001 + random.random() / 30)
+                with pytest.raises(_Alarm):
+                    table.ring.submit()
+                assert time.monotonic() - began < 5
+                looped += table.looped > ready
+                table.ring.run_until_idle(0)
+                assert _accounted(table)
+                assert table.ring.core.backend.in_flight() == 0
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert looped > 15
+
+
+def test_other_threads_serve_a_loop_that_sleeps() -> None:
+    """Reads of a pipe that a thread of Python fills, now and then."""
+    block, blocks = 16, 40
+    with looping("v3") as table:
+        world = table.ring.world
+        read_end, write_end = os.pipe()
+        assert isinstance(world, KernelWorld)
+        world.adopt(read_end)
+        world.add_file("out", b"")
+        target = world.open("out", os.O_WRONLY)
+        buffer = table.ring.user.alloc(block)
+        table.args(read_end, target, buffer.addr, block, blocks)
+
+        def serve() -> None:
+            for number in range(blocks):
+                os.write(write_end, bytes([number]) * block)
+                if number % 4 == 0:
+                    time.sleep(0.002)
+
+        server = threading.Thread(target=serve)
+        began = time.monotonic()
+        table.submit("copy")
+        assert time.monotonic() - began < 2, "submit waits for nothing"
+        server.start()
+        table.ring.wait_cqe(_TIMEOUT_NS)
+        server.join()
+        os.close(write_end)
+        assert table.looped > 10
+        assert world.file_data("out") == b"".join(bytes([n]) * block for n in range(blocks))
+
+
+def test_submit_does_not_wait() -> None:
+    with looping("v3") as table:
+        read_end, write_end = os.pipe()
+        assert isinstance(table.ring.world, KernelWorld)
+        table.ring.world.adopt(read_end)
+        buffer = table.ring.user.alloc(16)
+        table.args(read_end, 0, buffer.addr, 16, 1000)
+        table.submit("copy")  # compiles
+        for _ in range(3):
+            began = time.monotonic()
+            assert not table.ring.run_until_idle(1_000_000)
+            assert time.monotonic() - began < 1
+        with pytest.raises(TimeoutError):
+            table.ring.wait_cqe(1_000_000)
+        os.close(write_end)
+        table.ring.wait_cqe(_TIMEOUT_NS)
+
+
+def test_what_the_kernel_does_not_take_ends_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """io_uring_enter fails, for compiled code and for Python: the requests are -EAGAIN."""
+
+    def refuse(ring: SysRing, tail: int, count: int) -> int:
+        ring.words[ring.sq_tail] = tail
+        return count
+
+    with looping("v3") as table:
+        table.args(3, 2, 1)
+        table.submit("nops")
+        table.ring.reap()
+        loop = table.ring.core._loop
+        assert loop is not None
+        for index in range(64):
+            table.obj.maps["out"][index] = 0
+        fd = loop.direct.words[Word.FD]
+        loop.direct.words[Word.FD] = 1 << 20
+        monkeypatch.setattr(SysRing, "publish", refuse)
+        table.ring.get_sqe().prep_bpf(0)
+        table.ring.submit()
+        monkeypatch.undo()
+        loop.direct.words[Word.FD] = fd
+        table.ring.run_until_idle(_TIMEOUT_NS)
+        assert _accounted(table)
+        assert _out(table, 1) == 6
+        assert _out(table, 2) & 0xFFFF_FFFF == -6 * errno.EAGAIN & 0xFFFF_FFFF
+        assert table.ring.core.backend.in_flight() == 0
+
+
+def test_more_blocks_than_the_loop_knows() -> None:
+    """The others take the long way; a block that was freed is -EFAULT."""
+    with looping("v3") as table:
+        table.ring.world.add_file("data", bytes(range(250)))
+        fd = table.ring.world.open("data", os.O_RDONLY)
+        blocks = [table.ring.user.alloc(16) for _ in range(40)]
+        for block in (blocks[0], blocks[-1]):
+            table.args(5, fd, block.addr)
+            table.obj.maps["out"][0] = 0
+            table.submit("same_buffer") if block is blocks[0] else table.ring.get_sqe().prep_bpf(0)
+            table.ring.submit()
+            table.idle()
+            assert block.read(8) == bytes(range(40, 48))
+        blocks[0].free()
+        table.args(5, fd, blocks[0].addr)
+        table.obj.maps["out"][0] = table.obj.maps["out"][2] = 0
+        table.ring.get_sqe().prep_bpf(0)
+        table.ring.submit()
+        table.idle()
+        assert _out(table, 2) & 0xFFFF_FFFF == -10 * errno.EFAULT & 0xFFFF_FFFF

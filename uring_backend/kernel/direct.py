@@ -17,7 +17,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 
-from pybpfvm.bits import U32
+from pybpfvm.bits import U32, align_up
 from pybpfvm.memory import AddressSpace, RegionKind
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.cq import CQES_OFFSET, CompletionQueue
@@ -25,8 +25,7 @@ from pybpfvm.uring_backend.kernel.guard import Guard
 from pybpfvm.uring_backend.kernel.sysring import SysRing
 from pybpfvm.uring_backend.requests import DIRECT_TOKENS
 
-# Few, so that they stay in the cache. The token of a direct request is DIRECT_TOKENS and the
-# address of its slot.
+# Few, so that they stay in the cache. A direct request's token: DIRECT_TOKENS and its address.
 SLOTS = 512
 BATCH = 32  # direct requests are issued when so many have come together, or at the end of a run
 LOOK_RUNS = 16  # after so many runs the loop looks at the clock
@@ -35,51 +34,51 @@ _BLOCKS = 16
 
 
 class Word(IntEnum):
-    """Index of a 64-bit word of the block that compiled code is given."""
+    """Index of a 64-bit word of the block that compiled code is given; what it needs for every
+    request comes first, so lies together."""
 
-    FD = 0  # of the real ring
-    SQ_TAIL = 1  # addresses of u32 words of the real ring
-    SQ_FLAGS = 2
-    CQ_HEAD = 3
-    CQ_TAIL = 4
-    SQES = 5
-    SQ_MASK = 6
-    CQES = 7
-    CQ_MASK = 8
     # Tails of the real SQ: counts of requests, modulo 2**32.
-    TAIL = 9  # so many were put there,
-    ISSUED = 10  # issued,
-    TAKEN = 11  # put there before completions were last taken in,
-    DONE_TO = 12  # TAIL less those in flight
+    TAIL = 0  # so many were put there,
+    ISSUED = 1  # issued,
+    TAKEN = 2  # put there before completions were last taken in,
+    DONE_TO = 3  # TAIL less those in flight
+    CARE = 4  # Care: what submit and reap look at first
+    STOP = 5  # a Stop, 0 while the loop goes on
+    CHANGES = 6  # grows with requests issued and completed
+    MOVED = 7  # a CQE was emitted or reaped
+    SQES = 8  # addresses in the real ring, and masks
+    SQ_MASK = 9
+    CQES = 10
+    CQ_MASK = 11
+    TABLE = 12  # address of the slots
     QUEUES = 13  # how many CQs the ring above has
     QUEUE_TABLE = 14
-    FDS = 15  # address of a bitmap of descriptors that requests may use
-    BLOCKS = 16  # address of (start, end) pairs of user memory; a zero pair ends them
-    CTX = 17
-    PROGRAM = 18  # address of its code
-    BUDGET = 19  # instructions of one run
-    USER_DATA = 20
-    WAIT_VALUE = 21  # of r0, for "run again"; WAIT_BY_FIELDS: the context's fields alone decide
-    CTX_PERSISTS = 22
-    RUNS_LEFT = 23
-    RUNS = 24
-    INSNS = 25  # of the last run
-    R0 = 26  # of the last run
-    STOP = 27  # a Stop, 0 while the loop goes on
-    CARE = 28  # Care: what submit and reap look at first
-    WAIT_ARG = 29  # address of the io_uring_getevents_arg of waits
-    MAY_SLEEP = 30
-    DEADLINE = 31  # of CLOCK_MONOTONIC, when the loop ends
+    CQ_HEAD = 15  # addresses of u32 words of the real ring
+    CQ_TAIL = 16
+    SQ_TAIL = 17
+    FD = 18  # of the real ring
+    FDS = 19  # address of a bitmap of descriptors that requests may use
+    BLOCKS = 20  # address of (start, end) pairs of user memory; a zero pair ends them
+    CTX = 21
+    PROGRAM = 22  # address of its code
+    BUDGET = 23  # instructions of one run
+    USER_DATA = 24
+    WAIT_VALUE = 25  # of r0, for "run again"; WAIT_BY_FIELDS: the context's fields alone decide
+    CTX_PERSISTS = 26
+    RUNS_LEFT = 27
+    RUNS = 28
+    INSNS = 29  # of the last run
+    R0 = 30  # of the last run
+    SEEN = 31  # CHANGES after the last run but this one
     LOOKS = 32  # runs until the loop looks at the clock
-    TABLE = 33  # address of the slots
-    CHANGES = 34  # grows with requests issued and completed
-    SEEN = 35  # CHANGES after the last run but this one
-    MOVED = 36  # a CQE was emitted or reaped
-    MEASURED = 37  # whether Queue.MOST and LEAST are since the last change of CHANGES
-    IDLE = 38  # runs in a row that changed nothing,
-    IDLE_INSNS = 39  # what they executed,
-    MOST_IDLE = 40  # and how much of either ends the loop
-    MOST_IDLE_INSNS = 41
+    DEADLINE = 33  # of CLOCK_MONOTONIC, when the loop ends
+    MAY_SLEEP = 34
+    WAIT_ARG = 35  # address of the io_uring_getevents_arg of waits
+    MEASURED = 36  # whether Queue.MOST and LEAST are since the last change of CHANGES
+    IDLE = 37  # runs in a row that changed nothing,
+    IDLE_INSNS = 38  # what they executed,
+    MOST_IDLE = 39  # and how much of either ends the loop
+    MOST_IDLE_INSNS = 40
 
 
 class Care(IntFlag):
@@ -129,7 +128,10 @@ _TURN_NS = 10_000_000  # of a loop, after which signals and other threads get th
 WAIT_BY_FIELDS = (1 << 64) - 1
 OPCODE_SHIFT = 48
 _PYTHONS = 1 << 63
-QUEUE_BYTES = 8 * len(Queue)
+QUEUE_SHIFT = 7
+QUEUE_BYTES = 1 << QUEUE_SHIFT
+_LINE = 64  # bytes of a cache line, at which tables begin
+_QUEUE_WORDS = QUEUE_BYTES // 8
 SLOT_BYTES = 8 * len(Slot)
 
 
@@ -155,7 +157,7 @@ class Direct:
         self._guard = guard
         self._cqs = cqs
         sizes = (
-            8 * len(Word),
+            align_up(8 * len(Word), _LINE),
             QUEUE_BYTES * cqs,
             SLOT_BYTES * SLOTS,
             _FDS // 8,
@@ -178,7 +180,6 @@ class Direct:
         ring_addr = _address(ring.ring)
         for word, index in (
             (Word.SQ_TAIL, ring.sq_tail),
-            (Word.SQ_FLAGS, ring.sq_flags),
             (Word.CQ_HEAD, ring.cq_head),
             (Word.CQ_TAIL, ring.cq_tail),
         ):
@@ -210,7 +211,7 @@ class Direct:
         words[Word.DEADLINE] = time.monotonic_ns() + _TURN_NS
         abi.TIMESPEC.pack_into(self._wait_arg, abi.GETEVENTS_ARG.size, 0, sleep_ns)
         for index in range(self._cqs):
-            self._queues[len(Queue) * index + Queue.WATCHED] = index in watched
+            self._queues[_QUEUE_WORDS * index + Queue.WATCHED] = index in watched
         self._fds[:] = bytes(_FDS // 8)
         for fd in self._guard.owned:
             if fd < _FDS:
@@ -237,7 +238,7 @@ class Direct:
         tail = self._ring.words[self._ring.sq_tail]
         words[Word.TAIL] = words[Word.ISSUED] = words[Word.TAKEN] = words[Word.DONE_TO] = tail
         for queue in queues:
-            at = len(Queue) * queue.index
+            at = _QUEUE_WORDS * queue.index
             self._queues[at + Queue.HEADER] = queue.address
             self._queues[at + Queue.CQES] = queue.address + CQES_OFFSET
             self._queues[at + Queue.ENTRIES] = queue.entries
@@ -256,7 +257,7 @@ class Direct:
         for queue in queues:
             if not self._lent[queue.index]:
                 continue
-            at = len(Queue) * queue.index
+            at = _QUEUE_WORDS * queue.index
             queue.tail = self._queues[at + Queue.TAIL]
             posted = (queue.tail - self._queues[at + Queue.TAIL_BEFORE]) & U32
             reaped = (queue.head - self._queues[at + Queue.HEAD_BEFORE]) & U32

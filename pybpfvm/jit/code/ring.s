@@ -44,7 +44,7 @@ asked:      if r7 == 0 goto done
             if r8 >= r2 goto done
             r2 = *(u64 *)(r6 + @STOP)
             if r2 != 0 goto out
-            r8 *= @QUEUE_BYTES
+            r8 <<= @QUEUE_SHIFT
             r2 = *(u64 *)(r6 + @QUEUE_TABLE)
             r8 += r2
 wait:       r2 = *(u64 *)(r8 + @Q_TAIL)
@@ -176,10 +176,6 @@ all:        exit
 ; --- take in what has completed -------------------------------------------------------------
 
 take:       r6 = map[words][0]+0 ll
-            r1 = *(u64 *)(r6 + @SQ_FLAGS)
-            r1 = *(u32 *)(r1 + 0)
-            r1 &= 2                         ; IORING_SQ_CQ_OVERFLOW
-            if r1 != 0 goto backlog
             r7 = *(u64 *)(r6 + @CQ_HEAD)
             r8 = *(u32 *)(r7 + 0)
             r9 = *(u64 *)(r6 + @CQ_TAIL)
@@ -248,8 +244,6 @@ taken:      r1 = *(u32 *)(r7 + 0)
             r1 += 1
             *(u64 *)(r6 + @CHANGES) = r1
 nothing:    exit
-backlog:    *(u64 *)(r6 + @STOP) = @FOREIGN
-            exit
 
 ; --- submit(ctx, sqe, length) ----------------------------------------------------------------
 
@@ -313,7 +307,7 @@ admitted:   r8 = *(u16 *)(r2 + 48)          ; cq_idx
             r3 = r5
             r4 = *(u64 *)(r2 + 32)
             *(u64 *)(r3 + @S_USER_DATA) = r4
-            r8 *= @QUEUE_BYTES
+            r8 <<= @QUEUE_SHIFT
             r4 = *(u64 *)(r6 + @QUEUE_TABLE)
             r8 += r4
             r7 <<= @OPCODE_SHIFT
@@ -372,7 +366,7 @@ emit:       r6 = map[words][0]+0 ll
             r7 = *(u64 *)(r6 + @QUEUES)
             w8 = w2
             if r8 >= r7 goto no_queue
-            r8 *= @QUEUE_BYTES
+            r8 <<= @QUEUE_SHIFT
             r7 = *(u64 *)(r6 + @QUEUE_TABLE)
             r8 += r7
             r7 = *(u64 *)(r8 + @Q_HEADER)
@@ -427,7 +421,7 @@ measure:    w4 = w4
 long:       r7 = *(u64 *)(r6 + @QUEUES)
             w8 = w2
             if r8 >= r7 goto nowhere
-            r8 *= @QUEUE_BYTES
+            r8 <<= @QUEUE_SHIFT
             r7 = *(u64 *)(r6 + @QUEUE_TABLE)
             r8 += r7
             r7 = *(u64 *)(r8 + @Q_HEADER)
