@@ -84,10 +84,7 @@ class CodeArea:
                 raise InputError("1 GiB of compiled code", where="jit", remedy="close engines")
         if _mprotect(start, span, _RW) != 0:
             raise _refused(ctypes.get_errno())
-        placed = bytearray(code)
-        for at, target in outward:
-            placed[at : at + 4] = (target - start - at - 4).to_bytes(4, "little", signed=True)
-        ctypes.memmove(start, bytes(placed), len(placed))
+        ctypes.memmove(start, resolved(code, outward, start), len(code))
         if _mprotect(start, span, _RX) != 0:
             raise _refused(ctypes.get_errno())
         return Pages(start, span)
@@ -98,6 +95,14 @@ class CodeArea:
         _madvise(pages.start, pages.span, _DONTNEED)
         with self._lock:
             self._free.setdefault(pages.span, []).append(pages.start)
+
+
+def resolved(code: bytes, outward: Sequence[tuple[int, int]], start: int) -> bytes:
+    """The code as it lies at `start`: see CodeArea.place."""
+    placed = bytearray(code)
+    for at, target in outward:
+        placed[at : at + 4] = (target - start - at - 4).to_bytes(4, "little", signed=True)
+    return bytes(placed)
 
 
 def _refused(number: int) -> InputError:
