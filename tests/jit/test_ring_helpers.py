@@ -86,8 +86,8 @@ class Side:
 
     def _native(self, helper: str, args: tuple[int, ...]) -> int:
         loop, engine = self.loop, self.engine
-        code = engine._loop_code
-        assert code is not None
+        assert engine._loops is not None
+        code = engine._loops._code
         loop.direct.begin({0}, 0)
         loop._origin = "test"
         loop.direct.lend(self.ring.core.cqs.queues)
