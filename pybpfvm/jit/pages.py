@@ -67,10 +67,11 @@ class CodeArea:
         self._free: dict[int, list[int]] = {}  # starts by span
         self._lock = threading.Lock()
 
-    def place(self, code: bytes, outward: Sequence[tuple[int, int]] = ()) -> Pages:
+    def place(self, code: bytes | bytearray, outward: Sequence[tuple[int, int]] = ()) -> Pages:
         """Put the code on pages of its own and make them executable.
 
-        `outward` are the offsets of rel32s with the addresses in this area that they lead to.
+        `outward` are the offsets of rel32s with the addresses in this area that they lead to:
+        they are put into a bytearray, too.
         Raises InputError where the system refuses that, or the area is full.
         """
         span = align_up(len(code), _PAGE)
@@ -84,7 +85,10 @@ class CodeArea:
                 raise InputError("1 GiB of compiled code", where="jit", remedy="close engines")
         if _mprotect(start, span, _RW) != 0:
             raise _refused(ctypes.get_errno())
-        ctypes.memmove(start, resolved(code, outward, start), len(code))
+        placed = code if isinstance(code, bytearray) else bytearray(code)
+        for at, target in outward:
+            placed[at : at + 4] = (target - start - at - 4).to_bytes(4, "little", signed=True)
+        ctypes.memmove(start, bytes(placed), len(placed))
         if _mprotect(start, span, _RX) != 0:
             raise _refused(ctypes.get_errno())
         return Pages(start, span)
@@ -95,14 +99,6 @@ class CodeArea:
         _madvise(pages.start, pages.span, _DONTNEED)
         with self._lock:
             self._free.setdefault(pages.span, []).append(pages.start)
-
-
-def resolved(code: bytes, outward: Sequence[tuple[int, int]], start: int) -> bytes:
-    """The code as it lies at `start`: see CodeArea.place."""
-    placed = bytearray(code)
-    for at, target in outward:
-        placed[at : at + 4] = (target - start - at - 4).to_bytes(4, "little", signed=True)
-    return bytes(placed)
 
 
 def _refused(number: int) -> InputError:

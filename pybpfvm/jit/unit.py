@@ -16,7 +16,7 @@ class Unit:
         self.program = program
         self.build = build
         self.code = code
-        self.pages: Pages = code_area().place(bytes(code.data), code.outward)
+        self.pages: Pages = code_area().place(code.data, code.outward)
         self.base = self.pages.start
         self._firsts = sorted(code.ends)
         self._rooms = sorted(code.rooms)

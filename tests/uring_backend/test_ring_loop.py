@@ -390,9 +390,11 @@ def test_signals_end_loops_and_lose_nothing(depth: int) -> None:
                 ready = table.looped
                 began = time.monotonic()
                 table.ring.get_sqe().prep_bpf(0)
-                signal.setitimer(signal.ITIMER_REAL, 0.001 + random.random() / 30)
-                with pytest.raises(_Alarm):
+                with pytest.raises(_Alarm):  # noqa: PT012 - it may come before the call
+                    # Again after a while: one that comes in a finalizer is lost.
+                    signal.setitimer(signal.ITIMER_REAL, 0.001 + random.random() / 30, 1)
                     table.ring.submit()
+                signal.setitimer(signal.ITIMER_REAL, 0)
                 assert time.monotonic() - began < 5
                 looped += table.looped > ready
                 table.ring.run_until_idle(0)
@@ -401,7 +403,7 @@ def test_signals_end_loops_and_lose_nothing(depth: int) -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert looped > 15
+    assert looped > 5
 
 
 def test_other_threads_serve_a_loop_that_sleeps() -> None:
