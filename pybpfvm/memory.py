@@ -305,7 +305,9 @@ class AddressSpace:
         if self._closed:
             return
         while self._before_close:
-            self._before_close.pop()()
+            action = self._before_close[-1]
+            action()  # who refuses stays, and so does everything
+            self.forget_before_close(action)
         self._closed = True
         for entry in self._entries:
             entry[2].release()
@@ -346,10 +348,18 @@ class AddressSpace:
     def alloc_frames(self, count: int, size: int) -> list[Region]:
         """Regions for `count` stack frames of up to a page, each FRAME_STRIDE above the last."""
         start = self._take(count * PAGE, count * FRAME_STRIDE, RegionKind.STACK, "stack")
-        return [
-            self._establish(start + depth * FRAME_STRIDE, size, RegionKind.STACK, f"frame {depth}")
-            for depth in range(count)
-        ]
+        frames: list[Region] = []
+        try:
+            for depth in range(count):
+                at = start + depth * FRAME_STRIDE
+                frames.append(self._establish(at, size, RegionKind.STACK, f"frame {depth}"))
+        except InputError:
+            for frame in frames:
+                self.free(frame)
+            used = len(frames) * FRAME_STRIDE
+            self._program_range.give(start + used, count * FRAME_STRIDE - used)
+            raise
+        return frames
 
     def _take(self, committed: int, span: int, kind: RegionKind, name: str) -> int:
         """`span` free addresses for regions that will commit so many bytes."""

@@ -12,7 +12,7 @@ from pybpfvm.errors import TrapKind
 from pybpfvm.helpers.proto import ArgType, Helper
 from pybpfvm.isa.codec import pcs, target_pc
 from pybpfvm.isa.insn import Insn
-from pybpfvm.isa.opcodes import FRAME_POINTER, MAX_FRAMES, AtomicOp, Kind
+from pybpfvm.isa.opcodes import FRAME_POINTER, MAX_FRAMES, AtomicOp, Kind, Pseudo
 from pybpfvm.isa.semantics import FETCHES
 from pybpfvm.program import Program
 
@@ -65,6 +65,8 @@ class Outline:
         for insn in self._insns:
             if insn.spec.kind is Kind.CALL and runs_others(helpers.get(insn.imm)):
                 return False
+            if insn.spec.kind is Kind.LDDW and insn.src == Pseudo.FUNC:
+                return False  # others may call it, from however deep
         calls = self.calls()
         level = {0}  # the functions that so many calls lead to
         for _ in range(MAX_FRAMES):

@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from pybpfvm.bits import U64
 from pybpfvm.engine import RunEnvironment, ctx_violation
 from pybpfvm.errors import Trap, TrapKind
 from pybpfvm.helpers.context import BadArgument, RingPort
-from pybpfvm.image import FunctionRef, ProgramRef
+from pybpfvm.image import FunctionRef, Image, ProgramRef
 from pybpfvm.isa.disasm import format_insn
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.semantics import CONCRETE_ATOMIC
 from pybpfvm.maps.base import BpfMap
-from pybpfvm.memory import AddressSpace, MemoryFault, Region, RegionKind
+from pybpfvm.memory import MemoryFault, Region, RegionKind
 from pybpfvm.profiles.base import CtxHolds
 from pybpfvm.program import Program
 
@@ -72,12 +71,13 @@ class RunContext:
 
     def __init__(
         self,
-        memory: AddressSpace,
+        image: Image,
         environment: RunEnvironment,
         ctx_addr: int,
         packet: Region | None,
     ) -> None:
-        self.memory = memory
+        self.image = image
+        self.memory = image.memory
         self.environment = environment
         self.ctx_addr = ctx_addr
         self.packet = packet
@@ -194,13 +194,21 @@ class RunContext:
             target = self.memory.resolve(target)
         if not isinstance(target, ProgramRef):
             raise Stop(TrapKind.BAD_HELPER_ARG, "tail call to something that is not a program")
+        if not self._owns(target.program):
+            raise Stop(TrapKind.BAD_HELPER_ARG, "tail call to a program of another object")
         return target.program
+
+    def _owns(self, program: Program) -> bool:
+        """Whether the program is of this image: handles of others' can be guessed."""
+        return self.image.programs.get(program.name) is program
 
     def function_at(self, handle: int) -> FunctionRef:
         """The subprogram with that handle, argument 2 of a helper. Raises BadArgument."""
         target = self.memory.resolve(handle)
         if not isinstance(target, FunctionRef):
             raise BadArgument(2, f"{handle:#x} is not a function")
+        if not self._owns(target.program):
+            raise BadArgument(2, f"{handle:#x} is a function of another object")
         return target
 
     # HelperContext.
@@ -250,4 +258,4 @@ class RunContext:
 _NETWORK = -0x100000
 _LINK_LAYER = -0x200000
 
-__all__ = ["STOPS", "U64", "RunContext", "Stop", "trap_of"]
+__all__ = ["STOPS", "RunContext", "Stop", "trap_of"]

@@ -647,7 +647,7 @@ class Emitter:
     def _call_local(self, insn: Insn) -> None:
         data = self._code.data
         checked = self._build.checks is not Checks.NONE
-        if checked and not self._shallow:
+        if not self._shallow:  # also where the verifier has been: it counts no tail calls
             data += rm(CMP, RBP, BASE, self._state.disp(Slot.LAST_FRAME))
             at = self._jump_late(E)
             site = self._site(Ask.REFUSE, why=(TrapKind.STACK_DEPTH, ""))

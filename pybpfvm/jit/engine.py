@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import errno
 import gc
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -29,16 +31,16 @@ from pybpfvm.isa.opcodes import (
 )
 from pybpfvm.isa.semantics import FETCHES
 from pybpfvm.jit.emit import Ask, Build, Callee, Emitter, Known, Site
-from pybpfvm.jit.faults import FAULT_RIP, fault_handler
+from pybpfvm.jit.faults import fault_handler
 from pybpfvm.jit.natives import Natives
 from pybpfvm.jit.options import Checks
 from pybpfvm.jit.recorder import Recorder
 from pybpfvm.jit.state import Slot, State
-from pybpfvm.jit.thunks import CFunctions, Thunks
+from pybpfvm.jit.thunks import Thunks, c_function
 from pybpfvm.jit.unit import Unit
-from pybpfvm.memory import FRAME_STRIDE, PAGE, MemoryFault, Region, RegionKind
+from pybpfvm.memory import FRAME_STRIDE, MemoryFault, Region, RegionKind
 from pybpfvm.outline import context_arguments
-from pybpfvm.program import MapType, Program
+from pybpfvm.program import Program
 from pybpfvm.recording import NOTHING, Recorded, Recording
 from pybpfvm.runcontext import STOPS, RunContext, Stop, trap_of
 
@@ -49,7 +51,6 @@ if TYPE_CHECKING:
 # Python is entered at least this often, so that signals and other threads get their turn.
 SLICE_INSNS = 1 << 24
 
-_NO_ARGUMENTS = (0, 0, 0, 0, 0)
 _LD_CONTEXT = 6
 _ALIGNED = (Kind.ATOMIC, Kind.LOAD_ACQ, Kind.STORE_REL)
 _LOADS = (Kind.LDX, Kind.LDSX, Kind.LOAD_ACQ)
@@ -89,13 +90,18 @@ class JitEngine(RunContext):
     ) -> None:
         if image.object.big_endian:
             raise InputError("the object is big-endian", where="jit", remedy="use --engine interp")
-        super().__init__(image.memory, environment, 0, None)
-        self.image = image
+        super().__init__(image, environment, 0, None)
         self.hook: Hook | None = None
         self._helpers = helpers
         self._checks = checks
         self._trusted = trusted
-        self._uniform = any(spec.type == MapType.PROG_ARRAY for spec in image.object.maps)
+        # Only programs of this image run here, so only they can be left by tail calls.
+        tail_calls = {number for number, row in helpers.items() if row.name == "tail_call"}
+        self._uniform = any(
+            insn.spec.kind is Kind.CALL and insn.imm in tail_calls
+            for program in image.programs.values()
+            for insn in program.insns
+        )
         self._build = Build(fuel=counted, uniform=self._uniform, record=record)
         self._units: dict[tuple[int, Build, bool, int], tuple[Unit, Enter]] = {}
         self._pieces: list[Unit] = []  # compiled for this run only
@@ -104,18 +110,25 @@ class JitEngine(RunContext):
         self._lasting_sites = 0  # those that are not of pieces
         self._last: tuple[Program, RunEnvironment, bool, Unit, Enter] | None = None
         self._callees: dict[tuple[str, bool, bool], object] = {}
-        self._functions = CFunctions()
         self._running = self._looping = False
+        self._one_run = threading.Lock()
         self._closed = False
         self._beyond = 0  # instructions of the budget that are not in the slice
         self._budget = 0
         self._tail_calls_left = 0
         self._current: Unit | None = None
         self._faults = fault_handler()
-        self._state = state = State(self.memory)
-        self._recorder = Recorder(record, self.memory, state) if record != NOTHING else None
-        self._stack = self.memory.alloc_frames(MAX_FRAMES, STACK_BYTES)
-        self._thunks = Thunks(state, self.memory.base, self._faults)
+        with ExitStack() as made:  # what was made before something is refused is given back
+            self._state = state = State(self.memory)
+            made.callback(state.close)
+            self._recorder = Recorder(record, self.memory, state) if record != NOTHING else None
+            if self._recorder is not None:
+                made.callback(self._recorder.close)
+            self._stack = self.memory.alloc_frames(MAX_FRAMES, STACK_BYTES)
+            for frame in self._stack:
+                made.callback(self.memory.free, frame)
+            self._thunks = Thunks(state, self.memory.base, self._faults)
+            made.pop_all()
         self._asked = self._answer
         self._zero = 0
         state.hold(Slot.CONTEXT, self)
@@ -136,13 +149,33 @@ class JitEngine(RunContext):
         packet: Region | None = None,
     ) -> RunResult:
         """Run `program` with r1 = `ctx_addr` until it exits: see Engine.run."""
-        if self._running:
-            if self._closed:
-                raise InputError("the engine is closed", where=program.name)
+        self._begin(program)
+        try:
+            return self._run(program, ctx_addr, budget_insns, packet)
+        finally:
+            self._end()
+
+    def _begin(self, program: Program | None) -> None:
+        """This thread runs; raises unless nothing does."""
+        if not self._one_run.acquire(blocking=False):
             raise InternalError("an engine runs one program at a time")
+        if self._closed:
+            self._one_run.release()
+            raise InputError("the engine is closed", where=program.name if program else "jit")
+        self._running = True
+
+    def _end(self) -> None:
+        self._running = self._looping = False
+        if self._pieces:
+            self._drop_pieces()
+        self._one_run.release()
+
+    def _run(
+        self, program: Program, ctx_addr: int, budget_insns: int, packet: Region | None
+    ) -> RunResult:
         unit, start = self._prepared(program)
-        if ctx_addr != self.ctx_addr and abs(ctx_addr - self.ctx_addr) < PAGE:
-            self._state.forget_sites()  # the same bytes may be other fields now
+        if ctx_addr != self.ctx_addr:
+            self._state.forget_sites()  # the same bytes may be other fields now, or no context's
         self.ctx_addr = ctx_addr
         self.packet = packet
         words = self._state.words
@@ -159,16 +192,10 @@ class JitEngine(RunContext):
             self._faults.ensure()
         if self._recorder is not None:
             self._recorder.run_begins()
-        self._running = True
         self._current = unit
-        try:
-            r0 = self._guarded(start, ctx_addr)
-            if words[Slot.EXIT_PC]:
-                self._check_exit(r0)
-        finally:
-            self._running = False
-            if self._pieces:
-                self._drop_pieces()
+        r0 = self._guarded(start, ctx_addr)
+        if words[Slot.EXIT_PC]:
+            self._check_exit(r0)
         return RunResult(r0, self.executed if self._build.fuel else 0)
 
     @property
@@ -241,7 +268,7 @@ class JitEngine(RunContext):
         found = self._units.get(key)
         if found is None:
             unit = self._compiled(program, build)
-            found = self._units[key] = unit, self._functions.make(unit.base + unit.code.start)
+            found = self._units[key] = unit, c_function(unit.base + unit.code.start)
         self._last = program, self.environment, hooked, *found
         return found
 
@@ -353,13 +380,12 @@ class JitEngine(RunContext):
         def enter(entry: int) -> None:
             self._budget, self._beyond = budget_insns, 0
             self._faults.ensure()
-            self._running = self._looping = True
+            self._begin(None)
+            self._looping = True
             try:
                 self._guarded(self._thunks.enter, entry)
             finally:
-                self._running = self._looping = False
-                if self._pieces:
-                    self._drop_pieces()
+                self._end()
 
         def allowed(number: int) -> Program | None:
             watched = self.hook is not None or self._recorder is not None
@@ -575,7 +601,8 @@ class JitEngine(RunContext):
         """Do what the instruction does to memory and registers, as the contract says. May raise."""
         words, spec = self._state.words, insn.spec
         size, kind = spec.size, spec.kind
-        assert size is not None
+        if size is None:
+            raise InternalError(f"{spec.mnemonic} faulted, which touches no memory")
         addr = self._address(insn)
         if kind in (Kind.LDX, Kind.LDSX):
             value = self.load(addr, size)
@@ -708,4 +735,4 @@ _ANSWERS: Mapping[Ask, Callable[[JitEngine, Unit, Site], int]] = {
     Ask.KEY: JitEngine._on_key,
 }
 
-__all__ = ["FAULT_RIP", "SLICE_INSNS", "JitEngine"]
+__all__ = ["SLICE_INSNS", "JitEngine"]

@@ -58,7 +58,7 @@ class FaultHandler:
     """The process's handler; `record` is the address of its words."""
 
     def __init__(self) -> None:
-        self._page = mmap.mmap(-1, mmap.PAGESIZE)
+        self._page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.record = ctypes.addressof(ctypes.c_char.from_buffer(self._page))
         self.words = memoryview(self._page).cast("Q")
         self._ours: dict[int, int] = {}

@@ -14,7 +14,7 @@ from pybpfvm.jit.thunks import Thunks
 from pybpfvm.jit.unit import Unit
 from pybpfvm.maps.array import ArrayMap
 from pybpfvm.maps.hash import HashMap
-from pybpfvm.maps.hashindex import MULTIPLIER, SEED
+from pybpfvm.maps.hashindex import MULTIPLIER
 from pybpfvm.memory import PAGE, AddressSpace, RegionKind
 from pybpfvm.program import MapType
 
@@ -25,7 +25,7 @@ _ARRAY = struct.Struct("<QQQ")
 
 def assembled_maps() -> bytes:
     """The instructions of maps.s as bytes."""
-    return assembled("maps", {"SEED": SEED, "MULTIPLIER": MULTIPLIER})
+    return assembled("maps", {"MULTIPLIER": MULTIPLIER})
 
 
 class Natives:

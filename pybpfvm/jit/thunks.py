@@ -123,8 +123,7 @@ class Thunks:
         words[Slot.LEAVE_FAULT] = at + asm.offset("leave after a fault")
         for count in range(6):
             words[Slot.HELPER + count] = at + asm.offset(f"helper {count}")
-        self._made = CFunctions()
-        self.enter: Callable[[int], int | None] = self._made.make(at + asm.offset("enter"))
+        self.enter: Callable[[int], int | None] = c_function(at + asm.offset("enter"))
 
     def close(self) -> None:
         """Give the pages back."""
@@ -355,19 +354,18 @@ class _MethodDef(ctypes.Structure):
 
 _METH_FASTCALL = 0x80
 _new_function = ctypes.PYFUNCTYPE(
-    ctypes.py_object, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p
+    ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p
 )(("PyCFunction_NewEx", _api))
 
 
-class CFunctions:
-    """Built-in functions over machine code; they live no longer than this."""
+def c_function(address: int) -> Callable[[int], int | None]:
+    """A built-in function of one int over machine code that follows METH_FASTCALL.
 
-    def __init__(self) -> None:
-        self._definitions: list[_MethodDef] = []
-
-    def make(self, address: int) -> Callable[[int], int | None]:
-        """A function of one int, whose code follows METH_FASTCALL."""
-        definition = _MethodDef(b"enter", address, _METH_FASTCALL, None)
-        self._definitions.append(definition)
-        made: Callable[[int], int | None] = _new_function(ctypes.addressof(definition), None, None)
-        return made
+    Its `self`, which the code ignores, is its definition: the interpreter reads that as long as
+    the function lives.
+    """
+    definition = _MethodDef(b"enter", address, _METH_FASTCALL, None)
+    made: Callable[[int], int | None] = _new_function(
+        ctypes.addressof(definition), definition, None
+    )
+    return made

@@ -18,7 +18,6 @@ L, GE, LE, G = range(12, 16)
 
 RET = b"\xc3"
 SYSCALL = b"\x0f\x05"
-UD2 = b"\x0f\x0b"
 CQO = b"\x48\x99"
 CDQ = b"\x99"
 LOCK = b"\xf0"

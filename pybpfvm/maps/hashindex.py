@@ -3,23 +3,25 @@
     entry   u64 hash (0: empty, 2: deleted, else odd)   u64 address of the value   key, padded to 8
 
 The map keeps it in step; Python itself looks elements up in its dict. `descriptor` is the address
-of the words (mask, first entry, bytes of an entry, bytes of a key) that stand for it.
+of the words (mask, first entry, bytes of an entry, bytes of a key, seed) that stand for it.
 """
 
 from __future__ import annotations
 
+import secrets
 import struct
 from collections.abc import Iterable
 
 from pybpfvm.bits import U64, align_up
 from pybpfvm.memory import AddressSpace, Region, RegionKind
 
-SEED = 0x9E37_79B9_7F4A_7C15
+# Of this process: who could know it could choose keys that all collide.
+SEED = secrets.randbits(64)
 MULTIPLIER = 0xFF51_AFD7_ED55_8CCD
 MOST_ENTRIES = 1 << 16
 
 _HEAD = struct.Struct("<QQ")
-_DESCRIPTOR = struct.Struct("<QQQQ")
+_DESCRIPTOR = struct.Struct("<QQQQQ")
 _EMPTY, _DELETED = 0, 2
 
 
@@ -36,7 +38,7 @@ def hash_of(key: bytes) -> int:
 
 
 class HashIndex:
-    """The table for at most `most` keys of `key_bytes`, in private memory until `close`."""
+    """The table for at most `most` keys of `key_bytes`, in private memory as long as the map."""
 
     def __init__(
         self, memory: AddressSpace, key_bytes: int, most: int, items: Iterable[tuple[bytes, int]]
@@ -53,7 +55,7 @@ class HashIndex:
         self._words: Region = memory.alloc(_DESCRIPTOR.size, RegionKind.HOST, "hash index")
         memory.write(
             self._words.start,
-            _DESCRIPTOR.pack(self._mask, self._table.start, self._entry_bytes, key_bytes),
+            _DESCRIPTOR.pack(self._mask, self._table.start, self._entry_bytes, key_bytes, SEED),
         )
         self._places: dict[bytes, int] = {}
         self._used = 0  # entries that are not empty

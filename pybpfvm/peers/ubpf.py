@@ -80,8 +80,7 @@ class UbpfEngine(RunContext):
         *,
         trusted: Callable[[Program], bool] = _no_one,
     ) -> None:
-        super().__init__(image.memory, environment, 0, None)
-        self.image = image
+        super().__init__(image, environment, 0, None)
         self.hook: Hook | None = None
         self._helpers = helpers
         self._trusted = trusted

@@ -321,8 +321,9 @@ def _place(program: LoadedProgram, finding: Finding) -> str:
     return f"{program.name}+{finding.pc}{text}"
 
 
-# What also verified programs may meet: budgets are ours, and so is what engines lack.
-_NOT_VERIFIED = frozenset({TrapKind.BUDGET, TrapKind.UNSUPPORTED})
+# What also verified programs may meet: budgets are ours, and so is what engines lack. Eight frames
+# are what there is, also for programs that tail calls bring to deeper ones.
+_NOT_VERIFIED = frozenset({TrapKind.BUDGET, TrapKind.UNSUPPORTED, TrapKind.STACK_DEPTH})
 
 
 class _Runner:

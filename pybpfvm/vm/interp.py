@@ -70,7 +70,7 @@ class Interpreter:
             run = Run(
                 program,
                 self._steps_of,
-                self.image.memory,
+                self.image,
                 self._stack,
                 self.environment,
                 ctx_addr,

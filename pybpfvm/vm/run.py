@@ -11,6 +11,7 @@ from pybpfvm.engine import Hook, RunEnvironment
 from pybpfvm.errors import TrapKind
 from pybpfvm.events import HelperCalled
 from pybpfvm.helpers.proto import Helper
+from pybpfvm.image import Image
 from pybpfvm.isa.opcodes import (
     FRAME_POINTER,
     MAX_FRAMES,
@@ -18,14 +19,12 @@ from pybpfvm.isa.opcodes import (
     MAY_GOTO_ITERATIONS,
     REGISTERS,
 )
-from pybpfvm.memory import AddressSpace, Region
-from pybpfvm.profiles.base import CtxHolds
+from pybpfvm.memory import Region
 from pybpfvm.program import Program
 from pybpfvm.runcontext import STOPS, RunContext, Stop, trap_of
 from pybpfvm.vm.recorder import Recorder
 from pybpfvm.vm.step import LEAVE, Step
 
-_POINTERS = (CtxHolds.DATA, CtxHolds.DATA_END, CtxHolds.DATA_META)
 _ARGUMENTS = range(1, 6)
 _FIRST_SAVED = 6
 _NO_ARGUMENTS = (0, 0, 0, 0, 0)
@@ -57,7 +56,7 @@ class Run(RunContext):
         self,
         program: Program,
         steps_of: Callable[[Program], list[Step]],
-        memory: AddressSpace,
+        image: Image,
         stack: Sequence[Region],
         environment: RunEnvironment,
         ctx_addr: int,
@@ -66,7 +65,7 @@ class Run(RunContext):
         hook: Hook | None,
         recorder: Recorder | None,
     ) -> None:
-        super().__init__(memory, environment, ctx_addr, packet)
+        super().__init__(image, environment, ctx_addr, packet)
         self.program = program
         self.steps = steps_of(program)
         self.hook = hook

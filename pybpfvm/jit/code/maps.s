@@ -20,13 +20,13 @@ array_lookup:
 null:       r0 = 0
             exit
 
-; --- hash_lookup(map, key): the map is (mask, first entry, bytes of an entry, bytes of a key) -
+; --- hash_lookup(map, key): the map is (mask, first entry, bytes of an entry, bytes of a key, seed)
 ; pybpfvm/maps/hashindex.py describes the table.
 
 hash_lookup:
             r6 = *(u64 *)(r1 + 24)
             r7 = r2
-            r0 = @SEED ll
+            r0 = *(u64 *)(r1 + 32)          ; the seed
             r5 = @MULTIPLIER ll
 hash8:      if r6 < 8 goto hash4
             r3 = *(u64 *)(r7 + 0)

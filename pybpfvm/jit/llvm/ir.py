@@ -17,7 +17,6 @@ by.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,7 +28,6 @@ from pybpfvm.isa.codec import target_pc
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import (
     FRAME_POINTER,
-    MAX_FRAMES,
     STACK_BYTES,
     AluOp,
     AtomicOp,
@@ -203,7 +201,8 @@ class IrEmitter:
         self._cut_at = 0
         self._in_short_loop = self._short_loops()
         self._debug = _Lines() if lines else None
-        self._depth_checked = self._checked and self._may_be_deep()
+        shallow = not build.uniform and self._outline.stays_shallow(helpers)
+        self._depth_checked = not shallow
 
     def emit(self) -> Ir:
         """The IR of the program. Raises InputError as Image.constant does."""
@@ -248,24 +247,6 @@ class IrEmitter:
                 for block in blocks:
                     self._block(block)
                 self._finish_function()
-
-    def _may_be_deep(self) -> bool:
-        """Whether calls may nest deeper than frames go, as far as call instructions tell."""
-        if self._build.uniform:
-            return True
-        calls: dict[int, set[int]] = {pc: set() for pc in self._outline.functions}
-        for pc, insn in zip(self._outline.starts, self._program.insns, strict=True):
-            if insn.spec.kind is Kind.CALL_LOCAL:
-                caller = self._outline.functions[bisect_right(self._outline.functions, pc) - 1]
-                calls[caller].add(pc + 1 + insn.imm)
-            elif insn.spec.kind is Kind.CALL:
-                helper = self._helpers.get(insn.imm)
-                if helper is not None and ArgType.PTR_TO_FUNC in helper.args:
-                    return True
-        reached = {0}
-        for _ in range(MAX_FRAMES - 1):
-            reached = {called for pc in reached for called in calls.get(pc, ())}
-        return any(calls.get(pc) for pc in reached)
 
     # --- text -------------------------------------------------------------------------------
 
