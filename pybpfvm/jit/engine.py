@@ -18,7 +18,6 @@ from pybpfvm.events import HelperCalled
 from pybpfvm.helpers.context import TailCall
 from pybpfvm.helpers.proto import Helper
 from pybpfvm.image import Image
-from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import (
     FRAME_POINTER,
     MAX_FRAMES,
@@ -26,10 +25,9 @@ from pybpfvm.isa.opcodes import (
     MAY_GOTO_ITERATIONS,
     REGISTERS,
     STACK_BYTES,
-    AtomicOp,
     Kind,
 )
-from pybpfvm.isa.semantics import FETCHES
+from pybpfvm.jit.accesses import Accesses
 from pybpfvm.jit.emit import Ask, Build, Callee, Emitter, Known, Site
 from pybpfvm.jit.faults import fault_handler
 from pybpfvm.jit.natives import Natives
@@ -38,11 +36,11 @@ from pybpfvm.jit.recorder import Recorder
 from pybpfvm.jit.state import Slot, State
 from pybpfvm.jit.thunks import Thunks, c_function
 from pybpfvm.jit.unit import Unit
-from pybpfvm.memory import FRAME_STRIDE, MemoryFault, Region, RegionKind
+from pybpfvm.memory import FRAME_STRIDE, MemoryFault, Region
 from pybpfvm.outline import context_arguments
 from pybpfvm.program import Program
 from pybpfvm.recording import NOTHING, Recorded, Recording
-from pybpfvm.runcontext import STOPS, RunContext, Stop, trap_of
+from pybpfvm.runcontext import STOPS, Stop, trap_of
 
 if TYPE_CHECKING:
     from pybpfvm.jit.looping import Looping
@@ -52,8 +50,6 @@ if TYPE_CHECKING:
 SLICE_INSNS = 1 << 24
 
 _LD_CONTEXT = 6
-_ALIGNED = (Kind.ATOMIC, Kind.LOAD_ACQ, Kind.STORE_REL)
-_LOADS = (Kind.LDX, Kind.LDSX, Kind.LOAD_ACQ)
 
 
 Enter = Callable[[int], int | None]
@@ -68,7 +64,7 @@ def _no_one(_: Program) -> bool:
     return False
 
 
-class JitEngine(RunContext):
+class JitEngine(Accesses):
     """Runs the programs of `image` as machine code; an Engine, and its own helpers' context.
 
     Programs that `trusted` names are compiled without checks, the others with `checks`.
@@ -560,70 +556,6 @@ class JitEngine(RunContext):
             return 0
         self._do_access(insn)
         return unit.base + site.skip
-
-    def _accessed(self, insn: Insn) -> Region | None:
-        """The region that holds all of the access and allows it, None if there is none."""
-        size = insn.spec.size
-        assert size is not None
-        loads = insn.spec.kind in _LOADS
-        addr = self._address(insn)
-        try:
-            region, _, _ = self.memory.check(addr, size, write=not loads)
-        except MemoryFault:
-            return None
-        return region
-
-    def _address(self, insn: Insn) -> int:
-        base = insn.src if insn.spec.kind in _LOADS else insn.dst
-        return (self._state.words[Slot.REGS + base] + insn.off) & U64
-
-    def _lets_in(self, region: Region, insn: Insn, site: Site) -> bool:
-        """Note the range that the access may reach unasked; False if it must be done here."""
-        size = insn.spec.size
-        assert size is not None
-        if insn.spec.kind in _ALIGNED and self._address(insn) % size:
-            return False
-        start, length = region.start, region.size - size + 1
-        profile = self.environment.profile
-        if region.kind is RegionKind.CTX and profile is not None:
-            if profile.packet is not None:
-                return False  # what the load gives need not be what lies there
-            kind = insn.spec.kind
-            store = kind not in _LOADS
-            start, length = self._address(insn), 1
-            if kind is Kind.ATOMIC:
-                self._check_ctx(start, size, store=False, plain=True)
-            self._check_ctx(start, size, store=store, plain=not store or kind is Kind.STX)
-        self._state.set_site(site.words, start, length)
-        return True
-
-    def _do_access(self, insn: Insn) -> None:
-        """Do what the instruction does to memory and registers, as the contract says. May raise."""
-        words, spec = self._state.words, insn.spec
-        size, kind = spec.size, spec.kind
-        if size is None:
-            raise InternalError(f"{spec.mnemonic} faulted, which touches no memory")
-        addr = self._address(insn)
-        if kind in (Kind.LDX, Kind.LDSX):
-            value = self.load(addr, size)
-            signed = kind is Kind.LDSX
-            words[insn.dst] = (sign_extend(value, 8 * size) & U64) if signed else value
-        elif kind is Kind.ST:
-            self.store(addr, size, insn.imm & U64, plain=False)
-        elif kind is Kind.STX:
-            self.store(addr, size, words[insn.src], plain=True)
-        elif kind is Kind.LOAD_ACQ:
-            words[insn.dst] = self.load(self.aligned(addr, size), size)
-        elif kind is Kind.STORE_REL:
-            self.store(self.aligned(addr, size), size, words[insn.src], plain=False)
-        elif kind is Kind.ATOMIC:
-            old = self.atomic(insn, addr, words[insn.src], words[0])
-            if spec.op in FETCHES:
-                words[insn.src] = old
-            elif spec.op is AtomicOp.CMPXCHG:
-                words[0] = old
-        else:
-            raise InternalError(f"{spec.mnemonic} faulted")
 
     def _on_key(self, _: Unit, site: Site) -> int:
         addr = self._state.words[2]
