@@ -9,7 +9,7 @@ from pybpfvm.errors import InternalError
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import AtomicOp, Kind
 from pybpfvm.isa.semantics import FETCHES
-from pybpfvm.jit.emit import Site
+from pybpfvm.jit.emitted import Site
 from pybpfvm.jit.state import Slot, State
 from pybpfvm.memory import MemoryFault, Region, RegionKind
 from pybpfvm.runcontext import RunContext

@@ -15,7 +15,8 @@ from pybpfvm.helpers.proto import ArgType, Helper, RetType
 from pybpfvm.isa.codec import decode, encode, pcs, target_pc
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Kind, Pseudo
-from pybpfvm.jit.emit import Build, Emitter
+from pybpfvm.jit.emit import Emitter
+from pybpfvm.jit.emitted import Build
 from pybpfvm.jit.options import Checks
 from pybpfvm.jit.state import State
 from pybpfvm.jit.thunks import Thunks

@@ -28,7 +28,8 @@ from pybpfvm.isa.opcodes import (
     Kind,
 )
 from pybpfvm.jit.accesses import Accesses
-from pybpfvm.jit.emit import Ask, Build, Callee, Emitter, Known, Site
+from pybpfvm.jit.emit import Emitter
+from pybpfvm.jit.emitted import Ask, Build, Callee, Known, Site
 from pybpfvm.jit.faults import fault_handler
 from pybpfvm.jit.natives import Natives
 from pybpfvm.jit.options import Checks

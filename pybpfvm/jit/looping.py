@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pybpfvm.helpers.context import HelperContext
 from pybpfvm.helpers.proto import Helper, HelperImpl
 from pybpfvm.helpers.table import HELPERS
-from pybpfvm.jit.emit import Callee
+from pybpfvm.jit.emitted import Callee
 from pybpfvm.jit.ringcode import NATIVE, RingCode
 from pybpfvm.jit.state import State
 from pybpfvm.jit.thunks import Thunks

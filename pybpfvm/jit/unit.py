@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
-from pybpfvm.jit.emit import Build, Code
+from pybpfvm.jit.emitted import Build, Code
 from pybpfvm.jit.pages import Pages, code_area
 from pybpfvm.program import Program
 

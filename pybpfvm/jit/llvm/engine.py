@@ -23,7 +23,7 @@ from pybpfvm.image import Image
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import FRAME_POINTER, REGISTERS, AtomicOp, Kind
 from pybpfvm.isa.semantics import FETCHES
-from pybpfvm.jit.emit import Ask, Build, Site
+from pybpfvm.jit.emitted import Ask, Build, Site
 from pybpfvm.jit.engine import SLICE_INSNS, JitEngine
 from pybpfvm.jit.llvm.cache import ObjectCache
 from pybpfvm.jit.llvm.compiler import compiler

@@ -37,15 +37,7 @@ from pybpfvm.isa.opcodes import (
     Pseudo,
 )
 from pybpfvm.isa.semantics import FETCHES
-from pybpfvm.jit.emit import (
-    Ask,
-    Build,
-    Callee,
-    Constants,
-    Known,
-    arguments_used,
-    map_in_r1,
-)
+from pybpfvm.jit.emitted import Ask, Build, Callee, Constants, Known, arguments_used, map_in_r1
 from pybpfvm.jit.llvm.arithmetic import ALU, ATOMIC, CONDITION, SETS, WHOLE
 from pybpfvm.jit.llvm.liveness import Block, Liveness
 from pybpfvm.jit.options import Checks

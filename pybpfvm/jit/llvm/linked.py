@@ -11,7 +11,7 @@ from pybpfvm.isa.codec import decode, pcs, target_pc
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Kind, Pseudo
 from pybpfvm.jit.bytecode import binary
-from pybpfvm.jit.emit import Build
+from pybpfvm.jit.emitted import Build
 from pybpfvm.jit.llvm.ir import IrEmitter, Linked, Lookup
 from pybpfvm.jit.natives import ENTRIES, Natives
 from pybpfvm.jit.options import Checks

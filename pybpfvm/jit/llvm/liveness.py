@@ -20,7 +20,7 @@ from pybpfvm.isa.codec import target_pc
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import AtomicOp, Kind, Operand
 from pybpfvm.isa.semantics import FETCHES
-from pybpfvm.jit.emit import arguments_used
+from pybpfvm.jit.emitted import arguments_used
 from pybpfvm.jit.llvm.arithmetic import SETS
 from pybpfvm.outline import Outline, refusal
 from pybpfvm.program import Program
