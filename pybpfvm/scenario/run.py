@@ -121,7 +121,8 @@ def run_scenario(
     """Run `scenario` on a ring of its own, in a machine of its own.
 
     `object_path` and `abi` replace the scenario's; `helpers` and `btf` are Machine.load's.
-    CqeReaped events are of waits and programs: what queues hold at the end is collected silently.
+    CqeReaped events are of waits and programs: what queues hold at the end is collected silently,
+    and nothing is told of what the ring cancels when it closes.
     `on_start` and `on_end` see the live ring,
     object and blocks before the first step and after the last. Raises InputError and RingError
     for what the scenario sets up wrongly; hangs, traps and load rejections are in the outcome.
@@ -172,6 +173,7 @@ def run_scenario(
                 not_judged = _expectations_left(scenario, progress.step)
             if on_end is not None:
                 on_end(live)
+            progress.observer = None  # what the ring cancels when it closes is not of the run
             return Outcome(
                 backend=backend,
                 findings=tuple(progress.findings),

@@ -107,6 +107,24 @@ def test_a_hang_is_an_outcome(backend: BackendName) -> None:
     assert run(text + "[expect]\nhang = true", backend=backend, programs="wait_for_nothing").ok
 
 
+def test_what_the_ring_cancels_when_it_closes_is_not_of_the_run() -> None:
+    events: list[Event] = []
+    at_end: list[int] = []
+    text = (
+        ROWS + "[[steps]]\nsubmit = [{ prog = 'wait_for_nothing' }]\n[[steps]]\nwait = 1\n"
+        "[expect]\nhang = true\n"
+    )
+    source = f'programs = ["wait_for_nothing"]\n{text}'.encode()
+    run_scenario(
+        parse_bytes(source, "t.toml", ACCEPTANCE),
+        budgets=SMALL,
+        observer=events.append,
+        on_end=lambda live: at_end.append(len(events)),
+    )
+    assert at_end == [len(events)]
+    assert not any(isinstance(event, CqePosted) for event in events)
+
+
 def test_a_hang_that_does_not_come_is_a_finding() -> None:
     outcome = run(ONE_RUN + "[expect]\nhang = true")
     assert outcome.stopped is None
