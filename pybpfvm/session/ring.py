@@ -96,6 +96,7 @@ class Ring:
             raise InputError(
                 f"profile {abi} has no ring", where="abi", remedy="choose an iouring profile"
             )
+        _require_sizes(cq_entries)
         check_setup(rules, entries, cq_entries, flags, cq0_entries)
         self.verify = verify
         self.engine = engine
@@ -295,6 +296,22 @@ class Ring:
         finally:
             self._closed = True
             self._runner.close()
+
+
+def _require_sizes(cq_entries: object) -> None:
+    """Raise unless these are sizes of CQs, one by one."""
+    if isinstance(cq_entries, int):
+        raise InputError(
+            f"a list of sizes is needed, not {cq_entries!r}",
+            where="cq_entries",
+            remedy=f"[{cq_entries}] adds one CQ",
+        )
+    if not isinstance(cq_entries, Sequence) or not all(isinstance(n, int) for n in cq_entries):
+        raise InputError(
+            f"a list of sizes is needed, not {cq_entries!r}",
+            where="cq_entries",
+            remedy="e.g. [128, 16]",
+        )
 
 
 def _require_accepted(program: LoadedProgram, *, strict_ctx: bool) -> None:

@@ -86,6 +86,10 @@ def test_wrong_arguments_are_named(machine: Machine) -> None:
         Ring(backend="foo", machine=machine)  # type: ignore[arg-type]
     with Ring(machine=machine) as ring, pytest.raises(InputError, match="not 1"):
         ring.register_bpf([1])  # type: ignore[list-item]
+    with pytest.raises(InputError, match=r"cq_entries: .* not 16 \(\[16\] adds one CQ\)"):
+        Ring(cq_entries=16, machine=machine)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="cq_entries: a list of sizes is needed"):
+        Ring(cq_entries=["16"], machine=machine)  # type: ignore[list-item]
 
 
 def test_the_wrong_abi_is_noticed(machine: Machine) -> None:
