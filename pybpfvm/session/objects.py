@@ -104,7 +104,8 @@ class LoadedObject:
             return ""
         names = " or ".join(profile.name for profile in candidates)
         reason = next((line for line in self.detection.why if self._profile.name in line), "")
-        return f"the object looks built for {names}, not {self._profile.name} ({reason})"
+        why = f" ({reason})" if reason else ""
+        return f"the object looks built for {names}, not {self._profile.name}{why}"
 
     @property
     def programs(self) -> Mapping[str, LoadedProgram]:
