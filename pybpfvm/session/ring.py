@@ -319,7 +319,12 @@ def _require_accepted(program: LoadedProgram, *, strict_ctx: bool) -> None:
     verdict = program.verdict(strict_ctx=strict_ctx)
     if isinstance(verdict, Rejected):
         first = verdict.errors[0]
-        raise LoadRejected(errno_of(first.rule), _told(first), where=_place(program, first))
+        raise LoadRejected(
+            errno_of(first.rule),
+            _told(first),
+            where=_place(program, first),
+            program=program.name,
+        )
     if isinstance(verdict, Inconclusive):
         raise UnsupportedError(
             f"{program.name} can not be verified: {_told(verdict.finding)}",
