@@ -155,7 +155,7 @@ def _print_header(live: Live, options: Options) -> None:
 def _print_account(live: Live, account: Account) -> None:
     heading("Account")
     names = AddressNames(live.ring.machine.memory, live.object.object)
-    for line in account.lines(names, _opcodes(live)):
+    for line in account.lines(names, _opcodes(live), start_ns=live.start_ns):
         print(line)
     if live.ring.trace:
         print()

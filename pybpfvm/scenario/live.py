@@ -55,6 +55,7 @@ class Live:
         self.fds: dict[str, int] = {}
         self.peers: dict[str, Peer] = {}
         self.slots: dict[str, int] = {}
+        self._start_ns = 0 if ring.backend.name == "sim" else None
         self._set_up()
 
     def name_of(self, addr: int) -> str | None:
@@ -64,6 +65,16 @@ class Live:
                 offset = addr - block.addr
                 return f"{name}+{offset}" if offset else name
         return None
+
+    @property
+    def start_ns(self) -> int:
+        """When the ring's time begins, by the backend's clock: where that is a real one, with the
+        first submit, so that loading and verifying are not counted. Now if that is to come."""
+        return self.ring.backend.now_ns() if self._start_ns is None else self._start_ns
+
+    def starts(self) -> None:
+        """Something is about to be submitted."""
+        self._start_ns = self.start_ns
 
     def _set_up(self) -> None:
         scenario, ring = self.scenario, self.ring

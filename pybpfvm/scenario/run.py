@@ -54,7 +54,8 @@ Stopped = RingHang | Trap | LoadRejected
 class Outcome:
     """What came of a scenario. `stopped` is the hang, trap or load rejection that ended it, or
     None; `expected_stop` says that the scenario wanted exactly that. An unexpected stop at
-    `stopped_at` ("steps[2]") leaves `not_judged` expectations that nothing can be said of."""
+    `stopped_at` ("steps[2]") leaves `not_judged` expectations that nothing can be said of.
+    `time_ns` counts from the first submit on a kernel's ring, all of virtual time in `sim`."""
 
     backend: str
     findings: tuple[Finding, ...]
@@ -182,7 +183,7 @@ def run_scenario(
                 cqes={cq: tuple(cqes) for cq, cqes in progress.cqes.items()},
                 runs=dict(progress.runs),
                 overflow=ring.cq_overflow,
-                time_ns=ring.backend.now_ns(),
+                time_ns=max(ring.backend.now_ns() - live.start_ns, 0),
                 engine=chosen(engine, obj.image),
                 stopped_at="" if stopped is None else _place_of_step(progress.step),
                 not_judged=not_judged,
@@ -264,6 +265,7 @@ def _act(action: Action, live: Live, progress: _Progress, where: str) -> Iterabl
         case Submit():
             for sqe in action.sqes:
                 live.fill_sqe(sqe)
+            live.starts()
             consumed = ring.submit()
             if action.consumed is not None and consumed != action.consumed:
                 return [Finding(where, f"{action.consumed} SQEs consumed", str(consumed))]
