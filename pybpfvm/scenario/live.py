@@ -25,6 +25,7 @@ from pybpfvm.scenario.model import (
     Typed,
     Words,
 )
+from pybpfvm.scenario.names import structs_like
 from pybpfvm.scenario.table import nearest
 from pybpfvm.session import Block, LoadedObject, Ring, cstring
 from pybpfvm.session.values import Value, encode
@@ -214,13 +215,10 @@ class Live:
         btf = self.object.object.btf
         found = btf.find(name, BtfKind.STRUCT) if btf is not None else None
         if btf is None or found is None:
-            names = [btf.name(i) for i in btf.ids_of(BtfKind.STRUCT)] if btf is not None else []
             raise InputError(
                 f"the object's BTF has no struct {name!r}",
                 where=self.scenario.path,
-                remedy=nearest(name, names)
-                if names
-                else "compile with -g, or describe the block with u32, u64 and parts",
+                remedy=structs_like(name, btf),
             )
         return found, btf.size(found)
 

@@ -382,6 +382,10 @@ class Globals:
             self._places = dict(global_variables(self._owner.object))
         return iter(self._places)
 
+    def type_id(self, name: str) -> int:
+        """The BTF type of a variable."""
+        return self._find(name)[3]
+
     def __getitem__(self, name: str) -> Value:
         map_name, offset, size, type_id = self._find(name)
         live = self._owner.image.maps[map_name]
