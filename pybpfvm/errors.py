@@ -80,14 +80,16 @@ class RingError(PybpfvmError):
 
 
 class LoadRejected(PybpfvmError):
-    """The kernel of this ABI refuses to load the program: `errno` (positive), and where."""
+    """The kernel of this ABI refuses to load the program: `errno` (positive), and where.
+    `program` is its name."""
 
     exit_code = 1
 
-    def __init__(self, errno: int, reason: str, *, where: str = "") -> None:
+    def __init__(self, errno: int, reason: str, *, where: str = "", program: str = "") -> None:
         self.errno = errno
         self.reason = reason
         self.where = where
+        self.program = program
         text = f"{where}: {reason}" if where else reason
         super().__init__(f"{text} (-{errno_name(errno)})")
 

@@ -42,10 +42,10 @@ def check_load(
         return
     number, reason, pc = first
     if pc is None:
-        raise LoadRejected(number, reason, where=facts.name)
+        raise LoadRejected(number, reason, where=facts.name, program=facts.name)
     line = source_at(pc)
     place = f"{facts.name}+{pc}" + (f" ({line}: {line.text.strip()})" if line else "")
-    raise LoadRejected(number, reason, where=place)
+    raise LoadRejected(number, reason, where=place, program=facts.name)
 
 
 def _objections(facts: ProgramFacts, profile: Profile, strict_ctx: bool) -> Iterator[_Objection]:

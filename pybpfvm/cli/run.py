@@ -17,6 +17,7 @@ from pybpfvm.cli.common import (
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS
 from pybpfvm.errors import InputError, Trap
 from pybpfvm.inputfile import read_input_file
+from pybpfvm.loader.elf import NOT_ELF
 from pybpfvm.report.account import Account
 from pybpfvm.report.names import AddressNames
 from pybpfvm.report.progress import on_stderr, rates
@@ -71,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-verify",
         action="store_true",
         default=None,
-        help="register programs without load checks",
+        help="register programs without verifying them: they run sandboxed",
     )
     ring.add_argument(
         "--budget-runs",
@@ -146,10 +147,20 @@ def _choose(obj: LoadedObject, name: str | None) -> LoadedProgram:
     return next(iter(obj.programs.values()))
 
 
+def _load(machine: Machine, args: argparse.Namespace) -> LoadedObject:
+    try:
+        return machine.load(args.file, abi=args.abi, helpers=overrides(args), btf=target_btf(args))
+    except InputError as error:
+        if error.reason != NOT_ELF:
+            raise
+        remedy = f"{error.remedy}; if it is a scenario: their names end in .toml"
+        raise InputError(error.reason, where=error.where, remedy=remedy) from None
+
+
 def _run_once(args: argparse.Namespace) -> int:
     account = Account(head=1 << 20 if args.all else 160)
     with Machine() as machine:
-        obj = machine.load(args.file, abi=args.abi, helpers=overrides(args), btf=target_btf(args))
+        obj = _load(machine, args)
         program = _choose(obj, args.prog)
         engine = chosen(args.engine, obj.image)
         ctx, data = _bytes(args.ctx, "--ctx"), _bytes(args.data, "--data") or b""
@@ -179,7 +190,9 @@ def _run_once(args: argparse.Namespace) -> int:
         if args.json:
             _print_document(args, obj, program, account, done)
             return 0
-        print(f"{obj.object.path}: {program.name}  ({program.profile.name}, engine {engine})")
+        checks = "not verified, sandboxed" if engine == "jit" else "not verified"
+        how = f"{program.profile.name}, engine {engine}: {checks}"
+        print(f"{obj.object.path}: {program.name}  ({how})")
         if not args.quiet:
             for line in account.lines(names):
                 print(line)

@@ -6,6 +6,7 @@ import argparse
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from shlex import quote
 
 from pybpfvm.btf.types import Btf
 from pybpfvm.cli.common import overrides, print_json, target_btf
@@ -123,7 +124,7 @@ def show(scenario: Scenario, options: Options) -> int:
             seconds = time.perf_counter() - start
             rate = rates(account.runs.total(), account.insns, seconds)
             print(f"took {seconds * 1e3:.1f} ms: {rate}")
-        _print_outcome(outcome, account)
+        _print_outcome(scenario, options, outcome, account)
     return outcome.exit_code
 
 
@@ -154,7 +155,7 @@ def _print_header(live: Live, options: Options) -> None:
 def _print_account(live: Live, account: Account) -> None:
     heading("Account")
     names = AddressNames(live.ring.machine.memory, live.object.object)
-    for line in account.lines(names, _opcodes(live)):
+    for line in account.lines(names, _opcodes(live), start_ns=live.start_ns):
         print(line)
     if live.ring.trace:
         print()
@@ -187,7 +188,17 @@ def _stop_text(stopped: PybpfvmError) -> str:
     return str(stopped)
 
 
-def _print_outcome(outcome: Outcome, account: Account) -> None:
+def _verify_command(scenario: Scenario, options: Options, program: str) -> str:
+    """What a user types to learn why a program was refused."""
+    abi = options.abi or scenario.abi
+    given = ["--abi", abi] if abi else []
+    words = ["pybpfvm", "verify", str(scenario.object), *given, "--prog", program]
+    return " ".join(quote(word) for word in words)
+
+
+def _print_outcome(
+    scenario: Scenario, options: Options, outcome: Outcome, account: Account
+) -> None:
     """What came of it; the reason of a stop comes last, where it is seen."""
     runs = ", ".join(f"{name} {count}" for name, count in outcome.runs.items()) or "none"
     print(f"runs: {runs}; {account.insns:,} instructions; {outcome.time_ns / 1e6:.3f} ms ring time")
@@ -202,6 +213,8 @@ def _print_outcome(outcome: Outcome, account: Account) -> None:
             print(f"{outcome.not_judged} {are} not reached")
         print()
         heading(f"STOPPED in {outcome.stopped_at}: {_stop_text(stop)}")
+        if isinstance(stop, LoadRejected) and stop.program:
+            print(f"more: {_verify_command(scenario, options, stop.program)}")
     if outcome.ok:
         print("all expectations met")
 

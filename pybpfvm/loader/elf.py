@@ -20,6 +20,8 @@ from elftools.elf.elffile import ELFFile
 
 from pybpfvm.errors import InputError
 
+NOT_ELF = "not an ELF object"  # the reason of the InputError for any other file
+
 MAX_FILE_BYTES = 32 << 20
 MAX_SECTIONS = 4096
 MAX_SYMBOLS = 1 << 17
@@ -130,9 +132,7 @@ def read_elf(data: bytes, path: str) -> ElfObject:
 def _check_identity(data: bytes, path: str) -> str:
     """The struct byte order; InputError unless this is a 64-bit BPF object."""
     if not data.startswith(b"\x7fELF"):
-        raise InputError(
-            "not an ELF object", where=f"{path}: offset 0x0", remedy="give what clang -c made"
-        )
+        raise InputError(NOT_ELF, where=f"{path}: offset 0x0", remedy="give what clang -c made")
     if len(data) < 64:
         raise InputError(
             f"the file ends after {len(data)} bytes, inside its ELF header", where=path

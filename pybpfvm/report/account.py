@@ -76,10 +76,15 @@ class Account:
         return self.posted[cq] - self.reaped[cq]
 
     def lines(
-        self, name_addr: AddressNamer = plain_number, opcodes: Mapping[int, str] | None = None
+        self,
+        name_addr: AddressNamer = plain_number,
+        opcodes: Mapping[int, str] | None = None,
+        *,
+        start_ns: int = 0,
     ) -> Iterator[str]:
-        """The account as text; `name_addr` turns words that may be addresses into text."""
-        writer = _Writer(name_addr, opcodes or {})
+        """The account as text; `name_addr` turns words that may be addresses into text. Times
+        are shown since `start_ns`."""
+        writer = _Writer(name_addr, opcodes or {}, start_ns)
         for event in self._head:
             yield writer.line(event)
         skipped = self.events - len(self._head) - len(self._tail)
@@ -90,12 +95,13 @@ class Account:
 
 
 class _Writer:
-    def __init__(self, name_addr: AddressNamer, opcodes: Mapping[int, str]) -> None:
+    def __init__(self, name_addr: AddressNamer, opcodes: Mapping[int, str], start_ns: int) -> None:
         self._name = name_addr
         self._opcodes = opcodes
+        self._start_ns = start_ns
 
     def line(self, event: Event) -> str:
-        return f"{event.time_ns / 1e6:10.3f} ms {self._text(event)}"
+        return f"{(event.time_ns - self._start_ns) / 1e6:10.3f} ms {self._text(event)}"
 
     def _text(self, event: Event) -> str:
         match event:

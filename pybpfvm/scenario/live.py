@@ -25,6 +25,7 @@ from pybpfvm.scenario.model import (
     Typed,
     Words,
 )
+from pybpfvm.scenario.names import structs_like
 from pybpfvm.scenario.table import nearest
 from pybpfvm.session import Block, LoadedObject, Ring, cstring
 from pybpfvm.session.values import Value, encode
@@ -55,6 +56,7 @@ class Live:
         self.fds: dict[str, int] = {}
         self.peers: dict[str, Peer] = {}
         self.slots: dict[str, int] = {}
+        self._start_ns = 0 if ring.backend.name == "sim" else None
         self._set_up()
 
     def name_of(self, addr: int) -> str | None:
@@ -64,6 +66,16 @@ class Live:
                 offset = addr - block.addr
                 return f"{name}+{offset}" if offset else name
         return None
+
+    @property
+    def start_ns(self) -> int:
+        """When the ring's time begins, by the backend's clock: where that is a real one, with the
+        first submit, so that loading and verifying are not counted. Now if that is to come."""
+        return self.ring.backend.now_ns() if self._start_ns is None else self._start_ns
+
+    def starts(self) -> None:
+        """Something is about to be submitted."""
+        self._start_ns = self.start_ns
 
     def _set_up(self) -> None:
         scenario, ring = self.scenario, self.ring
@@ -203,13 +215,10 @@ class Live:
         btf = self.object.object.btf
         found = btf.find(name, BtfKind.STRUCT) if btf is not None else None
         if btf is None or found is None:
-            names = [btf.name(i) for i in btf.ids_of(BtfKind.STRUCT)] if btf is not None else []
             raise InputError(
                 f"the object's BTF has no struct {name!r}",
                 where=self.scenario.path,
-                remedy=nearest(name, names)
-                if names
-                else "compile with -g, or describe the block with u32, u64 and parts",
+                remedy=structs_like(name, btf),
             )
         return found, btf.size(found)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from pybpfvm.btf.types import Btf, BtfKind, Struct, Union
+from pybpfvm.btf.types import Array, Btf, BtfKind, Struct, Union
 from pybpfvm.errors import InputError
+from pybpfvm.program import MapType
 from pybpfvm.scenario.model import (
     AddressOf,
     Check,
@@ -41,6 +42,19 @@ def check_names(scenario: Scenario, obj: LoadedObject | None = None) -> None:
     only it tells whether the list of programs is wrong or who refers to it.
     """
     _Names(scenario, obj).check()
+
+
+def structs_like(name: str, btf: Btf | None) -> str:
+    """A remedy where the object has no struct `name`."""
+    describe = "describe the block with u32, u64 and parts"
+    if btf is None:
+        return f"compile with -g, or {describe}"
+    names = {btf.name(i) for i in btf.ids_of(BtfKind.STRUCT)} - {""}
+    remedy = nearest(name, names)
+    if remedy.startswith("did you mean"):
+        return remedy
+    kept = "clang keeps types of maps, globals and arguments of functions only"
+    return f"{remedy}; {kept}: use the struct for one of these, or {describe}"
 
 
 class _Names:
@@ -202,9 +216,18 @@ class _Names:
         for name in expect.runs:
             self._known(name, "registered program", self.programs, f"{place}.runs.{name}")
         for elements in expect.maps:
-            self._known(elements.name, "map", obj.maps, f"{place}.maps.{elements.name}")
+            where = f"{place}.maps.{elements.name}"
+            self._known(elements.name, "map", obj.maps, where)
+            spec = obj.maps[elements.name].spec
+            for key, wanted in elements.elements:
+                at = f"{where}[{key.decode() if isinstance(key, bytes) else key}]"
+                if spec.type in _PER_CPU and isinstance(wanted, tuple):
+                    for cpu, item in enumerate(wanted):
+                        self._fields(item, spec.btf_value_type_id, f"{at}[{cpu}]")
+                else:
+                    self._fields(wanted, spec.btf_value_type_id, at)
         variables = list(obj.globals)
-        for name in expect.globals:
+        for name, wanted in expect.globals.items():
             if name not in variables:
                 self._fail(
                     f"no global variable is called {name!r}",
@@ -213,6 +236,7 @@ class _Names:
                     if variables
                     else "the object tells of none: compile with -g",
                 )
+            self._fields(wanted, obj.globals.type_id(name), f"{place}.globals.{name}")
 
     def _typed(self, content: Typed, place: str) -> None:
         if self.object is None:
@@ -220,34 +244,43 @@ class _Names:
         btf = self.object.object.btf
         found = btf.find(content.struct, BtfKind.STRUCT) if btf is not None else None
         if btf is None or found is None:
-            names = [btf.name(i) for i in btf.ids_of(BtfKind.STRUCT)] if btf is not None else []
             self._fail(
                 f"the object's BTF has no struct {content.struct!r}",
                 f"{place}.struct",
-                nearest(content.struct, names)
-                if names
-                else "compile with -g, or describe the block with u32, u64 and parts",
+                structs_like(content.struct, btf),
             )
             return
-        self._members(content.fields, btf, found, f"{place}.fields")
+        self._fields(content.fields, found, f"{place}.fields")
 
-    def _members(self, fields: Mapping[str, Field], btf: Btf, type_id: int, place: str) -> None:
-        """Fields of a struct that are given are fields that it has."""
-        found = btf.type(btf.resolve(type_id))
-        if not isinstance(found, Struct | Union):
+    def _fields(self, value: Field, type_id: int, place: str) -> None:
+        """Fields that are given for a value of this type, and for what lies in it, are fields
+        that its structs have."""
+        btf = None if self.object is None else self.object.object.btf
+        if btf is None or not type_id:
             return
-        members = {member.name: member for member in found.members}
-        for name, value in fields.items():
+        found = btf.type(btf.resolve(type_id))
+        if isinstance(value, tuple) and isinstance(found, Array):
+            for index, item in enumerate(value):
+                self._fields(item, found.element_id, f"{place}[{index}]")
+        if not isinstance(value, Mapping) or not isinstance(found, Struct | Union):
+            return
+        members = {
+            member.name or f"anonymous_{index}": member
+            for index, member in enumerate(found.members)
+        }
+        for name, item in value.items():
             if name not in members:
                 self._fail(
-                    f"struct {found.name} has no field {name!r}",
+                    f"struct {found.name} has no field {name!r}"
+                    if found.name
+                    else f"the struct has no field {name!r}",
                     f"{place}.{name}",
                     nearest(name, members),
                 )
-            if isinstance(value, Mapping):
-                self._members(value, btf, members[name].type_id, f"{place}.{name}")
+            self._fields(item, members[name].type_id, f"{place}.{name}")
 
 
+_PER_CPU = frozenset({MapType.PERCPU_ARRAY, MapType.PERCPU_HASH, MapType.LRU_PERCPU_HASH})
 _KIND_TEXT = {RefKind.BLOCK: "block", RefKind.FD: "descriptor", RefKind.PROG: "program"}
 
 

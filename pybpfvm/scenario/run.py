@@ -54,7 +54,8 @@ Stopped = RingHang | Trap | LoadRejected
 class Outcome:
     """What came of a scenario. `stopped` is the hang, trap or load rejection that ended it, or
     None; `expected_stop` says that the scenario wanted exactly that. An unexpected stop at
-    `stopped_at` ("steps[2]") leaves `not_judged` expectations that nothing can be said of."""
+    `stopped_at` ("steps[2]") leaves `not_judged` expectations that nothing can be said of.
+    `time_ns` counts from the first submit on a kernel's ring, all of virtual time in `sim`."""
 
     backend: str
     findings: tuple[Finding, ...]
@@ -121,7 +122,8 @@ def run_scenario(
     """Run `scenario` on a ring of its own, in a machine of its own.
 
     `object_path` and `abi` replace the scenario's; `helpers` and `btf` are Machine.load's.
-    CqeReaped events are of waits and programs: what queues hold at the end is collected silently.
+    CqeReaped events are of waits and programs: what queues hold at the end is collected silently,
+    and nothing is told of what the ring cancels when it closes.
     `on_start` and `on_end` see the live ring,
     object and blocks before the first step and after the last. Raises InputError and RingError
     for what the scenario sets up wrongly; hangs, traps and load rejections are in the outcome.
@@ -172,6 +174,7 @@ def run_scenario(
                 not_judged = _expectations_left(scenario, progress.step)
             if on_end is not None:
                 on_end(live)
+            progress.observer = None  # what the ring cancels when it closes is not of the run
             return Outcome(
                 backend=backend,
                 findings=tuple(progress.findings),
@@ -180,7 +183,7 @@ def run_scenario(
                 cqes={cq: tuple(cqes) for cq, cqes in progress.cqes.items()},
                 runs=dict(progress.runs),
                 overflow=ring.cq_overflow,
-                time_ns=ring.backend.now_ns(),
+                time_ns=max(ring.backend.now_ns() - live.start_ns, 0),
                 engine=chosen(engine, obj.image),
                 stopped_at="" if stopped is None else _place_of_step(progress.step),
                 not_judged=not_judged,
@@ -262,6 +265,7 @@ def _act(action: Action, live: Live, progress: _Progress, where: str) -> Iterabl
         case Submit():
             for sqe in action.sqes:
                 live.fill_sqe(sqe)
+            live.starts()
             consumed = ring.submit()
             if action.consumed is not None and consumed != action.consumed:
                 return [Finding(where, f"{action.consumed} SQEs consumed", str(consumed))]

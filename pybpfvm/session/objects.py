@@ -104,7 +104,8 @@ class LoadedObject:
             return ""
         names = " or ".join(profile.name for profile in candidates)
         reason = next((line for line in self.detection.why if self._profile.name in line), "")
-        return f"the object looks built for {names}, not {self._profile.name} ({reason})"
+        why = f" ({reason})" if reason else ""
+        return f"the object looks built for {names}, not {self._profile.name}{why}"
 
     @property
     def programs(self) -> Mapping[str, LoadedProgram]:
@@ -380,6 +381,10 @@ class Globals:
         if self._places is None:
             self._places = dict(global_variables(self._owner.object))
         return iter(self._places)
+
+    def type_id(self, name: str) -> int:
+        """The BTF type of a variable."""
+        return self._find(name)[3]
 
     def __getitem__(self, name: str) -> Value:
         map_name, offset, size, type_id = self._find(name)

@@ -96,6 +96,7 @@ class Ring:
             raise InputError(
                 f"profile {abi} has no ring", where="abi", remedy="choose an iouring profile"
             )
+        _require_sizes(cq_entries)
         check_setup(rules, entries, cq_entries, flags, cq0_entries)
         self.verify = verify
         self.engine = engine
@@ -297,12 +298,33 @@ class Ring:
             self._runner.close()
 
 
+def _require_sizes(cq_entries: object) -> None:
+    """Raise unless these are sizes of CQs, one by one."""
+    if isinstance(cq_entries, int):
+        raise InputError(
+            f"a list of sizes is needed, not {cq_entries!r}",
+            where="cq_entries",
+            remedy=f"[{cq_entries}] adds one CQ",
+        )
+    if not isinstance(cq_entries, Sequence) or not all(isinstance(n, int) for n in cq_entries):
+        raise InputError(
+            f"a list of sizes is needed, not {cq_entries!r}",
+            where="cq_entries",
+            remedy="e.g. [128, 16]",
+        )
+
+
 def _require_accepted(program: LoadedProgram, *, strict_ctx: bool) -> None:
     """Raise unless the verifier accepts the program."""
     verdict = program.verdict(strict_ctx=strict_ctx)
     if isinstance(verdict, Rejected):
         first = verdict.errors[0]
-        raise LoadRejected(errno_of(first.rule), _told(first), where=_place(program, first))
+        raise LoadRejected(
+            errno_of(first.rule),
+            _told(first),
+            where=_place(program, first),
+            program=program.name,
+        )
     if isinstance(verdict, Inconclusive):
         raise UnsupportedError(
             f"{program.name} can not be verified: {_told(verdict.finding)}",

@@ -136,6 +136,28 @@ def test_failed_expectation_is_exit_1(capsys: pytest.CaptureFixture[str], tmp_pa
     assert "hits" in out
 
 
+def test_a_rejection_leads_to_verify(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    obj = ROOT / "tests/acceptance/load_checks.v3.bpf.o"
+    scenario = tmp_path / "refused.toml"
+    scenario.write_text(f'object = "{obj}"\nabi = "iouring-v3"\nprograms = ["return_two"]\n')
+    code, out, _ = run(capsys, "run", scenario)
+    assert code == 1
+    command = f"pybpfvm verify {obj} --abi iouring-v3 --prog return_two"
+    assert out.rstrip().endswith(f"more: {command}")
+    assert run(capsys, *command.split()[1:])[0] == 1
+
+
+def test_a_scenario_of_another_name_is_told_what_scenarios_are_called(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    scenario = tmp_path / "scenario.txt"
+    scenario.write_text('object = "prog.bpf.o"\n')
+    code, out, err = run(capsys, "run", scenario)
+    assert (code, out) == (2, "")
+    assert "not an ELF object" in err
+    assert "end in .toml" in err
+
+
 def test_run_one_program_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     # Without a ring its first copy from user address 0 fails, and it gives up.
     code, out, _ = run(capsys, "run", PINGPONG, "--prog", "player")

@@ -116,7 +116,8 @@ def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*arguments, "--repeat", "2"]) == 0
     out = capsys.readouterr().out
     engine = "jit" if jit_refusal() is None else "interp"
-    assert f"parse  (xdp, engine {engine})" in out
+    checks = "not verified, sandboxed" if engine == "jit" else "not verified"
+    assert f"parse  (xdp, engine {engine}: {checks})" in out
     assert "data " + FRAME[:22].hex() + "fe" in out
     assert main(["run", str(HERE / "missing.bpf.o"), "--prog", "entered"]) == 3
     assert "BPF_PROG_TYPE_TRACING" in capsys.readouterr().err

@@ -42,6 +42,13 @@ def test_an_event_is_a_line(event: Event, says: str) -> None:
     assert line.endswith(says)
 
 
+def test_times_are_shown_since_the_start() -> None:
+    account = Account()
+    account(RunFaulted(5_000_000, 1, "p", 1, 12, "why", 40))
+    (line,) = account.lines(start_ns=3_000_000)
+    assert line.startswith("     2.000 ms ")
+
+
 def test_a_fault_counts_and_a_backlog_is_posted_once() -> None:
     account = Account()
     for event in (

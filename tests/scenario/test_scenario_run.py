@@ -14,6 +14,7 @@ from pybpfvm.session.ring import BackendName
 from tests.support.session_ring import SIM_AND_KERNEL, need_backend
 
 ACCEPTANCE = Path(__file__).resolve().parents[1] / "acceptance"
+EXAMPLES = ACCEPTANCE.parents[1] / "examples"
 SMALL = Budgets(max_runs=2_000, livelock_runs=500, idle_timeout_ns=300_000_000)
 ROWS = 'object = "rows.v3.bpf.o"\nabi = "iouring-v3"\n[ring]\ncq_entries = [16, 16]\n'
 
@@ -105,6 +106,24 @@ def test_a_hang_is_an_outcome(backend: BackendName) -> None:
     assert isinstance(outcome.stopped, RingHang)
     assert outcome.exit_code == 1
     assert run(text + "[expect]\nhang = true", backend=backend, programs="wait_for_nothing").ok
+
+
+def test_what_the_ring_cancels_when_it_closes_is_not_of_the_run() -> None:
+    events: list[Event] = []
+    at_end: list[int] = []
+    text = (
+        ROWS + "[[steps]]\nsubmit = [{ prog = 'wait_for_nothing' }]\n[[steps]]\nwait = 1\n"
+        "[expect]\nhang = true\n"
+    )
+    source = f'programs = ["wait_for_nothing"]\n{text}'.encode()
+    run_scenario(
+        parse_bytes(source, "t.toml", ACCEPTANCE),
+        budgets=SMALL,
+        observer=events.append,
+        on_end=lambda live: at_end.append(len(events)),
+    )
+    assert at_end == [len(events)]
+    assert not any(isinstance(event, CqePosted) for event in events)
 
 
 def test_a_hang_that_does_not_come_is_a_finding() -> None:
@@ -255,6 +274,12 @@ def test_peers_and_checks_between_steps(backend: BackendName) -> None:
             "t.toml: expect.memory.b.fields.wait_nrr: struct io_uring_bpf_ctx has no field",
         ),
         (
+            ROWS + "[user.s]\nstruct = 'job'",
+            InputError,
+            "t.toml: user.s.struct: the object's BTF has no struct 'job' (known here: "
+            "io_uring_bpf_ctx; clang keeps types of maps, globals and arguments",
+        ),
+        (
             ROWS + "[files.data]\ntext = 'x'\n[fds.f]\nopen = 'dta'",
             InputError,
             "fds.f.open: can not open dta: ENOENT (did you mean 'data'?)",
@@ -266,6 +291,50 @@ def test_what_can_not_be_set_up(text: str, error: type[Exception], says: str) ->
     with pytest.raises(error) as caught:
         run(text)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("example", "expect", "where"),
+    [
+        ("03_pingpong", "expect.maps.players = { 1 = { hit = 6 } }", "maps.players[1].hit"),
+        ("05_read_open", "expect.globals.wish = { nam = 0 }", "globals.wish.nam"),
+        ("02_ticker", "expect.globals.order = { last = 0 }", "globals.order.last"),
+    ],
+)
+def test_unknown_fields_of_maps_and_globals_are_refused_before_anything_runs(
+    example: str, expect: str, where: str
+) -> None:
+    text = f'object = "prog.v3.bpf.o"\nabi = "iouring-v3"\n{expect}'
+    scenario = parse_bytes(text.encode(), "t.toml", EXAMPLES / example)
+    started: list[Live] = []
+    with pytest.raises(InputError, match="has no field") as caught:
+        run_scenario(scenario, on_start=started.append)
+    assert caught.value.where == f"t.toml: expect.{where}"
+    assert caught.value.remedy
+    assert not started
+
+
+def test_time_on_the_kernels_ring_counts_from_the_first_submit() -> None:
+    need_backend("kernel")
+    starts: list[int] = []
+    events: list[Event] = []
+    source = f'programs = ["count_run"]\n{ONE_RUN}'.encode()
+    outcome = run_scenario(
+        parse_bytes(source, "t.toml", ACCEPTANCE),
+        backend="kernel",
+        observer=events.append,
+        on_end=lambda live: starts.append(live.start_ns),
+    )
+    assert 0 < starts[0] <= events[0].time_ns
+    assert events[-1].time_ns - starts[0] <= outcome.time_ns
+
+
+def test_time_in_sim_is_all_of_virtual_time() -> None:
+    starts: list[int] = []
+    text = ROWS + "[[steps]]\nsleep = '3 ms'\n[[steps]]\nsubmit = [{ op = 'nop' }]\n"
+    scenario = parse_bytes(text.encode(), "t.toml", ACCEPTANCE)
+    run_scenario(scenario, on_end=lambda live: starts.append(live.start_ns))
+    assert starts == [0]
 
 
 def test_a_typo_in_programs_is_blamed_on_programs_not_on_who_refers_to_them() -> None:

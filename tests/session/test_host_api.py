@@ -86,6 +86,10 @@ def test_wrong_arguments_are_named(machine: Machine) -> None:
         Ring(backend="foo", machine=machine)  # type: ignore[arg-type]
     with Ring(machine=machine) as ring, pytest.raises(InputError, match="not 1"):
         ring.register_bpf([1])  # type: ignore[list-item]
+    with pytest.raises(InputError, match=r"cq_entries: .* not 16 \(\[16\] adds one CQ\)"):
+        Ring(cq_entries=16, machine=machine)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="cq_entries: a list of sizes is needed"):
+        Ring(cq_entries=["16"], machine=machine)  # type: ignore[list-item]
 
 
 def test_the_wrong_abi_is_noticed(machine: Machine) -> None:
@@ -93,6 +97,9 @@ def test_the_wrong_abi_is_noticed(machine: Machine) -> None:
     assert machine.load(v2).abi_doubt == ""
     wrong = machine.load(v2, abi="v3")
     assert wrong.abi_doubt.startswith("the object looks built for iouring-v2, not iouring-v3")
+    v3 = machine.load(v2.with_name("prog.v3.bpf.o"), abi="v2")
+    assert v3.abi_doubt.startswith("the object looks built for iouring-v3, not iouring-v2")
+    assert "()" not in v3.abi_doubt
     with Ring(machine=machine) as ring, pytest.raises(LoadRejected) as refused:
         ring.register_bpf([wrong["player"]])
     assert "iouring_reap_cqe in iouring-v2" in str(refused.value)

@@ -10,7 +10,7 @@ from pybpfvm.uring_backend.abi import Op
 from pybpfvm.verifier.lints.site import Report, Site, only, stack_place, u32_span
 from pybpfvm.verifier.lints.sqe import Sqe
 from pybpfvm.verifier.states.regstate import Reg, RegType
-from pybpfvm.verifier.usermemory.origin import Origin, Source, Status
+from pybpfvm.verifier.usermemory.origin import ERRNOS, Origin, Source, Status
 from pybpfvm.verifier.usermemory.usernames import SUBMIT
 from pybpfvm.verifier.verdict import Rule
 
@@ -184,9 +184,9 @@ def check_user_data(site: Site, origin: Origin | None, what: str) -> None:
 def check_count(site: Site, value: Reg, field: str) -> None:
     """A result that may be -errno is used as a count or a length."""
     origin = value.origin
-    if origin is None or origin.source not in (Source.CQE_RES, Source.RESULT):
+    if origin is None or origin.source not in ERRNOS:
         return
-    if value.var.s32min >= 0:
+    if origin.no_errno or value.var.s32min >= 0:
         return
     whose = "the res of a completion" if origin.source is Source.CQE_RES else "a helper's result"
     site.warn(

@@ -38,6 +38,9 @@ class Source(Enum):
 # Sources whose numbers are used as addresses of user memory.
 ADDRESSES = frozenset({Source.USER_DATA, Source.COPIED, Source.SHARED, Source.CQE_USER_DATA})
 
+# Sources whose numbers may be negative errnos.
+ERRNOS = frozenset({Source.CQE_RES, Source.RESULT})
+
 
 class Status(Enum):
     """What is known of the call that a number or its bytes came from."""
@@ -53,7 +56,9 @@ class Origin:
 
     `off`: what was added since, None once something else was computed. `key` is equal for numbers
     that were read from the same place. `block` is what a contract says the number points to, `name`
-    how the contract calls the number. `call` and `status` are those of the helper.
+    how the contract calls the number. `call` and `status` are those of the helper. `no_errno`: what
+    it was computed from was known not to be negative, so however little is known of the result,
+    it holds no errno.
     """
 
     source: Source
@@ -64,6 +69,7 @@ class Origin:
     name: str = ""
     call: int = 0
     status: Status = Status.GOOD
+    no_errno: bool = False
 
     @property
     def text(self) -> str:
@@ -150,15 +156,27 @@ def carried(op: AluOp, width: int, a: Reg, b: Reg, result: Reg) -> Reg:
     if first is None or (second is not None and second.block and not first.block):
         if second is None:
             return result
-        origin, other = second, a
+        origin, other, own = second, a, b
     else:
-        origin, other = first, b
+        origin, other, own = first, b, a
+    no_errno = _no_errno(own) and (other.origin is None or _no_errno(other))
+    if origin.no_errno is not no_errno:
+        origin = replace(origin, no_errno=no_errno)
     moves = width == 64 and (op is AluOp.ADD or (op is AluOp.SUB and origin is first))
     if not moves or origin.off is None:
         return derived(result, origin)
     total = alu(op, 64, origin.off.var, other.var)
     off = scalar(total, result.at, (origin.off, other))
     return Traced(result, replace(origin, off=off))
+
+
+def _no_errno(reg: Reg) -> bool:
+    """Whether the number is no negative errno, nor was computed from one. Both widths are asked:
+    on the way of sign extension by two shifts, the low half of an errno is 0."""
+    origin = reg.origin
+    if origin is None or origin.no_errno or origin.source not in ERRNOS:
+        return True
+    return reg.var.s32min >= 0 and reg.var.smin >= 0
 
 
 def put_copied(frame: Frame, copied: Copied) -> None:
@@ -202,6 +220,8 @@ def covers_origin(old: Origin | None, new: Origin | None) -> bool:
     if new is None:
         return old is None or old.block is None
     if old is None or (old.off is not None and new.off is None):
+        return False
+    if old.no_errno and not new.no_errno:
         return False
     same = old.source is new.source and old.block is new.block and old.status is new.status
     return same and (old.source in _OF_CALLS or old.key == new.key)

@@ -285,6 +285,32 @@ RING_PROG(good_errno_as_count)
 	return pass_on(ctx, 0);
 }
 
+inline_always int goes_on(struct io_uring_bpf_ctx *ctx, s32 least)
+{
+	struct io_uring_sqe sqe = {
+		.opcode = OP_WRITE, .addr = (u64)JOB(ctx)->text, .len = 40, .cq_idx = 1,
+	};
+	struct io_uring_cqe cqe;
+	u64 *done = slot(&count, 0);
+
+	if (!done || reap(ctx, 1, &cqe) || cqe.res < least)
+		return finish(ctx);
+	*done += (u32)cqe.res;
+	sqe.off = *done;
+	submit(ctx, &sqe);
+	return finish(ctx);
+}
+
+RING_PROG(bad_errno_as_count_sum)
+{
+	return goes_on(ctx, -200);
+}
+
+RING_PROG(good_errno_as_count_sum)
+{
+	return goes_on(ctx, 0);
+}
+
 inline_always int writes(struct io_uring_bpf_ctx *ctx, int looks)
 {
 	struct io_uring_sqe sqe = {
