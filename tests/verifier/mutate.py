@@ -11,8 +11,9 @@
 
 All cases and tests run once unchanged, to learn which of them execute the statement of which
 mutant. Those then judge the mutant, cases of the corpus first; tests that take longer
-than `--slowest` seconds are not asked. What a run prints is a LOG: `--again` asks only what
-survived there, `--first` asks what noticed a mutant there before anything else.
+than `--slowest` seconds are not asked. What a run prints is a LOG. `--again` asks of those that
+survived there, and of those that it does not know; the others count as noticed. `--first` asks of
+all, but first what noticed a mutant there.
 
 Prints a table and the survivors; exit code 1 if there are more of them than `--allow`. Survivors
 that mutate_equivalent.toml lists change no verdict, for the reason given there: they do not count.
@@ -58,7 +59,7 @@ NOT_ASKED = (
     "tests/verifier/test_corpus.py",
     "tests/verifier/test_mutation.py",
 )
-TIMEOUT_S = 240
+TIMEOUT_S = 120
 _REFUSING = frozenset({"Refused", "forbidden"})
 _FORGETTING = frozenset({"forget_packet", "_release", "release", "invalidate"})
 EQUIVALENT = Path(__file__).parent / "mutate_equivalent.toml"
@@ -326,6 +327,8 @@ def _too_late(*_: object) -> None:
 def _first_case(numbers: Sequence[int] | None, now: list[Any] | None = None) -> str:
     """The first case, of those with these numbers, with another verdict than it should have; the
     number of each goes to `now`."""
+    if numbers is not None and not numbers:
+        return ""
     from pybpfvm.verifier.verify import Options, verify
     from tests.support.verifier_cases import corpus
     from tests.verifier.test_corpus import BUDGET_INSNS, disagreement
@@ -387,7 +390,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="mutate", description=__doc__)
     parser.add_argument("-j", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--only", default="", help="mutants whose line has this text")
-    parser.add_argument("--again", metavar="LOG", help="mutants that survived there")
+    parser.add_argument("--again", metavar="LOG", help="but those noticed there")
     parser.add_argument("--first", metavar="LOG", help="what noticed a mutant there is asked first")
     parser.add_argument("--sample", type=int, default=0, help="so many, chosen by --seed")
     parser.add_argument("--seed", type=int, default=1)
@@ -400,7 +403,7 @@ def _chosen(args: argparse.Namespace, known: Sequence[Mutant]) -> list[Mutant]:
     chosen = [mutant for mutant in known if args.only in str(mutant)]
     if args.again:
         fates = _logged(args.again)
-        chosen = [one for one in chosen if fates.get((one.file, one.text)) == ""]
+        chosen = [one for one in chosen if not fates.get((one.file, one.text))]
     if args.sample:
         Random(args.seed).shuffle(chosen)
         chosen = chosen[: args.sample]
@@ -419,9 +422,7 @@ def main() -> int:
     survivors: list[Judged] = []
     wrong: list[Mutant] = []
     with get_context("fork").Pool(args.j, maxtasksperchild=1) as pool:
-        jobs = pool.apply(
-            judged, (chosen, args.slowest, _logged(args.first) if args.first else {})
-        )
+        jobs = pool.apply(judged, (chosen, args.slowest, _logged(args.first) if args.first else {}))
         print(f"which run what: {time.monotonic() - start:.0f} s", flush=True)
         for one, by in pool.imap_unordered(fate, jobs, chunksize=1):
             mutant = one.mutant
@@ -435,13 +436,19 @@ def main() -> int:
                 by = f"equivalent, because {because}"
             elif not by:
                 survivors.append(one)
-            print(f"{'noticed ' if by and not because else 'survives'} {mutant}  [{by}]", flush=True)
+            print(
+                f"{'noticed ' if by and not because else 'survives'} {mutant}  [{by}]", flush=True
+            )
     print(f"\n{'kind':10} {'mutants':>8} {'noticed':>8} {'equivalent':>11}")
     for kind in sorted(made):
         print(f"{kind:10} {made[kind]:8} {noticed[kind]:8} {equivalent[kind]:11}")
     print(f"all: {_share(noticed, made)}, {equivalent.total()} equivalent")
     print(f"{time.monotonic() - start:.0f} s")
-    if chosen == known:
+    if args.again and not args.only and not args.sample:
+        before = Counter(one.kind for one in known if one not in chosen)
+        made, noticed = made + before, noticed + before
+        print(f"with those noticed before: {_share(noticed, made)}")
+    if made.total() == len(known):
         gaps = Counter({"gap": made["gap"]})
         rows = [
             (_RULES, _share(noticed, made - gaps)),
