@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -20,6 +21,8 @@ from pybpfvm.verifier.refusal import Refused
 from pybpfvm.verifier.resources import fields
 from pybpfvm.verifier.verdict import Accepted, Inconclusive, Rejected, Rule, Verdict
 from pybpfvm.verifier.verify import verify
+from tests.support.verifier_btf import FUNCTIONS
+from tests.support.verifier_cases import program_of
 
 _CALLS = {name: number for number, name in MAINLINE_NAMES.items()}
 _READ_ONLY = 0x80  # BPF_F_RDONLY_PROG
@@ -165,3 +168,20 @@ def test_structs_in_structs_without_end() -> None:
     assert btfwalk.walk(btf, 10, 0, 4).btf_id == 0
     with pytest.raises(Refused, match="nested deeper"):
         btfwalk.walk(btf, depth, 0, 4)
+
+
+def test_a_global_function_in_the_ninth_frame() -> None:
+    names = "abcdef"
+    chain = "".join(f"{one}: call {two}\n exit\n" for one, two in pairwise(names))
+    turn = "r2 = r1\n r1 = 4\n r3 = 0\n r4 = 0\n call loop\n r0 = 0\n exit\n"
+    text = f"r1 = func turn ll\n call a\n r0 = 0\n exit\n {chain} {names[-1]}: {turn}"
+    text += "turn: call last\n r0 = 0\n exit\n last: r0 = 0\n exit"
+    program, obj, profile = program_of(text, where="ninth")
+    last = len(program.subprogs) - 1
+    subprogs = tuple(
+        replace(sub, is_global=True, btf_type_id=FUNCTIONS["numbers"]) if at == last else sub
+        for at, sub in enumerate(program.subprogs)
+    )
+    program = replace(program, subprogs=subprogs)
+    verdict = verify(program, replace(obj, programs=(program,)), profile)
+    assert _refused(verdict) == "the call stack of 9 frames is too deep"
