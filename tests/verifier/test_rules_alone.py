@@ -133,6 +133,13 @@ def test_more_code_than_kernels_load(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not isinstance(verdict, Accepted)
 
 
+def test_a_loop_that_counts_and_has_no_end() -> None:
+    # Not in the corpus: the kernel's log of it has a million lines.
+    assert _refused(_verify("r0 = 0\n turn: r0 += 1\n goto turn")) == (
+        "infinite loop detected at insn 2"
+    )
+
+
 def test_calls_and_addresses_of_what_is_no_function() -> None:
     call, address = (
         assemble(f"{insn}\n r0 = 0\n exit\n f: r0 = 0\n exit", calls=_CALLS)
