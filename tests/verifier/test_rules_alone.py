@@ -9,12 +9,24 @@ from itertools import pairwise
 
 import pytest
 
-from pybpfvm.btf.types import Btf, Int, Member, Struct
+from pybpfvm.btf.types import (
+    Btf,
+    BtfType,
+    DeclTag,
+    Func,
+    FuncLinkage,
+    FuncProto,
+    Int,
+    Member,
+    Param,
+    Ptr,
+    Struct,
+)
 from pybpfvm.isa.asm import assemble
 from pybpfvm.isa.insn import Insn
 from pybpfvm.profiles import PROFILES
 from pybpfvm.profiles.mainline import MAINLINE_NAMES
-from pybpfvm.program import BpfObject, MapSpec, MapType, Program
+from pybpfvm.program import BpfObject, MapSpec, MapType, Program, Subprog
 from pybpfvm.verifier import explore, structure
 from pybpfvm.verifier.kernelobjects import btfwalk
 from pybpfvm.verifier.refusal import Refused
@@ -192,3 +204,43 @@ def test_a_global_function_in_the_ninth_frame() -> None:
     program = replace(program, subprogs=subprogs)
     verdict = verify(program, replace(obj, programs=(program,)), profile)
     assert _refused(verdict) == "the call stack of 9 frames is too deep"
+
+
+# 1 int, 2 int *, 3 int **, 4 struct bpf_dynptr, 5 a pointer to it; 6 the prototype, 7 the function.
+_TYPES: tuple[BtfType, ...] = (
+    Int("int", 4, 32, signed=True),
+    Ptr(1),
+    Ptr(2),
+    Struct("bpf_dynptr", 4, (Member("opaque", 1, 0),)),
+    Ptr(4),
+)
+
+
+@pytest.mark.parametrize(
+    ("proto", "tags", "feature"),
+    [
+        (None, (), "whose type is not known"),
+        (FuncProto(1, tuple(Param(name, 1) for name in "abcdef")), (), "whose type is not known"),
+        (FuncProto(2, ()), (), "which does not return a number"),
+        (FuncProto(1, (Param("a", 4),)), (), "whose parameter a is not a number or pointer"),
+        (FuncProto(1, (Param("a", 3),)), (), "whose parameter a points to a PTR"),
+        (FuncProto(1, (Param("a", 5),)), (), "whose parameter a is a bpf_dynptr"),
+        (FuncProto(1, (Param("a", 99),)), (), "calls of the global function f: "),
+        (FuncProto(1, (Param("a", 2),)), ("arg:odd",), "whose parameter a is tagged odd"),
+    ],
+)
+def test_global_functions_that_are_not_judged(
+    proto: FuncProto | None, tags: tuple[str, ...], feature: str
+) -> None:
+    own: list[BtfType] = [] if proto is None else [proto, Func("f", 6, FuncLinkage.GLOBAL)]
+    btf = Btf.of([*_TYPES, *own, *(DeclTag(tag, 7, 0) for tag in tags)])
+    insns = assemble("call f\n r0 = 0\n exit\n f: r0 = 0\n exit", calls=_CALLS)
+    subprogs = (
+        Subprog("case", 0, 3),
+        Subprog("f", 3, 5, is_global=True, btf_type_id=7 if own else 0),
+    )
+    program = Program("case", "tc", insns, subprogs=subprogs, license="GPL")
+    obj = BpfObject("case.o", "", (program,), (), btf=btf, license="GPL")
+    verdict = verify(program, obj, PROFILES["sched_cls"])
+    assert isinstance(verdict, Inconclusive)
+    assert feature in verdict.finding.feature
