@@ -170,6 +170,25 @@ def test_a_map_that_the_object_has_not() -> None:
     assert _refused(verdict) == "map index 1 of 1 maps"
 
 
+@pytest.mark.parametrize(
+    ("kind", "feature"),
+    [(99, "maps of type 99 (m)"), (MapType.ARRAY_OF_MAPS, "m without a declared inner map")],
+)
+def test_maps_that_are_not_judged(kind: MapType | int, feature: str) -> None:
+    text = """
+  *(u32 *)(r10 - 4) = 0
+  r2 = r10
+  r2 += -4
+  r1 = map[m] ll
+  call map_lookup_elem
+  r0 = 0
+  exit
+"""
+    verdict = _verify(text, MapSpec("m", kind, 4, 4, 1))
+    assert isinstance(verdict, Inconclusive)
+    assert feature in verdict.finding.feature
+
+
 def test_too_many_branches_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(explore, "_MAX_PENDING", 8)
     jumps = "\n".join(f"if r0 == {number} goto out" for number in range(12))
