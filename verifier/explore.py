@@ -723,10 +723,11 @@ def _widened(reg: Reg, old: Reg | None) -> Reg:
 
 
 def _too_deep(state: State) -> Refused:
-    return forbidden(
+    return Refused(
         Rule.CALL_DEPTH,
         f"the call stack of {len(state.frames) + 1} frames is too deep",
         reason=f"at most {MAX_FRAMES} functions may be active at once",
+        kind=Why.LIMIT,
     )
 
 

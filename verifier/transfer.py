@@ -374,7 +374,7 @@ def _named(env: Environment, insn: Insn, pc: int) -> Pointer:
     low, high = insn.imm & U32, insn.imm >> 32
     if insn.src == Pseudo.FUNC:
         target = pc + 1 + s32(low)
-        if target not in env.functions or target == 0:
+        if target not in env.functions:
             raise Refused(
                 Rule.BAD_JUMP, f"no function starts at {target}", reason="lddw names a function"
             )

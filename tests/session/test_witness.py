@@ -43,6 +43,7 @@ _BEYOND = {
     "pointer loaded from a map value is a number": "someone else would have to change the value",
     "atomic addition on a spilled pointer": "the sum happens to be inside the value",
     "32-bit range check proves nothing": "the packet would have to lie across a 4 GiB boundary",
+    "zero on one path, stored at a place that is not known": "two random numbers must fit at once",
     "metadata checked against the packet's end proves nothing": "runs here have no metadata",
     "what the loop changed is used behind it": "takes more turns than the sandbox allows",
     "the inner loop spoils the index of the outer one": "takes more turns than the sandbox allows",

@@ -1,7 +1,7 @@
 """Names of kernel functions and members in test programs, as the running kernel's ids.
 
-`call kfunc NAME` and `[struct.member]` in a program's text become what the running kernel's BTF
-says: the function's id, the member's offset.
+`call kfunc NAME`, `[struct.member]` and `[struct NAME]` in a program's text become what the running
+kernel's BTF says: the function's id, the member's offset, the struct's id.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pybpfvm.loader.target import kernel_btf
 
 _KFUNC = re.compile(r"\bcall kfunc (\w+)(?!#)\b")
 _MEMBER = re.compile(r"\[(\w+)\.(\w+)\]")
+_STRUCT = re.compile(r"\[struct (\w+)\]")
 
 
 def with_kernel_ids(text: str) -> str:
@@ -29,7 +30,11 @@ def with_kernel_ids(text: str) -> str:
         btf = kernel_btf()
         return str(member_offset(btf, match[1], match[2]) if btf is not None else 0)
 
-    return _MEMBER.sub(offset, _KFUNC.sub(function, text))
+    def struct(match: re.Match[str]) -> str:
+        btf = kernel_btf()
+        return str(btf.find(match[1], BtfKind.STRUCT) or 0 if btf is not None else 0)
+
+    return _STRUCT.sub(struct, _MEMBER.sub(offset, _KFUNC.sub(function, text)))
 
 
 def member_offset(btf: Btf, struct: str, member: str) -> int:

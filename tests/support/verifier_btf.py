@@ -63,16 +63,35 @@ BTF = Btf.of(
         _struct("task_struct", 8),
         Ptr(24),
         TypeTag("kptr_untrusted", 22),
+        # Functions that are not static, or give nothing.
+        Ptr(LONG),
+        FuncProto(INT, (Param("memory", 25), Param("y", LONG))),
+        Func("memory", 26, FuncLinkage.GLOBAL),
+        _struct("__sk_buff", 4, ("len", INT, 0)),
+        Ptr(28),
+        FuncProto(INT, (Param("skb", 29),)),
+        Func("context", 30, FuncLinkage.GLOBAL),
+        FuncProto(0, ()),
+        Func("nothing", 32, FuncLinkage.STATIC),
+        Func("numbers", _PROTO, FuncLinkage.GLOBAL),
     ]
 )
+# Functions but the main one, by what the corpus calls them.
+FUNCTIONS = {"static": STATIC, "memory": 27, "context": 31, "nothing": 33, "numbers": 34}
 # Names of types of map values, for the corpus.
 VALUES = {"locked": LOCKED, "timed": TIMED, "int": INT, "long": LONG, ".bss": BSS}
 
 
-def with_types(program: Program) -> Program:
-    """The program with types of its functions: all static but the main one."""
+def with_types(program: Program, others: str = "static") -> Program:
+    """The program with types of its functions: those but the main one are as `others` says."""
+    others_id = FUNCTIONS[others]
+    func = BTF.type(others_id)
+    is_global = isinstance(func, Func) and func.linkage is FuncLinkage.GLOBAL
     subprogs = tuple(
-        replace(sub, btf_type_id=MAIN if sub.start == 0 else STATIC) for sub in program.subprogs
+        replace(sub, btf_type_id=MAIN)
+        if sub.start == 0
+        else replace(sub, btf_type_id=others_id, is_global=is_global)
+        for sub in program.subprogs
     )
     return replace(program, subprogs=subprogs)
 

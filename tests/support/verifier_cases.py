@@ -168,7 +168,7 @@ def _case(
     )
     typed = row.get("btf", content.get("btf", False))
     if typed:
-        program = with_types(program)
+        program = with_types(program, "static" if typed is True else typed)
     expected = _expected(where, row, _marked_pcs(where, text, insns))
     return Case(
         row["name"],

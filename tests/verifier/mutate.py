@@ -1,7 +1,7 @@
 """Rule mutation: switch each rule of the verifier off, one at a time; some test must notice.
 
-`make mutate`, or `python -m tests.verifier.mutate [-j N] [--only TEXT] [--sample N]`. A mutant is
-the verifier with one statement changed:
+`make mutate`, or `python -m tests.verifier.mutate [-j N] [--only TEXT] [--sample N] [--again LOG]
+[--first LOG]`. A mutant is the verifier with one statement changed:
 
     refusal    a refusal is not raised
     cover      the comparison of states says that a difference does not matter
@@ -11,8 +11,12 @@ the verifier with one statement changed:
 
 All cases and tests run once unchanged, to learn which of them execute the statement of which
 mutant. Those then judge the mutant, cases of the corpus first; tests that take longer
-than `--slowest` seconds are not asked. Prints a table and the survivors; exit code 1 if there are
-more of them than `--allow`.
+than `--slowest` seconds are not asked. What a run prints is a LOG. `--again` asks of those that
+survived there, and of those that it does not know; the others count as noticed. `--first` asks of
+all, but first what noticed a mutant there.
+
+Prints a table and the survivors; exit code 1 if there are more of them than `--allow`. Survivors
+that mutate_equivalent.toml lists change no verdict, for the reason given there: they do not count.
 """
 
 from __future__ import annotations
@@ -20,9 +24,11 @@ from __future__ import annotations
 import argparse
 import ast
 import os
+import re
 import signal
 import sys
 import time
+import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,15 +59,21 @@ NOT_ASKED = (
     "tests/verifier/test_corpus.py",
     "tests/verifier/test_mutation.py",
 )
-TIMEOUT_S = 240
+TIMEOUT_S = 120
 _REFUSING = frozenset({"Refused", "forbidden"})
 _FORGETTING = frozenset({"forget_packet", "_release", "release", "invalidate"})
+EQUIVALENT = Path(__file__).parent / "mutate_equivalent.toml"
+_TEXT_CHARS = 150
+# A line of a log: fate, kind, file, line, text, what noticed it.
+_LOGGED = re.compile(r"(survives|noticed ) \w+ +(\S+?):\d+: (.*)  \[(.*)\]$")
 _UNJUDGED = frozenset({"contract_parse.py", "loadcheck.py"})  # no verdicts come from here
 
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """One changed statement: `kind` as above, `line` from 1 in `file` of the verifier."""
+    """One changed statement: `kind` as above, `line` from 1 in `file` of the verifier. `text` says
+    which one it is, wherever it moves: its function, the condition it stands under, its
+    beginning."""
 
     kind: str
     file: str
@@ -77,14 +89,46 @@ def mutants() -> Iterator[Mutant]:
     for path in sorted(VERIFIER.glob("**/*.py")):
         if path.name in _UNJUDGED or "domains" in path.parts:
             continue  # the domains have their own: tests/verifier/domains
-        source = path.read_text()
-        lines = source.splitlines()
-        for node in ast.walk(ast.parse(source)):
+        for node, text in _statements(ast.parse(path.read_text()), ""):
             kind = _kind(node, path.name)
             if kind:
-                assert isinstance(node, ast.stmt)
-                text = lines[node.lineno - 1].strip()
-                yield Mutant(kind, str(path.relative_to(VERIFIER)), node.lineno, text)
+                file = str(path.relative_to(VERIFIER))
+                yield Mutant(kind, file, node.lineno, text[:_TEXT_CHARS].rstrip())
+
+
+def _statements(node: ast.AST, function: str) -> Iterator[tuple[ast.stmt, str]]:
+    """Every statement below `node`, in order, with its text."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.stmt) and not isinstance(child, ast.FunctionDef | ast.ClassDef):
+            under = ""
+            if isinstance(node, ast.If):
+                other = "" if child in node.body else "not "
+                under = f"if {other}{ast.unparse(node.test)}: "
+            yield child, f"{function}: {under}{' '.join(ast.unparse(child).split())}"
+        inner = f"{child.name}" if isinstance(child, ast.FunctionDef) else function
+        yield from _statements(child, inner)
+
+
+def equivalents(known: Sequence[Mutant]) -> dict[Mutant, str]:
+    """The mutants that change no verdict, with the reason. Raises AssertionError for a row that is
+    of none of the `known`, or of several."""
+    reasons: dict[Mutant, str] = {}
+    for row in tomllib.loads(EQUIVALENT.read_text())["equivalent"]:
+        of_row = [one for one in known if one.file == row["file"] and row["text"] in one.text]
+        assert len(of_row) == 1, f"{row['file']}: {row['text']}: {len(of_row)} mutants"
+        reasons[of_row[0]] = row["because"]
+    return reasons
+
+
+def _logged(log: str) -> dict[tuple[str, str], str]:
+    """What noticed each mutant, "" if nothing did, by file and text."""
+    fates: dict[tuple[str, str], str] = {}
+    for line in Path(log).read_text().splitlines():
+        found = _LOGGED.match(line)
+        if found:
+            fate, file, text, by = found.groups()
+            fates[file, text] = by if fate == "noticed " else ""
+    return fates
 
 
 def _kind(node: ast.AST, file: str) -> str:
@@ -179,14 +223,17 @@ def _module(file: str) -> str:
 @dataclass(frozen=True, slots=True)
 class Judged:
     """A mutant with the cases (by number) and tests (by id, the quick ones first) that execute its
-    statement."""
+    statement. `before` is what noticed it in an earlier run."""
 
     mutant: Mutant
     cases: Sequence[int]
     tests: Sequence[str]
+    before: str = ""
 
 
-def judged(chosen: Sequence[Mutant], slowest: float) -> list[Judged]:
+def judged(
+    chosen: Sequence[Mutant], slowest: float, before: Mapping[tuple[str, str], str]
+) -> list[Judged]:
     """Runs all cases and tests once, unchanged: what does not execute a statement can not notice
     that it is gone. Tests that take longer than `slowest` seconds are left out. Raises
     AssertionError if one fails. In a process of its own."""
@@ -220,6 +267,7 @@ def judged(chosen: Sequence[Mutant], slowest: float) -> list[Judged]:
             mutant,
             sorted(by for by in by_number[number] if isinstance(by, int)),
             sorted(quick & by_number[number], key=seconds.__getitem__),
+            before.get((mutant.file, mutant.text), ""),
         )
         for mutant, number in numbers.items()
     ]
@@ -238,13 +286,24 @@ def fate(one: Judged) -> tuple[Judged, str]:
         sys.meta_path.insert(0, _Finder({mutant.file: _Change(mutant)}))
         if mutant.kind == "cover":
             _without_screen()
-        return one, _first_case(one.cases) or _first_test(one.tests)
+        return one, _as_before(one) or _first_case(one.cases) or _first_test(one.tests)
     except TimeoutError:
         return one, "time-out"
     except AssertionError as error:
         return one, f"assertion: {error}"
     except Exception as error:
         return one, f"{type(error).__name__}: {error}"
+
+
+def _as_before(one: Judged) -> str:
+    """What noticed the mutant in an earlier run, if it does again."""
+    from tests.support.verifier_cases import corpus
+
+    kind, _, name = one.before.partition(": ")
+    if kind == "case":
+        cases = corpus()
+        return _first_case([number for number in one.cases if cases[number].name == name])
+    return _first_test([nodeid for nodeid in one.tests if kind == "test" and nodeid == name])
 
 
 def _without_screen() -> None:
@@ -268,6 +327,8 @@ def _too_late(*_: object) -> None:
 def _first_case(numbers: Sequence[int] | None, now: list[Any] | None = None) -> str:
     """The first case, of those with these numbers, with another verdict than it should have; the
     number of each goes to `now`."""
+    if numbers is not None and not numbers:
+        return ""
     from pybpfvm.verifier.verify import Options, verify
     from tests.support.verifier_cases import corpus
     from tests.verifier.test_corpus import BUDGET_INSNS, disagreement
@@ -325,48 +386,82 @@ def _share(noticed: Counter[str], made: Counter[str]) -> str:
     return f"{seen} of {made.total()} ({100 * seen / max(made.total(), 1):.1f} %)"
 
 
-def main() -> int:
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="mutate", description=__doc__)
     parser.add_argument("-j", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--only", default="", help="mutants whose line has this text")
+    parser.add_argument("--again", metavar="LOG", help="but those noticed there")
+    parser.add_argument("--first", metavar="LOG", help="what noticed a mutant there is asked first")
     parser.add_argument("--sample", type=int, default=0, help="so many, chosen by --seed")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--slowest", type=float, default=1, help="seconds of a test that is asked")
     parser.add_argument("--allow", type=int, default=0, help="survivors that are no failure")
-    args = parser.parse_args()
-    chosen = [mutant for mutant in mutants() if args.only in str(mutant)]
+    return parser.parse_args()
+
+
+def _chosen(args: argparse.Namespace, known: Sequence[Mutant]) -> list[Mutant]:
+    chosen = [mutant for mutant in known if args.only in str(mutant)]
+    if args.again:
+        fates = _logged(args.again)
+        chosen = [one for one in chosen if not fates.get((one.file, one.text))]
     if args.sample:
         Random(args.seed).shuffle(chosen)
         chosen = chosen[: args.sample]
+    return chosen
+
+
+def main() -> int:
+    args = _arguments()
+    known = list(mutants())
+    reasons = equivalents(known)
+    chosen = _chosen(args, known)
     start = time.monotonic()
     made: Counter[str] = Counter()
     noticed: Counter[str] = Counter()
+    equivalent: Counter[str] = Counter()
     survivors: list[Judged] = []
+    wrong: list[Mutant] = []
     with get_context("fork").Pool(args.j, maxtasksperchild=1) as pool:
-        jobs = pool.apply(judged, (chosen, args.slowest))
+        jobs = pool.apply(judged, (chosen, args.slowest, _logged(args.first) if args.first else {}))
         print(f"which run what: {time.monotonic() - start:.0f} s", flush=True)
         for one, by in pool.imap_unordered(fate, jobs, chunksize=1):
-            made[one.mutant.kind] += 1
-            noticed[one.mutant.kind] += bool(by)
-            if not by:
+            mutant = one.mutant
+            made[mutant.kind] += 1
+            noticed[mutant.kind] += bool(by)
+            because = reasons.get(mutant, "")
+            if by and because:
+                wrong.append(mutant)
+            elif because:
+                equivalent[mutant.kind] += 1
+                by = f"equivalent, because {because}"
+            elif not by:
                 survivors.append(one)
-            print(f"{'survives' if not by else 'noticed '} {one.mutant}  [{by}]", flush=True)
-    print(f"\n{'kind':10} {'mutants':>8} {'noticed':>8}")
+            print(
+                f"{'noticed ' if by and not because else 'survives'} {mutant}  [{by}]", flush=True
+            )
+    print(f"\n{'kind':10} {'mutants':>8} {'noticed':>8} {'equivalent':>11}")
     for kind in sorted(made):
-        print(f"{kind:10} {made[kind]:8} {noticed[kind]:8}")
-    print(f"all: {_share(noticed, made)}")
+        print(f"{kind:10} {made[kind]:8} {noticed[kind]:8} {equivalent[kind]:11}")
+    print(f"all: {_share(noticed, made)}, {equivalent.total()} equivalent")
     print(f"{time.monotonic() - start:.0f} s")
-    if not args.only and not args.sample:
+    if args.again and not args.only and not args.sample:
+        before = Counter(one.kind for one in known if one not in chosen)
+        made, noticed = made + before, noticed + before
+        print(f"with those noticed before: {_share(noticed, made)}")
+    if made.total() == len(known):
         gaps = Counter({"gap": made["gap"]})
         rows = [
             (_RULES, _share(noticed, made - gaps)),
+            ("of the others, can not change a verdict", str((equivalent - gaps).total())),
             ("features without rules not named, noticed by a test", _share(noticed, gaps)),
         ]
         keep("mutate", "make mutate", rows)
     for one in sorted(survivors, key=lambda one: (one.mutant.file, one.mutant.line)):
         asked = f"{len(one.cases)} cases, {len(one.tests)} tests"
         print(f"survives: {one.mutant}  [{asked} execute it]")
-    return 1 if len(survivors) > args.allow else 0
+    for mutant in wrong:
+        print(f"listed as equivalent, but noticed: {mutant}")
+    return 1 if wrong or len(survivors) > args.allow else 0
 
 
 if __name__ == "__main__":

@@ -288,6 +288,45 @@ here:
     assert isinstance(judged(code, {"it": {"size": 23}}), Rejected)
 
 
+def test_a_path_that_copied_from_elsewhere_is_not_taken_for_explored() -> None:
+    code = """
+  r6 = r1
+  r7 = *(u64 *)(r6 + 0)
+  r8 = r10
+  r8 += -16
+  *(u64 *)(r10 - 8) = 0
+  *(u64 *)(r10 - 16) = 0
+  call get_prandom_u32
+  r1 = r8
+  r2 = 16
+  r3 = r7
+  if r0 > 7 goto other
+  call copy_from_user
+  goto join
+other:
+  r3 += {off}
+  call copy_from_user
+join:
+  call get_prandom_u32
+  r1 = 1
+  r2 = 2
+  r3 = 3
+  r4 = 4
+  r5 = 5
+  if r0 == 9 goto +0
+  if r0 == 10 goto +0
+  r3 = *(u64 *)(r10 - 16)
+  r3 += 9
+  r1 = r8
+  r2 = 8
+  call copy_from_user
+  r0 = 0
+  exit
+"""
+    assert isinstance(judged(code.format(off=0), NESTED), Accepted)
+    assert isinstance(judged(code.format(off=8), NESTED), Rejected)
+
+
 def test_a_program_that_overwrites_its_token_is_not_judged() -> None:
     code = "r2 = 0\n*(u64 *)(r1 + 0) = r2\nr0 = 0\nexit"
     verdict = judged(code, IT, "iouring-v2")

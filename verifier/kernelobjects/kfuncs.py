@@ -63,7 +63,7 @@ _UNDER_LOCK = frozenset({"bpf_iter_num_new", "bpf_iter_num_next", "bpf_iter_num_
 _MAX_ARGS = 5
 _MAX_STRUCT_DEPTH = 4
 _MARKS = ("__sz", "__szk", "__k", "__ign", "__nullable", "__opt", "__str", "__map", "__alloc")
-_PLAIN_MARKS = frozenset({"__ign", "__nullable", "__sz", "__opt", "__k", ""})
+_PLAIN_MARKS = frozenset({"__ign", "__sz", "__k", ""})
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,6 @@ class _Call:
     args: tuple[_Arg, ...]
     return_id: int
     released: int = 0
-    reference: int = 0
     after: list[Callable[[], None]] = field(default_factory=list)
 
     @property
@@ -230,9 +229,7 @@ def _check_pointer(call: _Call, number: int, arg: _Arg, target: int, *, sized: b
     reg = call.state.frame.regs[number]
     flags = call.kfunc.flags
     needs_trust = bool(flags & (Kf.TRUSTED_ARGS | Kf.RELEASE))
-    nullable = arg.mark == "__nullable"
-    if (needs_trust or flags & Kf.RCU) and not nullable and (is_null(reg) or reg.type in NON_NULL):
-        mark_precise(reg)
+    if (needs_trust or flags & Kf.RCU) and (is_null(reg) or reg.type in NON_NULL):
         raise Refused(
             Rule.POSSIBLY_NULL,
             f"Possibly NULL pointer passed to trusted arg{number - 1}",
@@ -240,17 +237,10 @@ def _check_pointer(call: _Call, number: int, arg: _Arg, target: int, *, sized: b
             suggestion=f"compare r{number} with 0 first",
             culprit=reg,
         )
-    if reg.ref_id:
-        if flags & Kf.RELEASE and call.reference:
-            raise unsupported(f"several references as arguments of {call.name}")
-        call.reference = reg.ref_id
     pointee = call.btf.type(target)
     struct = isinstance(pointee, Struct | Union)
     if struct and struct_name(call.btf, target) == call.env.profile.ctx_name:
         _check_ctx(call, reg, number)
-        return
-    if nullable and is_null(reg):
-        mark_precise(reg)
         return
     if reg.type is BTF_ID:
         _check_object(call, reg, number, target, struct=struct)
@@ -330,8 +320,7 @@ def _check_object(call: _Call, reg: Reg, number: int, target: int, *, struct: bo
             culprit=reg,
         )
     if flags & Kf.RELEASE and reg.ref_id:
-        if all(held != reg.ref_id for held, _ in call.state.refs):
-            raise unsupported("a release of what is not held")
+        assert any(held == reg.ref_id for held, _ in call.state.refs), "a copy outlived its object"
         call.released = reg.ref_id
 
 
@@ -352,9 +341,6 @@ def _check_memory(call: _Call, reg: Reg, number: int, target: int, *, sized: boo
     if reg.type in PACKET_TYPES or reg.type in NON_NULL:
         raise unsupported(f"{reg.type.value} as memory argument of the kfunc {call.name}")
     if not sized:
-        if is_null(reg):
-            mark_precise(reg)
-            return
         call.after += memory_argument(env, state, call.pc, call.name, number, call.btf.size(target))
         return
     size = state.frame.regs[number + 1]

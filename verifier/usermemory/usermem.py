@@ -210,7 +210,6 @@ def check_copy(
         _unproven(env, pc, number, origin, block, "how far into it is not followed", writes)
         return
     mark_precise(off)
-    mark_precise(size)
     low, high = off.var.smin, off.var.smax
     least, most = max(size.var.umin, 1), size.var.umax
     if low >= 0 and high + most <= block.size:
