@@ -339,6 +339,32 @@ def test_a_trap_in_a_loop(profile: str) -> None:
     assert "Trap" in str(outcome["seen"])
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+def test_helpers_that_read_user_memory_see_what_requests_wrote(profile: str) -> None:
+    def scenario(table: Table) -> None:
+        table.ring.world.add_file("data", bytes(range(250)))
+        buffer = table.ring.user.alloc(8)
+        table.args(20, table.ring.world.open("data", os.O_RDONLY), buffer.addr)
+        table.submit("peeks")
+        table.idle()
+        table.args(0, 0, 0)
+
+    out = compare(scenario, profile, least=19)["out"]
+    assert isinstance(out, list)
+    wanted = [int.from_bytes(range(8 * run, 8 * run + 8), "little") for run in range(1, 21)]
+    assert out[9:29] == wanted
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_helper_called_from_many_places(profile: str) -> None:
+    def scenario(table: Table) -> int:
+        table.args(3)
+        table.submit("talks")
+        return len(table.ring.trace)
+
+    assert compare(scenario, profile, least=3)["extra"] == 3 * 270
+
+
 @contextmanager
 def looping(profile: str, **options: Any) -> Iterator[Table]:
     """A ring of its own on which programs loop."""
