@@ -481,6 +481,110 @@ def test_submit_does_not_wait() -> None:
         table.ring.wait_cqe(_TIMEOUT_NS)
 
 
+_READ = 22
+_BLOCK = b"8 bytes."
+
+
+def test_a_wait_ends_in_time_though_its_loop_is_served() -> None:
+    with looping("v3") as table:
+        read_end, write_end = table.ring.world.pipe()
+        buffer = table.ring.user.alloc(8)
+        table.args(read_end, 0, _READ, buffer.addr, 1 << 40, 0)
+        os.write(write_end, _BLOCK)
+        table.submit("transfers")  # compiles
+        enough = threading.Event()
+
+        def serve() -> None:
+            limit = time.monotonic() + 5
+            while not enough.is_set() and time.monotonic() < limit:
+                os.write(write_end, _BLOCK)
+                time.sleep(0.001)
+
+        server = threading.Thread(target=serve)
+        server.start()
+        for timeout_ns in (100_000_000, 1_000_000, 30_000_000):
+            before = table.looped
+            began = time.monotonic()
+            with pytest.raises(TimeoutError):
+                table.ring.wait_cqe(timeout_ns)
+            assert timeout_ns / 1e9 <= time.monotonic() - began < timeout_ns / 1e9 + 1
+            assert table.looped > before or timeout_ns < 2_000_000
+        enough.set()
+        server.join()
+
+
+@pytest.mark.parametrize("engine", ["jit", "interp"])
+@pytest.mark.parametrize("timeout_ns", [1_000_000, 100_000_000])
+def test_a_wait_ends_in_time_though_programs_run_and_run(engine: str, timeout_ns: int) -> None:
+    with looping("v3", engine=engine, budgets=Budgets(max_runs=1 << 40)) as table:
+        table.args(4, 3, 1)
+        table.submit("nops")  # compiles
+        table.ring.reap()
+        table.args(4, 1 << 40, 1)
+        core = table.ring.core
+        entry = table.ring.get_sqe()
+        entry.prep_bpf(0)
+        core.queue(entry.pack())
+        assert core._submitter.take(core.sq, core.sq.publish()) == 1  # to run when the host waits
+        for _ in range(3):
+            before = _out(table, 0)
+            began = time.monotonic()
+            with pytest.raises(TimeoutError):
+                table.ring.wait_cqe(timeout_ns)
+            assert time.monotonic() - began < timeout_ns / 1e9 + 2
+            assert _out(table, 0) > before
+        began = time.monotonic()
+        assert not table.ring.run_until_idle(timeout_ns)
+        assert time.monotonic() - began < timeout_ns / 1e9 + 2
+
+
+def test_a_wait_ends_when_its_queue_has_enough_though_the_loop_is_served() -> None:
+    """The program goes on at once with CQ 1 when it posts to CQ 0, for which the host waits."""
+    with looping("v3") as table:
+        read_end, write_end = table.ring.world.pipe()
+        buffer = table.ring.user.alloc(8)
+        table.args(read_end, 0, _READ, buffer.addr, 1 << 40, 40)
+        os.write(write_end, _BLOCK)
+        table.submit("transfers")  # compiles
+        enough = threading.Event()
+
+        def serve() -> None:
+            os.write(write_end, 60 * _BLOCK)
+            limit = time.monotonic() + 5
+            while not enough.is_set() and time.monotonic() < limit:
+                os.write(write_end, _BLOCK)
+                time.sleep(0.001)
+
+        server = threading.Thread(target=serve)
+        server.start()
+        began = time.monotonic()
+        assert table.ring.wait_cqe().user_data == 5
+        assert time.monotonic() - began < 3
+        enough.set()
+        server.join()
+
+
+def test_closing_a_ring_with_a_loop_s_requests_in_flight() -> None:
+    for end in ("close", "unregister"):
+        with looping("v3") as table:
+            read_end, write_end = table.ring.world.pipe()
+            buffer = table.ring.user.alloc(8)
+            table.args(read_end, 0, _READ, buffer.addr, 1000)
+            os.write(write_end, _BLOCK)
+            table.submit("transfers")
+            with pytest.raises(TimeoutError):
+                table.ring.wait_cqe(20_000_000)
+            backend = table.ring.core.backend
+            assert table.looped > 0
+            assert backend.in_flight() == 2  # the program's, and its read
+            if end == "unregister":
+                os.write(write_end, _BLOCK)
+                table.ring.core.unregister_bpf()  # what runs no more has ended
+                assert [pair(cqe) for cqe in table.ring.reap()] == [(7, -errno.EAGAIN)]
+                assert backend.in_flight() == 0
+        assert backend.in_flight() == 0
+
+
 def test_what_the_kernel_does_not_take_ends_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """io_uring_enter fails, for compiled code and for Python: the requests are -EAGAIN."""
 

@@ -124,7 +124,7 @@ class Stop(IntEnum):
     NO_CHANGE = 8  # runs in a row changed nothing
 
 
-_TURN_NS = 10_000_000  # of a loop, after which signals and other threads get their turn
+TURN_NS = 10_000_000  # of a loop, after which signals and other threads get their turn
 WAIT_BY_FIELDS = (1 << 64) - 1
 OPCODE_SHIFT = 48
 _PYTHONS = 1 << 63
@@ -199,16 +199,16 @@ class Direct:
         self._lent = [False] * cqs
         memory.on_free(self._freed)
 
-    def begin(self, watched: Container[int], sleep_ns: int) -> None:
-        """Compiled code is about to start. Posting to `watched` CQs ends its loop, and it may
-        sleep for so long at a time, 0: not at all."""
+    def begin(self, watched: Container[int], sleep_ns: int, turn_ns: int = TURN_NS) -> None:
+        """Compiled code is about to start. Posting to `watched` CQs ends its loop, as does the end
+        of its turn; within that it may sleep for so long at a time, 0: not at all."""
         words = self.words
         words[Word.STOP] = words[Word.RUNS] = words[Word.CHANGES] = words[Word.SEEN] = 0
         words[Word.MOVED] = 0
         words[Word.CARE] &= ~Care.HELD
         words[Word.MAY_SLEEP] = sleep_ns > 0
         words[Word.LOOKS] = LOOK_RUNS
-        words[Word.DEADLINE] = time.monotonic_ns() + _TURN_NS
+        words[Word.DEADLINE] = time.monotonic_ns() + turn_ns
         abi.TIMESPEC.pack_into(self._wait_arg, abi.GETEVENTS_ARG.size, 0, sleep_ns)
         for index in range(self._cqs):
             self._queues[_QUEUE_WORDS * index + Queue.WATCHED] = index in watched
