@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -22,9 +23,11 @@ from typing import Any
 
 import pytest
 
+from pybpfvm.bits import U64
 from pybpfvm.errors import RingHang, Trap
-from pybpfvm.session import Budgets, LoadedObject, Machine, Ring
+from pybpfvm.session import Block, Budgets, LoadedObject, Machine, Ring
 from pybpfvm.session.ring import BackendName
+from pybpfvm.uring_backend.kernel import loop as kernel_loop
 from pybpfvm.uring_backend.kernel.direct import Word
 from pybpfvm.uring_backend.kernel.sysring import SysRing
 from pybpfvm.uring_backend.kernel.world import KernelWorld
@@ -35,6 +38,7 @@ pytestmark = pytest.mark.kernel_ring
 DATA = Path(__file__).resolve().parents[1] / "data" / "loops"
 PROFILES = ("v2", "v3")
 _TIMEOUT_NS = 10_000_000_000
+_HIGH_FD = 1500  # beyond the bitmap of loops
 
 
 @dataclass
@@ -482,7 +486,120 @@ def test_submit_does_not_wait() -> None:
 
 
 _READ = 22
+_READ_FIXED = 4
+_FIXED_FILE = 1
 _BLOCK = b"8 bytes."
+
+
+@contextmanager
+def during_a_sleep(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    fd: int | None = None,
+    flags: int = 0,
+    opcode: int = _READ,
+    fixed: bool = False,
+) -> Iterator[tuple[Table, Block, int, int, Callable[[Callable[[], object]], int]]]:
+    """(table, buffer, read end, write end, play) around a program that reads a pipe for ever.
+
+    `play` waits in a loop that does not look up for long; another thread feeds it and calls what
+    it is given while the loop sleeps, then feeds it twice more: the last result of a read. A pipe
+    is `fd` if that is given (it must be free); `fixed`: file and buffer are registered, as 0.
+    """
+    with looping("v3") as table, ExitStack() as after:
+        ring = table.ring
+        world = ring.world
+        assert isinstance(world, KernelWorld)
+        read_end, write_end = os.pipe()
+        if fd is not None:
+            os.dup2(read_end, fd)
+            os.close(read_end)
+            read_end = fd
+        world.adopt(read_end)
+        after.callback(os.close, write_end)
+        buffer = ring.user.alloc(8)
+        if fixed:
+            ring.core.register_files([read_end])
+            ring.core.register_buffers([(buffer.addr, 8)])
+        named = 0 if flags & _FIXED_FILE else read_end
+        table.args(named, flags, opcode, buffer.addr, 1000, 0)
+        os.write(write_end, _BLOCK)
+        table.submit("transfers")  # compiles
+        monkeypatch.setattr(kernel_loop, "TURN_NS", 5_000_000_000)
+        monkeypatch.setattr(kernel_loop, "_SLEEP_NS", 5_000_000_000)
+
+        def play(change: Callable[[], object]) -> int:
+            def feed() -> None:
+                for _ in range(10):
+                    before = _out(table, 0)
+                    os.write(write_end, _BLOCK)
+                    limit = time.monotonic() + 5
+                    while _out(table, 0) == before and time.monotonic() < limit:
+                        time.sleep(0.0005)
+                change()
+                with suppress(BrokenPipeError):
+                    for _ in range(2):
+                        os.write(write_end, _BLOCK)
+                        time.sleep(0.005)
+
+            server = threading.Thread(target=feed)
+            server.start()
+            with suppress(TimeoutError):
+                ring.wait_cqe(500_000_000)
+            server.join()
+            assert table.looped > 10
+            return (_out(table, 1) & 0xFFFF_FFFF ^ 1 << 31) - (1 << 31)
+
+        yield table, buffer, read_end, write_end, play
+
+
+def test_a_descriptor_closed_during_a_sleep_is_no_longer_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its number is the process's own by then."""
+    with during_a_sleep(monkeypatch) as (table, buffer, read_end, _, play):
+        ours, writer = os.pipe()
+        os.write(writer, b"SECRET!!")
+
+        def change() -> None:
+            table.ring.world.close(read_end)
+            os.dup2(ours, read_end)
+
+        assert play(change) == -errno.EBADF
+        assert buffer.read() == _BLOCK
+        assert os.read(ours, 8) == b"SECRET!!"
+        for fd in (ours, writer, read_end):
+            os.close(fd)
+
+
+def test_a_block_freed_during_a_sleep_is_no_longer_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by requests, nor by the user copies of compiled code."""
+    with during_a_sleep(monkeypatch) as (table, buffer, _, _, play):
+        assert play(buffer.free) == -errno.EFAULT
+        assert _out(table, 2) == -errno.EFAULT & U64
+
+
+@pytest.mark.parametrize("opcode", [_READ, _READ_FIXED])
+def test_registered_files_and_buffers_in_loops(
+    monkeypatch: pytest.MonkeyPatch, opcode: int
+) -> None:
+    """The ring has its own hold on them: closing the descriptor changes nothing, taking them
+    back does."""
+    options: dict[str, Any] = {"flags": _FIXED_FILE, "opcode": opcode, "fixed": True}
+    with during_a_sleep(monkeypatch, **options) as (table, buffer, read_end, _, play):
+        assert play(lambda: table.ring.world.close(read_end)) == 8
+        assert buffer.read() == _BLOCK
+    with during_a_sleep(monkeypatch, **options) as (table, _, _, _, play):
+        assert play(table.ring.core.unregister_files) == -errno.EBADF
+
+
+def test_a_descriptor_beyond_those_that_loops_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes the long way, until it is closed."""
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[0] <= _HIGH_FD:
+        pytest.skip(f"descriptors end before {_HIGH_FD}")
+    with during_a_sleep(monkeypatch, fd=_HIGH_FD) as (table, _, read_end, _, play):
+        assert play(lambda: None) == 8
+        assert play(lambda: table.ring.world.close(read_end)) == -errno.EBADF
 
 
 def test_a_wait_ends_in_time_though_its_loop_is_served() -> None:
