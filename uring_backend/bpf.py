@@ -139,9 +139,16 @@ class BpfRequests:
         request.started = True
         self._queue.append(request)
 
-    def run_all(self) -> None:
-        """Process task work until there is none. Raises RingHang for a live-lock or when the
-        budget is used up, and whatever a program raises; queued requests stay queued."""
+    @property
+    def queued(self) -> bool:
+        """Whether there is task work."""
+        return bool(self._queue)
+
+    def run_all(self, deadline_ns: int | None = None) -> None:
+        """Process task work until there is none, or `deadline_ns` of the backend's clock has come.
+
+        Raises RingHang for a live-lock or when the budget is used up, and whatever a program
+        raises; queued requests stay queued."""
         began_ns = time.monotonic_ns()
         while self._queue:
             request = self._queue[0]
@@ -156,8 +163,12 @@ class BpfRequests:
             self._runs_left -= 1
             self._run(request)
             self._submitter.drain()
-            if self._queue:
-                self._watch(request)
+            if not self._queue or (deadline_ns is not None and self._left(deadline_ns) <= 0):
+                return
+            self._watch(request, deadline_ns)
+
+    def _left(self, deadline_ns: int) -> int:
+        return deadline_ns - self._backend.now_ns()
 
     def _check_budget(self, request: BpfRequest, began_ns: int) -> None:
         """Raise RingHang instead of another run when there were too many, or for too long."""
@@ -375,7 +386,7 @@ class BpfRequests:
         self._seen_activity = self._submitter.activity
         self._cqs.new_epoch()
 
-    def _watch(self, request: BpfRequest) -> None:
+    def _watch(self, request: BpfRequest, deadline_ns: int | None) -> None:
         """Runs that change nothing, over and over, are a live-lock unless time can end it."""
         if self._submitter.activity != self._seen_activity:
             self._changed()
@@ -394,9 +405,14 @@ class BpfRequests:
             return
         # A program may poll: let time pass for it, if anything can still happen.
         if self._backend.can_progress():
-            self._backend.wait(self._budgets.idle_timeout_ns)
+            patience_ns = self._budgets.idle_timeout_ns
+            if deadline_ns is not None:
+                patience_ns = max(min(patience_ns, self._left(deadline_ns)), 0)
+            self._backend.wait(patience_ns)
             if self._submitter.drain():
                 self._changed()
+                return
+            if deadline_ns is not None and self._left(deadline_ns) <= 0:
                 return
         name = self._runner.name(request.program)
         raise RingHang(

@@ -394,9 +394,9 @@ class Ring:
         self.cqs.flush_backlog()
         self._submitter.settle()
 
-    def _work(self) -> None:
+    def _work(self, deadline_ns: int | None = None) -> None:
         self._submitter.drain()
-        self._bpf.run_all()
+        self._bpf.run_all(deadline_ns)
 
     def _until(self, done: Callable[[], bool], deadline_ns: int | None, cq: int) -> _Stop:
         """Work until `done`, which looks at `cq`, or whatever else ends it; `deadline_ns` is of
@@ -411,13 +411,17 @@ class Ring:
         idle_ns = self.budgets.idle_timeout_ns
         patience_ns = idle_ns
         began = last_event = time.monotonic_ns()
+        # Without time to wait this looks once: as at a submission, programs run as they like.
+        polls = deadline_ns is not None and deadline_ns <= self.backend.now_ns()
         for _ in range(self.budgets.max_events):
             if self._loop is not None:
                 left_ns = None if deadline_ns is None else deadline_ns - self.backend.now_ns()
                 self._loop.waits(cq, left_ns)
-            self._work()
+            self._work(None if polls else deadline_ns)
             if done():
                 return _Stop.DONE
+            if self._bpf.queued:  # the deadline came while programs ran
+                return _Stop.LATE
             if not self.backend.can_progress():
                 if self._submitter.drain():
                     continue

@@ -49,6 +49,7 @@ class Looping:
         self._compiled = compiled
         self._context = context
         self._units: dict[int, Unit] = {}
+        self._issuing: dict[str, HelperImpl] = {}  # by name: an engine holds few callees
         slow = {native: _implementation(name) for name, native in NATIVE.items()}
         self._code = RingCode(state, thunks, loop.direct.addr, slow, loop.interrupted, loop.sync)
         loop.address = self._address
@@ -86,7 +87,9 @@ class Looping:
         if native is not None:
             return self._code.entries[native]
         if helper.name in _READ_USER:
-            return self._issued(_implementation(helper.name))
+            if helper.name not in self._issuing:
+                self._issuing[helper.name] = self._issued(_implementation(helper.name))
+            return self._issuing[helper.name]
         return self._ordinary(helper)
 
     def _issued(self, helper: HelperImpl) -> HelperImpl:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -22,9 +23,11 @@ from typing import Any
 
 import pytest
 
+from pybpfvm.bits import U64
 from pybpfvm.errors import RingHang, Trap
-from pybpfvm.session import Budgets, LoadedObject, Machine, Ring
+from pybpfvm.session import Block, Budgets, LoadedObject, Machine, Ring
 from pybpfvm.session.ring import BackendName
+from pybpfvm.uring_backend.kernel import loop as kernel_loop
 from pybpfvm.uring_backend.kernel.direct import Word
 from pybpfvm.uring_backend.kernel.sysring import SysRing
 from pybpfvm.uring_backend.kernel.world import KernelWorld
@@ -35,6 +38,7 @@ pytestmark = pytest.mark.kernel_ring
 DATA = Path(__file__).resolve().parents[1] / "data" / "loops"
 PROFILES = ("v2", "v3")
 _TIMEOUT_NS = 10_000_000_000
+_HIGH_FD = 1500  # beyond the bitmap of loops
 
 
 @dataclass
@@ -339,6 +343,32 @@ def test_a_trap_in_a_loop(profile: str) -> None:
     assert "Trap" in str(outcome["seen"])
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+def test_helpers_that_read_user_memory_see_what_requests_wrote(profile: str) -> None:
+    def scenario(table: Table) -> None:
+        table.ring.world.add_file("data", bytes(range(250)))
+        buffer = table.ring.user.alloc(8)
+        table.args(20, table.ring.world.open("data", os.O_RDONLY), buffer.addr)
+        table.submit("peeks")
+        table.idle()
+        table.args(0, 0, 0)
+
+    out = compare(scenario, profile, least=19)["out"]
+    assert isinstance(out, list)
+    wanted = [int.from_bytes(range(8 * run, 8 * run + 8), "little") for run in range(1, 21)]
+    assert out[9:29] == wanted
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_helper_called_from_many_places(profile: str) -> None:
+    def scenario(table: Table) -> int:
+        table.args(3)
+        table.submit("talks")
+        return len(table.ring.trace)
+
+    assert compare(scenario, profile, least=3)["extra"] == 3 * 270
+
+
 @contextmanager
 def looping(profile: str, **options: Any) -> Iterator[Table]:
     """A ring of its own on which programs loop."""
@@ -453,6 +483,223 @@ def test_submit_does_not_wait() -> None:
             table.ring.wait_cqe(1_000_000)
         os.close(write_end)
         table.ring.wait_cqe(_TIMEOUT_NS)
+
+
+_READ = 22
+_READ_FIXED = 4
+_FIXED_FILE = 1
+_BLOCK = b"8 bytes."
+
+
+@contextmanager
+def during_a_sleep(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    fd: int | None = None,
+    flags: int = 0,
+    opcode: int = _READ,
+    fixed: bool = False,
+) -> Iterator[tuple[Table, Block, int, int, Callable[[Callable[[], object]], int]]]:
+    """(table, buffer, read end, write end, play) around a program that reads a pipe for ever.
+
+    `play` waits in a loop that does not look up for long; another thread feeds it and calls what
+    it is given while the loop sleeps, then feeds it twice more: the last result of a read. A pipe
+    is `fd` if that is given (it must be free); `fixed`: file and buffer are registered, as 0.
+    """
+    with looping("v3") as table, ExitStack() as after:
+        ring = table.ring
+        world = ring.world
+        assert isinstance(world, KernelWorld)
+        read_end, write_end = os.pipe()
+        if fd is not None:
+            os.dup2(read_end, fd)
+            os.close(read_end)
+            read_end = fd
+        world.adopt(read_end)
+        after.callback(os.close, write_end)
+        buffer = ring.user.alloc(8)
+        if fixed:
+            ring.core.register_files([read_end])
+            ring.core.register_buffers([(buffer.addr, 8)])
+        named = 0 if flags & _FIXED_FILE else read_end
+        table.args(named, flags, opcode, buffer.addr, 1000, 0)
+        os.write(write_end, _BLOCK)
+        table.submit("transfers")  # compiles
+        monkeypatch.setattr(kernel_loop, "TURN_NS", 5_000_000_000)
+        monkeypatch.setattr(kernel_loop, "_SLEEP_NS", 5_000_000_000)
+
+        def play(change: Callable[[], object]) -> int:
+            def feed() -> None:
+                for _ in range(10):
+                    before = _out(table, 0)
+                    os.write(write_end, _BLOCK)
+                    limit = time.monotonic() + 5
+                    while _out(table, 0) == before and time.monotonic() < limit:
+                        time.sleep(0.0005)
+                change()
+                with suppress(BrokenPipeError):
+                    for _ in range(2):
+                        os.write(write_end, _BLOCK)
+                        time.sleep(0.005)
+
+            server = threading.Thread(target=feed)
+            server.start()
+            with suppress(TimeoutError):
+                ring.wait_cqe(500_000_000)
+            server.join()
+            assert table.looped > 10
+            return (_out(table, 1) & 0xFFFF_FFFF ^ 1 << 31) - (1 << 31)
+
+        yield table, buffer, read_end, write_end, play
+
+
+def test_a_descriptor_closed_during_a_sleep_is_no_longer_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its number is the process's own by then."""
+    with during_a_sleep(monkeypatch) as (table, buffer, read_end, _, play):
+        ours, writer = os.pipe()
+        os.write(writer, b"SECRET!!")
+
+        def change() -> None:
+            table.ring.world.close(read_end)
+            os.dup2(ours, read_end)
+
+        assert play(change) == -errno.EBADF
+        assert buffer.read() == _BLOCK
+        assert os.read(ours, 8) == b"SECRET!!"
+        for fd in (ours, writer, read_end):
+            os.close(fd)
+
+
+def test_a_block_freed_during_a_sleep_is_no_longer_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by requests, nor by the user copies of compiled code."""
+    with during_a_sleep(monkeypatch) as (table, buffer, _, _, play):
+        assert play(buffer.free) == -errno.EFAULT
+        assert _out(table, 2) == -errno.EFAULT & U64
+
+
+@pytest.mark.parametrize("opcode", [_READ, _READ_FIXED])
+def test_registered_files_and_buffers_in_loops(
+    monkeypatch: pytest.MonkeyPatch, opcode: int
+) -> None:
+    """The ring has its own hold on them: closing the descriptor changes nothing, taking them
+    back does."""
+    options: dict[str, Any] = {"flags": _FIXED_FILE, "opcode": opcode, "fixed": True}
+    with during_a_sleep(monkeypatch, **options) as (table, buffer, read_end, _, play):
+        assert play(lambda: table.ring.world.close(read_end)) == 8
+        assert buffer.read() == _BLOCK
+    with during_a_sleep(monkeypatch, **options) as (table, _, _, _, play):
+        assert play(table.ring.core.unregister_files) == -errno.EBADF
+
+
+def test_a_descriptor_beyond_those_that_loops_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes the long way, until it is closed."""
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[0] <= _HIGH_FD:
+        pytest.skip(f"descriptors end before {_HIGH_FD}")
+    with during_a_sleep(monkeypatch, fd=_HIGH_FD) as (table, _, read_end, _, play):
+        assert play(lambda: None) == 8
+        assert play(lambda: table.ring.world.close(read_end)) == -errno.EBADF
+
+
+def test_a_wait_ends_in_time_though_its_loop_is_served() -> None:
+    with looping("v3") as table:
+        read_end, write_end = table.ring.world.pipe()
+        buffer = table.ring.user.alloc(8)
+        table.args(read_end, 0, _READ, buffer.addr, 1 << 40, 0)
+        os.write(write_end, _BLOCK)
+        table.submit("transfers")  # compiles
+        enough = threading.Event()
+
+        def serve() -> None:
+            limit = time.monotonic() + 5
+            while not enough.is_set() and time.monotonic() < limit:
+                os.write(write_end, _BLOCK)
+                time.sleep(0.001)
+
+        server = threading.Thread(target=serve)
+        server.start()
+        for timeout_ns in (100_000_000, 1_000_000, 30_000_000):
+            before = table.looped
+            began = time.monotonic()
+            with pytest.raises(TimeoutError):
+                table.ring.wait_cqe(timeout_ns)
+            assert timeout_ns / 1e9 <= time.monotonic() - began < timeout_ns / 1e9 + 1
+            assert table.looped > before or timeout_ns < 2_000_000
+        enough.set()
+        server.join()
+
+
+@pytest.mark.parametrize("engine", ["jit", "interp"])
+@pytest.mark.parametrize("timeout_ns", [1_000_000, 100_000_000])
+def test_a_wait_ends_in_time_though_programs_run_and_run(engine: str, timeout_ns: int) -> None:
+    with looping("v3", engine=engine, budgets=Budgets(max_runs=1 << 40)) as table:
+        table.args(4, 3, 1)
+        table.submit("nops")  # compiles
+        table.ring.reap()
+        table.args(4, 1 << 40, 1)
+        core = table.ring.core
+        entry = table.ring.get_sqe()
+        entry.prep_bpf(0)
+        core.queue(entry.pack())
+        assert core._submitter.take(core.sq, core.sq.publish()) == 1  # to run when the host waits
+        for _ in range(3):
+            before = _out(table, 0)
+            began = time.monotonic()
+            with pytest.raises(TimeoutError):
+                table.ring.wait_cqe(timeout_ns)
+            assert time.monotonic() - began < timeout_ns / 1e9 + 2
+            assert _out(table, 0) > before
+        began = time.monotonic()
+        assert not table.ring.run_until_idle(timeout_ns)
+        assert time.monotonic() - began < timeout_ns / 1e9 + 2
+
+
+def test_a_wait_ends_when_its_queue_has_enough_though_the_loop_is_served() -> None:
+    """The program goes on at once with CQ 1 when it posts to CQ 0, for which the host waits."""
+    with looping("v3") as table:
+        read_end, write_end = table.ring.world.pipe()
+        buffer = table.ring.user.alloc(8)
+        table.args(read_end, 0, _READ, buffer.addr, 1 << 40, 40)
+        os.write(write_end, _BLOCK)
+        table.submit("transfers")  # compiles
+        enough = threading.Event()
+
+        def serve() -> None:
+            os.write(write_end, 60 * _BLOCK)
+            limit = time.monotonic() + 5
+            while not enough.is_set() and time.monotonic() < limit:
+                os.write(write_end, _BLOCK)
+                time.sleep(0.001)
+
+        server = threading.Thread(target=serve)
+        server.start()
+        began = time.monotonic()
+        assert table.ring.wait_cqe().user_data == 5
+        assert time.monotonic() - began < 3
+        enough.set()
+        server.join()
+
+
+def test_closing_a_ring_with_a_loop_s_requests_in_flight() -> None:
+    for end in ("close", "unregister"):
+        with looping("v3") as table:
+            read_end, write_end = table.ring.world.pipe()
+            buffer = table.ring.user.alloc(8)
+            table.args(read_end, 0, _READ, buffer.addr, 1000)
+            os.write(write_end, _BLOCK)
+            table.submit("transfers")
+            with pytest.raises(TimeoutError):
+                table.ring.wait_cqe(20_000_000)
+            backend = table.ring.core.backend
+            assert table.looped > 0
+            assert backend.in_flight() == 2  # the program's, and its read
+            if end == "unregister":
+                os.write(write_end, _BLOCK)
+                table.ring.core.unregister_bpf()  # what runs no more has ended
+                assert [pair(cqe) for cqe in table.ring.reap()] == [(7, -errno.EAGAIN)]
+                assert backend.in_flight() == 0
+        assert backend.in_flight() == 0
 
 
 def test_what_the_kernel_does_not_take_ends_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -228,7 +228,7 @@ class KernelBackend:
 
     def direct(self, cqs: int) -> Direct:
         """Tables for compiled code that uses the real ring itself, below a ring with `cqs` CQs."""
-        return Direct(self._memory, self._ring, self._guard, cqs)
+        return Direct(self._memory, self._ring, self.world, cqs)
 
     def adopt(self, token: int, opcode: int) -> None:
         """A request that compiled code issued is in flight: from now on it is one like others."""

@@ -21,8 +21,8 @@ from pybpfvm.bits import U32, align_up
 from pybpfvm.memory import AddressSpace, RegionKind
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.cq import CQES_OFFSET, CompletionQueue
-from pybpfvm.uring_backend.kernel.guard import Guard
 from pybpfvm.uring_backend.kernel.sysring import SysRing
+from pybpfvm.uring_backend.kernel.world import KernelWorld
 from pybpfvm.uring_backend.requests import DIRECT_TOKENS
 
 # Few, so that they stay in the cache. A direct request's token: DIRECT_TOKENS and its address.
@@ -124,7 +124,7 @@ class Stop(IntEnum):
     NO_CHANGE = 8  # runs in a row changed nothing
 
 
-_TURN_NS = 10_000_000  # of a loop, after which signals and other threads get their turn
+TURN_NS = 10_000_000  # of a loop, after which signals and other threads get their turn
 WAIT_BY_FIELDS = (1 << 64) - 1
 OPCODE_SHIFT = 48
 _PYTHONS = 1 << 63
@@ -151,10 +151,10 @@ class Adopted:
 class Direct:
     """The tables for one ring over one kernel backend, in private memory until `close`."""
 
-    def __init__(self, memory: AddressSpace, ring: SysRing, guard: Guard, cqs: int) -> None:
+    def __init__(self, memory: AddressSpace, ring: SysRing, world: KernelWorld, cqs: int) -> None:
         self._memory = memory
         self._ring = ring
-        self._guard = guard
+        self._world = world
         self._cqs = cqs
         sizes = (
             align_up(8 * len(Word), _LINE),
@@ -198,22 +198,23 @@ class Direct:
         words[Word.WAIT_ARG] = ctypes.addressof(self._wait_arg)
         self._lent = [False] * cqs
         memory.on_free(self._freed)
+        world.on_disown(self._disowned)
 
-    def begin(self, watched: Container[int], sleep_ns: int) -> None:
-        """Compiled code is about to start. Posting to `watched` CQs ends its loop, and it may
-        sleep for so long at a time, 0: not at all."""
+    def begin(self, watched: Container[int], sleep_ns: int, turn_ns: int = TURN_NS) -> None:
+        """Compiled code is about to start. Posting to `watched` CQs ends its loop, as does the end
+        of its turn; within that it may sleep for so long at a time, 0: not at all."""
         words = self.words
         words[Word.STOP] = words[Word.RUNS] = words[Word.CHANGES] = words[Word.SEEN] = 0
         words[Word.MOVED] = 0
         words[Word.CARE] &= ~Care.HELD
         words[Word.MAY_SLEEP] = sleep_ns > 0
         words[Word.LOOKS] = LOOK_RUNS
-        words[Word.DEADLINE] = time.monotonic_ns() + _TURN_NS
+        words[Word.DEADLINE] = time.monotonic_ns() + turn_ns
         abi.TIMESPEC.pack_into(self._wait_arg, abi.GETEVENTS_ARG.size, 0, sleep_ns)
         for index in range(self._cqs):
             self._queues[_QUEUE_WORDS * index + Queue.WATCHED] = index in watched
         self._fds[:] = bytes(_FDS // 8)
-        for fd in self._guard.owned:
+        for fd in self._world.owned:
             if fd < _FDS:
                 self._fds[fd >> 3] |= 1 << (fd & 7)
         self._find_blocks()
@@ -231,6 +232,11 @@ class Direct:
         """Another thread may free a block while compiled code sleeps."""
         if any(self._lent):
             self._find_blocks()
+
+    def _disowned(self, fd: int) -> None:
+        """Another thread may close a descriptor meanwhile, whose number is then anybody's."""
+        if 0 <= fd < _FDS:
+            self._fds[fd >> 3] &= ~(1 << (fd & 7))
 
     def lend(self, queues: Sequence[CompletionQueue]) -> None:
         """Give the real ring and the queues to compiled code."""
@@ -307,6 +313,7 @@ class Direct:
     def close(self) -> None:
         """Give the memory back."""
         self._memory.forget_on_free(self._freed)
+        self._world.forget_on_disown(self._disowned)
         for view in (self.words, self._queues, self._slots, self._fds, self._blocks):
             view.release()
         if not self._memory.closed:

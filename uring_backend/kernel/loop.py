@@ -8,6 +8,7 @@ from there on, to the end of the run, submitting is Python's.
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -17,6 +18,7 @@ from pybpfvm.uring_backend.cq import CompletionQueues
 from pybpfvm.uring_backend.kernel.backend import KernelBackend
 from pybpfvm.uring_backend.kernel.direct import (
     SLOTS,
+    TURN_NS,
     WAIT_BY_FIELDS,
     Adopted,
     Care,
@@ -58,7 +60,8 @@ class KernelLoop:
         self._cqs = cqs
         self._submitter = submitter
         self._awaited = _MAIN
-        self._sleep_ns = 0
+        self._may_sleep = False
+        self._deadline_ns: int | None = None  # of CLOCK_MONOTONIC
         submitter.released = self.direct.release
         words = self.direct.words
         words[Word.CTX] = ctx_addr
@@ -69,14 +72,29 @@ class KernelLoop:
         words[Word.WAIT_VALUE] = rules.wait_value if by_return else WAIT_BY_FIELDS
 
     def waits(self, cq: int, left_ns: int | None) -> None:
-        """The host waits for CQEs on `cq`, so long at the most (None: for ever). Without this a
-        loop does not sleep."""
+        """The host waits for CQEs on `cq`, so long at the most (None: for ever). The next loop may
+        sleep, but that one only: after it the host looks whether it has what it waits for."""
         self._awaited = cq
-        self._sleep_ns = _SLEEP_NS if left_ns is None else min(max(left_ns, 0), _SLEEP_NS)
+        self._may_sleep = True
+        self._deadline_ns = None if left_ns is None else time.monotonic_ns() + left_ns
 
     def waits_no_more(self) -> None:
         """The host wants control back as soon as nothing runs."""
-        self._awaited, self._sleep_ns = _MAIN, 0
+        self._awaited, self._may_sleep, self._deadline_ns = _MAIN, False, None
+
+    def _times(self) -> tuple[int, int]:
+        """For so long a loop may sleep at a time, and go on: a sleep that begins when its turn ends
+        is over at the deadline."""
+        may_sleep, self._may_sleep = self._may_sleep, False
+        if not may_sleep:
+            return 0, TURN_NS
+        if self._deadline_ns is None:
+            return _SLEEP_NS, TURN_NS
+        left_ns = self._deadline_ns - time.monotonic_ns()
+        if left_ns <= 0:
+            return 0, TURN_NS
+        turn_ns = min(TURN_NS, left_ns // 2)
+        return min(_SLEEP_NS, left_ns - turn_ns), turn_ns
 
     def run(
         self, request: BpfRequest, most: int, stalled: tuple[int, int], limits: tuple[int, int]
@@ -94,7 +112,7 @@ class KernelLoop:
         if not stalled[0]:
             words[Word.MEASURED] = 0
         self.runs = 1
-        self.direct.begin({_MAIN, self._awaited}, self._sleep_ns)
+        self.direct.begin({_MAIN, self._awaited}, *self._times())
         self._origin = request.origin
         self.direct.lend(self._cqs.queues)
         try:

@@ -14,6 +14,7 @@ import shutil
 import socket as sockets
 import struct
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from pybpfvm.errors import InputError, errno_name
@@ -30,6 +31,7 @@ class KernelWorld:
 
     def __init__(self) -> None:
         self.owned: set[int] = set()
+        self._on_disown: list[Callable[[int], None]] = []
         try:
             self._directory = Path(tempfile.mkdtemp(prefix="pybpfvm-"))
         except OSError as error:
@@ -136,7 +138,17 @@ class KernelWorld:
     def disown(self, fd: int) -> None:
         """A request closed `fd`, or somebody is about to."""
         self.owned.discard(fd)
+        for action in self._on_disown:
+            action(fd)
         self._listening.pop(fd, None)
+
+    def on_disown(self, action: Callable[[int], None]) -> None:
+        """Have `disown` call `action`: for whoever remembers which descriptors are owned."""
+        self._on_disown.append(action)
+
+    def forget_on_disown(self, action: Callable[[int], None]) -> None:
+        """Take `on_disown` back."""
+        self._on_disown.remove(action)
 
     def may_connect(self, address: bytes) -> bool:
         """Whether the sockaddr_in is that of a socket which listens in this world."""

@@ -7,6 +7,9 @@
 
 LICENSE("Dual MIT/GPL");
 
+HELPER(6, long, trace_printk, const char *fmt, u32 size, ...);
+HELPER(112, long, probe_read_user, void *dst, u32 size, const void *user_src);
+
 #define CQ_SINK 2
 #define MOST 64
 
@@ -409,5 +412,73 @@ RING_PROG(spends)
         for (u32 turn = 0; turn < 2000; turn++)
             opaque(turn);
     }
+    return wait_for(ctx, 1, 1);
+}
+
+/* args: rounds, fd, buffer of 8 bytes. Reads the buffer while a request that fills it is pending. */
+RING_PROG(peeks)
+{
+    u64 run = add(0, 1), word = 0;
+    struct io_uring_sqe sqe;
+
+    add(1, reap_all(ctx, 1, 2));
+    if (run > arg(0))
+        return finish(ctx);
+    prep(&sqe, OP_READ, run, 1);
+    sqe.fd = arg(1);
+    sqe.addr = arg(2);
+    sqe.len = 8;
+    sqe.off = run * 8;
+    submit(ctx, &sqe);
+    add(3, probe_read_user(&word, sizeof(word), (void *)arg(2)));
+    set(8 + (run & 31), word);
+    return wait_for(ctx, 1, 1);
+}
+
+#define SAY trace_printk(line, sizeof(line));
+#define SAY_10 SAY SAY SAY SAY SAY SAY SAY SAY SAY SAY
+#define SAY_90 SAY_10 SAY_10 SAY_10 SAY_10 SAY_10 SAY_10 SAY_10 SAY_10 SAY_10
+
+/* args: rounds. Calls a helper of Python's from more places than an engine holds callees. */
+RING_PROG(talks)
+{
+    u64 run = add(0, 1);
+    struct io_uring_sqe sqe;
+    char line[] = "hi";
+
+    add(1, reap_all(ctx, 1, 2));
+    if (run > arg(0))
+        return finish(ctx);
+    SAY_90 SAY_90 SAY_90
+    prep(&sqe, OP_NOP, run, 1);
+    submit(ctx, &sqe);
+    return wait_for(ctx, 1, 1);
+}
+
+/* args: fd, flags, opcode, buffer, rounds, when. One transfer of 8 bytes after the other; run `when`
+ * posts to CQ 0. */
+RING_PROG(transfers)
+{
+    u64 run = add(0, 1), word = 0;
+    struct io_uring_sqe sqe;
+    struct io_uring_cqe cqe = {};
+
+    if (run > 1) {
+        if (reap(ctx, 1, &cqe))
+            return finish(ctx);
+        set(1, cqe.res);
+        set(2, copy_from_user(&word, sizeof(word), (void *)arg(3)));
+        if (cqe.res <= 0 || run > arg(4))
+            return finish(ctx);
+    }
+    if (run == arg(5))
+        emit(ctx, 0, 5, 0, 0);
+    prep(&sqe, arg(2), run, 1);
+    sqe.fd = arg(0);
+    sqe.flags = arg(1);
+    sqe.addr = arg(3);
+    sqe.len = 8;
+    sqe.off = -1;
+    submit(ctx, &sqe);
     return wait_for(ctx, 1, 1);
 }
