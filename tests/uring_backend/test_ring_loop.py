@@ -579,6 +579,33 @@ def test_a_block_freed_during_a_sleep_is_no_longer_used(monkeypatch: pytest.Monk
         assert _out(table, 2) == -errno.EFAULT & U64
 
 
+def test_what_is_given_up_while_a_loop_is_in_python() -> None:
+    """A block that is freed then is not in the table any more when compiled code goes on; to
+    close a descriptor takes until pending requests, which may name it, are issued."""
+    with looping("v3") as table:
+        table.args(3, 2, 1)
+        table.submit("nops")
+        loop = table.ring.core._loop
+        assert loop is not None
+        direct = loop.direct
+        block, fd = table.ring.user.alloc(8), table.ring.world.socket()
+        direct.begin({0}, 0)
+        assert block.addr in direct._blocks
+        block.free()
+        assert block.addr not in direct._blocks
+        direct.words[Word.TAIL] += 1
+        closer = threading.Thread(target=table.ring.world.close, args=(fd,))
+        closer.start()
+        closer.join(0.05)
+        assert closer.is_alive()
+        os.fstat(fd)
+        direct.words[Word.TAIL] -= 1
+        closer.join()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+        direct.end()
+
+
 @pytest.mark.parametrize("opcode", [_READ, _READ_FIXED])
 def test_registered_files_and_buffers_in_loops(
     monkeypatch: pytest.MonkeyPatch, opcode: int

@@ -12,6 +12,7 @@ a file of the world, with no flag but FIXED_FILE. Everything else takes the long
 from __future__ import annotations
 
 import ctypes
+import threading
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
@@ -125,6 +126,8 @@ class Stop(IntEnum):
 
 
 TURN_NS = 10_000_000  # of a loop, after which signals and other threads get their turn
+_ISSUE_LIMIT_S = 1.0  # that a run takes to issue what it submitted, at the most
+_LOOK_S = 0.0001
 WAIT_BY_FIELDS = (1 << 64) - 1
 OPCODE_SHIFT = 48
 _PYTHONS = 1 << 63
@@ -197,12 +200,15 @@ class Direct:
         self._wait_arg = _wait_arg()
         words[Word.WAIT_ARG] = ctypes.addressof(self._wait_arg)
         self._lent = [False] * cqs
+        self._thread: int | None = None  # which one is between `begin` and `end`
+        self._lock = threading.RLock()  # of _fds and _blocks: others than that clear them
         memory.on_free(self._freed)
         world.on_disown(self._disowned)
 
     def begin(self, watched: Container[int], sleep_ns: int, turn_ns: int = TURN_NS) -> None:
         """Compiled code is about to start. Posting to `watched` CQs ends its loop, as does the end
         of its turn; within that it may sleep for so long at a time, 0: not at all."""
+        self._thread = threading.get_ident()
         words = self.words
         words[Word.STOP] = words[Word.RUNS] = words[Word.CHANGES] = words[Word.SEEN] = 0
         words[Word.MOVED] = 0
@@ -213,30 +219,50 @@ class Direct:
         abi.TIMESPEC.pack_into(self._wait_arg, abi.GETEVENTS_ARG.size, 0, sleep_ns)
         for index in range(self._cqs):
             self._queues[_QUEUE_WORDS * index + Queue.WATCHED] = index in watched
-        self._fds[:] = bytes(_FDS // 8)
-        for fd in self._world.owned:
-            if fd < _FDS:
-                self._fds[fd >> 3] |= 1 << (fd & 7)
+        with self._lock:
+            self._fds[:] = bytes(_FDS // 8)
+            for fd in tuple(self._world.owned):
+                if fd < _FDS:
+                    self._fds[fd >> 3] |= 1 << (fd & 7)
         self._find_blocks()
+
+    def end(self) -> None:
+        """Compiled code is through."""
+        self._thread = None
 
     def _find_blocks(self) -> None:
         if self._memory.closed:
             return
-        blocks = [r for r in self._memory.regions() if r.kind is RegionKind.USER][:_BLOCKS]
-        for index, region in enumerate(blocks):
-            self._blocks[2 * index] = region.start
-            self._blocks[2 * index + 1] = region.end
-        self._blocks[2 * len(blocks)] = self._blocks[2 * len(blocks) + 1] = 0
+        with self._lock:
+            blocks = [r for r in self._memory.regions() if r.kind is RegionKind.USER][:_BLOCKS]
+            for index, region in enumerate(blocks):
+                self._blocks[2 * index] = region.start
+                self._blocks[2 * index + 1] = region.end
+            self._blocks[2 * len(blocks)] = self._blocks[2 * len(blocks) + 1] = 0
 
     def _freed(self) -> None:
-        """Another thread may free a block while compiled code sleeps."""
-        if any(self._lent):
+        """Another thread may free a block while compiled code sleeps, or calls Python."""
+        if self._thread is not None:
             self._find_blocks()
 
     def _disowned(self, fd: int) -> None:
-        """Another thread may close a descriptor meanwhile, whose number is then anybody's."""
-        if 0 <= fd < _FDS:
+        """Another thread may close a descriptor meanwhile, whose number is then anybody's.
+
+        Compiled code may be in a helper in Python, with requests pending that name it: they have
+        to be issued first.
+        """
+        if not 0 <= fd < _FDS:
+            return
+        with self._lock:
             self._fds[fd >> 3] &= ~(1 << (fd & 7))
+        words = self.words
+        limit = time.monotonic() + _ISSUE_LIMIT_S
+        while (
+            self._thread not in (None, threading.get_ident())
+            and words[Word.TAIL] != words[Word.ISSUED]
+            and time.monotonic() < limit
+        ):
+            time.sleep(_LOOK_S)
 
     def lend(self, queues: Sequence[CompletionQueue]) -> None:
         """Give the real ring and the queues to compiled code."""

@@ -123,6 +123,7 @@ class KernelLoop:
         finally:
             self.looped += words[Word.RUNS]
             self._take_back()
+            self.direct.end()
         self.runs = words[Word.RUNS]
         self._judge()
         self._submitter.settle()
