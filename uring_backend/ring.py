@@ -213,8 +213,10 @@ class Ring:
         """Wait until a CQ holds `wait_nr` CQEs, running programs; how many it holds then.
 
         Fewer only after `timeout_ns` of the backend's clock (None: no timeout), or on CQ 0 when
-        it is smaller than `wait_nr`. Nothing is reaped. Like liburing, this waits again after a
-        TIMEOUT's early wake-up; waiting on other CQs is a convenience without a kernel part.
+        it is smaller than `wait_nr`. Programs that want to run at once, over and over, are left
+        queued at that time; with a timeout of 0 they run as in `submit`. Nothing is reaped. Like
+        liburing, this waits again after a TIMEOUT's early wake-up; waiting on other CQs is a
+        convenience without a kernel part.
         Raises RingHang when the CQEs can never come.
         """
         self._begin_call()
