@@ -212,7 +212,12 @@ def test_code_decodes_and_stays_inside(family: str, checks: Checks) -> None:
         assert sum(one.size for one in insns) == len(data), "something does not decode"
         assert set(unit.code.offsets) <= starts | {len(data)}
         assert set(unit.code.sites) <= starts | {len(data)}
+        # Calls that leave the unit: to our own bytecode, for map lookups.
+        outward = {at - 1 for at, _ in unit.code.outward}
         for index, one in enumerate(insns):
+            if one.address in outward:
+                assert one.mnemonic == "call", one
+                continue
             _judge(one, insns[max(0, index - 4) : index], starts, unit.build.checks)
             seen += 1
     assert seen > 1000
