@@ -234,7 +234,8 @@ class Direct:
         if self._memory.closed:
             return
         with self._lock:
-            blocks = [r for r in self._memory.regions() if r.kind is RegionKind.USER][:_BLOCKS]
+            # The newest: others have no place, and take the long way.
+            blocks = [r for r in self._memory.regions() if r.kind is RegionKind.USER][-_BLOCKS:]
             for index, region in enumerate(blocks):
                 self._blocks[2 * index] = region.start
                 self._blocks[2 * index + 1] = region.end
