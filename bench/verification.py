@@ -109,7 +109,7 @@ def _against(what: str, figures: list[Figures]) -> list[Row]:
 
 def _object(path: Path, kernel: bool) -> list[Figures]:
     obj = load(path)
-    ring = path.name.startswith("ring.")
+    ring = path.name.startswith("ring")
     found = []
     held = KernelObject(obj) if kernel and not ring else None
     for program in obj.programs:
