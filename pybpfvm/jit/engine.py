@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pybpfvm.bits import U64, s32, sign_extend
-from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Hook, RunEnvironment, RunResult
+from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Hook, RunEnvironment, RunResult, trust_nobody
 from pybpfvm.errors import InputError, InternalError, Trap, TrapKind
 from pybpfvm.events import HelperCalled
 from pybpfvm.helpers.context import TailCall
@@ -61,10 +61,6 @@ def _judges_alike(one: RunEnvironment, other: RunEnvironment) -> bool:
     return one.profile is other.profile and one.strict_ctx == other.strict_ctx
 
 
-def _no_one(_: Program) -> bool:
-    return False
-
-
 class JitEngine(Accesses):
     """Runs the programs of `image` as machine code; an Engine, and its own helpers' context.
 
@@ -81,7 +77,7 @@ class JitEngine(Accesses):
         environment: RunEnvironment,
         *,
         checks: Checks = Checks.EXACT,
-        trusted: Callable[[Program], bool] = _no_one,
+        trusted: Callable[[Program], bool] = trust_nobody,
         counted: bool = True,
         record: Recording = NOTHING,
     ) -> None:

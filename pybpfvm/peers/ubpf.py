@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from pybpfvm.bits import U64
-from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Hook, RunEnvironment, RunResult
+from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Hook, RunEnvironment, RunResult, trust_nobody
 from pybpfvm.errors import InputError, InternalError, Trap, TrapKind, UnsupportedError
 from pybpfvm.events import HelperCalled
 from pybpfvm.helpers.proto import ArgType, Helper
@@ -62,10 +62,6 @@ class _Loaded:
     run: Callable[[int, int, int, int], int] | None = None
 
 
-def _no_one(_: Program) -> bool:
-    return False
-
-
 class UbpfEngine(RunContext):
     """Runs the programs of `image` in libubpf; an Engine, and its own helpers' context.
 
@@ -78,7 +74,7 @@ class UbpfEngine(RunContext):
         helpers: Mapping[int, Helper],
         environment: RunEnvironment,
         *,
-        trusted: Callable[[Program], bool] = _no_one,
+        trusted: Callable[[Program], bool] = trust_nobody,
     ) -> None:
         super().__init__(image, environment, 0, None)
         self.hook: Hook | None = None

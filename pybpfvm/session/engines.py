@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cache
 
-from pybpfvm.engine import Engine, RunEnvironment
+from pybpfvm.engine import Engine, RunEnvironment, trust_nobody
 from pybpfvm.errors import InputError
 from pybpfvm.helpers.proto import Helper
 from pybpfvm.image import Image
@@ -15,10 +15,6 @@ from pybpfvm.recording import NOTHING, Recording
 # What hosts and --engine may say. `auto` is the JIT where it can run, else the interpreter; `llvm`
 # needs an extra and takes long to compile, `ubpf` is a peer for comparisons: never chosen unasked.
 ENGINES = ("auto", "interp", "jit", "llvm", "ubpf")
-
-
-def _nobody(_: Program) -> bool:
-    return False
 
 
 @cache
@@ -77,7 +73,7 @@ def make_engine(
     helpers: Mapping[int, Helper],
     environment: RunEnvironment,
     *,
-    trusted: Callable[[Program], bool] = _nobody,
+    trusted: Callable[[Program], bool] = trust_nobody,
     record: Recording = NOTHING,
 ) -> Engine:
     """An engine for the programs of `image`; those that `trusted` names were verified, and may

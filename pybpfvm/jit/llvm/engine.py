@@ -16,7 +16,7 @@ import ctypes
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pybpfvm.bits import U64
-from pybpfvm.engine import RunEnvironment
+from pybpfvm.engine import RunEnvironment, trust_nobody
 from pybpfvm.errors import InternalError, Trap
 from pybpfvm.helpers.proto import Helper
 from pybpfvm.image import Image
@@ -49,10 +49,6 @@ _USER_START = 1 << 31  # above this one lies user memory, a window further on
 _WINDOW = 1 << 32
 
 
-def _no_one(_: Program) -> bool:
-    return False
-
-
 class LlvmEngine(JitEngine):
     """As JitEngine, compiled by LLVM. `cache` keeps what it compiles for other processes (see
     `cache.default_cache`), None nothing.
@@ -67,7 +63,7 @@ class LlvmEngine(JitEngine):
         environment: RunEnvironment,
         *,
         checks: Checks = Checks.EXACT,
-        trusted: Callable[[Program], bool] = _no_one,
+        trusted: Callable[[Program], bool] = trust_nobody,
         counted: bool = True,
         record: Recording = NOTHING,
         cache: ObjectCache | None,
