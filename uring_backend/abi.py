@@ -355,6 +355,7 @@ O_TMPFILE: Final = 0o20200000
 AT_FDCWD: Final = -100
 AT_SYMLINK_NOFOLLOW: Final = 0x100
 AT_REMOVEDIR: Final = 0x200
+AT_SYMLINK_FOLLOW: Final = 0x400
 AT_NO_AUTOMOUNT: Final = 0x800
 AT_EMPTY_PATH: Final = 0x1000
 AT_STATX_SYNC_TYPE: Final = 0x6000
@@ -381,7 +382,31 @@ S_IFMT: Final = 0o170000
 S_IFIFO: Final = 0o010000
 S_IFDIR: Final = 0o040000
 S_IFREG: Final = 0o100000
+S_IFLNK: Final = 0o120000
 S_IFSOCK: Final = 0o140000
+
+# Sqe.op_flags of SPLICE and TEE
+SPLICE_F_NONBLOCK: Final = 1 << 1
+SPLICE_F_ALL: Final = 0xF
+SPLICE_F_FD_IN_FIXED: Final = 1 << 31  # Sqe.file_index is a slot
+
+FIXED_FD_NO_CLOEXEC: Final = 1 << 0  # Sqe.op_flags of FIXED_FD_INSTALL
+
+XATTR_CREATE: Final = 1
+XATTR_REPLACE: Final = 2
+XATTR_NAME_MAX: Final = 255
+XATTR_SIZE_MAX: Final = 65536
+
+FADV_NORMAL: Final = 0
+FADV_NOREUSE: Final = 5
+FADV_LAST: Final = 5
+SYNC_FILE_RANGE_ALL: Final = 7
+MADV_NORMAL: Final = 0
+MADV_RANDOM: Final = 1
+MADV_SEQUENTIAL: Final = 2
+MADV_WILLNEED: Final = 3
+MADV_COLD: Final = 20
+MADV_PAGEOUT: Final = 21
 
 PATH_MAX: Final = 4096
 NAME_MAX: Final = 255
@@ -551,3 +576,26 @@ OPS: Final[Mapping[Op, OpInfo]] = {
     Op.WRITEV_FIXED: OpInfo(_F, (Pointer("addr", Target.IOVEC_IN, "len", 16),), True),
     Op.PIPE: OpInfo(pointers=(Pointer("addr", Target.OUT, unit=8),), file_index=True),
 }
+
+# Mainline reports what these come to without marking the request as failed: an error breaks no
+# link, and IOSQE_CQE_SKIP_SUCCESS hides it.
+NEVER_FAILS: Final = frozenset(
+    {
+        Op.FSYNC,
+        Op.FALLOCATE,
+        Op.FTRUNCATE,
+        Op.STATX,
+        Op.UNLINKAT,
+        Op.MKDIRAT,
+        Op.RENAMEAT,
+        Op.SHUTDOWN,
+        Op.SYMLINKAT,
+        Op.LINKAT,
+        Op.SETXATTR,
+        Op.FSETXATTR,
+        Op.GETXATTR,
+        Op.FGETXATTR,
+        Op.SYNC_FILE_RANGE,
+        Op.MADVISE,
+    }
+)

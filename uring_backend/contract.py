@@ -3,7 +3,8 @@
 A law is a function that takes a `Bench` (a fresh backend with memory around it) and raises
 `Broken` where the backend does something else than mainline io_uring. Laws say only what mainline
 fixes: where the kernel has freedom (what completes inline, which worker is first) a law accepts
-every outcome. `LAWS` is the list; to state something new, write a function and add it there.
+every outcome. `LAWS` is the list, with those of `laws/`; to state something new, write a function
+and add it there.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import errno
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from pybpfvm.errors import errno_name
 from pybpfvm.memory import AddressSpace, RegionKind
 from pybpfvm.uring_backend.abi import (
     ASYNC_CANCEL_ALL,
@@ -29,7 +29,6 @@ from pybpfvm.uring_backend.abi import (
     IOVEC,
     MSG_DONTWAIT,
     MSG_WAITALL,
-    NOP_INJECT_RESULT,
     O_CREAT,
     O_EXCL,
     O_RDONLY,
@@ -54,118 +53,29 @@ from pybpfvm.uring_backend.abi import (
     TIMEOUT_ETIME_SUCCESS,
     TIMEOUT_MULTISHOT,
     TIMEOUT_UPDATE,
-    TIMESPEC,
     Op,
     Sqe,
 )
-from pybpfvm.uring_backend.base import EXTERNAL, Backend, Completion, Started
+from pybpfvm.uring_backend.base import Backend, Completion, Started
+from pybpfvm.uring_backend.lawbench import (
+    PATIENCE_NS,
+    QUIET_NS,
+    Bench,
+    Broken,
+    Law,
+    bad,
+    expect,
+    expect_errno,
+    external,
+    nop,
+    res_of,
+)
+from pybpfvm.uring_backend.laws import names as names_laws
+from pybpfvm.uring_backend.laws import pipes as pipe_laws
 
 MakeBackend = Callable[[AddressSpace], Backend]
 
-_PATIENCE_NS: Final = 2_000_000_000  # for what must happen
-_QUIET_NS: Final = 20_000_000  # for what must not
 _MS: Final = 1_000_000
-_U32: Final = 1 << 32
-
-
-class Broken(AssertionError):
-    """A backend broke a law."""
-
-
-class Bench:
-    """A backend under test, a block of user memory, and short ways to use both."""
-
-    def __init__(self, backend: Backend, memory: AddressSpace) -> None:
-        self.backend = backend
-        self.memory = memory
-        self.world = backend.world
-        self.block = memory.alloc(1 << 16, RegionKind.USER, "contract").start
-        self._strings = self.block + (1 << 15)
-
-    def submit(self, *sqes: Sqe) -> int:
-        """Issue SQEs in one batch."""
-        return self.backend.submit([sqe.pack() for sqe in sqes])
-
-    def collect(self, count: int) -> list[Completion | Started]:
-        """Wait for `count` events; Broken if more or fewer come."""
-        events = self.backend.poll()
-        while len(events) < count and self.backend.wait(_PATIENCE_NS):
-            events += self.backend.poll()
-        expect("number of events", len(events), count, events)
-        return events
-
-    def run(self, *sqes: Sqe) -> list[tuple[int, int]]:
-        """Issue SQEs, all of which post one CQE: (token, res) in order."""
-        expect("consumed", self.submit(*sqes), len(sqes))
-        return self.results(len(sqes))
-
-    def results(self, count: int) -> list[tuple[int, int]]:
-        """The next `count` completions as (token, res)."""
-        return [(event.token, res_of(event)) for event in self.collect(count)]
-
-    def result(self, sqe: Sqe) -> int:
-        """The result of one request."""
-        return self.run(sqe)[0][1]
-
-    def quiet(self) -> None:
-        """Broken if anything happens within a while."""
-        happened = self.backend.wait(_QUIET_NS)
-        expect("event that must not come", self.backend.poll() if happened else [], [])
-
-    def put(self, data: bytes, offset: int = 0) -> int:
-        """Store data in the block: its address."""
-        self.memory.user_write(self.block + offset, data)
-        return self.block + offset
-
-    def get(self, size: int, offset: int = 0) -> bytes:
-        """Bytes of the block."""
-        return self.memory.user_read(self.block + offset, size)
-
-    def path(self, name: str, slot: int = 0) -> int:
-        """Address of the path of the file `name`; up to four at a time (`slot`)."""
-        return self.put(self.world.path(name) + b"\0", (1 << 15) + slot * 4096)
-
-    def timespec(self, time_ns: int, slot: int = 0) -> int:
-        """Address of a timespec; up to sixteen at a time (`slot`)."""
-        return self.put(TIMESPEC.pack(*divmod(time_ns, 1_000_000_000)), (1 << 14) + slot * 16)
-
-    def timeout(
-        self, token: int, time_ns: int, *, count: int = 0, flags: int = 0, on: int = 0
-    ) -> Sqe:
-        """A TIMEOUT; `on` are SQE flags, `flags` timeout flags."""
-        return Sqe(
-            Op.TIMEOUT,
-            on,
-            addr=self.timespec(time_ns, token),
-            len=1,
-            off=count,
-            op_flags=flags,
-            user_data=token,
-        )
-
-    def guard(self, token: int, time_ns: int, on: int = 0) -> Sqe:
-        """A LINK_TIMEOUT."""
-        addr = self.timespec(time_ns, token)
-        return Sqe(Op.LINK_TIMEOUT, on, addr=addr, len=1, user_data=token)
-
-
-def res_of(event: Completion | Started) -> int:
-    """The result of a completion; Broken for an external request's start."""
-    if isinstance(event, Started):
-        raise Broken(f"external request {event.token} started unexpectedly")
-    return event.res
-
-
-def expect(what: str, actual: object, wanted: object, detail: object = "") -> None:
-    """Broken unless both are equal."""
-    if actual != wanted:
-        raise Broken(f"{what}: {actual!r} instead of {wanted!r} {detail}".rstrip())
-
-
-def expect_errno(what: str, actual: int, number: int) -> None:
-    """Broken unless `actual` is -`number`."""
-    if actual != -number:
-        raise Broken(f"{what}: {actual} instead of -{errno_name(number)}")
 
 
 def check(make_backend: MakeBackend, laws: Sequence[Law] = ()) -> None:
@@ -183,24 +93,6 @@ def check_law(make_backend: MakeBackend, law: Law) -> None:
         finally:
             backend.close()
             backend.close()
-
-
-def nop(token: int, flags: int = 0, *, fails: bool = False) -> Sqe:
-    """A NOP, with result -EIO if it `fails`."""
-    if not fails:
-        return Sqe(Op.NOP, flags, user_data=token)
-    injected = _U32 - errno.EIO
-    return Sqe(Op.NOP, flags, len=injected, op_flags=NOP_INJECT_RESULT, user_data=token)
-
-
-def bad(token: int, flags: int = 0) -> Sqe:
-    """An SQE that is refused when it is read: -EINVAL."""
-    return Sqe(Op.NOP, flags, ioprio=1, user_data=token)
-
-
-def external(token: int, flags: int = 0) -> Sqe:
-    """An external request."""
-    return Sqe(EXTERNAL, flags, user_data=token)
 
 
 _LINK, _HARD, _DRAIN = SQE_IO_LINK, SQE_IO_HARDLINK, SQE_IO_DRAIN
@@ -390,7 +282,7 @@ def a_waiting_external_request_is_no_progress(bench: Bench) -> None:
     """Only the host can move it: nothing will happen by itself."""
     bench.submit(external(1))
     expect("start", bench.collect(1), [Started(1)])
-    expect("wait", bench.backend.wait(_QUIET_NS), False)
+    expect("wait", bench.backend.wait(QUIET_NS), False)
     bench.backend.finish(1)
 
 
@@ -744,13 +636,13 @@ def back_pressure(bench: Bench) -> None:
     sent = 0
     while sent < total:
         bench.submit(sending)
-        if not bench.backend.poll() and not bench.backend.wait(_QUIET_NS):
+        if not bench.backend.poll() and not bench.backend.wait(QUIET_NS):
             break
         bench.backend.poll()
         sent += size
     expect("the other side is full at last", sent < total, True)
     while (data := peer.recv(1 << 20)) or bench.backend.in_flight():
-        if data is None and not bench.backend.wait(_PATIENCE_NS):
+        if data is None and not bench.backend.wait(PATIENCE_NS):
             raise Broken("the waiting send never completes")
         bench.backend.poll()
 
@@ -857,7 +749,6 @@ def closing_with_requests_in_flight(bench: Bench) -> None:
     bench.backend.close()
 
 
-Law = Callable[[Bench], None]
 LAWS: Final[Sequence[Law]] = (
     nops_complete_in_order,
     a_bad_sqe_ends_the_batch,
@@ -900,4 +791,6 @@ LAWS: Final[Sequence[Law]] = (
     chosen_buffers,
     receiving_again_and_again,
     closing_with_requests_in_flight,
+    *names_laws.LAWS,
+    *pipe_laws.LAWS,
 )

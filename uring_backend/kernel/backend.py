@@ -23,11 +23,11 @@ from pybpfvm.errors import InputError, InternalError, RingError, UnsupportedErro
 from pybpfvm.memory import AddressSpace
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Op
-from pybpfvm.uring_backend.base import Completion, Started
+from pybpfvm.uring_backend.base import EXTERNAL, Completion, Started
 from pybpfvm.uring_backend.kernel.direct import Direct
 from pybpfvm.uring_backend.kernel.gates import Gate, GatePool
 from pybpfvm.uring_backend.kernel.guard import NO_TOKEN, SUPPORTED, TOKEN_LIMIT, Guard
-from pybpfvm.uring_backend.kernel.plan import ACCEPTED, ORDERED, PLAIN, Planned, Planner
+from pybpfvm.uring_backend.kernel.plan import ORDERED, PLAIN, Planned, Planner
 from pybpfvm.uring_backend.kernel.requests import (
     CancelAll,
     Entry,
@@ -97,9 +97,9 @@ class KernelBackend:
         if taken is not None:
             return taken
         for raw in sqes:
-            if raw[0] not in ACCEPTED:
+            if raw[0] != EXTERNAL and (feature := self._guard.unsupported(raw)):
                 raise UnsupportedError(
-                    f"opcode {Op(raw[0]).name} on the kernel's ring",
+                    f"{feature} on the kernel's ring",
                     remedy=f"use one of {', '.join(op.name for op in sorted(SUPPORTED))}",
                 )
         consumed = 0

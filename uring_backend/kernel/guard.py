@@ -7,7 +7,8 @@ nothing is ever mapped, descriptor -1), so that completion, chain and order come
 
     pointers     inside one block of user memory, else -EFAULT
     descriptors  the world's or opened by requests, else -EBADF; slots are the ring's own
-    paths        confined to the world's directory, which is their "/" (".." stops there)
+    paths        confined to the world's directory, which is their "/" (".." stops there);
+                 symbolic links, too, where that directory is a mount of its own (`pinned`)
     addresses    CONNECT reaches only sockets that listen in the world, else -ECONNREFUSED
     opcodes      those of SUPPORTED and numbers no kernel knows; others never get here
 
@@ -27,7 +28,7 @@ from dataclasses import replace
 from typing import Final, Protocol
 
 from pybpfvm.bits import U16, U32, s32, s64, u32
-from pybpfvm.memory import AddressSpace, UserFault
+from pybpfvm.memory import PAGE, AddressSpace, UserFault
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import FdUse, Op, Pointer, Sqe, Target
 
@@ -65,6 +66,19 @@ SUPPORTED: Final = frozenset(
         Op.UNLINKAT,
         Op.MKDIRAT,
         Op.RENAMEAT,
+        Op.SYMLINKAT,
+        Op.LINKAT,
+        Op.SETXATTR,
+        Op.FSETXATTR,
+        Op.GETXATTR,
+        Op.FGETXATTR,
+        Op.FADVISE,
+        Op.MADVISE,
+        Op.SYNC_FILE_RANGE,
+        Op.SPLICE,
+        Op.TEE,
+        Op.PIPE,
+        Op.FIXED_FD_INSTALL,
     }
 )
 
@@ -101,6 +115,19 @@ _OPEN_MODE = 0o7777
 _STORAGE_BYTES = 128  # struct sockaddr_storage: longer addresses are -EINVAL
 _SOCK_TYPE = 0xF
 _IPPROTO_TCP = 6
+_XATTR_USER = b"user."
+_TO_THE_TOP = b"../" * 64  # where a pinned root ends it, from any reasonable depth
+_NO_NAMESPACE = b"none."  # of extended attributes: -EOPNOTSUPP
+_MEMORY_ADVICE = frozenset(  # that changes no content
+    {
+        abi.MADV_NORMAL,
+        abi.MADV_RANDOM,
+        abi.MADV_SEQUENTIAL,
+        abi.MADV_WILLNEED,
+        abi.MADV_COLD,
+        abi.MADV_PAGEOUT,
+    }
+)
 _DISK_BYTES = 256 << 20  # the most that one FALLOCATE may ask for
 _NS_PER_S = 1_000_000_000
 _FAR_SECONDS = 1 << 33  # beyond it every time means never
@@ -118,6 +145,13 @@ class Places(Protocol):
     @property
     def root_fd(self) -> int:
         """The directory that is the requests' root and working directory."""
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the kernel itself ends every ".." at the root: symbolic links do no harm."""
+
+    def adopt(self, fd: int) -> None:
+        """A request opened `fd`."""
 
     def may_connect(self, address: bytes) -> bool:
         """Whether the sockaddr_in is that of a socket which listens in this world."""
@@ -187,7 +221,21 @@ class Guard:
             effect = Effect(self._kept, self._total, self._bad)
         if effect is not None and opcode == Op.FILES_UPDATE and sqe.off == abi.FILE_INDEX_ALLOC:
             effect.on_result = self._slots_back(addr, self._kept[0])
+        elif effect is not None and opcode == Op.PIPE and self._kept:
+            effect.on_result = self._pipe_made(Sqe.unpack(raw), self._kept[0])
         return sqe.pack(), effect
+
+    def unsupported(self, raw: bytes) -> str:
+        """What this SQE asks for that must not reach the kernel; "" if nothing."""
+        opcode = raw[0]
+        if opcode < abi.OP_LAST and opcode not in SUPPORTED:
+            return f"opcode {Op(opcode).name}"
+        if opcode == Op.SYMLINKAT and not self._places.pinned:
+            return "SYMLINKAT without CAP_SYS_ADMIN"
+        if opcode == Op.MADVISE:
+            advice = Sqe.unpack(raw).op_flags
+            return "" if advice in _MEMORY_ADVICE else f"MADVISE with advice {advice}"
+        return ""
 
     @property
     def owned(self) -> Set[int]:
@@ -384,7 +432,8 @@ class Guard:
         addr, absolute = self._own_path(sqe.addr)
         if absolute:
             sqe = replace(sqe, fd=self._places.root_fd)
-        how = self._keep(abi.OPEN_HOW.pack(flags, mode, _RESOLVE_IN_ROOT))
+        resolve = 0 if self._is_pinned_below(sqe.fd) else _RESOLVE_IN_ROOT
+        how = self._keep(abi.OPEN_HOW.pack(flags, mode, resolve))
         return replace(
             sqe, opcode=Op.OPENAT2, op_flags=0, addr=addr, off=how, len=abi.OPEN_HOW.size
         )
@@ -400,9 +449,10 @@ class Guard:
             return replace(sqe, off=self._refused(sqe.off))
         flags, mode, resolve = abi.OPEN_HOW.unpack_from(raw)
         if not resolve & (_RESOLVE_BENEATH | _RESOLVE_IN_ROOT):
-            resolve |= _RESOLVE_IN_ROOT
             if absolute:
                 sqe = replace(sqe, fd=self._places.root_fd)
+            if not self._is_pinned_below(sqe.fd):
+                resolve |= _RESOLVE_IN_ROOT
         how = abi.OPEN_HOW.pack(flags, mode, resolve) + raw[abi.OPEN_HOW.size :]
         return replace(sqe, off=self._keep(how))
 
@@ -434,7 +484,17 @@ class Guard:
             return fd, self._refused(addr)
         if path.startswith(b"/"):
             fd = self._places.root_fd
-        return fd, self._keep(confine(path) + b"\0")
+        return fd, self._keep(self._inside(path) + b"\0")
+
+    def _inside(self, path: bytes) -> bytes:
+        """A path that begins where its directory is, and does not leave the world."""
+        if not self._places.pinned:
+            return confine(path)
+        return path.lstrip(b"/") or b"." if path else path
+
+    def _is_pinned_below(self, dirfd: int) -> bool:
+        """Whether ".." may lead out of `dirfd`, which is not the root, because it ends there."""
+        return self._places.pinned and dirfd != self._places.root_fd
 
     def _own_path(self, addr: int) -> tuple[int, bool]:
         """A private copy of a path that the kernel confines, and whether it is absolute."""
@@ -451,6 +511,88 @@ class Guard:
             # No end within PATH_MAX: the kernel says -ENAMETOOLONG.
             readable = self._memory.is_user(addr, abi.PATH_MAX)
             return b"x" * abi.PATH_MAX if readable else None
+
+    def _symlinkat(self, sqe: Sqe) -> Sqe:
+        """An absolute target would begin at the process' root: it becomes one that climbs."""
+        target = self._read_path(sqe.addr)
+        self._bad |= not target or len(target) >= abi.PATH_MAX
+        if target is None:
+            addr = self._refused(sqe.addr)
+        else:
+            if target.startswith(b"/"):
+                target = _TO_THE_TOP + target.lstrip(b"/")
+            addr = self._keep(target + b"\0")
+        fd, name = self._place(sqe.fd, sqe.off)
+        return replace(sqe, fd=fd, addr=addr, off=name)
+
+    def _from_root(self, path: bytes) -> bytes:
+        """The path as the process, whose root is elsewhere, finds it."""
+        return b"/proc/self/fd/%d/%s" % (self._places.root_fd, path.lstrip(b"/"))
+
+    def _linkat(self, sqe: Sqe) -> Sqe:
+        if not self._places.pinned:  # there are no symbolic links, and none may be followed
+            sqe = replace(sqe, op_flags=sqe.op_flags & ~abi.AT_SYMLINK_FOLLOW)
+        bad_before = self._bad
+        sqe = self._renameat(sqe)
+        if sqe.op_flags & abi.AT_EMPTY_PATH:  # which of the two was empty does not matter then
+            self._bad = bad_before
+        return sqe
+
+    def _xattr(self, sqe: Sqe) -> Sqe:
+        try:
+            name: bytes | None = self._memory.user_cstring(sqe.addr, abi.XATTR_NAME_MAX + 1)
+        except UserFault:
+            readable = self._memory.is_user(sqe.addr, abi.XATTR_NAME_MAX + 1)
+            name = b"x" * (abi.XATTR_NAME_MAX + 1) if readable else None
+        self._bad |= not name or len(name) > abi.XATTR_NAME_MAX
+        if name is None:
+            addr = self._refused(sqe.addr)
+        else:
+            if 0 < len(name) <= abi.XATTR_NAME_MAX and not name.startswith(_XATTR_USER):
+                name = _NO_NAMESPACE + b"x"
+            addr = self._keep(name + b"\0")
+        value = sqe.off
+        if not self._memory.is_user(value, sqe.len):
+            self._bad |= sqe.opcode in (Op.SETXATTR, Op.FSETXATTR)
+            value = self._refused(value) if not value >> 63 else _HARD_FAULT
+        sqe = replace(sqe, addr=addr, off=value)
+        if sqe.opcode in (Op.SETXATTR, Op.GETXATTR):
+            path = self._read_path(sqe.addr3)
+            self._bad |= not path or len(path) >= abi.PATH_MAX
+            if path is None:
+                return replace(sqe, addr3=self._refused(sqe.addr3))
+            whole = self._from_root(self._inside(path)) if path else path
+            sqe = replace(sqe, addr3=self._keep(whole + b"\0"))
+        return sqe
+
+    def _splice(self, sqe: Sqe) -> Sqe:
+        fixed = sqe.op_flags & abi.SPLICE_F_FD_IN_FIXED
+        if fixed or s32(sqe.file_index) in self._places.owned:
+            return sqe
+        return replace(sqe, file_index=U32)
+
+    def _pipe(self, sqe: Sqe) -> Sqe:
+        """The descriptors are told to the world before a program sees them."""
+        if not self._memory.is_user(sqe.addr, 2 * abi.FD.size):
+            return replace(sqe, addr=self._refused(sqe.addr))
+        return replace(sqe, addr=self._keep(bytes(2 * abi.FD.size)))
+
+    def _pipe_made(self, sqe: Sqe, buffer: ctypes.Array[ctypes.c_char]) -> Callable[[int], None]:
+        def made(res: int) -> None:
+            if res < 0:
+                return
+            if not sqe.file_index:
+                for (fd,) in abi.FD.iter_unpack(buffer.raw[: 2 * abi.FD.size]):
+                    self._places.adopt(fd)
+            with contextlib.suppress(UserFault):
+                self._memory.user_write(sqe.addr, buffer.raw[: 2 * abi.FD.size])
+
+        return made
+
+    def _madvise(self, sqe: Sqe) -> Sqe:
+        if self._memory.is_user(sqe.addr, sqe.off or sqe.len):
+            return sqe
+        return replace(sqe, addr=_HARD_FAULT | sqe.addr & (PAGE - 1))
 
     def _fallocate(self, sqe: Sqe) -> Sqe:
         """A program must not fill the host's disk with one request: -EFBIG."""
@@ -509,6 +651,16 @@ _SPECIAL: Final[dict[int, Callable[[Guard, Sqe], Sqe]]] = {
     Op.MKDIRAT: Guard._path,
     Op.RENAMEAT: Guard._renameat,
     Op.FALLOCATE: Guard._fallocate,
+    Op.SYMLINKAT: Guard._symlinkat,
+    Op.LINKAT: Guard._linkat,
+    Op.SETXATTR: Guard._xattr,
+    Op.FSETXATTR: Guard._xattr,
+    Op.GETXATTR: Guard._xattr,
+    Op.FGETXATTR: Guard._xattr,
+    Op.SPLICE: Guard._splice,
+    Op.TEE: Guard._splice,
+    Op.PIPE: Guard._pipe,
+    Op.MADVISE: Guard._madvise,
     Op.ASYNC_CANCEL: Guard._named,
     Op.POLL_REMOVE: Guard._named,
     Op.TIMEOUT_REMOVE: Guard._named,

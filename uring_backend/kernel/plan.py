@@ -33,9 +33,21 @@ from pybpfvm.uring_backend.kernel.requests import (
 from pybpfvm.uring_backend.kernel.world import KernelWorld
 
 _ANY_LINK = abi.SQE_ANY_LINK
-_OPENERS = frozenset({Op.OPENAT, Op.OPENAT2, Op.ACCEPT, Op.SOCKET})
+_OPENERS = frozenset({Op.OPENAT, Op.OPENAT2, Op.ACCEPT, Op.SOCKET, Op.FIXED_FD_INSTALL})
 _WATCHED = _OPENERS | {Op.CLOSE, Op.POLL_REMOVE, EXTERNAL}
-_ON_NAMES = frozenset({Op.STATX, Op.UNLINKAT, Op.MKDIRAT, Op.RENAMEAT})
+_ON_NAMES = frozenset(
+    {
+        Op.STATX,
+        Op.UNLINKAT,
+        Op.MKDIRAT,
+        Op.RENAMEAT,
+        Op.SYMLINKAT,
+        Op.LINKAT,
+        Op.SETXATTR,
+        Op.GETXATTR,
+        Op.MADVISE,
+    }
+)
 _CANCELS_MANY = abi.ASYNC_CANCEL_ANY | abi.ASYNC_CANCEL_OP
 
 # SQE flags that need more than being passed on.
@@ -43,7 +55,8 @@ ORDERED = _ANY_LINK | abi.SQE_IO_DRAIN | abi.SQE_CQE_SKIP_SUCCESS
 # What no kernel knows is passed on, too, for its -EINVAL.
 ACCEPTED = SUPPORTED | frozenset(range(abi.OP_LAST, 256))
 # Opcodes of which nothing is to be remembered, as plain ints: looked up for each SQE.
-PLAIN = frozenset(map(int, ACCEPTED - _WATCHED - {Op.ASYNC_CANCEL}))
+_CONDITIONAL = frozenset({Op.SYMLINKAT, Op.MADVISE})  # Guard.unsupported decides
+PLAIN = frozenset(map(int, ACCEPTED - _WATCHED - _CONDITIONAL - {Op.ASYNC_CANCEL}))
 
 # The kernel refuses drains on a ring that ever saw the skip flag. As it does not see those of the
 # caller, it is shown this before a drain that must be refused.

@@ -1,13 +1,16 @@
 """Real files and sockets around a ring: a temporary directory, pipes, loopback connections.
 
-The directory is the root and the working directory of every path in requests. Descriptors in
-`owned` are those that requests may name; the world's own (its directory, the host's ends) are not
-among them. Everything is closed and removed by `close_all`.
+The directory is the root and the working directory of every path in requests. Who has
+CAP_SYS_ADMIN gets it as a mount of its own, which no ".." leaves (`pinned`); then there may be
+symbolic links, and this module, too, goes through that mount. Descriptors in `owned` are those
+that requests may name; the world's own (its directory, the host's ends) are not among them.
+Everything is closed and removed by `close_all`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import shutil
@@ -23,6 +26,9 @@ from pybpfvm.uring_backend.base import Peer
 
 _LOOPBACK = "127.0.0.1"
 _CONNECT_TIMEOUT_S = 5.0  # only a full backlog makes a loopback connection wait
+_NR_OPEN_TREE = 428
+_OPEN_TREE_CLONE = 1
+_libc = ctypes.CDLL(None, use_errno=True)
 _ROOT_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -36,27 +42,38 @@ class KernelWorld:
             self._directory = Path(tempfile.mkdtemp(prefix="pybpfvm-"))
         except OSError as error:
             raise _refused("make a temporary directory", error) from error
-        self.root_fd = os.open(self._directory, _ROOT_DIRECTORY)
+        self.root_fd = _own_mount(self._directory)
+        self.pinned = self.root_fd >= 0
+        if not self.pinned:
+            self.root_fd = os.open(self._directory, _ROOT_DIRECTORY)
         self._listening: dict[int, bytes] = {}
         self._refuser: sockets.socket | None = None
         self._peers: list[KernelPeer] = []
 
     def add_file(self, name: str, data: bytes, mode: int = 0o644) -> None:
         """Make a file (and the directories on its way) with this content."""
-        target = self._host_path(name)
+        path = _checked_name(name)
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(data)
-            target.chmod(mode)
+            for end in (at for at, char in enumerate(path) if char == ord("/")):
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(path[:end], dir_fd=self.root_fd)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+            with open(self._open(path, flags, mode), "wb") as file:
+                file.write(data)
+                os.fchmod(file.fileno(), mode)
         except OSError as error:
             raise _refused(f"make the file {name!r}", error) from error
 
     def file_data(self, name: str) -> bytes:
         """The content of a file; InputError if there is none."""
         try:
-            return self._host_path(name).read_bytes()
+            with open(self._open(_checked_name(name), os.O_RDONLY), "rb") as file:
+                return file.read()
         except OSError as error:
             raise _refused(f"read the file {name!r}", error) from error
+
+    def _open(self, path: bytes, flags: int, mode: int = 0o644) -> int:
+        return os.open(path, flags | os.O_CLOEXEC, mode, dir_fd=self.root_fd)
 
     def path(self, name: str) -> bytes:
         """The path that a request (OPENAT, ...) must use for the file `name`."""
@@ -65,7 +82,7 @@ class KernelWorld:
     def open(self, name: str, flags: int, mode: int = 0o644) -> int:
         """Open a file like open(2); an fd that requests may use. InputError when refused."""
         try:
-            return self._own(os.open(self._host_path(name), flags | os.O_CLOEXEC, mode))
+            return self._own(self._open(_checked_name(name), flags, mode))
         except OSError as error:
             raise _refused(f"open {name!r}", error) from error
 
@@ -184,9 +201,6 @@ class KernelWorld:
         self._peers.append(peer)
         return peer
 
-    def _host_path(self, name: str) -> Path:
-        return self._directory / os.fsdecode(_checked_name(name))
-
 
 class KernelPeer:
     """The host's end of a connection, never blocking."""
@@ -230,6 +244,14 @@ class KernelPeer:
     def close(self) -> None:
         """Give the end up; twice is fine."""
         self._end.close()
+
+
+def _own_mount(directory: Path) -> int:
+    """An O_PATH descriptor of the directory as the root of a detached mount; -1 if refused."""
+    fd: int = _libc.syscall(
+        _NR_OPEN_TREE, -100, os.fsencode(directory), _OPEN_TREE_CLONE | os.O_CLOEXEC
+    )
+    return fd
 
 
 def _checked_name(name: str) -> bytes:

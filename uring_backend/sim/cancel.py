@@ -38,6 +38,7 @@ def cancel_one(core: Core, request: Request) -> int:
     requests can not be found.
     """
     if request.state is State.WORKER or request is core.working:
+        core.interrupt(request)
         return -errno.EALREADY
     if request.state is State.POLLED:
         core.cancel_later(request)

@@ -8,8 +8,8 @@ of what programs see:
     task work   successors in chains, cancelled requests, woken requests; FIFO, after the batch
 
 A request that can not be done without waiting goes to a worker (a random latency from the seed),
-waits for its file, or for an alarm. `complete` is the one place where an operation's result
-becomes the request's result.
+waits for its file, or for an alarm. `perform` is the one place between preparing a request and
+its result, `complete` the one where an operation's result becomes the request's.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pybpfvm.errors import InternalError
 from pybpfvm.memory import AddressSpace
 from pybpfvm.uring_backend.abi import (
     CQE_F_MORE,
+    NEVER_FAILS,
     OP_LAST,
     OPS,
     POLLERR,
@@ -59,20 +60,8 @@ Prepare = Callable[["Core", Request], Issue]
 
 _WORKER_NS: Final = (2_000, 60_000)  # how long a worker takes to get to a request
 _EXTERNAL_INFO: Final = OpInfo()
-# Mainline reports what these come to without marking the request as failed: an error breaks no
-# link, and IOSQE_CQE_SKIP_SUCCESS hides it.
-_NEVER_FAILS: Final = frozenset(
-    {
-        Op.FSYNC,
-        Op.FALLOCATE,
-        Op.FTRUNCATE,
-        Op.STATX,
-        Op.UNLINKAT,
-        Op.MKDIRAT,
-        Op.RENAMEAT,
-        Op.SHUTDOWN,
-    }
-)
+_BLOCK_WORKERS: Final = frozenset({Op.SPLICE, Op.TEE})  # mainline starts no LINK_TIMEOUT for them
+_INTERRUPTED: Final = -512  # ERESTARTSYS, which mainline lets through from SPLICE and TEE
 
 
 class Core:
@@ -260,18 +249,27 @@ class Core:
         never_fails = False
         try:
             self._find_file(request)
-            never_fails = request.sqe.opcode in _NEVER_FAILS
-            assert request.issue is not None
-            result = request.issue()
+            never_fails = request.sqe.opcode in NEVER_FAILS
+            result = self.perform(request)
         except Refused as refused:
             if refused.errno == errno.EAGAIN and self._wait_for_file(request):
                 self._arm_link_timeout(request)
                 return
             result = -refused.errno
         if result is None:
-            self._arm_link_timeout(request)
+            if request.state is not State.WORKER:
+                self._arm_link_timeout(request)
         else:
             self.complete(request, result, failed=False if never_fails else None)
+
+    def perform(self, request: Request) -> int | None:
+        """Carry out a prepared request, each try of it: its result, None when that comes later.
+
+        Refused is its failure (EAGAIN: try again when its file is ready). Every opcode passes
+        here, so this is where to put a layer that makes requests fail.
+        """
+        assert request.issue is not None
+        return request.issue()
 
     def _find_file(self, request: Request) -> None:
         if request.file is not None or request.sqe.opcode == EXTERNAL:
@@ -289,7 +287,8 @@ class Core:
     def to_worker(self, request: Request) -> None:
         """Hand over to a worker, which performs it a little later."""
         request.state = State.WORKER
-        self._arm_link_timeout(request)
+        if request.sqe.opcode not in _BLOCK_WORKERS:
+            self._arm_link_timeout(request)
         start = self.clock.now_ns + self._random.randint(*_WORKER_NS)
         node = request.file.node if request.file else None
         if request.sqe.opcode in (Op.WRITE, Op.WRITEV, Op.WRITE_FIXED):
@@ -314,6 +313,24 @@ class Core:
         self.issue(request)
         self.flush()
         self.working = None
+
+    def block(self, request: Request, queue: WaitQueue) -> None:
+        """A worker waits inside its request until `queue` is woken, and tries again."""
+        request.state = State.WORKER
+        request.queue = queue
+        queue.add(request, lambda _: self._unblock(request))
+
+    def _unblock(self, request: Request) -> None:
+        if request.queue is not None:
+            request.queue.remove(request)
+            request.queue = None
+            self.later(lambda: self._work_on(request))
+
+    def interrupt(self, request: Request) -> None:
+        """A cancellation has found a request in a worker: one that blocks there gives up."""
+        if request.state is State.WORKER and request.queue is not None:
+            self.disarm_poll(request)
+            self.later(lambda: self.complete(request, _INTERRUPTED))
 
     def _wait_for_file(self, request: Request) -> bool:
         """Wait until the file is worth another try; False if that is no use or not wanted."""

@@ -13,6 +13,9 @@ from pybpfvm.uring_backend.abi import (
     O_RDONLY,
     O_WRONLY,
     REGISTER_FILES_SKIP,
+    S_IFIFO,
+    S_IFMT,
+    S_IFSOCK,
 )
 from pybpfvm.uring_backend.sim.request import Refused
 
@@ -103,6 +106,16 @@ class Node:
 
     def released(self) -> None:
         """The last reference is gone."""
+
+
+def is_socket(node: Node) -> bool:
+    """Whether it is a socket of any kind."""
+    return node.mode & S_IFMT == S_IFSOCK
+
+
+def is_pipe(node: Node) -> bool:
+    """Whether it is an end of a pipe."""
+    return node.mode & S_IFMT == S_IFIFO
 
 
 class OpenFile:

@@ -8,12 +8,20 @@ from typing import TYPE_CHECKING, Final
 from pybpfvm.uring_backend.abi import OP_LAST, Op, Sqe
 from pybpfvm.uring_backend.base import EXTERNAL
 from pybpfvm.uring_backend.sim import names, net
+from pybpfvm.uring_backend.sim.advice import (
+    MEMORY_ADVICE,
+    prepare_fadvise,
+    prepare_madvise,
+    prepare_sync_file_range,
+)
 from pybpfvm.uring_backend.sim.buffers import prepare_provide, prepare_remove
 from pybpfvm.uring_backend.sim.cancel import prepare_async_cancel
+from pybpfvm.uring_backend.sim.links import prepare_linkat, prepare_symlinkat
 from pybpfvm.uring_backend.sim.names import (
     prepare_close,
     prepare_fallocate,
     prepare_files_update,
+    prepare_fixed_fd_install,
     prepare_fsync,
     prepare_ftruncate,
     prepare_mkdirat,
@@ -33,13 +41,16 @@ from pybpfvm.uring_backend.sim.net import (
     prepare_shutdown,
     prepare_socket,
 )
+from pybpfvm.uring_backend.sim.pipes import prepare_pipe
 from pybpfvm.uring_backend.sim.polling import prepare_poll_add, prepare_poll_remove
 from pybpfvm.uring_backend.sim.rw import prepare_nop, prepare_read_write
+from pybpfvm.uring_backend.sim.splicing import prepare_splice, prepare_tee
 from pybpfvm.uring_backend.sim.timeouts import (
     prepare_link_timeout,
     prepare_timeout,
     prepare_timeout_remove,
 )
+from pybpfvm.uring_backend.sim.xattrs import prepare_getxattr, prepare_setxattr
 
 if TYPE_CHECKING:
     from pybpfvm.memory import AddressSpace
@@ -72,6 +83,19 @@ PREPARE: Final[Mapping[Op, Prepare]] = {
     Op.UNLINKAT: prepare_unlinkat,
     Op.MKDIRAT: prepare_mkdirat,
     Op.RENAMEAT: prepare_renameat,
+    Op.SYMLINKAT: prepare_symlinkat,
+    Op.LINKAT: prepare_linkat,
+    Op.SETXATTR: prepare_setxattr,
+    Op.FSETXATTR: prepare_setxattr,
+    Op.GETXATTR: prepare_getxattr,
+    Op.FGETXATTR: prepare_getxattr,
+    Op.FADVISE: prepare_fadvise,
+    Op.MADVISE: prepare_madvise,
+    Op.SYNC_FILE_RANGE: prepare_sync_file_range,
+    Op.SPLICE: prepare_splice,
+    Op.TEE: prepare_tee,
+    Op.PIPE: prepare_pipe,
+    Op.FIXED_FD_INSTALL: prepare_fixed_fd_install,
     Op.SOCKET: prepare_socket,
     Op.BIND: prepare_bind,
     Op.LISTEN: prepare_listen,
@@ -90,4 +114,6 @@ def unsupported(sqe: Sqe, memory: AddressSpace) -> str:
     op = Op(sqe.opcode)
     if op not in PREPARE:
         return f"opcode {op.name}"
+    if op is Op.MADVISE and sqe.op_flags not in MEMORY_ADVICE:
+        return f"MADVISE with advice {sqe.op_flags}"
     return names.unsupported(sqe, memory) or net.unsupported(sqe)

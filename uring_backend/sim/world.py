@@ -9,17 +9,16 @@ from pybpfvm.errors import InputError, errno_name
 from pybpfvm.uring_backend.abi import (
     AF_INET,
     NAME_MAX,
-    O_RDONLY,
     O_RDWR,
-    O_WRONLY,
     SHUT_WR,
     SOCKADDR_IN,
 )
 from pybpfvm.uring_backend.sim.clock import REALTIME_BASE_NS, Clock
 from pybpfvm.uring_backend.sim.descriptors import FdTable, OpenFile
 from pybpfvm.uring_backend.sim.opening import open_path
+from pybpfvm.uring_backend.sim.pipes import ends
 from pybpfvm.uring_backend.sim.request import Refused
-from pybpfvm.uring_backend.sim.streams import Pipe, Socket, SocketState
+from pybpfvm.uring_backend.sim.streams import Socket, SocketState
 from pybpfvm.uring_backend.sim.vfs import DEFAULT_LIMIT_BYTES, Directory, RegularFile, Vfs
 
 LOOPBACK: Final = bytes((127, 0, 0, 1))
@@ -147,11 +146,9 @@ class SimWorld:
 
     def pipe(self) -> tuple[int, int]:
         """(read end, write end)."""
-        pipe = Pipe()
-        assert pipe.reader is not None
-        assert pipe.writer is not None
-        read_fd = self._install(OpenFile(pipe.reader, O_RDONLY))
-        return read_fd, self._install(OpenFile(pipe.writer, O_WRONLY))
+        reader, writer = ends()
+        read_fd = self._install(reader)
+        return read_fd, self._install(writer)
 
     def _install(self, file: OpenFile) -> int:
         try:

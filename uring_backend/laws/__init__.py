@@ -1,0 +1,1 @@
+"""Laws of the contract, a module for each family of requests."""
