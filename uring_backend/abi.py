@@ -408,6 +408,41 @@ MADV_WILLNEED: Final = 3
 MADV_COLD: Final = 20
 MADV_PAGEOUT: Final = 21
 
+FUTEX2_SIZE_U32: Final = 2
+FUTEX2_SIZE_MASK: Final = 3
+FUTEX2_NUMA: Final = 4
+FUTEX2_MPOL: Final = 8
+FUTEX2_PRIVATE: Final = 128
+FUTEX_WAITV_MAX: Final = 128
+
+P_ALL: Final = 0  # Sqe.len of WAITID
+P_PID: Final = 1
+WNOHANG: Final = 1
+WSTOPPED: Final = 2
+WEXITED: Final = 4
+WCONTINUED: Final = 8
+WNOWAIT: Final = 0x1000000
+WSTATES: Final = WSTOPPED | WEXITED | WCONTINUED
+WAITID_OPTIONS: Final = (
+    WSTATES | WNOHANG | WNOWAIT | 0xE0000000
+)  # and __WNOTHREAD, __WALL, __WCLONE
+SIGCHLD: Final = 17
+CLD_EXITED: Final = 1
+CLD_KILLED: Final = 2
+
+EPOLL_CTL_ADD: Final = 1
+EPOLL_CTL_DEL: Final = 2
+EPOLL_CTL_MOD: Final = 3
+EPOLLEXCLUSIVE: Final = 1 << 28
+EPOLLWAKEUP: Final = 1 << 29
+EPOLLONESHOT: Final = 1 << 30
+EPOLLET: Final = 1 << 31
+
+MSG_DATA: Final = 0  # Sqe.addr of MSG_RING
+MSG_SEND_FD: Final = 1
+MSG_RING_CQE_SKIP: Final = 1 << 0
+MSG_RING_FLAGS_PASS: Final = 1 << 1  # the CQE's flags are in Sqe.file_index
+
 PATH_MAX: Final = 4096
 NAME_MAX: Final = 255
 IOV_MAX: Final = 1024
@@ -425,6 +460,8 @@ OPEN_HOW: Final = struct.Struct("<QQQ")  # flags, mode, resolve
 SOCKADDR_IN: Final = struct.Struct("<H2s4s8x")  # family, port and address in network order
 SOCKLEN: Final = struct.Struct("<I")
 FD: Final = struct.Struct("<i")
+EPOLL_EVENT: Final = struct.Struct("<IQ")  # events, data; packed
+FUTEX_WAITV_STRUCT: Final = struct.Struct("<QQII")  # value, address, flags, reserved
 # mask blksize attributes | nlink uid gid mode | ino size blocks attributes_mask |
 # atime btime ctime mtime, each (sec, nsec) | rdev and dev, major and minor
 STATX: Final = struct.Struct("<IIQIIIHxxQQQQqIxxxxqIxxxxqIxxxxqIxxxxIIII112x")

@@ -39,6 +39,18 @@ class Started:
     token: int
 
 
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A CQE that a MSG_RING posted here, from this ring or another one."""
+
+    user_data: int
+    res: int
+    flags: int
+
+
+Event = Completion | Started | Message
+
+
 class Peer(Protocol):
     """The host's end of a connection."""
 
@@ -89,6 +101,22 @@ class World(Protocol):
     def socket(self) -> int:
         """An unconnected stream socket, for CONNECT requests."""
 
+    def eventfd(self, count: int = 0, *, semaphore: bool = False) -> int:
+        """An eventfd object."""
+
+    def signal(self, fd: int, count: int = 1) -> None:
+        """Add to an eventfd, without waiting; InputError for another fd."""
+
+    def epoll(self) -> int:
+        """An empty epoll set."""
+
+    def child(self) -> int:
+        """The number of a new child process, for WAITID; it runs until `end_child`."""
+
+    def end_child(self, pid: int, status: int = 0) -> None:
+        """A child exits with `status`, or is killed by signal -`status`; InputError if it does
+        not run."""
+
     def close(self, fd: int) -> None:
         """Close an fd that this world or a request opened; InputError when it is not open."""
 
@@ -112,7 +140,7 @@ class Backend(Protocol):
         the batch after itself. What completes inline is in `poll` when this returns.
         """
 
-    def poll(self) -> list[Completion | Started]:
+    def poll(self) -> list[Event]:
         """What has happened and was not reported yet, in order. Never blocks."""
 
     def wait(self, timeout_ns: int | None) -> bool:
@@ -145,6 +173,9 @@ class Backend(Protocol):
 
     def unregister_buffers(self) -> int:
         """0 or -errno."""
+
+    def ring_fd(self, other: Backend) -> int:
+        """An fd of another ring, or of this one, for MSG_RING; InputError for another kind."""
 
     def in_flight(self) -> int:
         """Requests submitted and not completed."""

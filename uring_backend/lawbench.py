@@ -9,7 +9,7 @@ from typing import Final
 from pybpfvm.errors import errno_name
 from pybpfvm.memory import AddressSpace, RegionKind
 from pybpfvm.uring_backend.abi import NOP_INJECT_RESULT, TIMESPEC, Op, Sqe
-from pybpfvm.uring_backend.base import EXTERNAL, Backend, Completion, Started
+from pybpfvm.uring_backend.base import EXTERNAL, Backend, Completion, Event
 
 PATIENCE_NS: Final = 2_000_000_000  # for what must happen
 QUIET_NS: Final = 20_000_000  # for what must not
@@ -23,18 +23,34 @@ class Broken(AssertionError):
 class Bench:
     """A backend under test, a block of user memory, and short ways to use both."""
 
-    def __init__(self, backend: Backend, memory: AddressSpace) -> None:
+    def __init__(
+        self, backend: Backend, memory: AddressSpace, make: Callable[[AddressSpace], Backend]
+    ) -> None:
         self.backend = backend
+        self._make = make
+        self._others: list[Bench] = []
         self.memory = memory
         self.world = backend.world
         self.block = memory.alloc(1 << 16, RegionKind.USER, "contract").start
         self._strings = self.block + (1 << 15)
 
+    def another(self) -> Bench:
+        """A second backend of the same kind over the same memory; closed with this bench."""
+        bench = Bench(self._make(self.memory), self.memory, self._make)
+        self._others.append(bench)
+        return bench
+
+    def close(self) -> None:
+        """Close the backends, twice, which is fine."""
+        for bench in (self, *self._others):
+            bench.backend.close()
+            bench.backend.close()
+
     def submit(self, *sqes: Sqe) -> int:
         """Issue SQEs in one batch."""
         return self.backend.submit([sqe.pack() for sqe in sqes])
 
-    def collect(self, count: int) -> list[Completion | Started]:
+    def collect(self, count: int) -> list[Event]:
         """Wait for `count` events; Broken if more or fewer come."""
         events = self.backend.poll()
         while len(events) < count and self.backend.wait(PATIENCE_NS):
@@ -49,7 +65,7 @@ class Bench:
 
     def results(self, count: int) -> list[tuple[int, int]]:
         """The next `count` completions as (token, res)."""
-        return [(event.token, res_of(event)) for event in self.collect(count)]
+        return [completed(event) for event in self.collect(count)]
 
     def result(self, sqe: Sqe) -> int:
         """The result of one request."""
@@ -97,11 +113,18 @@ class Bench:
         return Sqe(Op.LINK_TIMEOUT, on, addr=addr, len=1, user_data=token)
 
 
-def res_of(event: Completion | Started) -> int:
+def res_of(event: Event) -> int:
     """The result of a completion; Broken for an external request's start."""
-    if isinstance(event, Started):
-        raise Broken(f"external request {event.token} started unexpectedly")
+    if not isinstance(event, Completion):
+        raise Broken(f"{event} instead of a completion")
     return event.res
+
+
+def completed(event: Event) -> tuple[int, int]:
+    """(token, result) of a completion; Broken for anything else."""
+    res = res_of(event)
+    assert isinstance(event, Completion)
+    return event.token, res
 
 
 def expect(what: str, actual: object, wanted: object, detail: object = "") -> None:

@@ -22,7 +22,7 @@ from pybpfvm.uring_backend.abi import (
     SQE_IO_DRAIN,
     Op,
 )
-from pybpfvm.uring_backend.base import EXTERNAL, Backend, Started
+from pybpfvm.uring_backend.base import EXTERNAL, Backend, Message, Started
 from pybpfvm.uring_backend.checks import SqeChecks
 from pybpfvm.uring_backend.cq import CompletionQueues
 from pybpfvm.uring_backend.performed import Performed, is_performed
@@ -37,6 +37,7 @@ _NO_TAIL = bytes(16)  # cq_idx and the pads, which a mainline ring would read as
 _DEFER_MOST = 32  # inline completions of a run are posted when so many have come together
 _SHORT_IS_FAILURE = frozenset((Op.READ, Op.WRITE, Op.READ_FIXED, Op.WRITE_FIXED))
 _USER = "user"
+_OTHER_RING = "MSG_RING"
 
 
 def _nobody(token: int) -> None:
@@ -367,6 +368,8 @@ class Submitter:
             for event in events:
                 if isinstance(event, Started):
                     self._start(event.token)
+                elif isinstance(event, Message):
+                    self._cqs.post(0, event.user_data, event.res, event.flags, _OTHER_RING)
                 else:
                     self._ended(event.token, event.res, event.flags)
             self.settle()

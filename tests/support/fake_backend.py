@@ -21,7 +21,7 @@ from pybpfvm.uring_backend.abi import (
     Op,
     Sqe,
 )
-from pybpfvm.uring_backend.base import EXTERNAL, Completion, Started, World
+from pybpfvm.uring_backend.base import EXTERNAL, Backend, Completion, Event, Started, World
 
 _SUPPORTED = (
     Op.NOP,
@@ -47,7 +47,7 @@ class FakeBackend:
         self.files: list[int] | None = None
         self.lacks: int | None = None  # an opcode to refuse as `sim` refuses what it lacks
         self._now = 0
-        self._events: list[Completion | Started] = []
+        self._events: list[Event] = []
         self._chains: dict[int, list[Sqe]] = {}  # running token -> rest of its chain
         self._running: dict[int, Sqe] = {}
         self._deadlines: dict[int, int] = {}
@@ -155,7 +155,10 @@ class FakeBackend:
             elif sqe.opcode == Op.POLL_ADD:
                 self._end(token, mask)
 
-    def poll(self) -> list[Completion | Started]:
+    def ring_fd(self, other: Backend) -> int:
+        raise UnsupportedError("MSG_RING", remedy="use the simulated ring")
+
+    def poll(self) -> list[Event]:
         events, self._events = self._events, []
         return events
 

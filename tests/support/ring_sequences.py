@@ -854,7 +854,7 @@ class Player:
                 if isinstance(event, Started):
                     self.events.append((event.token, "started", 0))
                     self.backend.finish(event.token, failed=self.specs[event.token].fails)
-                else:
+                elif isinstance(event, Completion):
                     self.completed(event)
 
     def completed(self, event: Completion) -> None:

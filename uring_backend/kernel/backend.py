@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import time
 from collections.abc import Sequence
 
@@ -23,7 +24,8 @@ from pybpfvm.errors import InputError, InternalError, RingError, UnsupportedErro
 from pybpfvm.memory import AddressSpace
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Op
-from pybpfvm.uring_backend.base import EXTERNAL, Completion, Started
+from pybpfvm.uring_backend.base import EXTERNAL, Backend, Completion, Event, Message, Started
+from pybpfvm.uring_backend.kernel import messages
 from pybpfvm.uring_backend.kernel.direct import Direct
 from pybpfvm.uring_backend.kernel.gates import Gate, GatePool
 from pybpfvm.uring_backend.kernel.guard import NO_TOKEN, SUPPORTED, TOKEN_LIMIT, Guard
@@ -67,7 +69,7 @@ class KernelBackend:
             raise
         self._memory = memory
         self._guard = Guard(memory, self.world)
-        self._events: list[Completion | Started] = []
+        self._events: list[Event] = []
         self._flight = InFlight()
         self._gates = GatePool()
         self._planner = Planner(self._guard, self.world, self._flight, self._gates)
@@ -146,7 +148,7 @@ class KernelBackend:
         self._reap()
         return taken
 
-    def poll(self) -> list[Completion | Started]:
+    def poll(self) -> list[Event]:
         """What has happened and was not reported yet, in order."""
         if not self._closed:
             self._reap()
@@ -225,6 +227,14 @@ class KernelBackend:
         """IORING_UNREGISTER_BUFFERS."""
         self._check_open()
         return self._ring.register(abi.UNREGISTER_BUFFERS, 0, 0)
+
+    def ring_fd(self, other: Backend) -> int:
+        """An fd of another real ring, or of this one, for MSG_RING."""
+        if not isinstance(other, KernelBackend):
+            raise InputError("a ring of the kernel sends messages to such rings only")
+        fd = os.dup(other._ring.fd)
+        self.world.adopt(fd)
+        return fd
 
     def direct(self, cqs: int) -> Direct:
         """Tables for compiled code that uses the real ring itself, below a ring with `cqs` CQs."""
@@ -306,6 +316,9 @@ class KernelBackend:
     def _complete(self, token: int, res: int, flags: int) -> None:
         if token == NO_TOKEN:
             return  # _NO_DRAINS, cancelled behind a drain
+        if token >= messages.FIRST_TOKEN and (user_data := messages.take(token)) is not None:
+            self._events.append(Message(user_data, res, flags))
+            return
         record = self._flight.hidden.get(token)
         if record is not None:
             del self._flight.hidden[token]

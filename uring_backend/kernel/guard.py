@@ -10,6 +10,7 @@ nothing is ever mapped, descriptor -1), so that completion, chain and order come
     paths        confined to the world's directory, which is their "/" (".." stops there);
                  symbolic links, too, where that directory is a mount of its own (`pinned`)
     addresses    CONNECT reaches only sockets that listen in the world, else -ECONNREFUSED
+    processes    WAITID reaches only children of the world, else -ECHILD
     opcodes      those of SUPPORTED and numbers no kernel knows; others never get here
 
 Indirect arguments that must not change between check and use (iovec arrays, paths, open_how,
@@ -23,7 +24,7 @@ import contextlib
 import ctypes
 import struct
 import time
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Container, Sequence, Set
 from dataclasses import replace
 from typing import Final, Protocol
 
@@ -31,6 +32,7 @@ from pybpfvm.bits import U16, U32, s32, s64, u32
 from pybpfvm.memory import PAGE, AddressSpace, UserFault
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import FdUse, Op, Pointer, Sqe, Target
+from pybpfvm.uring_backend.kernel import messages
 
 SUPPORTED: Final = frozenset(
     {
@@ -79,6 +81,16 @@ SUPPORTED: Final = frozenset(
         Op.TEE,
         Op.PIPE,
         Op.FIXED_FD_INSTALL,
+        Op.READV_FIXED,
+        Op.WRITEV_FIXED,
+        Op.READ_MULTISHOT,
+        Op.EPOLL_CTL,
+        Op.EPOLL_WAIT,
+        Op.FUTEX_WAIT,
+        Op.FUTEX_WAKE,
+        Op.FUTEX_WAITV,
+        Op.WAITID,
+        Op.MSG_RING,
     }
 )
 
@@ -115,6 +127,8 @@ _OPEN_MODE = 0o7777
 _STORAGE_BYTES = 128  # struct sockaddr_storage: longer addresses are -EINVAL
 _SOCK_TYPE = 0xF
 _IPPROTO_TCP = 6
+_FUTEX_BYTES = 4
+_SIGINFO_BYTES = 28  # as far as WAITID writes
 _XATTR_USER = b"user."
 _TO_THE_TOP = b"../" * 64  # where a pinned root ends it, from any reasonable depth
 _NO_NAMESPACE = b"none."  # of extended attributes: -EOPNOTSUPP
@@ -141,6 +155,10 @@ class Places(Protocol):
     @property
     def owned(self) -> Set[int]:
         """Descriptors that requests may use."""
+
+    @property
+    def children(self) -> Container[int]:
+        """Processes that requests may wait for."""
 
     @property
     def root_fd(self) -> int:
@@ -190,6 +208,7 @@ class Guard:
         self.fault_addr = memory.base + (1 << 31)
         # Of the SQE being admitted.
         self._kept: list[ctypes.Array[ctypes.c_char]] = []
+        self._on_result: Callable[[int], None] | None = None
         self._total = -1
         self._bad = False
 
@@ -207,7 +226,7 @@ class Guard:
                 return raw, None
         elif opcode == Op.NOP and not op_flags & abi.NOP_FILE:
             return raw, None
-        self._kept, self._total, self._bad = [], -1, False
+        self._kept, self._total, self._bad, self._on_result = [], -1, False, None
         sqe = Sqe.unpack(raw)
         sqe = replace(sqe, fd=self._admit_fd(sqe))
         special = _SPECIAL.get(opcode)
@@ -217,12 +236,11 @@ class Guard:
             for pointer in abi.OPS[Op(opcode)].pointers:
                 sqe = self._admit_pointer(sqe, pointer)
         effect = None
-        if self._kept or self._bad:
+        if self._kept or self._bad or self._on_result:
             effect = Effect(self._kept, self._total, self._bad)
+            effect.on_result = self._on_result
         if effect is not None and opcode == Op.FILES_UPDATE and sqe.off == abi.FILE_INDEX_ALLOC:
             effect.on_result = self._slots_back(addr, self._kept[0])
-        elif effect is not None and opcode == Op.PIPE and self._kept:
-            effect.on_result = self._pipe_made(Sqe.unpack(raw), self._kept[0])
         return sqe.pack(), effect
 
     def unsupported(self, raw: bytes) -> str:
@@ -232,6 +250,11 @@ class Guard:
             return f"opcode {Op(opcode).name}"
         if opcode == Op.SYMLINKAT and not self._places.pinned:
             return "SYMLINKAT without CAP_SYS_ADMIN"
+        if opcode == Op.WAITID and Sqe.unpack(raw).len != abi.P_PID:
+            return "WAITID of anything but one child"
+        if opcode in (Op.FUTEX_WAIT, Op.FUTEX_WAKE):
+            numa = Sqe.unpack(raw).fd & (abi.FUTEX2_NUMA | abi.FUTEX2_MPOL)
+            return f"{Op(opcode).name} with a NUMA node" if numa else ""
         if opcode == Op.MADVISE:
             advice = Sqe.unpack(raw).op_flags
             return "" if advice in _MEMORY_ADVICE else f"MADVISE with advice {advice}"
@@ -264,6 +287,8 @@ class Guard:
             fixed = fixed or bool(sqe.op_flags & abi.ASYNC_CANCEL_FD_FIXED)
         elif sqe.opcode == Op.CLOSE:
             checked, fixed = not sqe.file_index, False
+        elif sqe.opcode == Op.EPOLL_CTL:
+            checked, fixed = True, False
         elif use is FdUse.DIRECTORY:
             if sqe.fd == abi.AT_FDCWD:
                 return self._places.root_fd
@@ -575,7 +600,9 @@ class Guard:
         """The descriptors are told to the world before a program sees them."""
         if not self._memory.is_user(sqe.addr, 2 * abi.FD.size):
             return replace(sqe, addr=self._refused(sqe.addr))
-        return replace(sqe, addr=self._keep(bytes(2 * abi.FD.size)))
+        addr = self._keep(bytes(2 * abi.FD.size))
+        self._on_result = self._pipe_made(sqe, self._kept[0])
+        return replace(sqe, addr=addr)
 
     def _pipe_made(self, sqe: Sqe, buffer: ctypes.Array[ctypes.c_char]) -> Callable[[int], None]:
         def made(res: int) -> None:
@@ -588,6 +615,61 @@ class Guard:
                 self._memory.user_write(sqe.addr, buffer.raw[: 2 * abi.FD.size])
 
         return made
+
+    def _epoll_ctl(self, sqe: Sqe) -> Sqe:
+        if s32(sqe.off) not in self._places.owned:
+            sqe = replace(sqe, off=U32)
+        if sqe.len == abi.EPOLL_CTL_DEL:
+            return sqe
+        return self._admit_pointer(sqe, abi.OPS[Op.EPOLL_CTL].pointers[0])
+
+    def _futex(self, sqe: Sqe) -> Sqe:
+        return replace(sqe, addr=self._futex_word(sqe.addr))
+
+    def _futex_word(self, addr: int) -> int:
+        """An unaligned word is refused before it is looked at."""
+        if addr % _FUTEX_BYTES or self._memory.is_user(addr, _FUTEX_BYTES):
+            return addr
+        return self._refused(addr)
+
+    def _futex_waitv(self, sqe: Sqe) -> Sqe:
+        if not 0 < sqe.len <= abi.FUTEX_WAITV_MAX:
+            return replace(sqe, addr=_HARD_FAULT)
+        step = abi.FUTEX_WAITV_STRUCT
+        kept = bytearray()
+        for index in range(sqe.len):
+            try:
+                raw = self._memory.user_read(sqe.addr + index * step.size, step.size)
+            except UserFault:
+                if not kept:
+                    return replace(sqe, addr=self._unreadable(sqe.addr))
+                # The kernel refuses what is wrong in the first ones, then what it can not read.
+                kept += step.pack(0, 0, 0, 1)
+                return replace(sqe, addr=self._keep(bytes(kept)), len=index + 1)
+            value, addr, flags, reserved = step.unpack(raw)
+            if flags & (abi.FUTEX2_NUMA | abi.FUTEX2_MPOL):
+                flags = 0  # another size is refused alike
+            kept += step.pack(value, self._futex_word(addr), flags, reserved)
+        return replace(sqe, addr=self._keep(bytes(kept)))
+
+    def _waitid(self, sqe: Sqe) -> Sqe:
+        if sqe.off and not self._memory.is_user(sqe.off, _SIGINFO_BYTES):
+            sqe = replace(sqe, off=self._refused(sqe.off))
+        if sqe.fd > 0 and sqe.fd not in self._places.children:
+            sqe = replace(sqe, fd=_NO_FD)
+        return sqe
+
+    def _msg_ring(self, sqe: Sqe) -> Sqe:
+        """The message travels under a token that the ring it is for can tell from its own."""
+        token = messages.post(sqe.off)
+        silent = sqe.op_flags & abi.MSG_RING_CQE_SKIP
+
+        def done(res: int) -> None:
+            if res < 0 or silent:
+                messages.take(token)
+
+        self._on_result = done
+        return replace(sqe, off=token)
 
     def _madvise(self, sqe: Sqe) -> Sqe:
         if self._memory.is_user(sqe.addr, sqe.off or sqe.len):
@@ -661,6 +743,15 @@ _SPECIAL: Final[dict[int, Callable[[Guard, Sqe], Sqe]]] = {
     Op.TEE: Guard._splice,
     Op.PIPE: Guard._pipe,
     Op.MADVISE: Guard._madvise,
+    Op.EPOLL_CTL: Guard._epoll_ctl,
+    Op.FUTEX_WAIT: Guard._futex,
+    Op.FUTEX_WAKE: Guard._futex,
+    Op.FUTEX_WAITV: Guard._futex_waitv,
+    Op.WAITID: Guard._waitid,
+    Op.MSG_RING: Guard._msg_ring,
+    Op.READV_FIXED: Guard._transfer,
+    Op.WRITEV_FIXED: Guard._transfer,
+    Op.READ_MULTISHOT: Guard._transfer,
     Op.ASYNC_CANCEL: Guard._named,
     Op.POLL_REMOVE: Guard._named,
     Op.TIMEOUT_REMOVE: Guard._named,

@@ -55,7 +55,9 @@ ORDERED = _ANY_LINK | abi.SQE_IO_DRAIN | abi.SQE_CQE_SKIP_SUCCESS
 # What no kernel knows is passed on, too, for its -EINVAL.
 ACCEPTED = SUPPORTED | frozenset(range(abi.OP_LAST, 256))
 # Opcodes of which nothing is to be remembered, as plain ints: looked up for each SQE.
-_CONDITIONAL = frozenset({Op.SYMLINKAT, Op.MADVISE})  # Guard.unsupported decides
+_CONDITIONAL = frozenset(
+    {Op.SYMLINKAT, Op.MADVISE, Op.WAITID, Op.FUTEX_WAIT, Op.FUTEX_WAKE}
+)  # Guard.unsupported decides
 PLAIN = frozenset(map(int, ACCEPTED - _WATCHED - _CONDITIONAL - {Op.ASYNC_CANCEL}))
 
 # The kernel refuses drains on a ring that ever saw the skip flag. As it does not see those of the

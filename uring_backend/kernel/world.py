@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import select
 import shutil
 import socket as sockets
 import struct
@@ -23,6 +24,7 @@ from pathlib import Path
 from pybpfvm.errors import InputError, errno_name
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.base import Peer
+from pybpfvm.uring_backend.kernel.children import Children
 
 _LOOPBACK = "127.0.0.1"
 _CONNECT_TIMEOUT_S = 5.0  # only a full backlog makes a loopback connection wait
@@ -46,6 +48,8 @@ class KernelWorld:
         self.pinned = self.root_fd >= 0
         if not self.pinned:
             self.root_fd = os.open(self._directory, _ROOT_DIRECTORY)
+        self.children = Children()
+        self._eventfds: set[int] = set()
         self._listening: dict[int, bytes] = {}
         self._refuser: sockets.socket | None = None
         self._peers: list[KernelPeer] = []
@@ -140,6 +144,37 @@ class KernelWorld:
         except OSError as error:
             raise _refused("make a socket", error) from error
 
+    def eventfd(self, count: int = 0, *, semaphore: bool = False) -> int:
+        """An eventfd object."""
+        kind = os.EFD_SEMAPHORE if semaphore else 0
+        fd = self._own(os.eventfd(0, os.EFD_CLOEXEC | kind))
+        self._eventfds.add(fd)
+        if count:
+            os.eventfd_write(fd, count)
+        return fd
+
+    def signal(self, fd: int, count: int = 1) -> None:
+        """Add to an eventfd; what is beyond its maximum is lost."""
+        if fd not in self._eventfds:
+            raise InputError(f"fd {fd} is not an eventfd")
+        poll = select.poll()
+        poll.register(fd, select.POLLOUT)
+        if poll.poll(0):
+            os.eventfd_write(fd, count)
+
+    def epoll(self) -> int:
+        """An empty epoll set."""
+        with select.epoll() as epoll:
+            return self._own(os.dup(epoll.fileno()))
+
+    def child(self) -> int:
+        """The number of a new child process."""
+        return self.children.start()
+
+    def end_child(self, pid: int, status: int = 0) -> None:
+        """A child exits with `status`, or is killed by signal -`status`."""
+        self.children.end(pid, status)
+
     def close(self, fd: int) -> None:
         """Close an fd that this world or a request opened; InputError when it is not open."""
         if fd not in self.owned:
@@ -158,6 +193,7 @@ class KernelWorld:
         for action in self._on_disown:
             action(fd)
         self._listening.pop(fd, None)
+        self._eventfds.discard(fd)
 
     def on_disown(self, action: Callable[[int], None]) -> None:
         """Have `disown` call `action`: for whoever remembers which descriptors are owned."""
@@ -184,6 +220,7 @@ class KernelWorld:
             self.close(fd)
         for peer in self._peers:
             peer.close()
+        self.children.close()
         if self._refuser is not None:
             self._refuser.close()
         if self.root_fd >= 0:

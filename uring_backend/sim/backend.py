@@ -24,13 +24,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from pybpfvm.errors import UnsupportedError
+from pybpfvm.errors import InputError, UnsupportedError
 from pybpfvm.memory import AddressSpace
-from pybpfvm.uring_backend.abi import Sqe
-from pybpfvm.uring_backend.base import Completion, Started
+from pybpfvm.uring_backend.abi import O_RDWR, Sqe
+from pybpfvm.uring_backend.base import Backend, Event
 from pybpfvm.uring_backend.sim.clock import NEVER, Clock
 from pybpfvm.uring_backend.sim.core import Core
-from pybpfvm.uring_backend.sim.descriptors import FdTable
+from pybpfvm.uring_backend.sim.descriptors import FdTable, OpenFile
+from pybpfvm.uring_backend.sim.messages import RingNode
 from pybpfvm.uring_backend.sim.opcodes import PREPARE, unsupported
 from pybpfvm.uring_backend.sim.vfs import DEFAULT_LIMIT_BYTES
 from pybpfvm.uring_backend.sim.world import SimWorld
@@ -77,7 +78,7 @@ class SimBackend:
                 )
         return self._core.submit(entries)
 
-    def poll(self) -> list[Completion | Started]:
+    def poll(self) -> list[Event]:
         """What has happened since the last call, in order."""
         self._core.run()
         events = list(self._core.outbox)
@@ -126,6 +127,12 @@ class SimBackend:
     def unregister_buffers(self) -> int:
         """0 or -errno."""
         return self._core.buffers.unregister()
+
+    def ring_fd(self, other: Backend) -> int:
+        """An fd of another simulated ring, or of this one, for MSG_RING."""
+        if not isinstance(other, SimBackend):
+            raise InputError("a simulated ring sends messages to simulated rings only")
+        return self._fds.install(OpenFile(RingNode(other._core), O_RDWR))
 
     def in_flight(self) -> int:
         """Requests submitted and not completed."""

@@ -14,6 +14,7 @@ from pybpfvm.uring_backend.abi import (
     ASYNC_CANCEL_USERDATA,
     SQE_BUFFER_SELECT,
     SQE_FIXED_FILE,
+    Op,
 )
 from pybpfvm.uring_backend.sim.descriptors import OpenFile
 from pybpfvm.uring_backend.sim.request import Issue, Refused, Request, State
@@ -43,6 +44,9 @@ def cancel_one(core: Core, request: Request) -> int:
     if request.state is State.POLLED:
         core.cancel_later(request)
         return 0
+    if request.state is State.PARKED:
+        core.cancel_later(request)
+        return 1  # mainline counts here
     if request in core.timers.armed:
         core.timers.remove(request)
         return 0
@@ -50,14 +54,25 @@ def cancel_one(core: Core, request: Request) -> int:
 
 
 def _candidates(core: Core) -> list[Request]:
-    """Where mainline looks, in its order: workers, files waited for, timeouts.
+    """Where mainline looks, in its order: workers, files waited for, children, futexes, timeouts.
 
     A cancellation that a worker performs finds itself, unless it is for all there are.
     """
     workers = [request for request in core.live.values() if request.state is State.WORKER]
     if core.working is not None:
         workers.append(core.working)
-    return [*workers, *core.polled, *core.timers.armed]
+    parked = sorted(core.parked, key=_is_futex)
+    return [*workers, *core.polled, *parked, *core.timers.armed]
+
+
+def _is_futex(request: Request) -> bool:
+    return request.sqe.opcode != Op.WAITID
+
+
+def _count(found: list[Request]) -> int:
+    """How many were found as mainline counts: all children as one, and all futexes."""
+    kinds = {_is_futex(other) for other in found if other.state is State.PARKED}
+    return sum(other.state is not State.PARKED for other in found) + len(kinds)
 
 
 def prepare_async_cancel(core: Core, request: Request) -> Issue:
@@ -89,9 +104,10 @@ def prepare_async_cancel(core: Core, request: Request) -> Issue:
         found = [other for other in _candidates(core) if matches(other, file)]
         if flags & (ASYNC_CANCEL_ALL | ASYNC_CANCEL_ANY):  # ANY means all of them, too
             found = [other for other in found if other is not request]
+            number = _count(found)
             for other in found:
                 cancel_one(core, other)
-            return len(found)
+            return number
         return cancel_one(core, found[0]) if found else -errno.ENOENT
 
     return issue

@@ -39,7 +39,7 @@ from pybpfvm.uring_backend.abi import (
     OpInfo,
     Sqe,
 )
-from pybpfvm.uring_backend.base import EXTERNAL, Completion, Started
+from pybpfvm.uring_backend.base import EXTERNAL, Completion, Event, Message, Started
 from pybpfvm.uring_backend.sim.buffers import BufferGroups, RegisteredBuffers
 from pybpfvm.uring_backend.sim.clock import Clock
 from pybpfvm.uring_backend.sim.descriptors import (
@@ -86,7 +86,8 @@ class Core:
         self.timers = Timers(self)
         self.live: dict[int, Request] = {}
         self.polled: dict[Request, None] = {}  # waiting for their file, oldest first
-        self.outbox: deque[Completion | Started] = deque()
+        self.outbox: deque[Event] = deque()
+        self.parked: dict[Request, Callable[[], None]] = {}  # and how each gives up waiting
         self.working: Request | None = None  # what a worker performs at this moment
         self.posted = 0  # CQEs so far, those of skipped successes not counted
         self._prepare = prepare
@@ -332,6 +333,21 @@ class Core:
             self.disarm_poll(request)
             self.later(lambda: self.complete(request, _INTERRUPTED))
 
+    def park(self, request: Request, give_up: Callable[[], None]) -> None:
+        """The request waits for something that is not a file; `give_up` forgets it there."""
+        request.state = State.PARKED
+        self.parked[request] = give_up
+
+    def unpark(self, request: Request, result: int) -> None:
+        """What a parked request waited for has come: it ends, from task work."""
+        if self.parked.pop(request, None) is not None:
+            self.later(lambda: self.complete(request, result))
+
+    def try_parked(self, request: Request) -> None:
+        """What a parked request waits for may have come."""
+        if self.parked.pop(request, None) is not None:
+            self.issue(request)
+
     def _wait_for_file(self, request: Request) -> bool:
         """Wait until the file is worth another try; False if that is no use or not wanted."""
         file = request.file
@@ -452,6 +468,8 @@ class Core:
     def cancel_later(self, request: Request, res: int = -errno.ECANCELED) -> None:
         """End a request, from task work, as cancelled."""
         self.disarm_poll(request)
+        if (give_up := self.parked.pop(request, None)) is not None:
+            give_up()
 
         def end() -> None:
             request.cqe_flags = 0
@@ -471,6 +489,12 @@ class Core:
     def post(self, request: Request, res: int, flags: int = 0) -> None:
         """A CQE of a multishot request that goes on."""
         self._emit(request, res, flags | CQE_F_MORE)
+        self.timers.count(self.posted)
+
+    def deliver(self, user_data: int, res: int, flags: int) -> None:
+        """A MSG_RING's CQE for this ring."""
+        self.posted += 1
+        self.outbox.append(Message(user_data, res, flags))
         self.timers.count(self.posted)
 
     def _emit(self, request: Request, res: int, flags: int) -> None:
@@ -549,6 +573,8 @@ class Core:
         """Forget every request; files are given back."""
         for request in self.live.values():
             self.disarm_poll(request)
+            if (give_up := self.parked.pop(request, None)) is not None:
+                give_up()
             if request.file is not None:
                 request.file.drop()
         self.live.clear()

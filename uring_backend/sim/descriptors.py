@@ -81,6 +81,7 @@ class Node:
     """
 
     mode = 0
+    is_ring = False
     queue: WaitQueue | None = None  # None: always ready, can not be waited for
     seekable = False
 
@@ -121,13 +122,14 @@ def is_pipe(node: Node) -> bool:
 class OpenFile:
     """An open file description: shared by descriptors, slots and requests that name it."""
 
-    __slots__ = ("flags", "node", "offset", "references")
+    __slots__ = ("flags", "node", "offset", "references", "watchers")
 
     def __init__(self, node: Node, flags: int) -> None:
         self.node = node
         self.flags = flags
         self.offset = 0
         self.references = 0
+        self.watchers: dict[object, Callable[[], None]] = {}  # called before the node is released
 
     @property
     def readable(self) -> bool:
@@ -153,6 +155,8 @@ class OpenFile:
         """Give a reference back; the last one releases the node."""
         self.references -= 1
         if self.references == 0:
+            for gone in list(self.watchers.values()):
+                gone()
             self.node.released()
 
 
@@ -216,7 +220,7 @@ class SlotTable:
         if len(wanted) > MAX_SLOTS:
             return -errno.EMFILE
         try:
-            files = [None if fd == -1 else self._fds.get(fd) for fd in wanted]
+            files = [None if fd == -1 else self._file(fd) for fd in wanted]
         except Refused as refused:
             return -refused.errno
         self._slots = [file.hold() if file else None for file in files]
@@ -245,10 +249,17 @@ class SlotTable:
             self._put(start + done, None)  # a slot is emptied even if its new file is no good
             try:
                 if fd != -1:
-                    self._put(start + done, self._fds.get(fd))
+                    self._put(start + done, self._file(fd))
             except Refused as refused:
                 return done or -refused.errno
         return len(wanted)
+
+    def _file(self, fd: int) -> OpenFile:
+        """The file to be registered; a ring can not be."""
+        file = self._fds.get(fd)
+        if file.node.is_ring:
+            raise Refused(errno.EBADF)
+        return file
 
     def _put(self, slot: int, file: OpenFile | None) -> None:
         assert self._slots is not None

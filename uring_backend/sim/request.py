@@ -37,6 +37,7 @@ class State(Enum):
     WORKER = "in the hands of a worker"
     POLLED = "waiting for its file to become ready"
     TIMER = "waiting for time to pass"
+    PARKED = "waiting for a wake-up or a child"
     EXTERNAL = "being performed by the caller"
     DONE = "completed"
 

@@ -13,8 +13,11 @@ from pybpfvm.uring_backend.abi import (
     SHUT_WR,
     SOCKADDR_IN,
 )
+from pybpfvm.uring_backend.sim.children import Children
 from pybpfvm.uring_backend.sim.clock import REALTIME_BASE_NS, Clock
 from pybpfvm.uring_backend.sim.descriptors import FdTable, OpenFile
+from pybpfvm.uring_backend.sim.epolls import Epoll
+from pybpfvm.uring_backend.sim.eventfds import EventFd
 from pybpfvm.uring_backend.sim.opening import open_path
 from pybpfvm.uring_backend.sim.pipes import ends
 from pybpfvm.uring_backend.sim.request import Refused
@@ -71,6 +74,7 @@ class SimWorld:
     def __init__(self, fds: FdTable, clock: Clock, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
         self.fds = fds
         self.vfs = Vfs(lambda: REALTIME_BASE_NS + clock.now_ns, limit_bytes)
+        self.children = Children()
         self._listeners: dict[int, Socket] = {}
         self._next_port = _FIRST_PORT
         self._next_client = _FIRST_CLIENT_PORT
@@ -149,6 +153,33 @@ class SimWorld:
         reader, writer = ends()
         read_fd = self._install(reader)
         return read_fd, self._install(writer)
+
+    def eventfd(self, count: int = 0, *, semaphore: bool = False) -> int:
+        """An eventfd object."""
+        return self._install(OpenFile(EventFd(count, semaphore=semaphore), O_RDWR))
+
+    def signal(self, fd: int, count: int = 1) -> None:
+        """Add to an eventfd."""
+        try:
+            node = self.fds.get(fd).node
+        except Refused:
+            raise InputError(f"fd {fd} is not open") from None
+        if not isinstance(node, EventFd):
+            raise InputError(f"fd {fd} is not an eventfd")
+        node.signal(count)
+
+    def epoll(self) -> int:
+        """An empty epoll set."""
+        return self._install(OpenFile(Epoll(), O_RDWR))
+
+    def child(self) -> int:
+        """The number of a new child process."""
+        return self.children.start()
+
+    def end_child(self, pid: int, status: int = 0) -> None:
+        """A child exits with `status`, or is killed by signal -`status`."""
+        if not self.children.end(pid, status):
+            raise InputError(f"no child {pid} runs")
 
     def _install(self, file: OpenFile) -> int:
         try:
