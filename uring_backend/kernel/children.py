@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Container
 
 from pybpfvm.errors import InputError
 
@@ -13,14 +12,15 @@ _SHELL = "/bin/sh"
 _SCRIPT = "read status && exit $status"
 
 
-class Children(Container[int]):
+class Children:
     """The children of one world, by number; those that run have a pipe to them."""
 
     def __init__(self) -> None:
         self._running: dict[int, int] = {}
         self._started: list[int] = []
 
-    def __contains__(self, pid: object) -> bool:
+    def started(self, pid: int) -> bool:
+        """Whether it is one of them, or was."""
         return pid in self._started
 
     def start(self) -> int:

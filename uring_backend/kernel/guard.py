@@ -24,7 +24,7 @@ import contextlib
 import ctypes
 import struct
 import time
-from collections.abc import Callable, Container, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from typing import Final, Protocol
 
@@ -156,9 +156,8 @@ class Places(Protocol):
     def owned(self) -> Set[int]:
         """Descriptors that requests may use."""
 
-    @property
-    def children(self) -> Container[int]:
-        """Processes that requests may wait for."""
+    def is_child(self, pid: int) -> bool:
+        """Whether requests may wait for this process."""
 
     @property
     def root_fd(self) -> int:
@@ -655,7 +654,7 @@ class Guard:
     def _waitid(self, sqe: Sqe) -> Sqe:
         if sqe.off and not self._memory.is_user(sqe.off, _SIGINFO_BYTES):
             sqe = replace(sqe, off=self._refused(sqe.off))
-        if sqe.fd > 0 and sqe.fd not in self._places.children:
+        if sqe.fd > 0 and not self._places.is_child(sqe.fd):
             sqe = replace(sqe, fd=_NO_FD)
         return sqe
 

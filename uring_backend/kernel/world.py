@@ -48,7 +48,7 @@ class KernelWorld:
         self.pinned = self.root_fd >= 0
         if not self.pinned:
             self.root_fd = os.open(self._directory, _ROOT_DIRECTORY)
-        self.children = Children()
+        self._children = Children()
         self._eventfds: set[int] = set()
         self._listening: dict[int, bytes] = {}
         self._refuser: sockets.socket | None = None
@@ -169,11 +169,15 @@ class KernelWorld:
 
     def child(self) -> int:
         """The number of a new child process."""
-        return self.children.start()
+        return self._children.start()
+
+    def is_child(self, pid: int) -> bool:
+        """Whether requests may wait for this process."""
+        return self._children.started(pid)
 
     def end_child(self, pid: int, status: int = 0) -> None:
         """A child exits with `status`, or is killed by signal -`status`."""
-        self.children.end(pid, status)
+        self._children.end(pid, status)
 
     def close(self, fd: int) -> None:
         """Close an fd that this world or a request opened; InputError when it is not open."""
@@ -220,7 +224,7 @@ class KernelWorld:
             self.close(fd)
         for peer in self._peers:
             peer.close()
-        self.children.close()
+        self._children.close()
         if self._refuser is not None:
             self._refuser.close()
         if self.root_fd >= 0:
