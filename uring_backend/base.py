@@ -159,20 +159,53 @@ class Backend(Protocol):
     def cancel_external(self, token: int) -> None:
         """Forget an external request that has not started (teardown); its chain is cancelled."""
 
-    def register_files(self, fds: Sequence[int]) -> int:
-        """IORING_REGISTER_FILES (-1: sparse slot); 0 or -errno."""
+    def register_files(self, fds: Sequence[int], tags: Sequence[int] = ()) -> int:
+        """IORING_REGISTER_FILES or FILES2 (-1: sparse slot); 0 or -errno. A Message(tag, 0, 0)
+        tells when the file of a slot with a tag other than 0 is used no more."""
 
-    def update_files(self, offset: int, fds: Sequence[int]) -> int:
-        """IORING_REGISTER_FILES_UPDATE; number updated or -errno."""
+    def update_files(self, offset: int, fds: Sequence[int], tags: Sequence[int] = ()) -> int:
+        """IORING_REGISTER_FILES_UPDATE or FILES_UPDATE2; number updated or -errno."""
 
     def unregister_files(self) -> int:
         """0 or -errno."""
 
-    def register_buffers(self, buffers: Sequence[tuple[int, int]]) -> int:
-        """IORING_REGISTER_BUFFERS with (user address, length) pairs; 0 or -errno."""
+    def file_alloc_range(self, offset: int, count: int) -> int:
+        """IORING_REGISTER_FILE_ALLOC_RANGE: which slots FILE_INDEX_ALLOC takes; 0 or -errno."""
+
+    def register_buffers(self, buffers: Sequence[tuple[int, int]], tags: Sequence[int] = ()) -> int:
+        """IORING_REGISTER_BUFFERS or BUFFERS2 with (user address, length) pairs; 0 or -errno."""
+
+    def update_buffers(
+        self, offset: int, buffers: Sequence[tuple[int, int]], tags: Sequence[int] = ()
+    ) -> int:
+        """IORING_REGISTER_BUFFERS_UPDATE; number updated or -errno."""
 
     def unregister_buffers(self) -> int:
         """0 or -errno."""
+
+    def clone_buffers(
+        self,
+        source: Backend,
+        offset: int = 0,
+        target: int = 0,
+        count: int = 0,
+        *,
+        replace: bool = False,
+    ) -> int:
+        """IORING_REGISTER_CLONE_BUFFERS: `count` buffers (0: all) of `source` from slot `offset`
+        on, to slots from `target` on; 0 or -errno. InputError for another kind of backend."""
+
+    def sync_cancel(
+        self,
+        token: int = 0,
+        *,
+        fd: int = -1,
+        flags: int = 0,
+        opcode: int = 0,
+        timeout_ns: int | None = None,
+    ) -> int:
+        """IORING_REGISTER_SYNC_CANCEL with flags of ASYNC_CANCEL: 0, a number, or -errno; -ETIME
+        when what was found at work has not ended within the timeout."""
 
     def ring_fd(self, other: Backend) -> int:
         """An fd of another ring, or of this one, for MSG_RING; InputError for another kind."""

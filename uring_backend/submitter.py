@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _HEAD = struct.Struct("<BB30xQ2xH4xH14x")  # opcode, flags, user_data, personality, cq_idx
 _NO_TAIL = bytes(16)  # cq_idx and the pads, which a mainline ring would read as addr3
 _DEFER_MOST = 32  # inline completions of a run are posted when so many have come together
-_SHORT_IS_FAILURE = frozenset((Op.READ, Op.WRITE, Op.READ_FIXED, Op.WRITE_FIXED))
+_SHORT_IS_FAILURE = frozenset((Op.READ, Op.WRITE, Op.READ_FIXED, Op.WRITE_FIXED, Op.SPLICE, Op.TEE))
 _USER = "user"
 _OTHER_RING = "MSG_RING"
 

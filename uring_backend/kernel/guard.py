@@ -556,11 +556,13 @@ class Guard:
     def _linkat(self, sqe: Sqe) -> Sqe:
         if not self._places.pinned:  # there are no symbolic links, and none may be followed
             sqe = replace(sqe, op_flags=sqe.op_flags & ~abi.AT_SYMLINK_FOLLOW)
-        bad_before = self._bad
-        sqe = self._renameat(sqe)
-        if sqe.op_flags & abi.AT_EMPTY_PATH:  # which of the two was empty does not matter then
-            self._bad = bad_before
-        return sqe
+        empty_is_fine = sqe.op_flags & abi.AT_EMPTY_PATH and self._read_path(sqe.addr) == b""
+        if not empty_is_fine:
+            return self._renameat(sqe)
+        admitted = self._renameat(sqe)
+        new = self._read_path(sqe.off)
+        self._bad = not new or len(new) >= abi.PATH_MAX
+        return admitted
 
     def _xattr(self, sqe: Sqe) -> Sqe:
         try:

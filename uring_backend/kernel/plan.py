@@ -220,12 +220,7 @@ class Planner:
     def _plan_cancel(self, sqe: Sqe, consumed: int) -> Iterator[Planned]:
         """ASYNC_CANCEL with ANY or OP, spelled out so that hidden requests are not found."""
         by_opcode = sqe.op_flags & abi.ASYNC_CANCEL_OP
-        targets = [
-            token
-            for token, entry in self._flight.live.items()
-            if not isinstance(entry, External)
-            and (not by_opcode or (entry if isinstance(entry, int) else entry.opcode) == sqe.len)
-        ]
+        targets = self.cancellable(sqe.len if by_opcode else None)
         cancel = Sqe(Op.ASYNC_CANCEL, addr=NO_TOKEN, user_data=sqe.user_data)
         if not sqe.op_flags & abi.ASYNC_CANCEL_ALL:
             cancel = replace(cancel, addr=targets[0] if targets else NO_TOKEN)
@@ -235,6 +230,15 @@ class Planner:
         for target in targets or [NO_TOKEN]:
             token = self._flight.hidden_token()
             yield replace(cancel, addr=target, user_data=token).pack(), consumed, token, group
+
+    def cancellable(self, opcode: int | None) -> list[int]:
+        """Tokens of the caller's requests in flight, of this opcode (None: all)."""
+        return [
+            token
+            for token, entry in self._flight.live.items()
+            if not isinstance(entry, External)
+            and (opcode is None or (entry if isinstance(entry, int) else entry.opcode) == opcode)
+        ]
 
     def settled(self) -> None:
         """What the chains planned since the last time had at once is known now."""

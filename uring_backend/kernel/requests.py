@@ -21,7 +21,7 @@ from pybpfvm.uring_backend.base import EXTERNAL
 from pybpfvm.uring_backend.kernel.gates import Gate
 from pybpfvm.uring_backend.kernel.guard import TOKEN_LIMIT
 
-_TRANSFERS = frozenset({Op.READ, Op.WRITE, Op.READ_FIXED, Op.WRITE_FIXED})
+_TRANSFERS = frozenset({Op.READ, Op.WRITE, Op.READ_FIXED, Op.WRITE_FIXED, Op.SPLICE, Op.TEE})
 _MESSAGES = frozenset({Op.SEND, Op.RECV})
 
 _SET_XATTRS = frozenset({Op.SETXATTR, Op.FSETXATTR})
@@ -198,7 +198,9 @@ def _is_bad_quiet(sqe: Sqe) -> bool:
     if sqe.opcode in _XATTRS:
         known = abi.XATTR_CREATE | abi.XATTR_REPLACE if sqe.opcode in _SET_XATTRS else 0
         too_long = sqe.opcode in _SET_XATTRS and sqe.len > abi.XATTR_SIZE_MAX
-        return bool(sqe.flags & abi.SQE_FIXED_FILE or sqe.op_flags & ~known or too_long)
+        by_path = sqe.opcode in (Op.SETXATTR, Op.GETXATTR)
+        fixed = by_path and sqe.flags & abi.SQE_FIXED_FILE
+        return bool(fixed or sqe.op_flags & ~known or too_long)
     if sqe.buf_index or sqe.file_index:
         return True
     match sqe.opcode:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pybpfvm.uring_backend.lawbench import Law
-from pybpfvm.uring_backend.laws import events, messages, names, pipes, waiting
+from pybpfvm.uring_backend.laws import events, messages, names, pipes, registration, waiting
 
 FAMILIES: Final[Sequence[Law]] = (
     *names.LAWS,
@@ -14,4 +14,5 @@ FAMILIES: Final[Sequence[Law]] = (
     *events.LAWS,
     *waiting.LAWS,
     *messages.LAWS,
+    *registration.LAWS,
 )

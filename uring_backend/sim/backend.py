@@ -28,6 +28,7 @@ from pybpfvm.errors import InputError, UnsupportedError
 from pybpfvm.memory import AddressSpace
 from pybpfvm.uring_backend.abi import O_RDWR, Sqe
 from pybpfvm.uring_backend.base import Backend, Event
+from pybpfvm.uring_backend.sim.cancel import sync_cancel
 from pybpfvm.uring_backend.sim.clock import NEVER, Clock
 from pybpfvm.uring_backend.sim.core import Core
 from pybpfvm.uring_backend.sim.descriptors import FdTable, OpenFile
@@ -108,25 +109,62 @@ class SimBackend:
         """Forget an external request that has not started."""
         self._core.forget_external(token)
 
-    def register_files(self, fds: Sequence[int]) -> int:
+    def register_files(self, fds: Sequence[int], tags: Sequence[int] = ()) -> int:
         """IORING_REGISTER_FILES: 0 or -errno."""
-        return self._core.slots.register(fds)
+        return self._core.slots.register(fds, tags)
 
-    def update_files(self, offset: int, fds: Sequence[int]) -> int:
+    def update_files(self, offset: int, fds: Sequence[int], tags: Sequence[int] = ()) -> int:
         """IORING_REGISTER_FILES_UPDATE: number updated or -errno."""
-        return self._core.slots.update(offset, fds)
+        return self._core.slots.update(offset, fds, tags)
 
     def unregister_files(self) -> int:
         """0 or -errno."""
         return self._core.slots.unregister()
 
-    def register_buffers(self, buffers: Sequence[tuple[int, int]]) -> int:
+    def file_alloc_range(self, offset: int, count: int) -> int:
+        """IORING_REGISTER_FILE_ALLOC_RANGE: 0 or -errno."""
+        return self._core.slots.set_range(offset, count)
+
+    def register_buffers(self, buffers: Sequence[tuple[int, int]], tags: Sequence[int] = ()) -> int:
         """IORING_REGISTER_BUFFERS: 0 or -errno."""
-        return self._core.buffers.register(buffers)
+        return self._core.buffers.register(buffers, tags)
+
+    def update_buffers(
+        self, offset: int, buffers: Sequence[tuple[int, int]], tags: Sequence[int] = ()
+    ) -> int:
+        """IORING_REGISTER_BUFFERS_UPDATE: number updated or -errno."""
+        return self._core.buffers.update(offset, buffers, tags)
 
     def unregister_buffers(self) -> int:
         """0 or -errno."""
         return self._core.buffers.unregister()
+
+    def clone_buffers(
+        self,
+        source: Backend,
+        offset: int = 0,
+        target: int = 0,
+        count: int = 0,
+        *,
+        replace: bool = False,
+    ) -> int:
+        """IORING_REGISTER_CLONE_BUFFERS: 0 or -errno."""
+        if not isinstance(source, SimBackend):
+            raise InputError("a simulated ring takes buffers of simulated rings only")
+        buffers = source._core.buffers
+        return self._core.buffers.clone(buffers, offset, target, count, replace=replace)
+
+    def sync_cancel(
+        self,
+        token: int = 0,
+        *,
+        fd: int = -1,
+        flags: int = 0,
+        opcode: int = 0,
+        timeout_ns: int | None = None,
+    ) -> int:
+        """IORING_REGISTER_SYNC_CANCEL: like the result of an ASYNC_CANCEL."""
+        return sync_cancel(self._core, flags, token, fd, opcode, timeout_ns)
 
     def ring_fd(self, other: Backend) -> int:
         """An fd of another simulated ring, or of this one, for MSG_RING."""

@@ -16,6 +16,7 @@ from pybpfvm.uring_backend.abi import (
     SQE_FIXED_FILE,
     Op,
 )
+from pybpfvm.uring_backend.sim.clock import NEVER
 from pybpfvm.uring_backend.sim.descriptors import OpenFile
 from pybpfvm.uring_backend.sim.request import Issue, Refused, Request, State
 
@@ -83,31 +84,58 @@ def prepare_async_cancel(core: Core, request: Request) -> Issue:
         raise Refused(errno.EINVAL)
     if flags & ASYNC_CANCEL_ANY and flags & (ASYNC_CANCEL_FD | ASYNC_CANCEL_OP):
         raise Refused(errno.EINVAL)
+    if sqe.flags & SQE_FIXED_FILE:
+        flags |= ASYNC_CANCEL_FD_FIXED
+    return lambda: cancel_matching(core, flags, sqe.addr, sqe.fd, sqe.len, but=request)
+
+
+def cancel_matching(
+    core: Core, flags: int, token: int, fd: int, opcode: int, *, but: Request | None = None
+) -> int:
+    """Cancel one request (0), or with ALL or ANY all (their number), other than `but`."""
+    file: OpenFile | None = None
+    if flags & ASYNC_CANCEL_FD:
+        file = (core.slots if flags & ASYNC_CANCEL_FD_FIXED else core.fds).get(fd)
     by_token = flags & ASYNC_CANCEL_USERDATA or not flags & (
         ASYNC_CANCEL_FD | ASYNC_CANCEL_OP | ASYNC_CANCEL_ANY
     )
 
-    def matches(other: Request, file: OpenFile | None) -> bool:
+    def matches(other: Request) -> bool:
         if flags & ASYNC_CANCEL_ANY:
             return True
         if file is not None and other.file is not file:
             return False
-        if flags & ASYNC_CANCEL_OP and other.sqe.opcode != sqe.len:
+        if flags & ASYNC_CANCEL_OP and other.sqe.opcode != opcode:
             return False
-        return not by_token or other.token == sqe.addr
+        return not by_token or other.token == token
 
-    def issue() -> int:
-        file: OpenFile | None = None
-        if flags & ASYNC_CANCEL_FD:
-            fixed = flags & ASYNC_CANCEL_FD_FIXED or sqe.flags & SQE_FIXED_FILE
-            file = (core.slots if fixed else core.fds).get(sqe.fd)
-        found = [other for other in _candidates(core) if matches(other, file)]
-        if flags & (ASYNC_CANCEL_ALL | ASYNC_CANCEL_ANY):  # ANY means all of them, too
-            found = [other for other in found if other is not request]
-            number = _count(found)
-            for other in found:
-                cancel_one(core, other)
-            return number
-        return cancel_one(core, found[0]) if found else -errno.ENOENT
+    found = [other for other in _candidates(core) if matches(other)]
+    if flags & (ASYNC_CANCEL_ALL | ASYNC_CANCEL_ANY):  # ANY means all of them, too
+        found = [other for other in found if other is not but]
+        number = _count(found)
+        for other in found:
+            cancel_one(core, other)
+        return number
+    return cancel_one(core, found[0]) if found else -errno.ENOENT
 
-    return issue
+
+def sync_cancel(
+    core: Core, flags: int, token: int, fd: int, opcode: int, timeout_ns: int | None
+) -> int:
+    """IORING_REGISTER_SYNC_CANCEL: like ASYNC_CANCEL, but waits for a worker to finish."""
+    if flags & ~_FLAGS:
+        return -errno.EINVAL
+    end = NEVER if timeout_ns is None else min(core.clock.now_ns + timeout_ns, NEVER)
+    result, waited = -errno.ENOENT, False
+    while True:
+        try:
+            result = cancel_matching(core, flags, token, fd, opcode)
+        except Refused as refused:
+            return -refused.errno
+        core.run()
+        if result != -errno.EALREADY:
+            return 0 if waited and (result == -errno.ENOENT or result > 0) else result
+        waited = True
+        if core.clock.next_ns() is None or not core.clock.advance(end):
+            return -errno.ETIME
+        core.run()

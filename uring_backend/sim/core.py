@@ -40,17 +40,17 @@ from pybpfvm.uring_backend.abi import (
     Sqe,
 )
 from pybpfvm.uring_backend.base import EXTERNAL, Completion, Event, Message, Started
-from pybpfvm.uring_backend.sim.buffers import BufferGroups, RegisteredBuffers
+from pybpfvm.uring_backend.sim.buffers import BufferGroups
 from pybpfvm.uring_backend.sim.clock import Clock
 from pybpfvm.uring_backend.sim.descriptors import (
     FdTable,
     Node,
     OpenFile,
-    SlotTable,
     WaitQueue,
     Woken,
 )
 from pybpfvm.uring_backend.sim.request import Issue, Refused, Request, State
+from pybpfvm.uring_backend.sim.resources import RegisteredBuffers, SlotTable
 from pybpfvm.uring_backend.sim.timers import Timers
 from pybpfvm.uring_backend.sim.vfs import RegularFile
 from pybpfvm.uring_backend.sim.world import SimWorld
@@ -80,8 +80,8 @@ class Core:
         self.fds = fds
         self.clock = clock
         self.world = world
-        self.slots = SlotTable(fds)
-        self.buffers = RegisteredBuffers(memory)
+        self.slots = SlotTable(fds, self._tell_tag)
+        self.buffers = RegisteredBuffers(memory, self._tell_tag)
         self.groups = BufferGroups()
         self.timers = Timers(self)
         self.live: dict[int, Request] = {}
@@ -277,8 +277,12 @@ class Core:
             return
         if OPS[Op(request.sqe.opcode)].fd is not FdUse.FILE:
             return
-        table = self.slots if request.sqe.flags & SQE_FIXED_FILE else self.fds
-        request.file = table.get(request.sqe.fd).hold()
+        if request.sqe.flags & SQE_FIXED_FILE:
+            slot = self.slots.find(request.sqe.fd)
+            request.use(slot)
+            request.file = slot.file.hold()
+        else:
+            request.file = self.fds.get(request.sqe.fd).hold()
 
     def file_of(self, request: Request) -> OpenFile:
         """The file of a request that needs one."""
@@ -491,8 +495,11 @@ class Core:
         self._emit(request, res, flags | CQE_F_MORE)
         self.timers.count(self.posted)
 
+    def _tell_tag(self, tag: int) -> None:
+        self.deliver(tag, 0, 0)
+
     def deliver(self, user_data: int, res: int, flags: int) -> None:
-        """A MSG_RING's CQE for this ring."""
+        """A CQE that no request of this ring posts: a MSG_RING's, or a tag's."""
         self.posted += 1
         self.outbox.append(Message(user_data, res, flags))
         self.timers.count(self.posted)
@@ -524,8 +531,7 @@ class Core:
     def _retire(self, request: Request) -> None:
         request.state = State.DONE
         del self.live[request.token]
-        if request.file is not None:
-            request.file.drop()
+        request.let_go()
         if request.sqe.opcode == Op.LINK_TIMEOUT:
             self.timers.stop(request)
         timeout = request.link_timeout
@@ -575,8 +581,7 @@ class Core:
             self.disarm_poll(request)
             if (give_up := self.parked.pop(request, None)) is not None:
                 give_up()
-            if request.file is not None:
-                request.file.drop()
+            request.let_go()
         self.live.clear()
         self.slots.unregister()
         self.outbox.clear()

@@ -102,8 +102,6 @@ def unsupported(sqe: Sqe, memory: AddressSpace) -> str:
     elif sqe.opcode == Op.FALLOCATE:
         mode = sqe.len & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)
         return f"FALLOCATE with mode {mode:#x}" if mode else ""
-    elif sqe.opcode == Op.FILES_UPDATE and sqe.off & U32 == FILE_INDEX_ALLOC:
-        return "FILES_UPDATE with IORING_FILE_INDEX_ALLOC"
     name = unsupported_flags(flags)
     return f"open with {name}" if name else ""
 
@@ -260,6 +258,8 @@ def prepare_files_update(core: Core, request: Request) -> Issue:
         raise Refused(errno.EINVAL)
 
     def issue() -> int:
+        if sqe.off & U32 == FILE_INDEX_ALLOC:
+            return _allocate_slots(core, sqe)
         core.slots.check_range(sqe.off & U32, sqe.len)
         try:
             raw = core.memory.user_read(sqe.addr, sqe.len * FD.size)
@@ -268,6 +268,27 @@ def prepare_files_update(core: Core, request: Request) -> Issue:
         return core.slots.update(sqe.off & U32, [fd for (fd,) in FD.iter_unpack(raw)])
 
     return issue
+
+
+def _allocate_slots(core: Core, sqe: Sqe) -> int:
+    """Any free slots for the descriptors, which their numbers replace: how many."""
+    if not core.slots.exists:
+        raise Refused(errno.ENXIO)
+    for done in range(sqe.len):
+        at = sqe.addr + done * FD.size
+        try:
+            (fd,) = FD.unpack(core.memory.user_read(at, FD.size))
+            file = core.fds.get(fd)
+            if file.node.is_ring:
+                raise Refused(errno.EBADF)
+            slot = core.slots.alloc()
+            core.slots.install(slot, file)
+            core.memory.user_write(at, FD.pack(slot))
+        except UserFault:
+            return done or -errno.EFAULT
+        except Refused as refused:
+            return done or -refused.errno
+    return sqe.len
 
 
 # --- open files ---------------------------------------------------------------------------------

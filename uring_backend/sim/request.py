@@ -17,6 +17,7 @@ from pybpfvm.uring_backend.abi import (
 
 if TYPE_CHECKING:
     from pybpfvm.uring_backend.sim.descriptors import OpenFile, WaitQueue
+    from pybpfvm.uring_backend.sim.resources import Resource
 
 Issue = Callable[[], int | None]
 """Performs a prepared request: its result, or None when it will complete later."""
@@ -65,6 +66,7 @@ class Request:
         "nowait",
         "queue",
         "res",
+        "resources",
         "skip_cqe",
         "skip_links",
         "sqe",
@@ -88,6 +90,7 @@ class Request:
         self.state = State.QUEUED
         self.issue: Issue | None = None
         self.file: OpenFile | None = None
+        self.resources: list[Resource] = []  # registered ones that it uses
         self.queue: WaitQueue | None = None  # what it is waiting on, when POLLED
         self.next: Request | None = None
         self.link_timeout: Request | None = None  # armed or to be armed when this one has to wait
@@ -108,6 +111,20 @@ class Request:
     def linked(self) -> bool:
         """Whether the next SQE belongs to this one's chain."""
         return self.link or self.hardlink
+
+    def use(self, resource: Resource) -> None:
+        """Use a registered file or buffer until the request is over."""
+        if resource not in self.resources:
+            resource.use()
+            self.resources.append(resource)
+
+    def let_go(self) -> None:
+        """Give back the file and everything registered."""
+        if self.file is not None:
+            self.file.drop()
+        resources, self.resources = self.resources, []
+        for resource in resources:
+            resource.drop()
 
     def fail(self) -> None:
         """Mark it failed; a failure is always reported."""

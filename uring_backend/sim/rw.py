@@ -56,9 +56,12 @@ def prepare_nop(core: Core, request: Request) -> Issue:
     def issue() -> int | None:
         if sqe.op_flags & NOP_FILE:
             fixed = sqe.op_flags & NOP_FIXED_FILE
-            (core.slots if fixed else core.fds).get(sqe.fd)
+            if fixed:
+                request.use(core.slots.find(sqe.fd))
+            else:
+                core.fds.get(sqe.fd)
         if sqe.op_flags & NOP_FIXED_BUFFER:
-            core.buffers.check_index(sqe.buf_index)
+            request.use(core.buffers.at(sqe.buf_index))
         result = s32(sqe.len) if sqe.op_flags & NOP_INJECT_RESULT else 0
         if sqe.op_flags & NOP_TW:
             core.later(lambda: core.complete(request, result))
@@ -151,10 +154,11 @@ def prepare_read_write(core: Core, request: Request) -> Issue:
     def issue() -> int:
         file = core.file_of(request)
         if op in _FIXED:
+            request.use(core.buffers.at(sqe.buf_index))
             for addr, length in [(sqe.addr, sqe.len)] if vector is None else vector:
                 if vector is not None and not length:
                     raise Refused(errno.EFAULT)
-                core.buffers.check(sqe.buf_index, addr, length)
+                request.use(core.buffers.find(sqe.buf_index, addr, length))
         if not (file.writable if writing else file.readable):
             raise Refused(errno.EBADF)
         if sqe.op_flags & ~_RWF or sqe.op_flags & RWF_HIPRI:

@@ -255,7 +255,7 @@ class Vfs:
         self.used_bytes = 0
         self.nodes = 0
         self._numbers = 0
-        self.root = Directory(self, 0o755, None)
+        self.root = Directory(self, 0o700, None)
 
     def next_number(self) -> int:
         """An inode number."""

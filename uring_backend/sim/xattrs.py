@@ -18,12 +18,13 @@ from pybpfvm.uring_backend.abi import (
 from pybpfvm.uring_backend.sim.descriptors import Node
 from pybpfvm.uring_backend.sim.names import read_path
 from pybpfvm.uring_backend.sim.request import Issue, Refused, Request
-from pybpfvm.uring_backend.sim.vfs import Directory, RegularFile
+from pybpfvm.uring_backend.sim.vfs import Directory, Inode, RegularFile
 
 if TYPE_CHECKING:
     from pybpfvm.uring_backend.sim.core import Core
 
 _USER: Final = b"user."
+_BY_PATH: Final = frozenset({Op.SETXATTR, Op.GETXATTR})
 _ALL_BYTES: Final = 4000  # names and values of one file: about what a block of ext4 holds
 
 
@@ -31,7 +32,7 @@ def prepare_setxattr(core: Core, request: Request) -> Issue:
     """SETXATTR and FSETXATTR: name at Sqe.addr, Sqe.len bytes of value at Sqe.off; the path of
     SETXATTR at Sqe.addr3."""
     sqe = request.sqe
-    if sqe.flags & SQE_FIXED_FILE:
+    if sqe.flags & SQE_FIXED_FILE and sqe.opcode in _BY_PATH:
         raise Refused(errno.EBADF)
     if sqe.op_flags & ~(XATTR_CREATE | XATTR_REPLACE):
         raise Refused(errno.EINVAL)
@@ -46,10 +47,7 @@ def prepare_setxattr(core: Core, request: Request) -> Issue:
     request.through_worker = True
 
     def issue() -> int:
-        node = find()
-        _check_name(name)
-        if not isinstance(node, (RegularFile, Directory)):
-            raise Refused(errno.EPERM)
+        node = _checked(find(), name, errno.EPERM)
         if name in node.xattrs:
             if sqe.op_flags & XATTR_CREATE:
                 raise Refused(errno.EEXIST)
@@ -68,7 +66,7 @@ def prepare_setxattr(core: Core, request: Request) -> Issue:
 def prepare_getxattr(core: Core, request: Request) -> Issue:
     """GETXATTR and FGETXATTR: the size of the value, which goes to Sqe.off if Sqe.len is not 0."""
     sqe = request.sqe
-    if sqe.flags & SQE_FIXED_FILE:
+    if sqe.flags & SQE_FIXED_FILE and sqe.opcode in _BY_PATH:
         raise Refused(errno.EBADF)
     if sqe.op_flags:
         raise Refused(errno.EINVAL)
@@ -77,9 +75,8 @@ def prepare_getxattr(core: Core, request: Request) -> Issue:
     request.through_worker = True
 
     def issue() -> int:
-        node = find()
-        _check_name(name)
-        if not isinstance(node, (RegularFile, Directory)) or name not in node.xattrs:
+        node = _checked(find(), name, errno.ENODATA)
+        if name not in node.xattrs:
             raise Refused(errno.ENODATA)
         value = node.xattrs[name]
         if not sqe.len:
@@ -107,11 +104,15 @@ def _name(core: Core, addr: int) -> bytes:
     return name
 
 
-def _check_name(name: bytes) -> None:
+def _checked(node: Node, name: bytes, elsewhere: int) -> Inode:
+    """The file, if it may have an attribute of this name; Refused(`elsewhere`) if it is none."""
     if not name.startswith(_USER):
         raise Refused(errno.EOPNOTSUPP)
+    if not isinstance(node, (RegularFile, Directory)):
+        raise Refused(elsewhere)
     if name == _USER:
         raise Refused(errno.EINVAL)
+    return node
 
 
 def _finder(core: Core, request: Request) -> Callable[[], Node]:
