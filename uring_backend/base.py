@@ -16,9 +16,11 @@ place in links and drains like any other, `Started` says when its turn has come,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from pybpfvm.uring_backend.trees import Entry
 
 EXTERNAL = 0xFF
 
@@ -76,6 +78,12 @@ class World(Protocol):
 
     def file_data(self, name: str) -> bytes:
         """The content of a file; InputError if there is none."""
+
+    def seed(self, entries: Iterable[Entry]) -> None:
+        """Make directories, files and symbolic links (see trees.read_tree), parents first."""
+
+    def tree(self) -> list[Entry]:
+        """Everything below the root, parents first."""
 
     def path(self, name: str) -> bytes:
         """The path that a request (OPENAT, ...) must use for the file `name`."""

@@ -338,3 +338,5 @@ class Scenario:
     expect: Expect
     title: str = ""
     unverified: bool = False
+    seed: Path | None = None  # a host directory that the files begin as
+    dump: Path | None = None  # and one that gets them at the end

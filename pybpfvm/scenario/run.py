@@ -162,6 +162,7 @@ def run_scenario(
                 on_start(live)
             stopped = _take_steps(scenario, live, progress)
             _collect(live, progress)
+            live.dump()
             expected_stop = _judge_stop(scenario, stopped, progress)
             not_judged = 0
             if stopped is None or expected_stop:

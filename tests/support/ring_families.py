@@ -278,6 +278,8 @@ def eventfds(g: Generator) -> list[Spec]:
             spec = g.spec(Op.POLL_ADD, fd=fd, op_flags=events)
             g.pending.append((spec.token, spec.op))
         specs.append(spec)
+    if any(spec.op == Op.WRITE for spec in specs):
+        return specs  # mainline hands them to a worker, and time would decide
     return g.timed(specs)
 
 
@@ -391,8 +393,8 @@ FAMILIES: Final = (
     Family(links, frozenset({"links"})),
     Family(xattrs, frozenset({"xattrs"})),
     Family(advice, frozenset({"advice"})),
-    Family(moves, frozenset({"moves"})),
-    Family(moves, frozenset({"moves"})),
+    Family(moves, frozenset({"moves", "a", "d"})),
+    Family(moves, frozenset({"moves", "a", "d"})),
     Family(pipes, frozenset({"d"})),
     Family(slots, frozenset({"d"})),
     Family(fixed_vectors, frozenset({"vectors"})),
@@ -486,4 +488,15 @@ HOST_ACTIONS: Final[dict[str, Callable[[Player, bytes], object]]] = {
     "tagged_buffers": _tagged_buffers,
     "sync_cancel": _sync_cancel,
     "alloc_range": _alloc_range,
+}
+
+# What the player does on each sequence, and what an action of the host stands for.
+ALWAYS_REGISTERED: Final = (abi.Register.FILES, abi.Register.BUFFERS)
+ACTIONS_REGISTER: Final[dict[str, abi.Register]] = {
+    "files": abi.Register.FILES_UPDATE,
+    "unregister": abi.Register.UNREGISTER_BUFFERS,
+    "tagged_files": abi.Register.FILES_UPDATE2,
+    "tagged_buffers": abi.Register.BUFFERS_UPDATE,
+    "sync_cancel": abi.Register.SYNC_CANCEL,
+    "alloc_range": abi.Register.FILE_ALLOC_RANGE,
 }

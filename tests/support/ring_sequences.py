@@ -601,6 +601,10 @@ class Generator:
         random = self.random
         target, op = random.choice(self.pending or [(10**6, Op.NOP)])
         what = random.randrange(7)
+        timers = [each for each in self.pending if each[1] in (Op.TIMEOUT, _LINKED)]
+        if timers and random.random() < 0.5:
+            target, op = random.choice(timers)
+            what = random.choice((3, 4))
         if random.random() < 0.15:
             target = 10**6  # nobody
         if what <= 1:

@@ -48,6 +48,8 @@ class Children:
         else:
             os.kill(pid, -status)
         os.close(writer)
+        with contextlib.suppress(ChildProcessError):  # a request was waiting for it
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
     def close(self) -> None:
         """End and reap all of them."""

@@ -543,9 +543,7 @@ class Guard:
         if target is None:
             addr = self._refused(sqe.addr)
         else:
-            if target.startswith(b"/"):
-                target = _TO_THE_TOP + target.lstrip(b"/")
-            addr = self._keep(target + b"\0")
+            addr = self._keep(inside_target(target) + b"\0")
         fd, name = self._place(sqe.fd, sqe.off)
         return replace(sqe, fd=fd, addr=addr, off=name)
 
@@ -692,6 +690,16 @@ class Guard:
         for pointer in abi.OPS[Op(sqe.opcode)].pointers:
             sqe = self._admit_pointer(sqe, pointer)
         return sqe
+
+
+def inside_target(target: bytes) -> bytes:
+    """The target of a symbolic link in a pinned world: an absolute one climbs to its root."""
+    return _TO_THE_TOP + target.lstrip(b"/") if target.startswith(b"/") else target
+
+
+def outside_target(target: bytes) -> bytes:
+    """What `inside_target` was made from."""
+    return b"/" + target[len(_TO_THE_TOP) :] if target.startswith(_TO_THE_TOP) else target
 
 
 def confine(path: bytes) -> bytes:

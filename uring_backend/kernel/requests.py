@@ -191,6 +191,13 @@ def _is_bad(sqe: Sqe) -> bool:
         return True
     if sqe.opcode == Op.NOP:
         return sqe.op_flags >= abi.NOP_CQE32
+    if sqe.opcode in (Op.SPLICE, Op.TEE):
+        known = abi.SPLICE_F_ALL | abi.SPLICE_F_FD_IN_FIXED
+        placed = sqe.opcode == Op.TEE and (sqe.addr or sqe.off)
+        return bool(sqe.op_flags & ~known or placed)
+    if sqe.opcode == Op.MSG_RING:
+        known = abi.MSG_RING_CQE_SKIP | abi.MSG_RING_FLAGS_PASS
+        return bool(sqe.op_flags & ~known or sqe.buf_index)
     return sqe.opcode in abi.NEVER_FAILS and _is_bad_quiet(sqe)
 
 

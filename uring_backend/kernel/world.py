@@ -16,15 +16,18 @@ import os
 import select
 import shutil
 import socket as sockets
+import stat
 import struct
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from pybpfvm.errors import InputError, errno_name
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.base import Peer
 from pybpfvm.uring_backend.kernel.children import Children
+from pybpfvm.uring_backend.kernel.guard import inside_target, outside_target
+from pybpfvm.uring_backend.trees import Entry
 
 _LOOPBACK = "127.0.0.1"
 _CONNECT_TIMEOUT_S = 5.0  # only a full backlog makes a loopback connection wait
@@ -67,6 +70,48 @@ class KernelWorld:
                 os.fchmod(file.fileno(), mode)
         except OSError as error:
             raise _refused(f"make the file {name!r}", error) from error
+
+    def seed(self, entries: Iterable[Entry]) -> None:
+        """Make directories, files and symbolic links, parents first."""
+        for entry in entries:
+            path = _checked_name(entry.path)
+            try:
+                if stat.S_ISLNK(entry.mode):
+                    if not self.pinned:
+                        raise InputError(
+                            f"{entry.path} is a symbolic link: they need CAP_SYS_ADMIN here"
+                        )
+                    os.symlink(inside_target(entry.data), path, dir_fd=self.root_fd)
+                elif stat.S_ISDIR(entry.mode):
+                    os.mkdir(path, dir_fd=self.root_fd)
+                else:
+                    self.add_file(entry.path, entry.data, stat.S_IMODE(entry.mode))
+            except OSError as error:
+                raise _refused(f"make {entry.path!r}", error) from error
+
+    def tree(self) -> list[Entry]:
+        """Everything below the root, parents first."""
+        found: list[Entry] = []
+        pending = [b""]
+        while pending:
+            prefix = pending.pop()
+            handle = self._open(prefix or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                for name in sorted(os.listdir(handle)):
+                    mode = os.lstat(name, dir_fd=handle).st_mode
+                    path = prefix + os.fsencode(name)
+                    data = b""
+                    if stat.S_ISLNK(mode):
+                        data = outside_target(os.fsencode(os.readlink(name, dir_fd=handle)))
+                    elif stat.S_ISREG(mode):
+                        with open(self._open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+                            data = file.read()
+                    elif stat.S_ISDIR(mode):
+                        pending.append(path + b"/")
+                    found.append(Entry(os.fsdecode(path), mode, data))
+            finally:
+                os.close(handle)
+        return sorted(found, key=lambda entry: entry.path)
 
     def file_data(self, name: str) -> bytes:
         """The content of a file; InputError if there is none."""

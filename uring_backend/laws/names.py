@@ -31,6 +31,7 @@ from pybpfvm.uring_backend.abi import (
     Sqe,
 )
 from pybpfvm.uring_backend.lawbench import Bench, Law, expect, expect_errno, nop
+from pybpfvm.uring_backend.trees import Entry
 
 _HERE: Final = AT_FDCWD & 0xFFFF_FFFF
 _ANSWER: Final = 8192  # offset of what requests write
@@ -265,6 +266,23 @@ def advice(bench: Bench) -> None:
     expect("madvise", bench.result(needed), 0)
 
 
+def trees(bench: Bench) -> None:
+    """A world is seeded with a tree, and tells what has become of it."""
+    entries = [
+        Entry("d", 0o040755),
+        Entry("d/f", 0o100640, b"content"),
+        Entry("d/up", S_IFLNK | 0o777, b"../g"),
+        Entry("g", 0o100644, b"top"),
+        Entry("top", S_IFLNK | 0o777, b"/d/f"),
+    ]
+    bench.world.seed(entries)
+    expect("links work", [_stat(bench, name)[2] for name in (b"d/up", b"top")], [3, 7])
+    expect("as it was", bench.world.tree(), entries)
+    unlink = Sqe(Op.UNLINKAT, fd=AT_FDCWD, addr=_text(bench, b"g", 0), user_data=1)
+    expect("unlink", bench.result(unlink), 0)
+    expect("as it is", bench.world.tree(), [*entries[:3], entries[4]])
+
+
 LAWS: Final[Sequence[Law]] = (
     symbolic_links,
     links_do_not_lead_out,
@@ -272,4 +290,5 @@ LAWS: Final[Sequence[Law]] = (
     names_break_no_links,
     extended_attributes,
     advice,
+    trees,
 )

@@ -19,6 +19,8 @@ from pybpfvm.uring_backend.abi import (
     NOP_FIXED_FILE,
     NOP_INJECT_RESULT,
     NOP_TW,
+    POLLERR,
+    POLLHUP,
     POLLIN,
     POLLOUT,
     RWF_APPEND,
@@ -235,5 +237,7 @@ def prepare_read_multishot(core: Core, request: Request) -> Issue:
                 return 0
             core.post(request, result, request.cqe_flags)
             request.cqe_flags = 0
+            if not core.file_of(request).node.poll() & (POLLIN | POLLERR | POLLHUP):
+                raise Refused(errno.EAGAIN)  # no buffer is looked for before there is data
 
     return issue

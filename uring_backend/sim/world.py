@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+from collections.abc import Iterable
 from typing import Final
 
 from pybpfvm.errors import InputError, errno_name
@@ -10,6 +12,9 @@ from pybpfvm.uring_backend.abi import (
     AF_INET,
     NAME_MAX,
     O_RDWR,
+    S_IFDIR,
+    S_IFLNK,
+    S_IFMT,
     SHUT_WR,
     SOCKADDR_IN,
 )
@@ -22,7 +27,15 @@ from pybpfvm.uring_backend.sim.opening import open_path
 from pybpfvm.uring_backend.sim.pipes import ends
 from pybpfvm.uring_backend.sim.request import Refused
 from pybpfvm.uring_backend.sim.streams import Socket, SocketState
-from pybpfvm.uring_backend.sim.vfs import DEFAULT_LIMIT_BYTES, Directory, RegularFile, Vfs
+from pybpfvm.uring_backend.sim.vfs import (
+    DEFAULT_LIMIT_BYTES,
+    Directory,
+    Last,
+    RegularFile,
+    Symlink,
+    Vfs,
+)
+from pybpfvm.uring_backend.trees import Entry
 
 LOOPBACK: Final = bytes((127, 0, 0, 1))
 _FIRST_CLIENT_PORT: Final = 32768
@@ -113,6 +126,41 @@ class SimWorld:
                 raise Refused(errno.ENOSPC)
         except Refused as refused:
             raise self._refused(f"can not make the file {name}", refused) from None
+
+    def seed(self, entries: Iterable[Entry]) -> None:
+        """Make directories, files and symbolic links, parents first."""
+        for entry in entries:
+            path = self._names(entry.path)
+            try:
+                place = self.vfs.walk(path, last=Last.KEEP)
+                if entry.mode & S_IFMT == S_IFLNK:
+                    self.vfs.make_symlink(place, entry.data)
+                elif entry.mode & S_IFMT == S_IFDIR:
+                    self.vfs.make_dir(place, entry.mode & 0o7777)
+                else:
+                    self.add_file(entry.path, entry.data, entry.mode & 0o7777)
+            except Refused as refused:
+                raise self._refused(f"can not make {entry.path}", refused) from None
+
+    def tree(self) -> list[Entry]:
+        """Everything below the root, parents first."""
+        found: list[Entry] = []
+        pending: list[tuple[str, Directory]] = [("", self.vfs.root)]
+        while pending:
+            prefix, directory = pending.pop()
+            for raw, node in sorted(directory.entries.items()):
+                path = prefix + os.fsdecode(raw)
+                data = b""
+                if isinstance(node, Symlink):
+                    data = node.target
+                elif isinstance(node, RegularFile):
+                    if node.size() > self.vfs.limit_bytes:
+                        raise InputError(f"{path} has {node.size()} bytes, most of them a hole")
+                    data = node.read(node.size(), 0)
+                elif isinstance(node, Directory):
+                    pending.append((path + "/", node))
+                found.append(Entry(path, node.mode, data))
+        return sorted(found, key=lambda entry: entry.path)
 
     def file_data(self, name: str) -> bytes:
         """The content of a file; InputError if there is none or it is absurdly sparse."""
