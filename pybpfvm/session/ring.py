@@ -206,6 +206,18 @@ class Ring:
         pairs = [(block.addr, block.size) for block in blocks]
         self._registered("register_buffers", self.backend.register_buffers(pairs))
 
+    def register_eventfd(self, fd: int) -> None:
+        """IORING_REGISTER_EVENTFD: an eventfd of the world counts CQEs. Raises RingError."""
+        self.core.register_eventfd(fd)
+
+    def unregister_eventfd(self) -> None:
+        """IORING_UNREGISTER_EVENTFD. Raises RingError."""
+        self.core.unregister_eventfd()
+
+    def ring_fd(self, other: Ring) -> int:
+        """An fd of another ring for MSG_RING requests."""
+        return self.core.ring_fd(other.core)
+
     def _registered(self, what: str, result: int) -> None:
         if self._closed:
             raise RingError(errno.ENXIO, "the ring is closed")
