@@ -9,7 +9,7 @@ import signal
 from pybpfvm.errors import InputError
 
 _SHELL = "/bin/sh"
-_SCRIPT = "read status && exit $status"
+_SCRIPT = "echo && read status && exit $status"
 
 
 class Children:
@@ -26,14 +26,20 @@ class Children:
     def start(self) -> int:
         """A new child's number; InputError when there can be none."""
         reader, writer = os.pipe2(os.O_CLOEXEC)
-        actions = [(os.POSIX_SPAWN_DUP2, reader, 0)]
+        ready, told = os.pipe2(os.O_CLOEXEC)
+        actions = [(os.POSIX_SPAWN_DUP2, reader, 0), (os.POSIX_SPAWN_DUP2, told, 1)]
         try:
             pid = os.posix_spawn(_SHELL, [_SHELL, "-c", _SCRIPT], {}, file_actions=actions)
         except OSError as error:
             os.close(writer)
+            os.close(ready)
             raise InputError(f"can not start a child: {error}") from error
         finally:
             os.close(reader)
+            os.close(told)
+        # Until the shell runs, the child still has our descriptors, and keeps sockets open.
+        os.read(ready, 1)
+        os.close(ready)
         self._running[pid] = writer
         self._started.append(pid)
         return pid
