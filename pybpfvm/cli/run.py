@@ -69,6 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=not_negative, help="decides everything in sim (default 0)", metavar="N"
     )
     ring.add_argument(
+        "--faults",
+        metavar="WHAT",
+        help="what requests and programs meet: swarm (drawn from the seed), rate:0.1, or a plan, "
+        "e.g. READ#2=EIO,RECV#1=short:3 (docs/faults.md)",
+    )
+    ring.add_argument(
         "--no-verify",
         action="store_true",
         default=None,
@@ -107,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     return _run_once(args)
 
 
-_SCENARIO = ("backend", "seed", "no_verify", "budget_runs", "budget_seconds")
+_SCENARIO = ("backend", "seed", "faults", "no_verify", "budget_runs", "budget_seconds")
 _ONCE = ("prog", "ctx", "data", "repeat")
 
 

@@ -22,6 +22,7 @@ from pybpfvm.session import Budgets
 from pybpfvm.session.engines import chosen
 from pybpfvm.session.ring import BackendName
 from pybpfvm.uring_backend.abi import Op
+from pybpfvm.uring_backend.faults import NO_FAULTS, Faults, parse_faults, plan_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Options:
     budget_insns: int = DEFAULT_BUDGET_INSNS
     budgets: Budgets | None = None
     engine: str = "auto"
+    faults: Faults | None = None
     abi: str | None = None
     helpers: Mapping[int, str] | None = None
     btf: Btf | None = None
@@ -59,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
         budget_insns=args.budget_insns,
         budgets=_budgets(args.budget_runs, args.budget_seconds),
         engine=args.engine,
+        faults=None if args.faults is None else parse_faults(args.faults, "--faults"),
         abi=args.abi,
         helpers=overrides(args),
         btf=target_btf(args),
@@ -112,6 +115,7 @@ def show(scenario: Scenario, options: Options) -> int:
             engine=options.engine,
             budget_insns=options.budget_insns,
             budgets=options.budgets,
+            faults=options.faults,
             observer=progress.observer(account),
             on_start=on_start,
             on_end=on_end,
@@ -196,6 +200,28 @@ def _verify_command(scenario: Scenario, options: Options, program: str) -> str:
     return " ".join(quote(word) for word in words)
 
 
+def _replay_command(scenario: Scenario, options: Options, outcome: Outcome) -> str:
+    """What a user types to see the same again: in `sim` exactly the same."""
+    words = ["pybpfvm", "run", str(scenario.path), "--seed", str(options.seed)]
+    if outcome.backend != "sim":
+        words += ["--backend", outcome.backend]
+    if outcome.injected or options.faults or scenario.faults:
+        words += ["--faults", plan_text(outcome.injected) or NO_FAULTS]
+    if options.abi:
+        words += ["--abi", options.abi]
+    for number, name in (options.helpers or {}).items():
+        words += ["--helper", f"{number}={name}"]
+    if options.engine != "auto":
+        words += ["--engine", options.engine]
+    words += [] if options.verify else ["--no-verify"]
+    words += [] if options.strict_ctx else ["--lenient-ctx"]
+    if options.budget_insns != DEFAULT_BUDGET_INSNS:
+        words += ["--budget-insns", str(options.budget_insns)]
+    if options.budgets is not None and options.budgets.max_runs != Budgets().max_runs:
+        words += ["--budget-runs", str(options.budgets.max_runs)]
+    return " ".join(quote(word) for word in words)
+
+
 def _print_outcome(
     scenario: Scenario, options: Options, outcome: Outcome, account: Account
 ) -> None:
@@ -217,6 +243,8 @@ def _print_outcome(
             print(f"more: {_verify_command(scenario, options, stop.program)}")
     if outcome.ok:
         print("all expectations met")
+    elif not isinstance(stop, LoadRejected) and (outcome.backend == "sim" or outcome.injected):
+        print(f"replay: {_replay_command(scenario, options, outcome)}")
 
 
 def _print_document(
@@ -266,6 +294,8 @@ def _print_document(
                 }
                 for cq, cqes in sorted(outcome.cqes.items())
             ],
+            "faults": [str(fault) for fault in outcome.injected],
+            "replay": _replay_command(scenario, options, outcome),
             "cq_overflow": outcome.overflow,
             "time_ns": outcome.time_ns,
             "maps": maps,

@@ -15,6 +15,7 @@ from pybpfvm.events import (
     CqePosted,
     CqeReaped,
     Event,
+    FaultInjected,
     HelperCalled,
     Parked,
     RunEnded,
@@ -47,6 +48,7 @@ class Account:
         self.posted: Counter[int] = Counter()
         self.reaped: Counter[int] = Counter()
         self.dropped: Counter[int] = Counter()
+        self.faults = 0
         self.last_posted: dict[int, CqePosted] = {}
 
     def __call__(self, event: Event) -> None:
@@ -68,6 +70,8 @@ class Account:
                 self.last_posted[event.cq] = event
             case CqeReaped():
                 self.reaped[event.cq] += 1
+            case FaultInjected():
+                self.faults += 1
             case _:
                 pass
 
@@ -143,6 +147,9 @@ class _Writer:
                 return f"  CQ {event.cq} ← request {event.request} {self._cqe(event)}{fate}"
             case CqeReaped():
                 return f"  CQ {event.cq} → {self._cqe(event)} to {event.by}"
+            case FaultInjected():
+                whom = "" if event.request is None else f" comes to request {event.request}"
+                return f"  ⚡ fault {event.fault}{whom}"
 
     def _cqe(self, event: CqePosted | CqeReaped) -> str:
         flags = f", flags {event.flags:#x}" if event.flags else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pybpfvm.btf.types import Btf
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS
@@ -42,6 +42,7 @@ from pybpfvm.scenario.names import check_names
 from pybpfvm.session import Budgets, Cqe, Machine, Ring
 from pybpfvm.session.engines import chosen
 from pybpfvm.session.ring import BackendName
+from pybpfvm.uring_backend.faults import Fault, Faults
 
 __all__ = ["Finding", "Live", "Outcome", "run_scenario"]
 
@@ -67,6 +68,7 @@ class Outcome:
     time_ns: int
     engine: str = "interp"
     stopped_at: str = ""
+    injected: tuple[Fault, ...] = ()
     not_judged: int = 0
 
     @property
@@ -115,13 +117,15 @@ def run_scenario(
     engine: str = "auto",
     budgets: Budgets | None = None,
     budget_insns: int = DEFAULT_BUDGET_INSNS,
+    faults: Faults | None = None,
     observer: Observer | None = None,
     on_start: Callable[[Live], None] | None = None,
     on_end: Callable[[Live], None] | None = None,
 ) -> Outcome:
     """Run `scenario` on a ring of its own, in a machine of its own.
 
-    `object_path` and `abi` replace the scenario's; `helpers` and `btf` are Machine.load's.
+    `object_path`, `abi` and `faults` replace the scenario's; `helpers` and `btf` are those of
+    Machine.load.
     CqeReaped events are of waits and programs: what queues hold at the end is collected silently,
     and nothing is told of what the ring cancels when it closes.
     `on_start` and `on_end` see the live ring,
@@ -151,6 +155,7 @@ def run_scenario(
                 observer=progress.see,
                 budgets=budgets,
                 budget_insns=budget_insns,
+                faults=_faults(scenario, faults),
                 machine=machine,
             )
         except RingError as error:
@@ -186,8 +191,20 @@ def run_scenario(
                 time_ns=max(ring.backend.now_ns() - live.start_ns, 0),
                 engine=chosen(engine, obj.image),
                 stopped_at="" if stopped is None else _place_of_step(progress.step),
+                injected=ring.injected,
                 not_judged=not_judged,
             )
+
+
+def _faults(scenario: Scenario, given: Faults | None) -> Faults | None:
+    """The faults that decide: the caller's, with the scenario's shared blocks if it has odds."""
+    own = scenario.faults
+    if given is None:
+        return own
+    if given.odds is None or own is None or own.odds is None:
+        return given
+    rate = own.odds.write_rate
+    return replace(given, odds=replace(given.odds, shared=own.odds.shared, write_rate=rate))
 
 
 def _abi(scenario: Scenario, abi: str | None) -> str | None:

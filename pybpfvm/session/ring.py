@@ -30,14 +30,17 @@ from pybpfvm.program import Program
 from pybpfvm.session.engines import chosen, make_engine
 from pybpfvm.session.machine import Machine, default_machine
 from pybpfvm.session.objects import LoadedObject, LoadedProgram, helpers_of
+from pybpfvm.session.ringfaults import RingFaults
 from pybpfvm.session.sqe import SqeBuilder
 from pybpfvm.session.user import Block, UserMemory
 from pybpfvm.uring_backend.abi import Cqe
 from pybpfvm.uring_backend.base import Backend, World
 from pybpfvm.uring_backend.bpf import Budgets
+from pybpfvm.uring_backend.faults import Fault, Faults
 from pybpfvm.uring_backend.kernel.loop import KernelLoop
 from pybpfvm.uring_backend.ring import Ring as CoreRing
 from pybpfvm.uring_backend.setup import check_setup
+from pybpfvm.uring_backend.sim.injector import Injector
 from pybpfvm.verifier.errnos import errno_of
 from pybpfvm.verifier.loadcheck import check_load
 from pybpfvm.verifier.verdict import Finding, Inconclusive, Rejected
@@ -46,12 +49,23 @@ BackendName = Literal["sim", "kernel"]
 _DEFAULT_ABI = "iouring-v3"
 
 
-def make_backend(name: str, memory: AddressSpace, seed: int) -> Backend:
-    """The backend called `name` ("sim" or "kernel"); InputError when it can not be had."""
+def make_backend(
+    name: str, memory: AddressSpace, seed: int, injector: Injector | None = None
+) -> Backend:
+    """The backend called `name` ("sim" or "kernel"); InputError when it can not be had.
+
+    `injector` gives requests faults, in `sim` only.
+    """
     if name == "sim":
         from pybpfvm.uring_backend.sim import SimBackend
 
-        return SimBackend(memory, seed=seed)
+        return SimBackend(memory, seed=seed, injector=injector)
+    if injector is not None:
+        raise InputError(
+            "requests on the kernel's ring meet no faults but its own",
+            where="faults",
+            remedy="use the sim backend, or only what the user side does: run#N=..., backlog=N",
+        )
     if name == "kernel":
         from pybpfvm.uring_backend.kernel import KernelBackend
 
@@ -66,8 +80,9 @@ class Ring:
     it, the one of the first registered program. Programs are verified when they are registered;
     `verify=False` registers them as they are, to run sandboxed. `engine` is what executes them:
     "auto" (the JIT where it can run), "interp" or "jit". `seed` decides everything in `sim`, and
-    the programs' random numbers on both backends. Budgets: `budget_insns` for each run of a
-    program, the rest in `Budgets`.
+    the programs' random numbers on both backends. `faults` are what requests (in `sim`) and
+    programs meet, as values or text of `uring_backend.faults`. Budgets: `budget_insns` for each
+    run of a program, the rest in `Budgets`.
     """
 
     def __init__(
@@ -87,6 +102,7 @@ class Ring:
         budgets: Budgets | None = None,
         budget_insns: int = DEFAULT_BUDGET_INSNS,
         log: Callable[[str], None] | None = None,
+        faults: Faults | str | None = None,
         machine: Machine | None = None,
     ) -> None:
         self.machine = machine if machine is not None else default_machine()
@@ -105,10 +121,13 @@ class Ring:
         self._log = log if log is not None else self.trace.append
         self._entries, self._cq_entries = entries, tuple(cq_entries)
         self._flags, self._cq0_entries = flags, cq0_entries
-        self._observer, self._budgets = observer, budgets
+        self._faults = RingFaults(self, faults, seed, observer)
+        self._observer, self._budgets = observer, self._faults.limited(budgets)
         self._budget_insns = budget_insns
         self._random = Random(seed)
-        self.backend: Backend = make_backend(backend, self.machine.memory, seed)
+        self.backend: Backend = make_backend(
+            backend, self.machine.memory, seed, self._faults.injector
+        )
         self._core: CoreRing | None = None
         self._runner = _Runner(self)
         self._pending: list[SqeBuilder] = []
@@ -156,6 +175,11 @@ class Ring:
                 budgets=self._budgets,
             )
         return self._core
+
+    @property
+    def injected(self) -> tuple[Fault, ...]:
+        """The faults that came so far: `plan_text` of them, as `faults`, makes them come again."""
+        return self._faults.injected
 
     # --- programs ---------------------------------------------------------------------------
 
@@ -391,6 +415,7 @@ class _Runner:
             )
             self._engines[id(owner)] = engine
             self._offer_loop(engine, owner)
+        self._ring._faults.before_run()
         try:
             done = engine.run(loaded.program, ctx_addr, budget_insns=self._ring._budget_insns)
         except Trap as trap:
@@ -406,6 +431,8 @@ class _Runner:
     def _offer_loop(self, engine: Engine, owner: LoadedObject) -> None:
         """Let compiled code loop over the ring by itself, where both can."""
         if self._ring.engine not in ("auto", "jit") or len(self._engines) > 1:
+            return
+        if not self._ring._faults.idle:
             return
         from pybpfvm.jit.engine import SLICE_INSNS, JitEngine
 
