@@ -64,7 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_abi_arguments(parser)
     ring = parser.add_argument_group("scenarios")
     # No defaults here: an option that is given to the wrong kind of file is to be told apart.
-    ring.add_argument("--backend", choices=("sim", "kernel"), help="default sim")
+    ring.add_argument(
+        "--backend",
+        choices=("sim", "kernel", "liburing"),
+        help="a simulated ring (the default), the running kernel's, or the same through liburing",
+    )
     ring.add_argument(
         "--seed", type=not_negative, help="decides everything in sim (default 0)", metavar="N"
     )

@@ -9,7 +9,7 @@ from functools import partial
 from itertools import islice
 from random import Random
 from types import TracebackType
-from typing import Literal
+from typing import Literal, get_args
 
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Engine, RunEnvironment
 from pybpfvm.errors import (
@@ -45,14 +45,14 @@ from pybpfvm.verifier.errnos import errno_of
 from pybpfvm.verifier.loadcheck import check_load
 from pybpfvm.verifier.verdict import Finding, Inconclusive, Rejected
 
-BackendName = Literal["sim", "kernel"]
+BackendName = Literal["sim", "kernel", "liburing"]
 _DEFAULT_ABI = "iouring-v3"
 
 
 def make_backend(
     name: str, memory: AddressSpace, seed: int, injector: Injector | None = None
 ) -> Backend:
-    """The backend called `name` ("sim" or "kernel"); InputError when it can not be had.
+    """The backend called `name`; InputError when it can not be had.
 
     `injector` gives requests faults, in `sim` only.
     """
@@ -70,7 +70,13 @@ def make_backend(
         from pybpfvm.uring_backend.kernel import KernelBackend
 
         return KernelBackend(memory)
-    raise InputError(f"no backend is called {name!r}", where="backend", remedy="sim or kernel")
+    if name == "liburing":
+        from pybpfvm.uring_backend.kernel import KernelBackend
+        from pybpfvm.uring_backend.kernel.libring import LibRing
+
+        return KernelBackend(memory, make_ring=LibRing)
+    names = " or ".join(get_args(BackendName))
+    raise InputError(f"no backend is called {name!r}", where="backend", remedy=names)
 
 
 class Ring:
