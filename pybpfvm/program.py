@@ -31,6 +31,7 @@ __all__ = [
     "MapType",
     "Program",
     "SourceLine",
+    "StructOps",
     "Subprog",
 ]
 
@@ -111,6 +112,22 @@ class MapSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class StructOps:
+    """A variable of a `.struct_ops` section: a struct of callbacks for the kernel.
+
+    `struct` is the name of its type, `type_id` its id in the object's BTF, `data` its bytes with
+    zeros where callbacks stand; `programs` are those by member. `link`: it is attached by a link.
+    """
+
+    name: str
+    struct: str
+    type_id: int
+    data: bytes
+    programs: Mapping[str, str]
+    link: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Subprog:
     """A function inside a program: [start, end) in slots; the main function starts at 0."""
 
@@ -170,6 +187,7 @@ class BpfObject:
     unsupported: tuple[str, ...] = ()
     relocations: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
+    struct_ops: tuple[StructOps, ...] = ()
 
     def program(self, name: str) -> Program:
         """The program called `name`; KeyError if there is none."""

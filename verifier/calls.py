@@ -148,7 +148,7 @@ class _Call:
     @property
     def args(self) -> tuple[ArgType, ...]:
         """What the arguments must be."""
-        return self.helper.args_for(self.env.profile.name, self.env.profile.attach_type)
+        return self.helper.args_for(self.env.profile.type_name, self.env.profile.attach_type)
 
     @property
     def regs(self) -> list[Reg]:
@@ -173,7 +173,7 @@ def helper_of(env: Environment, insn: Insn) -> Helper:
             reason="only sleepable programs may call it",
             suggestion="put the program into a sleepable section (.s)",
         )
-    if helper.needs_gpl(profile.name, profile.attach_type) and not env.gpl:
+    if helper.needs_gpl(profile.type_name, profile.attach_type) and not env.gpl:
         raise forbidden(
             Rule.HELPER_NOT_ALLOWED,
             "cannot call GPL-restricted function from non-GPL compatible program",

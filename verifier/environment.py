@@ -17,6 +17,7 @@ from pybpfvm.isa.opcodes import Kind, Pseudo
 from pybpfvm.loader.target import kernel_btf
 from pybpfvm.profiles.base import Profile, Sleepable
 from pybpfvm.profiles.detect import matching_section
+from pybpfvm.profiles.loop_upstream import kernel_btf_of
 from pybpfvm.program import BpfObject, MapSpec, Program, Subprog
 from pybpfvm.verifier.kernelobjects.attach import Attachment, attachment, is_btf_typed
 from pybpfvm.verifier.observe import Observer
@@ -164,7 +165,7 @@ class Environment:
     @property
     def target(self) -> Btf | None:
         """The BTF of the kernel that the program is for; read when it is first needed."""
-        return self.options.target_btf or kernel_btf()
+        return self.options.target_btf or kernel_btf_of(self.profile) or kernel_btf()
 
     def btf_of(self, reg: Reg) -> Btf:
         """The BTF that `reg.btf_id` is an id of."""

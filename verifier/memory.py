@@ -244,7 +244,8 @@ def check_store(
         checks.check_ctx(env, pointer, number, off, size, store=True, plain=plain)
         usermem.to_ctx(env, off)
     elif kind is btfptr.BTF_ID:
-        raise btfptr.store_refused(env, pointer, number)
+        btfptr.check_store(env, pointer, number, off, size)
+        return
     elif kind is btfptr.MEM:
         checks.check_alignment(pointer, off, size, strict=strict)
         btfptr.check_memory(pointer, number, off, size, store=True)

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pybpfvm.errors import InputError
 from pybpfvm.profiles.base import Profile
 from pybpfvm.profiles.iouring_2021 import PROFILES_2021
+from pybpfvm.profiles.loop_upstream import LOOP_PROFILES
 from pybpfvm.profiles.ordinary import ORDINARY
 from pybpfvm.profiles.ring_types import builtin_btf
 
@@ -22,7 +23,9 @@ __all__ = [
     "with_helpers",
 ]
 
-PROFILES: Mapping[str, Profile] = {profile.name: profile for profile in (*PROFILES_2021, *ORDINARY)}
+PROFILES: Mapping[str, Profile] = {
+    profile.name: profile for profile in (*PROFILES_2021, *LOOP_PROFILES, *ORDINARY)
+}
 
 
 ENTRY_POINTS = "pybpfvm.profiles"

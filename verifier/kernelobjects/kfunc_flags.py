@@ -114,8 +114,10 @@ KFUNCS: Mapping[str, Kfunc] = {
     **_rows(
         _STRUCT_OPS,
         {
+            Kf.TRUSTED_ARGS | Kf.SLEEPABLE: "bpf_io_uring_submit_sqes",
+            Kf.TRUSTED_ARGS | Kf.RET_NULL: "bpf_io_uring_get_region",
             Kf.NONE: "tcp_reno_ssthresh tcp_reno_cong_avoid tcp_reno_undo_cwnd tcp_slow_start"
-            " tcp_cong_avoid_ai"
+            " tcp_cong_avoid_ai",
         },
     ),
 }

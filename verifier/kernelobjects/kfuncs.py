@@ -61,6 +61,10 @@ KFUNC_SPECIAL: Mapping[str, Handler] = {
 _UNDER_LOCK = frozenset({"bpf_iter_num_new", "bpf_iter_num_next", "bpf_iter_num_destroy"})
 
 _MAX_ARGS = 5
+# The names of parameters that say how large the memory is that the result points to.
+_RDWR_BUF_SIZE = "rdwr_buf_size"
+_BUF_SIZES = (_RDWR_BUF_SIZE, "rdonly_buf_size")
+MAX_BUF_BYTES = 1 << 29
 _MAX_STRUCT_DEPTH = 4
 _MARKS = ("__sz", "__szk", "__k", "__ign", "__nullable", "__opt", "__str", "__map", "__alloc")
 _PLAIN_MARKS = frozenset({"__ign", "__sz", "__k", ""})
@@ -77,7 +81,8 @@ class _Arg:
 
 @dataclass(slots=True)
 class _Call:
-    """One call. `released`: the id of the reference that it gives back."""
+    """One call. `released`: the id of the reference that it gives back; `memory_bytes`: the size of
+    the memory that it gives, where an argument says it, `writable` for rdwr_buf_size."""
 
     env: Environment
     state: State
@@ -87,6 +92,8 @@ class _Call:
     args: tuple[_Arg, ...]
     return_id: int
     released: int = 0
+    memory_bytes: int = 0
+    writable: bool = False
     after: list[Callable[[], None]] = field(default_factory=list)
 
     @property
@@ -113,7 +120,7 @@ def call_kfunc(env: Environment, state: State, insn: Insn, pc: int) -> None:
     kfunc = KFUNCS.get(name)
     if kfunc is None:
         raise unsupported(f"the kfunc {name}")
-    if kfunc.types is not None and env.profile.name not in kfunc.types:
+    if kfunc.types is not None and env.profile.type_name not in kfunc.types:
         raise forbidden(
             Rule.KFUNC_NOT_ALLOWED,
             f"calling kernel function {name} is not allowed",
@@ -199,6 +206,8 @@ def _check_arguments(call: _Call) -> None:
                 )
             if arg.mark == "__k":
                 _check_constant(reg, number)
+            elif arg.name in _BUF_SIZES:
+                _check_buf_size(call, arg, reg, number)
             continue
         if not isinstance(found, Ptr):
             raise unsupported(f"argument {arg.name} of the kfunc {call.name}")
@@ -212,6 +221,23 @@ def _check_arguments(call: _Call) -> None:
             reason="the program does not own what it gives back",
             suggestion="release only what an acquiring call returned, once",
         )
+
+
+def _check_buf_size(call: _Call, arg: _Arg, reg: Reg, number: int) -> None:
+    """The size of the memory that the call gives: known, whatever path led here."""
+    if reg.var.mask:
+        raise forbidden(
+            Rule.KFUNC_ARG,
+            f"R{number} is not a const",
+            reason=f"{arg.name} of {call.name} is the size of the memory that it gives, which must "
+            "be known when the program is loaded",
+            suggestion="use a constant, or a `const volatile` variable that is set before loading",
+            culprit=reg,
+        )
+    if reg.var.value > MAX_BUF_BYTES:
+        raise unsupported(f"memory of {reg.var.value} bytes from {call.name}")
+    mark_precise(reg)
+    call.memory_bytes, call.writable = reg.var.value, arg.name == _RDWR_BUF_SIZE
 
 
 def _check_constant(reg: Reg, number: int) -> None:
@@ -424,13 +450,27 @@ def _result(call: _Call, second: Reg) -> Reg:
         return unknown(pc)
     target = call.btf.resolve(found.type_id) if isinstance(found, Ptr) else 0
     if not isinstance(call.btf.type(target), Struct | Union):
-        raise unsupported(f"the result of the kfunc {call.name}")
+        return _memory(call, target)
     ref_id = 0
     if flags & Kf.ACQUIRE:
         ref_id = env.new_id()
         call.state.refs = (*call.state.refs, (ref_id, pc))
     trust = Trust.UNTRUSTED if flags & Kf.UNTRUSTED_RESULT else Trust.NONE
     return pointer_to(env, pc, target, trust, nullable=bool(flags & Kf.RET_NULL), ref_id=ref_id)
+
+
+def _memory(call: _Call, target: int) -> Reg:
+    """Memory that is no kernel object: of the size that an argument says, else read-only and of the
+    size of what the result points to."""
+    trust, size = Trust.RDONLY, call.memory_bytes
+    if size and call.writable:
+        trust = Trust.NONE
+    if not size:
+        size = call.btf.size(target)
+    if not call.kfunc.flags & Kf.RET_NULL:
+        return Pointer(RegType.PTR_TO_MEM, call.pc, mem_size=size, trust=trust)
+    new = call.env.new_id()
+    return Pointer(RegType.PTR_TO_MEM_OR_NULL, call.pc, id=new, mem_size=size, trust=trust)
 
 
 def _cast(call: _Call, wanted: Reg) -> Reg:
