@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from functools import cached_property
 
 from pybpfvm.jit.faults import CURRENT, FAULT_ADDR, FAULT_RIP, FaultHandler
 from pybpfvm.jit.pages import Pages, code_area
@@ -141,15 +142,19 @@ class Thunks:
             rm(MOV_TO, RAX, R10, 0),
         )
 
-    def start(self, asm: Assembler, body: str) -> None:
-        """Emit the entry of one program: start(context) with fresh registers, the fuel from the
-        state; `body` is the label of its code."""
+    @cached_property
+    def start(self) -> bytes:
+        """The way into one program, put before its code: start(context) with fresh registers, the
+        fuel from the state."""
+        asm = Assembler()
         self._come_in(asm)
         asm(rr(MOV, RDI, R11), load(RBP, self._state.disp(Slot.FIRST_FRAME)))
         for reg in (RAX, RSI, RDX, RCX, R8, RBX, R13, R14, R15):
             asm(mov_imm(reg, 0))
-        asm.call(body)
+        asm.call("main")
         self._go_out(asm)
+        asm.label("main")
+        return asm.finish()
 
     def _come_in(self, asm: Assembler) -> None:
         """From C, with one int in a vector at rsi: the int in r11, base, fuel and bookkeeping."""

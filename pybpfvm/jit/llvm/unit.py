@@ -70,7 +70,7 @@ class LlvmUnit(Unit):
     def _link(self, code: Code, ir: Ir, state: State, thunks: Thunks, words: list[int]) -> None:
         made = self._object
         asm = Assembler()
-        thunks.start(asm, "main")
+        asm(thunks.start)
         asm.label("main")
         asm(store(state.disp(Slot.REGS + FRAME_POINTER), RBP))
         calls = self._stub(asm, state, "start")
