@@ -99,10 +99,10 @@ class Image:
         Raises InputError for a map or subprogram that is not there, or a pseudo source that
         only the kernel can resolve.
         """
-        low, high = insn.imm & 0xFFFF_FFFF, insn.imm >> 32
-        where = f"{self.object.path}: {program.name}+{pc}"
         if insn.src == Pseudo.NONE:
             return insn.imm
+        low, high = insn.imm & 0xFFFF_FFFF, insn.imm >> 32
+        where = f"{self.object.path}: {program.name}+{pc}"
         if insn.src in (Pseudo.MAP_IDX, Pseudo.MAP_IDX_VALUE):
             if low >= len(self._by_index):
                 raise InputError(f"map index {low} of {len(self._by_index)} maps", where=where)

@@ -135,6 +135,21 @@ class Outline:
         return dict(zip(begun, [*ends, len(self.starts) - 1], strict=False))
 
 
+_KEPT = 256
+_outlines: dict[int, tuple[Program, Outline]] = {}
+
+
+def outline_of(program: Program) -> Outline:
+    """The program's outline; of those asked for last it is kept, for engines that compare."""
+    found = _outlines.get(id(program))
+    if found is None:
+        found = program, Outline(program)
+        if len(_outlines) >= _KEPT:
+            _outlines.clear()
+        _outlines[id(program)] = found
+    return found[1]
+
+
 def runs_others(helper: Helper | None) -> bool:
     """Whether a call of the helper may run other code of the program, or another program."""
     return helper is not None and (helper.name == "tail_call" or ArgType.PTR_TO_FUNC in helper.args)
@@ -153,6 +168,10 @@ def changed(insn: Insn) -> int | None:
     if insn.spec.kind in _LEAVES_R0 or insn.spec.op is AtomicOp.CMPXCHG:
         return 0
     return written(insn)
+
+
+# Of instructions that do not name r10, only such may be refused.
+REFUSABLE = _NOT_EXECUTABLE | {Kind.CALL}
 
 
 def refusal(insn: Insn, helpers: Mapping[int, Helper]) -> Refusal | None:

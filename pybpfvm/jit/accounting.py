@@ -14,7 +14,7 @@ from pybpfvm.isa.opcodes import Kind
 from pybpfvm.jit.emitted import Ask, Site
 from pybpfvm.jit.recorder import RUN, Recorder
 from pybpfvm.jit.thunks import BPF, FUEL
-from pybpfvm.jit.writer import Writer
+from pybpfvm.jit.writer import FAR, Writer
 from pybpfvm.jit.x86 import RAX, SUB, A, B, group
 from pybpfvm.outline import changed, runs_others
 from pybpfvm.recording import block_number
@@ -47,8 +47,8 @@ class Accounting(Writer):
         """
         data = self._code.data
         again = len(data)
-        data += group(SUB, FUEL, site.count)
-        self._asked.append((self._jump_late(B), site, b"", again))
+        data += group(SUB, FUEL, site.count) + FAR[B]
+        self._asked.append((len(data) - 4, site, b"", again))
 
     def _count(self, first: int, last: int) -> None:
         """Count the instructions from `first` to `last`."""

@@ -19,7 +19,7 @@ from pybpfvm.jit.state import State
 from pybpfvm.jit.templates import ALU
 from pybpfvm.jit.thunks import BPF, Thunks
 from pybpfvm.jit.x86 import nops
-from pybpfvm.outline import Outline, refusal
+from pybpfvm.outline import REFUSABLE, refusal
 from pybpfvm.program import Program
 
 _ENDS = frozenset({Kind.EXIT, Kind.GOTO})
@@ -39,9 +39,8 @@ class Emitter(MemoryCode, Calls):
         callee: Callee,
         lookup: Lookup | None = None,
         recorder: Recorder | None = None,
-        outline: Outline | None = None,
     ) -> None:
-        super().__init__(program, helpers, state, build, outline)
+        super().__init__(program, helpers, state, build)
         self._image = image
         self._thunks = thunks
         self._callee = callee
@@ -59,15 +58,16 @@ class Emitter(MemoryCode, Calls):
         code.starts = outline.starts
         last_of = self._last_of = outline.blocks(self._helpers)
         heads = outline.loop_heads()
-        for index, pc in enumerate(outline.starts):
-            if pc in last_of:
-                self._index, self._pc = index, pc
-                if pc in self._functions:
-                    self._begin_function(pc)
-                if pc in heads:
-                    code.data += nops(-len(code.data) % LINE)
-                self._begin_block(index, last_of[pc])
-                self._block(index, last_of[pc])
+        index = 0
+        for pc, last in last_of.items():
+            self._index, self._pc = index, pc
+            if pc in self._functions:
+                self._begin_function(pc)
+            if pc in heads:
+                code.data += nops(-len(code.data) % LINE)
+            self._begin_block(index, last)
+            self._block(index, last)
+            index = last + 1
         self._write_late()
         return code
 
@@ -91,42 +91,53 @@ class Emitter(MemoryCode, Calls):
     def _block(self, first: int, last: int) -> None:
         """The instructions from `first` to `last`."""
         data, offsets = self._code.data, self._code.offsets
-        starts, insns, functions = self._outline.starts, self._program.insns, self._functions
-        hooked, traced = self._build.hooked, self._build.record.trace > 0
+        starts, insns = self._outline.starts, self._program.insns
+        single, skip = self._single, 0
         for index in range(first, last + 1):
-            insn, pc = insns[index], starts[index]
-            self._index, self._pc = index, pc
-            if self._fused:
-                self._fused -= 1
+            if index < skip:
                 offsets.append(offsets[-1])
                 continue
+            insn = insns[index]
             offsets.append(len(data))
-            if hooked:
-                self._ask(Ask.HOOK)
-            if traced:
-                self._record_before(insn, first, last)
             spec = insn.spec
             kind = spec.kind
-            if kind is Kind.ALU and insn.dst != FRAME_POINTER:
-                data += _alu(spec.mnemonic, insn.dst, insn.src, insn.imm)
+            if kind is Kind.ALU and insn.dst != FRAME_POINTER and not single:
+                data += alu(spec.mnemonic, insn.dst, insn.src, insn.imm)
+                continue
+            self._index, self._pc = index, starts[index]
+            if single:
+                self._watched(insn, first, last)
             else:
-                refused = None
-                if (
-                    kind in _MAY_BE_REFUSED
-                    or insn.dst == FRAME_POINTER
-                    or insn.src == FRAME_POINTER
-                ):
-                    refused = refusal(insn, self._helpers)
-                if refused is None:
-                    _EMIT[kind](self, insn)
-                else:
-                    self._ask(Ask.REFUSE, why=refused)
-            if traced:
-                self._record_after(insn)
+                self._one(insn, kind)
+                if self._fused:
+                    skip, self._fused = index + 1 + self._fused, 0
+        insn, self._index, self._pc = insns[last], last, starts[last]
         behind = self._pc + insn.slots
-        if insn.spec.kind not in _ENDS and (behind in functions or last + 1 == len(insns)):
-            what = "another function" if behind in functions else "no instruction"
+        if insn.spec.kind not in _ENDS and (behind in self._functions or last + 1 == len(insns)):
+            what = "another function" if behind in self._functions else "no instruction"
             self._way_out(f"pc {behind} is {what}")
+
+    def _one(self, insn: Insn, kind: Kind) -> None:
+        if kind in REFUSABLE or insn.dst == FRAME_POINTER or insn.src == FRAME_POINTER:
+            refused = refusal(insn, self._helpers)
+            if refused is not None:
+                self._ask(Ask.REFUSE, why=refused)
+                return
+        _EMIT[kind](self, insn)
+
+    def _watched(self, insn: Insn, first: int, last: int) -> None:
+        """The instruction, and what shows it to the hook and the trace."""
+        if self._build.hooked:
+            self._ask(Ask.HOOK)
+        traced = self._build.record.trace > 0
+        if traced:
+            self._record_before(insn, first, last)
+        self._one(insn, insn.spec.kind)
+        if traced:
+            self._record_after(insn)
+
+    def _alu(self, insn: Insn) -> None:
+        self._code.data += alu(insn.spec.mnemonic, insn.dst, insn.src, insn.imm)
 
     def _begin_block(self, first: int, last: int) -> None:
         self._open_block(first, last)
@@ -151,7 +162,7 @@ class Emitter(MemoryCode, Calls):
 
 
 @lru_cache(maxsize=1 << 15)
-def _alu(mnemonic: str, dst: int, src: int, imm: int) -> bytes:
+def alu(mnemonic: str, dst: int, src: int, imm: int) -> bytes:
     """The code of an arithmetic instruction."""
     spec = SPECS[mnemonic]
     assert isinstance(spec.op, AluOp)
@@ -159,16 +170,17 @@ def _alu(mnemonic: str, dst: int, src: int, imm: int) -> bytes:
 
 
 _EMIT: Mapping[Kind, Callable[[Emitter, Insn], None]] = {
+    Kind.ALU: Emitter._alu,
     Kind.JUMP: Emitter._jump,
     Kind.GOTO: Emitter._goto,
     Kind.MAY_GOTO: Emitter._may_goto,
     Kind.CALL: Emitter._call,
     Kind.CALL_LOCAL: Emitter._call_local,
     Kind.EXIT: Emitter._exit,
-    Kind.LDX: Emitter._load,
-    Kind.LDSX: Emitter._load,
-    Kind.ST: Emitter._store_imm,
-    Kind.STX: Emitter._store,
+    Kind.LDX: Emitter._access,
+    Kind.LDSX: Emitter._access,
+    Kind.ST: Emitter._access,
+    Kind.STX: Emitter._access,
     Kind.ATOMIC: Emitter._atomic,
     Kind.LOAD_ACQ: Emitter._load_acquire,
     Kind.STORE_REL: Emitter._store_release,
@@ -176,4 +188,3 @@ _EMIT: Mapping[Kind, Callable[[Emitter, Insn], None]] = {
     Kind.LD_ABS: Emitter._packet_load,
     Kind.LD_IND: Emitter._packet_load,
 }
-_MAY_BE_REFUSED = frozenset({Kind.ADDR_SPACE_CAST, Kind.CALL_KFUNC, Kind.CALL})

@@ -7,6 +7,7 @@ native stack for its return address and for the callee's registers, nothing else
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from functools import cache
 
 from pybpfvm.errors import TrapKind
 from pybpfvm.isa.insn import Insn
@@ -188,6 +189,7 @@ class Flow(Accounting):
         return tuple(number for number in _CALLEE_SAVED if number in changed)
 
 
+@cache
 def _blank(size: int) -> bytes:
     """Zero the `size` bytes below r10, 32 at a time where the processor can."""
     if HAS_AVX:

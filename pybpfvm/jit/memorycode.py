@@ -6,14 +6,17 @@ is outside asks Python (`Ask.ACCESS`), which lets the range in, does the access 
 
 from __future__ import annotations
 
-from pybpfvm.bits import U64
+from functools import lru_cache
+
+from pybpfvm.bits import U32, U64
 from pybpfvm.isa.insn import Insn
-from pybpfvm.isa.opcodes import FRAME_POINTER, STACK_BYTES, AluOp, Kind, Operand
+from pybpfvm.isa.opcodes import FRAME_POINTER, STACK_BYTES, Kind, Pseudo
+from pybpfvm.isa.table import SPECS
 from pybpfvm.jit.emitted import Ask, Constants, Site
 from pybpfvm.jit.options import Checks
 from pybpfvm.jit.templates import LOADS, STORES, STORES_IMM, Form, atomic
 from pybpfvm.jit.thunks import BASE, BPF, Thunks
-from pybpfvm.jit.writer import Writer
+from pybpfvm.jit.writer import FAR, Writer
 from pybpfvm.jit.x86 import (
     AE,
     CMP,
@@ -23,7 +26,6 @@ from pybpfvm.jit.x86 import (
     R10,
     R11,
     SUB,
-    imm32,
     mov_imm,
     rm,
     rr,
@@ -32,6 +34,8 @@ from pybpfvm.jit.x86 import (
     s32,
 )
 
+_LOADS = frozenset({Kind.LDX, Kind.LDSX})
+_ADD = SPECS["add64_x"]
 # `op r11, [r12 + disp32]` without the displacement.
 SUB_R11_STATE = rm(SUB, R11, BASE, 1 << 30)[:-4]
 CMP_R11_STATE = rm(CMP, R11, BASE, 1 << 30)[:-4]
@@ -47,20 +51,20 @@ class MemoryCode(Writer):
     _single = False
 
     def _lddw(self, insn: Insn) -> None:
-        constant = self._image.constant(self._program, self._pc, insn) & U64
-        if not self._fuse(insn, constant - self._thunks.base):
+        constant = insn.imm
+        if insn.src != Pseudo.NONE:
+            constant = self._image.constant(self._program, self._pc, insn) & U64
+        fuses = self._index < self._block_last and not self._single
+        fuses = fuses and self._program.insns[self._index + 1].spec is _ADD
+        if not fuses or not self._fuse(insn, constant - self._thunks.base):
             self._code.data += mov_imm(BPF[insn.dst], constant)
 
     def _fuse(self, insn: Insn, disp: int) -> bool:
         """Emit the address `insn` loads, base + `disp`, together with the addition of a register
         behind it, if one follows; where nothing is checked, with the load from there as well."""
         insns, dst = self._program.insns, insn.dst
-        if self._single or not s32(disp) or self._index >= self._block_last:
-            return False
         add = insns[self._index + 1]
-        if add.spec.op is not AluOp.ADD or add.spec.width != 64 or add.dst != dst:
-            return False
-        if add.spec.operand is not Operand.X or add.src in (dst, FRAME_POINTER):
+        if not s32(disp) or add.dst != dst or add.src in (dst, FRAME_POINTER):
             return False
         self._fused = 1
         data, index = self._code.data, BPF[add.src]
@@ -76,33 +80,13 @@ class MemoryCode(Writer):
         data += rxd(LEA, BPF[dst], BASE, index, disp)
         return True
 
-    def _load(self, insn: Insn) -> None:
-        size = insn.spec.size
+    def _access(self, insn: Insn) -> None:
+        """A load or store, checked as the build says."""
+        data, off, size = self._code.data, insn.off, insn.spec.size
         assert size is not None
-        form = LOADS[size, insn.spec.kind is Kind.LDSX]
-        self._access(insn.src, insn.off, size, form, BPF[insn.dst])
-
-    def _store(self, insn: Insn) -> None:
-        size = insn.spec.size
-        assert size is not None
-        self._access(insn.dst, insn.off, size, STORES[size], BPF[insn.src])
-
-    def _store_imm(self, insn: Insn) -> None:
-        size = insn.spec.size
-        assert size is not None
-        form, bytes_ = STORES_IMM[size]
-        tail = (insn.imm & ((1 << 8 * bytes_) - 1)).to_bytes(bytes_, "little")
-        self._access(insn.dst, insn.off, size, form, 0, tail)
-
-    def _access(
-        self, base: int, off: int, size: int, form: Form, reg: int, tail: bytes = b""
-    ) -> None:
-        """Access memory at the register `base` + `off`, checked as the build says."""
-        data = self._code.data
-        prefix, opcode, wide, byte = form
-        checks = self._build.checks
-        if checks is Checks.NONE or (base == FRAME_POINTER and -STACK_BYTES <= off <= -size):
-            data += prefix + rm(opcode, reg, BPF[base], off, wide, byte=byte) + tail
+        base = insn.src if insn.spec.kind in _LOADS else insn.dst
+        if not self._checked or (base == FRAME_POINTER and -STACK_BYTES <= off <= -size):
+            data += _plain(insn.spec.mnemonic, insn.dst, insn.src, off, insn.imm)
         elif base == FRAME_POINTER:
             # Beside the frame; another may lie there, which Python then accesses.
             site = self._ask(Ask.ACCESS)
@@ -110,9 +94,10 @@ class MemoryCode(Writer):
         elif self._exact:
             site, at = self._check(base, off)
             back = len(data)
-            data += prefix + rm(opcode, reg, BPF[base], off, wide, byte=byte) + tail
+            data += _plain(insn.spec.mnemonic, insn.dst, insn.src, off, insn.imm)
             self._finish_check(site, at, back)
         else:
+            (prefix, opcode, wide, byte), reg, tail = _form(insn)
             data += rm(LEA, R11, BPF[base], off, False)
             data += prefix + rx(opcode, reg, BASE, R11, wide, byte=byte) + tail
 
@@ -122,9 +107,10 @@ class MemoryCode(Writer):
         data = self._code.data
         words = self._state.site()
         data += rm(LEA, R11, BPF[base], off) if off else rr(MOV, R11, BPF[base])
-        data += SUB_R11_STATE + imm32(words) + CMP_R11_STATE + imm32(words + 8)
-        at = self._jump_late(AE)
-        return self._site(Ask.ACCESS, words=words), at
+        start, length = words & U32, words + 8 & U32
+        data += SUB_R11_STATE + start.to_bytes(4, "little")
+        data += CMP_R11_STATE + length.to_bytes(4, "little") + FAR[AE]
+        return self._site(Ask.ACCESS, words), len(data) - 4
 
     def _finish_check(self, site: Site, at: int, back: int, again: bytes = b"") -> None:
         """The stub of a check; `again` is what must be done once more, for Python has used r10."""
@@ -183,3 +169,24 @@ class MemoryCode(Writer):
     def _ask_late(self, at: int) -> None:
         """The jump at `at` leads to where Python is asked to do the access, so to stop it."""
         self._asked.append((at, self._site(Ask.ACCESS), b"", None))
+
+
+def _form(insn: Insn) -> tuple[Form, int, bytes]:
+    """How a load or store is encoded: its form, the register that goes there, and what follows."""
+    size, kind = insn.spec.size, insn.spec.kind
+    assert size is not None
+    if kind in _LOADS:
+        return LOADS[size, kind is Kind.LDSX], BPF[insn.dst], b""
+    if kind is Kind.STX:
+        return STORES[size], BPF[insn.src], b""
+    form, bytes_ = STORES_IMM[size]
+    return form, 0, (insn.imm & ((1 << 8 * bytes_) - 1)).to_bytes(bytes_, "little")
+
+
+@lru_cache(maxsize=1 << 14)
+def _plain(mnemonic: str, dst: int, src: int, off: int, imm: int) -> bytes:
+    """A load or store that goes where its pointer says."""
+    insn = Insn(SPECS[mnemonic], dst, src, off, imm)
+    (prefix, opcode, wide, byte), reg, tail = _form(insn)
+    base = src if insn.spec.kind in _LOADS else dst
+    return prefix + rm(opcode, reg, BPF[base], off, wide, byte=byte) + tail

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from pybpfvm.bits import U32
 from pybpfvm.errors import TrapKind
 from pybpfvm.helpers.proto import Helper
 from pybpfvm.jit.emitted import Ask, Build, Code, Site
@@ -13,8 +14,11 @@ from pybpfvm.jit.options import Checks
 from pybpfvm.jit.state import Slot, State
 from pybpfvm.jit.thunks import call_slot
 from pybpfvm.jit.x86 import imm32
-from pybpfvm.outline import Outline
+from pybpfvm.outline import outline_of
 from pybpfvm.program import Program
+
+# Jcc rel32 by condition code, its target open.
+FAR = tuple(bytes((0x0F, 0x80 | condition, 0, 0, 0, 0)) for condition in range(16))
 
 
 class Writer:
@@ -31,13 +35,12 @@ class Writer:
         helpers: Mapping[int, Helper],
         state: State,
         build: Build,
-        outline: Outline | None = None,
     ) -> None:
         self._program = program
         self._helpers = helpers
         self._state = state
         self._build = build
-        self._outline = Outline(program) if outline is None else outline
+        self._outline = outline_of(program)
         self._functions = frozenset(self._outline.functions)
         self._code = Code()
         self._index = 0
@@ -55,13 +58,13 @@ class Writer:
         self._callout = call_slot(state.disp(Slot.CALLOUT))
 
     def _ask(self, ask: Ask, *, words: int = 0, why: tuple[TrapKind, str] | None = None) -> Site:
-        site = self._site(ask, words=words, why=why)
+        site = self._site(ask, words, why)
         self._ask_site(site)
         return site
 
-    def _site(self, ask: Ask, *, words: int = 0, why: tuple[TrapKind, str] | None = None) -> Site:
-        after = self._block_last - self._index
-        return Site(ask, self._pc, self._index, after, words=words, why=why)
+    def _site(self, ask: Ask, words: int = 0, why: tuple[TrapKind, str] | None = None) -> Site:
+        index = self._index
+        return Site(ask, self._pc, index, self._block_last - index, words, 0, why)
 
     def _ask_site(self, site: Site) -> None:
         code = self._code
@@ -71,7 +74,7 @@ class Writer:
     def _jump_late(self, condition: int) -> int:
         """Jump on the condition to somewhere behind the code; where its rel32 is."""
         data = self._code.data
-        data += bytes((0x0F, 0x80 | condition, 0, 0, 0, 0))
+        data += FAR[condition]
         return len(data) - 4
 
     def _land(self, at: int) -> None:
@@ -81,7 +84,7 @@ class Writer:
 
     def _jump_to(self, offset: int) -> None:
         data = self._code.data
-        data += b"\xe9" + imm32(offset - len(data) - 5)
+        data += b"\xe9" + (offset - len(data) - 5 & U32).to_bytes(4, "little")
 
     def _write_late(self) -> None:
         """What goes behind the code, and where jumps and calls lead."""

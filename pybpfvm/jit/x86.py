@@ -223,7 +223,7 @@ class Assembler:
 
     def __init__(self) -> None:
         self.code = bytearray()
-        self._labels: dict[str, int] = {}
+        self.labels: dict[str, int] = {}
         self._fixups: list[tuple[int, str]] = []
 
     def __call__(self, *pieces: bytes) -> None:
@@ -233,7 +233,7 @@ class Assembler:
 
     def label(self, name: str) -> None:
         """Name this place."""
-        self._labels[name] = len(self.code)
+        self.labels[name] = len(self.code)
 
     def jump(self, label: str, condition: int | None = None) -> None:
         """Jump to a label, on a condition code if one is given."""
@@ -250,9 +250,9 @@ class Assembler:
     def finish(self) -> bytes:
         """The code, its jumps resolved."""
         for at, label in self._fixups:
-            self.code[at : at + 4] = imm32(self._labels[label] - at - 4)
+            self.code[at : at + 4] = imm32(self.labels[label] - at - 4)
         return bytes(self.code)
 
     def offset(self, label: str) -> int:
         """Where a label is."""
-        return self._labels[label]
+        return self.labels[label]

@@ -10,13 +10,13 @@ from pybpfvm.helpers.proto import Helper
 from pybpfvm.image import Image
 from pybpfvm.isa.codec import target_pc
 from pybpfvm.isa.insn import Insn
-from pybpfvm.isa.opcodes import AluOp, JmpOp, Kind, Operand
+from pybpfvm.isa.opcodes import FRAME_POINTER, AluOp, JmpOp, Kind, Operand
 from pybpfvm.isa.semantics import (
     CONCRETE_ALU,
     CONCRETE_ALU_BIG_ENDIAN,
     CONCRETE_JMP,
 )
-from pybpfvm.outline import Outline, context_arguments, refusal
+from pybpfvm.outline import REFUSABLE, context_arguments, outline_of, refusal
 from pybpfvm.program import Program
 from pybpfvm.vm import operations
 from pybpfvm.vm.step import Handler, Step
@@ -58,7 +58,7 @@ def prepare(program: Program, image: Image, helpers: Mapping[int, Helper]) -> li
     What is wrong with an instruction shows when it is executed, not here. Raises InputError for
     an `lddw` whose map or function the image does not have.
     """
-    outline = Outline(program)
+    outline = outline_of(program)
     starts, framed = outline.starts, outline.framed
     steps = [
         _step(program, image, helpers, insn, pc)
@@ -114,8 +114,9 @@ def _step(
     elif kind is Kind.CALL and insn.imm in helpers:
         helper = helpers[insn.imm]
         step.meaning = (helper, context_arguments(helper))
-    refused = refusal(insn, helpers)
-    if refused is not None:
-        step.handler = operations.refuse
-        step.meaning = refused
+    if kind in REFUSABLE or insn.dst == FRAME_POINTER or insn.src == FRAME_POINTER:
+        refused = refusal(insn, helpers)
+        if refused is not None:
+            step.handler = operations.refuse
+            step.meaning = refused
     return step

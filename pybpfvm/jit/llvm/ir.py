@@ -43,7 +43,7 @@ from pybpfvm.jit.llvm.liveness import Block, Liveness
 from pybpfvm.jit.options import Checks
 from pybpfvm.jit.state import SITE_BYTES, Slot
 from pybpfvm.memory import FRAME_STRIDE
-from pybpfvm.outline import Outline, refusal
+from pybpfvm.outline import outline_of, refusal
 from pybpfvm.program import Program
 
 # Words of the table that every program has; behind them its own.
@@ -168,7 +168,7 @@ class IrEmitter:
         self._linked = linked
         self._links = False
         self._prefix = prefix
-        self._outline = Outline(program)
+        self._outline = outline_of(program)
         self._liveness = Liveness(program, self._outline, helpers)
         self._checks = build.checks
         self._checked = build.checks is not Checks.NONE
