@@ -32,4 +32,6 @@ def unsupported() -> str | None:
         return f"the JIT needs Linux, this is {sys.platform}"
     if sys.implementation.name != "cpython":
         return f"the JIT is entered through CPython's C API, this is {sys.implementation.name}"
+    if "t" in sys.abiflags:
+        return "the JIT relies on CPython's lock, this is a free-threaded build"
     return None
