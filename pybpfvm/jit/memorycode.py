@@ -97,7 +97,7 @@ class MemoryCode(Writer):
             data += _plain(insn.spec.mnemonic, insn.dst, insn.src, off, insn.imm)
             self._finish_check(site, at, back)
         else:
-            (prefix, opcode, wide, byte), reg, tail = _form(insn)
+            (prefix, opcode, wide, byte), reg, tail = form_of(insn)
             data += rm(LEA, R11, BPF[base], off, False)
             data += prefix + rx(opcode, reg, BASE, R11, wide, byte=byte) + tail
 
@@ -171,7 +171,7 @@ class MemoryCode(Writer):
         self._asked.append((at, self._site(Ask.ACCESS), b"", None))
 
 
-def _form(insn: Insn) -> tuple[Form, int, bytes]:
+def form_of(insn: Insn) -> tuple[Form, int, bytes]:
     """How a load or store is encoded: its form, the register that goes there, and what follows."""
     size, kind = insn.spec.size, insn.spec.kind
     assert size is not None
@@ -187,6 +187,6 @@ def _form(insn: Insn) -> tuple[Form, int, bytes]:
 def _plain(mnemonic: str, dst: int, src: int, off: int, imm: int) -> bytes:
     """A load or store that goes where its pointer says."""
     insn = Insn(SPECS[mnemonic], dst, src, off, imm)
-    (prefix, opcode, wide, byte), reg, tail = _form(insn)
+    (prefix, opcode, wide, byte), reg, tail = form_of(insn)
     base = src if insn.spec.kind in _LOADS else dst
     return prefix + rm(opcode, reg, BPF[base], off, wide, byte=byte) + tail

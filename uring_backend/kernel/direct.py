@@ -57,7 +57,7 @@ class Word(IntEnum):
     CQ_HEAD = 15  # addresses of u32 words of the real ring
     CQ_TAIL = 16
     SQ_TAIL = 17
-    FD = 18  # of the real ring
+    FD = 18  # the real ring: its descriptor, or the number that this thread has for it
     FDS = 19  # address of a bitmap of descriptors that requests may use
     BLOCKS = 20  # address of (start, end) pairs of user memory; a zero pair ends them
     CTX = 21
@@ -80,6 +80,7 @@ class Word(IntEnum):
     IDLE_INSNS = 38  # what they executed,
     MOST_IDLE = 39  # and how much of either ends the loop
     MOST_IDLE_INSNS = 40
+    ENTER_FLAGS = 41  # what FD is, for io_uring_enter
 
 
 class Care(IntFlag):
@@ -187,7 +188,6 @@ class Direct:
             (Word.CQ_TAIL, ring.cq_tail),
         ):
             words[word] = ring_addr + 4 * index
-        words[Word.FD] = ring.fd
         words[Word.SQES] = _address(ring.sqes)
         words[Word.SQ_MASK] = ring.sq_mask
         words[Word.CQES] = ring_addr + ring.cqes_at
@@ -200,6 +200,7 @@ class Direct:
         self._wait_arg = _wait_arg()
         words[Word.WAIT_ARG] = ctypes.addressof(self._wait_arg)
         self._lent = [False] * cqs
+        self._number: int | None = None  # what the thread has for the real ring meanwhile
         self._thread: int | None = None  # which one is between `begin` and `end`
         self._lock = threading.RLock()  # of _fds and _blocks: others than that clear them
         memory.on_free(self._freed)
@@ -210,6 +211,9 @@ class Direct:
         of its turn; within that it may sleep for so long at a time, 0: not at all."""
         self._thread = threading.get_ident()
         words = self.words
+        self._number = self._ring.register_ring()
+        words[Word.FD] = self._ring.fd if self._number is None else self._number
+        words[Word.ENTER_FLAGS] = 0 if self._number is None else abi.ENTER_REGISTERED_RING
         words[Word.STOP] = words[Word.RUNS] = words[Word.CHANGES] = words[Word.SEEN] = 0
         words[Word.MOVED] = 0
         words[Word.CARE] &= ~Care.HELD
@@ -229,6 +233,8 @@ class Direct:
     def end(self) -> None:
         """Compiled code is through."""
         self._thread = None
+        if self._number is not None:
+            self._ring.unregister_ring(self._number)
 
     def _find_blocks(self) -> None:
         if self._memory.closed:
