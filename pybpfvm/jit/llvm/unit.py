@@ -13,7 +13,7 @@ import ctypes
 from pybpfvm.errors import InternalError
 from pybpfvm.isa.opcodes import FRAME_POINTER
 from pybpfvm.jit.emitted import Build, Code, Site
-from pybpfvm.jit.llvm.ir import CALL_BYTES, HELPER_BYTES, Ir, Place
+from pybpfvm.jit.llvm.irparts import CALL_BYTES, HELPER_BYTES, Ir, Place
 from pybpfvm.jit.llvm.objectfile import CONSTANT, DIRECT, INDIRECT, REGISTER, Object
 from pybpfvm.jit.llvm.thunks import RETURN, LlvmThunks
 from pybpfvm.jit.state import SITE_BYTES, Slot, State
