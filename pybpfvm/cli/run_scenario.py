@@ -21,7 +21,7 @@ from pybpfvm.scenario import Live, Outcome, Scenario, parse, run_scenario
 from pybpfvm.session import Budgets
 from pybpfvm.session.engines import chosen
 from pybpfvm.session.ring import BackendName
-from pybpfvm.uring_backend.abi import Op
+from pybpfvm.uring_backend.abi import Cqe, Op
 from pybpfvm.uring_backend.faults import NO_FAULTS, Faults, parse_faults, plan_text
 
 
@@ -95,9 +95,10 @@ def show(scenario: Scenario, options: Options) -> int:
             return
         if not options.quiet:
             _print_account(live, account)
-        _print_queues(live, account)
+        _print_queues(live)
         print_maps(live.object)
 
+    observed = options.json or not options.quiet  # else nobody asked for the events
     maps: dict[str, list[dict[str, object]]] = {}
     variables: dict[str, object] = {}
     progress = on_stderr()
@@ -116,7 +117,7 @@ def show(scenario: Scenario, options: Options) -> int:
             budget_insns=options.budget_insns,
             budgets=options.budgets,
             faults=options.faults,
-            observer=progress.observer(account),
+            observer=progress.observer(account) if observed else None,
             on_start=on_start,
             on_end=on_end,
         )
@@ -126,9 +127,9 @@ def show(scenario: Scenario, options: Options) -> int:
         print()
         if options.timings:
             seconds = time.perf_counter() - start
-            rate = rates(account.runs.total(), account.insns, seconds)
+            rate = rates(sum(outcome.runs.values()), outcome.insns, seconds)
             print(f"took {seconds * 1e3:.1f} ms: {rate}")
-        _print_outcome(scenario, options, outcome, account)
+        _print_outcome(scenario, options, outcome)
     return outcome.exit_code
 
 
@@ -169,15 +170,19 @@ def _print_account(live: Live, account: Account) -> None:
     print()
 
 
-def _print_queues(live: Live, account: Account) -> None:
+def _print_queues(live: Live) -> None:
     heading("Completion queues")
     names = AddressNames(live.ring.machine.memory, live.object.object)
+    counts = live.counts
     rows = []
     for cq in range(1 + len(live.scenario.ring.cq_entries)):
-        last = account.last_posted.get(cq)
-        text = "-" if last is None else f"user_data {names(last.user_data)}, res {result(last.res)}"
-        counts = (account.posted[cq], account.reaped[cq], account.left(cq), account.dropped[cq])
-        rows.append((cq, *counts, text))
+        newest = live.ring.core.cqs.queues[cq].newest()
+        text = "-"
+        if newest is not None:
+            last = Cqe.unpack(newest)
+            text = f"user_data {names(last.user_data)}, res {result(last.res)}"
+        posted, reaped, lost = counts.posted[cq], counts.reaped[cq], counts.dropped[cq]
+        rows.append((cq, posted, reaped, posted - reaped, lost, text))
     table(("CQ", "posted", "reaped", "left", "lost", "last CQE"), rows)
 
 
@@ -222,12 +227,10 @@ def _replay_command(scenario: Scenario, options: Options, outcome: Outcome) -> s
     return " ".join(quote(word) for word in words)
 
 
-def _print_outcome(
-    scenario: Scenario, options: Options, outcome: Outcome, account: Account
-) -> None:
+def _print_outcome(scenario: Scenario, options: Options, outcome: Outcome) -> None:
     """What came of it; the reason of a stop comes last, where it is seen."""
     runs = ", ".join(f"{name} {count}" for name, count in outcome.runs.items()) or "none"
-    print(f"runs: {runs}; {account.insns:,} instructions; {outcome.time_ns / 1e6:.3f} ms ring time")
+    print(f"runs: {runs}; {outcome.insns:,} instructions; {outcome.time_ns / 1e6:.3f} ms ring time")
     stop = outcome.stopped
     if stop is not None and outcome.expected_stop:
         print(f"{_stop_text(stop)} (as expected)")

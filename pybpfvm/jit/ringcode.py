@@ -50,6 +50,7 @@ from pybpfvm.uring_backend.kernel import direct
 from pybpfvm.uring_backend.kernel.direct import Queue, Stop, Word
 
 _NR_ENTER = 426
+_ADD_TO = 0x01  # add [memory], reg
 _NS_PER_S = 1_000_000_000
 _CLOCK_MONOTONIC = 1
 _GETEVENTS_ARG_BYTES = 24
@@ -171,6 +172,7 @@ class RingCode:
             rm(MOV, R10, R12, word(Word.BUDGET)),
             rr(SUB, R10, R9),
             rm(MOV_TO, R10, R12, word(Word.INSNS)),
+            rm(_ADD_TO, R10, R12, word(Word.ALL_INSNS)),
             RET,
         )
 

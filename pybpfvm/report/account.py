@@ -49,7 +49,6 @@ class Account:
         self.reaped: Counter[int] = Counter()
         self.dropped: Counter[int] = Counter()
         self.faults = 0
-        self.last_posted: dict[int, CqePosted] = {}
 
     def __call__(self, event: Event) -> None:
         self.events += 1
@@ -67,7 +66,6 @@ class Account:
                 self.dropped[event.cq] += 1
             case CqePosted(fate="posted"):
                 self.posted[event.cq] += 1
-                self.last_posted[event.cq] = event
             case CqeReaped():
                 self.reaped[event.cq] += 1
             case FaultInjected():

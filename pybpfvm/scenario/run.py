@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -17,7 +16,7 @@ from pybpfvm.errors import (
     Trap,
     errno_name,
 )
-from pybpfvm.events import CqeReaped, Event, Observer, RunStarted
+from pybpfvm.events import CqeReaped, Event, Observer
 from pybpfvm.profiles import profile_named
 from pybpfvm.scenario.compare import Finding, compare
 from pybpfvm.scenario.live import Live, placed
@@ -66,6 +65,7 @@ class Outcome:
     runs: Mapping[str, int]
     overflow: int
     time_ns: int
+    insns: int = 0
     engine: str = "interp"
     stopped_at: str = ""
     injected: tuple[Fault, ...] = ()
@@ -90,14 +90,11 @@ class _Progress:
 
     observer: Observer | None
     cqes: dict[int, list[Cqe]] = field(default_factory=dict)
-    runs: Counter[str] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
     step: int = -1  # index of the step being taken; -1 before the first
     collecting: bool = False
 
     def see(self, event: Event) -> None:
-        if isinstance(event, RunStarted):
-            self.runs[event.program] += 1
         if self.observer is None or (self.collecting and isinstance(event, CqeReaped)):
             return  # nobody in the scenario waited for what is collected at its end
         self.observer(event)
@@ -127,7 +124,8 @@ def run_scenario(
     `object_path`, `abi` and `faults` replace the scenario's; `helpers` and `btf` are those of
     Machine.load.
     CqeReaped events are of waits and programs: what queues hold at the end is collected silently,
-    and nothing is told of what the ring cancels when it closes.
+    and nothing is told of what the ring cancels when it closes. Without an observer compiled code
+    loops by itself where it can.
     `on_start` and `on_end` see the live ring,
     object and blocks before the first step and after the last. Raises InputError and RingError
     for what the scenario sets up wrongly; hangs, traps and load rejections are in the outcome.
@@ -152,7 +150,7 @@ def run_scenario(
                 engine=engine,
                 flags=setup.flags,
                 cq0_entries=setup.cq0_entries,
-                observer=progress.see,
+                observer=progress.see if observer is not None else None,
                 budgets=budgets,
                 budget_insns=budget_insns,
                 faults=_faults(scenario, faults),
@@ -166,6 +164,7 @@ def run_scenario(
             if on_start is not None:
                 on_start(live)
             stopped = _take_steps(scenario, live, progress)
+            live.counts = ring.counts.copy()
             _collect(live, progress)
             expected_stop = _judge_stop(scenario, stopped, progress)
             not_judged = 0
@@ -173,7 +172,7 @@ def run_scenario(
                 place = f"{scenario.path}: expect"
                 with placed(scenario, place):
                     progress.findings += compare(
-                        scenario.expect, live, progress.cqes, progress.runs, place
+                        scenario.expect, live, progress.cqes, ring.counts.runs, place
                     )
             else:
                 not_judged = _expectations_left(scenario, progress.step)
@@ -186,7 +185,8 @@ def run_scenario(
                 stopped=stopped,
                 expected_stop=expected_stop,
                 cqes={cq: tuple(cqes) for cq, cqes in progress.cqes.items()},
-                runs=dict(progress.runs),
+                runs=dict(ring.counts.runs),
+                insns=ring.counts.insns,
                 overflow=ring.cq_overflow,
                 time_ns=max(ring.backend.now_ns() - live.start_ns, 0),
                 engine=chosen(engine, obj.image),
@@ -311,7 +311,7 @@ def _act(action: Action, live: Live, progress: _Progress, where: str) -> Iterabl
         case Unregister():
             return _refused(ring.unregister_bpf, action.errno, where)
         case Check():
-            return list(compare(action.expect, live, progress.cqes, progress.runs, where))
+            return list(compare(action.expect, live, progress.cqes, ring.counts.runs, where))
     return []
 
 

@@ -36,6 +36,7 @@ from pybpfvm.session.user import Block, UserMemory
 from pybpfvm.uring_backend.abi import Cqe
 from pybpfvm.uring_backend.base import Backend, World
 from pybpfvm.uring_backend.bpf import Budgets
+from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.faults import Fault, Faults
 from pybpfvm.uring_backend.kernel.loop import KernelLoop
 from pybpfvm.uring_backend.ring import Ring as CoreRing
@@ -308,6 +309,11 @@ class Ring:
     def run_until_idle(self, timeout_ns: int | None = None) -> bool:
         """Let everything that can happen happen; False when `timeout_ns` ended it earlier."""
         return self.core.run_until_idle(timeout_ns)
+
+    @property
+    def counts(self) -> Counts:
+        """Runs, instructions and CQEs so far."""
+        return self.core.counts
 
     @property
     def cq_overflow(self) -> int:

@@ -81,6 +81,7 @@ class Word(IntEnum):
     MOST_IDLE = 39  # and how much of either ends the loop
     MOST_IDLE_INSNS = 40
     ENTER_FLAGS = 41  # what FD is, for io_uring_enter
+    ALL_INSNS = 42  # of all runs of the loop
 
 
 class Care(IntFlag):
@@ -103,6 +104,7 @@ class Queue(IntEnum):
     HEAD_BEFORE = 7
     MOST = 8  # CQEs that it held at the end of a run, for the detection of live-locks
     LEAST = 9
+    DROPPED = 10  # CQEs for which there was no room, since the queue was lent
 
 
 class Slot(IntEnum):
@@ -215,7 +217,7 @@ class Direct:
         words[Word.FD] = self._ring.fd if self._number is None else self._number
         words[Word.ENTER_FLAGS] = 0 if self._number is None else abi.ENTER_REGISTERED_RING
         words[Word.STOP] = words[Word.RUNS] = words[Word.CHANGES] = words[Word.SEEN] = 0
-        words[Word.MOVED] = 0
+        words[Word.MOVED] = words[Word.ALL_INSNS] = 0
         words[Word.CARE] &= ~Care.HELD
         words[Word.MAY_SLEEP] = sleep_ns > 0
         words[Word.LOOKS] = LOOK_RUNS
@@ -284,15 +286,16 @@ class Direct:
             self._queues[at + Queue.MASK] = queue.entries - 1
             self._queues[at + Queue.TAIL] = self._queues[at + Queue.TAIL_BEFORE] = queue.tail
             self._queues[at + Queue.HEAD_BEFORE] = queue.head
+            self._queues[at + Queue.DROPPED] = 0
             self._lent[queue.index] = True
 
     def take_back(
         self,
         queues: Sequence[CompletionQueue],
-        changed: Callable[[CompletionQueue, int, int], None],
+        changed: Callable[[CompletionQueue, int, int, int], None],
     ) -> None:
-        """Take the queues back; `changed` is told of each that did how many CQEs were posted to it
-        and reaped from it. What an exception breaks off can be done again."""
+        """Take the queues back; `changed` is told of each that did how many CQEs were posted to
+        it, reaped from it and dropped. What an exception breaks off can be done again."""
         for queue in queues:
             if not self._lent[queue.index]:
                 continue
@@ -300,9 +303,10 @@ class Direct:
             queue.tail = self._queues[at + Queue.TAIL]
             posted = (queue.tail - self._queues[at + Queue.TAIL_BEFORE]) & U32
             reaped = (queue.head - self._queues[at + Queue.HEAD_BEFORE]) & U32
+            dropped = self._queues[at + Queue.DROPPED]
             self._lent[queue.index] = False
-            if posted or reaped:
-                changed(queue, posted, reaped)
+            if posted or reaped or dropped:
+                changed(queue, posted, reaped, dropped)
 
     def issue(self) -> None:
         """Issue what is pending, as far as the kernel takes it."""

@@ -227,6 +227,9 @@ full:       r5 = *(u64 *)(r6 + @QUEUE_TABLE)
             r3 = *(u32 *)(r5 + 44)
             r3 += 1
             *(u32 *)(r5 + 44) = r3
+            r3 = *(u64 *)(r4 + @Q_DROPPED)
+            r3 += 1
+            *(u64 *)(r4 + @Q_DROPPED) = r3
             goto posted
 main_full:  *(u64 *)(r6 + @STOP) = @FULL
             goto taken
@@ -403,6 +406,9 @@ no_room:    r0 = *(u64 *)(r6 + @QUEUE_TABLE)
             r9 = *(u32 *)(r0 + 44)
             r9 += 1
             *(u32 *)(r0 + 44) = r9          ; dropped, and counted
+            r9 = *(u64 *)(r8 + @Q_DROPPED)
+            r9 += 1
+            *(u64 *)(r8 + @Q_DROPPED) = r9
             r0 = -12
             exit
 emit_slow:  call 5
