@@ -184,7 +184,7 @@ def _run_once(args: argparse.Namespace) -> int:
                     data,
                     repeat=repeat,
                     budget_insns=args.budget_insns,
-                    observer=account,
+                    observer=account if args.json or not args.quiet else None,
                     strict_ctx=not args.lenient_ctx,
                     engine=engine,
                     after_each=progress.each_run(),

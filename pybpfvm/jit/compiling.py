@@ -12,11 +12,10 @@ from pybpfvm.engine import Hook, RunEnvironment
 from pybpfvm.errors import InternalError
 from pybpfvm.events import HelperCalled
 from pybpfvm.helpers.proto import Helper
-from pybpfvm.isa.opcodes import REGISTERS
+from pybpfvm.isa.opcodes import REGISTERS, Kind
 from pybpfvm.jit.accesses import Accesses
 from pybpfvm.jit.emit import Emitter
 from pybpfvm.jit.emitted import Build, Callee, Known
-from pybpfvm.jit.natives import Natives
 from pybpfvm.jit.options import Checks
 from pybpfvm.jit.recorder import Recorder
 from pybpfvm.jit.state import Slot
@@ -27,6 +26,7 @@ from pybpfvm.program import Program
 
 if TYPE_CHECKING:
     from pybpfvm.jit.looping import Looping
+    from pybpfvm.jit.natives import Natives
 
 Enter = Callable[[int], int | None]
 
@@ -105,7 +105,7 @@ class Compiling(Accesses):
         return Unit(program, build, self._emitter(program, build).emit())
 
     def _emitter(self, program: Program, build: Build, callee: Callee | None = None) -> Emitter:
-        natives = self._natives_for(build)
+        natives = self._natives_for(program, build)
         return Emitter(
             program,
             self.image,
@@ -118,14 +118,27 @@ class Compiling(Accesses):
             self._recorder,
         )
 
-    def _natives_for(self, build: Build) -> Natives | None:
-        """The helpers that code may call as machine code: what it does by itself nobody sees, so
-        with an observer Python does it."""
+    def _natives_for(self, program: Program, build: Build) -> Natives | None:
+        """The helpers that code may call as machine code, if it calls some: what it does by itself
+        nobody sees, so with an observer Python does it."""
         if build.checks is Checks.PAGES or self.environment.observer is not None:
             return None
+        if not self._looks_up(program):
+            return None
         if self._natives is None:
+            from pybpfvm.jit.natives import Natives
+
             self._natives = Natives(self.memory, self._state, self._thunks)
         return self._natives
+
+    def _looks_up(self, program: Program) -> bool:
+        """Whether the program calls map_lookup_elem."""
+        for insn in program.insns:
+            if insn.spec.kind is Kind.CALL:
+                helper = self._helpers.get(insn.imm)
+                if helper is not None and helper.name == "map_lookup_elem":
+                    return True
+        return False
 
     def _drop_pieces(self) -> None:
         for unit in self._pieces:

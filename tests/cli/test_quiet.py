@@ -1,4 +1,4 @@
-"""`run --quiet`: nobody hears the events, so compiled code may loop; what is printed is the same."""
+"""`run --quiet`: nobody hears the events, so compiled code may loop; it prints the same results."""
 
 from __future__ import annotations
 
