@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import platform
+import os
 import struct
 import sys
 
@@ -26,8 +26,9 @@ def unsupported() -> str | None:
 
     Whether executable pages are allowed shows only when one is made.
     """
-    if platform.machine() not in ("x86_64", "AMD64") or struct.calcsize("P") != 8:
-        return f"the JIT emits x86-64 code, this is {platform.machine()}"
+    machine = os.uname().machine if hasattr(os, "uname") else "no Unix"
+    if machine != "x86_64" or struct.calcsize("P") != 8:
+        return f"the JIT emits x86-64 code, this is {machine}"
     if sys.platform != "linux":
         return f"the JIT needs Linux, this is {sys.platform}"
     if sys.implementation.name != "cpython":

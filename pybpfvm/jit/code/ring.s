@@ -463,87 +463,76 @@ refused:    r0 = -22
             exit
 
 ; --- copy_from_user(dst, size, user), copy_to_user(user, src, size) --------------------------
+; What was submitted before is issued first: it may be about the same memory.
 
 copy_from_user:
-            r4 = *(u64 *)(r6 + @TAIL)
-            r5 = *(u64 *)(r6 + @ISSUED)
-            if r4 == r5 goto from_all
-            r7 = r1                         ; what was submitted before comes first
+            r7 = r1
             r8 = r2
             r9 = r3
+            r4 = *(u64 *)(r6 + @TAIL)
+            r5 = *(u64 *)(r6 + @ISSUED)
+            if r4 == r5 goto from_now
             call issue
+from_now:   r1 = r7
+            r2 = r9
+            w3 = w8
+            r4 = r9
+            call transfer
+            if r0 == 0 goto from_done
             r1 = r7
             r2 = r8
             r3 = r9
-from_all:   w7 = w2
-            r8 = r3
-            r8 += r7
-            if r8 < r3 goto from_slow
-            r9 = *(u64 *)(r6 + @BLOCKS)
-from:       r0 = *(u64 *)(r9 + 8)
-            if r0 == 0 goto from_slow
-            if r8 > r0 goto from_other
-            r0 = *(u64 *)(r9 + 0)
-            if r3 >= r0 goto from_word
-from_other: r9 += 16
-            goto from
-from_word:  if r7 < 8 goto from_byte
-            r0 = *(u64 *)(r3 + 0)
-            *(u64 *)(r1 + 0) = r0
-            r1 += 8
-            r3 += 8
-            r7 += -8
-            goto from_word
-from_byte:  if r7 == 0 goto copied
-            r0 = *(u8 *)(r3 + 0)
-            *(u8 *)(r1 + 0) = r0
-            r1 += 1
-            r3 += 1
-            r7 += -1
-            goto from_byte
-copied:     r0 = 0
-            exit
-from_slow:  call 7
-            exit
+            call 7
+from_done:  exit
 
 copy_to_user:
-            r4 = *(u64 *)(r6 + @TAIL)
-            r5 = *(u64 *)(r6 + @ISSUED)
-            if r4 == r5 goto to_all
-            r7 = r1                         ; what was submitted before comes first
+            r7 = r1
             r8 = r2
             r9 = r3
+            r4 = *(u64 *)(r6 + @TAIL)
+            r5 = *(u64 *)(r6 + @ISSUED)
+            if r4 == r5 goto to_now
             call issue
+to_now:     r1 = r7
+            r2 = r8
+            w3 = w9
+            r4 = r7
+            call transfer
+            if r0 == 0 goto to_done
             r1 = r7
             r2 = r8
             r3 = r9
-to_all:     w7 = w3
-            r8 = r1
-            r8 += r7
-            if r8 < r1 goto to_slow
-            r9 = *(u64 *)(r6 + @BLOCKS)
-to:         r0 = *(u64 *)(r9 + 8)
-            if r0 == 0 goto to_slow
-            if r8 > r0 goto to_other
-            r0 = *(u64 *)(r9 + 0)
-            if r1 >= r0 goto to_word
-to_other:   r9 += 16
-            goto to
-to_word:    if r7 < 8 goto to_byte
+            call 8
+to_done:    exit
+
+; --- transfer(to, from, bytes, user): 0 if one block of user memory holds `bytes` at `user` ------
+
+transfer:   r5 = r4
+            r5 += r3
+            if r5 < r4 goto foreign_to
+            r0 = *(u64 *)(r6 + @BLOCKS)
+within:     r8 = *(u64 *)(r0 + 8)
+            if r8 == 0 goto foreign_to
+            if r5 > r8 goto next_block
+            r8 = *(u64 *)(r0 + 0)
+            if r4 >= r8 goto words
+next_block: r0 += 16
+            goto within
+words:      if r3 < 8 goto bytes
             r0 = *(u64 *)(r2 + 0)
             *(u64 *)(r1 + 0) = r0
             r1 += 8
             r2 += 8
-            r7 += -8
-            goto to_word
-to_byte:    if r7 == 0 goto to_end
+            r3 += -8
+            goto words
+bytes:      if r3 == 0 goto copied
             r0 = *(u8 *)(r2 + 0)
             *(u8 *)(r1 + 0) = r0
             r1 += 1
             r2 += 1
-            r7 += -1
-            goto to_byte
-to_end:     r0 = 0
+            r3 += -1
+            goto bytes
+copied:     r0 = 0
             exit
-to_slow:    call 8
+foreign_to: r0 = 1
             exit
