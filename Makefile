@@ -50,7 +50,7 @@ oracle: $(VENV)/.ready
 	$(BIN)/python -m tests.verifier.campaign
 
 # Generated programs on the interpreter and on compiled code (PYBPFVM_ENGINES of them), hostile ones on
-# compiled code alone (PYBPFVM_ENGINES_HOSTILE).
+# compiled code alone (PYBPFVM_ENGINES_HOSTILE), in PYBPFVM_ENGINES_WORKERS processes. Goes on where it was stopped.
 oracle-engines: $(VENV)/.ready
 	$(BIN)/python -m tests.jit.campaign
 
