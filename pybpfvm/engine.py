@@ -24,7 +24,7 @@ from random import Random
 from typing import Protocol
 
 from pybpfvm.events import Observer
-from pybpfvm.helpers.context import RingPort
+from pybpfvm.helpers.context import LoopPort, RingPort
 from pybpfvm.image import Image
 from pybpfvm.memory import Region
 from pybpfvm.profiles.base import Profile
@@ -58,16 +58,18 @@ class RunEnvironment:
     """What surrounds the runs of an engine: the ABI and the sources of everything from outside.
 
     `profile` decides context accesses and return values (None: ordinary program, any). `ring` is
-    the ring of BPF requests. `now_ns` and `random_u32` answer the helpers of those names; the
-    default random source is seeded with 0. `cpu` is the CPU programs believe to run on. `log`
-    gets the lines of bpf_trace_printk, `observer` a HelperCalled for each call. `may_goto_turns`
-    is how often a run goes on at may_goto, MAY_GOTO_ITERATIONS by default: kernels that bound
-    loops by time may end them earlier.
+    the ring of BPF requests, `loop` the one that a program drives from inside an enter. `now_ns`
+    and `random_u32` answer the helpers of those names; the default random source is seeded with
+    0. `cpu` is the CPU programs believe to run on. `log` gets the lines of bpf_trace_printk,
+    `observer` a HelperCalled for each call. `may_goto_turns` is how often a run goes on at
+    may_goto, MAY_GOTO_ITERATIONS by default: kernels that bound loops by time may end them
+    earlier.
     """
 
     profile: Profile | None = None
     strict_ctx: bool = True
     ring: RingPort | None = None
+    loop: LoopPort | None = None
     now_ns: Callable[[], int] = time.monotonic_ns
     random_u32: Callable[[], int] = field(default_factory=_seeded_u32)
     cpu: int = 0

@@ -183,6 +183,8 @@ def refusal(insn: Insn, helpers: Mapping[int, Helper]) -> Refusal | None:
         return TrapKind.UNSUPPORTED, kind.value
     if kind is Kind.CALL:
         helper = helpers.get(insn.imm)
+        if helper is None and insn.imm < 0:
+            return TrapKind.UNSUPPORTED, f"the kernel's function {-insn.imm}"
         if helper is None:
             return TrapKind.BAD_HELPER, f"helper {insn.imm}"
         if helper.impl is None:

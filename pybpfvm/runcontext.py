@@ -11,7 +11,7 @@ from typing import cast
 
 from pybpfvm.engine import RunEnvironment, ctx_violation
 from pybpfvm.errors import Trap, TrapKind
-from pybpfvm.helpers.context import BadArgument, RingPort
+from pybpfvm.helpers.context import BadArgument, LoopPort, RingPort
 from pybpfvm.image import FunctionRef, Image, ProgramRef
 from pybpfvm.isa.disasm import format_insn
 from pybpfvm.isa.insn import Insn
@@ -217,6 +217,11 @@ class RunContext:
     def ring(self) -> RingPort | None:
         """The ring of BPF requests."""
         return self.environment.ring
+
+    @property
+    def loop(self) -> LoopPort | None:
+        """The ring that the program drives."""
+        return self.environment.loop
 
     @property
     def helper_length_checked(self) -> bool:

@@ -140,7 +140,8 @@ class LoopRules:
 
     A program is member `callback` of `struct ops`; it gets a `struct ctx` and a `struct params`.
     Of `writable` structs it may write the bytes [low, high) as (struct, low, high). `regions` are
-    the ids that the region kfunc takes. `stop` and `go_on` are what the program returns.
+    the ids that the region kfunc takes; the index to wait for is a u32 of the parameters, at
+    `wait_index_at`. `stop` and `go_on` are what the program returns.
     """
 
     ops: str
@@ -151,6 +152,7 @@ class LoopRules:
     params_bytes: int
     writable: tuple[tuple[str, int, int], ...]
     regions: Mapping[int, Region]
+    wait_index_at: int = 0
     go_on: int = 0
     stop: int = 1
 
@@ -182,7 +184,8 @@ class Profile:
     LD_ABS and LD_IND are offered. `runs` is False for types that are verified and never run here.
 
     `family` is the program type of an ABI that is one of several with it; `loop` the rules of
-    programs that drive a ring from inside io_uring_enter.
+    programs that drive a ring from inside io_uring_enter. `kfuncs` are the kernel's functions that
+    can be executed: those of its BTF whose name without `bpf_` is in `pybpfvm.helpers.table`.
 
     What differs between the attach types of a program type is in `variants`: the same profile, as
     it is for the programs of one of them (`attach_type`). `for_section` picks the right one.
@@ -211,6 +214,7 @@ class Profile:
     variants: tuple[Profile, ...] = ()
     family: str = ""
     loop: LoopRules | None = None
+    kfuncs: tuple[str, ...] = ()
 
     @property
     def type_name(self) -> str:

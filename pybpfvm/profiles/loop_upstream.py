@@ -33,6 +33,14 @@ _BASE = (
 )
 _HELPERS: Mapping[int, str] = {NUMBERS[name]: name for name in _BASE.split()}
 
+_KFUNCS = (
+    "bpf_io_uring_submit_sqes",
+    "bpf_io_uring_get_region",
+    "bpf_iter_num_new",
+    "bpf_iter_num_next",
+    "bpf_iter_num_destroy",
+)
+
 _RULES_71 = LoopRules(
     ops="io_uring_bpf_ops",
     callback="loop_step",
@@ -64,6 +72,7 @@ def _profile(name: str, title: str, rules: LoopRules) -> Profile:
         sleepable=Sleepable.OPTIONAL,
         missing_helpers={n: name for n, name in MAINLINE_NAMES.items() if n not in _HELPERS},
         loop=rules,
+        kfuncs=_KFUNCS,
     )
 
 

@@ -15,12 +15,10 @@ from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Engine, RunEnvironment
 from pybpfvm.errors import (
     InputError,
     InternalError,
-    LoadRejected,
     RingError,
     RingHang,
     Trap,
     TrapKind,
-    UnsupportedError,
 )
 from pybpfvm.events import Observer
 from pybpfvm.memory import AddressSpace
@@ -30,6 +28,7 @@ from pybpfvm.program import Program
 from pybpfvm.session.engines import chosen, make_engine
 from pybpfvm.session.machine import Machine, default_machine
 from pybpfvm.session.objects import LoadedObject, LoadedProgram, helpers_of
+from pybpfvm.session.registering import require_accepted
 from pybpfvm.session.ringfaults import RingFaults
 from pybpfvm.session.sqe import SqeBuilder
 from pybpfvm.session.user import Block, UserMemory
@@ -42,9 +41,7 @@ from pybpfvm.uring_backend.kernel.loop import KernelLoop
 from pybpfvm.uring_backend.ring import Ring as CoreRing
 from pybpfvm.uring_backend.setup import check_setup
 from pybpfvm.uring_backend.sim.injector import Injector
-from pybpfvm.verifier.errnos import errno_of
 from pybpfvm.verifier.loadcheck import check_load
-from pybpfvm.verifier.verdict import Finding, Inconclusive, Rejected
 
 BackendName = Literal["sim", "kernel", "liburing"]
 _DEFAULT_ABI = "iouring-v3"
@@ -219,7 +216,7 @@ class Ring:
                     strict_ctx=self.strict_ctx,
                     source_at=program.program.line_at,
                 )
-                _require_accepted(program, strict_ctx=self.strict_ctx)
+                require_accepted(program, strict_ctx=self.strict_ctx)
             chosen(self.engine, program.owner.image)
             numbers.append(self._runner.add(program, verified=self.verify))
         self.core.register_bpf(numbers)
@@ -350,35 +347,6 @@ def _require_sizes(cq_entries: object) -> None:
         )
 
 
-def _require_accepted(program: LoadedProgram, *, strict_ctx: bool) -> None:
-    """Raise unless the verifier accepts the program."""
-    verdict = program.verdict(strict_ctx=strict_ctx)
-    if isinstance(verdict, Rejected):
-        first = verdict.errors[0]
-        raise LoadRejected(
-            errno_of(first.rule),
-            _told(first),
-            where=_place(program, first),
-            program=program.name,
-        )
-    if isinstance(verdict, Inconclusive):
-        raise UnsupportedError(
-            f"{program.name} can not be verified: {_told(verdict.finding)}",
-            where=_place(program, verdict.finding),
-            remedy="register it with verify=False (--no-verify) to run it sandboxed, unverified",
-        )
-
-
-def _told(finding: Finding) -> str:
-    return f"{finding.message}: {finding.reason}" if finding.reason else finding.message
-
-
-def _place(program: LoadedProgram, finding: Finding) -> str:
-    line = finding.source
-    text = f" ({line}: {line.text.strip()})" if line is not None else ""
-    return f"{program.name}+{finding.pc}{text}"
-
-
 # What also verified programs may meet: budgets are ours, and so is what engines lack. Eight frames
 # are what there is, also for programs that tail calls bring to deeper ones.
 _NOT_VERIFIED = frozenset({TrapKind.BUDGET, TrapKind.UNSUPPORTED, TrapKind.STACK_DEPTH})
@@ -429,7 +397,7 @@ class _Runner:
             self._offer_loop(engine, owner)
         self._ring._faults.before_run()
         try:
-            done = engine.run(loaded.program, ctx_addr, budget_insns=self._ring._budget_insns)
+            done = engine.run(loaded.executable, ctx_addr, budget_insns=self._ring._budget_insns)
         except Trap as trap:
             self._executed = trap.insns
             if program in self._verified and trap.kind not in _NOT_VERIFIED:
@@ -458,11 +426,11 @@ class _Runner:
     def _loops(self, owner: LoadedObject, number: int) -> Program | None:
         """The program with that number, if it may run in a loop."""
         loaded = self._programs[number]
-        return loaded.program if number in self._verified and loaded.owner is owner else None
+        return loaded.executable if number in self._verified and loaded.owner is owner else None
 
     def _trusts(self, program: Program) -> bool:
         """Whether the program was verified: a tail call may lead to one that was not."""
-        return any(self._programs[number].program is program for number in self._verified)
+        return any(self._programs[number].executable is program for number in self._verified)
 
     def executed(self) -> int:
         return self._executed
