@@ -8,6 +8,7 @@ from pybpfvm.isa.codec import target_pc
 from pybpfvm.isa.opcodes import Kind
 from pybpfvm.verifier.calls import moves_packet
 from pybpfvm.verifier.environment import Environment
+from pybpfvm.verifier.kernelobjects.kfuncdynptrs import packet_calls
 from pybpfvm.verifier.structure import calls_of
 
 
@@ -24,12 +25,13 @@ def called_globals(env: Environment) -> tuple[int, ...]:
 
 
 def packet_movers(env: Environment) -> frozenset[int]:
-    """The functions that call a helper which moves the packet, or a function that does."""
+    """The functions that make a call which may move the packet, or call a function that does."""
     starts = sorted(env.functions)
+    through_dynptrs = packet_calls(env)
     work = [
         starts[bisect_right(starts, pc) - 1]
         for pc, insn in env.code.items()
-        if insn.spec.kind is Kind.CALL and moves_packet(env, insn)
+        if pc in through_dynptrs or (insn.spec.kind is Kind.CALL and moves_packet(env, insn))
     ]
     callers: dict[int, list[int]] = {}
     if work:

@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from pybpfvm.btf.types import Btf, Const, Ptr
+from pybpfvm.btf.types import Btf, Const, Func, FuncProto, Ptr
+from pybpfvm.isa.insn import Insn
+from pybpfvm.isa.opcodes import Kind
 from pybpfvm.profiles.base import PacketAccess
 from pybpfvm.verifier.calls import forget_packet
 from pybpfvm.verifier.environment import Environment
@@ -64,27 +66,67 @@ def check_argument(
     made: bool,
 ) -> None:
     """The dynptr in an argument is as it must be; one that is `made` there is there afterwards."""
-    reg = state.frame.regs[number]
-    if reg.type not in (RegType.PTR_TO_STACK, RegType.CONST_PTR_TO_DYNPTR):
-        raise forbidden(
-            Rule.DYNPTR,
-            f"arg#{number - 1} expected pointer to stack or const struct bpf_dynptr",
-            reason=f"{kfunc} takes a dynptr, which lives on the stack",
-            culprit=reg,
-        )
     if made:
-        _make(env, state, pc, kfunc, reg, number, used)
+        _make(env, state, pc, kfunc, number, used)
         return
-    used.last = dynptr.check_made(state, reg, number)
+    used.last = dynptr.check_lent(state, state.frame.regs[number], number)
     assert env.target is not None
-    if not used.wrote and not isinstance(env.target.type(pointer.type_id), Const):
+    if not used.wrote and _is_written(env.target, pointer):
         used.wrote = True
         used.moves = used.last.moves
 
 
-def _make(
-    env: Environment, state: State, pc: int, kfunc: str, reg: Reg, number: int, used: Dynptrs
-) -> None:
+def _is_written(btf: Btf, pointer: Ptr) -> bool:
+    """Whether a kfunc may write through this parameter, a dynptr."""
+    return not isinstance(btf.type(pointer.type_id), Const)
+
+
+def packet_calls(env: Environment) -> frozenset[int]:
+    """The calls of kfuncs, and of helpers on a dynptr, that may move the packet. Dynptrs may be
+    to an skb in programs that make such."""
+    names = {pc: _kfunc(env, insn) for pc, insn in env.code.items()}
+    makes = any(_MAKES.get(name, "") in ("skb", "skb_meta") for name, _ in names.values())
+    return frozenset(
+        pc
+        for pc, (name, proto) in names.items()
+        if name in MOVES_PACKET
+        or (makes and proto is not None and _writes(env, proto))
+        or (
+            makes
+            and env.code[pc].spec.kind is Kind.CALL
+            and env.profile.helpers.get(env.code[pc].imm) == "dynptr_write"
+        )
+    )
+
+
+def _kfunc(env: Environment, insn: Insn) -> tuple[str, FuncProto | None]:
+    """Name and prototype of what is called; "" for what is no call of a kfunc."""
+    btf = env.target
+    if insn.spec.kind is not Kind.CALL_KFUNC or btf is None or insn.off:
+        return "", None
+    func = btf.type(insn.imm) if 0 < insn.imm < len(btf) else None
+    proto = btf.type(func.type_id) if isinstance(func, Func) else None
+    if not isinstance(func, Func) or not isinstance(proto, FuncProto):
+        return "", None
+    return func.name, proto
+
+
+def _writes(env: Environment, proto: FuncProto) -> bool:
+    """Whether a kfunc may write to the memory of a dynptr that it takes."""
+    btf = env.target
+    assert btf is not None
+    params = [(one.name, btf.type(btf.resolve(one.type_id))) for one in proto.params]
+    return any(
+        isinstance(pointer, Ptr)
+        and is_dynptr(btf, btf.resolve(pointer.type_id))
+        and not name.endswith("__uninit")
+        and _is_written(btf, pointer)
+        for name, pointer in params
+    )
+
+
+def _make(env: Environment, state: State, pc: int, kfunc: str, number: int, used: Dynptrs) -> None:
+    reg = state.frame.regs[number]
     if kfunc not in _MAKES:
         raise unsupported(f"the dynptr that {kfunc} makes")
     kind, ref_id = _MAKES[kfunc], 0
@@ -93,6 +135,8 @@ def _make(
             raise unsupported(f"{kfunc} of a target BTF in which nothing is cloned")
         kind, ref_id = used.last.name.removeprefix("dynptr_"), used.last.ref_id
     if reg.type is not RegType.PTR_TO_STACK:
+        if reg.type is not RegType.CONST_PTR_TO_DYNPTR:
+            dynptr.check_lent(state, reg, number)
         raise forbidden(
             Rule.DYNPTR,
             "Dynptr has to be an uninitialized dynptr",

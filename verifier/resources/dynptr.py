@@ -81,6 +81,18 @@ def dynptr_argument(
     return None
 
 
+def check_lent(state: State, reg: Reg, number: int) -> Dynptr:
+    """A dynptr is given to a function; that dynptr."""
+    if reg.type not in (RegType.PTR_TO_STACK, RegType.CONST_PTR_TO_DYNPTR):
+        raise forbidden(
+            Rule.DYNPTR,
+            f"arg#{number - 1} expected pointer to stack or const struct bpf_dynptr",
+            reason="the function takes a dynptr, which lives on the stack",
+            culprit=reg,
+        )
+    return check_made(state, reg, number)
+
+
 def check_made(state: State, reg: Reg, number: int) -> Dynptr:
     """A dynptr begins where the register points; that dynptr."""
     found = at(state, reg)
@@ -118,7 +130,8 @@ def place_for(
 def at(state: State, reg: Reg) -> Dynptr | None:
     """The dynptr that `reg` is to, if a whole one begins there."""
     if reg.type is RegType.CONST_PTR_TO_DYNPTR:
-        return Dynptr("dynptr_local", 0, reg.id)
+        moved = reg.off or reg.var.mask or reg.var.value
+        return None if moved else Dynptr("dynptr_local", 0, reg.id)
     place = _place(reg)
     if reg.type is not RegType.PTR_TO_STACK or place is None:
         return None

@@ -196,7 +196,8 @@ def prepare_next(
         before = last_turn(pc, state)
         call(state)
         found = _iterator(state, place)
-        assert found is not None, "the call checked it"
+        if found is None:
+            raise unsupported("iterators of a target BTF in which next takes none")
         if not found.drained:
             state.certain = False
             turn = state.copy()
