@@ -30,6 +30,7 @@ from pybpfvm.verifier.calls import call_helper, forget_packet, helper_of, refere
 from pybpfvm.verifier.checks import check_readable
 from pybpfvm.verifier.domains.scalar import Scalar, is_subsumed_by
 from pybpfvm.verifier.environment import MAX_ERRORS, Environment
+from pybpfvm.verifier.exceptioncallback import callback_start
 from pybpfvm.verifier.explaining.describe import registers
 from pybpfvm.verifier.jumps import prepare_jump
 from pybpfvm.verifier.kernelobjects import exceptions, rcu
@@ -137,6 +138,7 @@ class Explorer:
         self._turns = prepared.turns
         self._packet_movers = prepared.packet_movers
         self._jump_pcs = prepared.jumps
+        self._callback = callback_start(env)
         self._idents = count(-1, -1)  # of calls; those of references are positive
 
     def run(self) -> None:
@@ -593,6 +595,8 @@ class Explorer:
         target = target_pc(insn, pc)
         assert target is not None
         function = self.env.functions[target]
+        if target == self._callback:
+            raise exceptions.called_directly(pc)
         if function.is_global:
             return self._global_call(pc, target)
 
@@ -619,6 +623,8 @@ class Explorer:
             check_arguments(env, state, pc, function.name, wanted)
             if throws:
                 exceptions.check_may_throw(state, function.name)
+                if self.entry == self._callback:
+                    raise exceptions.in_callback(f"{function.name}(), which may throw,")
             if moves:
                 forget_packet(state, pc)
             if env.sleepable and state.regions != NO_REGIONS:
@@ -632,14 +638,17 @@ class Explorer:
         return step
 
     def _throw(self, insn: Insn, pc: int) -> Step:
-        """The program ends, with what is thrown as its result."""
-        env = self.env
+        """The program ends, with what is thrown as its result, or its callback's."""
+        env, callback = self.env, self._callback
 
         def step(state: State) -> int:
             value = state.frame.regs[1]
             call_kfunc(env, state, insn, pc)
-            _check_range(env, value, 1)
+            if callback < 0:
+                _check_range(env, value, 1)
             exceptions.check_thrown(state, pc)
+            if self.entry == callback:
+                raise exceptions.in_callback(f"bpf_throw kfunc (insn {pc})")
             return _END
 
         return step
@@ -650,7 +659,7 @@ class Explorer:
 
         def step(state: State) -> int:
             if len(state.frames) == 1:
-                _check_result(env, state, entry)
+                _check_result(env, state, 0 if entry == self._callback else entry)
                 return _END
             value = state.frame.regs[0]
             if value.type is RegType.PTR_TO_STACK:

@@ -8,8 +8,16 @@ from pybpfvm.isa.codec import target_pc
 from pybpfvm.isa.opcodes import Kind
 from pybpfvm.verifier.calls import moves_packet
 from pybpfvm.verifier.environment import Environment
+from pybpfvm.verifier.exceptioncallback import callback_start
 from pybpfvm.verifier.kernelobjects.kfuncdynptrs import packet_calls
 from pybpfvm.verifier.structure import calls_of
+
+
+def entries(env: Environment) -> tuple[int, ...]:
+    """Where the functions start that are verified by themselves: the main one's first."""
+    callback = callback_start(env)
+    called = called_globals(env)
+    return (0, *called) if callback < 0 or callback in called else (0, *called, callback)
 
 
 def called_globals(env: Environment) -> tuple[int, ...]:

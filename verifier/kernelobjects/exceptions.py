@@ -57,7 +57,7 @@ def check_thrown(state: State, pc: int) -> None:
         raise reference_leak(state, f"{_THROW} would lead to reference leak")
     rcu.check_closed(state, _THROW)
     if any(frame.callback is not None for frame in state.frames):
-        raise _in_callback(f"{_THROW} kfunc (insn {pc}) cannot be called from callback subprog")
+        raise in_callback(f"{_THROW} kfunc (insn {pc})")
 
 
 def check_may_throw(state: State, function: str) -> None:
@@ -67,13 +67,23 @@ def check_may_throw(state: State, function: str) -> None:
         raise reference_leak(state, f"{what} would lead to reference leak")
     rcu.check_closed(state, what)
     if any(frame.callback is not None for frame in state.frames):
-        raise _in_callback(f"{function}() may throw, and cannot be called from callback subprog")
+        raise in_callback(f"{function}(), which may throw,")
 
 
-def _in_callback(message: str) -> Refused:
+def in_callback(what: str) -> Refused:
+    """The refusal of throwing where something waits for the function to return."""
     return forbidden(
         Rule.KFUNC_NOT_ALLOWED,
-        message,
-        reason="the helper that called the function would never be returned to",
+        f"{what} cannot be called from callback subprog",
+        reason="what called the function would never be returned to",
         suggestion="return from the callback with a value that says what happened",
+    )
+
+
+def called_directly(pc: int) -> Refused:
+    """The refusal of a call of the exception callback."""
+    return forbidden(
+        Rule.KFUNC_NOT_ALLOWED,
+        f"insn {pc} cannot call exception cb directly",
+        reason="it ends the program, and never returns",
     )
