@@ -41,17 +41,13 @@ _TC_XDP = frozenset({"sched_cls", "xdp"})
 _TC = frozenset({"sched_cls", "sched_act"})
 _TRACING = frozenset({"tracepoint", "perf_event", "tracing", "lsm"})
 _OBJECTS = _TRACING | _SYSCALL | _STRUCT_OPS
-_GENERIC = _OBJECTS | {
-    "sched_cls",
-    "xdp",
-    "cgroup_skb",
-    "cgroup_sock",
-    "sock_ops",
-    "cgroup_device",
-    "cgroup_sock_addr",
-    "cgroup_sysctl",
-    "cgroup_sockopt",
-}
+_CGROUP = frozenset(
+    {
+        *("cgroup_skb", "cgroup_sock", "sock_ops", "cgroup_device"),
+        *("cgroup_sock_addr", "cgroup_sysctl", "cgroup_sockopt"),
+    }
+)
+_GENERIC = _OBJECTS | _CGROUP | _TC_XDP
 _SKB = _TRACING | {
     *("socket_filter", "sched_cls", "sched_act", "cgroup_skb", "cgroup_sock", "lwt_in"),
     *("lwt_out", "lwt_xmit", "sock_ops", "sk_skb", "cgroup_device", "cgroup_sock_addr"),
@@ -77,14 +73,14 @@ KFUNCS: Mapping[str, Kfunc] = {
             " bpf_dynptr_adjust bpf_dynptr_clone bpf_dynptr_copy bpf_dynptr_is_null"
             " bpf_dynptr_is_rdonly bpf_dynptr_memset bpf_dynptr_size bpf_cast_to_kern_ctx"
             " bpf_probe_read_kernel_dynptr bpf_probe_read_kernel_str_dynptr"
-            " bpf_probe_read_user_dynptr bpf_probe_read_user_str_dynptr",
+            " bpf_probe_read_user_dynptr bpf_probe_read_user_str_dynptr bpf_modify_return_test_tp",
             Kf.SLEEPABLE: "bpf_copy_from_user_str bpf_copy_from_user_task_str"
             " bpf_copy_from_user_dynptr bpf_copy_from_user_str_dynptr",
             Kf.RET_NULL | Kf.UNTRUSTED_RESULT: "bpf_get_kmem_cache",
             Kf.RET_NULL: "bpf_dynptr_slice bpf_dynptr_slice_rdwr",
             Kf.TRUSTED_ARGS | Kf.SLEEPABLE: "bpf_copy_from_user_task_dynptr"
             " bpf_copy_from_user_task_str_dynptr",
-            Kf.TRUSTED_ARGS: "bpf_map_sum_elem_count",
+            Kf.TRUSTED_ARGS: "bpf_map_sum_elem_count bpf_stream_vprintk_impl",
             Kf.RCU: "bpf_cgroup_read_xattr",
         },
     ),
@@ -150,10 +146,29 @@ KFUNCS: Mapping[str, Kfunc] = {
     **_rows(
         _TC_XDP,
         {
-            _NEW: "bpf_xdp_ct_lookup bpf_skb_ct_lookup",
+            _NEW: "bpf_xdp_ct_lookup bpf_skb_ct_lookup bpf_xdp_ct_alloc bpf_skb_ct_alloc",
+            _NEW | Kf.RELEASE: "bpf_ct_insert_entry",
             Kf.RELEASE: "bpf_ct_release",
-            Kf.TRUSTED_ARGS: "bpf_ct_change_timeout bpf_ct_change_status",
+            Kf.TRUSTED_ARGS: "bpf_ct_change_timeout bpf_ct_change_status bpf_ct_set_timeout"
+            " bpf_ct_set_status bpf_ct_set_nat_info",
         },
+    ),
+    **_rows({*_TC, "xdp"}, {Kf.RCU: "bpf_crypto_encrypt bpf_crypto_decrypt"}),
+    **_rows(
+        {"xdp"},
+        {_NEW: "bpf_xdp_get_xfrm_state", Kf.RELEASE: "bpf_xdp_xfrm_state_release"},
+    ),
+    **_rows({"sched_cls"}, {Kf.TRUSTED_ARGS: "bpf_sk_assign_tcp_reqsk"}),
+    **_rows(
+        _CGROUP,
+        {
+            Kf.NONE: "bpf_sock_addr_set_sun_path",
+            Kf.TRUSTED_ARGS: "bpf_sock_ops_enable_tx_tstamp",
+        },
+    ),
+    **_rows(
+        _TRACING,
+        {Kf.NONE: "css_rstat_updated", Kf.SLEEPABLE: "css_rstat_flush"},
     ),
     **_rows(
         _STRUCT_OPS,

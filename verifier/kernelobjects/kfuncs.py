@@ -65,6 +65,9 @@ KFUNC_SPECIAL: Mapping[str, Handler] = {}
 # What may be called while a lock is held.
 _UNDER_LOCK = frozenset({"bpf_iter_num_new", "bpf_iter_num_next", "bpf_iter_num_destroy"})
 
+_DEVICE_BOUND = frozenset(
+    f"bpf_xdp_metadata_rx_{what}" for what in ("hash", "timestamp", "vlan_tag")
+)
 _MAX_ARGS = 5
 # The names of parameters that say how large the memory is that the result points to.
 _RDWR_BUF_SIZE = "rdwr_buf_size"
@@ -129,6 +132,13 @@ def call_kfunc(env: Environment, state: State, insn: Insn, pc: int) -> None:
         special(env, state, insn, pc)
         return
     kfunc = KFUNCS.get(name)
+    if name in _DEVICE_BOUND:
+        raise forbidden(
+            Rule.KFUNC_NOT_ALLOWED,
+            "metadata kfuncs require device-bound program",
+            reason="the device's driver answers, and this program is not bound to a device",
+            suggestion="load it with BPF_F_XDP_DEV_BOUND_ONLY and the number of an interface",
+        )
     if kfunc is None:
         raise unsupported(f"the kfunc {name}")
     if kfunc.types is not None and env.profile.type_name not in kfunc.types:
@@ -443,11 +453,11 @@ def _check_object(call: _Call, reg: Reg, number: int, target: int, *, struct: bo
             number,
             f"arg#{number - 1} is {type_text(env, reg)} expected ptr_ or socket",
         )
-    strict = reg.ref_id and flags & Kf.RELEASE
+    names = struct_name(call.btf, target), struct_name(env.btf_of(reg), reg.btf_id)
+    strict = (reg.ref_id and flags & Kf.RELEASE) or _are_stages(*names)
     fits = reg.btf_id == target if strict else is_struct_at(env, reg, target)
     if not fits:
-        shown = struct_name(call.btf, target), struct_name(env.btf_of(reg), reg.btf_id)
-        fits = shown in _PROJECTIONS and not reg.off
+        fits = names in _PROJECTIONS and not reg.off
     if not fits:
         btf = env.btf_of(reg)
         raise forbidden(
@@ -465,6 +475,13 @@ def _check_object(call: _Call, reg: Reg, number: int, target: int, *, struct: bo
 
 # What programs call an object of the kernel's, and what it is.
 _PROJECTIONS = frozenset({("__sk_buff", "sk_buff"), ("xdp_md", "xdp_buff")})
+_STAGE = "___init"
+
+
+def _are_stages(one: str, other: str) -> bool:
+    """Whether one struct is the other while it is not set up yet: neither stands for the other,
+    though one begins with it."""
+    return one == other + _STAGE or other == one + _STAGE
 
 
 def _untrusted(call: _Call, reg: Reg, number: int, message: str) -> Refused:
