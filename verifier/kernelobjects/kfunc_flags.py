@@ -176,7 +176,29 @@ KFUNCS: Mapping[str, Kfunc] = {
             Kf.TRUSTED_ARGS | Kf.SLEEPABLE: "bpf_io_uring_submit_sqes",
             Kf.TRUSTED_ARGS | Kf.RET_NULL: "bpf_io_uring_get_region",
             Kf.NONE: "tcp_reno_ssthresh tcp_reno_cong_avoid tcp_reno_undo_cwnd tcp_slow_start"
-            " tcp_cong_avoid_ai",
+            " tcp_cong_avoid_ai bbr_cwnd_event bbr_init bbr_main bbr_min_tso_segs bbr_set_state"
+            " bbr_sndbuf_expand bbr_ssthresh bbr_undo_cwnd cubictcp_acked cubictcp_cong_avoid"
+            " cubictcp_cwnd_event cubictcp_init cubictcp_recalc_ssthresh cubictcp_state",
         },
+    ),
+}
+
+_LSM, _NOBODY = frozenset({"lsm"}), frozenset[str]()
+# Kfuncs whose flags are not known, and the profiles some of whose programs may call them.
+UNKNOWN: Mapping[str, frozenset[str]] = {
+    **dict.fromkeys(
+        (
+            *("bpf_get_dentry_xattr", "bpf_set_dentry_xattr", "bpf_remove_dentry_xattr"),
+            *("bpf_get_file_xattr", "bpf_get_task_exe_file", "bpf_put_file", "bpf_path_d_path"),
+        ),
+        _LSM,
+    ),
+    **dict.fromkeys(
+        ("bpf_session_cookie", "bpf_session_is_return"), frozenset({"kprobe", "tracing"})
+    ),
+    "bpf_sock_destroy": frozenset({"tracing"}),
+    # Tests attach to these.
+    **dict.fromkeys(
+        ("bpf_fentry_test1", "bpf_modify_return_test", "bpf_modify_return_test2"), _NOBODY
     ),
 }

@@ -40,7 +40,7 @@ from pybpfvm.verifier.kernelobjects.btfptr import (
 )
 from pybpfvm.verifier.kernelobjects.btfwalk import begins_at, kind_text, struct_name
 from pybpfvm.verifier.kernelobjects.contexts import kernel_context
-from pybpfvm.verifier.kernelobjects.kfunc_flags import KFUNCS, Kf, Kfunc
+from pybpfvm.verifier.kernelobjects.kfunc_flags import KFUNCS, UNKNOWN, Kf, Kfunc
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
 from pybpfvm.verifier.resources import iterator
 from pybpfvm.verifier.states.regstate import (
@@ -139,14 +139,15 @@ def call_kfunc(env: Environment, state: State, insn: Insn, pc: int) -> None:
             reason="the device's driver answers, and this program is not bound to a device",
             suggestion="load it with BPF_F_XDP_DEV_BOUND_ONLY and the number of an interface",
         )
-    if kfunc is None:
-        raise unsupported(f"the kfunc {name}")
-    if kfunc.types is not None and env.profile.type_name not in kfunc.types:
+    types = UNKNOWN.get(name) if kfunc is None else kfunc.types
+    if types is not None and env.profile.type_name not in types:
         raise forbidden(
             Rule.KFUNC_NOT_ALLOWED,
             f"calling kernel function {name} is not allowed",
             reason=f"{env.profile.name} programs do not have it",
         )
+    if kfunc is None:
+        raise unsupported(f"the kfunc {name}")
     if kfunc.flags & Kf.SLEEPABLE and not env.sleepable:
         raise forbidden(
             Rule.KFUNC_NOT_ALLOWED,
