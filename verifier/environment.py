@@ -108,7 +108,8 @@ class Environment:
     """One verification. `code` is keyed by pc, `functions` by the pc where a function starts.
     `traces`: numbers remember that they came from user space (`origin`). `masks` are those of
     `speculation`, by pc; `exact_offsets`: one depends on numbers, so that states only cover each
-    other if those are the same. `speculating`: the path is one that only a mispredicted branch
+    other if those are the same. `lends_stack`: pointers to memory may be to buffers on the stack.
+    `speculating`: the path is one that only a mispredicted branch
     takes; it ends before `barriers` and behind `store_barriers`. `tail_call_maps`: the map that
     each tail call names."""
 
@@ -129,6 +130,7 @@ class Environment:
     value_fields: dict[int, tuple[Field, ...]] = field(default_factory=dict)
     masks: dict[int, Mask] = field(default_factory=dict)
     exact_offsets: bool = False
+    lends_stack: bool = False
     speculating: bool = False
     barriers: set[int] = field(default_factory=set)
     store_barriers: set[int] = field(default_factory=set)

@@ -26,6 +26,7 @@ from pybpfvm.btf.types import (
 from pybpfvm.isa.codec import target_pc
 from pybpfvm.isa.opcodes import MAX_FRAMES, STACK_BYTES, Kind, Pseudo
 from pybpfvm.verifier.environment import Environment
+from pybpfvm.verifier.exceptioncallback import callback_start
 from pybpfvm.verifier.verdict import Finding, Rule
 from pybpfvm.verifier.verdict import Kind as Why
 
@@ -111,7 +112,8 @@ def _last_pc(env: Environment, end: int) -> int:
 
 def _unreachable(env: Environment) -> Iterator[Finding]:
     seen: set[int] = set()
-    work = [0]
+    callback = callback_start(env)
+    work = [0] if callback < 0 else [0, callback]
     while work:
         pc = work.pop()
         if pc in seen:

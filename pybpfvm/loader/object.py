@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from pybpfvm.btf.types import Btf, BtfKind
@@ -27,6 +27,7 @@ from pybpfvm.loader.link import SlotBudget, link, reachable
 from pybpfvm.loader.maps import PlacedMap, declared_maps
 from pybpfvm.loader.relo import Body, MapTable, Relocator
 from pybpfvm.loader.structops import struct_ops_of
+from pybpfvm.loader.tags import exception_callbacks
 from pybpfvm.loader.target import TargetBtf, chosen_target, default_target, kernel_of
 from pybpfvm.program import BpfObject, MapType, Program, StructOps
 
@@ -82,7 +83,7 @@ def _assemble(elf: ElfObject, target: TargetBtf, sha256: str) -> BpfObject:
         for reference in body.references
         if reference.target != function
     )
-    programs, left_out = _programs(elf, functions.programs(called), bodies, lines, license_)
+    programs, left_out = _programs(elf, functions.programs(called), bodies, lines, license_, btf)
     programs = [_attached(program, struct_ops) for program in programs]
     _check_struct_ops(elf, struct_ops, {*(program.name for program in programs), *left_out})
     _check_slots(elf, placed, bodies)
@@ -130,6 +131,7 @@ def _programs(
     bodies: dict[Function, Body],
     lines: LineTable,
     license_: str,
+    btf: Btf | None,
 ) -> tuple[list[Program], dict[str, str]]:
     """(linked programs, why others are left out, by name)."""
     budget = SlotBudget()
@@ -142,9 +144,10 @@ def _programs(
                 f"a second program {main.name}", where=elf.where(main.section, main.start * 8)
             )
         names.add(main.name)
+        callback = _exception_callback(main, bodies, lines, btf)
         externs = {
             extern: None
-            for function in reachable(main, bodies)
+            for function in reachable(main, bodies, callback)
             for extern in bodies[function].externs
         }
         if externs:
@@ -160,9 +163,20 @@ def _programs(
                 license=license_,
                 big_endian=elf.big_endian,
                 where=elf.where(main.section, main.start * 8),
+                callback=callback,
             )
         )
     return programs, left_out
+
+
+def _exception_callback(
+    main: Function, bodies: Mapping[Function, Body], lines: LineTable, btf: Btf | None
+) -> Function | None:
+    """The function that tags name as the exception callback of `main`, if it is there."""
+    func_id = lines.func_type(main)
+    names = exception_callbacks(btf, func_id) if btf is not None and func_id else ()
+    found = [one for one in bodies if names and one is not main and one.name == names[0]]
+    return found[0] if found else None
 
 
 def _license(elf: ElfObject) -> str:

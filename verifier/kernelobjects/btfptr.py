@@ -132,7 +132,10 @@ def load(
     if not reached.btf_id:
         return scalar(load_result(size, signed), pc)
     trust, nullable = _inherited(env, state, pointer, reached)
-    return pointer_to(env, pc, reached.btf_id, trust, nullable=nullable)
+    found = pointer_to(env, pc, reached.btf_id, trust, nullable=nullable)
+    if trust & Trust.TRUSTED:
+        found.owner = pointer.owner  # it is as alive as what it was loaded from
+    return found
 
 
 # What the kernel's own structs are that maps of a type are handles of.

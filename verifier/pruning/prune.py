@@ -165,7 +165,7 @@ class Comparison:
             if (
                 other is slot
                 and slot.object is None
-                and (slot.reg is None or not (slot.reg.id or slot.reg.ref_id))
+                and (slot.reg is None or not (slot.reg.id or slot.reg.ref_id or slot.reg.owner))
             ):
                 continue
             if not self._slot(slot, other):
@@ -209,6 +209,7 @@ class Comparison:
             or old.map_index != new.map_index
             or old.mem_size != new.mem_size
             or old.frame != new.frame
+            or old.buffer != new.buffer
             or old.subprog != new.subprog
             or old.btf_id != new.btf_id
             or old.trust != new.trust
@@ -221,7 +222,11 @@ class Comparison:
             return False
         if kind in PACKET_TYPES and new.range < old.range:
             return False
-        return self._same_id(old.id, new.id) and self._same_id(old.ref_id, new.ref_id)
+        return (
+            self._same_id(old.id, new.id)
+            and self._same_id(old.ref_id, new.ref_id)
+            and self._same_id(old.owner, new.owner)
+        )
 
     def _scalar(self, old: Reg, new: Reg) -> bool:
         mode = self.mode

@@ -59,6 +59,10 @@ class StackObject:
         """The kernel log's notation; "" for a part of an object that was shown."""
         return self.name
 
+    def outside_rcu(self) -> StackObject:
+        """The object once an RCU read section has ended."""
+        return self
+
     def alike(self, new: StackObject, *, exact: bool) -> bool:
         """Whether exploring on with this object covers exploring with `new`, but for their
         references. `exact`: nothing happened to the object in between."""
