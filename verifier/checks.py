@@ -6,9 +6,9 @@ register + `off`, where `off` comes from the instruction (0 for helper arguments
 
 from __future__ import annotations
 
-from pybpfvm.engine import ctx_violation
 from pybpfvm.isa.opcodes import STACK_BYTES
 from pybpfvm.profiles.base import CtxField, CtxHolds, CtxPointer, PacketAccess
+from pybpfvm.profiles.ctxaccess import ctx_violation
 from pybpfvm.program import BPF_F_RDONLY_PROG, BPF_F_WRONLY_PROG, MapSpec
 from pybpfvm.verifier.domains.word import S64_MIN
 from pybpfvm.verifier.environment import Environment

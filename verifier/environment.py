@@ -35,7 +35,7 @@ DEFAULT_BUDGET_SECONDS = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to verify. `strict_ctx` as in `engine.ctx_violation`; `all_errors`: go on after an
+    """How to verify. `strict_ctx` as in `ctxaccess.ctx_violation`; `all_errors`: go on after an
     error with the other paths; `observer` hears what the explorer does; `rules` are those of a
     kernel, None for the one that the profile belongs to. `contract`: what is promised of user
     memory. `caps` are the loader's. `by_origin`: explore states apart that differ in what user

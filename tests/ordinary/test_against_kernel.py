@@ -17,7 +17,7 @@ import pytest
 
 from pybpfvm import bpfsys
 from pybpfvm.bits import u32
-from pybpfvm.engine import ctx_violation
+from pybpfvm.profiles.ctxaccess import ctx_violation
 from pybpfvm.image import Image
 from pybpfvm.isa.asm import assemble
 from pybpfvm.isa.codec import encode
