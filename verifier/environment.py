@@ -15,7 +15,7 @@ from pybpfvm.isa.codec import pcs, target_pc
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Kind, Pseudo
 from pybpfvm.loader.target import kernel_btf
-from pybpfvm.profiles.base import Profile, Sleepable
+from pybpfvm.profiles.base import CtxField, Profile, Sleepable
 from pybpfvm.profiles.detect import matching_section
 from pybpfvm.program import BpfObject, MapSpec, Program, Subprog
 from pybpfvm.verifier.kernelobjects.attach import Attachment, attachment, is_btf_typed
@@ -126,6 +126,10 @@ class Environment:
     touches_kernel: dict[int, RegType | None] = field(default_factory=dict)
     ids: count[int] = field(default_factory=lambda: count(1))
     value_fields: dict[int, tuple[Field, ...]] = field(default_factory=dict)
+    # What `checks.check_ctx` found of accesses: (offset, size, store, plain, signed).
+    ctx_accesses: dict[tuple[int, int, bool, bool, bool], CtxField | None] = field(
+        default_factory=dict
+    )
     masks: dict[int, Mask] = field(default_factory=dict)
     exact_offsets: bool = False
     speculating: bool = False

@@ -171,7 +171,7 @@ def judge(
         from pybpfvm.session.witness import with_witness
         from pybpfvm.verifier.explaining.causes import explained, failing_paths
 
-        paths = failing_paths(program, obj, profile, options)
+        paths = failing_paths(program, obj, profile, verdict, options)
         verdict = explained(program, obj, profile, verdict, options, paths=paths)
         runs = request.witness_runs
         verdict = with_witness(program, obj, profile, verdict, options, paths=paths, max_runs=runs)

@@ -117,20 +117,25 @@ class Comparison:
         does, if it was found before."""
         if len(old.frames) != len(new.frames) or len(old.refs) != len(new.refs):
             return False
-        if old.regions != new.regions or len(old.locks) != len(new.locks):
+        if old.regions is not new.regions and old.regions != new.regions:
             return False
-        for held, other in zip(old.locks, new.locks, strict=True):
-            if held.map is not other.map or not self._same_id(held.id, other.id):
+        if old.locks or new.locks:
+            if len(old.locks) != len(new.locks):
                 return False
+            for held, other in zip(old.locks, new.locks, strict=True):
+                if held.map is not other.map or not self._same_id(held.id, other.id):
+                    return False
         self.pc, self.state = pc, old
         for old_frame, new_frame in zip(old.frames, new.frames, strict=True):
-            if not _same_function(old_frame, new_frame):
+            if old_frame.callsite != new_frame.callsite or old_frame.entry != new_frame.entry:
                 return False
-            if not self._callback(old_frame, new_frame):
+            called = old_frame.callback is not None or new_frame.callback is not None
+            if called and not self._callback(old_frame, new_frame):
                 return False
-        for (old_id, old_pc), (new_id, new_pc) in zip(old.refs, new.refs, strict=True):
-            if old_pc != new_pc or not self._same_id(old_id, new_id):
-                return False
+        if old.refs:
+            for (old_id, old_pc), (new_id, new_pc) in zip(old.refs, new.refs, strict=True):
+                if old_pc != new_pc or not self._same_id(old_id, new_id):
+                    return False
         if matters is None:
             matters = Matters(self._live, pc, old, explored=self.mode is Compare.EXPLORED)
         if not self._registers(matters, new) or not self._slots(matters, new):
@@ -150,6 +155,8 @@ class Comparison:
         unmarked = self.mode is Compare.EXPLORED and not self._origins
         for index, number, old in matters.registers:
             reg = frames[index].regs[number]
+            if reg is old and not (old.id or old.ref_id):
+                continue  # only identities depend on what other registers hold
             if unmarked and old.type is _SCALAR and not old.precise:
                 if reg.type is not _SCALAR:
                     return False
@@ -160,14 +167,28 @@ class Comparison:
     def _slots(self, matters: Matters, new: State) -> bool:
         frames = new.frames
         explored = self.mode is Compare.EXPLORED
+        unmarked = explored and not self._origins
         for index, base, slot in matters.slots:
             other = frames[index].stack.get(base, EMPTY)
+            held = slot.reg
             if (
                 other is slot
                 and slot.object is None
-                and (slot.reg is None or not (slot.reg.id or slot.reg.ref_id))
+                and (held is None or not (held.id or held.ref_id))
             ):
                 continue
+            if unmarked and held is not None and held.type is _SCALAR and not held.precise:
+                # A number on which nothing hung, in place of which any number will do.
+                reg = other.reg
+                if (
+                    reg is not None
+                    and reg.type is _SCALAR
+                    and other.spilled >= slot.spilled
+                    and other.kinds == slot.kinds
+                ):
+                    if not other.read:
+                        self.read.append(other)
+                    continue
             if not self._slot(slot, other):
                 return False
             if explored and not other.read:
@@ -177,7 +198,7 @@ class Comparison:
     def _callback(self, old: Frame, new: Frame) -> bool:
         """The arguments with which a helper will call the function again."""
         if old.callback is None or new.callback is None:
-            return old.callback is new.callback
+            return False
         return all(
             self._reg(a, b) for a, b in zip(old.callback.args, new.callback.args, strict=True)
         )
@@ -203,6 +224,8 @@ class Comparison:
             return False
         if kind is _SCALAR:
             return self._scalar(old, new)
+        if new is old:
+            return self._same_id(old.id, old.id) and self._same_id(old.ref_id, old.ref_id)
         if (
             old.off != new.off
             or old.map is not new.map
@@ -347,7 +370,3 @@ def linked_ids(state: State, pc: int, live: Liveness | None) -> frozenset[int]:
             if reg.id and reg.type is _SCALAR:
                 (often if reg.id in once else once).add(reg.id)
     return frozenset(often)
-
-
-def _same_function(old: Frame, new: Frame) -> bool:
-    return old.callsite == new.callsite and old.entry == new.entry
