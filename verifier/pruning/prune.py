@@ -46,6 +46,7 @@ class Compare(Enum):
 _SCALAR = RegType.SCALAR_VALUE
 _NULL = Scalar.const(0)
 _ANYTHING = scalar(Scalar.UNKNOWN, -1)
+_UNTOLD = bytes([INVALID, MISC])  # bytes of which nothing is known
 
 
 class Matters:
@@ -167,7 +168,6 @@ class Comparison:
     def _slots(self, matters: Matters, new: State) -> bool:
         frames = new.frames
         explored = self.mode is Compare.EXPLORED
-        unmarked = explored and not self._origins
         for index, base, slot in matters.slots:
             other = frames[index].stack.get(base, EMPTY)
             held = slot.reg
@@ -177,18 +177,6 @@ class Comparison:
                 and (held is None or not (held.id or held.ref_id))
             ):
                 continue
-            if unmarked and held is not None and held.type is _SCALAR and not held.precise:
-                # A number on which nothing hung, in place of which any number will do.
-                reg = other.reg
-                if (
-                    reg is not None
-                    and reg.type is _SCALAR
-                    and other.spilled >= slot.spilled
-                    and other.kinds == slot.kinds
-                ):
-                    if not other.read:
-                        self.read.append(other)
-                    continue
             if not self._slot(slot, other):
                 return False
             if explored and not other.read:
@@ -307,6 +295,20 @@ class Comparison:
             and self._same_id(old.id, new.id)
         )
 
+    def _any_number(self, old: Slot, new: Slot) -> bool:
+        """Whether a number on which nothing hung was spilled, and a fill finds a number now."""
+        held, number = old.reg, new.reg
+        return (
+            self.mode is Compare.EXPLORED
+            and held is not None
+            and number is not None
+            and not held.precise
+            and held.type is _SCALAR
+            and number.type is _SCALAR
+            and new.spilled >= old.spilled
+            and not self._origins
+        )
+
     def _slot(self, old: Slot, new: Slot) -> bool:
         if (old.object is not None or new.object is not None) and not self._object(
             old.object, new.object, old.kinds
@@ -321,11 +323,13 @@ class Comparison:
         if self._origins and not covers_copied(old.copied, new.copied):
             return False
         held = old.reg
-        if held is not None:
+        if held is not None and not self._any_number(old, new):
             filled = self._filled(new, old.spilled)
             if filled is None or not self._reg(held, filled):
                 return False
         if old.kinds == new.kinds:
+            return True
+        if self._uninit and not old.kinds[old.spilled :].strip(_UNTOLD):
             return True
         for one, other in zip(old.kinds[old.spilled :], new.kinds[old.spilled :], strict=True):
             if one == other and one != SPILL:
