@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pybpfvm.errors import SourceLine
 from pybpfvm.isa.insn import Insn
+from pybpfvm.isa.opcodes import Kind
 
 if TYPE_CHECKING:
     from pybpfvm.btf.types import Btf
@@ -159,7 +160,7 @@ class Program:
     @property
     def slots(self) -> int:
         """Length in 8-byte slots."""
-        return sum(insn.slots for insn in self.insns)
+        return len(self.insns) + [insn.spec.kind for insn in self.insns].count(Kind.LDDW)
 
     def line_at(self, pc: int) -> SourceLine | None:
         """The C line that `pc` belongs to: the nearest one at or before it in its function."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from pybpfvm.engine import RunEnvironment, ctx_violation
+from pybpfvm.engine import RunEnvironment
 from pybpfvm.errors import Trap, TrapKind
 from pybpfvm.helpers.context import BadArgument, LoopPort, RingPort
 from pybpfvm.image import FunctionRef, Image, ProgramRef
@@ -19,6 +19,7 @@ from pybpfvm.isa.semantics import CONCRETE_ATOMIC
 from pybpfvm.maps.base import BpfMap
 from pybpfvm.memory import MemoryFault, Region, RegionKind
 from pybpfvm.profiles.base import CtxHolds
+from pybpfvm.profiles.ctxaccess import ctx_violation
 from pybpfvm.program import Program
 
 _POINTERS = (CtxHolds.DATA, CtxHolds.DATA_END, CtxHolds.DATA_META)

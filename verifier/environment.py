@@ -15,7 +15,7 @@ from pybpfvm.isa.codec import pcs, target_pc
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Kind, Pseudo
 from pybpfvm.loader.target import kernel_btf
-from pybpfvm.profiles.base import Profile, Sleepable
+from pybpfvm.profiles.base import CtxField, Profile, Sleepable
 from pybpfvm.profiles.detect import matching_section
 from pybpfvm.profiles.loop_upstream import kernel_btf_of
 from pybpfvm.program import BpfObject, MapSpec, Program, Subprog
@@ -36,7 +36,7 @@ DEFAULT_BUDGET_SECONDS = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to verify. `strict_ctx` as in `engine.ctx_violation`; `all_errors`: go on after an
+    """How to verify. `strict_ctx` as in `ctxaccess.ctx_violation`; `all_errors`: go on after an
     error with the other paths; `observer` hears what the explorer does; `rules` are those of a
     kernel, None for the one that the profile belongs to. `contract`: what is promised of user
     memory. `caps` are the loader's. `by_origin`: explore states apart that differ in what user
@@ -128,6 +128,10 @@ class Environment:
     touches_kernel: dict[int, RegType | None] = field(default_factory=dict)
     ids: count[int] = field(default_factory=lambda: count(1))
     value_fields: dict[int, tuple[Field, ...]] = field(default_factory=dict)
+    # What `checks.check_ctx` found of accesses: (offset, size, store, plain, signed).
+    ctx_accesses: dict[tuple[int, int, bool, bool, bool], CtxField | None] = field(
+        default_factory=dict
+    )
     masks: dict[int, Mask] = field(default_factory=dict)
     exact_offsets: bool = False
     lends_stack: bool = False

@@ -125,6 +125,8 @@ class Explorer:
         prepared = prepared or Prepared(env)
         self._live = prepared.live
         self._origins = env.by_origin
+        self._uninit = env.rules.uninit_stack
+        self._perfmon = env.options.caps.perfmon
         self._forks: list[tuple[int, State]] = []
         self._pending: list[tuple[int, int, State, Stored | None]] = []
         self._stored: dict[int, list[Stored]] = {}
@@ -264,25 +266,30 @@ class Explorer:
         )
         found = self._stored.get(pc)
         if found:
+            frames = state.frames
+            depth = len(frames)
+            seldom = (
+                not forced
+                and self._jumps - self._last_jumps < _LOOP_JUMPS
+                and self.processed - self._last_processed < _LOOP_INSNS
+            )
             for stored in reversed(found.copy()):
                 if stored.pending:
+                    old_bounds = stored.bounds
                     if (
-                        went_on(stored.bounds, bounds)
+                        old_bounds
+                        and went_on(old_bounds, bounds)
                         and keeps(stored, state)
                         and self._compare(pc, stored, state, Compare.ALL)
                     ):
                         close(stored, state, self._parent)
                         return False
-                    anew = bounds.keys() != stored.bounds.keys()
+                    anew = bounds is not old_bounds and bounds.keys() != old_bounds.keys()
                     if (anew or not draws) and self._loops(pc, stored, state):
                         raise _infinite(pc, anew=anew)
-                    if (
-                        not forced
-                        and self._jumps - self._last_jumps < _LOOP_JUMPS
-                        and self.processed - self._last_processed < _LOOP_INSNS
-                    ):
+                    if seldom:
                         add = False
-                elif stored.unresolved:
+                elif stored.head is not None:  # it is not known yet what of the state matters
                     if keeps(stored, state) and self._compare(pc, stored, state, Compare.ALL):
                         stored.hits += 1
                         close(stored, state, self._parent)
@@ -291,11 +298,18 @@ class Explorer:
                     screen = stored.screen
                     if screen is None:
                         screen = stored.screen = Screen(self._live, pc, stored.state)
-                    if screen.may_cover(state) and self._compare(
-                        pc, stored, state, Compare.EXPLORED
-                    ):
-                        stored.hits += 1
-                        return False
+                    if screen.depth == depth:
+                        tests = screen.tests
+                        for test in tests:
+                            if not test(frames):
+                                if test is not tests[0]:
+                                    tests.remove(test)
+                                    tests.insert(0, test)
+                                break
+                        else:
+                            if self._compare(pc, stored, state, Compare.EXPLORED):
+                                stored.hits += 1
+                                return False
                 if add:
                     stored.misses += 1
                     # Paths that leave a bounded loop after different turns meet at the next one.
@@ -335,10 +349,9 @@ class Explorer:
         self.peak_states = max(self.peak_states, self._stored_now)
 
     def _compare(self, pc: int, stored: Stored, new: State, mode: Compare) -> bool:
-        uninit = self.env.rules.uninit_stack
         if stored.state.speculative and not new.speculative:
             return False
-        if not self.env.options.caps.perfmon and spills_more(stored.state, new):
+        if not self._perfmon and spills_more(stored.state, new):
             return False
         origins = self._origins and mode is not Compare.EXACT
         explored = mode is Compare.EXPLORED
@@ -349,7 +362,7 @@ class Explorer:
             self._live,
             mode,
             linked,
-            uninit_stack=uninit,
+            uninit_stack=self._uninit,
             origins=origins,
             exact=self.env.exact_offsets,
         )

@@ -69,9 +69,10 @@ def code_errors(env: Environment) -> Iterator[Finding]:
     bounds = dict(zip(starts, [*starts[1:], slots], strict=True))
     broken = False
     for pc, insn in code.items():
-        start = starts[bisect_right(starts, pc) - 1]
-        target = target_pc(insn, pc)
-        if insn.spec.kind in _JUMPS and target is not None:
+        kind = insn.spec.kind
+        if kind in _JUMPS:
+            start = starts[bisect_right(starts, pc) - 1]
+            target = pc + 1 + insn.off
             if not start <= target < bounds[start]:
                 broken = True
                 text = f"jump out of range from insn {pc} to {target}"
@@ -82,9 +83,9 @@ def code_errors(env: Environment) -> Iterator[Finding]:
                 broken = True
                 text = f"jump into the middle of ldimm64 insn {target}"
                 yield _finding(env, Rule.BAD_JUMP, pc, text, "lddw takes two slots")
-        elif insn.spec.kind is Kind.CALL_LOCAL and target not in env.functions:
+        elif kind is Kind.CALL_LOCAL and target_pc(insn, pc) not in env.functions:
             broken = True
-            text = f"call to invalid destination {target}"
+            text = f"call to invalid destination {target_pc(insn, pc)}"
             yield _finding(env, Rule.BAD_JUMP, pc, text, "no function starts there")
     for start in starts:
         last = _last_pc(env, bounds[start])

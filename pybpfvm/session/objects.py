@@ -6,6 +6,7 @@ import errno as _errno
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -269,10 +270,7 @@ def helpers_of(profile: Profile) -> Mapping[int, Helper]:
     missing = sorted(set(profile.helpers.values()) - set(HELPERS))
     if missing:
         raise InputError(f"profile {profile.name} names unknown helpers: {', '.join(missing)}")
-    helpers = {
-        number: Helper(name, (), RetType.INTEGER, None, "Not in this version.")
-        for number, name in (MAINLINE_NAMES if profile.ring is None else {}).items()
-    }
+    helpers = dict(_without_implementation()) if profile.ring is None else {}
     helpers.update((number, HELPERS[name]) for number, name in profile.helpers.items())
     kernel = kernel_btf_of(profile)
     for name in profile.kfuncs:
@@ -280,6 +278,15 @@ def helpers_of(profile: Profile) -> Mapping[int, Helper]:
         if found is not None:
             helpers[-found] = HELPERS[name.removeprefix("bpf_")]
     return helpers
+
+
+@lru_cache(maxsize=1)
+def _without_implementation() -> Mapping[int, Helper]:
+    """Every helper of mainline, as if this version had none."""
+    return {
+        number: Helper(name, (), RetType.INTEGER, None, "Not in this version.")
+        for number, name in MAINLINE_NAMES.items()
+    }
 
 
 class Maps(dict[str, "MapView"]):
