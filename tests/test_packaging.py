@@ -91,6 +91,19 @@ def test_judging_a_small_object_imports_little() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("obj", ["tests/ordinary/filter.bpf.o", "examples/01_hello/prog.v3.bpf.o"])
+def test_the_kernels_btf_is_not_read_for_programs_without_kfuncs(obj: str) -> None:
+    """Reading it takes longer than all the rest."""
+    code = (
+        "import sys; from pybpfvm.cli import main; "
+        f"code = main(['verify', {obj!r}]); "
+        "from pybpfvm.loader.target import kernel_btf; "
+        "sys.exit('BTF was read' if kernel_btf.cache_info().misses else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("module", ["pybpfvm.cli", "argparse", "pybpfvm.cli.verify", "struct"])
 def test_ctrl_c_while_importing_is_answered_in_a_word(module: str) -> None:
     """Ctrl-C comes when `module` is about to be imported; what is imported later is not there."""

@@ -84,25 +84,28 @@ def _is_written(btf: Btf, pointer: Ptr) -> bool:
 def packet_calls(env: Environment) -> frozenset[int]:
     """The calls of kfuncs, and of helpers on a dynptr, that may move the packet. Dynptrs may be
     to an skb in programs that make such."""
-    names = {pc: _kfunc(env, insn) for pc, insn in env.code.items()}
-    makes = any(_MAKES.get(name, "") in ("skb", "skb_meta") for name, _ in names.values())
-    return frozenset(
+    kfuncs = {
+        pc: _kfunc(env, insn) for pc, insn in env.code.items() if insn.spec.kind is Kind.CALL_KFUNC
+    }
+    makes = any(_MAKES.get(name, "") in ("skb", "skb_meta") for name, _ in kfuncs.values())
+    found = {
         pc
-        for pc, (name, proto) in names.items()
-        if name in MOVES_PACKET
-        or (makes and proto is not None and _writes(env, proto))
-        or (
-            makes
-            and env.code[pc].spec.kind is Kind.CALL
-            and env.profile.helpers.get(env.code[pc].imm) == "dynptr_write"
+        for pc, (name, proto) in kfuncs.items()
+        if name in MOVES_PACKET or (makes and proto is not None and _writes(env, proto))
+    }
+    if makes:
+        found.update(
+            pc
+            for pc, insn in env.code.items()
+            if insn.spec.kind is Kind.CALL and env.profile.helpers.get(insn.imm) == "dynptr_write"
         )
-    )
+    return frozenset(found)
 
 
 def _kfunc(env: Environment, insn: Insn) -> tuple[str, FuncProto | None]:
-    """Name and prototype of what is called; "" for what is no call of a kfunc."""
+    """Name and prototype of the kfunc that is called; "" if it has none that is known."""
     btf = env.target
-    if insn.spec.kind is not Kind.CALL_KFUNC or btf is None or insn.off:
+    if btf is None or insn.off:
         return "", None
     func = btf.type(insn.imm) if 0 < insn.imm < len(btf) else None
     proto = btf.type(func.type_id) if isinstance(func, Func) else None
