@@ -2,7 +2,8 @@
 
 A reader for hostile files: sizes are not trusted, strings have a longest length, and records are
 bounded in number. (A library's would have to be imported, which takes longer than judging a small
-program; tests compare this reader with pyelftools.) ELF-64, System V gABI chapters 4 and 5; machine EM_BPF (247).
+program; tests compare this reader with pyelftools.) ELF-64, System V gABI chapters 4 and 5;
+machine EM_BPF (247).
 """
 
 from __future__ import annotations
