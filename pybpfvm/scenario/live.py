@@ -30,6 +30,7 @@ from pybpfvm.scenario.table import nearest
 from pybpfvm.session import Block, LoadedObject, Ring, cstring
 from pybpfvm.session.values import Value, encode
 from pybpfvm.uring_backend.base import Peer
+from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.trees import read_tree, write_tree
 
 
@@ -57,6 +58,7 @@ class Live:
         self.fds: dict[str, int] = {}
         self.peers: dict[str, Peer] = {}
         self.slots: dict[str, int] = {}
+        self.counts = Counts()  # of the ring, before its queues are emptied at the end
         self._start_ns = 0 if ring.backend.name == "sim" else None
         self._set_up()
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
+from pybpfvm.uring_backend.faults import Faults
+
 
 class RefKind(Enum):
     """What a name stands for; the value is its key in a scenario."""
@@ -336,6 +338,7 @@ class Scenario:
     fds: tuple[FdSetup, ...]
     steps: tuple[Step, ...]
     expect: Expect
+    faults: Faults | None = None
     title: str = ""
     unverified: bool = False
     seed: Path | None = None  # a host directory that the files begin as

@@ -13,7 +13,7 @@ from pybpfvm.memory import AddressSpace
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.kernel import messages
 from pybpfvm.uring_backend.kernel.guard import Guard
-from pybpfvm.uring_backend.kernel.sysring import SysRing
+from pybpfvm.uring_backend.kernel.transport import Transport
 
 _NS_PER_S = 1_000_000_000
 _FOREVER = (-1, -1)
@@ -22,7 +22,7 @@ _FOREVER = (-1, -1)
 class Registration:
     """The register commands of one real ring."""
 
-    def __init__(self, memory: AddressSpace, ring: SysRing, guard: Guard) -> None:
+    def __init__(self, memory: AddressSpace, ring: Transport, guard: Guard) -> None:
         self._memory = memory
         self._ring = ring
         self._guard = guard

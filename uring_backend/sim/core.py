@@ -40,6 +40,7 @@ from pybpfvm.uring_backend.abi import (
     Sqe,
 )
 from pybpfvm.uring_backend.base import EXTERNAL, Completion, Event, Message, Started
+from pybpfvm.uring_backend.faults import Fails, Harm, Late, Short
 from pybpfvm.uring_backend.sim.buffers import BufferGroups
 from pybpfvm.uring_backend.sim.clock import Clock
 from pybpfvm.uring_backend.sim.descriptors import (
@@ -49,10 +50,12 @@ from pybpfvm.uring_backend.sim.descriptors import (
     WaitQueue,
     Woken,
 )
+from pybpfvm.uring_backend.sim.injector import Injector
+from pybpfvm.uring_backend.sim.pipes import PLACE_BYTES, PipeWriter
 from pybpfvm.uring_backend.sim.request import Issue, Refused, Request, State
 from pybpfvm.uring_backend.sim.resources import RegisteredBuffers, SlotTable
 from pybpfvm.uring_backend.sim.timers import Timers
-from pybpfvm.uring_backend.sim.vfs import RegularFile
+from pybpfvm.uring_backend.sim.vfs import Directory, RegularFile
 from pybpfvm.uring_backend.sim.world import SimWorld
 
 Prepare = Callable[["Core", Request], Issue]
@@ -62,6 +65,10 @@ _WORKER_NS: Final = (2_000, 60_000)  # how long a worker takes to get to a reque
 _EXTERNAL_INFO: Final = OpInfo()
 _BLOCK_WORKERS: Final = frozenset({Op.SPLICE, Op.TEE})  # mainline starts no LINK_TIMEOUT for them
 _INTERRUPTED: Final = -512  # ERESTARTSYS, which mainline lets through from SPLICE and TEE
+
+
+_READS: Final = frozenset({Op.READ, Op.READV, Op.READ_FIXED})
+_WRITES: Final = frozenset({Op.WRITE, Op.WRITEV, Op.WRITE_FIXED})
 
 
 class Core:
@@ -75,6 +82,7 @@ class Core:
         world: SimWorld,
         prepare: Mapping[Op, Prepare],
         seed: int,
+        injector: Injector | None = None,
     ) -> None:
         self.memory = memory
         self.fds = fds
@@ -91,6 +99,7 @@ class Core:
         self.working: Request | None = None  # what a worker performs at this moment
         self.posted = 0  # CQEs so far, those of skipped successes not counted
         self._prepare = prepare
+        self._injector = injector
         self._random = Random(seed)
         self._work: deque[Callable[[], None]] = deque()
         self._completed: list[Request] = []
@@ -251,7 +260,15 @@ class Core:
         try:
             self._find_file(request)
             never_fails = request.sqe.opcode in NEVER_FAILS
+            harm = self._harm(request)
+            if isinstance(harm, Late):
+                self.to_worker(request, harm.delay_ns)
+                return
+            if isinstance(harm, Fails) and not _done_all_the_same(request):
+                raise Refused(harm.errno)
             result = self.perform(request)
+            if isinstance(harm, Fails):
+                result = -harm.errno
         except Refused as refused:
             if refused.errno == errno.EAGAIN and self._wait_for_file(request):
                 self._arm_link_timeout(request)
@@ -267,10 +284,24 @@ class Core:
         """Carry out a prepared request, each try of it: its result, None when that comes later.
 
         Refused is its failure (EAGAIN: try again when its file is ready). Every opcode passes
-        here, so this is where to put a layer that makes requests fail.
+        here; what faults are to come to it is decided just before (`_harm`).
         """
         assert request.issue is not None
         return request.issue()
+
+    def _harm(self, request: Request) -> Harm | None:
+        """The fault that comes to a request at its first try, if any."""
+        if self._injector is None or request.tried or request.sqe.opcode == EXTERNAL:
+            return None
+        request.tried = True
+        if not _plausible(request):
+            return None
+        op = Op(request.sqe.opcode)
+        size = 0 if _all_or_nothing(request) else request.size_bytes
+        harm = self._injector.at(op, request.token, size)
+        if isinstance(harm, Short):
+            request.most_bytes = harm.most_bytes
+        return harm
 
     def _find_file(self, request: Request) -> None:
         if request.file is not None or request.sqe.opcode == EXTERNAL:
@@ -289,12 +320,14 @@ class Core:
         assert request.file is not None
         return request.file
 
-    def to_worker(self, request: Request) -> None:
-        """Hand over to a worker, which performs it a little later."""
+    def to_worker(self, request: Request, delay_ns: int | None = None) -> None:
+        """Hand over to a worker, which performs it a little later, or after `delay_ns`."""
         request.state = State.WORKER
         if request.sqe.opcode not in _BLOCK_WORKERS:
             self._arm_link_timeout(request)
-        start = self.clock.now_ns + self._random.randint(*_WORKER_NS)
+        if delay_ns is None:
+            delay_ns = self._random.randint(*_WORKER_NS)
+        start = self.clock.now_ns + delay_ns
         node = request.file.node if request.file else None
         if request.sqe.opcode in (Op.WRITE, Op.WRITEV, Op.WRITE_FIXED):
             node = node or self._peek_node(request)
@@ -595,6 +628,29 @@ class Core:
         return bool(self.outbox or self._work or self._completed) or (
             self.clock.next_ns() is not None
         )
+
+
+def _plausible(request: Request) -> bool:
+    """Whether the kernel would get as far as a fault: not with a file of the wrong mode."""
+    file, op = request.file, request.sqe.opcode
+    if file is None:
+        return True
+    if op in _READS:
+        return file.readable and not isinstance(file.node, Directory)
+    return op not in _WRITES or file.writable
+
+
+def _all_or_nothing(request: Request) -> bool:
+    """A small write to a pipe is never split."""
+    file = request.file
+    return (
+        file is not None and isinstance(file.node, PipeWriter) and request.size_bytes <= PLACE_BYTES
+    )
+
+
+def _done_all_the_same(request: Request) -> bool:
+    """A CLOSE that reports an error has closed."""
+    return request.sqe.opcode == Op.CLOSE
 
 
 def _members(head: Request) -> list[Request]:

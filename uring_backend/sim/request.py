@@ -7,6 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from pybpfvm.uring_backend.abi import (
+    MAX_RW_COUNT,
     SQE_ASYNC,
     SQE_CQE_SKIP_SUCCESS,
     SQE_IO_DRAIN,
@@ -61,12 +62,14 @@ class Request:
         "issue",
         "link",
         "link_timeout",
+        "most_bytes",
         "multishot",
         "next",
         "nowait",
         "queue",
         "res",
         "resources",
+        "size_bytes",
         "skip_cqe",
         "skip_links",
         "sqe",
@@ -74,6 +77,7 @@ class Request:
         "state",
         "through_worker",
         "token",
+        "tried",
         "wait_events",
         "woken",
         "woken_events",
@@ -104,6 +108,9 @@ class Request:
         self.nowait = False
         self.multishot = False
         self.starting = False  # an external request whose Started is not reported yet
+        self.tried = False
+        self.size_bytes = 0  # what a transfer wants to move, where that is known
+        self.most_bytes = MAX_RW_COUNT  # what one try may move: less by a fault
         self.done_bytes = 0  # of a transfer that must be complete (MSG_WAITALL)
         self.buffer: tuple[int, int, int, int] | None = None  # selected: group, id, addr, length
 
