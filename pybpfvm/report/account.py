@@ -10,22 +10,30 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 
 from pybpfvm.bits import s32, s64
-from pybpfvm.errors import errno_name
+from pybpfvm.errors import InternalError, errno_name
 from pybpfvm.events import (
     CqePosted,
     CqeReaped,
     Event,
     HelperCalled,
+    HostWaits,
+    HostWoke,
+    Noted,
     Parked,
+    RequestEnded,
+    RequestStarted,
     RunEnded,
     RunFaulted,
     RunStarted,
     SqeIssued,
+    Woken,
 )
 from pybpfvm.helpers.proto import ArgType
 from pybpfvm.helpers.table import HELPERS
 
 AddressNamer = Callable[[int], str]
+# What the lines around them tell as well.
+_UNTOLD = (RequestStarted, RequestEnded, Woken, HostWaits, HostWoke)
 
 
 def plain_number(value: int) -> str:
@@ -34,7 +42,8 @@ def plain_number(value: int) -> str:
 
 
 class Account:
-    """An observer that keeps the first `head` and last `tail` events and counts all of them."""
+    """An observer that keeps the first `head` and last `tail` events that are lines of the account,
+    and counts all of those."""
 
     def __init__(self, *, head: int = 160, tail: int = 40) -> None:
         self._head_limit = head
@@ -50,6 +59,8 @@ class Account:
         self.last_posted: dict[int, CqePosted] = {}
 
     def __call__(self, event: Event) -> None:
+        if isinstance(event, _UNTOLD) or (isinstance(event, Noted) and event.kind == "step"):
+            return
         self.events += 1
         if len(self._head) < self._head_limit:
             self._head.append(event)
@@ -143,6 +154,10 @@ class _Writer:
                 return f"  CQ {event.cq} ← request {event.request} {self._cqe(event)}{fate}"
             case CqeReaped():
                 return f"  CQ {event.cq} → {self._cqe(event)} to {event.by}"
+            case Noted():
+                return f"! {event.kind}: {event.text}"
+            case RequestStarted() | RequestEnded() | Woken() | HostWaits() | HostWoke():
+                raise InternalError("no line of the account")
 
     def _cqe(self, event: CqePosted | CqeReaped) -> str:
         flags = f", flags {event.flags:#x}" if event.flags else ""

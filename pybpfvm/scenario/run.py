@@ -17,7 +17,7 @@ from pybpfvm.errors import (
     Trap,
     errno_name,
 )
-from pybpfvm.events import CqeReaped, Event, Observer, RunStarted
+from pybpfvm.events import CqeReaped, Event, Noted, Observer, RunStarted
 from pybpfvm.profiles import profile_named
 from pybpfvm.scenario.compare import Finding, compare
 from pybpfvm.scenario.live import Live, placed
@@ -211,10 +211,42 @@ def _take_steps(scenario: Scenario, live: Live, progress: _Progress) -> Stopped 
                 live.register(scenario.programs)
         for index, step in enumerate(scenario.steps):
             progress.step = index
+            if progress.observer is not None:
+                now_ns = live.ring.backend.now_ns()
+                progress.see(Noted(now_ns, "step", f"steps[{index}]: {_told(step.action)}"))
             _step(step, live, progress)
     except (RingHang, Trap, LoadRejected) as stop:
         return stop
     return None
+
+
+def _told(action: Action) -> str:
+    """The step in a few words."""
+    match action:
+        case Submit():
+            return f"submit {len(action.sqes)}"
+        case Wait():
+            return f"wait for {action.count} on CQ {action.cq}"
+        case Sleep():
+            return f"sleep {action.duration_ns / 1e6:g} ms"
+        case Write():
+            return f"write {action.block}"
+        case Connect():
+            return f"connect {action.peer} to {action.to}"
+        case PeerSend():
+            return f"send {action.peer}"
+        case PeerRecv():
+            return f"recv {action.peer}"
+        case PeerEnd():
+            return f"{'close' if action.close else 'shutdown'} {action.peer}"
+        case CloseFd():
+            return f"close {action.fd}"
+        case Register():
+            return "register"
+        case Unregister():
+            return "unregister"
+        case Check():
+            return "check"
 
 
 def _judge_stop(scenario: Scenario, stopped: Stopped | None, progress: _Progress) -> bool:
