@@ -69,6 +69,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=not_negative, help="decides everything in sim (default 0)", metavar="N"
     )
     ring.add_argument(
+        "--timeline",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="draw the run: as a page (FILE.html), as text (FILE.txt), or on the terminal",
+    )
+    ring.add_argument(
         "--no-verify",
         action="store_true",
         default=None,
@@ -107,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
     return _run_once(args)
 
 
-_SCENARIO = ("backend", "seed", "no_verify", "budget_runs", "budget_seconds")
+_SCENARIO = ("backend", "seed", "timeline", "no_verify", "budget_runs", "budget_seconds")
 _ONCE = ("prog", "ctx", "data", "repeat")
 
 

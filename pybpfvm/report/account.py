@@ -129,7 +129,8 @@ class _Writer:
                     f"(user_data {self._name(event.user_data)})"
                 )
             case HelperCalled():
-                return f"    {helper_call(event, self._name)}"
+                call = helper_call(event.helper, event.args, event.result, self._name)
+                return f"    {call}"
             case RunEnded():
                 then = "done"
                 if event.wait_cq is not None:
@@ -173,13 +174,12 @@ def result(value: int) -> str:
     return f"-{errno_name(value)}" if -4096 < value < 0 else str(value)
 
 
-def helper_call(event: HelperCalled, name_addr: AddressNamer = plain_number) -> str:
+def helper_call(
+    helper: str, args: tuple[int, ...], r0: int, name_addr: AddressNamer = plain_number
+) -> str:
     """`map_lookup_elem(arr, &stack+508) = 0x...`"""
-    row = HELPERS.get(event.helper)
-    used = (
-        sum(arg is not ArgType.DONTCARE for arg in row.args) if row is not None else len(event.args)
-    )
-    args = ", ".join(name_addr(arg) for arg in event.args[:used])
-    signed = s64(event.result)
-    shown = result(signed) if signed < 0 else name_addr(event.result)
-    return f"{event.helper}({args}) = {shown}"
+    row = HELPERS.get(helper)
+    used = sum(arg is not ArgType.DONTCARE for arg in row.args) if row is not None else len(args)
+    signed = s64(r0)
+    shown = result(signed) if signed < 0 else name_addr(r0)
+    return f"{helper}({', '.join(name_addr(arg) for arg in args[:used])}) = {shown}"

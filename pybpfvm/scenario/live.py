@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 from pybpfvm.btf.types import BtfKind
-from pybpfvm.errors import InputError, RingError
+from pybpfvm.errors import InputError, PybpfvmError, RingError
 from pybpfvm.scenario.model import (
     AddressOf,
     Content,
@@ -56,6 +56,7 @@ class Live:
         self.fds: dict[str, int] = {}
         self.peers: dict[str, Peer] = {}
         self.slots: dict[str, int] = {}
+        self.stopped: PybpfvmError | None = None  # what ended the steps before their time
         self._start_ns = 0 if ring.backend.name == "sim" else None
         self._set_up()
 

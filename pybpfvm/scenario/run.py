@@ -160,7 +160,7 @@ def run_scenario(
                 live = Live(scenario, ring, obj)
             if on_start is not None:
                 on_start(live)
-            stopped = _take_steps(scenario, live, progress)
+            stopped = live.stopped = _take_steps(scenario, live, progress)
             _collect(live, progress)
             expected_stop = _judge_stop(scenario, stopped, progress)
             not_judged = 0
