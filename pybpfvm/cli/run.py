@@ -66,6 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     # No defaults here: an option that is given to the wrong kind of file is to be told apart.
     ring.add_argument("--backend", choices=("sim", "kernel"), help="default sim")
     ring.add_argument(
+        "--object", metavar="OBJ", help="run it on this object instead of the scenario's"
+    )
+    ring.add_argument(
         "--seed", type=not_negative, help="decides everything in sim (default 0)", metavar="N"
     )
     ring.add_argument(
@@ -107,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
     return _run_once(args)
 
 
-_SCENARIO = ("backend", "seed", "no_verify", "budget_runs", "budget_seconds")
+_SCENARIO = ("backend", "object", "seed", "no_verify", "budget_runs", "budget_seconds")
 _ONCE = ("prog", "ctx", "data", "repeat")
 
 
