@@ -34,6 +34,9 @@ build() {
 for folder in examples/[0-9]*/; do
     build "${folder}prog.bpf.c" "${folder}prog.v2.bpf.o" 2
     build "${folder}prog.bpf.c" "${folder}prog.v3.bpf.o" 3
+    if [ -e "${folder}twin.bpf.c" ]; then
+        build "${folder}twin.bpf.c" "${folder}twin.v3.bpf.o" 3
+    fi
 done
 
 # The merged upstream ABI: one object for all dialects of it.

@@ -85,14 +85,19 @@ enum ring_opcode {
 	OP_NOP = 0,
 	OP_READV = 1,
 	OP_WRITEV = 2,
+	OP_FSYNC = 3,
 	OP_TIMEOUT = 11,
+	OP_TIMEOUT_REMOVE = 12,
 	OP_ACCEPT = 13,
+	OP_ASYNC_CANCEL = 14,
+	OP_CONNECT = 16,
 	OP_OPENAT = 18,
 	OP_CLOSE = 19,
 	OP_READ = 22,
 	OP_WRITE = 23,
 	OP_SEND = 26,
 	OP_RECV = 27,
+	OP_SHUTDOWN = 34,
 	OP_BPF = 37,
 };
 
@@ -107,6 +112,8 @@ enum ring_sqe_flag {
 
 enum ring_errno {
 	ENOENT = 2,
+	EIO = 5,
+	EAGAIN = 11,
 	ENOMEM = 12,
 	EINVAL = 22,
 	ETIME = 62,
@@ -114,5 +121,6 @@ enum ring_errno {
 };
 
 #define AT_FDCWD (-100)
+#define SHUT_WR 1
 
 #endif

@@ -70,6 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a simulated ring (the default), the running kernel's, or the same through liburing",
     )
     ring.add_argument(
+        "--object", metavar="OBJ", help="run it on this object instead of the scenario's"
+    )
+    ring.add_argument(
         "--seed", type=not_negative, help="decides everything in sim (default 0)", metavar="N"
     )
     ring.add_argument(
@@ -126,6 +129,7 @@ def run(args: argparse.Namespace) -> int:
 
 _SCENARIO = (
     "backend",
+    "object",
     "seed",
     "faults",
     "timeline",

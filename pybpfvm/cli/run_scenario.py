@@ -6,6 +6,7 @@ import argparse
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from shlex import quote
 
 from pybpfvm.btf.types import Btf
@@ -70,7 +71,10 @@ def run(args: argparse.Namespace) -> int:
         btf=target_btf(args),
         timeline=args.timeline,
     )
-    return show(parse(args.file), options)
+    scenario = parse(args.file)
+    if args.object is not None:
+        scenario = replace(scenario, object=Path(args.object))
+    return show(scenario, options)
 
 
 def _budgets(runs: int | None, seconds: int | None) -> Budgets:
