@@ -116,7 +116,10 @@ enum ring_errno {
 	EAGAIN = 11,
 	ENOMEM = 12,
 	EINVAL = 22,
+	ENFILE = 23,
+	EMFILE = 24,
 	ETIME = 62,
+	ECONNABORTED = 103,
 	ECANCELED = 125,
 };
 

@@ -195,10 +195,13 @@ class PeerSend:
 
 @dataclass(frozen=True, slots=True)
 class PeerRecv:
-    """`peer` receives exactly this."""
+    """`peer` receives exactly this; `end`: and then the end of the stream. `timeout_ns` is for
+    each of the two, by the ring's clock; None: 5 s."""
 
     peer: str
     content: Content
+    end: bool = False
+    timeout_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

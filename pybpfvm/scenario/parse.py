@@ -254,7 +254,8 @@ def _action(table: Table, kind: str, base: Path) -> Action:
         case "send":
             return PeerSend(table.name("send"), content(table, base))
         case "recv":
-            return PeerRecv(table.name("recv"), content(table, base))
+            end, timeout_ns = table.flag("end"), _duration(table, "timeout")
+            return PeerRecv(table.name("recv"), content(table, base), end, timeout_ns)
         case "shutdown":
             return PeerEnd(table.name("shutdown"), close=False)
         case "close":

@@ -388,7 +388,7 @@ def _send(action: PeerSend, live: Live, where: str) -> list[Finding]:
 def _recv(action: PeerRecv, live: Live, where: str) -> list[Finding]:
     wanted = live.render(action.content)
     peer, got = live.peers[action.peer], b""
-    for _ in range(_PEER_TRIES):
+    for _ in _tries(action):
         if len(got) == len(wanted):
             break
         data = peer.recv(len(wanted) - len(got))
@@ -398,4 +398,21 @@ def _recv(action: PeerRecv, live: Live, where: str) -> list[Finding]:
             live.ring.run_until_idle(_PEER_TRY_NS)
         else:
             got += data
-    return [] if got == wanted else [Finding(where, repr(wanted[:80]), repr(got[:80]))]
+    if got != wanted:
+        return [Finding(where, repr(wanted[:80]), repr(got[:80]))]
+    return _ended(action, live, where) if action.end else []
+
+
+def _tries(action: PeerRecv) -> range:
+    given = action.timeout_ns
+    return range(_PEER_TRIES if given is None else max(given // _PEER_TRY_NS, 1))
+
+
+def _ended(action: PeerRecv, live: Live, where: str) -> list[Finding]:
+    """A finding unless the stream to this peer ends now."""
+    for _ in _tries(action):
+        data = live.peers[action.peer].recv(1)
+        if data is not None:
+            return [Finding(where, "the end of the stream", repr(data))] if data else []
+        live.ring.run_until_idle(_PEER_TRY_NS)
+    return [Finding(where, "the end of the stream", "nothing")]
