@@ -26,7 +26,7 @@ from typing import Literal
 
 from pybpfvm.errors import UnsupportedError
 from pybpfvm.memory import AddressSpace
-from pybpfvm.uring_backend.abi import Sqe
+from pybpfvm.uring_backend.abi import PBUF_RING_MMAP, Sqe
 from pybpfvm.uring_backend.base import Completion, Started
 from pybpfvm.uring_backend.sim.clock import NEVER, Clock
 from pybpfvm.uring_backend.sim.core import Core
@@ -48,7 +48,7 @@ class SimBackend:
         self._memory = memory
         self._clock = Clock()
         self._fds = FdTable()
-        self.world = SimWorld(self._fds, self._clock, disk_bytes)
+        self.world = SimWorld(self._fds, self._clock, disk_bytes, seed=seed)
         self._core = Core(memory, self._fds, self._clock, self.world, PREPARE, seed)
         self._closed = False
 
@@ -127,9 +127,23 @@ class SimBackend:
         """0 or -errno."""
         return self._core.buffers.unregister()
 
+    def register_buffer_ring(self, addr: int, entries: int, group: int, flags: int = 0) -> int:
+        """IORING_REGISTER_PBUF_RING: 0 or -errno."""
+        if flags & PBUF_RING_MMAP:
+            raise UnsupportedError("a buffer ring in the kernel's memory (IOU_PBUF_RING_MMAP)")
+        return self._core.groups.register_ring(addr, entries, group, flags)
+
+    def unregister_buffer_ring(self, group: int) -> int:
+        """0 or -errno."""
+        return self._core.groups.unregister_ring(group)
+
+    def buffer_ring_head(self, group: int) -> int:
+        """IORING_REGISTER_PBUF_STATUS: buffers used up, modulo 2**16, or -errno."""
+        return self._core.groups.ring_head(group)
+
     def in_flight(self) -> int:
         """Requests submitted and not completed."""
-        return len(self._core.live)
+        return len(self._core.live) + len(self._core.notifying)
 
     def close(self) -> None:
         """Drop everything in flight and close every descriptor; twice is fine."""

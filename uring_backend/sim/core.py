@@ -24,6 +24,7 @@ from pybpfvm.errors import InternalError
 from pybpfvm.memory import AddressSpace
 from pybpfvm.uring_backend.abi import (
     CQE_F_MORE,
+    CQE_F_NOTIF,
     OP_LAST,
     OPS,
     POLLERR,
@@ -93,9 +94,12 @@ class Core:
         self.world = world
         self.slots = SlotTable(fds)
         self.buffers = RegisteredBuffers(memory)
-        self.groups = BufferGroups()
+        self.groups = BufferGroups(memory)
         self.timers = Timers(self)
         self.live: dict[int, Request] = {}
+        self.notifying: dict[
+            int, Request
+        ] = {}  # over, but for the notification of a zero-copy send
         self.polled: dict[Request, None] = {}  # waiting for their file, oldest first
         self.outbox: deque[Completion | Started] = deque()
         self.working: Request | None = None  # what a worker performs at this moment
@@ -130,7 +134,7 @@ class Core:
 
     def _submit_one(self, sqe: Sqe) -> bool:
         """False: a bad SQE, not followed by others of its chain, ends the batch."""
-        if sqe.user_data in self.live:
+        if sqe.user_data in self.live or sqe.user_data in self.notifying:
             raise InternalError(f"token {sqe.user_data} is already in use")
         request = Request(sqe)
         self.live[request.token] = request
@@ -321,6 +325,9 @@ class Core:
         if request.nowait or not request.wait_events or file is None or file.node.queue is None:
             return False
         self.arm_poll(request, lambda _: self._retry(request))
+        if request.looks_first:
+            request.looks_first = False
+            self._retry(request)
         return True
 
     def _retry(self, request: Request) -> None:
@@ -469,6 +476,8 @@ class Core:
                     self.outbox.append(Started(request.token))
                 elif request.sqe.opcode == EXTERNAL and request.state is State.EXTERNAL:
                     pass
+                elif request.notification is not None:
+                    self._emit(request, request.res, request.cqe_flags | CQE_F_MORE)
                 elif not request.skip_cqe:
                     self._emit(request, request.res, request.cqe_flags)
             self.timers.count(self.posted)
@@ -483,6 +492,9 @@ class Core:
     def _retire(self, request: Request) -> None:
         request.state = State.DONE
         del self.live[request.token]
+        if request.notification is not None:
+            self.notifying[request.token] = request
+            self.later(lambda: self._notify(request))
         if request.file is not None:
             request.file.drop()
         if request.sqe.opcode == Op.LINK_TIMEOUT:
@@ -502,6 +514,12 @@ class Core:
             self.issue(successor)
         else:
             self.later(lambda: self._resume(successor))
+
+    def _notify(self, request: Request) -> None:
+        """A zero-copy send's memory is free again."""
+        del self.notifying[request.token]
+        self._emit(request, request.notification or 0, CQE_F_NOTIF)
+        self.timers.count(self.posted)
 
     def _end_unneeded(self, timeout: Request) -> None:
         timeout.res = -errno.ECANCELED
@@ -535,6 +553,7 @@ class Core:
             if request.file is not None:
                 request.file.drop()
         self.live.clear()
+        self.notifying.clear()
         self.slots.unregister()
         self.outbox.clear()
         self._work.clear()

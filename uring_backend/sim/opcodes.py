@@ -10,6 +10,7 @@ from pybpfvm.uring_backend.base import EXTERNAL
 from pybpfvm.uring_backend.sim import names, net
 from pybpfvm.uring_backend.sim.buffers import prepare_provide, prepare_remove
 from pybpfvm.uring_backend.sim.cancel import prepare_async_cancel
+from pybpfvm.uring_backend.sim.messages import prepare_recv, prepare_send
 from pybpfvm.uring_backend.sim.names import (
     prepare_close,
     prepare_fallocate,
@@ -28,18 +29,18 @@ from pybpfvm.uring_backend.sim.net import (
     prepare_bind,
     prepare_connect,
     prepare_listen,
-    prepare_recv,
-    prepare_send,
     prepare_shutdown,
     prepare_socket,
 )
 from pybpfvm.uring_backend.sim.polling import prepare_poll_add, prepare_poll_remove
 from pybpfvm.uring_backend.sim.rw import prepare_nop, prepare_read_write
+from pybpfvm.uring_backend.sim.socketcommands import prepare_uring_cmd
 from pybpfvm.uring_backend.sim.timeouts import (
     prepare_link_timeout,
     prepare_timeout,
     prepare_timeout_remove,
 )
+from pybpfvm.uring_backend.sim.zerocopy import prepare_send_zc
 
 if TYPE_CHECKING:
     from pybpfvm.memory import AddressSpace
@@ -79,6 +80,11 @@ PREPARE: Final[Mapping[Op, Prepare]] = {
     Op.CONNECT: prepare_connect,
     Op.SEND: prepare_send,
     Op.RECV: prepare_recv,
+    Op.SENDMSG: prepare_send,
+    Op.RECVMSG: prepare_recv,
+    Op.SEND_ZC: prepare_send_zc,
+    Op.SENDMSG_ZC: prepare_send_zc,
+    Op.URING_CMD: prepare_uring_cmd,
     Op.SHUTDOWN: prepare_shutdown,
 }
 
@@ -90,4 +96,4 @@ def unsupported(sqe: Sqe, memory: AddressSpace) -> str:
     op = Op(sqe.opcode)
     if op not in PREPARE:
         return f"opcode {op.name}"
-    return names.unsupported(sqe, memory) or net.unsupported(sqe)
+    return names.unsupported(sqe, memory) or net.unsupported(sqe, memory)

@@ -17,6 +17,7 @@ from pybpfvm.uring_backend.abi import (
 
 if TYPE_CHECKING:
     from pybpfvm.uring_backend.sim.descriptors import OpenFile, WaitQueue
+    from pybpfvm.uring_backend.sim.selection import Chosen
 
 Issue = Callable[[], int | None]
 """Performs a prepared request: its result, or None when it will complete later."""
@@ -59,8 +60,10 @@ class Request:
         "issue",
         "link",
         "link_timeout",
+        "looks_first",
         "multishot",
         "next",
+        "notification",
         "nowait",
         "queue",
         "res",
@@ -101,7 +104,9 @@ class Request:
         self.multishot = False
         self.starting = False  # an external request whose Started is not reported yet
         self.done_bytes = 0  # of a transfer that must be complete (MSG_WAITALL)
-        self.buffer: tuple[int, int, int, int] | None = None  # selected: group, id, addr, length
+        self.buffer: Chosen | None = None
+        self.looks_first = False  # IORING_RECVSEND_POLL_FIRST: the next try only waits
+        self.notification: int | None = None  # what a zero-copy send's second CQE says
 
     @property
     def linked(self) -> bool:
