@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from pybpfvm.uring_backend.abi import AF_INET, SOCK_STREAM
+
 EXTERNAL = 0xFF
 
 
@@ -46,13 +48,17 @@ class Peer(Protocol):
         """Bytes taken (may be fewer; 0 when the other side is full)."""
 
     def recv(self, size: int) -> bytes | None:
-        """Up to `size` bytes that are there now; b"" at end of stream, None when there are none."""
+        """Up to `size` bytes that are there now, or of one message; b"" at end of stream, None
+        when there are none."""
 
     def shutdown(self) -> None:
         """Send end of stream; receiving still works."""
 
-    def close(self) -> None:
-        """Give the end up."""
+    def address(self) -> bytes:
+        """Its own address as a sockaddr, by which requests can send to it."""
+
+    def close(self, *, reset: bool = False) -> None:
+        """Give the end up. `reset`: a TCP connection is reset instead of ended."""
 
 
 class World(Protocol):
@@ -74,20 +80,24 @@ class World(Protocol):
     def pipe(self) -> tuple[int, int]:
         """(read end, write end) as fds that requests may use."""
 
-    def socketpair(self) -> tuple[int, Peer]:
-        """A connected stream socket: the requests' fd and the host's end."""
+    def socketpair(self, kind: int = SOCK_STREAM) -> tuple[int, Peer]:
+        """A connected AF_UNIX socket: the requests' fd and the host's end."""
 
     def listen(self, backlog: int = 128) -> int:
-        """A listening stream socket on a loopback address, as an fd that requests may use."""
+        """A listening TCP socket on a loopback address, as an fd that requests may use."""
+
+    def datagrams(self) -> int:
+        """A UDP socket bound to a loopback address, as an fd that requests may use."""
 
     def address(self, fd: int) -> bytes:
-        """The sockaddr_in of a listening socket, 16 bytes, for CONNECT requests."""
+        """The address of a socket, for CONNECT requests and sends."""
 
     def connect(self, fd: int) -> Peer:
-        """A client connection to a listening socket (completes even before it is accepted)."""
+        """A client of a listening socket (it is connected even before it is accepted), or a
+        UDP socket connected to one that is bound."""
 
-    def socket(self) -> int:
-        """An unconnected stream socket, for CONNECT requests."""
+    def socket(self, domain: int = AF_INET, kind: int = SOCK_STREAM) -> int:
+        """An unconnected socket. InputError for families and kinds that requests can not have."""
 
     def close(self, fd: int) -> None:
         """Close an fd that this world or a request opened; InputError when it is not open."""
@@ -145,6 +155,18 @@ class Backend(Protocol):
 
     def unregister_buffers(self) -> int:
         """0 or -errno."""
+
+    def register_buffer_ring(self, addr: int, entries: int, group: int, flags: int = 0) -> int:
+        """IORING_REGISTER_PBUF_RING of a ring in user memory; 0 or -errno.
+
+        A kernel's ring sees the buffers that were added when the backend is next called.
+        """
+
+    def unregister_buffer_ring(self, group: int) -> int:
+        """IORING_UNREGISTER_PBUF_RING; 0 or -errno."""
+
+    def buffer_ring_head(self, group: int) -> int:
+        """IORING_REGISTER_PBUF_STATUS: how many buffers are used up, modulo 2**16, or -errno."""
 
     def in_flight(self) -> int:
         """Requests submitted and not completed."""

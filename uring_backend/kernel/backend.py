@@ -22,13 +22,22 @@ from collections.abc import Sequence
 from pybpfvm.errors import InputError, InternalError, RingError, UnsupportedError
 from pybpfvm.memory import AddressSpace
 from pybpfvm.uring_backend import abi
-from pybpfvm.uring_backend.abi import Op
+from pybpfvm.uring_backend.abi import Op, Sqe
 from pybpfvm.uring_backend.base import Completion, Started
+from pybpfvm.uring_backend.kernel.bufferring import BufferRings
 from pybpfvm.uring_backend.kernel.direct import Direct
 from pybpfvm.uring_backend.kernel.gates import Gate, GatePool
-from pybpfvm.uring_backend.kernel.guard import NO_TOKEN, SUPPORTED, TOKEN_LIMIT, Guard
+from pybpfvm.uring_backend.kernel.guard import (
+    NAMING,
+    NO_TOKEN,
+    SUPPORTED,
+    TOKEN_LIMIT,
+    Guard,
+    unsupported,
+)
 from pybpfvm.uring_backend.kernel.plan import ACCEPTED, ORDERED, PLAIN, Planned, Planner
 from pybpfvm.uring_backend.kernel.requests import (
+    ZERO_COPY,
     CancelAll,
     Entry,
     External,
@@ -67,6 +76,7 @@ class KernelBackend:
             raise
         self._memory = memory
         self._guard = Guard(memory, self.world)
+        self._rings = BufferRings(memory, self._ring, self._guard.fault_addr)
         self._events: list[Completion | Started] = []
         self._flight = InFlight()
         self._gates = GatePool()
@@ -101,6 +111,11 @@ class KernelBackend:
                 raise UnsupportedError(
                     f"opcode {Op(raw[0]).name} on the kernel's ring",
                     remedy=f"use one of {', '.join(op.name for op in sorted(SUPPORTED))}",
+                )
+            if raw[0] in NAMING and (feature := unsupported(Sqe.unpack(raw), self._memory)):
+                raise UnsupportedError(
+                    f"{feature} on the kernel's ring",
+                    remedy="docs/sim-kernel-differences.md lists what neither ring has",
                 )
         consumed = 0
         batch: list[Planned] = []
@@ -226,6 +241,21 @@ class KernelBackend:
         self._check_open()
         return self._ring.register(abi.UNREGISTER_BUFFERS, 0, 0)
 
+    def register_buffer_ring(self, addr: int, entries: int, group: int, flags: int = 0) -> int:
+        """IORING_REGISTER_PBUF_RING, of a checked copy."""
+        self._check_open()
+        return self._rings.register(addr, entries, group, flags)
+
+    def unregister_buffer_ring(self, group: int) -> int:
+        """IORING_UNREGISTER_PBUF_RING."""
+        self._check_open()
+        return self._rings.unregister(group)
+
+    def buffer_ring_head(self, group: int) -> int:
+        """IORING_REGISTER_PBUF_STATUS."""
+        self._check_open()
+        return self._rings.head(group)
+
     def direct(self, cqs: int) -> Direct:
         """Tables for compiled code that uses the real ring itself, below a ring with `cqs` CQs."""
         return Direct(self._memory, self._ring, self.world, cqs)
@@ -246,6 +276,7 @@ class KernelBackend:
         self._closed = True
         self._memory.forget_before_close(self.close)
         self._ring.close()
+        self._rings.close()
         self._gates.close()
         self._flight.live.clear()
         self._flight.hidden.clear()
@@ -294,7 +325,12 @@ class KernelBackend:
     def _reap(self) -> None:
         """Turn the CQEs that are there into events."""
         live, events = self._flight.live, self._events
-        for token, res, flags in self._ring.reap():
+        if self._rings:
+            self._rings.publish()
+        reaped = self._ring.reap()
+        if reaped and self._rings:
+            self._rings.reflect()
+        for token, res, flags in reaped:
             entry = live.get(token)
             if entry.__class__ is int:
                 if not flags & abi.CQE_F_MORE:
@@ -319,9 +355,11 @@ class KernelBackend:
             raise InternalError(f"the kernel completed {token:#x}, which is not in flight")
         posts = True
         if isinstance(entry, Entry):
-            for action in entry.after:
-                action(res)
-            if not flags & abi.CQE_F_MORE:
+            if not flags & abi.CQE_F_NOTIF:
+                for action in entry.after:
+                    action(res)
+            # A zero-copy send is over, for its chain, before its notification.
+            if not entry.done and (not flags & abi.CQE_F_MORE or entry.opcode in ZERO_COPY):
                 entry.done = True
                 posts = entry.chain.posts(entry, res)
         if not flags & abi.CQE_F_MORE:

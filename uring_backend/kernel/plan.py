@@ -34,7 +34,7 @@ from pybpfvm.uring_backend.kernel.world import KernelWorld
 
 _ANY_LINK = abi.SQE_ANY_LINK
 _OPENERS = frozenset({Op.OPENAT, Op.OPENAT2, Op.ACCEPT, Op.SOCKET})
-_WATCHED = _OPENERS | {Op.CLOSE, Op.POLL_REMOVE, EXTERNAL}
+_WATCHED = _OPENERS | {Op.CLOSE, Op.POLL_REMOVE, Op.BIND, Op.LISTEN, EXTERNAL}
 _ON_NAMES = frozenset({Op.STATX, Op.UNLINKAT, Op.MKDIRAT, Op.RENAMEAT})
 _CANCELS_MANY = abi.ASYNC_CANCEL_ANY | abi.ASYNC_CANCEL_OP
 
@@ -43,7 +43,7 @@ ORDERED = _ANY_LINK | abi.SQE_IO_DRAIN | abi.SQE_CQE_SKIP_SUCCESS
 # What no kernel knows is passed on, too, for its -EINVAL.
 ACCEPTED = SUPPORTED | frozenset(range(abi.OP_LAST, 256))
 # Opcodes of which nothing is to be remembered, as plain ints: looked up for each SQE.
-PLAIN = frozenset(map(int, ACCEPTED - _WATCHED - {Op.ASYNC_CANCEL}))
+PLAIN = frozenset(map(int, ACCEPTED - _WATCHED - {Op.ASYNC_CANCEL, Op.URING_CMD}))
 
 # The kernel refuses drains on a ring that ever saw the skip flag. As it does not see those of the
 # caller, it is shown this before a drain that must be refused.
@@ -127,7 +127,7 @@ class Planner:
             if effect is not None:
                 entry.kept = effect.kept
                 entry.bad_sqe |= effect.bad_sqe
-                if effect.total >= 0 and not flags & abi.SQE_BUFFER_SELECT:
+                if effect.total >= 0 and entry.vector_counts and not flags & abi.SQE_BUFFER_SELECT:
                     entry.expected = min(effect.total, abi.MAX_RW_COUNT)
                 if effect.on_result is not None:
                     entry.after.append(effect.on_result)
@@ -186,6 +186,11 @@ class Planner:
         """Follow the results that change which descriptors and tokens exist."""
         if sqe.opcode in _OPENERS and not sqe.file_index:
             entry.after.append(self._opened)
+            if sqe.opcode == Op.SOCKET and sqe.off & 0xF == abi.SOCK_DGRAM:
+                entry.after.append(self._world.sends_datagrams)
+        elif sqe.opcode in (Op.BIND, Op.LISTEN) and not sqe.flags & abi.SQE_FIXED_FILE:
+            bound = sqe.fd
+            entry.after.append(lambda res: self._world.note_address(bound) if res >= 0 else None)
         elif sqe.opcode == Op.CLOSE and not sqe.file_index:
             fd = sqe.fd
             entry.after.append(lambda res: self._was_closed(fd, res))

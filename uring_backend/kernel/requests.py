@@ -22,7 +22,9 @@ from pybpfvm.uring_backend.kernel.gates import Gate
 from pybpfvm.uring_backend.kernel.guard import TOKEN_LIMIT
 
 _TRANSFERS = frozenset({Op.READ, Op.WRITE, Op.READ_FIXED, Op.WRITE_FIXED})
-_MESSAGES = frozenset({Op.SEND, Op.RECV})
+_MESSAGES = frozenset({Op.SEND, Op.RECV, Op.SEND_ZC})
+_VECTOR_MESSAGES = frozenset({Op.SENDMSG, Op.RECVMSG, Op.SENDMSG_ZC})
+ZERO_COPY = frozenset({Op.SEND_ZC, Op.SENDMSG_ZC})
 
 # Mainline reports what these come to without marking the request as failed: an error breaks no
 # link and, with the skip flag, is not seen. Only a bad SQE fails, a cancelled one, or one
@@ -130,6 +132,7 @@ class Entry:
     `expected` is the result that counts as complete (a shorter one breaks links), -1 if any.
     `bad_sqe`: mainline refuses the SQE itself (known only where it makes a difference).
     `has_file`: it is not refused for want of a file, so -EBADF is a result like others.
+    `vector_counts`: less than its iovecs ask for is such a result.
     `shows_skip`: mainline looks at its skip flag (a worse SQE is refused before that).
     `after` is called with each result >= 0 or -errno before the completion is reported.
     """
@@ -149,6 +152,7 @@ class Entry:
         "shows_skip",
         "skip",
         "token",
+        "vector_counts",
     )
 
     def __init__(self, sqe: Sqe, chain: Chain) -> None:
@@ -169,6 +173,9 @@ class Entry:
         self.after: list[Callable[[int], None]] = []
         self.has_file = False
         self.shows_skip = False
+        self.vector_counts = sqe.opcode not in _VECTOR_MESSAGES or bool(
+            sqe.op_flags & abi.MSG_WAITALL
+        )
         self.kept: object = None
         self.done = False
         self.position = 0

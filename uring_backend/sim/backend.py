@@ -26,7 +26,7 @@ from typing import Literal
 
 from pybpfvm.errors import UnsupportedError
 from pybpfvm.memory import AddressSpace
-from pybpfvm.uring_backend.abi import PBUF_RING_MMAP, Sqe
+from pybpfvm.uring_backend.abi import Sqe
 from pybpfvm.uring_backend.base import Completion, Started
 from pybpfvm.uring_backend.sim.clock import NEVER, Clock
 from pybpfvm.uring_backend.sim.core import Core
@@ -129,8 +129,6 @@ class SimBackend:
 
     def register_buffer_ring(self, addr: int, entries: int, group: int, flags: int = 0) -> int:
         """IORING_REGISTER_PBUF_RING: 0 or -errno."""
-        if flags & PBUF_RING_MMAP:
-            raise UnsupportedError("a buffer ring in the kernel's memory (IOU_PBUF_RING_MMAP)")
         return self._core.groups.register_ring(addr, entries, group, flags)
 
     def unregister_buffer_ring(self, group: int) -> int:

@@ -10,7 +10,6 @@ used up piece by piece: address and length in the ring move, and the head when n
 from __future__ import annotations
 
 import errno
-from typing import Final
 
 from pybpfvm.bits import U16
 from pybpfvm.memory import AddressSpace, UserFault
@@ -18,26 +17,10 @@ from pybpfvm.uring_backend.abi import (
     BUFFER_RING_ENTRY,
     BUFFER_RING_TAIL_AT,
     CQE_F_BUF_MORE,
-    MAX_BUFFER_RING,
     PBUF_RING_INC,
 )
 from pybpfvm.uring_backend.sim.request import Refused
 from pybpfvm.uring_backend.sim.selection import Chosen
-
-_PAGE: Final = 4096
-
-
-def check_ring(memory: AddressSpace, addr: int, entries: int, flags: int) -> int:
-    """The errno that registering such a ring is refused with, or 0."""
-    if flags & ~PBUF_RING_INC or not entries or entries & (entries - 1):
-        return errno.EINVAL
-    if entries >= MAX_BUFFER_RING:
-        return errno.EINVAL
-    if not addr:
-        return errno.EFAULT
-    if addr % _PAGE:
-        return errno.EINVAL
-    return 0 if memory.is_user(addr, entries * BUFFER_RING_ENTRY.size) else errno.EFAULT
 
 
 class BufferRing:

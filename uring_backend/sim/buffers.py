@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from pybpfvm.memory import AddressSpace
 from pybpfvm.uring_backend.abi import CQE_BUFFER_SHIFT, CQE_F_BUFFER
-from pybpfvm.uring_backend.sim.bufferring import BufferRing, check_ring
+from pybpfvm.uring_backend.bufferrings import check_ring
+from pybpfvm.uring_backend.sim.bufferring import BufferRing
 from pybpfvm.uring_backend.sim.request import Issue, Refused, Request
 from pybpfvm.uring_backend.sim.selection import Chosen
 

@@ -40,12 +40,10 @@ class Ports(Generic[_Socket]):
         self._next_client = _FIRST_CLIENT
 
     def bind(self, socket: _Socket, port: int) -> int:
-        """Give a socket a port (0: any free one): which. Refused EACCES, EADDRINUSE."""
+        """Give a socket a port (0: any free one): which. Refused(EADDRINUSE)."""
         if not port:
             port = self._free_port(self._next_bound, _FIRST_BOUND, _LAST)
             self._next_bound = port + 1
-        elif port < _UNPRIVILEGED:
-            raise Refused(errno.EACCES)
         for other in self._sockets.get(port, ()):
             shared = socket.reuses_address and other.reuses_address
             if not shared or other.state is SocketState.LISTENING:
@@ -109,4 +107,7 @@ def port_of(address: bytes, *, binding: bool = False) -> int:
         raise Refused(errno.EAFNOSUPPORT)
     if host not in (LOOPBACK, ANY_HOST):
         raise Refused(errno.EADDRNOTAVAIL if binding else errno.ENETUNREACH)
-    return int.from_bytes(port, "big")
+    number = int.from_bytes(port, "big")
+    if binding and 0 < number < _UNPRIVILEGED:
+        raise Refused(errno.EADDRNOTAVAIL)
+    return number

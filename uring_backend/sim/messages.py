@@ -336,6 +336,10 @@ class _Receiver:
             short = self._whole and request.done_bytes < size
             if not short or not got.size or socket.kind == SOCK_DGRAM:
                 break
+            if request.nowait:
+                request.fail()
+                request.cqe_flags = groups.consume(request, request.done_bytes)
+                return request.done_bytes
             groups.hold(request)
         if short or (self._whole and got.flags & MSG_TRUNC):
             request.fail()

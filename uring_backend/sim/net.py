@@ -69,7 +69,12 @@ def prepare_accept(core: Core, request: Request) -> Issue:
         look_first(request)
         if not sqe.file_index:
             core.fds.free()  # without a descriptor the connection stays in the queue
-        end = listener.accept()
+        try:
+            end = listener.accept()
+        except Refused as refused:
+            if refused.errno == errno.EAGAIN and listener.shut_in and not request.nowait:
+                raise Refused(errno.EINVAL) from None  # as a worker, which blocks, finds out
+            raise
         file = OpenFile(end, O_RDWR | sqe.op_flags & O_NONBLOCK).hold()
         try:
             if sqe.addr:

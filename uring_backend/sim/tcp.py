@@ -66,6 +66,7 @@ class TcpSocket(Socket):
         self.fin = False
         self._ended = False  # reset, or both directions are over
         self._closed = False  # nobody has it open
+        self._failed = False  # to connect, by the last try
         self._sent_fin = False
         self._in_flight = 0  # bytes that the network carries to the other end
         self._path: Path | None = None
@@ -85,6 +86,8 @@ class TcpSocket(Socket):
 
     def listen(self, backlog: int) -> None:
         if self.state in (SocketState.CONNECTED, SocketState.CONNECTING):
+            raise Refused(errno.EINVAL)
+        if self._failed:
             raise Refused(errno.EINVAL)
         if not self.port:
             self.port = self._ports.bind(self, 0)
@@ -124,6 +127,8 @@ class TcpSocket(Socket):
             self.port = self._ports.client(self)
         self.peer_port = port
         self.state = SocketState.CONNECTING
+        if self._failed:
+            self._failed = self.shut_in = self.shut_out = False
         path = self._network.path((self.port, port), ordered=True)
         outcome: list[int] = []
 
@@ -181,6 +186,8 @@ class TcpSocket(Socket):
     def _end_attempt(self, error: int, *, keep_port: bool) -> None:
         self.state = SocketState.FRESH
         self.error = error
+        if error:  # io_uring leaves it so, where connect(2) would make it like a new one
+            self._failed = self.shut_in = self.shut_out = True
         self.peer_port = 0
         if self.peer is not None:  # a listener already knows of it
             self.peer.abort()
@@ -223,7 +230,9 @@ class TcpSocket(Socket):
     # --- transfer -----------------------------------------------------------------------------
 
     def receive(self, size: int, flags: int = 0) -> Received:
-        if self.state in (SocketState.FRESH, SocketState.LISTENING):
+        if self.state is SocketState.LISTENING or (
+            self.state is SocketState.FRESH and not self.error and not self.shut_in
+        ):
             raise Refused(errno.ENOTCONN)
         if not len(self.incoming):
             if not self.fin:
@@ -381,14 +390,18 @@ class TcpSocket(Socket):
             self._stop_listening()
         elif self.state is SocketState.CONNECTING:
             self._end_attempt(0, keep_port=False)
-        elif self.state is SocketState.CONNECTED:
+            self.error = errno.ECONNRESET
+        elif self.state is SocketState.CONNECTED and not self._ended:
             self._reset_other_end()
             self._give_port_back()
+            self.error = errno.ECONNRESET
         self.incoming.clear()
+        self._corked.clear()
         self.state = SocketState.FRESH
-        self.port = self.peer_port = self.error = self._in_flight = 0
+        self.port = self.peer_port = self._in_flight = 0
         self.peer = self._path = None
-        self.fin = self.shut_in = self.shut_out = self._ended = self._sent_fin = False
+        self.fin = self.shut_in = self.shut_out = False
+        self._ended = self._sent_fin = self._failed = False
         self.queue.wake()
 
     def _stop_listening(self) -> None:

@@ -173,8 +173,6 @@ class _Connected(UnixSocket):
         if self.state is not SocketState.LISTENING:
             raise Refused(errno.EINVAL)
         if not self._waiting:
-            if self.shut_in:
-                raise Refused(errno.EINVAL)
             raise Refused(errno.EAGAIN)
         end = self._waiting.popleft()
         self.queue.wake()
@@ -190,8 +188,7 @@ class _Connected(UnixSocket):
 
     def poll(self) -> int:
         if self.state is SocketState.LISTENING:
-            shut = IN | POLLRDHUP if self.shut_in else 0
-            return shut | (IN if self._waiting else 0) | OUT | POLLWRBAND
+            return super().poll() & ~(OUT | POLLWRBAND) | (IN if self._waiting else 0)
         fresh = self.state is SocketState.FRESH
         return super().poll() | (POLLHUP if fresh else 0)
 
@@ -397,16 +394,28 @@ class UnixDatagram(UnixSocket):
 
     def connect(self, address: bytes) -> bool:
         if len(address) >= 2 and family_of(address) == AF_UNSPEC:
-            self.peer = None
-            self.state = SocketState.FRESH
+            self._disconnect()
             return True
         check_address(address)
         other = self._find(address)
         if not self._may_send_to(other):
             raise Refused(errno.EPERM)
+        if other is not self.peer:
+            self._disconnect()
         self.peer = other
         self.state = SocketState.CONNECTED
         return True
+
+    def _disconnect(self) -> None:
+        """The other end of what was a pair learns of it when messages are lost."""
+        peer, self.peer = self.peer, None
+        self.state = SocketState.FRESH
+        if peer is None or not len(self.messages):
+            return
+        self.messages.clear()
+        if not peer.dead and peer.peer is self:
+            peer.error = errno.ECONNRESET
+            peer.queue.wake()
 
     def refuse_to_send(self, address: bytes = b"") -> None:
         self._target(address)
@@ -414,18 +423,18 @@ class UnixDatagram(UnixSocket):
     def _target(self, address: bytes) -> UnixDatagram:
         if address:
             check_address(address)
-        elif self.peer is None:
-            raise Refused(errno.ENOTCONN)
         self.tell_error()
         if self.shut_out:
             raise Refused(errno.EPIPE)
+        if not address and self.peer is None:
+            raise Refused(errno.ENOTCONN)
         other = self._find(address) if address else self.peer
         assert isinstance(other, UnixDatagram)
         if not self._may_send_to(other):
             raise Refused(errno.EPERM)
         if other.dead:
-            self.peer = None
-            self.state = SocketState.FRESH
+            if other is self.peer:
+                self._disconnect()
             raise Refused(errno.ECONNREFUSED)
         if other.shut_in:
             raise Refused(errno.EPIPE)
