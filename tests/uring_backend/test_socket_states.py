@@ -66,8 +66,7 @@ class Socket:
 
     def recv(self, size: int = 9, fd: int | None = None, **fields: int) -> Result:
         fields.setdefault("op_flags", DONT)
-        got = self.on(Op.RECV, fd=fd, addr=self.bench.block + 64, len=size, **fields)
-        return got
+        return self.on(Op.RECV, fd=fd, addr=self.bench.block + 64, len=size, **fields)
 
     def address(self, raw: bytes) -> tuple[int, int]:
         return self.bench.put(raw, 256), len(raw)

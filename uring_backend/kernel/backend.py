@@ -328,7 +328,7 @@ class KernelBackend:
         if self._rings:
             self._rings.publish()
         reaped = self._ring.reap()
-        if reaped and self._rings:
+        if self._rings:
             self._rings.reflect()
         for token, res, flags in reaped:
             entry = live.get(token)

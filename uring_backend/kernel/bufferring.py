@@ -36,6 +36,7 @@ class BufferRings:
         if refused:
             return -refused
         copy = _Copy(self._memory, addr, entries, self._fault_addr)
+        copy.changes = bool(flags & abi.PBUF_RING_INC)
         argument = abi.BUFFER_RING.pack(copy.addr, entries, group, flags)
         result = self._call(abi.REGISTER_PBUF_RING, argument)
         if result < 0:
@@ -74,7 +75,8 @@ class BufferRings:
     def reflect(self) -> None:
         """Let programs see how far the kernel used buffers up."""
         for copy in self._copies.values():
-            copy.reflect()
+            if copy.changes:
+                copy.reflect()
 
     def __bool__(self) -> bool:
         return bool(self._copies)
@@ -97,8 +99,9 @@ class _Copy:
         self._map = mmap.mmap(-1, entries * _ENTRY)
         self._anchor = ctypes.c_char.from_buffer(self._map)
         self.addr = ctypes.addressof(self._anchor)
+        self.changes = False  # by the kernel
         self._tail = 0
-        self._known = bytes(entries * _ENTRY)
+        self._known = bytearray(entries * _ENTRY)
 
     def publish(self) -> None:
         try:
@@ -117,7 +120,8 @@ class _Copy:
         self._map[abi.BUFFER_RING_TAIL_AT : abi.BUFFER_RING_TAIL_AT + 2] = tail.to_bytes(
             2, "little"
         )
-        self._known = self._map[:]
+        if self.changes:
+            self.reflect()
 
     def _copy(self, index: int) -> None:
         at = index * _ENTRY
@@ -125,6 +129,10 @@ class _Copy:
         addr, length, buffer_id = abi.BUFFER_RING_ENTRY.unpack(raw + bytes(2))
         if not self._memory.is_user(addr, length):
             addr = self._fault_addr
+        if self.changes:
+            self._known[at : at + _FIELDS] = abi.BUFFER_RING_ENTRY.pack(addr, length, buffer_id)[
+                :_FIELDS
+            ]
         self._map[at : at + _FIELDS] = abi.BUFFER_RING_ENTRY.pack(addr, length, buffer_id)[:_FIELDS]
 
     def reflect(self) -> None:
@@ -135,7 +143,7 @@ class _Copy:
             for at in range(0, len(now), _ENTRY):
                 if now[at : at + 12] != self._known[at : at + 12]:
                     self._memory.user_write(self._user + at, now[at : at + 12])
-        self._known = now
+        self._known = bytearray(now)
 
     def close(self) -> None:
         del self._anchor

@@ -314,9 +314,11 @@ class InFlight:
         return [entry for entry in self.live.values() if isinstance(entry, External)]
 
     def can_move(self) -> bool:
-        """Whether something may complete without the caller finishing an external request."""
+        """Whether something may complete without the caller finishing an external request: what is
+        done and still here waits for its notification."""
         return can_move(
-            None if isinstance(entry, int) else entry.chain for entry in self.live.values()
+            None if isinstance(entry, int) or entry.done else entry.chain
+            for entry in self.live.values()
         )
 
 

@@ -30,7 +30,7 @@ class BufferRing:
         self._memory = memory
         self._addr = addr
         self._mask = entries - 1
-        self._incremental = bool(flags & PBUF_RING_INC)
+        self.incremental = bool(flags & PBUF_RING_INC)
         self.head = 0
 
     def _at(self, index: int) -> int:
@@ -90,11 +90,10 @@ class BufferRing:
             buffer_id, addr, length = self._entry(self.head + index)
             if length > left:
                 length = left
-                if not self._incremental:
+                if not self.incremental:
                     partial = True
                     if found:
                         break
-                    self._rewrite(self.head + index, addr, length)
             found.append((buffer_id, addr, length))
             left -= length
             if not left:
@@ -102,21 +101,15 @@ class BufferRing:
             index += 1
         return Chosen(self, found, emptied=index == available, partial=partial)
 
-    def hold(self, chosen: Chosen) -> None:
-        """The request waits with them: nobody else gets them."""
-        if not self._incremental:
-            self.head = self.head + len(chosen.buffers) & U16
-
     def put_back(self, chosen: Chosen) -> None:
         """The head was not moved."""
 
     def use(self, chosen: Chosen, size: int) -> int:
         """Move the head: over the buffers that hold `size` bytes, one at least; or over what is
         used up, F_BUF_MORE when the last of them is not."""
-        if self._incremental:
+        if self.incremental:
             return self._use_pieces(size)
-        if not chosen.held:
-            self.head = self.head + _count(chosen.buffers, size) & U16
+        self.head = self.head + _count(chosen.buffers, size) & U16
         return 0
 
     def _use_pieces(self, size: int) -> int:

@@ -83,9 +83,6 @@ class Provided:
     def choose(self, size: int, most: int) -> Chosen:
         return self.choose_one(size)
 
-    def hold(self, chosen: Chosen) -> None:
-        """It is taken out already."""
-
     def put_back(self, chosen: Chosen) -> None:
         self.waiting.appendleft(chosen.whole)
 
@@ -185,17 +182,28 @@ class BufferGroups:
         request.buffer = self._group(request.sqe.buf_index).choose(size, most)
         return request.buffer
 
+    def take(self, request: Request, size: int, most: int) -> None:
+        """Select for a send: what is selected is used up, whatever becomes of it."""
+        group = self._group(request.sqe.buf_index)
+        # As much as is wanted is known for rings only.
+        wanted = size if isinstance(group, BufferRing) else 0
+        request.buffer = chosen = group.choose(wanted, most)
+        chosen.flags = group.use(chosen, sum(length for _, length in chosen.blocks))
+        chosen.held = True
+
     def put_back(self, request: Request) -> None:
         """The selected buffer was not used after all."""
-        if request.buffer is not None:
+        if request.buffer is not None and not request.buffer.held:
             request.buffer.group.put_back(request.buffer)
             request.buffer = None
 
     def hold(self, request: Request) -> None:
-        """The request waits with its buffer in hand."""
-        if request.buffer is not None and not request.buffer.held:
-            request.buffer.held = True
-            request.buffer.group.hold(request.buffer)
+        """The request waits with its buffer in hand: what has been filled by now is used up, what
+        comes later is not counted."""
+        chosen = request.buffer
+        if chosen is not None and not chosen.held:
+            chosen.group.use(chosen, request.done_bytes)
+            chosen.held = True
 
     def consume(self, request: Request, size: int) -> int:
         """`size` bytes went through the selected buffer: the CQE flags that name it; 0 if none
@@ -204,7 +212,7 @@ class BufferGroups:
         if chosen is None:
             return 0
         request.buffer = None
-        more = chosen.group.use(chosen, size)
+        more = chosen.flags if chosen.held else chosen.group.use(chosen, size)
         return CQE_F_BUFFER | chosen.buffers[0][0] << CQE_BUFFER_SHIFT | more
 
 

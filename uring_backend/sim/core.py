@@ -325,6 +325,7 @@ class Core:
         if request.nowait or not request.wait_events or file is None or file.node.queue is None:
             return False
         self.arm_poll(request, lambda _: self._retry(request))
+        request.was_polled = True
         if request.looks_first:
             request.looks_first = False
             self._retry(request)
@@ -362,8 +363,8 @@ class Core:
                 keeps_place=request.multishot,
             )
         else:
-            queue.add(request, woken)
-        request.queue = queue
+            queue.add(request, woken, keeps_place=request.multishot)
+        request.queue = request.waited_on = queue
         request.state = State.POLLED
         request.woken = False
         self.polled[request] = None
@@ -435,8 +436,9 @@ class Core:
 
     def _record(self, request: Request) -> None:
         self.disarm_poll(request)
-        if request.sqe.opcode == Op.ACCEPT and request.file and request.file.node.queue:
-            request.file.node.queue.forget_place(request)
+        if request.waited_on is not None:
+            request.waited_on.forget_place(request)
+            request.waited_on = None
         self._completed.append(request)
 
     def cancel_later(self, request: Request, res: int = -errno.ECANCELED) -> None:
@@ -444,7 +446,7 @@ class Core:
         self.disarm_poll(request)
 
         def end() -> None:
-            request.cqe_flags = 0
+            request.cqe_flags = self.groups.consume(request, request.done_bytes)
             # What a transfer has moved before counts as its result.
             self.complete(request, request.done_bytes or res, failed=True)
 

@@ -35,9 +35,15 @@ class WaitQueue:
         self._places: dict[object, int] = {}  # kept while one only tries again
         self._next_place = 0
 
-    def add(self, key: object, woken: Woken) -> None:
-        """Call `woken` at every change until `remove`."""
+    def add(self, key: object, woken: Woken, *, keeps_place: bool = False) -> None:
+        """Call `woken` at every change until `remove`. `keeps_place`: see `add_exclusive`."""
+        self._take_place(key, keeps_place=keeps_place)
         self._waiting[key] = woken
+
+    def _take_place(self, key: object, *, keeps_place: bool) -> None:
+        if not keeps_place or key not in self._places:
+            self._places[key] = self._next_place
+            self._next_place += 1
 
     def add_exclusive(
         self, key: object, woken: Woken, idle: Callable[[], bool], *, keeps_place: bool
@@ -46,9 +52,7 @@ class WaitQueue:
 
         `keeps_place`: it is as old as when it was first added, even if removed in between.
         """
-        if not keeps_place or key not in self._places:
-            self._places[key] = self._next_place
-            self._next_place += 1
+        self._take_place(key, keeps_place=keeps_place)
         self._exclusive[key] = woken, idle
 
     def forget_place(self, key: object) -> None:
@@ -62,8 +66,12 @@ class WaitQueue:
 
     def wake(self, events: int = 0) -> None:
         """Something changed; `events` as a waker in the kernel names them."""
-        for woken in reversed(list(self._waiting.values())):
+        if len(self._waiting) == 1:
+            (woken,) = self._waiting.values()
             woken(events)
+        else:
+            for key in sorted(self._waiting, key=self._places.__getitem__, reverse=True):
+                self._waiting[key](events)
         for key in sorted(self._exclusive, key=self._places.__getitem__):
             woken, idle = self._exclusive[key]
             if idle():

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from pybpfvm.bits import U16, s32
 from pybpfvm.memory import UserFault
 from pybpfvm.uring_backend.abi import (
+    CQE_F_BUF_MORE,
     CQE_F_MORE,
     CQE_F_SOCK_NONEMPTY,
     IOV_MAX,
@@ -48,13 +49,14 @@ if TYPE_CHECKING:
 SOCKADDR_MAX: Final = 128  # struct sockaddr_storage
 _INT_MAX: Final = (1 << 31) - 1
 _BUNDLE: Final = 256  # buffers that one bundle may have
+_LOOPS: Final = 32  # receives of a multishot request before it looks at the socket again
 _SENT_FLAGS: Final = MSG_DONTWAIT | MSG_WAITALL | MSG_NOSIGNAL | MSG_MORE
 _RECEIVED_FLAGS: Final = (
     MSG_DONTWAIT | MSG_WAITALL | MSG_NOSIGNAL | MSG_PEEK | MSG_TRUNC | MSG_CMSG_CLOEXEC
 )
 _SENDS: Final = frozenset({Op.SEND, Op.SENDMSG, Op.SEND_ZC, Op.SENDMSG_ZC})
 _RECEIVES: Final = frozenset({Op.RECV, Op.RECVMSG})
-_RETRY_FLAGS: Final = CQE_F_SOCK_NONEMPTY | CQE_F_MORE
+_RETRY_FLAGS: Final = CQE_F_SOCK_NONEMPTY | CQE_F_MORE | CQE_F_BUF_MORE
 
 
 def unsupported(sqe: Sqe) -> str:
@@ -65,6 +67,8 @@ def unsupported(sqe: Sqe) -> str:
         unknown = sqe.op_flags & ~_RECEIVED_FLAGS
     else:
         return ""
+    if sqe.opcode == Op.RECV and sqe.ioprio & RECVSEND_BUNDLE and sqe.op_flags & MSG_WAITALL:
+        return "RECV with IORING_RECVSEND_BUNDLE and MSG_WAITALL"
     return f"{Op(sqe.opcode).name} with message flags {unknown:#x}" if unknown else ""
 
 
@@ -157,29 +161,27 @@ def prepare_send(core: Core, request: Request) -> Issue:
     message = outgoing(core, sqe, selecting=selecting)
     wait_as_asked(request, POLLOUT)
     whole = bundle or bool(sqe.op_flags & MSG_WAITALL)
-    bundle_left = sqe.len
+    blocks = message.blocks
+    wanted = sqe.len
 
     def issue() -> int:
-        nonlocal bundle_left
+        nonlocal blocks, wanted
         socket = socket_of(core, request)
         look_first(request)
         while True:
             if selecting and request.buffer is None:
-                most = _BUNDLE if bundle else 1
-                core.groups.select_many(request, bundle_left, most)
-            blocks = message.blocks
+                core.groups.take(request, wanted, _BUNDLE if bundle else 1)
             emptied = False
             if request.buffer is not None:
                 blocks, emptied = request.buffer.blocks, request.buffer.emptied
-            elif bundle:
-                blocks = [(sqe.addr, bundle_left)]
-            send_blocks(core, request, socket, message, blocks, whole=whole)
+            send_blocks(core, request, socket, message.address, blocks, whole=whole)
             done = request.done_bytes
             request.cqe_flags = core.groups.consume(request, done)
-            if not bundle or emptied or not done:
+            if not bundle or emptied or not done or request.was_polled:
                 return done
             core.post(request, done, request.cqe_flags)
-            bundle_left = request.done_bytes = request.cqe_flags = 0
+            blocks = []
+            wanted = request.done_bytes = request.cqe_flags = 0
 
     return issue
 
@@ -213,42 +215,31 @@ def outgoing(core: Core, sqe: Sqe, *, selecting: bool = False, fixed: bool = Fal
 
 
 def send_blocks(
-    core: Core, request: Request, socket: Socket, message: Outgoing, blocks: Blocks, *, whole: bool
+    core: Core, request: Request, socket: Socket, address: bytes, blocks: Blocks, *, whole: bool
 ) -> None:
     """Send, and count in `done_bytes`; Refused(EAGAIN) when there is more to do later.
 
     What is refused after a part was sent is not told: the part is the result, and a failure.
     """
-    size = _size(blocks)
     left = _behind(blocks, request.done_bytes)
     more = bool(request.sqe.op_flags & MSG_MORE)
     try:
         if reachable(core, left) < _size(left):
-            socket.refuse_to_send(message.address)  # whether it can send at all comes first
+            socket.refuse_to_send(address)  # whether it can send at all comes first
             raise Refused(errno.EFAULT)
-        done = socket.send(gather(core, left), message.address, more=more)
+        request.done_bytes += socket.send(gather(core, left), address, more=more)
+        if not whole or request.done_bytes >= _size(blocks) or socket.kind == SOCK_DGRAM:
+            if whole and request.done_bytes < _size(blocks):
+                request.fail()
+            return
+        raise Refused(errno.EAGAIN)
     except Refused as refused:
-        if refused.errno == errno.EAGAIN:
-            if not request.done_bytes:
-                core.groups.put_back(request)
-            elif request.nowait:
-                request.fail()
-                return
+        if refused.errno == errno.EAGAIN and not request.nowait:
             raise
+        request.fail()
         if not request.done_bytes:
-            core.groups.put_back(request)
+            request.cqe_flags = core.groups.consume(request, 0)
             raise
-        request.fail()
-        return
-    request.done_bytes += done
-    if whole and request.done_bytes < size:
-        if socket.kind != SOCK_DGRAM:
-            if request.nowait:
-                request.fail()
-                return
-            core.groups.hold(request)
-            raise Refused(errno.EAGAIN)
-        request.fail()
 
 
 # --- receiving --------------------------------------------------------------------------------
@@ -298,6 +289,7 @@ class _Receiver:
         self._whole = bool(sqe.op_flags & MSG_WAITALL)
         self._wanted = blocks[0][1] if blocks else 0  # of a selected buffer, 0: all of it
         self._left = sqe.file_index  # bytes until a multishot RECV ends by itself; 0: it does not
+        self._capped = False  # a bundle filled all that one round is to have
         self._waiting = -1  # bytes that wait in the socket, as the last receive said
 
     def issue(self) -> int:
@@ -338,7 +330,12 @@ class _Receiver:
                 break
             if request.nowait:
                 request.fail()
-                request.cqe_flags = groups.consume(request, request.done_bytes)
+                used = groups.consume(request, request.done_bytes)
+                if self._header is not None:
+                    self._tell(self._header, got)
+                else:
+                    used &= ~CQE_F_BUF_MORE
+                request.cqe_flags = used
                 return request.done_bytes
             groups.hold(request)
         if short or (self._whole and got.flags & MSG_TRUNC):
@@ -390,6 +387,7 @@ class _Receiver:
 
     def _again_and_again(self, socket: Socket) -> int:
         core, request = self._core, self._request
+        loops = 0
         while True:
             if self._header is not None:
                 done, ended, waiting = self._message(socket, self._header)
@@ -411,7 +409,12 @@ class _Receiver:
                 return done
             core.post(request, done, request.cqe_flags)
             request.cqe_flags = request.done_bytes = 0
-            if waiting == 0:  # no buffer is asked for before there is data
+            loops += 1
+            pause = self._capped or loops > _LOOPS
+            self._capped = False
+            if pause:
+                request.looks_first = True
+            if pause or waiting == 0:  # no buffer is asked for before there is data
                 raise Refused(errno.EAGAIN)
 
     def _message(self, socket: Socket, header: Header) -> tuple[int, bool, int]:
@@ -419,6 +422,7 @@ class _Receiver:
         for control data: (result, whether it was the last, bytes that wait)."""
         core, request = self._core, self._request
         addr, size = core.groups.select(request, self._wanted)
+        self._wanted = 0  # a length is for the first one
         head = RECVMSG_OUT.size + header.name_bytes + header.control_bytes
         if size < head:
             core.groups.put_back(request)
@@ -450,6 +454,8 @@ class _Receiver:
         retried = False
         while True:
             limit = wanted or (self._waiting if self._waiting > 1 else 0)
+            if self._left:
+                limit = min(limit or self._left, self._left)
             chosen = core.groups.select_many(request, limit, _BUNDLE if limit else 1)
             blocks = chosen.blocks
             got = self._take(socket, blocks)
@@ -465,9 +471,10 @@ class _Receiver:
             request.cqe_flags = now
             if chosen.emptied:
                 return done, True
-            capped = request.multishot and self._wanted and done >= self._wanted
-            full = got.size == _size(blocks)
-            if retried or chosen.partial or capped or self._waiting <= 1 or not full:
+            self._capped = request.multishot and 0 < self._wanted <= done
+            full = len(got.data) == _size(blocks)  # what MSG_TRUNC throws away fills nothing
+            last = 0 < self._left <= done
+            if retried or last or chosen.partial or self._capped or self._waiting <= 1 or not full:
                 return done, False
             flags, retried, wanted = now & ~_RETRY_FLAGS, True, self._waiting
 

@@ -75,6 +75,8 @@ class Request:
         "through_worker",
         "token",
         "wait_events",
+        "waited_on",
+        "was_polled",
         "woken",
         "woken_events",
     )
@@ -91,6 +93,7 @@ class Request:
         self.issue: Issue | None = None
         self.file: OpenFile | None = None
         self.queue: WaitQueue | None = None  # what it is waiting on, when POLLED
+        self.waited_on: WaitQueue | None = None  # the same, and where it keeps a place
         self.next: Request | None = None
         self.link_timeout: Request | None = None  # armed or to be armed when this one has to wait
         self.failed = False
@@ -106,6 +109,7 @@ class Request:
         self.done_bytes = 0  # of a transfer that must be complete (MSG_WAITALL)
         self.buffer: Chosen | None = None
         self.looks_first = False  # IORING_RECVSEND_POLL_FIRST: the next try only waits
+        self.was_polled = False
         self.notification: int | None = None  # what a zero-copy send's second CQE says
 
     @property

@@ -9,10 +9,20 @@ class Chosen:
     """What a request selected from a group: (id, address, length) of each buffer, in order.
 
     `emptied`: the group held no more; `partial`: the last buffer was longer than wanted. `held`:
-    the request keeps it while it waits. `whole` is a provided buffer as it was.
+    it is used up already, with CQE flags `flags`. `whole` is a provided buffer as it was.
     """
 
-    __slots__ = ("buffers", "emptied", "group", "held", "partial", "whole")
+    __slots__ = (
+        "buffers",
+        "emptied",
+        "flags",
+        "group",
+        "held",
+        "partial",
+        "taken",
+        "used",
+        "whole",
+    )
 
     def __init__(
         self,
@@ -29,6 +39,7 @@ class Chosen:
         self.partial = partial
         self.whole = whole
         self.held = False
+        self.flags = 0
 
     @property
     def blocks(self) -> list[tuple[int, int]]:
@@ -44,9 +55,6 @@ class Group(Protocol):
 
     def choose(self, size: int, most: int) -> Chosen:
         """The next buffers for `size` bytes (0: as many as there are), up to `most`. Refused."""
-
-    def hold(self, chosen: Chosen) -> None:
-        """The request keeps what it selected while it waits."""
 
     def put_back(self, chosen: Chosen) -> None:
         """What was selected was not used after all."""

@@ -304,6 +304,10 @@ class TcpSocket(Socket):
         if peer._closed:  # the answer to data for nobody is a RST
             peer._carry(self.abort)
             return
+        if peer._sent_fin and peer.shut_in and not peer.fin:  # it neither reads nor writes
+            peer._carry(self.abort)
+            peer.abort()
+            return
         peer.incoming.put(segment)
         peer.queue.wake(TELL_IN)
 

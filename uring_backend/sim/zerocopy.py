@@ -58,7 +58,7 @@ def prepare_send_zc(core: Core, request: Request) -> Issue:
             for addr, size in message.blocks:
                 core.buffers.check(sqe.buf_index, addr, size)
         whole = bool(sqe.op_flags & MSG_WAITALL)
-        send_blocks(core, request, socket, message, message.blocks, whole=whole)
+        send_blocks(core, request, socket, message.address, message.blocks, whole=whole)
         return request.done_bytes
 
     return issue
