@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pybpfvm.uring_backend.abi import AF_INET, SOCK_STREAM
+from pybpfvm.uring_backend.conditions import VirtualNetwork
 
 EXTERNAL = 0xFF
 
@@ -64,6 +65,10 @@ class Peer(Protocol):
 class World(Protocol):
     """Files and sockets around a ring: real temporary ones, or simulated ones. The host's hand
     in what requests see; all paths are relative names, all fds are the backend's."""
+
+    @property
+    def network(self) -> VirtualNetwork | None:
+        """The network between AF_INET sockets; None where it is the host's own."""
 
     def add_file(self, name: str, data: bytes, mode: int = 0o644) -> None:
         """Make a file (and the directories on its way) with this content."""

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
+from pybpfvm.uring_backend.conditions import Conditions
+
 
 class RefKind(Enum):
     """What a name stands for; the value is its key in a scenario."""
@@ -108,6 +110,18 @@ class RingSetup:
     buffers: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class NetworkChange:
+    """What the simulated network is like from now on: all of it, or the link of `peer`.
+
+    `reset` breaks the connections there are.
+    """
+
+    conditions: Conditions
+    peer: str | None = None
+    reset: bool = False
+
+
 class FdKind(Enum):
     """How a descriptor comes to be; the value is its key in a scenario."""
 
@@ -115,6 +129,7 @@ class FdKind(Enum):
     LISTEN = "listen"
     SOCKET = "socket"
     SOCKETPAIR = "socketpair"
+    DATAGRAMS = "datagrams"
     PIPE = "pipe"
 
 
@@ -249,6 +264,7 @@ Action = (
     | Register
     | Unregister
     | Check
+    | NetworkChange
 )
 
 
@@ -338,3 +354,4 @@ class Scenario:
     expect: Expect
     title: str = ""
     unverified: bool = False
+    network: NetworkChange | None = None

@@ -26,6 +26,7 @@ from pybpfvm.scenario.model import (
     Check,
     CloseFd,
     Connect,
+    NetworkChange,
     PeerEnd,
     PeerRecv,
     PeerSend,
@@ -293,6 +294,8 @@ def _act(action: Action, live: Live, progress: _Progress, where: str) -> Iterabl
             return _refused(lambda: live.register(action.programs), action.errno, where)
         case Unregister():
             return _refused(ring.unregister_bpf, action.errno, where)
+        case NetworkChange():
+            live.change_network(action)
         case Check():
             return list(compare(action.expect, live, progress.cqes, progress.runs, where))
     return []

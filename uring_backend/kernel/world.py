@@ -36,6 +36,8 @@ _getsockname = ctypes.CDLL(None)["getsockname"]
 class KernelWorld:
     """The World of a KernelBackend (see pybpfvm.uring_backend.base)."""
 
+    network = None  # it is the host's
+
     def __init__(self) -> None:
         self.owned: set[int] = set()
         self._on_disown: list[Callable[[int], None]] = []

@@ -324,12 +324,19 @@ class Core:
         file = request.file
         if request.nowait or not request.wait_events or file is None or file.node.queue is None:
             return False
-        self.arm_poll(request, lambda _: self._retry(request))
+        self.arm_poll(request, lambda events: self._woken(request, events))
         request.was_polled = True
         if request.looks_first:
             request.looks_first = False
             self._retry(request)
         return True
+
+    def _woken(self, request: Request, events: int) -> None:
+        """A waker that names no events has mainline try again what waits for one try."""
+        if events or request.multishot:
+            self._retry(request)
+        else:
+            self.retry_later(request)
 
     def _retry(self, request: Request) -> None:
         ready = self.file_of(request).node.poll() & (request.wait_events | POLLERR | POLLHUP)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import heapq
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -17,7 +18,7 @@ from pybpfvm.uring_backend.abi import (
 from pybpfvm.uring_backend.sim.request import Refused
 
 FIRST_FD: Final = 3  # 0, 1 and 2 look like somebody else's and are never given out
-MAX_FDS: Final = 1024  # the usual RLIMIT_NOFILE
+MAX_FDS: Final = 1 << 16  # a server's RLIMIT_NOFILE
 MAX_SLOTS: Final = 1 << 15
 
 
@@ -156,6 +157,8 @@ class FdTable:
 
     def __init__(self) -> None:
         self._files: dict[int, OpenFile] = {}
+        self._freed: list[int] = []  # heap of numbers below `_fresh`
+        self._fresh = FIRST_FD
 
     def get(self, fd: int) -> OpenFile:
         """The file; Refused(EBADF) for anything else."""
@@ -167,14 +170,16 @@ class FdTable:
     def install(self, file: OpenFile) -> int:
         """A new descriptor for `file`; Refused(EMFILE) when all are taken."""
         fd = self.free()
+        if fd == self._fresh:
+            self._fresh += 1
+        else:
+            heapq.heappop(self._freed)
         self._files[fd] = file.hold()
         return fd
 
     def free(self) -> int:
         """The lowest free number; Refused(EMFILE)."""
-        fd = FIRST_FD
-        while fd in self._files:
-            fd += 1
+        fd = self._freed[0] if self._freed else self._fresh
         if fd >= MAX_FDS:
             raise Refused(errno.EMFILE)
         return fd
@@ -183,6 +188,7 @@ class FdTable:
         """Free the descriptor; Refused(EBADF)."""
         file = self.get(fd)
         del self._files[fd]
+        heapq.heappush(self._freed, fd)
         file.drop()
 
     def close_all(self) -> None:

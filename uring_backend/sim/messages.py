@@ -412,9 +412,8 @@ class _Receiver:
             loops += 1
             pause = self._capped or loops > _LOOPS
             self._capped = False
-            if pause:
-                request.looks_first = True
             if pause or waiting == 0:  # no buffer is asked for before there is data
+                request.looks_first = True
                 raise Refused(errno.EAGAIN)
 
     def _message(self, socket: Socket, header: Header) -> tuple[int, bool, int]:

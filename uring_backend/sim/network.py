@@ -15,36 +15,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from random import Random
 from typing import Final, Protocol
 
-from pybpfvm.errors import InputError
+from pybpfvm.uring_backend.conditions import Conditions
 from pybpfvm.uring_backend.sim.clock import NS_PER_S, Clock
 
 RETRANSMIT_NS: Final = 200_000_000  # the least retransmission timeout of Linux
 CONNECT_LIMIT_NS: Final = 127 * NS_PER_S  # a SYN and six more of them, net.ipv4.tcp_syn_retries
 _MAX_DOUBLINGS: Final = 9
-
-
-@dataclass(frozen=True, slots=True)
-class Conditions:
-    """What a link is like. `bandwidth` in bytes a second, 0: without bounds; `loss` is the
-    probability that a piece is lost."""
-
-    latency_ns: int = 0
-    jitter_ns: int = 0
-    bandwidth: int = 0
-    loss: float = 0.0
-    partitioned: bool = False
-
-    def __post_init__(self) -> None:
-        if self.latency_ns < 0 or self.jitter_ns < 0 or self.bandwidth < 0:
-            raise InputError("latency, jitter and bandwidth of a link are not negative")
-        if not 0.0 <= self.loss < 1.0:
-            raise InputError(
-                f"a loss of {self.loss}", remedy="give a probability below 1; or use a partition"
-            )
 
 
 _LOOPBACK: Final = Conditions()
