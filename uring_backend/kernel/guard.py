@@ -226,7 +226,7 @@ class Guard:
 
     def admit(self, raw: bytes) -> tuple[bytes, Effect | None]:
         """The SQE to submit in place of `raw` (64 bytes), and what it needs kept."""
-        opcode, flags, _, fd, _, addr, length, op_flags = _HEAD.unpack_from(raw)
+        opcode, flags, ioprio, fd, off, addr, length, op_flags = _HEAD.unpack_from(raw)
         if opcode not in SUPPORTED:
             return bytes((_UNKNOWN_OPCODE,)) + raw[1:], None
         if opcode in _TRANSFERS:
@@ -234,6 +234,14 @@ class Guard:
                 (flags & abi.SQE_FIXED_FILE or fd in self._places.owned)
                 and (opcode in _FIXED or self._memory.is_user(addr, length))
                 and raw[56:] == _NO_ATTRIBUTES
+            ):
+                return raw, None
+        elif opcode in _PLAIN_MESSAGES:
+            if (
+                (flags & abi.SQE_FIXED_FILE or fd in self._places.owned)
+                and (flags & abi.SQE_BUFFER_SELECT or self._memory.is_user(addr, length))
+                and not off
+                and not ioprio & abi.SEND_VECTORIZED
             ):
                 return raw, None
         elif opcode == Op.NOP and not op_flags & abi.NOP_FILE:
@@ -689,6 +697,7 @@ def confine(path: bytes) -> bytes:
 
 _FIXED = frozenset({Op.READ_FIXED, Op.WRITE_FIXED})
 _TRANSFERS = frozenset({Op.READ, Op.WRITE}) | _FIXED
+_PLAIN_MESSAGES = frozenset({Op.SEND, Op.RECV})
 _NO_ATTRIBUTES = bytes(8)
 _SPECIAL: Final[dict[int, Callable[[Guard, Sqe], Sqe]]] = {
     Op.READ: Guard._transfer,
