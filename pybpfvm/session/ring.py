@@ -32,7 +32,7 @@ from pybpfvm.session.machine import Machine, default_machine
 from pybpfvm.session.objects import LoadedObject, LoadedProgram, helpers_of
 from pybpfvm.session.sqe import SqeBuilder
 from pybpfvm.session.user import Block, UserMemory
-from pybpfvm.uring_backend.abi import Cqe
+from pybpfvm.uring_backend.abi import PBUF_RING_INC, Cqe
 from pybpfvm.uring_backend.base import Backend, World
 from pybpfvm.uring_backend.bpf import Budgets
 from pybpfvm.uring_backend.kernel.loop import KernelLoop
@@ -205,6 +205,14 @@ class Ring:
         """IORING_REGISTER_BUFFERS. Raises RingError."""
         pairs = [(block.addr, block.size) for block in blocks]
         self._registered("register_buffers", self.backend.register_buffers(pairs))
+
+    def register_buffer_ring(
+        self, ring: Block, entries: int, group: int, *, incremental: bool = False
+    ) -> None:
+        """IORING_REGISTER_PBUF_RING: `ring` holds so many entries of 16 bytes. Raises RingError."""
+        flags = PBUF_RING_INC if incremental else 0
+        result = self.backend.register_buffer_ring(ring.addr, entries, group, flags)
+        self._registered("register_buffer_ring", result)
 
     def _registered(self, what: str, result: int) -> None:
         if self._closed:

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 import pybpfvm
+from pybpfvm.errors import RingError
 from pybpfvm.session import Budgets, LoadedObject, Ring
+from pybpfvm.session.ring import BackendName
 from pybpfvm.uring_backend.base import Peer
 from pybpfvm.uring_backend.conditions import Conditions
 from tests.support.echo_clients import SLOW_BYTES
-from tests.support.session_ring import need_backend
+from tests.support.session_ring import SIM_AND_KERNEL, need_backend
 
 ROOT = Path(__file__).resolve().parents[2]
 OBJECT = ROOT / "tests/data/servers/echo.{version}.bpf.o"
@@ -98,3 +100,23 @@ def test_clients_of_a_simulated_server_behind_a_slow_network() -> None:
             client.close()
         ring.run_until_idle(100_000_000)
         assert state(obj)["closed"] == len(clients)
+
+
+@pytest.mark.parametrize("backend", SIM_AND_KERNEL)
+def test_the_host_gives_a_ring_of_buffers(backend: BackendName) -> None:
+    need_backend(backend)
+    with pybpfvm.Ring(8, [8], backend=backend, abi="iouring-v3") as ring:
+        table = ring.user.alloc(4 * 16, "ring")
+        data = ring.user.alloc(64, "data")
+        ring.register_buffer_ring(table, 4, 7, incremental=True)
+        table.write(struct.pack("<QIHH", data.addr, data.size, 3, 1))
+        fd, peer = ring.world.socketpair()
+        for text in (b"piece", b"by piece"):
+            peer.send(text)
+            ring.get_sqe().set(opcode=27, fd=fd, flags=1 << 5, buf_index=7, user_data=1)
+            ring.submit()
+            cqe = ring.wait_cqe(10_000_000_000)
+            assert (cqe.res, cqe.flags) == (len(text), 3 << 16 | 0x11)
+        assert data.read(13) == b"pieceby piece"
+        with pytest.raises(RingError, match="EEXIST"):
+            ring.register_buffer_ring(table, 4, 7)

@@ -16,7 +16,8 @@ Differences from mainline 6.18 that are known, besides what the tables of opcode
 - A transfer from or to one block of memory that is not user memory as a whole is -EFAULT;
   a vectored one stops before the first bad block.
 - Pipes and sockets hold a fixed number of bytes, whatever the size of the pieces.
-- Everyone is root, the umask is 022, O_DIRECT asks for no alignment, only loopback TCP exists.
+- Everyone is root, the umask is 022, O_DIRECT asks for no alignment; sockets are joined by
+  a network of their own (`network`).
 """
 
 from __future__ import annotations
