@@ -10,6 +10,7 @@ $(VENV)/.ready: setup.cfg pyproject.toml
 	@echo 'Creating $(VENV) and installing what the project needs (once, about a minute) ...'
 	$(PYTHON) -m venv $(VENV) || { echo 'no venv module: on Debian, apt-get install python3-venv' >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m compileall -q pybpfvm verifier helpers uring_backend
 	touch $@
 
 demo: $(VENV)/.ready
@@ -50,7 +51,7 @@ oracle: $(VENV)/.ready
 	$(BIN)/python -m tests.verifier.campaign
 
 # Generated programs on the interpreter and on compiled code (PYBPFVM_ENGINES of them), hostile ones on
-# compiled code alone (PYBPFVM_ENGINES_HOSTILE).
+# compiled code alone (PYBPFVM_ENGINES_HOSTILE), in PYBPFVM_ENGINES_WORKERS processes. Goes on where it was stopped.
 oracle-engines: $(VENV)/.ready
 	$(BIN)/python -m tests.jit.campaign
 

@@ -1,4 +1,4 @@
-"""Round trips of the kernel backend against a plain ring driven through ctypes."""
+"""Round trips of the kernel backend, by both transports, against a plain ring through ctypes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from statistics import median
 
 from pybpfvm.memory import AddressSpace, RegionKind
 from pybpfvm.uring_backend.abi import Op, Sqe
-from pybpfvm.uring_backend.kernel import KernelBackend, probe
+from pybpfvm.uring_backend.kernel import KernelBackend, libring, probe
+from pybpfvm.uring_backend.kernel.libring import LibRing
 from pybpfvm.uring_backend.kernel.sysring import SysRing
 
 _ROUNDS = 9
@@ -25,6 +26,33 @@ def run() -> list[tuple[str, float, str]]:
     if refused is not None:
         print(f"skipped: {refused}")
         return []
+    rows = _against_plain()
+    missing = libring.available()
+    if missing is not None:
+        print(f"liburing skipped: {missing}")
+        return rows
+    return rows + _transports()
+
+
+def _transports() -> list[tuple[str, float, str]]:
+    """The same requests by system calls of our own and through liburing."""
+    rows: list[tuple[str, float, str]] = []
+    with (
+        AddressSpace() as memory,
+        KernelBackend(memory) as raw,
+        KernelBackend(memory, make_ring=LibRing) as library,
+    ):
+        for depth in _DEPTHS:
+            batch = [Sqe(Op.NOP)] * depth
+            through, own = _compare(
+                partial(_backend_round, library, batch), partial(_backend_round, raw, batch)
+            )
+            rows.append((f"NOP, depth {depth}: through liburing", through, "k/s"))
+            rows.append((f"NOP, depth {depth}: liburing / raw", through / own, "x"))
+    return rows
+
+
+def _against_plain() -> list[tuple[str, float, str]]:
     rows: list[tuple[str, float, str]] = []
     with AddressSpace() as memory, KernelBackend(memory) as backend, SysRing(64) as plain:
         world = backend.world

@@ -25,15 +25,17 @@ from pybpfvm.profiles import profile_named
 from pybpfvm.profiles.base import Profile, Sleepable
 from pybpfvm.profiles.ordinary import profile_of_section
 from pybpfvm.program import BpfObject, Program
+from pybpfvm.session.judging import JudgeRequest, judge
 from pybpfvm.session.kernel_object import KernelObject
-from pybpfvm.verifier.verdict import Accepted
-from pybpfvm.verifier.verify import verify
+from pybpfvm.verifier.verdict import Accepted, Rejected
+from pybpfvm.verifier.verify import Options, verify
 from tests.support.verifier_programs import MAPS, generate
 
 Row = tuple[str, float, str]
 
 _ROUNDS = 3
 _GENERATED = 150
+_REFUSED = 60
 _PROGRAMS = Path(__file__).parent / "programs"
 _RING_ABI = "iouring-v3"
 _PYTHON_TURNS = 1_000_000
@@ -86,7 +88,7 @@ def run() -> list[Row]:
         "diamonds", _DIAMONDS, _diamond, kernel
     )
     rows.append(("peak memory, loop of 100,000 turns", _memory_mib(), "MiB"))
-    rows += _processes()
+    rows += _refused() + _processes()
     return rows
 
 
@@ -182,6 +184,32 @@ def _generated(kernel: bool) -> list[Figures]:
     for fd in fds:
         fd.close()
     return found
+
+
+def _refused() -> list[Row]:
+    """Generated programs that are rejected: the verdict alone, and with the causes and witnesses
+    that `pybpfvm verify` shows."""
+    alone: list[float] = []
+    whole: list[float] = []
+    seed = 0
+    while len(alone) < _REFUSED:
+        made = generate(seed)
+        seed += 1
+        options = Options(all_errors=True)
+        start = time.process_time()
+        verdict = verify(made.program, made.object, made.profile, options=options)
+        seconds = time.process_time() - start
+        if not isinstance(verdict, Rejected):
+            continue
+        start = time.process_time()
+        judge(made.program, made.object, made.profile, JudgeRequest())
+        alone.append(seconds * 1e3)
+        whole.append((time.process_time() - start) * 1e3)
+    return [
+        (f"{_REFUSED} rejected: verdict, median", median(alone), "ms"),
+        (f"{_REFUSED} rejected: with cause and witness, median", median(whole), "ms"),
+        (f"{_REFUSED} rejected: with cause and witness, most", max(whole), "ms"),
+    ]
 
 
 def _loop(turns: int) -> str:

@@ -36,6 +36,11 @@ for folder in examples/[0-9]*/; do
     build "${folder}prog.bpf.c" "${folder}prog.v3.bpf.o" 3
 done
 
+# The merged upstream ABI: one object for all dialects of it.
+for folder in examples/loop_*/; do
+    build "${folder}prog.bpf.c" "${folder}prog.bpf.o" 0 -mcpu=v4
+done
+
 # Acceptance programs: every profile, then every way an object of the time may look.
 acceptance=tests/acceptance
 for name in tables rows load_checks; do

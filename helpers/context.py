@@ -43,6 +43,20 @@ class RingPort(Protocol):
         """The oldest CQE of the queue (16 bytes, removed), or -ENOENT / -EINVAL."""
 
 
+class LoopPort(Protocol):
+    """The ring that a program drives from inside an enter, as its kernel functions see it."""
+
+    @property
+    def handle(self) -> int:
+        """The address that stands for the ring."""
+
+    def submit_sqes(self, count: int) -> int:
+        """How many SQEs were consumed, or -errno."""
+
+    def region_addr(self, region_id: int, size: int) -> int:
+        """Where the region is, 0 if there is none that is so large."""
+
+
 class HelperContext(Protocol):
     """The running program, as a helper sees it."""
 
@@ -57,6 +71,10 @@ class HelperContext(Protocol):
     @property
     def ring(self) -> RingPort | None:
         """The ring, for BPF requests; None for every other program."""
+
+    @property
+    def loop(self) -> LoopPort | None:
+        """The ring, for programs that run inside an enter; None for every other program."""
 
     @property
     def helper_length_checked(self) -> bool:

@@ -15,6 +15,9 @@ from pybpfvm.helpers.context import HelperContext
 class ArgType(Enum):
     """What an argument must be. Names are the kernel's, without the ARG_ prefix."""
 
+    # Looked up for every argument of every call that is verified; there is one object of each.
+    __hash__ = object.__hash__
+
     DONTCARE = auto()  # no argument
     ANYTHING = auto()  # any initialised scalar
     CONST_MAP_PTR = auto()

@@ -1,7 +1,7 @@
 """pybpfvm: verify, run, debug and fuzz BPF programs that drive io_uring.
 
-The host API is `load` and `Ring`; both live in `pybpfvm.session` and are imported on first use,
-so that importing one part does not pull in the whole house.
+The host API is `load`, `Ring` and `LoopRing`; they live in `pybpfvm.session` and are imported on
+first use, so that importing one part does not pull in the whole house.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 # Not from typing: importing that would be a tenth of the time of `pybpfvm --help`.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pybpfvm.session import Ring, load
+    from pybpfvm.session import LoopRing, Ring, load
 
 __version__ = "0.1.0"
-__all__ = ["Ring", "__version__", "load"]
+__all__ = ["LoopRing", "Ring", "__version__", "load"]
 
 
 def __getattr__(name: str) -> object:
-    if name in ("Ring", "load"):
+    if name in ("LoopRing", "Ring", "load"):
         from pybpfvm import session
 
         return getattr(session, name)

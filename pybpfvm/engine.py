@@ -24,7 +24,7 @@ from random import Random
 from typing import Protocol
 
 from pybpfvm.events import Observer
-from pybpfvm.helpers.context import RingPort
+from pybpfvm.helpers.context import LoopPort, RingPort
 from pybpfvm.image import Image
 from pybpfvm.memory import Region
 from pybpfvm.profiles.base import Profile
@@ -58,16 +58,18 @@ class RunEnvironment:
     """What surrounds the runs of an engine: the ABI and the sources of everything from outside.
 
     `profile` decides context accesses and return values (None: ordinary program, any). `ring` is
-    the ring of BPF requests. `now_ns` and `random_u32` answer the helpers of those names; the
-    default random source is seeded with 0. `cpu` is the CPU programs believe to run on. `log`
-    gets the lines of bpf_trace_printk, `observer` a HelperCalled for each call. `may_goto_turns`
-    is how often a run goes on at may_goto, MAY_GOTO_ITERATIONS by default: kernels that bound
-    loops by time may end them earlier.
+    the ring of BPF requests, `loop` the one that a program drives from inside an enter. `now_ns`
+    and `random_u32` answer the helpers of those names; the default random source is seeded with
+    0. `cpu` is the CPU programs believe to run on. `log` gets the lines of bpf_trace_printk,
+    `observer` a HelperCalled for each call. `may_goto_turns` is how often a run goes on at
+    may_goto, MAY_GOTO_ITERATIONS by default: kernels that bound loops by time may end them
+    earlier.
     """
 
     profile: Profile | None = None
     strict_ctx: bool = True
     ring: RingPort | None = None
+    loop: LoopPort | None = None
     now_ns: Callable[[], int] = time.monotonic_ns
     random_u32: Callable[[], int] = field(default_factory=_seeded_u32)
     cpu: int = 0
@@ -108,45 +110,3 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Give the stack back; twice is fine."""
-
-
-def ctx_violation(
-    profile: Profile, offset: int, size: int, *, store: bool, plain: bool, strict: bool
-) -> str | None:
-    """Why a program may not access `size` bytes at `offset` of its context, or None if it may.
-
-    Strict is what the kernels of the ring ABIs enforce: exactly one field, stores from registers
-    only (`plain` is False for BPF_ST and atomics), read-only fields. Lenient lets any access
-    inside the context pass that changes no read-only field, such as two u32 stores that clang
-    merged. abi/iouring-bpf-2021, section 2.3. Ordinary programs may access fields and the parts
-    that their type lets them, by any instruction; where a type describes none, all.
-    """
-    if profile.ring is None:
-        return _ordinary_violation(profile, offset, size, store=store)
-    if offset < 0 or offset + size > profile.ctx_bytes:
-        return f"off={offset} size={size} is outside the {profile.ctx_bytes} bytes of the context"
-    overlapped = [
-        f for f in profile.ctx_fields if f.offset < offset + size and offset < f.offset + f.size
-    ]
-    fixed = next((f.name for f in overlapped if not f.writable), None)
-    if store and fixed is not None:
-        return f"off={offset} size={size} writes {fixed}, which is read-only"
-    if strict and profile.ctx_field(offset, size) is None:
-        return f"off={offset} size={size} is not exactly one field of {profile.ctx_name}"
-    if strict and not plain:
-        return f"off={offset} size={size} is stored to by other means than BPF_STX"
-    return None
-
-
-def _ordinary_violation(profile: Profile, offset: int, size: int, *, store: bool) -> str | None:
-    if not profile.ctx_fields:
-        return None
-    named = profile.ctx_field_named(offset, size, store=store)
-    if named is None:
-        what = "store" if store else "load"
-        return (
-            f"off={offset} size={size} is no {what} that {profile.ctx_name} offers {profile.name}"
-        )
-    if store and not named.writable:
-        return f"off={offset} size={size} writes {named.name}, which is read-only"
-    return None

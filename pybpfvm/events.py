@@ -122,7 +122,25 @@ class Parked:
     wanted: int
 
 
+@dataclass(frozen=True, slots=True)
+class FaultInjected:
+    """A fault came to request `request`, or (None) to a program run or the ring: `fault` is its
+    text in a plan."""
+
+    time_ns: int
+    fault: str
+    request: int | None
+
+
 Event = (
-    RunStarted | HelperCalled | RunEnded | RunFaulted | SqeIssued | CqePosted | CqeReaped | Parked
+    RunStarted
+    | HelperCalled
+    | RunEnded
+    | RunFaulted
+    | SqeIssued
+    | CqePosted
+    | CqeReaped
+    | Parked
+    | FaultInjected
 )
 Observer = Callable[[Event], None]

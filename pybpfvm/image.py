@@ -7,12 +7,13 @@ programs are resolved here, once: an engine asks `constant(insn)` what an LDDW l
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 from pybpfvm.errors import InputError
 from pybpfvm.isa.insn import Insn
-from pybpfvm.isa.opcodes import Pseudo
+from pybpfvm.isa.opcodes import Kind, Pseudo
+from pybpfvm.isa.table import SPECS
 from pybpfvm.maps import make_map
 from pybpfvm.maps.base import BpfMap
 from pybpfvm.memory import AddressSpace
@@ -34,6 +35,24 @@ class ProgramRef:
     program: Program
 
 
+def executable(program: Program) -> Program:
+    """The program as engines take it: a call of kernel function N is one of helper -N."""
+    if all(insn.spec.kind is not Kind.CALL_KFUNC for insn in program.insns):
+        return program
+    return replace(
+        program,
+        insns=tuple(
+            replace(insn, spec=_CALL, off=0, imm=-insn.imm)
+            if insn.spec.kind is Kind.CALL_KFUNC
+            else insn
+            for insn in program.insns
+        ),
+    )
+
+
+_CALL = next(spec for spec in SPECS.values() if spec.kind is Kind.CALL)
+
+
 class Image:
     """Maps and programs of one object, in one AddressSpace. A context manager."""
 
@@ -41,7 +60,7 @@ class Image:
         self.object = obj
         self.memory = memory if memory is not None else AddressSpace()
         self.memory.byteorder = "big" if obj.big_endian else "little"
-        self.programs: Mapping[str, Program] = {prog.name: prog for prog in obj.programs}
+        self.programs: Mapping[str, Program] = {p.name: executable(p) for p in obj.programs}
         self.maps: dict[str, BpfMap] = {}
         self._functions: dict[tuple[str, int], int] = {}
         self._programs: dict[str, int] = {}
@@ -99,10 +118,10 @@ class Image:
         Raises InputError for a map or subprogram that is not there, or a pseudo source that
         only the kernel can resolve.
         """
-        low, high = insn.imm & 0xFFFF_FFFF, insn.imm >> 32
-        where = f"{self.object.path}: {program.name}+{pc}"
         if insn.src == Pseudo.NONE:
             return insn.imm
+        low, high = insn.imm & 0xFFFF_FFFF, insn.imm >> 32
+        where = f"{self.object.path}: {program.name}+{pc}"
         if insn.src in (Pseudo.MAP_IDX, Pseudo.MAP_IDX_VALUE):
             if low >= len(self._by_index):
                 raise InputError(f"map index {low} of {len(self._by_index)} maps", where=where)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from html import escape
-
 from pybpfvm.errors import SourceLine
 from pybpfvm.isa.codec import pcs
 from pybpfvm.isa.disasm import Resolve, format_insn
@@ -45,6 +43,8 @@ def html_listing(program: Program, resolve: Resolve | None = None) -> str:
 
     A program too long for a notebook shows its first instructions and says so.
     """
+    from html import escape  # notebooks only
+
     rows = [f"<b>{escape(program.name)}</b> ({escape(program.section)}, {program.slots} slots)"]
     rows.append('<table style="font-family:monospace;text-align:left;white-space:pre">')
     labels = {sub.start: sub.name for sub in program.subprogs}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from pybpfvm.btf.types import Btf, Datasec, Var
+from pybpfvm.btf.types import Btf, BtfKind, Datasec, Var
 from pybpfvm.errors import InputError
 from pybpfvm.facts import program_facts
 from pybpfvm.loader import load
 from pybpfvm.profiles import all_profiles
 from pybpfvm.profiles.detect import Detection, detect
+from pybpfvm.profiles.detect_loop import detect_loop
+from pybpfvm.profiles.loop_upstream import loop_profiles
 from pybpfvm.program import BpfObject
 
 
@@ -21,7 +23,14 @@ def read_object(source: str | os.PathLike[str] | bytes, *, btf: Btf | None = Non
 
 def detect_abi(obj: BpfObject) -> Detection:
     """Which profile the object was built for, and why."""
-    return detect(all_profiles().values(), [program_facts(program) for program in obj.programs])
+    if any(loop_profiles(variable.struct) for variable in obj.struct_ops):
+        btf = obj.btf
+        return detect_loop(
+            [(one.struct, frozenset(one.programs)) for one in obj.struct_ops],
+            lambda name: btf is not None and btf.find(name, BtfKind.STRUCT) is not None,
+        )
+    others = [profile for profile in all_profiles().values() if profile.loop is None]
+    return detect(others, [program_facts(program) for program in obj.programs])
 
 
 def abi_unknown(obj: BpfObject, detection: Detection) -> InputError:

@@ -5,12 +5,12 @@ reasons and count the same.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 
 from pybpfvm.errors import TrapKind
 from pybpfvm.helpers.proto import ArgType, Helper
-from pybpfvm.isa.codec import pcs, target_pc
+from pybpfvm.isa.codec import target_pc
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import FRAME_POINTER, MAX_FRAMES, AtomicOp, Kind, Pseudo
 from pybpfvm.isa.semantics import FETCHES
@@ -24,7 +24,7 @@ _NOT_EXECUTABLE = frozenset({Kind.ADDR_SPACE_CAST, Kind.CALL_KFUNC})
 _LEAVES_R0 = frozenset({Kind.CALL, Kind.LD_ABS, Kind.LD_IND})
 _JUMPS = frozenset({Kind.GOTO, Kind.JUMP, Kind.MAY_GOTO})
 _BREAKS = _JUMPS | {Kind.EXIT, Kind.CALL_LOCAL, Kind.LD_ABS, Kind.LD_IND}
-_NAMES_FUNCTIONS = frozenset({Kind.CALL_LOCAL, Kind.LDDW})
+_BREAKS_OR_NAMES = _BREAKS | {Kind.CALL, Kind.LDDW}
 
 
 class Outline:
@@ -35,38 +35,66 @@ class Outline:
 
     def __init__(self, program: Program) -> None:
         self._insns = program.insns
-        self.starts = pcs(program.insns)
-        self._valid = frozenset(self.starts)
+        self.starts: list[int] = []
+        self._breaks: list[tuple[int, Insn]] = []  # what may end a block: jumps, calls, exits
+        self._names_function = False  # others may call what it names, from however deep
+        self.main_is_called = False
         found = {0, *(sub.start for sub in program.subprogs)}
         named: list[int] = []
-        self.main_is_called = False
-        for pc, insn in zip(self.starts, program.insns, strict=True):
+        pc = 0
+        for insn in program.insns:
+            self.starts.append(pc)
             if insn.dst == FRAME_POINTER or insn.src == FRAME_POINTER:
                 named.append(pc)
-            if insn.spec.kind in _NAMES_FUNCTIONS:
-                target = target_pc(insn, pc)
-                if target is not None:
-                    found.add(target)
-                    self.main_is_called |= target == 0
+            kind = insn.spec.kind
+            if kind in _BREAKS_OR_NAMES:
+                if kind is not Kind.LDDW:
+                    self._breaks.append((pc, insn))
+                elif insn.src == Pseudo.FUNC:
+                    self._names_function = True
+                if kind is Kind.CALL_LOCAL or kind is Kind.LDDW:
+                    target = target_pc(insn, pc)
+                    if target is not None:
+                        found.add(target)
+                        self.main_is_called |= target == 0
+            pc += 2 if kind is Kind.LDDW else 1
+        self._valid = frozenset(self.starts)
         self.functions = sorted(found & self._valid)
-        self.framed = frozenset(self.functions[self._function(pc)] for pc in named)
+        self.framed = frozenset(self.function(pc) for pc in named)
 
     def calls(self) -> dict[int, set[int]]:
         """The functions that each function calls, by where they begin."""
         found: dict[int, set[int]] = {pc: set() for pc in self.functions}
-        for pc, insn in zip(self.starts, self._insns, strict=True):
+        for pc, insn in self._breaks:
             if insn.spec.kind is Kind.CALL_LOCAL:
-                found[self.functions[self._function(pc)]].add(pc + 1 + insn.imm)
+                found[self.function(pc)].add(pc + 1 + insn.imm)
         return found
+
+    def frameless(self) -> frozenset[int]:
+        """The functions that name no frame and call nothing, helpers included."""
+        calling = {
+            self.function(pc)
+            for pc, insn in self._breaks
+            if insn.spec.kind in (Kind.CALL, Kind.CALL_LOCAL)
+        }
+        return frozenset(self.functions) - calling - self.framed
+
+    def loop_heads(self) -> set[int]:
+        """The pcs that jumps lead back to."""
+        return {
+            pc + 1 + insn.off
+            for pc, insn in self._breaks
+            if insn.off < 0 and insn.spec.kind in _JUMPS
+        }
 
     def stays_shallow(self, helpers: Mapping[int, Helper]) -> bool:
         """Whether no run of the program can need more than MAX_FRAMES frames, as its code shows:
         no function calls itself, nothing calls back, no other program takes its place."""
-        for insn in self._insns:
+        if self._names_function:
+            return False
+        for _, insn in self._breaks:
             if insn.spec.kind is Kind.CALL and runs_others(helpers.get(insn.imm)):
                 return False
-            if insn.spec.kind is Kind.LDDW and insn.src == Pseudo.FUNC:
-                return False  # others may call it, from however deep
         calls = self.calls()
         level = {0}  # the functions that so many calls lead to
         for _ in range(MAX_FRAMES):
@@ -75,14 +103,15 @@ class Outline:
                 return True
         return False
 
-    def _function(self, pc: int) -> int:
-        return bisect_right(self.functions, pc) - 1
+    def function(self, pc: int) -> int:
+        """Where the function begins that `pc` is in."""
+        return self.functions[bisect_right(self.functions, pc) - 1]
 
     def astray(self, pc: int, target: int, *, is_call: bool = False) -> str | None:
         """Why control may not go from `pc` to `target`, None if it may."""
         if target not in self._valid:
             return f"pc {target} is no instruction"
-        if is_call or len(self.functions) == 1 or self._function(target) == self._function(pc):
+        if is_call or len(self.functions) == 1 or self.function(target) == self.function(pc):
             return None
         return f"pc {target} is another function"
 
@@ -93,21 +122,32 @@ class Outline:
         leave: jumps, local calls, helpers that call back or away, packet loads.
         """
         leaders = set(self.functions)
-        for pc, insn in zip(self.starts, self._insns, strict=True):
+        for pc, insn in self._breaks:
             kind = insn.spec.kind
-            if kind in _BREAKS:
-                leaders.add(pc + insn.slots)
+            if kind is not Kind.CALL:
+                leaders.add(pc + 1)
                 if kind in _JUMPS:
                     leaders.add(pc + 1 + insn.off)
-            elif kind is Kind.CALL and runs_others(helpers.get(insn.imm)):
+            elif runs_others(helpers.get(insn.imm)):
                 leaders.add(pc + 1)
-        last_of: dict[int, int] = {}
-        begun = 0
-        for index, pc in enumerate(self.starts):
-            if pc in leaders:
-                begun = pc
-            last_of[begun] = index
-        return last_of
+        begun = sorted(leaders & self._valid)
+        ends = [bisect_left(self.starts, pc) - 1 for pc in begun[1:]]
+        return dict(zip(begun, [*ends, len(self.starts) - 1], strict=False))
+
+
+_KEPT = 256
+_outlines: dict[int, tuple[Program, Outline]] = {}
+
+
+def outline_of(program: Program) -> Outline:
+    """The program's outline; of those asked for last it is kept, for engines that compare."""
+    found = _outlines.get(id(program))
+    if found is None:
+        found = program, Outline(program)
+        if len(_outlines) >= _KEPT:
+            _outlines.clear()
+        _outlines[id(program)] = found
+    return found[1]
 
 
 def runs_others(helper: Helper | None) -> bool:
@@ -130,15 +170,21 @@ def changed(insn: Insn) -> int | None:
     return written(insn)
 
 
+# Of instructions that do not name r10, only such may be refused.
+REFUSABLE = _NOT_EXECUTABLE | {Kind.CALL}
+
+
 def refusal(insn: Insn, helpers: Mapping[int, Helper]) -> Refusal | None:
     """Why no engine executes the instruction, None if they do."""
     kind = insn.spec.kind
-    if written(insn) == FRAME_POINTER:
+    if FRAME_POINTER in (insn.dst, insn.src) and written(insn) == FRAME_POINTER:
         return TrapKind.BAD_INSN, "the frame pointer r10 is read-only"
     if kind in _NOT_EXECUTABLE:
         return TrapKind.UNSUPPORTED, kind.value
     if kind is Kind.CALL:
         helper = helpers.get(insn.imm)
+        if helper is None and insn.imm < 0:
+            return TrapKind.UNSUPPORTED, f"the kernel's function {-insn.imm}"
         if helper is None:
             return TrapKind.BAD_HELPER, f"helper {insn.imm}"
         if helper.impl is None:

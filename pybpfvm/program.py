@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pybpfvm.errors import SourceLine
 from pybpfvm.isa.insn import Insn
+from pybpfvm.isa.opcodes import Kind
 
 if TYPE_CHECKING:
     from pybpfvm.btf.types import Btf
@@ -31,6 +32,7 @@ __all__ = [
     "MapType",
     "Program",
     "SourceLine",
+    "StructOps",
     "Subprog",
 ]
 
@@ -111,6 +113,22 @@ class MapSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class StructOps:
+    """A variable of a `.struct_ops` section: a struct of callbacks for the kernel.
+
+    `struct` is the name of its type, `type_id` its id in the object's BTF, `data` its bytes with
+    zeros where callbacks stand; `programs` are those by member. `link`: it is attached by a link.
+    """
+
+    name: str
+    struct: str
+    type_id: int
+    data: bytes
+    programs: Mapping[str, str]
+    link: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Subprog:
     """A function inside a program: [start, end) in slots; the main function starts at 0."""
 
@@ -142,7 +160,7 @@ class Program:
     @property
     def slots(self) -> int:
         """Length in 8-byte slots."""
-        return sum(insn.slots for insn in self.insns)
+        return len(self.insns) + [insn.spec.kind for insn in self.insns].count(Kind.LDDW)
 
     def line_at(self, pc: int) -> SourceLine | None:
         """The C line that `pc` belongs to: the nearest one at or before it in its function."""
@@ -170,6 +188,7 @@ class BpfObject:
     unsupported: tuple[str, ...] = ()
     relocations: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
+    struct_ops: tuple[StructOps, ...] = ()
 
     def program(self, name: str) -> Program:
         """The program called `name`; KeyError if there is none."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from pybpfvm.engine import RunEnvironment, ctx_violation
+from pybpfvm.engine import RunEnvironment
 from pybpfvm.errors import Trap, TrapKind
-from pybpfvm.helpers.context import BadArgument, RingPort
+from pybpfvm.helpers.context import BadArgument, LoopPort, RingPort
 from pybpfvm.image import FunctionRef, Image, ProgramRef
 from pybpfvm.isa.disasm import format_insn
 from pybpfvm.isa.insn import Insn
@@ -19,6 +19,7 @@ from pybpfvm.isa.semantics import CONCRETE_ATOMIC
 from pybpfvm.maps.base import BpfMap
 from pybpfvm.memory import MemoryFault, Region, RegionKind
 from pybpfvm.profiles.base import CtxHolds
+from pybpfvm.profiles.ctxaccess import ctx_violation
 from pybpfvm.program import Program
 
 _POINTERS = (CtxHolds.DATA, CtxHolds.DATA_END, CtxHolds.DATA_META)
@@ -217,6 +218,11 @@ class RunContext:
     def ring(self) -> RingPort | None:
         """The ring of BPF requests."""
         return self.environment.ring
+
+    @property
+    def loop(self) -> LoopPort | None:
+        """The ring that the program drives."""
+        return self.environment.loop
 
     @property
     def helper_length_checked(self) -> bool:

@@ -49,7 +49,8 @@ class ProgramLoop(Protocol):
 
     Of the last call: `runs` is how many there were, the one that raised included. `active`: a
     request was issued or completed meanwhile. Otherwise `stalled` runs in a row before the last
-    one changed nothing, and executed `stalled_insns`; the last one executed `insns`.
+    one changed nothing, and executed `stalled_insns`; the last one executed `insns`, and all that
+    ended `all_insns`.
     """
 
     runs: int
@@ -57,6 +58,7 @@ class ProgramLoop(Protocol):
     stalled: int
     stalled_insns: int
     insns: int
+    all_insns: int
 
     def run(
         self, request: BpfRequest, most: int, stalled: tuple[int, int], limits: tuple[int, int]
@@ -229,6 +231,7 @@ class BpfRequests:
         if self._has_ctx:
             _CTX.pack_into(self._ctx_view, 0, request.user_data, request.wait_nr, request.wait_idx)
         request.runs += 1
+        self._cqs.counts.runs[self._runner.name(request.program)] += 1
         if self._observer is not None:
             self._observer(
                 RunStarted(
@@ -280,13 +283,14 @@ class BpfRequests:
                     return result
         result = self._runner.run(request.program, self._ctx_addr)
         self._insns = self._runner.executed()
+        self._cqs.counts.insns += self._insns
         return result
 
     def _run_loop(self, loop: ProgramLoop, request: BpfRequest) -> int | None:
         budgets = self._budgets
         if self._submitter.activity != self._seen_activity:
             self._changed()
-        loop.runs = 1
+        loop.runs, loop.all_insns = 1, 0
         try:
             result = loop.run(
                 request,
@@ -297,6 +301,9 @@ class BpfRequests:
         finally:
             request.runs += loop.runs - 1
             self._runs_left -= loop.runs - 1
+            counts = self._cqs.counts
+            counts.runs[self._runner.name(request.program)] += loop.runs - 1
+            counts.insns += loop.all_insns
         if result is not None:
             self._insns = loop.insns
             if loop.active:
@@ -322,6 +329,7 @@ class BpfRequests:
             )
 
     def _announce_fault(self, request: BpfRequest, trap: Trap) -> None:
+        self._cqs.counts.insns += trap.insns
         if self._observer is not None:
             self._observer(
                 RunFaulted(

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pybpfvm.bits import U32, U64, s32
 from pybpfvm.events import CqePosted, CqeReaped, Observer
 from pybpfvm.uring_backend.abi import CQE_BYTES, SQ_CQ_OVERFLOW, Cqe
+from pybpfvm.uring_backend.counts import Counts
 
 CQES_OFFSET = 64
 _CQE = struct.Struct("<QiI")
@@ -90,6 +91,13 @@ class CompletionQueue:
         offset = ((head + index) & self._mask) * CQE_BYTES
         return bytes(self._cqes[offset : offset + CQE_BYTES])
 
+    def newest(self) -> bytes | None:
+        """The CQE that was written last, reaped or not; None if there was none."""
+        if self.tail == 0:
+            return None
+        offset = ((self.tail - 1) & self._mask) * CQE_BYTES
+        return bytes(self._cqes[offset : offset + CQE_BYTES])
+
     def pop(self) -> bytes | None:
         """The oldest CQE, removed, or None."""
         raw = self.peek()
@@ -106,7 +114,8 @@ class CompletionQueue:
 class CompletionQueues:
     """All CQs of a ring, the backlog of CQ 0, and the counters that posting keeps.
 
-    `touched` collects the indices of queues that got a CQE, for whoever wakes waiters.
+    `counts` are the ring's own. `touched` collects the indices of queues that got a CQE, for
+    whoever wakes waiters.
     `countable` counts the CQEs of CQ 0 that did not come from a TIMEOUT: what a TIMEOUT with a
     completion count counts. `moved` is set whenever some queue holds more or fewer CQEs than at
     any time since `new_epoch`: what live-lock detection means by a change.
@@ -130,6 +139,7 @@ class CompletionQueues:
         self._now_ns = now_ns
         self._main = queues[0]._words
         self._epoch = 0
+        self.counts = Counts()
 
     def __len__(self) -> int:
         return len(self.queues)
@@ -165,6 +175,7 @@ class CompletionQueues:
         queue = self.queues[cq]
         if queue.push(user_data, res, flags):
             fate = "posted"
+            self.counts.posted[cq] += 1
             self.touched.add(cq)
             self._note(queue)
             if cq == 0 and not timer:
@@ -176,6 +187,7 @@ class CompletionQueues:
             self.moved = True
         else:
             fate = "dropped"
+            self.counts.dropped[cq] += 1
             self._main[_OVERFLOW] = (self._main[_OVERFLOW] + 1) & U32
         if self._observer is not None:
             self._observer(
@@ -191,6 +203,7 @@ class CompletionQueues:
             if not queue.push(user_data, res, flags):
                 return
             self._backlog.popleft()
+            self.counts.posted[0] += 1
             self.touched.add(0)
             self._note(queue)
             if not timer:
@@ -208,13 +221,17 @@ class CompletionQueues:
         if raw is None:
             return None
         self._note(queue)
+        self.counts.reaped[cq] += 1
         if self._observer is not None:
             cqe = Cqe.unpack(raw)
             self._observer(CqeReaped(self._now_ns(), cq, cqe.user_data, cqe.res, cqe.flags, by))
         return raw
 
-    def changed(self, queue: CompletionQueue, posted: int, reaped: int) -> None:
-        """Compiled code posted so many CQEs to the queue, and reaped so many."""
+    def changed(self, queue: CompletionQueue, posted: int, reaped: int, dropped: int) -> None:
+        """Compiled code posted so many CQEs to the queue, reaped so many, and dropped so many."""
+        self.counts.posted[queue.index] += posted
+        self.counts.reaped[queue.index] += reaped
+        self.counts.dropped[queue.index] += dropped
         if posted:
             self.touched.add(queue.index)
             if queue.index == 0:

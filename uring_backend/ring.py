@@ -21,6 +21,7 @@ from pybpfvm.uring_backend.abi import SQE_BYTES, Cqe
 from pybpfvm.uring_backend.base import Backend
 from pybpfvm.uring_backend.bpf import BpfRequests, Budgets, ProgramRunner, wait_line
 from pybpfvm.uring_backend.checks import SqeChecks
+from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.cq import CompletionQueue, CompletionQueues
 from pybpfvm.uring_backend.layout import RingMemory
 from pybpfvm.uring_backend.setup import check_setup
@@ -125,6 +126,11 @@ class Ring:
         """Address of the ring memory at an mmap offset; RingError EINVAL (section 1.4)."""
         self._check_open()
         return self._memory.mmap(offset, length)
+
+    @property
+    def counts(self) -> Counts:
+        """What the ring has counted so far."""
+        return self.cqs.counts
 
     @property
     def sq_array_offset(self) -> int:

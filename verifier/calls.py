@@ -29,7 +29,7 @@ from pybpfvm.verifier.mapuse import check_map_helper, takes_sockets
 from pybpfvm.verifier.privileges.capabilities import check_helper, check_one_map
 from pybpfvm.verifier.privileges.leaks import check_conceals, check_no_pointers
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
-from pybpfvm.verifier.resources import dynptr
+from pybpfvm.verifier.resources import dynptr, slices
 from pybpfvm.verifier.resources.lock import check_call_unlocked, check_lock_argument, check_unlocked
 from pybpfvm.verifier.states import stack
 from pybpfvm.verifier.states.regstate import (
@@ -38,6 +38,7 @@ from pybpfvm.verifier.states.regstate import (
     Pointer,
     Reg,
     RegType,
+    Trust,
     clobbered,
     is_null,
     mark_precise,
@@ -89,7 +90,7 @@ _KINDS: Mapping[ArgType, tuple[RegType, ...]] = {
     ArgType.PTR_TO_SPIN_LOCK: (_VALUE,),
     ArgType.PTR_TO_TIMER: (_VALUE,),
     ArgType.PTR_TO_KPTR: (_VALUE, RegType.PTR_TO_BTF_ID),
-    ArgType.PTR_TO_DYNPTR: (_STACK,),
+    ArgType.PTR_TO_DYNPTR: (_STACK, RegType.CONST_PTR_TO_DYNPTR),
 }
 # Arguments of which only the kind of register is known to be right.
 _NOT_JUDGED = frozenset(
@@ -148,7 +149,7 @@ class _Call:
     @property
     def args(self) -> tuple[ArgType, ...]:
         """What the arguments must be."""
-        return self.helper.args_for(self.env.profile.name, self.env.profile.attach_type)
+        return self.helper.args_for(self.env.profile.type_name, self.env.profile.attach_type)
 
     @property
     def regs(self) -> list[Reg]:
@@ -173,7 +174,7 @@ def helper_of(env: Environment, insn: Insn) -> Helper:
             reason="only sleepable programs may call it",
             suggestion="put the program into a sleepable section (.s)",
         )
-    if helper.needs_gpl(profile.name, profile.attach_type) and not env.gpl:
+    if helper.needs_gpl(profile.type_name, profile.attach_type) and not env.gpl:
         raise forbidden(
             Rule.HELPER_NOT_ALLOWED,
             "cannot call GPL-restricted function from non-GPL compatible program",
@@ -277,8 +278,7 @@ def _check_argument(call: _Call, number: int, kind: ArgType) -> None:
     if kind in _NULLABLE and is_null(reg):
         mark_precise(reg)
         return
-    whole = kind not in _ELEMENTS or reg.type is not RegType.PTR_TO_BTF_ID
-    if reg.type not in allowed and not (whole and btfhelpers.is_memory(reg, allowed is _MEMORY)):
+    if reg.type not in allowed and not (allowed is _MEMORY and _is_memory(call, number, kind)):
         raise _mismatch(reg, number, allowed, call)
     if kind in _NOT_JUDGED or (
         kind is ArgType.PTR_TO_BTF_ID_SOCK_COMMON and reg.type is RegType.PTR_TO_BTF_ID
@@ -309,9 +309,14 @@ def _check_argument(call: _Call, number: int, kind: ArgType) -> None:
     elif kind is ArgType.PTR_TO_FUNC:
         _take_callback(call, reg, number)
     elif kind is ArgType.PTR_TO_CONST_STR:
-        call.text = _constant_string(call.env, reg, number)
+        call.text = constant_string(call.env, reg, number)
     elif kind in _ELEMENTS:
         _check_element(call, number, kind)
+
+
+def _is_memory(call: _Call, number: int, kind: ArgType) -> bool:
+    writes = kind in _UNINIT or number in call.helper.writes
+    return btfhelpers.is_memory(call.regs[number], element=kind in _ELEMENTS, writes=writes)
 
 
 # Keys and values of maps: kernels take no object of their own for one.
@@ -482,8 +487,10 @@ def _memory(
                 culprit=reg,
             )
         checks.check_map_key(reg, number, 0, size)
-    elif btfhelpers.is_memory(reg, True):
+    elif btfhelpers.is_memory(reg):
         btfhelpers.check_memory(env, helper_text(call.helper), reg, number, size, writes=writes)
+        if writes and reg.buffer:
+            call.writes.append(lambda: slices.stored_through(env, call.state, reg))
     else:
         raise _mismatch(reg, number, _MEMORY, call)
 
@@ -551,6 +558,8 @@ def _take_dynptr(call: _Call, reg: Reg, number: int) -> None:
     if change is not None:
         call.writes.append(change)
     call.dynptr = dynptr.at(call.state, reg)
+    if name == "dynptr_write" and call.dynptr is not None and call.dynptr.moves:
+        call.writes.append(lambda: forget_packet(call.state, call.pc))
 
 
 def _take_alloc_size(call: _Call, reg: Reg, number: int) -> None:
@@ -610,7 +619,7 @@ def _take_callback(call: _Call, reg: Reg, number: int) -> None:
     call.subprog = reg.subprog
 
 
-def _constant_string(env: Environment, reg: Reg, number: int) -> bytes:
+def constant_string(env: Environment, reg: Reg, number: int) -> bytes:
     """The bytes of a string in a frozen, read-only map, without its NUL."""
     spec = reg.map
     assert spec is not None
@@ -692,10 +701,11 @@ def reference_leak(state: State, message: str) -> Refused:
 
 
 def forget_packet(state: State, pc: int) -> None:
-    """Packet pointers are numbers now: the packet may lie elsewhere."""
+    """Pointers to the packet are numbers now: the packet may lie elsewhere."""
     for frame in state.frames:
         for put, reg in places(frame):
-            if reg.type in PACKET_TYPES or reg.type is RegType.PTR_TO_PACKET_END:
+            packet = reg.type in PACKET_TYPES or reg.type is RegType.PTR_TO_PACKET_END
+            if packet or reg.trust & Trust.PACKET:
                 put(unknown(pc))
 
 

@@ -6,9 +6,9 @@ register + `off`, where `off` comes from the instruction (0 for helper arguments
 
 from __future__ import annotations
 
-from pybpfvm.engine import ctx_violation
 from pybpfvm.isa.opcodes import STACK_BYTES
 from pybpfvm.profiles.base import CtxField, CtxHolds, CtxPointer, PacketAccess
+from pybpfvm.profiles.ctxaccess import ctx_violation
 from pybpfvm.program import BPF_F_RDONLY_PROG, BPF_F_WRONLY_PROG, MapSpec
 from pybpfvm.verifier.domains.word import S64_MIN
 from pybpfvm.verifier.environment import Environment
@@ -91,7 +91,7 @@ def check_region(
     reg: Reg, number: int, off: int, size: int, limit: int, rule: Rule, invalid: str
 ) -> None:
     """`size` bytes (0 for none) at the register lie inside a region of `limit` bytes, wherever in
-    its range the register points. `invalid` is the kernel's text, with {off} and {size}."""
+    its range the register points. `invalid` is the kernel's text, with {limit}, {off}, {size}."""
     off += reg.off
     var = reg.var
     bounds = (-off, limit - size - off)
@@ -107,7 +107,7 @@ def check_region(
         )
     low, high = var.smin + off, var.umax + off
     if low < 0 or low + size > limit:
-        where = invalid.format(off=low, size=size)
+        where = invalid.format(limit=limit, off=low, size=size)
         raise Refused(
             rule,
             f"{where}; R{number} min value is outside of the allowed memory range",
@@ -127,7 +127,7 @@ def check_region(
             bounds=bounds,
         )
     if high + size > limit:
-        where = invalid.format(off=high, size=size)
+        where = invalid.format(limit=limit, off=high, size=size)
         raise Refused(
             rule,
             f"{where}; R{number} max value is outside of the allowed memory range",
@@ -148,7 +148,7 @@ def check_map_value(
     spec = reg.map
     assert spec is not None
     check_map_direction(spec, off + reg.off, size, store=store)
-    invalid = f"invalid access to map value, value_size={spec.value_size} off={{off}} size={{size}}"
+    invalid = "invalid access to map value, value_size={limit} off={off} size={size}"
     check_region(reg, number, off, size, spec.value_size, Rule.MAP_VALUE_ACCESS, invalid)
     fields = env.fields(spec)
     if fields:
@@ -171,7 +171,7 @@ def check_map_direction(spec: MapSpec, off: int, size: int, *, store: bool) -> N
 
 def check_mem(reg: Reg, number: int, off: int, size: int) -> None:
     """An access to sized memory (a ring buffer record)."""
-    invalid = f"invalid access to memory, mem_size={reg.mem_size} off={{off}} size={{size}}"
+    invalid = "invalid access to memory, mem_size={limit} off={off} size={size}"
     check_region(reg, number, off, size, reg.mem_size, Rule.MEM_ACCESS, invalid)
 
 
@@ -179,7 +179,7 @@ def check_map_key(reg: Reg, number: int, off: int, size: int) -> None:
     """A load from the key that a for_each callback got."""
     assert reg.map is not None
     limit = reg.map.key_size
-    invalid = f"invalid access to map key, key_size={limit} off={{off}} size={{size}}"
+    invalid = "invalid access to map key, key_size={limit} off={off} size={size}"
     check_region(reg, number, off, size, limit, Rule.MEM_ACCESS, invalid)
 
 
@@ -254,6 +254,15 @@ def check_ctx(
     `plain` is False for stores by other means than from a register.
     """
     check_ctx_pointer(reg, number)
+    access = (off, size, store, plain, signed)
+    if access not in env.ctx_accesses:
+        env.ctx_accesses[access] = _ctx_field(env, off, size, store, plain, signed)
+    return env.ctx_accesses[access]
+
+
+def _ctx_field(
+    env: Environment, off: int, size: int, store: bool, plain: bool, signed: bool
+) -> CtxField | None:
     profile = env.profile
     if profile.name == "syscall":
         _check_syscall_ctx(off, size)

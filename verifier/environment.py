@@ -15,8 +15,9 @@ from pybpfvm.isa.codec import pcs, target_pc
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Kind, Pseudo
 from pybpfvm.loader.target import kernel_btf
-from pybpfvm.profiles.base import Profile, Sleepable
+from pybpfvm.profiles.base import CtxField, Profile, Sleepable
 from pybpfvm.profiles.detect import matching_section
+from pybpfvm.profiles.loop_upstream import kernel_btf_of
 from pybpfvm.program import BpfObject, MapSpec, Program, Subprog
 from pybpfvm.verifier.kernelobjects.attach import Attachment, attachment, is_btf_typed
 from pybpfvm.verifier.observe import Observer
@@ -35,7 +36,7 @@ DEFAULT_BUDGET_SECONDS = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to verify. `strict_ctx` as in `engine.ctx_violation`; `all_errors`: go on after an
+    """How to verify. `strict_ctx` as in `ctxaccess.ctx_violation`; `all_errors`: go on after an
     error with the other paths; `observer` hears what the explorer does; `rules` are those of a
     kernel, None for the one that the profile belongs to. `contract`: what is promised of user
     memory. `caps` are the loader's. `by_origin`: explore states apart that differ in what user
@@ -107,7 +108,8 @@ class Environment:
     """One verification. `code` is keyed by pc, `functions` by the pc where a function starts.
     `traces`: numbers remember that they came from user space (`origin`). `masks` are those of
     `speculation`, by pc; `exact_offsets`: one depends on numbers, so that states only cover each
-    other if those are the same. `speculating`: the path is one that only a mispredicted branch
+    other if those are the same. `lends_stack`: pointers to memory may be to buffers on the stack.
+    `speculating`: the path is one that only a mispredicted branch
     takes; it ends before `barriers` and behind `store_barriers`. `tail_call_maps`: the map that
     each tail call names."""
 
@@ -126,8 +128,13 @@ class Environment:
     touches_kernel: dict[int, RegType | None] = field(default_factory=dict)
     ids: count[int] = field(default_factory=lambda: count(1))
     value_fields: dict[int, tuple[Field, ...]] = field(default_factory=dict)
+    # What `checks.check_ctx` found of accesses: (offset, size, store, plain, signed).
+    ctx_accesses: dict[tuple[int, int, bool, bool, bool], CtxField | None] = field(
+        default_factory=dict
+    )
     masks: dict[int, Mask] = field(default_factory=dict)
     exact_offsets: bool = False
+    lends_stack: bool = False
     speculating: bool = False
     barriers: set[int] = field(default_factory=set)
     store_barriers: set[int] = field(default_factory=set)
@@ -164,7 +171,7 @@ class Environment:
     @property
     def target(self) -> Btf | None:
         """The BTF of the kernel that the program is for; read when it is first needed."""
-        return self.options.target_btf or kernel_btf()
+        return self.options.target_btf or kernel_btf_of(self.profile) or kernel_btf()
 
     def btf_of(self, reg: Reg) -> Btf:
         """The BTF that `reg.btf_id` is an id of."""

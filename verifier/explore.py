@@ -30,9 +30,10 @@ from pybpfvm.verifier.calls import call_helper, forget_packet, helper_of, refere
 from pybpfvm.verifier.checks import check_readable
 from pybpfvm.verifier.domains.scalar import Scalar, is_subsumed_by
 from pybpfvm.verifier.environment import MAX_ERRORS, Environment
+from pybpfvm.verifier.exceptioncallback import callback_start
 from pybpfvm.verifier.explaining.describe import registers
 from pybpfvm.verifier.jumps import prepare_jump
-from pybpfvm.verifier.kernelobjects import rcu
+from pybpfvm.verifier.kernelobjects import exceptions, rcu
 from pybpfvm.verifier.kernelobjects.attach import is_btf_typed
 from pybpfvm.verifier.kernelobjects.btfptr import check_attachment
 from pybpfvm.verifier.kernelobjects.kfuncs import call_kfunc
@@ -55,7 +56,7 @@ from pybpfvm.verifier.pruning.maygoto import prepare_may_goto
 from pybpfvm.verifier.pruning.prune import Compare, Comparison
 from pybpfvm.verifier.pruning.screen import Screen, differ
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
-from pybpfvm.verifier.resources import iterator
+from pybpfvm.verifier.resources import iterator, slices
 from pybpfvm.verifier.resources.lock import check_call_unlocked, check_unlocked
 from pybpfvm.verifier.states.regstate import (
     NOT_INIT,
@@ -124,6 +125,8 @@ class Explorer:
         prepared = prepared or Prepared(env)
         self._live = prepared.live
         self._origins = env.by_origin
+        self._uninit = env.rules.uninit_stack
+        self._perfmon = env.options.caps.perfmon
         self._forks: list[tuple[int, State]] = []
         self._pending: list[tuple[int, int, State, Stored | None]] = []
         self._stored: dict[int, list[Stored]] = {}
@@ -137,6 +140,7 @@ class Explorer:
         self._turns = prepared.turns
         self._packet_movers = prepared.packet_movers
         self._jump_pcs = prepared.jumps
+        self._callback = callback_start(env)
         self._idents = count(-1, -1)  # of calls; those of references are positive
 
     def run(self) -> None:
@@ -262,25 +266,30 @@ class Explorer:
         )
         found = self._stored.get(pc)
         if found:
+            frames = state.frames
+            depth = len(frames)
+            seldom = (
+                not forced
+                and self._jumps - self._last_jumps < _LOOP_JUMPS
+                and self.processed - self._last_processed < _LOOP_INSNS
+            )
             for stored in reversed(found.copy()):
                 if stored.pending:
+                    old_bounds = stored.bounds
                     if (
-                        went_on(stored.bounds, bounds)
+                        old_bounds
+                        and went_on(old_bounds, bounds)
                         and keeps(stored, state)
                         and self._compare(pc, stored, state, Compare.ALL)
                     ):
                         close(stored, state, self._parent)
                         return False
-                    anew = bounds.keys() != stored.bounds.keys()
+                    anew = bounds is not old_bounds and bounds.keys() != old_bounds.keys()
                     if (anew or not draws) and self._loops(pc, stored, state):
                         raise _infinite(pc, anew=anew)
-                    if (
-                        not forced
-                        and self._jumps - self._last_jumps < _LOOP_JUMPS
-                        and self.processed - self._last_processed < _LOOP_INSNS
-                    ):
+                    if seldom:
                         add = False
-                elif stored.unresolved:
+                elif stored.head is not None:  # it is not known yet what of the state matters
                     if keeps(stored, state) and self._compare(pc, stored, state, Compare.ALL):
                         stored.hits += 1
                         close(stored, state, self._parent)
@@ -289,11 +298,18 @@ class Explorer:
                     screen = stored.screen
                     if screen is None:
                         screen = stored.screen = Screen(self._live, pc, stored.state)
-                    if screen.may_cover(state) and self._compare(
-                        pc, stored, state, Compare.EXPLORED
-                    ):
-                        stored.hits += 1
-                        return False
+                    if screen.depth == depth:
+                        tests = screen.tests
+                        for test in tests:
+                            if not test(frames):
+                                if test is not tests[0]:
+                                    tests.remove(test)
+                                    tests.insert(0, test)
+                                break
+                        else:
+                            if self._compare(pc, stored, state, Compare.EXPLORED):
+                                stored.hits += 1
+                                return False
                 if add:
                     stored.misses += 1
                     # Paths that leave a bounded loop after different turns meet at the next one.
@@ -333,10 +349,9 @@ class Explorer:
         self.peak_states = max(self.peak_states, self._stored_now)
 
     def _compare(self, pc: int, stored: Stored, new: State, mode: Compare) -> bool:
-        uninit = self.env.rules.uninit_stack
         if stored.state.speculative and not new.speculative:
             return False
-        if not self.env.options.caps.perfmon and spills_more(stored.state, new):
+        if not self._perfmon and spills_more(stored.state, new):
             return False
         origins = self._origins and mode is not Compare.EXACT
         explored = mode is Compare.EXPLORED
@@ -347,7 +362,7 @@ class Explorer:
             self._live,
             mode,
             linked,
-            uninit_stack=uninit,
+            uninit_stack=self._uninit,
             origins=origins,
             exact=self.env.exact_offsets,
         )
@@ -499,6 +514,8 @@ class Explorer:
         if pc in self._next_calls:
             call = partial(call_kfunc, env, insn=insn, pc=pc)
             return iterator.prepare_next(call, pc, self._forks, self._last_turn)
+        if kind is Kind.CALL_KFUNC and exceptions.is_throw(env, insn):
+            return self._throw(insn, pc)
         if kind is Kind.CALL_KFUNC:
             return _then(lambda state: call_kfunc(env, state, insn, pc), after)
         if kind is Kind.CALL_LOCAL:
@@ -591,6 +608,8 @@ class Explorer:
         target = target_pc(insn, pc)
         assert target is not None
         function = self.env.functions[target]
+        if target == self._callback:
+            raise exceptions.called_directly(pc)
         if function.is_global:
             return self._global_call(pc, target)
 
@@ -609,11 +628,16 @@ class Explorer:
         function = env.functions[target]
         wanted = parameters(env, function)
         moves = target in self._packet_movers
+        throws = target in exceptions.throwers(env)
 
         def step(state: State) -> int:
             check_call_unlocked(state, None)
             regs = state.frame.regs
             check_arguments(env, state, pc, function.name, wanted)
+            if throws:
+                exceptions.check_may_throw(state, function.name)
+                if self.entry == self._callback:
+                    raise exceptions.in_callback(f"{function.name}(), which may throw,")
             if moves:
                 forget_packet(state, pc)
             if env.sleepable and state.regions != NO_REGIONS:
@@ -626,13 +650,29 @@ class Explorer:
 
         return step
 
+    def _throw(self, insn: Insn, pc: int) -> Step:
+        """The program ends, with what is thrown as its result, or its callback's."""
+        env, callback = self.env, self._callback
+
+        def step(state: State) -> int:
+            value = state.frame.regs[1]
+            call_kfunc(env, state, insn, pc)
+            if callback < 0:
+                _check_range(env, value, 1)
+            exceptions.check_thrown(state, pc)
+            if self.entry == callback:
+                raise exceptions.in_callback(f"bpf_throw kfunc (insn {pc})")
+            return _END
+
+        return step
+
     def _exit(self, pc: int) -> Step:
         env = self.env
         entry = self.entry
 
         def step(state: State) -> int:
             if len(state.frames) == 1:
-                _check_result(env, state, entry)
+                _check_result(env, state, 0 if entry == self._callback else entry)
                 return _END
             value = state.frame.regs[0]
             if value.type is RegType.PTR_TO_STACK:
@@ -646,6 +686,8 @@ class Explorer:
                 return self._round_ended(state, value)
             frame = state.pop()
             state.frame.regs[0] = value
+            if env.lends_stack:
+                slices.forget_frame(state, frame.number, pc)
             return frame.callsite + 1
 
         return step
@@ -667,7 +709,9 @@ class Explorer:
             )
         entry, callsite = state.frame.entry, state.frame.callsite
         before = callback.before
-        state.pop()
+        left = state.pop()
+        if self.env.lends_stack:
+            slices.forget_frame(state, left.number, callsite)
         if value.var.umin == 0:
             again = state.copy()
             _widen(again, before)
@@ -749,6 +793,11 @@ def _check_result(env: Environment, state: State, entry: int) -> None:
                 reason="global functions return numbers",
             )
         return
+    _check_range(env, value, 0)
+
+
+def _check_range(env: Environment, value: Reg, number: int) -> None:
+    """What the program returns, in register `number`, is something that it may."""
     if env.returns is None:
         return
     low, high = env.returns
@@ -756,17 +805,17 @@ def _check_result(env: Environment, state: State, entry: int) -> None:
     if value.type is not RegType.SCALAR_VALUE:
         raise forbidden(
             Rule.RETURN_VALUE,
-            f"At program exit the register R0 is not a known value ({value.type.value})",
+            f"At program exit the register R{number} is not a known value ({value.type.value})",
             reason=f"programs of {env.profile.name} return a number from {low} to {high}",
         )
     if value.var.smin < low or value.var.smax > high:
-        raise _bad_result("At program exit", value, low, high)
+        raise _bad_result("At program exit", value, low, high, number)
 
 
-def _bad_result(when: str, value: Reg, low: int, high: int) -> Refused:
+def _bad_result(when: str, value: Reg, low: int, high: int, number: int = 0) -> Refused:
     return Refused(
         Rule.RETURN_VALUE,
-        f"{when} the register R0 has smin={value.var.smin} smax={value.var.smax} "
+        f"{when} the register R{number} has smin={value.var.smin} smax={value.var.smax} "
         f"should have been in [{low}, {high}]",
         reason=f"the return value must be known to lie between {low} and {high}",
         suggestion="return constants, or compare the value with the limits first",

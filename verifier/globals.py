@@ -8,7 +8,16 @@ from pybpfvm.isa.codec import target_pc
 from pybpfvm.isa.opcodes import Kind
 from pybpfvm.verifier.calls import moves_packet
 from pybpfvm.verifier.environment import Environment
+from pybpfvm.verifier.exceptioncallback import callback_start
+from pybpfvm.verifier.kernelobjects.kfuncdynptrs import packet_calls
 from pybpfvm.verifier.structure import calls_of
+
+
+def entries(env: Environment) -> tuple[int, ...]:
+    """Where the functions start that are verified by themselves: the main one's first."""
+    callback = callback_start(env)
+    called = called_globals(env)
+    return (0, *called) if callback < 0 or callback in called else (0, *called, callback)
 
 
 def called_globals(env: Environment) -> tuple[int, ...]:
@@ -24,12 +33,13 @@ def called_globals(env: Environment) -> tuple[int, ...]:
 
 
 def packet_movers(env: Environment) -> frozenset[int]:
-    """The functions that call a helper which moves the packet, or a function that does."""
+    """The functions that make a call which may move the packet, or call a function that does."""
     starts = sorted(env.functions)
+    through_dynptrs = packet_calls(env)
     work = [
         starts[bisect_right(starts, pc) - 1]
         for pc, insn in env.code.items()
-        if insn.spec.kind is Kind.CALL and moves_packet(env, insn)
+        if pc in through_dynptrs or (insn.spec.kind is Kind.CALL and moves_packet(env, insn))
     ]
     callers: dict[int, list[int]] = {}
     if work:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import AluOp, JmpOp, Operand
+from pybpfvm.isa.semantics import CONCRETE_JMP
 from pybpfvm.verifier.checks import MAX_PACKET_OFF, check_readable
 from pybpfvm.verifier.domains.alu import alu
 from pybpfvm.verifier.domains.branch import arms_of
@@ -57,6 +58,7 @@ def prepare_jump(env: Environment, insn: Insn, pc: int) -> JumpStep:
     constant = scalar(Scalar.const(insn.imm), pc)
     forgets = env.rules.forgets_ranges and not env.rules.tracks_all
     jumps, goes_on = arms_of(op, width, forgets=forgets)
+    holds = CONCRETE_JMP[op]
 
     def step(state: State) -> Arms:
         regs = state.frame.regs
@@ -66,7 +68,12 @@ def prepare_jump(env: Environment, insn: Insn, pc: int) -> JumpStep:
             check_readable(b, src)
             check_readable(a, dst)
             return _pointer_jump(env, insn, state, a, b)
-        taken, fallen = jumps(a.var, b.var), goes_on(a.var, b.var)
+        x, y = a.var, b.var
+        if not x.mask and not y.mask:
+            mark_precise(a)
+            mark_precise(b)
+            return (state, None) if holds(x.value, y.value, width) else (None, state)
+        taken, fallen = jumps(x, y), goes_on(x, y)
         if taken is None or fallen is None:
             mark_precise(a)
             mark_precise(b)
@@ -240,8 +247,17 @@ def _reaches(state: State, pointer: Reg, more: int) -> None:
         return
     if pointer.var.umax > MAX_PACKET_OFF or pointer.var.umax + off > MAX_PACKET_OFF:
         return
+    kind, id, least = pointer.type, pointer.id, off + more
     for frame in state.frames:
-        for put, reg in places(frame):
-            if reg.type is pointer.type and reg.id == pointer.id and reg.range < off + more:
+        regs = frame.regs
+        for index in range(10):
+            reg = regs[index]
+            if reg.type is kind and reg.id == id and reg.range < least:
                 assert isinstance(reg, Pointer)
-                put(reg.moved(reg.at, reg.off, reg.var, range=off + more))
+                regs[index] = reg.moved(reg.at, reg.off, reg.var, range=least)
+        for base, slot in list(frame.stack.items()):
+            held = slot.reg
+            if held is not None and held.type is kind and held.id == id and held.range < least:
+                assert isinstance(held, Pointer)
+                moved = held.moved(held.at, held.off, held.var, range=least)
+                frame.put(base, Slot(slot.kinds, moved, slot.spilled))

@@ -11,10 +11,10 @@ import errno
 from collections.abc import Callable, Iterator
 
 from pybpfvm.bits import sign_extend
-from pybpfvm.engine import ctx_violation
 from pybpfvm.errors import LoadRejected, SourceLine
 from pybpfvm.profiles import PROFILES
 from pybpfvm.profiles.base import Profile, Sleepable
+from pybpfvm.profiles.ctxaccess import ctx_violation
 from pybpfvm.profiles.detect import ProgramFacts, matching_section
 
 # Offered to sleepable programs only (section 2.4, v2).

@@ -30,7 +30,7 @@ from pybpfvm.verifier.privileges.leaks import (
     check_whole,
 )
 from pybpfvm.verifier.refusal import forbidden
-from pybpfvm.verifier.resources import dynptr
+from pybpfvm.verifier.resources import dynptr, slices
 from pybpfvm.verifier.states import stack
 from pybpfvm.verifier.states.regstate import (
     NON_NULL,
@@ -244,10 +244,12 @@ def check_store(
         checks.check_ctx(env, pointer, number, off, size, store=True, plain=plain)
         usermem.to_ctx(env, off)
     elif kind is btfptr.BTF_ID:
-        raise btfptr.store_refused(env, pointer, number)
+        btfptr.check_store(env, pointer, number, off, size)
+        return
     elif kind is btfptr.MEM:
         checks.check_alignment(pointer, off, size, strict=strict)
         btfptr.check_memory(pointer, number, off, size, store=True)
+        slices.stored_through(env, state, pointer)
     elif kind in PACKET_TYPES:
         checks.check_packet_writable(env)
         checks.check_packet(pointer, number, off, size)

@@ -30,12 +30,15 @@ _SINCE: Mapping[Kind | AluOp, Version] = {
 # The first version of each group of helpers, and the last number of the group before it.
 _HELPERS: tuple[tuple[Version, int], ...] = (((5, 16), 175), ((6, 2), 209))
 _LAST_HELPER = 211
+_LATEST = max(*_SINCE.values(), *(version for version, _ in _HELPERS))
 _SHORT_JUMPS = range(-(1 << 15), 1 << 15)
 
 
 def newer_code(env: Environment) -> Iterator[Finding]:
     """The instructions and helper calls that the kernel does not know, in order of the code."""
     version = env.rules.version
+    if version >= _LATEST:
+        return
     for pc, insn in env.code.items():
         since = _insn_since(insn)
         if since is not None and since > version:

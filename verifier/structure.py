@@ -26,6 +26,7 @@ from pybpfvm.btf.types import (
 from pybpfvm.isa.codec import target_pc
 from pybpfvm.isa.opcodes import MAX_FRAMES, STACK_BYTES, Kind, Pseudo
 from pybpfvm.verifier.environment import Environment
+from pybpfvm.verifier.exceptioncallback import callback_start
 from pybpfvm.verifier.verdict import Finding, Rule
 from pybpfvm.verifier.verdict import Kind as Why
 
@@ -68,9 +69,10 @@ def code_errors(env: Environment) -> Iterator[Finding]:
     bounds = dict(zip(starts, [*starts[1:], slots], strict=True))
     broken = False
     for pc, insn in code.items():
-        start = starts[bisect_right(starts, pc) - 1]
-        target = target_pc(insn, pc)
-        if insn.spec.kind in _JUMPS and target is not None:
+        kind = insn.spec.kind
+        if kind in _JUMPS:
+            start = starts[bisect_right(starts, pc) - 1]
+            target = pc + 1 + insn.off
             if not start <= target < bounds[start]:
                 broken = True
                 text = f"jump out of range from insn {pc} to {target}"
@@ -81,9 +83,9 @@ def code_errors(env: Environment) -> Iterator[Finding]:
                 broken = True
                 text = f"jump into the middle of ldimm64 insn {target}"
                 yield _finding(env, Rule.BAD_JUMP, pc, text, "lddw takes two slots")
-        elif insn.spec.kind is Kind.CALL_LOCAL and target not in env.functions:
+        elif kind is Kind.CALL_LOCAL and target_pc(insn, pc) not in env.functions:
             broken = True
-            text = f"call to invalid destination {target}"
+            text = f"call to invalid destination {target_pc(insn, pc)}"
             yield _finding(env, Rule.BAD_JUMP, pc, text, "no function starts there")
     for start in starts:
         last = _last_pc(env, bounds[start])
@@ -111,7 +113,8 @@ def _last_pc(env: Environment, end: int) -> int:
 
 def _unreachable(env: Environment) -> Iterator[Finding]:
     seen: set[int] = set()
-    work = [0]
+    callback = callback_start(env)
+    work = [0] if callback < 0 else [0, callback]
     while work:
         pc = work.pop()
         if pc in seen:

@@ -13,11 +13,13 @@ from pybpfvm.profiles.detect import matching_section
 from pybpfvm.program import BpfObject, Program
 from pybpfvm.verifier import structure
 from pybpfvm.verifier.environment import MAX_ERRORS, Environment, Options, environment
+from pybpfvm.verifier.exceptioncallback import check_callback
 from pybpfvm.verifier.explore import Explorer
-from pybpfvm.verifier.globals import called_globals
+from pybpfvm.verifier.globals import entries
 from pybpfvm.verifier.newer import newer_code
 from pybpfvm.verifier.prepared import Prepared
 from pybpfvm.verifier.privileges.capabilities import capability_errors, speculation_feature
+from pybpfvm.verifier.refusal import Refused
 from pybpfvm.verifier.resources.fields import refused_maps
 from pybpfvm.verifier.verdict import (
     Accepted,
@@ -49,6 +51,7 @@ def verify(
     errors = (
         capability_errors(env)
         or _sleepable_errors(env)
+        or _callback_errors(env)
         or tuple(islice(structure.code_errors(env), MAX_ERRORS))
         or _map_errors(env)
     )
@@ -82,14 +85,14 @@ def _no_collection() -> Iterator[None]:
 
 def _explored(env: Environment, insns: int) -> Verdict:
     """The verdict on a program whose control flow is sound: its main function's, and that of
-    each global function that it calls."""
+    each global function that it calls, or that catches what it throws."""
     processed = states = peak_states = 0
     found: list[Finding] = []
     undecided: Finding | None = None
     tail_calls: set[int] = set()
     prepared = Prepared(env)
     until = time.monotonic() + env.options.budget_seconds
-    for entry in (0, *called_globals(env)):
+    for entry in entries(env):
         explorer = Explorer(env, entry, processed, prepared, until=until)
         explorer.run()
         processed = explorer.processed
@@ -113,18 +116,28 @@ def _explored(env: Environment, insns: int) -> Verdict:
 
 def _map_errors(env: Environment) -> tuple[Finding, ...]:
     """Maps that can not be made, or not be used by programs of the type."""
-    return tuple(
-        Finding(
-            refused.rule,
-            refused.kind,
-            pc,
-            refused.message,
-            refused.reason,
-            refused.suggestion,
-            env.program.line_at(pc),
-            feature=refused.feature,
-        )
-        for pc, refused in refused_maps(env)
+    return tuple(_finding(env, pc, refused) for pc, refused in refused_maps(env))
+
+
+def _callback_errors(env: Environment) -> tuple[Finding, ...]:
+    """Whether the program's exception callback can be one."""
+    try:
+        check_callback(env)
+    except Refused as refused:
+        return (_finding(env, 0, refused),)
+    return ()
+
+
+def _finding(env: Environment, pc: int, refused: Refused) -> Finding:
+    return Finding(
+        refused.rule,
+        refused.kind,
+        pc,
+        refused.message,
+        refused.reason,
+        refused.suggestion,
+        env.program.line_at(pc),
+        feature=refused.feature,
     )
 
 

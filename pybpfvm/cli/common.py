@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,6 +48,8 @@ def target_btf(args: argparse.Namespace) -> Btf | None:
 
 def print_json(schema: str, body: Mapping[str, object]) -> None:
     """One JSON document on stdout, with its schema first."""
+    import json
+
     json.dump({"schema": f"pybpfvm.{schema}", **body}, sys.stdout, indent=2)
     print()
 

@@ -194,6 +194,7 @@ def _ring() -> Iterator[Finding]:
         yield Finding("io_uring (backend kernel)", False, refused.reason, remedy)
         return
     yield Finding("io_uring (backend kernel)", True, "a ring can be made")
+    yield _liburing()
     found = probe.probe()
     missing = ", ".join(op.name for op in found.missing)
     yield Finding(
@@ -204,6 +205,17 @@ def _ring() -> Iterator[Finding]:
     )
     names = [name for bit, name in enumerate(_RING_FEATURES) if found.features >> bit & 1]
     yield Finding("io_uring features", True, ", ".join(names).lower() or "none")
+
+
+def _liburing() -> Finding:
+    from pybpfvm.uring_backend.kernel import libring
+
+    refused = libring.available()
+    name = "liburing (backend liburing)"
+    if refused is not None:
+        remedy = f"{refused.remedy}; only --backend liburing needs it"
+        return Finding(name, False, refused.reason, remedy)
+    return Finding(name, True, libring.found() or "")
 
 
 def _bpf() -> Finding:

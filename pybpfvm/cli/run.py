@@ -64,9 +64,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_abi_arguments(parser)
     ring = parser.add_argument_group("scenarios")
     # No defaults here: an option that is given to the wrong kind of file is to be told apart.
-    ring.add_argument("--backend", choices=("sim", "kernel"), help="default sim")
+    ring.add_argument(
+        "--backend",
+        choices=("sim", "kernel", "liburing"),
+        help="a simulated ring (the default), the running kernel's, or the same through liburing",
+    )
     ring.add_argument(
         "--seed", type=not_negative, help="decides everything in sim (default 0)", metavar="N"
+    )
+    ring.add_argument(
+        "--faults",
+        metavar="WHAT",
+        help="what requests and programs meet: swarm (drawn from the seed), rate:0.1, or a plan, "
+        "e.g. READ#2=EIO,RECV#1=short:3 (docs/faults.md)",
     )
     ring.add_argument(
         "--no-verify",
@@ -107,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
     return _run_once(args)
 
 
-_SCENARIO = ("backend", "seed", "no_verify", "budget_runs", "budget_seconds")
+_SCENARIO = ("backend", "seed", "faults", "no_verify", "budget_runs", "budget_seconds")
 _ONCE = ("prog", "ctx", "data", "repeat")
 
 
@@ -174,7 +184,7 @@ def _run_once(args: argparse.Namespace) -> int:
                     data,
                     repeat=repeat,
                     budget_insns=args.budget_insns,
-                    observer=account,
+                    observer=account if args.json or not args.quiet else None,
                     strict_ctx=not args.lenient_ctx,
                     engine=engine,
                     after_each=progress.each_run(),

@@ -21,7 +21,8 @@ from pybpfvm.scenario import Live, Outcome, Scenario, parse, run_scenario
 from pybpfvm.session import Budgets
 from pybpfvm.session.engines import chosen
 from pybpfvm.session.ring import BackendName
-from pybpfvm.uring_backend.abi import Op
+from pybpfvm.uring_backend.abi import Cqe, Op
+from pybpfvm.uring_backend.faults import NO_FAULTS, Faults, parse_faults, plan_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Options:
     budget_insns: int = DEFAULT_BUDGET_INSNS
     budgets: Budgets | None = None
     engine: str = "auto"
+    faults: Faults | None = None
     abi: str | None = None
     helpers: Mapping[int, str] | None = None
     btf: Btf | None = None
@@ -59,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
         budget_insns=args.budget_insns,
         budgets=_budgets(args.budget_runs, args.budget_seconds),
         engine=args.engine,
+        faults=None if args.faults is None else parse_faults(args.faults, "--faults"),
         abi=args.abi,
         helpers=overrides(args),
         btf=target_btf(args),
@@ -92,9 +95,10 @@ def show(scenario: Scenario, options: Options) -> int:
             return
         if not options.quiet:
             _print_account(live, account)
-        _print_queues(live, account)
+        _print_queues(live)
         print_maps(live.object)
 
+    observed = options.json or not options.quiet  # else nobody asked for the events
     maps: dict[str, list[dict[str, object]]] = {}
     variables: dict[str, object] = {}
     progress = on_stderr()
@@ -112,7 +116,8 @@ def show(scenario: Scenario, options: Options) -> int:
             engine=options.engine,
             budget_insns=options.budget_insns,
             budgets=options.budgets,
-            observer=progress.observer(account),
+            faults=options.faults,
+            observer=progress.observer(account) if observed else None,
             on_start=on_start,
             on_end=on_end,
         )
@@ -122,9 +127,9 @@ def show(scenario: Scenario, options: Options) -> int:
         print()
         if options.timings:
             seconds = time.perf_counter() - start
-            rate = rates(account.runs.total(), account.insns, seconds)
+            rate = rates(sum(outcome.runs.values()), outcome.insns, seconds)
             print(f"took {seconds * 1e3:.1f} ms: {rate}")
-        _print_outcome(scenario, options, outcome, account)
+        _print_outcome(scenario, options, outcome)
     return outcome.exit_code
 
 
@@ -165,15 +170,19 @@ def _print_account(live: Live, account: Account) -> None:
     print()
 
 
-def _print_queues(live: Live, account: Account) -> None:
+def _print_queues(live: Live) -> None:
     heading("Completion queues")
     names = AddressNames(live.ring.machine.memory, live.object.object)
+    counts = live.counts
     rows = []
     for cq in range(1 + len(live.scenario.ring.cq_entries)):
-        last = account.last_posted.get(cq)
-        text = "-" if last is None else f"user_data {names(last.user_data)}, res {result(last.res)}"
-        counts = (account.posted[cq], account.reaped[cq], account.left(cq), account.dropped[cq])
-        rows.append((cq, *counts, text))
+        newest = live.ring.core.cqs.queues[cq].newest()
+        text = "-"
+        if newest is not None:
+            last = Cqe.unpack(newest)
+            text = f"user_data {names(last.user_data)}, res {result(last.res)}"
+        posted, reaped, lost = counts.posted[cq], counts.reaped[cq], counts.dropped[cq]
+        rows.append((cq, posted, reaped, posted - reaped, lost, text))
     table(("CQ", "posted", "reaped", "left", "lost", "last CQE"), rows)
 
 
@@ -196,12 +205,32 @@ def _verify_command(scenario: Scenario, options: Options, program: str) -> str:
     return " ".join(quote(word) for word in words)
 
 
-def _print_outcome(
-    scenario: Scenario, options: Options, outcome: Outcome, account: Account
-) -> None:
+def _replay_command(scenario: Scenario, options: Options, outcome: Outcome) -> str:
+    """What a user types to see the same again: in `sim` exactly the same."""
+    words = ["pybpfvm", "run", str(scenario.path), "--seed", str(options.seed)]
+    if outcome.backend != "sim":
+        words += ["--backend", outcome.backend]
+    if outcome.injected or options.faults or scenario.faults:
+        words += ["--faults", plan_text(outcome.injected) or NO_FAULTS]
+    if options.abi:
+        words += ["--abi", options.abi]
+    for number, name in (options.helpers or {}).items():
+        words += ["--helper", f"{number}={name}"]
+    if options.engine != "auto":
+        words += ["--engine", options.engine]
+    words += [] if options.verify else ["--no-verify"]
+    words += [] if options.strict_ctx else ["--lenient-ctx"]
+    if options.budget_insns != DEFAULT_BUDGET_INSNS:
+        words += ["--budget-insns", str(options.budget_insns)]
+    if options.budgets is not None and options.budgets.max_runs != Budgets().max_runs:
+        words += ["--budget-runs", str(options.budgets.max_runs)]
+    return " ".join(quote(word) for word in words)
+
+
+def _print_outcome(scenario: Scenario, options: Options, outcome: Outcome) -> None:
     """What came of it; the reason of a stop comes last, where it is seen."""
     runs = ", ".join(f"{name} {count}" for name, count in outcome.runs.items()) or "none"
-    print(f"runs: {runs}; {account.insns:,} instructions; {outcome.time_ns / 1e6:.3f} ms ring time")
+    print(f"runs: {runs}; {outcome.insns:,} instructions; {outcome.time_ns / 1e6:.3f} ms ring time")
     stop = outcome.stopped
     if stop is not None and outcome.expected_stop:
         print(f"{_stop_text(stop)} (as expected)")
@@ -217,6 +246,8 @@ def _print_outcome(
             print(f"more: {_verify_command(scenario, options, stop.program)}")
     if outcome.ok:
         print("all expectations met")
+    elif not isinstance(stop, LoadRejected) and (outcome.backend == "sim" or outcome.injected):
+        print(f"replay: {_replay_command(scenario, options, outcome)}")
 
 
 def _print_document(
@@ -266,6 +297,8 @@ def _print_document(
                 }
                 for cq, cqes in sorted(outcome.cqes.items())
             ],
+            "faults": [str(fault) for fault in outcome.injected],
+            "replay": _replay_command(scenario, options, outcome),
             "cq_overflow": outcome.overflow,
             "time_ns": outcome.time_ns,
             "maps": maps,

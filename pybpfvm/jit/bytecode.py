@@ -17,13 +17,17 @@ from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Kind, Pseudo
 from pybpfvm.jit.emit import Emitter
 from pybpfvm.jit.emitted import Build
+from pybpfvm.jit.memorycode import form_of
 from pybpfvm.jit.options import Checks
 from pybpfvm.jit.state import State
-from pybpfvm.jit.thunks import Thunks
+from pybpfvm.jit.thunks import BASE, Thunks
 from pybpfvm.jit.unit import Unit
+from pybpfvm.jit.x86 import rm
 from pybpfvm.program import Program
 
 _CODE = Path(__file__).with_name("code")
+_WORDS = 6
+_NOT_THERE = frozenset({Kind.ALU, Kind.JUMP})
 _BUILD = Build(Checks.NONE, fuel=False)
 
 
@@ -33,7 +37,7 @@ def assembled(name: str, names: Mapping[str, int]) -> bytes:
 
     source = _CODE / f"{name}.s"
     text = re.sub(r"@(\w+)", lambda found: str(int(names[found[1]])), source.read_text("ascii"))
-    return encode(assemble(text, where=source.name, maps={"words": 0}))
+    return encode(assemble(text, where=source.name))
 
 
 def binary(name: str) -> Path:
@@ -42,22 +46,38 @@ def binary(name: str) -> Path:
 
 
 class _Constants:
-    """Stands for an image: `map[words]` is a block of words, functions are only named."""
-
-    def __init__(self, words: int) -> None:
-        self._words = words
+    """Stands for an image: functions are only named, and there are no maps."""
 
     def constant(self, program: Program, pc: int, insn: Insn) -> int:
         """The value of an LDDW."""
-        if insn.src == Pseudo.MAP_IDX_VALUE:
-            return self._words
         return 0 if insn.src == Pseudo.FUNC else insn.imm
+
+
+class _Emitter(Emitter):
+    """r6 of our own code is always its block of words, if it has one, which the window's base
+    reaches: the register itself holds nothing, and is not kept."""
+
+    block: int | None = None
+
+    def _one(self, insn: Insn, kind: Kind) -> None:
+        if self.block is None or _WORDS not in (insn.dst, insn.src):
+            super()._one(insn, kind)
+        elif kind in (Kind.LDX, Kind.ST, Kind.STX):
+            (prefix, opcode, wide, byte), reg, tail = form_of(insn)
+            at = self.block + insn.off
+            self._code.data += prefix + rm(opcode, reg, BASE, at, wide, byte=byte) + tail
+        else:
+            raise InternalError(f"{insn.spec.mnemonic} of the block of words")
+
+    def _to_save(self, pc: int) -> tuple[int, ...]:
+        saved = super()._to_save(pc)
+        return saved if self.block is None else tuple(n for n in saved if n != _WORDS)
 
 
 class Bytecode:
     """The functions of one source, compiled: their addresses in `entries`, by the names given.
 
-    `words` is the address that `map[words]` stands for. `callees` are what it calls by number:
+    `words` is the address of the block that r6 stands for. `callees` are what it calls by number:
     addresses of machine code, or Python objects with how many registers they look at.
     """
 
@@ -80,7 +100,12 @@ class Bytecode:
 
         insns = decode(binary(name).read_bytes(), where=f"{name}.bin")
         program = Program(name, "", insns)
-        emitter = Emitter(program, _Constants(words), helpers, state, thunks, _BUILD, callee)
+        wrong = [i for i in insns if i.spec.kind in _NOT_THERE and _WORDS in (i.dst, i.src)]
+        if words and wrong:
+            raise InternalError(f"{wrong[0].spec.mnemonic} of the block of words")
+        emitter = _Emitter(program, _Constants(), helpers, state, thunks, _BUILD, callee)
+        if words:
+            emitter.block = words - state.base
         self.unit = Unit(program, _BUILD, emitter.emit())
         starts = [
             target_pc(insn, pc)

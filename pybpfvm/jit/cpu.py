@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import platform
+import os
 import struct
 import sys
 
@@ -26,10 +26,13 @@ def unsupported() -> str | None:
 
     Whether executable pages are allowed shows only when one is made.
     """
-    if platform.machine() not in ("x86_64", "AMD64") or struct.calcsize("P") != 8:
-        return f"the JIT emits x86-64 code, this is {platform.machine()}"
+    machine = os.uname().machine if hasattr(os, "uname") else "no Unix"
+    if machine != "x86_64" or struct.calcsize("P") != 8:
+        return f"the JIT emits x86-64 code, this is {machine}"
     if sys.platform != "linux":
         return f"the JIT needs Linux, this is {sys.platform}"
     if sys.implementation.name != "cpython":
         return f"the JIT is entered through CPython's C API, this is {sys.implementation.name}"
+    if "t" in sys.abiflags:
+        return "the JIT relies on CPython's lock, this is a free-threaded build"
     return None

@@ -62,6 +62,7 @@ class FaultHandler:
         self.record = ctypes.addressof(ctypes.c_char.from_buffer(self._page))
         self.words = memoryview(self._page).cast("Q")
         self._ours: dict[int, int] = {}
+        self._placed: dict[int, int] = {}  # handlers of ours, by the one that each goes on to
         self._seen = (ctypes.c_uint64 * (_SIGACTION.size // 8))()
         self._seen_at = ctypes.addressof(self._seen)
         for number in _SIGNALS:
@@ -71,19 +72,24 @@ class FaultHandler:
         """Be the first handler again if another one was put before us (faulthandler, say)."""
         for number, ours in self._ours.items():
             _sigaction(number, None, self._seen_at)
-            if self._seen[0] != ours:
-                self._install(number)
+            seen = self._seen[0]
+            if seen != ours:
+                if seen in self._placed.values():  # another one of ours, that somebody put back
+                    self._ours[number] = seen
+                else:
+                    self._install(number)
 
     def _install(self, number: int) -> None:
         old = _installed(number)
-        code = self._code(old[0])
-        pages = code_area().place(code)
+        if old[0] not in self._placed:  # for ever: others may go on to it
+            self._placed[old[0]] = code_area().place(self._code(old[0])).start
+        ours = self._placed[old[0]]
         action = ctypes.create_string_buffer(
-            _SIGACTION.pack(pages.start, old[1], _SA_SIGINFO | _SA_ONSTACK, 0)
+            _SIGACTION.pack(ours, old[1], _SA_SIGINFO | _SA_ONSTACK, 0)
         )
         if _sigaction(number, action, None) != 0:
             raise InputError("the system refuses a signal handler", where="jit")
-        self._ours[number] = pages.start
+        self._ours[number] = ours
 
     def _code(self, old: int) -> bytes:
         """The handler: (rdi signal, rsi siginfo, rdx ucontext)."""

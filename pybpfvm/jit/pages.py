@@ -83,15 +83,26 @@ class CodeArea:
                 start, self._next = self._next, self._next + span
             else:
                 raise InputError("1 GiB of compiled code", where="jit", remedy="close engines")
+        pages = Pages(start, span)
         if _mprotect(start, span, _RW) != 0:
-            raise _refused(ctypes.get_errno())
+            raise self._refused(pages)
         placed = code if isinstance(code, bytearray) else bytearray(code)
         for at, target in outward:
             placed[at : at + 4] = (target - start - at - 4).to_bytes(4, "little", signed=True)
         ctypes.memmove(start, bytes(placed), len(placed))
         if _mprotect(start, span, _RX) != 0:
-            raise _refused(ctypes.get_errno())
-        return Pages(start, span)
+            raise self._refused(pages)
+        return pages
+
+    def _refused(self, pages: Pages) -> InputError:
+        """Why the pages, which are given back, can not be executable."""
+        number = ctypes.get_errno()
+        self.release(pages)
+        return InputError(
+            f"the system refuses executable memory: {os.strerror(number)}",
+            where="jit",
+            remedy="allow it (SELinux execmem, seccomp profile), or use --engine interp",
+        )
 
     def release(self, pages: Pages) -> None:
         """Give pages back; nothing may run there any more."""
@@ -99,14 +110,6 @@ class CodeArea:
         _madvise(pages.start, pages.span, _DONTNEED)
         with self._lock:
             self._free.setdefault(pages.span, []).append(pages.start)
-
-
-def _refused(number: int) -> InputError:
-    return InputError(
-        f"the system refuses executable memory: {os.strerror(number)}",
-        where="jit",
-        remedy="allow it (SELinux execmem, seccomp profile), or use --engine interp",
-    )
 
 
 _area: CodeArea | None = None

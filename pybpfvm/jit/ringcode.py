@@ -20,13 +20,13 @@ from pybpfvm.jit.x86 import (
     AND,
     MOV,
     MOV_TO,
+    OR,
     R8,
     R9,
     R10,
     R12,
     RAX,
     RBP,
-    RBX,
     RCX,
     RDI,
     RDX,
@@ -50,6 +50,7 @@ from pybpfvm.uring_backend.kernel import direct
 from pybpfvm.uring_backend.kernel.direct import Queue, Stop, Word
 
 _NR_ENTER = 426
+_ADD_TO = 0x01  # add [memory], reg
 _NS_PER_S = 1_000_000_000
 _CLOCK_MONOTONIC = 1
 _GETEVENTS_ARG_BYTES = 24
@@ -153,21 +154,25 @@ class RingCode:
         self.code.close()
         code_area().release(self._pages)
 
+    def _word(self, word: Word) -> int:
+        """Displacement of a word of the block from the window's base."""
+        return self._words - self._state.base + 8 * word
+
     def _run(self, asm: Assembler) -> None:
         """Run the program once: r0. It is verified, so what is in the other registers does not
-        matter to it; the loop needs but its block of words in rbx."""
-        disp = self._state.disp
+        matter to it, and the loop needs none of them."""
+        disp, word = self._state.disp, self._word
         asm(
             load(RBP, disp(Slot.FIRST_FRAME)),
-            rm(MOV, R9, RBX, 8 * Word.BUDGET),
+            rm(MOV, R9, R12, word(Word.BUDGET)),
             mov_imm(RAX, MAY_GOTO_ITERATIONS),
             rm(MOV_TO, RAX, R12, disp(Slot.MAY_GOTO)),
-            rm(MOV, RDI, RBX, 8 * Word.CTX),
-            rm(0xFF, 2, RBX, 8 * Word.PROGRAM, False),  # call it
-            mov_imm(RBX, self._words),
-            rm(MOV, R10, RBX, 8 * Word.BUDGET),
+            rm(MOV, RDI, R12, word(Word.CTX)),
+            rm(0xFF, 2, R12, word(Word.PROGRAM), False),  # call it
+            rm(MOV, R10, R12, word(Word.BUDGET)),
             rr(SUB, R10, R9),
-            rm(MOV_TO, R10, RBX, 8 * Word.INSNS),
+            rm(MOV_TO, R10, R12, word(Word.INSNS)),
+            rm(_ADD_TO, R10, R12, word(Word.ALL_INSNS)),
             RET,
         )
 
@@ -204,7 +209,8 @@ class RingCode:
         )
 
     def _sleep(self, asm: Assembler) -> None:
-        """Wait for a CQE, other threads running meanwhile: 0 or -errno. rbx is the block."""
+        """Wait for a CQE, other threads running meanwhile: 0 or -errno."""
+        word = self._word
         asm(
             push(RBP),
             rr(MOV, RBP, RSP),
@@ -213,11 +219,12 @@ class RingCode:
             mov_imm(RAX, self._thunks.api("PyEval_SaveThread")),
             call_reg(RAX),
             rm(MOV_TO, RAX, RSP, 0),
-            rm(MOV, RDI, RBX, 8 * Word.FD),
+            rm(MOV, RDI, R12, word(Word.FD)),
             mov_imm(RSI, 0),
             mov_imm(RDX, 1),
             mov_imm(R10, ENTER_GETEVENTS | ENTER_EXT_ARG),
-            rm(MOV, R8, RBX, 8 * Word.WAIT_ARG),
+            rm(OR, R10, R12, word(Word.ENTER_FLAGS)),
+            rm(MOV, R8, R12, word(Word.WAIT_ARG)),
             mov_imm(R9, _GETEVENTS_ARG_BYTES),
             mov_imm(RAX, _NR_ENTER),
             SYSCALL,

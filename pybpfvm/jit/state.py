@@ -64,6 +64,7 @@ class _Sites:
 
     def __init__(self, memory: AddressSpace, count: int = _SITES) -> None:
         self.region = memory.alloc(count * SITE_BYTES, RegionKind.HOST, "access sites")
+        self.disp = self.region.start - memory.base
         self.words = memory.view(self.region).cast("Q")
         self.count = count
         self.used = 0
@@ -108,8 +109,9 @@ class State:
         if not self._chunks or self._chunks[-1].used == self._chunks[-1].count:
             self._chunks.append(_Sites(self._memory))
         chunk = self._chunks[-1]
-        chunk.used += 1
-        return chunk.region.start - self._memory.base + (chunk.used - 1) * SITE_BYTES
+        used = chunk.used
+        chunk.used = used + 1
+        return chunk.disp + used * SITE_BYTES
 
     def sites(self) -> int:
         """How many sites there are."""

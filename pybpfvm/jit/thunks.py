@@ -12,7 +12,8 @@ r12 and the fuel in r9; it reaches its state by displacements from r12 and these
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cached_property
 
 from pybpfvm.jit.faults import CURRENT, FAULT_ADDR, FAULT_RIP, FaultHandler
 from pybpfvm.jit.pages import Pages, code_area
@@ -67,6 +68,9 @@ _PUSH_MEMORY, _POP_MEMORY = 6, 0  # digits of 0xFF and 0x8F
 
 _api = ctypes.pythonapi
 
+_KEPT = 16
+_made: dict[tuple[int, int, int], tuple[bytes, Mapping[str, int]]] = {}
+
 
 def _address(name: str) -> int:
     found = ctypes.cast(getattr(_api, name), ctypes.c_void_p).value
@@ -107,23 +111,33 @@ class Thunks:
                 "Py_IncRef",
             )
         }
-        asm = Assembler()
-        asm.label("enter")
-        self._entry(asm)
-        asm.label("callout")
-        self._callout(asm)
-        for count in range(6):
-            asm.label(f"helper {count}")
-            self._helper(asm, count)
-        self.pages: Pages = code_area().place(asm.finish())
+        code, offsets = self._assembled()
+        self.pages: Pages = code_area().place(code)
         at = self.pages.start
         words = state.words
-        words[Slot.CALLOUT] = at + asm.offset("callout")
-        words[Slot.LEAVE_ERROR] = at + asm.offset("leave with an error")
-        words[Slot.LEAVE_FAULT] = at + asm.offset("leave after a fault")
+        words[Slot.CALLOUT] = at + offsets["callout"]
+        words[Slot.LEAVE_ERROR] = at + offsets["leave with an error"]
+        words[Slot.LEAVE_FAULT] = at + offsets["leave after a fault"]
         for count in range(6):
-            words[Slot.HELPER + count] = at + asm.offset(f"helper {count}")
-        self.enter: Callable[[int], int | None] = c_function(at + asm.offset("enter"))
+            words[Slot.HELPER + count] = at + offsets[f"helper {count}"]
+        self.enter: Callable[[int], int | None] = c_function(at + offsets["enter"])
+
+    def _assembled(self) -> tuple[bytes, Mapping[str, int]]:
+        """The code and its labels; engines that lie at the same place have the same."""
+        key = self.base, self._state.start, self._faults.record
+        if key not in _made:
+            asm = Assembler()
+            asm.label("enter")
+            self._entry(asm)
+            asm.label("callout")
+            self._callout(asm)
+            for count in range(6):
+                asm.label(f"helper {count}")
+                self._helper(asm, count)
+            if len(_made) >= _KEPT:
+                _made.clear()
+            _made[key] = asm.finish(), asm.labels
+        return _made[key]
 
     def close(self) -> None:
         """Give the pages back."""
@@ -141,15 +155,19 @@ class Thunks:
             rm(MOV_TO, RAX, R10, 0),
         )
 
-    def start(self, asm: Assembler, body: str) -> None:
-        """Emit the entry of one program: start(context) with fresh registers, the fuel from the
-        state; `body` is the label of its code."""
+    @cached_property
+    def start(self) -> bytes:
+        """The way into one program, put before its code: start(context) with fresh registers, the
+        fuel from the state."""
+        asm = Assembler()
         self._come_in(asm)
         asm(rr(MOV, RDI, R11), load(RBP, self._state.disp(Slot.FIRST_FRAME)))
         for reg in (RAX, RSI, RDX, RCX, R8, RBX, R13, R14, R15):
             asm(mov_imm(reg, 0))
-        asm.call(body)
+        asm.call("main")
         self._go_out(asm)
+        asm.label("main")
+        return asm.finish()
 
     def _come_in(self, asm: Assembler) -> None:
         """From C, with one int in a vector at rsi: the int in r11, base, fuel and bookkeeping."""

@@ -64,24 +64,32 @@ def rr(opcode: int, reg: int, rm: int, wide: bool = True, *, byte: bool = False)
     return _rex(wide, reg, 0, rm, force=force) + _opcode(opcode) + bytes((modrm,))
 
 
-def _memory(reg: int, base: int, disp: int) -> bytes:
-    low = base & 7
-    field = (reg & 7) << 3
-    sib = b"\x24" if low == 4 else b""
-    if disp == 0 and low != 5:
-        return bytes((field | low,)) + sib
-    if s8(disp):
-        return bytes((0x40 | field | low,)) + sib + bytes((disp & 0xFF,))
-    return bytes((0x80 | field | low,)) + sib + imm32(disp)
+# The byte of a short displacement, by its low eight bits.
+_SHORT = tuple(bytes((value,)) for value in range(256))
 
 
 @cache
+def _heads(opcode: int, reg: int, base: int, wide: bool, byte: bool) -> tuple[bytes, bytes, bytes]:
+    """`opcode reg, [base + disp]` up to the displacement: none (empty if that can not be), one of
+    8 bits, one of 32."""
+    low = base & 7
+    head = _rex(wide, reg, 0, base, force=byte and 4 <= reg < 8) + _opcode(opcode)
+    field = (reg & 7) << 3 | low
+    sib = b"\x24" if low == 4 else b""
+    none = b"" if low == 5 else head + bytes((field,)) + sib
+    return none, head + bytes((0x40 | field,)) + sib, head + bytes((0x80 | field,)) + sib
+
+
 def rm(
     opcode: int, reg: int, base: int, disp: int, wide: bool = True, *, byte: bool = False
 ) -> bytes:
     """`opcode reg, [base + disp]`; `byte`: reg is a byte register."""
-    force = byte and 4 <= reg < 8
-    return _rex(wide, reg, 0, base, force=force) + _opcode(opcode) + _memory(reg, base, disp)
+    none, short, long = _heads(opcode, reg, base, wide, byte)
+    if disp == 0 and none:
+        return none
+    if -128 <= disp <= 127:
+        return short + _SHORT[disp & 0xFF]
+    return long + (disp & 0xFFFF_FFFF).to_bytes(4, "little")
 
 
 @cache
@@ -120,24 +128,26 @@ def digit(opcode: int, number: int, rm_: int, wide: bool = True) -> bytes:
     return _rex(wide, 0, 0, rm_) + _opcode(opcode) + bytes((0xC0 | number << 3 | rm_ & 7,))
 
 
-@cache
 def group(op: int, reg: int, value: int, wide: bool = True) -> bytes:
     """`op reg, imm` for ADD, OR, AND, SUB, XOR, CMP; a signed 32-bit immediate."""
     if s8(value):
-        return digit(0x83, DIGIT[op], reg, wide) + bytes((value & 0xFF,))
+        return digit(0x83, DIGIT[op], reg, wide) + _SHORT[value & 0xFF]
     return digit(0x81, DIGIT[op], reg, wide) + imm32(value)
 
 
-@cache
+_MOV_32 = tuple(_rex(False, 0, 0, reg) + bytes((0xB8 | reg & 7,)) for reg in range(16))
+_MOV_64 = tuple(_rex(True, 0, 0, reg) + bytes((0xB8 | reg & 7,)) for reg in range(16))
+
+
 def mov_imm(reg: int, value: int) -> bytes:
     """Load an unsigned 64-bit constant in the shortest way; may change the flags."""
     if value == 0:
         return rr(XOR, reg, reg, False)
     if value <= 0xFFFF_FFFF:
-        return _rex(False, 0, 0, reg) + bytes((0xB8 | reg & 7,)) + imm32(value)
+        return _MOV_32[reg] + value.to_bytes(4, "little")
     if value >= 0xFFFF_FFFF_8000_0000:
         return digit(0xC7, 0, reg) + imm32(value)
-    return _rex(True, 0, 0, reg) + bytes((0xB8 | reg & 7,)) + value.to_bytes(8, "little")
+    return _MOV_64[reg] + value.to_bytes(8, "little")
 
 
 @cache
@@ -213,7 +223,7 @@ class Assembler:
 
     def __init__(self) -> None:
         self.code = bytearray()
-        self._labels: dict[str, int] = {}
+        self.labels: dict[str, int] = {}
         self._fixups: list[tuple[int, str]] = []
 
     def __call__(self, *pieces: bytes) -> None:
@@ -223,7 +233,7 @@ class Assembler:
 
     def label(self, name: str) -> None:
         """Name this place."""
-        self._labels[name] = len(self.code)
+        self.labels[name] = len(self.code)
 
     def jump(self, label: str, condition: int | None = None) -> None:
         """Jump to a label, on a condition code if one is given."""
@@ -240,9 +250,9 @@ class Assembler:
     def finish(self) -> bytes:
         """The code, its jumps resolved."""
         for at, label in self._fixups:
-            self.code[at : at + 4] = imm32(self._labels[label] - at - 4)
+            self.code[at : at + 4] = imm32(self.labels[label] - at - 4)
         return bytes(self.code)
 
     def offset(self, label: str) -> int:
         """Where a label is."""
-        return self._labels[label]
+        return self.labels[label]

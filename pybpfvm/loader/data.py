@@ -88,8 +88,8 @@ def unsupported_data(elf: ElfObject) -> list[str]:
     """One line for each thing in data sections that has no meaning here yet."""
     lines = []
     for section in elf.sections:
-        if section.name.startswith(".struct_ops"):
-            lines.append(f"struct_ops: section {section.name} is left out")
+        if section.name.startswith(".struct_ops") and elf.section(".BTF") is None:
+            lines.append(f"struct_ops without BTF: section {section.name} is left out")
         elif section.name.startswith(".addr_space"):
             lines.append(f"arena variables: section {section.name} is left out")
         elif is_data(section) and elf.relocations.get(section.index):

@@ -30,10 +30,13 @@ class SlotBudget:
             )
 
 
-def reachable(main: Function, bodies: Mapping[Function, Body]) -> tuple[Function, ...]:
-    """`main` and what it calls or takes the address of, in the order of first reference."""
+def reachable(
+    main: Function, bodies: Mapping[Function, Body], callback: Function | None = None
+) -> tuple[Function, ...]:
+    """`main` and what it calls or takes the address of, in the order of first reference; then its
+    exception `callback` and what that reaches."""
     order: dict[Function, None] = {}
-    pending = [main]
+    pending = [main] if callback is None else [callback, main]
     while pending:
         function = pending.pop()
         if function in order:
@@ -53,12 +56,13 @@ def link(
     license: str,
     big_endian: bool,
     where: str,
+    callback: Function | None = None,
 ) -> Program:
     """The program that begins with `main`. Calls and function addresses get their offsets.
 
     Both count from the slot after the instruction's first one (RFC 9669, section 5.4).
     """
-    functions = reachable(main, bodies)
+    functions = reachable(main, bodies, callback)
     starts: dict[Function, int] = {}
     end = 0
     for function in functions:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from pybpfvm.btf.types import Btf, BtfKind
 from pybpfvm.errors import InputError
@@ -25,8 +26,10 @@ from pybpfvm.loader.lines import LineTable
 from pybpfvm.loader.link import SlotBudget, link, reachable
 from pybpfvm.loader.maps import PlacedMap, declared_maps
 from pybpfvm.loader.relo import Body, MapTable, Relocator
-from pybpfvm.loader.target import TargetBtf, chosen_target, default_target
-from pybpfvm.program import BpfObject, MapType, Program
+from pybpfvm.loader.structops import struct_ops_of
+from pybpfvm.loader.tags import exception_callbacks
+from pybpfvm.loader.target import TargetBtf, chosen_target, default_target, kernel_of
+from pybpfvm.program import BpfObject, MapType, Program, StructOps
 
 MAX_LICENSE_BYTES = 128
 
@@ -44,8 +47,8 @@ def load(
     types of ring programs are the ABI's, all others the running kernel's.
 
     Raises InputError, with section and offset, for whatever is malformed or beyond the limits.
-    What is well-formed but not supported (struct_ops, extern variables, kconfig, functions that the
-    target's BTF does not have) is listed in `unsupported`; a program that needs it is left out.
+    What is well-formed but not supported (extern variables, kconfig, functions that the target's
+    BTF does not have) is listed in `unsupported`; a program that needs it is left out.
     """
     if isinstance(source, bytes):
         data, path = source, name or "object"
@@ -66,6 +69,8 @@ def load(
 def _assemble(elf: ElfObject, target: TargetBtf, sha256: str) -> BpfObject:
     btf, ext = read_btf_sections(elf)
     license_ = _license(elf)
+    struct_ops = struct_ops_of(elf, btf)
+    target = kernel_of(struct_ops, target)
     placed = declared_maps(elf, btf) + data_maps(elf, btf)
     functions = FunctionTable(elf)
     core = CoreResolver(elf, btf, ext, target)
@@ -78,11 +83,13 @@ def _assemble(elf: ElfObject, target: TargetBtf, sha256: str) -> BpfObject:
         for reference in body.references
         if reference.target != function
     )
-    programs, left_out = _programs(elf, functions.programs(called), bodies, lines, license_)
+    programs, left_out = _programs(elf, functions.programs(called), bodies, lines, license_, btf)
+    programs = [_attached(program, struct_ops) for program in programs]
+    _check_struct_ops(elf, struct_ops, {*(program.name for program in programs), *left_out})
     _check_slots(elf, placed, bodies)
     lines_left_out = [f"program {name} is left out: {why}" for name, why in left_out.items()]
     unsupported = [*functions.unsupported, *unsupported_data(elf), *lines_left_out]
-    unsupported += _externs(elf, btf)
+    unsupported += _externs(elf, btf, relocator.kernel_functions)
     return BpfObject(
         elf.path,
         sha256,
@@ -94,7 +101,28 @@ def _assemble(elf: ElfObject, target: TargetBtf, sha256: str) -> BpfObject:
         tuple(dict.fromkeys(unsupported)),
         relocator.notes + core.notes,
         left_out,
+        struct_ops,
     )
+
+
+def _attached(program: Program, struct_ops: Sequence[StructOps]) -> Program:
+    """The program with the callback that it is used for, if the object says one."""
+    for variable in struct_ops:
+        for member, name in variable.programs.items():
+            if name == program.name:
+                return replace(program, attach_to=f"{variable.struct}/{member}")
+    return program
+
+
+def _check_struct_ops(elf: ElfObject, struct_ops: Sequence[StructOps], programs: set[str]) -> None:
+    for variable in struct_ops:
+        for member, name in variable.programs.items():
+            if name not in programs:
+                raise InputError(
+                    f"{variable.name}.{member} is {name!r}, which is no program of this object",
+                    where=elf.path,
+                    remedy="programs are global functions in a section of their own",
+                )
 
 
 def _programs(
@@ -103,6 +131,7 @@ def _programs(
     bodies: dict[Function, Body],
     lines: LineTable,
     license_: str,
+    btf: Btf | None,
 ) -> tuple[list[Program], dict[str, str]]:
     """(linked programs, why others are left out, by name)."""
     budget = SlotBudget()
@@ -115,9 +144,10 @@ def _programs(
                 f"a second program {main.name}", where=elf.where(main.section, main.start * 8)
             )
         names.add(main.name)
+        callback = _exception_callback(main, bodies, lines, btf)
         externs = {
             extern: None
-            for function in reachable(main, bodies)
+            for function in reachable(main, bodies, callback)
             for extern in bodies[function].externs
         }
         if externs:
@@ -133,9 +163,20 @@ def _programs(
                 license=license_,
                 big_endian=elf.big_endian,
                 where=elf.where(main.section, main.start * 8),
+                callback=callback,
             )
         )
     return programs, left_out
+
+
+def _exception_callback(
+    main: Function, bodies: Mapping[Function, Body], lines: LineTable, btf: Btf | None
+) -> Function | None:
+    """The function that tags name as the exception callback of `main`, if it is there."""
+    func_id = lines.func_type(main)
+    names = exception_callbacks(btf, func_id) if btf is not None and func_id else ()
+    found = [one for one in bodies if names and one is not main and one.name == names[0]]
+    return found[0] if found else None
 
 
 def _license(elf: ElfObject) -> str:
@@ -165,10 +206,13 @@ def _check_slots(elf: ElfObject, placed: Sequence[PlacedMap], bodies: dict[Funct
                 )
 
 
-def _externs(elf: ElfObject, btf: Btf | None) -> list[str]:
-    """A line for each undefined symbol, which the kernel or its configuration would define."""
+def _externs(elf: ElfObject, btf: Btf | None, resolved: frozenset[str]) -> list[str]:
+    """A line for each undefined symbol, which the kernel or its configuration would define, but
+    for the functions of the target that are `resolved`."""
     lines = []
     for symbol in elf.symbols:
+        if symbol.name in resolved:
+            continue
         if symbol.section == SHN_UNDEF and symbol.name and symbol.binding != STB_LOCAL:
             lines.append(f"extern {symbol.name}: {_extern_kind(symbol.name, btf)}")
     return lines

@@ -90,6 +90,12 @@ class Relocator:
         self._kernel = kernel
         self._by_slot: dict[int, dict[int, Relocation]] = {}
         self._notes: dict[str, None] = {}
+        self._kernel_functions: set[str] = set()
+
+    @property
+    def kernel_functions(self) -> frozenset[str]:
+        """Functions of the target that calls were resolved to."""
+        return frozenset(self._kernel_functions)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -193,6 +199,8 @@ class Relocator:
                 if call is None:
                     return insn, None, f"extern function {symbol.name}"
                 self._note(function, symbol, f"kernel function {call.imm}")
+                if call.spec.kind is Kind.CALL_KFUNC:
+                    self._kernel_functions.add(symbol.name)
                 return call, None, ""
             # Where there is no addend beside the relocation, the immediate holds A / 8 - 1.
             addend = relocation.addend

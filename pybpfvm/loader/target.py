@@ -14,6 +14,8 @@ from pybpfvm.btf.types import Btf
 from pybpfvm.errors import InputError
 from pybpfvm.inputfile import read_input_file
 from pybpfvm.profiles import PROFILES, builtin_btf
+from pybpfvm.profiles.loop_upstream import kernel_btf_of, loop_profiles
+from pybpfvm.program import StructOps
 
 KERNEL_BTF = "/sys/kernel/btf/vmlinux"
 DEFAULT_PROFILE = "iouring-v3"
@@ -33,6 +35,18 @@ def chosen_target(btf: Btf) -> TargetBtf:
     def target(name: str) -> Btf | None:
         return _choose(name, (btf, _ring_types())) or btf
 
+    return target
+
+
+def kernel_of(struct_ops: Sequence[StructOps], target: TargetBtf) -> TargetBtf:
+    """Where an object with these callbacks looks: the kernel that the ABI of its ring needs, unless
+    the user chose one. All dialects of one struct give functions the same ids."""
+    if target is not default_target:
+        return target
+    for variable in struct_ops:
+        for profile in loop_profiles(variable.struct):
+            btf = kernel_btf_of(profile)
+            return lambda name: btf
     return target
 
 

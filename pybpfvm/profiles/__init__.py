@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import lru_cache
+from importlib.machinery import PathFinder
 
 from pybpfvm.errors import InputError
 from pybpfvm.profiles.base import Profile
 from pybpfvm.profiles.iouring_2021 import PROFILES_2021
+from pybpfvm.profiles.loop_upstream import LOOP_PROFILES
 from pybpfvm.profiles.ordinary import ORDINARY
 from pybpfvm.profiles.ring_types import builtin_btf
 
@@ -22,7 +26,9 @@ __all__ = [
     "with_helpers",
 ]
 
-PROFILES: Mapping[str, Profile] = {profile.name: profile for profile in (*PROFILES_2021, *ORDINARY)}
+PROFILES: Mapping[str, Profile] = {
+    profile.name: profile for profile in (*PROFILES_2021, *LOOP_PROFILES, *ORDINARY)
+}
 
 
 ENTRY_POINTS = "pybpfvm.profiles"
@@ -35,9 +41,11 @@ def all_profiles() -> Mapping[str, Profile]:
     A package offers one through an entry point of group `pybpfvm.profiles` that names a Profile
     object. InputError names an entry point that can not be used.
     """
+    found = dict(PROFILES)
+    if not _some_are_offered():
+        return found
     from importlib.metadata import entry_points
 
-    found = dict(PROFILES)
     for point in entry_points(group=ENTRY_POINTS):
         where = f"entry point {point.name} = {point.value}"
         try:
@@ -54,6 +62,32 @@ def all_profiles() -> Mapping[str, Profile]:
             raise InputError(f"there is a profile {profile.name} already", where=where)
         found[profile.name] = profile
     return found
+
+
+def _some_are_offered() -> bool:
+    """Whether an installed package may offer profiles.
+
+    Asking importlib.metadata takes a tenth of the time of judging a small object, so it is not
+    asked where every package is a folder and none of their lists of entry points has our group.
+    """
+    if any(hasattr(f, "find_distributions") and f is not PathFinder for f in sys.meta_path):
+        return True
+    for folder in sys.path:
+        try:
+            names = os.listdir(folder or os.curdir)
+        except NotADirectoryError:
+            return True  # an archive: what is in it is not looked for here
+        except OSError:
+            continue
+        for name in names:
+            if name.lower().endswith((".dist-info", "egg-info")):
+                try:
+                    with open(os.path.join(folder, name, "entry_points.txt"), "rb") as file:
+                        if ENTRY_POINTS.encode() in file.read():
+                            return True
+                except OSError:
+                    continue
+    return False
 
 
 def profile_named(name: str) -> Profile:

@@ -126,6 +126,37 @@ class PacketAccess(Enum):
     FREE = "read and write, and give any helper as memory"
 
 
+class Region(Enum):
+    """Memory of a ring that a program can get at."""
+
+    MEM = "what the user registered"
+    CQ = "queue heads and tails, CQEs, index array"
+    SQ = "submission entries"
+
+
+@dataclass(frozen=True, slots=True)
+class LoopRules:
+    """How programs drive a ring from inside io_uring_enter: abi/iouring-bpf-upstream, 1.3 to 3.4.
+
+    A program is member `callback` of `struct ops`; it gets a `struct ctx` and a `struct params`.
+    Of `writable` structs it may write the bytes [low, high) as (struct, low, high). `regions` are
+    the ids that the region kfunc takes; the index to wait for is a u32 of the parameters, at
+    `wait_index_at`. `stop` and `go_on` are what the program returns.
+    """
+
+    ops: str
+    callback: str
+    ctx: str
+    params: str
+    params_fields: tuple[tuple[str, str, int], ...]
+    params_bytes: int
+    writable: tuple[tuple[str, int, int], ...]
+    regions: Mapping[int, Region]
+    wait_index_at: int = 0
+    go_on: int = 0
+    stop: int = 1
+
+
 @dataclass(frozen=True, slots=True)
 class SectionRule:
     """Programs in sections that start with `prefix` belong to the profile, and are for
@@ -152,6 +183,10 @@ class Profile:
     and this version does not. `packet_access` is for loads and stores, `packet_loads` says whether
     LD_ABS and LD_IND are offered. `runs` is False for types that are verified and never run here.
 
+    `family` is the program type of an ABI that is one of several with it; `loop` the rules of
+    programs that drive a ring from inside io_uring_enter. `kfuncs` are the kernel's functions that
+    can be executed: those of its BTF whose name without `bpf_` is in `pybpfvm.helpers.table`.
+
     What differs between the attach types of a program type is in `variants`: the same profile, as
     it is for the programs of one of them (`attach_type`). `for_section` picks the right one.
     """
@@ -177,6 +212,14 @@ class Profile:
     runs: bool = True
     attach_type: int = 0
     variants: tuple[Profile, ...] = ()
+    family: str = ""
+    loop: LoopRules | None = None
+    kfuncs: tuple[str, ...] = ()
+
+    @property
+    def type_name(self) -> str:
+        """The program type's name, where several ABIs share one."""
+        return self.family or self.name
 
     def section_rule(self, section: str) -> SectionRule | None:
         """The first rule that `section` falls under."""

@@ -15,6 +15,7 @@ from pybpfvm.events import (
     CqePosted,
     CqeReaped,
     Event,
+    FaultInjected,
     HelperCalled,
     Parked,
     RunEnded,
@@ -47,7 +48,7 @@ class Account:
         self.posted: Counter[int] = Counter()
         self.reaped: Counter[int] = Counter()
         self.dropped: Counter[int] = Counter()
-        self.last_posted: dict[int, CqePosted] = {}
+        self.faults = 0
 
     def __call__(self, event: Event) -> None:
         self.events += 1
@@ -65,9 +66,10 @@ class Account:
                 self.dropped[event.cq] += 1
             case CqePosted(fate="posted"):
                 self.posted[event.cq] += 1
-                self.last_posted[event.cq] = event
             case CqeReaped():
                 self.reaped[event.cq] += 1
+            case FaultInjected():
+                self.faults += 1
             case _:
                 pass
 
@@ -143,6 +145,9 @@ class _Writer:
                 return f"  CQ {event.cq} ← request {event.request} {self._cqe(event)}{fate}"
             case CqeReaped():
                 return f"  CQ {event.cq} → {self._cqe(event)} to {event.by}"
+            case FaultInjected():
+                whom = "" if event.request is None else f" comes to request {event.request}"
+                return f"  ⚡ fault {event.fault}{whom}"
 
     def _cqe(self, event: CqePosted | CqeReaped) -> str:
         flags = f", flags {event.flags:#x}" if event.flags else ""

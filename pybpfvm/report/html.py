@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from html import escape
@@ -24,6 +25,7 @@ from pybpfvm.verifier.verdict import Accepted, Finding, Inconclusive, Kind, Rule
 __all__ = ["recorder", "render"]
 
 PAGE_STEPS = 25_000  # of all programs on one page
+_CODE = re.compile(r"`([^`\n]+)`")
 
 _KINDS = {
     Kind.UNSAFE: "unsafe: inputs that make it fault are known",
@@ -172,18 +174,18 @@ def _finding(finding: Finding, program: JudgedProgram, kind: str) -> str:
         line = finding.source
         rows.append(("In", f"<code>{_text(line.text.strip())}</code> {_text(str(line))}"))
     if finding.reason:
-        rows.append(("Why", _text(finding.reason)))
+        rows.append(("Why", _prose(finding.reason)))
     if finding.path:
         steps = "".join(
             f'<li><button class="link mono" data-pc="{step.pc}">{step.pc}</button> '
-            f"{_text(step.note)}"
+            f"{_prose(step.note)}"
             + (f' <span class="soft">{_text(str(step.source))}</span>' if step.source else "")
             + "</li>"
             for step in finding.path
         )
         rows.append(("How it came", f"<ol>{steps}</ol>"))
     if finding.suggestion:
-        rows.append(("What to do", _text(finding.suggestion)))
+        rows.append(("What to do", _prose(finding.suggestion)))
     rows.append(("The rule", _rule(finding.rule)))
     if finding.witness is not None:
         rows.append(("Inputs that trap", f"<code>{_text(_witness(finding))}</code>"))
@@ -195,9 +197,14 @@ def _finding(finding: Finding, program: JudgedProgram, kind: str) -> str:
     )
 
 
+def _prose(text: str) -> str:
+    """Text for people; what stands between two backquotes is code."""
+    return _CODE.sub(r"<code>\1</code>", _text(text))
+
+
 def _rule(rule: Rule) -> str:
     """What a rule means, folded."""
-    said = "".join(f"<p>{_text(part)}</p>" for part in ruletexts.meaning(rule).split("\n\n"))
+    said = "".join(f"<p>{_prose(part)}</p>" for part in ruletexts.meaning(rule).split("\n\n"))
     return f"<details><summary>{_text(ruletexts.title(rule))}</summary>{said}</details>"
 
 

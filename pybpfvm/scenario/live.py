@@ -32,6 +32,7 @@ from pybpfvm.session import Block, LoadedObject, Ring, cstring
 from pybpfvm.session.values import Value, encode
 from pybpfvm.uring_backend.base import Peer
 from pybpfvm.uring_backend.conditions import port_of
+from pybpfvm.uring_backend.counts import Counts
 
 
 @contextmanager
@@ -58,6 +59,7 @@ class Live:
         self.fds: dict[str, int] = {}
         self.peers: dict[str, Peer] = {}
         self.slots: dict[str, int] = {}
+        self.counts = Counts()  # of the ring, before its queues are emptied at the end
         self._start_ns = 0 if ring.backend.name == "sim" else None
         self._set_up()
 

@@ -12,6 +12,7 @@ from enum import Enum
 from pathlib import Path
 
 from pybpfvm.uring_backend.conditions import Conditions
+from pybpfvm.uring_backend.faults import Faults
 
 
 class RefKind(Enum):
@@ -352,6 +353,7 @@ class Scenario:
     fds: tuple[FdSetup, ...]
     steps: tuple[Step, ...]
     expect: Expect
+    faults: Faults | None = None
     title: str = ""
     unverified: bool = False
     network: NetworkChange | None = None

@@ -14,6 +14,7 @@ from pybpfvm.errors import InputError
 from pybpfvm.inputfile import read_input_file
 from pybpfvm.scenario.content import CONTENT_KEYS, check_total, content
 from pybpfvm.scenario.expect import expectations
+from pybpfvm.scenario.faults import faults_of
 from pybpfvm.scenario.model import (
     Action,
     Check,
@@ -101,6 +102,7 @@ def _scenario(table: Table, name: str, base: Path) -> Scenario:
             raise InputError(f"more than {MAX_STEPS} steps", where=where)
         steps.append(Step(_step(Table(item, where), base), where))
     expect = expectations(Table(table.take("expect") or {}, table.at("expect")), base)
+    faults = faults_of(table.take("faults"), table.at("faults"))
     table.finish()
     return Scenario(
         path=name,
@@ -113,6 +115,7 @@ def _scenario(table: Table, name: str, base: Path) -> Scenario:
         fds=fds,
         steps=tuple(steps),
         expect=expect,
+        faults=faults,
         title=title,
         unverified=unverified,
         network=network,

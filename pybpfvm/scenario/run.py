@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pybpfvm.btf.types import Btf
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS
@@ -17,7 +16,7 @@ from pybpfvm.errors import (
     Trap,
     errno_name,
 )
-from pybpfvm.events import CqeReaped, Event, Observer, RunStarted
+from pybpfvm.events import CqeReaped, Event, Observer
 from pybpfvm.profiles import profile_named
 from pybpfvm.scenario.compare import Finding, compare
 from pybpfvm.scenario.live import Live, placed
@@ -43,6 +42,7 @@ from pybpfvm.scenario.names import check_names
 from pybpfvm.session import Budgets, Cqe, Machine, Ring
 from pybpfvm.session.engines import chosen
 from pybpfvm.session.ring import BackendName
+from pybpfvm.uring_backend.faults import Fault, Faults
 
 __all__ = ["Finding", "Live", "Outcome", "run_scenario"]
 
@@ -66,8 +66,10 @@ class Outcome:
     runs: Mapping[str, int]
     overflow: int
     time_ns: int
+    insns: int = 0
     engine: str = "interp"
     stopped_at: str = ""
+    injected: tuple[Fault, ...] = ()
     not_judged: int = 0
 
     @property
@@ -89,14 +91,11 @@ class _Progress:
 
     observer: Observer | None
     cqes: dict[int, list[Cqe]] = field(default_factory=dict)
-    runs: Counter[str] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
     step: int = -1  # index of the step being taken; -1 before the first
     collecting: bool = False
 
     def see(self, event: Event) -> None:
-        if isinstance(event, RunStarted):
-            self.runs[event.program] += 1
         if self.observer is None or (self.collecting and isinstance(event, CqeReaped)):
             return  # nobody in the scenario waited for what is collected at its end
         self.observer(event)
@@ -116,15 +115,18 @@ def run_scenario(
     engine: str = "auto",
     budgets: Budgets | None = None,
     budget_insns: int = DEFAULT_BUDGET_INSNS,
+    faults: Faults | None = None,
     observer: Observer | None = None,
     on_start: Callable[[Live], None] | None = None,
     on_end: Callable[[Live], None] | None = None,
 ) -> Outcome:
     """Run `scenario` on a ring of its own, in a machine of its own.
 
-    `object_path` and `abi` replace the scenario's; `helpers` and `btf` are Machine.load's.
+    `object_path`, `abi` and `faults` replace the scenario's; `helpers` and `btf` are those of
+    Machine.load.
     CqeReaped events are of waits and programs: what queues hold at the end is collected silently,
-    and nothing is told of what the ring cancels when it closes.
+    and nothing is told of what the ring cancels when it closes. Without an observer compiled code
+    loops by itself where it can.
     `on_start` and `on_end` see the live ring,
     object and blocks before the first step and after the last. Raises InputError and RingError
     for what the scenario sets up wrongly; hangs, traps and load rejections are in the outcome.
@@ -149,9 +151,10 @@ def run_scenario(
                 engine=engine,
                 flags=setup.flags,
                 cq0_entries=setup.cq0_entries,
-                observer=progress.see,
+                observer=progress.see if observer is not None else None,
                 budgets=budgets,
                 budget_insns=budget_insns,
+                faults=_faults(scenario, faults),
                 machine=machine,
             )
         except RingError as error:
@@ -162,6 +165,7 @@ def run_scenario(
             if on_start is not None:
                 on_start(live)
             stopped = _take_steps(scenario, live, progress)
+            live.counts = ring.counts.copy()
             _collect(live, progress)
             expected_stop = _judge_stop(scenario, stopped, progress)
             not_judged = 0
@@ -169,7 +173,7 @@ def run_scenario(
                 place = f"{scenario.path}: expect"
                 with placed(scenario, place):
                     progress.findings += compare(
-                        scenario.expect, live, progress.cqes, progress.runs, place
+                        scenario.expect, live, progress.cqes, ring.counts.runs, place
                     )
             else:
                 not_judged = _expectations_left(scenario, progress.step)
@@ -182,13 +186,26 @@ def run_scenario(
                 stopped=stopped,
                 expected_stop=expected_stop,
                 cqes={cq: tuple(cqes) for cq, cqes in progress.cqes.items()},
-                runs=dict(progress.runs),
+                runs=dict(ring.counts.runs),
+                insns=ring.counts.insns,
                 overflow=ring.cq_overflow,
                 time_ns=max(ring.backend.now_ns() - live.start_ns, 0),
                 engine=chosen(engine, obj.image),
                 stopped_at="" if stopped is None else _place_of_step(progress.step),
+                injected=ring.injected,
                 not_judged=not_judged,
             )
+
+
+def _faults(scenario: Scenario, given: Faults | None) -> Faults | None:
+    """The faults that decide: the caller's, with the scenario's shared blocks if it has odds."""
+    own = scenario.faults
+    if given is None:
+        return own
+    if given.odds is None or own is None or own.odds is None:
+        return given
+    rate = own.odds.write_rate
+    return replace(given, odds=replace(given.odds, shared=own.odds.shared, write_rate=rate))
 
 
 def _abi(scenario: Scenario, abi: str | None) -> str | None:
@@ -297,7 +314,7 @@ def _act(action: Action, live: Live, progress: _Progress, where: str) -> Iterabl
         case NetworkChange():
             live.change_network(action)
         case Check():
-            return list(compare(action.expect, live, progress.cqes, progress.runs, where))
+            return list(compare(action.expect, live, progress.cqes, ring.counts.runs, where))
     return []
 
 

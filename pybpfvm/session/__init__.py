@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pybpfvm.btf.types import Btf
+    from pybpfvm.session.loopring import LoopRing
     from pybpfvm.session.machine import Machine, default_machine
     from pybpfvm.session.objects import LoadedObject, LoadedProgram, MapView
     from pybpfvm.session.ring import Ring, make_backend
@@ -28,6 +29,7 @@ __all__ = [
     "Cqe",
     "LoadedObject",
     "LoadedProgram",
+    "LoopRing",
     "Machine",
     "MapView",
     "Ring",
@@ -47,6 +49,7 @@ _HOMES: Mapping[str, str] = {
     "Block": "pybpfvm.session.user",
     "Budgets": "pybpfvm.uring_backend.bpf",
     "Cqe": "pybpfvm.uring_backend.abi",
+    "LoopRing": "pybpfvm.session.loopring",
     "LoadedObject": "pybpfvm.session.objects",
     "LoadedProgram": "pybpfvm.session.objects",
     "Machine": "pybpfvm.session.machine",
@@ -74,9 +77,11 @@ def load(
     abi: str | None = None,
     helpers: Mapping[int, str] | None = None,
     btf: Btf | None = None,
+    constants: Mapping[str, int | bool | str] | None = None,
     machine: Machine | None = None,
 ) -> LoadedObject:
     """Load an ELF object into `machine` (the default one): see Machine.load."""
     from pybpfvm.session.machine import default_machine
 
-    return (machine or default_machine()).load(source, abi=abi, helpers=helpers, btf=btf)
+    where = machine or default_machine()
+    return where.load(source, abi=abi, helpers=helpers, btf=btf, constants=constants)

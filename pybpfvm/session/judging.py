@@ -74,7 +74,7 @@ class JudgeRequest:
     for objects of ordinary types, and takes precedence. `helpers` gives helper numbers other
     meanings; `btf` is what CO-RE is resolved against. `constants` are values of variables in
     .rodata, as text. `contract` says what is promised of user memory. `all_errors`: go on after
-    the first error. `strict_ctx` as in `engine.ctx_violation`. A log is written at `log_level`
+    the first error. `strict_ctx` as in `ctxaccess.ctx_violation`. A log is written at `log_level`
     (the kernel's: 1 the path to an error, 2 every path) and keeps its last `log_chars` characters.
     The three budgets are those of `Options`. For each error, at most `witness_runs` runs look for
     inputs that show its harm.
@@ -171,7 +171,7 @@ def judge(
         from pybpfvm.session.witness import with_witness
         from pybpfvm.verifier.explaining.causes import explained, failing_paths
 
-        paths = failing_paths(program, obj, profile, options)
+        paths = failing_paths(program, obj, profile, verdict, options)
         verdict = explained(program, obj, profile, verdict, options, paths=paths)
         runs = request.witness_runs
         verdict = with_witness(program, obj, profile, verdict, options, paths=paths, max_runs=runs)

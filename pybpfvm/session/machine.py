@@ -13,8 +13,10 @@ from pybpfvm.image import Image
 from pybpfvm.memory import AddressSpace
 from pybpfvm.objectfile import detect_abi, read_object
 from pybpfvm.profiles import profile_named, with_helpers
+from pybpfvm.session.constants import with_constants
 from pybpfvm.session.objects import LoadedObject
 from pybpfvm.session.user import UserMemory
+from pybpfvm.uring_backend.loop.attach import RingTable
 
 
 class Machine:
@@ -27,6 +29,7 @@ class Machine:
     def __init__(self, *, limit_bytes: int = 1 << 30) -> None:
         self.memory = AddressSpace(limit_bytes=limit_bytes)
         self.user = UserMemory(self.memory)
+        self.rings = RingTable()  # descriptors of the rings that programs drive from inside enter
 
     def load(
         self,
@@ -35,15 +38,18 @@ class Machine:
         abi: str | None = None,
         helpers: Mapping[int, str] | None = None,
         btf: Btf | None = None,
+        constants: Mapping[str, int | bool | str] | None = None,
         cpus: int = 1,
     ) -> LoadedObject:
         """Load an ELF object and bring its maps to life.
 
         `abi` names a profile (detected without); `helpers` gives helper numbers other meanings;
         `btf` is the target of CO-RE relocations (ring types and the running kernel's without).
+        `constants` are values for variables in .rodata, which nobody can change afterwards.
         Raises InputError for an object that can not be used.
         """
-        obj = read_object(source, btf=btf)
+        given = {name: _constant(value) for name, value in (constants or {}).items()}
+        obj = with_constants(read_object(source, btf=btf), given)
         profile = None
         detection = detect_abi(obj)
         if abi is not None:
@@ -68,6 +74,10 @@ class Machine:
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _constant(value: int | bool | str) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 _default: Machine | None = None

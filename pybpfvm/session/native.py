@@ -54,7 +54,7 @@ def native_parts(program: LoadedProgram, checks: Checks) -> list[Part]:
     image, profile = program.owner.image, program.profile
     environment = RunEnvironment(profile=profile)
     with JitEngine(image, program.helpers(), environment, checks=checks) as engine:
-        unit = engine.unit(program.program)
+        unit = engine.unit(program.executable)
         insns = list(_disassembled(bytes(unit.code.data), engine.names()))
         return list(_parts(unit, insns))
 

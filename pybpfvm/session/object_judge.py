@@ -19,7 +19,6 @@ from pybpfvm.session.judging import (
     judge_case,
     read_cases,
 )
-from pybpfvm.verifier.usermemory.contract_parse import parse_contract
 from pybpfvm.verifier.verdict import Finding, Inconclusive, Kind, Rule, Statistics
 
 # The running kernel's answer to a program.
@@ -49,6 +48,8 @@ class ObjectJudge:
         self._found = read_cases(path, assignment.request)
         self._request = assignment.request
         if assignment.contract is not None:
+            from pybpfvm.verifier.usermemory.contract_parse import parse_contract
+
             text, where = assignment.contract
             contract = parse_contract(text, self._found.obj, where=where)
             self._request = replace(assignment.request, contract=contract)

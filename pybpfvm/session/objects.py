@@ -6,10 +6,11 @@ import errno as _errno
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from pybpfvm.btf.types import Btf
+from pybpfvm.btf.types import Btf, BtfKind
 from pybpfvm.cfg import Cfg
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Engine, RunEnvironment
 from pybpfvm.errors import InputError, UnsupportedError, errno_name
@@ -23,9 +24,10 @@ from pybpfvm.maps.base import BpfMap, MapError
 from pybpfvm.objectfile import abi_unknown, global_variables
 from pybpfvm.profiles.base import Profile
 from pybpfvm.profiles.detect import Detection, ProgramFacts
+from pybpfvm.profiles.loop_upstream import kernel_btf_of
 from pybpfvm.profiles.mainline import MAINLINE_NAMES
 from pybpfvm.profiles.ordinary import profile_of_section, unsupported_type
-from pybpfvm.program import BpfObject, MapSpec, Program
+from pybpfvm.program import BpfObject, MapSpec, Program, StructOps
 from pybpfvm.recording import NOTHING, Recorded, Recording
 from pybpfvm.session.engines import chosen, make_engine
 from pybpfvm.session.testrun import TestRun, run_program
@@ -110,18 +112,22 @@ class LoadedObject:
     @property
     def programs(self) -> Mapping[str, LoadedProgram]:
         """All programs by name, in the object's order."""
-        return {name: LoadedProgram(self, prog) for name, prog in self.image.programs.items()}
+        return {prog.name: LoadedProgram(self, prog) for prog in self.object.programs}
+
+    @property
+    def struct_ops(self) -> Mapping[str, StructOps]:
+        """Its structs of callbacks by name."""
+        return {variable.name: variable for variable in self.object.struct_ops}
 
     def __getitem__(self, name: str) -> LoadedProgram:
-        program = self.image.programs.get(name)
-        if program is None:
+        if name not in self.image.programs:
             left_out = [line for line in self.object.unsupported if name in line]
             raise InputError(
                 f"no program is called {name!r}",
                 where=self.object.path,
                 remedy=left_out[0] if left_out else f"programs: {', '.join(self.image.programs)}",
             )
-        return LoadedProgram(self, program)
+        return LoadedProgram(self, self.object.program(name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +136,11 @@ class LoadedProgram:
 
     owner: LoadedObject
     program: Program
+
+    @property
+    def executable(self) -> Program:
+        """The program as engines take it."""
+        return self.owner.image.programs[self.program.name]
 
     @property
     def name(self) -> str:
@@ -243,7 +254,7 @@ class LoadedProgram:
         return run_program(
             self.owner.engine(environment, engine, record),
             profile,
-            self.program,
+            self.executable,
             ctx,
             data,
             repeat=repeat,
@@ -254,16 +265,28 @@ class LoadedProgram:
 
 def helpers_of(profile: Profile) -> Mapping[int, Helper]:
     """The helpers of a profile by number, also those that this version does not have (without
-    an implementation); InputError when the table has no row for one of the others."""
+    an implementation), and its kernel functions by the negative of their ids (see image).
+    InputError when the table has no row for one of the others."""
     missing = sorted(set(profile.helpers.values()) - set(HELPERS))
     if missing:
         raise InputError(f"profile {profile.name} names unknown helpers: {', '.join(missing)}")
-    helpers = {
-        number: Helper(name, (), RetType.INTEGER, None, "Not in this version.")
-        for number, name in (MAINLINE_NAMES if profile.ring is None else {}).items()
-    }
+    helpers = dict(_without_implementation()) if profile.ring is None else {}
     helpers.update((number, HELPERS[name]) for number, name in profile.helpers.items())
+    kernel = kernel_btf_of(profile)
+    for name in profile.kfuncs:
+        found = kernel.find(name, BtfKind.FUNC) if kernel is not None else None
+        if found is not None:
+            helpers[-found] = HELPERS[name.removeprefix("bpf_")]
     return helpers
+
+
+@lru_cache(maxsize=1)
+def _without_implementation() -> Mapping[int, Helper]:
+    """Every helper of mainline, as if this version had none."""
+    return {
+        number: Helper(name, (), RetType.INTEGER, None, "Not in this version.")
+        for number, name in MAINLINE_NAMES.items()
+    }
 
 
 class Maps(dict[str, "MapView"]):

@@ -9,18 +9,16 @@ from functools import partial
 from itertools import islice
 from random import Random
 from types import TracebackType
-from typing import Literal
+from typing import Literal, get_args
 
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Engine, RunEnvironment
 from pybpfvm.errors import (
     InputError,
     InternalError,
-    LoadRejected,
     RingError,
     RingHang,
     Trap,
     TrapKind,
-    UnsupportedError,
 )
 from pybpfvm.events import Observer
 from pybpfvm.memory import AddressSpace
@@ -30,33 +28,53 @@ from pybpfvm.program import Program
 from pybpfvm.session.engines import chosen, make_engine
 from pybpfvm.session.machine import Machine, default_machine
 from pybpfvm.session.objects import LoadedObject, LoadedProgram, helpers_of
+from pybpfvm.session.registering import require_accepted
+from pybpfvm.session.ringfaults import RingFaults
 from pybpfvm.session.sqe import SqeBuilder
 from pybpfvm.session.user import Block, UserMemory
 from pybpfvm.uring_backend.abi import PBUF_RING_INC, Cqe
 from pybpfvm.uring_backend.base import Backend, World
 from pybpfvm.uring_backend.bpf import Budgets
+from pybpfvm.uring_backend.counts import Counts
+from pybpfvm.uring_backend.faults import Fault, Faults
 from pybpfvm.uring_backend.kernel.loop import KernelLoop
 from pybpfvm.uring_backend.ring import Ring as CoreRing
 from pybpfvm.uring_backend.setup import check_setup
-from pybpfvm.verifier.errnos import errno_of
+from pybpfvm.uring_backend.sim.injector import Injector
 from pybpfvm.verifier.loadcheck import check_load
-from pybpfvm.verifier.verdict import Finding, Inconclusive, Rejected
 
-BackendName = Literal["sim", "kernel"]
+BackendName = Literal["sim", "kernel", "liburing"]
 _DEFAULT_ABI = "iouring-v3"
 
 
-def make_backend(name: str, memory: AddressSpace, seed: int) -> Backend:
-    """The backend called `name` ("sim" or "kernel"); InputError when it can not be had."""
+def make_backend(
+    name: str, memory: AddressSpace, seed: int, injector: Injector | None = None
+) -> Backend:
+    """The backend called `name`; InputError when it can not be had.
+
+    `injector` gives requests faults, in `sim` only.
+    """
     if name == "sim":
         from pybpfvm.uring_backend.sim import SimBackend
 
-        return SimBackend(memory, seed=seed)
+        return SimBackend(memory, seed=seed, injector=injector)
+    if injector is not None:
+        raise InputError(
+            "requests on the kernel's ring meet no faults but its own",
+            where="faults",
+            remedy="use the sim backend, or only what the user side does: run#N=..., backlog=N",
+        )
     if name == "kernel":
         from pybpfvm.uring_backend.kernel import KernelBackend
 
         return KernelBackend(memory)
-    raise InputError(f"no backend is called {name!r}", where="backend", remedy="sim or kernel")
+    if name == "liburing":
+        from pybpfvm.uring_backend.kernel import KernelBackend
+        from pybpfvm.uring_backend.kernel.libring import LibRing
+
+        return KernelBackend(memory, make_ring=LibRing)
+    names = " or ".join(get_args(BackendName))
+    raise InputError(f"no backend is called {name!r}", where="backend", remedy=names)
 
 
 class Ring:
@@ -66,8 +84,9 @@ class Ring:
     it, the one of the first registered program. Programs are verified when they are registered;
     `verify=False` registers them as they are, to run sandboxed. `engine` is what executes them:
     "auto" (the JIT where it can run), "interp" or "jit". `seed` decides everything in `sim`, and
-    the programs' random numbers on both backends. Budgets: `budget_insns` for each run of a
-    program, the rest in `Budgets`.
+    the programs' random numbers on both backends. `faults` are what requests (in `sim`) and
+    programs meet, as values or text of `uring_backend.faults`. Budgets: `budget_insns` for each
+    run of a program, the rest in `Budgets`.
     """
 
     def __init__(
@@ -87,6 +106,7 @@ class Ring:
         budgets: Budgets | None = None,
         budget_insns: int = DEFAULT_BUDGET_INSNS,
         log: Callable[[str], None] | None = None,
+        faults: Faults | str | None = None,
         machine: Machine | None = None,
     ) -> None:
         self.machine = machine if machine is not None else default_machine()
@@ -105,10 +125,13 @@ class Ring:
         self._log = log if log is not None else self.trace.append
         self._entries, self._cq_entries = entries, tuple(cq_entries)
         self._flags, self._cq0_entries = flags, cq0_entries
-        self._observer, self._budgets = observer, budgets
+        self._faults = RingFaults(self, faults, seed, observer)
+        self._observer, self._budgets = observer, self._faults.limited(budgets)
         self._budget_insns = budget_insns
         self._random = Random(seed)
-        self.backend: Backend = make_backend(backend, self.machine.memory, seed)
+        self.backend: Backend = make_backend(
+            backend, self.machine.memory, seed, self._faults.injector
+        )
         self._core: CoreRing | None = None
         self._runner = _Runner(self)
         self._pending: list[SqeBuilder] = []
@@ -157,6 +180,11 @@ class Ring:
             )
         return self._core
 
+    @property
+    def injected(self) -> tuple[Fault, ...]:
+        """The faults that came so far: `plan_text` of them, as `faults`, makes them come again."""
+        return self._faults.injected
+
     # --- programs ---------------------------------------------------------------------------
 
     def register_bpf(self, programs: Sequence[LoadedProgram | None]) -> None:
@@ -188,7 +216,7 @@ class Ring:
                     strict_ctx=self.strict_ctx,
                     source_at=program.program.line_at,
                 )
-                _require_accepted(program, strict_ctx=self.strict_ctx)
+                require_accepted(program, strict_ctx=self.strict_ctx)
             chosen(self.engine, program.owner.image)
             numbers.append(self._runner.add(program, verified=self.verify))
         self.core.register_bpf(numbers)
@@ -288,6 +316,11 @@ class Ring:
         return self.core.run_until_idle(timeout_ns)
 
     @property
+    def counts(self) -> Counts:
+        """Runs, instructions and CQEs so far."""
+        return self.core.counts
+
+    @property
     def cq_overflow(self) -> int:
         """CQEs lost so far."""
         return self.core.cq_overflow
@@ -320,35 +353,6 @@ def _require_sizes(cq_entries: object) -> None:
             where="cq_entries",
             remedy="e.g. [128, 16]",
         )
-
-
-def _require_accepted(program: LoadedProgram, *, strict_ctx: bool) -> None:
-    """Raise unless the verifier accepts the program."""
-    verdict = program.verdict(strict_ctx=strict_ctx)
-    if isinstance(verdict, Rejected):
-        first = verdict.errors[0]
-        raise LoadRejected(
-            errno_of(first.rule),
-            _told(first),
-            where=_place(program, first),
-            program=program.name,
-        )
-    if isinstance(verdict, Inconclusive):
-        raise UnsupportedError(
-            f"{program.name} can not be verified: {_told(verdict.finding)}",
-            where=_place(program, verdict.finding),
-            remedy="register it with verify=False (--no-verify) to run it sandboxed, unverified",
-        )
-
-
-def _told(finding: Finding) -> str:
-    return f"{finding.message}: {finding.reason}" if finding.reason else finding.message
-
-
-def _place(program: LoadedProgram, finding: Finding) -> str:
-    line = finding.source
-    text = f" ({line}: {line.text.strip()})" if line is not None else ""
-    return f"{program.name}+{finding.pc}{text}"
 
 
 # What also verified programs may meet: budgets are ours, and so is what engines lack. Eight frames
@@ -399,8 +403,9 @@ class _Runner:
             )
             self._engines[id(owner)] = engine
             self._offer_loop(engine, owner)
+        self._ring._faults.before_run()
         try:
-            done = engine.run(loaded.program, ctx_addr, budget_insns=self._ring._budget_insns)
+            done = engine.run(loaded.executable, ctx_addr, budget_insns=self._ring._budget_insns)
         except Trap as trap:
             self._executed = trap.insns
             if program in self._verified and trap.kind not in _NOT_VERIFIED:
@@ -415,6 +420,8 @@ class _Runner:
         """Let compiled code loop over the ring by itself, where both can."""
         if self._ring.engine not in ("auto", "jit") or len(self._engines) > 1:
             return
+        if not self._ring._faults.idle:
+            return
         from pybpfvm.jit.engine import SLICE_INSNS, JitEngine
 
         if not isinstance(engine, JitEngine) or self._ring._budget_insns > SLICE_INSNS:
@@ -427,11 +434,11 @@ class _Runner:
     def _loops(self, owner: LoadedObject, number: int) -> Program | None:
         """The program with that number, if it may run in a loop."""
         loaded = self._programs[number]
-        return loaded.program if number in self._verified and loaded.owner is owner else None
+        return loaded.executable if number in self._verified and loaded.owner is owner else None
 
     def _trusts(self, program: Program) -> bool:
         """Whether the program was verified: a tail call may lead to one that was not."""
-        return any(self._programs[number].program is program for number in self._verified)
+        return any(self._programs[number].executable is program for number in self._verified)
 
     def executed(self) -> int:
         return self._executed

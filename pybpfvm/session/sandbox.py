@@ -147,7 +147,12 @@ def run(
 ) -> Outcome:
     """Run `program` once. Raises InputError for one that can not be run."""
     script = Script(inputs)
-    helpers = {number: _scripted(helper, script) for number, helper in helpers_of(profile).items()}
+    known = helpers_of(profile)
+    helpers = {
+        number: _scripted(known[number], script)
+        for number in _called(program, obj)
+        if number in known
+    }
     ring = ScriptedRing(script) if profile.ring is not None else None
     environment = RunEnvironment(
         profile=profile,
@@ -178,11 +183,12 @@ def run(
             return Outcome(None, tuple(script.asked), done.retval)
 
 
-def _called(obj: BpfObject) -> frozenset[int]:
+def _called(program: Program, obj: BpfObject) -> frozenset[int]:
+    """The numbers of the helpers that the program may call, or one that it goes over to."""
     return frozenset(
         insn.imm
-        for program in obj.programs
-        for insn in program.insns
+        for one in (program, *obj.programs)
+        for insn in one.insns
         if insn.spec.kind is InsnKind.CALL
     )
 

@@ -21,7 +21,7 @@ class SqeBuilder:
     `set` change single fields. Numbers that do not fit their field raise InputError.
     """
 
-    def __init__(self, bpf_opcode: int) -> None:
+    def __init__(self, bpf_opcode: int | None) -> None:
         self.sqe = Sqe(Op.NOP)
         self._bpf_opcode = bpf_opcode
 
@@ -61,6 +61,8 @@ class SqeBuilder:
 
     def prep_bpf(self, index: int, **common: int) -> SqeBuilder:
         """Run registered program `index`; `user_data` is its token."""
+        if self._bpf_opcode is None:
+            raise InputError("this ring has no BPF requests", remedy="attach a program to it")
         return self._prep(self._bpf_opcode, common, off=index)
 
     def prep_read(self, fd: int, addr: int, length: int, offset: int, **common: int) -> SqeBuilder:

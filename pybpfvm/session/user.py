@@ -75,6 +75,7 @@ class UserMemory:
     def __init__(self, memory: AddressSpace) -> None:
         self._memory = memory
         self._count = 0
+        self._named: dict[str, Block] = {}
 
     def alloc(self, content: bytes | int, name: str = "") -> Block:
         """A block with this content, or that many zero bytes."""
@@ -84,4 +85,13 @@ class UserMemory:
         block = Block(self._memory, region)
         if not isinstance(content, int):
             block.write(content)
+        if name:
+            self._named[name] = block
         return block
+
+    def named(self, name: str) -> Block:
+        """The block allocated under this name, the last of several. InputError for none."""
+        if name not in self._named:
+            known = ", ".join(self._named) or "none has a name"
+            raise InputError(f"no block is called {name!r}", remedy=f"blocks: {known}")
+        return self._named[name]

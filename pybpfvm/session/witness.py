@@ -147,7 +147,7 @@ def with_witness(
     if not isinstance(verdict, Rejected):
         return verdict
     if paths is None:
-        paths = failing_paths(program, obj, profile, options)
+        paths = failing_paths(program, obj, profile, verdict, options)
     deadline = time.process_time() + max_seconds
     errors = tuple(
         _judged(

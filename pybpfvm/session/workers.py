@@ -7,18 +7,19 @@ The order of the results is that of the paths and programs, whoever was faster.
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING
 
 from pybpfvm.errors import InputError
 from pybpfvm.session.judged import JudgedObject, JudgedProgram
 from pybpfvm.session.object_judge import Assignment, ObjectJudge, unusable
 from pybpfvm.verifier.verdict import Finding, Inconclusive, Kind, Rule, Statistics
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from multiprocessing.process import BaseProcess
 
 # Told (programs judged, programs known so far) after each program.
 Progress = Callable[[int, int], None]
@@ -117,6 +118,9 @@ class _Work:
 
     def shared(self, jobs: int) -> None:
         """Judge everything by `jobs` processes."""
+        # One process is enough for most: they do not wait for this.
+        from multiprocessing.connection import Connection, wait
+
         try:
             self._workers = [self._started() for _ in range(jobs)]
             while True:
@@ -134,6 +138,8 @@ class _Work:
                 _end(worker)
 
     def _started(self) -> _Worker:
+        import multiprocessing
+
         context = multiprocessing.get_context("fork")
         here, there = context.Pipe()
         process = context.Process(target=_serve, args=(there, self._assignment), daemon=True)
@@ -222,6 +228,8 @@ def _serve(pipe: Connection, assignment: Assignment) -> None:
         try:
             answer = _answer(readers, path, index, assignment)
         except Exception:
+            import traceback
+
             answer = _Answer(JudgedObject(path, ""), failure=traceback.format_exc())
         try:
             pipe.send(answer)

@@ -10,13 +10,13 @@ from pybpfvm.helpers.proto import Helper
 from pybpfvm.image import Image
 from pybpfvm.isa.codec import target_pc
 from pybpfvm.isa.insn import Insn
-from pybpfvm.isa.opcodes import AluOp, JmpOp, Kind, Operand
+from pybpfvm.isa.opcodes import FRAME_POINTER, AluOp, JmpOp, Kind, Operand
 from pybpfvm.isa.semantics import (
     CONCRETE_ALU,
     CONCRETE_ALU_BIG_ENDIAN,
     CONCRETE_JMP,
 )
-from pybpfvm.outline import Outline, context_arguments, refusal
+from pybpfvm.outline import REFUSABLE, context_arguments, outline_of, refusal
 from pybpfvm.program import Program
 from pybpfvm.vm import operations
 from pybpfvm.vm.step import Handler, Step
@@ -49,6 +49,7 @@ REGISTER_HANDLERS: Mapping[Kind, Handler] = {
 }
 
 _ENDS = frozenset({Kind.EXIT, Kind.GOTO})
+_LEADS = frozenset({Kind.JUMP, Kind.GOTO, Kind.MAY_GOTO, Kind.CALL_LOCAL})
 
 
 def prepare(program: Program, image: Image, helpers: Mapping[int, Helper]) -> list[Step]:
@@ -57,16 +58,18 @@ def prepare(program: Program, image: Image, helpers: Mapping[int, Helper]) -> li
     What is wrong with an instruction shows when it is executed, not here. Raises InputError for
     an `lddw` whose map or function the image does not have.
     """
-    outline = Outline(program)
+    outline = outline_of(program)
+    starts, framed = outline.starts, outline.framed
     steps = [
         _step(program, image, helpers, insn, pc)
-        for pc, insn in zip(outline.starts, program.insns, strict=True)
+        for pc, insn in zip(starts, program.insns, strict=True)
     ]
     table: list[Step] = []
     for step in steps:
-        step.framed = step.pc in outline.framed
-        # The hole behind an lddw is never an index; any step may fill it.
-        table.extend([step] * step.insn.slots)
+        step.framed = step.pc in framed
+        table.append(step)
+        if step.insn.spec.kind is Kind.LDDW:
+            table.append(step)  # the hole behind it is never an index; any step may fill it
 
     def place(step: Step, pc: int, *, is_call: bool = False) -> int:
         """Index of the step at `pc`, or of a new way out of the program if none may be there."""
@@ -78,12 +81,15 @@ def prepare(program: Program, image: Image, helpers: Mapping[int, Helper]) -> li
         table.append(way_out)
         return len(table) - 1
 
+    others = {*outline.functions, len(table)}  # where what comes before does not lead
     for step in steps:
         kind = step.insn.spec.kind
         if kind not in _ENDS:
-            step.next = place(step, step.pc + step.insn.slots)
-        target = target_pc(step.insn, step.pc)
-        if target is not None and kind is not Kind.LDDW:
+            behind = step.pc + (2 if kind is Kind.LDDW else 1)
+            step.next = place(step, behind) if behind in others else behind
+        if kind in _LEADS:
+            target = target_pc(step.insn, step.pc)
+            assert target is not None
             step.target = place(step, target, is_call=kind is Kind.CALL_LOCAL)
     return table
 
@@ -92,23 +98,25 @@ def _step(
     program: Program, image: Image, helpers: Mapping[int, Helper], insn: Insn, pc: int
 ) -> Step:
     spec = insn.spec
-    by_register = spec.operand is Operand.X and spec.kind in REGISTER_HANDLERS
-    handler = (REGISTER_HANDLERS if by_register else HANDLERS)[spec.kind]
-    step = Step(handler, insn, pc)
+    kind, op = spec.kind, spec.op
+    by_register = spec.operand is Operand.X and kind in REGISTER_HANDLERS
+    step = Step((REGISTER_HANDLERS if by_register else HANDLERS)[kind], insn, pc)
     step.imm = insn.imm & U64
     step.width = spec.size if spec.size is not None else spec.width
-    if isinstance(spec.op, AluOp):
-        table = CONCRETE_ALU_BIG_ENDIAN if program.big_endian else CONCRETE_ALU
-        step.meaning = table[spec.op]
-    elif isinstance(spec.op, JmpOp):
-        step.meaning = CONCRETE_JMP[spec.op]
-    elif spec.kind is Kind.LDDW:
+    if kind is Kind.ALU:
+        assert isinstance(op, AluOp)
+        step.meaning = (CONCRETE_ALU_BIG_ENDIAN if program.big_endian else CONCRETE_ALU)[op]
+    elif kind is Kind.JUMP:
+        assert isinstance(op, JmpOp)
+        step.meaning = CONCRETE_JMP[op]
+    elif kind is Kind.LDDW:
         step.imm = image.constant(program, pc, insn)
-    elif spec.kind is Kind.CALL and step.insn.imm in helpers:
-        helper = helpers[step.insn.imm]
+    elif kind is Kind.CALL and insn.imm in helpers:
+        helper = helpers[insn.imm]
         step.meaning = (helper, context_arguments(helper))
-    refused = refusal(insn, helpers)
-    if refused is not None:
-        step.handler = operations.refuse
-        step.meaning = refused
+    if kind in REFUSABLE or insn.dst == FRAME_POINTER or insn.src == FRAME_POINTER:
+        refused = refusal(insn, helpers)
+        if refused is not None:
+            step.handler = operations.refuse
+            step.meaning = refused
     return step

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
+from operator import is_
 from types import TracebackType
 
 from pybpfvm.engine import RunEnvironment
@@ -18,14 +19,16 @@ from pybpfvm.errors import InputError, Trap, TrapKind
 from pybpfvm.events import Event, HelperCalled
 from pybpfvm.image import Image
 from pybpfvm.isa.disasm import format_program
+from pybpfvm.isa.opcodes import Kind, Pseudo
 from pybpfvm.jit.engine import JitEngine
 from pybpfvm.jit.options import Checks
-from pybpfvm.maps.base import MapError
+from pybpfvm.maps.base import BpfMap, MapError
 from pybpfvm.maps.live import LiveMap
 from pybpfvm.maps.ringbuf import RingbufMap
 from pybpfvm.memory import FRAME_STRIDE, Region, RegionKind
 from pybpfvm.program import Program
 from pybpfvm.vm.interp import Interpreter
+from pybpfvm.vm.step import Step
 from tests.support.engine_programs import BY_NUMBER, POINTERS, Case, generate
 from tests.support.generate import insn
 
@@ -43,6 +46,44 @@ _UNCHECKED_TRAPS = frozenset(
 def interpreter(image: Image, environment: RunEnvironment) -> Engine:
     """The reference."""
     return Interpreter(image, BY_NUMBER, environment)
+
+
+class _Sharing(Interpreter):
+    """Takes the steps of programs that an interpreter before prepared, and leaves its own.
+
+    `kept` is for images alike: the same maps at the same addresses. Handles of functions depend on
+    what ran before, so programs that have some are always prepared anew.
+    """
+
+    kept: dict[int, tuple[Program, list[Step]]]
+
+    def _steps_of(self, program: Program) -> list[Step]:
+        found = self._prepared.get(id(program)) or self.kept.get(id(program))
+        if found is not None:
+            return found[1]
+        steps = super()._steps_of(program)
+        if not any(i.spec.kind is Kind.LDDW and i.src == Pseudo.FUNC for i in program.insns):
+            self.kept[id(program)] = program, steps
+        return steps
+
+
+def interpreters() -> Making:
+    """The reference, for one run of a case after the other: each prepares what is new to it."""
+    kept: dict[object, dict[int, tuple[Program, list[Step]]]] = {}
+
+    def make(image: Image, environment: RunEnvironment) -> Engine:
+        engine = _Sharing(image, BY_NUMBER, environment)
+        where = [
+            (live.handle, live.lookup(bytes(live.spec.key_size), 0)) for live in _values(image)
+        ]
+        engine.kept = kept.setdefault((image.memory.base, *where), {})
+        return engine
+
+    return make
+
+
+def _values(image: Image) -> list[BpfMap]:
+    return [image.maps[name] for name in _NAMED]
 
 
 def compiler(checks: Checks) -> Making:
@@ -105,6 +146,9 @@ class World:
         for region in (self.user, self.canary):
             memory.write(region.start, CANARY * (region.size // len(CANARY)))
         self.noted: list[object] = []
+        self._regions: list[Region] = []
+        self._views: list[memoryview] = []
+        self._starts: list[int] = []
         self._clock = count(1000, 7)
         self.ring = FakeRing()
         environment = RunEnvironment(
@@ -208,14 +252,17 @@ class World:
     def memory(self) -> tuple[tuple[int, int], ...]:
         """A checksum of each region but for what engines keep for themselves."""
         memory = self.image.memory
-        return tuple(
-            (region.start, zlib.crc32(memory.view(region)))
-            for region in memory.regions()
-            if region.kind is not RegionKind.HOST or region is self.canary
-        )
+        regions = memory.regions()
+        if len(regions) != len(self._regions) or not all(map(is_, regions, self._regions)):
+            self._regions = regions
+            seen = [r for r in regions if r.kind is not RegionKind.HOST or r is self.canary]
+            self._starts = [region.start for region in seen]
+            self._views = [memory.view(region) for region in seen]
+        return tuple(zip(self._starts, map(zlib.crc32, self._views), strict=True))
 
     def close(self) -> None:
         """Give everything back."""
+        self._views.clear()
         self.engine.close()
         self.image.close()
 
@@ -247,13 +294,13 @@ def outcome(case: Case, make: Making) -> Outcome:
         return world.run()
 
 
-def settled(case: Case) -> tuple[Case, Outcome]:
+def settled(case: Case, reference: Making = interpreter) -> tuple[Case, Outcome]:
     """The case without the runs that trap as engines without checks need not, and what it does."""
-    done = outcome(case, interpreter)
+    done = outcome(case, reference)
     while done.broken is not None:
         ends = zip(case.runs, done.ends, strict=True)
         case = replace(case, runs=tuple(run for run, end in ends if _promised(end)))
-        done = outcome(case, interpreter)
+        done = outcome(case, reference)
     return case, done
 
 
@@ -261,13 +308,15 @@ def _promised(end: tuple[object, ...]) -> bool:
     return not isinstance(end[0], TrapKind) or end[0] in _UNCHECKED_TRAPS
 
 
-def compared(case: Case, checks: Checks, wanted: Outcome) -> tuple[int, str | None]:
-    """How many runs of the JIT with these checks were compared with the interpreter's, and the
-    first difference."""
+def compared(
+    case: Case, checks: Checks, wanted: Outcome, reference: Making = interpreter
+) -> tuple[int, str | None]:
+    """How many runs of the JIT with these checks were compared with the reference's, and the first
+    difference."""
     if checks is Checks.NONE and not case.tidy:
         return 0, None
     if checks is not Checks.EXACT and wanted.broken is not None:
-        case, wanted = settled(case)
+        case, wanted = settled(case, reference)
     runs = len(case.runs)
     if runs == 0:
         return 0, None

@@ -3,17 +3,27 @@ ones on compiled code alone with an eye on the process; ends in tables.
 
 PYBPFVM_ENGINES programs are compared (1000000), from seed PYBPFVM_ENGINES_SEED (0), with the checks
 EXACT, and with NONE or PAGES as far as those promise; then PYBPFVM_ENGINES_HOSTILE programs
-(100000) run in this process. Differences are written to PYBPFVM_ENGINES_DIR (build/engines); the
-exit status is 1 if there was any, or if the process is not as it was.
+(100000) run, many in a process. PYBPFVM_ENGINES_WORKERS processes (2) do chunks of it. What is done
+is noted in a journal in PYBPFVM_ENGINES_DIR (build/engines), so a campaign may be stopped and goes
+on there, as long as the code is the same. Differences are written there too; the exit status is 1
+if there was any, or if a process was not as before.
 """
 
 from __future__ import annotations
 
+import gc
+import hashlib
+import json
+import multiprocessing
 import os
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,26 +31,38 @@ from pybpfvm.isa.table import TABLE
 from pybpfvm.jit.cpu import unsupported
 from pybpfvm.jit.options import Checks
 from pybpfvm.program import Program
-from tests.jit.agreement import compared, interpreter, outcome
+from tests.jit.agreement import compared, interpreters, outcome
 from tests.jit.hostile import Watched
 from tests.support.engine_programs import FAMILIES, generate
-from tests.support.evidence import keep
+from tests.support.evidence import ROOT, keep
 
 PROGRESS_SECONDS = 10
 PROGRAMS = 32  # of a case
+CASES = 50  # of a chunk
+HOSTILE = 5_000  # hostile programs of a chunk
 KEPT, KEPT_HOSTILE = 1_000_000, 100_000  # campaigns of at least so many programs are evidence
 _SHOWN = 20
+_COLLECTED = 25  # cases between collections of garbage
+# What the outcome depends on: engines, what they run, and the comparison.
+_CODE = (
+    *("pybpfvm/jit", "pybpfvm/vm", "pybpfvm/isa", "pybpfvm/maps", "pybpfvm/profiles", "helpers"),
+    *("tests/jit", "tests/support"),
+)
+
+_NAMES = [spec.mnemonic for spec in TABLE]
+_NUMBERS = {name: number for number, name in enumerate(_NAMES)}
 
 
 @dataclass
 class Pairs:
-    """Which instructions were emitted right behind which."""
+    """Which instructions were emitted right behind which: pairs of numbers of their rows."""
 
-    seen: set[tuple[str, str]] = field(default_factory=set)
+    seen: set[int] = field(default_factory=set)
 
     def add(self, program: Program) -> None:
         """Count a program."""
-        self.seen.update(pairwise([insn.spec.mnemonic for insn in program.insns]))
+        numbers = [_NUMBERS[insn.spec.mnemonic] for insn in program.insns]
+        self.seen.update([a * len(TABLE) + b for a, b in pairwise(numbers)])
 
     @property
     def all(self) -> int:
@@ -49,34 +71,51 @@ class Pairs:
 
     def missing(self) -> list[tuple[str, str]]:
         """Those never seen."""
-        names = [spec.mnemonic for spec in TABLE]
-        return [(a, b) for a in names for b in names if (a, b) not in self.seen]
+        pairs = (divmod(pair, len(TABLE)) for pair in range(self.all) if pair not in self.seen)
+        return [(_NAMES[a], _NAMES[b]) for a, b in pairs]
+
+    def packed(self) -> str:
+        """One bit for each, as text."""
+        return f"{sum(1 << pair for pair in self.seen):x}"
+
+    @classmethod
+    def unpacked(cls, text: str) -> Pairs:
+        """What `packed` made."""
+        bits = int(text, 16)
+        return cls({pair for pair in range(bits.bit_length()) if bits >> pair & 1})
 
 
 @dataclass
 class Tally:
-    """What a campaign counted: programs, runs compared by checks, ends by kind, differences."""
+    """What agreement counted: programs, runs compared by checks, ends by kind; differences by
+    name."""
 
     programs: int = 0
-    seconds: float = 0.0
     cpu_seconds: float = 0.0
     compared: Counter[str] = field(default_factory=Counter)
     ends: Counter[str] = field(default_factory=Counter)
-    families: Counter[str] = field(default_factory=Counter)
     pairs: Pairs = field(default_factory=Pairs)
-    differences: list[str] = field(default_factory=list)
+    differences: dict[str, str] = field(default_factory=dict)
 
     @property
     def rate(self) -> float:
-        """Programs a second."""
-        return self.programs / self.seconds if self.seconds else 0.0
+        """Programs a second of processor time."""
+        return self.programs / self.cpu_seconds if self.cpu_seconds else 0.0
+
+    def add(self, other: Tally) -> None:
+        """Count what another one counted."""
+        self.programs += other.programs
+        self.cpu_seconds += other.cpu_seconds
+        self.compared += other.compared
+        self.ends += other.ends
+        self.pairs.seen |= other.pairs.seen
+        self.differences |= other.differences
 
     def table(self) -> str:
         """The closing table."""
         missing = self.pairs.missing()
         rows = [
-            f"{self.programs} programs in {self.seconds:.0f} s: {self.rate:.0f} a second, "
-            f"{self.programs / max(self.cpu_seconds, 0.1):.0f} a second of processor time",
+            f"{self.programs} programs, {self.rate:.0f} a second of processor time",
             *(f"{count:10} runs compared, checks {name}" for name, count in self.compared.items()),
             *(f"{count:10} runs ended with {name}" for name, count in self.ends.most_common()),
             f"{len(self.pairs.seen):10} of {self.pairs.all} pairs of instructions emitted",
@@ -86,73 +125,207 @@ class Tally:
         return "\n".join(rows)
 
 
-def agreement(programs: int, first: int, save: Path | None, *, progress: bool = False) -> Tally:
-    """Compare so many programs, from the seed `first` on, a case of each family by turns."""
+def agreement(cases: int, first: int) -> Tally:
+    """Compare the programs of so many cases, from the seed `first` on, a family by turns."""
     tally = Tally()
-    begun = shown = time.monotonic()
-    cpu_begun = time.process_time()
-    seed = first
-    while tally.programs < programs:
-        family = FAMILIES[seed % len(FAMILIES)]
-        case = generate(seed, family, PROGRAMS)
-        wanted = outcome(case, interpreter)
-        for end in wanted.ends:
-            tally.ends[end[0] if isinstance(end[0], str) else end[0].name] += 1  # type: ignore[attr-defined]
-        other = Checks.NONE if case.tidy and seed % 2 else Checks.PAGES
-        for checks in (Checks.EXACT, other):
-            count, difference = compared(case, checks, wanted)
-            tally.compared[checks.name] += count
-            if difference is not None:
-                tally.differences.append(difference)
-                _write(save, f"{seed}-{checks.name}", difference)
-        for program in case.object.programs:
-            tally.pairs.add(program)
-        tally.programs += PROGRAMS
-        tally.families[family] += PROGRAMS
-        seed += 1
-        tally.seconds = time.monotonic() - begun
-        tally.cpu_seconds = time.process_time() - cpu_begun
-        if progress and time.monotonic() - shown > PROGRESS_SECONDS:
-            shown = time.monotonic()
-            print(
-                f"{tally.programs} of {programs} programs, {tally.rate:.0f} a second, "
-                f"{len(tally.differences)} differences",
-                flush=True,
-            )
+    begun = time.process_time()
+    with _collecting_seldom():
+        for number, seed in enumerate(range(first, first + cases)):
+            family = FAMILIES[seed % len(FAMILIES)]
+            case = generate(seed, family, PROGRAMS)
+            reference = interpreters()
+            wanted = outcome(case, reference)
+            for end in wanted.ends:
+                tally.ends[end[0] if isinstance(end[0], str) else end[0].name] += 1  # type: ignore[attr-defined]
+            other = Checks.NONE if case.tidy and seed % 2 else Checks.PAGES
+            for checks in (Checks.EXACT, other):
+                count, difference = compared(case, checks, wanted, reference)
+                tally.compared[checks.name] += count
+                if difference is not None:
+                    tally.differences[f"{seed}-{checks.name}"] = difference
+            for program in case.object.programs:
+                tally.pairs.add(program)
+            tally.programs += PROGRAMS
+            if number % _COLLECTED == 0:
+                gc.collect()
+    tally.cpu_seconds = time.process_time() - begun
     return tally
 
 
-def _write(save: Path | None, name: str, text: str) -> None:
-    print(text, flush=True)
-    if save is not None:
-        save.mkdir(parents=True, exist_ok=True)
-        (save / f"{name}.txt").write_text(text + "\n", encoding="utf-8")
+class _collecting_seldom:
+    """Within it garbage is only collected on request, and what there was before is none."""
+
+    def __enter__(self) -> None:
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+
+    def __exit__(self, *_: object) -> None:
+        gc.enable()
+        gc.unfreeze()
 
 
-def hostile(programs: int, first: int, *, progress: bool = False) -> tuple[Watched, float]:
-    """Run so many hostile programs, half with each of the checks; what was watched, seconds."""
-    begun = shown = time.monotonic()
+def hostile(programs: int, first: int) -> Watched:
+    """Run so many hostile programs, half with each of the checks; what was watched."""
     watched = Watched()
     seed = first
     while watched.programs < programs:
         for checks in (Checks.EXACT, Checks.PAGES):
             watched.run(seed, checks)
             seed += 1
-        if progress and time.monotonic() - shown > PROGRESS_SECONDS:
-            shown = time.monotonic()
-            print(f"{watched.programs} of {programs} hostile programs", flush=True)
     watched.finish()
-    return watched, time.monotonic() - begun
+    return watched
 
 
-def figures(tally: Tally, watched: Watched) -> list[tuple[str, str]]:
+# --- chunks, and the journal of them ---------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Work of one process: `count` cases or hostile programs, from the seed `first` on."""
+
+    kind: str
+    first: int
+    count: int
+
+
+Found = Mapping[str, object]
+
+
+def chunks(programs: int, hostile_programs: int, first: int) -> list[Chunk]:
+    """All of a campaign."""
+    cases = -(-programs // PROGRAMS)
+    agreeing = [
+        Chunk("agreement", seed, min(CASES, first + cases - seed))
+        for seed in range(first, first + cases, CASES)
+    ]
+    # A hostile case has 24 runs, each counted; chunks begin where no other can end.
+    count = -(-hostile_programs // HOSTILE)
+    return agreeing + [Chunk("hostile", first + HOSTILE * n, HOSTILE) for n in range(count)]
+
+
+def run_chunk(chunk: Chunk) -> Found:
+    """Do a chunk: what the journal keeps of it."""
+    if chunk.kind == "agreement":
+        tally = agreement(chunk.count, chunk.first)
+        return {
+            "programs": tally.programs,
+            "cpu_seconds": tally.cpu_seconds,
+            "compared": tally.compared,
+            "ends": tally.ends,
+            "pairs": tally.pairs.packed(),
+            "differences": tally.differences,
+        }
+    watched = hostile(chunk.count, chunk.first)
+    return {"programs": watched.programs, "ends": watched.ends, "wrong": watched.wrong}
+
+
+@cache
+def fingerprint() -> str:
+    """Names the code that a campaign is about."""
+    found = hashlib.sha256(sys.version.encode())
+    files = [*ROOT.glob("pybpfvm/*.py")]
+    for folder in _CODE:
+        files += [path for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".bin")]
+    for path in sorted(files):
+        found.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
+    return found.hexdigest()[:16]
+
+
+class Journal:
+    """A file of lines: first the code, then each chunk that was done and what was found.
+
+    What other code has done, or a line that was broken off, does not count.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._found: dict[Chunk, Found] = {}
+        head = json.dumps({"code": fingerprint(), "programs": PROGRAMS})
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        if lines and lines[0] != head:
+            print(f"{path} is about other code: begun anew", flush=True)
+        elif lines:
+            for line in lines[1:]:
+                try:
+                    entry = json.loads(line)
+                except json.JSONDecodeError:
+                    continue
+                self._found[Chunk(**entry["chunk"])] = entry["found"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", encoding="utf-8") as file:
+            file.write(head + "\n")
+            file.writelines(_line(chunk, found) for chunk, found in self._found.items())
+
+    def left(self, chunk: Chunk) -> bool:
+        """Whether it is still to be done."""
+        return chunk not in self._found
+
+    def add(self, chunk: Chunk, found: Found) -> None:
+        """Note what a chunk found."""
+        self._found[chunk] = found
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(_line(chunk, found))
+
+    def tally(self, done: Iterable[Chunk]) -> Tally:
+        """What those of them that were done counted together."""
+        total = Tally()
+        for chunk in done:
+            if chunk.kind == "agreement" and not self.left(chunk):
+                found = dict(self._found[chunk])
+                pairs = Pairs.unpacked(str(found.pop("pairs")))
+                counters = {name: Counter(found.pop(name)) for name in ("compared", "ends")}  # type: ignore[call-overload]
+                total.add(Tally(pairs=pairs, **counters, **found))  # type: ignore[arg-type]
+        return total
+
+    def watched(self, done: Iterable[Chunk]) -> tuple[int, Counter[str], list[str]]:
+        """Hostile programs, how they ended, and what they left behind."""
+        programs, ends, wrong = 0, Counter[str](), list[str]()
+        for chunk in done:
+            if chunk.kind == "hostile" and not self.left(chunk):
+                found = self._found[chunk]
+                programs += found["programs"]  # type: ignore[operator]
+                ends += Counter(found["ends"])  # type: ignore[call-overload]
+                wrong += found["wrong"]  # type: ignore[arg-type]
+        return programs, ends, wrong
+
+
+def _line(chunk: Chunk, found: Found) -> str:
+    return json.dumps({"chunk": asdict(chunk), "found": found}) + "\n"
+
+
+def _done(left: list[Chunk], workers: int) -> Iterator[tuple[Chunk, Found]]:
+    """Do the chunks in so many processes, and give each as it is done.
+
+    A process that dies ends the campaign, with the chunks named that may have killed it.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        waiting: dict[Future[Found], Chunk] = {}
+        todo = iter(left)
+        try:
+            while True:
+                while len(waiting) < workers and (chunk := next(todo, None)) is not None:
+                    waiting[pool.submit(run_chunk, chunk)] = chunk
+                if not waiting:
+                    return
+                for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                    result = future.result()
+                    yield waiting.pop(future), result
+        except BrokenProcessPool:
+            print(f"a process died in one of {sorted(map(str, waiting.values()))}", flush=True)
+            raise
+
+
+def figures(tally: Tally, hostile_programs: int, wrong: list[str]) -> list[tuple[str, str]]:
     """The rows that a campaign keeps."""
     compared_runs = ", ".join(f"{count:,} {name}" for name, count in tally.compared.items())
     traps = sum(count for name, count in tally.ends.items() if name not in ("r0", "refused"))
     return [
         (
             "generated programs, compiled and interpreted: results, memory, traps, helper calls",
-            f"{tally.programs:,}: {len(tally.differences)} differences ({tally.rate:.0f} a second)",
+            f"{tally.programs:,}: {len(tally.differences)} differences "
+            f"({tally.rate:.0f} a second of processor time)",
         ),
         ("runs compared, by checks", compared_runs),
         ("of the interpreter's runs, those that trapped", f"{traps:,}"),
@@ -161,8 +334,8 @@ def figures(tally: Tally, watched: Watched) -> list[tuple[str, str]]:
             f"{len(tally.pairs.seen):,} of {tally.pairs.all:,}",
         ),
         (
-            "hostile programs compiled and run in one process",
-            f"{watched.programs:,}: {len(watched.wrong)} traces left in it",
+            f"hostile programs compiled and run, {HOSTILE:,} to a process",
+            f"{hostile_programs:,}: {len(wrong)} traces left in it",
         ),
     ]
 
@@ -174,17 +347,33 @@ def main() -> int:
         print(f"skipped: {reason}")
         return 0
     first = int(os.environ.get("PYBPFVM_ENGINES_SEED", "0"))
-    count = int(os.environ.get("PYBPFVM_ENGINES", "1000000"))
-    hostile_count = int(os.environ.get("PYBPFVM_ENGINES_HOSTILE", "100000"))
+    count = int(os.environ.get("PYBPFVM_ENGINES", str(1_000_000)))
+    hostile_count = int(os.environ.get("PYBPFVM_ENGINES_HOSTILE", str(100_000)))
+    workers = int(os.environ.get("PYBPFVM_ENGINES_WORKERS", str(min(2, os.cpu_count() or 1))))
     where = Path(os.environ.get("PYBPFVM_ENGINES_DIR", "build/engines"))
-    tally = agreement(count, first, where, progress=True)
+    journal = Journal(where / "journal.jsonl")
+    whole = chunks(count, hostile_count, first)
+    left = [chunk for chunk in whole if journal.left(chunk)]
+    print(f"{len(whole) - len(left)} of {len(whole)} chunks done before", flush=True)
+    shown = time.monotonic()
+    for number, (chunk, found) in enumerate(_done(left, workers) if left else (), 1):
+        journal.add(chunk, found)
+        for name, text in dict(found.get("differences", ())).items():  # type: ignore[call-overload]
+            print(text, flush=True)
+            (where / f"{name}.txt").write_text(text + "\n", encoding="utf-8")
+        if time.monotonic() - shown > PROGRESS_SECONDS:
+            shown = time.monotonic()
+            print(f"{number} of {len(left)} chunks", flush=True)
+    tally = journal.tally(whole)
+    hostile_programs, ends, wrong = journal.watched(whole)
     print(tally.table())
-    watched, seconds = hostile(hostile_count, first, progress=True)
-    print(f"{watched.programs} hostile programs in {seconds:.0f} s")
-    print(watched.table())
-    if first == 0 and count >= KEPT and hostile_count >= KEPT_HOSTILE:
-        print(f"kept in {keep('engines', 'make oracle-engines', figures(tally, watched))}")
-    return 1 if tally.differences or watched.wrong else 0
+    print(f"{hostile_programs} hostile programs")
+    print("\n".join(f"{number:10} ended with {name}" for name, number in ends.most_common()))
+    print("\n".join((f"{len(wrong):10} traces left", *wrong[:_SHOWN])))
+    if first == 0 and tally.programs >= KEPT and hostile_programs >= KEPT_HOSTILE:
+        rows = figures(tally, hostile_programs, wrong)
+        print(f"kept in {keep('engines', 'make oracle-engines', rows)}")
+    return 1 if tally.differences or wrong else 0
 
 
 if __name__ == "__main__":

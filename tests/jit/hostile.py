@@ -98,11 +98,6 @@ class Watched:
         if not heap_is_sane(Random(len(self.ends))):
             self.wrong.append("the heap gives blocks that overlap or change")
 
-    def table(self) -> str:
-        """What there was."""
-        rows = [f"{count:10} ended with {name}" for name, count in self.ends.most_common()]
-        return "\n".join((*rows, f"{len(self.wrong):10} traces left", *self.wrong[:20]))
-
 
 def _hostile_case(seed: int) -> Case:
     case = generate(seed, _FAMILIES[seed % len(_FAMILIES)])

@@ -14,11 +14,13 @@ from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import AluOp
 from pybpfvm.isa.table import TABLE
 from pybpfvm.jit import templates
+from pybpfvm.jit.emit import alu
 from pybpfvm.jit.engine import JitEngine
 from pybpfvm.jit.options import Checks
 from pybpfvm.jit.state import State
 from pybpfvm.profiles import PROFILES
 from pybpfvm.program import Program
+from tests.jit import campaign
 from tests.jit.agreement import (
     Outcome,
     World,
@@ -29,7 +31,14 @@ from tests.jit.agreement import (
     outcome,
     settled,
 )
-from tests.jit.campaign import agreement, hostile
+from tests.jit.campaign import (
+    Chunk,
+    Journal,
+    agreement,
+    fingerprint,
+    hostile,
+    run_chunk,
+)
 from tests.support.engine_programs import FAMILIES, Case, generate
 
 SEEDS = range(12)
@@ -63,6 +72,13 @@ def test_every_budget_ends_alike(family: str) -> None:
     agree(replace(case, runs=tuple((0, budget) for budget in range(150))), Checks.EXACT)
 
 
+@pytest.fixture
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Templates are asked each time: what they gave before is not remembered."""
+    monkeypatch.setattr("pybpfvm.jit.emit.alu", alu.__wrapped__)
+
+
+@pytest.mark.usefixtures("forgetful")
 def test_shifts_without_bmi2(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(templates, "HAS_BMI2", False)
     for seed in range(20, 30):
@@ -98,6 +114,7 @@ def differs(family: str, checks: Checks = Checks.EXACT) -> str:
 
 
 @pytest.mark.parametrize("checks", Checks)
+@pytest.mark.usefixtures("forgetful")
 def test_a_wrong_operation_is_noticed(checks: Checks, monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(insn: Insn, dst: int, wide: bool) -> bytes:
         return templates._neg(insn, dst, not wide)
@@ -249,8 +266,8 @@ def test_closing_a_running_engine_is_refused() -> None:
 # --- the campaigns, in small ----------------------------------------------------------------------
 
 
-def test_the_campaign_counts_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tally = agreement(320, 0, tmp_path)
+def test_a_chunk_of_the_campaign_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    tally = agreement(10, 0)
     assert tally.programs == 320
     assert not tally.differences
     assert tally.compared["EXACT"] == 480
@@ -258,19 +275,54 @@ def test_the_campaign_counts_and_writes(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(tally.pairs.missing()) >= tally.pairs.all - len(tally.pairs.seen)
     assert "0 differences" in tally.table()
     monkeypatch.setattr(JitEngine, "executed", property(lambda _: 1))
-    assert agreement(16, 1, tmp_path).differences
-    assert list(tmp_path.glob("1-*.txt"))
+    assert list(agreement(1, 1).differences) == ["1-EXACT", "1-NONE"]
+
+
+def test_a_campaign_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    chunks = [Chunk("agreement", 1000 * first, 5) for first in range(3)]
+    journal = Journal(path)
+    for chunk in chunks[:2]:
+        journal.add(chunk, run_chunk(chunk))
+    again = Journal(path)
+    assert [again.left(chunk) for chunk in chunks] == [False, False, True]
+    assert again.tally(chunks[:2]) == journal.tally(chunks[:2])
+    assert again.tally(chunks[:2]).programs == 320
+    text = path.read_text()
+    path.write_text(text[:-9])  # stopped while it wrote
+    assert [Journal(path).left(chunk) for chunk in chunks] == [False, True, True]
+    path.write_text(text.replace(fingerprint(), "other code"))
+    assert all(Journal(path).left(chunk) for chunk in chunks)
+
+
+def test_evidence_needs_the_whole_count_and_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A campaign of two workers, small enough for a test; what it does not reach is not kept."""
+    for name, value in (("", "640"), ("_HOSTILE", "40"), ("_DIR", str(tmp_path))):
+        monkeypatch.setenv(f"PYBPFVM_ENGINES{name}", value)
+    kept: list[str] = []
+    monkeypatch.setattr(campaign, "keep", lambda name, *_: kept.append(name))
+    monkeypatch.setattr(campaign, "CASES", 10)
+    monkeypatch.setattr(campaign, "HOSTILE", 20)
+    assert campaign.main() == 0
+    assert not kept
+    monkeypatch.setattr(campaign, "KEPT", 640)
+    monkeypatch.setattr(campaign, "KEPT_HOSTILE", 40)
+    monkeypatch.setattr(campaign, "run_chunk", None)  # all of it is in the journal
+    assert campaign.main() == 0
+    assert kept == ["engines"]
 
 
 def test_hostile_programs_leave_no_traces() -> None:
-    watched, _ = hostile(600, 0)
+    watched = hostile(600, 0)
     assert not watched.wrong
     assert watched.programs >= 600
     assert watched.ends["OUT_OF_BOUNDS"] > 50
 
 
 def test_traces_are_noticed() -> None:
-    watched, _ = hostile(1, 4)
+    watched = hostile(1, 4)
     case = generate(4, "hostile", programs=1)
     with World(case, compiler(Checks.PAGES)) as world:
         world.image.memory.write(world.canary.start + 5000, b"x")

@@ -127,6 +127,22 @@ def test_beside_faulthandler(order: str) -> None:
     assert "in crash" in done.stderr
 
 
+def test_being_first_again_and_again_takes_no_more_pages() -> None:
+    done = child("""
+        from pybpfvm.jit.pages import code_area
+        b = Bench()
+        fault(b)
+        ends = []
+        for _ in range(20):
+            faulthandler.enable(); fault(b); faulthandler.disable(); fault(b)
+            ends.append(code_area()._next)
+        print(len(set(ends[1:])), flush=True)
+        crash()
+    """)
+    assert done.stdout == "1\n", done.stderr
+    assert done.returncode == -signal.SIGSEGV
+
+
 def test_a_crash_elsewhere_ends_the_process() -> None:
     done = child("b = Bench(); fault(b); print('survived', flush=True); crash()")
     assert (done.stdout, done.returncode) == ("survived\n", -signal.SIGSEGV)

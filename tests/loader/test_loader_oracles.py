@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from elftools.elf.elffile import ELFFile
 
 from pybpfvm import bpfsys
 from pybpfvm.btf.types import BtfKind
@@ -22,6 +23,17 @@ from pybpfvm.program import BpfObject, MapSpec, MapType
 from tests.support import libbpf_oracle
 
 DATA = Path(__file__).parent / "data"
+
+
+OBJECTS = sorted(Path(__file__).parents[1].glob("**/*.bpf.o"))
+SECTION_TYPES = {
+    1: "SHT_PROGBITS",
+    2: "SHT_SYMTAB",
+    3: "SHT_STRTAB",
+    4: "SHT_RELA",
+    8: "SHT_NOBITS",
+    9: "SHT_REL",
+}
 
 
 def _skip_without_bpf() -> None:
@@ -142,6 +154,21 @@ def test_the_kernel_takes_maps_btf_and_programs(name: str) -> None:
                 )
             )
             assert result.accepted, f"{program.name}: {result.log}"
+
+
+@pytest.mark.parametrize("path", OBJECTS, ids=lambda path: path.name)
+def test_pyelftools_sees_the_same_sections(path: Path) -> None:
+    with path.open("rb") as file:
+        theirs = [
+            (one.name, one["sh_flags"], one["sh_size"], one["sh_offset"], one["sh_type"])
+            for one in ELFFile(file).iter_sections()
+        ][1:]
+    ours = [
+        (one.name, one.flags, one.size, one.offset, SECTION_TYPES.get(one.type, "other"))
+        for one in read_elf(path.read_bytes(), path.name).sections
+    ][1:]
+    known = set(SECTION_TYPES.values())
+    assert ours == [(*rest, kind if kind in known else "other") for *rest, kind in theirs]
 
 
 def test_btf_of_the_objects_names_their_functions() -> None:

@@ -178,7 +178,7 @@ def test_other_sections_are_named_as_unsupported() -> None:
         ],
         [Sym("main", "p", 0, 8)],
     )
-    assert "struct_ops: section .struct_ops is left out" in obj.unsupported
+    assert "struct_ops without BTF: section .struct_ops is left out" in obj.unsupported
     assert any(line.startswith("addresses in data") for line in obj.unsupported)
 
 

@@ -17,11 +17,11 @@ import pytest
 
 from pybpfvm import bpfsys
 from pybpfvm.bits import u32
-from pybpfvm.engine import ctx_violation
 from pybpfvm.image import Image
 from pybpfvm.isa.asm import assemble
 from pybpfvm.isa.codec import encode
 from pybpfvm.profiles.base import CtxField, CtxHolds, Profile
+from pybpfvm.profiles.ctxaccess import ctx_violation
 from pybpfvm.profiles.detect import Detection
 from pybpfvm.profiles.ordinary import ORDINARY
 from pybpfvm.program import BpfObject, MapType, Program

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
@@ -24,21 +26,26 @@ def _fresh_list() -> Iterator[None]:
     all_profiles.cache_clear()
 
 
-def offer(monkeypatch: pytest.MonkeyPatch, attribute: str) -> None:
-    point = EntryPoint("x", f"{__name__}:{attribute}", ENTRY_POINTS)
-
-    def entry_points(*, group: str) -> list[EntryPoint]:
-        return [point] if group == ENTRY_POINTS else []
+def offer(monkeypatch: pytest.MonkeyPatch, folder: Path, attribute: str, suffix: str) -> None:
+    """An installed package that offers an attribute of this module."""
+    listed = folder / f"x{suffix}"
+    listed.mkdir()
+    (listed / ("METADATA" if "dist" in suffix else "PKG-INFO")).write_text("Name: x\nVersion: 1\n")
+    line = f"[{ENTRY_POINTS}]\nx = {__name__}:{attribute}\n"
+    (listed / "entry_points.txt").write_text(line)
+    monkeypatch.syspath_prepend(folder)
 
     def load(_: EntryPoint) -> object:
         return globals()[attribute]
 
-    monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
     monkeypatch.setattr(EntryPoint, "load", load)
 
 
-def test_an_offered_profile_has_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    offer(monkeypatch, "MINE")
+@pytest.mark.parametrize("suffix", ["-1.dist-info", ".egg-info"])
+def test_an_offered_profile_has_its_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, suffix: str
+) -> None:
+    offer(monkeypatch, tmp_path, "MINE", suffix)
     assert profile_named("mine") is MINE
     assert profile_named("iouring-v3") is TAKEN
 
@@ -52,9 +59,18 @@ def test_an_offered_profile_has_its_name(monkeypatch: pytest.MonkeyPatch) -> Non
     ],
 )
 def test_a_bad_offer_is_refused(
-    monkeypatch: pytest.MonkeyPatch, attribute: str, reason: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, attribute: str, reason: str
 ) -> None:
-    offer(monkeypatch, attribute)
+    offer(monkeypatch, tmp_path, attribute, "-1.dist-info")
     with pytest.raises(InputError, match=reason) as refused:
         profile_named("mine")
     assert refused.value.where.startswith("entry point x = ")
+
+
+def test_an_archive_of_packages_is_looked_into(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    offer(monkeypatch, tmp_path, "MINE", "-1.dist-info")
+    archive = shutil.make_archive(str(tmp_path / "packages"), "zip", tmp_path)
+    monkeypatch.setattr(sys, "path", [archive, *(p for p in sys.path if p != str(tmp_path))])
+    assert profile_named("mine") is MINE

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -156,6 +157,14 @@ def test_programs_that_nothing_was_recorded_of_have_their_verdict() -> None:
     assert "unsupported: this &amp; that" in text
     assert data(text) == [{"bad": True}]
     assert "unsupported: this &amp; that" in verdict._repr_html_()
+
+
+def test_code_in_prose_is_shown_as_code_and_stays_text() -> None:
+    one = judged(BAD)
+    assert isinstance(one.verdict, Rejected)
+    error = replace(one.verdict.errors[0], suggestion="`if (a < b)` or `<b>`, not ` alone")
+    shown = page(replace(one, verdict=replace(one.verdict, errors=(error,))))
+    assert "<code>if (a &lt; b)</code> or <code>&lt;b&gt;</code>, not ` alone" in shown
 
 
 def test_no_program_at_all() -> None:

@@ -58,7 +58,10 @@ def _runs_here(case: Case) -> bool:
             insn.spec.kind is InsnKind.CALL and helper is not None and helper.impl is None
         ):
             return False
-    paths = failing_paths(case.program, case.object, case.profile, OPTIONS)
+    verdict = verify(case.program, case.object, case.profile, options=OPTIONS)
+    if not isinstance(verdict, Rejected):
+        return True
+    paths = failing_paths(case.program, case.object, case.profile, verdict, OPTIONS)
     return all(modelled(path) for path in paths.values())
 
 

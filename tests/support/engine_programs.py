@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from random import Random
 
 from pybpfvm.helpers.proto import ArgType, Helper
@@ -30,7 +30,7 @@ from pybpfvm.program import (
     Program,
     Subprog,
 )
-from tests.support.generate import insn, map_value, slots, word
+from tests.support.generate import insn, map_value, word
 
 # Every helper by a number of ours: what engines take is any mapping.
 NUMBERS: Mapping[str, int] = {name: number for number, name in enumerate(sorted(HELPERS), 1)}
@@ -62,6 +62,8 @@ _ROWS = {kind: tuple(spec for spec in TABLE if spec.kind is kind) for kind in Ki
 _MEMORY = (*_ROWS[Kind.LDX], *_ROWS[Kind.LDSX], *_ROWS[Kind.ST], *_ROWS[Kind.STX])
 _ORDERED = (*_ROWS[Kind.LOAD_ACQ], *_ROWS[Kind.STORE_REL], *_ROWS[Kind.ATOMIC])
 _LOADS = (Kind.LDX, Kind.LDSX, Kind.LOAD_ACQ)
+_ALIGNED = frozenset({Kind.LOAD_ACQ, Kind.STORE_REL, Kind.ATOMIC})
+_ACCESSES = _ALIGNED | {Kind.LDX, Kind.LDSX, Kind.ST, Kind.STX}
 _GOTOS = (*_ROWS[Kind.GOTO], *_ROWS[Kind.MAY_GOTO])
 _PACKET_LOADS = (*_ROWS[Kind.LD_ABS], *_ROWS[Kind.LD_IND])
 _REFUSED = (*_ROWS[Kind.ADDR_SPACE_CAST], *_ROWS[Kind.CALL_KFUNC])
@@ -206,6 +208,9 @@ class _Maker:
             self._context = 6
         kept = (self._context, _BARE_BASE if shape.bare else None)
         self._free = tuple(r for r in range(10) if r not in kept)
+        choices = self._choices()
+        self._elements = [make for _, make in choices]
+        self._weights = list(accumulate(weight for weight, _ in choices))
 
     def function(self) -> Function:
         """Units of the whole function; the last one exits, mostly."""
@@ -252,7 +257,11 @@ class _Maker:
             return [self._bare()]
         if shape.noise and random.random() < 0.8:
             return [self._noise()]
-        choices: list[tuple[float, Callable[[], Unit]]] = [
+        return random.choices(self._elements, cum_weights=self._weights)[0]()
+
+    def _choices(self) -> list[tuple[float, Callable[[], Unit]]]:
+        shape = self._shape
+        return [
             (8, self._alu),
             (6, self._memory),
             (1, self._constant),
@@ -267,9 +276,6 @@ class _Maker:
             (4 if shape.packet is not None else 0, self._packet),
             (20 * shape.refused, self._refused),
         ]
-        weights, makers = zip(*choices, strict=True)
-        made: Unit = random.choices(makers, weights)[0]()
-        return made
 
     def _bare(self) -> Insn | _Link:
         random = self._random
@@ -285,7 +291,7 @@ class _Maker:
         if spec.kind is Kind.ALU:
             return self._operated(spec, self._reg())
         made = Insn(spec)
-        if spec in _MEMORY or spec in _ORDERED:
+        if spec.kind in _ACCESSES:
             size = spec.size
             assert size is not None
             return self._finished(made, _BARE_BASE, random.randrange(0, _OUT - size, size))
@@ -345,8 +351,9 @@ class _Maker:
         assert size is not None
         base = self._reg()
         unit, room, low = self._base(base, made)
-        where = low + random.randrange(0, room - size + 1, size if made.spec in _ORDERED else 1)
-        if made.spec in _ORDERED:
+        aligned = made.spec.kind in _ALIGNED
+        where = low + random.randrange(0, room - size + 1, size if aligned else 1)
+        if aligned:
             where -= where % size
         if not unit:  # r10 itself
             return [self._finished(made, FRAME_POINTER, where)]
@@ -375,13 +382,13 @@ class _Maker:
         return [map_value(base, VALUES)], _OUT, 0
 
     def _finished(self, made: Insn, base: int, off: int) -> Insn:
-        kind = made.spec.kind
-        if kind in _LOADS:
-            return replace(made, dst=self._reg(), src=base, off=off)
-        if kind is Kind.ST:
-            return replace(made, dst=base, off=off, imm=self._imm())
-        src = self._source() if kind is not Kind.ATOMIC else self._reg()
-        return replace(made, dst=base, src=src, off=off)
+        spec = made.spec
+        if spec.kind in _LOADS:
+            return Insn(spec, self._reg(), base, off)
+        if spec.kind is Kind.ST:
+            return Insn(spec, base, 0, off, self._imm())
+        src = self._source() if spec.kind is not Kind.ATOMIC else self._reg()
+        return Insn(spec, base, src, off, made.imm)
 
     def _wild(self) -> Unit:
         """An access anywhere: through whatever a register holds, beside what it may reach, through
@@ -647,20 +654,22 @@ def _link(name: str, functions: list[Function], shape: _Shape) -> Program:
     starts: list[list[int]] = []
     pc = 0
     for function in functions:
-        starts.append([])
+        places = []
         for unit in function:
-            starts[-1].append(pc)
-            pc += slots(one.insn if isinstance(one, _Link) else one for one in unit)
+            places.append(pc)
+            for one in unit:
+                spec = one.insn.spec if isinstance(one, _Link) else one.spec
+                pc += 2 if spec.kind is Kind.LDDW else 1
+        starts.append(places)
     end = pc
     linked: list[Insn] = []
-    pc = 0
     for number, function in enumerate(functions):
-        for unit in function:
+        for unit, pc in zip(function, starts[number], strict=True):
             for one in unit:
                 if isinstance(one, _Link):
                     one = _led(one, pc, starts, number, end, shape)
                 linked.append(one)
-                pc += one.slots
+                pc += 2 if one.spec.kind is Kind.LDDW else 1
     bounds = [units[0] for units in starts] + [end]
     named = tuple(
         Subprog(f"f{number}", start, stop)
@@ -686,7 +695,7 @@ def _led(
             return replace(made, imm=target - pc - 1 & 0xFFFF_FFFF)
         if lost:
             target = random.choice((-3, 0, end, end + 5, random.randrange(end)))
-        return replace(made, imm=target - pc - 1)
+        return Insn(made.spec, made.dst, made.src, made.off, target - pc - 1)
     # Not where the context is taken from r1, if it is to be the context.
     places = starts[number][1:] if shape.tidy else starts[number]
     target = random.choice(places)
@@ -694,7 +703,7 @@ def _led(
         target = random.choice([start for start in starts[number] if start > pc] or [target])
     if lost:
         target = random.choice((-1, -2000, end, end + 1, *(random.randrange(end) for _ in "1234")))
-    return replace(made, off=target - pc - 1)
+    return Insn(made.spec, made.dst, made.src, target - pc - 1, made.imm)
 
 
 # Families.

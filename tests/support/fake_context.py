@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from pybpfvm.bits import U64
-from pybpfvm.helpers.context import BadArgument, RingPort
+from pybpfvm.helpers.context import BadArgument, LoopPort, RingPort
 from pybpfvm.helpers.proto import HelperImpl
 from pybpfvm.helpers.table import HELPERS
 from pybpfvm.maps import make_map
@@ -48,6 +48,7 @@ class FakeContext:
     def __init__(self, *, ring: RingPort | None = None, length_checked: bool = True) -> None:
         self.memory = AddressSpace(limit_bytes=64 << 20)
         self.ring = ring
+        self.loop: LoopPort | None = None
         self.helper_length_checked = length_checked
         self.cpu = 0
         self.packet: Region | None = None

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
@@ -14,10 +13,7 @@ from pybpfvm.events import Event
 from pybpfvm.session import Budgets, Cqe, LoadedObject, LoadedProgram, Machine, Ring
 from pybpfvm.session.ring import BackendName
 
-SIM_AND_KERNEL = [
-    pytest.param(name, marks=pytest.mark.kernel_ring if name == "kernel" else ())
-    for name in get_args(BackendName)
-]
+SIM_AND_KERNEL: list[object] = ["sim", pytest.param("kernel", marks=pytest.mark.kernel_ring)]
 
 
 def need_backend(name: str) -> None:
@@ -28,6 +24,12 @@ def need_backend(name: str) -> None:
         reason = available()
         if reason is not None:
             pytest.skip(f"no io_uring here: {reason}")
+    if name == "liburing":
+        from pybpfvm.uring_backend.kernel.libring import available as through_library
+
+        reason = through_library()
+        if reason is not None:
+            pytest.skip(f"no liburing here: {reason}")
 
 
 @dataclass

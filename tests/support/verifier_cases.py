@@ -184,7 +184,13 @@ def _case(
 
 
 def program_of(
-    text: str, *, where: str, type_name: str = "sched_cls", typed: bool = True
+    text: str,
+    *,
+    where: str,
+    type_name: str = "sched_cls",
+    typed: bool = True,
+    profile: Profile | None = None,
+    section: str | None = None,
 ) -> tuple[Program, BpfObject, Profile]:
     """A program of an ordinary type in text, which may name the common maps."""
     maps = common_maps()
@@ -194,8 +200,8 @@ def program_of(
         calls={name: number for number, name in MAINLINE_NAMES.items()},
         maps={spec.name: index for index, spec in enumerate(maps)},
     )
-    profile = PROFILES[type_name]
-    section = profile.sections[0].prefix
+    profile = PROFILES[type_name] if profile is None else profile
+    section = profile.sections[0].prefix if section is None else section
     program = Program("case", section, insns, subprogs=subprogs_of(insns), license="GPL")
     if typed:
         program = with_types(program)

@@ -9,6 +9,7 @@ from pybpfvm.memory import AddressSpace
 from pybpfvm.uring_backend.base import Backend
 from pybpfvm.uring_backend.contract import LAWS, Law, check_law
 from pybpfvm.uring_backend.kernel import KernelBackend
+from pybpfvm.uring_backend.kernel.libring import LibRing
 from pybpfvm.uring_backend.sim import SimBackend
 
 SEEDS = (0, 1, 2)
@@ -31,3 +32,16 @@ def test_simulated_ring(law: Law, seed: int) -> None:
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 def test_ring_of_the_kernel(law: Law) -> None:
     check_law(make_kernel_backend, law)
+
+
+def make_liburing_backend(memory: AddressSpace) -> Backend:
+    try:
+        return KernelBackend(memory, make_ring=LibRing)
+    except InputError as refusal:
+        pytest.skip(str(refusal))
+
+
+@pytest.mark.kernel_ring
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+def test_ring_of_the_kernel_through_liburing(law: Law) -> None:
+    check_law(make_liburing_backend, law)

@@ -7,7 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from pybpfvm.isa.asm import assemble
 from pybpfvm.isa.opcodes import Kind as InsnKind
+from pybpfvm.profiles import profile_named
+from pybpfvm.program import BpfObject, Program
 from pybpfvm.verifier.environment import Environment, environment
 from pybpfvm.verifier.explaining.causes import (
     MAX_PATH_STEPS,
@@ -16,6 +19,7 @@ from pybpfvm.verifier.explaining.causes import (
     explained,
     failing_paths,
 )
+from pybpfvm.verifier.explaining.failing_path import PathRecorder
 from pybpfvm.verifier.explaining.slicing import How, Link, Register, held, same, written_registers
 from pybpfvm.verifier.privileges.privilege import ALL
 from pybpfvm.verifier.states.state import State
@@ -79,7 +83,7 @@ def _check(made: Case | Generated) -> int:
     assert [key for key in keys if key in {(e.rule, e.pc) for e in said.errors}] == [
         (error.rule, error.pc) for error in said.errors
     ]
-    paths = failing_paths(made.program, made.object, made.profile, OPTIONS)
+    paths = failing_paths(made.program, made.object, made.profile, verdict, OPTIONS)
     env = environment(made.program, made.object, made.profile, OPTIONS)
     for error in said.errors:
         where = f"{error.rule.value} at {error.pc}\n{listing(made.program)}"
@@ -217,9 +221,34 @@ def test_long_paths_are_cut_and_still_explained(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(failing_path, "KEPT_STEPS", 10)
     case = _case("off by one: >= instead of >")
-    paths = failing_paths(case.program, case.object, case.profile, OPTIONS)
-    (path,) = paths.values()
-    assert 2 <= len(path.steps) <= 10
     verdict = _rejected(case)
     assert verdict is not None
+    paths = failing_paths(case.program, case.object, case.profile, verdict, OPTIONS)
+    (path,) = paths.values()
+    assert 2 <= len(path.steps) <= 10
     assert _explained(case, verdict).errors[0].path
+
+
+def test_no_more_is_explored_than_leads_to_the_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error comes first; that the paths after it are fine was found out before."""
+    steps: list[int] = []
+    told = PathRecorder.step
+
+    def step(recorder: PathRecorder, pc: int, state: State) -> None:
+        steps.append(pc)
+        told(recorder, pc, state)
+
+    monkeypatch.setattr(PathRecorder, "step", step)
+    diamonds = "r1 = *(u32 *)(r6 + 0)\nif r1 > 3 goto +1\nr7 += 1\n" * 12
+    code = assemble(
+        "r6 = r1\nr7 = 0\nr2 = *(u32 *)(r1 + 0)\nif r2 > 5 goto +2\n"
+        f"r0 = *(u64 *)(r10 + 8)\nexit\n{diamonds}r0 = r7\nexit"
+    )
+    program = Program("main", "socket", code, license="GPL")
+    obj, profile = BpfObject("text", "", (program,), ()), profile_named("socket_filter")
+    verdict = verify(program, obj, profile, options=OPTIONS)
+    assert isinstance(verdict, Rejected)
+    assert verdict.stats.processed_insns > 50
+    paths = failing_paths(program, obj, profile, verdict, OPTIONS)
+    assert [path.pcs for path in paths.values()] == [(0, 1, 2, 3, 4)]
+    assert steps == [0, 1, 2, 3, 4]

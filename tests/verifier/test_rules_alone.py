@@ -243,7 +243,11 @@ _TYPES: tuple[BtfType, ...] = (
         (FuncProto(2, ()), (), "which does not return a number"),
         (FuncProto(1, (Param("a", 4),)), (), "whose parameter a is not a number or pointer"),
         (FuncProto(1, (Param("a", 3),)), (), "whose parameter a points to a PTR"),
-        (FuncProto(1, (Param("a", 5),)), (), "whose parameter a is a bpf_dynptr"),
+        (
+            FuncProto(1, (Param("a", 5),)),
+            ("arg:nonnull",),
+            "whose parameter a is a dynptr, and tagged",
+        ),
         (FuncProto(1, (Param("a", 99),)), (), "calls of the global function f: "),
         (FuncProto(1, (Param("a", 2),)), ("arg:odd",), "whose parameter a is tagged odd"),
     ],

@@ -17,7 +17,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pybpfvm.errors import InputError, InternalError, RingError, UnsupportedError
 from pybpfvm.memory import AddressSpace
@@ -47,8 +47,10 @@ from pybpfvm.uring_backend.kernel.requests import (
     Start,
 )
 from pybpfvm.uring_backend.kernel.sysring import SysRing
+from pybpfvm.uring_backend.kernel.transport import Transport
 from pybpfvm.uring_backend.kernel.world import KernelWorld
 
+MakeRing = Callable[..., Transport]
 DEFAULT_ENTRIES = 1024
 _CQ_ENTRIES = 32768  # large, because a full CQ ends multishot requests
 _CLOSE_LIMIT_NS = 10_000_000_000
@@ -59,16 +61,23 @@ class KernelBackend:
     """Backend (see pybpfvm.uring_backend.base) on the running kernel.
 
     `entries` bounds what one chain may hold. Raises InputError where the kernel refuses a ring.
+    `make_ring` makes the ring: by system calls of our own, or LibRing, through liburing.
     Requests may reach blocks of `memory` until `close`, which closing the memory calls first.
     """
 
     name = "kernel"
 
-    def __init__(self, memory: AddressSpace, *, entries: int = DEFAULT_ENTRIES) -> None:
+    def __init__(
+        self,
+        memory: AddressSpace,
+        *,
+        entries: int = DEFAULT_ENTRIES,
+        make_ring: MakeRing = SysRing,
+    ) -> None:
         if entries < 1:
             raise InputError(f"a ring of {entries} entries", remedy="ask for 1 or more")
         # Twice as many, because an external request in a chain takes two.
-        self._ring = SysRing(min(2 * entries, abi.MAX_SQ_ENTRIES), cq_entries=_CQ_ENTRIES)
+        self._ring = make_ring(min(2 * entries, abi.MAX_SQ_ENTRIES), cq_entries=_CQ_ENTRIES)
         try:
             self.world = KernelWorld()
         except BaseException:
@@ -257,7 +266,12 @@ class KernelBackend:
         return self._rings.head(group)
 
     def direct(self, cqs: int) -> Direct:
-        """Tables for compiled code that uses the real ring itself, below a ring with `cqs` CQs."""
+        """Tables for compiled code that uses the real ring itself, below a ring with `cqs` CQs.
+
+        InputError where the ring is a library's, which shares it with nobody.
+        """
+        if not isinstance(self._ring, SysRing):
+            raise InputError("compiled code does not use a library's ring", where="backend")
         return Direct(self._memory, self._ring, self.world, cqs)
 
     def adopt(self, token: int, opcode: int) -> None:

@@ -15,7 +15,7 @@ from pybpfvm.bits import U16
 from pybpfvm.memory import AddressSpace, UserFault
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.bufferrings import check_ring
-from pybpfvm.uring_backend.kernel.sysring import SysRing
+from pybpfvm.uring_backend.kernel.transport import Transport
 
 _ENTRY = abi.BUFFER_RING_ENTRY.size
 _FIELDS = 14  # of an entry, before what is the tail in entry 0
@@ -24,7 +24,7 @@ _FIELDS = 14  # of an entry, before what is the tail in entry 0
 class BufferRings:
     """The registered rings of one backend, by group."""
 
-    def __init__(self, memory: AddressSpace, ring: SysRing, fault_addr: int) -> None:
+    def __init__(self, memory: AddressSpace, ring: Transport, fault_addr: int) -> None:
         self._memory = memory
         self._ring = ring
         self._fault_addr = fault_addr

@@ -57,7 +57,7 @@ class Word(IntEnum):
     CQ_HEAD = 15  # addresses of u32 words of the real ring
     CQ_TAIL = 16
     SQ_TAIL = 17
-    FD = 18  # of the real ring
+    FD = 18  # the real ring: its descriptor, or the number that this thread has for it
     FDS = 19  # address of a bitmap of descriptors that requests may use
     BLOCKS = 20  # address of (start, end) pairs of user memory; a zero pair ends them
     CTX = 21
@@ -80,6 +80,8 @@ class Word(IntEnum):
     IDLE_INSNS = 38  # what they executed,
     MOST_IDLE = 39  # and how much of either ends the loop
     MOST_IDLE_INSNS = 40
+    ENTER_FLAGS = 41  # what FD is, for io_uring_enter
+    ALL_INSNS = 42  # of all runs of the loop
 
 
 class Care(IntFlag):
@@ -102,6 +104,7 @@ class Queue(IntEnum):
     HEAD_BEFORE = 7
     MOST = 8  # CQEs that it held at the end of a run, for the detection of live-locks
     LEAST = 9
+    DROPPED = 10  # CQEs for which there was no room, since the queue was lent
 
 
 class Slot(IntEnum):
@@ -187,7 +190,6 @@ class Direct:
             (Word.CQ_TAIL, ring.cq_tail),
         ):
             words[word] = ring_addr + 4 * index
-        words[Word.FD] = ring.fd
         words[Word.SQES] = _address(ring.sqes)
         words[Word.SQ_MASK] = ring.sq_mask
         words[Word.CQES] = ring_addr + ring.cqes_at
@@ -200,6 +202,7 @@ class Direct:
         self._wait_arg = _wait_arg()
         words[Word.WAIT_ARG] = ctypes.addressof(self._wait_arg)
         self._lent = [False] * cqs
+        self._number: int | None = None  # what the thread has for the real ring meanwhile
         self._thread: int | None = None  # which one is between `begin` and `end`
         self._lock = threading.RLock()  # of _fds and _blocks: others than that clear them
         memory.on_free(self._freed)
@@ -210,8 +213,11 @@ class Direct:
         of its turn; within that it may sleep for so long at a time, 0: not at all."""
         self._thread = threading.get_ident()
         words = self.words
+        self._number = self._ring.register_ring()
+        words[Word.FD] = self._ring.fd if self._number is None else self._number
+        words[Word.ENTER_FLAGS] = 0 if self._number is None else abi.ENTER_REGISTERED_RING
         words[Word.STOP] = words[Word.RUNS] = words[Word.CHANGES] = words[Word.SEEN] = 0
-        words[Word.MOVED] = 0
+        words[Word.MOVED] = words[Word.ALL_INSNS] = 0
         words[Word.CARE] &= ~Care.HELD
         words[Word.MAY_SLEEP] = sleep_ns > 0
         words[Word.LOOKS] = LOOK_RUNS
@@ -229,6 +235,8 @@ class Direct:
     def end(self) -> None:
         """Compiled code is through."""
         self._thread = None
+        if self._number is not None:
+            self._ring.unregister_ring(self._number)
 
     def _find_blocks(self) -> None:
         if self._memory.closed:
@@ -278,15 +286,16 @@ class Direct:
             self._queues[at + Queue.MASK] = queue.entries - 1
             self._queues[at + Queue.TAIL] = self._queues[at + Queue.TAIL_BEFORE] = queue.tail
             self._queues[at + Queue.HEAD_BEFORE] = queue.head
+            self._queues[at + Queue.DROPPED] = 0
             self._lent[queue.index] = True
 
     def take_back(
         self,
         queues: Sequence[CompletionQueue],
-        changed: Callable[[CompletionQueue, int, int], None],
+        changed: Callable[[CompletionQueue, int, int, int], None],
     ) -> None:
-        """Take the queues back; `changed` is told of each that did how many CQEs were posted to it
-        and reaped from it. What an exception breaks off can be done again."""
+        """Take the queues back; `changed` is told of each that did how many CQEs were posted to
+        it, reaped from it and dropped. What an exception breaks off can be done again."""
         for queue in queues:
             if not self._lent[queue.index]:
                 continue
@@ -294,9 +303,10 @@ class Direct:
             queue.tail = self._queues[at + Queue.TAIL]
             posted = (queue.tail - self._queues[at + Queue.TAIL_BEFORE]) & U32
             reaped = (queue.head - self._queues[at + Queue.HEAD_BEFORE]) & U32
+            dropped = self._queues[at + Queue.DROPPED]
             self._lent[queue.index] = False
-            if posted or reaped:
-                changed(queue, posted, reaped)
+            if posted or reaped or dropped:
+                changed(queue, posted, reaped, dropped)
 
     def issue(self) -> None:
         """Issue what is pending, as far as the kernel takes it."""

@@ -50,7 +50,7 @@ class KernelLoop:
         ctx_addr: int,
         budget_insns: int,
     ) -> None:
-        self.runs = self.looped = 0
+        self.runs = self.looped = self.all_insns = 0
         self.active = False
         self.stalled = self.stalled_insns = self.insns = 0
         self.enter: Callable[[], None]
@@ -122,6 +122,7 @@ class KernelLoop:
             raise
         finally:
             self.looped += words[Word.RUNS]
+            self.all_insns = words[Word.ALL_INSNS]
             self._take_back()
             self.direct.end()
         self.runs = words[Word.RUNS]

@@ -32,25 +32,32 @@ from pybpfvm.uring_backend.base import Completion, Started
 from pybpfvm.uring_backend.sim.clock import NEVER, Clock
 from pybpfvm.uring_backend.sim.core import Core
 from pybpfvm.uring_backend.sim.descriptors import FdTable
+from pybpfvm.uring_backend.sim.injector import Injector
 from pybpfvm.uring_backend.sim.opcodes import PREPARE, unsupported
 from pybpfvm.uring_backend.sim.vfs import DEFAULT_LIMIT_BYTES
 from pybpfvm.uring_backend.sim.world import SimWorld
 
 
 class SimBackend:
-    """The `sim` backend (see base.Backend). `disk_bytes` bounds the content of all files."""
+    """The `sim` backend (see base.Backend). `disk_bytes` bounds the content of all files;
+    `injector` decides which requests meet faults."""
 
     name = "sim"
 
     def __init__(
-        self, memory: AddressSpace, *, seed: int = 0, disk_bytes: int = DEFAULT_LIMIT_BYTES
+        self,
+        memory: AddressSpace,
+        *,
+        seed: int = 0,
+        disk_bytes: int = DEFAULT_LIMIT_BYTES,
+        injector: Injector | None = None,
     ) -> None:
         self.seed = seed
         self._memory = memory
         self._clock = Clock()
         self._fds = FdTable()
         self.world = SimWorld(self._fds, self._clock, disk_bytes, seed=seed)
-        self._core = Core(memory, self._fds, self._clock, self.world, PREPARE, seed)
+        self._core = Core(memory, self._fds, self._clock, self.world, PREPARE, seed, injector)
         self._closed = False
 
     def __enter__(self) -> SimBackend:

@@ -40,6 +40,7 @@ from pybpfvm.uring_backend.abi import (
     Sqe,
 )
 from pybpfvm.uring_backend.base import EXTERNAL, Completion, Started
+from pybpfvm.uring_backend.faults import Fails, Harm, Late, Short
 from pybpfvm.uring_backend.sim.buffers import BufferGroups, RegisteredBuffers
 from pybpfvm.uring_backend.sim.clock import Clock
 from pybpfvm.uring_backend.sim.descriptors import (
@@ -50,9 +51,11 @@ from pybpfvm.uring_backend.sim.descriptors import (
     WaitQueue,
     Woken,
 )
+from pybpfvm.uring_backend.sim.injector import Injector
 from pybpfvm.uring_backend.sim.request import Issue, Refused, Request, State
+from pybpfvm.uring_backend.sim.streams import PIPE_BUF, PipeWriter
 from pybpfvm.uring_backend.sim.timers import Timers
-from pybpfvm.uring_backend.sim.vfs import RegularFile
+from pybpfvm.uring_backend.sim.vfs import Directory, RegularFile
 from pybpfvm.uring_backend.sim.world import SimWorld
 
 Prepare = Callable[["Core", Request], Issue]
@@ -76,6 +79,10 @@ _NEVER_FAILS: Final = frozenset(
 )
 
 
+_READS: Final = frozenset({Op.READ, Op.READV, Op.READ_FIXED})
+_WRITES: Final = frozenset({Op.WRITE, Op.WRITEV, Op.WRITE_FIXED})
+
+
 class Core:
     """Requests in flight. `prepare` maps each supported opcode to its checks."""
 
@@ -87,6 +94,7 @@ class Core:
         world: SimWorld,
         prepare: Mapping[Op, Prepare],
         seed: int,
+        injector: Injector | None = None,
     ) -> None:
         self.memory = memory
         self.fds = fds
@@ -105,6 +113,7 @@ class Core:
         self.working: Request | None = None  # what a worker performs at this moment
         self.posted = 0  # CQEs so far, those of skipped successes not counted
         self._prepare = prepare
+        self._injector = injector
         self._random = Random(seed)
         self._work: deque[Callable[[], None]] = deque()
         self._completed: list[Request] = []
@@ -266,7 +275,15 @@ class Core:
             self._find_file(request)
             never_fails = request.sqe.opcode in _NEVER_FAILS
             assert request.issue is not None
+            harm = self._harm(request)
+            if isinstance(harm, Late):
+                self.to_worker(request, harm.delay_ns)
+                return
+            if isinstance(harm, Fails) and not _done_all_the_same(request):
+                raise Refused(harm.errno)
             result = request.issue()
+            if isinstance(harm, Fails):
+                result = -harm.errno
         except Refused as refused:
             if refused.errno == errno.EAGAIN and self._wait_for_file(request):
                 self._arm_link_timeout(request)
@@ -276,6 +293,20 @@ class Core:
             self._arm_link_timeout(request)
         else:
             self.complete(request, result, failed=False if never_fails else None)
+
+    def _harm(self, request: Request) -> Harm | None:
+        """The fault that comes to a request at its first try, if any."""
+        if self._injector is None or request.tried or request.sqe.opcode == EXTERNAL:
+            return None
+        request.tried = True
+        if not _plausible(request):
+            return None
+        op = Op(request.sqe.opcode)
+        size = 0 if _all_or_nothing(request) else request.size_bytes
+        harm = self._injector.at(op, request.token, size)
+        if isinstance(harm, Short):
+            request.most_bytes = harm.most_bytes
+        return harm
 
     def _find_file(self, request: Request) -> None:
         if request.file is not None or request.sqe.opcode == EXTERNAL:
@@ -290,11 +321,13 @@ class Core:
         assert request.file is not None
         return request.file
 
-    def to_worker(self, request: Request) -> None:
-        """Hand over to a worker, which performs it a little later."""
+    def to_worker(self, request: Request, delay_ns: int | None = None) -> None:
+        """Hand over to a worker, which performs it a little later, or after `delay_ns`."""
         request.state = State.WORKER
         self._arm_link_timeout(request)
-        start = self.clock.now_ns + self._random.randint(*_WORKER_NS)
+        if delay_ns is None:
+            delay_ns = self._random.randint(*_WORKER_NS)
+        start = self.clock.now_ns + delay_ns
         node = request.file.node if request.file else None
         if request.sqe.opcode in (Op.WRITE, Op.WRITEV, Op.WRITE_FIXED):
             node = node or self._peek_node(request)
@@ -575,6 +608,27 @@ class Core:
         return bool(self.outbox or self._work or self._completed) or (
             self.clock.next_ns() is not None
         )
+
+
+def _plausible(request: Request) -> bool:
+    """Whether the kernel would get as far as a fault: not with a file of the wrong mode."""
+    file, op = request.file, request.sqe.opcode
+    if file is None:
+        return True
+    if op in _READS:
+        return file.readable and not isinstance(file.node, Directory)
+    return op not in _WRITES or file.writable
+
+
+def _all_or_nothing(request: Request) -> bool:
+    """A small write to a pipe is never split."""
+    file = request.file
+    return file is not None and isinstance(file.node, PipeWriter) and request.size_bytes <= PIPE_BUF
+
+
+def _done_all_the_same(request: Request) -> bool:
+    """A CLOSE that reports an error has closed."""
+    return request.sqe.opcode == Op.CLOSE
 
 
 def _members(head: Request) -> list[Request]:

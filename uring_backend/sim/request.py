@@ -7,6 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from pybpfvm.uring_backend.abi import (
+    MAX_RW_COUNT,
     SQE_ASYNC,
     SQE_CQE_SKIP_SUCCESS,
     SQE_IO_DRAIN,
@@ -61,12 +62,14 @@ class Request:
         "link",
         "link_timeout",
         "looks_first",
+        "most_bytes",
         "multishot",
         "next",
         "notification",
         "nowait",
         "queue",
         "res",
+        "size_bytes",
         "skip_cqe",
         "skip_links",
         "sqe",
@@ -74,6 +77,7 @@ class Request:
         "state",
         "through_worker",
         "token",
+        "tried",
         "wait_events",
         "waited_on",
         "was_polled",
@@ -106,6 +110,9 @@ class Request:
         self.nowait = False
         self.multishot = False
         self.starting = False  # an external request whose Started is not reported yet
+        self.tried = False
+        self.size_bytes = 0  # what a transfer wants to move, where that is known
+        self.most_bytes = MAX_RW_COUNT  # what one try may move: less by a fault
         self.done_bytes = 0  # of a transfer that must be complete (MSG_WAITALL)
         self.buffer: Chosen | None = None
         self.looks_first = False  # IORING_RECVSEND_POLL_FIRST: the next try only waits

@@ -134,6 +134,7 @@ def prepare_read_write(core: Core, request: Request) -> Issue:
         vector = read_iovec(core, sqe.addr, sqe.len)
     if not selecting and op not in (Op.READ_FIXED, Op.WRITE_FIXED):
         check_half(vector if vector is not None else [(sqe.addr, sqe.len)])
+    request.size_bytes = sqe.len if vector is None else sum(size for _, size in vector)
     request.wait_events = POLLOUT if writing else POLLIN
     request.nowait = bool(sqe.op_flags & RWF_NOWAIT)
 
@@ -164,7 +165,7 @@ def prepare_read_write(core: Core, request: Request) -> Issue:
 
     def transfer(chosen: Blocks) -> int:
         size = sum(length for _, length in chosen)
-        near = reachable(core, chosen)
+        near = min(reachable(core, chosen), request.most_bytes)
         file = core.file_of(request)
         node = file.node
         offset = 0
@@ -186,7 +187,7 @@ def prepare_read_write(core: Core, request: Request) -> Issue:
                 raise Refused(errno.EFAULT)
             done = 0
         elif writing:
-            done = node.write(gather(core, chosen), offset)
+            done = node.write(gather(core, chosen)[:near], offset)
         else:
             data = node.read(near, offset)
             scatter(core, chosen, data)

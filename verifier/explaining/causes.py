@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from pybpfvm.helpers.proto import ArgType
@@ -18,7 +19,7 @@ from pybpfvm.isa.opcodes import Kind
 from pybpfvm.profiles.base import Profile
 from pybpfvm.program import BpfObject, Program
 from pybpfvm.verifier.environment import Environment, Options, environment
-from pybpfvm.verifier.explaining.failing_path import FailingPath, PathRecorder
+from pybpfvm.verifier.explaining.failing_path import AllFound, FailingPath, PathRecorder
 from pybpfvm.verifier.explaining.lost_bound import Lost, Need, lost_bound
 from pybpfvm.verifier.explaining.narration import note_of
 from pybpfvm.verifier.explaining.remedies import Question, advice
@@ -97,7 +98,7 @@ def explained(
     if not isinstance(verdict, Rejected):
         return verdict
     if paths is None:
-        paths = failing_paths(program, obj, profile, options)
+        paths = failing_paths(program, obj, profile, verdict, options)
     env = environment(program, obj, profile, replace(options, observer=None))
     if any(error.rule in _NEED_STACKS for error in verdict.errors):
         _measure_stacks(env)
@@ -128,10 +129,13 @@ def _measure_stacks(env: Environment) -> None:
         processed = explorer.processed
 
 
-def failing_paths(program: Program, obj: BpfObject, profile: Profile, options: Options) -> Paths:
-    """The path to each error that exploring finds, by rule and pc."""
-    recorder = PathRecorder()
-    verify(program, obj, profile, options=replace(options, observer=recorder))
+def failing_paths(
+    program: Program, obj: BpfObject, profile: Profile, verdict: Rejected, options: Options
+) -> Paths:
+    """The path to each error of the verdict that exploring finds, by rule and pc."""
+    recorder = PathRecorder([(error.rule, error.pc) for error in verdict.errors])
+    with suppress(AllFound):
+        verify(program, obj, profile, options=replace(options, observer=recorder))
     return recorder.paths
 
 

@@ -8,7 +8,7 @@ error never pay for it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from pybpfvm.verifier.observe import Observer
@@ -45,15 +45,20 @@ class FailingPath:
         return tuple(step.pc for step in self.steps)
 
 
+class AllFound(Exception):
+    """Raised out of an exploration: every path that was looked for is known."""
+
+
 class PathRecorder(Observer):
     """Keeps the path being explored and those it forked from; `paths` are those that failed,
-    by the rule that was broken and where.
+    by the rule that was broken and where. AllFound is raised once those of `wanted` are known.
 
     A step holds on to what came before it, so what nobody refers to any more is freed: memory
     goes with the length of the path and the number of forks that wait.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: Collection[tuple[Rule, int]]) -> None:
+        self._missing = set(wanted)
         self.paths: dict[tuple[Rule, int], FailingPath] = {}
         self._last: Step | None = None
         self._recent: deque[Step] = deque()
@@ -87,6 +92,9 @@ class PathRecorder(Observer):
         if last is None or last.pc != pc:  # refused before it was stepped over
             last = Step(pc, state.copy(), last)
         self.paths[key] = FailingPath(tuple(_in_order(last)), refused)
+        self._missing.discard(key)
+        if not self._missing:
+            raise AllFound
 
 
 def _in_order(last: Step) -> Iterator[Step]:

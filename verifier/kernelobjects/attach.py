@@ -78,7 +78,7 @@ class Attachment:
 
 def is_btf_typed(profile: Profile) -> bool:
     """Whether programs of the profile get their arguments from a BTF prototype."""
-    return profile.name in _ATTACH
+    return profile.type_name in _ATTACH
 
 
 def attachment(program: Program, profile: Profile, btf: Btf | None) -> Attachment:
@@ -92,7 +92,7 @@ def attachment(program: Program, profile: Profile, btf: Btf | None) -> Attachmen
     if not target:
         raise unsupported(f"a {profile.name} program whose section does not say what it is for")
     try:
-        found = _ATTACH[profile.name](btf, kind, target)
+        found = _ATTACH[profile.type_name](btf, kind, target)
     except InputError as error:
         raise unsupported(f"attaching to {target}: {error}") from None
     if program.section.startswith(_SLEEPABLE):

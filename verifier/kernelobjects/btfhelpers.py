@@ -92,13 +92,15 @@ def result(env: Environment, helper: str, pc: int) -> Pointer:
     return btfptr.pointer_to(env, pc, struct_id(env, name), trust, nullable=False)
 
 
-def is_memory(reg: Reg, wanted: bool) -> bool:
-    """Whether a memory argument (`wanted`) may be this kernel object or memory of known size."""
-    if not wanted:
-        return False
+def is_memory(reg: Reg, *, element: bool = False, writes: bool = False) -> bool:
+    """Whether a memory argument may be this kernel object or memory of known size. `element`: it
+    is a key or value of a map; `writes`: the function writes to it."""
     if reg.type is BTF_ID:
-        return reg.trust == Trust.TRUSTED
-    return reg.type is MEM and reg.trust == Trust.NONE
+        return reg.trust == Trust.TRUSTED and not element
+    passed = Trust.NONE if element else Trust.SLICE | Trust.PACKET
+    if not (element or writes):
+        passed |= Trust.RDONLY
+    return reg.type is MEM and not reg.trust & ~passed
 
 
 def check_memory(

@@ -70,8 +70,8 @@ _PREFIXES = (
 def check_attachment(env: Environment) -> None:
     """There is something that the program can be attached to, and its licence allows that."""
     attached = env.attachment
-    if env.profile.name in ("lsm", "struct_ops") and not env.gpl:
-        name = "LSM" if env.profile.name == "lsm" else "struct ops"
+    if env.profile.type_name in ("lsm", "struct_ops") and not env.gpl:
+        name = "LSM" if env.profile.type_name == "lsm" else "struct ops"
         raise forbidden(
             Rule.ATTACH_TARGET,
             f"{name} programs must have a GPL compatible license",
@@ -132,7 +132,10 @@ def load(
     if not reached.btf_id:
         return scalar(load_result(size, signed), pc)
     trust, nullable = _inherited(env, state, pointer, reached)
-    return pointer_to(env, pc, reached.btf_id, trust, nullable=nullable)
+    found = pointer_to(env, pc, reached.btf_id, trust, nullable=nullable)
+    if trust & Trust.TRUSTED:
+        found.owner = pointer.owner  # it is as alive as what it was loaded from
+    return found
 
 
 # What the kernel's own structs are that maps of a type are handles of.
@@ -221,11 +224,34 @@ def context_store(pointer: Reg, number: int, off: int, size: int) -> Refused:
     )
 
 
-def store_refused(env: Environment, pointer: Reg, number: int) -> Refused:
+def check_store(env: Environment, pointer: Reg, number: int, off: int, size: int) -> None:
+    """A store into a kernel object is one that the profile lets its programs do. Raises Refused."""
+    loop = env.profile.loop
+    if loop is None or pointer.trust & Trust.ALLOC or pointer.type is not BTF_ID:
+        raise _store_refused(env, pointer, number)
+    check_access(env, pointer, number, off, size)
+    name = struct_name(env.btf_of(pointer), pointer.btf_id)
+    start = off + pointer.off + pointer.var.smin
+    for struct, low, high in loop.writable:
+        if struct == name and low <= start and start + size <= high:
+            return
+    writable = ", ".join(
+        f"bytes {low} to {high} of {struct}" for struct, low, high in loop.writable
+    )
+    raise forbidden(
+        Rule.READ_ONLY,
+        f"write access at off {start} with size {size} beyond the members of {name} that programs "
+        "may write",
+        reason=f"of the kernel's structs programs of {env.profile.name} write {writable} only",
+        culprit=pointer,
+    )
+
+
+def _store_refused(env: Environment, pointer: Reg, number: int) -> Refused:
     """The refusal of a store into a kernel object."""
     if pointer.trust & Trust.ALLOC:
         return unsupported("stores into objects of bpf_obj_new")
-    if env.profile.name == "struct_ops":
+    if env.profile.type_name == "struct_ops" and env.profile.loop is None:
         return unsupported("stores into the arguments of struct_ops programs")
     return forbidden(
         Rule.READ_ONLY,

@@ -24,14 +24,23 @@ from pybpfvm.btf.types import (
     Void,
 )
 from pybpfvm.isa.insn import Insn
-from pybpfvm.verifier.calls import memory_argument, release
+from pybpfvm.verifier.calls import constant_string, memory_argument, release
 from pybpfvm.verifier.checks import MAX_VAR_OFF, check_ctx_pointer, check_readable
+from pybpfvm.verifier.domains.word import U32
 from pybpfvm.verifier.environment import Environment
-from pybpfvm.verifier.kernelobjects import rcu
-from pybpfvm.verifier.kernelobjects.btfhelpers import is_struct_at
-from pybpfvm.verifier.kernelobjects.btfptr import BTF_ID, is_rcu, is_trusted, pointer_to, type_text
-from pybpfvm.verifier.kernelobjects.btfwalk import kind_text, struct_name
-from pybpfvm.verifier.kernelobjects.kfunc_flags import KFUNCS, Kf, Kfunc
+from pybpfvm.verifier.kernelobjects import kfuncdynptrs, rcu
+from pybpfvm.verifier.kernelobjects.btfhelpers import is_struct_at, struct_id
+from pybpfvm.verifier.kernelobjects.btfptr import (
+    BTF_ID,
+    in_rcu_section,
+    is_rcu,
+    is_trusted,
+    pointer_to,
+    type_text,
+)
+from pybpfvm.verifier.kernelobjects.btfwalk import begins_at, kind_text, struct_name
+from pybpfvm.verifier.kernelobjects.contexts import kernel_context
+from pybpfvm.verifier.kernelobjects.kfunc_flags import KFUNCS, UNKNOWN, Kf, Kfunc
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
 from pybpfvm.verifier.resources import iterator
 from pybpfvm.verifier.states.regstate import (
@@ -52,18 +61,26 @@ from pybpfvm.verifier.verdict import Rule
 Handler = Callable[[Environment, State, Insn, int], None]
 
 # Kfuncs with rules of their own. Whoever adds one handles the whole call.
-KFUNC_SPECIAL: Mapping[str, Handler] = {
-    "bpf_iter_num_new": iterator.num_new,
-    "bpf_iter_num_next": iterator.num_next,
-    "bpf_iter_num_destroy": iterator.num_destroy,
-}
+KFUNC_SPECIAL: Mapping[str, Handler] = {}
 # What may be called while a lock is held.
 _UNDER_LOCK = frozenset({"bpf_iter_num_new", "bpf_iter_num_next", "bpf_iter_num_destroy"})
 
+_DEVICE_BOUND = frozenset(
+    f"bpf_xdp_metadata_rx_{what}" for what in ("hash", "timestamp", "vlan_tag")
+)
 _MAX_ARGS = 5
+# The names of parameters that say how large the memory is that the result points to.
+_RDWR_BUF_SIZE = "rdwr_buf_size"
+_BUF_SIZES = (_RDWR_BUF_SIZE, "rdonly_buf_size")
+MAX_BUF_BYTES = 1 << 29
 _MAX_STRUCT_DEPTH = 4
-_MARKS = ("__sz", "__szk", "__k", "__ign", "__nullable", "__opt", "__str", "__map", "__alloc")
-_PLAIN_MARKS = frozenset({"__ign", "__sz", "__k", ""})
+_MARKS = (
+    *("__sz", "__szk", "__k", "__ign", "__prog", "__nullable", "__opt", "__uninit", "__str"),
+    *("__map", "__alloc", "__refcounted_kptr", "__irq_flag"),
+)
+# Arguments with these marks are not judged.
+_ELSEWHERE = frozenset({"__alloc", "__refcounted_kptr", "__irq_flag"})
+_SIZES = ("__sz", "__szk")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +94,8 @@ class _Arg:
 
 @dataclass(slots=True)
 class _Call:
-    """One call. `released`: the id of the reference that it gives back."""
+    """One call. `released`: the id of the reference that it gives back; `memory_bytes`: the size of
+    the memory that it gives, where an argument says it, `writable` for rdwr_buf_size."""
 
     env: Environment
     state: State
@@ -87,6 +105,9 @@ class _Call:
     args: tuple[_Arg, ...]
     return_id: int
     released: int = 0
+    memory_bytes: int = 0
+    writable: bool = False
+    dynptrs: kfuncdynptrs.Dynptrs = field(default_factory=kfuncdynptrs.Dynptrs)
     after: list[Callable[[], None]] = field(default_factory=list)
 
     @property
@@ -111,14 +132,22 @@ def call_kfunc(env: Environment, state: State, insn: Insn, pc: int) -> None:
         special(env, state, insn, pc)
         return
     kfunc = KFUNCS.get(name)
-    if kfunc is None:
-        raise unsupported(f"the kfunc {name}")
-    if kfunc.types is not None and env.profile.name not in kfunc.types:
+    if name in _DEVICE_BOUND:
+        raise forbidden(
+            Rule.KFUNC_NOT_ALLOWED,
+            "metadata kfuncs require device-bound program",
+            reason="the device's driver answers, and this program is not bound to a device",
+            suggestion="load it with BPF_F_XDP_DEV_BOUND_ONLY and the number of an interface",
+        )
+    types = UNKNOWN.get(name) if kfunc is None else kfunc.types
+    if types is not None and env.profile.type_name not in types:
         raise forbidden(
             Rule.KFUNC_NOT_ALLOWED,
             f"calling kernel function {name} is not allowed",
             reason=f"{env.profile.name} programs do not have it",
         )
+    if kfunc is None:
+        raise unsupported(f"the kfunc {name}")
     if kfunc.flags & Kf.SLEEPABLE and not env.sleepable:
         raise forbidden(
             Rule.KFUNC_NOT_ALLOWED,
@@ -133,6 +162,13 @@ def call_kfunc(env: Environment, state: State, insn: Insn, pc: int) -> None:
     _check_arguments(call)
     if kfunc.flags & Kf.SLEEPABLE:
         rcu.check_may_sleep(state, f"kernel func {name} is sleepable within")
+    if kfunc.flags & Kf.RCU_PROTECTED and not in_rcu_section(env, state):
+        raise forbidden(
+            Rule.REGION,
+            f"kernel func {name} requires RCU critical section protection",
+            reason="what it gives is alive in an RCU read section only",
+            suggestion="call bpf_rcu_read_lock() before, bpf_rcu_read_unlock() once done with it",
+        )
     _apply(call)
 
 
@@ -182,9 +218,9 @@ def _check_arguments(call: _Call) -> None:
         if sized:
             sized = False
             continue
-        if arg.mark not in _PLAIN_MARKS:
+        if arg.mark in _ELSEWHERE:
             raise unsupported(f"argument {arg.name} of the kfunc {call.name}")
-        if arg.mark == "__ign":
+        if arg.mark in ("__ign", "__prog"):
             continue
         reg = regs[number]
         found = call.btf.type(arg.type_id)
@@ -199,12 +235,18 @@ def _check_arguments(call: _Call) -> None:
                 )
             if arg.mark == "__k":
                 _check_constant(reg, number)
+            elif arg.name in _BUF_SIZES:
+                _check_buf_size(call, arg, reg, number)
             continue
         if not isinstance(found, Ptr):
             raise unsupported(f"argument {arg.name} of the kfunc {call.name}")
         following = call.args[index + 1] if index + 1 < len(call.args) else None
-        sized = following is not None and following.mark == "__sz"
-        _check_pointer(call, number, arg, call.btf.resolve(found.type_id), sized=sized)
+        sized = following is not None and following.mark in _SIZES
+        _check_pointer(call, number, arg, found, sized=sized)
+        if following is not None and following.mark == "__szk":
+            size = regs[number + 1]
+            _check_constant(size, number + 1)
+            call.dynptrs.buffer, call.dynptrs.size = regs[number], size.var.value & U32
     if call.kfunc.flags & Kf.RELEASE and not call.released:
         raise forbidden(
             Rule.RELEASE_UNOWNED,
@@ -212,6 +254,23 @@ def _check_arguments(call: _Call) -> None:
             reason="the program does not own what it gives back",
             suggestion="release only what an acquiring call returned, once",
         )
+
+
+def _check_buf_size(call: _Call, arg: _Arg, reg: Reg, number: int) -> None:
+    """The size of the memory that the call gives: known, whatever path led here."""
+    if reg.var.mask:
+        raise forbidden(
+            Rule.KFUNC_ARG,
+            f"R{number} is not a const",
+            reason=f"{arg.name} of {call.name} is the size of the memory that it gives, which must "
+            "be known when the program is loaded",
+            suggestion="use a constant, or a `const volatile` variable that is set before loading",
+            culprit=reg,
+        )
+    if reg.var.value > MAX_BUF_BYTES:
+        raise unsupported(f"memory of {reg.var.value} bytes from {call.name}")
+    mark_precise(reg)
+    call.memory_bytes, call.writable = reg.var.value, arg.name == _RDWR_BUF_SIZE
 
 
 def _check_constant(reg: Reg, number: int) -> None:
@@ -225,11 +284,17 @@ def _check_constant(reg: Reg, number: int) -> None:
     mark_precise(reg)
 
 
-def _check_pointer(call: _Call, number: int, arg: _Arg, target: int, *, sized: bool) -> None:
-    reg = call.state.frame.regs[number]
+def _check_pointer(call: _Call, number: int, arg: _Arg, pointer: Ptr, *, sized: bool) -> None:
+    env, state = call.env, call.state
+    reg = state.frame.regs[number]
+    target = call.btf.resolve(pointer.type_id)
     flags = call.kfunc.flags
     needs_trust = bool(flags & (Kf.TRUSTED_ARGS | Kf.RELEASE))
-    if (needs_trust or flags & Kf.RCU) and (is_null(reg) or reg.type in NON_NULL):
+    if arg.mark == "__nullable" and is_null(reg):
+        mark_precise(reg)
+        return
+    may_be_null = is_null(reg) or reg.type in NON_NULL
+    if (needs_trust or flags & Kf.RCU) and may_be_null and arg.mark != "__nullable":
         raise Refused(
             Rule.POSSIBLY_NULL,
             f"Possibly NULL pointer passed to trusted arg{number - 1}",
@@ -242,6 +307,27 @@ def _check_pointer(call: _Call, number: int, arg: _Arg, target: int, *, sized: b
     if struct and struct_name(call.btf, target) == call.env.profile.ctx_name:
         _check_ctx(call, reg, number)
         return
+    if call.name == _CAST_CTX:
+        _check_ctx(call, reg, number)
+        return
+    if number == 1 and iterator.takes_iterator(call.name):
+        iterator.check_argument(env, state, call.name, call.btf, target, call.pc)
+        return
+    if kfuncdynptrs.is_dynptr(call.btf, target):
+        made, used = arg.mark == "__uninit", call.dynptrs
+        kfuncdynptrs.check_argument(
+            env, state, call.pc, call.name, pointer, number, used, made=made
+        )
+        return
+    if arg.mark == "__str":
+        _check_string(call, reg, number)
+        return
+    if arg.mark == "__map":
+        _check_map(reg, number)
+        return
+    if reg.type in _ALWAYS_TRUSTED:
+        _check_known(call, reg, number, target)
+        return
     if reg.type is BTF_ID:
         _check_object(call, reg, number, target, struct=struct)
         return
@@ -253,7 +339,68 @@ def _check_pointer(call: _Call, number: int, arg: _Arg, target: int, *, sized: b
             reason=f"{arg.name} of {call.name} takes a kernel object, r{number} is none",
             culprit=reg,
         )
-    _check_memory(call, reg, number, target, sized=sized)
+    _check_memory(call, reg, number, target, sized=sized, optional=arg.mark == "__opt")
+
+
+_CAST_CTX = "bpf_cast_to_kern_ctx"
+# Structs of the kernel's that pointers of other types than its BTF's are to.
+_ALWAYS_TRUSTED: Mapping[RegType, str] = {
+    RegType.PTR_TO_SOCKET: "sock",
+    RegType.PTR_TO_SOCK_COMMON: "sock_common",
+    RegType.PTR_TO_TCP_SOCK: "tcp_sock",
+    RegType.CONST_PTR_TO_MAP: "bpf_map",
+}
+
+
+def _check_known(call: _Call, reg: Reg, number: int, target: int) -> None:
+    """A socket or a map as the kernel object that it is."""
+    btf = call.btf
+    if not isinstance(btf.type(target), Struct):
+        raise _not_taken(call, reg, number, target)
+    own = struct_id(call.env, _ALWAYS_TRUSTED[reg.type])
+    if call.kfunc.flags & Kf.RELEASE:
+        raise unsupported(f"{reg.type.value} as argument of the kfunc {call.name}")
+    if reg.off or reg.var.mask or reg.var.value or not begins_at(btf, own, 0, target):
+        raise forbidden(
+            Rule.KFUNC_ARG,
+            f"kernel function {call.name} args#{number - 1} expected pointer to "
+            f"{kind_text(btf, target)} but R{number} has a pointer to {kind_text(btf, own)}",
+            reason="objects of another type are of no use to it",
+            culprit=reg,
+        )
+
+
+def _not_taken(call: _Call, reg: Reg, number: int, target: int) -> Refused:
+    return forbidden(
+        Rule.KFUNC_ARG,
+        f"kernel function {call.name} args#{number - 1} pointer type "
+        f"{kind_text(call.btf, target)} is not supported",
+        reason="a pointer to a kernel object is no plain memory",
+        culprit=reg,
+    )
+
+
+def _check_string(call: _Call, reg: Reg, number: int) -> None:
+    if reg.type is not RegType.PTR_TO_MAP_VALUE:
+        raise forbidden(
+            Rule.KFUNC_ARG,
+            f"arg#{number - 1} doesn't point to a const string",
+            reason="the string must be a constant: in .rodata",
+            culprit=reg,
+        )
+    constant_string(call.env, reg, number)
+
+
+def _check_map(reg: Reg, number: int) -> None:
+    if reg.map is None:
+        raise forbidden(
+            Rule.KFUNC_ARG,
+            f"pointer in R{number} isn't map pointer",
+            reason="it takes a map, by its address",
+            culprit=reg,
+        )
+    if reg.type is not RegType.CONST_PTR_TO_MAP:
+        raise unsupported("values of a map where a kfunc takes the map")
 
 
 def _check_ctx(call: _Call, reg: Reg, number: int) -> None:
@@ -307,8 +454,11 @@ def _check_object(call: _Call, reg: Reg, number: int, target: int, *, struct: bo
             number,
             f"arg#{number - 1} is {type_text(env, reg)} expected ptr_ or socket",
         )
-    strict = reg.ref_id and flags & Kf.RELEASE
+    names = struct_name(call.btf, target), struct_name(env.btf_of(reg), reg.btf_id)
+    strict = (reg.ref_id and flags & Kf.RELEASE) or _are_stages(*names)
     fits = reg.btf_id == target if strict else is_struct_at(env, reg, target)
+    if not fits:
+        fits = names in _PROJECTIONS and not reg.off
     if not fits:
         btf = env.btf_of(reg)
         raise forbidden(
@@ -324,6 +474,17 @@ def _check_object(call: _Call, reg: Reg, number: int, target: int, *, struct: bo
         call.released = reg.ref_id
 
 
+# What programs call an object of the kernel's, and what it is.
+_PROJECTIONS = frozenset({("__sk_buff", "sk_buff"), ("xdp_md", "xdp_buff")})
+_STAGE = "___init"
+
+
+def _are_stages(one: str, other: str) -> bool:
+    """Whether one struct is the other while it is not set up yet: neither stands for the other,
+    though one begins with it."""
+    return one == other + _STAGE or other == one + _STAGE
+
+
 def _untrusted(call: _Call, reg: Reg, number: int, message: str) -> Refused:
     return forbidden(
         Rule.TRUST,
@@ -335,7 +496,9 @@ def _untrusted(call: _Call, reg: Reg, number: int, message: str) -> Refused:
     )
 
 
-def _check_memory(call: _Call, reg: Reg, number: int, target: int, *, sized: bool) -> None:
+def _check_memory(
+    call: _Call, reg: Reg, number: int, target: int, *, sized: bool, optional: bool
+) -> None:
     """Memory that the kfunc reads and writes: of its type's size, or of that in the next one."""
     env, state = call.env, call.state
     if reg.type in PACKET_TYPES or reg.type in NON_NULL:
@@ -344,6 +507,9 @@ def _check_memory(call: _Call, reg: Reg, number: int, target: int, *, sized: boo
         call.after += memory_argument(env, state, call.pc, call.name, number, call.btf.size(target))
         return
     size = state.frame.regs[number + 1]
+    if optional and is_null(reg):
+        mark_precise(reg)
+        return
     check_readable(size, number + 1)
     if size.type is not RegType.SCALAR_VALUE:
         raise forbidden(
@@ -397,6 +563,7 @@ def _apply(call: _Call) -> None:
         write()
     if call.released:
         release(state, call.released, pc)
+    kfuncdynptrs.finish(state, call.name, call.dynptrs, pc)
     region = _REGIONS.get(call.name)
     if region is not None:
         region(state)
@@ -417,20 +584,45 @@ def _result(call: _Call, second: Reg) -> Reg:
     env, pc, flags = call.env, call.pc, call.kfunc.flags
     if call.name == "bpf_rdonly_cast":
         return _cast(call, second)
+    if call.name == _CAST_CTX:
+        return Pointer(BTF_ID, pc, btf_id=kernel_context(env), trust=Trust.TRUSTED)
+    if call.name in kfuncdynptrs.SLICES:
+        kfuncdynptrs.check_slice(env, call.name)
+        return kfuncdynptrs.slice_given(env, call.name, call.dynptrs, pc)
     found = call.btf.type(call.return_id)
     if isinstance(found, Void):
         return clobbered(pc)
     if isinstance(found, Int | Enum | Enum64):
         return unknown(pc)
-    target = call.btf.resolve(found.type_id) if isinstance(found, Ptr) else 0
-    if not isinstance(call.btf.type(target), Struct | Union):
+    if not isinstance(found, Ptr):
         raise unsupported(f"the result of the kfunc {call.name}")
+    if iterator.takes_iterator(call.name):
+        return iterator.element(env, call.state, call.btf, found, pc)
+    target = call.btf.resolve(found.type_id)
+    if isinstance(call.btf.type(target), Void):
+        return unknown(pc)
+    if not isinstance(call.btf.type(target), Struct | Union):
+        return _memory(call, target)
     ref_id = 0
     if flags & Kf.ACQUIRE:
         ref_id = env.new_id()
         call.state.refs = (*call.state.refs, (ref_id, pc))
     trust = Trust.UNTRUSTED if flags & Kf.UNTRUSTED_RESULT else Trust.NONE
     return pointer_to(env, pc, target, trust, nullable=bool(flags & Kf.RET_NULL), ref_id=ref_id)
+
+
+def _memory(call: _Call, target: int) -> Reg:
+    """Memory that is no kernel object: of the size that an argument says, else read-only and of the
+    size of what the result points to."""
+    trust, size = Trust.RDONLY, call.memory_bytes
+    if size and call.writable:
+        trust = Trust.NONE
+    if not size:
+        size = call.btf.size(target)
+    if not call.kfunc.flags & Kf.RET_NULL:
+        return Pointer(RegType.PTR_TO_MEM, call.pc, mem_size=size, trust=trust)
+    new = call.env.new_id()
+    return Pointer(RegType.PTR_TO_MEM_OR_NULL, call.pc, id=new, mem_size=size, trust=trust)
 
 
 def _cast(call: _Call, wanted: Reg) -> Reg:

@@ -31,6 +31,7 @@ from pybpfvm.verifier.calls import memory_argument
 from pybpfvm.verifier.checks import check_ctx_pointer, check_readable
 from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
+from pybpfvm.verifier.resources import dynptr
 from pybpfvm.verifier.states.regstate import (
     NON_NULL,
     PACKET_TYPES,
@@ -56,6 +57,7 @@ class Takes(Enum):
     NUMBER = "a number"
     CTX = "the context"
     MEMORY = "memory"
+    DYNPTR = "a dynptr"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,10 @@ def _parameter(
     if "ctx" in tags or _is_ctx(env, btf, pointer.type_id):
         return Parameter(Takes.CTX)
     target = btf.resolve(pointer.type_id)
+    if btf.name(target) == "bpf_dynptr":
+        if tags:
+            raise unsupported(f"{feature}, whose parameter {name} is a dynptr, and tagged")
+        return Parameter(Takes.DYNPTR)
     kind = btf.kind(target)
     if kind not in (BtfKind.INT, BtfKind.ENUM, BtfKind.ENUM64, BtfKind.STRUCT, BtfKind.UNION):
         raise unsupported(f"{feature}, whose parameter {name} points to a {kind.name}")
@@ -141,7 +147,7 @@ def _is_ctx(env: Environment, btf: Btf, type_id: int) -> bool:
 
 def _is_special(btf: Btf, type_id: int) -> bool:
     """Whether pointers to the type stand for something else than memory."""
-    return btf.name(type_id) in ("bpf_dynptr", "bpf_arena")
+    return btf.name(type_id) == "bpf_arena"
 
 
 def initial(env: Environment, wanted: tuple[Parameter, ...]) -> list[Reg]:
@@ -154,6 +160,8 @@ def _initial(env: Environment, wanted: Parameter) -> Reg:
         return Pointer(RegType.PTR_TO_CTX, -1)
     if wanted.takes is Takes.NUMBER:
         return unknown(-1)
+    if wanted.takes is Takes.DYNPTR:
+        return Pointer(RegType.CONST_PTR_TO_DYNPTR, -1, id=env.new_id())
     if wanted.nullable:
         kind = RegType.PTR_TO_MEM_OR_NULL
         return Pointer(kind, -1, id=env.new_id(), mem_size=wanted.size)
@@ -177,6 +185,8 @@ def check_arguments(
                 text = f"arg#{number - 1} expected pointer to ctx, but got {reg.type.value}"
                 raise _mismatch(reg, text, one)
             check_ctx_pointer(reg, number)
+        elif one.takes is Takes.DYNPTR:
+            dynptr.check_lent(state, reg, number)
         else:
             after += _check_memory(env, state, pc, name, number, one)
     for write in after:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pybpfvm.verifier.jumps import places
 from pybpfvm.verifier.refusal import Refused, forbidden
 from pybpfvm.verifier.states.regstate import NON_NULL, Pointer, Trust
+from pybpfvm.verifier.states.stack import ObjectSlot
 from pybpfvm.verifier.states.state import NO_REGIONS, State
 from pybpfvm.verifier.verdict import Rule
 
@@ -34,6 +35,11 @@ def read_unlock(state: State) -> None:
                 stale = reg.of_type(kind, 0 if reg.type in NON_NULL else reg.id)
                 stale.trust = (reg.trust & ~Trust.RCU) | Trust.UNTRUSTED
                 put(stale)
+        for base, slot in list(frame.stack.items()):
+            if slot.object is not None:
+                left = slot.object.outside_rcu()
+                if left is not slot.object:
+                    frame.put(base, ObjectSlot(left), whole=True)
 
 
 def preempt_disable(state: State) -> None:

@@ -13,11 +13,10 @@ from dataclasses import replace
 from pybpfvm.profiles.base import Profile
 from pybpfvm.program import BpfObject, Program
 from pybpfvm.verifier.environment import RULES_2021, Options
-from pybpfvm.verifier.lints.watch import Lints
 from pybpfvm.verifier.verdict import Finding, Inconclusive, Kind, Rule, Verdict
 from pybpfvm.verifier.verify import verify
 
-__all__ = ["Lints", "lint", "with_lints"]
+__all__ = ["lint", "with_lints"]
 
 # Instructions that keeping all paths apart may take; beyond, fewer are kept apart.
 _FINE_INSNS = 10_000
@@ -39,6 +38,9 @@ def lint(
     """
     if profile.ring is None or program.big_endian:
         return ()
+    # Most programs are ordinary ones: what watches rings is not imported for them.
+    from pybpfvm.verifier.lints.watch import Lints
+
     most = min(options.budget_insns, _COARSE_TIMES * processed_insns + _COARSE_INSNS)
     found: dict[tuple[Rule, int], Finding] = {}
     fine = [(False, min(most, _FINE_INSNS))] if processed_insns <= _FINE_INSNS // 2 else []

@@ -33,7 +33,8 @@ NO_BOUNDS: Bounds = MappingProxyType({})
 
 class Stored:
     """A state kept at a prune point. `pending`: paths below it that have not ended. `head`: of a
-    loop that the state lies on and that is not resolved yet, the outermost state. `bounds` are
+    loop that the state lies on and that is not resolved yet, the outermost state; with one, it is
+    not known yet which numbers of the state matter. `bounds` are
     those of loops through it, `outer` the objects that bound the loops of the states it comes
     from, as far as they are still there. `screen` are the
     quick tests of an explored state, `differs` the register that last told
@@ -79,11 +80,6 @@ class Stored:
         """No state will be compared with this one again: of it only the bookkeeping is needed."""
         self.state = _FORGOTTEN
         self.screen = None
-
-    @property
-    def unresolved(self) -> bool:
-        """Whether it is not known yet which numbers of the state matter."""
-        return self.head is not None
 
 
 def went_on(old: Bounds, new: Bounds) -> bool:

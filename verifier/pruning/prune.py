@@ -46,6 +46,7 @@ class Compare(Enum):
 _SCALAR = RegType.SCALAR_VALUE
 _NULL = Scalar.const(0)
 _ANYTHING = scalar(Scalar.UNKNOWN, -1)
+_UNTOLD = bytes([INVALID, MISC])  # bytes of which nothing is known
 
 
 class Matters:
@@ -117,20 +118,25 @@ class Comparison:
         does, if it was found before."""
         if len(old.frames) != len(new.frames) or len(old.refs) != len(new.refs):
             return False
-        if old.regions != new.regions or len(old.locks) != len(new.locks):
+        if old.regions is not new.regions and old.regions != new.regions:
             return False
-        for held, other in zip(old.locks, new.locks, strict=True):
-            if held.map is not other.map or not self._same_id(held.id, other.id):
+        if old.locks or new.locks:
+            if len(old.locks) != len(new.locks):
                 return False
+            for held, other in zip(old.locks, new.locks, strict=True):
+                if held.map is not other.map or not self._same_id(held.id, other.id):
+                    return False
         self.pc, self.state = pc, old
         for old_frame, new_frame in zip(old.frames, new.frames, strict=True):
-            if not _same_function(old_frame, new_frame):
+            if old_frame.callsite != new_frame.callsite or old_frame.entry != new_frame.entry:
                 return False
-            if not self._callback(old_frame, new_frame):
+            called = old_frame.callback is not None or new_frame.callback is not None
+            if called and not self._callback(old_frame, new_frame):
                 return False
-        for (old_id, old_pc), (new_id, new_pc) in zip(old.refs, new.refs, strict=True):
-            if old_pc != new_pc or not self._same_id(old_id, new_id):
-                return False
+        if old.refs:
+            for (old_id, old_pc), (new_id, new_pc) in zip(old.refs, new.refs, strict=True):
+                if old_pc != new_pc or not self._same_id(old_id, new_id):
+                    return False
         if matters is None:
             matters = Matters(self._live, pc, old, explored=self.mode is Compare.EXPLORED)
         if not self._registers(matters, new) or not self._slots(matters, new):
@@ -150,6 +156,8 @@ class Comparison:
         unmarked = self.mode is Compare.EXPLORED and not self._origins
         for index, number, old in matters.registers:
             reg = frames[index].regs[number]
+            if reg is old and not (old.id or old.ref_id or old.owner):
+                continue  # only identities depend on what other registers hold
             if unmarked and old.type is _SCALAR and not old.precise:
                 if reg.type is not _SCALAR:
                     return False
@@ -162,10 +170,11 @@ class Comparison:
         explored = self.mode is Compare.EXPLORED
         for index, base, slot in matters.slots:
             other = frames[index].stack.get(base, EMPTY)
+            held = slot.reg
             if (
                 other is slot
                 and slot.object is None
-                and (slot.reg is None or not (slot.reg.id or slot.reg.ref_id))
+                and (held is None or not (held.id or held.ref_id or held.owner))
             ):
                 continue
             if not self._slot(slot, other):
@@ -177,7 +186,7 @@ class Comparison:
     def _callback(self, old: Frame, new: Frame) -> bool:
         """The arguments with which a helper will call the function again."""
         if old.callback is None or new.callback is None:
-            return old.callback is new.callback
+            return False
         return all(
             self._reg(a, b) for a, b in zip(old.callback.args, new.callback.args, strict=True)
         )
@@ -203,12 +212,19 @@ class Comparison:
             return False
         if kind is _SCALAR:
             return self._scalar(old, new)
+        if new is old:
+            return (
+                self._same_id(old.id, old.id)
+                and self._same_id(old.ref_id, old.ref_id)
+                and self._same_id(old.owner, old.owner)
+            )
         if (
             old.off != new.off
             or old.map is not new.map
             or old.map_index != new.map_index
             or old.mem_size != new.mem_size
             or old.frame != new.frame
+            or old.buffer != new.buffer
             or old.subprog != new.subprog
             or old.btf_id != new.btf_id
             or old.trust != new.trust
@@ -221,7 +237,11 @@ class Comparison:
             return False
         if kind in PACKET_TYPES and new.range < old.range:
             return False
-        return self._same_id(old.id, new.id) and self._same_id(old.ref_id, new.ref_id)
+        return (
+            self._same_id(old.id, new.id)
+            and self._same_id(old.ref_id, new.ref_id)
+            and self._same_id(old.owner, new.owner)
+        )
 
     def _scalar(self, old: Reg, new: Reg) -> bool:
         mode = self.mode
@@ -284,6 +304,20 @@ class Comparison:
             and self._same_id(old.id, new.id)
         )
 
+    def _any_number(self, old: Slot, new: Slot) -> bool:
+        """Whether a number on which nothing hung was spilled, and a fill finds a number now."""
+        held, number = old.reg, new.reg
+        return (
+            self.mode is Compare.EXPLORED
+            and held is not None
+            and number is not None
+            and not held.precise
+            and held.type is _SCALAR
+            and number.type is _SCALAR
+            and new.spilled >= old.spilled
+            and not self._origins
+        )
+
     def _slot(self, old: Slot, new: Slot) -> bool:
         if (old.object is not None or new.object is not None) and not self._object(
             old.object, new.object, old.kinds
@@ -298,11 +332,13 @@ class Comparison:
         if self._origins and not covers_copied(old.copied, new.copied):
             return False
         held = old.reg
-        if held is not None:
+        if held is not None and not self._any_number(old, new):
             filled = self._filled(new, old.spilled)
             if filled is None or not self._reg(held, filled):
                 return False
         if old.kinds == new.kinds:
+            return True
+        if self._uninit and not old.kinds[old.spilled :].strip(_UNTOLD):
             return True
         for one, other in zip(old.kinds[old.spilled :], new.kinds[old.spilled :], strict=True):
             if one == other and one != SPILL:
@@ -347,7 +383,3 @@ def linked_ids(state: State, pc: int, live: Liveness | None) -> frozenset[int]:
             if reg.id and reg.type is _SCALAR:
                 (often if reg.id in once else once).add(reg.id)
     return frozenset(often)
-
-
-def _same_function(old: Frame, new: Frame) -> bool:
-    return old.callsite == new.callsite and old.entry == new.entry

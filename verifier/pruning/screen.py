@@ -22,32 +22,20 @@ _SCALAR = RegType.SCALAR_VALUE
 
 
 class Screen:
-    """The tests that an explored state puts to states which it may cover."""
+    """The tests that an explored state puts to the frames of states which it may cover: all of
+    them, and there must be `depth` frames. Whoever finds a test that fails moves it to the front;
+    the explorer does so in its loop, because that is run more often than anything else."""
 
-    __slots__ = ("_depth", "_tests", "matters")
+    __slots__ = ("depth", "matters", "tests")
 
     def __init__(self, live: Liveness, pc: int, state: State) -> None:
         self.matters = Matters(live, pc, state, explored=True)
-        self._depth = len(state.frames)
-        self._tests = [
-            *(_callsite_test(at, state.frames[at].callsite) for at in range(1, self._depth)),
+        self.depth = len(state.frames)
+        self.tests = [
+            *(_callsite_test(at, state.frames[at].callsite) for at in range(1, self.depth)),
             *(_register_test(*one) for one in self.matters.registers),
             *(_slot_test(*one) for one in self.matters.slots),
         ]
-
-    def may_cover(self, new: State) -> bool:
-        """False if the state surely does not cover `new`."""
-        frames = new.frames
-        if len(frames) != self._depth:
-            return False
-        tests = self._tests
-        for test in tests:
-            if not test(frames):
-                if test is not tests[0]:
-                    tests.remove(test)
-                    tests.insert(0, test)
-                return False
-        return True
 
 
 def _callsite_test(index: int, callsite: int) -> Test:
@@ -67,9 +55,25 @@ def _register_test(index: int, number: int, old: Reg) -> Test:
     if not old.precise:
         return lambda frames: frames[index].regs[number].type is _SCALAR
 
+    if not var.mask:
+        value = var.value
+
+        def same(frames: list[Frame]) -> bool:
+            found = frames[index].regs[number].var
+            return not found.mask and found.value == value
+
+        return same
+    low, high = var.umin, var.umax
+
     def within(frames: list[Frame]) -> bool:
         reg = frames[index].regs[number]
-        return reg.type is _SCALAR and is_subsumed_by(reg.var, var)
+        found = reg.var
+        return (
+            low <= found.umin
+            and found.umax <= high
+            and reg.type is _SCALAR
+            and is_subsumed_by(found, var)
+        )
 
     return within
 

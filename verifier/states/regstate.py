@@ -62,6 +62,7 @@ class RegType(Enum):
     PTR_TO_XDP_SOCK_OR_NULL = "xdp_sock_or_null"
     PTR_TO_FLOW_KEYS = "flow_keys"
     PTR_TO_TP_BUFFER = "tp_buffer"
+    CONST_PTR_TO_DYNPTR = "dynptr_ptr"
 
 
 class Trust(IntFlag):
@@ -75,6 +76,8 @@ class Trust(IntFlag):
     USER = 16  # an address of user space
     RDONLY = 32  # memory that can not be written
     ALLOC = 64  # the program's own object, of a type of the object's BTF
+    SLICE = 1024  # memory of a dynptr, as kfuncs give it
+    PACKET = 2048  # memory that is lost when the packet moves
 
 
 # What a comparison with 0 makes of a pointer that may be NULL.
@@ -108,6 +111,8 @@ class Reg:
     range: int = 0
     mem_size: int = 0
     ref_id: int = 0
+    owner: int = 0
+    buffer: int = 0
     frame: int = 0
     subprog: int = -1
     btf_id: int = 0
@@ -144,7 +149,9 @@ class Pointer(Reg):
 
     `map` (and its index in the object, -1 for inner maps) for map pointers and values; `range`
     bytes behind a packet pointer's base are known to be in the packet; `mem_size` bytes of memory;
-    `ref_id` of what must be released; `frame` number of a stack pointer; `subprog` pc of a
+    `ref_id` of what must be released; `owner`: the id of the iterator or dynptr that this is gone
+    with; `frame` number of a stack pointer, or of the `buffer` on the stack (its offset there) that
+    the memory may lie in; `subprog` pc of a
     function; `btf_id` of the type that a BTF pointer is to, and its `trust`. Pointers with the
     same nonzero `id` came from the same place: NULL together, or the
     same unknown distance into the packet.
@@ -152,11 +159,13 @@ class Pointer(Reg):
 
     __slots__ = (
         "btf_id",
+        "buffer",
         "frame",
         "map",
         "map_index",
         "mem_size",
         "off",
+        "owner",
         "range",
         "ref_id",
         "subprog",
@@ -176,6 +185,8 @@ class Pointer(Reg):
         range: int = 0,
         mem_size: int = 0,
         ref_id: int = 0,
+        owner: int = 0,
+        buffer: int = 0,
         frame: int = 0,
         subprog: int = -1,
         btf_id: int = 0,
@@ -188,6 +199,8 @@ class Pointer(Reg):
         self.range = range
         self.mem_size = mem_size
         self.ref_id = ref_id
+        self.owner = owner
+        self.buffer = buffer
         self.frame = frame
         self.subprog = subprog
         self.btf_id = btf_id
@@ -208,6 +221,8 @@ class Pointer(Reg):
             range=self.range if range is None else range,
             mem_size=self.mem_size,
             ref_id=self.ref_id,
+            owner=self.owner,
+            buffer=self.buffer,
             frame=self.frame,
             subprog=self.subprog,
             btf_id=self.btf_id,

@@ -59,6 +59,10 @@ class StackObject:
         """The kernel log's notation; "" for a part of an object that was shown."""
         return self.name
 
+    def outside_rcu(self) -> StackObject:
+        """The object once an RCU read section has ended."""
+        return self
+
     def alike(self, new: StackObject, *, exact: bool) -> bool:
         """Whether exploring on with this object covers exploring with `new`, but for their
         references. `exact`: nothing happened to the object in between."""
@@ -162,10 +166,12 @@ def write_somewhere(frame: Frame, low: int, high: int, *, zero: bool, trust: boo
 
 def first_invalid(frame: Frame, off: int, size: int) -> int | None:
     """Index of the first of `size` bytes at `off` that was never written, None if all were."""
-    for index in range(size):
-        slot = frame.stack.get((off + index) & -SLOT_BYTES, EMPTY)
-        if slot.kinds[(off + index) & 7] == INVALID:
-            return index
+    end = off + size
+    for base in range(off & -SLOT_BYTES, end, SLOT_BYTES):
+        kinds = frame.stack.get(base, EMPTY).kinds
+        at = kinds.find(INVALID, max(off - base, 0), min(end - base, SLOT_BYTES))
+        if at >= 0:
+            return base + at - off
     return None
 
 

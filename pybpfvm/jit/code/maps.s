@@ -28,35 +28,25 @@ hash_lookup:
             r7 = r2
             r0 = *(u64 *)(r1 + 32)          ; the seed
             r5 = @MULTIPLIER ll
-hash8:      if r6 < 8 goto hash4
+hash:       if r6 < 8 goto hash4
             r3 = *(u64 *)(r7 + 0)
-            r0 ^= r3
-            r0 *= r5
-            r3 = r0
-            r3 >>= 32
-            r0 ^= r3
-            r7 += 8
-            r6 += -8
-            goto hash8
+            r4 = 8
+            goto mix
 hash4:      if r6 < 4 goto hash1
             r3 = *(u32 *)(r7 + 0)
-            r0 ^= r3
-            r0 *= r5
-            r3 = r0
-            r3 >>= 32
-            r0 ^= r3
-            r7 += 4
-            r6 += -4
+            r4 = 4
+            goto mix
 hash1:      if r6 == 0 goto hashed
             r3 = *(u8 *)(r7 + 0)
-            r0 ^= r3
+            r4 = 1
+mix:        r0 ^= r3
             r0 *= r5
             r3 = r0
             r3 >>= 32
             r0 ^= r3
-            r7 += 1
-            r6 += -1
-            goto hash1
+            r7 += r4
+            r6 -= r4
+            goto hash
 hashed:     r0 |= 1
             r8 = r0
             r8 >>= 8

@@ -1,6 +1,7 @@
 ; The hot paths of BPF requests, for the engine's own use: unchecked, on true addresses.
 ; A name behind @ is a displacement from direct.Word, Queue, Slot (times 8), or a number from there.
-; `map[words]` is the block of direct.Word. The helpers take the registers that programs give.
+; r6 is the block of direct.Word from beginning to end: nothing loads, changes or keeps it. The
+; helpers take the registers that programs give.
 
             ; the ways in, in the order of ringcode.ENTRIES
             r0 = func loop ll
@@ -13,7 +14,7 @@
 
 ; --- run the program, again and again, until there is a reason to stop ---------------------
 
-loop:       r6 = map[words][0]+0 ll
+loop:
 again:      r1 = *(u64 *)(r6 + @CTX)
             r2 = *(u64 *)(r6 + @USER_DATA)
             *(u64 *)(r1 + 0) = r2
@@ -121,8 +122,7 @@ out:        r0 = 0
 
 ; --- whether a queue holds more or fewer CQEs than at the end of any run since the last change ----
 
-moved:      r6 = map[words][0]+0 ll
-            r0 = 0
+moved:      r0 = 0
             r5 = *(u64 *)(r6 + @MEASURED)
             *(u64 *)(r6 + @MEASURED) = 1
             r1 = *(u64 *)(r6 + @QUEUE_TABLE)
@@ -149,8 +149,7 @@ measured:   r1 += @QUEUE_BYTES
 
 ; --- issue what is pending ------------------------------------------------------------------
 
-issue:      r6 = map[words][0]+0 ll
-            r1 = *(u64 *)(r6 + @CHANGES)
+issue:      r1 = *(u64 *)(r6 + @CHANGES)
             r1 += 1
             *(u64 *)(r6 + @CHANGES) = r1
             r2 = *(u64 *)(r6 + @TAIL)
@@ -160,7 +159,7 @@ issue:      r6 = map[words][0]+0 ll
             w2 -= w1
             r1 = *(u64 *)(r6 + @FD)
             r3 = 0
-            r4 = 0
+            r4 = *(u64 *)(r6 + @ENTER_FLAGS)
             r5 = 0
             call 3                          ; io_uring_enter: how many were consumed
             if r0 s>= 0 goto some
@@ -175,8 +174,7 @@ all:        exit
 
 ; --- take in what has completed -------------------------------------------------------------
 
-take:       r6 = map[words][0]+0 ll
-            r7 = *(u64 *)(r6 + @CQ_HEAD)
+take:       r7 = *(u64 *)(r6 + @CQ_HEAD)
             r8 = *(u32 *)(r7 + 0)
             r9 = *(u64 *)(r6 + @CQ_TAIL)
             r9 = *(u32 *)(r9 + 0)
@@ -229,6 +227,9 @@ full:       r5 = *(u64 *)(r6 + @QUEUE_TABLE)
             r3 = *(u32 *)(r5 + 44)
             r3 += 1
             *(u32 *)(r5 + 44) = r3
+            r3 = *(u64 *)(r4 + @Q_DROPPED)
+            r3 += 1
+            *(u64 *)(r4 + @Q_DROPPED) = r3
             goto posted
 main_full:  *(u64 *)(r6 + @STOP) = @FULL
             goto taken
@@ -247,123 +248,123 @@ nothing:    exit
 
 ; --- submit(ctx, sqe, length) ----------------------------------------------------------------
 
-submit:     r6 = map[words][0]+0 ll
-            r0 = *(u64 *)(r6 + @CARE)
+; Only r0 to r5 are used, so nothing has to be kept: the context is in a word, and what was looked
+; at is loaded again. r3 is the length until the request is admitted.
+
+submit:     r0 = *(u64 *)(r6 + @CARE)
             if r0 == 0 goto sized
             if r0 & @HELD goto slow
             w0 = w3
             if r0 != 64 goto slow
-sized:      r7 = *(u8 *)(r2 + 0)
-            r8 = *(u8 *)(r2 + 1)
+sized:      r4 = *(u8 *)(r2 + 1)
             r0 = *(u16 *)(r2 + 2)           ; ioprio
-            r9 = *(u32 *)(r2 + 28)          ; op_flags
-            r0 |= r9
-            r9 = *(u16 *)(r2 + 42)          ; personality
-            r0 |= r9
+            r5 = *(u32 *)(r2 + 28)          ; op_flags
+            r0 |= r5
+            r5 = *(u16 *)(r2 + 42)          ; personality
+            r0 |= r5
             if r0 != 0 goto slow
-            if r8 > 1 goto slow             ; FIXED_FILE alone
-            r9 = *(u64 *)(r2 + 8)
-            if r7 == 0 goto admitted        ; NOP
-            if r9 s< -1 goto slow           ; an offset that is refused; -1: the file's own
-            if r8 == 1 goto owned
+            if r4 > 1 goto slow             ; FIXED_FILE alone
+            r1 = *(u8 *)(r2 + 0)
+            if r1 == 0 goto admitted        ; NOP
+            r5 = *(u64 *)(r2 + 8)
+            if r5 s< -1 goto slow           ; an offset that is refused; -1: the file's own
+            if r4 == 1 goto owned
             r0 = *(u32 *)(r2 + 4)           ; fd
             if r0 >= 1024 goto slow
-            r8 = r0
-            r8 >>= 3
-            r9 = *(u64 *)(r6 + @FDS)
-            r8 += r9
-            r8 = *(u8 *)(r8 + 0)
+            r5 = r0
+            r5 >>= 3
+            r4 = *(u64 *)(r6 + @FDS)
+            r5 += r4
+            r5 = *(u8 *)(r5 + 0)
             r0 &= 7
-            r8 >>= r0
-            r8 &= 1
-            if r8 == 0 goto slow
-owned:      if r7 == 4 goto admitted        ; READ_FIXED
-            if r7 == 5 goto admitted        ; WRITE_FIXED
-            if r7 == 22 goto buffer         ; READ
-            if r7 != 23 goto slow           ; WRITE
-buffer:     r8 = *(u64 *)(r2 + 16)
-            r9 = *(u32 *)(r2 + 24)
-            r9 += r8
-            if r9 < r8 goto slow
-            r0 = *(u64 *)(r6 + @BLOCKS)
-block:      r5 = *(u64 *)(r0 + 8)
+            r5 >>= r0
+            r5 &= 1
             if r5 == 0 goto slow
-            if r9 > r5 goto other
-            r5 = *(u64 *)(r0 + 0)
-            if r8 >= r5 goto admitted
+owned:      if r1 == 4 goto admitted        ; READ_FIXED
+            if r1 == 5 goto admitted        ; WRITE_FIXED
+            if r1 == 22 goto buffer         ; READ
+            if r1 != 23 goto slow           ; WRITE
+buffer:     r4 = *(u64 *)(r2 + 16)
+            r5 = *(u32 *)(r2 + 24)
+            r5 += r4
+            if r5 < r4 goto slow
+            r0 = *(u64 *)(r6 + @BLOCKS)
+block:      r1 = *(u64 *)(r0 + 8)
+            if r1 == 0 goto slow
+            if r5 > r1 goto other
+            r1 = *(u64 *)(r0 + 0)
+            if r4 >= r1 goto admitted
 other:      r0 += 16
             goto block
-admitted:   r8 = *(u16 *)(r2 + 48)          ; cq_idx
+admitted:   r1 = *(u16 *)(r2 + 48)          ; cq_idx
             r0 = *(u64 *)(r6 + @QUEUES)
-            if r8 >= r0 goto slow
-            r9 = *(u64 *)(r6 + @TAIL)
-            r5 = r9
+            if r1 >= r0 goto slow
+            r4 = *(u64 *)(r6 + @TAIL)
+            r5 = r4
             r5 &= @LAST_SLOT
             r5 <<= 4
-            r4 = *(u64 *)(r6 + @TABLE)
-            r5 += r4                        ; the slot: each has its turn
-            r4 = *(u64 *)(r5 + @S_PLACE)
-            if r4 != 0 goto slow            ; it is still in flight
-            r3 = r5
-            r4 = *(u64 *)(r2 + 32)
-            *(u64 *)(r3 + @S_USER_DATA) = r4
-            r8 <<= @QUEUE_SHIFT
-            r4 = *(u64 *)(r6 + @QUEUE_TABLE)
-            r8 += r4
-            r7 <<= @OPCODE_SHIFT
-            r8 |= r7
-            *(u64 *)(r3 + @S_PLACE) = r8
+            r0 = *(u64 *)(r6 + @TABLE)
+            r5 += r0                        ; the slot: each has its turn
+            r0 = *(u64 *)(r5 + @S_PLACE)
+            if r0 != 0 goto slow            ; it is still in flight
+            r0 = *(u64 *)(r2 + 32)
+            *(u64 *)(r5 + @S_USER_DATA) = r0
+            r1 <<= @QUEUE_SHIFT
+            r0 = *(u64 *)(r6 + @QUEUE_TABLE)
+            r1 += r0
+            r3 = *(u8 *)(r2 + 0)
+            r0 = r3
+            r0 <<= @OPCODE_SHIFT
+            r1 |= r0
+            *(u64 *)(r5 + @S_PLACE) = r1
             ; into the real ring
-            r4 = *(u64 *)(r6 + @SQ_MASK)
-            r4 &= r9
-            r4 <<= 6
-            r5 = *(u64 *)(r6 + @SQES)
-            r4 += r5
-            w9 += 1
-            *(u64 *)(r6 + @TAIL) = r9
-            ; in the pieces that programs write: a wider load would wait for their stores
-            r0 = *(u8 *)(r2 + 0)
-            *(u8 *)(r4 + 0) = r0
+            r1 = *(u64 *)(r6 + @SQ_MASK)
+            r1 &= r4
+            r1 <<= 6
+            r0 = *(u64 *)(r6 + @SQES)
+            r1 += r0
+            w4 += 1
+            *(u64 *)(r6 + @TAIL) = r4
+            ; loaded in the pieces that programs write: a wider load would wait for their stores
             r0 = *(u8 *)(r2 + 1)
-            *(u8 *)(r4 + 1) = r0
-            *(u16 *)(r4 + 2) = 0            ; ioprio
+            r0 <<= 8
+            r3 |= r0
             r0 = *(u32 *)(r2 + 4)
-            *(u32 *)(r4 + 4) = r0
+            r0 <<= 32
+            r3 |= r0
+            *(u64 *)(r1 + 0) = r3           ; opcode, flags, no ioprio, fd
             r0 = *(u64 *)(r2 + 8)
-            *(u64 *)(r4 + 8) = r0
+            *(u64 *)(r1 + 8) = r0
             r0 = *(u64 *)(r2 + 16)
-            *(u64 *)(r4 + 16) = r0
+            *(u64 *)(r1 + 16) = r0
             r0 = *(u32 *)(r2 + 24)
-            *(u32 *)(r4 + 24) = r0
-            *(u32 *)(r4 + 28) = 0           ; op_flags
+            *(u64 *)(r1 + 24) = r0          ; length, no op_flags
             r0 = 0x2000000000000000 ll      ; DIRECT_TOKENS
-            r0 |= r3
-            *(u64 *)(r4 + 32) = r0
+            r5 |= r0
+            *(u64 *)(r1 + 32) = r5
             r0 = *(u64 *)(r2 + 40)
-            *(u64 *)(r4 + 40) = r0
-            *(u64 *)(r4 + 48) = 0
-            *(u64 *)(r4 + 56) = 0
+            *(u64 *)(r1 + 40) = r0
+            *(u64 *)(r1 + 48) = 0
+            *(u64 *)(r1 + 56) = 0
             r0 = *(u64 *)(r6 + @TAKEN)
-            w9 -= w0
-            if r9 < @BATCH goto accepted
-            r7 = r1
+            w4 -= w0
+            if r4 < @BATCH goto accepted
             call issue
             r2 = *(u64 *)(r6 + @TAIL)
             *(u64 *)(r6 + @TAKEN) = r2
             call take
             r2 = *(u64 *)(r6 + @STOP)
             if r2 == 0 goto accepted
-            r1 = r7
             call 9                          ; Python takes in what is left
 accepted:   r0 = 1
             exit
-slow:       call 4                          ; the helper in Python
+slow:       r1 = *(u64 *)(r6 + @CTX)
+            call 4                          ; the helper in Python
             exit
 
 ; --- emit(ctx, cq_idx, user_data, res, flags) ------------------------------------------------
 
-emit:       r6 = map[words][0]+0 ll
-            r7 = *(u64 *)(r6 + @QUEUES)
+emit:       r7 = *(u64 *)(r6 + @QUEUES)
             w8 = w2
             if r8 >= r7 goto no_queue
             r8 <<= @QUEUE_SHIFT
@@ -405,6 +406,9 @@ no_room:    r0 = *(u64 *)(r6 + @QUEUE_TABLE)
             r9 = *(u32 *)(r0 + 44)
             r9 += 1
             *(u32 *)(r0 + 44) = r9          ; dropped, and counted
+            r9 = *(u64 *)(r8 + @Q_DROPPED)
+            r9 += 1
+            *(u64 *)(r8 + @Q_DROPPED) = r9
             r0 = -12
             exit
 emit_slow:  call 5
@@ -412,33 +416,31 @@ emit_slow:  call 5
 
 ; --- reap(ctx, cq_idx, out, length) ----------------------------------------------------------
 
-reap:       r6 = map[words][0]+0 ll
-            r7 = *(u64 *)(r6 + @CARE)
-            if r7 & @CHECKED goto measure
-            goto long
-measure:    w4 = w4
-            if r4 != 16 goto odd
-long:       r7 = *(u64 *)(r6 + @QUEUES)
-            w8 = w2
-            if r8 >= r7 goto nowhere
-            r8 <<= @QUEUE_SHIFT
-            r7 = *(u64 *)(r6 + @QUEUE_TABLE)
-            r8 += r7
-            r7 = *(u64 *)(r8 + @Q_HEADER)
-            r9 = *(u32 *)(r7 + 8)
-            r0 = *(u64 *)(r8 + @Q_TAIL)
-            if r0 == r9 goto empty
-            r0 = *(u64 *)(r8 + @Q_MASK)
-            r0 &= r9
+; As submit, with r0 to r5 alone.
+
+reap:       r0 = *(u64 *)(r6 + @CARE)
+            if r0 & @CHECKED goto measure
+long:       w2 = w2
+            r0 = *(u64 *)(r6 + @QUEUES)
+            if r2 >= r0 goto nowhere
+            r2 <<= @QUEUE_SHIFT
+            r0 = *(u64 *)(r6 + @QUEUE_TABLE)
+            r2 += r0
+            r1 = *(u64 *)(r2 + @Q_HEADER)
+            r4 = *(u32 *)(r1 + 8)
+            r0 = *(u64 *)(r2 + @Q_TAIL)
+            if r0 == r4 goto empty
+            r0 = *(u64 *)(r2 + @Q_MASK)
+            r0 &= r4
             r0 <<= 4
-            r1 = *(u64 *)(r8 + @Q_CQES)
-            r0 += r1
-            r1 = *(u64 *)(r0 + 0)
-            *(u64 *)(r3 + 0) = r1
-            r1 = *(u64 *)(r0 + 8)
-            *(u64 *)(r3 + 8) = r1
-            w9 += 1
-            *(u32 *)(r7 + 8) = r9
+            r5 = *(u64 *)(r2 + @Q_CQES)
+            r0 += r5
+            r5 = *(u64 *)(r0 + 0)
+            *(u64 *)(r3 + 0) = r5
+            r5 = *(u64 *)(r0 + 8)
+            *(u64 *)(r3 + 8) = r5
+            w4 += 1
+            *(u32 *)(r1 + 8) = r4
             *(u64 *)(r6 + @MOVED) = 1
             r0 = 0
             exit
@@ -450,6 +452,8 @@ nowhere:    *(u64 *)(r3 + 0) = 0
             *(u64 *)(r3 + 8) = 0
             r0 = -22
             exit
+measure:    w4 = w4
+            if r4 == 16 goto long
 odd:        if r4 == 0 goto refused         ; as many zeroes as the program vouched for
             *(u8 *)(r3 + 0) = 0
             r3 += 1
@@ -459,89 +463,76 @@ refused:    r0 = -22
             exit
 
 ; --- copy_from_user(dst, size, user), copy_to_user(user, src, size) --------------------------
+; What was submitted before is issued first: it may be about the same memory.
 
 copy_from_user:
-            r6 = map[words][0]+0 ll
-            r4 = *(u64 *)(r6 + @TAIL)
-            r5 = *(u64 *)(r6 + @ISSUED)
-            if r4 == r5 goto from_all
-            r7 = r1                         ; what was submitted before comes first
+            r7 = r1
             r8 = r2
             r9 = r3
+            r4 = *(u64 *)(r6 + @TAIL)
+            r5 = *(u64 *)(r6 + @ISSUED)
+            if r4 == r5 goto from_now
             call issue
+from_now:   r1 = r7
+            r2 = r9
+            w3 = w8
+            r4 = r9
+            call transfer
+            if r0 == 0 goto from_done
             r1 = r7
             r2 = r8
             r3 = r9
-from_all:   w7 = w2
-            r8 = r3
-            r8 += r7
-            if r8 < r3 goto from_slow
-            r9 = *(u64 *)(r6 + @BLOCKS)
-from:       r0 = *(u64 *)(r9 + 8)
-            if r0 == 0 goto from_slow
-            if r8 > r0 goto from_other
-            r0 = *(u64 *)(r9 + 0)
-            if r3 >= r0 goto from_word
-from_other: r9 += 16
-            goto from
-from_word:  if r7 < 8 goto from_byte
-            r0 = *(u64 *)(r3 + 0)
-            *(u64 *)(r1 + 0) = r0
-            r1 += 8
-            r3 += 8
-            r7 += -8
-            goto from_word
-from_byte:  if r7 == 0 goto copied
-            r0 = *(u8 *)(r3 + 0)
-            *(u8 *)(r1 + 0) = r0
-            r1 += 1
-            r3 += 1
-            r7 += -1
-            goto from_byte
-copied:     r0 = 0
-            exit
-from_slow:  call 7
-            exit
+            call 7
+from_done:  exit
 
 copy_to_user:
-            r6 = map[words][0]+0 ll
-            r4 = *(u64 *)(r6 + @TAIL)
-            r5 = *(u64 *)(r6 + @ISSUED)
-            if r4 == r5 goto to_all
-            r7 = r1                         ; what was submitted before comes first
+            r7 = r1
             r8 = r2
             r9 = r3
+            r4 = *(u64 *)(r6 + @TAIL)
+            r5 = *(u64 *)(r6 + @ISSUED)
+            if r4 == r5 goto to_now
             call issue
+to_now:     r1 = r7
+            r2 = r8
+            w3 = w9
+            r4 = r7
+            call transfer
+            if r0 == 0 goto to_done
             r1 = r7
             r2 = r8
             r3 = r9
-to_all:     w7 = w3
-            r8 = r1
-            r8 += r7
-            if r8 < r1 goto to_slow
-            r9 = *(u64 *)(r6 + @BLOCKS)
-to:         r0 = *(u64 *)(r9 + 8)
-            if r0 == 0 goto to_slow
-            if r8 > r0 goto to_other
-            r0 = *(u64 *)(r9 + 0)
-            if r1 >= r0 goto to_word
-to_other:   r9 += 16
-            goto to
-to_word:    if r7 < 8 goto to_byte
+            call 8
+to_done:    exit
+
+; --- transfer(to, from, bytes, user): 0 if one block of user memory holds `bytes` at `user` ------
+
+transfer:   r5 = r4
+            r5 += r3
+            if r5 < r4 goto foreign_to
+            r0 = *(u64 *)(r6 + @BLOCKS)
+within:     r8 = *(u64 *)(r0 + 8)
+            if r8 == 0 goto foreign_to
+            if r5 > r8 goto next_block
+            r8 = *(u64 *)(r0 + 0)
+            if r4 >= r8 goto words
+next_block: r0 += 16
+            goto within
+words:      if r3 < 8 goto bytes
             r0 = *(u64 *)(r2 + 0)
             *(u64 *)(r1 + 0) = r0
             r1 += 8
             r2 += 8
-            r7 += -8
-            goto to_word
-to_byte:    if r7 == 0 goto to_end
+            r3 += -8
+            goto words
+bytes:      if r3 == 0 goto copied
             r0 = *(u8 *)(r2 + 0)
             *(u8 *)(r1 + 0) = r0
             r1 += 1
             r2 += 1
-            r7 += -1
-            goto to_byte
-to_end:     r0 = 0
+            r3 += -1
+            goto bytes
+copied:     r0 = 0
             exit
-to_slow:    call 8
+foreign_to: r0 = 1
             exit

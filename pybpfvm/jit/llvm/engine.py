@@ -106,7 +106,7 @@ class LlvmEngine(JitEngine):
 
     def _ir(self, program: Program, build: Build, *, lines: bool = False) -> IrEmitter:
         callee = self._callee(build)
-        natives = self._natives_for(build)
+        natives = self._natives_for(program, build)
         return IrEmitter(
             program,
             self.image,

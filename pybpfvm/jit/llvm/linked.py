@@ -12,7 +12,8 @@ from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Kind, Pseudo
 from pybpfvm.jit.bytecode import binary
 from pybpfvm.jit.emitted import Build
-from pybpfvm.jit.llvm.ir import IrEmitter, Linked, Lookup
+from pybpfvm.jit.llvm.ir import IrEmitter
+from pybpfvm.jit.llvm.irparts import Linked, Lookup
 from pybpfvm.jit.natives import ENTRIES, Natives
 from pybpfvm.jit.options import Checks
 from pybpfvm.program import Program

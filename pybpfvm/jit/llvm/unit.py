@@ -13,7 +13,7 @@ import ctypes
 from pybpfvm.errors import InternalError
 from pybpfvm.isa.opcodes import FRAME_POINTER
 from pybpfvm.jit.emitted import Build, Code, Site
-from pybpfvm.jit.llvm.ir import CALL_BYTES, HELPER_BYTES, Ir, Place
+from pybpfvm.jit.llvm.irparts import CALL_BYTES, HELPER_BYTES, Ir, Place
 from pybpfvm.jit.llvm.objectfile import CONSTANT, DIRECT, INDIRECT, REGISTER, Object
 from pybpfvm.jit.llvm.thunks import RETURN, LlvmThunks
 from pybpfvm.jit.state import SITE_BYTES, Slot, State
@@ -70,7 +70,7 @@ class LlvmUnit(Unit):
     def _link(self, code: Code, ir: Ir, state: State, thunks: Thunks, words: list[int]) -> None:
         made = self._object
         asm = Assembler()
-        thunks.start(asm, "main")
+        asm(thunks.start)
         asm.label("main")
         asm(store(state.disp(Slot.REGS + FRAME_POINTER), RBP))
         calls = self._stub(asm, state, "start")

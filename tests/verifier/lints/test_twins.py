@@ -110,6 +110,8 @@ def declared() -> Iterator[tuple[str, str]]:
     for path in sorted(ROOT.glob("examples/*/*.bpf.o")):
         if path.parent.name == "09_sink" and ".v2." in path.name:
             continue  # the same code as for v3, and by far the longest
+        if path.parent.name.startswith("loop_"):
+            continue  # these lints are for BPF requests
         yield str(path.relative_to(ROOT)), str(path.with_name("contract.toml").relative_to(ROOT))
     for path in sorted(ROOT.glob("tests/acceptance/tables.*.bpf.o")):
         named = [part for part in path.name.split(".") if part.startswith("v")]

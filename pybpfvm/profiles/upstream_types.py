@@ -1,0 +1,193 @@
+"""The kernel's side of the merged ABI as BTF: what a 7.1 or 7.2 kernel's BTF has for ring programs.
+
+Programs are judged and loaded against it on any machine. It holds the types of io_uring, the two
+kfuncs and the open-coded loop over numbers, and nothing else of a kernel; `--btf` gives a whole
+one. All dialects give a function the same id, so that an object loaded for one can be judged for
+the other. abi/iouring-bpf-upstream, sections 1.3, 3.1 to 3.3; of `io_ring_ctx` only the numbers
+that Linux 6.18 has, at its places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from pybpfvm.btf.types import (
+    Btf,
+    BtfType,
+    Func,
+    FuncLinkage,
+    FuncProto,
+    Int,
+    Member,
+    Param,
+    Ptr,
+    Struct,
+)
+
+CTX_BYTES = 1472
+_VALUE_DATA_AT = 64  # the value's common header fills a cache line
+
+# (name, type, byte offset)
+Fields = Sequence[tuple[str, str, int]]
+
+_CTX_FIELDS: Fields = (
+    ("flags", "unsigned int", 0),
+    ("clockid", "int", 40),
+    ("sq_thread_idle", "unsigned int", 52),
+    ("cached_sq_head", "unsigned int", 112),
+    ("sq_entries", "unsigned int", 116),
+    ("cached_cq_tail", "unsigned int", 528),
+    ("cq_entries", "unsigned int", 532),
+)
+_SQE_FIELDS: Fields = (
+    ("opcode", "unsigned char", 0),
+    ("flags", "unsigned char", 1),
+    ("ioprio", "unsigned short", 2),
+    ("fd", "int", 4),
+    ("off", "unsigned long long", 8),
+    ("addr2", "unsigned long long", 8),
+    ("cmd_op", "unsigned int", 8),
+    ("addr", "unsigned long long", 16),
+    ("splice_off_in", "unsigned long long", 16),
+    ("level", "unsigned int", 16),
+    ("optname", "unsigned int", 20),
+    ("len", "unsigned int", 24),
+    ("rw_flags", "int", 28),
+    ("fsync_flags", "unsigned int", 28),
+    ("poll_events", "unsigned short", 28),
+    ("poll32_events", "unsigned int", 28),
+    ("sync_range_flags", "unsigned int", 28),
+    ("msg_flags", "unsigned int", 28),
+    ("timeout_flags", "unsigned int", 28),
+    ("accept_flags", "unsigned int", 28),
+    ("cancel_flags", "unsigned int", 28),
+    ("open_flags", "unsigned int", 28),
+    ("statx_flags", "unsigned int", 28),
+    ("fadvise_advice", "unsigned int", 28),
+    ("splice_flags", "unsigned int", 28),
+    ("rename_flags", "unsigned int", 28),
+    ("unlink_flags", "unsigned int", 28),
+    ("hardlink_flags", "unsigned int", 28),
+    ("xattr_flags", "unsigned int", 28),
+    ("msg_ring_flags", "unsigned int", 28),
+    ("uring_cmd_flags", "unsigned int", 28),
+    ("waitid_flags", "unsigned int", 28),
+    ("futex_flags", "unsigned int", 28),
+    ("install_fd_flags", "unsigned int", 28),
+    ("nop_flags", "unsigned int", 28),
+    ("pipe_flags", "unsigned int", 28),
+    ("user_data", "unsigned long long", 32),
+    ("buf_index", "unsigned short", 40),
+    ("buf_group", "unsigned short", 40),
+    ("personality", "unsigned short", 42),
+    ("splice_fd_in", "int", 44),
+    ("file_index", "unsigned int", 44),
+    ("zcrx_ifq_idx", "unsigned int", 44),
+    ("optlen", "unsigned int", 44),
+    ("addr_len", "unsigned short", 44),
+    ("addr3", "unsigned long long", 48),
+    ("attr_ptr", "unsigned long long", 48),
+    ("optval", "unsigned long long", 48),
+    ("attr_type_mask", "unsigned long long", 56),
+)
+_CQE_FIELDS: Fields = (
+    ("user_data", "unsigned long long", 0),
+    ("res", "int", 8),
+    ("flags", "unsigned int", 12),
+)
+
+
+class _Types:
+    """Types in the order of their making; ids count from 1."""
+
+    def __init__(self) -> None:
+        self._types: list[BtfType] = []
+        self._ids: dict[str, int] = {}
+        for name, size, signed in (
+            ("unsigned char", 1, False),
+            ("unsigned short", 2, False),
+            ("unsigned int", 4, False),
+            ("int", 4, True),
+            ("unsigned long", 8, False),
+            ("unsigned long long", 8, False),
+        ):
+            self._ids[name] = self.add(Int(name, size, size * 8, signed=signed))
+
+    def add(self, type_: BtfType) -> int:
+        self._types.append(type_)
+        return len(self._types)
+
+    def pointer(self, target: str) -> int:
+        """A pointer to a struct or number by name; "" is void."""
+        key = f"{target} *"
+        if key not in self._ids:
+            self._ids[key] = self.add(Ptr(self._ids[target] if target else 0))
+        return self._ids[key]
+
+    def struct(self, name: str, size: int, fields: Fields) -> None:
+        """A struct; a type that ends in `*` is a pointer, in `()` a pointer to that function."""
+        members = tuple(Member(field, self.of(kind), off * 8) for field, kind, off in fields)
+        self._ids[name] = self.add(Struct(name, size, members))
+
+    def of(self, kind: str) -> int:
+        """The id of a type by its text."""
+        return self.pointer(kind.removesuffix(" *")) if kind.endswith(" *") else self._ids[kind]
+
+    def prototype(self, result: str, params: Sequence[tuple[str, str]]) -> int:
+        returned = self.of(result) if result else 0
+        return self.add(
+            FuncProto(returned, tuple(Param(name, self.of(kind)) for kind, name in params))
+        )
+
+    def function(self, name: str, result: str, params: Sequence[tuple[str, str]]) -> None:
+        self.add(Func(name, self.prototype(result, params), FuncLinkage.STATIC))
+
+    def callback(self, text: str, result: str, params: Sequence[tuple[str, str]]) -> None:
+        """A pointer to a function, as a type called `text`."""
+        self._ids[text] = self.add(Ptr(self.prototype(result, params)))
+
+    def btf(self, where: str) -> Btf:
+        return Btf.of(self._types, where=where)
+
+
+@lru_cache(maxsize=8)
+def kernel_side(name: str, ctx: str, params: Fields, params_bytes: int) -> Btf:
+    """The BTF of dialect `name`, whose ring is a `struct ctx` and whose step parameters are
+    `iou_loop_params` of these fields."""
+    types = _Types()
+    transparent = ctx == "io_ring_ctx"
+    types.struct(ctx, CTX_BYTES if transparent else 0, _CTX_FIELDS if transparent else ())
+    types.struct("iou_loop_params", params_bytes, params)
+    types.struct("io_uring_sqe", 64, _SQE_FIELDS)
+    types.struct("io_uring_cqe", 16, _CQE_FIELDS)
+    types.struct("io_uring", 8, (("head", "unsigned int", 0), ("tail", "unsigned int", 4)))
+    types.callback("step()", "int", ((f"{ctx} *", "ctx"), ("iou_loop_params *", "lp")))
+    types.struct(
+        "io_uring_bpf_ops",
+        24,
+        (("loop_step", "step()", 0), ("ring_fd", "unsigned int", 8), ("priv", " *", 16)),
+    )
+    common = (("refcnt", "int", 0), ("state", "unsigned int", 4))
+    types.struct("bpf_struct_ops_common", 8, common)
+    types.struct(
+        "bpf_struct_ops_io_uring_bpf_ops",
+        128,
+        (("common", "bpf_struct_ops_common", 0), ("data", "io_uring_bpf_ops", _VALUE_DATA_AT)),
+    )
+    types.function("bpf_io_uring_submit_sqes", "int", ((f"{ctx} *", "ctx"), ("unsigned int", "nr")))
+    types.function(
+        "bpf_io_uring_get_region",
+        "unsigned char *",
+        (
+            (f"{ctx} *", "ctx"),
+            ("unsigned int", "region_id"),
+            ("unsigned long", "rdwr_buf_size"),
+        ),
+    )
+    types.struct("bpf_iter_num", 8, (("__opaque", "unsigned long long", 0),))
+    counter = ("bpf_iter_num *", "it")
+    types.function("bpf_iter_num_new", "int", (counter, ("int", "start"), ("int", "end")))
+    types.function("bpf_iter_num_next", "int *", (counter,))
+    types.function("bpf_iter_num_destroy", "", (counter,))
+    return types.btf(f"built-in types of {name}")

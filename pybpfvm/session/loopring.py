@@ -1,0 +1,320 @@
+"""Rings driven by a program from inside io_uring_enter, as hosts use them: the upstream ABI.
+
+obj = pybpfvm.load("prog.bpf.o", abi="loop-7.2", constants={"sq_entries": 8})
+with pybpfvm.LoopRing(8, flags=LOOP_FLAGS, backend="sim") as ring:
+    obj.globals["to_run"] = 1000
+    with ring.attach(obj, "nops"):
+        ring.enter()
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from random import Random
+from types import TracebackType
+
+from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Engine, RunEnvironment
+from pybpfvm.errors import InputError, InternalError, Trap, TrapKind
+from pybpfvm.events import Observer, RunEnded, RunFaulted, RunStarted
+from pybpfvm.memory import Region, RegionKind
+from pybpfvm.profiles import profile_named
+from pybpfvm.profiles.base import Profile
+from pybpfvm.program import Program, StructOps
+from pybpfvm.session.engines import make_engine
+from pybpfvm.session.machine import Machine, default_machine
+from pybpfvm.session.objects import LoadedObject, LoadedProgram, helpers_of
+from pybpfvm.session.registering import require_accepted
+from pybpfvm.session.ring import BackendName, make_backend
+from pybpfvm.session.sqe import SqeBuilder
+from pybpfvm.session.user import Block, UserMemory
+from pybpfvm.uring_backend.abi import (
+    SETUP_CQSIZE,
+    SETUP_DEFER_TASKRUN,
+    SETUP_NO_SQARRAY,
+    SETUP_SINGLE_ISSUER,
+    Cqe,
+)
+from pybpfvm.uring_backend.base import World
+from pybpfvm.uring_backend.loop import Link, LoopBudgets, OpsValue
+from pybpfvm.uring_backend.loop.memory import CQ_OFFSETS, SQ_OFFSETS
+from pybpfvm.uring_backend.loop.ring import LoopRing as CoreRing
+from pybpfvm.uring_backend.loop.setup import SETUP_SQ_REWIND
+
+# What the simplest programs ask for: one thread, no index array, every batch from SQE 0.
+LOOP_FLAGS = SETUP_SINGLE_ISSUER | SETUP_DEFER_TASKRUN | SETUP_NO_SQARRAY | SETUP_SQ_REWIND
+_DEFAULT_ABI = "loop-7.2"
+_CTX = struct.Struct("<QQ")
+# What also verified programs may meet: budgets are ours, and so is what engines lack.
+_NOT_VERIFIED = frozenset({TrapKind.BUDGET, TrapKind.UNSUPPORTED, TrapKind.STACK_DEPTH})
+
+
+class LoopRing:
+    """An io_uring whose `enter` runs a program; a context manager.
+
+    `flags` and `cq_entries` are io_uring_setup's (SETUP_CQSIZE is added when `cq_entries` is
+    given). `backend`, `seed`, `verify`, `engine` and `budget_insns` are those of Ring. `fd` is its
+    descriptor, which goes into structs of callbacks; `attach` puts it there.
+    """
+
+    def __init__(
+        self,
+        entries: int = 8,
+        *,
+        flags: int = LOOP_FLAGS,
+        cq_entries: int = 0,
+        backend: BackendName = "sim",
+        seed: int = 0,
+        abi: str | Profile = _DEFAULT_ABI,
+        verify: bool = True,
+        engine: str = "auto",
+        observer: Observer | None = None,
+        budgets: LoopBudgets | None = None,
+        budget_insns: int = DEFAULT_BUDGET_INSNS,
+        log: Callable[[str], None] | None = None,
+        machine: Machine | None = None,
+    ) -> None:
+        self.machine = machine if machine is not None else default_machine()
+        self.profile = profile_named(abi) if isinstance(abi, str) else abi
+        if self.profile.loop is None:
+            raise InputError(
+                f"programs of {self.profile.name} drive no ring from inside an enter",
+                where="abi",
+                remedy="choose loop-7.1 or loop-7.2",
+            )
+        self.verify, self.engine = verify, engine
+        self.trace: list[str] = []
+        self._log = log if log is not None else self.trace.append
+        self._observer, self._budget_insns = observer, budget_insns
+        self._random = Random(seed)
+        self._links: list[Link] = []
+        self._steppers: list[_Stepper] = []
+        self._pending: list[SqeBuilder] = []
+        memory = self.machine.memory
+        self.core = CoreRing(
+            self.profile.loop,
+            memory,
+            make_backend(backend, memory, seed),
+            entries,
+            flags=flags | (SETUP_CQSIZE if cq_entries else 0),
+            cq_entries=cq_entries,
+            table=self.machine.rings,
+            observer=observer,
+            budgets=budgets,
+        )
+
+    def __enter__(self) -> LoopRing:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def fd(self) -> int:
+        """Its descriptor."""
+        return self.core.fd
+
+    @property
+    def user(self) -> UserMemory:
+        """User memory: `ring.user.alloc(content)`."""
+        return self.machine.user
+
+    @property
+    def world(self) -> World:
+        """Files and sockets that requests can reach."""
+        return self.core.backend.world
+
+    @property
+    def layout(self) -> Mapping[str, int]:
+        """What io_uring_setup reports: sizes, and the offsets of the CQ region by `sq_NAME` and
+        `cq_NAME` (abi/iouring-bpf-upstream, section 3.3)."""
+        setup = self.core.setup
+        return {
+            "sq_entries": setup.sq_entries,
+            "cq_entries": setup.cq_entries,
+            "flags": setup.flags,
+            "ring_fd": self.fd,
+            "sq_array": self.core.queues.array_at,
+            **{f"sq_{name}": offset for name, offset in SQ_OFFSETS.items()},
+            **{f"cq_{name}": offset for name, offset in CQ_OFFSETS.items()},
+        }
+
+    def register_mem(self, content: bytes | int, name: str = "MEM region") -> Block:
+        """IORING_REGISTER_MEM_REGION: memory that the host, requests and the program share."""
+        size = content if isinstance(content, int) else len(content)
+        region = self.machine.memory.alloc(size, RegionKind.SHARED, name)
+        self.core.register_mem(region)
+        block = Block(self.machine.memory, region)
+        if not isinstance(content, int):
+            block.write(content)
+        return block
+
+    def enable(self) -> None:
+        """IORING_REGISTER_ENABLE_RINGS."""
+        self.core.enable()
+
+    # --- programs ---------------------------------------------------------------------------
+
+    def attach(
+        self, obj: LoadedObject, name: str | None = None, *, ring_fd: int | None = None
+    ) -> Link:
+        """Put the callbacks `name` of an object (its only ones without) onto this ring.
+
+        `ring_fd` is what stands in the struct, this ring's descriptor without. Raises LoadRejected
+        for a program that its kernel would not load, UnsupportedError for one that the verifier
+        can not decide on, RingError where attaching is refused.
+        """
+        variable = _callbacks(obj, name)
+        rules = self.profile.loop
+        assert rules is not None
+        called = variable.programs.get(rules.callback)
+        stepper = None
+        if called is not None:
+            program = obj[called]
+            if self.verify:
+                require_accepted(program, strict_ctx=True)
+            stepper = self._stepper(program)
+        value = OpsValue(stepper, self.fd if ring_fd is None else ring_fd, _priv(variable))
+        link = self.machine.rings.attach(value)
+        self._links.append(link)
+        return link
+
+    def _stepper(self, program: LoadedProgram) -> _Stepper:
+        stepper = _Stepper(self, program)
+        self._steppers.append(stepper)
+        return stepper
+
+    def environment(self) -> RunEnvironment:
+        """What runs of programs on this ring see around them."""
+        return RunEnvironment(
+            profile=self.profile,
+            loop=_Port(self.core),
+            now_ns=self.core.backend.now_ns,
+            random_u32=lambda: self._random.getrandbits(32),
+            log=self._log,
+            observer=self._observer,
+        )
+
+    # --- requests and completions -------------------------------------------------------------
+
+    def get_sqe(self) -> SqeBuilder:
+        """The next free submission entry."""
+        self._pending.append(SqeBuilder(None))
+        return self._pending[-1]
+
+    def submit(self) -> int:
+        """What a library's submit does: fill the SQ and enter. With a program on the ring the
+        result is 0, whatever was submitted."""
+        pending, self._pending = self._pending, []
+        for builder in pending:
+            self.core.queue(builder.pack())
+        return self.core.submit()
+
+    def enter(self, to_submit: int = 0, min_complete: int = 0, flags: int = 0) -> int:
+        """io_uring_enter; see uring_backend.loop.ring."""
+        return self.core.enter(to_submit, min_complete, flags)
+
+    def peek_cqe(self) -> Cqe | None:
+        """The oldest CQE; it stays."""
+        return self.core.peek()
+
+    def reap(self) -> list[Cqe]:
+        """All CQEs there are, taken."""
+        found: list[Cqe] = []
+        while (cqe := self.core.reap()) is not None and len(found) < self.core.setup.cq_entries:
+            found.append(cqe)
+        return found
+
+    def close(self) -> None:
+        """Give everything back; twice is fine."""
+        for link in self._links:
+            link.destroy()
+        self.core.close()
+        for stepper in self._steppers:
+            stepper.close()
+
+
+class _Port:
+    """The ring as its program's kernel functions see it."""
+
+    def __init__(self, ring: CoreRing) -> None:
+        self.handle = ring.handle
+        self.submit_sqes = ring.submit_sqes
+        self.region_addr = ring.region_addr
+
+
+class _Stepper:
+    """Runs the callback of one program on a ring."""
+
+    def __init__(self, ring: LoopRing, program: LoadedProgram) -> None:
+        self._ring = ring
+        self._loaded = program
+        self._program = program.executable
+        owner = program.owner
+        self._ctx: Region = ring.machine.memory.alloc(
+            _CTX.size, RegionKind.CTX, f"arguments of {program.name}"
+        )
+        self._runs = 0
+        self._engine: Engine = make_engine(
+            ring.engine,
+            owner.image,
+            helpers_of(ring.profile),
+            ring.environment(),
+            trusted=self._trusts,
+        )
+
+    def _trusts(self, program: Program) -> bool:
+        return self._ring.verify and program is self._program
+
+    def step(self, core: CoreRing, params: int) -> int:
+        memory = self._ring.machine.memory
+        memory.write(self._ctx.start, _CTX.pack(core.handle, params))
+        self._runs += 1
+        observer = self._ring._observer
+        name = self._loaded.name
+        if observer is not None:
+            observer(RunStarted(core.backend.now_ns(), 0, name, 0, self._runs, 0))
+        core.running(name)
+        try:
+            done = self._engine.run(
+                self._program, self._ctx.start, budget_insns=self._ring._budget_insns
+            )
+        except Trap as trap:
+            if observer is not None:
+                now = core.backend.now_ns()
+                observer(RunFaulted(now, 0, name, self._runs, trap.pc, trap.summary, trap.insns))
+            if self._ring.verify and trap.kind not in _NOT_VERIFIED:
+                raise InternalError(
+                    f"{name} was verified, and faulted all the same: {trap}"
+                ) from trap
+            raise
+        finally:
+            core.running("")
+        if observer is not None:
+            now = core.backend.now_ns()
+            observer(RunEnded(now, 0, name, self._runs, done.r0, done.insns, None, 0))
+        return done.r0
+
+    def close(self) -> None:
+        self._engine.close()
+        memory = self._ring.machine.memory
+        if not memory.closed:
+            memory.free(self._ctx)
+
+
+def _callbacks(obj: LoadedObject, name: str | None) -> StructOps:
+    found = obj.struct_ops
+    if name is None and len(found) == 1:
+        return next(iter(found.values()))
+    if name is None or name not in found:
+        known = ", ".join(found) or "it has none"
+        what = "which of its callbacks?" if name is None else f"no callbacks are called {name!r}"
+        raise InputError(what, where=obj.object.path, remedy=f"there are: {known}")
+    return found[name]
+
+
+def _priv(variable: StructOps) -> int:
+    """The bytes behind the members that a program's own struct has: the kernel's, so zero."""
+    return int.from_bytes(variable.data[16:24], "little")

@@ -1,0 +1,116 @@
+"""Faults around one ring: those of requests, which the simulated ring injects, and what the user
+side does to shared memory and queues between program runs, which happens in this process and so
+works over both backends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+from pybpfvm.errors import InputError, RingError
+from pybpfvm.events import FaultInjected
+from pybpfvm.uring_backend.bpf import Budgets
+from pybpfvm.uring_backend.faults import (
+    AtRequest,
+    Fault,
+    Faults,
+    SmallBacklog,
+    UserReaps,
+    UserWrites,
+    parse_faults,
+)
+from pybpfvm.uring_backend.sim.injector import Injector
+
+if TYPE_CHECKING:
+    from pybpfvm.events import Observer
+    from pybpfvm.session.ring import Ring
+    from pybpfvm.session.user import Block
+
+_WIDTHS: Final = (1, 2, 4, 8)
+_OWN_STREAM: Final = 0x05E8
+
+
+class RingFaults:
+    """What `faults` mean for `ring`. `injector` decides about requests, None when none is meant;
+    `idle`: the user side will never do anything between runs."""
+
+    def __init__(
+        self, ring: Ring, faults: Faults | str | None, seed: int, observer: Observer | None
+    ) -> None:
+        if isinstance(faults, str):
+            faults = parse_faults(faults)
+        faults = faults or Faults()
+        odds = faults.odds
+        self._ring = ring
+        self._observer = observer
+        self._backlogs = [fault for fault in faults.plan if isinstance(fault, SmallBacklog)]
+        self._done: list[UserWrites | UserReaps] = []
+        self._runs = 0
+        self._planned: dict[int, list[UserWrites | UserReaps]] = {}
+        for fault in faults.plan:
+            if isinstance(fault, UserWrites | UserReaps):
+                self._planned.setdefault(fault.nth, []).append(fault)
+        self._random = Random(seed << 16 | _OWN_STREAM)
+        self._shared = odds.shared if odds is not None else ()
+        self._rate = odds.write_rate if odds is not None and self._shared else 0.0
+        if odds is not None and odds.swarm and self._random.random() < 0.5:
+            self._rate = 0.0
+        self.idle = not self._planned and not self._rate
+        self.injector: Injector | None = None
+        if odds is not None or any(isinstance(fault, AtRequest) for fault in faults.plan):
+            self.injector = Injector(faults, seed)
+            self.injector.told = self._tell
+
+    @property
+    def injected(self) -> tuple[Fault, ...]:
+        """The faults that came so far, as a plan that makes them come again."""
+        requests = self.injector.injected if self.injector is not None else []
+        return (*self._backlogs, *requests, *self._done)
+
+    def limited(self, budgets: Budgets | None) -> Budgets | None:
+        """The ring's budgets, with as little backlog as a fault leaves it."""
+        if not self._backlogs:
+            return budgets
+        return replace(budgets or Budgets(), backlog_entries=self._backlogs[-1].entries)
+
+    def before_run(self) -> None:
+        """A program is about to run. Raises InputError for a block or CQ that there is not."""
+        if self.idle:
+            return
+        self._runs += 1
+        for fault in self._planned.get(self._runs, ()):
+            self._do(fault)
+        if self._rate and self._random.random() < self._rate:
+            self._do(self._some_write())
+
+    def _some_write(self) -> UserWrites:
+        random = self._random
+        name = random.choice(self._shared)
+        block = self._block(name)
+        width = random.choice([width for width in _WIDTHS if width <= block.size])
+        offset = random.randrange(0, block.size - width + 1, width)
+        top = (1 << 8 * width) - 1
+        old = int.from_bytes(block.read(width, offset), "little")
+        value = random.choice((0, 1, top, top >> 1, old ^ 1 << random.randrange(8 * width)))
+        return UserWrites(self._runs, name, offset, value.to_bytes(width, "little"))
+
+    def _do(self, fault: UserWrites | UserReaps) -> None:
+        try:
+            if isinstance(fault, UserWrites):
+                self._block(fault.block).write(fault.data, fault.offset)
+            else:
+                self._ring.core.reap(fault.cq)
+        except (InputError, RingError) as error:
+            raise InputError(error.reason, where=f"faults: {fault}") from None
+        self._done.append(fault)
+        self._tell(None, fault)
+
+    def _block(self, name: str) -> Block:
+        return self._ring.user.named(name)
+
+    def _tell(self, request: int | None, fault: Fault) -> None:
+        if self._observer is not None:
+            now = self._ring.backend.now_ns()
+            self._observer(FaultInjected(now, str(fault), request))

@@ -1,0 +1,35 @@
+"""A program drives a ring from inside io_uring_enter, on both backends and by every engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pybpfvm.session import LoopRing, Machine
+from pybpfvm.session.ring import BackendName
+from tests.support.session_ring import SIM_AND_KERNEL, need_backend
+
+NOPS = Path(__file__).resolve().parents[2] / "examples" / "loop_nops" / "prog.bpf.o"
+SIZES = {"sq_entries": 8, "cq_entries": 8}
+
+
+@pytest.mark.parametrize("engine", ["interp", "auto"])
+@pytest.mark.parametrize("backend", SIM_AND_KERNEL)
+def test_a_thousand_nops(backend: BackendName, engine: str) -> None:
+    need_backend(backend)
+    with Machine() as machine:
+        obj = machine.load(NOPS, abi="loop-7.2", constants=SIZES)
+        with LoopRing(8, cq_entries=8, backend=backend, engine=engine, machine=machine) as ring:
+            obj.globals["to_run"] = 1000
+            with ring.attach(obj):
+                assert ring.enter(5, 3) == 0  # what else enter is given is ignored
+            assert (obj.globals["to_run"], obj.globals["in_flight"]) == (0, 0)
+            assert obj.globals["strangers"] == 0
+            # Eight at once, visible at once: the first step submits, the last reaps.
+            assert (ring.core.steps, obj.globals["steps"]) == (126, 126)
+            words = ring.core.queues.words
+            assert (words["cq_head"], words["cq_tail"]) == (1000, 1000)
+            assert (words["sq_head"], words["sq_tail"]) == (0, 0)
+            assert ring.enter() == 0  # an ordinary ring again
+            assert ring.core.steps == 126

@@ -1,0 +1,226 @@
+"""Faults: what is legal, how a plan is written, and that only the planned request meets it."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from pybpfvm.errors import InputError
+from pybpfvm.memory import AddressSpace, RegionKind
+from pybpfvm.uring_backend.abi import Op, Sqe
+from pybpfvm.uring_backend.base import Completion
+from pybpfvm.uring_backend.faults import (
+    LEGAL,
+    AtRequest,
+    Fails,
+    Faults,
+    Late,
+    Short,
+    SmallBacklog,
+    UserReaps,
+    UserWrites,
+    even_odds,
+    kinds_of,
+    parse_faults,
+    plan_text,
+)
+from pybpfvm.uring_backend.sim import SimBackend
+from pybpfvm.uring_backend.sim.injector import Injector
+from pybpfvm.uring_backend.sim.opcodes import PREPARE
+from tests.support.fault_table import PAGE, page_with
+
+PLAN = (
+    AtRequest(Op.READ, 2, Fails(errno.EIO)),
+    AtRequest(Op.RECV, 1, Short(3)),
+    AtRequest(Op.WRITE, 4, Late(20_000)),
+    AtRequest(Op.SEND, 1, Late(1_500)),
+    UserWrites(3, "word", 4, b"\xff\x00"),
+    UserReaps(3, 1),
+    SmallBacklog(0),
+)
+
+
+def test_a_plan_is_one_line_that_reads_back() -> None:
+    text = (
+        "READ#2=EIO,RECV#1=short:3,WRITE#4=late:20us,SEND#1=late:1500ns,run#3=write:word+4:ff00,"
+        "run#3=reap:1,backlog=0"
+    )
+    assert plan_text(PLAN) == text
+    assert parse_faults(text) == Faults(PLAN)
+    assert parse_faults("none") == Faults() == parse_faults("")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("READ#2", "is no fault"),
+        ("READ#0=EIO", "counting starts at 1"),
+        ("REED#1=EIO", "no opcode is called"),
+        ("READ#1=EBADF", "does not meet EBADF"),
+        ("READ#1=EWHAT", "does not meet EWHAT"),
+        ("NOP#1=EIO", "does not meet EIO"),
+        ("FSYNC#1=short:1", "FSYNC is never short"),
+        ("TIMEOUT#1=late:1ms", "TIMEOUT is never late"),
+        ("READ#1=late:1h", "is no duration"),
+        ("READ#1=late:ms", "is no duration"),
+        ("READ#1=short:-1", "is no number"),
+        ("run#1=jump", "the user side can write or reap"),
+        ("run#1=write:w+0:f", "the user side can write or reap"),
+        ("run#1=reap:x", "is no number"),
+        ("backlog=many", "is no number"),
+        ("rate:2", "is no probability"),
+        ("rate:x", "is no probability"),
+    ],
+)
+def test_what_is_no_fault_is_refused_with_its_place(text: str, reason: str) -> None:
+    with pytest.raises(InputError, match=reason) as caught:
+        parse_faults(text, "--faults")
+    assert caught.value.where == "--faults"
+
+
+def test_every_opcode_with_faults_is_performed_by_the_simulated_ring() -> None:
+    assert set(LEGAL) <= set(PREPARE)
+
+
+def test_the_page_lists_what_the_code_injects() -> None:
+    text = PAGE.read_text()
+    assert page_with(text) == text
+
+
+class World:
+    """A simulated ring with a file of 100 bytes, a block of as many, and faults."""
+
+    def __init__(self, faults: Faults, seed: int = 0) -> None:
+        self.memory = AddressSpace(limit_bytes=1 << 20)
+        self.block = self.memory.alloc(100, RegionKind.USER, "block").start
+        self.injector = Injector(faults, seed)
+        self.backend = SimBackend(self.memory, seed=seed, injector=self.injector)
+        self.backend.world.add_file("f", bytes(range(100)))
+        self.fd = self.backend.world.open("f", 2)
+        self.tokens = 0
+
+    def submit(self, op: Op, **fields: int) -> int:
+        self.tokens += 1
+        self.backend.submit([Sqe(op, user_data=self.tokens, **fields).pack()])
+        return self.tokens
+
+    def read(self, size: int = 100, **fields: int) -> int:
+        return self.submit(Op.READ, fd=self.fd, addr=self.block, len=size, **fields)
+
+    def write(self, size: int = 100, **fields: int) -> int:
+        return self.submit(Op.WRITE, fd=self.fd, addr=self.block, len=size, **fields)
+
+    def results(self) -> dict[int, int]:
+        found = {}
+        while self.backend.wait(None):
+            for event in self.backend.poll():
+                assert isinstance(event, Completion)
+                found[event.token] = event.res
+        return found
+
+
+def test_only_the_planned_request_fails() -> None:
+    world = World(parse_faults("READ#2=EIO"))
+    for _ in range(3):
+        world.read()
+    assert world.results() == {1: 100, 2: -errno.EIO, 3: 100}
+    assert world.injector.injected == [AtRequest(Op.READ, 2, Fails(errno.EIO))]
+
+
+def test_a_short_transfer_moves_that_much_and_breaks_its_link() -> None:
+    world = World(parse_faults("READ#1=short:3,WRITE#1=short:40"))
+    sqes = [
+        Sqe(Op.READ, flags=4, fd=world.fd, addr=world.block, len=100, user_data=1),
+        Sqe(Op.NOP, user_data=2),
+    ]
+    world.backend.submit([sqe.pack() for sqe in sqes])
+    assert world.results() == {1: 3, 2: -errno.ECANCELED}
+    assert bytes(world.memory.user_read(world.block, 5)) == b"\x00\x01\x02\x00\x00"
+    world.tokens = 2
+    world.memory.user_write(world.block, b"x" * 100)
+    world.write()
+    assert world.results() == {3: 40}
+    assert world.backend.world.file_data("f") == b"x" * 40 + bytes(range(40, 100))
+
+
+def test_a_late_request_is_overtaken() -> None:
+    world = World(parse_faults("READ#1=late:3ms"))
+    slow, fast = world.read(), world.read()
+    assert list(world.results()) == [fast, slow]
+    assert world.backend.now_ns() == 3_000_000
+
+
+def test_a_late_request_can_be_cancelled_in_time() -> None:
+    world = World(parse_faults("READ#1=late:3ms"))
+    slow = world.read()
+    cancel = world.submit(Op.ASYNC_CANCEL, fd=-1, addr=slow)
+    results = world.results()
+    assert set(results) == {slow, cancel}
+
+
+def test_what_the_kernel_would_have_found_first_stays() -> None:
+    world = World(parse_faults("READ#1=EIO"))
+    read_only = world.backend.world.open("f", 1)  # for writing only
+    bad = world.submit(Op.READ, fd=read_only, addr=world.block, len=10)
+    none = world.submit(Op.READ, fd=999, addr=world.block, len=10)
+    good = world.read()
+    assert world.results() == {bad: -errno.EBADF, none: -errno.EBADF, good: -errno.EIO}
+
+
+def test_close_closes_all_the_same() -> None:
+    world = World(parse_faults("CLOSE#1=EIO"))
+    closing = world.submit(Op.CLOSE, fd=world.fd)
+    assert world.results() == {closing: -errno.EIO}
+    reading = world.read()
+    assert world.results() == {reading: -errno.EBADF}
+
+
+def test_small_writes_to_a_pipe_are_never_split() -> None:
+    world = World(parse_faults("WRITE#1=short:1,WRITE#2=short:1"))
+    _, writer = world.backend.world.pipe()
+    world.fd = writer
+    whole = world.write(100)
+    assert world.results() == {whole: 100}
+    assert world.injector.injected == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_was_injected_replays_without_drawing(seed: int) -> None:
+    def play(faults: Faults) -> tuple[dict[int, int], list[AtRequest], int]:
+        world = World(faults, seed)
+        for _ in range(10):
+            world.read()
+            world.write(50)
+            world.submit(Op.FSYNC, fd=world.fd)
+        return world.results(), world.injector.injected, world.backend.now_ns()
+
+    swarm = Faults(odds=even_odds(0.3, swarm=bool(seed % 2)))
+    results, injected, now = play(swarm)
+    assert play(Faults(tuple(injected))) == (results, injected, now)
+    for fault in injected:
+        assert isinstance(fault.harm, Fails | Short | Late)
+        assert not isinstance(fault.harm, Fails) or fault.harm.errno in LEGAL[fault.op]
+
+
+def test_seeds_differ_and_rates_count() -> None:
+    def injected(rate: float, seed: int) -> int:
+        world = World(Faults(odds=even_odds(rate)), seed)
+        for _ in range(200):
+            world.read()
+        world.results()
+        return len(world.injector.injected)
+
+    assert injected(0.0, 1) == 0
+    few, many = injected(0.02, 1), injected(0.6, 1)
+    assert 0 < few < many <= 200
+    assert len({injected(0.1, seed) for seed in range(8)}) > 1
+
+
+def test_a_swarm_leaves_kinds_out() -> None:
+    kinds: set[frozenset[tuple[Op, str]]] = set()
+    for seed in range(10):
+        injector = Injector(Faults(odds=even_odds(0.25, swarm=True)), seed)
+        kinds.add(frozenset(key for key, rate in injector.rates.items() if rate))
+    assert len(kinds) == 10
+    assert all(len(on) < sum(len(kinds_of(op)) for op in LEGAL) for on in kinds)

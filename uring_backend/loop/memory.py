@@ -1,0 +1,230 @@
+"""What programs and hosts see of a ring: three regions, and the kernel's side of the two queues.
+
+    CQ region   byte  0     4     8     12    16    20    24    28    32       36     44
+                      SQ    SQ    CQ    CQ    SQ    CQ    SQ    CQ    SQ       SQ     CQ
+                      head  tail  head  tail  mask  mask  entr. entr. dropped  flags  overflow
+                64: CQEs of 16 bytes, then (64-aligned) the u32 index array, unless NO_SQARRAY
+    SQ region   SQEs of 64 bytes
+    MEM region  what the host registered
+
+Heads that programs move and tails that hosts move are read from memory each time: both sides write
+there whenever they like. abi/iouring-bpf-upstream, section 3.3.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections import deque
+from typing import Final
+
+from pybpfvm.bits import U32, align_up, s32
+from pybpfvm.errors import InputError, RingError
+from pybpfvm.memory import PAGE, AddressSpace, Region, RegionKind
+from pybpfvm.profiles.base import Region as RingRegion
+from pybpfvm.uring_backend.abi import CQE_BYTES, SQ_CQ_OVERFLOW, SQE_BYTES
+from pybpfvm.uring_backend.loop.setup import LoopSetup
+
+CQES_AT: Final = 64
+_CQE: Final = struct.Struct("<QiI")
+# Indices of u32 words.
+_SQ_HEAD, _SQ_TAIL, _CQ_HEAD, _CQ_TAIL = 0, 1, 2, 3
+_SQ_MASK, _CQ_MASK, _SQ_ENTRIES, _CQ_ENTRIES = 4, 5, 6, 7
+_DROPPED, _SQ_FLAGS, _OVERFLOW = 8, 9, 11
+
+# What io_uring_setup reports: names of struct io_sqring_offsets and io_cqring_offsets.
+SQ_OFFSETS: Final = {
+    "head": 0,
+    "tail": 4,
+    "ring_mask": 16,
+    "ring_entries": 24,
+    "flags": 36,
+    "dropped": 32,
+}
+CQ_OFFSETS: Final = {
+    "head": 8,
+    "tail": 12,
+    "ring_mask": 20,
+    "ring_entries": 28,
+    "overflow": 44,
+    "cqes": CQES_AT,
+    "flags": 40,
+}
+
+
+class LoopMemory:
+    """The regions of one ring, and its queues as the kernel works on them.
+
+    RingError -ENOMEM when `memory` has no room.
+    """
+
+    def __init__(self, memory: AddressSpace, setup: LoopSetup) -> None:
+        self._memory = memory
+        self._setup = setup
+        cqes_end = CQES_AT + setup.cq_entries * CQE_BYTES
+        self.array_at = align_up(cqes_end, 64) if setup.has_array else 0
+        cq_bytes = self.array_at + 4 * setup.sq_entries if setup.has_array else cqes_end
+        self._regions: list[Region] = []
+        try:
+            cq = self._alloc(align_up(cq_bytes, PAGE), "CQ region")
+            sq = self._alloc(align_up(setup.sq_entries * SQE_BYTES, PAGE), "SQ region")
+        except InputError as error:
+            self.free()
+            raise RingError(errno.ENOMEM, f"the ring does not fit: {error}") from error
+        self._by_kind: dict[RingRegion, Region] = {RingRegion.CQ: cq, RingRegion.SQ: sq}
+        self._cq, self._sq = memory.view(cq), memory.view(sq)
+        self._words = self._cq[:CQES_AT].cast("I")
+        array = self._cq[self.array_at : self.array_at + 4 * setup.sq_entries]
+        self._array = array.cast("I") if setup.has_array else None
+        if self._array is not None:
+            for index in range(setup.sq_entries):
+                self._array[index] = index
+        words = self._words
+        words[_SQ_MASK], words[_CQ_MASK] = setup.sq_entries - 1, setup.cq_entries - 1
+        words[_SQ_ENTRIES], words[_CQ_ENTRIES] = setup.sq_entries, setup.cq_entries
+        self._sq_head = 0  # the kernel's own copies: what programs write there changes nothing
+        self.cq_tail = 0
+        self._backlog: deque[tuple[int, int, int]] = deque()
+
+    def _alloc(self, size: int, name: str) -> Region:
+        region = self._memory.alloc(size, RegionKind.RING, name)
+        self._regions.append(region)
+        return region
+
+    # --- regions ----------------------------------------------------------------------------
+
+    def region(self, kind: RingRegion) -> Region | None:
+        """The region, None for a MEM that was not registered."""
+        return self._by_kind.get(kind)
+
+    def set_mem(self, region: Region) -> None:
+        """The host registered this as MEM."""
+        self._by_kind[RingRegion.MEM] = region
+
+    # --- submission -------------------------------------------------------------------------
+
+    def available(self) -> int:
+        """SQEs that a submission could take."""
+        if self._setup.rewinds:
+            return self._setup.sq_entries
+        return min((self._words[_SQ_TAIL] - self._sq_head) & U32, self._setup.sq_entries)
+
+    def fetch(self, ahead: int) -> bytes | None:
+        """The SQE that many places on; None when the index array names none."""
+        slot = ahead if self._setup.rewinds else (self._sq_head + ahead) & U32
+        slot &= self._setup.sq_entries - 1
+        if self._array is not None:
+            slot = self._array[slot]
+            if slot >= self._setup.sq_entries:
+                return None
+        return bytes(self._sq[slot * SQE_BYTES : (slot + 1) * SQE_BYTES])
+
+    def consume(self, count: int) -> None:
+        """So many entries were taken from the head."""
+        if not self._setup.rewinds:
+            self._sq_head = self._words[_SQ_HEAD] = (self._sq_head + count) & U32
+
+    def drop(self) -> None:
+        """Count an entry whose index names no SQE; it is consumed all the same."""
+        self._words[_DROPPED] = (self._words[_DROPPED] + 1) & U32
+        self.consume(1)
+
+    def next_sqe(self, ahead: int) -> int | None:
+        """For hosts: the address of a free SQE, `ahead` of those not yet published, zeroed."""
+        if self._setup.rewinds:
+            slot = ahead
+            if ahead >= self._setup.sq_entries:
+                return None
+        else:
+            tail = self._words[_SQ_TAIL]
+            if (tail + ahead - self._words[_SQ_HEAD]) & U32 >= self._setup.sq_entries:
+                return None
+            slot = (tail + ahead) & (self._setup.sq_entries - 1)
+            if self._array is not None:
+                self._array[slot] = slot
+        at = slot * SQE_BYTES
+        self._sq[at : at + SQE_BYTES] = bytes(SQE_BYTES)
+        return self._by_kind[RingRegion.SQ].start + at
+
+    def publish(self, count: int) -> None:
+        """For hosts: move the SQ's tail."""
+        if not self._setup.rewinds:
+            self._words[_SQ_TAIL] = (self._words[_SQ_TAIL] + count) & U32
+
+    # --- completion -------------------------------------------------------------------------
+
+    def post(self, user_data: int, res: int, flags: int) -> str:
+        """A CQE: "posted", or "backlog" while the CQ is full or others wait already."""
+        if self._backlog or not self._push(user_data, res, flags):
+            self._backlog.append((user_data, res, flags))
+            self._words[_SQ_FLAGS] |= SQ_CQ_OVERFLOW
+            return "backlog"
+        return "posted"
+
+    def _push(self, user_data: int, res: int, flags: int) -> bool:
+        entries = self._setup.cq_entries
+        if (self.cq_tail - self._words[_CQ_HEAD]) & U32 >= entries:
+            return False
+        at = CQES_AT + (self.cq_tail & (entries - 1)) * CQE_BYTES
+        _CQE.pack_into(self._cq, at, user_data, res, flags)
+        self.cq_tail = self._words[_CQ_TAIL] = (self.cq_tail + 1) & U32
+        return True
+
+    @property
+    def backlog(self) -> int:
+        """CQEs that wait for room."""
+        return len(self._backlog)
+
+    def flush_backlog(self) -> int:
+        """Move what fits into the CQ: how many; clear the flag when none is left."""
+        moved = 0
+        while self._backlog and self._push(*self._backlog[0]):
+            self._backlog.popleft()
+            moved += 1
+        if not self._backlog:
+            self._words[_SQ_FLAGS] &= ~SQ_CQ_OVERFLOW & U32
+        return moved
+
+    def peek(self) -> tuple[int, int, int] | None:
+        """For hosts: the oldest CQE as (user_data, res, flags)."""
+        head = self._words[_CQ_HEAD]
+        if head == self.cq_tail:
+            return None
+        at = CQES_AT + (head & (self._setup.cq_entries - 1)) * CQE_BYTES
+        return _CQE.unpack_from(self._cq, at)
+
+    def seen(self) -> None:
+        """For hosts: the oldest CQE was taken."""
+        self._words[_CQ_HEAD] = (self._words[_CQ_HEAD] + 1) & U32
+
+    def count(self) -> int:
+        """CQEs that nobody has taken."""
+        return (self.cq_tail - self._words[_CQ_HEAD]) & U32
+
+    def behind(self, index: int) -> int:
+        """How far the tail is behind `index`: a signed 32-bit difference."""
+        return s32(index - self.cq_tail)
+
+    @property
+    def words(self) -> dict[str, int]:
+        """The header, by name, for tables and tests."""
+        words = self._words
+        return {
+            "sq_head": words[_SQ_HEAD],
+            "sq_tail": words[_SQ_TAIL],
+            "cq_head": words[_CQ_HEAD],
+            "cq_tail": words[_CQ_TAIL],
+            "sq_dropped": words[_DROPPED],
+            "sq_flags": words[_SQ_FLAGS],
+            "cq_overflow": words[_OVERFLOW],
+        }
+
+    def free(self) -> None:
+        """Give the regions of the ring back; twice is fine."""
+        for name in ("_words", "_array", "_cq", "_sq"):
+            view = getattr(self, name, None)
+            if view is not None:
+                view.release()
+                setattr(self, name, None)
+        while self._regions:
+            self._memory.free(self._regions.pop())

@@ -1,0 +1,424 @@
+"""A ring whose io_uring_enter runs a program again and again, over either backend.
+
+The iteration is abi/iouring-bpf-upstream, section 2.2, step by step; waiting is 2.3. Time is the
+backend's: virtual in `sim`. Whatever else happens in the process while the caller sleeps (a signal,
+another thread that detaches the program) is an action set with `at`.
+
+Over the kernel's ring this process plays the kernel's part: its memory is ours, requests go to the
+real ring and their completions come back through it. So there is no ring lock, completions arrive
+whenever a submission or a wait finds them, and a wait ends with the completion that it was for.
+"""
+
+from __future__ import annotations
+
+import errno
+import heapq
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+from pybpfvm.bits import U32, s32
+from pybpfvm.errors import InputError, RingError, RingHang, UnsupportedError
+from pybpfvm.events import CqePosted, CqeReaped, Observer, SqeIssued
+from pybpfvm.memory import AddressSpace, Region, RegionKind
+from pybpfvm.profiles.base import LoopRules
+from pybpfvm.profiles.base import Region as RingRegion
+from pybpfvm.uring_backend import abi
+from pybpfvm.uring_backend.abi import Cqe
+from pybpfvm.uring_backend.base import Backend, Completion
+from pybpfvm.uring_backend.loop.attach import OpsValue, RingTable, release
+from pybpfvm.uring_backend.loop.memory import LoopMemory
+from pybpfvm.uring_backend.loop.setup import LoopSetup, check_setup
+
+_ENTER_FLAGS = (
+    abi.ENTER_GETEVENTS
+    | abi.ENTER_SQ_WAKEUP
+    | abi.ENTER_SQ_WAIT
+    | abi.ENTER_EXT_ARG
+    | abi.ENTER_REGISTERED_RING
+    | 1 << 5  # ABS_TIMER
+    | 1 << 6  # EXT_ARG_REG
+    | 1 << 7  # NO_IOWAIT
+)
+
+
+class Stepper(Protocol):
+    """Runs the callback of a ring once."""
+
+    def step(self, ring: LoopRing, params: int) -> int:
+        """r0 of a run; `params` is the address of the parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoopBudgets:
+    """What one enter may use up before it is called a hang: `max_steps` of the program,
+    `livelock_steps` in a row in which nothing changes, `idle_timeout_ns` of real time without any
+    event in a wait (the kernel's ring only)."""
+
+    max_steps: int = 1_000_000
+    livelock_steps: int = 10_000
+    idle_timeout_ns: int = 10_000_000_000
+
+
+class LoopRing:
+    """An io_uring for programs of an ABI with a loop; a context manager that owns `backend`.
+
+    `entries`, `flags` and `cq_entries` are io_uring_setup's. `fd` is its descriptor in `table`.
+    """
+
+    def __init__(
+        self,
+        rules: LoopRules,
+        memory: AddressSpace,
+        backend: Backend,
+        entries: int,
+        *,
+        flags: int = 0,
+        cq_entries: int = 0,
+        table: RingTable,
+        observer: Observer | None = None,
+        budgets: LoopBudgets | None = None,
+    ) -> None:
+        self.rules = rules
+        self.setup: LoopSetup = check_setup(entries, flags, cq_entries)
+        self.backend = backend
+        self.memory = memory
+        self.queues = LoopMemory(memory, self.setup)
+        self.attached: OpsValue | None = None
+        self.steps = 0  # calls of the program, over all enters
+        self._budgets = budgets or LoopBudgets()
+        self._observer = observer
+        self._table = table
+        self.fd = table.add(self)
+        self.handle = memory.handle(self)
+        self._disabled = bool(self.setup.flags & abi.SETUP_R_DISABLED)
+        self._submitter = None if self._disabled else threading.get_ident()
+        self._live: dict[int, tuple[int, str]] = {}  # token -> (user_data, who submitted it)
+        self._next_token = 1
+        self._posted = 0
+        self._pending_sqes = 0
+        self._signals = 0
+        self._due: list[tuple[int, int, Callable[[], None]]] = []
+        self._param_block: Region | None = None
+        self._running = ""  # the program that runs now
+        self._inside = False
+        self._closed = False
+        memory.before_close(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- the rest of the process ------------------------------------------------------------
+
+    def at(self, delay_ns: int, action: Callable[[], None]) -> None:
+        """Let `action` happen when the ring's clock has moved on so far, while a caller sleeps in
+        `enter` or when the next one comes: a signal, a detachment, a write to shared memory."""
+        due = self.backend.now_ns() + delay_ns
+        heapq.heappush(self._due, (due, len(self._due), action))
+
+    def signal(self) -> None:
+        """A signal is pending for the task: its next look ends `enter` with -EINTR."""
+        self._signals += 1
+
+    def _act(self) -> bool:
+        """Let happen what is due; whether anything was."""
+        acted = False
+        while self._due and self._due[0][0] <= self.backend.now_ns():
+            heapq.heappop(self._due)[2]()
+            acted = True
+        return acted
+
+    # --- registration -----------------------------------------------------------------------
+
+    def enable(self) -> None:
+        """IORING_REGISTER_ENABLE_RINGS: the caller becomes the submitter."""
+        self._check_open()
+        if not self._disabled:
+            raise RingError(errno.EBADFD, "the ring is enabled")
+        self._disabled = False
+        self._submitter = threading.get_ident()
+
+    def register_mem(self, region: Region) -> None:
+        """IORING_REGISTER_MEM_REGION with memory of the host's."""
+        self._check_open()
+        if self.queues.region(RingRegion.MEM) is not None:
+            raise RingError(errno.EBUSY, "a memory region is registered")
+        self.queues.set_mem(region)
+
+    # --- for hosts --------------------------------------------------------------------------
+
+    def queue(self, sqe: bytes) -> None:
+        """Fill the next SQE and, but for SQ_REWIND, publish it; RingError EBUSY: no room."""
+        self._check_open()
+        addr = self.queues.next_sqe(self._pending_sqes if self.setup.rewinds else 0)
+        if addr is None:
+            raise RingError(errno.EBUSY, f"the SQ is full with {self.setup.sq_entries} SQEs")
+        self.memory.write(addr, sqe)
+        self.queues.publish(1)
+        self._pending_sqes += 1
+
+    def submit(self) -> int:
+        """As libraries do: enter with what was queued. 0 where a program decides."""
+        count, self._pending_sqes = self._pending_sqes, 0
+        return self.enter(count)
+
+    def peek(self) -> Cqe | None:
+        """The oldest CQE; it stays."""
+        self._check_open()
+        found = self.queues.peek()
+        return None if found is None else Cqe(*found)
+
+    def reap(self) -> Cqe | None:
+        """The oldest CQE, taken."""
+        cqe = self.peek()
+        if cqe is not None:
+            self.queues.seen()
+            if self._observer is not None:
+                self._observer(
+                    CqeReaped(self.backend.now_ns(), 0, cqe.user_data, cqe.res, cqe.flags, "user")
+                )
+        return cqe
+
+    # --- io_uring_enter ---------------------------------------------------------------------
+
+    def enter(self, to_submit: int = 0, min_complete: int = 0, flags: int = 0) -> int:
+        """io_uring_enter: 0 when the program says STOP, without a program the number of SQEs that
+        were consumed. Raises RingError with the errno of the system call, RingHang when it would
+        never return, and whatever the program raises."""
+        self._check_open()
+        if flags & ~_ENTER_FLAGS:
+            raise RingError(errno.EINVAL, f"unknown enter flags {flags & ~_ENTER_FLAGS:#x}")
+        if self._inside:
+            raise InputError("the ring is inside an enter", remedy="call it afterwards")
+        if self._disabled:
+            raise RingError(errno.EBADFD, "the ring is disabled")
+        single = self.setup.flags & abi.SETUP_SINGLE_ISSUER
+        if single and threading.get_ident() != self._submitter:
+            raise RingError(errno.EEXIST, "only the thread that made the ring may enter it")
+        self._inside = True
+        try:
+            if self.attached is not None:
+                return self._loop()
+            return self._ordinary(to_submit, min_complete, flags)
+        finally:
+            self._inside = False
+
+    def _loop(self) -> int:
+        """The callback, until it says STOP or something ends it."""
+        queues = self.queues
+        params = self._params()
+        quiet = 0
+        for _ in range(self._budgets.max_steps):
+            value = self.attached
+            if value is None:
+                raise RingError(errno.EFAULT, "the program was detached inside the loop")
+            assert value.step is not None
+            before = self._state()
+            self.steps += 1
+            result = s32(value.step.step(self, params))
+            if result == self.rules.stop:
+                return 0
+            if result != self.rules.go_on:
+                raise RingError(errno.EINVAL, f"the program returned {result}")
+            wanted = max(queues.behind(self._wait_index(params)), 0)
+            if wanted:
+                self._sleep(wanted)
+            self._act()
+            if self._signals:
+                self._signals -= 1
+                raise RingError(errno.EINTR, "a signal is pending")
+            self._take()
+            queues.flush_backlog()
+            quiet = quiet + 1 if self._state() == before else 0
+            if quiet >= self._budgets.livelock_steps and not self._due:
+                raise RingHang(
+                    f"{quiet:,} steps in a row changed nothing and asked to wait for nothing", ()
+                )
+        raise RingHang(f"the budget of {self._budgets.max_steps:,} steps is used up", ())
+
+    def _params(self) -> int:
+        """The parameter block, zeroed: once for each enter."""
+        size = self.rules.params_bytes
+        if self._param_block is None:
+            self._param_block = self.memory.alloc(size, RegionKind.RING, self.rules.params)
+        self.memory.write(self._param_block.start, bytes(size))
+        return self._param_block.start
+
+    def _wait_index(self, params: int) -> int:
+        return int.from_bytes(self.memory.read(params + self.rules.wait_index_at, 4), "little")
+
+    def _state(self) -> tuple[int, int, int, int]:
+        """What changes when a step gets anywhere: completions, requests, what is taken."""
+        queues = self.queues
+        return self._posted, self._next_token, queues.count(), queues.backlog
+
+    def _sleep(self, wanted: int) -> None:
+        """Until so many completions more are there, or something else wakes the task."""
+        if self._take() or self.queues.backlog or self._signals:
+            return  # woken at once: there is work, or a bit set that says "look"
+        goal = self._posted + wanted
+        while self._posted < goal and not self._signals:
+            if self._act():
+                return  # woken by what happened in the process
+            left = self._due[0][0] - self.backend.now_ns() if self._due else None
+            if not self.backend.can_progress() and left is None:
+                raise RingHang(
+                    "nothing in flight can complete",
+                    (
+                        f"the program waits until the CQ's tail is {wanted} further than "
+                        f"{self.queues.cq_tail}; {len(self._live)} request(s) are in flight",
+                    ),
+                )
+            patience = self._budgets.idle_timeout_ns
+            moved = self.backend.wait(patience if left is None else max(left, 0))
+            self._take()
+            if not moved and left is None and self.backend.can_progress():
+                raise RingHang(f"no event for {patience / 1e9:g} s", ())
+
+    def _ordinary(self, to_submit: int, min_complete: int, flags: int) -> int:
+        """Without a program: submit, and wait if GETEVENTS says so."""
+        consumed = self.submit_sqes(to_submit) if to_submit else 0
+        self._take()
+        self.queues.flush_backlog()
+        if flags & abi.ENTER_GETEVENTS:
+            wanted = min(min_complete, self.setup.cq_entries)
+            while self.queues.count() < wanted:
+                self._act()
+                if self._signals:
+                    self._signals -= 1
+                    if consumed:
+                        return consumed
+                    raise RingError(errno.EINTR, "a signal is pending")
+                left = self._due[0][0] - self.backend.now_ns() if self._due else None
+                if not self.backend.can_progress() and left is None:
+                    raise RingHang("nothing in flight can complete", ())
+                self.backend.wait(left)
+                self._take()
+                self.queues.flush_backlog()
+        return consumed
+
+    # --- what the program calls -------------------------------------------------------------
+
+    def submit_sqes(self, count: int) -> int:
+        """bpf_io_uring_submit_sqes: how many entries were consumed. Completions that come at
+        once are in the CQ when this returns."""
+        queues = self.queues
+        count = min(count & U32, queues.available())
+        consumed = 0
+        while consumed < count:
+            batch: list[bytes] = []
+            dropped = False
+            for ahead in range(count - consumed):
+                raw = queues.fetch(consumed + ahead if self.setup.rewinds else ahead)
+                if raw is None:
+                    dropped = True
+                    break
+                batch.append(raw)
+            taken = self._hand_over(batch) if batch else 0
+            consumed += taken
+            queues.consume(taken)
+            if taken == len(batch) and dropped:
+                queues.drop()
+                break
+            if taken < len(batch) and not self.setup.submits_all:
+                break
+            if taken == 0:
+                break
+        self._take()
+        return consumed
+
+    def _hand_over(self, batch: list[bytes]) -> int:
+        """Give SQEs to the backend, with tokens for their user_data; how many it consumed."""
+        encoded: list[bytes] = []
+        tokens: list[int] = []
+        for raw in batch:
+            token = self._next_token
+            self._next_token += 1
+            user_data = int.from_bytes(raw[32:40], "little")
+            self._live[token] = (user_data, self._running or "user")
+            tokens.append(token)
+            encoded.append(raw[:32] + token.to_bytes(8, "little") + raw[40:])
+        try:
+            taken = self.backend.submit(encoded)
+        except UnsupportedError:
+            for token in tokens:
+                del self._live[token]
+            raise
+        for token in tokens[taken:]:
+            del self._live[token]
+        self._next_token = tokens[0] + taken
+        if self._observer is not None:
+            now = self.backend.now_ns()
+            for token, raw in zip(tokens[:taken], batch, strict=False):
+                user_data, origin = self._live[token]
+                self._observer(SqeIssued(now, token, raw[0], user_data, 0, raw[1], origin))
+        return taken
+
+    def region_addr(self, region_id: int, size: int) -> int:
+        """bpf_io_uring_get_region: its address, 0 for a wrong id, a size beyond the region, or a
+        MEM that is not registered."""
+        kind = self.rules.regions.get(region_id & U32)
+        region = self.queues.region(kind) if kind is not None else None
+        return region.start if region is not None and size <= region.size else 0
+
+    def running(self, name: str) -> None:
+        """The program of this name runs now ("": none): it is who submits."""
+        self._running = name
+
+    # --- completions ------------------------------------------------------------------------
+
+    def _take(self) -> bool:
+        """Post what the backend has completed; whether there was anything."""
+        events = self.backend.poll()
+        for event in events:
+            assert isinstance(event, Completion)
+            more = event.flags & abi.CQE_F_MORE
+            user_data, origin = self._live[event.token]
+            if not more:
+                del self._live[event.token]
+            fate = self.queues.post(user_data, event.res, event.flags)
+            self._posted += 1
+            if self._observer is not None:
+                self._observer(
+                    CqePosted(
+                        self.backend.now_ns(),
+                        0,
+                        user_data,
+                        event.res,
+                        event.flags,
+                        fate,
+                        origin,
+                        event.token,
+                    )
+                )
+        return bool(events)
+
+    def in_flight(self) -> int:
+        """Requests submitted and not completed."""
+        return len(self._live)
+
+    # --- the end ----------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RingError(errno.EBADF, "the ring is closed")
+
+    def close(self) -> None:
+        """Cancel everything and free the ring; callbacks on it are forgotten. Twice is fine."""
+        if self._closed:
+            return
+        if self._inside:
+            raise InputError("the ring is inside an enter", remedy="close it afterwards")
+        self._closed = True
+        if self.attached is not None:
+            release(self.attached)
+        self._table.close(self.fd)
+        self.backend.close()
+        self.queues.free()
+        if self._param_block is not None:
+            self.memory.free(self._param_block)
+        self.memory.forget_before_close(self.close)

@@ -1,0 +1,91 @@
+"""Which fault a request of the simulated ring meets: by plan, or drawn from the seed.
+
+A fault is decided when a request is tried for the first time, once its file is known, so that it
+never hides an error that the kernel would have found first. What was injected is kept as a plan:
+with it the same run happens again without any drawing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from random import Random
+from typing import Final
+
+from pybpfvm.uring_backend.abi import Op
+from pybpfvm.uring_backend.faults import (
+    ERRNO,
+    LATE,
+    LEGAL,
+    SHORT,
+    AtRequest,
+    Fails,
+    Faults,
+    Harm,
+    Late,
+    Odds,
+    Short,
+    kinds_of,
+)
+
+_LATE_NS: Final = (1_000, 5_000_000)
+_OWN_STREAM: Final = 0xFA17  # keeps these draws apart from the ring's own
+
+
+class Injector:
+    """Decides for one ring; `injected` is what came of it, in order, `rates` what may be drawn.
+
+    `told` is called with the token of a request and its fault.
+    """
+
+    def __init__(self, faults: Faults, seed: int) -> None:
+        self.injected: list[AtRequest] = []
+        self.told: Callable[[int, AtRequest], None] = lambda token, fault: None
+        self._planned = {
+            (fault.op, fault.nth): fault.harm
+            for fault in faults.plan
+            if isinstance(fault, AtRequest)
+        }
+        self._counts: Counter[Op] = Counter()
+        self._random = Random(seed << 16 | _OWN_STREAM)
+        self.rates = _switched_on(faults.odds, self._random)
+
+    def at(self, op: Op, token: int, size: int) -> Harm | None:
+        """What comes to the next request of opcode `op`, which wants to move `size` bytes."""
+        self._counts[op] += 1
+        nth = self._counts[op]
+        harm = self._planned.get((op, nth)) or self._draw(op, size)
+        if harm is None or (isinstance(harm, Short) and size <= harm.most_bytes):
+            return None
+        fault = AtRequest(op, nth, harm)
+        self.injected.append(fault)
+        self.told(token, fault)
+        return harm
+
+    def _draw(self, op: Op, size: int) -> Harm | None:
+        random = self._random
+        for kind in kinds_of(op):
+            rate = self.rates.get((op, kind), 0.0)
+            if not rate or random.random() >= rate:
+                continue
+            if kind == ERRNO:
+                return Fails(random.choice(sorted(LEGAL[op])))
+            if kind == LATE:
+                return Late(random.randint(*_LATE_NS))
+            if kind == SHORT and size > 1:
+                return Short(random.choice((1, size // 2, size - 1, random.randint(1, size - 1))))
+        return None
+
+
+def _switched_on(odds: Odds | None, random: Random) -> dict[tuple[Op, str], float]:
+    """The rates of this run: in a swarm, each kind of fault is on in about every fourth run, and
+    then its rate is one of a few, so that runs differ in what they are full of."""
+    if odds is None:
+        return {}
+    if not odds.swarm:
+        return dict(odds.rates)
+    rates = {}
+    for key in odds.rates:
+        if random.random() < odds.rates[key]:
+            rates[key] = random.choice((0.02, 0.1, 0.5))
+    return rates
