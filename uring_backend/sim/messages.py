@@ -436,8 +436,9 @@ class _Receiver:
         except UserFault:
             core.groups.put_back(request)
             raise Refused(errno.EFAULT) from None
-        request.cqe_flags = core.groups.consume(request, head + got.size) | _nonempty(got)
-        return head + got.size, got.size == 0, _count(got)
+        used = head + min(got.size, size - head)
+        request.cqe_flags = core.groups.consume(request, used) | _nonempty(got)
+        return used, got.size == 0, _count(got)
 
     # --- bundles --------------------------------------------------------------------------------
 
