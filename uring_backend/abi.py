@@ -92,6 +92,48 @@ class Op(IntEnum):
 
 OP_LAST: Final = 63
 
+
+class Register(IntEnum):
+    """Commands of io_uring_register, Linux 6.18."""
+
+    BUFFERS = 0
+    UNREGISTER_BUFFERS = 1
+    FILES = 2
+    UNREGISTER_FILES = 3
+    EVENTFD = 4
+    UNREGISTER_EVENTFD = 5
+    FILES_UPDATE = 6
+    EVENTFD_ASYNC = 7
+    PROBE = 8
+    PERSONALITY = 9
+    UNREGISTER_PERSONALITY = 10
+    RESTRICTIONS = 11
+    ENABLE_RINGS = 12
+    FILES2 = 13
+    FILES_UPDATE2 = 14
+    BUFFERS2 = 15
+    BUFFERS_UPDATE = 16
+    IOWQ_AFF = 17
+    UNREGISTER_IOWQ_AFF = 18
+    IOWQ_MAX_WORKERS = 19
+    RING_FDS = 20
+    UNREGISTER_RING_FDS = 21
+    PBUF_RING = 22
+    UNREGISTER_PBUF_RING = 23
+    SYNC_CANCEL = 24
+    FILE_ALLOC_RANGE = 25
+    PBUF_STATUS = 26
+    NAPI = 27
+    UNREGISTER_NAPI = 28
+    CLOCK = 29
+    CLONE_BUFFERS = 30
+    SEND_MSG_RING = 31
+    ZCRX_IFQ = 32
+    RESIZE_RINGS = 33
+    MEM_REGION = 34
+    QUERY = 35
+
+
 # --- submission entries ---------------------------------------------------------------------
 
 SQE_BYTES: Final = 64
@@ -255,6 +297,15 @@ MAX_BUFFER_RING: Final = 1 << 16
 PBUF_RING_MMAP: Final = 1 << 0
 PBUF_RING_INC: Final = 1 << 1
 
+REGISTER_FILES2: Final = 13
+REGISTER_FILES_UPDATE2: Final = 14
+REGISTER_BUFFERS2: Final = 15
+REGISTER_BUFFERS_UPDATE: Final = 16
+REGISTER_FILE_ALLOC_RANGE: Final = 25
+REGISTER_CLONE_BUFFERS: Final = 30
+
+CLONE_DST_REPLACE: Final = 1 << 1
+
 REGISTER_FILES_SKIP: Final = -2
 
 OFF_SQ_RING: Final = 0
@@ -401,6 +452,7 @@ O_TMPFILE: Final = 0o20200000
 AT_FDCWD: Final = -100
 AT_SYMLINK_NOFOLLOW: Final = 0x100
 AT_REMOVEDIR: Final = 0x200
+AT_SYMLINK_FOLLOW: Final = 0x400
 AT_NO_AUTOMOUNT: Final = 0x800
 AT_EMPTY_PATH: Final = 0x1000
 AT_STATX_SYNC_TYPE: Final = 0x6000
@@ -427,7 +479,66 @@ S_IFMT: Final = 0o170000
 S_IFIFO: Final = 0o010000
 S_IFDIR: Final = 0o040000
 S_IFREG: Final = 0o100000
+S_IFLNK: Final = 0o120000
 S_IFSOCK: Final = 0o140000
+
+# Sqe.op_flags of SPLICE and TEE
+SPLICE_F_NONBLOCK: Final = 1 << 1
+SPLICE_F_ALL: Final = 0xF
+SPLICE_F_FD_IN_FIXED: Final = 1 << 31  # Sqe.file_index is a slot
+
+FIXED_FD_NO_CLOEXEC: Final = 1 << 0  # Sqe.op_flags of FIXED_FD_INSTALL
+
+XATTR_CREATE: Final = 1
+XATTR_REPLACE: Final = 2
+XATTR_NAME_MAX: Final = 255
+XATTR_SIZE_MAX: Final = 65536
+
+FADV_NORMAL: Final = 0
+FADV_NOREUSE: Final = 5
+FADV_LAST: Final = 5
+SYNC_FILE_RANGE_ALL: Final = 7
+MADV_NORMAL: Final = 0
+MADV_RANDOM: Final = 1
+MADV_SEQUENTIAL: Final = 2
+MADV_WILLNEED: Final = 3
+MADV_COLD: Final = 20
+MADV_PAGEOUT: Final = 21
+
+FUTEX2_SIZE_U32: Final = 2
+FUTEX2_SIZE_MASK: Final = 3
+FUTEX2_NUMA: Final = 4
+FUTEX2_MPOL: Final = 8
+FUTEX2_PRIVATE: Final = 128
+FUTEX_WAITV_MAX: Final = 128
+
+P_ALL: Final = 0  # Sqe.len of WAITID
+P_PID: Final = 1
+WNOHANG: Final = 1
+WSTOPPED: Final = 2
+WEXITED: Final = 4
+WCONTINUED: Final = 8
+WNOWAIT: Final = 0x1000000
+WSTATES: Final = WSTOPPED | WEXITED | WCONTINUED
+WAITID_OPTIONS: Final = (
+    WSTATES | WNOHANG | WNOWAIT | 0xE0000000
+)  # and __WNOTHREAD, __WALL, __WCLONE
+SIGCHLD: Final = 17
+CLD_EXITED: Final = 1
+CLD_KILLED: Final = 2
+
+EPOLL_CTL_ADD: Final = 1
+EPOLL_CTL_DEL: Final = 2
+EPOLL_CTL_MOD: Final = 3
+EPOLLEXCLUSIVE: Final = 1 << 28
+EPOLLWAKEUP: Final = 1 << 29
+EPOLLONESHOT: Final = 1 << 30
+EPOLLET: Final = 1 << 31
+
+MSG_DATA: Final = 0  # Sqe.addr of MSG_RING
+MSG_SEND_FD: Final = 1
+MSG_RING_CQE_SKIP: Final = 1 << 0
+MSG_RING_FLAGS_PASS: Final = 1 << 1  # the CQE's flags are in Sqe.file_index
 
 PATH_MAX: Final = 4096
 NAME_MAX: Final = 255
@@ -448,6 +559,8 @@ CMSG: Final = struct.Struct("<Qii")  # cmsg_len, cmsg_level, cmsg_type
 SOCKADDR_IN: Final = struct.Struct("<H2s4s8x")  # family, port and address in network order
 SOCKLEN: Final = struct.Struct("<I")
 FD: Final = struct.Struct("<i")
+EPOLL_EVENT: Final = struct.Struct("<IQ")  # events, data; packed
+FUTEX_WAITV_STRUCT: Final = struct.Struct("<QQII")  # value, address, flags, reserved
 # mask blksize attributes | nlink uid gid mode | ino size blocks attributes_mask |
 # atime btime ctime mtime, each (sec, nsec) | rdev and dev, major and minor
 STATX: Final = struct.Struct("<IIQIIIHxxQQQQqIxxxxqIxxxxqIxxxxqIxxxxIIII112x")
@@ -599,3 +712,26 @@ OPS: Final[Mapping[Op, OpInfo]] = {
     Op.WRITEV_FIXED: OpInfo(_F, (Pointer("addr", Target.IOVEC_IN, "len", 16),), True),
     Op.PIPE: OpInfo(pointers=(Pointer("addr", Target.OUT, unit=8),), file_index=True),
 }
+
+# Mainline reports what these come to without marking the request as failed: an error breaks no
+# link, and IOSQE_CQE_SKIP_SUCCESS hides it.
+NEVER_FAILS: Final = frozenset(
+    {
+        Op.FSYNC,
+        Op.FALLOCATE,
+        Op.FTRUNCATE,
+        Op.STATX,
+        Op.UNLINKAT,
+        Op.MKDIRAT,
+        Op.RENAMEAT,
+        Op.SHUTDOWN,
+        Op.SYMLINKAT,
+        Op.LINKAT,
+        Op.SETXATTR,
+        Op.FSETXATTR,
+        Op.GETXATTR,
+        Op.FGETXATTR,
+        Op.SYNC_FILE_RANGE,
+        Op.MADVISE,
+    }
+)

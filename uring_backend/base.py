@@ -16,12 +16,13 @@ place in links and drains like any other, `Started` says when its turn has come,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from pybpfvm.uring_backend.abi import AF_INET, SOCK_STREAM
 from pybpfvm.uring_backend.conditions import VirtualNetwork
+from pybpfvm.uring_backend.trees import Entry
 
 EXTERNAL = 0xFF
 
@@ -40,6 +41,18 @@ class Started:
     """An external request's turn has come: perform it, then call `finish`."""
 
     token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A CQE that a MSG_RING posted here, from this ring or another one."""
+
+    user_data: int
+    res: int
+    flags: int
+
+
+Event = Completion | Started | Message
 
 
 class Peer(Protocol):
@@ -76,6 +89,12 @@ class World(Protocol):
     def file_data(self, name: str) -> bytes:
         """The content of a file; InputError if there is none."""
 
+    def seed(self, entries: Iterable[Entry]) -> None:
+        """Make directories, files and symbolic links (see trees.read_tree), parents first."""
+
+    def tree(self) -> list[Entry]:
+        """Everything below the root, parents first."""
+
     def path(self, name: str) -> bytes:
         """The path that a request (OPENAT, ...) must use for the file `name`."""
 
@@ -104,6 +123,22 @@ class World(Protocol):
     def socket(self, domain: int = AF_INET, kind: int = SOCK_STREAM) -> int:
         """An unconnected socket. InputError for families and kinds that requests can not have."""
 
+    def eventfd(self, count: int = 0, *, semaphore: bool = False) -> int:
+        """An eventfd object."""
+
+    def signal(self, fd: int, count: int = 1) -> None:
+        """Add to an eventfd, without waiting; InputError for another fd."""
+
+    def epoll(self) -> int:
+        """An empty epoll set."""
+
+    def child(self) -> int:
+        """The number of a new child process, for WAITID; it runs until `end_child`."""
+
+    def end_child(self, pid: int, status: int = 0) -> None:
+        """A child exits with `status`, or is killed by signal -`status`; InputError if it does
+        not run."""
+
     def close(self, fd: int) -> None:
         """Close an fd that this world or a request opened; InputError when it is not open."""
 
@@ -127,7 +162,7 @@ class Backend(Protocol):
         the batch after itself. What completes inline is in `poll` when this returns.
         """
 
-    def poll(self) -> list[Completion | Started]:
+    def poll(self) -> list[Event]:
         """What has happened and was not reported yet, in order. Never blocks."""
 
     def wait(self, timeout_ns: int | None) -> bool:
@@ -146,17 +181,26 @@ class Backend(Protocol):
     def cancel_external(self, token: int) -> None:
         """Forget an external request that has not started (teardown); its chain is cancelled."""
 
-    def register_files(self, fds: Sequence[int]) -> int:
-        """IORING_REGISTER_FILES (-1: sparse slot); 0 or -errno."""
+    def register_files(self, fds: Sequence[int], tags: Sequence[int] = ()) -> int:
+        """IORING_REGISTER_FILES or FILES2 (-1: sparse slot); 0 or -errno. A Message(tag, 0, 0)
+        tells when the file of a slot with a tag other than 0 is used no more."""
 
-    def update_files(self, offset: int, fds: Sequence[int]) -> int:
-        """IORING_REGISTER_FILES_UPDATE; number updated or -errno."""
+    def update_files(self, offset: int, fds: Sequence[int], tags: Sequence[int] = ()) -> int:
+        """IORING_REGISTER_FILES_UPDATE or FILES_UPDATE2; number updated or -errno."""
 
     def unregister_files(self) -> int:
         """0 or -errno."""
 
-    def register_buffers(self, buffers: Sequence[tuple[int, int]]) -> int:
-        """IORING_REGISTER_BUFFERS with (user address, length) pairs; 0 or -errno."""
+    def file_alloc_range(self, offset: int, count: int) -> int:
+        """IORING_REGISTER_FILE_ALLOC_RANGE: which slots FILE_INDEX_ALLOC takes; 0 or -errno."""
+
+    def register_buffers(self, buffers: Sequence[tuple[int, int]], tags: Sequence[int] = ()) -> int:
+        """IORING_REGISTER_BUFFERS or BUFFERS2 with (user address, length) pairs; 0 or -errno."""
+
+    def update_buffers(
+        self, offset: int, buffers: Sequence[tuple[int, int]], tags: Sequence[int] = ()
+    ) -> int:
+        """IORING_REGISTER_BUFFERS_UPDATE; number updated or -errno."""
 
     def unregister_buffers(self) -> int:
         """0 or -errno."""
@@ -172,6 +216,33 @@ class Backend(Protocol):
 
     def buffer_ring_head(self, group: int) -> int:
         """IORING_REGISTER_PBUF_STATUS: how many buffers are used up, modulo 2**16, or -errno."""
+
+    def clone_buffers(
+        self,
+        source: Backend,
+        offset: int = 0,
+        target: int = 0,
+        count: int = 0,
+        *,
+        replace: bool = False,
+    ) -> int:
+        """IORING_REGISTER_CLONE_BUFFERS: `count` buffers (0: all) of `source` from slot `offset`
+        on, to slots from `target` on; 0 or -errno. InputError for another kind of backend."""
+
+    def sync_cancel(
+        self,
+        token: int = 0,
+        *,
+        fd: int = -1,
+        flags: int = 0,
+        opcode: int = 0,
+        timeout_ns: int | None = None,
+    ) -> int:
+        """IORING_REGISTER_SYNC_CANCEL with flags of ASYNC_CANCEL: 0, a number, or -errno; -ETIME
+        when what was found at work has not ended within the timeout."""
+
+    def ring_fd(self, other: Backend) -> int:
+        """An fd of another ring, or of this one, for MSG_RING; InputError for another kind."""
 
     def in_flight(self) -> int:
         """Requests submitted and not completed."""

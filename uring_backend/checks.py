@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pybpfvm.bits import U32
 from pybpfvm.profiles.base import RingRules
 from pybpfvm.uring_backend.abi import (
+    OP_LAST,
     SETUP_IOPOLL,
     SETUP_SQPOLL,
     SQE_BUFFER_SELECT,
@@ -22,15 +23,20 @@ from pybpfvm.uring_backend.abi import (
     Sqe,
 )
 
-_TAKES_BUFFERS = frozenset((Op.READV, Op.RECVMSG, Op.READ, Op.RECV))
+_TAKES_BUFFERS = frozenset((Op.READV, Op.RECVMSG, Op.READ, Op.RECV, Op.READ_MULTISHOT))
 
 
 class SqeChecks:
-    """The checks of one ring. `programs` is its program table, None while nothing is registered."""
+    """The checks of one ring. `programs` is its program table, None while nothing is registered.
 
-    def __init__(self, rules: RingRules, setup_flags: int, cqs: int) -> None:
+    `later_opcodes`: opcodes that mainline got after the ABI's time count, too.
+    """
+
+    def __init__(
+        self, rules: RingRules, setup_flags: int, cqs: int, *, later_opcodes: bool = False
+    ) -> None:
+        self._last_opcode = OP_LAST - 1 if later_opcodes else rules.bpf_opcode
         self.programs: Sequence[int | None] | None = None
-        self._bpf_opcode = rules.bpf_opcode
         self._unknown_flags = ~SQE_VALID_FLAGS
         if not rules.cqe_skip:
             self._unknown_flags |= SQE_CQE_SKIP_SUCCESS
@@ -48,7 +54,7 @@ class SqeChecks:
         """The errno for fields that every opcode has, or 0."""
         if flags & self._unknown_flags:
             return errno.EINVAL
-        if opcode > self._bpf_opcode:
+        if opcode > self._last_opcode:
             return errno.EINVAL
         if flags & SQE_BUFFER_SELECT and opcode not in _TAKES_BUFFERS:
             return errno.EOPNOTSUPP

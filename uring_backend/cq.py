@@ -133,6 +133,7 @@ class CompletionQueues:
         self.touched: set[int] = set()
         self.countable = 0
         self.moved = False
+        self.signal: Callable[[int], None] | None = None  # told how many CQEs were posted
         self._backlog: deque[tuple[int, int, int, str, bool, int | None]] = deque()
         self._backlog_entries = backlog_entries
         self._observer = observer
@@ -180,6 +181,8 @@ class CompletionQueues:
             self._note(queue)
             if cq == 0 and not timer:
                 self.countable += 1
+            if self.signal is not None:
+                self.signal(1)
         elif cq == 0 and len(self._backlog) < self._backlog_entries:
             fate = "backlog"
             self._backlog.append((user_data, res, flags, origin, timer, request))
@@ -234,6 +237,8 @@ class CompletionQueues:
         self.counts.dropped[queue.index] += dropped
         if posted:
             self.touched.add(queue.index)
+            if self.signal is not None:
+                self.signal(posted)
             if queue.index == 0:
                 self.countable += posted
         if posted or reaped:

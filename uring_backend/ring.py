@@ -51,7 +51,8 @@ class Ring:
 
     `entries`, `cq_entries` (extra CQs), `flags` and `cq0_entries` are io_uring_setup's, which
     decides how they are rounded and refused (RingError; -ENOMEM when `memory` is used up).
-    `runner` executes registered programs; `observer` sees every event.
+    `runner` executes registered programs; `observer` sees every event. `later_opcodes` admits
+    opcodes of mainline above BPF, the last one of the ABI, which the kernels of its time refused.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Ring:
         runner: ProgramRunner,
         observer: Observer | None = None,
         budgets: Budgets | None = None,
+        later_opcodes: bool = False,
     ) -> None:
         if profile.ring is None:
             raise InputError(
@@ -92,7 +94,7 @@ class Ring:
             observer=observer,
             now_ns=backend.now_ns,
         )
-        self._checks = SqeChecks(rules, setup.flags, len(queues))
+        self._checks = SqeChecks(rules, setup.flags, len(queues), later_opcodes=later_opcodes)
         self._submitter = Submitter(
             rules,
             self._checks,
@@ -348,6 +350,33 @@ class Ring:
         """IORING_UNREGISTER_PBUF_RING. Raises RingError."""
         result = self._open_backend().unregister_buffer_ring(group)
         self._registered("unregister_buffer_ring", result)
+
+    def update_buffers(self, offset: int, buffers: Sequence[tuple[int, int]]) -> int:
+        """IORING_REGISTER_BUFFERS_UPDATE; how many were updated. Raises RingError."""
+        return self._registered(
+            "update_buffers", self._open_backend().update_buffers(offset, buffers)
+        )
+
+    def register_eventfd(self, fd: int) -> None:
+        """IORING_REGISTER_EVENTFD: an eventfd of the world counts the CQEs of all CQs from now
+        on. Raises RingError EBUSY; InputError for another descriptor."""
+        world = self._open_backend().world
+        if self.cqs.signal is not None:
+            raise RingError(errno.EBUSY, "an eventfd is already registered")
+        world.signal(fd, 0)
+        self.cqs.signal = lambda count: world.signal(fd, count)
+
+    def unregister_eventfd(self) -> None:
+        """IORING_UNREGISTER_EVENTFD. Raises RingError ENXIO."""
+        self._check_open()
+        if self.cqs.signal is None:
+            raise RingError(errno.ENXIO, "no eventfd is registered")
+        self.cqs.signal = None
+
+    def ring_fd(self, other: Ring) -> int:
+        """An fd of another ring (or of this one) for MSG_RING requests, whose CQEs come to its
+        CQ 0. InputError when the two have different backends."""
+        return self._open_backend().ring_fd(other.backend)
 
     def _open_backend(self) -> Backend:
         self._check_open()

@@ -22,7 +22,7 @@ from pybpfvm.uring_backend.abi import (
     SQE_IO_DRAIN,
     Op,
 )
-from pybpfvm.uring_backend.base import EXTERNAL, Backend, Started
+from pybpfvm.uring_backend.base import EXTERNAL, Backend, Message, Started
 from pybpfvm.uring_backend.checks import SqeChecks
 from pybpfvm.uring_backend.cq import CompletionQueues
 from pybpfvm.uring_backend.performed import Performed, is_performed
@@ -34,9 +34,12 @@ if TYPE_CHECKING:
 
 _HEAD = struct.Struct("<BB30xQ2xH4xH14x")  # opcode, flags, user_data, personality, cq_idx
 _NO_TAIL = bytes(16)  # cq_idx and the pads, which a mainline ring would read as addr3
+# For these the upper 48 bits of addr3 count, all 64 where there is no cq_idx.
+_READS_ADDR3 = frozenset((Op.FUTEX_WAIT, Op.FUTEX_WAKE, Op.SETXATTR, Op.GETXATTR, Op.MSG_RING))
 _DEFER_MOST = 32  # inline completions of a run are posted when so many have come together
-_SHORT_IS_FAILURE = frozenset((Op.READ, Op.WRITE, Op.READ_FIXED, Op.WRITE_FIXED))
+_SHORT_IS_FAILURE = frozenset((Op.READ, Op.WRITE, Op.READ_FIXED, Op.WRITE_FIXED, Op.SPLICE, Op.TEE))
 _USER = "user"
+_OTHER_RING = "MSG_RING"
 
 
 def _nobody(token: int) -> None:
@@ -351,7 +354,11 @@ class Submitter:
         if request.flags & SQE_CQE_SKIP_SUCCESS:
             # The backend must report it, or the token would never be free again.
             head = bytes((raw[0], raw[1] & ~SQE_CQE_SKIP_SUCCESS)) + raw[2:32]
-        return head + token + raw[40:48] + _NO_TAIL
+        tail = _NO_TAIL
+        if request.opcode in _READS_ADDR3:
+            low = _NO_TAIL[:2] if self._rules.extra_cqs else raw[48:50]
+            tail = low + raw[50:56] + _NO_TAIL[:8]
+        return head + token + raw[40:48] + tail
 
     def hidden(self, raw: bytes) -> None:
         """Issue a request of our own, complete with its token."""
@@ -367,6 +374,8 @@ class Submitter:
             for event in events:
                 if isinstance(event, Started):
                     self._start(event.token)
+                elif isinstance(event, Message):
+                    self._cqs.post(0, event.user_data, event.res, event.flags, _OTHER_RING)
                 else:
                     self._ended(event.token, event.res, event.flags)
             self.settle()

@@ -33,6 +33,7 @@ from pybpfvm.session.values import Value, encode
 from pybpfvm.uring_backend.base import Peer
 from pybpfvm.uring_backend.conditions import port_of
 from pybpfvm.uring_backend.counts import Counts
+from pybpfvm.uring_backend.trees import read_tree, write_tree
 
 
 @contextmanager
@@ -81,11 +82,20 @@ class Live:
         """Something is about to be submitted."""
         self._start_ns = self.start_ns
 
+    def dump(self) -> None:
+        """Write the files to the directory that the scenario names, if it does."""
+        if self.scenario.dump is not None:
+            with self._placed("dump"):
+                write_tree(self.scenario.dump, self.ring.world.tree())
+
     def _set_up(self) -> None:
         scenario, ring = self.scenario, self.ring
         if scenario.network is not None:
             with self._placed("network"):
                 self.change_network(scenario.network)
+        if scenario.seed is not None:
+            with self._placed("files.from"):
+                ring.world.seed(read_tree(scenario.seed))
         for name, content in scenario.files.items():
             with self._placed(f"files.{name}"):
                 ring.world.add_file(name, self.render(content))

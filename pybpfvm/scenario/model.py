@@ -357,3 +357,5 @@ class Scenario:
     title: str = ""
     unverified: bool = False
     network: NetworkChange | None = None
+    seed: Path | None = None  # a host directory that the files begin as
+    dump: Path | None = None  # and one that gets them at the end

@@ -89,7 +89,11 @@ def _scenario(table: Table, name: str, base: Path) -> Scenario:
     programs = _programs(table.items("programs"), table.at("programs"))
     ring = _ring(table.take("ring"), table.at("ring"))
     blocks = _contents(table.tables("user"), table.at("user"), base)
-    files = _contents(table.tables("files"), table.at("files"), base)
+    file_table = Table(table.take("files") or {}, table.at("files"))
+    seed = base / file_table.name("from") if "from" in file_table else None
+    names = {key: file_table.take(key) for key in file_table.keys()}  # noqa: SIM118
+    files = _contents(names, table.at("files"), base)
+    dump = base / table.name("dump") if "dump" in table else None
     fds = tuple(
         _fd(fd_name, item, f"{table.at('fds')}.{fd_name}")
         for fd_name, item in table.tables("fds").items()
@@ -119,6 +123,8 @@ def _scenario(table: Table, name: str, base: Path) -> Scenario:
         title=title,
         unverified=unverified,
         network=network,
+        seed=seed,
+        dump=dump,
     )
 
 

@@ -167,6 +167,7 @@ def run_scenario(
             stopped = _take_steps(scenario, live, progress)
             live.counts = ring.counts.copy()
             _collect(live, progress)
+            live.dump()
             expected_stop = _judge_stop(scenario, stopped, progress)
             not_judged = 0
             if stopped is None or expected_stop:

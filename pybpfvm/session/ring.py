@@ -242,6 +242,18 @@ class Ring:
         result = self.backend.register_buffer_ring(ring.addr, entries, group, flags)
         self._registered("register_buffer_ring", result)
 
+    def register_eventfd(self, fd: int) -> None:
+        """IORING_REGISTER_EVENTFD: an eventfd of the world counts CQEs. Raises RingError."""
+        self.core.register_eventfd(fd)
+
+    def unregister_eventfd(self) -> None:
+        """IORING_UNREGISTER_EVENTFD. Raises RingError."""
+        self.core.unregister_eventfd()
+
+    def ring_fd(self, other: Ring) -> int:
+        """An fd of another ring for MSG_RING requests."""
+        return self.core.ring_fd(other.core)
+
     def _registered(self, what: str, result: int) -> None:
         if self._closed:
             raise RingError(errno.ENXIO, "the ring is closed")

@@ -463,3 +463,18 @@ def test_the_kernels_ring_has_no_network_to_set() -> None:
     need_backend("kernel")
     with pytest.raises(InputError, match="run this on sim"):
         run(ROWS + NETWORK.replace("TIMEOUT", "1 s"), backend="kernel")
+
+
+@pytest.mark.parametrize("backend", SIM_AND_KERNEL)
+def test_files_come_from_a_directory_and_go_to_one(backend: BackendName, tmp_path: Path) -> None:
+    need_backend(backend)
+    source, target = tmp_path / "source", tmp_path / "target"
+    (source / "sub").mkdir(parents=True)
+    (source / "sub/a").write_text("from the host")
+    (source / "f.txt").write_text("replaced")
+    text = ONE_RUN.replace("[files.", f'[files]\nfrom = "{source}"\n[files.', 1)
+    text += '[expect]\nfiles."sub/a".text = "from the host"\n'
+    outcome = run(f'dump = "{target}"\n{text}', backend=backend)
+    assert outcome.findings == ()
+    found = {path.name: path.read_text() for path in target.rglob("*") if path.is_file()}
+    assert found == {"a": "from the host", "f.txt": "abc"}

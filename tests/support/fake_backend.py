@@ -21,7 +21,7 @@ from pybpfvm.uring_backend.abi import (
     Op,
     Sqe,
 )
-from pybpfvm.uring_backend.base import EXTERNAL, Completion, Started, World
+from pybpfvm.uring_backend.base import EXTERNAL, Backend, Completion, Event, Started, World
 
 _SUPPORTED = (
     Op.NOP,
@@ -47,7 +47,7 @@ class FakeBackend:
         self.files: list[int] | None = None
         self.lacks: int | None = None  # an opcode to refuse as `sim` refuses what it lacks
         self._now = 0
-        self._events: list[Completion | Started] = []
+        self._events: list[Event] = []
         self._chains: dict[int, list[Sqe]] = {}  # running token -> rest of its chain
         self._running: dict[int, Sqe] = {}
         self._deadlines: dict[int, int] = {}
@@ -155,7 +155,10 @@ class FakeBackend:
             elif sqe.opcode == Op.POLL_ADD:
                 self._end(token, mask)
 
-    def poll(self) -> list[Completion | Started]:
+    def ring_fd(self, other: Backend) -> int:
+        raise UnsupportedError("MSG_RING", remedy="use the simulated ring")
+
+    def poll(self) -> list[Event]:
         events, self._events = self._events, []
         return events
 
@@ -191,13 +194,13 @@ class FakeBackend:
                     self._release()
                     return
 
-    def register_files(self, fds: Sequence[int]) -> int:
+    def register_files(self, fds: Sequence[int], tags: Sequence[int] = ()) -> int:
         if self.files is not None:
             return -errno.EBUSY
         self.files = list(fds)
         return 0
 
-    def update_files(self, offset: int, fds: Sequence[int]) -> int:
+    def update_files(self, offset: int, fds: Sequence[int], tags: Sequence[int] = ()) -> int:
         if self.files is None:
             return -errno.ENXIO
         return len(fds)
@@ -208,8 +211,38 @@ class FakeBackend:
         self.files = None
         return 0
 
-    def register_buffers(self, buffers: Sequence[tuple[int, int]]) -> int:
+    def file_alloc_range(self, offset: int, count: int) -> int:
+        return -errno.EINVAL
+
+    def register_buffers(self, buffers: Sequence[tuple[int, int]], tags: Sequence[int] = ()) -> int:
         return 0
+
+    def update_buffers(
+        self, offset: int, buffers: Sequence[tuple[int, int]], tags: Sequence[int] = ()
+    ) -> int:
+        return -errno.ENXIO
+
+    def clone_buffers(
+        self,
+        source: Backend,
+        offset: int = 0,
+        target: int = 0,
+        count: int = 0,
+        *,
+        replace: bool = False,
+    ) -> int:
+        return -errno.ENXIO
+
+    def sync_cancel(
+        self,
+        token: int = 0,
+        *,
+        fd: int = -1,
+        flags: int = 0,
+        opcode: int = 0,
+        timeout_ns: int | None = None,
+    ) -> int:
+        return -errno.ENOENT
 
     def unregister_buffers(self) -> int:
         return -errno.ENXIO

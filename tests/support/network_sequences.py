@@ -16,7 +16,7 @@ from random import Random
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Op, Sqe
 from pybpfvm.uring_backend.base import Completion, Peer
-from pybpfvm.uring_backend.contract import Bench
+from pybpfvm.uring_backend.lawbench import Bench
 
 KINDS = ("tcp", "udp", "stream", "dgram", "seqpacket")
 PROVIDED, RING, INC, NOBODY = 1, 2, 3, 4  # groups

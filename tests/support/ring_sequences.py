@@ -23,8 +23,10 @@ from random import Random
 from pybpfvm.errors import InputError
 from pybpfvm.memory import AddressSpace, RegionKind
 from pybpfvm.uring_backend import abi
-from pybpfvm.uring_backend.abi import Op, Sqe
-from pybpfvm.uring_backend.base import EXTERNAL, Backend, Completion, Peer, Started
+from pybpfvm.uring_backend.abi import Op
+from pybpfvm.uring_backend.base import EXTERNAL, Backend, Completion, Message, Peer, Started
+from tests.support.ring_families import FAMILIES, FAMILY_FILES, HOST_ACTIONS, set_up_families
+from tests.support.ring_specs import At, Fd, Resolve, Spec, Value, Wild
 
 BLOCK_BYTES = 1 << 18
 OUT_START = 1 << 17  # answers with times and ports in them: compared field by field
@@ -35,50 +37,6 @@ BUFFER_BYTES = 64
 SETTLE_NS = 30_000_000  # virtual time that a step gets
 LIMIT_NS = 5_000_000_000  # real time after which a missing completion is missing
 GRACE_NS = 1_500_000  # real time in which an unexpected completion may show up
-
-
-@dataclass(frozen=True)
-class At:
-    offset: int
-
-
-@dataclass(frozen=True)
-class Fd:
-    name: str
-
-
-@dataclass(frozen=True)
-class Wild:
-    """ "null", "low", "program" memory, just past the "edge" of the block, the kernel's "half"."""
-
-    kind: str
-
-
-Value = int | At | Fd | Wild
-Resolve = Callable[[Value], int]
-
-
-@dataclass(frozen=True)
-class Spec:
-    """An SQE with symbols. `fails`: how an EXTERNAL one ends. `opens`: its result is an Fd."""
-
-    op: int
-    token: int
-    fields: dict[str, Value]
-    fails: bool = False
-
-    def pack(self, resolve: Resolve) -> bytes:
-        values = {name: resolve(value) for name, value in self.fields.items()}
-        return Sqe(self.op, user_data=self.token, **values).pack()
-
-    @property
-    def flags(self) -> int:
-        return self.flags_of("flags")
-
-    def flags_of(self, name: str) -> int:
-        value = self.fields.get(name, 0)
-        assert isinstance(value, int)
-        return value
 
 
 @dataclass
@@ -206,16 +164,17 @@ class Generator:
         return step
 
     def host_action(self) -> tuple[str, bytes]:
-        what = self.random.choice(
+        what: str = self.random.choice(
             ("send", "send", "send", "recv", "connect", "pipe", "pipe", "shutdown", "close",
-             "files", "unregister")
+             "files", "unregister", *HOST_ACTIONS)
         )  # fmt: skip
-        if what in ("shutdown", "close", "unregister") and self.random.random() < 0.7:
+        if what in ("shutdown", "close", "unregister", "end_child") and self.random.random() < 0.7:
             what = "send"
         return what, self.noise(self.random.randint(1, 150))
 
     def drained(self, step: Step, unit: Unit) -> None:
-        if any(spec.flags_of("ioprio") for spec in step.specs) or unit.specs[-1].op == _LINKED:
+        again = any(spec.flags_of("ioprio") or spec.op == Op.READ_MULTISHOT for spec in step.specs)
+        if again or unit.specs[-1].op == _LINKED:
             return  # docs/sim-kernel-differences.md
         self.drains = True
         index = self.random.randrange(len(unit.specs))
@@ -243,6 +202,9 @@ class Generator:
             (self.nops, "nops"),
         ]
         make, uses = random.choice(kinds)
+        if random.random() < 0.45:
+            family = random.choice(FAMILIES)
+            return Unit(self.decorated(family.make(self)), family.uses)
         specs = make()
         # What is pending may belong to any of these, so a cancel stands alone among them.
         if uses == "client":
@@ -250,8 +212,11 @@ class Generator:
         if uses == "junk":
             return Unit(self.decorated(specs), frozenset({"junk", "a", "sub/c"}))
         shared = {"sock", "pipe", "listener", "timers", "cancels", "client", "externals"}
-        if specs[0].flags_of("op_flags") & abi.ASYNC_CANCEL_ANY and uses == "cancels":
+        shared |= {"eventfd", "epoll", "futex", "child"}
+        many = abi.ASYNC_CANCEL_ANY | abi.ASYNC_CANCEL_OP
+        if specs[0].flags_of("op_flags") & many and uses == "cancels":
             shared |= {"a", "b", "sub/c", "d", "names", "junk", "nops"}
+            shared |= {use for family in FAMILIES for use in family.uses}
         return Unit(
             self.decorated(specs), frozenset({uses} | (shared if uses == "cancels" else set()))
         )
@@ -466,7 +431,14 @@ class Generator:
 
     def timed(self, specs: list[Spec]) -> list[Spec]:
         if self.random.random() < 0.2:
-            timeout = self.spec(Op.LINK_TIMEOUT, addr=self.timespec(2_000_000), len=1)
+            late = self.random.random() < 0.4
+            time_ns = 60 * 10**9 if late else 2_000_000
+            flags = self.random.choice(
+                (0, 0, abi.TIMEOUT_BOOTTIME, abi.TIMEOUT_ETIME_SUCCESS, abi.TIMEOUT_UPDATE)
+            )
+            timeout = self.spec(Op.LINK_TIMEOUT, addr=self.timespec(time_ns), len=1, op_flags=flags)
+            if late:
+                self.pending.append((timeout.token, timeout.op))
             specs.append(timeout)
         return specs
 
@@ -619,7 +591,10 @@ class Generator:
             self.pending.append((spec.token, spec.op))
             return [spec]
         if what == 1:
-            flags = random.choice((0, 0, abi.TIMEOUT_ETIME_SUCCESS, abi.TIMEOUT_BOOTTIME, 0x100))
+            flags = random.choice(
+                (0, 0, abi.TIMEOUT_ETIME_SUCCESS, abi.TIMEOUT_BOOTTIME, abi.TIMEOUT_REALTIME,
+                 abi.TIMEOUT_REALTIME | abi.TIMEOUT_BOOTTIME, 0x100)
+            )  # fmt: skip
             specs = [self.spec(Op.TIMEOUT, addr=self.timespec(1_000_000), len=1, op_flags=flags)]
             if random.random() < 0.5:
                 specs.append(self.spec(Op.NOP))
@@ -638,15 +613,19 @@ class Generator:
             return [self.spec(Op.LINK_TIMEOUT, addr=self.timespec(1_000_000), len=1)]
         if what == 4:
             # absolute, in the past
-            return [
-                self.spec(Op.TIMEOUT, addr=self.data(bytes(16)), len=1, op_flags=abi.TIMEOUT_ABS)
-            ]
+            clock = random.choice((0, abi.TIMEOUT_BOOTTIME, abi.TIMEOUT_REALTIME))
+            flags = abi.TIMEOUT_ABS | clock | random.choice((0, 0, abi.TIMEOUT_MULTISHOT))
+            return [self.spec(Op.TIMEOUT, addr=self.data(bytes(16)), len=1, op_flags=flags)]
         return [self.spec(Op.TIMEOUT, addr=self.timespec(1_000_000), len=random.choice((0, 2)))]
 
     def cancels(self) -> list[Spec]:
         random = self.random
         target, op = random.choice(self.pending or [(10**6, Op.NOP)])
         what = random.randrange(7)
+        timers = [each for each in self.pending if each[1] in (Op.TIMEOUT, _LINKED)]
+        if timers and random.random() < 0.5:
+            target, op = random.choice(timers)
+            what = random.choice((3, 4))
         if random.random() < 0.15:
             target = 10**6  # nobody
         if what <= 1:
@@ -657,6 +636,18 @@ class Generator:
             flags = abi.ASYNC_CANCEL_FD | abi.ASYNC_CANCEL_ALL
             fd: Value = Fd(name) if random.random() < 0.8 else 0
             return [self.spec(Op.ASYNC_CANCEL, fd=fd, op_flags=flags)]
+        if op == Op.LINK_TIMEOUT and what != 5:
+            ts = self.timespec(random.choice((1_000_000, 120 * 10**9)))
+            flags = abi.LINK_TIMEOUT_UPDATE | random.choice((abi.TIMEOUT_UPDATE,) * 3 + (0,))
+            return [self.spec(Op.TIMEOUT_REMOVE, addr=target, off=ts, op_flags=flags)]
+        if random.random() < 0.2:
+            flags = abi.ASYNC_CANCEL_OP | abi.ASYNC_CANCEL_ALL
+            return [self.spec(Op.ASYNC_CANCEL, len=int(op), op_flags=flags)]
+        if random.random() < 0.1:
+            flags = random.choice(
+                (abi.ASYNC_CANCEL_USERDATA, abi.ASYNC_CANCEL_USERDATA | abi.ASYNC_CANCEL_OP)
+            )
+            return [self.spec(Op.ASYNC_CANCEL, addr=target, len=int(op), op_flags=flags)]
         if what == 3 and op == Op.TIMEOUT:
             return [self.spec(Op.TIMEOUT_REMOVE, addr=target)]
         if what == 4 and op == Op.TIMEOUT:
@@ -733,7 +724,7 @@ _HERE = abi.CURRENT_POSITION
 _MAY_GO_ASYNC = frozenset(
     {Op.NOP, Op.READ, Op.WRITE, Op.READV, Op.WRITEV, Op.READ_FIXED, Op.WRITE_FIXED, Op.OPENAT}
 )
-_OPENERS = frozenset({Op.OPENAT, Op.OPENAT2, Op.ACCEPT, Op.SOCKET})
+_OPENERS = frozenset({Op.OPENAT, Op.OPENAT2, Op.ACCEPT, Op.SOCKET, Op.FIXED_FD_INSTALL})
 
 
 @dataclass
@@ -761,6 +752,7 @@ class Player:
         self.fds: dict[str, int] = {}
         self.specs = {spec.token: spec for step in sequence.steps for spec in step.specs}
         self.events: list[tuple[int, object, int]] = []
+        self.messages: list[tuple[int, int, int]] = []
         self.peer: Peer | None = None
         self.clients: list[Peer] = []
 
@@ -793,11 +785,13 @@ class Player:
             consumed.append(self.backend.submit([spec.pack(self.resolve) for spec in step.specs]))
             self.settle(None if expected is None else expected[index])
             steps.append((len(self.events), self.backend.in_flight()))
-        files = {name: self.content(name) for name in (*FILES, "n1", "n2", "nd/x", "nd/y")}
+        names = (*FILES, "n1", "n2", "nd/x", "nd/y", *FAMILY_FILES)
+        files = {name: self.content(name) for name in names}
         memory = self.memory.user_read(self.block.start + 64, OUT_START - 64)
         facts = [self.statx(at) for at in self.sequence.statx_at]
         facts += [self.peer_family(at) for at in self.sequence.peer_at]
         facts.append(self.backend.in_flight())
+        facts.append(sorted(self.messages))
         return Outcome(consumed, self.events, steps, host, memory, files, facts)
 
     def set_up(self) -> None:
@@ -813,6 +807,7 @@ class Player:
         self.fds["sock"], self.peer = world.socketpair()
         self.fds["listener"] = world.listen()
         self.fds["client"], self.fds["client2"] = world.socket(), world.socket()
+        set_up_families(self)
         slots = [self.fds[name] for name in FILES] + [-1] * (SLOTS - len(FILES))
         assert self.backend.register_files(slots) == 0
         fixed = self.block.start + OUT_START - 16384
@@ -840,6 +835,8 @@ class Player:
             return self.backend.update_files(len(data) % 3 + SLOTS - 3, fds)
         if what == "unregister":
             return self.backend.unregister_buffers()
+        if what in HOST_ACTIONS:
+            return HOST_ACTIONS[what](self, data)
         return None
 
     @staticmethod
@@ -875,6 +872,8 @@ class Player:
                 if isinstance(event, Started):
                     self.events.append((event.token, "started", 0))
                     self.backend.finish(event.token, failed=self.specs[event.token].fails)
+                elif isinstance(event, Message):
+                    self.messages.append((event.user_data, event.res, event.flags))
                 else:
                     self.completed(event)
 

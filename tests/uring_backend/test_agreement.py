@@ -15,15 +15,14 @@ from pybpfvm.uring_backend.kernel.probe import available
 from pybpfvm.uring_backend.sim import SimBackend
 from tests.support.ring_sequences import (
     BUFFER_BYTES,
-    At,
     Generator,
     Outcome,
     Sequence,
-    Spec,
     by_token,
     disorder,
     play_on,
 )
+from tests.support.ring_specs import At, Spec
 
 SEQUENCES = int(os.environ.get("PYBPFVM_RING_SEQUENCES", "300"))
 FIRST_SEED = int(os.environ.get("PYBPFVM_RING_SEED", "1"))

@@ -7,9 +7,10 @@ import pytest
 from pybpfvm.errors import InputError
 from pybpfvm.memory import AddressSpace
 from pybpfvm.uring_backend.base import Backend
-from pybpfvm.uring_backend.contract import LAWS, Law, check_law
+from pybpfvm.uring_backend.contract import LAWS, check_law
 from pybpfvm.uring_backend.kernel import KernelBackend
 from pybpfvm.uring_backend.kernel.libring import LibRing
+from pybpfvm.uring_backend.lawbench import Law
 from pybpfvm.uring_backend.sim import SimBackend
 
 SEEDS = (0, 1, 2)

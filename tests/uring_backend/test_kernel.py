@@ -19,7 +19,7 @@ from pybpfvm.errors import InputError, InternalError, UnsupportedError
 from pybpfvm.memory import AddressSpace, Region, RegionKind
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Op, Sqe
-from pybpfvm.uring_backend.base import EXTERNAL, Completion, Started
+from pybpfvm.uring_backend.base import EXTERNAL, Completion, Event, Started
 from pybpfvm.uring_backend.kernel import KernelBackend, probe, sysring
 from pybpfvm.uring_backend.kernel.guard import SUPPORTED, confine
 from pybpfvm.uring_backend.kernel.sysring import SysRing
@@ -34,6 +34,9 @@ _PATIENCE_NS = 5_000_000_000
 
 def open_fds() -> int:
     return len(os.listdir("/proc/self/fd"))
+
+
+_NOWHERE = abi.CURRENT_POSITION
 
 
 class Bench:
@@ -52,7 +55,7 @@ class Bench:
     def submit(self, *sqes: Sqe) -> int:
         return self.backend.submit([sqe.pack() for sqe in sqes])
 
-    def events(self, count: int) -> list[Completion | Started]:
+    def events(self, count: int) -> list[Event]:
         found = self.backend.poll()
         while len(found) < count and self.backend.wait(_PATIENCE_NS):
             found += self.backend.poll()
@@ -246,6 +249,73 @@ def test_paths_stay_in_the_world(bench: Bench, path: str) -> None:
             assert bench.result(replace(move, addr=one, off=two)) == -errno.ENOENT
 
 
+def test_symbolic_links_of_programs_stay_in_the_world(bench: Bench) -> None:
+    if not bench.world.pinned:
+        pytest.skip("symbolic links need CAP_SYS_ADMIN")
+    target = Path("/proc/self/status")
+    assert target.exists()
+    here = abi.AT_FDCWD & 0xFFFFFFFF
+    bench.world.add_file("a/b/c/file", b"")
+    for number, text in enumerate(("/proc/self/status", "../../../../../../../proc/self/status")):
+        link = bench.put(f"a/b/c/l{number}".encode() + b"\0", 1024)
+        made = Sqe(Op.SYMLINKAT, fd=abi.AT_FDCWD, addr=bench.put(text.encode() + b"\0"), off=link)
+        assert bench.result(made) == 0
+        top = bench.put(f"l{number}".encode() + b"\0", 2048)
+        # Fewer directories above it: the relative one would now leave even a deeper root.
+        move = Sqe(Op.RENAMEAT, fd=abi.AT_FDCWD, len=here, addr=link, off=top)
+        assert bench.result(move) == 0
+        answer = bench.block.start + 4096
+        value = bench.put(b"user.x\0", 3072)
+        for sqe in (
+            Sqe(Op.OPENAT, fd=abi.AT_FDCWD, addr=top),
+            Sqe(Op.STATX, fd=abi.AT_FDCWD, addr=top, off=answer),
+            Sqe(Op.GETXATTR, addr=value, off=answer, len=8, addr3=top),
+            Sqe(
+                Op.LINKAT,
+                fd=abi.AT_FDCWD,
+                len=here,
+                addr=top,
+                off=bench.put(b"stolen\0", 5120),
+                op_flags=abi.AT_SYMLINK_FOLLOW,
+            ),
+        ):
+            assert bench.result(sqe) == -errno.ENOENT, sqe
+        with pytest.raises(InputError):
+            bench.world.file_data(f"l{number}")
+
+
+def test_children_of_the_host_are_not_waited_for(bench: Bench) -> None:
+    pid = os.posix_spawn("/bin/sh", ["sh", "-c", "exit 3"], {})
+    waiting = Sqe(Op.WAITID, fd=pid, len=abi.P_PID, file_index=abi.WEXITED)
+    assert bench.result(waiting) == -errno.ECHILD
+    with pytest.raises(UnsupportedError, match="WAITID of anything"):
+        bench.submit(replace(waiting, len=abi.P_ALL))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+
+
+def test_second_descriptors_are_checked(bench: Bench) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"secret")
+    ours, theirs = bench.world.pipe(), bench.world.epoll()
+    splice = Sqe(Op.SPLICE, fd=ours[1], off=_NOWHERE, addr=_NOWHERE, len=6, file_index=reader)
+    assert bench.result(splice) == -errno.EBADF
+    assert bench.result(Sqe(Op.TEE, fd=ours[1], len=6, file_index=reader)) == -errno.EBADF
+    event = bench.put(abi.EPOLL_EVENT.pack(1, 0))
+    watch = Sqe(Op.EPOLL_CTL, fd=theirs, len=abi.EPOLL_CTL_ADD, off=reader, addr=event)
+    assert bench.result(watch) == -errno.EBADF
+    message = Sqe(Op.MSG_RING, fd=bench.backend._ring.fd, off=1)
+    assert bench.result(message) == -errno.EBADF
+    assert os.read(reader, 6) == b"secret"
+    os.close(reader)
+    os.close(writer)
+
+
+def test_memory_advice_that_changes_content_is_refused(bench: Bench) -> None:
+    for advice in (4, 8, 9, 100, 101):  # DONTNEED, FREE, REMOVE, HWPOISON, SOFT_OFFLINE
+        with pytest.raises(UnsupportedError, match=f"MADVISE with advice {advice}"):
+            bench.submit(Sqe(Op.MADVISE, addr=bench.block.start, len=4096, op_flags=advice))
+
+
 def test_confined_paths() -> None:
     for path, wanted in {
         b"a/b": b"a/b",
@@ -348,8 +418,7 @@ def test_batches_larger_than_the_ring(bench: Bench) -> None:
     small = KernelBackend(bench.memory, entries=4)
     batch = [Sqe(Op.NOP, user_data=token).pack() for token in range(1, 101)]
     assert small.submit(batch) == 100
-    tokens = [event.token for event in small.poll()]
-    assert tokens == list(range(1, 101))
+    assert small.poll() == [Completion(token, 0, 0) for token in range(1, 101)]
     chain = [Sqe(Op.NOP, _LINK, user_data=token).pack() for token in range(1, 30)]
     with pytest.raises(InputError, match="chain of 29"):
         small.submit(chain)
@@ -422,7 +491,7 @@ def test_nothing_is_left_open() -> None:
             Sqe(Op.OPENAT, fd=abi.AT_FDCWD, addr=block, user_data=12),
         )
         made.backend.poll()
-        directory = os.readlink(f"/proc/self/fd/{world.root_fd}")
+        directory = world._directory
         if how == "with":
             with made.backend:
                 pass
@@ -431,7 +500,7 @@ def test_nothing_is_left_open() -> None:
         made.memory.close()
         made.backend.close()
         assert open_fds() == fds, how
-        assert not Path(directory).exists()
+        assert not directory.exists()
 
 
 def test_a_drain_that_will_never_run_does_not_hold_up_closing(bench: Bench) -> None:

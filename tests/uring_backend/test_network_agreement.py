@@ -9,9 +9,9 @@ from contextlib import ExitStack
 import pytest
 
 from pybpfvm.memory import AddressSpace
-from pybpfvm.uring_backend.contract import Bench
 from pybpfvm.uring_backend.kernel import KernelBackend
 from pybpfvm.uring_backend.kernel.probe import available
+from pybpfvm.uring_backend.lawbench import Bench
 from pybpfvm.uring_backend.sim import SimBackend
 from tests.support.network_sequences import Observation, Player, generate
 
@@ -42,16 +42,20 @@ def compare(seed: int) -> list[str]:
     kind, steps = generate(seed)
     with ExitStack() as stack:
         memory = stack.enter_context(AddressSpace())
-        sim = Player(Bench(stack.enter_context(SimBackend(memory, seed=seed)), memory), kind)
+        sim = Player(
+            Bench(stack.enter_context(SimBackend(memory, seed=seed)), memory, SimBackend), kind
+        )
         memory = stack.enter_context(AddressSpace())
-        kernel = Player(Bench(stack.enter_context(KernelBackend(memory)), memory), kind)
+        kernel = Player(
+            Bench(stack.enter_context(KernelBackend(memory)), memory, KernelBackend), kind
+        )
         done = []
         for step in steps:
             done.append(str(step))
-            ours, events, flight = sim.play(step, None)
-            theirs, _, their_flight = kernel.play(step, (events, flight))
-            if ours != theirs or flight != their_flight:
-                return [kind, *done, *in_words(ours, theirs), f"in flight: {flight} {their_flight}"]
+            one, events, flight = sim.play(step, None)
+            two, _, their_flight = kernel.play(step, (events, flight))
+            if one != two or flight != their_flight:
+                return [kind, *done, *in_words(one, two), f"in flight: {flight} {their_flight}"]
     return []
 
 

@@ -16,9 +16,9 @@ from pybpfvm.memory import AddressSpace
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Op, Sqe
 from pybpfvm.uring_backend.base import Completion, Peer
-from pybpfvm.uring_backend.contract import Bench
 from pybpfvm.uring_backend.kernel import KernelBackend
 from pybpfvm.uring_backend.kernel.probe import available
+from pybpfvm.uring_backend.lawbench import Bench
 from pybpfvm.uring_backend.sim import SimBackend
 
 pytestmark = pytest.mark.kernel_ring
@@ -380,7 +380,7 @@ def play(
         with AddressSpace() as memory:
             backend = make(memory)
             try:
-                socket = Socket(Bench(backend, memory))
+                socket = Socket(Bench(backend, memory, make))
                 STATES[state](socket)
                 found[call] = act(socket)
             finally:

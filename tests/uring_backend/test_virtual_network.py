@@ -13,7 +13,7 @@ from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Op, Sqe
 from pybpfvm.uring_backend.base import Completion
 from pybpfvm.uring_backend.conditions import Conditions, port_of
-from pybpfvm.uring_backend.contract import Bench
+from pybpfvm.uring_backend.lawbench import Bench
 from pybpfvm.uring_backend.sim import SimBackend
 
 MS = 1_000_000
@@ -26,7 +26,7 @@ class Net(Bench):
     def __init__(self, seed: int) -> None:
         self.space = AddressSpace()
         self.sim = SimBackend(self.space, seed=seed)
-        super().__init__(self.sim, self.space)
+        super().__init__(self.sim, self.space, SimBackend)
         self.network = self.sim.world.network
 
     def connection(self) -> tuple[int, int]:

@@ -14,28 +14,23 @@ counts by itself. Document: the project's notes on host supervision, section 5.
 
 from __future__ import annotations
 
-import ctypes
 import errno
+import os
 import time
 from collections.abc import Callable, Sequence
 
 from pybpfvm.errors import InputError, InternalError, RingError, UnsupportedError
 from pybpfvm.memory import AddressSpace
 from pybpfvm.uring_backend import abi
-from pybpfvm.uring_backend.abi import Op, Sqe
-from pybpfvm.uring_backend.base import Completion, Started
+from pybpfvm.uring_backend.abi import Op
+from pybpfvm.uring_backend.base import EXTERNAL, Backend, Completion, Event, Message, Started
+from pybpfvm.uring_backend.kernel import messages
 from pybpfvm.uring_backend.kernel.bufferring import BufferRings
 from pybpfvm.uring_backend.kernel.direct import Direct
 from pybpfvm.uring_backend.kernel.gates import Gate, GatePool
-from pybpfvm.uring_backend.kernel.guard import (
-    NAMING,
-    NO_TOKEN,
-    SUPPORTED,
-    TOKEN_LIMIT,
-    Guard,
-    unsupported,
-)
-from pybpfvm.uring_backend.kernel.plan import ACCEPTED, ORDERED, PLAIN, Planned, Planner
+from pybpfvm.uring_backend.kernel.guard import NO_TOKEN, SUPPORTED, TOKEN_LIMIT, Guard
+from pybpfvm.uring_backend.kernel.plan import ORDERED, PLAIN, Planned, Planner
+from pybpfvm.uring_backend.kernel.registration import Registration
 from pybpfvm.uring_backend.kernel.requests import (
     ZERO_COPY,
     CancelAll,
@@ -86,7 +81,8 @@ class KernelBackend:
         self._memory = memory
         self._guard = Guard(memory, self.world)
         self._rings = BufferRings(memory, self._ring, self._guard.fault_addr)
-        self._events: list[Completion | Started] = []
+        self._registration = Registration(memory, self._ring, self._guard)
+        self._events: list[Event] = []
         self._flight = InFlight()
         self._gates = GatePool()
         self._planner = Planner(self._guard, self.world, self._flight, self._gates)
@@ -116,15 +112,10 @@ class KernelBackend:
         if taken is not None:
             return taken
         for raw in sqes:
-            if raw[0] not in ACCEPTED:
-                raise UnsupportedError(
-                    f"opcode {Op(raw[0]).name} on the kernel's ring",
-                    remedy=f"use one of {', '.join(op.name for op in sorted(SUPPORTED))}",
-                )
-            if raw[0] in NAMING and (feature := unsupported(Sqe.unpack(raw), self._memory)):
+            if raw[0] != EXTERNAL and (feature := self._guard.unsupported(raw)):
                 raise UnsupportedError(
                     f"{feature} on the kernel's ring",
-                    remedy="docs/sim-kernel-differences.md lists what neither ring has",
+                    remedy=f"use one of {', '.join(op.name for op in sorted(SUPPORTED))}",
                 )
         consumed = 0
         batch: list[Planned] = []
@@ -170,7 +161,7 @@ class KernelBackend:
         self._reap()
         return taken
 
-    def poll(self) -> list[Completion | Started]:
+    def poll(self) -> list[Event]:
         """What has happened and was not reported yet, in order."""
         if not self._closed:
             self._reap()
@@ -218,32 +209,32 @@ class KernelBackend:
             raise InternalError(f"request {token} is not an external one that waits")
         external.doomed = True
 
-    def register_files(self, fds: Sequence[int]) -> int:
+    def register_files(self, fds: Sequence[int], tags: Sequence[int] = ()) -> int:
         """IORING_REGISTER_FILES; foreign descriptors are -EBADF."""
-        return self._register_fds(abi.REGISTER_FILES, fds)
+        return self._open_registration().files(fds, tags)
 
-    def update_files(self, offset: int, fds: Sequence[int]) -> int:
+    def update_files(self, offset: int, fds: Sequence[int], tags: Sequence[int] = ()) -> int:
         """IORING_REGISTER_FILES_UPDATE."""
-        self._check_open()
-        array = (ctypes.c_int32 * len(fds))(*self._guard.copy_fds(fds))
-        update = (ctypes.c_uint32 * 4)(offset & 0xFFFFFFFF, 0)
-        ctypes.c_uint64.from_buffer(update, 8).value = ctypes.addressof(array)
-        return self._ring.register(abi.REGISTER_FILES_UPDATE, ctypes.addressof(update), len(fds))
+        return self._open_registration().update_files(offset, fds, tags)
 
     def unregister_files(self) -> int:
         """IORING_UNREGISTER_FILES."""
         self._check_open()
         return self._ring.register(abi.UNREGISTER_FILES, 0, 0)
 
-    def register_buffers(self, buffers: Sequence[tuple[int, int]]) -> int:
+    def file_alloc_range(self, offset: int, count: int) -> int:
+        """IORING_REGISTER_FILE_ALLOC_RANGE."""
+        return self._open_registration().file_alloc_range(offset, count)
+
+    def register_buffers(self, buffers: Sequence[tuple[int, int]], tags: Sequence[int] = ()) -> int:
         """IORING_REGISTER_BUFFERS; what is not user memory is -EFAULT."""
-        self._check_open()
-        packed = bytearray()
-        for addr, size in buffers:
-            inside = self._memory.is_user(addr, size)
-            packed += abi.IOVEC.pack(addr if inside else self._guard.fault_addr, size)
-        array = ctypes.create_string_buffer(bytes(packed), max(len(packed), 1))
-        return self._ring.register(abi.REGISTER_BUFFERS, ctypes.addressof(array), len(buffers))
+        return self._open_registration().buffers(buffers, tags)
+
+    def update_buffers(
+        self, offset: int, buffers: Sequence[tuple[int, int]], tags: Sequence[int] = ()
+    ) -> int:
+        """IORING_REGISTER_BUFFERS_UPDATE."""
+        return self._open_registration().update_buffers(offset, buffers, tags)
 
     def unregister_buffers(self) -> int:
         """IORING_UNREGISTER_BUFFERS."""
@@ -264,6 +255,57 @@ class KernelBackend:
         """IORING_REGISTER_PBUF_STATUS."""
         self._check_open()
         return self._rings.head(group)
+
+    def clone_buffers(
+        self,
+        source: Backend,
+        offset: int = 0,
+        target: int = 0,
+        count: int = 0,
+        *,
+        replace: bool = False,
+    ) -> int:
+        """IORING_REGISTER_CLONE_BUFFERS."""
+        if not isinstance(source, KernelBackend) or source._memory is not self._memory:
+            raise InputError("buffers come from a ring of the kernel over the same memory only")
+        fd = source._ring.fd
+        return self._open_registration().clone_buffers(fd, offset, target, count, replace=replace)
+
+    def sync_cancel(
+        self,
+        token: int = 0,
+        *,
+        fd: int = -1,
+        flags: int = 0,
+        opcode: int = 0,
+        timeout_ns: int | None = None,
+    ) -> int:
+        """IORING_REGISTER_SYNC_CANCEL; hidden requests are not found."""
+        registration = self._open_registration()
+        many = flags & (abi.ASYNC_CANCEL_ANY | abi.ASYNC_CANCEL_OP)
+        if not many or not self._gates.busy():
+            token = NO_TOKEN if token >= TOKEN_LIMIT else token
+            result = registration.sync_cancel(token, fd, flags, opcode, timeout_ns)
+            self._reap()
+            return result
+        by_opcode = opcode if flags & abi.ASYNC_CANCEL_OP else None
+        found = 0
+        for target in self._planner.cancellable(by_opcode):
+            result = registration.sync_cancel(target, -1, 0, 0, timeout_ns)
+            found += result >= 0
+            if found and not flags & (abi.ASYNC_CANCEL_ANY | abi.ASYNC_CANCEL_ALL):
+                return result
+        self._reap()
+        every = flags & (abi.ASYNC_CANCEL_ANY | abi.ASYNC_CANCEL_ALL)
+        return found if found or every else -errno.ENOENT
+
+    def ring_fd(self, other: Backend) -> int:
+        """An fd of another real ring, or of this one, for MSG_RING."""
+        if not isinstance(other, KernelBackend):
+            raise InputError("a ring of the kernel sends messages to such rings only")
+        fd = os.dup(other._ring.fd)
+        self.world.adopt(fd)
+        return fd
 
     def direct(self, cqs: int) -> Direct:
         """Tables for compiled code that uses the real ring itself, below a ring with `cqs` CQs.
@@ -356,6 +398,9 @@ class KernelBackend:
     def _complete(self, token: int, res: int, flags: int) -> None:
         if token == NO_TOKEN:
             return  # _NO_DRAINS, cancelled behind a drain
+        if token >= messages.FIRST_TOKEN and (user_data := messages.take(token)) is not None:
+            self._events.append(Message(user_data, res, flags))
+            return
         record = self._flight.hidden.get(token)
         if record is not None:
             del self._flight.hidden[token]
@@ -418,10 +463,9 @@ class KernelBackend:
 
     # --- registration, the end ------------------------------------------------------------------
 
-    def _register_fds(self, opcode: int, fds: Sequence[int]) -> int:
+    def _open_registration(self) -> Registration:
         self._check_open()
-        array = (ctypes.c_int32 * len(fds))(*self._guard.copy_fds(fds))
-        return self._ring.register(opcode, ctypes.addressof(array), len(fds))
+        return self._registration
 
     def _check_open(self) -> None:
         if self._closed:

@@ -7,9 +7,11 @@ nothing is ever mapped, descriptor -1), so that completion, chain and order come
 
     pointers     inside one block of user memory, else -EFAULT
     descriptors  the world's or opened by requests, else -EBADF; slots are the ring's own
-    paths        confined to the world's directory, which is their "/" (".." stops there)
+    paths        confined to the world's directory, which is their "/" (".." stops there);
+                 symbolic links, too, where that directory is a mount of its own (`pinned`)
     addresses    CONNECT and sends reach only sockets of the world, else -ECONNREFUSED; BIND takes
                  loopback ports; AF_UNIX names are the world's own (`names`)
+    processes    WAITID reaches only children of the world, else -ECHILD
     opcodes      those of SUPPORTED and numbers no kernel knows; others never get here
 
 Indirect arguments that must not change between check and use (iovec arrays, paths, open_how,
@@ -28,11 +30,12 @@ from dataclasses import replace
 from typing import Final, Protocol
 
 from pybpfvm.bits import U16, U32, s32, s64, u32
-from pybpfvm.memory import AddressSpace, UserFault
+from pybpfvm.memory import PAGE, AddressSpace, UserFault
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import FdUse, Op, Pointer, Sqe, Target
 from pybpfvm.uring_backend.addresses import socket_refusal, unsupported_socket
 from pybpfvm.uring_backend.control import unsupported_control
+from pybpfvm.uring_backend.kernel import messages
 from pybpfvm.uring_backend.kernel.unixnames import UnixNames
 from pybpfvm.uring_backend.socketoptions import unsupported_option
 
@@ -77,11 +80,34 @@ SUPPORTED: Final = frozenset(
         Op.SEND_ZC,
         Op.SENDMSG_ZC,
         Op.URING_CMD,
+        Op.SYMLINKAT,
+        Op.LINKAT,
+        Op.SETXATTR,
+        Op.FSETXATTR,
+        Op.GETXATTR,
+        Op.FGETXATTR,
+        Op.FADVISE,
+        Op.MADVISE,
+        Op.SYNC_FILE_RANGE,
+        Op.SPLICE,
+        Op.TEE,
+        Op.PIPE,
+        Op.FIXED_FD_INSTALL,
+        Op.READV_FIXED,
+        Op.WRITEV_FIXED,
+        Op.READ_MULTISHOT,
+        Op.EPOLL_CTL,
+        Op.EPOLL_WAIT,
+        Op.FUTEX_WAIT,
+        Op.FUTEX_WAKE,
+        Op.FUTEX_WAITV,
+        Op.WAITID,
+        Op.MSG_RING,
     }
 )
 
 # Opcodes of which some uses are unsupported.
-NAMING: Final = frozenset(
+_NAMING: Final = frozenset(
     {
         Op.SOCKET,
         Op.BIND,
@@ -132,6 +158,21 @@ _NOT_LOCAL = bytes((203, 0, 113, 1))  # TEST-NET-3: no host has it (RFC 5737)
 _UNPRIVILEGED = 1024
 _NO_COMMAND = 0x7FFF
 _OPTION_BYTES = 16  # no option that is let through is longer
+_FUTEX_BYTES = 4
+_SIGINFO_BYTES = 28  # as far as WAITID writes
+_XATTR_USER = b"user."
+_TO_THE_TOP = b"../" * 64  # where a pinned root ends it, from any reasonable depth
+_NO_NAMESPACE = b"none."  # of extended attributes: -EOPNOTSUPP
+_MEMORY_ADVICE = frozenset(  # that changes no content
+    {
+        abi.MADV_NORMAL,
+        abi.MADV_RANDOM,
+        abi.MADV_SEQUENTIAL,
+        abi.MADV_WILLNEED,
+        abi.MADV_COLD,
+        abi.MADV_PAGEOUT,
+    }
+)
 _DISK_BYTES = 256 << 20  # the most that one FALLOCATE may ask for
 _NS_PER_S = 1_000_000_000
 _FAR_SECONDS = 1 << 33  # beyond it every time means never
@@ -145,6 +186,9 @@ class Places(Protocol):
     @property
     def owned(self) -> Set[int]:
         """Descriptors that requests may use."""
+
+    def is_child(self, pid: int) -> bool:
+        """Whether requests may wait for this process."""
 
     @property
     def root_fd(self) -> int:
@@ -160,12 +204,19 @@ class Places(Protocol):
     def names(self) -> UnixNames:
         """What AF_UNIX addresses stand for."""
 
+    @property
+    def pinned(self) -> bool:
+        """Whether the kernel itself ends every ".." at the root: symbolic links do no harm."""
+
+    def adopt(self, fd: int) -> None:
+        """A request opened `fd`."""
+
     def refusing_address(self) -> bytes:
         """A loopback sockaddr_in at which connections are refused."""
 
 
-def unsupported(sqe: Sqe, memory: AddressSpace) -> str:
-    """What an SQE of the opcodes in NAMING asks for that must not reach the kernel; "": nothing."""
+def _unsupported_on_sockets(sqe: Sqe, memory: AddressSpace) -> str:
+    """What an SQE of _NAMING asks for that must not reach the kernel; "" if nothing."""
     found = unsupported_control(sqe, memory) or unsupported_option(sqe)
     return found or unsupported_socket(sqe, memory)
 
@@ -220,9 +271,9 @@ class Guard:
         self.fault_addr = memory.base + (1 << 31)
         # Of the SQE being admitted.
         self._kept: list[ctypes.Array[ctypes.c_char]] = []
+        self._on_result: Callable[[int], None] | None = None
         self._total = -1
         self._bad = False
-        self._on_result: Callable[[int], None] | None = None
 
     def admit(self, raw: bytes) -> tuple[bytes, Effect | None]:
         """The SQE to submit in place of `raw` (64 bytes), and what it needs kept."""
@@ -256,12 +307,31 @@ class Guard:
             for pointer in abi.OPS[Op(opcode)].pointers:
                 sqe = self._admit_pointer(sqe, pointer)
         effect = None
-        if self._kept or self._bad:
+        if self._kept or self._bad or self._on_result:
             effect = Effect(self._kept, self._total, self._bad)
             effect.on_result = self._on_result
         if effect is not None and opcode == Op.FILES_UPDATE and sqe.off == abi.FILE_INDEX_ALLOC:
             effect.on_result = self._slots_back(addr, self._kept[0])
         return sqe.pack(), effect
+
+    def unsupported(self, raw: bytes) -> str:
+        """What this SQE asks for that must not reach the kernel; "" if nothing."""
+        opcode = raw[0]
+        if opcode in _NAMING:
+            return _unsupported_on_sockets(Sqe.unpack(raw), self._memory)
+        if opcode < abi.OP_LAST and opcode not in SUPPORTED:
+            return f"opcode {Op(opcode).name}"
+        if opcode == Op.SYMLINKAT and not self._places.pinned:
+            return "SYMLINKAT without CAP_SYS_ADMIN"
+        if opcode == Op.WAITID and Sqe.unpack(raw).len != abi.P_PID:
+            return "WAITID of anything but one child"
+        if opcode in (Op.FUTEX_WAIT, Op.FUTEX_WAKE):
+            numa = Sqe.unpack(raw).fd & (abi.FUTEX2_NUMA | abi.FUTEX2_MPOL)
+            return f"{Op(opcode).name} with a NUMA node" if numa else ""
+        if opcode == Op.MADVISE:
+            advice = Sqe.unpack(raw).op_flags
+            return "" if advice in _MEMORY_ADVICE else f"MADVISE with advice {advice}"
+        return ""
 
     @property
     def owned(self) -> Set[int]:
@@ -290,6 +360,8 @@ class Guard:
             fixed = fixed or bool(sqe.op_flags & abi.ASYNC_CANCEL_FD_FIXED)
         elif sqe.opcode == Op.CLOSE:
             checked, fixed = not sqe.file_index, False
+        elif sqe.opcode == Op.EPOLL_CTL:
+            checked, fixed = True, False
         elif use is FdUse.DIRECTORY:
             if sqe.fd == abi.AT_FDCWD:
                 return self._places.root_fd
@@ -590,7 +662,8 @@ class Guard:
         addr, absolute = self._own_path(sqe.addr)
         if absolute:
             sqe = replace(sqe, fd=self._places.root_fd)
-        how = self._keep(abi.OPEN_HOW.pack(flags, mode, _RESOLVE_IN_ROOT))
+        resolve = 0 if self._is_pinned_below(sqe.fd) else _RESOLVE_IN_ROOT
+        how = self._keep(abi.OPEN_HOW.pack(flags, mode, resolve))
         return replace(
             sqe, opcode=Op.OPENAT2, op_flags=0, addr=addr, off=how, len=abi.OPEN_HOW.size
         )
@@ -606,9 +679,10 @@ class Guard:
             return replace(sqe, off=self._refused(sqe.off))
         flags, mode, resolve = abi.OPEN_HOW.unpack_from(raw)
         if not resolve & (_RESOLVE_BENEATH | _RESOLVE_IN_ROOT):
-            resolve |= _RESOLVE_IN_ROOT
             if absolute:
                 sqe = replace(sqe, fd=self._places.root_fd)
+            if not self._is_pinned_below(sqe.fd):
+                resolve |= _RESOLVE_IN_ROOT
         how = abi.OPEN_HOW.pack(flags, mode, resolve) + raw[abi.OPEN_HOW.size :]
         return replace(sqe, off=self._keep(how))
 
@@ -640,7 +714,17 @@ class Guard:
             return fd, self._refused(addr)
         if path.startswith(b"/"):
             fd = self._places.root_fd
-        return fd, self._keep(confine(path) + b"\0")
+        return fd, self._keep(self._inside(path) + b"\0")
+
+    def _inside(self, path: bytes) -> bytes:
+        """A path that begins where its directory is, and does not leave the world."""
+        if not self._places.pinned:
+            return confine(path)
+        return path.lstrip(b"/") or b"." if path else path
+
+    def _is_pinned_below(self, dirfd: int) -> bool:
+        """Whether ".." may lead out of `dirfd`, which is not the root, because it ends there."""
+        return self._places.pinned and dirfd != self._places.root_fd
 
     def _own_path(self, addr: int) -> tuple[int, bool]:
         """A private copy of a path that the kernel confines, and whether it is absolute."""
@@ -658,6 +742,145 @@ class Guard:
             readable = self._memory.is_user(addr, abi.PATH_MAX)
             return b"x" * abi.PATH_MAX if readable else None
 
+    def _symlinkat(self, sqe: Sqe) -> Sqe:
+        """An absolute target would begin at the process' root: it becomes one that climbs."""
+        target = self._read_path(sqe.addr)
+        self._bad |= not target or len(target) >= abi.PATH_MAX
+        if target is None:
+            addr = self._refused(sqe.addr)
+        else:
+            addr = self._keep(inside_target(target) + b"\0")
+        fd, name = self._place(sqe.fd, sqe.off)
+        return replace(sqe, fd=fd, addr=addr, off=name)
+
+    def _from_root(self, path: bytes) -> bytes:
+        """The path as the process, whose root is elsewhere, finds it."""
+        return b"/proc/self/fd/%d/%s" % (self._places.root_fd, path.lstrip(b"/"))
+
+    def _linkat(self, sqe: Sqe) -> Sqe:
+        if not self._places.pinned:  # there are no symbolic links, and none may be followed
+            sqe = replace(sqe, op_flags=sqe.op_flags & ~abi.AT_SYMLINK_FOLLOW)
+        empty_is_fine = sqe.op_flags & abi.AT_EMPTY_PATH and self._read_path(sqe.addr) == b""
+        if not empty_is_fine:
+            return self._renameat(sqe)
+        admitted = self._renameat(sqe)
+        new = self._read_path(sqe.off)
+        self._bad = not new or len(new) >= abi.PATH_MAX
+        return admitted
+
+    def _xattr(self, sqe: Sqe) -> Sqe:
+        try:
+            name: bytes | None = self._memory.user_cstring(sqe.addr, abi.XATTR_NAME_MAX + 1)
+        except UserFault:
+            readable = self._memory.is_user(sqe.addr, abi.XATTR_NAME_MAX + 1)
+            name = b"x" * (abi.XATTR_NAME_MAX + 1) if readable else None
+        self._bad |= not name or len(name) > abi.XATTR_NAME_MAX
+        if name is None:
+            addr = self._refused(sqe.addr)
+        else:
+            if 0 < len(name) <= abi.XATTR_NAME_MAX and not name.startswith(_XATTR_USER):
+                name = _NO_NAMESPACE + b"x"
+            addr = self._keep(name + b"\0")
+        value = sqe.off
+        if not self._memory.is_user(value, sqe.len):
+            self._bad |= sqe.opcode in (Op.SETXATTR, Op.FSETXATTR)
+            value = self._refused(value) if not value >> 63 else _HARD_FAULT
+        sqe = replace(sqe, addr=addr, off=value)
+        if sqe.opcode in (Op.SETXATTR, Op.GETXATTR):
+            path = self._read_path(sqe.addr3)
+            self._bad |= not path or len(path) >= abi.PATH_MAX
+            if path is None:
+                return replace(sqe, addr3=self._refused(sqe.addr3))
+            whole = self._from_root(self._inside(path)) if path else path
+            sqe = replace(sqe, addr3=self._keep(whole + b"\0"))
+        return sqe
+
+    def _splice(self, sqe: Sqe) -> Sqe:
+        fixed = sqe.op_flags & abi.SPLICE_F_FD_IN_FIXED
+        if fixed or s32(sqe.file_index) in self._places.owned:
+            return sqe
+        return replace(sqe, file_index=U32)
+
+    def _pipe(self, sqe: Sqe) -> Sqe:
+        """The descriptors are told to the world before a program sees them."""
+        if not self._memory.is_user(sqe.addr, 2 * abi.FD.size):
+            return replace(sqe, addr=self._refused(sqe.addr))
+        addr = self._keep(bytes(2 * abi.FD.size))
+        self._on_result = self._pipe_made(sqe, self._kept[0])
+        return replace(sqe, addr=addr)
+
+    def _pipe_made(self, sqe: Sqe, buffer: ctypes.Array[ctypes.c_char]) -> Callable[[int], None]:
+        def made(res: int) -> None:
+            if res < 0:
+                return
+            if not sqe.file_index:
+                for (fd,) in abi.FD.iter_unpack(buffer.raw[: 2 * abi.FD.size]):
+                    self._places.adopt(fd)
+            with contextlib.suppress(UserFault):
+                self._memory.user_write(sqe.addr, buffer.raw[: 2 * abi.FD.size])
+
+        return made
+
+    def _epoll_ctl(self, sqe: Sqe) -> Sqe:
+        if s32(sqe.off) not in self._places.owned:
+            sqe = replace(sqe, off=U32)
+        if sqe.len == abi.EPOLL_CTL_DEL:
+            return sqe
+        return self._admit_pointer(sqe, abi.OPS[Op.EPOLL_CTL].pointers[0])
+
+    def _futex(self, sqe: Sqe) -> Sqe:
+        return replace(sqe, addr=self._futex_word(sqe.addr))
+
+    def _futex_word(self, addr: int) -> int:
+        """An unaligned word is refused before it is looked at."""
+        if addr % _FUTEX_BYTES or self._memory.is_user(addr, _FUTEX_BYTES):
+            return addr
+        return self._refused(addr)
+
+    def _futex_waitv(self, sqe: Sqe) -> Sqe:
+        if not 0 < sqe.len <= abi.FUTEX_WAITV_MAX:
+            return replace(sqe, addr=_HARD_FAULT)
+        step = abi.FUTEX_WAITV_STRUCT
+        kept = bytearray()
+        for index in range(sqe.len):
+            try:
+                raw = self._memory.user_read(sqe.addr + index * step.size, step.size)
+            except UserFault:
+                if not kept:
+                    return replace(sqe, addr=self._unreadable(sqe.addr))
+                # The kernel refuses what is wrong in the first ones, then what it can not read.
+                kept += step.pack(0, 0, 0, 1)
+                return replace(sqe, addr=self._keep(bytes(kept)), len=index + 1)
+            value, addr, flags, reserved = step.unpack(raw)
+            if flags & (abi.FUTEX2_NUMA | abi.FUTEX2_MPOL):
+                flags = 0  # another size is refused alike
+            kept += step.pack(value, self._futex_word(addr), flags, reserved)
+        return replace(sqe, addr=self._keep(bytes(kept)))
+
+    def _waitid(self, sqe: Sqe) -> Sqe:
+        if sqe.off and not self._memory.is_user(sqe.off, _SIGINFO_BYTES):
+            sqe = replace(sqe, off=self._refused(sqe.off))
+        if sqe.fd > 0 and not self._places.is_child(sqe.fd):
+            sqe = replace(sqe, fd=_NO_FD)
+        return sqe
+
+    def _msg_ring(self, sqe: Sqe) -> Sqe:
+        """The message travels under a token that the ring it is for can tell from its own."""
+        token = messages.post(sqe.off)
+        silent = sqe.op_flags & abi.MSG_RING_CQE_SKIP
+
+        def done(res: int) -> None:
+            if res < 0 or silent:
+                messages.take(token)
+
+        self._on_result = done
+        return replace(sqe, off=token)
+
+    def _madvise(self, sqe: Sqe) -> Sqe:
+        if self._memory.is_user(sqe.addr, sqe.off or sqe.len):
+            return sqe
+        return replace(sqe, addr=_HARD_FAULT | sqe.addr & (PAGE - 1))
+
     def _fallocate(self, sqe: Sqe) -> Sqe:
         """A program must not fill the host's disk with one request: -EFBIG."""
         if not sqe.len & abi.FALLOC_FL_PUNCH_HOLE and _DISK_BYTES < sqe.addr <= abi.MAX_OFFSET:
@@ -673,6 +896,16 @@ class Guard:
         for pointer in abi.OPS[Op(sqe.opcode)].pointers:
             sqe = self._admit_pointer(sqe, pointer)
         return sqe
+
+
+def inside_target(target: bytes) -> bytes:
+    """The target of a symbolic link in a pinned world: an absolute one climbs to its root."""
+    return _TO_THE_TOP + target.lstrip(b"/") if target.startswith(b"/") else target
+
+
+def outside_target(target: bytes) -> bytes:
+    """What `inside_target` was made from."""
+    return b"/" + target[len(_TO_THE_TOP) :] if target.startswith(_TO_THE_TOP) else target
 
 
 def confine(path: bytes) -> bytes:
@@ -722,6 +955,25 @@ _SPECIAL: Final[dict[int, Callable[[Guard, Sqe], Sqe]]] = {
     Op.MKDIRAT: Guard._path,
     Op.RENAMEAT: Guard._renameat,
     Op.FALLOCATE: Guard._fallocate,
+    Op.SYMLINKAT: Guard._symlinkat,
+    Op.LINKAT: Guard._linkat,
+    Op.SETXATTR: Guard._xattr,
+    Op.FSETXATTR: Guard._xattr,
+    Op.GETXATTR: Guard._xattr,
+    Op.FGETXATTR: Guard._xattr,
+    Op.SPLICE: Guard._splice,
+    Op.TEE: Guard._splice,
+    Op.PIPE: Guard._pipe,
+    Op.MADVISE: Guard._madvise,
+    Op.EPOLL_CTL: Guard._epoll_ctl,
+    Op.FUTEX_WAIT: Guard._futex,
+    Op.FUTEX_WAKE: Guard._futex,
+    Op.FUTEX_WAITV: Guard._futex_waitv,
+    Op.WAITID: Guard._waitid,
+    Op.MSG_RING: Guard._msg_ring,
+    Op.READV_FIXED: Guard._transfer,
+    Op.WRITEV_FIXED: Guard._transfer,
+    Op.READ_MULTISHOT: Guard._transfer,
     Op.ASYNC_CANCEL: Guard._named,
     Op.POLL_REMOVE: Guard._named,
     Op.TIMEOUT_REMOVE: Guard._named,

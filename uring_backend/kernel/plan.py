@@ -33,9 +33,21 @@ from pybpfvm.uring_backend.kernel.requests import (
 from pybpfvm.uring_backend.kernel.world import KernelWorld
 
 _ANY_LINK = abi.SQE_ANY_LINK
-_OPENERS = frozenset({Op.OPENAT, Op.OPENAT2, Op.ACCEPT, Op.SOCKET})
+_OPENERS = frozenset({Op.OPENAT, Op.OPENAT2, Op.ACCEPT, Op.SOCKET, Op.FIXED_FD_INSTALL})
 _WATCHED = _OPENERS | {Op.CLOSE, Op.POLL_REMOVE, Op.BIND, Op.LISTEN, EXTERNAL}
-_ON_NAMES = frozenset({Op.STATX, Op.UNLINKAT, Op.MKDIRAT, Op.RENAMEAT})
+_ON_NAMES = frozenset(
+    {
+        Op.STATX,
+        Op.UNLINKAT,
+        Op.MKDIRAT,
+        Op.RENAMEAT,
+        Op.SYMLINKAT,
+        Op.LINKAT,
+        Op.SETXATTR,
+        Op.GETXATTR,
+        Op.MADVISE,
+    }
+)
 _CANCELS_MANY = abi.ASYNC_CANCEL_ANY | abi.ASYNC_CANCEL_OP
 
 # SQE flags that need more than being passed on.
@@ -43,7 +55,10 @@ ORDERED = _ANY_LINK | abi.SQE_IO_DRAIN | abi.SQE_CQE_SKIP_SUCCESS
 # What no kernel knows is passed on, too, for its -EINVAL.
 ACCEPTED = SUPPORTED | frozenset(range(abi.OP_LAST, 256))
 # Opcodes of which nothing is to be remembered, as plain ints: looked up for each SQE.
-PLAIN = frozenset(map(int, ACCEPTED - _WATCHED - {Op.ASYNC_CANCEL, Op.URING_CMD}))
+_CONDITIONAL = frozenset(
+    {Op.SYMLINKAT, Op.MADVISE, Op.WAITID, Op.FUTEX_WAIT, Op.FUTEX_WAKE}
+)  # Guard.unsupported decides
+PLAIN = frozenset(map(int, ACCEPTED - _WATCHED - _CONDITIONAL - {Op.ASYNC_CANCEL, Op.URING_CMD}))
 
 # The kernel refuses drains on a ring that ever saw the skip flag. As it does not see those of the
 # caller, it is shown this before a drain that must be refused.
@@ -210,12 +225,7 @@ class Planner:
     def _plan_cancel(self, sqe: Sqe, consumed: int) -> Iterator[Planned]:
         """ASYNC_CANCEL with ANY or OP, spelled out so that hidden requests are not found."""
         by_opcode = sqe.op_flags & abi.ASYNC_CANCEL_OP
-        targets = [
-            token
-            for token, entry in self._flight.live.items()
-            if not isinstance(entry, External)
-            and (not by_opcode or (entry if isinstance(entry, int) else entry.opcode) == sqe.len)
-        ]
+        targets = self.cancellable(sqe.len if by_opcode else None)
         cancel = Sqe(Op.ASYNC_CANCEL, addr=NO_TOKEN, user_data=sqe.user_data)
         if not sqe.op_flags & abi.ASYNC_CANCEL_ALL:
             cancel = replace(cancel, addr=targets[0] if targets else NO_TOKEN)
@@ -225,6 +235,15 @@ class Planner:
         for target in targets or [NO_TOKEN]:
             token = self._flight.hidden_token()
             yield replace(cancel, addr=target, user_data=token).pack(), consumed, token, group
+
+    def cancellable(self, opcode: int | None) -> list[int]:
+        """Tokens of the caller's requests in flight, of this opcode (None: all)."""
+        return [
+            token
+            for token, entry in self._flight.live.items()
+            if not isinstance(entry, External)
+            and (opcode is None or (entry if isinstance(entry, int) else entry.opcode) == opcode)
+        ]
 
     def settled(self) -> None:
         """What the chains planned since the last time had at once is known now."""

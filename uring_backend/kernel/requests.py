@@ -21,26 +21,13 @@ from pybpfvm.uring_backend.base import EXTERNAL
 from pybpfvm.uring_backend.kernel.gates import Gate
 from pybpfvm.uring_backend.kernel.guard import TOKEN_LIMIT
 
-_TRANSFERS = frozenset({Op.READ, Op.WRITE, Op.READ_FIXED, Op.WRITE_FIXED})
+_TRANSFERS = frozenset({Op.READ, Op.WRITE, Op.READ_FIXED, Op.WRITE_FIXED, Op.SPLICE, Op.TEE})
 _MESSAGES = frozenset({Op.SEND, Op.RECV, Op.SEND_ZC})
 _VECTOR_MESSAGES = frozenset({Op.SENDMSG, Op.RECVMSG, Op.SENDMSG_ZC})
 ZERO_COPY = frozenset({Op.SEND_ZC, Op.SENDMSG_ZC})
 
-# Mainline reports what these come to without marking the request as failed: an error breaks no
-# link and, with the skip flag, is not seen. Only a bad SQE fails, a cancelled one, or one
-# without a file.
-_NEVER_FAIL = frozenset(
-    {
-        Op.FSYNC,
-        Op.FALLOCATE,
-        Op.FTRUNCATE,
-        Op.STATX,
-        Op.UNLINKAT,
-        Op.MKDIRAT,
-        Op.RENAMEAT,
-        Op.SHUTDOWN,
-    }
-)
+_SET_XATTRS = frozenset({Op.SETXATTR, Op.FSETXATTR})
+_XATTRS = _SET_XATTRS | {Op.GETXATTR, Op.FGETXATTR}
 _REFUSED = (-errno.ECANCELED, -errno.EBADF, -errno.ENOTSOCK)
 # What a LINK_TIMEOUT ends with is never a failure, once it was accepted.
 _LINK_TIMEOUT_ENDS = (-errno.ECANCELED, -errno.ETIME, -errno.ENOENT, -errno.EALREADY)
@@ -186,7 +173,7 @@ class Entry:
         """Whether the kernel counts this result as a failure, which breaks a soft link."""
         if res < 0:
             refused = res in _REFUSED and not (self.has_file and res == -errno.EBADF)
-            if self.opcode in _NEVER_FAIL and not refused:
+            if self.opcode in abi.NEVER_FAILS and not refused:
                 return self.bad_sqe
             return not (self.etime_success and res == -errno.ETIME)
         return 0 <= res < self.expected
@@ -195,8 +182,8 @@ class Entry:
 def _is_bad(sqe: Sqe) -> bool:
     """Whether mainline refuses the SQE before it comes to issuing it.
 
-    Complete for _NEVER_FAIL, but for what the SQE points to (see Effect); for other opcodes only
-    what all have in common.
+    Complete for abi.NEVER_FAILS, but for what the SQE points to (see Effect); for other opcodes
+    only what all have in common.
     """
     if sqe.opcode == EXTERNAL:
         return False
@@ -211,13 +198,30 @@ def _is_bad(sqe: Sqe) -> bool:
         return True
     if sqe.opcode == Op.NOP:
         return sqe.op_flags >= abi.NOP_CQE32
-    return sqe.opcode in _NEVER_FAIL and _is_bad_quiet(sqe)
+    if sqe.opcode in (Op.SPLICE, Op.TEE):
+        known = abi.SPLICE_F_ALL | abi.SPLICE_F_FD_IN_FIXED
+        placed = sqe.opcode == Op.TEE and (sqe.addr or sqe.off)
+        return bool(sqe.op_flags & ~known or placed)
+    if sqe.opcode == Op.MSG_RING:
+        known = abi.MSG_RING_CQE_SKIP | abi.MSG_RING_FLAGS_PASS
+        return bool(sqe.op_flags & ~known or sqe.buf_index)
+    return sqe.opcode in abi.NEVER_FAILS and _is_bad_quiet(sqe)
 
 
 def _is_bad_quiet(sqe: Sqe) -> bool:
+    if sqe.opcode in _XATTRS:
+        known = abi.XATTR_CREATE | abi.XATTR_REPLACE if sqe.opcode in _SET_XATTRS else 0
+        too_long = sqe.opcode in _SET_XATTRS and sqe.len > abi.XATTR_SIZE_MAX
+        by_path = sqe.opcode in (Op.SETXATTR, Op.GETXATTR)
+        fixed = by_path and sqe.flags & abi.SQE_FIXED_FILE
+        return bool(fixed or sqe.op_flags & ~known or too_long)
     if sqe.buf_index or sqe.file_index:
         return True
     match sqe.opcode:
+        case Op.MADVISE:
+            return False
+        case Op.SYNC_FILE_RANGE:
+            return bool(sqe.addr)
         case Op.FSYNC:
             return bool(sqe.addr or sqe.op_flags & ~abi.FSYNC_DATASYNC or s64(sqe.off) < 0)
         case Op.FALLOCATE:
@@ -228,6 +232,8 @@ def _is_bad_quiet(sqe: Sqe) -> bool:
             return bool(sqe.off or sqe.addr or sqe.op_flags)
     if sqe.flags & abi.SQE_FIXED_FILE:
         return True
+    if sqe.opcode == Op.SYMLINKAT:
+        return bool(sqe.len or sqe.op_flags)
     if sqe.opcode == Op.UNLINKAT:
         return bool(sqe.off or sqe.len or sqe.op_flags & ~abi.AT_REMOVEDIR)
     return sqe.opcode == Op.MKDIRAT and bool(sqe.off or sqe.op_flags)

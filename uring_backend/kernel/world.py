@@ -1,8 +1,10 @@
 """Real files and sockets around a ring: a temporary directory, pipes, loopback connections.
 
-The directory is the root and the working directory of every path in requests. Descriptors in
-`owned` are those that requests may name; the world's own (its directory, the host's ends) are not
-among them. Everything is closed and removed by `close_all`.
+The directory is the root and the working directory of every path in requests. Who has
+CAP_SYS_ADMIN gets it as a mount of its own, which no ".." leaves (`pinned`); then there may be
+symbolic links, and this module, too, goes through that mount. Descriptors in `owned` are those
+that requests may name; the world's own (its directory, the host's ends) are not among them.
+Everything is closed and removed by `close_all`.
 """
 
 from __future__ import annotations
@@ -11,23 +13,31 @@ import contextlib
 import ctypes
 import errno
 import os
+import select
 import shutil
 import socket as sockets
+import stat
 import struct
 import tempfile
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from pybpfvm.errors import InputError, errno_name
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.addresses import socket_refusal
 from pybpfvm.uring_backend.base import Peer
+from pybpfvm.uring_backend.kernel.children import Children
+from pybpfvm.uring_backend.kernel.guard import inside_target, outside_target
 from pybpfvm.uring_backend.kernel.unixnames import UnixNames
+from pybpfvm.uring_backend.trees import Entry
 
 _LOOPBACK = "127.0.0.1"
 _SOCKADDR_MAX = 128
 _CONNECT_TIMEOUT_S = 5.0  # only a full backlog makes a loopback connection wait
+_NR_OPEN_TREE = 428
+_OPEN_TREE_CLONE = 1
+_libc = ctypes.CDLL(None, use_errno=True)
 _ROOT_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 _getsockname = ctypes.CDLL(None)["getsockname"]
@@ -45,7 +55,12 @@ class KernelWorld:
             self._directory = Path(tempfile.mkdtemp(prefix="pybpfvm-"))
         except OSError as error:
             raise _refused("make a temporary directory", error) from error
-        self.root_fd = os.open(self._directory, _ROOT_DIRECTORY)
+        self.root_fd = _own_mount(self._directory)
+        self.pinned = self.root_fd >= 0
+        if not self.pinned:
+            self.root_fd = os.open(self._directory, _ROOT_DIRECTORY)
+        self._children = Children()
+        self._eventfds: set[int] = set()
         self.names = UnixNames()
         self._addresses: dict[int, bytes] = {}  # of listening and bound sockets
         self._fds_at: dict[bytes, set[int]] = {}  # by family, port and host
@@ -55,20 +70,70 @@ class KernelWorld:
 
     def add_file(self, name: str, data: bytes, mode: int = 0o644) -> None:
         """Make a file (and the directories on its way) with this content."""
-        target = self._host_path(name)
+        path = _checked_name(name)
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(data)
-            target.chmod(mode)
+            for end in (at for at, char in enumerate(path) if char == ord("/")):
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(path[:end], dir_fd=self.root_fd)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+            with open(self._open(path, flags, mode), "wb") as file:
+                file.write(data)
+                os.fchmod(file.fileno(), mode)
         except OSError as error:
             raise _refused(f"make the file {name!r}", error) from error
+
+    def seed(self, entries: Iterable[Entry]) -> None:
+        """Make directories, files and symbolic links, parents first."""
+        for entry in entries:
+            path = _checked_name(entry.path)
+            try:
+                if stat.S_ISLNK(entry.mode):
+                    if not self.pinned:
+                        raise InputError(
+                            f"{entry.path} is a symbolic link: they need CAP_SYS_ADMIN here"
+                        )
+                    os.symlink(inside_target(entry.data), path, dir_fd=self.root_fd)
+                elif stat.S_ISDIR(entry.mode):
+                    os.mkdir(path, dir_fd=self.root_fd)
+                else:
+                    self.add_file(entry.path, entry.data, stat.S_IMODE(entry.mode))
+            except OSError as error:
+                raise _refused(f"make {entry.path!r}", error) from error
+
+    def tree(self) -> list[Entry]:
+        """Everything below the root, parents first."""
+        found: list[Entry] = []
+        pending = [b""]
+        while pending:
+            prefix = pending.pop()
+            handle = self._open(prefix or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                for name in sorted(os.listdir(handle)):
+                    mode = os.lstat(name, dir_fd=handle).st_mode
+                    path = prefix + os.fsencode(name)
+                    data = b""
+                    if stat.S_ISLNK(mode):
+                        data = outside_target(os.fsencode(os.readlink(name, dir_fd=handle)))
+                    elif stat.S_ISREG(mode):
+                        with open(self._open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+                            data = file.read()
+                    elif stat.S_ISDIR(mode):
+                        pending.append(path + b"/")
+                    found.append(Entry(os.fsdecode(path), mode, data))
+            finally:
+                os.close(handle)
+        return sorted(found, key=lambda entry: entry.path)
 
     def file_data(self, name: str) -> bytes:
         """The content of a file; InputError if there is none."""
         try:
-            return self._host_path(name).read_bytes()
+            with open(self._open(_checked_name(name), os.O_RDONLY), "rb") as file:
+                return file.read()
         except OSError as error:
             raise _refused(f"read the file {name!r}", error) from error
+
+    def _open(self, path: bytes, flags: int, mode: int = 0o644) -> int:
+        return os.open(path, flags | os.O_CLOEXEC, mode, dir_fd=self.root_fd)
 
     def path(self, name: str) -> bytes:
         """The path that a request (OPENAT, ...) must use for the file `name`."""
@@ -77,7 +142,7 @@ class KernelWorld:
     def open(self, name: str, flags: int, mode: int = 0o644) -> int:
         """Open a file like open(2); an fd that requests may use. InputError when refused."""
         try:
-            return self._own(os.open(self._host_path(name), flags | os.O_CLOEXEC, mode))
+            return self._own(self._open(_checked_name(name), flags, mode))
         except OSError as error:
             raise _refused(f"open {name!r}", error) from error
 
@@ -177,6 +242,41 @@ class KernelWorld:
             if not fds:
                 del self._fds_at[address[:8]]
 
+    def eventfd(self, count: int = 0, *, semaphore: bool = False) -> int:
+        """An eventfd object."""
+        kind = os.EFD_SEMAPHORE if semaphore else 0
+        fd = self._own(os.eventfd(0, os.EFD_CLOEXEC | kind))
+        self._eventfds.add(fd)
+        if count:
+            os.eventfd_write(fd, count)
+        return fd
+
+    def signal(self, fd: int, count: int = 1) -> None:
+        """Add to an eventfd; what is beyond its maximum is lost."""
+        if fd not in self._eventfds:
+            raise InputError(f"fd {fd} is not an eventfd")
+        poll = select.poll()
+        poll.register(fd, select.POLLOUT)
+        if poll.poll(0):
+            os.eventfd_write(fd, count)
+
+    def epoll(self) -> int:
+        """An empty epoll set."""
+        with select.epoll() as epoll:
+            return self._own(os.dup(epoll.fileno()))
+
+    def child(self) -> int:
+        """The number of a new child process."""
+        return self._children.start()
+
+    def is_child(self, pid: int) -> bool:
+        """Whether requests may wait for this process."""
+        return self._children.started(pid)
+
+    def end_child(self, pid: int, status: int = 0) -> None:
+        """A child exits with `status`, or is killed by signal -`status`."""
+        self._children.end(pid, status)
+
     def close(self, fd: int) -> None:
         """Close an fd that this world or a request opened; InputError when it is not open."""
         if fd not in self.owned:
@@ -196,6 +296,7 @@ class KernelWorld:
             action(fd)
         self._forget_address(fd)
         self._datagrams.discard(fd)
+        self._eventfds.discard(fd)
 
     def on_disown(self, action: Callable[[int], None]) -> None:
         """Have `disown` call `action`: for whoever remembers which descriptors are owned."""
@@ -238,6 +339,7 @@ class KernelWorld:
             self.close(fd)
         for peer in list(self._peers):
             peer.close()
+        self._children.close()
         if self._refuser is not None:
             self._refuser.close()
         if self.root_fd >= 0:
@@ -253,9 +355,6 @@ class KernelWorld:
         peer = KernelPeer(end)
         self._peers.add(peer)
         return peer
-
-    def _host_path(self, name: str) -> Path:
-        return self._directory / os.fsdecode(_checked_name(name))
 
 
 class KernelPeer:
@@ -313,6 +412,14 @@ class KernelPeer:
             with contextlib.suppress(OSError):
                 self._end.setsockopt(sockets.SOL_SOCKET, sockets.SO_LINGER, struct.pack("ii", 1, 0))
         self._end.close()
+
+
+def _own_mount(directory: Path) -> int:
+    """An O_PATH descriptor of the directory as the root of a detached mount; -1 if refused."""
+    fd: int = _libc.syscall(
+        _NR_OPEN_TREE, -100, os.fsencode(directory), _OPEN_TREE_CLONE | os.O_CLOEXEC
+    )
+    return fd
 
 
 def _checked_name(name: str) -> bytes:

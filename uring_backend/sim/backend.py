@@ -25,14 +25,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from pybpfvm.errors import UnsupportedError
+from pybpfvm.errors import InputError, UnsupportedError
 from pybpfvm.memory import AddressSpace
-from pybpfvm.uring_backend.abi import Sqe
-from pybpfvm.uring_backend.base import Completion, Started
+from pybpfvm.uring_backend.abi import O_RDWR, Sqe
+from pybpfvm.uring_backend.base import Backend, Event
+from pybpfvm.uring_backend.sim.cancel import sync_cancel
 from pybpfvm.uring_backend.sim.clock import NEVER, Clock
 from pybpfvm.uring_backend.sim.core import Core
-from pybpfvm.uring_backend.sim.descriptors import FdTable
+from pybpfvm.uring_backend.sim.descriptors import FdTable, OpenFile
 from pybpfvm.uring_backend.sim.injector import Injector
+from pybpfvm.uring_backend.sim.messages import RingNode
 from pybpfvm.uring_backend.sim.opcodes import PREPARE, unsupported
 from pybpfvm.uring_backend.sim.vfs import DEFAULT_LIMIT_BYTES
 from pybpfvm.uring_backend.sim.world import SimWorld
@@ -85,7 +87,7 @@ class SimBackend:
                 )
         return self._core.submit(entries)
 
-    def poll(self) -> list[Completion | Started]:
+    def poll(self) -> list[Event]:
         """What has happened since the last call, in order."""
         self._core.run()
         events = list(self._core.outbox)
@@ -115,21 +117,31 @@ class SimBackend:
         """Forget an external request that has not started."""
         self._core.forget_external(token)
 
-    def register_files(self, fds: Sequence[int]) -> int:
+    def register_files(self, fds: Sequence[int], tags: Sequence[int] = ()) -> int:
         """IORING_REGISTER_FILES: 0 or -errno."""
-        return self._core.slots.register(fds)
+        return self._core.slots.register(fds, tags)
 
-    def update_files(self, offset: int, fds: Sequence[int]) -> int:
+    def update_files(self, offset: int, fds: Sequence[int], tags: Sequence[int] = ()) -> int:
         """IORING_REGISTER_FILES_UPDATE: number updated or -errno."""
-        return self._core.slots.update(offset, fds)
+        return self._core.slots.update(offset, fds, tags)
 
     def unregister_files(self) -> int:
         """0 or -errno."""
         return self._core.slots.unregister()
 
-    def register_buffers(self, buffers: Sequence[tuple[int, int]]) -> int:
+    def file_alloc_range(self, offset: int, count: int) -> int:
+        """IORING_REGISTER_FILE_ALLOC_RANGE: 0 or -errno."""
+        return self._core.slots.set_range(offset, count)
+
+    def register_buffers(self, buffers: Sequence[tuple[int, int]], tags: Sequence[int] = ()) -> int:
         """IORING_REGISTER_BUFFERS: 0 or -errno."""
-        return self._core.buffers.register(buffers)
+        return self._core.buffers.register(buffers, tags)
+
+    def update_buffers(
+        self, offset: int, buffers: Sequence[tuple[int, int]], tags: Sequence[int] = ()
+    ) -> int:
+        """IORING_REGISTER_BUFFERS_UPDATE: number updated or -errno."""
+        return self._core.buffers.update(offset, buffers, tags)
 
     def unregister_buffers(self) -> int:
         """0 or -errno."""
@@ -146,6 +158,39 @@ class SimBackend:
     def buffer_ring_head(self, group: int) -> int:
         """IORING_REGISTER_PBUF_STATUS: buffers used up, modulo 2**16, or -errno."""
         return self._core.groups.ring_head(group)
+
+    def clone_buffers(
+        self,
+        source: Backend,
+        offset: int = 0,
+        target: int = 0,
+        count: int = 0,
+        *,
+        replace: bool = False,
+    ) -> int:
+        """IORING_REGISTER_CLONE_BUFFERS: 0 or -errno."""
+        if not isinstance(source, SimBackend):
+            raise InputError("a simulated ring takes buffers of simulated rings only")
+        buffers = source._core.buffers
+        return self._core.buffers.clone(buffers, offset, target, count, replace=replace)
+
+    def sync_cancel(
+        self,
+        token: int = 0,
+        *,
+        fd: int = -1,
+        flags: int = 0,
+        opcode: int = 0,
+        timeout_ns: int | None = None,
+    ) -> int:
+        """IORING_REGISTER_SYNC_CANCEL: like the result of an ASYNC_CANCEL."""
+        return sync_cancel(self._core, flags, token, fd, opcode, timeout_ns)
+
+    def ring_fd(self, other: Backend) -> int:
+        """An fd of another simulated ring, or of this one, for MSG_RING."""
+        if not isinstance(other, SimBackend):
+            raise InputError("a simulated ring sends messages to simulated rings only")
+        return self._fds.install(OpenFile(RingNode(other._core), O_RDWR))
 
     def in_flight(self) -> int:
         """Requests submitted and not completed."""

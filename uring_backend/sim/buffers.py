@@ -1,10 +1,9 @@
-"""Buffers: registered ones (READ_FIXED), and groups that receives choose from."""
+"""Groups of buffers that reads and receives choose from."""
 
 from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from pybpfvm.memory import AddressSpace
@@ -17,54 +16,8 @@ from pybpfvm.uring_backend.sim.selection import Chosen
 if TYPE_CHECKING:
     from pybpfvm.uring_backend.sim.core import Core
 
-_MAX_REGISTERED: Final = 1 << 14
-_MAX_REGISTERED_BYTES: Final = 1 << 30
 _MAX_IDS: Final = 1 << 16
 _MAX_PROVIDED: Final = 1 << 20  # in all groups: the kernel's limit is its memory
-
-
-class RegisteredBuffers:
-    """The table of IORING_REGISTER_BUFFERS."""
-
-    def __init__(self, memory: AddressSpace) -> None:
-        self._memory = memory
-        self._table: list[tuple[int, int]] | None = None
-
-    def register(self, buffers: Sequence[tuple[int, int]]) -> int:
-        """0 or -errno; (0, 0) leaves a slot empty."""
-        if self._table is not None:
-            return -errno.EBUSY
-        if not buffers or len(buffers) > _MAX_REGISTERED:
-            return -errno.EINVAL
-        for addr, size in buffers:
-            if (addr, size) == (0, 0):
-                continue
-            if not addr or not 0 < size <= _MAX_REGISTERED_BYTES:
-                return -errno.EFAULT
-            if not self._memory.is_user(addr, size):
-                return -errno.EFAULT
-        self._table = list(buffers)
-        return 0
-
-    def unregister(self) -> int:
-        """0, or -ENXIO when there is no table."""
-        if self._table is None:
-            return -errno.ENXIO
-        self._table = None
-        return 0
-
-    def check(self, index: int, addr: int, size: int) -> None:
-        """Refused(EFAULT) unless buffer `index` holds [addr, addr + size)."""
-        if self._table is None or index >= len(self._table):
-            raise Refused(errno.EFAULT)
-        start, length = self._table[index]
-        if not length or addr < start or addr + size > start + length:
-            raise Refused(errno.EFAULT)
-
-    def check_index(self, index: int) -> None:
-        """Refused(EFAULT) unless there is a buffer `index`."""
-        if self._table is None or index >= len(self._table) or not self._table[index][1]:
-            raise Refused(errno.EFAULT)
 
 
 class Provided:

@@ -8,8 +8,8 @@ of what programs see:
     task work   successors in chains, cancelled requests, woken requests; FIFO, after the batch
 
 A request that can not be done without waiting goes to a worker (a random latency from the seed),
-waits for its file, or for an alarm. `complete` is the one place where an operation's result
-becomes the request's result.
+waits for its file, or for an alarm. `perform` is the one place between preparing a request and
+its result, `complete` the one where an operation's result becomes the request's.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from pybpfvm.memory import AddressSpace
 from pybpfvm.uring_backend.abi import (
     CQE_F_MORE,
     CQE_F_NOTIF,
+    NEVER_FAILS,
     OP_LAST,
     OPS,
     POLLERR,
@@ -39,21 +40,21 @@ from pybpfvm.uring_backend.abi import (
     OpInfo,
     Sqe,
 )
-from pybpfvm.uring_backend.base import EXTERNAL, Completion, Started
+from pybpfvm.uring_backend.base import EXTERNAL, Completion, Event, Message, Started
 from pybpfvm.uring_backend.faults import Fails, Harm, Late, Short
-from pybpfvm.uring_backend.sim.buffers import BufferGroups, RegisteredBuffers
+from pybpfvm.uring_backend.sim.buffers import BufferGroups
 from pybpfvm.uring_backend.sim.clock import Clock
 from pybpfvm.uring_backend.sim.descriptors import (
     FdTable,
     Node,
     OpenFile,
-    SlotTable,
     WaitQueue,
     Woken,
 )
 from pybpfvm.uring_backend.sim.injector import Injector
+from pybpfvm.uring_backend.sim.pipes import PLACE_BYTES, PipeWriter
 from pybpfvm.uring_backend.sim.request import Issue, Refused, Request, State
-from pybpfvm.uring_backend.sim.streams import PIPE_BUF, PipeWriter
+from pybpfvm.uring_backend.sim.resources import RegisteredBuffers, SlotTable
 from pybpfvm.uring_backend.sim.timers import Timers
 from pybpfvm.uring_backend.sim.vfs import Directory, RegularFile
 from pybpfvm.uring_backend.sim.world import SimWorld
@@ -63,20 +64,8 @@ Prepare = Callable[["Core", Request], Issue]
 
 _WORKER_NS: Final = (2_000, 60_000)  # how long a worker takes to get to a request
 _EXTERNAL_INFO: Final = OpInfo()
-# Mainline reports what these come to without marking the request as failed: an error breaks no
-# link, and IOSQE_CQE_SKIP_SUCCESS hides it.
-_NEVER_FAILS: Final = frozenset(
-    {
-        Op.FSYNC,
-        Op.FALLOCATE,
-        Op.FTRUNCATE,
-        Op.STATX,
-        Op.UNLINKAT,
-        Op.MKDIRAT,
-        Op.RENAMEAT,
-        Op.SHUTDOWN,
-    }
-)
+_BLOCK_WORKERS: Final = frozenset({Op.SPLICE, Op.TEE})  # mainline starts no LINK_TIMEOUT for them
+_INTERRUPTED: Final = -512  # ERESTARTSYS, which mainline lets through from SPLICE and TEE
 
 
 _READS: Final = frozenset({Op.READ, Op.READV, Op.READ_FIXED})
@@ -100,8 +89,8 @@ class Core:
         self.fds = fds
         self.clock = clock
         self.world = world
-        self.slots = SlotTable(fds)
-        self.buffers = RegisteredBuffers(memory)
+        self.slots = SlotTable(fds, self._tell_tag)
+        self.buffers = RegisteredBuffers(memory, self._tell_tag)
         self.groups = BufferGroups(memory)
         self.timers = Timers(self)
         self.live: dict[int, Request] = {}
@@ -109,7 +98,8 @@ class Core:
             int, Request
         ] = {}  # over, but for the notification of a zero-copy send
         self.polled: dict[Request, None] = {}  # waiting for their file, oldest first
-        self.outbox: deque[Completion | Started] = deque()
+        self.outbox: deque[Event] = deque()
+        self.parked: dict[Request, Callable[[], None]] = {}  # and how each gives up waiting
         self.working: Request | None = None  # what a worker performs at this moment
         self.posted = 0  # CQEs so far, those of skipped successes not counted
         self._prepare = prepare
@@ -273,15 +263,14 @@ class Core:
         never_fails = False
         try:
             self._find_file(request)
-            never_fails = request.sqe.opcode in _NEVER_FAILS
-            assert request.issue is not None
+            never_fails = request.sqe.opcode in NEVER_FAILS
             harm = self._harm(request)
             if isinstance(harm, Late):
                 self.to_worker(request, harm.delay_ns)
                 return
             if isinstance(harm, Fails) and not _done_all_the_same(request):
                 raise Refused(harm.errno)
-            result = request.issue()
+            result = self.perform(request)
             if isinstance(harm, Fails):
                 result = -harm.errno
         except Refused as refused:
@@ -290,9 +279,19 @@ class Core:
                 return
             result = -refused.errno
         if result is None:
-            self._arm_link_timeout(request)
+            if request.state is not State.WORKER:
+                self._arm_link_timeout(request)
         else:
             self.complete(request, result, failed=False if never_fails else None)
+
+    def perform(self, request: Request) -> int | None:
+        """Carry out a prepared request, each try of it: its result, None when that comes later.
+
+        Refused is its failure (EAGAIN: try again when its file is ready). Every opcode passes
+        here; what faults are to come to it is decided just before (`_harm`).
+        """
+        assert request.issue is not None
+        return request.issue()
 
     def _harm(self, request: Request) -> Harm | None:
         """The fault that comes to a request at its first try, if any."""
@@ -313,8 +312,12 @@ class Core:
             return
         if OPS[Op(request.sqe.opcode)].fd is not FdUse.FILE:
             return
-        table = self.slots if request.sqe.flags & SQE_FIXED_FILE else self.fds
-        request.file = table.get(request.sqe.fd).hold()
+        if request.sqe.flags & SQE_FIXED_FILE:
+            slot = self.slots.find(request.sqe.fd)
+            request.use(slot)
+            request.file = slot.file.hold()
+        else:
+            request.file = self.fds.get(request.sqe.fd).hold()
 
     def file_of(self, request: Request) -> OpenFile:
         """The file of a request that needs one."""
@@ -324,7 +327,8 @@ class Core:
     def to_worker(self, request: Request, delay_ns: int | None = None) -> None:
         """Hand over to a worker, which performs it a little later, or after `delay_ns`."""
         request.state = State.WORKER
-        self._arm_link_timeout(request)
+        if request.sqe.opcode not in _BLOCK_WORKERS:
+            self._arm_link_timeout(request)
         if delay_ns is None:
             delay_ns = self._random.randint(*_WORKER_NS)
         start = self.clock.now_ns + delay_ns
@@ -351,6 +355,39 @@ class Core:
         self.issue(request)
         self.flush()
         self.working = None
+
+    def block(self, request: Request, queue: WaitQueue) -> None:
+        """A worker waits inside its request until `queue` is woken, and tries again."""
+        request.state = State.WORKER
+        request.queue = queue
+        queue.add(request, lambda _: self._unblock(request))
+
+    def _unblock(self, request: Request) -> None:
+        if request.queue is not None:
+            request.queue.remove(request)
+            request.queue = None
+            self.later(lambda: self._work_on(request))
+
+    def interrupt(self, request: Request) -> None:
+        """A cancellation has found a request in a worker: one that blocks there gives up."""
+        if request.state is State.WORKER and request.queue is not None:
+            self.disarm_poll(request)
+            self.later(lambda: self.complete(request, _INTERRUPTED))
+
+    def park(self, request: Request, give_up: Callable[[], None]) -> None:
+        """The request waits for something that is not a file; `give_up` forgets it there."""
+        request.state = State.PARKED
+        self.parked[request] = give_up
+
+    def unpark(self, request: Request, result: int) -> None:
+        """What a parked request waited for has come: it ends, from task work."""
+        if self.parked.pop(request, None) is not None:
+            self.later(lambda: self.complete(request, result))
+
+    def try_parked(self, request: Request) -> None:
+        """What a parked request waits for may have come."""
+        if self.parked.pop(request, None) is not None:
+            self.issue(request)
 
     def _wait_for_file(self, request: Request) -> bool:
         """Wait until the file is worth another try; False if that is no use or not wanted."""
@@ -484,6 +521,8 @@ class Core:
     def cancel_later(self, request: Request, res: int = -errno.ECANCELED) -> None:
         """End a request, from task work, as cancelled."""
         self.disarm_poll(request)
+        if (give_up := self.parked.pop(request, None)) is not None:
+            give_up()
 
         def end() -> None:
             request.cqe_flags = self.groups.consume(request, request.done_bytes)
@@ -503,6 +542,15 @@ class Core:
     def post(self, request: Request, res: int, flags: int = 0) -> None:
         """A CQE of a multishot request that goes on."""
         self._emit(request, res, flags | CQE_F_MORE)
+        self.timers.count(self.posted)
+
+    def _tell_tag(self, tag: int) -> None:
+        self.deliver(tag, 0, 0)
+
+    def deliver(self, user_data: int, res: int, flags: int) -> None:
+        """A CQE that no request of this ring posts: a MSG_RING's, or a tag's."""
+        self.posted += 1
+        self.outbox.append(Message(user_data, res, flags))
         self.timers.count(self.posted)
 
     def _emit(self, request: Request, res: int, flags: int) -> None:
@@ -537,8 +585,7 @@ class Core:
         if request.notification is not None:
             self.notifying[request.token] = request
             self.later(lambda: self._notify(request))
-        if request.file is not None:
-            request.file.drop()
+        request.let_go()
         if request.sqe.opcode == Op.LINK_TIMEOUT:
             self.timers.stop(request)
         timeout = request.link_timeout
@@ -592,8 +639,9 @@ class Core:
         """Forget every request; files are given back."""
         for request in self.live.values():
             self.disarm_poll(request)
-            if request.file is not None:
-                request.file.drop()
+            if (give_up := self.parked.pop(request, None)) is not None:
+                give_up()
+            request.let_go()
         self.live.clear()
         self.notifying.clear()
         self.slots.unregister()
@@ -623,7 +671,9 @@ def _plausible(request: Request) -> bool:
 def _all_or_nothing(request: Request) -> bool:
     """A small write to a pipe is never split."""
     file = request.file
-    return file is not None and isinstance(file.node, PipeWriter) and request.size_bytes <= PIPE_BUF
+    return (
+        file is not None and isinstance(file.node, PipeWriter) and request.size_bytes <= PLACE_BYTES
+    )
 
 
 def _done_all_the_same(request: Request) -> bool:

@@ -1,10 +1,10 @@
-"""Open files and the two tables that name them: descriptors and registered slots."""
+"""Open files, what they refer to, and the table of descriptors."""
 
 from __future__ import annotations
 
 import errno
 import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final
 
 from pybpfvm.uring_backend.abi import (
@@ -13,7 +13,9 @@ from pybpfvm.uring_backend.abi import (
     O_APPEND,
     O_RDONLY,
     O_WRONLY,
-    REGISTER_FILES_SKIP,
+    S_IFIFO,
+    S_IFMT,
+    S_IFSOCK,
 )
 from pybpfvm.uring_backend.sim.request import Refused
 
@@ -87,6 +89,7 @@ class Node:
     """
 
     mode = 0
+    is_ring = False
     queue: WaitQueue | None = None  # None: always ready, can not be waited for
     seekable = False
 
@@ -114,16 +117,27 @@ class Node:
         """The last reference is gone."""
 
 
+def is_socket(node: Node) -> bool:
+    """Whether it is a socket of any kind."""
+    return node.mode & S_IFMT == S_IFSOCK
+
+
+def is_pipe(node: Node) -> bool:
+    """Whether it is an end of a pipe."""
+    return node.mode & S_IFMT == S_IFIFO
+
+
 class OpenFile:
     """An open file description: shared by descriptors, slots and requests that name it."""
 
-    __slots__ = ("flags", "node", "offset", "references")
+    __slots__ = ("flags", "node", "offset", "references", "watchers")
 
     def __init__(self, node: Node, flags: int) -> None:
         self.node = node
         self.flags = flags
         self.offset = 0
         self.references = 0
+        self.watchers: dict[object, Callable[[], None]] = {}  # called before the node is released
 
     @property
     def readable(self) -> bool:
@@ -149,6 +163,8 @@ class OpenFile:
         """Give a reference back; the last one releases the node."""
         self.references -= 1
         if self.references == 0:
+            for gone in list(self.watchers.values()):
+                gone()
             self.node.released()
 
 
@@ -198,102 +214,3 @@ class FdTable:
 
     def __len__(self) -> int:
         return len(self._files)
-
-
-class SlotTable:
-    """Registered files: IORING_REGISTER_FILES and everything that works on its table."""
-
-    def __init__(self, fds: FdTable) -> None:
-        self._fds = fds
-        self._slots: list[OpenFile | None] | None = None
-
-    def register(self, fds: Iterable[int]) -> int:
-        """0 or -errno; -1 leaves a slot empty."""
-        wanted = list(fds)
-        if self._slots is not None:
-            return -errno.EBUSY
-        if not wanted:
-            return -errno.EINVAL
-        if len(wanted) > MAX_SLOTS:
-            return -errno.EMFILE
-        try:
-            files = [None if fd == -1 else self._fds.get(fd) for fd in wanted]
-        except Refused as refused:
-            return -refused.errno
-        self._slots = [file.hold() if file else None for file in files]
-        return 0
-
-    def unregister(self) -> int:
-        """0, or -ENXIO when there is no table."""
-        if self._slots is None:
-            return -errno.ENXIO
-        slots, self._slots = self._slots, None
-        for file in slots:
-            if file:
-                file.drop()
-        return 0
-
-    def update(self, start: int, fds: Iterable[int]) -> int:
-        """Number of slots changed, or -errno when none was; -1 empties, -2 leaves alone."""
-        wanted = list(fds)
-        if self._slots is None:
-            return -errno.ENXIO
-        if start + len(wanted) > len(self._slots):
-            return -errno.EINVAL
-        for done, fd in enumerate(wanted):
-            if fd == REGISTER_FILES_SKIP:
-                continue
-            self._put(start + done, None)  # a slot is emptied even if its new file is no good
-            try:
-                if fd != -1:
-                    self._put(start + done, self._fds.get(fd))
-            except Refused as refused:
-                return done or -refused.errno
-        return len(wanted)
-
-    def _put(self, slot: int, file: OpenFile | None) -> None:
-        assert self._slots is not None
-        old = self._slots[slot]
-        self._slots[slot] = file.hold() if file else None
-        if old:
-            old.drop()
-
-    def get(self, slot: int) -> OpenFile:
-        """The file in a slot; Refused(EBADF)."""
-        if self._slots is not None and 0 <= slot < len(self._slots):
-            file = self._slots[slot]
-            if file is not None:
-                return file
-        raise Refused(errno.EBADF)
-
-    def check_slot(self, slot: int) -> None:
-        """Refused unless `install` may put a file there (any state of the slot will do)."""
-        if self._slots is None:
-            raise Refused(errno.ENXIO)
-        if slot >= len(self._slots):
-            raise Refused(errno.EINVAL)
-
-    def check_range(self, start: int, count: int) -> None:
-        """Refused unless slots [start, start + count) exist."""
-        if self._slots is None:
-            raise Refused(errno.ENXIO)
-        if start + count > len(self._slots):
-            raise Refused(errno.EINVAL)
-
-    def install(self, slot: int, file: OpenFile) -> None:
-        """Put a file into a slot, replacing what was there."""
-        self.check_slot(slot)
-        self._put(slot, file)
-
-    def alloc(self) -> int:
-        """The first empty slot; Refused(ENFILE) when there is none (also without a table)."""
-        for slot, file in enumerate(self._slots or ()):
-            if file is None:
-                return slot
-        raise Refused(errno.ENFILE)
-
-    def remove(self, slot: int) -> None:
-        """Empty a slot: Refused ENXIO without a table, EINVAL outside it, EBADF if empty."""
-        self.check_slot(slot)
-        self.get(slot)
-        self._put(slot, None)

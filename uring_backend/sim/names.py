@@ -19,6 +19,7 @@ from pybpfvm.uring_backend.abi import (
     FALLOC_FL_ZERO_RANGE,
     FD,
     FILE_INDEX_ALLOC,
+    FIXED_FD_NO_CLOEXEC,
     FSYNC_DATASYNC,
     MAX_OFFSET,
     O_ACCMODE,
@@ -55,7 +56,7 @@ from pybpfvm.uring_backend.sim.clock import NS_PER_S
 from pybpfvm.uring_backend.sim.descriptors import Node, OpenFile
 from pybpfvm.uring_backend.sim.opening import UMASK, open_path, unsupported_flags
 from pybpfvm.uring_backend.sim.request import Issue, Refused, Request
-from pybpfvm.uring_backend.sim.vfs import CHUNK, Directory, Inode, RegularFile
+from pybpfvm.uring_backend.sim.vfs import CHUNK, Directory, Inode, Last, RegularFile
 
 if TYPE_CHECKING:
     from pybpfvm.memory import AddressSpace
@@ -81,6 +82,7 @@ _OPEN_FLAGS: Final = (
     | O_TMPFILE
     | 0o20000  # FASYNC
 )
+_RESOLVE_NO_SYMLINKS: Final = 0x04
 _RESOLVE_BENEATH: Final = 0x08
 _RESOLVE_IN_ROOT: Final = 0x10
 _RESOLVE_CACHED: Final = 0x20
@@ -100,8 +102,6 @@ def unsupported(sqe: Sqe, memory: AddressSpace) -> str:
     elif sqe.opcode == Op.FALLOCATE:
         mode = sqe.len & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)
         return f"FALLOCATE with mode {mode:#x}" if mode else ""
-    elif sqe.opcode == Op.FILES_UPDATE and sqe.off & U32 == FILE_INDEX_ALLOC:
-        return "FILES_UPDATE with IORING_FILE_INDEX_ALLOC"
     name = unsupported_flags(flags)
     return f"open with {name}" if name else ""
 
@@ -118,7 +118,7 @@ def read_path(core: Core, addr: int, *, may_be_empty: bool = False) -> bytes:
     return path
 
 
-def _start(core: Core, dirfd: int, path: bytes) -> Directory | None:
+def starting_point(core: Core, dirfd: int, path: bytes) -> Directory | None:
     """Where a path begins: the root, or the directory that `dirfd` names."""
     if path.startswith(b"/") or dirfd == AT_FDCWD:
         return None
@@ -191,10 +191,12 @@ def _prepare_open(
     def issue() -> int:
         if strict:
             _check_how(flags, mode, resolve)
-        start = _start(core, sqe.fd, b"" if beneath == "pin" else path)
+        start = starting_point(core, sqe.fd, b"" if beneath == "pin" else path)
         if not sqe.file_index:
             core.fds.free()
-        file = open_path(core.world.vfs, path, flags, mode, start, beneath=beneath).hold()
+        links = not resolve & _RESOLVE_NO_SYMLINKS
+        opened = open_path(core.world.vfs, path, flags, mode, start, beneath=beneath, links=links)
+        file = opened.hold()
         try:
             return install(core, sqe.file_index, file)
         finally:
@@ -235,6 +237,18 @@ def prepare_close(core: Core, request: Request) -> Issue:
     return issue
 
 
+def prepare_fixed_fd_install(core: Core, request: Request) -> Issue:
+    """FIXED_FD_INSTALL: a descriptor for the file in slot Sqe.fd."""
+    sqe = request.sqe
+    if sqe.off or sqe.addr or sqe.len or sqe.buf_index or sqe.file_index or sqe.addr3:
+        raise Refused(errno.EINVAL)
+    if not sqe.flags & SQE_FIXED_FILE:
+        raise Refused(errno.EBADF)
+    if sqe.op_flags & ~FIXED_FD_NO_CLOEXEC:
+        raise Refused(errno.EINVAL)
+    return lambda: core.fds.install(core.file_of(request))
+
+
 def prepare_files_update(core: Core, request: Request) -> Issue:
     """FILES_UPDATE: Sqe.len descriptors at Sqe.addr for the slots from Sqe.off on."""
     sqe = request.sqe
@@ -244,6 +258,8 @@ def prepare_files_update(core: Core, request: Request) -> Issue:
         raise Refused(errno.EINVAL)
 
     def issue() -> int:
+        if sqe.off & U32 == FILE_INDEX_ALLOC:
+            return _allocate_slots(core, sqe)
         core.slots.check_range(sqe.off & U32, sqe.len)
         try:
             raw = core.memory.user_read(sqe.addr, sqe.len * FD.size)
@@ -252,6 +268,27 @@ def prepare_files_update(core: Core, request: Request) -> Issue:
         return core.slots.update(sqe.off & U32, [fd for (fd,) in FD.iter_unpack(raw)])
 
     return issue
+
+
+def _allocate_slots(core: Core, sqe: Sqe) -> int:
+    """Any free slots for the descriptors, which their numbers replace: how many."""
+    if not core.slots.exists:
+        raise Refused(errno.ENXIO)
+    for done in range(sqe.len):
+        at = sqe.addr + done * FD.size
+        try:
+            (fd,) = FD.unpack(core.memory.user_read(at, FD.size))
+            file = core.fds.get(fd)
+            if file.node.is_ring:
+                raise Refused(errno.EBADF)
+            slot = core.slots.alloc()
+            core.slots.install(slot, file)
+            core.memory.user_write(at, FD.pack(slot))
+        except UserFault:
+            return done or -errno.EFAULT
+        except Refused as refused:
+            return done or -refused.errno
+    return sqe.len
 
 
 # --- open files ---------------------------------------------------------------------------------
@@ -355,7 +392,9 @@ def prepare_statx(core: Core, request: Request) -> Issue:
         if sqe.op_flags & AT_STATX_SYNC_TYPE == AT_STATX_SYNC_TYPE:
             raise Refused(errno.EINVAL)
         if path:
-            node: Node = core.world.vfs.walk(path, _start(core, sqe.fd, path)).existing()
+            last = Last.SLASH if sqe.op_flags & AT_SYMLINK_NOFOLLOW else Last.FOLLOW
+            start = starting_point(core, sqe.fd, path)
+            node: Node = core.world.vfs.walk(path, start, last=last).existing()
         elif sqe.fd == AT_FDCWD:
             node = core.world.vfs.root
         else:
@@ -401,7 +440,7 @@ def prepare_unlinkat(core: Core, request: Request) -> Issue:
 
     def issue() -> int:
         vfs = core.world.vfs
-        place = vfs.walk(path, _start(core, sqe.fd, path))
+        place = vfs.walk(path, starting_point(core, sqe.fd, path), last=Last.KEEP)
         if sqe.op_flags & AT_REMOVEDIR:
             last = path.rstrip(b"/").rpartition(b"/")[2]
             if last in (b".", b".."):
@@ -425,7 +464,7 @@ def prepare_mkdirat(core: Core, request: Request) -> Issue:
     request.through_worker = True
 
     def issue() -> int:
-        place = core.world.vfs.walk(path, _start(core, sqe.fd, path))
+        place = core.world.vfs.walk(path, starting_point(core, sqe.fd, path), last=Last.KEEP)
         core.world.vfs.make_dir(place, sqe.len & 0o1777 & ~UMASK)
         return 0
 
@@ -449,13 +488,13 @@ def prepare_renameat(core: Core, request: Request) -> Issue:
         vfs = core.world.vfs
         # Mainline finds both directories, then the old name in its one, then the new one.
         try:
-            source = vfs.walk(old, _start(core, sqe.fd, old))
+            source = vfs.walk(old, starting_point(core, sqe.fd, old), last=Last.KEEP)
         except Refused as refused:
             if refused.errno == errno.ENAMETOOLONG:
-                vfs.walk(new, _start(core, s32(sqe.len), new))
+                vfs.walk(new, starting_point(core, s32(sqe.len), new), last=Last.KEEP)
             raise
         try:
-            target = vfs.walk(new, _start(core, s32(sqe.len), new))
+            target = vfs.walk(new, starting_point(core, s32(sqe.len), new), last=Last.KEEP)
         except Refused as refused:
             if refused.errno == errno.ENAMETOOLONG:
                 source.existing()

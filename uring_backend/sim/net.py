@@ -24,12 +24,12 @@ from pybpfvm.uring_backend.abi import (
 )
 from pybpfvm.uring_backend.addresses import unsupported_socket
 from pybpfvm.uring_backend.control import unsupported_control
-from pybpfvm.uring_backend.sim import messages
+from pybpfvm.uring_backend.sim import transfers
 from pybpfvm.uring_backend.sim.descriptors import OpenFile
-from pybpfvm.uring_backend.sim.messages import look_first, read_address, socket_of
 from pybpfvm.uring_backend.sim.names import install
 from pybpfvm.uring_backend.sim.request import Issue, Refused, Request
 from pybpfvm.uring_backend.sim.sockets import Socket
+from pybpfvm.uring_backend.sim.transfers import look_first, read_address, socket_of
 from pybpfvm.uring_backend.socketoptions import unsupported_option
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ _SOMAXCONN: Final = 4096
 
 def unsupported(sqe: Sqe, memory: AddressSpace) -> str:
     """What a networking SQE asks for that the simulated ring lacks; "" if nothing."""
-    found = messages.unsupported(sqe) or unsupported_control(sqe, memory)
+    found = transfers.unsupported(sqe) or unsupported_control(sqe, memory)
     return found or unsupported_option(sqe) or unsupported_socket(sqe, memory)
 
 

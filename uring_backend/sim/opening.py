@@ -11,6 +11,7 @@ from pybpfvm.uring_backend.abi import (
     O_CREAT,
     O_DIRECTORY,
     O_EXCL,
+    O_NOFOLLOW,
     O_PATH,
     O_RDONLY,
     O_TMPFILE,
@@ -18,7 +19,7 @@ from pybpfvm.uring_backend.abi import (
 )
 from pybpfvm.uring_backend.sim.descriptors import OpenFile
 from pybpfvm.uring_backend.sim.request import Refused
-from pybpfvm.uring_backend.sim.vfs import Directory, Inode, RegularFile, Vfs
+from pybpfvm.uring_backend.sim.vfs import Directory, Inode, Last, RegularFile, Symlink, Vfs
 
 PERMISSIONS: Final = 0o7777
 UMASK: Final = 0o022
@@ -39,6 +40,7 @@ def open_path(
     start: Directory | None = None,
     *,
     beneath: str = "",
+    links: bool = True,
 ) -> OpenFile:
     """A new open file, not yet in any table. Refused with open(2)'s errno."""
     if flags & O_CREAT and flags & O_DIRECTORY:
@@ -47,7 +49,9 @@ def open_path(
     if flags & O_CREAT and path.endswith(b"/") and len(last) > NAME_MAX:
         vfs.walk(path[: path.rstrip(b"/").rfind(b"/") + 1] or b".", start, beneath=beneath)
         raise Refused(errno.EISDIR)  # before the name is looked up
-    place = vfs.walk(path, start, beneath=beneath)
+    follow = not flags & O_NOFOLLOW and flags & (O_CREAT | O_EXCL) != O_CREAT | O_EXCL
+    at_end = Last.FOLLOW if follow else Last.SLASH
+    place = vfs.walk(path, start, beneath=beneath, last=at_end, links=links)
     node: Inode
     if flags & O_CREAT and place.must_be_dir and place.name:
         raise Refused(errno.EISDIR)
@@ -60,6 +64,8 @@ def open_path(
             if place.node.is_dir:
                 raise Refused(errno.EISDIR)
         node = place.existing()
+    if isinstance(node, Symlink):
+        raise Refused(errno.ENOTDIR if flags & O_DIRECTORY else errno.ELOOP)
     if isinstance(node, Directory) and (flags & O_ACCMODE != O_RDONLY or flags & O_TRUNC):
         raise Refused(errno.EISDIR)
     if flags & O_DIRECTORY and not node.is_dir:

@@ -18,6 +18,7 @@ from pybpfvm.uring_backend.abi import (
 
 if TYPE_CHECKING:
     from pybpfvm.uring_backend.sim.descriptors import OpenFile, WaitQueue
+    from pybpfvm.uring_backend.sim.resources import Resource
     from pybpfvm.uring_backend.sim.selection import Chosen
 
 Issue = Callable[[], int | None]
@@ -39,6 +40,7 @@ class State(Enum):
     WORKER = "in the hands of a worker"
     POLLED = "waiting for its file to become ready"
     TIMER = "waiting for time to pass"
+    PARKED = "waiting for a wake-up or a child"
     EXTERNAL = "being performed by the caller"
     DONE = "completed"
 
@@ -69,6 +71,7 @@ class Request:
         "nowait",
         "queue",
         "res",
+        "resources",
         "size_bytes",
         "skip_cqe",
         "skip_links",
@@ -96,6 +99,7 @@ class Request:
         self.state = State.QUEUED
         self.issue: Issue | None = None
         self.file: OpenFile | None = None
+        self.resources: list[Resource] = []  # registered ones that it uses
         self.queue: WaitQueue | None = None  # what it is waiting on, when POLLED
         self.waited_on: WaitQueue | None = None  # the same, and where it keeps a place
         self.next: Request | None = None
@@ -123,6 +127,20 @@ class Request:
     def linked(self) -> bool:
         """Whether the next SQE belongs to this one's chain."""
         return self.link or self.hardlink
+
+    def use(self, resource: Resource) -> None:
+        """Use a registered file or buffer until the request is over."""
+        if resource not in self.resources:
+            resource.use()
+            self.resources.append(resource)
+
+    def let_go(self) -> None:
+        """Give back the file and everything registered."""
+        if self.file is not None:
+            self.file.drop()
+        resources, self.resources = self.resources, []
+        for resource in resources:
+            resource.drop()
 
     def fail(self) -> None:
         """Mark it failed; a failure is always reported."""

@@ -1,4 +1,4 @@
-"""READ, WRITE and their vectored and fixed-buffer forms, and NOP."""
+"""READ, WRITE and their vectored, fixed-buffer and multishot forms, and NOP."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from pybpfvm.uring_backend.abi import (
     NOP_FIXED_FILE,
     NOP_INJECT_RESULT,
     NOP_TW,
+    POLLERR,
+    POLLHUP,
     POLLIN,
     POLLOUT,
     RWF_APPEND,
@@ -41,6 +43,9 @@ Blocks = Sequence[tuple[int, int]]
 
 _RWF: Final = RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPEND | RWF_NOAPPEND
 _NOP_FLAGS: Final = NOP_INJECT_RESULT | NOP_FILE | NOP_FIXED_FILE | NOP_FIXED_BUFFER | NOP_TW
+_WRITES: Final = frozenset({Op.WRITE, Op.WRITEV, Op.WRITE_FIXED, Op.WRITEV_FIXED})
+_VECTORS: Final = frozenset({Op.READV, Op.WRITEV, Op.READV_FIXED, Op.WRITEV_FIXED})
+_FIXED: Final = frozenset({Op.READ_FIXED, Op.WRITE_FIXED, Op.READV_FIXED, Op.WRITEV_FIXED})
 _PRIORITY_CLASSES: Final = 4  # ioprio: class in the upper three bits; 0 none .. 3 idle
 
 
@@ -53,9 +58,12 @@ def prepare_nop(core: Core, request: Request) -> Issue:
     def issue() -> int | None:
         if sqe.op_flags & NOP_FILE:
             fixed = sqe.op_flags & NOP_FIXED_FILE
-            (core.slots if fixed else core.fds).get(sqe.fd)
+            if fixed:
+                request.use(core.slots.find(sqe.fd))
+            else:
+                core.fds.get(sqe.fd)
         if sqe.op_flags & NOP_FIXED_BUFFER:
-            core.buffers.check_index(sqe.buf_index)
+            request.use(core.buffers.at(sqe.buf_index))
         result = s32(sqe.len) if sqe.op_flags & NOP_INJECT_RESULT else 0
         if sqe.op_flags & NOP_TW:
             core.later(lambda: core.complete(request, result))
@@ -120,19 +128,19 @@ def gather(core: Core, blocks: Blocks) -> bytes:
 
 
 def prepare_read_write(core: Core, request: Request) -> Issue:
-    """READ, READV, READ_FIXED, WRITE, WRITEV, WRITE_FIXED."""
+    """READ, WRITE, each also as V, _FIXED and V_FIXED."""
     sqe = request.sqe
     op = Op(sqe.opcode)
-    writing = op in (Op.WRITE, Op.WRITEV, Op.WRITE_FIXED)
+    writing = op in _WRITES
     selecting = bool(sqe.flags & SQE_BUFFER_SELECT)
     if sqe.ioprio >> 13 >= _PRIORITY_CLASSES or sqe.pad:
         raise Refused(errno.EINVAL)
     vector: Blocks | None = None
-    if op in (Op.READV, Op.WRITEV):
+    if op in _VECTORS:
         if selecting and sqe.len != 1:
             raise Refused(errno.EINVAL)
         vector = read_iovec(core, sqe.addr, sqe.len)
-    if not selecting and op not in (Op.READ_FIXED, Op.WRITE_FIXED):
+    if not selecting and op not in _FIXED:
         check_half(vector if vector is not None else [(sqe.addr, sqe.len)])
     request.size_bytes = sqe.len if vector is None else sum(size for _, size in vector)
     request.wait_events = POLLOUT if writing else POLLIN
@@ -148,8 +156,12 @@ def prepare_read_write(core: Core, request: Request) -> Issue:
 
     def issue() -> int:
         file = core.file_of(request)
-        if op in (Op.READ_FIXED, Op.WRITE_FIXED):
-            core.buffers.check(sqe.buf_index, sqe.addr, sqe.len)
+        if op in _FIXED:
+            request.use(core.buffers.at(sqe.buf_index))
+            for addr, length in [(sqe.addr, sqe.len)] if vector is None else vector:
+                if vector is not None and not length:
+                    raise Refused(errno.EFAULT)
+                request.use(core.buffers.find(sqe.buf_index, addr, length))
         if not (file.writable if writing else file.readable):
             raise Refused(errno.EBADF)
         if sqe.op_flags & ~_RWF or sqe.op_flags & RWF_HIPRI:
@@ -169,6 +181,9 @@ def prepare_read_write(core: Core, request: Request) -> Issue:
         file = core.file_of(request)
         node = file.node
         offset = 0
+        at = 0 if sqe.off == CURRENT_POSITION else s64(sqe.off)
+        if not node.seekable and (at < 0 or at + size > MAX_OFFSET):
+            raise Refused(errno.EINVAL)
         if node.seekable:
             offset = file.offset if sqe.off == CURRENT_POSITION else s64(sqe.off)
             if offset < 0 or offset + size > MAX_OFFSET:
@@ -198,5 +213,32 @@ def prepare_read_write(core: Core, request: Request) -> Issue:
             request.fail()  # a short transfer breaks a soft link
         request.cqe_flags = core.groups.consume(request, done)
         return done
+
+    return issue
+
+
+def prepare_read_multishot(core: Core, request: Request) -> Issue:
+    """READ_MULTISHOT: a CQE for each piece that a file has, into buffers of the group."""
+    sqe = request.sqe
+    if not sqe.flags & SQE_BUFFER_SELECT:
+        raise Refused(errno.EINVAL)
+    once = prepare_read_write(core, request)
+    if sqe.addr or sqe.len:
+        raise Refused(errno.EINVAL)
+    request.multishot = True
+
+    def issue() -> int | None:
+        if core.file_of(request).node.queue is None:
+            raise Refused(errno.EBADFD)
+        while True:
+            result = once()
+            assert result is not None
+            request.failed = False  # a piece is never short
+            if not result:
+                return 0
+            core.post(request, result, request.cqe_flags)
+            request.cqe_flags = 0
+            if not core.file_of(request).node.poll() & (POLLIN | POLLERR | POLLHUP):
+                raise Refused(errno.EAGAIN)  # no buffer is looked for before there is data
 
     return issue

@@ -1,19 +1,21 @@
-"""The simulated file system: directories and regular files in bounded memory.
+"""The simulated file system: directories, regular files and symbolic links in bounded memory.
 
 Files are stored in chunks, so that a byte at a huge offset costs one chunk. Everyone is root:
-mode bits are kept and shown, not enforced. There are no symbolic links and no hard links.
+mode bits are kept and shown, not enforced.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from enum import Enum
 from typing import Final
 
 from pybpfvm.uring_backend.abi import (
     MAX_OFFSET,
     NAME_MAX,
     S_IFDIR,
+    S_IFLNK,
     S_IFREG,
 )
 from pybpfvm.uring_backend.sim.descriptors import Node
@@ -22,6 +24,7 @@ from pybpfvm.uring_backend.sim.request import Refused
 CHUNK: Final = 4096
 DEFAULT_LIMIT_BYTES: Final = 256 << 20
 MAX_NODES: Final = 1 << 16
+_MAX_FOLLOWED: Final = 40  # symbolic links in one walk
 
 
 class Times:
@@ -34,7 +37,8 @@ class Times:
 
 
 class Inode(Node):
-    """A node that has a name: file or directory."""
+    """A node that has a name: file, directory or symbolic link. `links` counts its names, and
+    `xattrs` are its extended attributes by full name."""
 
     def __init__(self, vfs: Vfs, mode: int) -> None:
         self.vfs = vfs
@@ -42,6 +46,7 @@ class Inode(Node):
         self.number = vfs.next_number()
         self.times = Times(vfs.realtime_ns())
         self.links = 1
+        self.xattrs: dict[bytes, bytes] = {}
 
     @property
     def is_dir(self) -> bool:
@@ -157,6 +162,17 @@ class RegularFile(Inode):
     opened = 0
 
 
+class Symlink(Inode):
+    """A path in place of a file."""
+
+    def __init__(self, vfs: Vfs, target: bytes) -> None:
+        super().__init__(vfs, S_IFLNK | 0o777)
+        self.target = target
+
+    def size(self) -> int:
+        return len(self.target)
+
+
 class Directory(Inode):
     """Names and what they stand for."""
 
@@ -187,6 +203,14 @@ class Directory(Inode):
         return False
 
 
+class Last(Enum):
+    """What becomes of a symbolic link at the end of a path."""
+
+    KEEP = "it is what the path means, for requests that make or remove names"
+    SLASH = "the same, unless a slash follows"
+    FOLLOW = "it is followed"
+
+
 class Place:
     """Where a path leads: `name` in `parent`, and the node there, if any."""
 
@@ -208,6 +232,19 @@ class Place:
             raise Refused(errno.ENOTDIR)
         return self.node
 
+    def check_free(self) -> None:
+        """Refused unless something other than a directory can be made here."""
+        if self.node is not None or not self.name:
+            raise Refused(errno.EEXIST)
+        if self.must_be_dir:
+            raise Refused(errno.ENOENT)
+        self.check_parent()
+
+    def check_parent(self) -> None:
+        """Refused(ENOENT) in a directory that was removed while it was open."""
+        if not self.parent.links:
+            raise Refused(errno.ENOENT)
+
 
 class Vfs:
     """The tree and its budget: `limit_bytes` of content, MAX_NODES files and directories."""
@@ -218,7 +255,7 @@ class Vfs:
         self.used_bytes = 0
         self.nodes = 0
         self._numbers = 0
-        self.root = Directory(self, 0o755, None)
+        self.root = Directory(self, 0o700, None)
 
     def next_number(self) -> int:
         """An inode number."""
@@ -236,46 +273,70 @@ class Vfs:
         """Bytes are free again."""
         self.used_bytes -= size
 
-    def walk(self, path: bytes, start: Directory | None = None, *, beneath: str = "") -> Place:
-        """Follow `path` from `start` (the root if None). Refused ENOENT, ENOTDIR, ENAMETOOLONG.
+    def walk(
+        self,
+        path: bytes,
+        start: Directory | None = None,
+        *,
+        beneath: str = "",
+        last: Last = Last.FOLLOW,
+        links: bool = True,
+    ) -> Place:
+        """Follow `path` from `start` (the root if None). Refused ENOENT, ENOTDIR, ENAMETOOLONG,
+        ELOOP.
 
         `beneath`: "refuse" makes every step outside `start` EXDEV (RESOLVE_BENEATH), "pin" makes
-        `start` the root (RESOLVE_IN_ROOT).
+        `start` the root (RESOLVE_IN_ROOT). `links`: False makes every link that would be followed
+        ELOOP (RESOLVE_NO_SYMLINKS).
         """
         if not path:
             raise Refused(errno.ENOENT)
         top = start if beneath == "pin" and start else self.root
-        if path.startswith(b"/"):
-            if beneath == "refuse":
-                raise Refused(errno.EXDEV)
-            here: Directory = top
-        else:
-            here = start or self.root
+        here: Directory = start or self.root
         floor = here if beneath == "refuse" else top
-        names = [name for name in path.split(b"/") if name and name != b"."]
-        trailing = path.endswith((b"/", b"/.")) or path == b"."
-        if not names:
-            return Place(here, b"", here, True)
-        for position, name in enumerate(names):
-            last = position == len(names) - 1
+        followed = 0
+        left: list[bytes] = []
+        trailing = False
+
+        def push(text: bytes, *, at_end: bool) -> None:
+            """Put the names of a path before those that are left."""
+            nonlocal here, trailing
+            if text.startswith(b"/"):
+                if beneath == "refuse":
+                    raise Refused(errno.EXDEV)
+                here = top
+            if at_end:
+                trailing = trailing or text.endswith((b"/", b"/.")) or text == b"."
+            names = [name for name in text.split(b"/") if name and name != b"."]
+            left.extend(reversed(names))
+
+        push(path, at_end=True)
+        while left:
+            name = left.pop()
+            at_end = not left
             if len(name) > NAME_MAX:
                 raise Refused(errno.ENAMETOOLONG)
             if name == b"..":
                 if here is floor and beneath == "refuse":
                     raise Refused(errno.EXDEV)
                 here = here if here is floor else here.parent
-                if last:
-                    return Place(here, b"", here, True)
                 continue
             node = here.entries.get(name)
-            if last:
+            followed_here = last is Last.FOLLOW or (last is Last.SLASH and trailing)
+            if isinstance(node, Symlink) and (not at_end or followed_here):
+                followed += 1
+                if followed > _MAX_FOLLOWED or not links:
+                    raise Refused(errno.ELOOP)
+                push(node.target, at_end=at_end)
+                continue
+            if at_end:
                 return Place(here, name, node, trailing)
             if node is None:
                 raise Refused(errno.ENOENT)
             if not isinstance(node, Directory):
                 raise Refused(errno.ENOTDIR)
             here = node
-        raise AssertionError("a path has a last name")
+        return Place(here, b"", here, True)
 
     def _new_node(self) -> None:
         if self.nodes >= MAX_NODES:
@@ -284,6 +345,7 @@ class Vfs:
 
     def create(self, place: Place, permissions: int) -> RegularFile:
         """A new empty file at a free place."""
+        place.check_parent()
         self._new_node()
         file = RegularFile(self, permissions)
         place.parent.entries[place.name] = file
@@ -293,10 +355,30 @@ class Vfs:
         """A new directory; Refused(EEXIST)."""
         if place.node is not None or not place.name:
             raise Refused(errno.EEXIST)
+        place.check_parent()
         self._new_node()
         directory = Directory(self, permissions, place.parent)
         place.parent.entries[place.name] = directory
         return directory
+
+    def make_symlink(self, place: Place, target: bytes) -> Symlink:
+        """A new symbolic link."""
+        place.check_free()
+        self._new_node()
+        link = Symlink(self, target)
+        place.parent.entries[place.name] = link
+        return link
+
+    def link(self, node: Inode, place: Place) -> None:
+        """Another name for a file; Refused EPERM for directories, ENOENT for one without name."""
+        place.check_free()
+        if node.is_dir:
+            raise Refused(errno.EPERM)
+        if not node.links:
+            raise Refused(errno.ENOENT)
+        node.links += 1
+        node.times.changed = self.realtime_ns()
+        place.parent.entries[place.name] = node
 
     def unlink(self, place: Place) -> None:
         """Take a file's name away."""
@@ -310,7 +392,7 @@ class Vfs:
         if place.must_be_dir:
             raise Refused(errno.ENOTDIR)
         del place.parent.entries[place.name]
-        self._unnamed(node)
+        self._lost_a_name(node)
 
     def remove_dir(self, place: Place) -> None:
         """Remove an empty directory."""
@@ -324,7 +406,7 @@ class Vfs:
         if node.entries:
             raise Refused(errno.ENOTEMPTY)
         del place.parent.entries[place.name]
-        self._unnamed(node)
+        self._lost_a_name(node)
 
     def rename(self, old: Place, new: Place, *, replace: bool, exchange: bool) -> None:
         """rename(2) with the rules for directories; Refused with its errno."""
@@ -362,11 +444,13 @@ class Vfs:
             if isinstance(target, Directory):
                 target.parent = old.parent
         elif target is not None:
-            self._unnamed(target)
+            self._lost_a_name(target)
 
-    def _unnamed(self, node: Inode) -> None:
-        node.links = 0
+    def _lost_a_name(self, node: Inode) -> None:
+        node.links -= 1
         node.times.changed = self.realtime_ns()
+        if node.links:
+            return
         if isinstance(node, RegularFile):
             if not node.opened:
                 node.discard()

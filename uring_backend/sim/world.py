@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+from collections.abc import Iterable
 from typing import Final
 
 from pybpfvm.errors import InputError, errno_name
@@ -11,24 +13,28 @@ from pybpfvm.uring_backend.abi import (
     AF_INET,
     AF_UNIX,
     NAME_MAX,
-    O_RDONLY,
     O_RDWR,
-    O_WRONLY,
+    S_IFDIR,
+    S_IFLNK,
+    S_IFMT,
     SHUT_WR,
     SOCK_DGRAM,
     SOCK_SEQPACKET,
     SOCK_STREAM,
 )
 from pybpfvm.uring_backend.addresses import socket_refusal
+from pybpfvm.uring_backend.sim.children import Children
 from pybpfvm.uring_backend.sim.clock import REALTIME_BASE_NS, Clock
 from pybpfvm.uring_backend.sim.datagrams import UdpSocket
 from pybpfvm.uring_backend.sim.descriptors import FdTable, OpenFile
+from pybpfvm.uring_backend.sim.epolls import Epoll
+from pybpfvm.uring_backend.sim.eventfds import EventFd
 from pybpfvm.uring_backend.sim.inet import Ports
 from pybpfvm.uring_backend.sim.network import Network
 from pybpfvm.uring_backend.sim.opening import open_path
+from pybpfvm.uring_backend.sim.pipes import ends
 from pybpfvm.uring_backend.sim.request import Refused
 from pybpfvm.uring_backend.sim.sockets import Socket, SocketState, inet_address
-from pybpfvm.uring_backend.sim.streams import Pipe
 from pybpfvm.uring_backend.sim.tcp import TcpSocket
 from pybpfvm.uring_backend.sim.unixsockets import (
     Names,
@@ -37,7 +43,15 @@ from pybpfvm.uring_backend.sim.unixsockets import (
     UnixSocket,
     UnixStream,
 )
-from pybpfvm.uring_backend.sim.vfs import DEFAULT_LIMIT_BYTES, Directory, RegularFile, Vfs
+from pybpfvm.uring_backend.sim.vfs import (
+    DEFAULT_LIMIT_BYTES,
+    Directory,
+    Last,
+    RegularFile,
+    Symlink,
+    Vfs,
+)
+from pybpfvm.uring_backend.trees import Entry
 
 _UNIX: Final = {
     SOCK_STREAM: UnixStream,
@@ -109,6 +123,7 @@ class SimWorld:
         self._tcp_ports: Ports[TcpSocket] = Ports()
         self._udp_ports: Ports[UdpSocket] = Ports()
         self._names_unix: Names = {}
+        self.children = Children()
 
     # --- files --------------------------------------------------------------------------------
 
@@ -144,6 +159,41 @@ class SimWorld:
                 raise Refused(errno.ENOSPC)
         except Refused as refused:
             raise self._refused(f"can not make the file {name}", refused) from None
+
+    def seed(self, entries: Iterable[Entry]) -> None:
+        """Make directories, files and symbolic links, parents first."""
+        for entry in entries:
+            path = self._names(entry.path)
+            try:
+                place = self.vfs.walk(path, last=Last.KEEP)
+                if entry.mode & S_IFMT == S_IFLNK:
+                    self.vfs.make_symlink(place, entry.data)
+                elif entry.mode & S_IFMT == S_IFDIR:
+                    self.vfs.make_dir(place, entry.mode & 0o7777)
+                else:
+                    self.add_file(entry.path, entry.data, entry.mode & 0o7777)
+            except Refused as refused:
+                raise self._refused(f"can not make {entry.path}", refused) from None
+
+    def tree(self) -> list[Entry]:
+        """Everything below the root, parents first."""
+        found: list[Entry] = []
+        pending: list[tuple[str, Directory]] = [("", self.vfs.root)]
+        while pending:
+            prefix, directory = pending.pop()
+            for raw, node in sorted(directory.entries.items()):
+                path = prefix + os.fsdecode(raw)
+                data = b""
+                if isinstance(node, Symlink):
+                    data = node.target
+                elif isinstance(node, RegularFile):
+                    if node.size() > self.vfs.limit_bytes:
+                        raise InputError(f"{path} has {node.size()} bytes, most of them a hole")
+                    data = node.read(node.size(), 0)
+                elif isinstance(node, Directory):
+                    pending.append((path + "/", node))
+                found.append(Entry(path, node.mode, data))
+        return sorted(found, key=lambda entry: entry.path)
 
     def file_data(self, name: str) -> bytes:
         """The content of a file; InputError if there is none or it is absurdly sparse."""
@@ -181,11 +231,36 @@ class SimWorld:
 
     def pipe(self) -> tuple[int, int]:
         """(read end, write end)."""
-        pipe = Pipe()
-        assert pipe.reader is not None
-        assert pipe.writer is not None
-        read_fd = self._install(OpenFile(pipe.reader, O_RDONLY))
-        return read_fd, self._install(OpenFile(pipe.writer, O_WRONLY))
+        reader, writer = ends()
+        read_fd = self._install(reader)
+        return read_fd, self._install(writer)
+
+    def eventfd(self, count: int = 0, *, semaphore: bool = False) -> int:
+        """An eventfd object."""
+        return self._install(OpenFile(EventFd(count, semaphore=semaphore), O_RDWR))
+
+    def signal(self, fd: int, count: int = 1) -> None:
+        """Add to an eventfd."""
+        try:
+            node = self.fds.get(fd).node
+        except Refused:
+            raise InputError(f"fd {fd} is not open") from None
+        if not isinstance(node, EventFd):
+            raise InputError(f"fd {fd} is not an eventfd")
+        node.signal(count)
+
+    def epoll(self) -> int:
+        """An empty epoll set."""
+        return self._install(OpenFile(Epoll(), O_RDWR))
+
+    def child(self) -> int:
+        """The number of a new child process."""
+        return self.children.start()
+
+    def end_child(self, pid: int, status: int = 0) -> None:
+        """A child exits with `status`, or is killed by signal -`status`."""
+        if not self.children.end(pid, status):
+            raise InputError(f"no child {pid} runs")
 
     def _install(self, file: OpenFile) -> int:
         try:

@@ -18,14 +18,14 @@ from pybpfvm.uring_backend.abi import (
     SEND_ZC_REPORT_USAGE,
     Op,
 )
-from pybpfvm.uring_backend.sim.messages import (
+from pybpfvm.uring_backend.sim.request import Issue, Refused, Request
+from pybpfvm.uring_backend.sim.transfers import (
     look_first,
     outgoing,
     send_blocks,
     socket_of,
     wait_as_asked,
 )
-from pybpfvm.uring_backend.sim.request import Issue, Refused, Request
 
 if TYPE_CHECKING:
     from pybpfvm.uring_backend.sim.core import Core
@@ -56,7 +56,7 @@ def prepare_send_zc(core: Core, request: Request) -> Issue:
         look_first(request)
         if fixed:
             for addr, size in message.blocks:
-                core.buffers.check(sqe.buf_index, addr, size)
+                request.use(core.buffers.find(sqe.buf_index, addr, size))
         whole = bool(sqe.op_flags & MSG_WAITALL)
         send_blocks(core, request, socket, message.address, message.blocks, whole=whole)
         return request.done_bytes

@@ -1,0 +1,139 @@
+"""docs/opcodes.md from the code: what each backend performs, and what is compared.
+
+    python -m tests.support.opcode_table
+
+"laws": some law of the contract submits the opcode, or calls for the command. "agreement": the
+generator of request sequences makes it, so both backends are compared on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from pybpfvm.memory import AddressSpace
+from pybpfvm.uring_backend.abi import OP_LAST, Op, Register
+from pybpfvm.uring_backend.contract import LAWS, check_law
+from pybpfvm.uring_backend.kernel import KernelBackend
+from pybpfvm.uring_backend.kernel.guard import SUPPORTED
+from pybpfvm.uring_backend.ring import Ring
+from pybpfvm.uring_backend.sim import SimBackend
+from pybpfvm.uring_backend.sim.opcodes import PREPARE
+from tests.support.ring_families import ACTIONS_REGISTER, ALWAYS_REGISTERED
+from tests.support.ring_sequences import Generator
+
+PAGE: Final = Path(__file__).parents[2] / "docs/opcodes.md"
+_SEEDS: Final = range(1, 1001)  # the sequences that are looked through
+
+# Commands and the method that plays each; where it is a backend's, both must have it.
+METHODS: Final[dict[Register, str]] = {
+    Register.FILES: "register_files",
+    Register.FILES2: "register_files",
+    Register.UNREGISTER_FILES: "unregister_files",
+    Register.FILES_UPDATE: "update_files",
+    Register.FILES_UPDATE2: "update_files",
+    Register.BUFFERS: "register_buffers",
+    Register.BUFFERS2: "register_buffers",
+    Register.UNREGISTER_BUFFERS: "unregister_buffers",
+    Register.BUFFERS_UPDATE: "update_buffers",
+    Register.CLONE_BUFFERS: "clone_buffers",
+    Register.SYNC_CANCEL: "sync_cancel",
+    Register.FILE_ALLOC_RANGE: "file_alloc_range",
+    Register.EVENTFD: "register_eventfd",
+    Register.UNREGISTER_EVENTFD: "unregister_eventfd",
+    Register.PERSONALITY: "register_personality",
+    Register.UNREGISTER_PERSONALITY: "unregister_personality",
+    Register.RESTRICTIONS: "register_restrictions",
+    Register.ENABLE_RINGS: "enable_rings",
+    Register.RESIZE_RINGS: "resize_rings",
+    Register.PBUF_RING: "register_buffer_ring",
+    Register.UNREGISTER_PBUF_RING: "unregister_buffer_ring",
+    Register.PBUF_STATUS: "buffer_ring_head",
+    Register.PROBE: "probe",
+}
+_NOTES: Final[dict[Op, str]] = {
+    Op.MADVISE: "advice that changes no content",
+    Op.SYMLINKAT: "kernel: with CAP_SYS_ADMIN",
+    Op.WAITID: "kernel: one child; simulated: one or any",
+    Op.FUTEX_WAIT: "without NUMA nodes",
+    Op.FUTEX_WAKE: "without NUMA nodes",
+}
+
+_seen: set[int] = set()
+
+
+class _Recorder(SimBackend):
+    """Remembers which opcodes it was given."""
+
+    def submit(self, sqes: Sequence[bytes]) -> int:
+        _seen.update(raw[0] for raw in sqes)
+        return super().submit(sqes)
+
+
+def opcodes_of_laws() -> frozenset[int]:
+    """Opcodes that laws submit."""
+    _seen.clear()
+    for law in LAWS:
+        check_law(_recorder, law)
+    return frozenset(_seen)
+
+
+def _recorder(memory: AddressSpace) -> SimBackend:
+    return _Recorder(memory)
+
+
+def generated() -> tuple[frozenset[int], frozenset[Register]]:
+    """Opcodes and register commands in generated sequences."""
+    opcodes: set[int] = set()
+    commands: set[Register] = set(ALWAYS_REGISTERED)
+    for seed in _SEEDS:
+        for step in Generator(seed).sequence().steps:
+            opcodes.update(spec.op for spec in step.specs)
+            actions = [what for what, _ in step.host]
+            commands.update(ACTIONS_REGISTER[what] for what in actions if what in ACTIONS_REGISTER)
+    return frozenset(opcodes), frozenset(commands)
+
+
+def page() -> str:
+    """The text of docs/opcodes.md."""
+    laws = opcodes_of_laws()
+    opcodes, commands = generated()
+    lines = [
+        "# Opcodes and register commands",
+        "",
+        "Written by `python -m tests.support.opcode_table` from the code; a test compares.",
+        "*laws*: one in `uring_backend/contract.py` or `uring_backend/laws/` is about it.",
+        "*agreement*: generated sequences contain it; both backends must make the same of them",
+        "(`tests/uring_backend/test_agreement.py`). What they make differently is in",
+        "[sim-kernel-differences](sim-kernel-differences.md). What has no mark is refused by name.",
+        "",
+        "| opcode | sim | kernel | laws | agreement | |",
+        "|---|---|---|---|---|---|",
+    ]
+    for op in Op:
+        assert op < OP_LAST
+        marks = [op in PREPARE, op in SUPPORTED, op in laws, op in opcodes]
+        lines.append(f"| {op.name} | {_marks(marks)} | {_NOTES.get(op, '')} |")
+    lines += [
+        "",
+        "*ring*: the ring above the backends plays it, once for both.",
+        "",
+        "| register command | sim | kernel | ring | agreement |",
+        "|---|---|---|---|---|",
+    ]
+    for command in Register:
+        method = METHODS.get(command, "")
+        backends = [bool(method) and hasattr(kind, method) for kind in (SimBackend, KernelBackend)]
+        ring = bool(method) and hasattr(Ring, method)
+        marks = [*backends, ring, command in commands]
+        lines.append(f"| {command.name} | {_marks(marks)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _marks(marks: Sequence[bool]) -> str:
+    return " | ".join("✓" if mark else "" for mark in marks)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
