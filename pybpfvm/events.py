@@ -25,7 +25,8 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class HelperCalled:
-    """The running program called `helper` at `pc`; `result` is r0 afterwards, unsigned 64-bit."""
+    """The running program called `helper` at `pc` (negative: the engine does not know); `result`
+    is r0 afterwards, unsigned 64-bit."""
 
     time_ns: int
     helper: str
@@ -70,7 +71,11 @@ class RunFaulted:
 
 @dataclass(frozen=True, slots=True)
 class SqeIssued:
-    """A request was handed to the backend; `origin` is "user" or the program's name."""
+    """A request was handed to the backend; `origin` is "user" or the program's name.
+
+    `sqe` is its 64 bytes as they were submitted, `chain` the first request of the chain of links
+    that it is part of (0: none; a chain may turn out to have one member).
+    """
 
     time_ns: int
     request: int
@@ -79,6 +84,29 @@ class SqeIssued:
     cq: int
     flags: int
     origin: str
+    sqe: bytes = b""
+    chain: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RequestStarted:
+    """The turn of a request has come that the ring performs itself: BPF requests, and those that
+    name others. Of the rest the backend tells only the end."""
+
+    time_ns: int
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class RequestEnded:
+    """Nothing more comes of a request but the CQE with this `res` and `flags`, the next event.
+    `quiet`: there is not even that, because the SQE or the ABI wants it so."""
+
+    time_ns: int
+    request: int
+    res: int
+    flags: int
+    quiet: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +151,48 @@ class Parked:
 
 
 @dataclass(frozen=True, slots=True)
-class FaultInjected:
-    """A fault came to request `request`, or (None) to a program run or the ring: `fault` is its
-    text in a plan."""
+class Woken:
+    """Request `request` was parked and will run again: CQ `cq` holds `held` unreaped CQEs."""
 
     time_ns: int
-    fault: str
-    request: int | None
+    request: int
+    program: str
+    cq: int
+    held: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostWaits:
+    """The host sleeps until CQ `cq` holds `wanted` CQEs; `wanted` 0: until no request lives."""
+
+    time_ns: int
+    cq: int
+    wanted: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostWoke:
+    """The host's wait is over, CQ `cq` holds `held` CQEs. `late`: its deadline ended it. A wait
+    that a hang or a trap ends has no such event."""
+
+    time_ns: int
+    cq: int
+    held: int
+    late: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """Something worth seeing that no other event tells, of `request` or `cq` if it is of one.
+
+    `kind` is a word to group by: "step" is a step of a scenario, "fault" one that was injected.
+    """
+
+    time_ns: int
+    kind: str
+    text: str
+    request: int | None = None
+    cq: int | None = None
 
 
 Event = (
@@ -138,9 +201,14 @@ Event = (
     | RunEnded
     | RunFaulted
     | SqeIssued
+    | RequestStarted
+    | RequestEnded
     | CqePosted
     | CqeReaped
     | Parked
-    | FaultInjected
+    | Woken
+    | HostWaits
+    | HostWoke
+    | Noted
 )
 Observer = Callable[[Event], None]

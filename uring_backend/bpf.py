@@ -15,7 +15,7 @@ from typing import Protocol
 
 from pybpfvm.bits import U32
 from pybpfvm.errors import RingHang, Trap
-from pybpfvm.events import Observer, Parked, RunEnded, RunFaulted, RunStarted
+from pybpfvm.events import Observer, Parked, RunEnded, RunFaulted, RunStarted, Woken
 from pybpfvm.memory import AddressSpace, Region
 from pybpfvm.profiles.base import Profile, RingRules, WaitBy
 from pybpfvm.uring_backend.base import Backend
@@ -204,6 +204,9 @@ class BpfRequests:
                         self._keep(cq, [r for r in waiting if r.wait_nr > count])
             woken.sort(key=_parking_order)
             self._queue.extend(woken)
+            if self._observer is not None:
+                for request in woken:
+                    self._announce_waking(request, self._observer)
         touched.clear()
 
     def wake_dying(self) -> None:
@@ -376,6 +379,11 @@ class BpfRequests:
                     request.wait_nr,
                 )
             )
+
+    def _announce_waking(self, request: BpfRequest, observer: Observer) -> None:
+        name, cq = self._runner.name(request.program), request.wait_idx
+        held = self._cqs.queues[cq].count()
+        observer(Woken(self._backend.now_ns(), request.token, name, cq, held))
 
     def _keep(self, cq: int, waiting: list[BpfRequest]) -> None:
         if waiting:

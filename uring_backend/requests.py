@@ -16,9 +16,11 @@ Ended = Callable[[int], None]
 
 
 class Request:
-    """One SQE on its way. `external`: the backend holds its place in a chain or drain."""
+    """One SQE on its way. `external`: the backend holds its place in a chain or drain. `chain`:
+    the token of the first request in its chain, 0 without links."""
 
     __slots__ = (
+        "chain",
         "cq",
         "external",
         "flags",
@@ -38,6 +40,7 @@ class Request:
         self.user_data = user_data
         self.cq = cq
         self.origin = origin
+        self.chain = 0
         self.external = False
         self.started = False
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 from pybpfvm.bits import U32
 from pybpfvm.errors import InputError, InternalError, RingError, RingHang
-from pybpfvm.events import Observer
+from pybpfvm.events import HostWaits, HostWoke, Observer
 from pybpfvm.memory import AddressSpace
 from pybpfvm.profiles.base import Profile
 from pybpfvm.uring_backend.abi import SQE_BYTES, Cqe
@@ -82,7 +82,7 @@ class Ring:
         self.budgets = budgets = budgets or Budgets()
         self.setup = setup
         self._closed = False
-        self._observed = observer is not None
+        self._observer = observer
         self._loop: KernelLoop | None = None
         self._runner = runner
         self._memory = RingMemory(memory, profile, setup)
@@ -147,7 +147,9 @@ class Ring:
         """
         rules = self.profile.ring
         backend = self.backend
-        if rules is None or not rules.extra_cqs or rules.submit_returns_errno or self._observed:
+        if rules is None or not rules.extra_cqs or rules.submit_returns_errno:
+            return None
+        if self._observer is not None:
             return None
         if backend.name != "kernel":
             return None
@@ -212,6 +214,7 @@ class Ring:
                 lambda: wait_line(_USER, wanted, 0, self.cqs),
                 None,
                 0,
+                wanted,
             )
         return consumed
 
@@ -236,6 +239,7 @@ class Ring:
             lambda: wait_line(_USER, wanted, cq, self.cqs),
             deadline,
             cq,
+            wanted,
         )
         return queue.count()
 
@@ -396,6 +400,7 @@ class Ring:
                 lambda: f"registration waits until {len(live)} request(s) have completed",
                 None,
                 0,
+                0,
             )
         finally:
             self._bpf.dying = False
@@ -495,8 +500,13 @@ class Ring:
         waiter: Callable[[], str],
         deadline_ns: int | None,
         cq: int,
+        wanted: int,
     ) -> None:
-        """Work until `done` or the deadline; RingHang when neither can come."""
+        """Work until `done` or the deadline; RingHang when neither can come. The event tells
+        that so many CQEs are `wanted`."""
+        told = None if done() else self._observer
+        if told is not None:
+            told(HostWaits(self.backend.now_ns(), cq, wanted))
         stop = self._until(done, deadline_ns, cq)
         if stop is _Stop.IDLE:
             seconds = self.budgets.idle_timeout_ns / 1e9
@@ -509,6 +519,9 @@ class Ring:
             raise self._hang(f"the budget of {seconds:g} s for one call is used up", waiter())
         if stop is _Stop.STUCK and deadline_ns is None:
             raise self._hang("nothing in flight can complete", waiter())
+        if told is not None:
+            held = self.cqs.queues[cq].count()
+            told(HostWoke(self.backend.now_ns(), cq, held, stop is not _Stop.DONE))
 
     def _hang(self, reason: str, waiter: str) -> RingHang:
         return RingHang(reason, (waiter, *self._bpf.waiters()))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pybpfvm.errors import InternalError
-from pybpfvm.events import Observer, SqeIssued
+from pybpfvm.events import Observer, RequestEnded, RequestStarted, SqeIssued
 from pybpfvm.profiles.base import RingRules
 from pybpfvm.uring_backend.abi import (
     CQE_F_MORE,
@@ -111,6 +111,7 @@ class Submitter:
                 self.settle()
                 return done
             if chain or link:
+                request.chain = chain[0][0].token if chain else request.token
                 chain.append((request, error))
                 if link:
                     continue
@@ -182,11 +183,14 @@ class Submitter:
         if len(self.table.live) >= self._live_requests:
             return -errno.ENOMEM
         request, error = self._admit(raw, origin)
-        self._announce(request)
         link = request.flags & SQE_ANY_LINK
+        if self._chain or link:
+            request.chain = self._chain[0][0].token if self._chain else request.token
+        self._announce(request)
         if error:
             if self._rules.submit_returns_errno:
                 self.table.retire(request)
+                self._announce_end(request, -error, 0, quiet=True)
                 return -error
             if not (self._rules.bad_sqe_joins_chain and (self._chain or link)):
                 self._fail_chain(self._take_chain())
@@ -204,7 +208,9 @@ class Submitter:
         # away is nearly always the former, and then the helper says so.
         if len(self._deferred) > before and self._deferred[-1][:2] == (request, -errno.EINVAL):
             _, res, flags = self._deferred.pop()
-            if self._rules.submit_returns_errno:
+            refused = self._rules.submit_returns_errno
+            self._announce_end(request, res, flags, quiet=refused)
+            if refused:
                 return res
             self._post(request, res, flags)
             self.settle()
@@ -218,11 +224,13 @@ class Submitter:
 
     def _issue_alone(self, request: Request) -> None:
         if isinstance(request, BpfRequest):
+            self._announce_start(request)
             self.bpf.enqueue(request)
             return
         self._inline_from = request.token
         try:
             if is_performed(request):
+                self._announce_start(request)
                 self.performed.start(request)
             else:
                 self._hand_over([request], placed=False)
@@ -277,6 +285,7 @@ class Submitter:
             return
         deferred, self._deferred = self._deferred, []
         for request, res, flags in deferred:
+            self._announce_end(request, res, flags)
             self._post(request, res, flags)
         self.settle()
 
@@ -313,8 +322,19 @@ class Submitter:
                     request.cq,
                     request.flags,
                     request.origin,
+                    request.sqe,
+                    request.chain,
                 )
             )
+
+    def _announce_start(self, request: Request) -> None:
+        if self._observer is not None:
+            self._observer(RequestStarted(self._backend.now_ns(), request.token))
+
+    def _announce_end(self, request: Request, res: int, flags: int, *, quiet: bool = False) -> None:
+        if self._observer is not None:
+            now_ns = self._backend.now_ns()
+            self._observer(RequestEnded(now_ns, request.token, res, flags, quiet))
 
     def _fail_chain(self, chain: list[tuple[Request, int]]) -> None:
         """A chain with a bad member: nobody runs, the bad ones tell why."""
@@ -391,6 +411,7 @@ class Submitter:
         if request is None or not request.external:
             raise InternalError(f"the backend started an unknown request {token}")
         request.started = True
+        self._announce_start(request)
         if isinstance(request, BpfRequest):
             self.bpf.enqueue(request)
         else:
@@ -415,6 +436,7 @@ class Submitter:
         if request.opcode == Op.TIMEOUT:
             self.timeouts_ended += 1
         if request.flags & SQE_CQE_SKIP_SUCCESS and self._skips(request, res):
+            self._announce_end(request, res, flags, quiet=True)
             return
         if request.token >= DIRECT_TOKENS:
             self.released(request.token)
@@ -424,6 +446,7 @@ class Submitter:
         if inline:
             self._deferred.append((request, res, flags))
         else:
+            self._announce_end(request, res, flags)
             self._post(request, res, flags)
 
     def end(self, request: Request, res: int, *, failed: bool) -> None:

@@ -79,6 +79,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "e.g. READ#2=EIO,RECV#1=short:3 (docs/faults.md)",
     )
     ring.add_argument(
+        "--timeline",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="draw the run: as a page (FILE.html), as text (FILE.txt), or on the terminal",
+    )
+    ring.add_argument(
         "--no-verify",
         action="store_true",
         default=None,
@@ -117,7 +124,15 @@ def run(args: argparse.Namespace) -> int:
     return _run_once(args)
 
 
-_SCENARIO = ("backend", "seed", "faults", "no_verify", "budget_runs", "budget_seconds")
+_SCENARIO = (
+    "backend",
+    "seed",
+    "faults",
+    "timeline",
+    "no_verify",
+    "budget_runs",
+    "budget_seconds",
+)
 _ONCE = ("prog", "ctx", "data", "repeat")
 
 

@@ -10,8 +10,10 @@ from shlex import quote
 
 from pybpfvm.btf.types import Btf
 from pybpfvm.cli.common import overrides, print_json, target_btf
+from pybpfvm.cli.timeline import TimelineOutput
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS
 from pybpfvm.errors import LoadRejected, PybpfvmError, RingHang, Trap
+from pybpfvm.events import Observer
 from pybpfvm.report.account import Account, result
 from pybpfvm.report.names import AddressNames
 from pybpfvm.report.progress import on_stderr, rates
@@ -46,6 +48,7 @@ class Options:
     btf: Btf | None = None
     head: int = 160  # events that the account begins with, unless `everything`
     tail: int = 40  # and ends with
+    timeline: str | None = None  # where to draw it: a file, or "-"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
         abi=args.abi,
         helpers=overrides(args),
         btf=target_btf(args),
+        timeline=args.timeline,
     )
     return show(parse(args.file), options)
 
@@ -82,6 +86,11 @@ def _budgets(runs: int | None, seconds: int | None) -> Budgets:
 def show(scenario: Scenario, options: Options) -> int:
     """Run the scenario, print its account, results and findings; the exit code."""
     account = Account(head=1 << 20 if options.everything else options.head, tail=options.tail)
+    drawing = None
+    observer: Observer = account
+    if options.timeline is not None:
+        drawing = TimelineOutput(options.timeline, json=options.json)
+        observer = drawing.observer(account)
 
     def on_start(live: Live) -> None:
         if not options.json:
@@ -89,16 +98,22 @@ def show(scenario: Scenario, options: Options) -> int:
 
     def on_end(live: Live) -> None:
         progress.stop()
+        if drawing is not None:
+            seed = options.seed if options.backend == "sim" else None
+            drawing.draw(live, _opcodes(live), seed=seed, engine=options.engine)
         if options.json:
             maps.update(map_rows(live.object))
             variables.update(global_values(live.object))
             return
-        if not options.quiet:
+        if drawing is not None and drawing.on_terminal:
+            print()
+        elif not options.quiet:
             _print_account(live, account)
         _print_queues(live)
         print_maps(live.object)
 
-    observed = options.json or not options.quiet  # else nobody asked for the events
+    # Where nobody asks for the events, none are made.
+    observed = options.json or not options.quiet or drawing is not None
     maps: dict[str, list[dict[str, object]]] = {}
     variables: dict[str, object] = {}
     progress = on_stderr()
@@ -117,7 +132,7 @@ def show(scenario: Scenario, options: Options) -> int:
             budget_insns=options.budget_insns,
             budgets=options.budgets,
             faults=options.faults,
-            observer=progress.observer(account) if observed else None,
+            observer=progress.observer(observer) if observed else None,
             on_start=on_start,
             on_end=on_end,
         )
@@ -129,6 +144,8 @@ def show(scenario: Scenario, options: Options) -> int:
             seconds = time.perf_counter() - start
             rate = rates(sum(outcome.runs.values()), outcome.insns, seconds)
             print(f"took {seconds * 1e3:.1f} ms: {rate}")
+        if drawing is not None and not drawing.on_terminal:
+            print(f"timeline: {drawing.target}")
         _print_outcome(scenario, options, outcome)
     return outcome.exit_code
 

@@ -10,23 +10,30 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 
 from pybpfvm.bits import s32, s64
-from pybpfvm.errors import errno_name
+from pybpfvm.errors import InternalError, errno_name
 from pybpfvm.events import (
     CqePosted,
     CqeReaped,
     Event,
-    FaultInjected,
     HelperCalled,
+    HostWaits,
+    HostWoke,
+    Noted,
     Parked,
+    RequestEnded,
+    RequestStarted,
     RunEnded,
     RunFaulted,
     RunStarted,
     SqeIssued,
+    Woken,
 )
 from pybpfvm.helpers.proto import ArgType
 from pybpfvm.helpers.table import HELPERS
 
 AddressNamer = Callable[[int], str]
+# What the lines around them tell as well.
+_UNTOLD = (RequestStarted, RequestEnded, Woken, HostWaits, HostWoke)
 
 
 def plain_number(value: int) -> str:
@@ -35,7 +42,8 @@ def plain_number(value: int) -> str:
 
 
 class Account:
-    """An observer that keeps the first `head` and last `tail` events and counts all of them."""
+    """An observer that keeps the first `head` and last `tail` events that are lines of the account,
+    and counts all of those."""
 
     def __init__(self, *, head: int = 160, tail: int = 40) -> None:
         self._head_limit = head
@@ -51,6 +59,8 @@ class Account:
         self.faults = 0
 
     def __call__(self, event: Event) -> None:
+        if isinstance(event, _UNTOLD) or (isinstance(event, Noted) and event.kind == "step"):
+            return
         self.events += 1
         if len(self._head) < self._head_limit:
             self._head.append(event)
@@ -68,7 +78,7 @@ class Account:
                 self.posted[event.cq] += 1
             case CqeReaped():
                 self.reaped[event.cq] += 1
-            case FaultInjected():
+            case Noted(kind="fault"):
                 self.faults += 1
             case _:
                 pass
@@ -120,7 +130,8 @@ class _Writer:
                     f"(user_data {self._name(event.user_data)})"
                 )
             case HelperCalled():
-                return f"    {helper_call(event, self._name)}"
+                call = helper_call(event.helper, event.args, event.result, self._name)
+                return f"    {call}"
             case RunEnded():
                 then = "done"
                 if event.wait_cq is not None:
@@ -145,9 +156,13 @@ class _Writer:
                 return f"  CQ {event.cq} ← request {event.request} {self._cqe(event)}{fate}"
             case CqeReaped():
                 return f"  CQ {event.cq} → {self._cqe(event)} to {event.by}"
-            case FaultInjected():
+            case Noted(kind="fault"):
                 whom = "" if event.request is None else f" comes to request {event.request}"
-                return f"  ⚡ fault {event.fault}{whom}"
+                return f"  ⚡ fault {event.text}{whom}"
+            case Noted():
+                return f"! {event.kind}: {event.text}"
+            case RequestStarted() | RequestEnded() | Woken() | HostWaits() | HostWoke():
+                raise InternalError("no line of the account")
 
     def _cqe(self, event: CqePosted | CqeReaped) -> str:
         flags = f", flags {event.flags:#x}" if event.flags else ""
@@ -163,13 +178,12 @@ def result(value: int) -> str:
     return f"-{errno_name(value)}" if -4096 < value < 0 else str(value)
 
 
-def helper_call(event: HelperCalled, name_addr: AddressNamer = plain_number) -> str:
+def helper_call(
+    helper: str, args: tuple[int, ...], r0: int, name_addr: AddressNamer = plain_number
+) -> str:
     """`map_lookup_elem(arr, &stack+508) = 0x...`"""
-    row = HELPERS.get(event.helper)
-    used = (
-        sum(arg is not ArgType.DONTCARE for arg in row.args) if row is not None else len(event.args)
-    )
-    args = ", ".join(name_addr(arg) for arg in event.args[:used])
-    signed = s64(event.result)
-    shown = result(signed) if signed < 0 else name_addr(event.result)
-    return f"{event.helper}({args}) = {shown}"
+    row = HELPERS.get(helper)
+    used = sum(arg is not ArgType.DONTCARE for arg in row.args) if row is not None else len(args)
+    signed = s64(r0)
+    shown = result(signed) if signed < 0 else name_addr(r0)
+    return f"{helper}({', '.join(name_addr(arg) for arg in args[:used])}) = {shown}"

@@ -1,23 +1,18 @@
 """`--format html`: one page that needs nothing else, to look at verdicts and how they came about.
 
 Verdicts and findings are plain HTML. States, paths and listings are JSON that the page's script
-shows; it writes text only, and a content security policy lets no other script run, so that names
-and C lines of a hostile object stay text.
+shows.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from html import escape
-from importlib.resources import files
 
 from pybpfvm.report import ruletexts
 from pybpfvm.report.formats import Report
+from pybpfvm.report.htmlpage import asset, document, text_of
 from pybpfvm.report.recording import Recording, recorder
 from pybpfvm.session.judged import JudgedObject, JudgedProgram
 from pybpfvm.verifier.verdict import Accepted, Finding, Inconclusive, Kind, Rule, Verdict
@@ -53,19 +48,13 @@ _GO = (
 
 def render(report: Report) -> str:
     """The whole page."""
-    style, script = _asset("page.css"), _asset("page.js")
+    style, script = asset("page.css"), asset("page.js")
     programs = [(one, program) for one in report.objects for program in one.programs]
     records = _within_budget([program for _, program in programs])
     data = [_data(program, kept) for (_, program), kept in zip(programs, records, strict=True)]
     title = ", ".join(one.path for one in report.objects)[:200] or "no objects"
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{_hash(script)}'"
-    return "\n".join(
+    body = "\n".join(
         (
-            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{_text(title)} · pybpfvm verify</title>",
-            f"<style>\n{style}</style>\n</head>\n<body>",
             f"<header><h1>Verification</h1>\n{''.join(_overview(report))}</header>\n<main>",
             *(
                 _program(number, one, program, kept)
@@ -73,29 +62,9 @@ def render(report: Report) -> str:
             ),
             "</main>",
             f"<footer>{_footer(report)}</footer>",
-            f'<script type="application/json" id="data">{_json(data)}</script>',
-            f"<script>{script}</script>\n</body>\n</html>\n",
         )
     )
-
-
-def _asset(name: str) -> str:
-    return files("pybpfvm.report").joinpath("page", name).read_text(encoding="utf-8")
-
-
-def _hash(script: str) -> str:
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-
-
-def _text(text: str) -> str:
-    """Text of an object: escaped, control characters made visible."""
-    return escape("".join(c if c.isprintable() or c in "\t\n" else "\ufffd" for c in text))
-
-
-def _json(data: object) -> str:
-    """JSON that can stand inside a script element: nothing in it can end that."""
-    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return document(f"{title} · pybpfvm verify", style, script, body, data)
 
 
 def _word(verdict: Verdict) -> str:
@@ -116,21 +85,21 @@ def _findings(verdict: Verdict) -> tuple[Finding, ...]:
 def _overview(report: Report) -> Iterator[str]:
     number = 0
     for one in report.objects:
-        words = [_text(part) for part in (one.abi, f"kernel {one.kernel}") if part]
-        digest = f' · <span class="mono">{_text(one.sha256[:12])}</span>' if one.sha256 else ""
-        yield f'<p class="object"><b>{_text(one.path)}</b> '
+        words = [text_of(part) for part in (one.abi, f"kernel {one.kernel}") if part]
+        digest = f' · <span class="mono">{text_of(one.sha256[:12])}</span>' if one.sha256 else ""
+        yield f'<p class="object"><b>{text_of(one.path)}</b> '
         yield f'<span class="soft">{" · ".join(words)}{digest}</span></p>'
         if one.error:
-            yield f'<p><span class="badge error">can not be used</span> {_text(one.error)}</p>'
+            yield f'<p><span class="badge error">can not be used</span> {text_of(one.error)}</p>'
         for note in one.notes:
-            yield f'<p class="soft">{_text(note)}</p>'
+            yield f'<p class="soft">{text_of(note)}</p>'
         if not one.complete:
             yield '<p class="soft">Judging was interrupted: programs are missing.</p>'
         yield '<ul class="programs">'
         for program in one.programs:
             word = _word(program.verdict)
             yield (
-                f'<li><button id="choose-{number}">{_text(program.name)}'
+                f'<li><button id="choose-{number}">{text_of(program.name)}'
                 f'<span class="badge {word}">{word}</span></button></li>'
             )
             number += 1
@@ -149,12 +118,12 @@ def _program(number: int, one: JudgedObject, program: JudgedProgram, kept: Recor
         f' <span class="soft">{_KINDS[first.kind]}</span>' for first in _findings(verdict)[:1]
     )
     parts = [
-        f'<section class="program" id="program-{number}" aria-label="{_text(program.name)}">',
-        f'<div class="title"><h2>{_text(program.name)}</h2>',
+        f'<section class="program" id="program-{number}" aria-label="{text_of(program.name)}">',
+        f'<div class="title"><h2>{text_of(program.name)}</h2>',
         f'<span class="badge {word}">{word}</span>{kind}</div>',
-        f'<p class="soft">section <span class="mono">{_text(program.section)}</span>'
-        f"{' · ' + _text(program.abi) if program.abi else ''} · {counts}</p>",
-        *(f'<p class="soft">{_text(note)}</p>' for note in program.notes),
+        f'<p class="soft">section <span class="mono">{text_of(program.section)}</span>'
+        f"{' · ' + text_of(program.abi) if program.abi else ''} · {counts}</p>",
+        *(f'<p class="soft">{text_of(note)}</p>' for note in program.notes),
     ]
     if isinstance(verdict, Accepted):
         parts.append("<p>On every path it can not fault, leak or hang.</p>")
@@ -169,17 +138,17 @@ def _program(number: int, one: JudgedObject, program: JudgedProgram, kept: Recor
 def _finding(finding: Finding, program: JudgedProgram, kind: str) -> str:
     at = f'<button class="link mono" data-pc="{finding.pc}">instruction {finding.pc}</button>'
     insn = program.insns.get(finding.pc)
-    rows = [("At", at + (f" <code>{_text(insn)}</code>" if insn else ""))]
+    rows = [("At", at + (f" <code>{text_of(insn)}</code>" if insn else ""))]
     if finding.source is not None:
         line = finding.source
-        rows.append(("In", f"<code>{_text(line.text.strip())}</code> {_text(str(line))}"))
+        rows.append(("In", f"<code>{text_of(line.text.strip())}</code> {text_of(str(line))}"))
     if finding.reason:
         rows.append(("Why", _prose(finding.reason)))
     if finding.path:
         steps = "".join(
             f'<li><button class="link mono" data-pc="{step.pc}">{step.pc}</button> '
             f"{_prose(step.note)}"
-            + (f' <span class="soft">{_text(str(step.source))}</span>' if step.source else "")
+            + (f' <span class="soft">{text_of(str(step.source))}</span>' if step.source else "")
             + "</li>"
             for step in finding.path
         )
@@ -188,24 +157,24 @@ def _finding(finding: Finding, program: JudgedProgram, kind: str) -> str:
         rows.append(("What to do", _prose(finding.suggestion)))
     rows.append(("The rule", _rule(finding.rule)))
     if finding.witness is not None:
-        rows.append(("Inputs that trap", f"<code>{_text(_witness(finding))}</code>"))
+        rows.append(("Inputs that trap", f"<code>{text_of(_witness(finding))}</code>"))
     listed = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows)
     return (
-        f'<article class="finding{kind}"><div class="what">{_text(finding.message)}</div>'
-        f'<div class="soft">{_text(finding.rule.value)} · {_KINDS[finding.kind]}</div>'
+        f'<article class="finding{kind}"><div class="what">{text_of(finding.message)}</div>'
+        f'<div class="soft">{text_of(finding.rule.value)} · {_KINDS[finding.kind]}</div>'
         f"<dl>{listed}</dl></article>"
     )
 
 
 def _prose(text: str) -> str:
     """Text for people; what stands between two backquotes is code."""
-    return _CODE.sub(r"<code>\1</code>", _text(text))
+    return _CODE.sub(r"<code>\1</code>", text_of(text))
 
 
 def _rule(rule: Rule) -> str:
     """What a rule means, folded."""
     said = "".join(f"<p>{_prose(part)}</p>" for part in ruletexts.meaning(rule).split("\n\n"))
-    return f"<details><summary>{_text(ruletexts.title(rule))}</summary>{said}</details>"
+    return f"<details><summary>{text_of(ruletexts.title(rule))}</summary>{said}</details>"
 
 
 def _witness(finding: Finding) -> str:
@@ -229,7 +198,7 @@ def _tools(kept: Recording) -> str:
         f'<button role="tab" data-tab="{name}" aria-selected="false">{text}</button>'
         for name, text in _TABS
     )
-    picture = kept.picture or f'<p class="soft">No picture: {_text(kept.no_picture)}.</p>'
+    picture = kept.picture or f'<p class="soft">No picture: {text_of(kept.no_picture)}.</p>'
     return (
         '<div data-part="tools" hidden>'
         f'<div class="bar">{buttons}<span class="where" data-part="where" aria-live="polite">'
@@ -267,7 +236,7 @@ def _footer(report: Report) -> str:
         "Keys: <kbd>j</kbd> <kbd>k</kbd> next and previous step, <kbd>[</kbd> <kbd>]</kbd> "
         "visits of the instruction, <kbd>s</kbd> start, <kbd>e</kbd> error, <kbd>1</kbd> to "
         "<kbd>4</kbd> tabs, <kbd>↑</kbd> <kbd>↓</kbd> in the instructions. A value begins with P "
-        f"where safety hung on it. Rules of kernel {_text(report.request.kernel)}. Made by "
+        f"where safety hung on it. Rules of kernel {text_of(report.request.kernel)}. Made by "
         "pybpfvm; this file needs nothing else."
     )
 

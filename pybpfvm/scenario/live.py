@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 from pybpfvm.btf.types import BtfKind
-from pybpfvm.errors import InputError, RingError
+from pybpfvm.errors import InputError, PybpfvmError, RingError
 from pybpfvm.scenario.model import (
     AddressOf,
     Content,
@@ -61,6 +61,7 @@ class Live:
         self.peers: dict[str, Peer] = {}
         self.slots: dict[str, int] = {}
         self.counts = Counts()  # of the ring, before its queues are emptied at the end
+        self.stopped: PybpfvmError | None = None  # what ended the steps before their time
         self._start_ns = 0 if ring.backend.name == "sim" else None
         self._set_up()
 

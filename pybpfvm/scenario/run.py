@@ -16,7 +16,7 @@ from pybpfvm.errors import (
     Trap,
     errno_name,
 )
-from pybpfvm.events import CqeReaped, Event, Observer
+from pybpfvm.events import CqeReaped, Event, Noted, Observer
 from pybpfvm.profiles import profile_named
 from pybpfvm.scenario.compare import Finding, compare
 from pybpfvm.scenario.live import Live, placed
@@ -164,7 +164,7 @@ def run_scenario(
                 live = Live(scenario, ring, obj)
             if on_start is not None:
                 on_start(live)
-            stopped = _take_steps(scenario, live, progress)
+            stopped = live.stopped = _take_steps(scenario, live, progress)
             live.counts = ring.counts.copy()
             _collect(live, progress)
             live.dump()
@@ -230,10 +230,42 @@ def _take_steps(scenario: Scenario, live: Live, progress: _Progress) -> Stopped 
                 live.register(scenario.programs)
         for index, step in enumerate(scenario.steps):
             progress.step = index
+            if progress.observer is not None:
+                now_ns = live.ring.backend.now_ns()
+                progress.see(Noted(now_ns, "step", f"steps[{index}]: {_told(step.action)}"))
             _step(step, live, progress)
     except (RingHang, Trap, LoadRejected) as stop:
         return stop
     return None
+
+
+def _told(action: Action) -> str:
+    """The step in a few words."""
+    match action:
+        case Submit():
+            return f"submit {len(action.sqes)}"
+        case Wait():
+            return f"wait for {action.count} on CQ {action.cq}"
+        case Sleep():
+            return f"sleep {action.duration_ns / 1e6:g} ms"
+        case Write():
+            return f"write {action.block}"
+        case Connect():
+            return f"connect {action.peer} to {action.to}"
+        case PeerSend():
+            return f"send {action.peer}"
+        case PeerRecv():
+            return f"recv {action.peer}"
+        case PeerEnd():
+            return f"{'close' if action.close else 'shutdown'} {action.peer}"
+        case CloseFd():
+            return f"close {action.fd}"
+        case Register():
+            return "register"
+        case Unregister():
+            return "unregister"
+        case Check():
+            return "check"
 
 
 def _judge_stop(scenario: Scenario, stopped: Stopped | None, progress: _Progress) -> bool:

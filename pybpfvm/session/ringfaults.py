@@ -10,7 +10,7 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 
 from pybpfvm.errors import InputError, RingError
-from pybpfvm.events import FaultInjected
+from pybpfvm.events import Noted
 from pybpfvm.uring_backend.bpf import Budgets
 from pybpfvm.uring_backend.faults import (
     AtRequest,
@@ -113,4 +113,4 @@ class RingFaults:
     def _tell(self, request: int | None, fault: Fault) -> None:
         if self._observer is not None:
             now = self._ring.backend.now_ns()
-            self._observer(FaultInjected(now, str(fault), request))
+            self._observer(Noted(now, "fault", str(fault), request))

@@ -8,7 +8,7 @@ import pytest
 
 from pybpfvm.cli import main
 from pybpfvm.errors import InputError
-from pybpfvm.events import Event, FaultInjected
+from pybpfvm.events import Event, Noted
 from pybpfvm.scenario import Outcome, parse, parse_bytes, run_scenario
 from pybpfvm.session.ring import BackendName
 from pybpfvm.uring_backend.abi import Op
@@ -58,7 +58,7 @@ def test_the_user_side_writes_between_runs_on_both_backends(backend: BackendName
         faults=parse_faults("run#1=write:request+16:02000000"),
         observer=seen.append,
     )
-    assert [e.fault for e in seen if isinstance(e, FaultInjected)] == [
+    assert [e.text for e in seen if isinstance(e, Noted) and e.kind == "fault"] == [
         "run#1=write:request+16:02000000"
     ]
     assert [f.where.rpartition(".")[2] for f in outcome.findings] == [

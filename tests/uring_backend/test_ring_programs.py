@@ -6,8 +6,21 @@ import errno
 
 import pytest
 
-from pybpfvm.errors import InputError, InternalError, Trap, TrapKind, UnsupportedError
-from pybpfvm.events import CqePosted, CqeReaped, Event, Parked, RunEnded, RunStarted, SqeIssued
+from pybpfvm.errors import InputError, InternalError, RingHang, Trap, TrapKind, UnsupportedError
+from pybpfvm.events import (
+    CqePosted,
+    CqeReaped,
+    Event,
+    HostWaits,
+    HostWoke,
+    Parked,
+    RequestEnded,
+    RequestStarted,
+    RunEnded,
+    RunStarted,
+    SqeIssued,
+    Woken,
+)
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Cqe, Op
 from pybpfvm.uring_backend.bpf import Budgets
@@ -743,21 +756,66 @@ def test_the_account_of_a_run(make_bench: MakeBench) -> None:
 
     bench = make_bench("v2", pair)
     bench.submit(bpf(0, user_data=9))
-    bench.submit(sqe(user_data=5, cq=1, flags=HARDLINK))
+    linked = sqe(user_data=5, cq=1, flags=HARDLINK)
+    bench.submit(linked)
     bench.ring.reap()
     expected: list[Event] = [
-        SqeIssued(0, 1, 37, 9, 0, 0, "user"),
+        SqeIssued(0, 1, 37, 9, 0, 0, "user", bpf(0, user_data=9)),
+        RequestStarted(0, 1),
         RunStarted(0, 1, "pair", 0, 1, 9),
-        SqeIssued(0, 2, 0, 4, 1, 0, "pair"),
+        SqeIssued(0, 2, 0, 4, 1, 0, "pair", sqe(user_data=4, cq=1)),
         RunEnded(0, 1, "pair", 1, 0, 1, 1, 2),
+        RequestEnded(0, 2, 0, 0, False),
         CqePosted(0, 1, 4, 0, 0, "posted", "pair", 2),
         Parked(0, 1, "pair", 1, 2),
-        SqeIssued(0, 3, 0, 5, 1, HARDLINK, "user"),
+        SqeIssued(0, 3, 0, 5, 1, HARDLINK, "user", linked, 3),
+        RequestEnded(0, 3, 0, 0, False),
         CqePosted(0, 1, 5, 0, 0, "posted", "user", 3),
+        Woken(0, 1, "pair", 1, 2),
         RunStarted(0, 1, "pair", 0, 2, 9),
         CqeReaped(0, 1, 4, 0, 0, "pair"),
         RunEnded(0, 1, "pair", 2, 0, 1, None, 0),
+        RequestEnded(0, 1, 0, 0, False),
         CqePosted(0, 0, 9, 0, 0, "posted", "user", 1),
         CqeReaped(0, 0, 9, 0, 0, "user"),
     ]
     assert bench.events == expected
+
+
+def test_every_request_ends_once_and_says_so_before_its_last_cqe(make_bench: MakeBench) -> None:
+    """Also those without a CQE, and those that the helper refuses by its result."""
+
+    def bad(run: Run) -> int:
+        run.submit(sqe(200, user_data=7))
+        run.submit(sqe(user_data=8, flags=abi.SQE_CQE_SKIP_SUCCESS))
+        return run.done()
+
+    for profile in ("v1", "v3"):
+        bench = make_bench(profile, bad)
+        bench.submit(bpf(0, user_data=9))
+        issued = [event.request for event in bench.events if isinstance(event, SqeIssued)]
+        ended = {e.request: e for e in bench.events if isinstance(e, RequestEnded)}
+        assert sorted(ended) == issued == [1, 2, 3], profile
+        assert sum(isinstance(event, RequestEnded) for event in bench.events) == 3
+        assert [ended[request].quiet for request in issued] == [False, profile == "v1", True]
+        for here, event in enumerate(bench.events):
+            if isinstance(event, RequestEnded) and not event.quiet:
+                after = bench.events[here + 1]
+                assert isinstance(after, CqePosted)
+                assert (after.request, after.res) == (event.request, event.res)
+
+
+def test_waits_of_the_host_are_events(make_bench: MakeBench) -> None:
+    bench = make_bench("v3", lambda run: run.done())
+    timer = bench.timeout(1)
+    bench.submit(timer)
+    bench.ring.wait_cqes(1)
+    assert bench.ring.wait_cqes(1) == 1, "what holds already is no wait"
+    with pytest.raises(RingHang):
+        bench.ring.wait_cqes(2)
+    waits = [e for e in bench.events if isinstance(e, HostWaits | HostWoke)]
+    assert waits == [
+        HostWaits(0, 0, 1),
+        HostWoke(1_000_000, 0, 1, False),
+        HostWaits(1_000_000, 0, 2),
+    ]
