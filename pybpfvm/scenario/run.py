@@ -260,6 +260,8 @@ def _told(action: Action) -> str:
             return f"{'close' if action.close else 'shutdown'} {action.peer}"
         case CloseFd():
             return f"close {action.fd}"
+        case NetworkChange():
+            return f"network of {action.peer or 'all'}"
         case Register():
             return "register"
         case Unregister():
