@@ -76,3 +76,8 @@ build $lints/behaviours.bpf.c $lints/behaviours.v3.bpf.o 3
 loops=tests/data/loops
 build $loops/loops.bpf.c $loops/loops.v2.bpf.o 2
 build $loops/loops.bpf.c $loops/loops.v3.bpf.o 3
+
+# Servers that many clients use at a time.
+servers=tests/data/servers
+build $servers/echo.bpf.c $servers/echo.v2.bpf.o 2
+build $servers/echo.bpf.c $servers/echo.v3.bpf.o 3

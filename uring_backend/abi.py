@@ -283,7 +283,19 @@ REGISTER_FILES_UPDATE: Final = 6
 REGISTER_PROBE: Final = 8
 REGISTER_RING_FDS: Final = 20
 UNREGISTER_RING_FDS: Final = 21
+REGISTER_PBUF_RING: Final = 22
+UNREGISTER_PBUF_RING: Final = 23
 REGISTER_SYNC_CANCEL: Final = 24
+REGISTER_PBUF_STATUS: Final = 26
+
+# struct io_uring_buf_reg: ring_addr, ring_entries, bgid, flags; struct io_uring_buf_status
+BUFFER_RING: Final = struct.Struct("<QIHH24x")
+BUFFER_RING_STATUS: Final = struct.Struct("<II32x")
+BUFFER_RING_ENTRY: Final = struct.Struct("<QIHxx")  # addr, len, bid
+BUFFER_RING_TAIL_AT: Final = 14
+MAX_BUFFER_RING: Final = 1 << 16
+PBUF_RING_MMAP: Final = 1 << 0
+PBUF_RING_INC: Final = 1 << 1
 
 REGISTER_FILES2: Final = 13
 REGISTER_FILES_UPDATE2: Final = 14
@@ -367,18 +379,52 @@ NOP_FIXED_BUFFER: Final = 1 << 3
 NOP_TW: Final = 1 << 4
 NOP_CQE32: Final = 1 << 5
 
+NOTIF_USAGE_ZC_COPIED: Final = 1 << 31  # in the result of a notification
+
+# Sqe.off of URING_CMD on a socket
+SOCKET_OP_SIOCINQ: Final = 0
+SOCKET_OP_SIOCOUTQ: Final = 1
+SOCKET_OP_GETSOCKOPT: Final = 2
+SOCKET_OP_SETSOCKOPT: Final = 3
+
+MSG_OOB: Final = 0x1
 MSG_PEEK: Final = 0x2
+MSG_CTRUNC: Final = 0x8
 MSG_TRUNC: Final = 0x20
 MSG_DONTWAIT: Final = 0x40
+MSG_EOR: Final = 0x80
 MSG_WAITALL: Final = 0x100
 MSG_NOSIGNAL: Final = 0x4000
+MSG_MORE: Final = 0x8000
+MSG_CMSG_CLOEXEC: Final = 0x4000_0000
+
+SOL_SOCKET: Final = 1
+SO_REUSEADDR: Final = 2
+SO_TYPE: Final = 3
+SO_ERROR: Final = 4
+SO_BROADCAST: Final = 6
+SO_KEEPALIVE: Final = 9
+SO_LINGER: Final = 13
+SO_ACCEPTCONN: Final = 30
+SO_PROTOCOL: Final = 38
+SO_DOMAIN: Final = 39
+SOL_TCP: Final = 6
+SOL_UDP: Final = 17
+TCP_NODELAY: Final = 1
+TCP_CORK: Final = 3
+TCP_QUICKACK: Final = 12
+SCM_RIGHTS: Final = 1
 
 SHUT_RD: Final = 0
 SHUT_WR: Final = 1
 SHUT_RDWR: Final = 2
 
+AF_UNSPEC: Final = 0
+AF_UNIX: Final = 1
 AF_INET: Final = 2
 SOCK_STREAM: Final = 1
+SOCK_DGRAM: Final = 2
+SOCK_SEQPACKET: Final = 5
 SOCK_NONBLOCK: Final = 0o4000
 SOCK_CLOEXEC: Final = 0o2000000
 
@@ -508,6 +554,8 @@ GETEVENTS_ARG = struct.Struct("<QIIQ")  # sigmask, its size, min_wait_usec, time
 IOVEC: Final = struct.Struct("<QQ")  # iov_base, iov_len
 MSGHDR: Final = struct.Struct("<QIxxxxQQQQIxxxx")  # name, namelen, iov, iovlen, control, len, flags
 OPEN_HOW: Final = struct.Struct("<QQQ")  # flags, mode, resolve
+RECVMSG_OUT: Final = struct.Struct("<IIII")  # namelen, controllen, payloadlen, flags
+CMSG: Final = struct.Struct("<Qii")  # cmsg_len, cmsg_level, cmsg_type
 SOCKADDR_IN: Final = struct.Struct("<H2s4s8x")  # family, port and address in network order
 SOCKLEN: Final = struct.Struct("<I")
 FD: Final = struct.Struct("<i")
@@ -603,7 +651,7 @@ OPS: Final[Mapping[Op, OpInfo]] = {
     Op.POLL_ADD: OpInfo(_F),
     Op.POLL_REMOVE: OpInfo(),
     Op.SYNC_FILE_RANGE: OpInfo(_F),
-    Op.SENDMSG: OpInfo(_F, (Pointer("addr", Target.MSGHDR_IN),), True, True),
+    Op.SENDMSG: OpInfo(_F, (Pointer("addr", Target.MSGHDR_IN),), True),
     Op.RECVMSG: OpInfo(_F, (Pointer("addr", Target.MSGHDR_OUT),), True, True),
     Op.TIMEOUT: OpInfo(pointers=(_TIMESPEC,)),
     Op.TIMEOUT_REMOVE: OpInfo(

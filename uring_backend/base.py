@@ -20,6 +20,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from pybpfvm.uring_backend.abi import AF_INET, SOCK_STREAM
+from pybpfvm.uring_backend.conditions import VirtualNetwork
 from pybpfvm.uring_backend.trees import Entry
 
 EXTERNAL = 0xFF
@@ -60,18 +62,26 @@ class Peer(Protocol):
         """Bytes taken (may be fewer; 0 when the other side is full)."""
 
     def recv(self, size: int) -> bytes | None:
-        """Up to `size` bytes that are there now; b"" at end of stream, None when there are none."""
+        """Up to `size` bytes that are there now, or of one message; b"" at end of stream, None
+        when there are none."""
 
     def shutdown(self) -> None:
         """Send end of stream; receiving still works."""
 
-    def close(self) -> None:
-        """Give the end up."""
+    def address(self) -> bytes:
+        """Its own address as a sockaddr, by which requests can send to it."""
+
+    def close(self, *, reset: bool = False) -> None:
+        """Give the end up. `reset`: a TCP connection is reset instead of ended."""
 
 
 class World(Protocol):
     """Files and sockets around a ring: real temporary ones, or simulated ones. The host's hand
     in what requests see; all paths are relative names, all fds are the backend's."""
+
+    @property
+    def network(self) -> VirtualNetwork | None:
+        """The network between AF_INET sockets; None where it is the host's own."""
 
     def add_file(self, name: str, data: bytes, mode: int = 0o644) -> None:
         """Make a file (and the directories on its way) with this content."""
@@ -94,20 +104,24 @@ class World(Protocol):
     def pipe(self) -> tuple[int, int]:
         """(read end, write end) as fds that requests may use."""
 
-    def socketpair(self) -> tuple[int, Peer]:
-        """A connected stream socket: the requests' fd and the host's end."""
+    def socketpair(self, kind: int = SOCK_STREAM) -> tuple[int, Peer]:
+        """A connected AF_UNIX socket: the requests' fd and the host's end."""
 
     def listen(self, backlog: int = 128) -> int:
-        """A listening stream socket on a loopback address, as an fd that requests may use."""
+        """A listening TCP socket on a loopback address, as an fd that requests may use."""
+
+    def datagrams(self) -> int:
+        """A UDP socket bound to a loopback address, as an fd that requests may use."""
 
     def address(self, fd: int) -> bytes:
-        """The sockaddr_in of a listening socket, 16 bytes, for CONNECT requests."""
+        """The address of a socket, for CONNECT requests and sends."""
 
     def connect(self, fd: int) -> Peer:
-        """A client connection to a listening socket (completes even before it is accepted)."""
+        """A client of a listening socket (it is connected even before it is accepted), or a
+        UDP socket connected to one that is bound."""
 
-    def socket(self) -> int:
-        """An unconnected stream socket, for CONNECT requests."""
+    def socket(self, domain: int = AF_INET, kind: int = SOCK_STREAM) -> int:
+        """An unconnected socket. InputError for families and kinds that requests can not have."""
 
     def eventfd(self, count: int = 0, *, semaphore: bool = False) -> int:
         """An eventfd object."""
@@ -190,6 +204,18 @@ class Backend(Protocol):
 
     def unregister_buffers(self) -> int:
         """0 or -errno."""
+
+    def register_buffer_ring(self, addr: int, entries: int, group: int, flags: int = 0) -> int:
+        """IORING_REGISTER_PBUF_RING of a ring in user memory; 0 or -errno.
+
+        A kernel's ring sees the buffers that were added when the backend is next called.
+        """
+
+    def unregister_buffer_ring(self, group: int) -> int:
+        """IORING_UNREGISTER_PBUF_RING; 0 or -errno."""
+
+    def buffer_ring_head(self, group: int) -> int:
+        """IORING_REGISTER_PBUF_STATUS: how many buffers are used up, modulo 2**16, or -errno."""
 
     def clone_buffers(
         self,

@@ -345,6 +345,16 @@ class Ring:
         """IORING_UNREGISTER_BUFFERS. Raises RingError."""
         self._registered("unregister_buffers", self._open_backend().unregister_buffers())
 
+    def register_buffer_ring(self, addr: int, entries: int, group: int, flags: int = 0) -> None:
+        """IORING_REGISTER_PBUF_RING of a ring in user memory. Raises RingError."""
+        result = self._open_backend().register_buffer_ring(addr, entries, group, flags)
+        self._registered("register_buffer_ring", result)
+
+    def unregister_buffer_ring(self, group: int) -> None:
+        """IORING_UNREGISTER_PBUF_RING. Raises RingError."""
+        result = self._open_backend().unregister_buffer_ring(group)
+        self._registered("unregister_buffer_ring", result)
+
     def update_buffers(self, offset: int, buffers: Sequence[tuple[int, int]]) -> int:
         """IORING_REGISTER_BUFFERS_UPDATE; how many were updated. Raises RingError."""
         return self._registered(

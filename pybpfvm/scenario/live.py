@@ -15,6 +15,7 @@ from pybpfvm.scenario.model import (
     Field,
     Fill,
     Joined,
+    NetworkChange,
     Number,
     PathOf,
     Raw,
@@ -30,6 +31,7 @@ from pybpfvm.scenario.table import nearest
 from pybpfvm.session import Block, LoadedObject, Ring, cstring
 from pybpfvm.session.values import Value, encode
 from pybpfvm.uring_backend.base import Peer
+from pybpfvm.uring_backend.conditions import port_of
 from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.trees import read_tree, write_tree
 
@@ -89,6 +91,9 @@ class Live:
 
     def _set_up(self) -> None:
         scenario, ring = self.scenario, self.ring
+        if scenario.network is not None:
+            with self._placed("network"):
+                self.change_network(scenario.network)
         if scenario.seed is not None:
             with self._placed("files.from"):
                 ring.world.seed(read_tree(scenario.seed))
@@ -135,10 +140,25 @@ class Live:
                 self.fds[fd.name] = world.listen()
             case FdKind.SOCKET:
                 self.fds[fd.name] = world.socket()
+            case FdKind.DATAGRAMS:
+                self.fds[fd.name] = world.datagrams()
             case FdKind.SOCKETPAIR:
                 self.fds[fd.name], self.peers[fd.target] = world.socketpair()
             case FdKind.PIPE:
                 self.fds[fd.name], self.fds[fd.target] = world.pipe()
+
+    def change_network(self, change: NetworkChange) -> None:
+        """Set what the simulated network is like; InputError on the kernel's ring."""
+        network = self.ring.world.network
+        if network is None:
+            raise InputError(
+                "the kernel's loopback device has no conditions", remedy="run this on sim"
+            )
+        port = None if change.peer is None else port_of(self.peers[change.peer].address())
+        if change.reset:
+            network.reset(port)
+        else:
+            network.set(change.conditions, port)
 
     def _files_like(self, name: str) -> str:
         files = self.scenario.files

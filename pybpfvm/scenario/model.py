@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
+from pybpfvm.uring_backend.conditions import Conditions
 from pybpfvm.uring_backend.faults import Faults
 
 
@@ -110,6 +111,18 @@ class RingSetup:
     buffers: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class NetworkChange:
+    """What the simulated network is like from now on: all of it, or the link of `peer`.
+
+    `reset` breaks the connections there are.
+    """
+
+    conditions: Conditions
+    peer: str | None = None
+    reset: bool = False
+
+
 class FdKind(Enum):
     """How a descriptor comes to be; the value is its key in a scenario."""
 
@@ -117,6 +130,7 @@ class FdKind(Enum):
     LISTEN = "listen"
     SOCKET = "socket"
     SOCKETPAIR = "socketpair"
+    DATAGRAMS = "datagrams"
     PIPE = "pipe"
 
 
@@ -254,6 +268,7 @@ Action = (
     | Register
     | Unregister
     | Check
+    | NetworkChange
 )
 
 
@@ -344,5 +359,6 @@ class Scenario:
     faults: Faults | None = None
     title: str = ""
     unverified: bool = False
+    network: NetworkChange | None = None
     seed: Path | None = None  # a host directory that the files begin as
     dump: Path | None = None  # and one that gets them at the end

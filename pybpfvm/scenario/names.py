@@ -17,6 +17,7 @@ from pybpfvm.scenario.model import (
     FdKind,
     Field,
     Joined,
+    NetworkChange,
     PathOf,
     PeerEnd,
     PeerRecv,
@@ -91,6 +92,8 @@ class _Names:
     def check(self) -> None:
         scenario = self.scenario
         self._listed(scenario.programs, "programs")
+        if scenario.network is not None and (scenario.network.peer or scenario.network.reset):
+            self._fail("nobody is connected yet", "network", "say it in a step")
         for step in scenario.steps:
             if isinstance(step.action, Register):
                 self._listed(step.action.programs, f"{step.where}.register")
@@ -132,6 +135,9 @@ class _Names:
                 if remedy_for_fd:
                     self._fail(f"{action.peer!r} is no peer", place, 'add of = "fd"')
                 self._known(action.peer, "peer", self.peers, place)
+            case NetworkChange():
+                if action.peer is not None:
+                    self._known(action.peer, "peer", self.peers, place)
             case CloseFd():
                 self._known(action.fd, "descriptor", self.fds, place)
             case Check():

@@ -23,6 +23,7 @@ from pybpfvm.scenario.model import (
     Content,
     FdKind,
     FdSetup,
+    NetworkChange,
     PeerEnd,
     PeerRecv,
     PeerSend,
@@ -39,6 +40,7 @@ from pybpfvm.scenario.model import (
 from pybpfvm.scenario.names import check_names
 from pybpfvm.scenario.sqes import sqe_spec
 from pybpfvm.scenario.table import Table, TomlValue, integer
+from pybpfvm.uring_backend.conditions import Conditions
 
 MAX_FILE_BYTES = 4 << 20
 MAX_STEPS = 10_000
@@ -96,6 +98,7 @@ def _scenario(table: Table, name: str, base: Path) -> Scenario:
         _fd(fd_name, item, f"{table.at('fds')}.{fd_name}")
         for fd_name, item in table.tables("fds").items()
     )
+    network = _network(table.take("network"), table.at("network")) if "network" in table else None
     steps = []
     for index, item in enumerate(table.items("steps")):
         where = f"{table.at('steps')}[{index}]"
@@ -119,6 +122,7 @@ def _scenario(table: Table, name: str, base: Path) -> Scenario:
         faults=faults,
         title=title,
         unverified=unverified,
+        network=network,
         seed=seed,
         dump=dump,
     )
@@ -155,6 +159,23 @@ def _ring(value: TomlValue, where: str) -> RingSetup:
     return setup
 
 
+def _network(value: TomlValue, where: str) -> NetworkChange:
+    table = Table(value, where)
+    loss = table.take("loss")
+    if loss is not None and (isinstance(loss, bool) or not isinstance(loss, (int, float))):
+        raise InputError("a probability is needed", where=table.at("loss"))
+    latency, jitter = _duration(table, "latency"), _duration(table, "jitter")
+    bandwidth = table.integer("bandwidth", 1, 1 << 62)
+    partition, reset = table.flag("partition"), table.flag("reset")
+    peer = table.text("peer") or None
+    table.finish()
+    try:
+        conditions = Conditions(latency or 0, jitter or 0, bandwidth or 0, loss or 0.0, partition)
+    except InputError as error:
+        raise error.inside(where) from None
+    return NetworkChange(conditions, peer, reset)
+
+
 def _slot(item: TomlValue, where: str) -> str | None:
     if item == -1 and not isinstance(item, bool):
         return None
@@ -186,7 +207,7 @@ def _fd(name: str, item: TomlValue, where: str) -> FdSetup:
         raise InputError(f"exactly one of {', '.join(names)} is needed", where=where)
     kind = kinds[0]
     target, flags, mode = "", 0, None
-    if kind in (FdKind.LISTEN, FdKind.SOCKET):
+    if kind in (FdKind.LISTEN, FdKind.SOCKET, FdKind.DATAGRAMS):
         if not table.flag(kind.value):
             raise InputError(f"{kind.value} = true is the only value", where=where)
     else:
@@ -213,6 +234,7 @@ _STEP_KEYS = (
     "register",
     "unregister",
     "check",
+    "network",
 )
 
 
@@ -269,6 +291,8 @@ def _action(table: Table, kind: str, base: Path) -> Action:
             if not table.flag("unregister"):
                 raise InputError("unregister = true is the only value", where=table.where)
             return Unregister(table.errno("error"))
+        case "network":
+            return _network(table.take("network"), table.at("network"))
         case _:
             return Check(expectations(Table(table.take("check"), table.at("check")), base))
 

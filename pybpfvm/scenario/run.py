@@ -25,6 +25,7 @@ from pybpfvm.scenario.model import (
     Check,
     CloseFd,
     Connect,
+    NetworkChange,
     PeerEnd,
     PeerRecv,
     PeerSend,
@@ -259,6 +260,8 @@ def _told(action: Action) -> str:
             return f"{'close' if action.close else 'shutdown'} {action.peer}"
         case CloseFd():
             return f"close {action.fd}"
+        case NetworkChange():
+            return f"network of {action.peer or 'all'}"
         case Register():
             return "register"
         case Unregister():
@@ -343,6 +346,8 @@ def _act(action: Action, live: Live, progress: _Progress, where: str) -> Iterabl
             return _refused(lambda: live.register(action.programs), action.errno, where)
         case Unregister():
             return _refused(ring.unregister_bpf, action.errno, where)
+        case NetworkChange():
+            live.change_network(action)
         case Check():
             return list(compare(action.expect, live, progress.cqes, ring.counts.runs, where))
     return []

@@ -32,7 +32,7 @@ from pybpfvm.session.registering import require_accepted
 from pybpfvm.session.ringfaults import RingFaults
 from pybpfvm.session.sqe import SqeBuilder
 from pybpfvm.session.user import Block, UserMemory
-from pybpfvm.uring_backend.abi import Cqe
+from pybpfvm.uring_backend.abi import PBUF_RING_INC, Cqe
 from pybpfvm.uring_backend.base import Backend, World
 from pybpfvm.uring_backend.bpf import Budgets
 from pybpfvm.uring_backend.counts import Counts
@@ -233,6 +233,14 @@ class Ring:
         """IORING_REGISTER_BUFFERS. Raises RingError."""
         pairs = [(block.addr, block.size) for block in blocks]
         self._registered("register_buffers", self.backend.register_buffers(pairs))
+
+    def register_buffer_ring(
+        self, ring: Block, entries: int, group: int, *, incremental: bool = False
+    ) -> None:
+        """IORING_REGISTER_PBUF_RING: `ring` holds so many entries of 16 bytes. Raises RingError."""
+        flags = PBUF_RING_INC if incremental else 0
+        result = self.backend.register_buffer_ring(ring.addr, entries, group, flags)
+        self._registered("register_buffer_ring", result)
 
     def register_eventfd(self, fd: int) -> None:
         """IORING_REGISTER_EVENTFD: an eventfd of the world counts CQEs. Raises RingError."""

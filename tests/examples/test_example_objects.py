@@ -14,7 +14,13 @@ from elftools.elf.elffile import ELFFile
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "examples" / "build.sh"
-FOLDERS = ("examples/*", "tests/acceptance", "tests/data/lints", "tests/data/loops")
+FOLDERS = (
+    "examples/*",
+    "tests/acceptance",
+    "tests/data/lints",
+    "tests/data/loops",
+    "tests/data/servers",
+)
 OBJECTS = sorted(path for folder in FOLDERS for path in ROOT.glob(f"{folder}/*.bpf.o"))
 CLANG = shutil.which("clang-19")
 SHF_EXECINSTR = 4

@@ -413,6 +413,59 @@ def test_live_names_addresses() -> None:
     assert names == ["word", "word+3", None]
 
 
+NETWORK = """
+[network]
+latency = "30 ms"
+[fds.sock]
+datagrams = true
+[user.buffer]
+zero = 64
+[[steps]]
+connect = "alice"
+to = "sock"
+[[steps]]
+[[steps.submit]]
+op = "recv"
+fd = { fd = "sock" }
+addr = { block = "buffer" }
+len = 64
+user_data = 1
+[[steps]]
+send = "alice"
+text = "hello"
+[[steps]]
+wait = 1
+timeout = "TIMEOUT"
+[expect.cqes]
+0 = [{ user_data = 1, res = 5 }]
+"""
+
+
+@pytest.mark.parametrize(("timeout", "holds"), [("20 ms", False), ("40 ms", True)])
+def test_a_simulated_network_takes_its_time(timeout: str, holds: bool) -> None:
+    assert run(ROWS + NETWORK.replace("TIMEOUT", timeout)).ok is holds
+
+
+def test_a_step_changes_the_link_of_one_peer() -> None:
+    change = '[[steps]]\nnetwork = { peer = "alice", partition = true }\n[[steps]]\nsend'
+    network = NETWORK.replace("TIMEOUT", "1 s")
+    cut = network.replace("[[steps]]\nsend", change)
+    assert not run(ROWS + cut).ok
+    with pytest.raises(InputError, match="no peer is called 'bob'"):
+        run(ROWS + cut.replace('"alice", partition', '"bob", partition'))
+    with pytest.raises(InputError, match="say it in a step"):
+        run(ROWS + network.replace("[network]", "[network]\nreset = true"))
+    with pytest.raises(InputError, match="loss"):
+        run(ROWS + network.replace("[network]", "[network]\nloss = 1.5"))
+
+
+@pytest.mark.kernel_ring
+def test_the_kernels_ring_has_no_network_to_set() -> None:
+    need_backend("kernel")
+    with pytest.raises(InputError, match="run this on sim"):
+        run(ROWS + NETWORK.replace("TIMEOUT", "1 s"), backend="kernel")
+
+
 @pytest.mark.parametrize("backend", SIM_AND_KERNEL)
 def test_files_come_from_a_directory_and_go_to_one(backend: BackendName, tmp_path: Path) -> None:
     need_backend(backend)

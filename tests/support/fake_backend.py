@@ -247,6 +247,15 @@ class FakeBackend:
     def unregister_buffers(self) -> int:
         return -errno.ENXIO
 
+    def register_buffer_ring(self, addr: int, entries: int, group: int, flags: int = 0) -> int:
+        return -errno.EINVAL
+
+    def unregister_buffer_ring(self, group: int) -> int:
+        return -errno.ENOENT
+
+    def buffer_ring_head(self, group: int) -> int:
+        return -errno.ENOENT
+
     def in_flight(self) -> int:
         return self._live
 

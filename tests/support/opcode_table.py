@@ -49,7 +49,7 @@ METHODS: Final[dict[Register, str]] = {
     Register.RESIZE_RINGS: "resize_rings",
     Register.PBUF_RING: "register_buffer_ring",
     Register.UNREGISTER_PBUF_RING: "unregister_buffer_ring",
-    Register.PBUF_STATUS: "buffer_ring_status",
+    Register.PBUF_STATUS: "buffer_ring_head",
     Register.PROBE: "probe",
 }
 _NOTES: Final[dict[Op, str]] = {

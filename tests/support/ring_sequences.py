@@ -452,7 +452,9 @@ class Generator:
 
     def socket_ops(self) -> list[Spec]:
         random = self.random
-        what = random.randrange(8)
+        what = random.randrange(10)
+        if what >= 8:
+            return self.timed([self.message(sending=what == 8)])
         if what <= 1:
             size = random.choice((1, 30, 200))
             flags = random.choice((0, 0, abi.MSG_WAITALL, abi.MSG_DONTWAIT, abi.MSG_PEEK))
@@ -486,6 +488,25 @@ class Generator:
         if random.random() < 0.7:
             return [self.poll("sock")]
         return [self.spec(Op.SHUTDOWN, fd=Fd("sock"), len=random.choice((0, 1, 2, 3)))]
+
+    def message(self, *, sending: bool) -> Spec:
+        """A SENDMSG or RECVMSG with a header of its own."""
+        random = self.random
+        size = random.choice((0, 5, 40, 120))
+        iov, count = self.iovecs(size, self.noise(size) if sending else b"")
+        flags = random.choice((0, 0, abi.MSG_WAITALL, abi.MSG_DONTWAIT))
+        at = self.out(abi.MSGHDR.size)
+
+        def make(resolve: Resolve) -> bytes:
+            return abi.MSGHDR.pack(0, 0, resolve(iov), count, 0, 0, 0)
+
+        self.pokes.append((at.offset, make))
+        addr: Value = self.wild() if random.random() < 0.05 else at
+        op = Op.SENDMSG if sending else Op.RECVMSG
+        spec = self.spec(op, fd=Fd("sock"), addr=addr, op_flags=flags | abi.MSG_NOSIGNAL)
+        if not sending:
+            self.pending.append((spec.token, spec.op))
+        return spec
 
     def buffers(self) -> list[Spec]:
         """Provided buffers, and receives that select them."""

@@ -34,6 +34,7 @@ from pybpfvm.uring_backend.abi import (
 from pybpfvm.uring_backend.base import EXTERNAL, Completion, Event
 from pybpfvm.uring_backend.sim import SimBackend
 from pybpfvm.uring_backend.sim.clock import Clock
+from pybpfvm.uring_backend.sim.descriptors import MAX_FDS
 from pybpfvm.uring_backend.sim.opcodes import PREPARE
 
 MS = 1_000_000
@@ -330,7 +331,7 @@ def test_an_unlinked_file_lives_until_it_is_closed(ring: Ring) -> None:
 
 def test_descriptors_run_out(ring: Ring) -> None:
     ring.world.add_file("f", b"")
-    for _ in range(1024 - 3):
+    for _ in range(MAX_FDS - 3):
         ring.world.open("f", O_RDONLY)
     with pytest.raises(InputError, match="EMFILE"):
         ring.world.open("f", O_RDONLY)

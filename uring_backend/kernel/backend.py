@@ -25,12 +25,14 @@ from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Op
 from pybpfvm.uring_backend.base import EXTERNAL, Backend, Completion, Event, Message, Started
 from pybpfvm.uring_backend.kernel import messages
+from pybpfvm.uring_backend.kernel.bufferring import BufferRings
 from pybpfvm.uring_backend.kernel.direct import Direct
 from pybpfvm.uring_backend.kernel.gates import Gate, GatePool
 from pybpfvm.uring_backend.kernel.guard import NO_TOKEN, SUPPORTED, TOKEN_LIMIT, Guard
 from pybpfvm.uring_backend.kernel.plan import ORDERED, PLAIN, Planned, Planner
 from pybpfvm.uring_backend.kernel.registration import Registration
 from pybpfvm.uring_backend.kernel.requests import (
+    ZERO_COPY,
     CancelAll,
     Entry,
     External,
@@ -78,6 +80,7 @@ class KernelBackend:
             raise
         self._memory = memory
         self._guard = Guard(memory, self.world)
+        self._rings = BufferRings(memory, self._ring, self._guard.fault_addr)
         self._registration = Registration(memory, self._ring, self._guard)
         self._events: list[Event] = []
         self._flight = InFlight()
@@ -238,6 +241,21 @@ class KernelBackend:
         self._check_open()
         return self._ring.register(abi.UNREGISTER_BUFFERS, 0, 0)
 
+    def register_buffer_ring(self, addr: int, entries: int, group: int, flags: int = 0) -> int:
+        """IORING_REGISTER_PBUF_RING, of a checked copy."""
+        self._check_open()
+        return self._rings.register(addr, entries, group, flags)
+
+    def unregister_buffer_ring(self, group: int) -> int:
+        """IORING_UNREGISTER_PBUF_RING."""
+        self._check_open()
+        return self._rings.unregister(group)
+
+    def buffer_ring_head(self, group: int) -> int:
+        """IORING_REGISTER_PBUF_STATUS."""
+        self._check_open()
+        return self._rings.head(group)
+
     def clone_buffers(
         self,
         source: Backend,
@@ -314,6 +332,7 @@ class KernelBackend:
         self._closed = True
         self._memory.forget_before_close(self.close)
         self._ring.close()
+        self._rings.close()
         self._gates.close()
         self._flight.live.clear()
         self._flight.hidden.clear()
@@ -362,7 +381,12 @@ class KernelBackend:
     def _reap(self) -> None:
         """Turn the CQEs that are there into events."""
         live, events = self._flight.live, self._events
-        for token, res, flags in self._ring.reap():
+        if self._rings:
+            self._rings.publish()
+        reaped = self._ring.reap()
+        if self._rings:
+            self._rings.reflect()
+        for token, res, flags in reaped:
             entry = live.get(token)
             if entry.__class__ is int:
                 if not flags & abi.CQE_F_MORE:
@@ -390,9 +414,11 @@ class KernelBackend:
             raise InternalError(f"the kernel completed {token:#x}, which is not in flight")
         posts = True
         if isinstance(entry, Entry):
-            for action in entry.after:
-                action(res)
-            if not flags & abi.CQE_F_MORE:
+            if not flags & abi.CQE_F_NOTIF:
+                for action in entry.after:
+                    action(res)
+            # A zero-copy send is over, for its chain, before its notification.
+            if not entry.done and (not flags & abi.CQE_F_MORE or entry.opcode in ZERO_COPY):
                 entry.done = True
                 posts = entry.chain.posts(entry, res)
         if not flags & abi.CQE_F_MORE:

@@ -9,7 +9,8 @@ nothing is ever mapped, descriptor -1), so that completion, chain and order come
     descriptors  the world's or opened by requests, else -EBADF; slots are the ring's own
     paths        confined to the world's directory, which is their "/" (".." stops there);
                  symbolic links, too, where that directory is a mount of its own (`pinned`)
-    addresses    CONNECT reaches only sockets that listen in the world, else -ECONNREFUSED
+    addresses    CONNECT and sends reach only sockets of the world, else -ECONNREFUSED; BIND takes
+                 loopback ports; AF_UNIX names are the world's own (`names`)
     processes    WAITID reaches only children of the world, else -ECHILD
     opcodes      those of SUPPORTED and numbers no kernel knows; others never get here
 
@@ -32,7 +33,11 @@ from pybpfvm.bits import U16, U32, s32, s64, u32
 from pybpfvm.memory import PAGE, AddressSpace, UserFault
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import FdUse, Op, Pointer, Sqe, Target
+from pybpfvm.uring_backend.addresses import socket_refusal, unsupported_socket
+from pybpfvm.uring_backend.control import unsupported_control
 from pybpfvm.uring_backend.kernel import messages
+from pybpfvm.uring_backend.kernel.unixnames import UnixNames
+from pybpfvm.uring_backend.socketoptions import unsupported_option
 
 SUPPORTED: Final = frozenset(
     {
@@ -68,6 +73,13 @@ SUPPORTED: Final = frozenset(
         Op.UNLINKAT,
         Op.MKDIRAT,
         Op.RENAMEAT,
+        Op.SENDMSG,
+        Op.RECVMSG,
+        Op.BIND,
+        Op.LISTEN,
+        Op.SEND_ZC,
+        Op.SENDMSG_ZC,
+        Op.URING_CMD,
         Op.SYMLINKAT,
         Op.LINKAT,
         Op.SETXATTR,
@@ -91,6 +103,20 @@ SUPPORTED: Final = frozenset(
         Op.FUTEX_WAITV,
         Op.WAITID,
         Op.MSG_RING,
+    }
+)
+
+# Opcodes of which some uses are unsupported.
+_NAMING: Final = frozenset(
+    {
+        Op.SOCKET,
+        Op.BIND,
+        Op.CONNECT,
+        Op.SEND,
+        Op.SEND_ZC,
+        Op.SENDMSG,
+        Op.SENDMSG_ZC,
+        Op.URING_CMD,
     }
 )
 
@@ -126,7 +152,12 @@ _PATH_FLAGS = abi.O_DIRECTORY | abi.O_NOFOLLOW | abi.O_PATH | abi.O_CLOEXEC
 _OPEN_MODE = 0o7777
 _STORAGE_BYTES = 128  # struct sockaddr_storage: longer addresses are -EINVAL
 _SOCK_TYPE = 0xF
-_IPPROTO_TCP = 6
+_INET = abi.AF_INET.to_bytes(2, "little")
+_LOOPBACK = bytes((127, 0, 0, 1))
+_NOT_LOCAL = bytes((203, 0, 113, 1))  # TEST-NET-3: no host has it (RFC 5737)
+_UNPRIVILEGED = 1024
+_NO_COMMAND = 0x7FFF
+_OPTION_BYTES = 16  # no option that is let through is longer
 _FUTEX_BYTES = 4
 _SIGINFO_BYTES = 28  # as far as WAITID writes
 _XATTR_USER = b"user."
@@ -163,6 +194,16 @@ class Places(Protocol):
     def root_fd(self) -> int:
         """The directory that is the requests' root and working directory."""
 
+    def may_reach(self, address: bytes) -> bool:
+        """Whether the sockaddr_in is that of a socket which listens, or is bound, in this world."""
+
+    def is_inet(self, fd: int) -> bool:
+        """Whether the descriptor is an AF_INET socket."""
+
+    @property
+    def names(self) -> UnixNames:
+        """What AF_UNIX addresses stand for."""
+
     @property
     def pinned(self) -> bool:
         """Whether the kernel itself ends every ".." at the root: symbolic links do no harm."""
@@ -170,11 +211,34 @@ class Places(Protocol):
     def adopt(self, fd: int) -> None:
         """A request opened `fd`."""
 
-    def may_connect(self, address: bytes) -> bool:
-        """Whether the sockaddr_in is that of a socket which listens in this world."""
-
     def refusing_address(self) -> bytes:
         """A loopback sockaddr_in at which connections are refused."""
+
+
+def _unsupported_on_sockets(sqe: Sqe, memory: AddressSpace) -> str:
+    """What an SQE of _NAMING asks for that must not reach the kernel; "" if nothing."""
+    found = unsupported_control(sqe, memory) or unsupported_option(sqe)
+    return found or unsupported_socket(sqe, memory)
+
+
+class _Out:
+    """Private memory that the kernel writes."""
+
+    __slots__ = ("addr", "buffer")
+
+    def __init__(self, data: bytes) -> None:
+        self.buffer = ctypes.create_string_buffer(data, len(data))
+        self.addr = ctypes.addressof(self.buffer)
+
+    @property
+    def data(self) -> bytes:
+        return self.buffer.raw
+
+    def u32(self, at: int) -> int:
+        return int.from_bytes(self.buffer.raw[at : at + 4], "little")
+
+    def set_u32(self, at: int, value: int) -> None:
+        ctypes.c_uint32.from_buffer(self.buffer, at).value = value
 
 
 class Effect:
@@ -213,7 +277,7 @@ class Guard:
 
     def admit(self, raw: bytes) -> tuple[bytes, Effect | None]:
         """The SQE to submit in place of `raw` (64 bytes), and what it needs kept."""
-        opcode, flags, _, fd, _, addr, length, op_flags = _HEAD.unpack_from(raw)
+        opcode, flags, ioprio, fd, off, addr, length, op_flags = _HEAD.unpack_from(raw)
         if opcode not in SUPPORTED:
             return bytes((_UNKNOWN_OPCODE,)) + raw[1:], None
         if opcode in _TRANSFERS:
@@ -221,6 +285,14 @@ class Guard:
                 (flags & abi.SQE_FIXED_FILE or fd in self._places.owned)
                 and (opcode in _FIXED or self._memory.is_user(addr, length))
                 and raw[56:] == _NO_ATTRIBUTES
+            ):
+                return raw, None
+        elif opcode in _PLAIN_MESSAGES:
+            if (
+                (flags & abi.SQE_FIXED_FILE or fd in self._places.owned)
+                and (flags & abi.SQE_BUFFER_SELECT or self._memory.is_user(addr, length))
+                and not off
+                and not ioprio & abi.SEND_VECTORIZED
             ):
                 return raw, None
         elif opcode == Op.NOP and not op_flags & abi.NOP_FILE:
@@ -245,6 +317,8 @@ class Guard:
     def unsupported(self, raw: bytes) -> str:
         """What this SQE asks for that must not reach the kernel; "" if nothing."""
         opcode = raw[0]
+        if opcode in _NAMING:
+            return _unsupported_on_sockets(Sqe.unpack(raw), self._memory)
         if opcode < abi.OP_LAST and opcode not in SUPPORTED:
             return f"opcode {Op(opcode).name}"
         if opcode == Op.SYMLINKAT and not self._places.pinned:
@@ -401,10 +475,30 @@ class Guard:
             (room,) = abi.SOCKLEN.unpack(self._memory.user_read(sqe.off, abi.SOCKLEN.size))
         except UserFault:
             return replace(sqe, off=self._refused(sqe.off))
+        if self._places.names and not room >> 31:
+            return self._translated_peer(sqe, addr, room)
         # The kernel reads the length again, but what it may write beyond ends in the guard gap.
         if not self._memory.is_user(addr, min(room, abi.SOCKADDR_IN.size)):
             return replace(sqe, addr=self._refused(addr))
         return sqe
+
+    def _translated_peer(self, sqe: Sqe, addr: int, room: int) -> Sqe:
+        if not self._memory.is_user(addr, min(room, _STORAGE_BYTES)):
+            return replace(sqe, addr=self._refused(addr))
+        name, length = _Out(bytes(_STORAGE_BYTES)), _Out(abi.SOCKLEN.pack(_STORAGE_BYTES))
+        at = sqe.off
+
+        def write_back(res: int) -> None:
+            if res >= 0:
+                address = self._places.names.shown(name.data[: length.u32(0)])
+                with contextlib.suppress(UserFault):
+                    self._memory.user_write(addr, address[:room])
+                    self._memory.user_write(at, abi.SOCKLEN.pack(len(address)))
+                length.set_u32(0, _STORAGE_BYTES)
+
+        self._kept += [name.buffer, length.buffer]
+        self._on_result = write_back
+        return replace(sqe, addr=name.addr, off=length.addr)
 
     # --- opcodes with rules of their own ------------------------------------------------------
 
@@ -414,35 +508,147 @@ class Guard:
         return self._admit_pointer(sqe, abi.OPS[Op(sqe.opcode)].pointers[0])
 
     def _send(self, sqe: Sqe) -> Sqe:
+        fixed = sqe.opcode == Op.SEND_ZC and bool(sqe.ioprio & abi.RECVSEND_FIXED_BUF)
         if sqe.ioprio & abi.SEND_VECTORIZED and not sqe.flags & abi.SQE_BUFFER_SELECT:
             sqe = replace(sqe, addr=self._iovecs(sqe.addr, sqe.len))
-        else:
+        elif not fixed:
             sqe = self._admit_pointer(sqe, abi.OPS[Op.SEND].pointers[0])
         if sqe.off:
-            sqe = replace(sqe, off=self._sockaddr(sqe.off, sqe.file_index & U16))
+            addr, size = self._sockaddr(sqe, sqe.off, sqe.file_index & U16)
+            sqe = replace(sqe, off=addr, file_index=sqe.file_index & ~U16 | size)
         return sqe
 
-    def _connect(self, sqe: Sqe) -> Sqe:
-        return replace(sqe, addr=self._sockaddr(sqe.addr, sqe.off & U32))
+    def _sendmsg(self, sqe: Sqe) -> Sqe:
+        try:
+            raw = self._memory.user_read(sqe.addr, abi.MSGHDR.size)
+        except UserFault:
+            return replace(sqe, addr=self._unreadable(sqe.addr))
+        name, name_bytes, iov, count, control, control_bytes, flags = abi.MSGHDR.unpack(raw)
+        if name and s32(name_bytes) > 0:
+            name, name_bytes = self._sockaddr(sqe, name, min(name_bytes, _STORAGE_BYTES))
+        iov = self._message_iovecs(iov, count)
+        if control and control_bytes:  # what could be read was refused by name
+            control = self._refused(control)
+        header = abi.MSGHDR.pack(name, name_bytes, iov, count, control, control_bytes, flags)
+        return replace(sqe, addr=self._keep(header))
 
-    def _sockaddr(self, addr: int, size: int) -> int:
+    def _message_iovecs(self, addr: int, count: int) -> int:
+        return self._iovecs(addr, count) if count <= abi.IOV_MAX else self._refused(addr)
+
+    def _recvmsg(self, sqe: Sqe) -> Sqe:
+        """With a header of our own; what the kernel writes there is copied back."""
+        at, memory = sqe.addr, self._memory
+        try:
+            raw = memory.user_read(at, abi.MSGHDR.size)
+        except UserFault:
+            return replace(sqe, addr=self._unreadable(at))
+        name, name_bytes, iov, count, control, control_bytes, flags = abi.MSGHDR.unpack(raw)
+        if not sqe.flags & abi.SQE_BUFFER_SELECT:
+            iov = self._message_iovecs(iov, count)
+        elif count == 1:
+            iov = self._length_only(iov)
+        if control and control_bytes and not memory.is_user(control, control_bytes):
+            control = self._refused(control)
+        multishot = bool(sqe.ioprio & abi.RECV_MULTISHOT)
+        room = min(name_bytes, _STORAGE_BYTES)
+        sender = _Out(bytes(_STORAGE_BYTES))
+        ours, ours_bytes = name, name_bytes
+        if name and not name_bytes >> 31:
+            ours = sender.addr if memory.is_user(name, room) else self._refused(name)
+            if not multishot:
+                ours_bytes = _STORAGE_BYTES
+        header = _Out(abi.MSGHDR.pack(ours, ours_bytes, iov, count, control, control_bytes, flags))
+
+        def write_back(res: int) -> None:
+            if res < 0 or multishot:
+                return
+            with contextlib.suppress(UserFault):
+                if name:
+                    address = self._places.names.shown(sender.data[: header.u32(8)])
+                    memory.user_write(name, address[:room])
+                    memory.user_write(at + 8, abi.SOCKLEN.pack(len(address)))
+                memory.user_write(at + 40, header.data[40:52])
+
+        self._kept += [sender.buffer, header.buffer]
+        self._on_result = write_back
+        return replace(sqe, addr=header.addr)
+
+    def _length_only(self, addr: int) -> int:
+        """An iovec that only says how much of a selected buffer is wanted."""
+        try:
+            return self._keep(bytes(8) + self._memory.user_read(addr + 8, 8))
+        except UserFault:
+            return self._unreadable(addr)
+
+    def _connect(self, sqe: Sqe) -> Sqe:
+        addr, size = self._sockaddr(sqe, sqe.addr, sqe.off & U32)
+        return replace(sqe, addr=addr, off=sqe.off & ~U32 | size)
+
+    def _sockaddr(self, sqe: Sqe, addr: int, size: int) -> tuple[int, int]:
+        """An address that is sent or connected to: (where its copy is, its size)."""
         if size > _STORAGE_BYTES:
-            return self._refused(addr)
+            return self._refused(addr), size
         try:
             address = self._memory.user_read(addr, size)
         except UserFault:
-            return self._refused(addr)
+            return self._refused(addr), size
         family = int.from_bytes(address[:2], "little")
-        if family == abi.AF_INET:
-            if size >= 8 and not self._places.may_connect(address):
-                address = self._places.refusing_address()[:8] + address[8:]
-        elif family:
+        if family == abi.AF_UNIX:
+            address = self._unix_name(sqe, address, make=False)
+        elif family in (abi.AF_INET, abi.AF_UNSPEC) and size >= 16:
+            # AF_UNSPEC: dissolves a connection, or is taken for AF_INET by a send.
+            if not self._places.may_reach(_INET + address[2:]):
+                address = address[:2] + self._places.refusing_address()[2:8] + address[8:]
+        elif family != abi.AF_INET and family != abi.AF_UNSPEC:
             address = _NO_FAMILY.to_bytes(2, "little")[:size] + address[2:]
-        return self._keep(address)
+        return self._keep(address), len(address)
+
+    def _unix_name(self, sqe: Sqe, address: bytes, *, make: bool) -> bytes:
+        if not sqe.flags & abi.SQE_FIXED_FILE and self._places.is_inet(sqe.fd):
+            return address  # which is refused, how depends on its length
+        return self._places.names.real(address, make=make)
+
+    def _bind(self, sqe: Sqe) -> Sqe:
+        """Only loopback, and only ports that everybody may take: else -EADDRNOTAVAIL."""
+        size = sqe.off & U32
+        if size > _STORAGE_BYTES:
+            return replace(sqe, addr=self._refused(sqe.addr))
+        try:
+            address = self._memory.user_read(sqe.addr, size)
+        except UserFault:
+            return replace(sqe, addr=self._refused(sqe.addr))
+        family = int.from_bytes(address[:2], "little")
+        if family == abi.AF_UNIX:
+            address = self._unix_name(sqe, address, make=True)
+        elif family == abi.AF_INET or (family == abi.AF_UNSPEC and address[4:8] == bytes(4)):
+            port, host = int.from_bytes(address[2:4], "big"), address[4:8]
+            if host not in (_LOOPBACK, bytes(4)) or 0 < port < _UNPRIVILEGED:
+                host = _NOT_LOCAL
+            else:
+                host = _LOOPBACK
+            if size >= 8:
+                address = _INET + address[2:4] + host + address[8:]
+        elif size >= 2:
+            address = _NO_FAMILY.to_bytes(2, "little") + address[2:]
+        kept = self._keep(address)
+        return replace(sqe, addr=kept, off=sqe.off & ~U32 | len(address))
+
+    def _uring_cmd(self, sqe: Sqe) -> Sqe:
+        """Socket commands alone, with the options that `unsupported_option` lets through."""
+        command = sqe.off & U32
+        if command > abi.SOCKET_OP_SETSOCKOPT or unsupported_option(sqe):
+            sqe = replace(sqe, off=sqe.off & ~U32 | _NO_COMMAND)
+        if sqe.op_flags:
+            sqe = replace(sqe, op_flags=1 << 31)  # no set of flags but the empty one is known
+        size = sqe.file_index
+        if not size >> 31 and not self._memory.is_user(sqe.addr3, min(size, _OPTION_BYTES)):
+            sqe = replace(sqe, addr3=self._refused(sqe.addr3))
+        if not size >> 31:
+            sqe = replace(sqe, file_index=min(size, _OPTION_BYTES))
+        return sqe
 
     def _socket(self, sqe: Sqe) -> Sqe:
-        stream = sqe.off & _SOCK_TYPE == abi.SOCK_STREAM and sqe.len in (0, _IPPROTO_TCP)
-        if sqe.fd == abi.AF_INET and stream:
+        if not socket_refusal(sqe.fd, sqe.off & _SOCK_TYPE, sqe.len):
             return sqe
         return replace(sqe, fd=_NO_FAMILY)
 
@@ -724,6 +930,7 @@ def confine(path: bytes) -> bytes:
 
 _FIXED = frozenset({Op.READ_FIXED, Op.WRITE_FIXED})
 _TRANSFERS = frozenset({Op.READ, Op.WRITE}) | _FIXED
+_PLAIN_MESSAGES = frozenset({Op.SEND, Op.RECV})
 _NO_ATTRIBUTES = bytes(8)
 _SPECIAL: Final[dict[int, Callable[[Guard, Sqe], Sqe]]] = {
     Op.READ: Guard._transfer,
@@ -733,6 +940,12 @@ _SPECIAL: Final[dict[int, Callable[[Guard, Sqe], Sqe]]] = {
     Op.READ_FIXED: Guard._transfer,
     Op.WRITE_FIXED: Guard._transfer,
     Op.SEND: Guard._send,
+    Op.SEND_ZC: Guard._send,
+    Op.SENDMSG: Guard._sendmsg,
+    Op.SENDMSG_ZC: Guard._sendmsg,
+    Op.RECVMSG: Guard._recvmsg,
+    Op.BIND: Guard._bind,
+    Op.URING_CMD: Guard._uring_cmd,
     Op.CONNECT: Guard._connect,
     Op.SOCKET: Guard._socket,
     Op.OPENAT: Guard._openat,

@@ -34,7 +34,7 @@ from pybpfvm.uring_backend.kernel.world import KernelWorld
 
 _ANY_LINK = abi.SQE_ANY_LINK
 _OPENERS = frozenset({Op.OPENAT, Op.OPENAT2, Op.ACCEPT, Op.SOCKET, Op.FIXED_FD_INSTALL})
-_WATCHED = _OPENERS | {Op.CLOSE, Op.POLL_REMOVE, EXTERNAL}
+_WATCHED = _OPENERS | {Op.CLOSE, Op.POLL_REMOVE, Op.BIND, Op.LISTEN, EXTERNAL}
 _ON_NAMES = frozenset(
     {
         Op.STATX,
@@ -58,7 +58,7 @@ ACCEPTED = SUPPORTED | frozenset(range(abi.OP_LAST, 256))
 _CONDITIONAL = frozenset(
     {Op.SYMLINKAT, Op.MADVISE, Op.WAITID, Op.FUTEX_WAIT, Op.FUTEX_WAKE}
 )  # Guard.unsupported decides
-PLAIN = frozenset(map(int, ACCEPTED - _WATCHED - _CONDITIONAL - {Op.ASYNC_CANCEL}))
+PLAIN = frozenset(map(int, ACCEPTED - _WATCHED - _CONDITIONAL - {Op.ASYNC_CANCEL, Op.URING_CMD}))
 
 # The kernel refuses drains on a ring that ever saw the skip flag. As it does not see those of the
 # caller, it is shown this before a drain that must be refused.
@@ -142,7 +142,7 @@ class Planner:
             if effect is not None:
                 entry.kept = effect.kept
                 entry.bad_sqe |= effect.bad_sqe
-                if effect.total >= 0 and not flags & abi.SQE_BUFFER_SELECT:
+                if effect.total >= 0 and entry.vector_counts and not flags & abi.SQE_BUFFER_SELECT:
                     entry.expected = min(effect.total, abi.MAX_RW_COUNT)
                 if effect.on_result is not None:
                     entry.after.append(effect.on_result)
@@ -201,6 +201,11 @@ class Planner:
         """Follow the results that change which descriptors and tokens exist."""
         if sqe.opcode in _OPENERS and not sqe.file_index:
             entry.after.append(self._opened)
+            if sqe.opcode == Op.SOCKET and sqe.off & 0xF == abi.SOCK_DGRAM:
+                entry.after.append(self._world.sends_datagrams)
+        elif sqe.opcode in (Op.BIND, Op.LISTEN) and not sqe.flags & abi.SQE_FIXED_FILE:
+            bound = sqe.fd
+            entry.after.append(lambda res: self._world.note_address(bound) if res >= 0 else None)
         elif sqe.opcode == Op.CLOSE and not sqe.file_index:
             fd = sqe.fd
             entry.after.append(lambda res: self._was_closed(fd, res))

@@ -22,7 +22,9 @@ from pybpfvm.uring_backend.kernel.gates import Gate
 from pybpfvm.uring_backend.kernel.guard import TOKEN_LIMIT
 
 _TRANSFERS = frozenset({Op.READ, Op.WRITE, Op.READ_FIXED, Op.WRITE_FIXED, Op.SPLICE, Op.TEE})
-_MESSAGES = frozenset({Op.SEND, Op.RECV})
+_MESSAGES = frozenset({Op.SEND, Op.RECV, Op.SEND_ZC})
+_VECTOR_MESSAGES = frozenset({Op.SENDMSG, Op.RECVMSG, Op.SENDMSG_ZC})
+ZERO_COPY = frozenset({Op.SEND_ZC, Op.SENDMSG_ZC})
 
 _SET_XATTRS = frozenset({Op.SETXATTR, Op.FSETXATTR})
 _XATTRS = _SET_XATTRS | {Op.GETXATTR, Op.FGETXATTR}
@@ -117,6 +119,7 @@ class Entry:
     `expected` is the result that counts as complete (a shorter one breaks links), -1 if any.
     `bad_sqe`: mainline refuses the SQE itself (known only where it makes a difference).
     `has_file`: it is not refused for want of a file, so -EBADF is a result like others.
+    `vector_counts`: less than its iovecs ask for is such a result.
     `shows_skip`: mainline looks at its skip flag (a worse SQE is refused before that).
     `after` is called with each result >= 0 or -errno before the completion is reported.
     """
@@ -136,6 +139,7 @@ class Entry:
         "shows_skip",
         "skip",
         "token",
+        "vector_counts",
     )
 
     def __init__(self, sqe: Sqe, chain: Chain) -> None:
@@ -156,6 +160,9 @@ class Entry:
         self.after: list[Callable[[int], None]] = []
         self.has_file = False
         self.shows_skip = False
+        self.vector_counts = sqe.opcode not in _VECTOR_MESSAGES or bool(
+            sqe.op_flags & abi.MSG_WAITALL
+        )
         self.kept: object = None
         self.done = False
         self.position = 0
@@ -313,9 +320,11 @@ class InFlight:
         return [entry for entry in self.live.values() if isinstance(entry, External)]
 
     def can_move(self) -> bool:
-        """Whether something may complete without the caller finishing an external request."""
+        """Whether something may complete without the caller finishing an external request: what is
+        done and still here waits for its notification."""
         return can_move(
-            None if isinstance(entry, int) else entry.chain for entry in self.live.values()
+            None if isinstance(entry, int) or entry.done else entry.chain
+            for entry in self.live.values()
         )
 
 

@@ -19,26 +19,34 @@ import socket as sockets
 import stat
 import struct
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from pybpfvm.errors import InputError, errno_name
 from pybpfvm.uring_backend import abi
+from pybpfvm.uring_backend.addresses import socket_refusal
 from pybpfvm.uring_backend.base import Peer
 from pybpfvm.uring_backend.kernel.children import Children
 from pybpfvm.uring_backend.kernel.guard import inside_target, outside_target
+from pybpfvm.uring_backend.kernel.unixnames import UnixNames
 from pybpfvm.uring_backend.trees import Entry
 
 _LOOPBACK = "127.0.0.1"
+_SOCKADDR_MAX = 128
 _CONNECT_TIMEOUT_S = 5.0  # only a full backlog makes a loopback connection wait
 _NR_OPEN_TREE = 428
 _OPEN_TREE_CLONE = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 _ROOT_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
+_getsockname = ctypes.CDLL(None)["getsockname"]
+
 
 class KernelWorld:
     """The World of a KernelBackend (see pybpfvm.uring_backend.base)."""
+
+    network = None  # it is the host's
 
     def __init__(self) -> None:
         self.owned: set[int] = set()
@@ -53,9 +61,12 @@ class KernelWorld:
             self.root_fd = os.open(self._directory, _ROOT_DIRECTORY)
         self._children = Children()
         self._eventfds: set[int] = set()
-        self._listening: dict[int, bytes] = {}
+        self.names = UnixNames()
+        self._addresses: dict[int, bytes] = {}  # of listening and bound sockets
+        self._fds_at: dict[bytes, set[int]] = {}  # by family, port and host
+        self._datagrams: set[int] = set()
         self._refuser: sockets.socket | None = None
-        self._peers: list[KernelPeer] = []
+        self._peers: weakref.WeakSet[KernelPeer] = weakref.WeakSet()
 
     def add_file(self, name: str, data: bytes, mode: int = 0o644) -> None:
         """Make a file (and the directories on its way) with this content."""
@@ -143,51 +154,93 @@ class KernelWorld:
             raise _refused("make a pipe", error) from error
         return self._own(reader), self._own(writer)
 
-    def socketpair(self) -> tuple[int, Peer]:
-        """A connected stream socket: the requests' fd and the host's end."""
+    def socketpair(self, kind: int = sockets.SOCK_STREAM) -> tuple[int, Peer]:
+        """A connected AF_UNIX socket: the requests' fd and the host's end."""
         try:
-            ours, theirs = sockets.socketpair(sockets.AF_UNIX, sockets.SOCK_STREAM)
+            ours, theirs = sockets.socketpair(sockets.AF_UNIX, kind)
         except OSError as error:
             raise _refused("make a socket pair", error) from error
         return self._own(theirs.detach()), self._peer(ours)
 
     def listen(self, backlog: int = 128) -> int:
-        """A listening stream socket on a loopback address, as an fd that requests may use."""
+        """A listening TCP socket on a loopback address, as an fd that requests may use."""
+        return self._bound(sockets.SOCK_STREAM, backlog)
+
+    def datagrams(self) -> int:
+        """A UDP socket bound to a loopback address, as an fd that requests may use."""
+        return self._bound(sockets.SOCK_DGRAM, 0)
+
+    def _bound(self, kind: int, backlog: int) -> int:
         try:
-            listener = sockets.socket(sockets.AF_INET, sockets.SOCK_STREAM)
+            made = sockets.socket(sockets.AF_INET, kind)
             with contextlib.ExitStack() as undo:
-                undo.callback(listener.close)
-                listener.bind((_LOOPBACK, 0))
-                listener.listen(backlog)
-                address = _sockaddr(listener)
+                undo.callback(made.close)
+                made.bind((_LOOPBACK, 0))
+                if kind == sockets.SOCK_STREAM:
+                    made.listen(backlog)
                 undo.pop_all()
         except OSError as error:
-            raise _refused("listen on the loopback address", error) from error
-        fd = self._own(listener.detach())
-        self._listening[fd] = address
+            raise _refused("bind a socket to the loopback address", error) from error
+        fd = self._own(made.detach())
+        self.note_address(fd)
         return fd
 
     def address(self, fd: int) -> bytes:
-        """The sockaddr_in of a listening socket, 16 bytes, for CONNECT requests."""
-        try:
-            return self._listening[fd]
-        except KeyError:
-            raise InputError(f"descriptor {fd} does not listen") from None
+        """The address of a socket, for CONNECT requests and sends."""
+        if fd not in self.owned:
+            raise InputError(f"descriptor {fd} is not open")
+        if fd not in self._addresses:
+            self.note_address(fd)
+        return self.names.shown(self._addresses[fd])
 
     def connect(self, fd: int) -> Peer:
-        """A client connection to a listening socket (completes even before it is accepted)."""
-        port = struct.unpack_from(">H", self.address(fd), 2)[0]
+        """A client of a listening socket (it is connected even before it is accepted), or a
+        UDP socket connected to one that is bound."""
+        self.address(fd)
+        address = self._addresses[fd]
+        end = None
         try:
-            return self._peer(sockets.create_connection((_LOOPBACK, port), _CONNECT_TIMEOUT_S))
+            domain = int.from_bytes(address[:2], "little")
+            end = sockets.socket(domain, _kind_of(fd))
+            end.settimeout(_CONNECT_TIMEOUT_S)
+            end.connect(_python_address(address))
         except OSError as error:
+            if end is not None:
+                end.close()
             raise _refused("connect (is the backlog full?)", error) from error
+        return self._peer(end)
 
-    def socket(self) -> int:
-        """An unconnected stream socket, for CONNECT requests."""
+    def socket(self, domain: int = sockets.AF_INET, kind: int = sockets.SOCK_STREAM) -> int:
+        """An unconnected socket."""
+        if refusal := socket_refusal(domain, kind, 0):
+            raise InputError(f"a socket of {refusal}")
         try:
-            return self._own(sockets.socket(sockets.AF_INET, sockets.SOCK_STREAM).detach())
+            fd = self._own(sockets.socket(domain, kind).detach())
         except OSError as error:
             raise _refused("make a socket", error) from error
+        if kind == sockets.SOCK_DGRAM:
+            self.sends_datagrams(fd)
+        return fd
+
+    def sends_datagrams(self, fd: int) -> None:
+        """`fd` (negative: none) is a socket that gets an address by sending."""
+        if fd >= 0:
+            self._datagrams.add(fd)
+
+    def note_address(self, fd: int) -> None:
+        """A request bound `fd`, or made it listen."""
+        self._forget_address(fd)
+        address = _address_of(fd)
+        self._addresses[fd] = address
+        self._fds_at.setdefault(address[:8], set()).add(fd)
+
+    def _forget_address(self, fd: int) -> None:
+        address = self._addresses.pop(fd, None)
+        if address is not None:
+            fds = self._fds_at[address[:8]]
+            fds.discard(fd)
+            if not fds:
+                del self._fds_at[address[:8]]
 
     def eventfd(self, count: int = 0, *, semaphore: bool = False) -> int:
         """An eventfd object."""
@@ -241,7 +294,8 @@ class KernelWorld:
         self.owned.discard(fd)
         for action in self._on_disown:
             action(fd)
-        self._listening.pop(fd, None)
+        self._forget_address(fd)
+        self._datagrams.discard(fd)
         self._eventfds.discard(fd)
 
     def on_disown(self, action: Callable[[int], None]) -> None:
@@ -252,22 +306,38 @@ class KernelWorld:
         """Take `on_disown` back."""
         self._on_disown.remove(action)
 
-    def may_connect(self, address: bytes) -> bool:
-        """Whether the sockaddr_in is that of a socket which listens in this world."""
-        return any(address[:8] == known[:8] for known in self._listening.values())
+    def may_reach(self, address: bytes) -> bool:
+        """Whether the sockaddr_in is that of a socket which listens, or is bound, in this world."""
+        key = address[:8]
+        if key[4:] == bytes(4):
+            key = key[:4] + bytes((127, 0, 0, 1))
+        if key in self._fds_at:
+            return True
+        for fd in self._datagrams:  # which get their address when they first send
+            if fd not in self._addresses:
+                found = _address_of(fd)
+                if found[2:4] != bytes(2):
+                    self.note_address(fd)
+        return key in self._fds_at or any(
+            peer.address()[:8] == key for peer in self._peers if peer.is_udp
+        )
+
+    def is_inet(self, fd: int) -> bool:
+        """Whether the descriptor is an AF_INET socket."""
+        return fd >= 0 and _address_of(fd)[:2] == abi.AF_INET.to_bytes(2, "little")
 
     def refusing_address(self) -> bytes:
         """A loopback sockaddr_in at which connections are refused: bound, but not listening."""
         if self._refuser is None:
             self._refuser = sockets.socket(sockets.AF_INET, sockets.SOCK_STREAM)
             self._refuser.bind((_LOOPBACK, 0))
-        return _sockaddr(self._refuser)
+        return _address_of(self._refuser.fileno())
 
     def close_all(self) -> None:
         """Close every descriptor and remove the directory; twice is fine."""
         for fd in sorted(self.owned):
             self.close(fd)
-        for peer in self._peers:
+        for peer in list(self._peers):
             peer.close()
         self._children.close()
         if self._refuser is not None:
@@ -283,8 +353,7 @@ class KernelWorld:
 
     def _peer(self, end: sockets.socket) -> KernelPeer:
         peer = KernelPeer(end)
-        self._peers = [each for each in self._peers if not each.closed]
-        self._peers.append(peer)
+        self._peers.add(peer)
         return peer
 
 
@@ -294,7 +363,8 @@ class KernelPeer:
     def __init__(self, end: sockets.socket) -> None:
         self._end = end
         end.setblocking(False)
-        if end.family == sockets.AF_INET:
+        self._is_udp = end.family == sockets.AF_INET and end.type == sockets.SOCK_DGRAM
+        if end.family == sockets.AF_INET and not self._is_udp:
             end.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
 
     @property
@@ -327,8 +397,20 @@ class KernelPeer:
         with contextlib.suppress(OSError):
             self._end.shutdown(sockets.SHUT_WR)
 
-    def close(self) -> None:
-        """Give the end up; twice is fine."""
+    @property
+    def is_udp(self) -> bool:
+        """Whether requests may send to it without a connection."""
+        return not self.closed and self._is_udp
+
+    def address(self) -> bytes:
+        """Its own address, by which requests can send to it."""
+        return b"" if self.closed else _address_of(self._end.fileno())
+
+    def close(self, *, reset: bool = False) -> None:
+        """Give the end up; twice is fine. `reset`: a TCP connection is reset, not ended."""
+        if reset and not self.closed:
+            with contextlib.suppress(OSError):
+                self._end.setsockopt(sockets.SOL_SOCKET, sockets.SO_LINGER, struct.pack("ii", 1, 0))
         self._end.close()
 
 
@@ -347,9 +429,27 @@ def _checked_name(name: str) -> bytes:
     return os.fsencode(name)
 
 
-def _sockaddr(end: sockets.socket) -> bytes:
-    host, port = end.getsockname()
-    return abi.SOCKADDR_IN.pack(abi.AF_INET, struct.pack(">H", port), sockets.inet_aton(host))
+def _address_of(fd: int) -> bytes:
+    """getsockname(2) as the kernel gives it; b"" for what is no socket."""
+    buffer = ctypes.create_string_buffer(_SOCKADDR_MAX)
+    size = ctypes.c_uint32(_SOCKADDR_MAX)
+    if _getsockname(fd, buffer, ctypes.byref(size)) < 0:
+        return b""
+    return buffer.raw[: size.value]
+
+
+def _kind_of(fd: int) -> int:
+    end = sockets.socket(fileno=fd)
+    try:
+        return end.type
+    finally:
+        end.detach()
+
+
+def _python_address(address: bytes) -> tuple[str, int] | bytes:
+    if int.from_bytes(address[:2], "little") == sockets.AF_UNIX:
+        return address[2:]
+    return _LOOPBACK, int.from_bytes(address[2:4], "big")
 
 
 def _refused(what: str, error: OSError) -> InputError:

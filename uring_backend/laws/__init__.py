@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from typing import Final
 
 from pybpfvm.uring_backend.lawbench import Law
-from pybpfvm.uring_backend.laws import events, messages, names, pipes, registration, waiting
+from pybpfvm.uring_backend.laws import (
+    events,
+    messages,
+    names,
+    pipes,
+    registration,
+    sockets,
+    waiting,
+)
 
 FAMILIES: Final[Sequence[Law]] = (
     *names.LAWS,
@@ -15,4 +23,5 @@ FAMILIES: Final[Sequence[Law]] = (
     *waiting.LAWS,
     *messages.LAWS,
     *registration.LAWS,
+    *sockets.LAWS,
 )

@@ -16,7 +16,8 @@ Differences from mainline 6.18 that are known, besides what the tables of opcode
 - A transfer from or to one block of memory that is not user memory as a whole is -EFAULT;
   a vectored one stops before the first bad block.
 - Pipes and sockets hold a fixed number of bytes, whatever the size of the pieces.
-- Everyone is root, the umask is 022, O_DIRECT asks for no alignment, only loopback TCP exists.
+- Everyone is root, the umask is 022, O_DIRECT asks for no alignment; sockets are joined by
+  a network of their own (`network`).
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class SimBackend:
         self._memory = memory
         self._clock = Clock()
         self._fds = FdTable()
-        self.world = SimWorld(self._fds, self._clock, disk_bytes)
+        self.world = SimWorld(self._fds, self._clock, disk_bytes, seed=seed)
         self._core = Core(memory, self._fds, self._clock, self.world, PREPARE, seed, injector)
         self._closed = False
 
@@ -146,6 +147,18 @@ class SimBackend:
         """0 or -errno."""
         return self._core.buffers.unregister()
 
+    def register_buffer_ring(self, addr: int, entries: int, group: int, flags: int = 0) -> int:
+        """IORING_REGISTER_PBUF_RING: 0 or -errno."""
+        return self._core.groups.register_ring(addr, entries, group, flags)
+
+    def unregister_buffer_ring(self, group: int) -> int:
+        """0 or -errno."""
+        return self._core.groups.unregister_ring(group)
+
+    def buffer_ring_head(self, group: int) -> int:
+        """IORING_REGISTER_PBUF_STATUS: buffers used up, modulo 2**16, or -errno."""
+        return self._core.groups.ring_head(group)
+
     def clone_buffers(
         self,
         source: Backend,
@@ -181,7 +194,7 @@ class SimBackend:
 
     def in_flight(self) -> int:
         """Requests submitted and not completed."""
-        return len(self._core.live)
+        return len(self._core.live) + len(self._core.notifying)
 
     def close(self) -> None:
         """Drop everything in flight and close every descriptor; twice is fine."""

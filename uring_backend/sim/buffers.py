@@ -6,8 +6,12 @@ import errno
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from pybpfvm.memory import AddressSpace
 from pybpfvm.uring_backend.abi import CQE_BUFFER_SHIFT, CQE_F_BUFFER
+from pybpfvm.uring_backend.bufferrings import check_ring
+from pybpfvm.uring_backend.sim.bufferring import BufferRing
 from pybpfvm.uring_backend.sim.request import Issue, Refused, Request
+from pybpfvm.uring_backend.sim.selection import Chosen
 
 if TYPE_CHECKING:
     from pybpfvm.uring_backend.sim.core import Core
@@ -16,68 +20,153 @@ _MAX_IDS: Final = 1 << 16
 _MAX_PROVIDED: Final = 1 << 20  # in all groups: the kernel's limit is its memory
 
 
-class BufferGroups:
-    """Provided buffers: per group, (id, address, length), used in the order they were given."""
+class Provided:
+    """A group made by PROVIDE_BUFFERS: used in the order in which they were given."""
 
     def __init__(self) -> None:
-        self._groups: dict[int, deque[tuple[int, int, int]]] = {}
-        self._provided = 0
+        self.waiting: deque[tuple[int, int, int]] = deque()
+
+    def choose_one(self, size: int) -> Chosen:
+        if not self.waiting:
+            raise Refused(errno.ENOBUFS)
+        whole = self.waiting.popleft()
+        length = whole[2] if size == 0 else min(size, whole[2])
+        return Chosen(self, [(*whole[:2], length)], emptied=not self.waiting, whole=whole)
+
+    def choose(self, size: int, most: int) -> Chosen:
+        return self.choose_one(size)
+
+    def put_back(self, chosen: Chosen) -> None:
+        self.waiting.appendleft(chosen.whole)
+
+    def use(self, chosen: Chosen, size: int) -> int:
+        return 0
+
+    @property
+    def empty(self) -> bool:
+        return not self.waiting
+
+
+class BufferGroups:
+    """Groups of buffers that requests select from, by their ids."""
+
+    def __init__(self, memory: AddressSpace) -> None:
+        self._memory = memory
+        self._groups: dict[int, Provided | BufferRing] = {}
+
+    # --- PROVIDE_BUFFERS and REMOVE_BUFFERS -----------------------------------------------------
 
     def provide(self, group: int, first_id: int, addr: int, length: int, count: int) -> None:
-        """Add consecutive buffers; Refused EOVERFLOW, ENOMEM when too many."""
-        waiting = self._groups.setdefault(group, deque())
-        if len(waiting) + count > _MAX_IDS:
+        """Add consecutive buffers. Refused EINVAL (a ring), EOVERFLOW, ENOMEM (too many)."""
+        provided = self._groups.setdefault(group, Provided())
+        if not isinstance(provided, Provided):
+            raise Refused(errno.EINVAL)
+        if len(provided.waiting) + count > _MAX_IDS:
             raise Refused(errno.EOVERFLOW)
-        if self._provided + count > _MAX_PROVIDED:
+        if sum(len(g.waiting) for g in self._all_provided()) + count > _MAX_PROVIDED:
             raise Refused(errno.ENOMEM)
-        self._provided += count
         for index in range(count):
-            waiting.append((first_id + index, addr + index * length, length))
+            provided.waiting.append((first_id + index, addr + index * length, length))
 
-    def check_group(self, group: int) -> None:
-        """Refused(ENOENT) for a group that nothing was ever provided for."""
-        if group not in self._groups:
-            raise Refused(errno.ENOENT)
+    def _all_provided(self) -> list[Provided]:
+        return [group for group in self._groups.values() if isinstance(group, Provided)]
 
     def remove(self, group: int, count: int) -> int:
-        """Take up to `count` away: how many; Refused(ENOENT) for an unknown group."""
-        self.check_group(group)
-        waiting = self._groups[group]
-        done = min(count, len(waiting))
+        """Take up to `count` away: how many. Refused ENOENT, EINVAL (a ring)."""
+        provided = self._group(group)
+        if not isinstance(provided, Provided):
+            raise Refused(errno.EINVAL)
+        done = min(count, len(provided.waiting))
         for _ in range(done):
-            waiting.popleft()
-        self._provided -= done
+            provided.waiting.popleft()
         return done
+
+    def _group(self, group: int) -> Provided | BufferRing:
+        found = self._groups.get(group)
+        if found is None:
+            raise Refused(errno.ENOENT)
+        return found
+
+    # --- IORING_REGISTER_PBUF_RING --------------------------------------------------------------
+
+    def register_ring(self, addr: int, entries: int, group: int, flags: int) -> int:
+        """0 or -errno."""
+        refused = check_ring(self._memory, addr, entries, flags)
+        if refused:
+            return -refused
+        old = self._groups.get(group)
+        if old is not None and not (isinstance(old, Provided) and old.empty):
+            return -errno.EEXIST
+        self._groups[group] = BufferRing(self._memory, addr, entries, flags)
+        return 0
+
+    def unregister_ring(self, group: int) -> int:
+        """0, -ENOENT, or -EINVAL when the group is no ring."""
+        ring = self._groups.get(group)
+        if ring is None:
+            return -errno.ENOENT
+        if not isinstance(ring, BufferRing):
+            return -errno.EINVAL
+        del self._groups[group]
+        return 0
+
+    def ring_head(self, group: int) -> int:
+        """How many buffers of a ring are used up, modulo 2**16; or -errno."""
+        ring = self._groups.get(group)
+        if ring is None:
+            return -errno.ENOENT
+        return ring.head if isinstance(ring, BufferRing) else -errno.EINVAL
+
+    # --- selection ------------------------------------------------------------------------------
 
     def select(self, request: Request, size: int) -> tuple[int, int]:
         """(address, length) of the next buffer for a request that wants `size` bytes.
 
-        0 means the whole buffer. Refused(ENOBUFS) when the group is empty.
+        0 means the whole buffer. Refused(ENOBUFS) when there is none, or no such group.
         """
-        group = request.sqe.buf_index
-        waiting = self._groups.get(group)
-        if not waiting:
+        group = self._groups.get(request.sqe.buf_index)
+        if group is None:
             raise Refused(errno.ENOBUFS)
-        buffer = waiting.popleft()
-        request.buffer = (group, *buffer)
-        length = buffer[2] if size == 0 else min(size, buffer[2])
-        return buffer[1], length
+        request.buffer = group.choose_one(size)
+        return request.buffer.blocks[0]
+
+    def select_many(self, request: Request, size: int, most: int) -> Chosen:
+        """Up to `most` buffers for `size` bytes. Refused ENOENT for an unknown group, ENOBUFS."""
+        request.buffer = self._group(request.sqe.buf_index).choose(size, most)
+        return request.buffer
+
+    def take(self, request: Request, size: int, most: int) -> None:
+        """Select for a send: what is selected is used up, whatever becomes of it."""
+        group = self._group(request.sqe.buf_index)
+        # As much as is wanted is known for rings only.
+        wanted = size if isinstance(group, BufferRing) else 0
+        request.buffer = chosen = group.choose(wanted, most)
+        chosen.flags = group.use(chosen, sum(length for _, length in chosen.blocks))
+        chosen.held = True
 
     def put_back(self, request: Request) -> None:
         """The selected buffer was not used after all."""
-        if request.buffer is not None:
-            group, *buffer = request.buffer
-            self._groups[group].appendleft((buffer[0], buffer[1], buffer[2]))
+        if request.buffer is not None and not request.buffer.held:
+            request.buffer.group.put_back(request.buffer)
             request.buffer = None
 
-    def consume(self, request: Request) -> int:
-        """The CQE flags that name the used buffer; 0 if none was selected."""
-        if request.buffer is None:
+    def hold(self, request: Request) -> None:
+        """The request waits with its buffer in hand: what has been filled by now is used up, what
+        comes later is not counted."""
+        chosen = request.buffer
+        if chosen is not None and not chosen.held:
+            chosen.group.use(chosen, request.done_bytes)
+            chosen.held = True
+
+    def consume(self, request: Request, size: int) -> int:
+        """`size` bytes went through the selected buffer: the CQE flags that name it; 0 if none
+        was selected."""
+        chosen = request.buffer
+        if chosen is None:
             return 0
-        buffer_id = request.buffer[1]
         request.buffer = None
-        self._provided -= 1
-        return CQE_F_BUFFER | buffer_id << CQE_BUFFER_SHIFT
+        more = chosen.flags if chosen.held else chosen.group.use(chosen, size)
+        return CQE_F_BUFFER | chosen.buffers[0][0] << CQE_BUFFER_SHIFT | more
 
 
 def prepare_provide(core: Core, request: Request) -> Issue:

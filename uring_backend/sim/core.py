@@ -24,6 +24,7 @@ from pybpfvm.errors import InternalError
 from pybpfvm.memory import AddressSpace
 from pybpfvm.uring_backend.abi import (
     CQE_F_MORE,
+    CQE_F_NOTIF,
     NEVER_FAILS,
     OP_LAST,
     OPS,
@@ -90,9 +91,12 @@ class Core:
         self.world = world
         self.slots = SlotTable(fds, self._tell_tag)
         self.buffers = RegisteredBuffers(memory, self._tell_tag)
-        self.groups = BufferGroups()
+        self.groups = BufferGroups(memory)
         self.timers = Timers(self)
         self.live: dict[int, Request] = {}
+        self.notifying: dict[
+            int, Request
+        ] = {}  # over, but for the notification of a zero-copy send
         self.polled: dict[Request, None] = {}  # waiting for their file, oldest first
         self.outbox: deque[Event] = deque()
         self.parked: dict[Request, Callable[[], None]] = {}  # and how each gives up waiting
@@ -129,7 +133,7 @@ class Core:
 
     def _submit_one(self, sqe: Sqe) -> bool:
         """False: a bad SQE, not followed by others of its chain, ends the batch."""
-        if sqe.user_data in self.live:
+        if sqe.user_data in self.live or sqe.user_data in self.notifying:
             raise InternalError(f"token {sqe.user_data} is already in use")
         request = Request(sqe)
         self.live[request.token] = request
@@ -390,8 +394,19 @@ class Core:
         file = request.file
         if request.nowait or not request.wait_events or file is None or file.node.queue is None:
             return False
-        self.arm_poll(request, lambda _: self._retry(request))
+        self.arm_poll(request, lambda events: self._woken(request, events))
+        request.was_polled = True
+        if request.looks_first:
+            request.looks_first = False
+            self._retry(request)
         return True
+
+    def _woken(self, request: Request, events: int) -> None:
+        """A waker that names no events has mainline try again what waits for one try."""
+        if events or request.multishot:
+            self._retry(request)
+        else:
+            self.retry_later(request)
 
     def _retry(self, request: Request) -> None:
         ready = self.file_of(request).node.poll() & (request.wait_events | POLLERR | POLLHUP)
@@ -425,8 +440,8 @@ class Core:
                 keeps_place=request.multishot,
             )
         else:
-            queue.add(request, woken)
-        request.queue = queue
+            queue.add(request, woken, keeps_place=request.multishot)
+        request.queue = request.waited_on = queue
         request.state = State.POLLED
         request.woken = False
         self.polled[request] = None
@@ -498,8 +513,9 @@ class Core:
 
     def _record(self, request: Request) -> None:
         self.disarm_poll(request)
-        if request.sqe.opcode == Op.ACCEPT and request.file and request.file.node.queue:
-            request.file.node.queue.forget_place(request)
+        if request.waited_on is not None:
+            request.waited_on.forget_place(request)
+            request.waited_on = None
         self._completed.append(request)
 
     def cancel_later(self, request: Request, res: int = -errno.ECANCELED) -> None:
@@ -509,7 +525,7 @@ class Core:
             give_up()
 
         def end() -> None:
-            request.cqe_flags = 0
+            request.cqe_flags = self.groups.consume(request, request.done_bytes)
             # What a transfer has moved before counts as its result.
             self.complete(request, request.done_bytes or res, failed=True)
 
@@ -550,6 +566,8 @@ class Core:
                     self.outbox.append(Started(request.token))
                 elif request.sqe.opcode == EXTERNAL and request.state is State.EXTERNAL:
                     pass
+                elif request.notification is not None:
+                    self._emit(request, request.res, request.cqe_flags | CQE_F_MORE)
                 elif not request.skip_cqe:
                     self._emit(request, request.res, request.cqe_flags)
             self.timers.count(self.posted)
@@ -564,6 +582,9 @@ class Core:
     def _retire(self, request: Request) -> None:
         request.state = State.DONE
         del self.live[request.token]
+        if request.notification is not None:
+            self.notifying[request.token] = request
+            self.later(lambda: self._notify(request))
         request.let_go()
         if request.sqe.opcode == Op.LINK_TIMEOUT:
             self.timers.stop(request)
@@ -582,6 +603,12 @@ class Core:
             self.issue(successor)
         else:
             self.later(lambda: self._resume(successor))
+
+    def _notify(self, request: Request) -> None:
+        """A zero-copy send's memory is free again."""
+        del self.notifying[request.token]
+        self._emit(request, request.notification or 0, CQE_F_NOTIF)
+        self.timers.count(self.posted)
 
     def _end_unneeded(self, timeout: Request) -> None:
         timeout.res = -errno.ECANCELED
@@ -616,6 +643,7 @@ class Core:
                 give_up()
             request.let_go()
         self.live.clear()
+        self.notifying.clear()
         self.slots.unregister()
         self.outbox.clear()
         self._work.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import heapq
 from collections.abc import Callable
 from typing import Final
 
@@ -19,7 +20,7 @@ from pybpfvm.uring_backend.abi import (
 from pybpfvm.uring_backend.sim.request import Refused
 
 FIRST_FD: Final = 3  # 0, 1 and 2 look like somebody else's and are never given out
-MAX_FDS: Final = 1024  # the usual RLIMIT_NOFILE
+MAX_FDS: Final = 1 << 16  # a server's RLIMIT_NOFILE
 MAX_SLOTS: Final = 1 << 15
 
 
@@ -37,9 +38,15 @@ class WaitQueue:
         self._places: dict[object, int] = {}  # kept while one only tries again
         self._next_place = 0
 
-    def add(self, key: object, woken: Woken) -> None:
-        """Call `woken` at every change until `remove`."""
+    def add(self, key: object, woken: Woken, *, keeps_place: bool = False) -> None:
+        """Call `woken` at every change until `remove`. `keeps_place`: see `add_exclusive`."""
+        self._take_place(key, keeps_place=keeps_place)
         self._waiting[key] = woken
+
+    def _take_place(self, key: object, *, keeps_place: bool) -> None:
+        if not keeps_place or key not in self._places:
+            self._places[key] = self._next_place
+            self._next_place += 1
 
     def add_exclusive(
         self, key: object, woken: Woken, idle: Callable[[], bool], *, keeps_place: bool
@@ -48,9 +55,7 @@ class WaitQueue:
 
         `keeps_place`: it is as old as when it was first added, even if removed in between.
         """
-        if not keeps_place or key not in self._places:
-            self._places[key] = self._next_place
-            self._next_place += 1
+        self._take_place(key, keeps_place=keeps_place)
         self._exclusive[key] = woken, idle
 
     def forget_place(self, key: object) -> None:
@@ -64,8 +69,12 @@ class WaitQueue:
 
     def wake(self, events: int = 0) -> None:
         """Something changed; `events` as a waker in the kernel names them."""
-        for woken in reversed(list(self._waiting.values())):
+        if len(self._waiting) == 1:
+            (woken,) = self._waiting.values()
             woken(events)
+        else:
+            for key in sorted(self._waiting, key=self._places.__getitem__, reverse=True):
+                self._waiting[key](events)
         for key in sorted(self._exclusive, key=self._places.__getitem__):
             woken, idle = self._exclusive[key]
             if idle():
@@ -164,6 +173,8 @@ class FdTable:
 
     def __init__(self) -> None:
         self._files: dict[int, OpenFile] = {}
+        self._freed: list[int] = []  # heap of numbers below `_fresh`
+        self._fresh = FIRST_FD
 
     def get(self, fd: int) -> OpenFile:
         """The file; Refused(EBADF) for anything else."""
@@ -175,14 +186,16 @@ class FdTable:
     def install(self, file: OpenFile) -> int:
         """A new descriptor for `file`; Refused(EMFILE) when all are taken."""
         fd = self.free()
+        if fd == self._fresh:
+            self._fresh += 1
+        else:
+            heapq.heappop(self._freed)
         self._files[fd] = file.hold()
         return fd
 
     def free(self) -> int:
         """The lowest free number; Refused(EMFILE)."""
-        fd = FIRST_FD
-        while fd in self._files:
-            fd += 1
+        fd = self._freed[0] if self._freed else self._fresh
         if fd >= MAX_FDS:
             raise Refused(errno.EMFILE)
         return fd
@@ -191,6 +204,7 @@ class FdTable:
         """Free the descriptor; Refused(EBADF)."""
         file = self.get(fd)
         del self._files[fd]
+        heapq.heappush(self._freed, fd)
         file.drop()
 
     def close_all(self) -> None:

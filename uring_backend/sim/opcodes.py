@@ -44,8 +44,6 @@ from pybpfvm.uring_backend.sim.net import (
     prepare_bind,
     prepare_connect,
     prepare_listen,
-    prepare_recv,
-    prepare_send,
     prepare_shutdown,
     prepare_socket,
 )
@@ -56,13 +54,16 @@ from pybpfvm.uring_backend.sim.rw import (
     prepare_read_multishot,
     prepare_read_write,
 )
+from pybpfvm.uring_backend.sim.socketcommands import prepare_uring_cmd
 from pybpfvm.uring_backend.sim.splicing import prepare_splice, prepare_tee
 from pybpfvm.uring_backend.sim.timeouts import (
     prepare_link_timeout,
     prepare_timeout,
     prepare_timeout_remove,
 )
+from pybpfvm.uring_backend.sim.transfers import prepare_recv, prepare_send
 from pybpfvm.uring_backend.sim.xattrs import prepare_getxattr, prepare_setxattr
+from pybpfvm.uring_backend.sim.zerocopy import prepare_send_zc
 
 if TYPE_CHECKING:
     from pybpfvm.memory import AddressSpace
@@ -125,6 +126,11 @@ PREPARE: Final[Mapping[Op, Prepare]] = {
     Op.CONNECT: prepare_connect,
     Op.SEND: prepare_send,
     Op.RECV: prepare_recv,
+    Op.SENDMSG: prepare_send,
+    Op.RECVMSG: prepare_recv,
+    Op.SEND_ZC: prepare_send_zc,
+    Op.SENDMSG_ZC: prepare_send_zc,
+    Op.URING_CMD: prepare_uring_cmd,
     Op.SHUTDOWN: prepare_shutdown,
 }
 
@@ -142,4 +148,4 @@ def unsupported(sqe: Sqe, memory: AddressSpace) -> str:
         return futexes.unsupported(sqe)
     if op is Op.WAITID:
         return children.unsupported(sqe)
-    return names.unsupported(sqe, memory) or net.unsupported(sqe)
+    return names.unsupported(sqe, memory) or net.unsupported(sqe, memory)

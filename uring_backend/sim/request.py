@@ -19,6 +19,7 @@ from pybpfvm.uring_backend.abi import (
 if TYPE_CHECKING:
     from pybpfvm.uring_backend.sim.descriptors import OpenFile, WaitQueue
     from pybpfvm.uring_backend.sim.resources import Resource
+    from pybpfvm.uring_backend.sim.selection import Chosen
 
 Issue = Callable[[], int | None]
 """Performs a prepared request: its result, or None when it will complete later."""
@@ -62,9 +63,11 @@ class Request:
         "issue",
         "link",
         "link_timeout",
+        "looks_first",
         "most_bytes",
         "multishot",
         "next",
+        "notification",
         "nowait",
         "queue",
         "res",
@@ -79,6 +82,8 @@ class Request:
         "token",
         "tried",
         "wait_events",
+        "waited_on",
+        "was_polled",
         "woken",
         "woken_events",
     )
@@ -96,6 +101,7 @@ class Request:
         self.file: OpenFile | None = None
         self.resources: list[Resource] = []  # registered ones that it uses
         self.queue: WaitQueue | None = None  # what it is waiting on, when POLLED
+        self.waited_on: WaitQueue | None = None  # the same, and where it keeps a place
         self.next: Request | None = None
         self.link_timeout: Request | None = None  # armed or to be armed when this one has to wait
         self.failed = False
@@ -112,7 +118,10 @@ class Request:
         self.size_bytes = 0  # what a transfer wants to move, where that is known
         self.most_bytes = MAX_RW_COUNT  # what one try may move: less by a fault
         self.done_bytes = 0  # of a transfer that must be complete (MSG_WAITALL)
-        self.buffer: tuple[int, int, int, int] | None = None  # selected: group, id, addr, length
+        self.buffer: Chosen | None = None
+        self.looks_first = False  # IORING_RECVSEND_POLL_FIRST: the next try only waits
+        self.was_polled = False
+        self.notification: int | None = None  # what a zero-copy send's second CQE says
 
     @property
     def linked(self) -> bool:

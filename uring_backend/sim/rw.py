@@ -211,7 +211,7 @@ def prepare_read_write(core: Core, request: Request) -> Issue:
             file.offset = offset + done
         if done != size:
             request.fail()  # a short transfer breaks a soft link
-        request.cqe_flags = core.groups.consume(request)
+        request.cqe_flags = core.groups.consume(request, done)
         return done
 
     return issue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Iterable
@@ -10,23 +11,38 @@ from typing import Final
 from pybpfvm.errors import InputError, errno_name
 from pybpfvm.uring_backend.abi import (
     AF_INET,
+    AF_UNIX,
     NAME_MAX,
     O_RDWR,
     S_IFDIR,
     S_IFLNK,
     S_IFMT,
     SHUT_WR,
-    SOCKADDR_IN,
+    SOCK_DGRAM,
+    SOCK_SEQPACKET,
+    SOCK_STREAM,
 )
+from pybpfvm.uring_backend.addresses import socket_refusal
 from pybpfvm.uring_backend.sim.children import Children
 from pybpfvm.uring_backend.sim.clock import REALTIME_BASE_NS, Clock
+from pybpfvm.uring_backend.sim.datagrams import UdpSocket
 from pybpfvm.uring_backend.sim.descriptors import FdTable, OpenFile
 from pybpfvm.uring_backend.sim.epolls import Epoll
 from pybpfvm.uring_backend.sim.eventfds import EventFd
+from pybpfvm.uring_backend.sim.inet import Ports
+from pybpfvm.uring_backend.sim.network import Network
 from pybpfvm.uring_backend.sim.opening import open_path
 from pybpfvm.uring_backend.sim.pipes import ends
 from pybpfvm.uring_backend.sim.request import Refused
-from pybpfvm.uring_backend.sim.streams import Socket, SocketState
+from pybpfvm.uring_backend.sim.sockets import Socket, SocketState, inet_address
+from pybpfvm.uring_backend.sim.tcp import TcpSocket
+from pybpfvm.uring_backend.sim.unixsockets import (
+    Names,
+    UnixDatagram,
+    UnixSeqpacket,
+    UnixSocket,
+    UnixStream,
+)
 from pybpfvm.uring_backend.sim.vfs import (
     DEFAULT_LIMIT_BYTES,
     Directory,
@@ -37,10 +53,11 @@ from pybpfvm.uring_backend.sim.vfs import (
 )
 from pybpfvm.uring_backend.trees import Entry
 
-LOOPBACK: Final = bytes((127, 0, 0, 1))
-_FIRST_CLIENT_PORT: Final = 32768
-_FIRST_PORT: Final = 40000
-_LAST_PORT: Final = 65535
+_UNIX: Final = {
+    SOCK_STREAM: UnixStream,
+    SOCK_DGRAM: UnixDatagram,
+    SOCK_SEQPACKET: UnixSeqpacket,
+}
 
 
 class SimPeer:
@@ -60,23 +77,31 @@ class SimPeer:
             return 0
 
     def recv(self, size: int) -> bytes | None:
-        """Up to `size` bytes; b"" at end of stream (also after a reset), None if there are none."""
+        """Up to `size` bytes, or one message; b"" at end of stream (also after a reset), None if
+        there are none."""
         if self._closed:
             raise InputError("recv on a closed connection")
         try:
-            return self._end.receive(size)
+            return self._end.receive(size).data
         except Refused as refused:
             return None if refused.errno == errno.EAGAIN else b""
 
     def shutdown(self) -> None:
         """Send end of stream."""
         if not self._closed:
-            self._end.shutdown(SHUT_WR)
+            with contextlib.suppress(Refused):
+                self._end.shutdown(SHUT_WR)
 
-    def close(self) -> None:
-        """Give the end up; twice is fine."""
+    def address(self) -> bytes:
+        """Its own address, by which requests can send to it."""
+        return self._end.local_address()
+
+    def close(self, *, reset: bool = False) -> None:
+        """Give the end up; twice is fine. `reset`: a TCP connection is reset, not ended."""
         if not self._closed:
             self._closed = True
+            if reset:
+                self._end.linger_s = 0
             self._end.released()
 
 
@@ -84,13 +109,21 @@ class SimWorld:
     """Files and sockets around a simulated ring. Paths start at a root of their own,
     which is also the working directory."""
 
-    def __init__(self, fds: FdTable, clock: Clock, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
+    def __init__(
+        self,
+        fds: FdTable,
+        clock: Clock,
+        limit_bytes: int = DEFAULT_LIMIT_BYTES,
+        *,
+        seed: int = 0,
+    ) -> None:
         self.fds = fds
         self.vfs = Vfs(lambda: REALTIME_BASE_NS + clock.now_ns, limit_bytes)
+        self.network = Network(clock, seed)
+        self._tcp_ports: Ports[TcpSocket] = Ports()
+        self._udp_ports: Ports[UdpSocket] = Ports()
+        self._names_unix: Names = {}
         self.children = Children()
-        self._listeners: dict[int, Socket] = {}
-        self._next_port = _FIRST_PORT
-        self._next_client = _FIRST_CLIENT_PORT
 
     # --- files --------------------------------------------------------------------------------
 
@@ -237,55 +270,44 @@ class SimWorld:
                 f"no descriptor left: {errno_name(refused.errno)}", remedy="close some"
             ) from None
 
-    def socketpair(self) -> tuple[int, SimPeer]:
-        """A connected stream socket, like an AF_UNIX pair."""
-        ours, theirs = Socket(unix=True), Socket(unix=True)
+    def socketpair(self, kind: int = SOCK_STREAM) -> tuple[int, SimPeer]:
+        """A connected AF_UNIX socket."""
+        ours, theirs = self._unix(kind), self._unix(kind)
         fd = self._install(OpenFile(ours, O_RDWR))
         ours.join(theirs)
         return fd, SimPeer(theirs)
 
-    def socket(self) -> int:
-        """An unconnected stream socket."""
-        return self._install(OpenFile(Socket(), O_RDWR))
+    def _unix(self, kind: int) -> UnixSocket:
+        socket = self.make_socket(AF_UNIX, kind)
+        assert isinstance(socket, UnixSocket)
+        return socket
+
+    def make_socket(self, domain: int, kind: int) -> Socket:
+        """A socket of a family and kind that `unsupported_socket` does not name."""
+        if domain == AF_UNIX:
+            return _UNIX[kind](self._names_unix)
+        if kind == SOCK_DGRAM:
+            return UdpSocket(self._udp_ports, self.network)
+        return TcpSocket(self._tcp_ports, self.network)
+
+    def socket(self, domain: int = AF_INET, kind: int = SOCK_STREAM) -> int:
+        """An unconnected socket."""
+        if refusal := socket_refusal(domain, kind, 0):
+            raise InputError(f"a socket of {refusal}")
+        return self._install(OpenFile(self.make_socket(domain, kind), O_RDWR))
 
     def listen(self, backlog: int = 128) -> int:
-        """A listening socket on a loopback port of its own."""
-        listener = Socket()
+        """A listening TCP socket on a loopback port of its own."""
+        listener = self.make_socket(AF_INET, SOCK_STREAM)
         fd = self._install(OpenFile(listener, O_RDWR))
-        self.bind(listener, 0)
         listener.listen(backlog)
         return fd
 
-    def bind(self, listener: Socket, port: int) -> None:
-        """Give a socket a port (0: any free one); Refused EINVAL, EADDRINUSE."""
-        if listener.port:
-            raise Refused(errno.EINVAL)
-        taken = {number for number, other in self._listeners.items() if other.port}
-        if not port:
-            port = next(
-                (n for n in range(self._next_port, _LAST_PORT + 1) if n not in taken), 0
-            ) or next((n for n in range(_FIRST_PORT, self._next_port) if n not in taken), 0)
-            if not port:
-                raise Refused(errno.EADDRINUSE)
-            self._next_port = port + 1 if port < _LAST_PORT else _FIRST_PORT
-        elif port in taken:
-            raise Refused(errno.EADDRINUSE)
-        listener.port = port
-        self._listeners[port] = listener
-        listener.on_release = lambda: self._listeners.pop(port, None)
-
-    def client_port(self) -> int:
-        """A port for a connecting socket. They need not be unique: nothing finds a client by it."""
-        port = self._next_client
-        self._next_client = port + 1 if port + 1 < _FIRST_PORT else _FIRST_CLIENT_PORT
-        return port
-
-    def listener_at(self, port: int) -> Socket:
-        """Who listens on a loopback port; Refused(ECONNREFUSED)."""
-        listener = self._listeners.get(port)
-        if listener is None or listener.state is not SocketState.LISTENING:
-            raise Refused(errno.ECONNREFUSED)
-        return listener
+    def datagrams(self) -> int:
+        """A UDP socket on a loopback port of its own."""
+        socket = self.make_socket(AF_INET, SOCK_DGRAM)
+        socket.bind(inet_address(0))
+        return self._install(OpenFile(socket, O_RDWR))
 
     def _socket_at(self, fd: int) -> Socket:
         try:
@@ -297,20 +319,23 @@ class SimWorld:
         return node
 
     def address(self, fd: int) -> bytes:
-        """The sockaddr_in of a listening socket."""
-        port = self._socket_at(fd).port
-        return SOCKADDR_IN.pack(AF_INET, port.to_bytes(2, "big"), LOOPBACK)
+        """The address of a socket, for CONNECT and sends."""
+        return self._socket_at(fd).local_address()
 
     def connect(self, fd: int) -> SimPeer:
-        """A client connection to a listening socket."""
-        listener = self._socket_at(fd)
-        if listener.state is not SocketState.LISTENING:
+        """A client of a listening socket, or a UDP socket that is connected to a bound one."""
+        target = self._socket_at(fd)
+        listens = target.state is SocketState.LISTENING
+        if isinstance(target, TcpSocket) and listens:
+            if target.full:
+                raise InputError(f"the backlog of fd {fd} is full", remedy="accept first")
+        elif isinstance(target, TcpSocket) or not target.local_address():
             raise InputError(f"fd {fd} does not listen")
-        if listener.full:
-            raise InputError(f"the backlog of fd {fd} is full", remedy="accept first")
-        client = Socket()
-        client.port = self.client_port()
-        client.connect_to(listener)
+        client = self.make_socket(target.domain, target.kind)
+        try:
+            client.connect(target.local_address())
+        except Refused as refused:
+            raise self._refused(f"can not connect to fd {fd}", refused) from None
         return SimPeer(client)
 
     def close(self, fd: int) -> None:
