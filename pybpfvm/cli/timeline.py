@@ -26,7 +26,7 @@ _WHERE = "--timeline"
 class TimelineOutput:
     """Watches a run and draws it to `target`: a page, a text file, or "-" for stdout.
 
-    InputError for a target that can not be meant, before anything runs.
+    InputError and OSError, before anything runs, for a target that can not be meant or written.
     """
 
     def __init__(self, target: str, *, json: bool) -> None:
@@ -45,9 +45,11 @@ class TimelineOutput:
                 where=_WHERE,
                 remedy="name a file with one of these endings, or - for the terminal",
             )
-        if path.is_dir() or not path.absolute().parent.is_dir():
-            reason = "is a directory" if path.is_dir() else "its directory does not exist"
-            raise InputError(f"{target}: {reason}", where=_WHERE)
+        known = path.exists()
+        with open(path, "a", encoding="utf-8"):
+            pass  # a run may be long: whether it can be drawn is known before
+        if not known:
+            path.unlink()
 
     @property
     def on_terminal(self) -> bool:

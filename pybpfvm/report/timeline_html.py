@@ -309,14 +309,14 @@ class _Data:
         ]
 
     def _fields(self, one: Request) -> str:
-        """Fields of the SQE that are not zero; words that may be addresses are named."""
+        """Fields of the SQE that say something; words that may be addresses are named."""
         if len(one.sqe) != SQE_BYTES:
             return ""
         sqe = Sqe.unpack(one.sqe)
         parts = []
         for name in ("ioprio", "fd", "off", "addr", "len", "op_flags", "buf_index", "personality"):
             value = getattr(sqe, name)
-            if value:
+            if value != (-1 if name == "fd" else 0):
                 text = self._name(value) if name in _ADDRESSES else str(value)
                 parts.append(f"{name} {text}")
         if sqe.file_index:

@@ -24,10 +24,15 @@ _MOST_PROGRAMS = 20
 _RUNS, _FLIES, _PARKED, _BEHIND, _WAITS, _OPEN, _FAULT = "█", "─", "┈", ".", "░", "▷", "✗"
 _STEP, _NOTE, _LOST = "▾", "!", "x"
 _LEGEND = (
-    f"{_RUNS} runs  {_FLIES} in flight  {_PARKED} waits for CQEs  {_BEHIND} behind its chain  "
-    f"┤ ends (its result)  {_OPEN} still there at the end",
-    f"host: {_STEP} step, {_WAITS} waits, {_NOTE} note · CQ: the most CQEs it held "
-    f"(+ ten or more, {_LOST} one was lost) · {_FAULT} fault",
+    f"{_RUNS} runs",
+    f"{_FLIES} in flight",
+    f"{_PARKED} waits for CQEs",
+    f"{_BEHIND} behind its chain",
+    "┤ ends (its result)",
+    f"{_OPEN} still there at the end",
+    f"{_FAULT} fault",
+    f"host: {_STEP} step, {_WAITS} waits, {_NOTE} note",
+    f"CQ: the most CQEs it held, + ten or more, {_LOST} one was lost",
 )
 _STYLES = {
     _RUNS: ("cyan",),
@@ -64,7 +69,7 @@ def lines(
     room = min(max(width - _LABEL - 1, _LEAST_COLUMNS), _MOST_COLUMNS)
     last = picture.end.time_ns if by_time else picture.end.step
     scale = _Scale(min(room, last + 1), last, by_time)
-    unit = f"{(last + 1) / scale.columns / 1e3:.3g} us" if by_time else _events(last, scale)
+    unit = f"{(last + 1) / scale.columns / 1e6:.3g} ms" if by_time else _events(last, scale)
     yield paint(f"Timeline of {count(picture.steps, 'event')}", "bold") + (
         f", {picture.end.time_ns / 1e6:.3f} ms; a column is {unit}"
     )
@@ -74,7 +79,7 @@ def lines(
     yield from _lanes(picture, scale, paint)
     yield paint("requests", "bold")
     yield from _requests(picture, scale, room, paint)
-    for line in _LEGEND:
+    for line in _legend(width):
         yield paint(line, "dim")
     if picture.missing:
         parts = ", ".join(f"{number:,} {kind}" for kind, number in picture.left_out.items())
@@ -87,6 +92,16 @@ def lines(
             yield f"  {printable(waiting.who)} {waiting.text}"
         if len(picture.waiting) > _MOST_WAITING:
             yield f"  and {len(picture.waiting) - _MOST_WAITING:,} more"
+
+
+def _legend(width: int) -> Iterator[str]:
+    line = ""
+    for entry in _LEGEND:
+        if line and len(line) + 3 + len(entry) > width:
+            yield line
+            line = ""
+        line += f"   {entry}" if line else entry
+    yield line
 
 
 def _events(last: int, scale: _Scale) -> str:

@@ -5,7 +5,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const T = data.texts;
   const LABELS = 132, AXIS = 26, HOST = 30, PROGRAM = 34, CQ = 50, ROW = 27, BAR = 9, GAP = 8;
-  const MOST_CALLS = 400, MOST_ARROWS = 300, NEAR = 7;
+  const MOST_CALLS = 400, MOST_ARROWS = 300, MOST_WAITERS = 40, NEAR = 7;
   const $ = (id) => document.getElementById(id);
   const view = $("view"), canvas = $("picture"), pen = canvas.getContext("2d");
 
@@ -111,7 +111,10 @@
   let width = 800, height = 400, colours = {}, asked = false;
   const axis = () => (state.byTime ? times : steps);
   const least = () => (state.byTime ? 20 : 4);
-  const whole = () => { const end = axis()[LAST]; const pad = Math.max(end * 0.01, 0.5); return [-pad, end + pad * 2]; };
+  // What is still there at the end reaches beyond it.
+  const beyond = ordered.some((one) => one.end < 0 && (one.kind === "park" || one.kind === "host" || one.kind === "request"));
+  const whole = () => { const end = axis()[LAST]; const pad = Math.max(end * 0.01, 0.5); return [-pad, end + pad * (beyond ? 12 : 2)]; };
+  const xEnd = (item) => (item.end >= 0 || item.kind === "run" || item.kind === "cqe" ? x(finish(item)) : x(LAST) + 22);
   const x = (at) => LABELS + ((axis()[at] - state.lo) / (state.hi - state.lo)) * (width - LABELS);
   const valueAt = (px) => state.lo + ((px - LABELS) / (width - LABELS)) * (state.hi - state.lo);
 
@@ -190,10 +193,10 @@
   function spans(list, top, tall, fill, each) {
     const value = axis();
     let drawn = -Infinity;
-    for (let at = firstFrom(list, state.lo, (one) => value[finish(one)]); at < list.length; at += 1) {
+    for (let at = firstFrom(list, state.lo, (one) => (one.end < 0 ? Infinity : value[one.end])); at < list.length; at += 1) {
       const one = list[at];
       if (value[one.begin] > state.hi) break;
-      const left = Math.max(x(one.begin), LABELS - 4), right = Math.min(Math.max(x(finish(one)), x(one.begin) + 2), width + 4);
+      const left = Math.max(x(one.begin), LABELS - 4), right = Math.min(Math.max(xEnd(one), x(one.begin) + 2), width + 4);
       if (right <= drawn) continue;
       const from = Math.max(left, drawn);
       pen.fillStyle = fill(one);
@@ -260,6 +263,7 @@
       }
     }
     drawArrows();
+    drawWaiters();
     pen.restore();
     drawAxis();
     pen.strokeStyle = colours.line; pen.lineWidth = 1;
@@ -317,7 +321,7 @@
     spans(hosts, top, tall, () => hatch("host", "\\"), (one, left, right) => {
       pen.strokeStyle = colours.host; pen.lineWidth = 1; pen.strokeRect(left + 0.5, top + 0.5, Math.max(right - left - 1, 1), tall - 1);
       boxed(one, left, top, right - left, tall);
-      if (one.end < 0) text("still waits", Math.max(left, LABELS) + 4, top + 6, "ink", right - left - 8);
+      
     });
     let free = -Infinity;
     for (let at = firstFrom(marks, state.lo, (one) => axis()[one.begin]); at < marks.length; at += 1) {
@@ -361,22 +365,28 @@
     const first = Math.max(0, firstFrom(lane.changes, state.lo, (one) => value[one[0]]) - 1);
     let held = 0;
     for (let at = first - 1; at >= 0; at -= 1) if (lane.changes[at][1] >= 0) { held = lane.changes[at][1]; break; }
-    const points = [];
-    let left = LABELS, most = held, column = -1;
+    // Of changes in one pixel the most is shown there, and the last from there on.
+    const points = [], end = Math.min(Math.max(x(LAST), LABELS), width);
+    let left = LABELS, most = held;
+    const upTo = (px) => {
+      const peak = Math.min(left + 1.5, px);
+      points.push([left, peak, most], [peak, px, held]);
+    };
     for (let at = first; at < lane.changes.length; at += 1) {
       const [place, now] = lane.changes[at], px = Math.max(LABELS, x(place));
       if (px > width) break;
       if (now < 0) continue;
-      if (Math.floor(px) !== column) { points.push([left, px, most]); left = px; most = now; column = Math.floor(px); }
-      else most = Math.max(most, now);
+      if (px - left >= 1.5) { upTo(px); left = px; most = now; } else most = Math.max(most, now);
       held = now;
     }
-    points.push([left, Math.min(Math.max(x(LAST), left), width), Math.max(most, held)]);
-    if (points.length > 1 && left < width) points[points.length - 1][2] = Math.max(held, points[points.length - 1][1] - left < 2 ? most : held);
-    pen.fillStyle = colours["depth-soft"];
-    for (const [from, to, depth] of points) if (depth) pen.fillRect(from, floor - (tall * depth) / lane.most, Math.max(to - from, 1), (tall * depth) / lane.most);
+    upTo(Math.max(end, left + 1.5));
+    for (const [from, to, depth] of points) {
+      if (!depth || to <= from) continue;
+      pen.fillStyle = colours[to - from < 2 ? "depth" : "depth-soft"];
+      pen.fillRect(from, floor - (tall * depth) / lane.most, to - from, (tall * depth) / lane.most);
+    }
     pen.fillStyle = colours.depth;
-    for (const [from, to, depth] of points) pen.fillRect(from, floor - (tall * depth) / lane.most - 1, Math.max(to - from, 1), 2);
+    for (const [from, to, depth] of points) if (to > from) pen.fillRect(from, floor - (tall * depth) / lane.most - 1, to - from, 2);
     const dense = (width - LABELS) / Math.max(1, firstFrom(lane.changes, state.hi, (one) => value[one[0]]) - first) < 7;
     for (let at = first; at < lane.changes.length; at += 1) {
       const [place, now, cqe, came] = lane.changes[at], px = x(place);
@@ -419,8 +429,8 @@
           const words = `${one.number} ${program === undefined ? T[one.opcode] : T[program]}${one.end >= 0 ? ` = ${one.quiet ? "no CQE" : T[one.outcome]}` : ""}`;
           text(words, from + 1, top - 7, "ink", next - from - 6);
         }
-        if (one.end < 0 && right >= x(LAST) - 1) { pen.fillStyle = colours.park; pen.beginPath(); pen.moveTo(x(LAST), top); pen.lineTo(x(LAST) + 8, top + tall / 2); pen.lineTo(x(LAST), top + tall); pen.fill(); }
-        else if (/^-/.test(T[one.outcome])) { pen.fillStyle = colours.fault; pen.fillRect(right - 3, top, 3, tall); }
+        if (one.end < 0 && right < width) { pen.fillStyle = colours.park; pen.beginPath(); pen.moveTo(right, top - 2); pen.lineTo(right + 9, top + tall / 2); pen.lineTo(right, top + tall + 2); pen.fill(); }
+        else if (/^-/.test(T[one.outcome])) { const cap = Math.min(3, Math.max(1, (right - left) / 3)); pen.fillStyle = colours.fault; pen.fillRect(right - cap, top, cap, tall); }
         boxed(one, left, top, right - left, tall);
       });
     }
@@ -466,6 +476,25 @@
     pen.restore();
   }
 
+  // Who still waits at the end, and on which queue.
+  function drawWaiters() {
+    const from = x(LAST) + 22;
+    if (from < LABELS || from > width) return;
+    pen.save();
+    pen.setLineDash([4, 3]);
+    for (const [at, one] of [...hosts, ...parks].filter((each) => each.end < 0).slice(0, MOST_WAITERS).entries()) {
+      if (one.kind === "host" && !one.wanted) continue;
+      const lane = lanes.find((each) => each.kind === "cq" && each.cq === one.cq), row = rowOfNumber(one.request);
+      if (!lane || (one.kind === "park" && row === undefined)) continue;
+      const y = one.kind === "host" ? lanes[0].top + 20 : laneOf(one).top + 17 + row * ROW + BAR / 2;
+      const to = lane.top + lane.height / 2 + (one.kind === "host" ? -4 : 4), px = from + 14 + (at % 8) * 5;
+      pen.strokeStyle = pen.fillStyle = colours[one.kind === "host" ? "host" : "park"]; pen.lineWidth = 1.6;
+      pen.beginPath(); pen.moveTo(from, y); pen.lineTo(px, y); pen.lineTo(px, to); pen.lineTo(from - 14, to); pen.stroke();
+      pen.beginPath(); pen.moveTo(from - 22, to); pen.lineTo(from - 14, to - 4); pen.lineTo(from - 14, to + 4); pen.fill();
+    }
+    pen.restore();
+  }
+
   // --- choosing ---------------------------------------------------------------------------------
 
   function nearest(list, px, place) {
@@ -481,8 +510,8 @@
   function within(list, px) {
     const value = axis();
     let best = null, least = 4;
-    for (let at = firstFrom(list, valueAt(px - 4), (one) => value[finish(one)]); at < list.length && x(list[at].begin) <= px + 4; at += 1) {
-      const away = Math.max(x(list[at].begin) - px, px - x(finish(list[at])), 0);
+    for (let at = firstFrom(list, valueAt(px - 4), (one) => (one.end < 0 ? Infinity : value[one.end])); at < list.length && x(list[at].begin) <= px + 4; at += 1) {
+      const away = Math.max(x(list[at].begin) - px, px - xEnd(list[at]), 0);
       if (away < least) { least = away; best = list[at]; }
     }
     return best;
@@ -518,9 +547,10 @@
     const number = (one) => (byNumber.has(one) ? link(byNumber.get(one)) : `request ${one}`);
     const all = [];
     const say = (name, ...what) => { if (what.some((one) => one !== "" && one !== undefined && one !== null)) all.push([name, what]); };
-    const lasted = item.end >= 0 && item.end !== item.begin ? ` to ${clock(item.end)}, ${((times[item.end] - times[item.begin]) / 1e6).toFixed(6)} ms` : "";
+    const lasted = item.end >= 0 && item.end !== item.begin;
+    const took = lasted && times[item.end] > times[item.begin] ? ` to ${clock(item.end)}: ${((times[item.end] - times[item.begin]) / 1e6).toFixed(6)} ms` : "";
     const open = item.end < 0 && item.fate !== 2 ? ", still there at the end" : "";
-    say("when", `${clock(item.begin)}${lasted}${open} (event ${steps[item.begin].toLocaleString("en")}${lasted ? ` to ${steps[item.end].toLocaleString("en")}` : ""})`);
+    say("when", `${clock(item.begin)}${took}${open} (event ${steps[item.begin].toLocaleString("en")}${lasted ? ` to ${steps[item.end].toLocaleString("en")}` : ""})`);
     if (item.kind === "request") {
       say("submitted by", T[item.origin], items.has(item.by) ? " in " : null, items.has(item.by) ? link(items.get(item.by)) : null);
       say("SQE", T[item.fields]);
