@@ -16,7 +16,7 @@ from pybpfvm.session.ring import BackendName
 from tests.support.session_ring import SIM_AND_KERNEL, need_backend
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = sorted(path.parent for path in ROOT.glob("examples/[0-9]*/prog.bpf.c"))
+FOLDERS = sorted(path.parent for path in ROOT.glob("examples/0?_*/prog.bpf.c"))
 TOPICS = [folder.name for folder in FOLDERS]
 VERSIONS = ("v2", "v3")
 # The hundred thousand writes take most of a minute on four combinations: all of them with
