@@ -141,7 +141,7 @@ class LoopRules:
     A program is member `callback` of `struct ops`; it gets a `struct ctx` and a `struct params`.
     Of `writable` structs it may write the bytes [low, high) as (struct, low, high). `regions` are
     the ids that the region kfunc takes; the index to wait for is a u32 of the parameters, at
-    `wait_index_at`. `stop` and `go_on` are what the program returns.
+    `wait_index_at`. `ctx_bytes` of the ring's struct can be read (0: none). `stop` and `go_on` are what the program returns.
     """
 
     ops: str
@@ -153,8 +153,14 @@ class LoopRules:
     writable: tuple[tuple[str, int, int], ...]
     regions: Mapping[int, Region]
     wait_index_at: int = 0
+    ctx_bytes: int = 0
     go_on: int = 0
     stop: int = 1
+
+    @property
+    def opaque(self) -> bool:
+        """Whether programs can not look into the ring's struct."""
+        return not self.ctx_bytes
 
 
 @dataclass(frozen=True, slots=True)

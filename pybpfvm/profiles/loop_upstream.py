@@ -13,7 +13,7 @@ from dataclasses import replace
 from pybpfvm.btf.types import Btf
 from pybpfvm.profiles.base import LoopRules, Profile, Region, SectionRule, Sleepable
 from pybpfvm.profiles.mainline import MAINLINE_NAMES, NUMBERS
-from pybpfvm.profiles.upstream_types import kernel_side
+from pybpfvm.profiles.upstream_types import CTX_BYTES, kernel_side
 
 PROG_TYPE_STRUCT_OPS = 27
 
@@ -50,8 +50,9 @@ _RULES_71 = LoopRules(
     params_bytes=4,
     writable=(("iou_loop_params", 0, 4),),
     regions={0: Region.MEM, 1: Region.CQ, 2: Region.SQ},
+    ctx_bytes=CTX_BYTES,
 )
-_RULES_72 = replace(_RULES_71, ctx="iou_ctx")
+_RULES_72 = replace(_RULES_71, ctx="iou_ctx", ctx_bytes=0)
 
 
 def _profile(name: str, title: str, rules: LoopRules) -> Profile:

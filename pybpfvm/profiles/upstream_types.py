@@ -31,7 +31,7 @@ _VALUE_DATA_AT = 64  # the value's common header fills a cache line
 # (name, type, byte offset)
 Fields = Sequence[tuple[str, str, int]]
 
-_CTX_FIELDS: Fields = (
+CTX_FIELDS: Fields = (
     ("flags", "unsigned int", 0),
     ("clockid", "int", 40),
     ("sq_thread_idle", "unsigned int", 52),
@@ -157,7 +157,7 @@ def kernel_side(name: str, ctx: str, params: Fields, params_bytes: int) -> Btf:
     `iou_loop_params` of these fields."""
     types = _Types()
     transparent = ctx == "io_ring_ctx"
-    types.struct(ctx, CTX_BYTES if transparent else 0, _CTX_FIELDS if transparent else ())
+    types.struct(ctx, CTX_BYTES if transparent else 0, CTX_FIELDS if transparent else ())
     types.struct("iou_loop_params", params_bytes, params)
     types.struct("io_uring_sqe", 64, _SQE_FIELDS)
     types.struct("io_uring_cqe", 16, _CQE_FIELDS)

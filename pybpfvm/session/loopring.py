@@ -166,6 +166,12 @@ class LoopRing:
         for a program that its kernel would not load, UnsupportedError for one that the verifier
         can not decide on, RingError where attaching is refused.
         """
+        if obj.profile.name != self.profile.name:
+            raise InputError(
+                f"the object is loaded as {obj.profile.name}, the ring is of {self.profile.name}",
+                where=obj.object.path,
+                remedy="give load and LoopRing the same abi=",
+            )
         variable = _callbacks(obj, name)
         rules = self.profile.loop
         assert rules is not None
@@ -266,7 +272,11 @@ class _Stepper:
         )
 
     def _trusts(self, program: Program) -> bool:
-        return self._ring.verify and program is self._program
+        """Programs that may look into the ring's own struct run with checks: of it we have its size
+        and a few numbers, and nothing that its pointers would lead to."""
+        loop = self._ring.profile.loop
+        assert loop is not None
+        return self._ring.verify and loop.opaque and program is self._program
 
     def step(self, core: CoreRing, params: int) -> int:
         memory = self._ring.machine.memory
@@ -285,7 +295,7 @@ class _Stepper:
             if observer is not None:
                 now = core.backend.now_ns()
                 observer(RunFaulted(now, 0, name, self._runs, trap.pc, trap.summary, trap.insns))
-            if self._ring.verify and trap.kind not in _NOT_VERIFIED:
+            if self._trusts(self._program) and trap.kind not in _NOT_VERIFIED:
                 raise InternalError(
                     f"{name} was verified, and faulted all the same: {trap}"
                 ) from trap

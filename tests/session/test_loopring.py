@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pybpfvm.errors import InputError
 from pybpfvm.session import LoopRing, Machine
 from pybpfvm.session.ring import BackendName
 from tests.support.session_ring import SIM_AND_KERNEL, need_backend
@@ -33,3 +34,26 @@ def test_a_thousand_nops(backend: BackendName, engine: str) -> None:
             assert (words["sq_head"], words["sq_tail"]) == (0, 0)
             assert ring.enter() == 0  # an ordinary ring again
             assert ring.core.steps == 126
+
+
+def test_in_71_the_rings_struct_can_be_read() -> None:
+    """Compiled code runs with checks then: what the struct's pointers lead to is not there."""
+    with Machine() as machine:
+        obj = machine.load(NOPS, abi="loop-7.1", constants=SIZES)
+        with LoopRing(8, cq_entries=8, abi="loop-7.1", machine=machine) as ring:
+            assert machine.memory.load(ring.core.handle + 116, 4) == 8
+            assert machine.memory.load(ring.core.handle + 532, 4) == 8
+            obj.globals["to_run"] = 20
+            with ring.attach(obj):
+                assert ring.enter() == 0
+            assert obj.globals["to_run"] == 0
+
+
+def test_object_and_ring_are_of_one_dialect() -> None:
+    with Machine() as machine:
+        obj = machine.load(NOPS, abi="loop-7.1", constants=SIZES)
+        with (
+            LoopRing(8, abi="loop-7.2", machine=machine) as ring,
+            pytest.raises(InputError, match="is loaded as loop"),
+        ):
+            ring.attach(obj)

@@ -24,6 +24,7 @@ from pybpfvm.events import CqePosted, CqeReaped, Observer, SqeIssued
 from pybpfvm.memory import AddressSpace, Region, RegionKind
 from pybpfvm.profiles.base import LoopRules
 from pybpfvm.profiles.base import Region as RingRegion
+from pybpfvm.profiles.upstream_types import CTX_FIELDS
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Cqe
 from pybpfvm.uring_backend.base import Backend, Completion
@@ -91,7 +92,8 @@ class LoopRing:
         self._observer = observer
         self._table = table
         self.fd = table.add(self)
-        self.handle = memory.handle(self)
+        self._ctx_region: Region | None = None
+        self.handle = self._make_ctx()
         self._disabled = bool(self.setup.flags & abi.SETUP_R_DISABLED)
         self._submitter = None if self._disabled else threading.get_ident()
         self._live: dict[int, tuple[int, str]] = {}  # token -> (user_data, who submitted it)
@@ -111,6 +113,22 @@ class LoopRing:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _make_ctx(self) -> int:
+        """The address that stands for the ring: of its struct where programs can look into it."""
+        size = self.rules.ctx_bytes
+        if not size:
+            return self.memory.handle(self)
+        name = f"struct {self.rules.ctx}"
+        self._ctx_region = self.memory.alloc(size, RegionKind.RING, name, writable=False)
+        setup = self.setup
+        numbers = {"flags": setup.flags, "sq_entries": setup.sq_entries}
+        numbers["cq_entries"] = setup.cq_entries
+        start = self._ctx_region.start
+        for field, _, offset in CTX_FIELDS:
+            if field in numbers:
+                self.memory.write(start + offset, numbers[field].to_bytes(4, "little"))
+        return start
 
     # --- the rest of the process ------------------------------------------------------------
 
@@ -419,6 +437,7 @@ class LoopRing:
         self._table.close(self.fd)
         self.backend.close()
         self.queues.free()
-        if self._param_block is not None:
-            self.memory.free(self._param_block)
+        for region in (self._param_block, self._ctx_region):
+            if region is not None:
+                self.memory.free(region)
         self.memory.forget_before_close(self.close)
