@@ -2,6 +2,7 @@
 
     READ#2=EIO              the second READ that is tried fails with -EIO
     RECV#1=short:3          the first RECV moves at most 3 bytes
+    RECV#2=reset            the connection is reset before the second RECV
     WRITE#4=late:20us       a worker performs the fourth WRITE, 20 microseconds later
     run#3=write:word+4:ff00 the user side writes these bytes before the third run of a program
     run#3=reap:1            the user side takes a CQE from CQ 1 before the third run
@@ -69,7 +70,9 @@ LEGAL: Final[Mapping[Op, Mapping[int, str]]] = {
         errno.ENETUNREACH: "there is no route",
     },
     Op.RECV: _RECEIVE,
+    Op.RECVMSG: _RECEIVE,
     Op.SEND: _SEND,
+    Op.SENDMSG: _SEND,
     Op.TIMEOUT: {errno.ENOMEM: _NO_MEMORY},
     Op.POLL_ADD: {errno.ENOMEM: _NO_MEMORY},
 }
@@ -84,7 +87,9 @@ MAY_BE_SHORT: Final = frozenset(
         Op.WRITEV,
         Op.WRITE_FIXED,
         Op.RECV,
+        Op.RECVMSG,
         Op.SEND,
+        Op.SENDMSG,
     }
 )
 """A device error or a full disk part way; on pipes and sockets, what was there or fitted."""
@@ -92,10 +97,14 @@ MAY_BE_SHORT: Final = frozenset(
 MAY_WAIT: Final = frozenset(LEGAL) - {Op.TIMEOUT, Op.POLL_ADD, Op.FTRUNCATE}
 """What would have to wait, for a lock or for data, goes to a worker: late, and out of turn."""
 
+MAY_BE_RESET: Final = frozenset({Op.RECV, Op.RECVMSG, Op.SEND, Op.SENDMSG})
+"""The other side of a TCP connection has gone, and said so by a reset."""
+
+RESET: Final = "reset"
 SHORT: Final = "short"
 LATE: Final = "late"
 ERRNO: Final = "errno"
-KINDS: Final = (ERRNO, SHORT, LATE)
+KINDS: Final = (ERRNO, SHORT, LATE, RESET)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +137,15 @@ class Late:
         return f"late:{_duration(self.delay_ns)}"
 
 
-Harm = Fails | Short | Late
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """Its connection is reset before it is tried, for both ends."""
+
+    def __str__(self) -> str:
+        return RESET
+
+
+Harm = Fails | Short | Late | Reset
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +231,12 @@ def even_odds(rate: float, *, shared: tuple[str, ...] = (), swarm: bool = False)
 
 def kinds_of(op: Op) -> tuple[str, ...]:
     """The kinds of fault that requests of this opcode can meet."""
-    possible = {ERRNO: op in LEGAL, SHORT: op in MAY_BE_SHORT, LATE: op in MAY_WAIT}
+    possible = {
+        ERRNO: op in LEGAL,
+        SHORT: op in MAY_BE_SHORT,
+        LATE: op in MAY_WAIT,
+        RESET: op in MAY_BE_RESET,
+    }
     return tuple(kind for kind in KINDS if possible[kind])
 
 
@@ -297,6 +319,9 @@ def _harm(op: Op, what: str, where: str) -> Harm:
     if kind == SHORT and value:
         _require(op, SHORT, where)
         return Short(max(_number(value, where, 1 << 31), 1))
+    if what == RESET:
+        _require(op, RESET, where)
+        return Reset()
     if kind == LATE and value:
         _require(op, LATE, where)
         return Late(_nanoseconds(value, where))

@@ -62,6 +62,7 @@ def test_a_plan_is_one_line_that_reads_back() -> None:
         ("NOP#1=EIO", "does not meet EIO"),
         ("FSYNC#1=short:1", "FSYNC is never short"),
         ("TIMEOUT#1=late:1ms", "TIMEOUT is never late"),
+        ("READ#1=reset", "READ is never reset"),
         ("READ#1=late:1h", "is no duration"),
         ("READ#1=late:ms", "is no duration"),
         ("READ#1=short:-1", "is no number"),
@@ -183,6 +184,33 @@ def test_small_writes_to_a_pipe_are_never_split() -> None:
     whole = world.write(100)
     assert world.results() == {whole: 100}
     assert world.injector.injected == []
+
+
+def test_messages_are_never_split_and_streams_are() -> None:
+    world = World(parse_faults("RECV#1=short:3,SEND#1=short:40"))
+    fd, peer = world.backend.world.socketpair()
+    peer.send(b"x" * 50)
+    receiving = world.submit(Op.RECV, fd=fd, addr=world.block, len=100)
+    assert world.results() == {receiving: 3}
+    rest = world.submit(Op.RECV, fd=fd, addr=world.block, len=100)
+    assert world.results() == {rest: 47}
+    sending = world.submit(Op.SEND, fd=fd, addr=world.block, len=100)
+    assert world.results() == {sending: 40}
+    assert len(peer.recv(1000) or b"") == 40
+
+
+def test_a_reset_comes_to_both_ends() -> None:
+    world = World(parse_faults("RECV#2=reset"))
+    listener = world.backend.world.listen()
+    peer = world.backend.world.connect(listener)
+    accepting = world.submit(Op.ACCEPT, fd=listener)
+    fd = world.results()[accepting]
+    peer.send(b"abc")
+    first = world.submit(Op.RECV, fd=fd, addr=world.block, len=3)
+    assert world.results() == {first: 3}
+    second = world.submit(Op.RECV, fd=fd, addr=world.block, len=3)
+    assert world.results() == {second: -errno.ECONNRESET}
+    assert peer.send(b"more") == 0 or peer.recv(10) == b""
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -41,7 +41,7 @@ from pybpfvm.uring_backend.abi import (
     Sqe,
 )
 from pybpfvm.uring_backend.base import EXTERNAL, Completion, Event, Message, Started
-from pybpfvm.uring_backend.faults import Fails, Harm, Late, Short
+from pybpfvm.uring_backend.faults import Fails, Harm, Late, Reset, Short
 from pybpfvm.uring_backend.sim.buffers import BufferGroups
 from pybpfvm.uring_backend.sim.clock import Clock
 from pybpfvm.uring_backend.sim.descriptors import (
@@ -55,6 +55,8 @@ from pybpfvm.uring_backend.sim.injector import Injector
 from pybpfvm.uring_backend.sim.pipes import PLACE_BYTES, PipeWriter
 from pybpfvm.uring_backend.sim.request import Issue, Refused, Request, State
 from pybpfvm.uring_backend.sim.resources import RegisteredBuffers, SlotTable
+from pybpfvm.uring_backend.sim.sockets import Socket
+from pybpfvm.uring_backend.sim.tcp import TcpSocket
 from pybpfvm.uring_backend.sim.timers import Timers
 from pybpfvm.uring_backend.sim.vfs import Directory, RegularFile
 from pybpfvm.uring_backend.sim.world import SimWorld
@@ -302,9 +304,13 @@ class Core:
             return None
         op = Op(request.sqe.opcode)
         size = 0 if _all_or_nothing(request) else request.size_bytes
-        harm = self._injector.at(op, request.token, size)
+        connection = request.file.node if request.file is not None else None
+        tcp = connection if isinstance(connection, TcpSocket) and connection.breakable else None
+        harm = self._injector.at(op, request.token, size, connected=tcp is not None)
         if isinstance(harm, Short):
             request.most_bytes = harm.most_bytes
+        elif isinstance(harm, Reset) and tcp is not None:
+            tcp.break_off()
         return harm
 
     def _find_file(self, request: Request) -> None:
@@ -669,11 +675,13 @@ def _plausible(request: Request) -> bool:
 
 
 def _all_or_nothing(request: Request) -> bool:
-    """A small write to a pipe is never split."""
+    """A small write to a pipe is never split, nor is a message."""
     file = request.file
-    return (
-        file is not None and isinstance(file.node, PipeWriter) and request.size_bytes <= PLACE_BYTES
-    )
+    if file is None:
+        return False
+    if isinstance(file.node, Socket) and file.node.keeps_boundaries:
+        return True
+    return isinstance(file.node, PipeWriter) and request.size_bytes <= PLACE_BYTES
 
 
 def _done_all_the_same(request: Request) -> bool:

@@ -17,6 +17,7 @@ from pybpfvm.uring_backend.faults import (
     ERRNO,
     LATE,
     LEGAL,
+    RESET,
     SHORT,
     AtRequest,
     Fails,
@@ -24,6 +25,7 @@ from pybpfvm.uring_backend.faults import (
     Harm,
     Late,
     Odds,
+    Reset,
     Short,
     kinds_of,
 )
@@ -50,19 +52,22 @@ class Injector:
         self._random = Random(seed << 16 | _OWN_STREAM)
         self.rates = _switched_on(faults.odds, self._random)
 
-    def at(self, op: Op, token: int, size: int) -> Harm | None:
-        """What comes to the next request of opcode `op`, which wants to move `size` bytes."""
+    def at(self, op: Op, token: int, size: int, *, connected: bool = False) -> Harm | None:
+        """What comes to the next request of opcode `op`, which wants to move `size` bytes;
+        `connected`: over a connection that can be reset."""
         self._counts[op] += 1
         nth = self._counts[op]
-        harm = self._planned.get((op, nth)) or self._draw(op, size)
+        harm = self._planned.get((op, nth)) or self._draw(op, size, connected=connected)
         if harm is None or (isinstance(harm, Short) and size <= harm.most_bytes):
+            return None
+        if isinstance(harm, Reset) and not connected:
             return None
         fault = AtRequest(op, nth, harm)
         self.injected.append(fault)
         self.told(token, fault)
         return harm
 
-    def _draw(self, op: Op, size: int) -> Harm | None:
+    def _draw(self, op: Op, size: int, *, connected: bool) -> Harm | None:
         random = self._random
         for kind in kinds_of(op):
             rate = self.rates.get((op, kind), 0.0)
@@ -70,6 +75,8 @@ class Injector:
                 continue
             if kind == ERRNO:
                 return Fails(random.choice(sorted(LEGAL[op])))
+            if kind == RESET and connected:
+                return Reset()
             if kind == LATE:
                 return Late(random.randint(*_LATE_NS))
             if kind == SHORT and size > 1:

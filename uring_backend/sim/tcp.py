@@ -418,6 +418,16 @@ class TcpSocket(Socket):
         self.state = SocketState.FRESH
         self.queue.wake()
 
+    @property
+    def breakable(self) -> bool:
+        """Whether there is a connection that can be reset."""
+        return self.state is SocketState.CONNECTED and not self._ended
+
+    def break_off(self) -> None:
+        """The connection is reset, both ends."""
+        self._reset_other_end()
+        self.abort()
+
     def _reset_other_end(self) -> None:
         if self.peer is not None and not self._ended:
             self._carry(self.peer.abort)

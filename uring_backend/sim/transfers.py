@@ -142,6 +142,15 @@ def _behind(blocks: Blocks, done: int) -> Blocks:
     return left
 
 
+def _first(blocks: Blocks, most: int) -> Blocks:
+    """The blocks up to so many bytes."""
+    kept: list[tuple[int, int]] = []
+    for addr, size in blocks:
+        kept.append((addr, min(size, most)))
+        most -= kept[-1][1]
+    return kept
+
+
 def _size(blocks: Blocks) -> int:
     return sum(size for _, size in blocks)
 
@@ -160,6 +169,7 @@ def prepare_send(core: Core, request: Request) -> Issue:
         raise Refused(errno.EINVAL)
     message = outgoing(core, sqe, selecting=selecting)
     wait_as_asked(request, POLLOUT)
+    request.size_bytes = 0 if selecting else _size(message.blocks)
     whole = bundle or bool(sqe.op_flags & MSG_WAITALL)
     blocks = message.blocks
     wanted = sqe.len
@@ -227,7 +237,10 @@ def send_blocks(
         if reachable(core, left) < _size(left):
             socket.refuse_to_send(address)  # whether it can send at all comes first
             raise Refused(errno.EFAULT)
-        request.done_bytes += socket.send(gather(core, left), address, more=more)
+        data = gather(core, left)
+        if not whole and not socket.keeps_boundaries:
+            data = data[: request.most_bytes]
+        request.done_bytes += socket.send(data, address, more=more)
         if not whole or request.done_bytes >= _size(blocks) or socket.kind == SOCK_DGRAM:
             if whole and request.done_bytes < _size(blocks):
                 request.fail()
@@ -270,6 +283,7 @@ def prepare_recv(core: Core, request: Request) -> Issue:
         if not selecting:
             check_half(blocks)
     request.multishot = multishot
+    request.size_bytes = 0 if selecting else _size(blocks)
     wait_as_asked(request, POLLIN)
     return _Receiver(core, request, header, blocks).issue
 
@@ -350,6 +364,8 @@ class _Receiver:
     def _take(self, socket: Socket, blocks: Blocks) -> Received:
         """Receive into blocks. What was selected is put back when nothing can be received."""
         core, request = self._core, self._request
+        if not socket.keeps_boundaries:
+            blocks = _first(blocks, request.most_bytes)
         size = _size(blocks)
         try:
             near = reachable(core, blocks)
