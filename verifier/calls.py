@@ -30,7 +30,7 @@ from pybpfvm.verifier.privileges.capabilities import check_helper, check_one_map
 from pybpfvm.verifier.privileges.leaks import check_conceals, check_no_pointers
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
 from pybpfvm.verifier.resources import dynptr, slices
-from pybpfvm.verifier.resources.lock import check_call_unlocked, check_lock_argument, check_unlocked
+from pybpfvm.verifier.resources.lock import check_call_unlocked, check_unlocked
 from pybpfvm.verifier.states import stack
 from pybpfvm.verifier.states.regstate import (
     NON_NULL,
@@ -87,9 +87,6 @@ _KINDS: Mapping[ArgType, tuple[RegType, ...]] = {
     ArgType.PTR_TO_BTF_ID: (RegType.PTR_TO_BTF_ID,),
     ArgType.PTR_TO_BTF_ID_OR_NULL: (RegType.PTR_TO_BTF_ID,),
     ArgType.PTR_TO_PERCPU_BTF_ID: (RegType.PTR_TO_BTF_ID,),
-    ArgType.PTR_TO_SPIN_LOCK: (_VALUE,),
-    ArgType.PTR_TO_TIMER: (_VALUE,),
-    ArgType.PTR_TO_KPTR: (_VALUE, RegType.PTR_TO_BTF_ID),
     ArgType.PTR_TO_DYNPTR: (_STACK, RegType.CONST_PTR_TO_DYNPTR),
 }
 # Arguments of which only the kind of register is known to be right.
@@ -98,8 +95,6 @@ _NOT_JUDGED = frozenset(
         ArgType.PTR_TO_BTF_ID,
         ArgType.PTR_TO_BTF_ID_OR_NULL,
         ArgType.PTR_TO_PERCPU_BTF_ID,
-        ArgType.PTR_TO_TIMER,
-        ArgType.PTR_TO_KPTR,
     }
 )
 _NULLABLE = frozenset(
@@ -300,8 +295,6 @@ def _check_argument(call: _Call, number: int, kind: ArgType) -> None:
         _memory(call, number, size, writes=True, raw=True)
     elif kind is ArgType.CONST_ALLOC_SIZE_OR_ZERO:
         _take_alloc_size(call, reg, number)
-    elif kind is ArgType.PTR_TO_SPIN_LOCK:
-        check_lock_argument(call.env, call.state, reg, call.helper.name)
     elif kind is ArgType.PTR_TO_DYNPTR:
         _take_dynptr(call, reg, number)
     elif kind is ArgType.PTR_TO_FIXED_SIZE_MEM:
@@ -608,15 +601,20 @@ def _take_reference(call: _Call, reg: Reg, number: int) -> None:
 def _take_callback(call: _Call, reg: Reg, number: int) -> None:
     if call.helper.name not in CALLBACKS:
         raise unsupported(f"callbacks of {call.helper.name}")
-    if call.env.obj.btf is None:
+    check_callback(call.env, reg)
+    call.subprog = reg.subprog
+
+
+def check_callback(env: Environment, reg: Reg) -> None:
+    """The function may be called back."""
+    if env.obj.btf is None:
         raise unsupported("callbacks in objects without BTF, which kernels refuse")
-    if call.env.functions[reg.subprog].is_global:
+    if env.functions[reg.subprog].is_global:
         raise forbidden(
             Rule.HELPER_ARG,
             "callback function not static",
             reason="callbacks are verified where they are used, global functions by themselves",
         )
-    call.subprog = reg.subprog
 
 
 def constant_string(env: Environment, reg: Reg, number: int) -> bytes:

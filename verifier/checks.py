@@ -142,9 +142,17 @@ _SHRINK = "keep offset + size within the object's size"
 
 
 def check_map_value(
-    env: Environment, reg: Reg, number: int, off: int, size: int, *, store: bool
+    env: Environment,
+    reg: Reg,
+    number: int,
+    off: int,
+    size: int,
+    *,
+    store: bool,
+    direct: bool = False,
 ) -> None:
-    """An access to a map value, inside it and as the map's flags allow."""
+    """An access to a map value, inside it and as the map's flags allow. `direct`: by a load or
+    store of the program's, not by a helper."""
     spec = reg.map
     assert spec is not None
     check_map_direction(spec, off + reg.off, size, store=store)
@@ -153,7 +161,8 @@ def check_map_value(
     fields = env.fields(spec)
     if fields:
         off += reg.off
-        check_field_access(fields, reg, off + reg.var.smin, off + reg.var.umax, size)
+        low, high = off + reg.var.smin, off + reg.var.umax
+        check_field_access(fields, reg, low, high, size, direct=direct)
 
 
 def check_map_direction(spec: MapSpec, off: int, size: int, *, store: bool) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
+from typing import TYPE_CHECKING
 
 from pybpfvm.btf.types import Btf
 from pybpfvm.isa.codec import pcs, target_pc
@@ -22,7 +23,7 @@ from pybpfvm.program import BpfObject, MapSpec, Program, Subprog
 from pybpfvm.verifier.kernelobjects.attach import Attachment, attachment, is_btf_typed
 from pybpfvm.verifier.observe import Observer
 from pybpfvm.verifier.privileges.privilege import ALL, Capabilities, Mask
-from pybpfvm.verifier.resources.fields import Field, fields_of
+from pybpfvm.verifier.resources.fields import Field, fields_of, object_fields, unique
 from pybpfvm.verifier.states.regstate import Reg, RegType, Trust
 from pybpfvm.verifier.usermemory.contract import Contract
 from pybpfvm.verifier.usermemory.usernames import FROM_USER
@@ -32,6 +33,10 @@ from pybpfvm.verifier.verdict import Finding, Rule
 MAX_ERRORS = 100
 DEFAULT_BUDGET_STATES = 200_000
 DEFAULT_BUDGET_SECONDS = 600.0
+
+
+if TYPE_CHECKING:
+    from pybpfvm.verifier.resources.deferred import Deferred
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +116,8 @@ class Environment:
     other if those are the same. `lends_stack`: pointers to memory may be to buffers on the stack.
     `speculating`: the path is one that only a mispredicted branch
     takes; it ends before `barriers` and behind `store_barriers`. `tail_call_maps`: the map that
-    each tail call names."""
+    each tail call names. `deferred`: the callbacks that were seen to be set to run
+    later, `called_back` where those start that helpers were seen to call at once."""
 
     program: Program
     obj: BpfObject
@@ -132,6 +138,9 @@ class Environment:
     ctx_accesses: dict[tuple[int, int, bool, bool, bool], CtxField | None] = field(
         default_factory=dict
     )
+    struct_fields: dict[int, tuple[Field, ...]] = field(default_factory=dict)
+    deferred: dict[Deferred, None] = field(default_factory=dict)
+    called_back: set[int] = field(default_factory=set)
     masks: dict[int, Mask] = field(default_factory=dict)
     exact_offsets: bool = False
     lends_stack: bool = False
@@ -145,8 +154,24 @@ class Environment:
         """The kernel's own fields in the values of a map of the object. Raises Refused."""
         found = self.value_fields.get(id(spec))
         if found is None:
-            found = self.value_fields[id(spec)] = fields_of(self.obj.btf, spec)
+            found = self.value_fields[id(spec)] = unique(
+                fields_of(self.obj.btf, spec), f"values of map {spec.name}"
+            )
         return found
+
+    def object_fields(self, type_id: int) -> tuple[Field, ...]:
+        """The kernel's own fields in a program's objects of a struct. Raises Refused."""
+        found = self.struct_fields.get(type_id)
+        if found is None:
+            assert self.obj.btf is not None
+            found = self.struct_fields[type_id] = object_fields(self.obj.btf, type_id)
+        return found
+
+    def fields_behind(self, reg: Reg) -> tuple[Field, ...]:
+        """The kernel's own fields in what a register points to. Raises Refused."""
+        if reg.map is not None:
+            return self.fields(reg.map)
+        return self.object_fields(reg.btf_id) if reg.trust & Trust.ALLOC else ()
 
     @property
     def returns(self) -> tuple[int, int] | None:
@@ -175,7 +200,8 @@ class Environment:
 
     def btf_of(self, reg: Reg) -> Btf:
         """The BTF that `reg.btf_id` is an id of."""
-        found = self.obj.btf if reg.trust & Trust.ALLOC else self.target
+        own = reg.trust & (Trust.ALLOC | Trust.LOCAL)
+        found = self.obj.btf if own else self.target
         assert found is not None, "a BTF pointer comes from a BTF"
         return found
 

@@ -26,6 +26,8 @@ _OTHERS: Mapping[int, tuple[Rule, ...]] = {
         Rule.REFERENCE_LEAK,
         Rule.RELEASE_UNOWNED,
         Rule.LOCK,
+        Rule.TIMER,
+        Rule.OBJECT,
         Rule.ITERATOR,
         Rule.DYNPTR,
         Rule.KFUNC_ARG,

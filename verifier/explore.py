@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -36,7 +36,7 @@ from pybpfvm.verifier.jumps import prepare_jump
 from pybpfvm.verifier.kernelobjects import exceptions, rcu
 from pybpfvm.verifier.kernelobjects.attach import is_btf_typed
 from pybpfvm.verifier.kernelobjects.btfptr import check_attachment
-from pybpfvm.verifier.kernelobjects.kfuncs import call_kfunc
+from pybpfvm.verifier.kernelobjects.kfuncs import Handler, call_kfunc, kfunc_name
 from pybpfvm.verifier.kernelobjects.params import check_arguments, initial, parameters
 from pybpfvm.verifier.packetload import packet_load
 from pybpfvm.verifier.prepared import Prepared
@@ -56,8 +56,16 @@ from pybpfvm.verifier.pruning.maygoto import prepare_may_goto
 from pybpfvm.verifier.pruning.prune import Compare, Comparison
 from pybpfvm.verifier.pruning.screen import Screen, differ
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
-from pybpfvm.verifier.resources import iterator, slices
-from pybpfvm.verifier.resources.lock import check_call_unlocked, check_unlocked
+from pybpfvm.verifier.resources import (
+    deferred,
+    exchange,
+    graph,
+    iterator,
+    locking,
+    percpu,
+    slices,
+)
+from pybpfvm.verifier.resources.lock import LESS, check_call_unlocked, check_unlocked
 from pybpfvm.verifier.states.regstate import (
     NOT_INIT,
     ZERO,
@@ -80,6 +88,19 @@ from pybpfvm.verifier.verdict import Kind as Why
 # A step changes the state and gives the pc where it goes on, -1 if the path ends.
 Step = Callable[[State], int]
 
+# Helpers with rules of their own. Whoever adds one handles the whole call.
+HELPER_SPECIAL: Mapping[str, Handler] = {
+    "kptr_xchg": exchange.kptr_xchg,
+    "per_cpu_ptr": percpu.per_cpu_ptr,
+    "spin_lock": locking.spin_lock,
+    "spin_unlock": locking.spin_unlock,
+    "this_cpu_ptr": percpu.this_cpu_ptr,
+    "timer_cancel": deferred.timer_cancel,
+    "timer_init": deferred.timer_init,
+    "timer_set_callback": deferred.timer_set_callback,
+    "timer_start": deferred.timer_start,
+}
+
 _END = -1
 # How seldom states are stored, and when a stored one that covers nothing is dropped.
 _STORE_JUMPS, _STORE_INSNS = 2, 8
@@ -97,8 +118,9 @@ class Explorer:
     """Explores one function and those it calls. After `run`: the findings, and what was counted.
 
     `entry` is the main function's, or that of a global function: such are explored by themselves
-    and not where they are called. `processed` are the instructions that the budget was used for,
-    `prepared` what is known of the code already, `until` the time (time.monotonic) to give up.
+    and not where they are called; so is a callback that runs `later`. `processed` are the
+    instructions that the budget was used for, `prepared` what is known of the code already,
+    `until` the time (time.monotonic) to give up.
     """
 
     def __init__(
@@ -109,8 +131,10 @@ class Explorer:
         prepared: Prepared | None = None,
         *,
         until: float = math.inf,
+        later: deferred.Deferred | None = None,
     ) -> None:
         self.env = env
+        self._later = later
         self.entry = entry
         self.errors: list[Finding] = []
         self.inconclusive: Finding | None = None
@@ -219,7 +243,10 @@ class Explorer:
         if is_btf_typed(self.env.profile):
             # Nothing can be said of a program before it is known what it is attached to.
             check_attachment(self.env)
-        if self.entry == 0:
+        if self._later is not None:
+            spec = self.env.maps[self._later.map_index]
+            state.frame.regs[1:4] = self._later.arguments(spec)
+        elif self.entry == 0:
             state.frame.regs[1] = Pointer(RegType.PTR_TO_CTX, -1)
         else:
             wanted = parameters(self.env, self.env.functions[self.entry])
@@ -517,7 +544,7 @@ class Explorer:
         if kind is Kind.CALL_KFUNC and exceptions.is_throw(env, insn):
             return self._throw(insn, pc)
         if kind is Kind.CALL_KFUNC:
-            return _then(lambda state: call_kfunc(env, state, insn, pc), after)
+            return self._kfunc_call(insn, pc)
         if kind is Kind.CALL_LOCAL:
             return self._local_call(insn, pc)
         if kind is Kind.EXIT:
@@ -542,16 +569,46 @@ class Explorer:
 
     def _helper_call(self, insn: Insn, pc: int) -> Step:
         env = self.env
-        tail_call = env.profile.helpers.get(insn.imm) == "tail_call"
+        name = env.profile.helpers.get(insn.imm, "")
+        tail_call = name == "tail_call"
+        special = HELPER_SPECIAL.get(name)
+        if special is not None:
+
+            def own(state: State) -> int:
+                check_call_unlocked(state, name)
+                special(env, state, insn, pc)
+                return pc + 1
+
+            return own
 
         def step(state: State) -> int:
             before = state.frame.regs.copy()
             entry = call_helper(env, state, insn, pc)
             if tail_call:
+                if self._later is not None:
+                    raise unsupported("tail calls of callbacks that run later")
                 self.tail_calls.add(state.frame.entry)
                 self._leave_early(state, pc, unknown(pc), moved=True)
             if entry >= 0:
                 self._begin_callback(state, insn, pc, entry, before)
+            return pc + 1
+
+        return step
+
+    def _kfunc_call(self, insn: Insn, pc: int) -> Step:
+        env, forks = self.env, self._forks
+        name = kfunc_name(env, insn)
+        may_fail, compares = name in locking.MAY_FAIL, name == graph.RBTREE_ADD
+
+        def step(state: State) -> int:
+            failed = locking.failed(state, pc) if may_fail else None
+            before = state.frame.regs.copy() if compares else None
+            call_kfunc(env, state, insn, pc)
+            if failed is not None:
+                forks.append((pc + 1, failed))
+            if before is not None:
+                entry, args = graph.less_call(env, before, pc)
+                self._begin_round(state, pc, entry, args, LESS)
             return pc + 1
 
         return step
@@ -582,8 +639,13 @@ class Explorer:
     ) -> None:
         """The state, in which the call is over, is that of no round at all; fork a first one."""
         helper = helper_of(self.env, insn).name
-        args = _callback_args(helper, regs, pc)
+        self._begin_round(state, pc, entry, _callback_args(helper, regs, pc), helper)
+
+    def _begin_round(
+        self, state: State, pc: int, entry: int, args: tuple[Reg, ...], helper: str
+    ) -> None:
         round_ = state.copy()
+        self.env.called_back.add(entry)
         call = next(self._idents)
         callback = Callback(helper, call, args, state.refs, before=state.copy())
         self._enter(round_, pc, entry, args, callback)
@@ -635,6 +697,8 @@ class Explorer:
             regs = state.frame.regs
             check_arguments(env, state, pc, function.name, wanted)
             if throws:
+                if self._later is not None:
+                    raise unsupported("exceptions in callbacks that run later")
                 exceptions.check_may_throw(state, function.name)
                 if self.entry == self._callback:
                     raise exceptions.in_callback(f"{function.name}(), which may throw,")
@@ -653,6 +717,8 @@ class Explorer:
     def _throw(self, insn: Insn, pc: int) -> Step:
         """The program ends, with what is thrown as its result, or its callback's."""
         env, callback = self.env, self._callback
+        if self._later is not None:
+            raise unsupported("exceptions in callbacks that run later")
 
         def step(state: State) -> int:
             value = state.frame.regs[1]
@@ -668,11 +734,12 @@ class Explorer:
 
     def _exit(self, pc: int) -> Step:
         env = self.env
-        entry = self.entry
+        entry, later = self.entry, self._later is not None
 
         def step(state: State) -> int:
             if len(state.frames) == 1:
-                _check_result(env, state, 0 if entry == self._callback else entry)
+                whose = 0 if entry == self._callback else entry
+                _check_result(env, state, whose, later=later)
                 return _END
             value = state.frame.regs[0]
             if value.type is RegType.PTR_TO_STACK:
@@ -775,7 +842,7 @@ def _too_deep(state: State) -> Refused:
     )
 
 
-def _check_result(env: Environment, state: State, entry: int) -> None:
+def _check_result(env: Environment, state: State, entry: int, *, later: bool) -> None:
     """The outermost function returns something allowed, and holds no references."""
     value = state.frame.regs[0]
     if state.refs:
@@ -785,6 +852,11 @@ def _check_result(env: Environment, state: State, entry: int) -> None:
     rcu.check_closed(state, "BPF_EXIT instruction in main prog")
     check_readable(value, 0)
     check_conceals(env, value, "R0 leaks addr as return value")
+    if later:
+        mark_precise(value)
+        if value.type is not RegType.SCALAR_VALUE or value.var.smin or value.var.smax:
+            raise _bad_result("At async callback return", value, 0, 0)
+        return
     if entry != 0:
         if value.type is not RegType.SCALAR_VALUE:
             raise forbidden(

@@ -24,6 +24,7 @@ from pybpfvm.verifier.states.regstate import (
     RegType,
     Trust,
     is_null,
+    is_trusted,
     mark_precise,
     scalar,
 )
@@ -148,7 +149,7 @@ def _is_valid(pointer: Reg) -> bool:
     """Whether a pointer to a kernel object, or to memory, can not be NULL: what is untrusted, or
     only protected by RCU, may be."""
     if pointer.type is RegType.PTR_TO_BTF_ID:
-        return bool(pointer.ref_id) or pointer.trust in (Trust.TRUSTED, Trust.ALLOC)
+        return is_trusted(pointer)
     return pointer.type is RegType.PTR_TO_MEM and not pointer.trust & Trust.UNTRUSTED
 
 
@@ -157,7 +158,7 @@ def _null_check(env: Environment, op: JmpOp, state: State, pointer: Reg) -> Arms
     other = state.copy()
     null, real = (other, state) if op is JmpOp.JEQ else (state, other)
     # A value that may hold a lock is told from others by its id.
-    kept = pointer.id if pointer.map is not None and env.fields(pointer.map) else 0
+    kept = pointer.id if env.fields_behind(pointer) else 0
     _resolve(null, pointer, None)
     _resolve(real, pointer, kept)
     return other, state

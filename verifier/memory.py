@@ -30,7 +30,7 @@ from pybpfvm.verifier.privileges.leaks import (
     check_whole,
 )
 from pybpfvm.verifier.refusal import forbidden
-from pybpfvm.verifier.resources import dynptr, slices
+from pybpfvm.verifier.resources import dynptr, kptr, slices
 from pybpfvm.verifier.states import stack
 from pybpfvm.verifier.states.regstate import (
     NON_NULL,
@@ -96,7 +96,10 @@ def _loaded(
         return _load_stack(env, state, pointer, number, off, size, signed, pc)
     if kind is RegType.PTR_TO_MAP_VALUE:
         checks.check_alignment(pointer, off, size, strict=strict)
-        checks.check_map_value(env, pointer, number, off, size, store=False)
+        checks.check_map_value(env, pointer, number, off, size, store=False, direct=True)
+        held = kptr.field_at(env, pointer, off)
+        if held is not None:
+            return kptr.load(env, state, held, plain=not strict and not signed, pc=pc)
         constant = _constant_load(env, pointer, off, size, signed)
         value = scalar(load_result(size, signed) if constant is None else constant, pc)
         return usermem.from_map(env, pointer, off, value) if env.traces else value
@@ -212,6 +215,10 @@ def store(env: Environment, state: State, insn: Insn, pc: int) -> None:
     check_stored(env, pointer, value, insn.src)
     plain = insn.spec.kind is Kind.STX
     check_store(env, state, pointer, insn.dst, insn.off, size, plain=plain, strict=release)
+    held = kptr.field_at(env, pointer, insn.off)
+    if held is not None:
+        number = insn.src if insn.spec.kind is not Kind.ST else None
+        kptr.check_store(env, held, value, number, plain=not release)
     if pointer.type is RegType.PTR_TO_STACK:
         fits = value.type is RegType.SCALAR_VALUE and not value.var.umax >> (size * 8)
         if fits and insn.spec.kind is not Kind.ST:
@@ -237,7 +244,7 @@ def check_store(
         checks.check_alignment(pointer, off, size, strict=True)
     elif kind is RegType.PTR_TO_MAP_VALUE:
         checks.check_alignment(pointer, off, size, strict=strict)
-        checks.check_map_value(env, pointer, number, off, size, store=True)
+        checks.check_map_value(env, pointer, number, off, size, store=True, direct=True)
     elif kind is RegType.PTR_TO_CTX and is_btf_typed(env.profile):
         raise btfptr.context_store(pointer, number, off, size)
     elif kind is RegType.PTR_TO_CTX:
@@ -245,7 +252,6 @@ def check_store(
         usermem.to_ctx(env, off)
     elif kind is btfptr.BTF_ID:
         btfptr.check_store(env, pointer, number, off, size)
-        return
     elif kind is btfptr.MEM:
         checks.check_alignment(pointer, off, size, strict=strict)
         btfptr.check_memory(pointer, number, off, size, store=True)
@@ -334,7 +340,9 @@ def atomic(env: Environment, state: State, insn: Insn, pc: int) -> None:
         check_conceals(env, regs[0], "R0 leaks addr into mem")
     _atomic_memory(pointer, insn.dst, "stores into")
     if pointer.type is RegType.PTR_TO_MAP_VALUE:
-        checks.check_map_value(env, pointer, insn.dst, insn.off, size, store=False)
+        checks.check_map_value(env, pointer, insn.dst, insn.off, size, store=False, direct=True)
+        if kptr.field_at(env, pointer, insn.off) is not None:
+            raise kptr.not_plain(pointer)
     elif pointer.type is btfptr.BTF_ID:
         btfptr.check_access(env, pointer, insn.dst, insn.off, size)
     check_store(env, state, pointer, insn.dst, insn.off, size, plain=False, strict=True)

@@ -98,6 +98,8 @@ def _pointer_parts(reg: Reg) -> Iterator[str]:
         yield f"id={reg.id}"
     if reg.ref_id:
         yield f"ref_obj_id={reg.ref_id}"
+    if reg.trust & Trust.NON_OWNING:
+        yield "non_own_ref"
     if reg.map is not None:
         yield f"map={_word(reg.map.name)}"
         yield f"ks={reg.map.key_size}"

@@ -165,19 +165,40 @@ def calls_of(env: Environment) -> dict[int, list[tuple[int, int]]]:
     return calls
 
 
+def direct_calls(env: Environment) -> dict[int, list[tuple[int, int]]]:
+    """`calls_of` without callbacks that run later, whose frames lie on no other's: those that are
+    known to, or any that may while the program was not explored."""
+    known = {one.entry for one in env.deferred} - env.called_back
+    any_ = not env.deferred and _defers(env)
+
+    def called(pc: int, target: int) -> bool:
+        return env.code[pc].spec.kind is Kind.CALL_LOCAL or not (any_ or target in known)
+
+    return {
+        function: [one for one in calls if called(*one)]
+        for function, calls in calls_of(env).items()
+    }
+
+
+def _defers(env: Environment) -> bool:
+    """Whether the program may set callbacks that run later."""
+    return any(
+        insn.spec.kind is Kind.CALL_KFUNC
+        or (
+            insn.spec.kind is Kind.CALL
+            and env.profile.helpers.get(insn.imm) == "timer_set_callback"
+        )
+        for insn in env.code.values()
+    )
+
+
 def _deep_calls(env: Environment) -> Iterator[Finding]:
     """Recursion, and call chains of more than 8 frames."""
     order = _callees_first(env)
     if isinstance(order, int):
-        yield _finding(
-            env,
-            Rule.RECURSION,
-            order,
-            f"the call stack of {MAX_FRAMES + 1} frames is too deep",
-            "a function calls itself, directly or through others",
-        )
+        yield _recursion(env, order)
         return
-    calls = calls_of(env)
+    calls = direct_calls(env)
     depth: dict[int, int] = {}
     for function in order:
         depth[function] = 1 + max((depth[callee] for _, callee in calls[function]), default=0)
@@ -191,13 +212,23 @@ def _deep_calls(env: Environment) -> Iterator[Finding]:
         )
 
 
-def _callees_first(env: Environment) -> list[int] | int:
-    """The functions reached from the main one, callees before callers; the pc of a call that
-    closes a cycle if there is one."""
-    calls = calls_of(env)
+def _recursion(env: Environment, pc: int) -> Finding:
+    return _finding(
+        env,
+        Rule.RECURSION,
+        pc,
+        f"the call stack of {MAX_FRAMES + 1} frames is too deep",
+        "a function calls itself, directly or through others",
+    )
+
+
+def _callees_first(env: Environment, root: int = 0) -> list[int] | int:
+    """The functions reached from the main one, or `root`, callees before callers; the pc of a
+    call that closes a cycle if there is one."""
+    calls = direct_calls(env)
     order: list[int] = []
-    status: dict[int, int] = {0: 1}  # 1: on the walk, 2: done
-    walk = [(0, iter(calls[0]))]
+    status: dict[int, int] = {root: 1}  # 1: on the walk, 2: done
+    walk = [(root, iter(calls[root]))]
     while walk:
         function, remaining = walk[-1]
         for pc, callee in remaining:
@@ -262,15 +293,18 @@ _TAIL_CALL_STACK = 256
 
 def deepest_stack(env: Environment) -> int:
     """Bytes of stack of the deepest call chain, as far as the functions were seen to use it."""
-    order = _callees_first(env)
-    if isinstance(order, int):
-        return 0
-    calls = calls_of(env)
-    depth: dict[int, int] = {}
-    for function in order:
-        own = align_up(env.stack_bytes.get(function, 0), _FRAME_STEP)
-        depth[function] = own + max((depth[callee] for _, callee in calls[function]), default=0)
-    return depth[0]
+    calls = direct_calls(env)
+    deepest = 0
+    for root in (0, *(one.entry for one in env.deferred)):
+        order = _callees_first(env, root)
+        if isinstance(order, int):
+            return 0
+        depth: dict[int, int] = {}
+        for function in order:
+            own = align_up(env.stack_bytes.get(function, 0), _FRAME_STEP)
+            depth[function] = own + max((depth[callee] for _, callee in calls[function]), default=0)
+        deepest = max(deepest, depth[root])
+    return deepest
 
 
 def stack_errors(env: Environment, tail_calls: frozenset[int]) -> Iterator[Finding]:
@@ -278,6 +312,11 @@ def stack_errors(env: Environment, tail_calls: frozenset[int]) -> Iterator[Findi
 
     `tail_calls` are the functions that make tail calls: callers of such may use 256 bytes only.
     """
+    for root in (0, *(one.entry for one in env.deferred)):
+        order = _callees_first(env, root)
+        if isinstance(order, int):
+            yield _recursion(env, order)
+            return
     deepest = deepest_stack(env)
     if deepest > STACK_BYTES:
         frames = sum(1 for used in env.stack_bytes.values() if used)
@@ -296,7 +335,7 @@ def _tail_call_stacks(env: Environment, tail_calls: frozenset[int]) -> Iterator[
     order = _callees_first(env)
     if isinstance(order, int) or not tail_calls:
         return
-    calls = calls_of(env)
+    calls = direct_calls(env)
     reaching = set(tail_calls)
     for function in order:
         if any(callee in reaching for _, callee in calls[function]):

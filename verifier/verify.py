@@ -20,6 +20,7 @@ from pybpfvm.verifier.newer import newer_code
 from pybpfvm.verifier.prepared import Prepared
 from pybpfvm.verifier.privileges.capabilities import capability_errors, speculation_feature
 from pybpfvm.verifier.refusal import Refused
+from pybpfvm.verifier.resources.deferred import Deferred
 from pybpfvm.verifier.resources.fields import refused_maps
 from pybpfvm.verifier.verdict import (
     Accepted,
@@ -85,16 +86,23 @@ def _no_collection() -> Iterator[None]:
 
 def _explored(env: Environment, insns: int) -> Verdict:
     """The verdict on a program whose control flow is sound: its main function's, and that of
-    each global function that it calls, or that catches what it throws."""
+    each global function that it calls, or that catches what it throws, and of each callback that is
+    run later."""
     processed = states = peak_states = 0
     found: list[Finding] = []
     undecided: Finding | None = None
     tail_calls: set[int] = set()
     prepared = Prepared(env)
     until = time.monotonic() + env.options.budget_seconds
-    for entry in entries(env):
-        explorer = Explorer(env, entry, processed, prepared, until=until)
+    work: list[tuple[int, Deferred | None]] = [(entry, None) for entry in entries(env)]
+    sleepable = env.sleepable
+    known = 0
+    for entry, later in work:
+        env.sleepable = sleepable if later is None else later.sleepable
+        explorer = Explorer(env, entry, processed, prepared, until=until, later=later)
         explorer.run()
+        work += [(one.entry, one) for one in islice(env.deferred, known, None)]
+        known = len(env.deferred)
         processed = explorer.processed
         states += explorer.states
         peak_states = max(peak_states, explorer.peak_states)
@@ -103,6 +111,7 @@ def _explored(env: Environment, insns: int) -> Verdict:
         undecided = undecided or explorer.inconclusive
         if (found or undecided) and not env.options.all_errors:
             break
+    env.sleepable = sleepable
     deepest = structure.deepest_stack(env)
     stats = Statistics(insns, processed, states, peak_states, deepest)
     warnings = tuple(env.warnings.values())

@@ -26,7 +26,8 @@ type where that has arguments from BTF), `license`,
 `contract` (docs/contracts.md) and `request` (fields of `JudgeRequest`) of its own; maps have
 `flags` and `holds`, the struct that their values are. Kernel objects are those of `kernel.btf`,
 which is made from `kernel.bpf.c` beside it, so that a card reads the same on every machine: texts
-say `call kfunc NAME` and `[struct.member]`. `caps` is what the loader has, as for `verify --caps`.
+say `call kfunc NAME` and `[struct.member]`, and `[struct NAME]` for the id of a program's own
+struct. `caps` is what the loader has, as for `verify --caps`.
 The tests judge both programs of every rule: the bad one breaks this rule first, the good one none.
 """
 
@@ -56,6 +57,7 @@ from pybpfvm.verifier.verdict import Finding, Inconclusive, Rejected, Rule, Verd
 
 _KFUNC = re.compile(r"\bcall kfunc (\w+)")
 _MEMBER = re.compile(r"\[(\w+)\.(\w+)\]")
+_STRUCT = re.compile(r"\[struct (\w+)\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +171,8 @@ def _map(name: str, declared: Row) -> MapSpec:
 
 
 def _with_ids(text: str, kernel: Btf) -> str:
-    """The text with the kernel's ids of functions and offsets of members instead of names."""
+    """The text with the kernel's ids of functions and offsets of members instead of names, and the
+    ids that structs have in the object."""
 
     def function(match: re.Match[str]) -> str:
         return f"call kfunc {match[1]}#{kernel.find(match[1], BtfKind.FUNC) or 0}"
@@ -179,7 +182,10 @@ def _with_ids(text: str, kernel: Btf) -> str:
         members = found.members if isinstance(found, Struct) else ()
         return str(next(one.bit_offset // 8 for one in members if one.name == match[2]))
 
-    return _MEMBER.sub(offset, _KFUNC.sub(function, text))
+    def struct(match: re.Match[str]) -> str:
+        return str(_own_kernel().find(match[1], BtfKind.STRUCT) or 0)
+
+    return _STRUCT.sub(struct, _MEMBER.sub(offset, _KFUNC.sub(function, text)))
 
 
 def _functions(insns: tuple[Insn, ...]) -> tuple[Subprog, ...]:
@@ -190,7 +196,10 @@ def _functions(insns: tuple[Insn, ...]) -> tuple[Subprog, ...]:
             starts.add(pc + 1 + insn.imm)
         pc += insn.slots
     ordered = sorted(starts)
+    sample = _own_kernel().find("sample", BtfKind.FUNC) or 0
     return tuple(
-        Subprog(f"function_{start}" if start else "sample", start, end)
+        Subprog(f"function_{start}", start, end)
+        if start
+        else Subprog("sample", 0, end, btf_type_id=sample if len(ordered) == 1 else 0)
         for start, end in zip(ordered, [*ordered[1:], pc], strict=True)
     )

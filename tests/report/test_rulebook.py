@@ -116,6 +116,7 @@ def test_the_running_kernel_says_the_same(tmp_path: Path) -> None:
                     sample.program.insns,
                     sample.profile,
                     section=sample.program.section,
+                    subprogs=sample.program.subprogs,
                     license=sample.program.license,
                     caps=sample.request.caps,
                 )

@@ -220,6 +220,10 @@ class Checker:
             return (not self.claims.all_paths and not reg.precise) or contains(reg.var, value)
         if kind is RegType.PTR_TO_MAP_KEY:
             return True  # the helper's own copy: runs do not tell where it lies
+        if kind is RegType.PTR_TO_BTF_ID_OR_NULL:
+            return value == 0  # no kernel's object is here: the pointers of map values are NULL
+        if kind is RegType.PTR_TO_BTF_ID:
+            return False
         if value == 0 and kind in _OR_NULL:
             return True
         return any(

@@ -23,7 +23,7 @@ from pybpfvm.program import BpfObject, MapSpec, MapType, Program, Subprog
 from pybpfvm.verifier.privileges.privilege import ALL, Capabilities, parse_capabilities
 from pybpfvm.verifier.verdict import Kind, Rule
 from tests.support.attach_targets import with_kernel_ids
-from tests.support.verifier_btf import BTF, INT, VALUES, with_types
+from tests.support.verifier_btf import BTF, INT, STRUCTS, VALUES, with_types
 
 DIRECTORY = Path(__file__).parents[1] / "data" / "verifier"
 REFUSED = "; REFUSED"
@@ -33,6 +33,7 @@ _CASE_KEYS = frozenset(_VERDICTS) | frozenset(
     ("name", "type", "section", "setup", "code", "kernel", "row", "license", "options", "btf")
 )
 _LABEL = re.compile(r"^\s*[\w.]+:\s*")
+_OWN_STRUCT = re.compile(r"\[own (\w+)\]")
 
 
 _PROFILES = {**PROFILES, **{one.name: one for one in BTF_TYPED}}
@@ -148,7 +149,7 @@ def _case(
     text = f"{setup}\n{row['code']}"
     names = profile.helpers if profile.ring is not None else MAINLINE_NAMES
     insns = assemble(
-        with_kernel_ids(text),
+        with_ids(text),
         where=where,
         calls={name: number for number, name in names.items()},
         maps={spec.name: index for index, spec in enumerate(maps)},
@@ -195,7 +196,7 @@ def program_of(
     """A program of an ordinary type in text, which may name the common maps."""
     maps = common_maps()
     insns = assemble(
-        with_kernel_ids(text),
+        with_ids(text),
         where=where,
         calls={name: number for number, name in MAINLINE_NAMES.items()},
         maps={spec.name: index for index, spec in enumerate(maps)},
@@ -207,6 +208,11 @@ def program_of(
         program = with_types(program)
     obj = BpfObject(where, "", (program,), maps, btf=BTF if typed else None, license="GPL")
     return program, obj, profile
+
+
+def with_ids(text: str) -> str:
+    """The text with ids for names of the kernel's, and of the program's own structs."""
+    return with_kernel_ids(_OWN_STRUCT.sub(lambda match: str(STRUCTS[match[1]]), text))
 
 
 def subprogs_of(insns: tuple[Insn, ...]) -> tuple[Subprog, ...]:

@@ -12,9 +12,9 @@ _INSIDE = re.compile(
 )
 _NUMBER = r"-?(?:0x[0-9a-f]+|\d+)"
 _VAR_OFF = r"var_off=\(0x[0-9a-f]+; 0x[0-9a-f]+\)"
-_FIELD = rf"(?:(?:\w+=)+[\w.+-]+|{_VAR_OFF})"
+_FIELD = rf"(?:(?:\w+=)+[\w.+-]+|{_VAR_OFF}|non_own_ref)"
 _VALUE = (
-    rf"P?(?:{_NUMBER}|fp(?:\[\d\])?{_NUMBER}|[a-z_]+(?:\[\d\])?\((?:{_FIELD}(?:,{_FIELD})*)?\))"
+    rf"P?(?:{_NUMBER}|fp(?:\[\d\])?{_NUMBER}|[a-z_]+\d*(?:\[\d\])?\((?:{_FIELD}(?:,{_FIELD})*)?\))"
 )
 _WORD = rf"(?:R\d+={_VALUE}|fp-\d+=[?m0]*(?:{_VALUE})?|refs=\d+(?:,\d+)*|cb|async_cb|frame\d:)"
 STATE = re.compile(rf"{_WORD}(?: {_WORD})*")

@@ -81,7 +81,7 @@ def check_argument(env: Environment, helper: str, reg: Reg, number: int) -> None
 
 def is_struct_at(env: Environment, reg: Reg, wanted: int) -> bool:
     """Whether a struct of the wanted type begins where the register points."""
-    if reg.var.mask or reg.trust & Trust.ALLOC:
+    if reg.var.mask or reg.trust & (Trust.ALLOC | Trust.LOCAL):
         return False
     return begins_at(env.btf_of(reg), reg.btf_id, reg.off + reg.var.smin, wanted)
 

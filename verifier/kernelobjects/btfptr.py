@@ -18,7 +18,8 @@ from pybpfvm.verifier.kernelobjects import btfwalk
 from pybpfvm.verifier.kernelobjects.btfwalk import Reached, struct_name
 from pybpfvm.verifier.privileges.leaks import check_kernel_access
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
-from pybpfvm.verifier.states.regstate import Pointer, Reg, RegType, Trust, scalar
+from pybpfvm.verifier.resources.fields import check_field_access
+from pybpfvm.verifier.states.regstate import Pointer, Reg, RegType, Trust, is_trusted, scalar
 from pybpfvm.verifier.states.state import State
 from pybpfvm.verifier.verdict import Rule
 
@@ -30,14 +31,6 @@ _WORD_BYTES = 8
 def in_rcu_section(env: Environment, state: State) -> bool:
     """Whether what RCU protects stays alive here."""
     return state.regions.rcu > 0 or bool(state.locks) or not env.sleepable
-
-
-def is_trusted(reg: Reg) -> bool:
-    """Whether the object is known to be valid and to stay so: held by the program, or by what
-    runs it."""
-    if reg.ref_id:
-        return True
-    return reg.trust == Trust.TRUSTED or reg.trust == Trust.ALLOC
 
 
 def is_rcu(reg: Reg) -> bool:
@@ -57,13 +50,12 @@ def type_text(env: Environment, reg: Reg) -> str:
 
 
 _PREFIXES = (
-    (Trust.RDONLY, "rdonly_"),
-    (Trust.UNTRUSTED, "untrusted_"),
-    (Trust.USER, "user_"),
-    (Trust.PERCPU, "percpu_"),
-    (Trust.RCU, "rcu_"),
-    (Trust.ALLOC, "alloc_"),
     (Trust.TRUSTED, "trusted_"),
+    (Trust.UNTRUSTED, "untrusted_"),
+    (Trust.RCU, "rcu_"),
+    (Trust.PERCPU, "percpu_"),
+    (Trust.USER, "user_"),
+    (Trust.RDONLY, "rdonly_"),
 )
 
 
@@ -129,9 +121,12 @@ def load(
     reached = check_access(env, pointer, number, off, size)
     if reached.memory:
         return Pointer(MEM, pc, trust=Trust.RDONLY | Trust.UNTRUSTED)
+    if pointer.trust & Trust.ALLOC:
+        return scalar(load_result(size, signed), pc)  # what programs store is no pointer to trust
     if not reached.btf_id:
         return scalar(load_result(size, signed), pc)
     trust, nullable = _inherited(env, state, pointer, reached)
+    trust |= pointer.trust & Trust.LOCAL
     found = pointer_to(env, pc, reached.btf_id, trust, nullable=nullable)
     if trust & Trust.TRUSTED:
         found.owner = pointer.owner  # it is as alive as what it was loaded from
@@ -174,6 +169,15 @@ def check_access(env: Environment, pointer: Reg, number: int, off: int, size: in
     """The bytes are those of a member of the object; what lies there."""
     btf = env.btf_of(pointer)
     check_kernel_access(env, struct_name(btf, pointer.btf_id), pointer)
+    own = pointer.trust & Trust.ALLOC
+    if own and pointer.trust & Trust.UNTRUSTED:
+        raise forbidden(
+            Rule.TRUST,
+            "allocated object must have a referenced id",
+            reason="what kept the object alive is over: the RCU read section that it was loaded in",
+            suggestion="use it before bpf_rcu_read_unlock(), or load it again",
+            culprit=pointer,
+        )
     off += pointer.off
     var = pointer.var
     if not var.mask:
@@ -211,6 +215,8 @@ def check_access(env: Environment, pointer: Reg, number: int, off: int, size: in
                 else "bpf_per_cpu_ptr or bpf_this_cpu_ptr first",
                 culprit=pointer,
             )
+    if own:
+        check_field_access(env.object_fields(pointer.btf_id), pointer, off, off, size)
     return btfwalk.walk(btf, pointer.btf_id, off, size)
 
 
@@ -225,9 +231,14 @@ def context_store(pointer: Reg, number: int, off: int, size: int) -> Refused:
 
 
 def check_store(env: Environment, pointer: Reg, number: int, off: int, size: int) -> None:
-    """A store into a kernel object is one that the profile lets its programs do. Raises Refused."""
+    """A store into an object: programs may change their own, and of a kernel object what the
+    profile lets them. Raises Refused."""
+    if pointer.trust & Trust.ALLOC and not pointer.trust & Trust.UNTRUSTED:
+        check_access(env, pointer, number, off, size)
+        return
     loop = env.profile.loop
-    if loop is None or pointer.trust & Trust.ALLOC or pointer.type is not BTF_ID:
+    own = pointer.trust & (Trust.ALLOC | Trust.LOCAL)
+    if loop is None or own or pointer.type is not BTF_ID:
         raise _store_refused(env, pointer, number)
     check_access(env, pointer, number, off, size)
     name = struct_name(env.btf_of(pointer), pointer.btf_id)
@@ -249,8 +260,6 @@ def check_store(env: Environment, pointer: Reg, number: int, off: int, size: int
 
 def _store_refused(env: Environment, pointer: Reg, number: int) -> Refused:
     """The refusal of a store into a kernel object."""
-    if pointer.trust & Trust.ALLOC:
-        return unsupported("stores into objects of bpf_obj_new")
     if env.profile.type_name == "struct_ops" and env.profile.loop is None:
         return unsupported("stores into the arguments of struct_ops programs")
     return forbidden(

@@ -110,7 +110,12 @@ KFUNCS: Mapping[str, Kfunc] = {
     **_rows(
         _GENERIC,
         {
-            Kf.NONE: "bpf_throw",
+            # The rules of all but the first are those of `resources`, which knows their flags.
+            Kf.NONE: "bpf_throw bpf_obj_new_impl bpf_obj_drop_impl bpf_percpu_obj_new_impl"
+            " bpf_percpu_obj_drop_impl bpf_refcount_acquire_impl bpf_list_push_front_impl"
+            " bpf_list_push_back_impl bpf_list_pop_front bpf_list_pop_back bpf_list_front"
+            " bpf_list_back bpf_rbtree_add_impl bpf_rbtree_remove bpf_rbtree_first"
+            " bpf_rbtree_root bpf_rbtree_left bpf_rbtree_right",
             _NEW | Kf.RCU: "bpf_task_acquire bpf_cgroup_acquire bpf_cgroup_ancestor"
             " bpf_task_get_cgroup1",
             _NEW: "bpf_task_from_pid bpf_task_from_vpid bpf_cgroup_from_id bpf_lookup_system_key",

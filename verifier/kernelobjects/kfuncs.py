@@ -34,7 +34,6 @@ from pybpfvm.verifier.kernelobjects.btfptr import (
     BTF_ID,
     in_rcu_section,
     is_rcu,
-    is_trusted,
     pointer_to,
     type_text,
 )
@@ -42,7 +41,7 @@ from pybpfvm.verifier.kernelobjects.btfwalk import begins_at, kind_text, struct_
 from pybpfvm.verifier.kernelobjects.contexts import kernel_context
 from pybpfvm.verifier.kernelobjects.kfunc_flags import KFUNCS, UNKNOWN, Kf, Kfunc
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
-from pybpfvm.verifier.resources import iterator
+from pybpfvm.verifier.resources import deferred, graph, irq, iterator, locking, objects
 from pybpfvm.verifier.states.regstate import (
     NON_NULL,
     PACKET_TYPES,
@@ -52,6 +51,7 @@ from pybpfvm.verifier.states.regstate import (
     Trust,
     clobbered,
     is_null,
+    is_trusted,
     mark_precise,
     unknown,
 )
@@ -61,9 +61,40 @@ from pybpfvm.verifier.verdict import Rule
 Handler = Callable[[Environment, State, Insn, int], None]
 
 # Kfuncs with rules of their own. Whoever adds one handles the whole call.
-KFUNC_SPECIAL: Mapping[str, Handler] = {}
+KFUNC_SPECIAL: Mapping[str, Handler] = {
+    "bpf_wq_init": deferred.wq_init,
+    "bpf_wq_set_callback_impl": deferred.wq_set_callback,
+    "bpf_wq_start": deferred.wq_start,
+    "bpf_obj_new_impl": objects.obj_new,
+    "bpf_obj_drop_impl": objects.obj_drop,
+    "bpf_percpu_obj_new_impl": objects.percpu_obj_new,
+    "bpf_percpu_obj_drop_impl": objects.percpu_obj_drop,
+    "bpf_refcount_acquire_impl": objects.refcount_acquire,
+    "bpf_list_push_front_impl": graph.list_push,
+    "bpf_list_push_back_impl": graph.list_push,
+    "bpf_list_pop_front": graph.list_pop,
+    "bpf_list_pop_back": graph.list_pop,
+    "bpf_list_front": graph.list_look,
+    "bpf_list_back": graph.list_look,
+    graph.RBTREE_ADD: graph.rbtree_add,
+    "bpf_rbtree_remove": graph.rbtree_remove,
+    "bpf_rbtree_first": graph.rbtree_look,
+    "bpf_rbtree_root": graph.rbtree_look,
+    "bpf_rbtree_left": graph.rbtree_next,
+    "bpf_rbtree_right": graph.rbtree_next,
+    "bpf_res_spin_lock": locking.res_lock,
+    "bpf_res_spin_unlock": locking.res_unlock,
+    "bpf_res_spin_lock_irqsave": locking.res_lock_irqsave,
+    "bpf_res_spin_unlock_irqrestore": locking.res_unlock_irqrestore,
+    "bpf_local_irq_save": irq.local_irq_save,
+    "bpf_local_irq_restore": irq.local_irq_restore,
+}
 # What may be called while a lock is held.
-_UNDER_LOCK = frozenset({"bpf_iter_num_new", "bpf_iter_num_next", "bpf_iter_num_destroy"})
+_UNDER_LOCK = (
+    frozenset({"bpf_iter_num_new", "bpf_iter_num_next", "bpf_iter_num_destroy"})
+    | graph.NAMES
+    | locking.NAMES
+)
 
 _DEVICE_BOUND = frozenset(
     f"bpf_xdp_metadata_rx_{what}" for what in ("hash", "timestamp", "vlan_tag")
@@ -117,6 +148,14 @@ class _Call:
         return found
 
 
+def kfunc_name(env: Environment, insn: Insn) -> str:
+    """The name of the kfunc that a call names, "" if it names none."""
+    if env.profile.ring is not None or env.target is None or insn.off:
+        return ""
+    found = env.target.type(insn.imm) if 0 < insn.imm < len(env.target) else None
+    return found.name if isinstance(found, Func) else ""
+
+
 def call_kfunc(env: Environment, state: State, insn: Insn, pc: int) -> None:
     """Check the call at `pc` and apply it to `state`."""
     name, proto = _function(env, insn)
@@ -127,10 +166,6 @@ def call_kfunc(env: Environment, state: State, insn: Insn, pc: int) -> None:
             reason=f"a lock is held when {name} is called",
             suggestion="unlock first",
         )
-    special = KFUNC_SPECIAL.get(name)
-    if special is not None:
-        special(env, state, insn, pc)
-        return
     kfunc = KFUNCS.get(name)
     if name in _DEVICE_BOUND:
         raise forbidden(
@@ -139,6 +174,7 @@ def call_kfunc(env: Environment, state: State, insn: Insn, pc: int) -> None:
             reason="the device's driver answers, and this program is not bound to a device",
             suggestion="load it with BPF_F_XDP_DEV_BOUND_ONLY and the number of an interface",
         )
+    special = KFUNC_SPECIAL.get(name)
     types = UNKNOWN.get(name) if kfunc is None else kfunc.types
     if types is not None and env.profile.type_name not in types:
         raise forbidden(
@@ -146,6 +182,9 @@ def call_kfunc(env: Environment, state: State, insn: Insn, pc: int) -> None:
             f"calling kernel function {name} is not allowed",
             reason=f"{env.profile.name} programs do not have it",
         )
+    if special is not None:
+        special(env, state, insn, pc)
+        return
     if kfunc is None:
         raise unsupported(f"the kfunc {name}")
     if kfunc.flags & Kf.SLEEPABLE and not env.sleepable:
@@ -425,7 +464,7 @@ def _check_object(call: _Call, reg: Reg, number: int, target: int, *, struct: bo
             reason="a pointer to a kernel object is no plain memory",
             culprit=reg,
         )
-    if reg.trust & Trust.ALLOC:
+    if reg.trust & (Trust.ALLOC | Trust.LOCAL):
         raise unsupported(f"objects of bpf_obj_new as arguments of {call.name}")
     if flags & (Kf.TRUSTED_ARGS | Kf.RELEASE | Kf.RCU) and not is_trusted(reg):
         if not flags & Kf.RCU:

@@ -1,4 +1,4 @@
-"""Regions that a program opens and must close: RCU read sections, no preemption.
+"""Regions that a program opens and must close: RCU read sections, no preemption, no interrupts.
 
 Kernel Documentation/bpf/kfuncs.rst; nesting and order of checks as the running kernel answers.
 """
@@ -62,6 +62,8 @@ def check_may_sleep(state: State, what: str) -> None:
         where = "rcu_read_lock region"
     elif state.regions.preempt:
         where = "non-preemptible region"
+    elif state.regions.irqs:
+        where = "IRQ-disabled region"
     else:
         return
     raise forbidden(
@@ -77,6 +79,8 @@ def check_closed(state: State, what: str) -> None:
     if state.regions is NO_REGIONS or state.regions == NO_REGIONS:
         return
     name = "bpf_rcu_read_lock" if state.regions.rcu else "bpf_preempt_disable"
+    if state.regions.irqs:
+        name = "bpf_local_irq_save"
     raise Refused(
         Rule.REGION,
         f"{what} cannot be used inside {name}-ed region",

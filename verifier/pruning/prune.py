@@ -31,7 +31,7 @@ from pybpfvm.verifier.states.stack import (
     is_plain,
     mark_read,
 )
-from pybpfvm.verifier.states.state import Frame, State
+from pybpfvm.verifier.states.state import Frame, Regions, State
 from pybpfvm.verifier.usermemory.origin import Origin, covers_copied, covers_origin
 
 
@@ -118,13 +118,20 @@ class Comparison:
         does, if it was found before."""
         if len(old.frames) != len(new.frames) or len(old.refs) != len(new.refs):
             return False
-        if old.regions is not new.regions and old.regions != new.regions:
+        if (old.regions is not new.regions or old.regions.irqs) and not self._regions(
+            old.regions, new.regions
+        ):
             return False
         if old.locks or new.locks:
             if len(old.locks) != len(new.locks):
                 return False
             for held, other in zip(old.locks, new.locks, strict=True):
-                if held.map is not other.map or not self._same_id(held.id, other.id):
+                if (
+                    held.map is not other.map
+                    or held.map_index != other.map_index
+                    or held.kind is not other.kind
+                    or not self._same_id(held.id, other.id)
+                ):
                     return False
         self.pc, self.state = pc, old
         for old_frame, new_frame in zip(old.frames, new.frames, strict=True):
@@ -182,6 +189,15 @@ class Comparison:
             if explored and not other.read:
                 self.read.append(other)
         return True
+
+    def _regions(self, old: Regions, new: Regions) -> bool:
+        """Whether the same regions are open."""
+        return (
+            old.rcu == new.rcu
+            and old.preempt == new.preempt
+            and len(old.irqs) == len(new.irqs)
+            and all(map(self._same_id, old.irqs, new.irqs))
+        )
 
     def _callback(self, old: Frame, new: Frame) -> bool:
         """The arguments with which a helper will call the function again."""

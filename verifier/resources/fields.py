@@ -19,8 +19,10 @@ from pybpfvm.btf.types import (
     POINTER_BYTES,
     Array,
     Btf,
+    BtfKind,
     BtfType,
     Datasec,
+    DeclTag,
     Ptr,
     Struct,
     TypeTag,
@@ -68,13 +70,23 @@ _TAGS: Mapping[str, FieldKind] = {kind.value: kind for kind in POINTERS}
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field, `size` bytes at `offset`. `btf_id` is the type that a kernel pointer is to."""
+    """One field, `size` bytes at `offset`. `btf_id` is the type that a kernel pointer is to, or
+    of what a collection holds, by the node at `node`."""
 
     kind: FieldKind
     offset: int
     size: int
     btf_id: int = 0
+    node: int = -1
 
+
+# The node that links what a collection holds.
+NODES: Mapping[FieldKind, FieldKind] = {
+    FieldKind.LIST_HEAD: FieldKind.LIST_NODE,
+    FieldKind.RB_ROOT: FieldKind.RB_NODE,
+}
+COLLECTIONS = frozenset(NODES)
+_CONTAINS = "contains:"
 
 # The kernel keeps no more fields of a value than these; a value with more is plain memory to it.
 MAX_FIELDS = 11
@@ -100,6 +112,60 @@ def fields_of(btf: Btf | None, spec: MapSpec) -> tuple[Field, ...]:
     raise unsupported(f"map '{spec.name}' with values of BTF type {spec.btf_value_type_id}: {what}")
 
 
+# Fields that the kernel looks for in programs' own objects.
+_OF_OBJECTS = (
+    frozenset(
+        {
+            FieldKind.LIST_HEAD,
+            FieldKind.LIST_NODE,
+            FieldKind.RB_ROOT,
+            FieldKind.RB_NODE,
+            FieldKind.REFCOUNT,
+            FieldKind.KPTR_UNREF,
+            FieldKind.KPTR_REF,
+            FieldKind.KPTR_PERCPU,
+        }
+    )
+    | LOCKS
+)
+
+
+def object_fields(btf: Btf, type_id: int) -> tuple[Field, ...]:
+    """The kernel's fields in objects of a struct, which programs make for themselves.
+
+    Raises Refused (unsupported) for one that can not be followed. Kernels look for fields in
+    those structs only that have one themselves, not only in structs or arrays inside.
+    """
+    try:
+        walk = _Walk(btf)
+        found = tuple(one for one in walk.of_value(type_id) if one.kind in _OF_OBJECTS)
+        struct = btf.type(type_id)
+        if not found or not isinstance(struct, Struct):
+            return ()
+        if walk.has_own(struct):
+            return unique(found, f"objects of struct {struct.name}")
+        what = "the kernel's fields are in structs or arrays inside only"
+    except _TooComplex as problem:
+        what = str(problem)
+    except InputError as error:
+        what = error.reason
+    raise unsupported(f"objects of BTF type {type_id}: {what}")
+
+
+# Of these a value or object has one at most. A value with more has no fields at all to the kernel.
+_UNIQUE = frozenset({FieldKind.TIMER, FieldKind.WORKQUEUE, FieldKind.TASK_WORK, FieldKind.REFCOUNT})
+
+
+def unique(fields: tuple[Field, ...], what: str) -> tuple[Field, ...]:
+    """The fields of `what`. Refused as unsupported where two of them can not be together."""
+    kinds = [one.kind for one in fields]
+    locks = sum(kind in LOCKS for kind in kinds)
+    several = next((kind.value for kind in _UNIQUE if kinds.count(kind) > 1), "")
+    if locks > 1 or several:
+        raise unsupported(f"{what} with several {several or 'locks'}")
+    return fields
+
+
 class _TooComplex(Exception):
     """A type that is not followed; the text says why."""
 
@@ -112,6 +178,13 @@ class _Walk:
         # By type id: fields, and how deep structs are nested; None while it is looked at.
         self._known: dict[int, tuple[tuple[Field, ...], int] | None] = {}
         self._members = 0
+        self._tags: dict[tuple[int, int], tuple[str, ...]] = {}
+        for type_id in btf.ids_of(BtfKind.DECL_TAG):
+            tag = btf.type(type_id)
+            assert isinstance(tag, DeclTag)
+            if tag.name.startswith(_CONTAINS):
+                place = tag.type_id, tag.component
+                self._tags[place] = (*self._tags.get(place, ()), tag.name)
 
     def of_value(self, type_id: int) -> tuple[Field, ...]:
         """Fields of a map's values: of a struct, or of the variables of a section."""
@@ -124,12 +197,26 @@ class _Walk:
             found = ()
         return tuple(sorted(found, key=lambda one: one.offset))
 
+    def has_own(self, struct: Struct) -> bool:
+        """Whether a member of the struct is a field, not only in structs or arrays inside."""
+        for member in struct.members:
+            inner = self._btf.type(member.type_id)
+            if isinstance(inner, Struct) and _STRUCTS.get(inner.name) in _OF_OBJECTS:
+                return True
+            tag = self._btf.type(inner.type_id) if isinstance(inner, Ptr) else None
+            if isinstance(tag, TypeTag) and _TAGS.get(tag.name) in _OF_OBJECTS:
+                return True
+        return False
+
     def _of_section(self, section: Datasec) -> tuple[Field, ...]:
         found: list[Field] = []
         for place in section.variables:
             variable = self._btf.type(place.type_id)
             if isinstance(variable, Var):
-                found += self._of_member(variable.type_id, place.offset, 0, place.size)[0]
+                holder = (place.type_id, -1)
+                found += self._of_member(
+                    variable.type_id, place.offset, 0, place.size, holder=holder
+                )[0]
                 _check_count(len(found))
         return tuple(found)
 
@@ -145,9 +232,10 @@ class _Walk:
         self._known[type_id] = None
         found: list[Field] = []
         height = 0
-        for member in struct.members:
+        for index, member in enumerate(struct.members):
             if member.bit_offset % 8 == 0:
-                fields, deep = self._of_member(member.type_id, member.bit_offset // 8, depth)
+                at = member.bit_offset // 8
+                fields, deep = self._of_member(member.type_id, at, depth, holder=(type_id, index))
                 found += fields
                 height = max(height, deep)
                 _check_count(len(found))
@@ -155,10 +243,17 @@ class _Walk:
         return tuple(found), height
 
     def _of_member(
-        self, type_id: int, offset: int, depth: int, wanted: int | None = None
+        self,
+        type_id: int,
+        offset: int,
+        depth: int,
+        wanted: int | None = None,
+        *,
+        holder: tuple[int, int] = (0, -1),
     ) -> tuple[tuple[Field, ...], int]:
         """Fields of a member or variable at `offset`; `wanted` is its size in a section, which the
-        kernel compares."""
+        kernel compares. `holder`: the struct or variable, and the member's number, that say what
+        a collection is of."""
         self._members += 1
         if self._members > _MAX_MEMBERS:
             raise _TooComplex(f"more than {_MAX_MEMBERS} members")
@@ -172,6 +267,8 @@ class _Walk:
             if kind is None:
                 own, height = self._of_struct(type_id, inner, depth + 1)
                 height += 1
+            elif kind in COLLECTIONS:
+                own = (self._collection(kind, size, *holder),)
             else:
                 own = (Field(kind, 0, size),)
             if kind is FieldKind.SPIN_LOCK and (size != _LOCK_BYTES or offset % _LOCK_BYTES):
@@ -190,6 +287,22 @@ class _Walk:
         starts = [offset + index * size for index in range(count)]
         moved = (replace(one, offset=at + one.offset) for at in starts for one in own)
         return tuple(moved), height
+
+    def _collection(self, kind: FieldKind, size: int, holder: int, component: int) -> Field:
+        """The root of a collection. A tag says of what: contains:STRUCT:MEMBER."""
+        tags = self._tags.get((holder, component), ())
+        parts = tags[0].removeprefix(_CONTAINS).split(":") if len(tags) == 1 else []
+        if len(parts) != 2:
+            raise _TooComplex(f"no single tag says what its {kind.value} holds")
+        found = self._btf.find(parts[0], BtfKind.STRUCT)
+        struct = self._btf.type(found) if found is not None else None
+        if found is not None and isinstance(struct, Struct):
+            for member in struct.members:
+                node = self._btf.type(member.type_id)
+                is_node = isinstance(node, Struct) and node.name == NODES[kind].value
+                if member.name == parts[1] and is_node:
+                    return Field(kind, 0, size, found, member.bit_offset // 8)
+        raise _TooComplex(f"no node of its {kind.value} is called {parts[0]}.{parts[1]}")
 
     def _element(self, type_id: int) -> tuple[int, int, BtfType]:
         """What an array of arrays holds, and how many; anything else is one of itself."""
@@ -213,12 +326,25 @@ def _check_depth(depth: int) -> None:
         raise _TooComplex(f"structs nested more than {_MAX_DEPTH} deep")
 
 
-def check_field_access(fields: tuple[Field, ...], reg: Reg, low: int, high: int, size: int) -> None:
-    """An access of `size` bytes at offsets from `low` to `high` of a value touches no field."""
+def check_field_access(
+    fields: tuple[Field, ...], reg: Reg, low: int, high: int, size: int, *, direct: bool = False
+) -> None:
+    """An access of `size` bytes at offsets from `low` to `high` of a value touches no field.
+
+    `direct`: it is a load or store, which may be of a whole kernel pointer."""
     for one in fields:
         if one.offset < high + size and low < one.offset + one.size:
-            if one.kind in POINTERS:
-                raise unsupported("kernel pointers (kptr) in map values")
+            if one.kind in POINTERS and reg.map is not None:
+                _check_whole_pointer(one, reg, low, size, direct=direct)
+                continue
+            if reg.map is None:
+                raise forbidden(
+                    Rule.OBJECT,
+                    f"direct access to {one.kind.value} is disallowed",
+                    reason=f"bytes {one.offset} to {one.offset + one.size - 1} of the object are a "
+                    f"{one.kind.value}, which only the kernel's own functions touch",
+                    culprit=reg,
+                )
             raise forbidden(
                 Rule.LOCK if one.kind in LOCKS else Rule.MAP_VALUE_ACCESS,
                 f"{one.kind.value} cannot be accessed directly by load/store",
@@ -226,6 +352,27 @@ def check_field_access(fields: tuple[Field, ...], reg: Reg, low: int, high: int,
                 f"struct {one.kind.value}, which only the kernel's own functions touch",
                 culprit=reg,
             )
+
+
+def _check_whole_pointer(one: Field, reg: Reg, low: int, size: int, *, direct: bool) -> None:
+    name = one.kind.value
+    if not direct:
+        text = f"{name} cannot be accessed indirectly by helper"
+    elif reg.var.mask:
+        text = f"{name} access cannot have variable offset"
+    elif low != one.offset:
+        text = f"{name} access misaligned expected={one.offset} off={low}"
+    elif size != POINTER_BYTES:
+        text = f"{name} access size must be BPF_DW"
+    else:
+        return
+    raise forbidden(
+        Rule.KPTR,
+        text,
+        reason=f"bytes {one.offset} to {one.offset + one.size - 1} of the value are a kernel "
+        "pointer, which is loaded as a whole and exchanged by bpf_kptr_xchg",
+        culprit=reg,
+    )
 
 
 _HASHES = frozenset({MapType.HASH, MapType.LRU_HASH})

@@ -1,92 +1,161 @@
-"""Spin locks in map values: one at a time, and little may be done while it is held.
+"""Spin locks in map values and in programs' own objects: what is held, and what may be done then.
 
-The lock is a field of the value's type (`fields`). A value keeps the id of the lookup that gave
-it, so that the lock that is given back is the one that was taken: two lookups may give the same
-value, but nobody knows.
+The lock is a field of the value's or object's type (`fields`). A value keeps the id of the lookup
+that gave it, so that the lock that is given back is the one that was taken: two lookups may give
+the same value, but nobody knows. Of plain locks one may be held, of resilient ones, whose taking
+may fail, several; what was taken last is given back first.
 """
 
 from __future__ import annotations
 
 from pybpfvm.verifier.environment import Environment
-from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
+from pybpfvm.verifier.jumps import places
+from pybpfvm.verifier.refusal import Refused, forbidden
 from pybpfvm.verifier.resources.fields import FieldKind
-from pybpfvm.verifier.states.regstate import Reg
-from pybpfvm.verifier.states.state import Lock, State
+from pybpfvm.verifier.states.regstate import NON_NULL, Pointer, Reg, RegType, Trust, unknown
+from pybpfvm.verifier.states.state import Lock, LockKind, State
 from pybpfvm.verifier.verdict import Rule
 
+# The one helper that may be called while a lock is held.
 _UNLOCK = "spin_unlock"
-# What may be called while a lock is held.
-_ALLOWED = frozenset({_UNLOCK, "kptr_xchg"})
+# How the callback of bpf_rbtree_add_impl is called by `Callback.helper`.
+LESS = "rbtree_add"
 
 
-def check_lock_argument(env: Environment, state: State, reg: Reg, helper: str) -> None:
-    """`reg`, a map value, is where its lock is; take it or give it back."""
-    spec = reg.map
-    assert spec is not None
-    name = f"bpf_{helper}"
+def lock_of(env: Environment, reg: Reg, kind: LockKind, mismatch: str) -> Lock:
+    """The lock that r1 is to. `mismatch`: the kernel's text where it can be to none."""
+    name = "bpf_res_spin" if kind is not LockKind.SPIN else "bpf_spin"
+    field_kind = FieldKind.SPIN_LOCK if kind is LockKind.SPIN else FieldKind.RES_SPIN_LOCK
+    if reg.type in NON_NULL:
+        raise Refused(
+            Rule.POSSIBLY_NULL,
+            mismatch,
+            reason="r1 may be NULL",
+            suggestion="compare r1 with 0 first",
+            culprit=reg,
+        )
+    in_object = reg.type is RegType.PTR_TO_BTF_ID and reg.trust == Trust.ALLOC
+    if reg.type is not RegType.PTR_TO_MAP_VALUE and not in_object:
+        rule = Rule.HELPER_ARG if kind is LockKind.SPIN else Rule.KFUNC_ARG
+        raise forbidden(
+            rule, mismatch, reason="locks are in map values and own objects", culprit=reg
+        )
     if reg.var.mask:
         raise forbidden(
             Rule.LOCK,
-            f"R1 doesn't have constant offset. {name} has to be at the constant offset",
+            f"R1 doesn't have constant offset. {name}_lock has to be at the constant offset",
             reason="which lock is taken must be known",
             culprit=reg,
         )
-    if not spec.btf_value_type_id:
+    spec = reg.map
+    if spec is not None and not spec.btf_value_type_id:
         raise forbidden(
             Rule.LOCK,
-            f"map '{spec.name}' has to have BTF in order to use bpf_spin_lock",
+            f"map '{spec.name}' has to have BTF in order to use {name}_lock",
             reason="only the type of the value says where its lock is",
             culprit=reg,
         )
-    locks = [one for one in env.fields(spec) if one.kind is FieldKind.SPIN_LOCK]
-    if len(locks) > 1:
-        raise unsupported("values with several locks")
-    field = locks[0] if locks else None
+    field = next((one for one in env.fields_behind(reg) if one.kind is field_kind), None)
     if field is None:
+        holder = f"map '{spec.name}'" if spec is not None else "local 'kptr'"
         raise forbidden(
             Rule.LOCK,
-            f"map '{spec.name}' has no valid bpf_spin_lock",
-            reason=f"no field of the values of {spec.name} is a struct bpf_spin_lock",
+            f"{holder} has no valid {name}_lock",
+            reason=f"no field of it is a struct {field_kind.value}",
             culprit=reg,
         )
     at = reg.off + reg.var.value
     if at != field.offset:
         raise forbidden(
             Rule.LOCK,
-            f"off {at} doesn't point to 'struct bpf_spin_lock' that is at {field.offset}",
+            f"off {at} doesn't point to 'struct {name}_lock' that is at {field.offset}",
             reason="the lock is taken by its own address",
             culprit=reg,
         )
-    if helper == _UNLOCK:
-        _give_back(state, Lock(spec, reg.map_index, reg.id), reg)
-        return
-    assert not state.locks, "check_call_unlocked lets no second lock be taken"
-    state.locks = (*state.locks, Lock(spec, reg.map_index, reg.id))
+    return Lock(spec, reg.map_index, reg.id, kind)
 
 
-def _give_back(state: State, lock: Lock, reg: Reg) -> None:
+def take(state: State, lock: Lock, reg: Reg) -> None:
+    """The lock is held from here on."""
+    _check_not_comparing(state)
+    for held in state.locks:
+        if lock.kind is not LockKind.SPIN and held.kind is not LockKind.SPIN and _same(held, lock):
+            raise forbidden(
+                Rule.LOCK,
+                "Acquiring the same lock again, AA deadlock detected",
+                reason="this path holds the lock already",
+                culprit=reg,
+            )
+    state.locks = (*state.locks, lock)
+
+
+def give_back(env: Environment, state: State, lock: Lock, reg: Reg, pc: int) -> None:
+    """The lock is held no longer, and with it what it guarded."""
+    _check_not_comparing(state)
+    name = "bpf_spin" if lock.kind is LockKind.SPIN else "bpf_res_spin"
     if not state.locks:
         raise forbidden(
             Rule.LOCK,
-            "bpf_spin_unlock without taking a lock",
+            f"{name}_unlock without taking a lock",
             reason="no lock is held on this path",
             culprit=reg,
         )
-    held = state.locks[-1]
-    if held.map is not lock.map or held.map_index != lock.map_index or held.id != lock.id:
+    if not any(_same(held, lock) and held.kind is lock.kind for held in state.locks):
         raise forbidden(
             Rule.LOCK,
-            "bpf_spin_unlock of different lock",
-            reason="this value is not known to be the one whose lock is held",
+            f"{name}_unlock of different lock",
+            reason="this is not known to be the one whose lock is held",
             suggestion="keep the pointer that the lock was taken by",
             culprit=reg,
         )
+    if not _same(state.locks[-1], lock):
+        raise forbidden(
+            Rule.LOCK,
+            f"{name}_unlock cannot be out of order",
+            reason="another lock was taken after it",
+            suggestion="give back first what was taken last",
+            culprit=reg,
+        )
     state.locks = state.locks[:-1]
+    _forget_guarded(env, state, pc)
+
+
+def _same(one: Lock, other: Lock) -> bool:
+    return one.map is other.map and one.map_index == other.map_index and one.id == other.id
+
+
+def in_less(state: State) -> bool:
+    """Whether a tree compares two objects here: it is half changed."""
+    return any(
+        frame.callback is not None and frame.callback.helper == LESS for frame in state.frames
+    )
+
+
+def _check_not_comparing(state: State) -> None:
+    if in_less(state):
+        raise forbidden(
+            Rule.LOCK,
+            "can't spin_{lock,unlock} in rbtree cb",
+            reason="the tree is being changed while it compares two objects",
+        )
+
+
+def _forget_guarded(env: Environment, state: State, pc: int) -> None:
+    """Others may remove what is in a collection. What RCU kept alive while the lock was held, and
+    nothing else does, may be stale."""
+    stale = env.sleepable and not state.regions.rcu and not state.locks
+    for frame in state.frames:
+        for put, reg in places(frame):
+            if reg.trust & Trust.NON_OWNING:
+                put(unknown(pc))
+            elif stale and reg.trust & Trust.RCU and not reg.ref_id:
+                assert isinstance(reg, Pointer)
+                put(reg.trusted_as((reg.trust & ~Trust.RCU) | Trust.UNTRUSTED))
 
 
 def check_call_unlocked(state: State, helper: str | None) -> None:
     """No function but those that end it is called while a lock is held."""
-    if state.locks and helper not in _ALLOWED:
+    if state.locks and helper != _UNLOCK:
         raise forbidden(
             Rule.LOCK,
             "function calls are not allowed while holding a lock",

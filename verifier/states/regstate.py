@@ -78,6 +78,8 @@ class Trust(IntFlag):
     ALLOC = 64  # the program's own object, of a type of the object's BTF
     SLICE = 1024  # memory of a dynptr, as kfuncs give it
     PACKET = 2048  # memory that is lost when the packet moves
+    NON_OWNING = 4096  # one that a collection owns, or a map value: valid under its lock
+    LOCAL = 8192  # of a type of the object's BTF, without being known to be such an object
 
 
 # What a comparison with 0 makes of a pointer that may be NULL.
@@ -292,6 +294,17 @@ def shared(reg: Reg, new_id: Callable[[], int]) -> Reg:
 def is_null(reg: Reg) -> bool:
     """Whether this is the number 0."""
     return reg.type is RegType.SCALAR_VALUE and not reg.var.mask and not reg.var.value
+
+
+def is_trusted(reg: Reg) -> bool:
+    """Whether an object is known to be valid and to stay so: held by the program, by what runs it,
+    or by what the program's lock guards."""
+    if reg.ref_id:
+        return True
+    return bool(reg.trust) and not reg.trust & ~_TRUSTED
+
+
+_TRUSTED = Trust.TRUSTED | Trust.ALLOC | Trust.NON_OWNING
 
 
 def same_reg(one: Reg, other: Reg) -> bool:

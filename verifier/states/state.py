@@ -7,6 +7,7 @@ of a branch, or what is stored for pruning. Regs and Slots are shared, stacks un
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Protocol, Self
 
 from pybpfvm.isa.opcodes import FRAME_POINTER, REGISTERS
@@ -112,13 +113,23 @@ class Regions:
 NO_REGIONS = Regions()
 
 
+class LockKind(Enum):
+    """Kinds of locks: plain, resilient, resilient with interrupts off."""
+
+    SPIN = "spin"
+    RES = "res"
+    RES_IRQ = "res_irq"
+
+
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """A lock that is held: the one of the value with this `id` (0: the only one) of a map."""
+    """A lock that is held: the one of the value with this `id` (0: the only one) of a map, or
+    without one of the program's object with the `id`."""
 
-    map: MapSpec
+    map: MapSpec | None
     map_index: int
     id: int
+    kind: LockKind = LockKind.SPIN
 
 
 class PathNotes(Protocol):

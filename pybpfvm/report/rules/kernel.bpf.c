@@ -47,7 +47,60 @@ struct guarded {
 	unsigned int unused;
 };
 
-/* Types that no function names are kept by this one. */
+#define __kptr __attribute__((btf_type_tag("kptr")))
+#define __contains(type, member) __attribute__((btf_decl_tag("contains:" #type ":" #member)))
+
+/* A map value that owns a task, or NULL. */
+struct watched {
+	u64 count;
+	struct task_struct __kptr *task;
+};
+
+/* Map values with a timer, and with a list of the program's own objects. */
+struct bpf_timer {
+	u64 __opaque[2];
+};
+
+struct timed {
+	u64 count;
+	struct bpf_timer timer;
+};
+
+struct bpf_list_node {
+	u64 __opaque[3];
+};
+
+struct bpf_list_head {
+	u64 __opaque[2];
+};
+
+struct element {
+	u64 key;
+	struct bpf_list_node node;
+};
+
+struct listed {
+	struct bpf_spin_lock lock;
+	struct bpf_list_head head __contains(element, node);
+};
+
+void *bpf_obj_new_impl(u64 local_type_id__k, void *meta__ign) { return (void *)0; }
+void bpf_obj_drop_impl(void *p__alloc, void *meta__ign) {}
+int bpf_list_push_front_impl(struct bpf_list_head *head, struct bpf_list_node *node,
+			     void *meta__ign, u64 off)
+{
+	return 0;
+}
+
+/* The type of a sample's main function: kernels want to know it of programs with own objects. */
+int sample(void *ctx) { return 0; }
+
+/* Types that no function names are kept by these. */
 void kept(struct task_struct__safe_rcu *members, struct guarded *value, btf_trace_sched_switch traced)
+{
+}
+
+void kept_too(struct watched *watched, struct timed *timed, struct element *element,
+	      struct listed *listed)
 {
 }
