@@ -107,7 +107,7 @@ def test_a_broken_behaviour_breaks_its_rule_alone(version: str, program: str) ->
 
 
 def declared() -> Iterator[tuple[str, str]]:
-    for path in sorted(ROOT.glob("examples/*/*.bpf.o")):
+    for path in sorted(ROOT.glob("examples/*/prog.*bpf.o")):
         if path.parent.name == "09_sink" and ".v2." in path.name:
             continue  # the same code as for v3, and by far the longest
         if path.parent.name.startswith("loop_"):
