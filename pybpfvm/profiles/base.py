@@ -141,7 +141,8 @@ class LoopRules:
     A program is member `callback` of `struct ops`; it gets a `struct ctx` and a `struct params`.
     Of `writable` structs it may write the bytes [low, high) as (struct, low, high). `regions` are
     the ids that the region kfunc takes; the index to wait for is a u32 of the parameters, at
-    `wait_index_at`. `ctx_bytes` of the ring's struct can be read (0: none). `stop` and `go_on` are what the program returns.
+    `wait_index_at`. `ctx_bytes` of the ring's struct can be read (0: none). `stop` and `go_on` are
+    what the program returns.
     """
 
     ops: str
