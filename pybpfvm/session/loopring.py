@@ -166,11 +166,11 @@ class LoopRing:
         for a program that its kernel would not load, UnsupportedError for one that the verifier
         can not decide on, RingError where attaching is refused.
         """
-        if obj.profile.name != self.profile.name:
+        if obj.profile != self.profile:
             raise InputError(
                 f"the object is loaded as {obj.profile.name}, the ring is of {self.profile.name}",
                 where=obj.object.path,
-                remedy="give load and LoopRing the same abi=",
+                remedy="give load and LoopRing the same abi=, and load no helpers=",
             )
         variable = _callbacks(obj, name)
         rules = self.profile.loop

@@ -112,7 +112,34 @@ class _Case:
         return f"{self.main}  call sub\n{_RETURN}sub:{self.sub}"
 
 
+_KEPT_SLICE = """
+  r6 = r1
+  r2 = 0
+  r3 = 0
+  r4 = 8
+  call kfunc bpf_dynptr_slice_rdwr
+  if r0 == 0 goto +9
+  r7 = r0
+  *(u64 *)(r10 - 8) = 0
+  r1 = r6
+  r2 = 0
+  r3 = r10
+  r3 += -8
+  r4 = 8
+  r5 = 0
+  call dynptr_write
+  r1 = *(u64 *)(r7 + 0)
+"""
+
 _CASES = (
+    # The caller's may be one to the packet, which a write moves. The kernel takes it for memory.
+    _Case(
+        "the function keeps a slice over a write",
+        _LOCAL,
+        _KEPT_SLICE.replace("+9", "+10") + _RETURN,
+        Rule.NOT_A_POINTER,
+        kernel=True,
+    ),
     _Case("dynptr to a map value", _LOCAL, _SIZE),
     _Case("dynptr to the packet", _PACKET.replace("goto end", "goto +7"), _SIZE),
     _Case("dynptr to a record that is kept", _RECORD, _SIZE, Rule.REFERENCE_LEAK),

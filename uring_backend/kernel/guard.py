@@ -604,8 +604,10 @@ class Guard:
         return self._keep(address), len(address)
 
     def _unix_name(self, sqe: Sqe, address: bytes, *, make: bool) -> bytes:
+        """A name of this world only, whatever the descriptor will be by the time it is used: an
+        AF_INET socket refuses another family just as it does this one."""
         if not sqe.flags & abi.SQE_FIXED_FILE and self._places.is_inet(sqe.fd):
-            return address  # which is refused, how depends on its length
+            return _NO_FAMILY.to_bytes(2, "little")[: len(address)] + address[2:]
         return self._places.names.real(address, make=make)
 
     def _bind(self, sqe: Sqe) -> Sqe:

@@ -237,8 +237,7 @@ def check_store(env: Environment, pointer: Reg, number: int, off: int, size: int
         check_access(env, pointer, number, off, size)
         return
     loop = env.profile.loop
-    own = pointer.trust & (Trust.ALLOC | Trust.LOCAL)
-    if loop is None or own or pointer.type is not BTF_ID:
+    if loop is None or pointer.trust != Trust.TRUSTED or pointer.type is not BTF_ID:
         raise _store_refused(env, pointer, number)
     check_access(env, pointer, number, off, size)
     name = struct_name(env.btf_of(pointer), pointer.btf_id)

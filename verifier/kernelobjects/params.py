@@ -26,6 +26,7 @@ from pybpfvm.btf.types import (
 )
 from pybpfvm.btf.types import Enum as BtfEnum
 from pybpfvm.errors import InputError
+from pybpfvm.profiles.base import PacketAccess
 from pybpfvm.program import Subprog
 from pybpfvm.verifier.calls import memory_argument
 from pybpfvm.verifier.checks import check_ctx_pointer, check_readable
@@ -38,6 +39,7 @@ from pybpfvm.verifier.states.regstate import (
     Pointer,
     Reg,
     RegType,
+    Trust,
     is_null,
     mark_precise,
     unknown,
@@ -161,7 +163,10 @@ def _initial(env: Environment, wanted: Parameter) -> Reg:
     if wanted.takes is Takes.NUMBER:
         return unknown(-1)
     if wanted.takes is Takes.DYNPTR:
-        return Pointer(RegType.CONST_PTR_TO_DYNPTR, -1, id=env.new_id())
+        # The caller's may be one to the packet, where programs have one.
+        packet = env.profile.packet_access is not PacketAccess.NONE
+        trust = Trust.PACKET if packet else Trust.NONE
+        return Pointer(RegType.CONST_PTR_TO_DYNPTR, -1, id=env.new_id(), trust=trust)
     if wanted.nullable:
         kind = RegType.PTR_TO_MEM_OR_NULL
         return Pointer(kind, -1, id=env.new_id(), mem_size=wanted.size)

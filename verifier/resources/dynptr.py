@@ -17,7 +17,7 @@ from pybpfvm.verifier.checks import check_stack_bounds
 from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.jumps import places
 from pybpfvm.verifier.refusal import Refused, forbidden
-from pybpfvm.verifier.states.regstate import Pointer, Reg, RegType, unknown
+from pybpfvm.verifier.states.regstate import Pointer, Reg, RegType, Trust, unknown
 from pybpfvm.verifier.states.stack import SLOT_BYTES, ObjectSlot, Slot, StackObject
 from pybpfvm.verifier.states.state import Frame, State
 from pybpfvm.verifier.verdict import Rule
@@ -26,7 +26,8 @@ DYNPTR_BYTES = 2 * SLOT_BYTES
 
 _NEW = {"dynptr_from_mem": "local", "ringbuf_reserve_dynptr": "ringbuf"}
 _RELEASE = frozenset({"ringbuf_submit_dynptr", "ringbuf_discard_dynptr"})
-_SKB = frozenset({"dynptr_skb", "dynptr_skb_meta"})
+# `dynptr_any`: one that a caller gave, of whatever kind.
+_SKB = frozenset({"dynptr_skb", "dynptr_skb_meta", "dynptr_any"})
 _PACKET = frozenset({*_SKB, "dynptr_xdp"})
 
 
@@ -131,7 +132,8 @@ def at(state: State, reg: Reg) -> Dynptr | None:
     """The dynptr that `reg` is to, if a whole one begins there."""
     if reg.type is RegType.CONST_PTR_TO_DYNPTR:
         moved = reg.off or reg.var.mask or reg.var.value
-        return None if moved else Dynptr("dynptr_local", 0, reg.id)
+        name = "dynptr_any" if reg.trust & Trust.PACKET else "dynptr_local"
+        return None if moved else Dynptr(name, 0, reg.id)
     place = _place(reg)
     if reg.type is not RegType.PTR_TO_STACK or place is None:
         return None
