@@ -36,11 +36,10 @@ def made(
     if buffer.type is RegType.PTR_TO_STACK:
         if not env.options.caps.perfmon:
             raise unsupported("slices in a buffer on the stack, for loaders without CAP_PERFMON")
-        if writable:
-            if buffer.var.mask:
-                raise unsupported("slices that may lie in a buffer at a variable offset")
-            at = buffer.off + buffer.var.smin
-            env.lends_stack = True
+        if writable and buffer.var.mask:
+            raise unsupported("slices that may lie in a buffer at a variable offset")
+        at = buffer.off + buffer.var.smin
+        env.lends_stack = True
     elif not is_null(buffer) and buffer.type is not RegType.PTR_TO_MAP_VALUE:
         raise unsupported(f"slices that may lie in a buffer of type {buffer.type.value}")
     return Pointer(
