@@ -9,7 +9,7 @@
 LICENSE("Dual MIT/GPL");
 
 #define READS_CQ 1
-#define CHUNK 512
+#define CHUNK 256
 
 /* The twin (twin.bpf.c) trusts the length. */
 #ifndef IN_CHUNK

@@ -11,7 +11,7 @@ LICENSE("Dual MIT/GPL");
 
 #define JOBS_CQ 1
 #define TIMER_CQ 2
-#define BURST_MAX 64
+#define BURST_MAX 16
 
 struct job {
 	struct ring_timespec window;

@@ -10,8 +10,8 @@
 LICENSE("Dual MIT/GPL");
 
 #define IO_CQ 1
-#define BATCH 16
-#define ACCEPTS_MAX 8
+#define BATCH 8
+#define ACCEPTS_MAX 4
 #define GREETING_MAX 64
 
 enum kind { ACCEPTED, GREETED, CLOSED };

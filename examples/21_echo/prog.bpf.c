@@ -11,7 +11,7 @@
 LICENSE("Dual MIT/GPL");
 
 #define IO_CQ 1
-#define BATCH 32
+#define BATCH 8
 #define SLOTS_MAX 1024
 #define BUFFER 1024
 

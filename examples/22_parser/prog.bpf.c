@@ -12,7 +12,7 @@
 LICENSE("Dual MIT/GPL");
 
 #define IO_CQ 1
-#define BATCH 16
+#define BATCH 4
 #define SLOTS_MAX 64
 #define BUFFER 256
 #define HEADER 4

@@ -10,7 +10,7 @@
 LICENSE("Dual MIT/GPL");
 
 #define IO_CQ 1
-#define BATCH 16
+#define BATCH 6
 #define SESSIONS_MAX 128
 #define BUFFER 4096
 #define SHUT_BOTH 2
