@@ -20,7 +20,9 @@ def main(backend: BackendName, version: str, clients: int = 60, engine: str = "a
     path = Path(__file__).with_name(OBJECT.format(version=version))
     with Machine() as machine:
         obj = machine.load(path, abi=f"iouring-{version}")
-        with Ring(8, [64], backend=backend, abi=obj.profile, machine=machine, engine=engine) as ring:
+        with Ring(
+            8, [64], backend=backend, abi=obj.profile, machine=machine, engine=engine
+        ) as ring:
             ring.register_bpf([obj["server"]])
             listener = ring.world.listen()
             greeting = ring.user.alloc(GREETING.ljust(64, b"\0"))

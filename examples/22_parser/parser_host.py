@@ -65,7 +65,9 @@ def main(backend: BackendName, version: str, clients: int = 40, engine: str = "a
     path = Path(__file__).with_name(OBJECT.format(version=version))
     with Machine() as machine:
         obj = machine.load(path, abi=f"iouring-{version}")
-        with Ring(8, [256], backend=backend, abi=obj.profile, machine=machine, engine=engine) as ring:
+        with Ring(
+            8, [256], backend=backend, abi=obj.profile, machine=machine, engine=engine
+        ) as ring:
             ring.register_bpf([obj["parser"]])
             listener = ring.world.listen()
             inputs, outputs = (ring.user.alloc(SLOTS * BUFFER) for _ in range(2))

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
 /*
- * A log writer with group commit: an fsync costs much the same for one record as for eight, so
+ * A log writer with group commit: an fsync costs much the same for one record as for sixteen, so
  * while one is under way new records gather, and the next takes them all. A record is acknowledged
  * (a completion with its number, res 0 or what went wrong) when it is durable, not before. Records
  * to write are completions in CQ 1. user_data of the request is the address of a `struct job`.
@@ -13,7 +13,7 @@ LICENSE("Dual MIT/GPL");
 #define STEPS_CQ 2
 #define RECORD 32
 #define RECORDS_MAX 64
-#define BATCH 8
+#define BATCH 16
 #define WRITTEN 1
 #define SYNCED 2
 
@@ -112,7 +112,7 @@ RING_PROG(logger)
 	struct state *now = map_lookup(&state, &(u32){ 0 });
 	struct io_uring_cqe done;
 	struct job job;
-	u32 synced = 0, durable = 0;
+	u32 synced = 0;
 
 	if (!now || copy_from_user(&job, sizeof(job), (void *)ctx->user_data))
 		return finish(ctx);
@@ -134,10 +134,9 @@ RING_PROG(logger)
 			if (done.res < 0 && done.res != -ECANCELED)
 				now->error = done.res;
 		}
-		durable |= done.user_data == DURABLE;
+		if (done.user_data == DURABLE && (now->error || now->put >= now->have))
+			acknowledge(ctx, now);
 	}
-	if (durable && (now->error || now->put >= now->have))
-		acknowledge(ctx, now);
 	if (now->size && !synced)
 		return wait_for(ctx, STEPS_CQ, 1);
 	if (now->error || now->put >= now->have)

@@ -13,7 +13,7 @@ LICENSE("Dual MIT/GPL");
 #define BLOCK 4096
 #define LIST_MAX 256
 #define BLOCKS_MAX 4096
-#define PLACES 8         /* of the list, in a run */
+#define PLACES 16        /* of the list, in a run */
 #define AGAIN DEPTH_MAX  /* user_data of a completion that only wakes the program */
 
 /* The twin (twin.bpf.c) never waits for a buffer. */

@@ -23,9 +23,7 @@ def main(backend: BackendName, version: str, program: str = "prog", engine: str 
         obj = machine.load(path, abi=f"iouring-{version}")
 
         def ring() -> Ring:
-            return Ring(
-                8, [16], backend=backend, abi=obj.profile, machine=machine, engine=engine
-            )
+            return Ring(8, [16], backend=backend, abi=obj.profile, machine=machine, engine=engine)
 
         with ring() as reading, ring() as writing:
             copy(obj, reading, writing)

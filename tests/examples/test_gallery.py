@@ -20,7 +20,7 @@ from tests.support.session_ring import SIM_AND_KERNEL, need_backend
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 TWINS: dict[str, dict[str, str]] = tomllib.loads((EXAMPLES / "twins.toml").read_text())
-GALLERY = sorted(path.name for path in EXAMPLES.glob("[12]?_*"))
+GALLERY = sorted(path.parent.name for path in EXAMPLES.glob("[12]?_*/scenario.toml"))
 
 
 def run(name: str, object_name: str, backend: BackendName = "sim", engine: str = "auto") -> Outcome:
