@@ -23,7 +23,7 @@ from pybpfvm.verifier.kernels import KERNELS, NOTES
 from tests.support.elf_writer import EXEC, Sec, Sym, write_elf
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = sorted((ROOT / "examples").glob("*/*.bpf.o"))
+EXAMPLES = sorted((ROOT / "examples").glob("*/prog*.bpf.o"))
 ORDINARY = ROOT / "tests/ordinary"
 MISTAKES = ORDINARY / "mistakes.bpf.o"
 GOOD = ORDINARY / "filter.bpf.o"

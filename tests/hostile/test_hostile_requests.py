@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,8 @@ both = pytest.mark.parametrize("backend", SIM_AND_KERNEL)
 # The prototype ends where its own opcode, 37, begins.
 OPCODES = sorted(op for op in SUPPORTED if op < 37)
 _BIT_63 = 1 << 63
+_PEERS: list[object] = []
+_MSGHDR = struct.Struct("<QI4xQQQQI4x")
 
 
 @pytest.fixture
@@ -113,6 +116,7 @@ def working_fd(ring: Ring, opcode: int) -> int:
     if opcode in (Op.SEND, Op.RECV, Op.SHUTDOWN):
         fd, peer = world.socketpair()
         peer.send(bytes(64))
+        _PEERS.append(peer)  # it would close with the last reference
         return fd
     if opcode == Op.ACCEPT:
         return world.listen()
@@ -141,6 +145,10 @@ def sane(ring: Ring, opcode: Op, block: Block) -> Sqe:
             return replace(sqe, len=0, off=16)
         case Op.SEND:
             return replace(sqe, off=0)
+        case Op.SENDMSG | Op.RECVMSG:
+            vector = ring.user.alloc(abi.IOVEC.pack(block.addr, 16))
+            header = ring.user.alloc(_MSGHDR.pack(0, 0, vector.addr, 1, 0, 0, 0))
+            return replace(sqe, addr=header.addr, len=1)
         case Op.OPENAT2:
             return replace(sqe, len=24, off=ring.user.alloc(24).addr)
         case Op.FALLOCATE:
