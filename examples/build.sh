@@ -64,6 +64,11 @@ build $acceptance/submit_bad.bpf.c $acceptance/submit_bad.v1.bpf.o 1
 build $acceptance/submit_bad.bpf.c $acceptance/submit_bad.v2.bpf.o 2
 build $acceptance/not_sleepable.bpf.c $acceptance/not_sleepable.v2.bpf.o 2
 
+# Programs with a loop: rows that run, rows that are loaded or not.
+for name in loop_rows loop_load loop_licence; do
+    build $acceptance/$name.bpf.c $acceptance/$name.bpf.o 0 -mcpu=v4
+done
+
 # Twins of the lints: what each warns of, and what it does not.
 lints=tests/data/lints
 build $lints/twins.bpf.c $lints/twins.v2.bpf.o 2

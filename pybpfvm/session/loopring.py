@@ -197,7 +197,7 @@ class LoopRing:
         return RunEnvironment(
             profile=self.profile,
             loop=_Port(self.core),
-            now_ns=self.core.backend.now_ns,
+            now_ns=self.core.now_ns,
             random_u32=lambda: self._random.getrandbits(32),
             log=self._log,
             observer=self._observer,
@@ -285,7 +285,7 @@ class _Stepper:
         observer = self._ring._observer
         name = self._loaded.name
         if observer is not None:
-            observer(RunStarted(core.backend.now_ns(), 0, name, 0, self._runs, 0))
+            observer(RunStarted(core.now_ns(), 0, name, 0, self._runs, 0))
         core.running(name)
         try:
             done = self._engine.run(
@@ -293,7 +293,7 @@ class _Stepper:
             )
         except Trap as trap:
             if observer is not None:
-                now = core.backend.now_ns()
+                now = core.now_ns()
                 observer(RunFaulted(now, 0, name, self._runs, trap.pc, trap.summary, trap.insns))
             if self._trusts(self._program) and trap.kind not in _NOT_VERIFIED:
                 raise InternalError(
@@ -303,7 +303,7 @@ class _Stepper:
         finally:
             core.running("")
         if observer is not None:
-            now = core.backend.now_ns()
+            now = core.now_ns()
             observer(RunEnded(now, 0, name, self._runs, done.r0, done.insns, None, 0))
         return done.r0
 

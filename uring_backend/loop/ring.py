@@ -102,6 +102,8 @@ class LoopRing:
         self._pending_sqes = 0
         self._signals = 0
         self._due: list[tuple[int, int, Callable[[], None]]] = []
+        self._planned = 0
+        self._skipped_ns = 0
         self._param_block: Region | None = None
         self._running = ""  # the program that runs now
         self._inside = False
@@ -132,23 +134,35 @@ class LoopRing:
 
     # --- the rest of the process ------------------------------------------------------------
 
+    def now_ns(self) -> int:
+        """The ring's clock: the backend's, and what was skipped because nothing but an action set
+        with `at` could happen."""
+        return self.backend.now_ns() + self._skipped_ns
+
     def at(self, delay_ns: int, action: Callable[[], None]) -> None:
         """Let `action` happen when the ring's clock has moved on so far, while a caller sleeps in
         `enter` or when the next one comes: a signal, a detachment, a write to shared memory."""
-        due = self.backend.now_ns() + delay_ns
-        heapq.heappush(self._due, (due, len(self._due), action))
+        self._planned += 1
+        heapq.heappush(self._due, (self.now_ns() + delay_ns, self._planned, action))
 
     def signal(self) -> None:
         """A signal is pending for the task: its next look ends `enter` with -EINTR."""
         self._signals += 1
 
-    def _act(self) -> bool:
-        """Let happen what is due; whether anything was."""
-        acted = False
-        while self._due and self._due[0][0] <= self.backend.now_ns():
+    def _act(self) -> None:
+        """Let happen what is due."""
+        while self._due and self._due[0][0] <= self.now_ns():
             heapq.heappop(self._due)[2]()
-            acted = True
-        return acted
+
+    def _pass_time(self) -> bool:
+        """Until the backend has an event (True), the next action is due, or patience ends."""
+        if not self._due:
+            return self.backend.wait(self._budgets.idle_timeout_ns)
+        due = self._due[0][0]
+        moved = self.backend.wait(max(due - self.now_ns(), 0))
+        if not moved:
+            self._skipped_ns += max(due - self.now_ns(), 0)
+        return moved
 
     # --- registration -----------------------------------------------------------------------
 
@@ -197,7 +211,7 @@ class LoopRing:
             self.queues.seen()
             if self._observer is not None:
                 self._observer(
-                    CqeReaped(self.backend.now_ns(), 0, cqe.user_data, cqe.res, cqe.flags, "user")
+                    CqeReaped(self.now_ns(), 0, cqe.user_data, cqe.res, cqe.flags, "user")
                 )
         return cqe
 
@@ -279,11 +293,11 @@ class LoopRing:
         if self._take() or self.queues.backlog or self._signals:
             return  # woken at once: there is work, or a bit set that says "look"
         goal = self._posted + wanted
-        while self._posted < goal and not self._signals:
-            if self._act():
-                return  # woken by what happened in the process
-            left = self._due[0][0] - self.backend.now_ns() if self._due else None
-            if not self.backend.can_progress() and left is None:
+        while True:
+            self._act()  # a signal wakes; a detached program, or other memory, does not
+            if self._posted >= goal or self._signals:
+                return
+            if not self.backend.can_progress() and not self._due:
                 raise RingHang(
                     "nothing in flight can complete",
                     (
@@ -291,10 +305,10 @@ class LoopRing:
                         f"{self.queues.cq_tail}; {len(self._live)} request(s) are in flight",
                     ),
                 )
-            patience = self._budgets.idle_timeout_ns
-            moved = self.backend.wait(patience if left is None else max(left, 0))
+            moved = self._pass_time()
             self._take()
-            if not moved and left is None and self.backend.can_progress():
+            if not moved and not self._due and self.backend.can_progress():
+                patience = self._budgets.idle_timeout_ns
                 raise RingHang(f"no event for {patience / 1e9:g} s", ())
 
     def _ordinary(self, to_submit: int, min_complete: int, flags: int) -> int:
@@ -311,10 +325,9 @@ class LoopRing:
                     if consumed:
                         return consumed
                     raise RingError(errno.EINTR, "a signal is pending")
-                left = self._due[0][0] - self.backend.now_ns() if self._due else None
-                if not self.backend.can_progress() and left is None:
+                if not self.backend.can_progress() and not self._due:
                     raise RingHang("nothing in flight can complete", ())
-                self.backend.wait(left)
+                self._pass_time()
                 self._take()
                 self.queues.flush_backlog()
         return consumed
@@ -370,7 +383,7 @@ class LoopRing:
             del self._live[token]
         self._next_token = tokens[0] + taken
         if self._observer is not None:
-            now = self.backend.now_ns()
+            now = self.now_ns()
             for token, raw in zip(tokens[:taken], batch, strict=False):
                 user_data, origin = self._live[token]
                 self._observer(SqeIssued(now, token, raw[0], user_data, 0, raw[1], origin))
@@ -403,7 +416,7 @@ class LoopRing:
             if self._observer is not None:
                 self._observer(
                     CqePosted(
-                        self.backend.now_ns(),
+                        self.now_ns(),
                         0,
                         user_data,
                         event.res,
