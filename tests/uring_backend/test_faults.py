@@ -186,7 +186,7 @@ def test_small_writes_to_a_pipe_are_never_split() -> None:
     assert world.injector.injected == []
 
 
-def test_messages_are_never_split_and_streams_are() -> None:
+def test_streams_are_split() -> None:
     world = World(parse_faults("RECV#1=short:3,SEND#1=short:40"))
     fd, peer = world.backend.world.socketpair()
     peer.send(b"x" * 50)
