@@ -44,6 +44,7 @@ class Options:
     budgets: Budgets | None = None
     engine: str = "auto"
     faults: Faults | None = None
+    object: str | None = None  # given instead of the scenario's
     abi: str | None = None
     helpers: Mapping[int, str] | None = None
     btf: Btf | None = None
@@ -74,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     scenario = parse(args.file)
     if args.object is not None:
         scenario = replace(scenario, object=Path(args.object))
+        options = replace(options, object=args.object)
     return show(scenario, options)
 
 
@@ -229,6 +231,8 @@ def _verify_command(scenario: Scenario, options: Options, program: str) -> str:
 def _replay_command(scenario: Scenario, options: Options, outcome: Outcome) -> str:
     """What a user types to see the same again: in `sim` exactly the same."""
     words = ["pybpfvm", "run", str(scenario.path), "--seed", str(options.seed)]
+    if options.object is not None:
+        words += ["--object", options.object]
     if outcome.backend != "sim":
         words += ["--backend", outcome.backend]
     if outcome.injected or options.faults or scenario.faults:

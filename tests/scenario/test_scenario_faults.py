@@ -146,3 +146,14 @@ def test_the_command_line_prints_the_line_that_replays(
     assert main([*args, "--faults", "READ#1=EBADF"]) == 2
     assert "--faults" in capsys.readouterr().err
     assert main([*args, "--faults", "none"]) == 0
+
+
+def test_the_line_that_replays_names_the_object_that_was_given(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    retry = EXAMPLES / "17_retry"
+    args = ["run", str(retry / "scenario.toml"), "--quiet"]
+    assert main([*args, "--object", str(retry / "twin.v3.bpf.o")]) == 1
+    line = capsys.readouterr().out.strip().splitlines()[-1]
+    assert line.startswith("replay: pybpfvm run ")
+    assert main(line.split()[2:]) == 1
