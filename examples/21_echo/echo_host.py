@@ -44,7 +44,7 @@ def main(
             ring.submit()
 
             people = [client(number) for number in range(clients)]
-            attend(ring, listener, people, at_once=2 * slots)
+            attend(ring, listener, people, at_once=slots + min(slots, 64))
             served = ring.wait_cqe()
             state = cast("dict[str, Any]", obj.maps["state"][0])
             heard = sum(one.got == one.says and one.ended for one in people if one.says)

@@ -29,7 +29,7 @@ def client(number: int) -> Client:
         case 7:
             return Client(b"", silent_turns=3)
         case 3:
-            return Client(asks[:6])
+            return Client(asks[:5])
         case 5:
             return Client(b"\xff\xff\xff\xff\x01")
         case _:

@@ -136,6 +136,19 @@ def test_failed_expectation_is_exit_1(capsys: pytest.CaptureFixture[str], tmp_pa
     assert "hits" in out
 
 
+def test_a_scenario_runs_on_another_object(capsys: pytest.CaptureFixture[str]) -> None:
+    cat = ROOT / "examples/12_cat"
+    scenario, twin = cat / "scenario.toml", cat / "twin.v3.bpf.o"
+    assert run(capsys, "run", "--quiet", scenario)[0] == 0
+    code, out, _ = run(capsys, "run", "--quiet", scenario, "--object", twin)
+    assert code == 1
+    assert str(twin) in out
+    assert "steps[1]" in out
+    code, _, err = run(capsys, "run", twin, "--object", twin)
+    assert code == 2
+    assert "--object" in err
+
+
 def test_a_rejection_leads_to_verify(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     obj = ROOT / "tests/acceptance/load_checks.v3.bpf.o"
     scenario = tmp_path / "refused.toml"

@@ -217,6 +217,29 @@ def test_peers_and_checks_between_steps(backend: BackendName) -> None:
     assert finding.found == "b'pong'"
 
 
+@pytest.mark.parametrize("backend", SIM_AND_KERNEL)
+@pytest.mark.parametrize(
+    ("before", "found"),
+    [
+        ("[[steps]]\nclose = 'sock'\nof = 'fd'\n", None),
+        ("", "nothing"),
+        (
+            "[[steps]]\n"
+            "submit = [{ op = 'send', fd = 'sock', addr = { block = 'word' }, len = 4 }]\n"
+            "[[steps]]\nwait = 1\n",
+            "b'\\x05'",
+        ),
+    ],
+    ids=["closed", "open", "more"],
+)
+def test_the_end_of_a_stream(backend: BackendName, before: str, found: str | None) -> None:
+    need_backend(backend)
+    start = "[user.word]\nu32 = 5\n[fds.sock]\nsocketpair = 'host'\n"
+    recv = "[[steps]]\nrecv = 'host'\ntext = ''\nend = true\ntimeout = '20 ms'\n"
+    findings = run(ROWS + start + before + recv, backend=backend).findings
+    assert [finding.found for finding in findings] == ([found] if found else [])
+
+
 @pytest.mark.parametrize(
     ("text", "error", "says"),
     [

@@ -1,0 +1,105 @@
+"""Hosts of the gallery print what is kept beside them, on both backends and with both engines; the
+servers among them have many clients (thousands with PYBPFVM_LONG=1). The twins that no scenario of
+its own is for are caught, and each folder has a page."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from pybpfvm.scenario import parse, run_scenario
+from pybpfvm.session import Machine
+from pybpfvm.session.ring import BackendName
+from pybpfvm.verifier.verdict import Accepted
+from tests.support.session_ring import SIM_AND_KERNEL, need_backend
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+TOPICS = sorted(path.parent.name for path in EXAMPLES.glob("*/twin.bpf.c"))
+HOSTS = sorted(path.parent.name for path in EXAMPLES.glob("[12]?_*/*_host.py"))
+SERVERS = {"20_accept_loop": 5000, "21_echo": 4000, "22_parser": 3000, "23_proxy": 1500}
+
+
+def host_of(topic: str) -> ModuleType:
+    (path,) = (EXAMPLES / topic).glob("*_host.py")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_a_page_says_how_to_run_it_and_its_twin(topic: str) -> None:
+    page = (EXAMPLES / topic / "README.md").read_text()
+    assert f"examples/{topic}/" in page
+    assert "**Its twin**" in page
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_the_second_series_is_accepted_without_a_warning(topic: str) -> None:
+    contract = (EXAMPLES / topic / "contract.toml").read_text()
+    with Machine() as machine:
+        obj = machine.load(EXAMPLES / topic / "prog.v2.bpf.o", abi="iouring-v2")
+        for program in obj.programs.values():
+            verdict = program.verify(contract=contract)
+            assert isinstance(verdict, Accepted)
+            assert verdict.warnings == ()
+
+
+def test_every_server_and_the_two_rings_have_a_host() -> None:
+    assert HOSTS == [*SERVERS, "26_two_rings"]
+
+
+@pytest.mark.parametrize("backend", SIM_AND_KERNEL)
+@pytest.mark.parametrize(("version", "engine"), [("v3", "auto"), ("v2", "auto"), ("v3", "interp")])
+@pytest.mark.parametrize("topic", HOSTS)
+def test_host(
+    topic: str, version: str, engine: str, backend: BackendName, capsys: pytest.CaptureFixture[str]
+) -> None:
+    need_backend(backend)
+    host_of(topic).main(backend, version, engine=engine)
+    assert capsys.readouterr().out == (EXAMPLES / topic / "host.out").read_text()
+
+
+@pytest.mark.skipif(not os.environ.get("PYBPFVM_LONG"), reason="PYBPFVM_LONG=1: some seconds each")
+@pytest.mark.kernel_ring
+@pytest.mark.parametrize("topic", SERVERS)
+def test_thousands_of_clients(topic: str, capsys: pytest.CaptureFixture[str]) -> None:
+    need_backend("kernel")
+    clients = SERVERS[topic]
+    wide = {"slots": 1000} if topic == "21_echo" else {}
+    host_of(topic).main("kernel", "v3", clients, **wide)
+    out = capsys.readouterr().out
+    # One of ten never says a word, which the echo server does not hear and the greeter lets go.
+    right = {
+        "20_accept_loop": f"greeted and let go: {clients * 9 // 10};",
+        "21_echo": f"{clients * 9 // 10} heard what they said",
+        "22_parser": f"{clients} got what was theirs",
+        "23_proxy": f"{clients} clients got their answers",
+    }
+    assert f"{clients} " in out
+    assert right[topic] in out
+    assert "False" not in out
+
+
+@pytest.mark.parametrize("backend", SIM_AND_KERNEL)
+def test_two_rings_catch_their_twin(
+    backend: BackendName, capsys: pytest.CaptureFixture[str]
+) -> None:
+    need_backend(backend)
+    host_of("26_two_rings").main(backend, "v3", program="twin")
+    assert "the copies are alike: False" in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("backend", SIM_AND_KERNEL)
+def test_what_could_not_be_opened_catches_its_twin(backend: BackendName) -> None:
+    need_backend(backend)
+    folder = EXAMPLES / "05_read_open"
+    scenario = parse(folder / "scenario.toml")
+    outcome = run_scenario(scenario, backend=backend, object_path=folder / "twin.v3.bpf.o")
+    assert any("expect.memory.no_file" in finding.where for finding in outcome.findings)
