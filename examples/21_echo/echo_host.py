@@ -37,7 +37,7 @@ def main(
             8, [2048], backend=backend, abi=obj.profile, machine=machine, engine=engine
         ) as ring:
             ring.register_bpf([obj["echo"]])
-            listener = ring.world.listen()
+            listener = ring.world.listen(4096)  # who waits for a slot waits here
             buffers = ring.user.alloc(SLOTS_MAX * BUFFER)
             job = struct.pack("<QiIQ", buffers.addr, listener, slots, clients)
             ring.get_sqe().prep_bpf(0, user_data=ring.user.alloc(job).addr)

@@ -52,7 +52,7 @@ def test_the_second_series_is_accepted_without_a_warning(topic: str) -> None:
 
 
 def test_every_server_and_the_two_rings_have_a_host() -> None:
-    assert HOSTS == [*SERVERS, "26_two_rings"]
+    assert [*SERVERS, "26_two_rings"] == HOSTS
 
 
 @pytest.mark.parametrize("backend", SIM_AND_KERNEL)
