@@ -19,6 +19,7 @@ from bench import (
     domains,
     engine_costs,
     engines,
+    gallery,
     interp,
     llvm,
     ring,
@@ -37,6 +38,7 @@ PARTS: dict[str, tuple[str, Callable[[], Rows]]] = {
     "interp": ("Interpreter", interp.run),
     "ring": ("Ring", ring.run),
     "loops": ("Ring loops", ringloops.run),
+    "gallery": ("Gallery", gallery.run),
     "domains": ("Domains", domains.run),
     "verifier": ("Verifier", verification.run),
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
 /*
- * A file copy: up to four blocks on their way at once, each first read, then written. A read or a
+ * A file copy: several blocks on their way at once, each first read, then written. A read or a
  * write that does less than it was asked to is continued where it stopped; positions have 64 bits.
  * Sources without positions (pipes, sockets) have the offset NO_POSITION and a depth of 1. user_data
  * is the address of a `struct job`; one request at a time.
@@ -10,7 +10,10 @@
 LICENSE("Dual MIT/GPL");
 
 #define COPY_CQ 1
+#define BATCH 4 /* completions in a run */
+#ifndef DEPTH_MAX
 #define DEPTH_MAX 4
+#endif
 #define BLOCK 16384
 #define NO_POSITION (~0ULL)
 
@@ -175,7 +178,7 @@ RING_PROG(copy)
 				take_next(ctx, &job, now, block, slot);
 		}
 	}
-	for (u32 i = 0; i < DEPTH_MAX; i++) {
+	for (u32 i = 0; i < BATCH; i++) {
 		u32 slot;
 
 		if (reap(ctx, COPY_CQ, &done))

@@ -9,8 +9,11 @@
 LICENSE("Dual MIT/GPL");
 
 #define READS_CQ 1
+#define BATCH 4 /* completions in a run */
+#ifndef DEPTH
 #define DEPTH 4
 #define WORDS 128
+#endif
 #define BLOCK (WORDS * 8)
 
 /* What tells one read from another is the number of its buffer; the twin (twin.bpf.c) has its
@@ -27,6 +30,8 @@ struct job {
 	s32 error;    /* out: what the first read that failed said */
 	u64 blocks;   /* whole ones */
 	u64 checksum; /* out */
+	u32 depth;    /* reads in flight, at most DEPTH */
+	u32 pad;
 };
 
 struct block {
@@ -94,9 +99,10 @@ RING_PROG(checksum)
 		now->job.error = 0;
 		now->job.checksum = 0;
 		for (u32 slot = 0; slot < DEPTH; slot++)
-			read_next(ctx, &job, now, slot);
+			if (slot < job.depth)
+				read_next(ctx, &job, now, slot);
 	}
-	for (u32 i = 0; i < DEPTH; i++) {
+	for (u32 i = 0; i < BATCH; i++) {
 		u32 slot;
 
 		if (reap(ctx, READS_CQ, &done))
