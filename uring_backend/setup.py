@@ -50,26 +50,26 @@ def check_setup(
     that this version does not play (ATTACH_WQ, R_DISABLED).
     """
     if flags & ~_KNOWN_FLAGS:
-        raise _invalid(f"unknown setup flags {flags & ~_KNOWN_FLAGS:#x}")
+        raise invalid(f"unknown setup flags {flags & ~_KNOWN_FLAGS:#x}")
     if flags & _UNSUPPORTED_FLAGS:
         raise UnsupportedError(
             f"setup flags {flags & _UNSUPPORTED_FLAGS:#x}", remedy="leave ATTACH_WQ and R_DISABLED"
         )
     if flags & abi.SETUP_SQ_AFF and not flags & abi.SETUP_SQPOLL:
-        raise _invalid("SETUP_SQ_AFF without SETUP_SQPOLL")
+        raise invalid("SETUP_SQ_AFF without SETUP_SQPOLL")
     clamp = bool(flags & abi.SETUP_CLAMP)
-    sq_entries = _size("SQ entries", entries, abi.MAX_SQ_ENTRIES, clamp)
+    sq_entries = ring_size("SQ entries", entries, abi.MAX_SQ_ENTRIES, clamp)
     main = 2 * sq_entries
     if flags & abi.SETUP_CQSIZE:
-        main = _size("CQ 0 entries", cq0_entries or 0, abi.MAX_CQ_ENTRIES, clamp)
+        main = ring_size("CQ 0 entries", cq0_entries or 0, abi.MAX_CQ_ENTRIES, clamp)
         if main < sq_entries:
-            raise _invalid(f"CQ 0 with {main} entries is smaller than the SQ with {sq_entries}")
+            raise invalid(f"CQ 0 with {main} entries is smaller than the SQ with {sq_entries}")
     if extra and not rules.extra_cqs:
-        raise _invalid("this ABI has no extra CQs: its reserved setup words must be zero")
+        raise invalid("this ABI has no extra CQs: its reserved setup words must be zero")
     if len(extra) > MAX_EXTRA_CQS:
-        raise _invalid(f"{len(extra)} extra CQs, at most {MAX_EXTRA_CQS} are possible")
+        raise invalid(f"{len(extra)} extra CQs, at most {MAX_EXTRA_CQS} are possible")
     sizes = [
-        _size(f"CQ {index} entries", size, abi.MAX_CQ_ENTRIES, clamp)
+        ring_size(f"CQ {index} entries", size, abi.MAX_CQ_ENTRIES, clamp)
         for index, size in enumerate(extra, 1)
     ]
     return RingSetup(sq_entries, (main, *sizes), flags)
@@ -81,9 +81,9 @@ def read_cq_sizes(memory: AddressSpace, nr_cq: int, cq_sizes: int) -> tuple[int,
     Raises RingError: too many, one word without the other, or an unreadable array.
     """
     if nr_cq > MAX_EXTRA_CQS:
-        raise _invalid(f"{nr_cq} extra CQs, at most {MAX_EXTRA_CQS} are possible")
+        raise invalid(f"{nr_cq} extra CQs, at most {MAX_EXTRA_CQS} are possible")
     if (nr_cq == 0) != (cq_sizes == 0):
-        raise _invalid("exactly one of nr_cq and cq_sizes is zero")
+        raise invalid("exactly one of nr_cq and cq_sizes is zero")
     try:
         raw = memory.user_read(cq_sizes, 4 * nr_cq)
     except UserFault as fault:
@@ -91,15 +91,18 @@ def read_cq_sizes(memory: AddressSpace, nr_cq: int, cq_sizes: int) -> tuple[int,
     return struct.unpack(f"<{nr_cq}I", raw)
 
 
-def _size(what: str, asked: int, most: int, clamp: bool) -> int:
+def ring_size(what: str, asked: int, most: int, clamp: bool) -> int:
+    """The entries that a queue gets: a power of two. RingError EINVAL for none, and for too many
+    unless SETUP_CLAMP cuts them."""
     if asked <= 0:
-        raise _invalid(f"{asked} {what}")
+        raise invalid(f"{asked} {what}")
     if asked > most:
         if not clamp:
-            raise _invalid(f"{asked} {what}, at most {most} are possible without SETUP_CLAMP")
+            raise invalid(f"{asked} {what}, at most {most} are possible without SETUP_CLAMP")
         asked = most
     return 1 << (asked - 1).bit_length()
 
 
-def _invalid(reason: str) -> RingError:
+def invalid(reason: str) -> RingError:
+    """io_uring_setup's -EINVAL."""
     return RingError(errno.EINVAL, reason)

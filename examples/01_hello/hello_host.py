@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 
 import pybpfvm
-from pybpfvm.session.ring import BackendName
+from pybpfvm.session.hostring import BackendName
 
 OBJECT = "prog.{version}.bpf.o"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pybpfvm
 from pybpfvm.session import timespec
-from pybpfvm.session.ring import BackendName
+from pybpfvm.session.hostring import BackendName
 
 OBJECT = "prog.{version}.bpf.o"
 

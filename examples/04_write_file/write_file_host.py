@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pybpfvm
-from pybpfvm.session.ring import BackendName
+from pybpfvm.session.hostring import BackendName
 
 OBJECT = "prog.{version}.bpf.o"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pybpfvm
 from pybpfvm.session import cstring
-from pybpfvm.session.ring import BackendName
+from pybpfvm.session.hostring import BackendName
 
 OBJECT = "prog.{version}.bpf.o"
 POEM = b"The rings go round,\nthe queues go by.\n"

@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 
 import pybpfvm
-from pybpfvm.session.ring import BackendName
+from pybpfvm.session.hostring import BackendName
 
 OBJECT = "prog.{version}.bpf.o"
 RECORD, RECORDS = b"tick\n", 2000  # scenario.toml has the hundred thousand

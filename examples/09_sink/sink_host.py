@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 import pybpfvm
-from pybpfvm.session.ring import BackendName
+from pybpfvm.session.hostring import BackendName
 
 OBJECT = "prog.{version}.bpf.o"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pybpfvm.examples.clients import Client, attend
 from pybpfvm.session import Machine, Ring
-from pybpfvm.session.ring import BackendName
+from pybpfvm.session.hostring import BackendName
 
 OBJECT = "prog.{version}.bpf.o"
 GREETING = b"good day"

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from pybpfvm.examples.clients import Client, attend
 from pybpfvm.session import Block, Machine, Ring
-from pybpfvm.session.ring import BackendName
+from pybpfvm.session.hostring import BackendName
 
 OBJECT = "prog.{version}.bpf.o"
 SLOTS, BUFFER = 64, 256

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pybpfvm.examples.clients import Client, attend
 from pybpfvm.session import Machine, Ring
-from pybpfvm.session.ring import BackendName
+from pybpfvm.session.hostring import BackendName
 from pybpfvm.uring_backend.base import Peer
 
 OBJECT = "prog.{version}.bpf.o"

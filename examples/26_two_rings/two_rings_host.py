@@ -9,7 +9,7 @@ import struct
 from pathlib import Path
 
 from pybpfvm.session import LoadedObject, Machine, Ring
-from pybpfvm.session.ring import BackendName
+from pybpfvm.session.hostring import BackendName
 
 OBJECT = "{program}.{version}.bpf.o"
 BLOCK, BUFFERS, HANDED = 4096, 4, 0x100

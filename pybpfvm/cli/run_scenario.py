@@ -23,7 +23,7 @@ from pybpfvm.report.terminal import heading, table
 from pybpfvm.scenario import Live, Outcome, Scenario, parse, run_scenario
 from pybpfvm.session import Budgets
 from pybpfvm.session.engines import chosen
-from pybpfvm.session.ring import BackendName
+from pybpfvm.session.hostring import BackendName
 from pybpfvm.uring_backend.abi import Cqe, Op
 from pybpfvm.uring_backend.faults import NO_FAULTS, Faults, parse_faults, plan_text
 

@@ -41,7 +41,7 @@ from pybpfvm.scenario.model import (
 from pybpfvm.scenario.names import check_names
 from pybpfvm.session import Budgets, Cqe, Machine, Ring
 from pybpfvm.session.engines import chosen
-from pybpfvm.session.ring import BackendName
+from pybpfvm.session.hostring import BackendName
 from pybpfvm.uring_backend.faults import Fault, Faults
 
 __all__ = ["Finding", "Live", "Outcome", "run_scenario"]

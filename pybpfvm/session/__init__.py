@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pybpfvm.btf.types import Btf
+    from pybpfvm.session.hostring import make_backend
     from pybpfvm.session.loopring import LoopRing
     from pybpfvm.session.machine import Machine, default_machine
     from pybpfvm.session.objects import LoadedObject, LoadedProgram, MapView
-    from pybpfvm.session.ring import Ring, make_backend
+    from pybpfvm.session.ring import Ring
     from pybpfvm.session.sqe import SqeBuilder, cstring, timespec
     from pybpfvm.session.testrun import TestRun
     from pybpfvm.session.user import Block, UserMemory
@@ -60,7 +61,7 @@ _HOMES: Mapping[str, str] = {
     "UserMemory": "pybpfvm.session.user",
     "cstring": "pybpfvm.session.sqe",
     "default_machine": "pybpfvm.session.machine",
-    "make_backend": "pybpfvm.session.ring",
+    "make_backend": "pybpfvm.session.hostring",
     "timespec": "pybpfvm.session.sqe",
 }
 

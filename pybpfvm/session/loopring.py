@@ -9,47 +9,47 @@ with pybpfvm.LoopRing(8, flags=LOOP_FLAGS, backend="sim") as ring:
 
 from __future__ import annotations
 
+import errno
 import struct
 from collections.abc import Callable, Mapping
-from random import Random
-from types import TracebackType
 
+from pybpfvm.btf.types import Btf, BtfKind, Member, Struct
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Engine, RunEnvironment
-from pybpfvm.errors import InputError, InternalError, Trap, TrapKind
+from pybpfvm.errors import InputError, LoadRejected, Trap
 from pybpfvm.events import Observer, RunEnded, RunFaulted, RunStarted
-from pybpfvm.memory import Region, RegionKind
+from pybpfvm.memory import RegionKind
 from pybpfvm.profiles import profile_named
 from pybpfvm.profiles.base import Profile
+from pybpfvm.profiles.loop_upstream import kernel_btf_of
 from pybpfvm.program import Program, StructOps
 from pybpfvm.session.engines import make_engine
-from pybpfvm.session.machine import Machine, default_machine
+from pybpfvm.session.hostring import BackendName, HostRing, make_backend
+from pybpfvm.session.machine import Machine
 from pybpfvm.session.objects import LoadedObject, LoadedProgram, helpers_of
-from pybpfvm.session.registering import require_accepted
-from pybpfvm.session.ring import BackendName, make_backend
+from pybpfvm.session.registering import blame_verifier, require_accepted
 from pybpfvm.session.sqe import SqeBuilder
-from pybpfvm.session.user import Block, UserMemory
+from pybpfvm.session.user import Block
 from pybpfvm.uring_backend.abi import (
     SETUP_CQSIZE,
     SETUP_DEFER_TASKRUN,
     SETUP_NO_SQARRAY,
     SETUP_SINGLE_ISSUER,
+    SETUP_SQ_REWIND,
     Cqe,
 )
-from pybpfvm.uring_backend.base import World
-from pybpfvm.uring_backend.loop import Link, LoopBudgets, OpsValue
+from pybpfvm.uring_backend.loop.attach import Link, OpsValue
 from pybpfvm.uring_backend.loop.memory import CQ_OFFSETS, SQ_OFFSETS
+from pybpfvm.uring_backend.loop.ring import LoopBudgets
 from pybpfvm.uring_backend.loop.ring import LoopRing as CoreRing
-from pybpfvm.uring_backend.loop.setup import SETUP_SQ_REWIND
 
 # What the simplest programs ask for: one thread, no index array, every batch from SQE 0.
 LOOP_FLAGS = SETUP_SINGLE_ISSUER | SETUP_DEFER_TASKRUN | SETUP_NO_SQARRAY | SETUP_SQ_REWIND
 _DEFAULT_ABI = "loop-7.2"
 _CTX = struct.Struct("<QQ")
-# What also verified programs may meet: budgets are ours, and so is what engines lack.
-_NOT_VERIFIED = frozenset({TrapKind.BUDGET, TrapKind.UNSUPPORTED, TrapKind.STACK_DEPTH})
+_PRIV = "priv"
 
 
-class LoopRing:
+class LoopRing(HostRing):
     """An io_uring whose `enter` runs a program; a context manager.
 
     `flags` and `cq_entries` are io_uring_setup's (SETUP_CQSIZE is added when `cq_entries` is
@@ -74,7 +74,15 @@ class LoopRing:
         log: Callable[[str], None] | None = None,
         machine: Machine | None = None,
     ) -> None:
-        self.machine = machine if machine is not None else default_machine()
+        super().__init__(
+            seed=seed,
+            verify=verify,
+            engine=engine,
+            observer=observer,
+            budget_insns=budget_insns,
+            log=log,
+            machine=machine,
+        )
         self.profile = profile_named(abi) if isinstance(abi, str) else abi
         if self.profile.loop is None:
             raise InputError(
@@ -82,19 +90,15 @@ class LoopRing:
                 where="abi",
                 remedy="choose loop-7.1 or loop-7.2",
             )
-        self.verify, self.engine = verify, engine
-        self.trace: list[str] = []
-        self._log = log if log is not None else self.trace.append
-        self._observer, self._budget_insns = observer, budget_insns
-        self._random = Random(seed)
         self._links: list[Link] = []
         self._steppers: list[_Stepper] = []
         self._pending: list[SqeBuilder] = []
         memory = self.machine.memory
+        self.backend = make_backend(backend, memory, seed)
         self.core = CoreRing(
             self.profile.loop,
             memory,
-            make_backend(backend, memory, seed),
+            self.backend,
             entries,
             flags=flags | (SETUP_CQSIZE if cq_entries else 0),
             cq_entries=cq_entries,
@@ -103,28 +107,10 @@ class LoopRing:
             budgets=budgets,
         )
 
-    def __enter__(self) -> LoopRing:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.close()
-
     @property
     def fd(self) -> int:
         """Its descriptor."""
         return self.core.fd
-
-    @property
-    def user(self) -> UserMemory:
-        """User memory: `ring.user.alloc(content)`."""
-        return self.machine.user
-
-    @property
-    def world(self) -> World:
-        """Files and sockets that requests can reach."""
-        return self.core.backend.world
 
     @property
     def layout(self) -> Mapping[str, int]:
@@ -173,6 +159,8 @@ class LoopRing:
                 remedy="give load and LoopRing the same abi=, and load no helpers=",
             )
         variable = _callbacks(obj, name)
+        fd = self.fd if ring_fd is None else ring_fd
+        priv = _kernels_own(obj, variable, self.profile)
         rules = self.profile.loop
         assert rules is not None
         called = variable.programs.get(rules.callback)
@@ -181,24 +169,19 @@ class LoopRing:
             program = obj[called]
             if self.verify:
                 require_accepted(program, strict_ctx=True)
-            stepper = self._stepper(program)
-        value = OpsValue(stepper, self.fd if ring_fd is None else ring_fd, _priv(variable))
-        link = self.machine.rings.attach(value)
+            stepper = _Stepper(self, self.machine.rings.ring(fd) or self.core, program)
+            self._steppers.append(stepper)
+        link = self.machine.rings.attach(OpsValue(stepper, fd, priv))
         self._links.append(link)
         return link
 
-    def _stepper(self, program: LoadedProgram) -> _Stepper:
-        stepper = _Stepper(self, program)
-        self._steppers.append(stepper)
-        return stepper
-
-    def environment(self) -> RunEnvironment:
-        """What runs of programs on this ring see around them."""
+    def environment(self, core: CoreRing) -> RunEnvironment:
+        """What runs of programs on the ring `core` see around them."""
         return RunEnvironment(
             profile=self.profile,
-            loop=_Port(self.core),
-            now_ns=self.core.now_ns,
-            random_u32=lambda: self._random.getrandbits(32),
+            loop=core,
+            now_ns=core.now_ns,
+            random_u32=self.random_u32,
             log=self._log,
             observer=self._observer,
         )
@@ -242,32 +225,23 @@ class LoopRing:
             stepper.close()
 
 
-class _Port:
-    """The ring as its program's kernel functions see it."""
-
-    def __init__(self, ring: CoreRing) -> None:
-        self.handle = ring.handle
-        self.submit_sqes = ring.submit_sqes
-        self.region_addr = ring.region_addr
-
-
 class _Stepper:
     """Runs the callback of one program on a ring."""
 
-    def __init__(self, ring: LoopRing, program: LoadedProgram) -> None:
+    def __init__(self, ring: LoopRing, core: CoreRing, program: LoadedProgram) -> None:
         self._ring = ring
+        self._core = core
         self._loaded = program
         self._program = program.executable
-        owner = program.owner
-        self._ctx: Region = ring.machine.memory.alloc(
-            _CTX.size, RegionKind.CTX, f"arguments of {program.name}"
-        )
+        memory = ring.machine.memory
+        self._ctx = memory.alloc(_CTX.size, RegionKind.CTX, f"arguments of {program.name}")
+        memory.write(self._ctx.start, _CTX.pack(core.handle, core.params.start))
         self._runs = 0
         self._engine: Engine = make_engine(
             ring.engine,
-            owner.image,
+            program.owner.image,
             helpers_of(ring.profile),
-            ring.environment(),
+            ring.environment(core),
             trusted=self._trusts,
         )
 
@@ -278,12 +252,9 @@ class _Stepper:
         assert loop is not None
         return self._ring.verify and loop.opaque and program is self._program
 
-    def step(self, core: CoreRing, params: int) -> int:
-        memory = self._ring.machine.memory
-        memory.write(self._ctx.start, _CTX.pack(core.handle, params))
+    def step(self) -> int:
+        core, name, observer = self._core, self._loaded.name, self._ring._observer
         self._runs += 1
-        observer = self._ring._observer
-        name = self._loaded.name
         if observer is not None:
             observer(RunStarted(core.now_ns(), 0, name, 0, self._runs, 0))
         core.running(name)
@@ -295,10 +266,8 @@ class _Stepper:
             if observer is not None:
                 now = core.now_ns()
                 observer(RunFaulted(now, 0, name, self._runs, trap.pc, trap.summary, trap.insns))
-            if self._trusts(self._program) and trap.kind not in _NOT_VERIFIED:
-                raise InternalError(
-                    f"{name} was verified, and faulted all the same: {trap}"
-                ) from trap
+            if self._trusts(self._program):
+                blame_verifier(name, trap)
             raise
         finally:
             core.running("")
@@ -325,6 +294,31 @@ def _callbacks(obj: LoadedObject, name: str | None) -> StructOps:
     return found[name]
 
 
-def _priv(variable: StructOps) -> int:
-    """The bytes behind the members that a program's own struct has: the kernel's, so zero."""
-    return int.from_bytes(variable.data[16:24], "little")
+def _kernels_own(obj: LoadedObject, variable: StructOps, profile: Profile) -> int:
+    """What the struct says of the kernel's own member `priv`. Members are matched by name: one that
+    the kernel does not have must be zero, else LoadRejected."""
+    kernel, btf = kernel_btf_of(profile), obj.object.btf
+    assert kernel is not None
+    assert btf is not None
+    theirs = kernel.find(variable.struct, BtfKind.STRUCT)
+    assert theirs is not None
+    known = {member.name for member in _members(kernel, theirs)}
+    priv = 0
+    for member in _members(btf, variable.type_id):
+        at = member.bit_offset // 8
+        value = int.from_bytes(variable.data[at : at + btf.size(member.type_id)], "little")
+        if member.name == _PRIV:
+            priv = value
+        elif member.name not in known and (value or member.name in variable.programs):
+            raise LoadRejected(
+                errno.EOPNOTSUPP,
+                f"{variable.name}.{member.name} is set, which the kernel does not know",
+                where=obj.object.path,
+            )
+    return priv
+
+
+def _members(btf: Btf, type_id: int) -> tuple[Member, ...]:
+    struct = btf.type(btf.resolve(type_id))
+    assert isinstance(struct, Struct)
+    return struct.members

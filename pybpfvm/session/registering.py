@@ -1,8 +1,8 @@
-"""What registering or attaching a program asks of the verifier."""
+"""What registering or attaching a program asks of the verifier, and what its runs owe to it."""
 
 from __future__ import annotations
 
-from pybpfvm.errors import LoadRejected, UnsupportedError
+from pybpfvm.errors import InternalError, LoadRejected, Trap, TrapKind, UnsupportedError
 from pybpfvm.session.objects import LoadedProgram
 from pybpfvm.verifier.errnos import errno_of
 from pybpfvm.verifier.verdict import Finding, Inconclusive, Rejected
@@ -25,6 +25,17 @@ def require_accepted(program: LoadedProgram, *, strict_ctx: bool) -> None:
             where=_place(program, verdict.finding),
             remedy="register it with verify=False (--no-verify) to run it sandboxed, unverified",
         )
+
+
+# What also verified programs may meet: budgets are ours, and so is what engines lack. Eight frames
+# are what there is, also for programs that tail calls bring to deeper ones.
+_NOT_VERIFIED = frozenset({TrapKind.BUDGET, TrapKind.UNSUPPORTED, TrapKind.STACK_DEPTH})
+
+
+def blame_verifier(program: str, trap: Trap) -> None:
+    """A verified program trapped: raise InternalError if it was verified not to."""
+    if trap.kind not in _NOT_VERIFIED:
+        raise InternalError(f"{program} was verified, and faulted all the same: {trap}") from trap
 
 
 def _told(finding: Finding) -> str:

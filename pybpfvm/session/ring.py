@@ -7,77 +7,40 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
-from random import Random
-from types import TracebackType
-from typing import Literal, get_args
 
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Engine, RunEnvironment
 from pybpfvm.errors import (
     InputError,
-    InternalError,
     RingError,
     RingHang,
     Trap,
-    TrapKind,
 )
 from pybpfvm.events import Observer
-from pybpfvm.memory import AddressSpace
 from pybpfvm.profiles import profile_named
 from pybpfvm.profiles.base import Profile
 from pybpfvm.program import Program
 from pybpfvm.session.engines import chosen, make_engine
-from pybpfvm.session.machine import Machine, default_machine
+from pybpfvm.session.hostring import BackendName, HostRing, make_backend
+from pybpfvm.session.machine import Machine
 from pybpfvm.session.objects import LoadedObject, LoadedProgram, helpers_of
-from pybpfvm.session.registering import require_accepted
+from pybpfvm.session.registering import blame_verifier, require_accepted
 from pybpfvm.session.ringfaults import RingFaults
 from pybpfvm.session.sqe import SqeBuilder
-from pybpfvm.session.user import Block, UserMemory
+from pybpfvm.session.user import Block
 from pybpfvm.uring_backend.abi import PBUF_RING_INC, Cqe
-from pybpfvm.uring_backend.base import Backend, World
+from pybpfvm.uring_backend.base import Backend
 from pybpfvm.uring_backend.bpf import Budgets
 from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.faults import Fault, Faults
 from pybpfvm.uring_backend.kernel.loop import KernelLoop
 from pybpfvm.uring_backend.ring import Ring as CoreRing
 from pybpfvm.uring_backend.setup import check_setup
-from pybpfvm.uring_backend.sim.injector import Injector
 from pybpfvm.verifier.loadcheck import check_load
 
-BackendName = Literal["sim", "kernel", "liburing"]
 _DEFAULT_ABI = "iouring-v3"
 
 
-def make_backend(
-    name: str, memory: AddressSpace, seed: int, injector: Injector | None = None
-) -> Backend:
-    """The backend called `name`; InputError when it can not be had.
-
-    `injector` gives requests faults, in `sim` only.
-    """
-    if name == "sim":
-        from pybpfvm.uring_backend.sim import SimBackend
-
-        return SimBackend(memory, seed=seed, injector=injector)
-    if injector is not None:
-        raise InputError(
-            "requests on the kernel's ring meet no faults but its own",
-            where="faults",
-            remedy="use the sim backend, or only what the user side does: run#N=..., backlog=N",
-        )
-    if name == "kernel":
-        from pybpfvm.uring_backend.kernel import KernelBackend
-
-        return KernelBackend(memory)
-    if name == "liburing":
-        from pybpfvm.uring_backend.kernel import KernelBackend
-        from pybpfvm.uring_backend.kernel.libring import LibRing
-
-        return KernelBackend(memory, make_ring=LibRing)
-    names = " or ".join(get_args(BackendName))
-    raise InputError(f"no backend is called {name!r}", where="backend", remedy=names)
-
-
-class Ring:
+class Ring(HostRing):
     """An io_uring with BPF requests; a context manager.
 
     `cq_entries` are the sizes of the extra CQs (1, 2, ...). `abi` is a profile's name; without
@@ -109,7 +72,15 @@ class Ring:
         faults: Faults | str | None = None,
         machine: Machine | None = None,
     ) -> None:
-        self.machine = machine if machine is not None else default_machine()
+        super().__init__(
+            seed=seed,
+            verify=verify,
+            engine=engine,
+            observer=observer,
+            budget_insns=budget_insns,
+            log=log,
+            machine=machine,
+        )
         self._profile = profile_named(abi) if isinstance(abi, str) else abi
         rules = (self._profile or profile_named(_DEFAULT_ABI)).ring
         if rules is None:
@@ -118,17 +89,11 @@ class Ring:
             )
         _require_sizes(cq_entries)
         check_setup(rules, entries, cq_entries, flags, cq0_entries)
-        self.verify = verify
-        self.engine = engine
         self.strict_ctx = strict_ctx
-        self.trace: list[str] = []
-        self._log = log if log is not None else self.trace.append
         self._entries, self._cq_entries = entries, tuple(cq_entries)
         self._flags, self._cq0_entries = flags, cq0_entries
         self._faults = RingFaults(self, faults, seed, observer)
-        self._observer, self._budgets = observer, self._faults.limited(budgets)
-        self._budget_insns = budget_insns
-        self._random = Random(seed)
+        self._budgets = self._faults.limited(budgets)
         self.backend: Backend = make_backend(
             backend, self.machine.memory, seed, self._faults.injector
         )
@@ -136,24 +101,6 @@ class Ring:
         self._runner = _Runner(self)
         self._pending: list[SqeBuilder] = []
         self._closed = False
-
-    def __enter__(self) -> Ring:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.close()
-
-    @property
-    def user(self) -> UserMemory:
-        """User memory: `ring.user.alloc(content)`."""
-        return self.machine.user
-
-    @property
-    def world(self) -> World:
-        """Files and sockets that requests can reach."""
-        return self.backend.world
 
     @property
     def profile(self) -> Profile:
@@ -267,7 +214,7 @@ class Ring:
             strict_ctx=self.strict_ctx,
             ring=self.core,
             now_ns=self.backend.now_ns,
-            random_u32=lambda: self._random.getrandbits(32),
+            random_u32=self.random_u32,
             log=self._log,
             observer=self._observer,
         )
@@ -367,11 +314,6 @@ def _require_sizes(cq_entries: object) -> None:
         )
 
 
-# What also verified programs may meet: budgets are ours, and so is what engines lack. Eight frames
-# are what there is, also for programs that tail calls bring to deeper ones.
-_NOT_VERIFIED = frozenset({TrapKind.BUDGET, TrapKind.UNSUPPORTED, TrapKind.STACK_DEPTH})
-
-
 class _Runner:
     """Executes a ring's programs: one engine per object, programs by number."""
 
@@ -420,10 +362,8 @@ class _Runner:
             done = engine.run(loaded.executable, ctx_addr, budget_insns=self._ring._budget_insns)
         except Trap as trap:
             self._executed = trap.insns
-            if program in self._verified and trap.kind not in _NOT_VERIFIED:
-                raise InternalError(
-                    f"{loaded.name} was verified, and faulted all the same: {trap}"
-                ) from trap
+            if program in self._verified:
+                blame_verifier(loaded.name, trap)
             raise
         self._executed = done.insns
         return done.r0
@@ -461,4 +401,4 @@ class _Runner:
         self._engines.clear()
 
 
-__all__ = ["BackendName", "Ring", "RingHang", "make_backend"]
+__all__ = ["Ring", "RingHang"]

@@ -12,10 +12,10 @@ import pytest
 
 from pybpfvm.errors import RingError
 from pybpfvm.session import LoadedObject, LoopRing, Machine, timespec
+from pybpfvm.session.hostring import BackendName
 from pybpfvm.session.loopring import LOOP_FLAGS
-from pybpfvm.session.ring import BackendName
 from pybpfvm.uring_backend import abi
-from pybpfvm.uring_backend.loop import OpsValue
+from pybpfvm.uring_backend.loop.attach import OpsValue
 from tests.support.session_ring import SIM_AND_KERNEL, need_backend
 
 ROWS = Path(__file__).with_name("loop_rows.bpf.o")
@@ -89,7 +89,7 @@ def test_a_value_is_on_one_ring_at_a_time() -> None:
 
 
 class _Never:
-    def step(self, ring: object, params: int) -> int:
+    def step(self) -> int:
         raise AssertionError("no step was to run")
 
 

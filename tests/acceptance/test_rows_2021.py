@@ -20,7 +20,7 @@ from pybpfvm.events import CqePosted
 from pybpfvm.profiles import profile_named
 from pybpfvm.profiles.base import SectionRule
 from pybpfvm.session import Budgets
-from pybpfvm.session.ring import BackendName
+from pybpfvm.session.hostring import BackendName
 from pybpfvm.uring_backend.abi import (
     SQ_CQ_OVERFLOW,
     SQE_ASYNC,

@@ -18,7 +18,7 @@ import pytest
 
 from pybpfvm.events import CqePosted, CqeReaped, RunStarted
 from pybpfvm.session import timespec
-from pybpfvm.session.ring import BackendName
+from pybpfvm.session.hostring import BackendName
 from tests.support.session_ring import SIM_AND_KERNEL, Desk, desk
 
 HERE = Path(__file__).parent

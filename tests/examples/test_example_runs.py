@@ -12,7 +12,7 @@ import pytest
 
 from pybpfvm.scenario import Scenario, parse, run_scenario
 from pybpfvm.scenario.model import Typed
-from pybpfvm.session.ring import BackendName
+from pybpfvm.session.hostring import BackendName
 from tests.support.session_ring import SIM_AND_KERNEL, need_backend
 
 ROOT = Path(__file__).resolve().parents[2]

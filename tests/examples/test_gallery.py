@@ -12,8 +12,8 @@ import pytest
 from pybpfvm.objectfile import read_object
 from pybpfvm.profiles import profile_named
 from pybpfvm.scenario import Outcome, parse, run_scenario
+from pybpfvm.session.hostring import BackendName
 from pybpfvm.session.judging import JudgeRequest, judge
-from pybpfvm.session.ring import BackendName
 from pybpfvm.verifier.usermemory.contract_parse import parse_contract
 from pybpfvm.verifier.verdict import Accepted, Rejected, Verdict
 from tests.support.session_ring import SIM_AND_KERNEL, need_backend

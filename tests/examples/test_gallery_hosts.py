@@ -13,7 +13,7 @@ import pytest
 
 from pybpfvm.scenario import parse, run_scenario
 from pybpfvm.session import Machine
-from pybpfvm.session.ring import BackendName
+from pybpfvm.session.hostring import BackendName
 from pybpfvm.verifier.verdict import Accepted
 from tests.support.session_ring import SIM_AND_KERNEL, need_backend
 

@@ -14,7 +14,7 @@ from pybpfvm.isa.opcodes import Kind
 from pybpfvm.profiles import profile_named
 from pybpfvm.program import MapType
 from pybpfvm.session import Budgets, Machine, Ring
-from pybpfvm.session.ring import BackendName
+from pybpfvm.session.hostring import BackendName
 from tests.support.elf_writer import (
     ALLOC,
     EXEC,

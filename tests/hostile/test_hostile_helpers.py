@@ -17,7 +17,7 @@ from pybpfvm.helpers.proto import ArgType
 from pybpfvm.helpers.table import HELPERS
 from pybpfvm.profiles import profile_named
 from pybpfvm.session import Machine
-from pybpfvm.session.ring import BackendName
+from pybpfvm.session.hostring import BackendName
 from tests.hostile.attack import ABI, MAPS, object_of, raw_desk
 from tests.support.session_ring import SIM_AND_KERNEL, Desk
 

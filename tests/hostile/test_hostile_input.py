@@ -21,7 +21,7 @@ from pybpfvm.cli import main
 from pybpfvm.errors import InputError
 from pybpfvm.program import MapType
 from pybpfvm.session import Machine
-from pybpfvm.session.ring import BackendName
+from pybpfvm.session.hostring import BackendName
 from tests.hostile.attack import ABI, EXIT, MAPS, MapRecord, object_of
 from tests.support.session_ring import SIM_AND_KERNEL, need_backend
 

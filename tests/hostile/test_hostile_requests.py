@@ -19,7 +19,7 @@ import pytest
 
 from pybpfvm.errors import UnsupportedError
 from pybpfvm.session import Block, Machine, Ring
-from pybpfvm.session.ring import BackendName
+from pybpfvm.session.hostring import BackendName
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import OPS, FdUse, Op, Sqe, Target
 from pybpfvm.uring_backend.kernel.guard import SUPPORTED

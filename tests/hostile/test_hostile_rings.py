@@ -11,7 +11,7 @@ import pytest
 from pybpfvm.errors import InputError, LoadRejected, RingError, RingHang, Trap
 from pybpfvm.events import Event
 from pybpfvm.session import Machine, Ring
-from pybpfvm.session.ring import BackendName
+from pybpfvm.session.hostring import BackendName
 from pybpfvm.session.sqe import timespec
 from pybpfvm.uring_backend import abi
 from tests.hostile.attack import ABI, EXIT, MAPS, object_of, raw_desk, wait_for

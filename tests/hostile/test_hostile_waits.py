@@ -11,7 +11,7 @@ import pytest
 from pybpfvm.cli import main
 from pybpfvm.errors import RingHang, Trap, TrapKind
 from pybpfvm.session import Budgets, Ring, timespec
-from pybpfvm.session.ring import BackendName
+from pybpfvm.session.hostring import BackendName
 from tests.hostile.attack import (
     ABI,
     EXIT,

@@ -28,7 +28,7 @@ from pybpfvm.report.timeline import At, Budget, Call, Mark, Setting, Timeline, b
 from pybpfvm.report.timeline_builder import timeline
 from pybpfvm.scenario import parse, parse_bytes, run_scenario
 from pybpfvm.session import Machine
-from pybpfvm.session.ring import BackendName
+from pybpfvm.session.hostring import BackendName
 from pybpfvm.uring_backend.abi import CQE_F_MORE, SQE_IO_LINK
 from tests.support.session_ring import SIM_AND_KERNEL, need_backend
 

@@ -10,7 +10,7 @@ from pybpfvm.cli import main
 from pybpfvm.errors import InputError
 from pybpfvm.events import Event, Noted
 from pybpfvm.scenario import Outcome, parse, parse_bytes, run_scenario
-from pybpfvm.session.ring import BackendName
+from pybpfvm.session.hostring import BackendName
 from pybpfvm.uring_backend.abi import Op
 from pybpfvm.uring_backend.faults import Faults, parse_faults, plan_text
 from tests.support.session_ring import SIM_AND_KERNEL, need_backend

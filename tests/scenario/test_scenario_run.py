@@ -10,7 +10,7 @@ from pybpfvm.errors import InputError, LoadRejected, RingError, RingHang, Trap
 from pybpfvm.events import CqePosted, CqeReaped, Event, Noted, RunFaulted
 from pybpfvm.scenario import Live, Outcome, parse_bytes, run_scenario
 from pybpfvm.session import Budgets
-from pybpfvm.session.ring import BackendName
+from pybpfvm.session.hostring import BackendName
 from tests.support.session_ring import SIM_AND_KERNEL, need_backend
 
 ACCEPTANCE = Path(__file__).resolve().parents[1] / "acceptance"

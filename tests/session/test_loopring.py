@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import struct
 from pathlib import Path
 
 import pytest
 
 from pybpfvm.errors import InputError
 from pybpfvm.session import LoopRing, Machine
-from pybpfvm.session.ring import BackendName
+from pybpfvm.session.hostring import BackendName
+from pybpfvm.uring_backend.loop.ring import LoopBudgets
 from tests.support.session_ring import SIM_AND_KERNEL, need_backend
 
 NOPS = Path(__file__).resolve().parents[2] / "examples" / "loop_nops" / "prog.bpf.o"
@@ -57,3 +60,22 @@ def test_object_and_ring_are_of_one_dialect() -> None:
             pytest.raises(InputError, match="is loaded as loop"),
         ):
             ring.attach(obj)
+
+
+def test_what_a_ring_holds_is_bounded() -> None:
+    budgets = LoopBudgets(backlog_entries=3, live_requests=2)
+    with Machine() as machine, LoopRing(4, cq_entries=4, machine=machine, budgets=budgets) as ring:
+        for _ in range(4):
+            for _ in range(2):
+                ring.get_sqe().prep_nop()
+            assert ring.submit() == 2
+        assert (len(ring.reap()), ring.core.queues.words["cq_overflow"]) == (4, 1)
+        for _ in range(3):
+            ring.get_sqe().prep_timeout(_second(ring), 0)
+        assert ring.submit() == 2  # no more can be alive
+        ring.get_sqe().prep_nop()
+        assert ring.core.submit_sqes(1) == -errno.EAGAIN
+
+
+def _second(ring: LoopRing) -> int:
+    return ring.user.alloc(struct.pack("<qq", 1, 0)).addr

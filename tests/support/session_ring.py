@@ -11,7 +11,7 @@ import pytest
 
 from pybpfvm.events import Event
 from pybpfvm.session import Budgets, Cqe, LoadedObject, LoadedProgram, Machine, Ring
-from pybpfvm.session.ring import BackendName
+from pybpfvm.session.hostring import BackendName
 
 SIM_AND_KERNEL: list[object] = ["sim", pytest.param("kernel", marks=pytest.mark.kernel_ring)]
 

@@ -26,7 +26,7 @@ import pytest
 from pybpfvm.bits import U64
 from pybpfvm.errors import RingHang, Trap
 from pybpfvm.session import Block, Budgets, LoadedObject, Machine, Ring
-from pybpfvm.session.ring import BackendName
+from pybpfvm.session.hostring import BackendName
 from pybpfvm.uring_backend.kernel import loop as kernel_loop
 from pybpfvm.uring_backend.kernel.direct import Word
 from pybpfvm.uring_backend.kernel.sysring import SysRing

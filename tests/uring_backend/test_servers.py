@@ -13,7 +13,7 @@ import pytest
 import pybpfvm
 from pybpfvm.errors import RingError
 from pybpfvm.session import Budgets, LoadedObject, Ring
-from pybpfvm.session.ring import BackendName
+from pybpfvm.session.hostring import BackendName
 from pybpfvm.uring_backend.base import Peer
 from pybpfvm.uring_backend.conditions import Conditions
 from tests.support.echo_clients import SLOW_BYTES

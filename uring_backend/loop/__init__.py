@@ -3,8 +3,3 @@
 abi/iouring-bpf-upstream, sections 1 to 3. `memory` is what programs and hosts see of a ring,
 `ring` the system calls and the loop, `attach` how a map of callbacks gets onto a ring.
 """
-
-from pybpfvm.uring_backend.loop.attach import Link, OpsValue, RingTable
-from pybpfvm.uring_backend.loop.ring import LoopBudgets, LoopRing, Stepper
-
-__all__ = ["Link", "LoopBudgets", "LoopRing", "OpsValue", "RingTable", "Stepper"]

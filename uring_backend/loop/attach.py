@@ -44,6 +44,10 @@ class RingTable:
         """Forget a descriptor."""
         self._rings.pop(fd, None)
 
+    def ring(self, fd: int) -> LoopRing | None:
+        """The ring behind a descriptor, None if it is none."""
+        return self._rings.get(fd)
+
     def attach(self, value: OpsValue) -> Link:
         """BPF_LINK_CREATE of a struct_ops map: the checks of the register hook, in its order.
 

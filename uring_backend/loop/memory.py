@@ -14,7 +14,6 @@ there whenever they like. abi/iouring-bpf-upstream, section 3.3.
 from __future__ import annotations
 
 import errno
-import struct
 from collections import deque
 from typing import Final
 
@@ -22,14 +21,13 @@ from pybpfvm.bits import U32, align_up, s32
 from pybpfvm.errors import InputError, RingError
 from pybpfvm.memory import PAGE, AddressSpace, Region, RegionKind
 from pybpfvm.profiles.base import Region as RingRegion
-from pybpfvm.uring_backend.abi import CQE_BYTES, SQ_CQ_OVERFLOW, SQE_BYTES
+from pybpfvm.uring_backend.abi import SQ_CQ_OVERFLOW, SQE_BYTES
+from pybpfvm.uring_backend.cq import CQES_OFFSET, CompletionQueue, cq_bytes
 from pybpfvm.uring_backend.loop.setup import LoopSetup
 
-CQES_AT: Final = 64
-_CQE: Final = struct.Struct("<QiI")
 # Indices of u32 words.
 _SQ_HEAD, _SQ_TAIL, _CQ_HEAD, _CQ_TAIL = 0, 1, 2, 3
-_SQ_MASK, _CQ_MASK, _SQ_ENTRIES, _CQ_ENTRIES = 4, 5, 6, 7
+_SQ_MASK, _SQ_ENTRIES = 4, 6
 _DROPPED, _SQ_FLAGS, _OVERFLOW = 8, 9, 11
 
 # What io_uring_setup reports: names of struct io_sqring_offsets and io_cqring_offsets.
@@ -47,7 +45,7 @@ CQ_OFFSETS: Final = {
     "ring_mask": 20,
     "ring_entries": 28,
     "overflow": 44,
-    "cqes": CQES_AT,
+    "cqes": CQES_OFFSET,
     "flags": 40,
 }
 
@@ -55,36 +53,41 @@ CQ_OFFSETS: Final = {
 class LoopMemory:
     """The regions of one ring, and its queues as the kernel works on them.
 
-    RingError -ENOMEM when `memory` has no room.
+    `backlog_entries` CQEs can wait for room in the CQ; more are lost, as when the kernel has no
+    memory for them. RingError -ENOMEM when `memory` has no room for the ring.
     """
 
-    def __init__(self, memory: AddressSpace, setup: LoopSetup) -> None:
+    def __init__(self, memory: AddressSpace, setup: LoopSetup, backlog_entries: int) -> None:
         self._memory = memory
         self._setup = setup
-        cqes_end = CQES_AT + setup.cq_entries * CQE_BYTES
-        self.array_at = align_up(cqes_end, 64) if setup.has_array else 0
-        cq_bytes = self.array_at + 4 * setup.sq_entries if setup.has_array else cqes_end
+        size = cq_bytes(setup.cq_entries)
+        self.array_at = align_up(size, 64) if setup.has_array else 0
+        if setup.has_array:
+            size = self.array_at + 4 * setup.sq_entries
         self._regions: list[Region] = []
+        self._views: list[memoryview] = []
         try:
-            cq = self._alloc(align_up(cq_bytes, PAGE), "CQ region")
+            cq = self._alloc(align_up(size, PAGE), "CQ region")
             sq = self._alloc(align_up(setup.sq_entries * SQE_BYTES, PAGE), "SQ region")
         except InputError as error:
             self.free()
             raise RingError(errno.ENOMEM, f"the ring does not fit: {error}") from error
         self._by_kind: dict[RingRegion, Region] = {RingRegion.CQ: cq, RingRegion.SQ: sq}
         self._cq, self._sq = memory.view(cq), memory.view(sq)
-        self._words = self._cq[:CQES_AT].cast("I")
+        self._words = self._cq[:CQES_OFFSET].cast("I")
         array = self._cq[self.array_at : self.array_at + 4 * setup.sq_entries]
         self._array = array.cast("I") if setup.has_array else None
+        self._views += [self._words, self._sq]
         if self._array is not None:
+            self._views.append(self._array)
             for index in range(setup.sq_entries):
                 self._array[index] = index
-        words = self._words
-        words[_SQ_MASK], words[_CQ_MASK] = setup.sq_entries - 1, setup.cq_entries - 1
-        words[_SQ_ENTRIES], words[_CQ_ENTRIES] = setup.sq_entries, setup.cq_entries
-        self._sq_head = 0  # the kernel's own copies: what programs write there changes nothing
-        self.cq_tail = 0
+        self._words[_SQ_MASK] = setup.sq_entries - 1
+        self._words[_SQ_ENTRIES] = setup.sq_entries
+        self._sq_head = 0  # the kernel's own copy: what programs write there changes nothing
+        self.cq = CompletionQueue(0, setup.cq_entries, self._cq)
         self._backlog: deque[tuple[int, int, int]] = deque()
+        self._backlog_entries = backlog_entries
 
     def _alloc(self, size: int, name: str) -> Region:
         region = self._memory.alloc(size, RegionKind.RING, name)
@@ -154,56 +157,31 @@ class LoopMemory:
     # --- completion -------------------------------------------------------------------------
 
     def post(self, user_data: int, res: int, flags: int) -> str:
-        """A CQE: "posted", or "backlog" while the CQ is full or others wait already."""
-        if self._backlog or not self._push(user_data, res, flags):
-            self._backlog.append((user_data, res, flags))
-            self._words[_SQ_FLAGS] |= SQ_CQ_OVERFLOW
-            return "backlog"
-        return "posted"
-
-    def _push(self, user_data: int, res: int, flags: int) -> bool:
-        entries = self._setup.cq_entries
-        if (self.cq_tail - self._words[_CQ_HEAD]) & U32 >= entries:
-            return False
-        at = CQES_AT + (self.cq_tail & (entries - 1)) * CQE_BYTES
-        _CQE.pack_into(self._cq, at, user_data, res, flags)
-        self.cq_tail = self._words[_CQ_TAIL] = (self.cq_tail + 1) & U32
-        return True
+        """A CQE: "posted", "backlog" while the CQ is full or others wait already, or "dropped"."""
+        if not self._backlog and self.cq.push(user_data, res, flags):
+            return "posted"
+        if len(self._backlog) >= self._backlog_entries:
+            self._words[_OVERFLOW] = (self._words[_OVERFLOW] + 1) & U32
+            return "dropped"
+        self._backlog.append((user_data, res, flags))
+        self._words[_SQ_FLAGS] |= SQ_CQ_OVERFLOW
+        return "backlog"
 
     @property
     def backlog(self) -> int:
         """CQEs that wait for room."""
         return len(self._backlog)
 
-    def flush_backlog(self) -> int:
-        """Move what fits into the CQ: how many; clear the flag when none is left."""
-        moved = 0
-        while self._backlog and self._push(*self._backlog[0]):
+    def flush_backlog(self) -> None:
+        """Move what fits into the CQ; clear the flag when none is left."""
+        while self._backlog and self.cq.push(*self._backlog[0]):
             self._backlog.popleft()
-            moved += 1
         if not self._backlog:
             self._words[_SQ_FLAGS] &= ~SQ_CQ_OVERFLOW & U32
-        return moved
-
-    def peek(self) -> tuple[int, int, int] | None:
-        """For hosts: the oldest CQE as (user_data, res, flags)."""
-        head = self._words[_CQ_HEAD]
-        if head == self.cq_tail:
-            return None
-        at = CQES_AT + (head & (self._setup.cq_entries - 1)) * CQE_BYTES
-        return _CQE.unpack_from(self._cq, at)
-
-    def seen(self) -> None:
-        """For hosts: the oldest CQE was taken."""
-        self._words[_CQ_HEAD] = (self._words[_CQ_HEAD] + 1) & U32
-
-    def count(self) -> int:
-        """CQEs that nobody has taken."""
-        return (self.cq_tail - self._words[_CQ_HEAD]) & U32
 
     def behind(self, index: int) -> int:
         """How far the tail is behind `index`: a signed 32-bit difference."""
-        return s32(index - self.cq_tail)
+        return s32(index - self.cq.tail)
 
     @property
     def words(self) -> dict[str, int]:
@@ -221,10 +199,9 @@ class LoopMemory:
 
     def free(self) -> None:
         """Give the regions of the ring back; twice is fine."""
-        for name in ("_words", "_array", "_cq", "_sq"):
-            view = getattr(self, name, None)
-            if view is not None:
-                view.release()
-                setattr(self, name, None)
+        if self._views:
+            self.cq.release()
+        while self._views:
+            self._views.pop().release()
         while self._regions:
             self._memory.free(self._regions.pop())

@@ -38,34 +38,38 @@ _ENTER_FLAGS = (
     | abi.ENTER_SQ_WAIT
     | abi.ENTER_EXT_ARG
     | abi.ENTER_REGISTERED_RING
-    | 1 << 5  # ABS_TIMER
-    | 1 << 6  # EXT_ARG_REG
-    | 1 << 7  # NO_IOWAIT
+    | abi.ENTER_ABS_TIMER
+    | abi.ENTER_EXT_ARG_REG
+    | abi.ENTER_NO_IOWAIT
 )
 
 
 class Stepper(Protocol):
     """Runs the callback of a ring once."""
 
-    def step(self, ring: LoopRing, params: int) -> int:
-        """r0 of a run; `params` is the address of the parameters."""
+    def step(self) -> int:
+        """r0 of a run."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoopBudgets:
     """What one enter may use up before it is called a hang: `max_steps` of the program,
     `livelock_steps` in a row in which nothing changes, `idle_timeout_ns` of real time without any
-    event in a wait (the kernel's ring only)."""
+    event in a wait (the kernel's ring only). `backlog_entries` CQEs beyond a full CQ;
+    `live_requests` at a time, beyond which the kernel has no memory for more (-EAGAIN)."""
 
     max_steps: int = 1_000_000
     livelock_steps: int = 10_000
     idle_timeout_ns: int = 10_000_000_000
+    backlog_entries: int = 65_536
+    live_requests: int = 262_144
 
 
 class LoopRing:
     """An io_uring for programs of an ABI with a loop; a context manager that owns `backend`.
 
-    `entries`, `flags` and `cq_entries` are io_uring_setup's. `fd` is its descriptor in `table`.
+    `entries`, `flags` and `cq_entries` are io_uring_setup's. `fd` is its descriptor in `table`,
+    `handle` the address that programs know it by, `params` what they get beside it.
     """
 
     def __init__(
@@ -85,15 +89,16 @@ class LoopRing:
         self.setup: LoopSetup = check_setup(entries, flags, cq_entries)
         self.backend = backend
         self.memory = memory
-        self.queues = LoopMemory(memory, self.setup)
         self.attached: OpsValue | None = None
         self.steps = 0  # calls of the program, over all enters
-        self._budgets = budgets or LoopBudgets()
+        self._budgets = budgets = budgets or LoopBudgets()
+        self.queues = LoopMemory(memory, self.setup, budgets.backlog_entries)
         self._observer = observer
         self._table = table
         self.fd = table.add(self)
         self._ctx_region: Region | None = None
         self.handle = self._make_ctx()
+        self.params = memory.alloc(rules.params_bytes, RegionKind.RING, rules.params)
         self._disabled = bool(self.setup.flags & abi.SETUP_R_DISABLED)
         self._submitter = None if self._disabled else threading.get_ident()
         self._live: dict[int, tuple[int, str]] = {}  # token -> (user_data, who submitted it)
@@ -104,7 +109,6 @@ class LoopRing:
         self._due: list[tuple[int, int, Callable[[], None]]] = []
         self._planned = 0
         self._skipped_ns = 0
-        self._param_block: Region | None = None
         self._running = ""  # the program that runs now
         self._inside = False
         self._closed = False
@@ -201,14 +205,14 @@ class LoopRing:
     def peek(self) -> Cqe | None:
         """The oldest CQE; it stays."""
         self._check_open()
-        found = self.queues.peek()
-        return None if found is None else Cqe(*found)
+        raw = self.queues.cq.peek()
+        return None if raw is None else Cqe.unpack(raw)
 
     def reap(self) -> Cqe | None:
         """The oldest CQE, taken."""
         cqe = self.peek()
         if cqe is not None:
-            self.queues.seen()
+            self.queues.cq.pop()
             if self._observer is not None:
                 self._observer(
                     CqeReaped(self.now_ns(), 0, cqe.user_data, cqe.res, cqe.flags, "user")
@@ -242,7 +246,7 @@ class LoopRing:
     def _loop(self) -> int:
         """The callback, until it says STOP or something ends it."""
         queues = self.queues
-        params = self._params()
+        self.memory.write(self.params.start, bytes(self.params.size))  # once for each enter
         quiet = 0
         for _ in range(self._budgets.max_steps):
             value = self.attached
@@ -251,12 +255,12 @@ class LoopRing:
             assert value.step is not None
             before = self._state()
             self.steps += 1
-            result = s32(value.step.step(self, params))
+            result = s32(value.step.step())
             if result == self.rules.stop:
                 return 0
             if result != self.rules.go_on:
                 raise RingError(errno.EINVAL, f"the program returned {result}")
-            wanted = max(queues.behind(self._wait_index(params)), 0)
+            wanted = max(queues.behind(self._wait_index()), 0)
             if wanted:
                 self._sleep(wanted)
             self._act()
@@ -272,21 +276,14 @@ class LoopRing:
                 )
         raise RingHang(f"the budget of {self._budgets.max_steps:,} steps is used up", ())
 
-    def _params(self) -> int:
-        """The parameter block, zeroed: once for each enter."""
-        size = self.rules.params_bytes
-        if self._param_block is None:
-            self._param_block = self.memory.alloc(size, RegionKind.RING, self.rules.params)
-        self.memory.write(self._param_block.start, bytes(size))
-        return self._param_block.start
-
-    def _wait_index(self, params: int) -> int:
-        return int.from_bytes(self.memory.read(params + self.rules.wait_index_at, 4), "little")
+    def _wait_index(self) -> int:
+        at = self.params.start + self.rules.wait_index_at
+        return int.from_bytes(self.memory.read(at, 4), "little")
 
     def _state(self) -> tuple[int, int, int, int]:
         """What changes when a step gets anywhere: completions, requests, what is taken."""
         queues = self.queues
-        return self._posted, self._next_token, queues.count(), queues.backlog
+        return self._posted, self._next_token, queues.cq.count(), queues.backlog
 
     def _sleep(self, wanted: int) -> None:
         """Until so many completions more are there, or something else wakes the task."""
@@ -302,7 +299,7 @@ class LoopRing:
                     "nothing in flight can complete",
                     (
                         f"the program waits until the CQ's tail is {wanted} further than "
-                        f"{self.queues.cq_tail}; {len(self._live)} request(s) are in flight",
+                        f"{self.queues.cq.tail}; {len(self._live)} request(s) are in flight",
                     ),
                 )
             moved = self._pass_time()
@@ -318,7 +315,7 @@ class LoopRing:
         self.queues.flush_backlog()
         if flags & abi.ENTER_GETEVENTS:
             wanted = min(min_complete, self.setup.cq_entries)
-            while self.queues.count() < wanted:
+            while self.queues.cq.count() < wanted:
                 self._act()
                 if self._signals:
                     self._signals -= 1
@@ -339,6 +336,10 @@ class LoopRing:
         once are in the CQ when this returns."""
         queues = self.queues
         count = min(count & U32, queues.available())
+        room = self._budgets.live_requests - len(self._live)
+        if count and room <= 0:
+            return -errno.EAGAIN
+        count = min(count, room)
         consumed = 0
         while consumed < count:
             batch: list[bytes] = []
@@ -450,7 +451,7 @@ class LoopRing:
         self._table.close(self.fd)
         self.backend.close()
         self.queues.free()
-        for region in (self._param_block, self._ctx_region):
-            if region is not None:
-                self.memory.free(region)
+        self.memory.free(self.params)
+        if self._ctx_region is not None:
+            self.memory.free(self._ctx_region)
         self.memory.forget_before_close(self.close)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 from dataclasses import dataclass
 from typing import Final
 
-from pybpfvm.errors import RingError, UnsupportedError
+from pybpfvm.errors import UnsupportedError
 from pybpfvm.uring_backend import abi
+from pybpfvm.uring_backend.setup import invalid, ring_size
 
-SETUP_SQ_REWIND: Final = 1 << 20
 _KNOWN: Final = (
     abi.SETUP_IOPOLL
     | abi.SETUP_SQPOLL
@@ -24,25 +23,9 @@ _KNOWN: Final = (
     | abi.SETUP_SINGLE_ISSUER
     | abi.SETUP_DEFER_TASKRUN
     | abi.SETUP_NO_SQARRAY
-    | SETUP_SQ_REWIND
+    | abi.SETUP_SQ_REWIND
 )
 _UNSUPPORTED: Final = abi.SETUP_SQE128 | abi.SETUP_CQE32
-FLAG_NAMES: Final = {
-    "iopoll": abi.SETUP_IOPOLL,
-    "sqpoll": abi.SETUP_SQPOLL,
-    "cqsize": abi.SETUP_CQSIZE,
-    "clamp": abi.SETUP_CLAMP,
-    "r_disabled": abi.SETUP_R_DISABLED,
-    "submit_all": abi.SETUP_SUBMIT_ALL,
-    "coop_taskrun": abi.SETUP_COOP_TASKRUN,
-    "taskrun_flag": abi.SETUP_TASKRUN_FLAG,
-    "sqe128": abi.SETUP_SQE128,
-    "cqe32": abi.SETUP_CQE32,
-    "single_issuer": abi.SETUP_SINGLE_ISSUER,
-    "defer_taskrun": abi.SETUP_DEFER_TASKRUN,
-    "no_sqarray": abi.SETUP_NO_SQARRAY,
-    "sq_rewind": SETUP_SQ_REWIND,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +39,7 @@ class LoopSetup:
     @property
     def rewinds(self) -> bool:
         """Whether each submission starts with SQE 0 and moves no index (SETUP_SQ_REWIND)."""
-        return bool(self.flags & SETUP_SQ_REWIND)
+        return bool(self.flags & abi.SETUP_SQ_REWIND)
 
     @property
     def has_array(self) -> bool:
@@ -75,40 +58,28 @@ def check_setup(entries: int, flags: int = 0, cq_entries: int = 0) -> LoopSetup:
     UnsupportedError for entries of double size, which this version does not play.
     """
     if flags & ~_KNOWN:
-        raise _invalid(f"unknown setup flags {flags & ~_KNOWN:#x}")
+        raise invalid(f"unknown setup flags {flags & ~_KNOWN:#x}")
     if flags & abi.SETUP_DEFER_TASKRUN and not flags & abi.SETUP_SINGLE_ISSUER:
-        raise _invalid("DEFER_TASKRUN needs SINGLE_ISSUER")
+        raise invalid("DEFER_TASKRUN needs SINGLE_ISSUER")
     if flags & abi.SETUP_SQPOLL and flags & (
         abi.SETUP_DEFER_TASKRUN | abi.SETUP_COOP_TASKRUN | abi.SETUP_TASKRUN_FLAG
     ):
-        raise _invalid("SQPOLL excludes DEFER_TASKRUN, COOP_TASKRUN and TASKRUN_FLAG")
+        raise invalid("SQPOLL excludes DEFER_TASKRUN, COOP_TASKRUN and TASKRUN_FLAG")
     if flags & abi.SETUP_TASKRUN_FLAG and not flags & (
         abi.SETUP_DEFER_TASKRUN | abi.SETUP_COOP_TASKRUN
     ):
-        raise _invalid("TASKRUN_FLAG needs COOP_TASKRUN or DEFER_TASKRUN")
-    if flags & SETUP_SQ_REWIND and (not flags & abi.SETUP_NO_SQARRAY or flags & abi.SETUP_SQPOLL):
-        raise _invalid("SQ_REWIND needs NO_SQARRAY and excludes SQPOLL")
+        raise invalid("TASKRUN_FLAG needs COOP_TASKRUN or DEFER_TASKRUN")
+    if flags & abi.SETUP_SQ_REWIND and (
+        not flags & abi.SETUP_NO_SQARRAY or flags & abi.SETUP_SQPOLL
+    ):
+        raise invalid("SQ_REWIND needs NO_SQARRAY and excludes SQPOLL")
     if flags & _UNSUPPORTED:
         raise UnsupportedError("rings with SQE128 or CQE32", remedy="leave these flags out")
     clamp = bool(flags & abi.SETUP_CLAMP)
-    sq = _size("SQ entries", entries, abi.MAX_SQ_ENTRIES, clamp)
+    sq = ring_size("SQ entries", entries, abi.MAX_SQ_ENTRIES, clamp)
     cq = 2 * sq
     if flags & abi.SETUP_CQSIZE:
-        cq = _size("CQ entries", cq_entries, abi.MAX_CQ_ENTRIES, clamp)
+        cq = ring_size("CQ entries", cq_entries, abi.MAX_CQ_ENTRIES, clamp)
         if cq < sq:
-            raise _invalid(f"a CQ with {cq} entries is smaller than the SQ with {sq}")
+            raise invalid(f"a CQ with {cq} entries is smaller than the SQ with {sq}")
     return LoopSetup(sq, cq, flags)
-
-
-def _size(what: str, asked: int, most: int, clamp: bool) -> int:
-    if asked <= 0:
-        raise _invalid(f"{asked} {what}")
-    if asked > most:
-        if not clamp:
-            raise _invalid(f"{asked} {what}, at most {most} are possible without SETUP_CLAMP")
-        asked = most
-    return 1 << (asked - 1).bit_length()
-
-
-def _invalid(reason: str) -> RingError:
-    return RingError(errno.EINVAL, reason)
