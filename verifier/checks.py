@@ -12,7 +12,7 @@ from pybpfvm.profiles.ctxaccess import ctx_violation
 from pybpfvm.program import BPF_F_RDONLY_PROG, BPF_F_WRONLY_PROG, MapSpec
 from pybpfvm.verifier.domains.word import S64_MIN
 from pybpfvm.verifier.environment import Environment
-from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
+from pybpfvm.verifier.refusal import Refused, forbidden, possibly_null, unsupported
 from pybpfvm.verifier.resources.fields import check_field_access
 from pybpfvm.verifier.states import stack
 from pybpfvm.verifier.states.regstate import NON_NULL, PACKET_TYPES, Reg, RegType
@@ -45,13 +45,7 @@ def not_memory(reg: Reg, number: int) -> Refused:
     """The refusal of an access through what is no memory."""
     message = f"R{number} invalid mem access '{reg.type.value}'"
     if reg.type in NON_NULL:
-        return Refused(
-            Rule.POSSIBLY_NULL,
-            message,
-            reason=f"r{number} may be NULL",
-            suggestion=f"compare r{number} with 0 first, and use it only where it is not",
-            culprit=reg,
-        )
+        return possibly_null(message, number, reg, ", and use it only where it is not")
     if reg.type in _HANDLES:
         return forbidden(
             Rule.NOT_A_POINTER,

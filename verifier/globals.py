@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-
 from pybpfvm.isa.codec import target_pc
 from pybpfvm.isa.opcodes import Kind
 from pybpfvm.verifier.calls import moves_packet
 from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.exceptioncallback import callback_start
 from pybpfvm.verifier.kernelobjects.kfuncdynptrs import packet_calls
-from pybpfvm.verifier.structure import calls_of
+from pybpfvm.verifier.structure import reaching
 
 
 def entries(env: Environment) -> tuple[int, ...]:
@@ -34,22 +32,12 @@ def called_globals(env: Environment) -> tuple[int, ...]:
 
 def packet_movers(env: Environment) -> frozenset[int]:
     """The functions that make a call which may move the packet, or call a function that does."""
-    starts = sorted(env.functions)
     through_dynptrs = packet_calls(env)
-    work = [
-        starts[bisect_right(starts, pc) - 1]
-        for pc, insn in env.code.items()
-        if pc in through_dynptrs or (insn.spec.kind is Kind.CALL and moves_packet(env, insn))
-    ]
-    callers: dict[int, list[int]] = {}
-    if work:
-        for function, calls in calls_of(env).items():
-            for _, callee in calls:
-                callers.setdefault(callee, []).append(function)
-    found: set[int] = set()
-    while work:
-        function = work.pop()
-        if function not in found:
-            found.add(function)
-            work += callers.get(function, ())
-    return frozenset(found)
+    return reaching(
+        env,
+        (
+            pc
+            for pc, insn in env.code.items()
+            if pc in through_dynptrs or (insn.spec.kind is Kind.CALL and moves_packet(env, insn))
+        ),
+    )

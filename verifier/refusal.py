@@ -56,6 +56,17 @@ def forbidden(
     )
 
 
+def possibly_null(message: str, number: int, reg: Reg, but: str = "") -> Refused:
+    """r`number` may be NULL, which the call does not take. `but` ends the advice."""
+    return Refused(
+        Rule.POSSIBLY_NULL,
+        message,
+        reason=f"r{number} may be NULL",
+        suggestion=f"compare r{number} with 0 first{but}",
+        culprit=reg,
+    )
+
+
 def unsupported(feature: str) -> Refused:
     """What this verifier can not judge yet."""
     return Refused(

@@ -8,7 +8,7 @@ call chain fit the stack together. All walks use worklists: no input exhausts re
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from pybpfvm.bits import align_up
 from pybpfvm.btf.types import (
@@ -163,6 +163,24 @@ def calls_of(env: Environment) -> dict[int, list[tuple[int, int]]]:
                 calls[current].append((pc, target))
     env.calls = calls
     return calls
+
+
+def reaching(env: Environment, pcs: Iterable[int]) -> frozenset[int]:
+    """The functions that hold an instruction of `pcs`, or call a function that does."""
+    starts = sorted(env.functions)
+    work = [starts[bisect_right(starts, pc) - 1] for pc in pcs]
+    callers: dict[int, list[int]] = {}
+    if work:
+        for function, calls in calls_of(env).items():
+            for _, callee in calls:
+                callers.setdefault(callee, []).append(function)
+    found: set[int] = set()
+    while work:
+        function = work.pop()
+        if function not in found:
+            found.add(function)
+            work += callers.get(function, ())
+    return frozenset(found)
 
 
 def direct_calls(env: Environment) -> dict[int, list[tuple[int, int]]]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 
+from pybpfvm.collection import no_collection
 from pybpfvm.profiles.base import Profile, Sleepable
 from pybpfvm.profiles.detect import matching_section
 from pybpfvm.program import BpfObject, Program
@@ -63,25 +61,13 @@ def verify(
     if errors:
         kept = errors if options.all_errors else errors[:1]
         return Rejected(Statistics(insns=insns), kept)
-    with _no_collection():
+    # Exploring makes no cycles but one knot that it unties itself: looking takes a third of it.
+    with no_collection():
         verdict = _explored(env, insns)
     feature = speculation_feature(env)
     if feature and isinstance(verdict, Accepted):
         return _unsupported(verdict.stats, feature)
     return verdict
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Exploring makes many objects and, but for one knot that it unties itself, no cycles: looking
-    for some takes a third of its time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _explored(env: Environment, insns: int) -> Verdict:

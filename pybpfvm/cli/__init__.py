@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import argparse
 import errno
-import gc
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib import import_module
 from io import TextIOWrapper
 
 from pybpfvm import __version__
+from pybpfvm.collection import no_collection
 
 # name -> help line; the module of the same name holds the command.
 COMMANDS = {
@@ -68,7 +67,8 @@ def _run(command: str, arguments: Sequence[str]) -> int:
     from pybpfvm.errors import InternalError, PybpfvmError
 
     try:
-        with _no_collection():
+        # Looking for garbage among what imports make takes a tenth of their time.
+        with no_collection():
             args = _parser(command).parse_args(arguments)
             run = import_module(f"pybpfvm.cli.{command}").run
         code: int = run(args)
@@ -105,18 +105,6 @@ def _run(command: str, arguments: Sequence[str]) -> int:
     except Exception as error:
         return _crashed(error, arguments)
     return code
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Importing makes objects that stay: looking for garbage among them takes a tenth of it."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _drop_output() -> None:

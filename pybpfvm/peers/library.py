@@ -5,9 +5,9 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import os
-from functools import cache
 
 from pybpfvm.errors import InputError
+from pybpfvm.sharedlibrary import Prototypes, opened
 
 VARIABLE = "PYBPFVM_UBPF"
 
@@ -23,7 +23,7 @@ EXTENDED_JIT_MODE = 0  # the stack is the caller's
 MAX_HELPERS = 64  # ubpf_register refuses larger indexes
 
 _VM, _ERROR = ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p)
-_FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
+_FUNCTIONS: Prototypes = {
     "ubpf_create": (_VM, ()),
     "ubpf_destroy": (None, (_VM,)),
     "ubpf_register": (ctypes.c_int, (_VM, ctypes.c_uint, ctypes.c_char_p, HELPER)),
@@ -62,28 +62,13 @@ def library() -> ctypes.CDLL:
             where="engine ubpf",
             remedy=f"install it, or let {VARIABLE} name the file",
         )
-    return _opened(name)
-
-
-@cache
-def _opened(name: str) -> ctypes.CDLL:
-    try:
-        opened = ctypes.CDLL(name)
-    except OSError as error:
-        raise InputError(
-            str(error), where="engine ubpf", remedy=f"let {VARIABLE} name a libubpf"
-        ) from None
-    for function, (result, arguments) in _FUNCTIONS.items():
-        try:
-            declared = getattr(opened, function)
-        except AttributeError:
-            raise InputError(
-                f"{name} has no {function}",
-                where="engine ubpf",
-                remedy="use a libubpf that runs programs on a stack of the caller's (2024 on)",
-            ) from None
-        declared.restype, declared.argtypes = result, arguments
-    return opened
+    return opened(
+        name,
+        _FUNCTIONS,
+        where="engine ubpf",
+        unreadable=f"let {VARIABLE} name a libubpf",
+        too_old="use a libubpf that runs programs on a stack of the caller's (2024 on)",
+    )
 
 
 _free = ctypes.CDLL(None)["free"]  # an object of our own: argtypes set here concern nobody else

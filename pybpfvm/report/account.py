@@ -56,7 +56,6 @@ class Account:
         self.posted: Counter[int] = Counter()
         self.reaped: Counter[int] = Counter()
         self.dropped: Counter[int] = Counter()
-        self.faults = 0
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, _UNTOLD) or (isinstance(event, Noted) and event.kind == "step"):
@@ -78,8 +77,6 @@ class Account:
                 self.posted[event.cq] += 1
             case CqeReaped():
                 self.reaped[event.cq] += 1
-            case Noted(kind="fault"):
-                self.faults += 1
             case _:
                 pass
 

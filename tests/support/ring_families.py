@@ -22,14 +22,6 @@ FAMILY_FILES: Final = ("k1", "k2", "k3", "kd/x", "kf", "spliced", "v")
 WORDS_AT: Final = 40  # offset of two futex words, below what the generator gives out
 _NOWHERE: Final = abi.CURRENT_POSITION
 _HERE: Final = abi.AT_FDCWD & 0xFFFF_FFFF
-_XATTR_NAMES: Final = (
-    b"user.b",
-    b"user.",
-    b"trusted.a",
-    b"x",
-    b"",
-    b"user." + b"n" * 251,
-)
 _PRIVATE: Final = abi.FUTEX2_PRIVATE | abi.FUTEX2_SIZE_U32
 
 

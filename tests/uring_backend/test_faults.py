@@ -8,7 +8,7 @@ import pytest
 
 from pybpfvm.errors import InputError
 from pybpfvm.memory import AddressSpace, RegionKind
-from pybpfvm.uring_backend.abi import Op, Sqe
+from pybpfvm.uring_backend.abi import MSG_WAITALL, SOCK_DGRAM, SOCK_SEQPACKET, Op, Sqe
 from pybpfvm.uring_backend.base import Completion
 from pybpfvm.uring_backend.faults import (
     LEGAL,
@@ -152,12 +152,13 @@ def test_a_late_request_is_overtaken() -> None:
     assert world.backend.now_ns() == 3_000_000
 
 
-def test_a_late_request_can_be_cancelled_in_time() -> None:
+def test_what_a_worker_has_is_no_longer_cancelled() -> None:
     world = World(parse_faults("READ#1=late:3ms"))
     slow = world.read()
     cancel = world.submit(Op.ASYNC_CANCEL, fd=-1, addr=slow)
     results = world.results()
-    assert set(results) == {slow, cancel}
+    assert results == {cancel: -errno.EALREADY, slow: 100}
+    assert list(results) == [cancel, slow]
 
 
 def test_what_the_kernel_would_have_found_first_stays() -> None:
@@ -197,6 +198,30 @@ def test_streams_are_split() -> None:
     sending = world.submit(Op.SEND, fd=fd, addr=world.block, len=100)
     assert world.results() == {sending: 40}
     assert len(peer.recv(1000) or b"") == 40
+
+
+@pytest.mark.parametrize("kind", [SOCK_DGRAM, SOCK_SEQPACKET])
+def test_messages_are_never_split(kind: int) -> None:
+    world = World(parse_faults("RECV#1=short:3,SEND#1=short:40"))
+    fd, peer = world.backend.world.socketpair(kind)
+    peer.send(b"x" * 50)
+    receiving = world.submit(Op.RECV, fd=fd, addr=world.block, len=100)
+    assert world.results() == {receiving: 50}
+    sending = world.submit(Op.SEND, fd=fd, addr=world.block, len=100)
+    assert world.results() == {sending: 100}
+    assert len(peer.recv(1000) or b"") == 100
+    assert world.injector.injected == []
+
+
+def test_what_waits_for_everything_is_not_called_short() -> None:
+    world = World(parse_faults("RECV#1=short:3,SEND#1=short:40"))
+    fd, peer = world.backend.world.socketpair()
+    peer.send(b"x" * 100)
+    receiving = world.submit(Op.RECV, fd=fd, addr=world.block, len=100, op_flags=MSG_WAITALL)
+    assert world.results() == {receiving: 100}
+    sending = world.submit(Op.SEND, fd=fd, addr=world.block, len=100, op_flags=MSG_WAITALL)
+    assert world.results() == {sending: 100}
+    assert world.injector.injected == []
 
 
 def test_a_reset_comes_to_both_ends() -> None:

@@ -13,11 +13,11 @@ import os
 import struct
 import weakref
 from collections.abc import Sequence
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 from pybpfvm.errors import InputError
+from pybpfvm.sharedlibrary import Prototypes, opened
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.kernel.sysring import setup_error
 
@@ -30,7 +30,7 @@ _BATCH = 256
 _DEFUSED = (1 << 64) - 2  # user_data of NOPs that stand for nothing; no token is so large
 
 _INT, _UINT, _PTR = ctypes.c_int, ctypes.c_uint, ctypes.c_void_p
-_FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
+_FUNCTIONS: Prototypes = {
     "io_uring_queue_init_params": (_INT, (_UINT, _PTR, _PTR)),
     "io_uring_queue_exit": (None, (_PTR,)),
     "io_uring_get_sqe": (_PTR, (_PTR,)),
@@ -68,29 +68,14 @@ def library() -> ctypes.CDLL:
             remedy="install the extra `liburing` (pip install 'pybpfvm[liburing]') or liburing-ffi "
             f"2.4 or newer, or let {VARIABLE} name the file",
         )
-    return _opened(name)
-
-
-@cache
-def _opened(name: str) -> ctypes.CDLL:
-    try:
-        opened = ctypes.CDLL(name)
-    except OSError as error:
-        raise InputError(
-            str(error), where="backend liburing", remedy=f"let {VARIABLE} name a liburing-ffi"
-        ) from None
-    for function, (result, arguments) in _FUNCTIONS.items():
-        try:
-            declared = getattr(opened, function)
-        except AttributeError:
-            raise InputError(
-                f"{name} has no {function}",
-                where="backend liburing",
-                remedy="use liburing-ffi of liburing 2.4 or newer: liburing itself has only what "
-                "is not inline in C",
-            ) from None
-        declared.restype, declared.argtypes = result, arguments
-    return opened
+    return opened(
+        name,
+        _FUNCTIONS,
+        where="backend liburing",
+        unreadable=f"let {VARIABLE} name a liburing-ffi",
+        too_old="use liburing-ffi of liburing 2.4 or newer: liburing itself has only what is not "
+        "inline in C",
+    )
 
 
 class LibRing:

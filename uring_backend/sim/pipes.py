@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 PLACES: Final = 16
 PLACE_BYTES: Final = 4096  # also PIPE_BUF: writes up to this size are all or nothing
-PIPE_BYTES: Final = PLACES * PLACE_BYTES
 
 _IN: Final = POLLIN | POLLRDNORM
 _OUT: Final = POLLOUT | POLLWRNORM

@@ -115,7 +115,7 @@ class Request:
         self.multishot = False
         self.starting = False  # an external request whose Started is not reported yet
         self.tried = False
-        self.size_bytes = 0  # what a transfer wants to move, where that is known
+        self.size_bytes = 0  # what a transfer that may be cut short wants to move, where known
         self.most_bytes = MAX_RW_COUNT  # what one try may move: less by a fault
         self.done_bytes = 0  # of a transfer that must be complete (MSG_WAITALL)
         self.buffer: Chosen | None = None

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import errno
 import struct
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar, Final
+from typing import ClassVar, Final, TypeVar
 
 from pybpfvm.uring_backend.abi import (
     AF_INET,
@@ -60,6 +61,9 @@ _INT: Final = struct.Struct("<i")
 _LINGER: Final = struct.Struct("<ii")  # on or off, seconds
 _SWITCHES: Final = frozenset({SO_REUSEADDR, SO_KEEPALIVE, SO_BROADCAST})
 _TCP_SWITCHES: Final = frozenset({TCP_NODELAY, TCP_CORK, TCP_QUICKACK})
+
+
+_Accepted = TypeVar("_Accepted", bound="Socket")
 
 
 class SocketState(Enum):
@@ -130,6 +134,16 @@ class Socket(Node):
     def accept(self) -> Socket:
         """accept(2): the oldest pending connection."""
         raise Refused(errno.EOPNOTSUPP)
+
+    def _first(self, pending: deque[_Accepted]) -> _Accepted:
+        """What accept(2) takes of a listener's connections."""
+        if self.state is not SocketState.LISTENING:
+            raise Refused(errno.EINVAL)
+        if not pending:
+            raise Refused(errno.EAGAIN)
+        end = pending.popleft()
+        self.queue.wake()
+        return end
 
     @property
     def pending(self) -> int:

@@ -213,13 +213,7 @@ class TcpSocket(Socket):
         return end
 
     def accept(self) -> TcpSocket:
-        if self.state is not SocketState.LISTENING:
-            raise Refused(errno.EINVAL)
-        if not self._pending:
-            raise Refused(errno.EAGAIN)
-        end = self._pending.popleft()
-        self.queue.wake()
-        return end
+        return self._first(self._pending)
 
     def local_address(self) -> bytes:
         return inet_address(self.port)

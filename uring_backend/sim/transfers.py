@@ -169,8 +169,8 @@ def prepare_send(core: Core, request: Request) -> Issue:
         raise Refused(errno.EINVAL)
     message = outgoing(core, sqe, selecting=selecting)
     wait_as_asked(request, POLLOUT)
-    request.size_bytes = 0 if selecting else _size(message.blocks)
     whole = bundle or bool(sqe.op_flags & MSG_WAITALL)
+    request.size_bytes = 0 if selecting or whole else _size(message.blocks)
     blocks = message.blocks
     wanted = sqe.len
 
@@ -283,7 +283,8 @@ def prepare_recv(core: Core, request: Request) -> Issue:
         if not selecting:
             check_half(blocks)
     request.multishot = multishot
-    request.size_bytes = 0 if selecting else _size(blocks)
+    whole = bool(sqe.op_flags & MSG_WAITALL)
+    request.size_bytes = 0 if selecting or whole else _size(blocks)
     wait_as_asked(request, POLLIN)
     return _Receiver(core, request, header, blocks).issue
 

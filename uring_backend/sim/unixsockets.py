@@ -170,13 +170,7 @@ class _Connected(UnixSocket):
         return True
 
     def accept(self) -> Socket:
-        if self.state is not SocketState.LISTENING:
-            raise Refused(errno.EINVAL)
-        if not self._waiting:
-            raise Refused(errno.EAGAIN)
-        end = self._waiting.popleft()
-        self.queue.wake()
-        return end
+        return self._first(self._waiting)
 
     def shutdown(self, how: int) -> None:
         super().shutdown(how)

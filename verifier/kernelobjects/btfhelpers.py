@@ -12,7 +12,7 @@ from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.kernelobjects import btfptr
 from pybpfvm.verifier.kernelobjects.btfptr import BTF_ID, MEM, type_text
 from pybpfvm.verifier.kernelobjects.btfwalk import begins_at, struct_name
-from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
+from pybpfvm.verifier.refusal import forbidden, possibly_null, unsupported
 from pybpfvm.verifier.states.regstate import NON_NULL, Pointer, Reg, Trust
 from pybpfvm.verifier.verdict import Rule
 
@@ -58,13 +58,7 @@ def check_argument(env: Environment, helper: str, reg: Reg, number: int) -> None
     if reg.type is not BTF_ID or reg.trust not in _ACCEPTED:
         text = f"R{number} type={reg.type.value} expected=ptr_, trusted_ptr_, rcu_ptr_"
         if reg.type in NON_NULL:
-            raise Refused(
-                Rule.POSSIBLY_NULL,
-                text,
-                reason=f"r{number} may be NULL",
-                suggestion=f"compare r{number} with 0 first",
-                culprit=reg,
-            )
+            raise possibly_null(text, number, reg)
         raise forbidden(
             Rule.HELPER_ARG, text, reason=f"{helper} takes a kernel object", culprit=reg
         )

@@ -7,8 +7,6 @@ while its caller holds something, they do not notice.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-
 from pybpfvm.btf.types import Func
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Kind
@@ -17,7 +15,7 @@ from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.kernelobjects import rcu
 from pybpfvm.verifier.refusal import Refused, forbidden
 from pybpfvm.verifier.states.state import State
-from pybpfvm.verifier.structure import calls_of
+from pybpfvm.verifier.structure import reaching
 from pybpfvm.verifier.verdict import Rule
 
 _THROW = "bpf_throw"
@@ -33,22 +31,7 @@ def is_throw(env: Environment, insn: Insn) -> bool:
 
 def throwers(env: Environment) -> frozenset[int]:
     """The functions that may throw, or call one that may."""
-    starts = sorted(env.functions)
-    work = [
-        starts[bisect_right(starts, pc) - 1] for pc, insn in env.code.items() if is_throw(env, insn)
-    ]
-    callers: dict[int, list[int]] = {}
-    if work:
-        for function, calls in calls_of(env).items():
-            for _, callee in calls:
-                callers.setdefault(callee, []).append(function)
-    found: set[int] = set()
-    while work:
-        function = work.pop()
-        if function not in found:
-            found.add(function)
-            work += callers.get(function, ())
-    return frozenset(found)
+    return reaching(env, (pc for pc, insn in env.code.items() if is_throw(env, insn)))
 
 
 def check_thrown(state: State, pc: int) -> None:

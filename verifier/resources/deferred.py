@@ -16,7 +16,7 @@ from pybpfvm.isa.insn import Insn
 from pybpfvm.verifier.calls import check_callback, helper_of
 from pybpfvm.verifier.checks import check_readable
 from pybpfvm.verifier.privileges.leaks import check_conceals
-from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
+from pybpfvm.verifier.refusal import forbidden, possibly_null, unsupported
 from pybpfvm.verifier.resources.fields import FieldKind
 from pybpfvm.verifier.states.regstate import (
     NON_NULL,
@@ -122,13 +122,7 @@ def _work(env: Environment, state: State) -> Reg:
 def _field(env: Environment, reg: Reg, kind: FieldKind, mismatch: str, reason: str) -> Reg:
     """`reg` is to the one field of the kind in a map value."""
     if reg.type is RegType.PTR_TO_MAP_VALUE_OR_NULL:
-        raise Refused(
-            Rule.POSSIBLY_NULL,
-            mismatch,
-            reason="r1 may be NULL",
-            suggestion="compare r1 with 0 first",
-            culprit=reg,
-        )
+        raise possibly_null(mismatch, 1, reg)
     if reg.type is not RegType.PTR_TO_MAP_VALUE:
         raise forbidden(Rule.TIMER, mismatch, reason=reason, culprit=reg)
     spec, name = reg.map, kind.value
@@ -172,13 +166,7 @@ def _check_map(field: Reg, reg: Reg, what: str) -> None:
     if reg.type is not RegType.CONST_PTR_TO_MAP:
         text = f"R2 type={reg.type.value} expected=map_ptr"
         if reg.type in NON_NULL:
-            raise Refused(
-                Rule.POSSIBLY_NULL,
-                text,
-                reason="r2 may be NULL",
-                suggestion="compare r2 with 0 first",
-                culprit=reg,
-            )
+            raise possibly_null(text, 2, reg)
         raise forbidden(Rule.TIMER, text, reason="r2 is the map that the value is in", culprit=reg)
     if reg.map is not field.map or reg.map_index != field.map_index:
         raise forbidden(

@@ -15,7 +15,7 @@ from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.jumps import places
 from pybpfvm.verifier.kernelobjects.btfptr import BTF_ID, BTF_ID_OR_NULL
 from pybpfvm.verifier.kernelobjects.btfwalk import struct_name
-from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
+from pybpfvm.verifier.refusal import forbidden, possibly_null, unsupported
 from pybpfvm.verifier.resources.fields import LOCKS, NODES, Field, FieldKind
 from pybpfvm.verifier.resources.lock import in_less
 from pybpfvm.verifier.resources.objects import check_constant_offset, is_scalar
@@ -127,13 +127,7 @@ def _root(env: Environment, state: State, kind: FieldKind) -> Field:
     reg = state.frame.regs[1]
     check_readable(reg, 1)
     if reg.type in (RegType.PTR_TO_MAP_VALUE_OR_NULL, BTF_ID_OR_NULL):
-        raise Refused(
-            Rule.POSSIBLY_NULL,
-            "arg#0 expected pointer to map value or allocated object",
-            reason="r1 may be NULL",
-            suggestion="compare r1 with 0 first",
-            culprit=reg,
-        )
+        raise possibly_null("arg#0 expected pointer to map value or allocated object", 1, reg)
     object_ = reg.type is BTF_ID and reg.trust == Trust.ALLOC and reg.ref_id
     if reg.type is not RegType.PTR_TO_MAP_VALUE and not object_:
         text = "arg#0 expected pointer to map value or allocated object"
@@ -172,13 +166,7 @@ def _into(env: Environment, state: State, kind: FieldKind) -> tuple[Field, Reg]:
     node = state.frame.regs[2]
     check_readable(node, 2)
     if node.type is BTF_ID_OR_NULL:
-        raise Refused(
-            Rule.POSSIBLY_NULL,
-            "arg#1 expected pointer to allocated object",
-            reason="r2 may be NULL",
-            suggestion="compare r2 with 0 first",
-            culprit=node,
-        )
+        raise possibly_null("arg#1 expected pointer to allocated object", 2, node)
     if node.type is not BTF_ID or node.trust != Trust.ALLOC or not node.ref_id:
         raise forbidden(
             Rule.OBJECT,
@@ -229,13 +217,7 @@ def _linked_node(env: Environment, state: State, field: Field) -> None:
     node = state.frame.regs[2]
     check_readable(node, 2)
     if node.type is BTF_ID_OR_NULL:
-        raise Refused(
-            Rule.POSSIBLY_NULL,
-            "can only take non-owning or refcounted bpf_rb_node pointer",
-            reason="r2 may be NULL",
-            suggestion="compare r2 with 0 first",
-            culprit=node,
-        )
+        raise possibly_null("can only take non-owning or refcounted bpf_rb_node pointer", 2, node)
     owned = node.trust & Trust.NON_OWNING or node.ref_id
     gone = node.trust & (Trust.PERCPU | Trust.UNTRUSTED)
     if node.type is not BTF_ID or not node.trust & Trust.ALLOC or gone or not owned:

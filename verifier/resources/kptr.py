@@ -21,7 +21,7 @@ from pybpfvm.verifier.kernelobjects.btfptr import (
     type_text,
 )
 from pybpfvm.verifier.kernelobjects.btfwalk import begins_at
-from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
+from pybpfvm.verifier.refusal import Refused, forbidden, possibly_null, unsupported
 from pybpfvm.verifier.resources.fields import POINTERS, Field, FieldKind
 from pybpfvm.verifier.states.regstate import (
     NON_NULL,
@@ -199,13 +199,7 @@ def destination(env: Environment, reg: Reg) -> Field:
     if reg.type is not RegType.PTR_TO_MAP_VALUE and not in_object:
         text = f"R1 type={type_text(env, reg)} expected=map_value, ptr_"
         if reg.type in NON_NULL:
-            raise Refused(
-                Rule.POSSIBLY_NULL,
-                text,
-                reason="r1 may be NULL",
-                suggestion="compare r1 with 0 first",
-                culprit=reg,
-            )
+            raise possibly_null(text, 1, reg)
         raise forbidden(
             Rule.KPTR, text, reason="kernel pointers are in map values and objects", culprit=reg
         )
@@ -253,12 +247,8 @@ def replacement(env: Environment, field: Field, reg: Reg) -> int:
         mark_precise(reg)
         return 0
     if reg.type is BTF_ID_OR_NULL:
-        raise Refused(
-            Rule.POSSIBLY_NULL,
-            "Possibly NULL pointer passed to helper arg2",
-            reason="r2 may be NULL",
-            suggestion="compare r2 with 0 first: NULL itself may be given",
-            culprit=reg,
+        raise possibly_null(
+            "Possibly NULL pointer passed to helper arg2", 2, reg, ": NULL itself may be given"
         )
     if reg.type is not BTF_ID or reg.trust & ~_GIVEN:
         raise forbidden(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.jumps import places
-from pybpfvm.verifier.refusal import Refused, forbidden
+from pybpfvm.verifier.refusal import Refused, forbidden, possibly_null
 from pybpfvm.verifier.resources.fields import FieldKind
 from pybpfvm.verifier.states.regstate import NON_NULL, Pointer, Reg, RegType, Trust, unknown
 from pybpfvm.verifier.states.state import Lock, LockKind, State
@@ -27,13 +27,7 @@ def lock_of(env: Environment, reg: Reg, kind: LockKind, mismatch: str) -> Lock:
     name = "bpf_res_spin" if kind is not LockKind.SPIN else "bpf_spin"
     field_kind = FieldKind.SPIN_LOCK if kind is LockKind.SPIN else FieldKind.RES_SPIN_LOCK
     if reg.type in NON_NULL:
-        raise Refused(
-            Rule.POSSIBLY_NULL,
-            mismatch,
-            reason="r1 may be NULL",
-            suggestion="compare r1 with 0 first",
-            culprit=reg,
-        )
+        raise possibly_null(mismatch, 1, reg)
     in_object = reg.type is RegType.PTR_TO_BTF_ID and reg.trust == Trust.ALLOC
     if reg.type is not RegType.PTR_TO_MAP_VALUE and not in_object:
         rule = Rule.HELPER_ARG if kind is LockKind.SPIN else Rule.KFUNC_ARG

@@ -14,7 +14,7 @@ from pybpfvm.verifier.calls import release
 from pybpfvm.verifier.checks import check_readable
 from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.kernelobjects.btfptr import BTF_ID, BTF_ID_OR_NULL
-from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
+from pybpfvm.verifier.refusal import forbidden, possibly_null, unsupported
 from pybpfvm.verifier.resources.fields import FieldKind
 from pybpfvm.verifier.states.regstate import (
     NON_NULL,
@@ -111,13 +111,7 @@ def refcount_acquire(env: Environment, state: State, insn: Insn, pc: int) -> Non
 def check_not_null(reg: Reg, number: int) -> None:
     """An argument that must be trusted is not NULL."""
     if is_null(reg) or reg.type in NON_NULL:
-        raise Refused(
-            Rule.POSSIBLY_NULL,
-            f"Possibly NULL pointer passed to trusted arg{number - 1}",
-            reason=f"r{number} may be NULL",
-            suggestion=f"compare r{number} with 0 first",
-            culprit=reg,
-        )
+        raise possibly_null(f"Possibly NULL pointer passed to trusted arg{number - 1}", number, reg)
 
 
 def check_constant_offset(reg: Reg, number: int, what: str) -> None:

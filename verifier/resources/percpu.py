@@ -13,7 +13,7 @@ from pybpfvm.verifier.checks import check_readable
 from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.kernelobjects.btfptr import BTF_ID, BTF_ID_OR_NULL, type_text
 from pybpfvm.verifier.privileges.leaks import check_conceals
-from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
+from pybpfvm.verifier.refusal import forbidden, possibly_null, unsupported
 from pybpfvm.verifier.states.regstate import (
     NON_NULL,
     Pointer,
@@ -64,13 +64,7 @@ def _object(env: Environment, state: State, insn: Insn) -> Reg:
             "percpu_trusted_ptr_"
         )
         if reg.type in NON_NULL:
-            raise Refused(
-                Rule.POSSIBLY_NULL,
-                text,
-                reason="r1 may be NULL",
-                suggestion="compare r1 with 0 first",
-                culprit=reg,
-            )
+            raise possibly_null(text, 1, reg)
         raise forbidden(
             Rule.HELPER_ARG, text, reason=f"{helper.name} takes a per-CPU object", culprit=reg
         )
