@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
-
 import pytest
 
 from pybpfvm.errors import errno_name
@@ -23,10 +20,7 @@ from tests.support.ring_sequences import (
     play_on,
 )
 from tests.support.ring_specs import At, Spec
-
-SEQUENCES = int(os.environ.get("PYBPFVM_RING_SEQUENCES", "300"))
-FIRST_SEED = int(os.environ.get("PYBPFVM_RING_SEED", "1"))
-TIME_LIMIT_S = 25 if SEQUENCES <= 300 else float("inf")
+from tests.support.seeded import each_seed
 
 pytestmark = pytest.mark.kernel_ring
 
@@ -35,15 +29,7 @@ def test_sim_and_kernel_agree() -> None:
     reason = available()
     if reason is not None:
         pytest.skip(f"no io_uring: {reason}")
-    end = time.monotonic() + TIME_LIMIT_S
-    played = 0
-    for seed in range(FIRST_SEED, FIRST_SEED + SEQUENCES):
-        differences = compare(seed)
-        assert not differences, "\n".join((f"PYBPFVM_RING_SEED={seed}", *differences))
-        played += 1
-        if time.monotonic() > end:
-            break
-    assert played >= min(SEQUENCES, 20)
+    each_seed("PYBPFVM_RING", compare, count=300, seconds=25)
 
 
 def compare(seed: int) -> list[str]:

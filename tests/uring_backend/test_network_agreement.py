@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from contextlib import ExitStack
 
 import pytest
@@ -14,10 +12,7 @@ from pybpfvm.uring_backend.kernel.probe import available
 from pybpfvm.uring_backend.lawbench import Bench
 from pybpfvm.uring_backend.sim import SimBackend
 from tests.support.network_sequences import Observation, Player, generate
-
-SEQUENCES = int(os.environ.get("PYBPFVM_NETWORK_SEQUENCES", "200"))
-FIRST_SEED = int(os.environ.get("PYBPFVM_NETWORK_SEED", "1"))
-TIME_LIMIT_S = 20 if SEQUENCES <= 200 else float("inf")
+from tests.support.seeded import each_seed
 
 pytestmark = pytest.mark.kernel_ring
 
@@ -26,15 +21,7 @@ def test_sim_and_kernel_agree() -> None:
     reason = available()
     if reason is not None:
         pytest.skip(f"no io_uring: {reason}")
-    end = time.monotonic() + TIME_LIMIT_S
-    played = 0
-    for seed in range(FIRST_SEED, FIRST_SEED + SEQUENCES):
-        found = compare(seed)
-        assert not found, "\n".join((f"PYBPFVM_NETWORK_SEED={seed}", *found))
-        played += 1
-        if time.monotonic() > end:
-            break
-    assert played >= min(SEQUENCES, 20)
+    each_seed("PYBPFVM_NETWORK", compare, count=200, seconds=20)
 
 
 def compare(seed: int) -> list[str]:
