@@ -21,3 +21,7 @@ def __getattr__(name: str) -> object:
 
         return getattr(session, name)
     raise AttributeError(f"module 'pybpfvm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -57,6 +57,8 @@ class RunningKernel:
         is none."""
         if profile.ring is not None:
             return KernelSide(None, "the running kernel has no BPF requests")
+        if profile.loop is not None:
+            return KernelSide(None, f"what the program calls is resolved for {profile.name}")
         if obj is not self._of:
             self._open(obj)
         if self._object is None:

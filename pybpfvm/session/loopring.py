@@ -158,6 +158,12 @@ class LoopRing(HostRing):
                 where=obj.object.path,
                 remedy="give load and LoopRing the same abi=, and load no helpers=",
             )
+        if obj.target is not None:
+            raise InputError(
+                "the object was loaded for a kernel of your own (btf=), which this ring is not",
+                where=obj.object.path,
+                remedy="load it without btf=; `pybpfvm verify --btf` judges it for that kernel",
+            )
         variable = _callbacks(obj, name)
         fd = self.fd if ring_fd is None else ring_fd
         priv = _kernels_own(obj, variable, self.profile)

@@ -61,7 +61,7 @@ class Machine:
                 raise InputError(f"no helper is called {name!r}", where="helpers")
         if profile is not None and helpers:
             profile = with_helpers(profile, helpers)
-        return LoadedObject(Image(obj, self.memory, cpus=cpus), profile, detection)
+        return LoadedObject(Image(obj, self.memory, cpus=cpus), profile, detection, btf)
 
     def close(self) -> None:
         """Free all memory; rings must be closed before. Twice is fine."""

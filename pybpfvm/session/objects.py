@@ -42,8 +42,15 @@ class LoadedObject:
     """An object in a machine. `obj["name"]` is a program, `obj.maps["name"][key]` an element,
     `obj.globals["name"]` a global variable."""
 
-    def __init__(self, image: Image, profile: Profile | None, detection: Detection) -> None:
+    def __init__(
+        self,
+        image: Image,
+        profile: Profile | None,
+        detection: Detection,
+        target: Btf | None = None,
+    ) -> None:
         self.image = image
+        self.target = target  # what `load` was told to resolve CO-RE against
         self.detection = detection
         self._profile = profile
         self.maps = Maps(
@@ -194,13 +201,16 @@ class LoadedProgram:
         *,
         contract: str | Mapping[str, Any] | None = None,
     ) -> Verdict:
-        """The verifier's verdict by the rules of its profile; `request` says what else is wanted.
+        """The verifier's verdict by the rules of its profile; `request` says what else is wanted:
+        its BTF is the one that the object was loaded with, unless it says another.
         `contract` is what docs/contracts.md describes, as text or as a table; InputError for one
         that contradicts the object."""
         from pybpfvm.session.judging import JudgeRequest, judge
 
         if request is None:
             request = JudgeRequest()
+        if request.btf is None:
+            request = replace(request, btf=self.owner.target)
         if contract is not None:
             from pybpfvm.verifier.usermemory.contract_parse import parse_contract
 

@@ -94,6 +94,13 @@ def test_ring_programs_are_not_compared(kernel: RunningKernel) -> None:
 
 
 @pytest.mark.kernel_bpf
+def test_programs_resolved_for_another_kernel_are_not_compared(kernel: RunningKernel) -> None:
+    found = read_cases(ROOT / "examples/loop_nops/prog.bpf.o", replace(REQUEST, abi="loop-7.2"))
+    (side,) = sides(kernel, found).values()
+    assert side == KernelSide(None, "what the program calls is resolved for loop-7.2")
+
+
+@pytest.mark.kernel_bpf
 def test_maps_that_would_eat_the_machine_are_not_made(kernel: RunningKernel) -> None:
     found = read_cases(MISTAKES, REQUEST)
     huge = MapSpec("huge", MapType.HASH, 8, 1 << 20, MAX_MAP_BYTES >> 19)

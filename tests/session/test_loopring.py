@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from pybpfvm.btf.types import Btf, BtfKind
 from pybpfvm.errors import InputError
+from pybpfvm.profiles import profile_named
+from pybpfvm.profiles.loop_upstream import kernel_btf_of
 from pybpfvm.session import LoopRing, Machine
 from pybpfvm.session.hostring import BackendName
 from pybpfvm.uring_backend.loop.ring import LoopBudgets
+from pybpfvm.verifier.verdict import Accepted
 from tests.support.session_ring import SIM_AND_KERNEL, need_backend
 
 NOPS = Path(__file__).resolve().parents[2] / "examples" / "loop_nops" / "prog.bpf.o"
@@ -58,6 +62,27 @@ def test_object_and_ring_are_of_one_dialect() -> None:
         with (
             LoopRing(8, abi="loop-7.2", machine=machine) as ring,
             pytest.raises(InputError, match="is loaded as loop"),
+        ):
+            ring.attach(obj)
+
+
+def test_an_object_for_a_kernel_of_ones_own_does_not_run_here() -> None:
+    """Its kernel functions have other numbers there, by which the verdict goes."""
+    ours = kernel_btf_of(profile_named("loop-7.2"))
+    assert ours is not None
+    submit, region = (
+        ours.find(f"bpf_io_uring_{name}", BtfKind.FUNC) for name in ("submit_sqes", "get_region")
+    )
+    assert submit is not None
+    assert region is not None
+    swapped = {submit: region, region: submit}
+    theirs = Btf.of([ours.type(swapped.get(id_, id_)) for id_, _ in ours if id_])
+    with Machine() as machine:
+        obj = machine.load(NOPS, abi="loop-7.2", constants=SIZES, btf=theirs)
+        assert isinstance(obj["keep_busy"].verdict(), Accepted)
+        with (
+            LoopRing(8, cq_entries=8, machine=machine) as ring,
+            pytest.raises(InputError, match="loaded for a kernel of your own"),
         ):
             ring.attach(obj)
 
