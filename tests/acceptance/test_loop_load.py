@@ -109,3 +109,13 @@ def test_the_licence_must_be_compatible_with_the_gpl() -> None:
     with Machine() as machine:
         obj = machine.load(HERE / "loop_licence.bpf.o", abi="loop-7.2")
         assert isinstance(obj["stops"].verdict(), Rejected)
+
+
+def test_a_suggested_way_out_stops_the_loop() -> None:
+    """What `return 0` means to the ring is to go on."""
+    with Machine() as machine:
+        obj = machine.load(HERE / "loop_load.bpf.o", abi="loop-7.2")
+        for name in ("no_null_check", "no_index_without_mask"):
+            verdict = obj[name].verdict()
+            assert isinstance(verdict, Rejected)
+            assert ") return 1;`" in verdict.errors[0].suggestion

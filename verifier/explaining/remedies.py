@@ -77,6 +77,12 @@ class Question:
         """The refused register or slot."""
         return name_of(self.links[-1].place) if self.links else "the register"
 
+    @property
+    def way_out(self) -> str:
+        """How the program ends early, in C: rings that call again are told to stop."""
+        loop = self.env.profile.loop
+        return f"return {0 if loop is None else loop.stop};"
+
     def line(self, pc: int) -> SourceLine | None:
         """The C line of an instruction."""
         return self.env.program.line_at(pc)
@@ -245,13 +251,13 @@ def _compare(question: Question, need: Need) -> str:
     names = set(_SUBSCRIPT.findall(line.text)) if line is not None else set()
     what = names.pop() if len(names) == 1 else name
     limit = number_text(found.high + 1)
-    check = f"`if ({what} >= {limit}) return 0;`"
+    check = f"`if ({what} >= {limit}) {question.way_out}`"
     own_limit = need.what == "size" and found.high == need.high and _on_stack(question, need)
     if own_limit:
         below = f"{what} < {number_text(found.low)} || " if found.low > 0 else ""
-        check = f"`if ({below}{what} > sizeof(the buffer)) return 0;`"
+        check = f"`if ({below}{what} > sizeof(the buffer)) {question.way_out}`"
     elif found.low > 0:
-        check = f"`if ({what} < {number_text(found.low)} || {what} >= {limit}) return 0;`"
+        check = f"`if ({what} < {number_text(found.low)} || {what} >= {limit}) {question.way_out}`"
     bounded = found.link.after
     if bounded is not None and bounded.var.smin < 0:
         check += ", as an unsigned comparison,"
@@ -288,7 +294,7 @@ def _null(question: Question) -> Advice:
     )
     return Advice(
         reason,
-        f"`if (!{_pointer_name(question, name)}) return 0;` before "
+        f"`if (!{_pointer_name(question, name)}) {question.way_out}` before "
         f"{question.place(question.error.pc)}",
     )
 
@@ -432,7 +438,9 @@ def _packet(question: Question) -> Advice:
     last_byte = base if reach == 0 else f"{base} {'+' if reach > 0 else '-'} {abs(reach)}"
     if access is None:
         last_byte = f"{base} + the bytes needed"
-    return Advice(reason, f"`if ({last_byte} > data_end) return 0;` on every path to {place}")
+    return Advice(
+        reason, f"`if ({last_byte} > data_end) {question.way_out}` on every path to {place}"
+    )
 
 
 _PACKET_BYTES = re.compile(r"\boff=(-?\d+) size=(\d+)")
