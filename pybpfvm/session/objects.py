@@ -188,7 +188,7 @@ class LoadedProgram:
         if own is not None:
             return own.for_section(self.program.section)
         kind = unsupported_type(self.program.section)
-        if kind is not None:
+        if kind is not None and not self.owner.detection.candidates:
             raise UnsupportedError(
                 f"programs of type {kind} (section {self.program.section})",
                 where=f"{self.owner.object.path}: {self.name}",
@@ -253,6 +253,12 @@ class LoadedProgram:
             raise UnsupportedError(
                 f"programs of type {profile.title} (section {self.program.section})",
                 where=f"{self.owner.object.path}: {self.name}",
+            )
+        if profile.loop is not None:
+            raise InputError(
+                "the program drives a ring from inside an enter, and outside there is none",
+                where=f"{self.owner.object.path}: {self.name}",
+                remedy="attach it to a pybpfvm.LoopRing and let that enter",
             )
         start_ns = time.monotonic_ns()
         environment = RunEnvironment(

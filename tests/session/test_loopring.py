@@ -87,6 +87,15 @@ def test_an_object_for_a_kernel_of_ones_own_does_not_run_here() -> None:
             ring.attach(obj)
 
 
+def test_outside_a_ring_it_is_said_where_it_runs() -> None:
+    with Machine() as machine:
+        with pytest.raises(InputError, match="the ABI is ambiguous"):
+            machine.load(NOPS)["keep_busy"].run()
+        with pytest.raises(InputError, match="outside there is none") as caught:
+            machine.load(NOPS, abi="loop-7.2")["keep_busy"].run()
+        assert "LoopRing" in caught.value.remedy
+
+
 def test_what_a_ring_holds_is_bounded() -> None:
     budgets = LoopBudgets(backlog_entries=3, live_requests=2)
     with Machine() as machine, LoopRing(4, cq_entries=4, machine=machine, budgets=budgets) as ring:
