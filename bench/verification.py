@@ -36,7 +36,7 @@ Row = tuple[str, float, str]
 _ROUNDS = 3
 _GENERATED = 150
 _REFUSED = 60
-_PROGRAMS = Path(__file__).parent / "programs"
+PROGRAMS = Path(__file__).parent / "programs"
 _RING_ABI = "iouring-v3"
 _PYTHON_TURNS = 1_000_000
 _LOOPS = (10, 100, 1_000, 10_000, 100_000)
@@ -77,7 +77,7 @@ def run() -> list[Row]:
         print(f"the kernel's side is skipped: {refused}")
     kernel = refused is None
     compiled = [
-        figures for path in sorted(_PROGRAMS.glob("*.bpf.o")) for figures in _object(path, kernel)
+        figures for path in sorted(PROGRAMS.glob("*.bpf.o")) for figures in measured(path, kernel)
     ]
     made = _generated(kernel)
     rows: list[Row] = [("Python, additions", _python(), "M/s")]
@@ -109,15 +109,16 @@ def _against(what: str, figures: list[Figures]) -> list[Row]:
     return rows
 
 
-def _object(path: Path, kernel: bool) -> list[Figures]:
+def measured(path: Path, kernel: bool) -> list[Figures]:
+    """Each program of an object, judged by us and, if asked and able, the running kernel."""
     obj = load(path)
-    ring = path.name.startswith("ring")
+    ring = profile_named(_RING_ABI)
+    profiles = [profile_of_section(program.section) or ring for program in obj.programs]
     found = []
-    held = KernelObject(obj) if kernel and not ring else None
-    for program in obj.programs:
-        profile = profile_named(_RING_ABI) if ring else profile_of_section(program.section)
-        assert profile is not None, program.section
-        found.append(_measured(program.name, program, obj, profile, held))
+    held = KernelObject(obj) if kernel and ring not in profiles else None
+    for program, profile in zip(obj.programs, profiles, strict=True):
+        name = f"{path.name.partition('.')[0]}.{program.name}"
+        found.append(_measured(name, program, obj, profile, held))
     if held is not None:
         held.close()
     return found
@@ -285,7 +286,7 @@ def _processes() -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         files = []
         for at in range(_COPIES):
-            files.append(str(copy(_PROGRAMS / "tracer.bpf.o", Path(folder) / f"{at}.bpf.o")))
+            files.append(str(copy(PROGRAMS / "tracer.bpf.o", Path(folder) / f"{at}.bpf.o")))
         times: dict[str, list[float]] = {"1": [], "2": []}
         for _ in range(_ROUNDS):
             for jobs, taken in times.items():

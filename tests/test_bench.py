@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import verification
 from bench.engines import Speeds, ratios, rows, undisturbed
 from bench.sides import (
     FOLDER,
@@ -21,6 +22,7 @@ from bench.sides import (
     Side,
     makers,
 )
+from pybpfvm.loader import load
 from tests.examples.test_example_objects import loadable, mentions_of_machine_paths
 
 SIDES = dict(makers())
@@ -47,6 +49,16 @@ def test_every_side_computes_the_same(name: str, oracle: dict[str, int]) -> None
         assert {program: side.run(program, 2, 7) for program in PROGRAMS} == oracle
     finally:
         side.close()
+
+
+@pytest.mark.parametrize(
+    "path", sorted(verification.PROGRAMS.glob("*.bpf.o")), ids=lambda p: p.name
+)
+def test_the_verifier_is_measured_on_every_object(name: str) -> None:
+    path = verification.PROGRAMS / name
+    figures = verification.measured(path, kernel=False)
+    assert all(one.insns and one.seconds for one in figures)
+    assert len(figures) == len(load(path).programs)
 
 
 def test_instructions_of_a_turn_do_not_depend_on_how_many() -> None:
