@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from bench.liburing import compiled
 from pybpfvm.session import Machine, Ring
 from pybpfvm.uring_backend.kernel import probe
 
@@ -62,7 +63,7 @@ def run() -> Rows:
         return []
     rows: Rows = []
     with tempfile.TemporaryDirectory() as made:
-        program = _compiled(Path(made))
+        program = compiled(_HERE / "gallery.c", Path(made))
         if program is None:
             return []
         source, target = Path(made, "from"), Path(made, "to")
@@ -77,22 +78,6 @@ def run() -> Rows:
         for sinks in _SINKS:
             rows += _broadcasts(program, sinks)
     return rows
-
-
-def _compiled(folder: Path) -> Path | None:
-    """The C program, None (with the reason printed) where it can not be had."""
-    gcc = shutil.which("gcc")
-    if gcc is None:
-        print("skipped: no gcc; install it (Debian: apt-get install gcc)")
-        return None
-    program = folder / "gallery"
-    command = [gcc, "-O2", str(_HERE / "gallery.c"), "-o", str(program), "-luring"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        first = next(iter(done.stderr.splitlines()), "no message")
-        print(f"skipped: {first}; install liburing (Debian: apt-get install liburing-dev)")
-        return None
-    return program
 
 
 def _rows(case: str, operations: int, sides: dict[str, Side]) -> Rows:

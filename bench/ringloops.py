@@ -10,7 +10,6 @@ completion in, 60 for each run).
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import tempfile
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import cast
 
+from bench.liburing import compiled
 from pybpfvm.events import Event, RunEnded
 from pybpfvm.session import Block, LoadedObject, Machine, Ring
 from pybpfvm.uring_backend.kernel import probe
@@ -51,7 +51,7 @@ def run() -> list[tuple[str, float, str]]:
         return []
     rows: list[tuple[str, float, str]] = []
     with tempfile.TemporaryDirectory() as made:
-        program = _compiled(Path(made))
+        program = compiled(_SOURCE, Path(made))
         if program is None:
             return []
         cached = Path(made, "cached")
@@ -80,22 +80,6 @@ def _rows(
         (f"{name}: C on liburing", work / median(theirs), unit),
         (f"{name}: BPF / C", ratio, "x"),
     ]
-
-
-def _compiled(folder: Path) -> Path | None:
-    """The C program, None (with the reason printed) where it can not be had."""
-    gcc = shutil.which("gcc")
-    if gcc is None:
-        print("skipped: no gcc; install it (Debian: apt-get install gcc)")
-        return None
-    program = folder / "ringloops"
-    command = [gcc, "-O2", str(_SOURCE), "-o", str(program), "-luring"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        first = next(iter(done.stderr.splitlines()), "no message")
-        print(f"skipped: {first}; install liburing (Debian: apt-get install liburing-dev)")
-        return None
-    return program
 
 
 @contextmanager
