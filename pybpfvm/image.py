@@ -36,13 +36,14 @@ class ProgramRef:
 
 
 def executable(program: Program) -> Program:
-    """The program as engines take it: a call of kernel function N is one of helper -N."""
+    """The program as engines take it: a call of kernel function N is one of helper -N. Functions of
+    modules, and numbers that are no function's, become a helper that there is not."""
     if all(insn.spec.kind is not Kind.CALL_KFUNC for insn in program.insns):
         return program
     return replace(
         program,
         insns=tuple(
-            replace(insn, spec=_CALL, off=0, imm=-insn.imm)
+            replace(insn, spec=_CALL, off=0, imm=_helper_number(insn))
             if insn.spec.kind is Kind.CALL_KFUNC
             else insn
             for insn in program.insns
@@ -50,6 +51,11 @@ def executable(program: Program) -> Program:
     )
 
 
+def _helper_number(insn: Insn) -> int:
+    return -insn.imm if insn.imm > 0 and not insn.off else _NO_FUNCTION
+
+
+_NO_FUNCTION = -(1 << 31)
 _CALL = next(spec for spec in SPECS.values() if spec.kind is Kind.CALL)
 
 
