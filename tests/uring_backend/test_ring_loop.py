@@ -27,6 +27,7 @@ from pybpfvm.bits import U64
 from pybpfvm.errors import RingHang, Trap
 from pybpfvm.session import Block, Budgets, LoadedObject, Machine, Ring
 from pybpfvm.session.hostring import BackendName
+from pybpfvm.uring_backend.kernel import direct
 from pybpfvm.uring_backend.kernel import loop as kernel_loop
 from pybpfvm.uring_backend.kernel.direct import Word
 from pybpfvm.uring_backend.kernel.sysring import SysRing
@@ -192,6 +193,16 @@ def test_nops(profile: str, depth: int) -> None:
     assert out[:2] == [101, 100 * depth]
 
 
+def test_more_requests_than_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "SLOTS", 8)
+
+    def scenario(table: Table) -> None:
+        table.args(32, 100, 1)
+        table.submit("nops")
+
+    compare(scenario, "v3", least=50, exact=True)
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("block", [512, 65536])
 def test_copy(profile: str, block: int) -> None:
@@ -210,6 +221,34 @@ def test_copy(profile: str, block: int) -> None:
         return world.file_data("out") + buffer.read()
 
     compare(scenario, profile, least=2)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("cancelled", [3, 30, 1000])
+def test_sockets(profile: str, cancelled: int) -> None:
+    def scenario(table: Table) -> object:
+        world = table.ring.world
+        (fd, peer), (silent, _) = world.socketpair(), world.socketpair()
+        sent = bytes(range(1, 201)) * 4
+        assert peer.send(sent) == len(sent)
+        buffer = table.ring.user.alloc(16)
+        table.args(40, fd, silent, buffer.addr, cancelled)
+        table.submit("sockets")
+        table.seen.append(table.ring.wait_cqe().res)
+        for index in range(1, 4):
+            table.obj.maps["args"][index] = 0  # what differs from ring to ring
+        received = b""
+        while part := peer.recv(4096):
+            received += part
+        return received, buffer.read(), table.ring.core.backend.in_flight()
+
+    outcome = compare(scenario, profile, least=20)
+    out, extra = outcome["out"], outcome["extra"]
+    assert isinstance(out, list)
+    assert isinstance(extra, tuple)
+    assert out[1] == 120
+    assert len(extra[0]) == sum(run & 7 for run in range(41)) + 2 * (8 + 8 + 8)
+    assert extra[2] == (cancelled == 1000)
 
 
 @pytest.mark.parametrize("profile", PROFILES)
