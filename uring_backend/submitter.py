@@ -25,6 +25,7 @@ from pybpfvm.uring_backend.abi import (
 from pybpfvm.uring_backend.base import EXTERNAL, Backend, Message, Started
 from pybpfvm.uring_backend.checks import SqeChecks
 from pybpfvm.uring_backend.cq import CompletionQueues
+from pybpfvm.uring_backend.filtering import FilterGate
 from pybpfvm.uring_backend.performed import Performed, is_performed
 from pybpfvm.uring_backend.requests import DIRECT_TOKENS, BpfRequest, Request, RequestTable
 from pybpfvm.uring_backend.sq import SubmissionQueue
@@ -61,6 +62,7 @@ class Submitter:
     ) -> None:
         self.table = RequestTable()
         self.performed = Performed(self, backend, cqs)
+        self.gate = FilterGate(backend, self._filtered_sqe, observer)
         self.bpf: BpfRequests  # set once by the ring: the two refer to each other
         # Told when a request ends that compiled code had issued; set by who lets it.
         self.released: Callable[[int], None] = _nobody
@@ -203,10 +205,11 @@ class Submitter:
                 self.close_chain()
             return self._accepted
         before = len(self._deferred)
-        self._issue_alone(request)
+        denied = self._issue_alone(request)
         # The backend does not tell a bad SQE from a request that fails at once; -EINVAL right
         # away is nearly always the former, and then the helper says so.
-        if len(self._deferred) > before and self._deferred[-1][:2] == (request, -errno.EINVAL):
+        bad = -errno.EACCES if denied else -errno.EINVAL
+        if len(self._deferred) > before and self._deferred[-1][:2] == (request, bad):
             _, res, flags = self._deferred.pop()
             refused = self._rules.submit_returns_errno
             self._announce_end(request, res, flags, quiet=refused)
@@ -222,11 +225,12 @@ class Submitter:
     def _accepted(self) -> int:
         return 0 if self._rules.submit_returns_errno else 1
 
-    def _issue_alone(self, request: Request) -> None:
+    def _issue_alone(self, request: Request) -> bool:
+        """Issue a request without links; whether a filter denied it."""
         if isinstance(request, BpfRequest):
             self._announce_start(request)
             self.bpf.enqueue(request)
-            return
+            return False
         self._inline_from = request.token
         try:
             if is_performed(request):
@@ -234,9 +238,11 @@ class Submitter:
                 self.performed.start(request)
             else:
                 self._hand_over([request], placed=False)
+            denied = self.gate.denied(request.token)
             self.drain()
         finally:
             self._inline_from = None
+        return denied
 
     def close_chain(self) -> None:
         """Start the open chain of the running program; without one, nothing."""
@@ -309,7 +315,16 @@ class Submitter:
         else:
             request = Request(token, raw, user_data, cq or 0, origin)
         table.add(request)
+        ours = isinstance(request, BpfRequest) or is_performed(request)
+        if not error and ours and self.gate.denies(token, raw):
+            error = errno.EACCES
         return request, error
+
+    def _filtered_sqe(self, token: int) -> bytes | None:
+        """The SQE that filters see for the backend's request `token`; None for what `_admit` has
+        asked about, and for requests of our own."""
+        request = self.table.live.get(token)
+        return None if request is None or request.external else request.sqe
 
     def _announce(self, request: Request) -> None:
         if self._observer is not None:
@@ -433,6 +448,7 @@ class Submitter:
     def complete(self, request: Request, res: int, flags: int = 0) -> None:
         """The request is over: its last CQE, posted at once or at the end of the run."""
         self.table.retire(request)
+        self.gate.ended(request.token, res)
         if request.opcode == Op.TIMEOUT:
             self.timeouts_ended += 1
         if request.flags & SQE_CQE_SKIP_SUCCESS and self._skips(request, res):
