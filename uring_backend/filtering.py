@@ -24,7 +24,7 @@ class RequestFilter(Protocol):
 
 class FilterGate:
     """Asks the filter for the backend. `sqe_of`: the SQE behind a token, None for requests that
-    no filter is asked about."""
+    no filter is asked about. `active`: there is a filter."""
 
     def __init__(
         self, backend: Backend, sqe_of: Callable[[int], bytes | None], observer: Observer | None
@@ -32,12 +32,14 @@ class FilterGate:
         self._backend = backend
         self._sqe_of = sqe_of
         self._observer = observer
+        self.active = False
         self._filter: RequestFilter | None = None
         self._reasons: dict[int, str] = {}
 
     def put(self, filter_: RequestFilter) -> None:
         """Requests that are submitted from now on pass this filter, in place of the one before."""
         self._filter = filter_
+        self.active = True
         self._backend.filter_requests(self._denied)
 
     def _denied(self, token: int) -> bool:
@@ -59,8 +61,6 @@ class FilterGate:
 
     def ended(self, token: int, res: int) -> None:
         """A request is over: if a filter did that, say so."""
-        if not self._reasons:
-            return
         reason = self._reasons.pop(token, "")
         if reason and res == -errno.EACCES and self._observer is not None:
             self._observer(Noted(self._backend.now_ns(), "filter", reason, token))

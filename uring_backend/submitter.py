@@ -315,9 +315,10 @@ class Submitter:
         else:
             request = Request(token, raw, user_data, cq or 0, origin)
         table.add(request)
-        ours = isinstance(request, BpfRequest) or is_performed(request)
-        if not error and ours and self.gate.denies(token, raw):
-            error = errno.EACCES
+        if self.gate.active and not error:
+            ours = isinstance(request, BpfRequest) or is_performed(request)
+            if ours and self.gate.denies(token, raw):
+                error = errno.EACCES
         return request, error
 
     def _filtered_sqe(self, token: int) -> bytes | None:
@@ -448,7 +449,8 @@ class Submitter:
     def complete(self, request: Request, res: int, flags: int = 0) -> None:
         """The request is over: its last CQE, posted at once or at the end of the run."""
         self.table.retire(request)
-        self.gate.ended(request.token, res)
+        if self.gate.active:
+            self.gate.ended(request.token, res)
         if request.opcode == Op.TIMEOUT:
             self.timeouts_ended += 1
         if request.flags & SQE_CQE_SKIP_SUCCESS and self._skips(request, res):

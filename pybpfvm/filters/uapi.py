@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import errno
 import struct
-from typing import Final
+from typing import Final, Protocol
 
 from pybpfvm.errors import RingError
 from pybpfvm.filters.cbpf import INSN_BYTES, MAX_INSNS, decode
-from pybpfvm.filters.table import Registration
+from pybpfvm.filters.table import Registration, SizeError
 from pybpfvm.memory import AddressSpace, UserFault
 
 REGISTER_BPF_FILTER: Final = 37
@@ -22,6 +22,29 @@ CMD_FILTER: Final = 1
 _ARGUMENT: Final = struct.Struct("<HHIIIIB3sQ40s")
 ARGUMENT_BYTES: Final = _ARGUMENT.size
 PDU_SIZE_AT: Final = 20
+
+
+class Registrar(Protocol):
+    """A task or a ring."""
+
+    def register_filter(self, wanted: Registration) -> int:
+        """The kernel's pdu_size."""
+
+
+def register(
+    registrar: Registrar, addr: int, memory: AddressSpace, *, nr_args: int = 1, name: str = ""
+) -> None:
+    """The call as a host makes it, with the argument at `addr` of user memory: RingError, or it is
+    done. The kernel's pdu_size is written back in either case, once it was compared."""
+    if nr_args != 1:
+        raise RingError(errno.EINVAL, f"{nr_args} arguments, the call takes 1")
+    wanted = unpack(addr, memory, name)
+    try:
+        size = registrar.register_filter(wanted)
+    except SizeError as error:
+        memory.user_write(addr + PDU_SIZE_AT, bytes((error.size,)))
+        raise
+    memory.user_write(addr + PDU_SIZE_AT, bytes((size,)))
 
 
 def pack(wanted: Registration, program_addr: int) -> bytes:

@@ -423,7 +423,8 @@ class LoopRing:
             user_data, origin = self._live[event.token]
             if not more:
                 del self._live[event.token]
-                self._gate.ended(event.token, event.res)
+                if self._gate.active:
+                    self._gate.ended(event.token, event.res)
             fate = self.queues.post(user_data, event.res, event.flags)
             self._posted += 1
             if self._observer is not None:

@@ -80,8 +80,9 @@ class SimBackend:
         """
         entries = [Sqe.unpack(raw) for raw in sqes]
         for sqe in entries:
+            denied = self._core.denied is not None and self._core.denied(sqe.user_data)
             if feature := unsupported(sqe, self._memory):
-                if sqe.opcode in PREPARE and self._core.denied and self._core.denied(sqe.user_data):
+                if denied and sqe.opcode in PREPARE:
                     continue  # prepared, and never performed
                 raise UnsupportedError(
                     f"{feature} in the simulated ring",
