@@ -19,7 +19,7 @@ class RequestFilter(Protocol):
     """The filters of a ring, all together."""
 
     def denial(self, sqe: bytes) -> str:
-        """Why this 64-byte SQE, which was prepared, is denied, in a line; "" if it is not."""
+        """Of this 64-byte SQE, which was prepared: "denied by" whom, or "" if it is not."""
 
 
 class FilterGate:

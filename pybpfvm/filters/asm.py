@@ -5,8 +5,8 @@
     bad: ret #0
     good: ret #1
 
-Aliases: ldi and ldxi (`#` may be left out), jmp for ja, jne (jneq), jlt and jle, which become the
-opposite branch. `cbpf.lark` says what a line looks like, this module what it means.
+Aliases: ldi and ldxi for ld and ldx, jmp for ja; jne (jneq), jlt and jle become the opposite
+branch. `cbpf.lark` says what a line looks like, this module what it means.
 """
 
 from __future__ import annotations
@@ -43,7 +43,12 @@ _NAMES = sorted({name for name, _ in FORMS} | set(_ALIASES) | set(_OPPOSITE))
 
 
 def assemble(text: str, where: str = "") -> tuple[Insn, ...]:
-    """The instructions that `text` describes, one a line.
+    """The instructions that `text` describes, one a line: see `assemble_lines`."""
+    return assemble_lines(text, where)[0]
+
+
+def assemble_lines(text: str, where: str = "") -> tuple[tuple[Insn, ...], tuple[int, ...]]:
+    """The instructions that `text` describes, one a line, and the number of each one's line.
 
     Raises InputError with `where`, line and column for anything else, for labels that are missing,
     defined twice, behind the jump or too far, for numbers that do not fit 32 bits, and for more
@@ -78,7 +83,7 @@ def assemble(text: str, where: str = "") -> tuple[Insn, ...]:
             insns.append(draft.finish(index, labels))
         except Mistake as mistake:
             raise mistake.located(where, draft.line) from None
-    return tuple(insns)
+    return tuple(insns), tuple(draft.line for draft in drafts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,8 @@ class Problem:
 
 def check(insns: Sequence[Insn]) -> tuple[Problem, ...]:
     """Everything for which a kernel refuses the program as a filter (-EINVAL); empty: it loads."""
-    return (*check_classic(insns), *_not_allowed(insns))
+    found = (*check_classic(insns), *_not_allowed(insns))
+    return tuple(sorted(found, key=lambda problem: problem.index or 0))
 
 
 def check_classic(insns: Sequence[Insn]) -> tuple[Problem, ...]:

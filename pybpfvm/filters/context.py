@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from pybpfvm.bits import U32
+from pybpfvm.bits import U8, U32, U64
 from pybpfvm.errors import InputError
 from pybpfvm.memory import AddressSpace, UserFault
 from pybpfvm.uring_backend.abi import (
@@ -75,6 +75,9 @@ PAYLOADS: Final[Mapping[int, tuple[Field, ...]]] = {
     ),
 }
 _SIZES: Final[Mapping[int, int]] = {Op.SOCKET: 12, Op.OPENAT: 24, Op.OPENAT2: 24, Op.CONNECT: 24}
+_SAID: Final = ("opcode", "pdu_size")  # by the opcode's name
+# The addresses of the two families begin at the same place.
+_OTHER_FAMILY: Final[Mapping[int, str]] = {AF_INET: "v6", AF_INET6: "v4"}
 _SINCE: Final[Mapping[int, str]] = {Op.CONNECT: "7.2"}
 
 
@@ -93,9 +96,23 @@ def pdu_size(opcode: int, kernel: str = LATEST) -> int:
     return _SIZES.get(opcode, 0) if KERNELS.index(kernel) >= KERNELS.index(since) else 0
 
 
-def fields(opcode: int, kernel: str = LATEST) -> tuple[Field, ...]:
-    """The members of the context of such requests."""
-    return COMMON + (PAYLOADS[opcode] if pdu_size(opcode, kernel) else ())
+def fields(opcode: int | None, kernel: str = LATEST) -> tuple[Field, ...]:
+    """The members of the context of such requests; None: of all requests."""
+    seen = opcode is not None and pdu_size(opcode, kernel) > 0
+    return COMMON + (PAYLOADS[opcode] if opcode is not None and seen else ())
+
+
+def told(opcode: int, context: bytes, kernel: str = LATEST) -> dict[str, int]:
+    """The members of a context and their values: the payload, and of the rest what is set."""
+    found: dict[str, int] = {}
+    for field in fields(opcode, kernel):
+        raw = context[field.offset : field.offset + field.size]
+        value = int.from_bytes(raw, "big" if field.network else "little")
+        if field in COMMON and (not value or field.name in _SAID):
+            continue
+        if field.name != _OTHER_FAMILY.get(found.get("family", AF_INET)):
+            found[field.name] = value
+    return found
 
 
 def build(
@@ -107,8 +124,13 @@ def build(
     kernel: str = LATEST,
 ) -> bytes:
     """A context with these members of the payload. Raises InputError for others."""
+    for name, value, limit in (("user_data", user_data, U64), ("sqe_flags", sqe_flags, U8)):
+        if not 0 <= value <= limit:
+            raise InputError(f"{name} {value:#x} does not fit")
     raw = bytearray(_head(opcode, user_data, sqe_flags, kernel, b""))
     known = {field.name: field for field in fields(opcode, kernel)[len(COMMON) :]}
+    if "v4" in values and "v6" in values:
+        raise InputError("v4 and v6 are in the same place", remedy="give one of them")
     for name, value in values.items():
         field = known.get(name)
         if field is None:
@@ -195,7 +217,7 @@ def opcode_name(opcode: int) -> str:
     return Op(opcode).name if opcode < OP_LAST else f"opcode {opcode}"
 
 
-def word_name(offset: int, opcode: int, kernel: str = LATEST) -> str:
+def word_name(offset: int, opcode: int | None, kernel: str = LATEST) -> str:
     """What is in the word at `offset` of the context, low bits first: `family`,
     `flags (high half)`, `opcode, sqe_flags << 8, pdu_size << 16`."""
     names = []

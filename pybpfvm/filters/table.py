@@ -76,12 +76,11 @@ class Verdict:
 
     @property
     def reason(self) -> str:
-        """Why it is denied, in a line; "" if it is not."""
+        """Who denies it, in a few words; "" if it is allowed."""
         if self.denied_by is None:
             return ""
-        if self.denied_by.program is None:
-            return f"{self.denied_by} denies {opcode_name(self.opcode)}, which has no filter"
-        return f"{self.denied_by} denies this {opcode_name(self.opcode)}"
+        sentinel = self.denied_by.program is None
+        return f"denied by {self.denied_by}" + (", as it had no filter then" if sentinel else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ from pybpfvm.filters.cbpf import INSN_BYTES, MAX_INSNS, decode
 from pybpfvm.filters.table import Registration, SizeError
 from pybpfvm.memory import AddressSpace, UserFault
 
-REGISTER_BPF_FILTER: Final = 37
 CMD_FILTER: Final = 1
 _ARGUMENT: Final = struct.Struct("<HHIIIIB3sQ40s")
 ARGUMENT_BYTES: Final = _ARGUMENT.size

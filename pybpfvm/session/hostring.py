@@ -116,7 +116,7 @@ class HostRing(ABC):
         return size
 
     def denial(self, sqe: bytes) -> str:
-        """Why the filters deny this SQE; "" if they do not (see RequestFilter)."""
+        """By which filter this SQE is denied, "" if by none (see RequestFilter)."""
         return self._filters.judge_sqe(sqe, self.machine.memory).reason
 
     @abstractmethod
