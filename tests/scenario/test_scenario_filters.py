@@ -33,8 +33,9 @@ user.new = {{ path_of = "new" }}
 steps = [
     {{ submit = [{{ op = "openat", fd = -100, addr = {{ block = "poem" }}, user_data = 1 }}] }},
     {{ wait = 1 }},
-    {{ submit = [{{ op = "openat", fd = -100, addr = {{ block = "new" }}, op_flags = 0x41, len = 384,
-                    user_data = 2 }}] }},
+    {{ submit = [
+        {{ op = "openat", fd = -100, addr = {{ block = "new" }}, op_flags = 0x41, user_data = 2 }},
+    ] }},
     {{ submit = [{{ op = "nop", user_data = 3 }}] }},
     {{ filter = {{ op = "nop", text = "ret #0", deny_rest = true }} }},
     {{ submit = [{{ op = "nop", user_data = 4 }}] }},
