@@ -164,7 +164,7 @@ class _Writer:
                 yield from self._submit(fact)
             case Does.REAP:
                 yield f"if (!pop({self._queue(fact)}, &done)) {{"
-                yield f"\t/* TODO: what {self._places.text(fact.pc)} does with it */"
+                yield f"\t/* TODO: what is done with it, {self._places.text(fact.pc)} */"
                 yield "}"
             case Does.EMIT:
                 numbers = ", ".join(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from pybpfvm.errors import SourceLine
 from pybpfvm.porting.changes import Change
-from pybpfvm.porting.skeleton import Piece, Skeleton
-from pybpfvm.porting.survey import Fact, Survey
+from pybpfvm.porting.places import Places
+from pybpfvm.porting.port import Port
+from pybpfvm.porting.skeleton import Piece
+from pybpfvm.porting.survey import Fact
 
 _WIDTH = 100
 _OLD = 48  # columns of the old program
@@ -46,21 +48,22 @@ def side_by_side(pieces: Sequence[Piece], old: str, new: str) -> Iterator[str]:
             yield f"  {one:{_OLD}}{_GAP}{two}".rstrip()
 
 
-def document(
-    seen: Survey, found: Sequence[Change], made: Skeleton, lines: Mapping[int, SourceLine | None]
-) -> dict[str, object]:
-    """One program for machines; `lines` are the source lines of facts by pc."""
+def document(one: Port) -> dict[str, object]:
+    """One program for machines."""
+    seen = one.seen
+    places = Places(seen.program)
     return {
         "name": seen.program.name,
         "from": seen.profile.name,
+        "note": one.note,
         "complete": seen.complete,
         "why_not": seen.why_not,
         "changes": [
             {"topic": change.topic, "text": change.text, "places": list(change.places)}
-            for change in found
+            for change in one.changes
         ],
-        "facts": [_fact(fact, lines.get(fact.pc)) for fact in seen.facts],
-        "skeleton": made.text,
+        "facts": [_fact(fact, places.line(fact.pc)) for fact in seen.facts],
+        "skeleton": one.skeleton.text,
     }
 
 

@@ -1,40 +1,28 @@
-"""Every 2021 object of examples/ has a port: its skeleton compiles without a warning, loads, and our
-verifier accepts it as loop-7.1."""
+"""Every 2021 object of examples/ has a port: its skeleton compiles without a warning, loads, and
+our verifier accepts it as loop-7.1."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pybpfvm.porting.skeleton import skeleton
-from pybpfvm.porting.survey import Survey, survey
+from pybpfvm.porting.port import Port, port
+from pybpfvm.profiles import profile_named
 from pybpfvm.session.judging import JudgeRequest, judge_case, read_cases
 from pybpfvm.verifier.verdict import Accepted
+from tests.porting.conftest import compiled
 
 ROOT = Path(__file__).parents[2]
 OBJECTS = sorted((ROOT / "examples").glob("[0-9]*/*.bpf.o"))
-INCLUDE = ROOT / "examples/include"
 TARGET = "loop-7.1"
 
 
-def surveys(path: Path) -> Iterator[Survey]:
+def ports(path: Path) -> Iterator[Port]:
     cases = read_cases(path, JudgeRequest())
     for case in cases.cases:
-        assert case.profile is not None
-        yield survey(case.program, cases.obj, case.profile)
-
-
-@pytest.fixture(scope="session")
-def clang() -> str:
-    found = os.environ.get("CLANG") or shutil.which("clang-19") or shutil.which("clang")
-    if found is None:
-        pytest.skip("no clang on this machine (Debian: apt-get install clang-19)")
-    return found
+        yield port(case.program, cases.obj, case.profiles, profile_named(TARGET))
 
 
 _JUDGED: dict[str, tuple[str, ...]] = {}
@@ -48,13 +36,9 @@ def judged(clang: str, text: str, folder: Path) -> tuple[str, ...]:
 
 
 def _judged(clang: str, text: str, folder: Path) -> tuple[str, ...]:
-    source, made = folder / "skeleton.bpf.c", folder / "skeleton.bpf.o"
+    source = folder / "skeleton.bpf.c"
     source.write_text(text)
-    options = ["-target", "bpf", "-O2", "-g", "-mcpu=v3", "-std=gnu17", "-Wall", "-Wextra"]
-    options += ["-Wno-unused-parameter", "-Werror", f"-I{INCLUDE}", "-c", str(source)]
-    done = subprocess.run([clang, *options, "-o", str(made)], capture_output=True, text=True)
-    if done.returncode:
-        return (done.stderr,)
+    made = compiled(clang, source, folder)
     request = JudgeRequest(abi=TARGET)
     cases = read_cases(made, request)
     assert len(cases.cases) == 1
@@ -72,8 +56,7 @@ def test_the_skeleton_is_a_loop_program(
     path: Path, clang: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("skeleton")
-    for seen in surveys(path):
-        made = skeleton(seen, TARGET)
+    for one in ports(path):
         # The two ABIs' objects of a source mostly have the same skeleton, but for its head.
-        body = made.text.partition("*/\n")[2]
+        body = one.skeleton.text.partition("*/\n")[2]
         assert not judged(clang, body, folder)

@@ -93,6 +93,7 @@ def test_there_is_a_schema_for_each_document() -> None:
         "filter-check-1",
         "filter-explain-1",
         "info-1",
+        "port-1",
         "run-1",
         "run-once-1",
         "verify-1",
@@ -132,6 +133,16 @@ def test_asm(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     text = tmp_path / "two.s"
     text.write_text("r0 = 7\nexit\n")
     check(document(capsys, "asm", text), "asm-1")
+
+
+def test_port(capsys: pytest.CaptureFixture[str]) -> None:
+    path = ROOT / "examples/18_rate_limit/prog.v3.bpf.o"
+    found = document(capsys, "port", "--to", "loop-7.1", path)
+    check(found, "port-1")
+    (program,) = found["programs"]
+    assert program["complete"]
+    waits = [fact["values"] for fact in program["facts"] if fact["does"] == "wait"]
+    assert waits == [{"cq": [1, 2], "nr": [1, 2]}]
 
 
 def test_filter(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
