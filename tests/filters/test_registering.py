@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,7 @@ from pybpfvm.session.hostring import BackendName
 from pybpfvm.uring_backend.abi import O_CREAT, O_LARGEFILE, O_PATH, Op, Sqe
 from tests.support.session_ring import SIM_AND_KERNEL, need_backend
 
+ROOT = Path(__file__).parents[2]
 ALLOW, DENY = assemble("ret #1"), assemble("ret #0")
 WORDS = struct.Struct("<HHIIIIB3sQ40s")
 GOOD = {"cmd": 1, "cmd_flags": 0, "resv": 0, "opcode": 0, "flags": 0, "len": 1, "size": 0}
@@ -184,3 +186,43 @@ def test_an_answer_that_is_not_known_leaves_the_ring_usable() -> None:
             ring.get_sqe().set(opcode=Op.OPENAT, fd=-100, addr=machine.user.alloc(b"x\0").addr)
             with pytest.raises(UnsupportedError, match="O_LARGEFILE"):
                 ring.submit()
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("backend", SIM_AND_KERNEL)
+def test_requests_of_programs_are_denied(backend: BackendName, late: bool) -> None:
+    """Compiled loops too, which go round Python: also where the filter comes after such a loop."""
+    need_backend(backend)
+    order = struct.Struct("<qqII")
+    with (
+        Machine() as machine,
+        Ring(8, [8], backend=backend, abi="iouring-v3", machine=machine) as ring,
+    ):
+        obj = machine.load(ROOT / "examples/02_ticker/prog.v3.bpf.o", abi="iouring-v3")
+        ring.register_bpf([obj["ticker"]])
+        if late:
+            first = ring.user.alloc(order.pack(0, 1_000_000, 2, 0))
+            ring.get_sqe().prep_bpf(0, user_data=first.addr)
+            ring.submit()
+            assert [ring.wait_cqe().user_data for _ in range(3)] == [1, 2, first.addr]
+            obj.globals["ticks"] = 0
+            obj.globals["order"] = {"period": {"tv_sec": 0, "tv_nsec": 0}, "wanted": 0, "ticks": 0}
+        ring.register_filter(Registration(Op.TIMEOUT, DENY))
+        block = ring.user.alloc(order.pack(0, 1_000_000, 2, 0))
+        ring.get_sqe().prep_bpf(0, user_data=block.addr)
+        ring.submit()
+        assert ring.wait_cqe().user_data == block.addr  # no tick: the program gave up
+        assert (ring.ready(0), obj.globals["ticks"]) == (0, 0)
+
+
+def test_bpf_requests_are_denied_by_number() -> None:
+    with Machine() as machine, Ring(8, abi="iouring-v3", machine=machine) as ring:
+        obj = machine.load(ROOT / "examples/01_hello/prog.v3.bpf.o", abi="iouring-v3")
+        ring.register_bpf([obj["hello"]])
+        ring.register_filter(Registration(37, DENY))
+        ring.get_sqe().prep_bpf(0, user_data=1)
+        ring.get_sqe().prep_bpf(9, user_data=2)
+        ring.submit()
+        ring.submit()
+        assert [cqe.res for cqe in ring.reap()] == [-errno.EACCES, -errno.EFAULT]
+        assert not ring.counts.runs
