@@ -183,9 +183,9 @@ class Backend(Protocol):
         """Forget an external request that has not started (teardown); its chain is cancelled."""
 
     def filter_requests(self, denied: Denied) -> None:
-        """Ask `denied` for the token of every request from now on: True ends it with -EACCES, as
-        one that could not be prepared. An error of preparing it wins. Asked within `submit` only,
-        perhaps for requests that are then not consumed."""
+        """Ask `denied` for the token of every request from now on, but external ones: True ends it
+        with -EACCES, as one that could not be prepared. An error of preparing it wins. Asked
+        within `submit` only, perhaps for requests that are then not consumed."""
 
     def register_files(self, fds: Sequence[int], tags: Sequence[int] = ()) -> int:
         """IORING_REGISTER_FILES or FILES2 (-1: sparse slot); 0 or -errno. A Message(tag, 0, 0)

@@ -25,6 +25,7 @@ from pybpfvm.filters.cbpf import FORMS, MAX_INSNS, Insn, Kind, Mode
 from pybpfvm.isa.operand import Mistake, integer, known, quote, token_of
 
 MAX_TEXT_CHARS = 1 << 20
+MAX_LINES = 20_000
 MAX_LINE_CHARS = 4096
 _ALIASES = {"ldi": "ld", "ldxi": "ldx", "jmp": "ja"}
 # Branches that classic BPF does not have -> the one that goes the other way.
@@ -52,11 +53,13 @@ def assemble_lines(text: str, where: str = "") -> tuple[tuple[Insn, ...], tuple[
 
     Raises InputError with `where`, line and column for anything else, for labels that are missing,
     defined twice, behind the jump or too far, for numbers that do not fit 32 bits, and for more
-    than MAX_TEXT_CHARS. Whether a kernel would take the program is `check`'s.
+    than MAX_TEXT_CHARS or MAX_LINES. Whether a kernel would take the program is `check`'s.
     """
-    if len(text) > MAX_TEXT_CHARS:
+    if len(text) > MAX_TEXT_CHARS or text.count("\n") >= MAX_LINES:
         raise InputError(
-            f"text of {len(text)} characters", where=where, remedy=f"at most {MAX_TEXT_CHARS}"
+            f"text of {len(text)} characters, {text.count(chr(10)) + 1} lines",
+            where=where,
+            remedy=f"at most {MAX_TEXT_CHARS} characters and {MAX_LINES} lines",
         )
     drafts: list[_Draft] = []
     labels: dict[str, int] = {}

@@ -121,6 +121,12 @@ def test_mistakes_have_a_place_and_a_reason(text: str, place: str, reason: str) 
     assert reason in str(found.value)
 
 
+def test_texts_have_limits() -> None:
+    for text in ("\n" * 20_000, " " * (1 << 20) + "x"):
+        with pytest.raises(InputError, match="at most 1048576 characters and 20000 lines"):
+            assemble(text)
+
+
 def test_a_far_jump_reaches_everything() -> None:
     far = "ja far\n" + "ld #1\n" * 300 + "far: ret #0"
     assert assemble(far)[0].k == 300

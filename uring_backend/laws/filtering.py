@@ -103,9 +103,9 @@ def denied_behind_a_drain(bench: Bench) -> None:
 
 
 def external_requests_go_on(bench: Bench) -> None:
-    """What the caller performs is not asked about by the kernel's backend, which knows nothing of
-    it: callers look themselves. Around it filters hold."""
-    _deny(bench, 3)
+    """Backends know nothing of what the caller performs, so they ask nobody: callers do that
+    themselves. Around it filters hold."""
+    _deny(bench, 1, 3)
     expect("consumed", bench.submit(external(1), nop(2), nop(3)), 3)
     events = bench.collect(3)
     expect("number", len(events), 3)

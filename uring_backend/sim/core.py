@@ -209,8 +209,8 @@ class Core:
             request.issue = lambda: self._start_external(request)
         else:
             request.issue = self._prepare[Op(sqe.opcode)](self, request)
-        if self.denied is not None and self.denied(request.token):
-            raise Refused(errno.EACCES)
+            if self.denied is not None and self.denied(request.token):
+                raise Refused(errno.EACCES)
 
     def _start_slowly_or_not(self, head: Request) -> None:
         """Issue now, unless the head failed, waits for a drain, or wants a worker."""
