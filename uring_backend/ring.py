@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 from pybpfvm.bits import U32
 from pybpfvm.errors import InputError, InternalError, RingError, RingHang
 from pybpfvm.events import HostWaits, HostWoke, Observer
+from pybpfvm.interrupts import breathe, uninterrupted, unwatch, watch
 from pybpfvm.memory import AddressSpace
 from pybpfvm.profiles.base import Profile
 from pybpfvm.uring_backend.abi import SQE_BYTES, Cqe
@@ -119,6 +120,7 @@ class Ring:
         )
         self._submitter.bpf = self._bpf
         memory.before_close(self.close)
+        watch()
 
     def __enter__(self) -> Self:
         return self
@@ -196,6 +198,7 @@ class Ring:
         self._check_open()
         return self.enter(self.sq.publish(), wait_nr)
 
+    @uninterrupted
     def enter(self, to_submit: int, min_complete: int = 0) -> int:
         """io_uring_enter: submit, run task work, wait for `min_complete` CQEs on CQ 0.
 
@@ -222,6 +225,7 @@ class Ring:
 
     # --- completion -------------------------------------------------------------------------
 
+    @uninterrupted
     def wait_cqes(self, wait_nr: int = 1, timeout_ns: int | None = None, cq: int = 0) -> int:
         """Wait until a CQ holds `wait_nr` CQEs, running programs; how many it holds then.
 
@@ -245,6 +249,7 @@ class Ring:
         )
         return queue.count()
 
+    @uninterrupted
     def run_until_idle(self, timeout_ns: int | None = None) -> bool:
         """Let everything that can happen happen; parked requests may remain.
 
@@ -294,6 +299,7 @@ class Ring:
 
     # --- registration -----------------------------------------------------------------------
 
+    @uninterrupted
     def register_bpf(self, programs: Sequence[int | None]) -> None:
         """IORING_REGISTER_BPF: numbers that `runner` knows; None or -1 leaves a slot empty.
 
@@ -316,6 +322,7 @@ class Ring:
             table.append(program)
         self._checks.programs = tuple(table)
 
+    @uninterrupted
     def unregister_bpf(self) -> None:
         """IORING_UNREGISTER_BPF; waits like `register_bpf`.
 
@@ -481,6 +488,7 @@ class Ring:
             self._work(None if polls else deadline_ns)
             if done():
                 return _Stop.DONE
+            breathe()
             if self._bpf.queued:  # the deadline came while programs ran
                 return _Stop.LATE
             if not self.backend.can_progress():
@@ -541,6 +549,7 @@ class Ring:
         if self._closed:
             raise RingError(errno.ENXIO, "the ring is closed")
 
+    @uninterrupted
     def close(self) -> None:
         """End every request (parked BPF requests with -EAGAIN, section 3.6), free everything.
 
@@ -560,6 +569,7 @@ class Ring:
             self._submitter.end_everything()
         finally:
             self._closed = True
+            unwatch()
             self.backend.close()
             if self._loop is not None:
                 self._loop.close()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pybpfvm.errors import InternalError
@@ -27,7 +26,13 @@ from pybpfvm.uring_backend.checks import SqeChecks
 from pybpfvm.uring_backend.cq import CompletionQueues
 from pybpfvm.uring_backend.filtering import FilterGate
 from pybpfvm.uring_backend.performed import Performed, is_performed
-from pybpfvm.uring_backend.requests import DIRECT_TOKENS, BpfRequest, Request, RequestTable
+from pybpfvm.uring_backend.requests import (
+    DIRECT_TOKENS,
+    BpfRequest,
+    DirectRequests,
+    Request,
+    RequestTable,
+)
 from pybpfvm.uring_backend.sq import SubmissionQueue
 
 if TYPE_CHECKING:
@@ -43,10 +48,6 @@ _USER = "user"
 _OTHER_RING = "MSG_RING"
 
 
-def _nobody(token: int) -> None:
-    raise InternalError(f"nobody issued request {token:#x}")
-
-
 class Submitter:
     """Issues the SQEs of userspace and of programs, and posts what comes back."""
 
@@ -60,14 +61,13 @@ class Submitter:
         live_requests: int,
         observer: Observer | None,
     ) -> None:
-        self.table = RequestTable()
+        self._table = RequestTable()
         self.performed = Performed(self, backend, cqs)
         self.gate = FilterGate(backend, self._filtered_sqe, observer)
         self.bpf: BpfRequests  # set once by the ring: the two refer to each other
-        # Told when a request ends that compiled code had issued; set by who lets it.
-        self.released: Callable[[int], None] = _nobody
+        self.direct: DirectRequests | None = None  # set by who lets compiled code issue requests
         # Those among them that complete during the run that submitted them: posted at its end.
-        self.deferring: set[int] = set()
+        self._deferring: set[int] = set()
         self.activity = 0  # grows with everything the backend takes or reports
         self.timeouts_ended = 0
         self._rules = rules
@@ -79,6 +79,13 @@ class Submitter:
         self._chain: list[tuple[Request, int]] = []  # a program's open chain, with errnos
         self._deferred: list[tuple[Request, int, int]] = []
         self._inline_from: int | None = None  # requests from this token on complete inline
+
+    @property
+    def table(self) -> RequestTable:
+        """All requests that live."""
+        if self.direct is not None:
+            self.direct.claim_all()
+        return self._table
 
     # --- userspace ------------------------------------------------------------------------
 
@@ -93,7 +100,7 @@ class Submitter:
         chain: list[tuple[Request, int]] = []
         limit = min(limit, sq.ready())
         for ahead in range(limit):
-            if len(self.table.live) >= self._live_requests:
+            if self.room() <= 0:
                 break
             raw = sq.fetch(ahead - done)
             if raw is None:
@@ -182,7 +189,7 @@ class Submitter:
 
     def submit_from_program(self, raw: bytes, origin: str) -> int:
         """The submit helper, section 2.4 (a), after its length check."""
-        if len(self.table.live) >= self._live_requests:
+        if self.room() <= 0:
             return -errno.ENOMEM
         request, error = self._admit(raw, origin)
         link = request.flags & SQE_ANY_LINK
@@ -191,7 +198,7 @@ class Submitter:
         self._announce(request)
         if error:
             if self._rules.submit_returns_errno:
-                self.table.retire(request)
+                self._table.retire(request)
                 self._announce_end(request, -error, 0, quiet=True)
                 return -error
             if not (self._rules.bad_sqe_joins_chain and (self._chain or link)):
@@ -218,7 +225,7 @@ class Submitter:
             self._post(request, res, flags)
             self.settle()
             return 0
-        self._flush_deferred(_DEFER_MOST)
+        self.post_some()
         return self._accepted
 
     @property
@@ -268,18 +275,39 @@ class Submitter:
         """A run is over: close its chain, post its deferred completions."""
         self.close_chain()
         self._flush_deferred(1)
-        self.deferring.clear()
+        self._deferring.clear()
 
     def abort_run(self) -> None:
         """A run was broken off: its unstarted chain is cancelled, its completions are posted."""
         self._fail_chain(self._take_chain())
         self._flush_deferred(1)
-        self.deferring.clear()
+        self._deferring.clear()
         self.settle()
 
     def room(self) -> int:
         """How many requests more may be live."""
-        return self._live_requests - len(self.table.live)
+        direct = self.direct.in_flight() if self.direct is not None else 0
+        return self._live_requests - len(self._table.live) - direct
+
+    @property
+    def chaining(self) -> bool:
+        """Whether a chain of the running program is open."""
+        return bool(self._chain)
+
+    @property
+    def deferring(self) -> bool:
+        """Whether completions are kept for the end of the run."""
+        return bool(self._deferred)
+
+    def post_some(self) -> None:
+        """Post what is kept for the end of the run, if it is much."""
+        self._flush_deferred(_DEFER_MOST)
+
+    def add_direct(self, request: Request, *, in_run: bool) -> None:
+        """A request that compiled code issued lives; `in_run`: in the run that is not over yet."""
+        self._table.add(request)
+        if in_run:
+            self._deferring.add(request.token)
 
     def _take_chain(self) -> list[tuple[Request, int]]:
         chain, self._chain = self._chain, []
@@ -304,7 +332,7 @@ class Submitter:
         error = errno.EINVAL
         if cq is not None:
             error = self._checks.generic(opcode, flags, personality)
-        table = self.table
+        table = self._table
         token = table.next_token
         table.next_token += 1
         request: Request
@@ -324,7 +352,7 @@ class Submitter:
     def _filtered_sqe(self, token: int) -> bytes | None:
         """The SQE that filters see for the backend's request `token`; None for what `_admit` has
         asked about, and for requests of our own."""
-        request = self.table.live.get(token)
+        request = self._table.live.get(token)
         return None if request is None or request.external else request.sqe
 
     def _announce(self, request: Request) -> None:
@@ -375,7 +403,7 @@ class Submitter:
             return self._backend.submit(encoded)
         except BaseException:
             for request in requests:
-                self.table.retire(request)
+                self._table.retire(request)
             raise
 
     def _encode(self, request: Request, *, placed: bool) -> bytes:
@@ -423,7 +451,7 @@ class Submitter:
         self.bpf.wake()
 
     def _start(self, token: int) -> None:
-        request = self.table.live.get(token)
+        request = self._table.live.get(token)
         if request is None or not request.external:
             raise InternalError(f"the backend started an unknown request {token}")
         request.started = True
@@ -434,11 +462,11 @@ class Submitter:
             self.performed.start(request)
 
     def _ended(self, token: int, res: int, flags: int) -> None:
-        hidden = self.table.take_hidden(token)
+        hidden = self._table.take_hidden(token)
         if hidden is not None:
             hidden(res)
             return
-        request = self.table.live.get(token)
+        request = self._table.live.get(token)
         if request is None:
             raise InternalError(f"the backend completed an unknown request {token}")
         if flags & CQE_F_MORE:
@@ -448,7 +476,7 @@ class Submitter:
 
     def complete(self, request: Request, res: int, flags: int = 0) -> None:
         """The request is over: its last CQE, posted at once or at the end of the run."""
-        self.table.retire(request)
+        self._table.retire(request)
         if self.gate.active:
             self.gate.ended(request.token, res)
         if request.opcode == Op.TIMEOUT:
@@ -456,9 +484,9 @@ class Submitter:
         if request.flags & SQE_CQE_SKIP_SUCCESS and self._skips(request, res):
             self._announce_end(request, res, flags, quiet=True)
             return
-        if request.token >= DIRECT_TOKENS:
-            self.released(request.token)
-            inline = request.token in self.deferring
+        if self.direct is not None and request.token >= DIRECT_TOKENS:
+            self.direct.release(request.token)
+            inline = request.token in self._deferring
         else:
             inline = self._inline_from is not None and request.token >= self._inline_from
         if inline:

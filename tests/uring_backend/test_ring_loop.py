@@ -401,14 +401,6 @@ def _accounted(table: Table) -> bool:
     return _out(table, 1) + table.ring.ready(1) == _out(table, 3)
 
 
-class _Alarm(BaseException):
-    """What the handler of the test's signal raises, as that of SIGINT raises KeyboardInterrupt."""
-
-
-def _ring_alarm(*_: object) -> None:
-    raise _Alarm
-
-
 @pytest.mark.skipif(
     threading.current_thread() is not threading.main_thread(), reason="signals need this thread"
 )
@@ -416,35 +408,34 @@ def _ring_alarm(*_: object) -> None:
 def test_signals_end_loops_and_lose_nothing(depth: int) -> None:
     random = Random(3)
     looped = 0
-    before = signal.signal(signal.SIGALRM, _ring_alarm)
-    try:
-        for _ in range(25):
-            budgets = Budgets(max_runs=1 << 40)
-            with looping("v3", budgets=budgets) as table:
-                table.args(depth, 3, 1)
-                table.submit("nops")  # compiles
-                table.ring.reap()
-                table.args(depth, 1 << 40, 1)
-                ready = table.looped
-                began = time.monotonic()
-                table.ring.get_sqe().prep_bpf(0)
-                with pytest.raises(_Alarm):  # noqa: PT012 - it may come before the call
-                    # Again after a while: one that comes in a finalizer is lost.
-                    signal.setitimer(signal.ITIMER_REAL, 0.001 + random.random() / 30, 1)
-                    table.ring.submit()
-                signal.setitimer(signal.ITIMER_REAL, 0)
-                assert time.monotonic() - began < 5
-                looped += table.looped > ready
-                table.ring.run_until_idle(0)
-                backend = table.ring.core.backend
-                while backend.in_flight() and time.monotonic() - began < 10:
-                    backend.wait(1_000_000)
-                    table.ring.core._submitter.drain()
-                assert _accounted(table)
-                assert backend.in_flight() == 0
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    for _ in range(25):
+        budgets = Budgets(max_runs=1 << 40)
+        with looping("v3", budgets=budgets) as table:
+            table.args(depth, 3, 1)
+            table.submit("nops")  # compiles
+            table.ring.reap()
+            table.args(depth, 1 << 40, 1)
+            ready = table.looped
+            began = time.monotonic()
+            table.ring.get_sqe().prep_bpf(0)
+            delay = 0.001 + random.random() / 30
+            timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
+            with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - it may come before the call
+                timer.start()
+                table.ring.submit()
+                timer.join()
+            assert time.monotonic() - began < 5
+            looped += table.looped > ready
+            assert not table.ring.ready(0)  # its request is where it was, if it was submitted
+            table.args(depth, 0, 1)
+            table.ring.submit()
+            assert table.ring.wait_cqe().res == 0
+            backend = table.ring.core.backend
+            while backend.in_flight() and time.monotonic() - began < 10:
+                backend.wait(1_000_000)
+                table.ring.core._submitter.drain()
+            assert _accounted(table)
+            assert backend.in_flight() == 0
     assert looped > 5
 
 

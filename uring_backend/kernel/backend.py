@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from pybpfvm.errors import InputError, InternalError, RingError, UnsupportedError
+from pybpfvm.interrupts import breathe
 from pybpfvm.memory import AddressSpace
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Op
@@ -53,6 +54,7 @@ from pybpfvm.uring_backend.kernel.requests import (
 from pybpfvm.uring_backend.kernel.sysring import SysRing
 from pybpfvm.uring_backend.kernel.transport import Transport
 from pybpfvm.uring_backend.kernel.world import KernelWorld
+from pybpfvm.uring_backend.requests import DIRECT_TOKENS, DirectRequests
 
 MakeRing = Callable[..., Transport]
 DEFAULT_ENTRIES = 1024
@@ -197,6 +199,7 @@ class KernelBackend:
             if not self.can_progress() or (left is not None and left <= 0):
                 return False
             result = self._ring.wait(left)
+            breathe()
             if result < 0 and result not in (-errno.EINTR, -errno.ETIME):
                 raise RingError(-result, "io_uring_enter refused to wait")
             if deadline is not None:
@@ -205,6 +208,9 @@ class KernelBackend:
     def can_progress(self) -> bool:
         """Whether something in flight may complete without the caller finishing an external
         request. What waits for the outside (a peer, a pipe) counts as able to."""
+        if self._flight.can_move():
+            return True
+        self._flight.claim_all()
         return self._flight.can_move()
 
     def finish(self, token: int, *, failed: bool = False) -> None:
@@ -349,12 +355,17 @@ class KernelBackend:
             raise InputError("compiled code does not use a library's ring", where="backend")
         return Direct(self._memory, self._ring, self.world, cqs)
 
+    def let(self, direct: DirectRequests | None) -> None:
+        """Compiled code issues requests from now on, or (None) does no more."""
+        self._flight.direct = direct
+
     def adopt(self, token: int, opcode: int) -> None:
         """A request that compiled code issued is in flight: from now on it is one like others."""
         self._flight.live[token] = opcode
 
     def in_flight(self) -> int:
         """Requests submitted and not completed."""
+        self._flight.claim_all()
         return len(self._flight.live)
 
     def close(self) -> None:
@@ -444,6 +455,9 @@ class KernelBackend:
             self._complete_hidden(record, res)
             return
         entry = self._flight.live.get(token)
+        if entry is None and token >= DIRECT_TOKENS and self._flight.direct is not None:
+            self._flight.direct.claim(token)
+            entry = self._flight.live.get(token)
         if entry is None and token in self._flight.renames:
             self._flight.rename(self._flight.renames[token], token, 0)
             entry = self._flight.live.get(token)
@@ -514,6 +528,7 @@ class KernelBackend:
         Cancelling lets the next members of chains and behind drains have their turn, so repeat.
         """
         deadline = time.monotonic_ns() + _CLOSE_LIMIT_NS
+        self._flight.claim_all()
         for external in self._flight.externals():
             if external.stage is Stage.WAITING:
                 external.doomed = True
