@@ -24,6 +24,7 @@ from pybpfvm.uring_backend.bpf import BpfRequests, Budgets, ProgramRunner, wait_
 from pybpfvm.uring_backend.checks import SqeChecks
 from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.cq import CompletionQueue, CompletionQueues
+from pybpfvm.uring_backend.filtering import RequestFilter
 from pybpfvm.uring_backend.layout import RingMemory
 from pybpfvm.uring_backend.setup import check_setup
 from pybpfvm.uring_backend.submitter import Submitter
@@ -85,6 +86,7 @@ class Ring:
         self._closed = False
         self._observer = observer
         self._loop: KernelLoop | None = None
+        self._filtered = False
         self._runner = runner
         self._memory = RingMemory(memory, profile, setup)
         self.sq = self._memory.submission_queue()
@@ -151,7 +153,7 @@ class Ring:
         backend = self.backend
         if rules is None or not rules.extra_cqs or rules.submit_returns_errno:
             return None
-        if self._observer is not None:
+        if self._observer is not None or self._filtered:
             return None
         if backend.name != "kernel":
             return None
@@ -331,6 +333,13 @@ class Ring:
         if self._checks.programs is None:
             raise RingError(errno.ENXIO, "no programs are registered")
         self._checks.programs = None
+
+    def put_filter(self, filter_: RequestFilter) -> None:
+        """Requests pass this filter from now on; compiled code loops over the ring no more."""
+        self._check_open()
+        self._filtered = True
+        self._bpf.loop = None
+        self._submitter.gate.put(filter_)
 
     def register_files(self, fds: Sequence[int]) -> None:
         """IORING_REGISTER_FILES; -1 leaves a slot empty. Raises RingError."""

@@ -24,6 +24,7 @@ from pybpfvm.uring_backend.abi import (
 from pybpfvm.uring_backend.base import EXTERNAL, Backend, Message, Started
 from pybpfvm.uring_backend.checks import SqeChecks
 from pybpfvm.uring_backend.cq import CompletionQueues
+from pybpfvm.uring_backend.filtering import FilterGate
 from pybpfvm.uring_backend.performed import Performed, is_performed
 from pybpfvm.uring_backend.requests import (
     DIRECT_TOKENS,
@@ -62,6 +63,7 @@ class Submitter:
     ) -> None:
         self._table = RequestTable()
         self.performed = Performed(self, backend, cqs)
+        self.gate = FilterGate(backend, self._filtered_sqe, observer)
         self.bpf: BpfRequests  # set once by the ring: the two refer to each other
         self.direct: DirectRequests | None = None  # set by who lets compiled code issue requests
         # Those among them that complete during the run that submitted them: posted at its end.
@@ -210,10 +212,11 @@ class Submitter:
                 self.close_chain()
             return self._accepted
         before = len(self._deferred)
-        self._issue_alone(request)
+        denied = self._issue_alone(request)
         # The backend does not tell a bad SQE from a request that fails at once; -EINVAL right
         # away is nearly always the former, and then the helper says so.
-        if len(self._deferred) > before and self._deferred[-1][:2] == (request, -errno.EINVAL):
+        bad = -errno.EACCES if denied else -errno.EINVAL
+        if len(self._deferred) > before and self._deferred[-1][:2] == (request, bad):
             _, res, flags = self._deferred.pop()
             refused = self._rules.submit_returns_errno
             self._announce_end(request, res, flags, quiet=refused)
@@ -229,11 +232,12 @@ class Submitter:
     def _accepted(self) -> int:
         return 0 if self._rules.submit_returns_errno else 1
 
-    def _issue_alone(self, request: Request) -> None:
+    def _issue_alone(self, request: Request) -> bool:
+        """Issue a request without links; whether a filter denied it."""
         if isinstance(request, BpfRequest):
             self._announce_start(request)
             self.bpf.enqueue(request)
-            return
+            return False
         self._inline_from = request.token
         try:
             if is_performed(request):
@@ -241,9 +245,11 @@ class Submitter:
                 self.performed.start(request)
             else:
                 self._hand_over([request], placed=False)
+            denied = self.gate.denied(request.token)
             self.drain()
         finally:
             self._inline_from = None
+        return denied
 
     def close_chain(self) -> None:
         """Start the open chain of the running program; without one, nothing."""
@@ -337,7 +343,17 @@ class Submitter:
         else:
             request = Request(token, raw, user_data, cq or 0, origin)
         table.add(request)
+        if self.gate.active and not error:
+            ours = isinstance(request, BpfRequest) or is_performed(request)
+            if ours and self.gate.denies(token, raw):
+                error = errno.EACCES
         return request, error
+
+    def _filtered_sqe(self, token: int) -> bytes | None:
+        """The SQE that filters see for the backend's request `token`; None for what `_admit` has
+        asked about, and for requests of our own."""
+        request = self._table.live.get(token)
+        return None if request is None or request.external else request.sqe
 
     def _announce(self, request: Request) -> None:
         if self._observer is not None:
@@ -461,6 +477,8 @@ class Submitter:
     def complete(self, request: Request, res: int, flags: int = 0) -> None:
         """The request is over: its last CQE, posted at once or at the end of the run."""
         self._table.retire(request)
+        if self.gate.active:
+            self.gate.ended(request.token, res)
         if request.opcode == Op.TIMEOUT:
             self.timeouts_ended += 1
         if request.flags & SQE_CQE_SKIP_SUCCESS and self._skips(request, res):

@@ -91,7 +91,7 @@ RULES_2021 = KernelRules((5, 15), uninit_stack=False, lookup_never_null=False, f
 
 
 # Licences that a kernel takes for compatible with the GPL.
-_GPL_COMPATIBLE = frozenset(
+GPL_COMPATIBLE = frozenset(
     {
         "GPL",
         "GPL v2",
@@ -183,7 +183,7 @@ class Environment:
     @property
     def gpl(self) -> bool:
         """Whether what is for GPL programs only is for this one."""
-        return self.program.license in _GPL_COMPATIBLE
+        return self.program.license in GPL_COMPATIBLE
 
     @property
     def maps(self) -> tuple[MapSpec, ...]:

@@ -24,13 +24,22 @@ from pybpfvm.interrupts import breathe
 from pybpfvm.memory import AddressSpace
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Op
-from pybpfvm.uring_backend.base import EXTERNAL, Backend, Completion, Event, Message, Started
+from pybpfvm.uring_backend.base import (
+    EXTERNAL,
+    Backend,
+    Completion,
+    Denied,
+    Event,
+    Message,
+    Started,
+)
 from pybpfvm.uring_backend.kernel import messages
 from pybpfvm.uring_backend.kernel.bufferring import BufferRings
 from pybpfvm.uring_backend.kernel.direct import Direct
 from pybpfvm.uring_backend.kernel.gates import Gate, GatePool
 from pybpfvm.uring_backend.kernel.guard import NO_TOKEN, SUPPORTED, TOKEN_LIMIT, Guard
 from pybpfvm.uring_backend.kernel.plan import ORDERED, PLAIN, Planned, Planner
+from pybpfvm.uring_backend.kernel.preparing import Preparation, refusal
 from pybpfvm.uring_backend.kernel.registration import Registration
 from pybpfvm.uring_backend.kernel.requests import (
     ZERO_COPY,
@@ -88,6 +97,9 @@ class KernelBackend:
         self._flight = InFlight()
         self._gates = GatePool()
         self._planner = Planner(self._guard, self.world, self._flight, self._gates)
+        self._denied: Denied | None = None
+        self._refused: set[int] = set()  # tokens of denied requests
+        self._preparation = Preparation(make_ring, self._guard)
         self._closed = False
         memory.before_close(self.close)
 
@@ -110,6 +122,8 @@ class KernelBackend:
         """
         self._check_open()
         self._reap()
+        if self._denied is not None:
+            sqes = self._filtered(sqes, self._denied)
         taken = self._submit_plain(sqes)
         if taken is not None:
             return taken
@@ -214,6 +228,25 @@ class KernelBackend:
         if not isinstance(external, External) or external.stage is not Stage.WAITING:
             raise InternalError(f"request {token} is not an external one that waits")
         external.doomed = True
+
+    def filter_requests(self, denied: Denied) -> None:
+        """Ask `denied` before the kernel sees a request: this process plays the filter's part."""
+        self._denied = denied
+
+    def _filtered(self, sqes: Sequence[bytes], denied: Denied) -> list[bytes]:
+        """With SQEs that the kernel refuses in the place of denied ones."""
+        found = []
+        behind = -1  # opcode of the request that the next one is linked to
+        for raw in sqes:
+            token = int.from_bytes(raw[32:40], "little")
+            self._refused.discard(token)  # of an SQE that was not consumed
+            if raw[0] in SUPPORTED and denied(token):
+                unlinked = raw[0] == Op.LINK_TIMEOUT and behind in (-1, Op.LINK_TIMEOUT)
+                if not unlinked and not self._preparation.fails(raw):
+                    self._refused.add(token)
+            found.append(refusal(token, raw[1]) if token in self._refused else raw)
+            behind = raw[0] if raw[1] & abi.SQE_ANY_LINK else -1
+        return found
 
     def register_files(self, fds: Sequence[int], tags: Sequence[int] = ()) -> int:
         """IORING_REGISTER_FILES; foreign descriptors are -EBADF."""
@@ -343,6 +376,7 @@ class KernelBackend:
         self._closed = True
         self._memory.forget_before_close(self.close)
         self._ring.close()
+        self._preparation.close()
         self._rings.close()
         self._gates.close()
         self._flight.live.clear()
@@ -391,7 +425,7 @@ class KernelBackend:
 
     def _reap(self) -> None:
         """Turn the CQEs that are there into events."""
-        live, events = self._flight.live, self._events
+        live, events, refused = self._flight.live, self._events, self._refused
         if self._rings:
             self._rings.publish()
         reaped = self._ring.reap()
@@ -399,6 +433,9 @@ class KernelBackend:
             self._rings.reflect()
         for token, res, flags in reaped:
             entry = live.get(token)
+            if refused and token in refused:
+                refused.discard(token)
+                res = -errno.EACCES if res == -errno.EINVAL else res
             if entry.__class__ is int:
                 if not flags & abi.CQE_F_MORE:
                     del live[token]
