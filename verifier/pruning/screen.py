@@ -34,8 +34,9 @@ class Screen:
         self.tests = [
             *(_callsite_test(at, state.frames[at].callsite) for at in range(1, self.depth)),
             *(_register_test(*one) for one in self.matters.registers),
-            *(_slot_test(*one) for one in self.matters.slots),
         ]
+        if self.matters.slots:
+            self.tests.append(_slots_test(self.matters.slots))
 
 
 def _callsite_test(index: int, callsite: int) -> Test:
@@ -76,6 +77,24 @@ def _register_test(index: int, number: int, old: Reg) -> Test:
         )
 
     return within
+
+
+def _slots_test(slots: list[tuple[int, int, Slot]]) -> Test:
+    """The tests of all slots: made when one is asked for, for registers tell most states apart."""
+    tests: list[Test] = []
+
+    def alike(frames: list[Frame]) -> bool:
+        if not tests:
+            tests.extend(_slot_test(*one) for one in slots)
+        for test in tests:
+            if not test(frames):
+                if test is not tests[0]:
+                    tests.remove(test)
+                    tests.insert(0, test)
+                return False
+        return True
+
+    return alike
 
 
 def _slot_test(index: int, base: int, slot: Slot) -> Test:
