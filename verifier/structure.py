@@ -174,18 +174,16 @@ def reaching(env: Environment, pcs: Iterable[int]) -> frozenset[int]:
 def direct_calls(env: Environment) -> dict[int, list[tuple[int, int]]]:
     """`calls_of` without callbacks that run later, whose frames lie on no other's: those that are
     known to, or any that may while the program was not explored."""
+    found = calls_of(env)
+    if not any(found.values()):
+        return found
     known = {one.entry for one in env.deferred} - env.called_back
     any_ = not env.deferred and _defers(env)
-    if not (any_ or known):
-        return calls_of(env)
 
     def called(pc: int, target: int) -> bool:
         return env.code[pc].spec.kind is Kind.CALL_LOCAL or not (any_ or target in known)
 
-    return {
-        function: [one for one in calls if called(*one)]
-        for function, calls in calls_of(env).items()
-    }
+    return {function: [one for one in calls if called(*one)] for function, calls in found.items()}
 
 
 def _defers(env: Environment) -> bool:

@@ -53,7 +53,7 @@ def _live(env: Environment) -> array[int]:
     live = array("H", bytes(2 * (slots + 1)))
     uses, defines = array("H", live), array("H", live)
     target = array("i", [-1]) * (slots + 1)  # where a jump leads, or a call
-    follows = array("i", [-1]) * (slots + 1)  # what an instruction may go on to, the slot behind it
+    follows = array("i", [slots]) * (slots + 1)  # what an instruction may go on to, behind it
     sources: dict[int, list[int]] = {}
     calls = bytearray(slots + 1)
     code = env.code
@@ -75,7 +75,7 @@ def _live(env: Environment) -> array[int]:
     while work:
         pc = work.pop()
         queued[pc] = 0
-        out = live[follows[pc]] if follows[pc] >= 0 else 0
+        out = live[follows[pc]]
         used, to = uses[pc], target[pc]
         if to >= 0:
             if calls[pc]:
@@ -86,6 +86,8 @@ def _live(env: Environment) -> array[int]:
         if new == live[pc]:
             continue
         live[pc] = new
+        if pc not in sources and queued[pc - 1] and queued[pc - 2]:
+            continue
         for other in (pc - 1, pc - 2, *sources.get(pc, ())):
             if other >= 0 and not queued[other] and (follows[other] == pc or target[other] == pc):
                 queued[other] = 1
