@@ -297,7 +297,16 @@ class Explorer:
             depth = len(frames)
             seldom = not forced and jumps < _LOOP_JUMPS and insns < _LOOP_INSNS
             for stored in reversed(found):
-                if stored.pending:
+                screen = stored.screen
+                if screen is None and not stored.pending and stored.head is None:
+                    screen = stored.screen = Screen(self._live, pc, stored.state)
+                if screen is not None:
+                    if screen.depth == depth and screen.first(frames) and screen.passes(frames):
+                        if self._compare(pc, stored, state, _EXPLORED):
+                            stored.hits += 1
+                            return False
+                        screen.misled()
+                elif stored.pending:
                     old_bounds = stored.bounds
                     if (
                         old_bounds
@@ -312,27 +321,11 @@ class Explorer:
                         raise _infinite(pc, anew=anew)
                     if seldom:
                         add = False
-                elif stored.head is not None:  # it is not known yet what of the state matters
-                    if keeps(stored, state) and self._compare(pc, stored, state, _ALL):
-                        stored.hits += 1
-                        close(stored, state, self._parent)
-                        return False
-                else:
-                    screen = stored.screen
-                    if screen is None:
-                        screen = stored.screen = Screen(self._live, pc, stored.state)
-                    if screen.depth == depth:
-                        tests = screen.tests
-                        for test in tests:
-                            if not test(frames):
-                                if test is not tests[0]:
-                                    tests.remove(test)
-                                    tests.insert(0, test)
-                                break
-                        else:
-                            if self._compare(pc, stored, state, _EXPLORED):
-                                stored.hits += 1
-                                return False
+                # It is not known yet what of the state matters.
+                elif keeps(stored, state) and self._compare(pc, stored, state, _ALL):
+                    stored.hits += 1
+                    close(stored, state, self._parent)
+                    return False
                 if add:
                     stored.misses += 1
                     # Paths that leave a bounded loop after different turns meet at the next one.
