@@ -166,7 +166,7 @@ def _load_stack(
     if low == high and size == 8 and slot is not None and slot.spilled == 8:
         # A register was spilled there, whole.
         assert slot.reg is not None
-        stack.mark_read(slot)
+        stack.note_read(frame, low, size)
         return usermem.from_stack(env, frame, low, size, slot.reg) if env.traces else slot.reg
     if low != high:
         shown = f"read from stack R{number} var"
