@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import chain, count
 from typing import TYPE_CHECKING
 
 from pybpfvm.btf.types import Btf
@@ -152,10 +152,12 @@ class Environment:
     tail_call_maps: dict[int, int] = field(default_factory=dict)
     _attachment: Attachment | None = None
 
-    def pcs(self, *kinds: Kind) -> list[int]:
+    def pcs(self, *kinds: Kind) -> Sequence[int]:
         """The pcs of all instructions of these kinds, in order."""
-        found = [pc for kind in kinds for pc in self.by_kind.get(kind, ())]
-        return found if len(kinds) == 1 else sorted(found)
+        found = [self.by_kind[kind] for kind in kinds if kind in self.by_kind]
+        if len(found) > 1:
+            return sorted(chain(*found))
+        return found[0] if found else ()
 
     def fields(self, spec: MapSpec) -> tuple[Field, ...]:
         """The kernel's own fields in the values of a map of the object. Raises Refused."""

@@ -104,6 +104,7 @@ HELPER_SPECIAL: Mapping[str, Handler] = {
 _END = -1
 _ALL, _EXPLORED, _EXACT = Compare.ALL, Compare.EXPLORED, Compare.EXACT
 _SCALAR, _STACK = RegType.SCALAR_VALUE, RegType.PTR_TO_STACK
+_ALU, _LDDW, _JUMP, _CALL, _EXIT = Kind.ALU, Kind.LDDW, Kind.JUMP, Kind.CALL, Kind.EXIT
 # How seldom states are stored, and when a stored one that covers nothing is dropped.
 _STORE_JUMPS, _STORE_INSNS = 2, 8
 _LOOP_JUMPS, _LOOP_INSNS = 20, 100
@@ -507,17 +508,21 @@ class Explorer:
         insn = env.code[pc]
         kind = insn.spec.kind
         after = pc + insn.slots
-        if kind is Kind.ALU:
+        if kind is _ALU:
             step = _then(prepare_alu(env, insn, pc), after)
             return _tracing(insn, step) if usermem.follow_alu(env, insn) else step
-        if kind is Kind.LDDW:
+        if kind is _LDDW:
             return _then(prepare_lddw(env, insn, pc), after)
         if kind in _LOADS:
             return _then(memory.prepare_load(env, insn, pc), after)
         if kind in _STORES:
             return _then(memory.prepare_store(env, insn, pc), after)
-        if kind is Kind.JUMP:
+        if kind is _JUMP:
             return self._jump(insn, pc)
+        if kind is _CALL:
+            return self._helper_call(insn, pc)
+        if kind is _EXIT:
+            return self._exit(pc)
         if kind is Kind.ATOMIC:
             return _then(lambda state: memory.atomic(env, state, insn, pc), after)
         if kind is Kind.MAY_GOTO:
@@ -525,8 +530,6 @@ class Explorer:
         if kind is Kind.GOTO:
             target = after + insn.off
             return lambda _: target
-        if kind is Kind.CALL:
-            return self._helper_call(insn, pc)
         if pc in self._next_calls:
             call = partial(call_kfunc, env, insn=insn, pc=pc)
             return iterator.prepare_next(call, pc, self._forks, self._last_turn)
@@ -536,8 +539,6 @@ class Explorer:
             return self._kfunc_call(insn, pc)
         if kind is Kind.CALL_LOCAL:
             return self._local_call(insn, pc)
-        if kind is Kind.EXIT:
-            return self._exit(pc)
         if kind in (Kind.LD_ABS, Kind.LD_IND):
             return self._packet_load(insn, pc)
         raise unsupported(_FEATURES[kind])
@@ -940,18 +941,19 @@ def _begin_anew(state: State) -> None:
     for frame in state.frames:
         regs = frame.regs
         for number in range(10):
-            if regs[number].type is _SCALAR:
-                regs[number] = _renewed(regs[number], renewed)
+            reg = regs[number]
+            if reg.type is _SCALAR:
+                regs[number] = _renewed(reg, renewed)
         for base, slot in list(frame.stack.items()):
-            reg = slot.reg
+            held = slot.reg
             if slot.copied is not None:
                 slot = CopiedSlot(slot.kinds, slot.copied)
             elif slot.object is not None:
                 slot = ObjectSlot(slot.object)
-            elif reg is not None and reg.type is _SCALAR:
-                slot = Slot(slot.kinds, _renewed(reg, renewed), slot.spilled)
+            elif held is not None and held.type is _SCALAR:
+                slot = Slot(slot.kinds, _renewed(held, renewed), slot.spilled)
             else:
-                slot = Slot(slot.kinds, reg, slot.spilled)
+                slot = Slot(slot.kinds, held, slot.spilled)
             frame.put(base, slot)
             slot.stored = True
 

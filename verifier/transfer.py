@@ -46,7 +46,8 @@ _SCALAR, _STACK, _FLOW_KEYS = (
     RegType.PTR_TO_FLOW_KEYS,
 )
 _MEM, _UNTRUSTED = RegType.PTR_TO_MEM, Trust.UNTRUSTED
-_ADD, _SUB = AluOp.ADD, AluOp.SUB
+_MOV, _ADD, _SUB, _NEG = AluOp.MOV, AluOp.ADD, AluOp.SUB, AluOp.NEG
+_IMMEDIATE, _REGISTER = Operand.K, Operand.X
 _S32_MAX = (1 << 31) - 1
 _SHIFTS = frozenset({AluOp.LSH, AluOp.RSH, AluOp.ARSH})
 _DIVISIONS = frozenset({AluOp.DIV, AluOp.SDIV, AluOp.MOD, AluOp.SMOD})
@@ -62,15 +63,15 @@ def prepare_alu(env: Environment, insn: Insn, pc: int) -> Step:
     _check_immediate(insn, op)
     if insn.dst == FRAME_POINTER:
         return write_frame_pointer
-    if op is AluOp.MOV or op in _SIGN_EXTENDING:
-        if insn.spec.operand is Operand.K:
+    if op is _MOV or op in _SIGN_EXTENDING:
+        if insn.spec.operand is _IMMEDIATE:
             return _move_constant(insn, pc)
         return _move(env, insn, pc, op)
     return _arithmetic(env, insn, pc, op)
 
 
 def _check_immediate(insn: Insn, op: AluOp) -> None:
-    if insn.spec.operand is not Operand.K:
+    if insn.spec.operand is not _IMMEDIATE:
         return
     if op in _SHIFTS and not 0 <= insn.imm < insn.spec.width:
         raise forbidden(
@@ -110,7 +111,7 @@ def _move(env: Environment, insn: Insn, pc: int, op: AluOp) -> Step:
     """
     dst, src, width = insn.dst, insn.src, insn.spec.width
     transfer = remembering(transfer_of(op, width))
-    whole = op is AluOp.MOV and width == 64
+    whole = op is _MOV and width == 64
     part = "sign-extension part" if op in _SIGN_EXTENDING else "partial copy"
     ranges_only = op in _SIGN_EXTENDING and not env.rules.tracks_all
 
@@ -168,11 +169,11 @@ def _ranges_of(var: Scalar) -> Scalar:
 def _arithmetic(env: Environment, insn: Insn, pc: int, op: AluOp) -> Step:
     dst, src, width = insn.dst, insn.src, insn.spec.width
     transfer = remembering(transfer_of(op, width))
-    register = insn.spec.operand is Operand.X
+    register = insn.spec.operand is _REGISTER
     constant = scalar(Scalar.const(insn.imm), pc)
-    moves = op in (AluOp.ADD, AluOp.SUB) and width == 64
-    sign = -1 if op is AluOp.SUB else 1
-    unary = op is AluOp.NEG or op in _SWAPS
+    moves = (op is _ADD or op is _SUB) and width == 64
+    sign = -1 if op is _SUB else 1
+    unary = op is _NEG or op in _SWAPS
     lost = not env.rules.tracks_all and op in _DIVISIONS
     shift = not env.rules.tracks_all and register and op in _SHIFTS
 
