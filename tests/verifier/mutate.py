@@ -317,9 +317,10 @@ def _without_screen() -> None:
 
     def untested(screen: Screen, live: Liveness, pc: int, state: State) -> None:
         screened(screen, live, pc, state)
-        screen.tests.clear()
+        screen.first = lambda _: True
 
     setattr(Screen, "__init__", untested)  # noqa: B010
+    setattr(Screen, "passes", lambda *_: True)  # noqa: B010
 
 
 def _silent() -> None:
