@@ -60,7 +60,6 @@ NOT_ASKED = (
     "tests/verifier/test_mutation.py",
 )
 TIMEOUT_S = 120
-_REFUSING = frozenset({"Refused", "forbidden"})
 _FORGETTING = frozenset({"forget_packet", "_release", "release", "invalidate"})
 EQUIVALENT = Path(__file__).parent / "mutate_equivalent.toml"
 _TEXT_CHARS = 150
@@ -136,7 +135,8 @@ def _kind(node: ast.AST, file: str) -> str:
         name = getattr(node.exc.func, "id", getattr(node.exc.func, "attr", ""))
         if name == "unsupported":
             return "gap"
-        return "refusal" if name in _REFUSING or name.startswith("_") else ""
+        made = not name[:1].isupper()  # by a function that makes a refusal
+        return "refusal" if made or name == "Refused" else ""
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Yield | ast.YieldFrom):
         return "refusal" if file == "structure.py" else ""
     if isinstance(node, ast.Return) and file == "prune.py":
