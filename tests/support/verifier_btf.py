@@ -78,7 +78,7 @@ _PLAIN: list[BtfType] = [
 ]
 
 
-class _Types:
+class Types:
     """A list of types, to which more are added."""
 
     def __init__(self, types: Sequence[BtfType]) -> None:
@@ -98,7 +98,7 @@ class _Types:
         self.add(DeclTag(f"contains:{value}:{node}", struct, member))
 
 
-def _with_objects(types: _Types) -> dict[str, int]:
+def _with_objects(types: Types) -> dict[str, int]:
     """Structs of programs' own objects, and of map values that hold them, by name."""
     add, named = types.add, {}
 
@@ -173,7 +173,7 @@ def _with_objects(types: _Types) -> dict[str, int]:
     return named
 
 
-_ALL = _Types(_PLAIN)
+_ALL = Types(_PLAIN)
 STRUCTS = _with_objects(_ALL)
 BTF = Btf.of(_ALL.all)
 # Functions but the main one, by what the corpus calls them.

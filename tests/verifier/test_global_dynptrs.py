@@ -173,6 +173,12 @@ _CASES = (
         Rule.DYNPTR,
     ),
     _Case(
+        "the function clones it into itself",
+        _LOCAL,
+        "  r2 = r1\n  call kfunc bpf_dynptr_clone\n" + _RETURN,
+        Rule.DYNPTR,
+    ),
+    _Case(
         "the function looks at its data",
         _LOCAL,
         "  r2 = 0\n  r3 = 8\n  call dynptr_data\n  if r0 == 0 goto +1\n"

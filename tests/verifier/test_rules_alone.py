@@ -225,13 +225,16 @@ def test_a_global_function_in_the_ninth_frame() -> None:
     assert _refused(verdict) == "the call stack of 9 frames is too deep"
 
 
-# 1 int, 2 int *, 3 int **, 4 struct bpf_dynptr, 5 a pointer to it; 6 the prototype, 7 the function.
+# 1 int, 2 int *, 3 int **, 4 struct bpf_dynptr, 5 a pointer to it, 6 struct bpf_arena, 7 a pointer
+# to it; 8 the prototype, 9 the function.
 _TYPES: tuple[BtfType, ...] = (
     Int("int", 4, 32, signed=True),
     Ptr(1),
     Ptr(2),
     Struct("bpf_dynptr", 4, (Member("opaque", 1, 0),)),
     Ptr(4),
+    Struct("bpf_arena", 4, (Member("opaque", 1, 0),)),
+    Ptr(6),
 )
 
 
@@ -248,6 +251,7 @@ _TYPES: tuple[BtfType, ...] = (
             ("arg:nonnull",),
             "whose parameter a is a dynptr, and tagged",
         ),
+        (FuncProto(1, (Param("a", 7),)), (), "whose parameter a is a bpf_arena"),
         (FuncProto(1, (Param("a", 99),)), (), "calls of the global function f: "),
         (FuncProto(1, (Param("a", 2),)), ("arg:odd",), "whose parameter a is tagged odd"),
     ],
@@ -255,12 +259,12 @@ _TYPES: tuple[BtfType, ...] = (
 def test_global_functions_that_are_not_judged(
     proto: FuncProto | None, tags: tuple[str, ...], feature: str
 ) -> None:
-    own: list[BtfType] = [] if proto is None else [proto, Func("f", 6, FuncLinkage.GLOBAL)]
-    btf = Btf.of([*_TYPES, *own, *(DeclTag(tag, 7, 0) for tag in tags)])
+    own: list[BtfType] = [] if proto is None else [proto, Func("f", 8, FuncLinkage.GLOBAL)]
+    btf = Btf.of([*_TYPES, *own, *(DeclTag(tag, 9, 0) for tag in tags)])
     insns = assemble("call f\n r0 = 0\n exit\n f: r0 = 0\n exit", calls=_CALLS)
     subprogs = (
         Subprog("case", 0, 3),
-        Subprog("f", 3, 5, is_global=True, btf_type_id=7 if own else 0),
+        Subprog("f", 3, 5, is_global=True, btf_type_id=9 if own else 0),
     )
     program = Program("case", "tc", insns, subprogs=subprogs, license="GPL")
     obj = BpfObject("case.o", "", (program,), (), btf=btf, license="GPL")
