@@ -153,6 +153,12 @@ _CASES = (
         "  r2 = 0\n  call ringbuf_submit_dynptr\n" + _RETURN,
         Rule.DYNPTR,
     ),
+    _Case(
+        "the function releases what is behind its caller's",
+        _LOCAL,
+        "  r1 += 8\n  r2 = 0\n  call ringbuf_submit_dynptr\n" + _RETURN,
+        Rule.DYNPTR,
+    ),
     _Case("the function moves the pointer", _LOCAL, "  r1 += 8\n" + _SIZE, Rule.DYNPTR),
     _Case(
         "the function loads from it",

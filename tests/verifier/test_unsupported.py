@@ -1,6 +1,6 @@
-"""Features without rules that no case of the corpus can have: those of kernels with other types than
-the running one's, of maps that no kernel makes, of profiles of our own. Each is named, and nothing is
-decided. And what is refused of such kernels."""
+"""Features without rules that no case of the corpus can have: those of kernels with other types
+than the running one's, of maps that no kernel makes, of profiles of our own. Each is named, and
+nothing is decided. And what is refused of such kernels."""
 
 from __future__ import annotations
 
@@ -260,7 +260,8 @@ _STORAGE = MapSpec("storage", MapType.TASK_STORAGE, 4, 8, 0, 1)
         ),
         (
             "tp_btf/happened",
-            "r2 = *(u64 *)(r1 + 0)\n r1 = map[storage] ll\n r3 = 0\n r4 = 0\n call task_storage_get",
+            "r2 = *(u64 *)(r1 + 0)\n r1 = map[storage] ll\n r4 = 0\n r3 = r4\n"
+            "call task_storage_get",
             "arguments of type PTR_TO_BTF_ID_OR_NULL (task_storage_get)",
         ),
     ],
