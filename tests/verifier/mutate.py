@@ -60,6 +60,7 @@ NOT_ASKED = (
     "tests/verifier/test_mutation.py",
 )
 TIMEOUT_S = 120
+_YIELDING = frozenset({"structure.py", "newer.py", "capabilities.py", "fields.py"})
 _FORGETTING = frozenset({"forget_packet", "_release", "release", "invalidate"})
 EQUIVALENT = Path(__file__).parent / "mutate_equivalent.toml"
 _TEXT_CHARS = 150
@@ -138,7 +139,7 @@ def _kind(node: ast.AST, file: str) -> str:
         made = not name[:1].isupper()  # by a function that makes a refusal
         return "refusal" if made or name == "Refused" else ""
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Yield | ast.YieldFrom):
-        return "refusal" if file == "structure.py" else ""
+        return "refusal" if file in _YIELDING else ""
     if isinstance(node, ast.Return) and file == "prune.py":
         constant = node.value
         return "cover" if isinstance(constant, ast.Constant) and constant.value is False else ""
@@ -164,6 +165,9 @@ class _Change(ast.NodeTransformer):
             self.done = True
             if self.mutant.kind == "cover":
                 return ast.copy_location(ast.Return(ast.Constant(True)), node)
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Yield | ast.YieldFrom):
+                nothing = ast.YieldFrom(ast.Tuple([], ast.Load()))  # still a generator
+                return ast.copy_location(ast.Expr(nothing), node)
             return ast.copy_location(ast.Pass(), node)
         return self.generic_visit(node)
 

@@ -29,10 +29,11 @@ from pybpfvm.profiles.mainline import MAINLINE_NAMES
 from pybpfvm.program import BpfObject, MapSpec, MapType, Program, Subprog
 from pybpfvm.verifier import explore, structure
 from pybpfvm.verifier.kernelobjects import btfwalk
+from pybpfvm.verifier.privileges.privilege import parse_capabilities
 from pybpfvm.verifier.refusal import Refused
 from pybpfvm.verifier.resources import fields
 from pybpfvm.verifier.verdict import Accepted, Inconclusive, Rejected, Rule, Verdict
-from pybpfvm.verifier.verify import verify
+from pybpfvm.verifier.verify import Options, verify
 from tests.support.verifier_btf import FUNCTIONS
 from tests.support.verifier_cases import program_of
 
@@ -143,6 +144,19 @@ def test_more_code_than_kernels_load(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(_verify("r0 = 0\n exit"), Accepted)
     verdict = _verify("r0 = 0\n r1 = 0\n exit")
     assert not isinstance(verdict, Accepted)
+
+
+@pytest.mark.parametrize(("count", "accepted"), [(4096, True), (4097, False)])
+def test_more_code_than_loaders_without_cap_bpf_load(count: int, accepted: bool) -> None:
+    insns = assemble("r0 = 0\n" * (count - 1) + "exit")
+    program = Program("case", "socket", insns, license="GPL")
+    obj = BpfObject("case.o", "", (program,), (), license="GPL")
+    options = Options(caps=parse_capabilities("none"))
+    verdict = verify(program, obj, PROFILES["socket_filter"], options=options)
+    if accepted:
+        assert isinstance(verdict, Accepted)
+    else:
+        assert "program has 4097 insns, at most 4096 are allowed" in _refused(verdict)
 
 
 def test_a_loop_that_counts_and_has_no_end() -> None:
