@@ -44,6 +44,7 @@ from typing import Any
 import pytest
 
 from tests.support.evidence import keep
+from tests.support.verifier_cases import corpus
 
 ROOT = Path(__file__).parents[2]
 VERIFIER = ROOT / "verifier"
@@ -301,8 +302,6 @@ def fate(one: Judged) -> tuple[Judged, str]:
 
 def _as_before(one: Judged) -> str:
     """What noticed the mutant in an earlier run, if it does again."""
-    from tests.support.verifier_cases import corpus
-
     kind, _, name = one.before.partition(": ")
     if kind == "case":
         cases = corpus()
@@ -342,7 +341,6 @@ def _first_case(numbers: Sequence[int] | None, now: list[Any] | None = None) -> 
     if numbers is not None and not numbers:
         return ""
     from pybpfvm.verifier.verify import Options, verify
-    from tests.support.verifier_cases import corpus
     from tests.verifier.test_corpus import BUDGET_INSNS, disagreement
 
     cases = corpus()
@@ -433,6 +431,7 @@ def main() -> int:
     equivalent: Counter[str] = Counter()
     survivors: list[Judged] = []
     wrong: list[Mutant] = []
+    corpus()  # read once, for all processes: it needs no module that has a mutant
     with get_context("fork").Pool(args.j, maxtasksperchild=1) as pool:
         jobs = pool.apply(judged, (chosen, args.slowest, _logged(args.first) if args.first else {}))
         print(f"which run what: {time.monotonic() - start:.0f} s", flush=True)
