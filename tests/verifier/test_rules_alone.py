@@ -222,6 +222,19 @@ def test_structs_in_structs_without_end() -> None:
         btfwalk.walk(btf, depth, 0, 4)
 
 
+def test_bytes_between_members() -> None:
+    btf = Btf.of(
+        [
+            Int("int", 4, 32),
+            Int("long", 8, 64),
+            Struct("s", 16, (Member("a", 1, 0), Member("b", 2, 64))),
+        ]
+    )
+    assert btfwalk.walk(btf, 3, 8, 8).btf_id == 0
+    with pytest.raises(Refused, match="doesn't have field at offset 4"):
+        btfwalk.walk(btf, 3, 4, 4)
+
+
 def test_a_global_function_in_the_ninth_frame() -> None:
     names = "abcdef"
     chain = "".join(f"{one}: call {two}\n exit\n" for one, two in pairwise(names))
