@@ -92,7 +92,6 @@ _KINDS: Mapping[ArgType, tuple[RegType, ...]] = {
 # Arguments of which only the kind of register is known to be right.
 _NOT_JUDGED = frozenset(
     {
-        ArgType.PTR_TO_BTF_ID,
         ArgType.PTR_TO_BTF_ID_OR_NULL,
         ArgType.PTR_TO_PERCPU_BTF_ID,
     }
@@ -350,8 +349,7 @@ def _take_map(call: _Call, reg: Reg) -> None:
 def _check_element(call: _Call, number: int, kind: ArgType) -> None:
     """A key or value of the map argument, whose sizes the map tells."""
     spec = call.map
-    if spec is None:
-        raise unsupported(f"{call.helper.name}, whose key or value comes before its map")
+    assert spec is not None, "maps come before their keys and values"
     if kind is ArgType.PTR_TO_MAP_KEY:
         _memory(call, number, spec.key_size, writes=False, raw=False)
         if call.env.rules.lookup_never_null:

@@ -575,8 +575,7 @@ class Explorer:
             before = state.frame.regs.copy()
             entry = call_helper(env, state, insn, pc)
             if tail_call:
-                if self._later is not None:
-                    raise unsupported("tail calls of callbacks that run later")
+                assert self._later is None, "what runs later has no context"
                 self.tail_calls.add(state.frame.entry)
                 self._leave_early(state, pc, unknown(pc), moved=True)
             if entry >= 0:
@@ -681,16 +680,15 @@ class Explorer:
         wanted = parameters(env, function)
         moves = target in self._packet_movers
         throws = target in exceptions.throwers(env)
+        called_back = self.entry == self._callback or self._later is not None
 
         def step(state: State) -> int:
             check_call_unlocked(state, None)
             regs = state.frame.regs
             check_arguments(env, state, pc, function.name, wanted)
             if throws:
-                if self._later is not None:
-                    raise unsupported("exceptions in callbacks that run later")
                 exceptions.check_may_throw(state, function.name)
-                if self.entry == self._callback:
+                if called_back:
                     raise exceptions.in_callback(f"{function.name}(), which may throw,")
             if moves:
                 forget_packet(state, pc)
@@ -707,8 +705,7 @@ class Explorer:
     def _throw(self, insn: Insn, pc: int) -> Step:
         """The program ends, with what is thrown as its result, or its callback's."""
         env, callback = self.env, self._callback
-        if self._later is not None:
-            raise unsupported("exceptions in callbacks that run later")
+        called_back = self.entry == callback or self._later is not None
 
         def step(state: State) -> int:
             value = state.frame.regs[1]
@@ -716,7 +713,7 @@ class Explorer:
             if callback < 0:
                 _check_range(env, value, 1)
             exceptions.check_thrown(state, pc)
-            if self.entry == callback:
+            if called_back:
                 raise exceptions.in_callback(f"bpf_throw kfunc (insn {pc})")
             return _END
 

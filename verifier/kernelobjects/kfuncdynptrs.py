@@ -136,14 +136,7 @@ def _make(env: Environment, state: State, pc: int, kfunc: str, number: int, used
             raise unsupported(f"{kfunc} of a target BTF in which nothing is cloned")
         kind, ref_id = used.last.name.removeprefix("dynptr_"), used.last.ref_id
     if reg.type is not RegType.PTR_TO_STACK:
-        if reg.type is not RegType.CONST_PTR_TO_DYNPTR:
-            dynptr.check_lent(state, reg, number)
-        raise forbidden(
-            Rule.DYNPTR,
-            "Dynptr has to be an uninitialized dynptr",
-            reason="a dynptr is made on the stack",
-            culprit=reg,
-        )
+        dynptr.check_lent(state, reg, number)
     dynptr.place_for(env, state, reg, number, kind, pc, ref_id)()
 
 

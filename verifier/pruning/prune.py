@@ -138,8 +138,7 @@ class Comparison:
         for old_frame, new_frame in zip(old.frames, new.frames, strict=True):
             if old_frame.callsite != new_frame.callsite or old_frame.entry != new_frame.entry:
                 return False
-            called = old_frame.callback is not None or new_frame.callback is not None
-            if called and not self._callback(old_frame, new_frame):
+            if old_frame.callback is not None and not self._callback(old_frame, new_frame):
                 return False
         if old.refs:
             for (old_id, old_pc), (new_id, new_pc) in zip(old.refs, new.refs, strict=True):
@@ -202,8 +201,8 @@ class Comparison:
 
     def _callback(self, old: Frame, new: Frame) -> bool:
         """The arguments with which a helper will call the function again."""
-        if old.callback is None or new.callback is None:
-            return False
+        assert old.callback is not None, "one call made both"
+        assert new.callback is not None, "one call made both"
         return all(
             self._reg(a, b) for a, b in zip(old.callback.args, new.callback.args, strict=True)
         )
