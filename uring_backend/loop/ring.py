@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import heapq
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, Self
@@ -27,9 +28,10 @@ from pybpfvm.profiles.base import Region as RingRegion
 from pybpfvm.profiles.upstream_types import CTX_FIELDS
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Cqe
-from pybpfvm.uring_backend.base import Backend, Completion
+from pybpfvm.uring_backend.base import Backend, Completion, Event
+from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.loop.attach import OpsValue, RingTable, release
-from pybpfvm.uring_backend.loop.memory import LoopMemory
+from pybpfvm.uring_backend.loop.memory import LoopMemory, Posting
 from pybpfvm.uring_backend.loop.setup import LoopSetup, check_setup
 
 _ENTER_FLAGS = (
@@ -54,12 +56,13 @@ class Stepper(Protocol):
 @dataclass(frozen=True, slots=True)
 class LoopBudgets:
     """What one enter may use up before it is called a hang: `max_steps` of the program,
-    `livelock_steps` in a row in which nothing changes, `idle_timeout_ns` of real time without any
-    event in a wait (the kernel's ring only). `backlog_entries` CQEs beyond a full CQ;
-    `live_requests` at a time, beyond which the kernel has no memory for more (-EAGAIN)."""
+    `livelock_steps` in a row in which nothing changes, `wall_ns` of wall time, `idle_timeout_ns` of
+    real time without any event in a wait (the kernel's ring only). `backlog_entries` CQEs beyond a
+    full CQ; `live_requests` at a time, beyond which the kernel has no memory for more (-EAGAIN)."""
 
     max_steps: int = 1_000_000
     livelock_steps: int = 10_000
+    wall_ns: int = 120_000_000_000
     idle_timeout_ns: int = 10_000_000_000
     backlog_entries: int = 65_536
     live_requests: int = 262_144
@@ -91,6 +94,8 @@ class LoopRing:
         self.memory = memory
         self.attached: OpsValue | None = None
         self.steps = 0  # calls of the program, over all enters
+        self._counts = Counts()
+        self._arrived: list[Event] = []  # completed while nobody was inside, to be posted
         self._budgets = budgets = budgets or LoopBudgets()
         self.queues = LoopMemory(memory, self.setup, budgets.backlog_entries)
         self._observer = observer
@@ -158,15 +163,32 @@ class LoopRing:
         while self._due and self._due[0][0] <= self.now_ns():
             heapq.heappop(self._due)[2]()
 
-    def _pass_time(self) -> bool:
-        """Until the backend has an event (True), the next action is due, or patience ends."""
-        if not self._due:
+    def _pass_time(self, deadline_ns: int | None = None) -> bool:
+        """Until the backend has an event (True), the next action is due, the deadline comes, or
+        patience ends."""
+        ends = [self._due[0][0]] if self._due else []
+        ends += [] if deadline_ns is None else [deadline_ns]
+        if not ends:
             return self.backend.wait(self._budgets.idle_timeout_ns)
-        due = self._due[0][0]
-        moved = self.backend.wait(max(due - self.now_ns(), 0))
+        moved = self.backend.wait(max(min(ends) - self.now_ns(), 0))
         if not moved:
-            self._skipped_ns += max(due - self.now_ns(), 0)
+            self._skipped_ns += max(min(ends) - self.now_ns(), 0)
         return moved
+
+    def idle(self, duration_ns: int | None) -> bool:
+        """Let time pass outside any enter, until nothing can happen any more (True) or so much is
+        over. What completes is posted by the next enter."""
+        self._check_open()
+        limit = self._budgets.idle_timeout_ns if duration_ns is None else duration_ns
+        deadline = self.now_ns() + limit
+        while True:
+            self._act()
+            self._arrived += self.backend.poll()
+            if not self.backend.can_progress() and not self._due:
+                return True
+            if self.now_ns() >= deadline:
+                return False
+            self._pass_time(deadline)
 
     # --- registration -----------------------------------------------------------------------
 
@@ -221,9 +243,16 @@ class LoopRing:
 
     # --- io_uring_enter ---------------------------------------------------------------------
 
-    def enter(self, to_submit: int = 0, min_complete: int = 0, flags: int = 0) -> int:
+    def enter(
+        self,
+        to_submit: int = 0,
+        min_complete: int = 0,
+        flags: int = 0,
+        timeout_ns: int | None = None,
+    ) -> int:
         """io_uring_enter: 0 when the program says STOP, without a program the number of SQEs that
-        were consumed. Raises RingError with the errno of the system call, RingHang when it would
+        were consumed; `timeout_ns` is that of its extended argument, which a program's loop does
+        not look at. Raises RingError with the errno of the system call, RingHang when it would
         never return, and whatever the program raises."""
         self._check_open()
         if flags & ~_ENTER_FLAGS:
@@ -239,7 +268,7 @@ class LoopRing:
         try:
             if self.attached is not None:
                 return self._loop()
-            return self._ordinary(to_submit, min_complete, flags)
+            return self._ordinary(to_submit, min_complete, flags, timeout_ns)
         finally:
             self._inside = False
 
@@ -248,12 +277,17 @@ class LoopRing:
         queues = self.queues
         self.memory.write(self.params.start, bytes(self.params.size))  # once for each enter
         quiet = 0
+        began = time.monotonic_ns()
         for _ in range(self._budgets.max_steps):
+            if time.monotonic_ns() - began > self._budgets.wall_ns:
+                raise RingHang(
+                    f"the program did not stop within {self._budgets.wall_ns / 1e9:g} s", ()
+                )
             value = self.attached
             if value is None:
                 raise RingError(errno.EFAULT, "the program was detached inside the loop")
             assert value.step is not None
-            before = self._state()
+            before = self.state()
             self.steps += 1
             result = s32(value.step.step())
             if result == self.rules.stop:
@@ -268,8 +302,8 @@ class LoopRing:
                 self._signals -= 1
                 raise RingError(errno.EINTR, "a signal is pending")
             self._take()
-            queues.flush_backlog()
-            quiet = quiet + 1 if self._state() == before else 0
+            self._flush()
+            quiet = quiet + 1 if self.state() == before else 0
             if quiet >= self._budgets.livelock_steps and not self._due:
                 raise RingHang(
                     f"{quiet:,} steps in a row changed nothing and asked to wait for nothing", ()
@@ -280,7 +314,7 @@ class LoopRing:
         at = self.params.start + self.rules.wait_index_at
         return int.from_bytes(self.memory.read(at, 4), "little")
 
-    def _state(self) -> tuple[int, int, int, int]:
+    def state(self) -> tuple[int, int, int, int]:
         """What changes when a step gets anywhere: completions, requests, what is taken."""
         queues = self.queues
         return self._posted, self._next_token, queues.cq.count(), queues.backlog
@@ -308,11 +342,14 @@ class LoopRing:
                 patience = self._budgets.idle_timeout_ns
                 raise RingHang(f"no event for {patience / 1e9:g} s", ())
 
-    def _ordinary(self, to_submit: int, min_complete: int, flags: int) -> int:
+    def _ordinary(
+        self, to_submit: int, min_complete: int, flags: int, timeout_ns: int | None
+    ) -> int:
         """Without a program: submit, and wait if GETEVENTS says so."""
         consumed = self.submit_sqes(to_submit) if to_submit else 0
         self._take()
-        self.queues.flush_backlog()
+        self._flush()
+        deadline = None if timeout_ns is None else self.now_ns() + timeout_ns
         if flags & abi.ENTER_GETEVENTS:
             wanted = min(min_complete, self.setup.cq_entries)
             while self.queues.cq.count() < wanted:
@@ -322,11 +359,15 @@ class LoopRing:
                     if consumed:
                         return consumed
                     raise RingError(errno.EINTR, "a signal is pending")
-                if not self.backend.can_progress() and not self._due:
+                if deadline is not None and self.now_ns() >= deadline:
+                    if consumed:
+                        return consumed
+                    raise RingError(errno.ETIME, "the timeout is over")
+                if not self.backend.can_progress() and not self._due and deadline is None:
                     raise RingHang("nothing in flight can complete", ())
-                self._pass_time()
+                self._pass_time(deadline)
                 self._take()
-                self.queues.flush_backlog()
+                self._flush()
         return consumed
 
     # --- what the program calls -------------------------------------------------------------
@@ -405,29 +446,46 @@ class LoopRing:
 
     def _take(self) -> bool:
         """Post what the backend has completed; whether there was anything."""
-        events = self.backend.poll()
+        events = self._arrived + self.backend.poll()
+        self._arrived.clear()
         for event in events:
             assert isinstance(event, Completion)
             more = event.flags & abi.CQE_F_MORE
             user_data, origin = self._live[event.token]
             if not more:
                 del self._live[event.token]
-            fate = self.queues.post(user_data, event.res, event.flags)
+            posting = Posting(user_data, event.res, event.flags, origin, event.token)
             self._posted += 1
-            if self._observer is not None:
-                self._observer(
-                    CqePosted(
-                        self.now_ns(),
-                        0,
-                        user_data,
-                        event.res,
-                        event.flags,
-                        fate,
-                        origin,
-                        event.token,
-                    )
-                )
+            self._tell_posted(posting, self.queues.post(posting))
         return bool(events)
+
+    def _flush(self) -> None:
+        """Post what waited for room, as far as there is some now."""
+        for posting in self.queues.flush_backlog():
+            self._tell_posted(posting, "posted")
+
+    def _tell_posted(self, posting: Posting, fate: str) -> None:
+        if fate == "posted":
+            self._counts.posted[0] += 1
+        elif fate == "dropped":
+            self._counts.dropped[0] += 1
+        if self._observer is not None:
+            user_data, res, flags, origin, token = posting
+            now = self.now_ns()
+            self._observer(CqePosted(now, 0, user_data, res, flags, fate, origin, token))
+
+    @property
+    def counts(self) -> Counts:
+        """Runs, instructions and CQEs so far; what left the CQ counts as reaped, whoever moved its
+        head."""
+        held = min(self.queues.cq.count(), self.setup.cq_entries)
+        self._counts.reaped[0] = max(self._counts.posted[0] - held, 0)
+        return self._counts
+
+    def ran(self, name: str, insns: int) -> None:
+        """A run of the program of this name, of so many instructions."""
+        self._counts.runs[name] += 1
+        self._counts.insns += insns
 
     def in_flight(self) -> int:
         """Requests submitted and not completed."""
