@@ -24,7 +24,8 @@ from pybpfvm.scenario import Live, Outcome, Scenario, parse, run_scenario
 from pybpfvm.session import Budgets
 from pybpfvm.session.engines import chosen
 from pybpfvm.session.hostring import BackendName
-from pybpfvm.uring_backend.abi import Cqe, Op
+from pybpfvm.uring_backend.abi import Op
+from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.faults import NO_FAULTS, Faults, parse_faults, plan_text
 
 
@@ -104,6 +105,7 @@ def show(scenario: Scenario, options: Options) -> int:
 
     def on_end(live: Live) -> None:
         progress.stop()
+        counts.append(live.counts)
         if drawing is not None:
             seed = options.seed if options.backend == "sim" else None
             drawing.draw(live, _opcodes(live), seed=seed, engine=options.engine)
@@ -120,6 +122,7 @@ def show(scenario: Scenario, options: Options) -> int:
 
     # Where nobody asks for the events, none are made.
     observed = options.json or not options.quiet or drawing is not None
+    counts: list[Counts] = []
     maps: dict[str, list[dict[str, object]]] = {}
     variables: dict[str, object] = {}
     progress = on_stderr()
@@ -143,7 +146,7 @@ def show(scenario: Scenario, options: Options) -> int:
             on_end=on_end,
         )
     if options.json:
-        _print_document(scenario, options, account, outcome, maps, variables)
+        _print_document(scenario, options, account, counts[0], outcome, maps, variables)
     else:
         print()
         if options.timings:
@@ -199,10 +202,9 @@ def _print_queues(live: Live) -> None:
     counts = live.counts
     rows = []
     for cq in range(1 + len(live.scenario.ring.cq_entries)):
-        newest = live.ring.core.cqs.queues[cq].newest()
+        last = live.ring.newest(cq)
         text = "-"
-        if newest is not None:
-            last = Cqe.unpack(newest)
+        if last is not None:
             text = f"user_data {names(last.user_data)}, res {result(last.res)}"
         posted, reaped, lost = counts.posted[cq], counts.reaped[cq], counts.dropped[cq]
         rows.append((cq, posted, reaped, posted - reaped, lost, text))
@@ -279,6 +281,7 @@ def _print_document(
     scenario: Scenario,
     options: Options,
     account: Account,
+    counts: Counts,
     outcome: Outcome,
     maps: Mapping[str, object],
     variables: Mapping[str, object],
@@ -312,10 +315,10 @@ def _print_document(
             "cqs": [
                 {
                     "cq": cq,
-                    "posted": account.posted[cq],
-                    "reaped": account.reaped[cq],
-                    "left": account.left(cq),
-                    "lost": account.dropped[cq],
+                    "posted": counts.posted[cq],
+                    "reaped": counts.reaped[cq],
+                    "left": counts.posted[cq] - counts.reaped[cq],
+                    "lost": counts.dropped[cq],
                     "cqes_to_user": [
                         {"user_data": c.user_data, "res": c.res, "flags": c.flags} for c in cqes
                     ],

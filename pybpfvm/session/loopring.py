@@ -134,6 +134,7 @@ class LoopRing(HostRing):
         region = self.machine.memory.alloc(size, RegionKind.SHARED, name)
         self.core.register_mem(region)
         block = Block(self.machine.memory, region)
+        self.user.share(block, name)
         if not isinstance(content, int):
             block.write(content)
         return block
@@ -300,7 +301,7 @@ class _Stepper:
     def __init__(self, ring: LoopRing, core: CoreRing, program: LoadedProgram) -> None:
         self._ring = ring
         self._core = core
-        self._loaded = program
+        self.name = program.name
         self._program = program.executable
         memory = ring.machine.memory
         self._ctx = memory.alloc(_CTX.size, RegionKind.CTX, f"arguments of {program.name}")
@@ -322,7 +323,7 @@ class _Stepper:
         return self._ring.verify and loop.opaque and program is self._program
 
     def step(self) -> int:
-        core, name, observer = self._core, self._loaded.name, self._ring._observer
+        core, name, observer = self._core, self.name, self._ring._observer
         self._runs += 1
         self._ring._faults.before_run()
         if observer is not None:

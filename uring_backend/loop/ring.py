@@ -15,13 +15,22 @@ import errno
 import heapq
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, Self
 
 from pybpfvm.bits import U32, s32
 from pybpfvm.errors import InputError, RingError, RingHang, UnsupportedError
-from pybpfvm.events import CqePosted, CqeReaped, Observer, SqeIssued
+from pybpfvm.events import (
+    CqePosted,
+    CqeReaped,
+    HostWaits,
+    HostWoke,
+    Observer,
+    RequestEnded,
+    SqeIssued,
+)
 from pybpfvm.memory import AddressSpace, Region, RegionKind
 from pybpfvm.profiles.base import LoopRules
 from pybpfvm.profiles.base import Region as RingRegion
@@ -95,6 +104,7 @@ class LoopRing:
         self.attached: OpsValue | None = None
         self.steps = 0  # calls of the program, over all enters
         self._counts = Counts()
+        self._held: deque[Posting] = deque()  # in the CQ, as far as an observer knows
         self._arrived: list[Event] = []  # completed while nobody was inside, to be posted
         self._budgets = budgets = budgets or LoopBudgets()
         self.queues = LoopMemory(memory, self.setup, budgets.backlog_entries)
@@ -124,6 +134,9 @@ class LoopRing:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __str__(self) -> str:
+        return "ring"
 
     def _make_ctx(self) -> int:
         """The address that stands for the ring: of its struct where programs can look into it."""
@@ -235,10 +248,7 @@ class LoopRing:
         cqe = self.peek()
         if cqe is not None:
             self.queues.cq.pop()
-            if self._observer is not None:
-                self._observer(
-                    CqeReaped(self.now_ns(), 0, cqe.user_data, cqe.res, cqe.flags, "user")
-                )
+            self._tell_reaped()
         return cqe
 
     # --- io_uring_enter ---------------------------------------------------------------------
@@ -296,7 +306,9 @@ class LoopRing:
                 raise RingError(errno.EINVAL, f"the program returned {result}")
             wanted = max(queues.behind(self._wait_index()), 0)
             if wanted:
+                self._tell_wait(wanted)
                 self._sleep(wanted)
+                self._tell_woken()
             self._act()
             if self._signals:
                 self._signals -= 1
@@ -342,6 +354,15 @@ class LoopRing:
                 patience = self._budgets.idle_timeout_ns
                 raise RingHang(f"no event for {patience / 1e9:g} s", ())
 
+    def _tell_wait(self, wanted: int) -> None:
+        if self._observer is not None:
+            held = self.queues.cq.count()
+            self._observer(HostWaits(self.now_ns(), 0, held + wanted))
+
+    def _tell_woken(self) -> None:
+        if self._observer is not None:
+            self._observer(HostWoke(self.now_ns(), 0, self.queues.cq.count(), late=False))
+
     def _ordinary(
         self, to_submit: int, min_complete: int, flags: int, timeout_ns: int | None
     ) -> int:
@@ -352,6 +373,7 @@ class LoopRing:
         deadline = None if timeout_ns is None else self.now_ns() + timeout_ns
         if flags & abi.ENTER_GETEVENTS:
             wanted = min(min_complete, self.setup.cq_entries)
+            self._tell_wait(wanted - self.queues.cq.count())
             while self.queues.cq.count() < wanted:
                 self._act()
                 if self._signals:
@@ -368,6 +390,7 @@ class LoopRing:
                 self._pass_time(deadline)
                 self._take()
                 self._flush()
+            self._tell_woken()
         return consumed
 
     # --- what the program calls -------------------------------------------------------------
@@ -428,7 +451,8 @@ class LoopRing:
             now = self.now_ns()
             for token, raw in zip(tokens[:taken], batch, strict=False):
                 user_data, origin = self._live[token]
-                self._observer(SqeIssued(now, token, raw[0], user_data, 0, raw[1], origin))
+                issued = SqeIssued(now, token, raw[0], user_data, 0, raw[1], origin, raw)
+                self._observer(issued)
         return taken
 
     def region_addr(self, region_id: int, size: int) -> int:
@@ -439,7 +463,8 @@ class LoopRing:
         return region.start if region is not None and size <= region.size else 0
 
     def running(self, name: str) -> None:
-        """The program of this name runs now ("": none): it is who submits."""
+        """The program of this name runs now ("": none): it is who submits and reaps."""
+        self._tell_reaped()
         self._running = name
 
     # --- completions ------------------------------------------------------------------------
@@ -448,12 +473,16 @@ class LoopRing:
         """Post what the backend has completed; whether there was anything."""
         events = self._arrived + self.backend.poll()
         self._arrived.clear()
+        self._tell_reaped()
         for event in events:
             assert isinstance(event, Completion)
             more = event.flags & abi.CQE_F_MORE
             user_data, origin = self._live[event.token]
             if not more:
                 del self._live[event.token]
+                if self._observer is not None:
+                    now, token = self.now_ns(), event.token
+                    self._observer(RequestEnded(now, token, event.res, event.flags, quiet=False))
             posting = Posting(user_data, event.res, event.flags, origin, event.token)
             self._posted += 1
             self._tell_posted(posting, self.queues.post(posting))
@@ -470,9 +499,23 @@ class LoopRing:
         elif fate == "dropped":
             self._counts.dropped[0] += 1
         if self._observer is not None:
+            if fate == "posted":
+                self._held.append(posting)
             user_data, res, flags, origin, token = posting
             now = self.now_ns()
             self._observer(CqePosted(now, 0, user_data, res, flags, fate, origin, token))
+
+    def _tell_reaped(self) -> None:
+        """Tell of the CQEs that are behind the CQ's head now, which who runs has moved."""
+        if self._observer is not None:
+            held = self.queues.cq.count()
+            while len(self._held) > held:
+                cqe = self._held.popleft()
+                self._observer(
+                    CqeReaped(
+                        self.now_ns(), 0, cqe.user_data, cqe.res, cqe.flags, self._running or "user"
+                    )
+                )
 
     @property
     def counts(self) -> Counts:
