@@ -46,6 +46,19 @@ def target_btf(args: argparse.Namespace) -> Btf | None:
     return read_btf_file(args.btf) if args.btf else None
 
 
+def settings(args: argparse.Namespace) -> Mapping[str, str]:
+    """The --set options."""
+    found: dict[str, str] = {}
+    for option in args.set:
+        name, equals, value = option.partition("=")
+        if not equals or not name:
+            raise InputError(
+                f"{option!r} is not NAME=VALUE", where="--set", remedy="e.g. --set limit=16"
+            )
+        found[name.strip()] = value.strip()
+    return found
+
+
 def print_json(schema: str, body: Mapping[str, object]) -> None:
     """One JSON document on stdout, with its schema first."""
     import json

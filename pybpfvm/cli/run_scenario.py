@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
 
 from pybpfvm.btf.types import Btf
-from pybpfvm.cli.common import overrides, print_json, target_btf
+from pybpfvm.cli.common import overrides, print_json, settings, target_btf
 from pybpfvm.cli.timeline import TimelineOutput
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS
 from pybpfvm.errors import LoadRejected, PybpfvmError, RingHang, Trap
@@ -52,9 +52,12 @@ class Options:
     head: int = 160  # events that the account begins with, unless `everything`
     tail: int = 40  # and ends with
     timeline: str | None = None  # where to draw it: a file, or "-"
+    settings: Mapping[str, str] = field(default_factory=dict)  # of an object without a scenario
+    prog: str | None = None  # the same
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, scenario: Scenario | None = None) -> int:
+    """The scenario that the arguments name, or this one."""
     options = Options(
         backend=args.backend or "sim",
         seed=args.seed or 0,
@@ -72,8 +75,10 @@ def run(args: argparse.Namespace) -> int:
         helpers=overrides(args),
         btf=target_btf(args),
         timeline=args.timeline,
+        settings=settings(args),
+        prog=args.prog,
     )
-    scenario = parse(args.file)
+    scenario = scenario or parse(args.file)
     if args.object is not None:
         scenario = replace(scenario, object=Path(args.object))
         options = replace(options, object=args.object)
@@ -226,6 +231,8 @@ def _verify_command(scenario: Scenario, options: Options, program: str) -> str:
     """What a user types to learn why a program was refused."""
     abi = options.abi or scenario.abi
     given = ["--abi", abi] if abi else []
+    for name, value in scenario.constants.items():
+        given += ["--set", f"{name}={value}"] if isinstance(value, int) else []
     words = ["pybpfvm", "verify", str(scenario.object), *given, "--prog", program]
     return " ".join(quote(word) for word in words)
 
@@ -245,6 +252,9 @@ def _replay_command(scenario: Scenario, options: Options, outcome: Outcome) -> s
         words += ["--helper", f"{number}={name}"]
     if options.engine != "auto":
         words += ["--engine", options.engine]
+    words += [] if options.prog is None else ["--prog", options.prog]
+    for name, value in options.settings.items():
+        words += ["--set", f"{name}={value}"]
     words += [] if options.verify else ["--no-verify"]
     words += [] if options.strict_ctx else ["--lenient-ctx"]
     if options.budget_insns != DEFAULT_BUDGET_INSNS:

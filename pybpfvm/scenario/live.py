@@ -92,7 +92,7 @@ class Live:
     def start_ns(self) -> int:
         """When the ring's time begins, by the backend's clock: where that is a real one, with the
         first submit, so that loading and verifying are not counted. Now if that is to come."""
-        return self.ring.backend.now_ns() if self._start_ns is None else self._start_ns
+        return self.ring.now_ns() if self._start_ns is None else self._start_ns
 
     def starts(self) -> None:
         """Something is about to be submitted."""

@@ -164,10 +164,12 @@ class SqeSpec:
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """Submit these SQEs with one call; `consumed` is what the call should return."""
+    """Submit these SQEs with one call; `consumed` is what the call should return, `errno` the
+    refusal that is expected, or 0."""
 
     sqes: tuple[SqeSpec, ...]
     consumed: int | None = None
+    errno: int = 0
 
 
 @dataclass(frozen=True, slots=True)

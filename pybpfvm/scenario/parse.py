@@ -312,7 +312,7 @@ def _action(table: Table, kind: str, base: Path) -> Action:
                 sqe_spec(Table(item, f"{table.at('submit')}[{index}]"))
                 for index, item in enumerate(table.items("submit"))
             )
-            return Submit(sqes, table.integer("consumed", 0, 1 << 16))
+            return Submit(sqes, table.integer("consumed", 0, 1 << 16), table.errno("error"))
         case "wait":
             count = table.integer("wait", 1, 1 << 20)
             assert count is not None

@@ -222,7 +222,7 @@ def run_scenario(
                 runs=dict(ring.counts.runs),
                 insns=ring.counts.insns,
                 overflow=ring.cq_overflow,
-                time_ns=max(ring.backend.now_ns() - live.start_ns, 0),
+                time_ns=max(ring.now_ns() - live.start_ns, 0),
                 engine=chosen(engine, obj.image),
                 stopped_at="" if stopped is None else _place_of_stop(progress.step, loops=loops),
                 injected=ring.injected,
@@ -325,7 +325,7 @@ def _take_steps(scenario: Scenario, live: Live, progress: _Progress) -> Stopped 
         for index, step in enumerate(scenario.steps):
             progress.step = index
             if progress.observer is not None:
-                now_ns = live.ring.backend.now_ns()
+                now_ns = live.ring.now_ns()
                 progress.see(Noted(now_ns, "step", f"steps[{index}]: {_told(step.action)}"))
             _step(step, live, progress)
     except (RingHang, Trap, LoadRejected) as stop:
@@ -442,6 +442,8 @@ def _act(action: Action, live: Live, progress: _Progress, where: str) -> Iterabl
             for sqe in action.sqes:
                 live.fill_sqe(sqe)
             live.starts()
+            if action.errno:
+                return _refused(ring.submit, action.errno, where)
             consumed = ring.submit()
             if action.consumed is not None and consumed != action.consumed:
                 return [Finding(where, f"{action.consumed} SQEs consumed", str(consumed))]
@@ -500,7 +502,7 @@ def _enter(action: Enter, live: Live, progress: _Progress, where: str) -> list[F
         errno = error.errno
     found = f"-{errno_name(errno)}" if errno else str(result)
     if progress.observer is not None:
-        progress.see(Noted(live.loop.core.now_ns(), "enter", f"returned {found}"))
+        progress.see(Noted(live.ring.now_ns(), "enter", f"returned {found}"))
     if errno != action.errno:
         wanted = f"-{errno_name(action.errno)}" if action.errno else "no refusal"
         return [Finding(where, f"enter: {wanted}", found)]
@@ -520,7 +522,7 @@ def _wait(action: Wait, ring: HostRing, progress: _Progress, where: str) -> list
     return []
 
 
-def _refused(call: Callable[[], None], wanted: int, where: str) -> list[Finding]:
+def _refused(call: Callable[[], object], wanted: int, where: str) -> list[Finding]:
     """Call; a finding unless it is refused with `wanted` (0: not at all)."""
     errno = 0
     try:

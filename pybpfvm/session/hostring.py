@@ -107,6 +107,10 @@ class HostRing(ABC):
         """Files and sockets that requests can reach."""
         return self.backend.world
 
+    def now_ns(self) -> int:
+        """The ring's clock, in ns: virtual in `sim`."""
+        return self.backend.now_ns()
+
     def random_u32(self) -> int:
         """What programs get as random numbers: from the seed."""
         return self._random.getrandbits(32)

@@ -139,6 +139,10 @@ class LoopRing(HostRing):
             block.write(content)
         return block
 
+    def now_ns(self) -> int:
+        """The ring's clock, in ns: the backend's, and what was slept through without it."""
+        return self.core.now_ns()
+
     def enable(self) -> None:
         """IORING_REGISTER_ENABLE_RINGS."""
         self.core.enable()

@@ -104,6 +104,14 @@ class LoadedObject:
         return self._profile
 
     @property
+    def drives_ring(self) -> bool:
+        """Whether its programs are for the loop of a ring; InputError when it is one of several."""
+        candidates = self.detection.candidates
+        if self._profile is None and candidates and all(one.loop for one in candidates):
+            return self.profile.loop is not None
+        return self._profile is not None and self._profile.loop is not None
+
+    @property
     def abi_doubt(self) -> str:
         """Why the chosen ABI looks wrong for this object, "" when nothing speaks against it."""
         candidates = self.detection.candidates

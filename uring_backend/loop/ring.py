@@ -176,13 +176,13 @@ class LoopRing:
         while self._due and self._due[0][0] <= self.now_ns():
             heapq.heappop(self._due)[2]()
 
-    def _pass_time(self, deadline_ns: int | None = None) -> bool:
-        """Until the backend has an event (True), the next action is due, the deadline comes, or
-        patience ends."""
+    def _pass_time(self, deadline_ns: int | None, patience_ns: int) -> bool:
+        """Until the backend has an event (True), the next action is due, the deadline comes, or,
+        without any of these two, patience ends."""
         ends = [self._due[0][0]] if self._due else []
         ends += [] if deadline_ns is None else [deadline_ns]
         if not ends:
-            return self.backend.wait(self._budgets.idle_timeout_ns)
+            return self.backend.wait(patience_ns)
         moved = self.backend.wait(max(min(ends) - self.now_ns(), 0))
         if not moved:
             self._skipped_ns += max(min(ends) - self.now_ns(), 0)
@@ -201,7 +201,7 @@ class LoopRing:
                 return True
             if self.now_ns() >= deadline:
                 return False
-            self._pass_time(deadline)
+            self._pass_time(deadline, limit)
 
     # --- registration -----------------------------------------------------------------------
 
@@ -336,23 +336,37 @@ class LoopRing:
         if self._take() or self.queues.backlog or self._signals:
             return  # woken at once: there is work, or a bit set that says "look"
         goal = self._posted + wanted
+        self._wait_for(
+            # A signal wakes; a detached program, or other memory, does not.
+            lambda: self._posted >= goal or bool(self._signals),
+            None,
+            f"the program waits until the CQ's tail is {wanted} further than {self.queues.cq.tail}",
+        )
+
+    def _wait_for(
+        self, done: Callable[[], bool], deadline_ns: int | None, waiter: str = ""
+    ) -> bool:
+        """Let time pass until `done` (True), which is asked whenever something happened, or the
+        deadline (False). RingHang when neither can come; `waiter` says for what."""
+        idle_ns = patience_ns = self._budgets.idle_timeout_ns
+        last_event = time.monotonic_ns()
         while True:
-            self._act()  # a signal wakes; a detached program, or other memory, does not
-            if self._posted >= goal or self._signals:
-                return
-            if not self.backend.can_progress() and not self._due:
-                raise RingHang(
-                    "nothing in flight can complete",
-                    (
-                        f"the program waits until the CQ's tail is {wanted} further than "
-                        f"{self.queues.cq.tail}; {len(self._live)} request(s) are in flight",
-                    ),
-                )
-            moved = self._pass_time()
+            self._act()
+            if done():
+                return True
+            if deadline_ns is not None and self.now_ns() >= deadline_ns:
+                return False
+            if not self._due and deadline_ns is None and not self.backend.can_progress():
+                who = (f"{waiter}; {len(self._live)} request(s) are in flight",) if waiter else ()
+                raise RingHang("nothing in flight can complete", who)
+            moved = self._pass_time(deadline_ns, patience_ns)
             self._take()
-            if not moved and not self._due and self.backend.can_progress():
-                patience = self._budgets.idle_timeout_ns
-                raise RingHang(f"no event for {patience / 1e9:g} s", ())
+            if moved:
+                last_event, patience_ns = time.monotonic_ns(), idle_ns
+            elif not self._due and deadline_ns is None:
+                if time.monotonic_ns() - last_event >= idle_ns:
+                    raise RingHang(f"no event for {idle_ns / 1e9:g} s", ())
+                patience_ns *= 2  # the clock is virtual: let more of it pass
 
     def _tell_wait(self, wanted: int) -> None:
         if self._observer is not None:
@@ -374,22 +388,20 @@ class LoopRing:
         if flags & abi.ENTER_GETEVENTS:
             wanted = min(min_complete, self.setup.cq_entries)
             self._tell_wait(wanted - self.queues.cq.count())
-            while self.queues.cq.count() < wanted:
-                self._act()
-                if self._signals:
-                    self._signals -= 1
-                    if consumed:
-                        return consumed
-                    raise RingError(errno.EINTR, "a signal is pending")
-                if deadline is not None and self.now_ns() >= deadline:
-                    if consumed:
-                        return consumed
-                    raise RingError(errno.ETIME, "the timeout is over")
-                if not self.backend.can_progress() and not self._due and deadline is None:
-                    raise RingHang("nothing in flight can complete", ())
-                self._pass_time(deadline)
-                self._take()
+
+            def done() -> bool:
                 self._flush()
+                return self.queues.cq.count() >= wanted or bool(self._signals)
+
+            if not self._wait_for(done, deadline):
+                number, reason = errno.ETIME, "the timeout is over"
+            elif self.queues.cq.count() < wanted:
+                self._signals -= 1
+                number, reason = errno.EINTR, "a signal is pending"
+            else:
+                number, reason = 0, ""
+            if number and not consumed:
+                raise RingError(number, reason)
             self._tell_woken()
         return consumed
 
