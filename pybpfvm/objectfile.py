@@ -9,6 +9,7 @@ from pybpfvm.btf.types import Btf, BtfKind, Datasec, Var
 from pybpfvm.errors import InputError
 from pybpfvm.facts import program_facts
 from pybpfvm.loader import load
+from pybpfvm.loader.kconfig import Kconfig
 from pybpfvm.profiles import all_profiles
 from pybpfvm.profiles.detect import Detection, detect
 from pybpfvm.profiles.detect_loop import detect_loop
@@ -16,9 +17,15 @@ from pybpfvm.profiles.loop_upstream import loop_profiles
 from pybpfvm.program import BpfObject
 
 
-def read_object(source: str | os.PathLike[str] | bytes, *, btf: Btf | None = None) -> BpfObject:
-    """The object in a file (or in bytes), relocated; `btf` is what CO-RE is resolved against."""
-    return load(source, target_btf=btf)
+def read_object(
+    source: str | os.PathLike[str] | bytes,
+    *,
+    btf: Btf | None = None,
+    kconfig: Kconfig | None = None,
+) -> BpfObject:
+    """The object in a file (or in bytes), relocated; `btf` is what CO-RE and the kernel's symbols
+    are resolved against, `kconfig` what kconfig externs are."""
+    return load(source, target_btf=btf, kconfig=kconfig)
 
 
 def detect_abi(obj: BpfObject) -> Detection:

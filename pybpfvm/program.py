@@ -175,7 +175,9 @@ class BpfObject:
     """A loaded ELF object: everything in it, nothing instantiated.
 
     `path` is for messages only. `unsupported` lists features found and left out, one line each;
-    `left_out` says, by name, why a program could not be made.
+    `left_out` says, by name, why a program could not be made. `kernel_functions` and
+    `kernel_variables` are what it uses of the kernel, by the numbers that stand for them in
+    instructions; weak functions that are missing are among them, from POISON_KFUNC on.
     """
 
     path: str
@@ -189,6 +191,8 @@ class BpfObject:
     relocations: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
     struct_ops: tuple[StructOps, ...] = ()
+    kernel_functions: Mapping[int, str] = field(default_factory=dict)
+    kernel_variables: Mapping[int, str] = field(default_factory=dict)
 
     def program(self, name: str) -> Program:
         """The program called `name`; KeyError if there is none."""

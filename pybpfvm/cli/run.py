@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pybpfvm.bits import s32, s64
 from pybpfvm.cli.common import (
     add_abi_arguments,
+    kconfig,
     not_negative,
     overrides,
     positive,
@@ -214,6 +215,7 @@ def _load(
             abi=args.abi,
             helpers=overrides(args),
             btf=target_btf(args),
+            kconfig=kconfig(args),
             constants=constants,
         )
     except InputError as error:

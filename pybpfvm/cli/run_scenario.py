@@ -10,11 +10,12 @@ from pathlib import Path
 from shlex import quote
 
 from pybpfvm.btf.types import Btf
-from pybpfvm.cli.common import overrides, print_json, settings, target_btf
+from pybpfvm.cli.common import kconfig, overrides, print_json, settings, target_btf
 from pybpfvm.cli.timeline import TimelineOutput
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS
 from pybpfvm.errors import LoadRejected, PybpfvmError, RingHang, Trap
 from pybpfvm.events import Observer
+from pybpfvm.loader.kconfig import Kconfig
 from pybpfvm.report.account import Account, result
 from pybpfvm.report.names import AddressNames
 from pybpfvm.report.progress import on_stderr, rates
@@ -49,6 +50,7 @@ class Options:
     abi: str | None = None
     helpers: Mapping[int, str] | None = None
     btf: Btf | None = None
+    kconfig: Kconfig | None = None
     head: int = 160  # events that the account begins with, unless `everything`
     tail: int = 40  # and ends with
     timeline: str | None = None  # where to draw it: a file, or "-"
@@ -74,6 +76,7 @@ def run(args: argparse.Namespace, scenario: Scenario | None = None) -> int:
         abi=args.abi,
         helpers=overrides(args),
         btf=target_btf(args),
+        kconfig=kconfig(args),
         timeline=args.timeline,
         settings=settings(args),
         prog=args.prog,
@@ -140,6 +143,7 @@ def show(scenario: Scenario, options: Options) -> int:
             abi=options.abi,
             helpers=options.helpers,
             btf=options.btf,
+            kconfig=options.kconfig,
             verify=options.verify,
             strict_ctx=options.strict_ctx,
             engine=options.engine,

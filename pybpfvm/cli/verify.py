@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pybpfvm.cli.common import add_abi_arguments, overrides, positive, settings, target_btf
+from pybpfvm.cli.common import add_abi_arguments, kconfig, overrides, positive, settings, target_btf
 from pybpfvm.errors import InputError
 from pybpfvm.inputfile import read_input_file
 from pybpfvm.report.formats import FORMATS, Report, format_named
@@ -162,6 +162,7 @@ def run(args: argparse.Namespace) -> int:
         program_type=_type(args.type),
         helpers=overrides(args),
         btf=target_btf(args),
+        kconfig=kconfig(args),
         constants=settings(args),
         budget_insns=args.budget_insns,
         budget_states=args.budget_states,

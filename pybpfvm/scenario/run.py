@@ -18,6 +18,7 @@ from pybpfvm.errors import (
     errno_name,
 )
 from pybpfvm.events import CqeReaped, Event, Noted, Observer
+from pybpfvm.loader.kconfig import Kconfig
 from pybpfvm.profiles import profile_named
 from pybpfvm.profiles.base import Profile
 from pybpfvm.scenario.compare import Finding, compare
@@ -127,6 +128,7 @@ def run_scenario(
     abi: str | None = None,
     helpers: Mapping[int, str] | None = None,
     btf: Btf | None = None,
+    kconfig: Kconfig | None = None,
     verify: bool = True,
     strict_ctx: bool = True,
     engine: str = "auto",
@@ -139,8 +141,8 @@ def run_scenario(
 ) -> Outcome:
     """Run `scenario` on a ring of its own, in a machine of its own.
 
-    `object_path`, `abi` and `faults` replace the scenario's; `helpers` and `btf` are those of
-    Machine.load.
+    `object_path`, `abi` and `faults` replace the scenario's; `helpers`, `btf` and `kconfig` are
+    those of Machine.load.
     CqeReaped events are of waits and programs: what queues hold at the end is collected silently,
     and nothing is told of what the ring cancels when it closes. Without an observer compiled code
     loops by itself where it can.
@@ -154,7 +156,14 @@ def run_scenario(
         profile = _abi(scenario, abi)
         with placed(scenario, scenario.path):
             constants = _constants(scenario)
-            obj = machine.load(source, abi=profile, helpers=helpers, btf=btf, constants=constants)
+            obj = machine.load(
+                source,
+                abi=profile,
+                helpers=helpers,
+                btf=btf,
+                kconfig=kconfig,
+                constants=constants,
+            )
             loops = obj.profile.loop is not None
         check_names(scenario, obj)
         setup = scenario.ring

@@ -10,6 +10,7 @@ from pybpfvm.btf.types import Btf
 from pybpfvm.errors import InputError
 from pybpfvm.helpers.table import HELPERS
 from pybpfvm.image import Image
+from pybpfvm.loader.kconfig import Kconfig
 from pybpfvm.memory import AddressSpace
 from pybpfvm.objectfile import detect_abi, read_object
 from pybpfvm.profiles import profile_named, with_helpers
@@ -39,18 +40,22 @@ class Machine:
         abi: str | None = None,
         helpers: Mapping[int, str] | None = None,
         btf: Btf | None = None,
+        kconfig: Kconfig | None = None,
         constants: Mapping[str, Value | str] | None = None,
         cpus: int = 1,
     ) -> LoadedObject:
         """Load an ELF object and bring its maps to life.
 
         `abi` names a profile (detected without); `helpers` gives helper numbers other meanings;
-        `btf` is the target of CO-RE relocations (ring types and the running kernel's without).
+        `btf` is the target of CO-RE relocations (ring types and the running kernel's without),
+        `kconfig` the configuration for kconfig externs (the running kernel's without).
         `constants` are values for variables in .rodata, which nobody can change afterwards: as
         for `globals`, or as text.
         Raises InputError for an object that can not be used.
         """
-        obj = with_constants(read_object(source, btf=btf), constants or {}, where="constants.")
+        obj = with_constants(
+            read_object(source, btf=btf, kconfig=kconfig), constants or {}, where="constants."
+        )
         profile = None
         detection = detect_abi(obj)
         if abi is not None:
