@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from pybpfvm.btf.types import Btf, BtfKind, Datasec, Var
+from pybpfvm.btf.types import Btf, Datasec, Var
 from pybpfvm.errors import InputError
 from pybpfvm.facts import program_facts
 from pybpfvm.loader import load
 from pybpfvm.loader.kconfig import Kconfig
 from pybpfvm.profiles import all_profiles
 from pybpfvm.profiles.detect import Detection, detect
-from pybpfvm.profiles.detect_loop import detect_loop
-from pybpfvm.profiles.loop_upstream import loop_profiles
+from pybpfvm.profiles.loop_dialects import DIALECTS
 from pybpfvm.program import BpfObject
+
+_DIALECTS = frozenset(profile.name for profile in DIALECTS)
 
 
 def read_object(
@@ -30,13 +31,9 @@ def read_object(
 
 def detect_abi(obj: BpfObject) -> Detection:
     """Which profile the object was built for, and why."""
-    if any(loop_profiles(variable.struct) for variable in obj.struct_ops):
-        btf = obj.btf
-        return detect_loop(
-            [(one.struct, frozenset(one.programs)) for one in obj.struct_ops],
-            lambda name: btf is not None and btf.find(name, BtfKind.STRUCT) is not None,
-        )
-    others = [profile for profile in all_profiles().values() if profile.loop is None]
+    if obj.dialect is not None:
+        return obj.dialect
+    others = [profile for profile in all_profiles().values() if profile.name not in _DIALECTS]
     return detect(others, [program_facts(program) for program in obj.programs])
 
 

@@ -29,7 +29,9 @@ from pybpfvm.loader.maps import PlacedMap, declared_maps
 from pybpfvm.loader.relo import Body, MapTable, Relocator
 from pybpfvm.loader.structops import struct_ops_of
 from pybpfvm.loader.tags import exception_callbacks
-from pybpfvm.loader.target import TargetBtf, chosen_target, default_target, kernel_of
+from pybpfvm.loader.target import TargetBtf, chosen_target, default_target, kernel_of, loop_facts
+from pybpfvm.profiles.detect import Detection
+from pybpfvm.profiles.detect_loop import detect_loop
 from pybpfvm.program import BpfObject, MapType, Program, StructOps
 
 MAX_LICENSE_BYTES = 128
@@ -74,7 +76,10 @@ def _assemble(elf: ElfObject, target: TargetBtf, kconfig: Kconfig | None, sha256
     btf, ext = read_btf_sections(elf)
     license_ = _license(elf)
     struct_ops = struct_ops_of(elf, btf)
-    target = kernel_of(struct_ops, target)
+    wanted = (s.name for s in elf.symbols if s.section == SHN_UNDEF and s.name)
+    sections = (section.name for section in elf.sections if section.is_code)
+    dialect = detect_loop(loop_facts(struct_ops, sections, wanted, btf))
+    target = kernel_of(dialect, target)
     if kconfig is None and target is default_target:
         kconfig = running_kconfig()
     asked = KconfigVariables(elf, btf, kconfig)
@@ -93,6 +98,7 @@ def _assemble(elf: ElfObject, target: TargetBtf, kconfig: Kconfig | None, sha256
         if reference.target != function
     )
     programs, left_out = _programs(elf, functions.programs(called), bodies, lines, license_, btf)
+    left_out = {name: _only_recognized(dialect) or why for name, why in left_out.items()}
     programs = [_attached(program, struct_ops) for program in programs]
     _check_struct_ops(elf, struct_ops, {*(program.name for program in programs), *left_out})
     _check_slots(elf, placed, bodies)
@@ -113,7 +119,15 @@ def _assemble(elf: ElfObject, target: TargetBtf, kconfig: Kconfig | None, sha256
         struct_ops,
         {**kernel.functions, **kernel.missing},
         kernel.variables,
+        dialect,
     )
+
+
+def _only_recognized(dialect: Detection | None) -> str:
+    """What programs of a dialect are, that nothing is known of here; "" for all others."""
+    candidates = () if dialect is None else dialect.candidates
+    known = not candidates or any(not profile.not_judged for profile in candidates)
+    return "" if known else candidates[-1].not_judged
 
 
 def _attached(program: Program, struct_ops: Sequence[StructOps]) -> Program:

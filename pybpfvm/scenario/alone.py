@@ -10,6 +10,7 @@ from pybpfvm.scenario.model import Enter, Expect, RingSetup, Scenario, Step
 from pybpfvm.session import LoadedObject
 from pybpfvm.session.constants import is_constant, parse_value
 from pybpfvm.session.values import Value
+from pybpfvm.uring_backend.abi import ENTER_GETEVENTS
 
 # Constants of an object that say what ring it was written for.
 _SQ, _CQ = "sq_entries", "cq_entries"
@@ -46,7 +47,7 @@ def alone(obj: LoadedObject, name: str | None, settings: Mapping[str, str]) -> S
         blocks={},
         files={},
         fds=(),
-        steps=(Step(Enter(), f"{path}: enter"),),
+        steps=(Step(Enter(flags=ENTER_GETEVENTS), f"{path}: enter"),),
         expect=Expect(),
         attach=None if name is None else (_callbacks(obj, name),),
         constants=_fields(constants),

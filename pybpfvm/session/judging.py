@@ -152,6 +152,10 @@ def judge(
 ) -> Verdict:
     """The verdict on `program` of `obj` by the rules of `profile`. `observer` hears the
     exploration. Raises nothing for what a program contains."""
+    if profile.not_judged:
+        reason = f"{profile.name} ({profile.title}) is recognized, and no more"
+        found = _unsupported(program, profile.not_judged, reason, "")
+        return Inconclusive(Statistics(insns=program.slots), found)
     options = Options(
         budget_insns=request.budget_insns,
         budget_states=request.budget_states,

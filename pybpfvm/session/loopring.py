@@ -49,7 +49,6 @@ from pybpfvm.uring_backend.loop.ring import LoopRing as CoreRing
 LOOP_FLAGS = SETUP_SINGLE_ISSUER | SETUP_DEFER_TASKRUN | SETUP_NO_SQARRAY | SETUP_SQ_REWIND
 _DEFAULT_ABI = "loop-7.2"
 _CTX = struct.Struct("<QQ")
-_PRIV = "priv"
 
 
 class LoopRing(HostRing):
@@ -372,7 +371,7 @@ def _callbacks(obj: LoadedObject, name: str | None) -> StructOps:
 
 
 def _kernels_own(obj: LoadedObject, variable: StructOps, profile: Profile) -> int:
-    """What the struct says of the kernel's own member `priv`. Members are matched by name: one that
+    """What the struct says of the kernel's own member. Members are matched by name: one that
     the kernel does not have must be zero, else LoadRejected."""
     kernel, btf = kernel_btf_of(profile), obj.object.btf
     assert kernel is not None
@@ -381,10 +380,11 @@ def _kernels_own(obj: LoadedObject, variable: StructOps, profile: Profile) -> in
     assert theirs is not None
     known = {member.name for member in _members(kernel, theirs)}
     priv = 0
+    assert profile.loop is not None
     for member in _members(btf, variable.type_id):
         at = member.bit_offset // 8
         value = int.from_bytes(variable.data[at : at + btf.size(member.type_id)], "little")
-        if member.name == _PRIV:
+        if member.name == profile.loop.own:
             priv = value
         elif member.name not in known and (value or member.name in variable.programs):
             raise LoadRejected(

@@ -21,7 +21,7 @@ from pybpfvm.bits import U32, align_up, s32
 from pybpfvm.errors import InputError, RingError
 from pybpfvm.memory import PAGE, AddressSpace, Region, RegionKind
 from pybpfvm.profiles.base import Region as RingRegion
-from pybpfvm.uring_backend.abi import SQ_CQ_OVERFLOW, SQE_BYTES
+from pybpfvm.uring_backend.abi import CQE_BYTES, SQ_CQ_OVERFLOW, SQE_BYTES
 from pybpfvm.uring_backend.cq import CQES_OFFSET, CompletionQueue, cq_bytes
 from pybpfvm.uring_backend.loop.setup import LoopSetup
 
@@ -51,13 +51,13 @@ CQ_OFFSETS: Final = {
 
 
 class Posting(NamedTuple):
-    """A CQE, of the request `token` that `origin` submitted."""
+    """A CQE, of the request `token` that `origin` submitted; None: of none, `origin` made it."""
 
     user_data: int
     res: int
     flags: int
     origin: str
-    token: int
+    token: int | None
 
 
 def ring_layout(setup: LoopSetup) -> dict[str, int]:
@@ -172,6 +172,13 @@ class LoopMemory:
         self._sq[at : at + SQE_BYTES] = bytes(SQE_BYTES)
         return self._by_kind[RingRegion.SQ].start + at
 
+    def put(self, sqe: bytes) -> None:
+        """For programs: fill the entry at the SQ's tail and move that, full or not."""
+        tail = self._words[_SQ_TAIL]
+        slot = tail & (self._setup.sq_entries - 1)
+        self._sq[slot * SQE_BYTES : (slot + 1) * SQE_BYTES] = sqe
+        self._words[_SQ_TAIL] = (tail + 1) & U32
+
     def publish(self, count: int) -> None:
         """For hosts: move the SQ's tail."""
         if not self._setup.rewinds:
@@ -194,6 +201,11 @@ class LoopMemory:
     def backlog(self) -> int:
         """CQEs that wait for room."""
         return len(self._backlog)
+
+    def cqe_addr(self, index: int) -> int:
+        """Where the CQE stands that has this index."""
+        place = (index & (self._setup.cq_entries - 1)) * CQE_BYTES
+        return self._by_kind[RingRegion.CQ].start + CQES_OFFSET + place
 
     def flush_backlog(self) -> list[Posting]:
         """Move what fits into the CQ, which is returned; clear the flag when none is left."""

@@ -32,7 +32,7 @@ from pybpfvm.events import (
     SqeIssued,
 )
 from pybpfvm.memory import AddressSpace, Region, RegionKind
-from pybpfvm.profiles.base import LoopRules
+from pybpfvm.profiles.base import LoopAnswer, LoopPlace, LoopRules
 from pybpfvm.profiles.base import Region as RingRegion
 from pybpfvm.profiles.upstream_types import CTX_FIELDS
 from pybpfvm.uring_backend import abi
@@ -276,14 +276,35 @@ class LoopRing:
             raise RingError(errno.EEXIST, "only the thread that made the ring may enter it")
         self._inside = True
         try:
+            if self.attached is not None and self.rules.place is LoopPlace.WAITING:
+                return self._waiting_loop(to_submit, flags)
             if self.attached is not None:
                 return self._loop()
             return self._ordinary(to_submit, min_complete, flags, timeout_ns)
         finally:
             self._inside = False
 
+    def _waiting_loop(self, to_submit: int, flags: int) -> int:
+        """The program inside the wait of an ordinary enter: abi/iouring-bpf-upstream, section 7."""
+        consumed = self.submit_sqes(to_submit) if to_submit else 0
+        self._take()
+        self._flush()
+        if not flags & abi.ENTER_GETEVENTS:
+            return consumed
+        try:
+            result = self._loop()
+        except RingError:
+            if consumed:
+                return consumed
+            raise
+        if consumed or self.rules.other is not LoopAnswer.STOPS or self.queues.cq.count():
+            return consumed
+        if result < 0:
+            raise RingError(-result, f"the program returned {result}")
+        return result
+
     def _loop(self) -> int:
-        """The callback, until it says STOP or something ends it."""
+        """The callback, until it says STOP or something ends it: what it answered then."""
         queues = self.queues
         self.memory.write(self.params.start, bytes(self.params.size))  # once for each enter
         quiet = 0
@@ -300,15 +321,16 @@ class LoopRing:
             before = self.state()
             self.steps += 1
             result = s32(value.step.step())
-            if result == self.rules.stop:
-                return 0
-            if result != self.rules.go_on:
-                raise RingError(errno.EINVAL, f"the program returned {result}")
+            if self._ends(result):
+                return result if self.rules.place is LoopPlace.WAITING else 0
+            self._check_untold()
             wanted = max(queues.behind(self._wait_index()), 0)
+            deadline = self._deadline()
             if wanted:
                 self._tell_wait(wanted)
-                self._sleep(wanted)
-                self._tell_woken()
+                late = self._sleep(wanted, deadline)
+                self._tell_woken(late=late)
+                self._report_timeout(late)
             self._act()
             if self._signals:
                 self._signals -= 1
@@ -322,24 +344,65 @@ class LoopRing:
                 )
         raise RingHang(f"the budget of {self._budgets.max_steps:,} steps is used up", ())
 
+    def _ends(self, answer: int) -> bool:
+        """Whether this answer ends the loop. RingError -EINVAL for one that there is not."""
+        rules = self.rules
+        if answer in (rules.go_on, rules.stop):
+            return answer == rules.stop
+        if rules.other is LoopAnswer.INVALID:
+            raise RingError(errno.EINVAL, f"the program returned {answer}")
+        return rules.other is LoopAnswer.STOPS
+
+    def _param(self, at: int, size: int = 4) -> int:
+        return int.from_bytes(self.memory.read(self.params.start + at, size), "little")
+
     def _wait_index(self) -> int:
-        at = self.params.start + self.rules.wait_index_at
-        return int.from_bytes(self.memory.read(at, 4), "little")
+        return self._param(self.rules.wait_index_at)
+
+    def _check_untold(self) -> None:
+        for name, at, size in self.rules.untold:
+            if self._param(at, size):
+                raise UnsupportedError(
+                    f"{self.rules.params}.{name} other than 0",
+                    remedy="what it means was never written down: leave it alone",
+                )
+
+    def _deadline(self) -> int | None:
+        """When the wait that the program asks for ends, by the ring's clock; the flags that say so
+        are cleared. RingError -EINVAL for unknown flags."""
+        rules = self.rules.timeout
+        if rules is None:
+            return None
+        flags = self._param(rules.flags_at)
+        self.memory.write(self.params.start + rules.flags_at, bytes(4))
+        if flags & ~(rules.given | rules.absolute | rules.over):
+            raise RingError(errno.EINVAL, f"the program set unknown flags {flags:#x}")
+        if not flags & rules.given:
+            return None
+        timeout_ns = self._param(rules.ns_at, 8)
+        return timeout_ns if flags & rules.absolute else self.now_ns() + timeout_ns
+
+    def _report_timeout(self, late: bool) -> None:
+        rules = self.rules.timeout
+        if rules is not None and late:
+            at = self.params.start + rules.flags_at
+            self.memory.write(at, rules.over.to_bytes(4, "little"))
 
     def state(self) -> tuple[int, int, int, int]:
         """What changes when a step gets anywhere: completions, requests, what is taken."""
         queues = self.queues
         return self._posted, self._next_token, queues.cq.count(), queues.backlog
 
-    def _sleep(self, wanted: int) -> None:
-        """Until so many completions more are there, or something else wakes the task."""
+    def _sleep(self, wanted: int, deadline_ns: int | None) -> bool:
+        """Until so many completions more are there, or something else wakes the task; whether that
+        is the deadline."""
         if self._take() or self.queues.backlog or self._signals:
-            return  # woken at once: there is work, or a bit set that says "look"
+            return False  # woken at once: there is work, or a bit set that says "look"
         goal = self._posted + wanted
-        self._wait_for(
+        return not self._wait_for(
             # A signal wakes; a detached program, or other memory, does not.
             lambda: self._posted >= goal or bool(self._signals),
-            None,
+            deadline_ns,
             f"the program waits until the CQ's tail is {wanted} further than {self.queues.cq.tail}",
         )
 
@@ -373,9 +436,9 @@ class LoopRing:
             held = self.queues.cq.count()
             self._observer(HostWaits(self.now_ns(), 0, held + wanted))
 
-    def _tell_woken(self) -> None:
+    def _tell_woken(self, *, late: bool) -> None:
         if self._observer is not None:
-            self._observer(HostWoke(self.now_ns(), 0, self.queues.cq.count(), late=False))
+            self._observer(HostWoke(self.now_ns(), 0, self.queues.cq.count(), late))
 
     def _ordinary(
         self, to_submit: int, min_complete: int, flags: int, timeout_ns: int | None
@@ -402,7 +465,7 @@ class LoopRing:
                 number, reason = 0, ""
             if number and not consumed:
                 raise RingError(number, reason)
-            self._tell_woken()
+            self._tell_woken(late=number == errno.ETIME)
         return consumed
 
     # --- what the program calls -------------------------------------------------------------
@@ -466,6 +529,35 @@ class LoopRing:
                 issued = SqeIssued(now, token, raw[0], user_data, 0, raw[1], origin, raw)
                 self._observer(issued)
         return taken
+
+    def queue_sqe(self, sqe: bytes) -> int:
+        """bpf_io_uring_queue_sqe: an entry for the SQ's tail; -EINVAL for one of another size."""
+        if len(sqe) != abi.SQE_BYTES:
+            return -errno.EINVAL
+        self.queues.put(sqe)
+        return 0
+
+    def post_cqe(self, user_data: int, res: int, flags: int) -> int:
+        """bpf_io_uring_post_cqe: a CQE of the program's own; -ENOMEM where it is lost."""
+        posting = Posting(user_data, s32(res), flags & U32, self._running, None)
+        self._tell_reaped()
+        fate = self.queues.post(posting)
+        self._posted += 1
+        self._tell_posted(posting, fate)
+        return -errno.ENOMEM if fate == "dropped" else 0
+
+    def cqe_addr(self, index: int) -> int:
+        """bpf_io_uring_get_cqe: where the CQE of this index stands."""
+        return self.queues.cqe_addr(index)
+
+    def next_cqe_addr(self) -> int:
+        """bpf_io_uring_extract_next_cqe: where the oldest CQE stands, which is taken; 0: none."""
+        cq = self.queues.cq
+        if cq.peek() is None:
+            return 0
+        addr = self.queues.cqe_addr(cq.head)
+        cq.pop()
+        return addr
 
     def region_addr(self, region_id: int, size: int) -> int:
         """bpf_io_uring_get_region: its address, 0 for a wrong id, a size beyond the region, or a

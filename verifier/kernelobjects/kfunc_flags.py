@@ -179,7 +179,8 @@ KFUNCS: Mapping[str, Kfunc] = {
         _STRUCT_OPS,
         {
             Kf.TRUSTED_ARGS | Kf.SLEEPABLE: "bpf_io_uring_submit_sqes",
-            Kf.TRUSTED_ARGS | Kf.RET_NULL: "bpf_io_uring_get_region",
+            Kf.TRUSTED_ARGS | Kf.RET_NULL: "bpf_io_uring_get_region bpf_io_uring_extract_next_cqe",
+            Kf.TRUSTED_ARGS: "bpf_io_uring_queue_sqe bpf_io_uring_post_cqe bpf_io_uring_get_cqe",
             Kf.NONE: "tcp_reno_ssthresh tcp_reno_cong_avoid tcp_reno_undo_cwnd tcp_slow_start"
             " tcp_cong_avoid_ai bbr_cwnd_event bbr_init bbr_main bbr_min_tso_segs bbr_set_state"
             " bbr_sndbuf_expand bbr_ssthresh bbr_undo_cwnd cubictcp_acked cubictcp_cong_avoid"

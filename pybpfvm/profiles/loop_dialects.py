@@ -1,0 +1,149 @@
+"""What was proposed before and after the merged ABI, as experimental profiles.
+
+abi/iouring-bpf-upstream, sections 7 (earlier forms), 8 (IORING_OP_BPF) and 9.2 (wait timeouts, poll
+gate). Programs of the dialects with a loop are judged and run by the same code as the merged ones';
+the others are recognized.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pybpfvm.profiles.base import (
+    LoopAnswer,
+    LoopPlace,
+    LoopRules,
+    LoopTimeout,
+    Profile,
+    Region,
+    SectionRule,
+    Sleepable,
+)
+from pybpfvm.profiles.loop_upstream import (
+    LOOP_PROFILES,
+    PROG_TYPE_STRUCT_OPS,
+    RULES_72,
+    loop_profile,
+)
+from pybpfvm.profiles.upstream_types import CTX_BYTES
+
+_STATE = "iou_loop_state"
+
+# June 2025, the second posting: section 7.
+_RULES_JUNE = LoopRules(
+    ops="io_uring_ops",
+    callback="handle_events",
+    ctx="io_ring_ctx",
+    params=_STATE,
+    params_fields=(("target_cq_tail", "unsigned int", 0), ("timeout", "long long", 8)),
+    params_bytes=16,
+    writable=((_STATE, 0, 4), (_STATE, 8, 16)),
+    regions={},
+    members=(("ring_fd", "unsigned int", 0), ("handle_events", "step()", 8), ("ctx", " *", 16)),
+    own="ctx",
+    place=LoopPlace.WAITING,
+    other=LoopAnswer.STOPS,
+    untold=(("timeout", 8, 8),),
+    ctx_bytes=CTX_BYTES,
+)
+_JUNE_KFUNCS = (
+    "bpf_io_uring_submit_sqes",
+    "bpf_io_uring_queue_sqe",
+    "bpf_io_uring_post_cqe",
+    "bpf_io_uring_get_cqe",
+    "bpf_io_uring_extract_next_cqe",
+)
+# November 2025, the third posting: section 7.
+_RULES_NOVEMBER = replace(
+    _RULES_JUNE,
+    callback="loop",
+    params_fields=(("cq_tail", "unsigned int", 0), ("timeout", "long long", 8)),
+    regions={0: Region.CQ, 1: Region.SQ, 2: Region.MEM},
+    members=(("loop", "step()", 0), ("ring_fd", "unsigned int", 8), ("priv", " *", 16)),
+    own="priv",
+    other=LoopAnswer.GOES_ON,
+    deferred=False,
+)
+# June 2026, waits with a timeout: section 9.2.
+_PARAMS = "iou_loop_params"
+_RULES_TIMEOUT = replace(
+    RULES_72,
+    params_fields=(
+        ("cq_wait_idx", "unsigned int", 0),
+        ("flags", "unsigned int", 4),
+        ("timeout_ns", "unsigned long long", 8),
+    ),
+    params_bytes=16,
+    writable=((_PARAMS, 0, 4), (_PARAMS, 4, 8), (_PARAMS, 8, 16)),
+    timeout=LoopTimeout(flags_at=4, ns_at=8),
+)
+
+
+def _recognized(name: str, title: str, section: str, not_judged: str) -> Profile:
+    """A profile for programs in sections that begin so, of which nothing more is known here."""
+    return Profile(
+        name=name,
+        title=title,
+        prog_type=PROG_TYPE_STRUCT_OPS,
+        family="struct_ops" if section == "struct_ops" else name,
+        sections=(SectionRule(section),),
+        ctx_name="u64[]",
+        ctx_bytes=0,
+        ctx_fields=(),
+        helpers={},
+        returns=None,
+        sleepable=Sleepable.OPTIONAL,
+        experimental=True,
+        runs=False,
+        not_judged=not_judged,
+    )
+
+
+_OP_BPF = "programs that are the operation of an IORING_OP_BPF request"
+
+# With a loop, by the date of their posting.
+WITH_LOOP = (
+    loop_profile(
+        "loop-2025-06",
+        "io_uring_ops.handle_events as posted in June 2025",
+        _RULES_JUNE,
+        _JUNE_KFUNCS,
+        experimental=True,
+    ),
+    loop_profile(
+        "loop-2025-11",
+        "io_uring_ops.loop as posted in November 2025",
+        _RULES_NOVEMBER,
+        experimental=True,
+    ),
+    *LOOP_PROFILES,
+    loop_profile(
+        "loop-timeout",
+        "io_uring_bpf_ops.loop_step with timeouts, as proposed in June 2026",
+        _RULES_TIMEOUT,
+        experimental=True,
+    ),
+)
+PROTOTYPE_2024 = _recognized(
+    "iouring-2024",
+    "the prototype of 2024, a program type of its own",
+    "iouring",
+    "programs of io_uring's BPF prototype of 2024",
+)
+OP_BPF_V1 = _recognized(
+    "op-bpf-v1", "uring_bpf_ops as posted in November 2025", "struct_ops", f"{_OP_BPF}, version 1"
+)
+OP_BPF_V2 = _recognized(
+    "op-bpf-v2", "uring_bpf_ops as posted in January 2026", "struct_ops", f"{_OP_BPF}, version 2"
+)
+OP_BPF_V3 = _recognized(
+    "op-bpf-v3", "uring_bpf_ops as posted in March 2026", "struct_ops", f"{_OP_BPF}, version 3"
+)
+POLL_GATE = _recognized(
+    "loop-poll-gate",
+    "io_uring_bpf_ops with a poll_gate, a private branch of May 2026",
+    "struct_ops",
+    "rings with a poll gate",
+)
+RECOGNIZED = (PROTOTYPE_2024, OP_BPF_V1, OP_BPF_V2, OP_BPF_V3, POLL_GATE)
+DIALECTS = (*WITH_LOOP, *RECOGNIZED)

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: MIT
+/* One program for each dialect without a loop: -DDIALECT=2024, 81, 82, 83 or 92. */
+#include "dialect.h"
+
+#if DIALECT == 2024
+struct io_uring_bpf_ctx {};
+extern int bpf_io_uring_submit_sqes(struct io_uring_bpf_ctx *ctx, u32 nr) __ksym;
+
+SEC("iouring") int step(struct io_uring_bpf_ctx *ctx)
+{
+	return bpf_io_uring_submit_sqes(ctx, 1) == 1;
+}
+#elif DIALECT == 92
+struct event;
+struct io_uring_bpf_ops {
+	int (*loop_step)(void *ring, void *state);
+	u32 ring_fd;
+	int (*poll_gate)(struct event *event);
+};
+
+SEC("struct_ops/gate") int gate(u64 *args)
+{
+	return 0;
+}
+SEC(".struct_ops.link") struct io_uring_bpf_ops ops = { .poll_gate = (void *)gate };
+#else
+struct data;
+struct uring_bpf_ops {
+#if DIALECT == 81
+	u8 id;
+#else
+	u16 id;
+	s32 ring_fd;
+#endif
+	int (*prep)(struct data *data, void *sqe);
+	int (*issue)(struct data *data);
+	void (*fail)(struct data *data, void *sqe);
+	void (*cleanup)(struct data *data);
+};
+#if DIALECT == 82
+extern int uring_bpf_memcpy(struct data *data, void *dst, void *src) __ksym;
+#endif
+
+SEC("struct_ops/issue") int issue(u64 *args)
+{
+#if DIALECT == 82
+	return uring_bpf_memcpy((struct data *)args[0], 0, 0);
+#else
+	return 0;
+#endif
+}
+SEC(".struct_ops.link") struct uring_bpf_ops ops = { .issue = (void *)issue };
+#endif
