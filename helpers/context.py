@@ -65,6 +65,9 @@ class LoopPort(Protocol):
     def cqe_addr(self, index: int) -> int:
         """Where the CQE of this index stands."""
 
+    def wait_for(self, count: int) -> None:
+        """The program wants to run again when there are so many CQEs."""
+
     def next_cqe_addr(self) -> int:
         """Where the oldest CQE stands, which is taken; 0 if there is none."""
 

@@ -5,10 +5,12 @@ abi/iouring-bpf-upstream, section 3.
 
 from __future__ import annotations
 
+import errno
+
 from pybpfvm.bits import u32
 from pybpfvm.helpers.context import BadArgument, HelperContext, LoopPort
 from pybpfvm.helpers.proto import ArgType, Helper, RetType
-from pybpfvm.uring_backend.abi import SQE_BYTES
+from pybpfvm.uring_backend.abi import CQE_BYTES, SQE_BYTES
 
 
 def _ring(ctx: HelperContext, ring: int) -> LoopPort:
@@ -47,6 +49,21 @@ def cqe(ctx: HelperContext, ring: int, index: int, _3: int, _4: int, _5: int) ->
 def next_cqe(ctx: HelperContext, ring: int, _2: int, _3: int, _4: int, _5: int) -> int:
     """The CQE's address, or NULL."""
     return _ring(ctx, ring).next_cqe_addr()
+
+
+def copy_cqe(ctx: HelperContext, ring: int, out: int, _3: int, _4: int, _5: int) -> int:
+    """0, or -EINVAL and zeros."""
+    ctx.memory.check(out, CQE_BYTES, write=True)
+    addr = _ring(ctx, ring).next_cqe_addr()
+    found = ctx.memory.read(addr, CQE_BYTES) if addr else bytes(CQE_BYTES)
+    ctx.memory.program_write(out, found)
+    return 0 if addr else -errno.EINVAL
+
+
+def wait_params(ctx: HelperContext, ring: int, count: int, _3: int, _4: int, _5: int) -> int:
+    """0."""
+    _ring(ctx, ring).wait_for(u32(count))
+    return 0
 
 
 ROWS = (
@@ -92,5 +109,26 @@ ROWS = (
         RetType.PTR_TO_BTF_ID_OR_NULL,
         next_cqe,
         "Take the oldest CQE. iouring-bpf-upstream, section 7.",
+    ),
+    Helper(
+        "io_uring_copy_cqe",
+        (ArgType.PTR_TO_CTX, ArgType.PTR_TO_BTF_ID),
+        RetType.INTEGER,
+        copy_cqe,
+        "Copy the oldest CQE and take it. iouring-bpf-upstream, section 7.",
+    ),
+    Helper(
+        "io_uring_get_cqe2",
+        (ArgType.PTR_TO_CTX,),
+        RetType.PTR_TO_BTF_ID_OR_NULL,
+        next_cqe,
+        "Take the oldest CQE. iouring-bpf-upstream, section 7.",
+    ),
+    Helper(
+        "io_uring_set_wait_params",
+        (ArgType.PTR_TO_CTX, ArgType.ANYTHING),
+        RetType.INTEGER,
+        wait_params,
+        "How many CQEs to wait for. iouring-bpf-upstream, section 7.",
     ),
 )

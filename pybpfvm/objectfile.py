@@ -12,10 +12,7 @@ from pybpfvm.loader import load
 from pybpfvm.loader.kconfig import Kconfig
 from pybpfvm.profiles import all_profiles
 from pybpfvm.profiles.detect import Detection, detect
-from pybpfvm.profiles.loop_dialects import DIALECTS
 from pybpfvm.program import BpfObject
-
-_DIALECTS = frozenset(profile.name for profile in DIALECTS)
 
 
 def read_object(
@@ -33,8 +30,7 @@ def detect_abi(obj: BpfObject) -> Detection:
     """Which profile the object was built for, and why."""
     if obj.dialect is not None:
         return obj.dialect
-    others = [profile for profile in all_profiles().values() if profile.name not in _DIALECTS]
-    return detect(others, [program_facts(program) for program in obj.programs])
+    return detect(all_profiles().values(), [program_facts(one) for one in obj.programs])
 
 
 def abi_unknown(obj: BpfObject, detection: Detection) -> InputError:

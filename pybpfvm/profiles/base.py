@@ -147,6 +147,7 @@ class LoopAnswer(Enum):
     INVALID = "the enter fails with -EINVAL"
     STOPS = "the wait ends, and has this result if the CQ is empty; `stop`, too"
     GOES_ON = "as `go_on`"
+    UNTOLD = "nobody wrote it down"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,13 +168,15 @@ class LoopRules:
     and 7 and 9.2 for other dialects.
 
     A program is member `callback` of `struct ops`; it gets a `struct ctx` and a `struct params`.
-    `members` of that struct are (name, type, offset), "step()" being the callback's type; `own` is
-    the one that only the kernel sets. Of `writable` structs it may write the bytes [low, high) as
-    (struct, low, high). `regions` are the ids that the region kfunc takes; the index to wait for is
-    a u32 of the parameters, at `wait_index_at`. `ctx_bytes` of the ring's struct can be read (0:
-    none). `stop` and `go_on` are what the program returns, `other` is what other answers mean.
-    `deferred`: only rings with DEFER_TASKRUN take a program. `untold` fields of the parameters, as
-    (name, offset, size), have a meaning that we do not know, unless they are zero.
+    Where `ops` is "", it has a type of its own and gets the ring only; it says by a function for
+    how many CQEs it waits. `members` of the struct are (name, type, offset), "step()" being the
+    callback's type; `own` is the one that only the kernel sets. Of `writable` structs it may write
+    the bytes [low, high) as (struct, low, high). `regions` are the ids that the region kfunc takes;
+    the index to wait for is a u32 of the parameters, at `wait_index_at`. `ctx_bytes` of the ring's
+    struct can be read (0: none). `stop` and `go_on` are what the program returns, `other` is what
+    other answers mean. `deferred`: only rings with DEFER_TASKRUN take a program. `untold` fields of
+    the parameters, as (name, offset, size), have a meaning that we do not know, unless they are
+    zero.
     """
 
     ops: str
@@ -195,6 +198,11 @@ class LoopRules:
     ctx_bytes: int = 0
     go_on: int = 0
     stop: int = 1
+
+    @property
+    def of_structs(self) -> bool:
+        """Whether programs are members of a struct."""
+        return bool(self.ops)
 
     @property
     def opaque(self) -> bool:
@@ -233,7 +241,8 @@ class Profile:
 
     `family` is the program type of an ABI that is one of several with it; `loop` the rules of
     programs that drive a ring from inside io_uring_enter. `kfuncs` are the kernel's functions that
-    can be executed: those of its BTF whose name without `bpf_` is in `pybpfvm.helpers.table`.
+    can be executed: those of its BTF whose name without `bpf_` is in `pybpfvm.helpers.table`, or is
+    there under the name in `kfunc_rows`, because other ABIs have another function of that name.
 
     What differs between the attach types of a program type is in `variants`: the same profile, as
     it is for the programs of one of them (`attach_type`). `for_section` picks the right one.
@@ -263,7 +272,12 @@ class Profile:
     family: str = ""
     loop: LoopRules | None = None
     kfuncs: tuple[str, ...] = ()
+    kfunc_rows: Mapping[str, str] = field(default_factory=dict)
     not_judged: str = ""
+
+    def row_of(self, kfunc: str) -> str:
+        """The name in the table of helpers of one of `kfuncs`."""
+        return self.kfunc_rows.get(kfunc, kfunc.removeprefix("bpf_"))
 
     @property
     def type_name(self) -> str:

@@ -51,7 +51,9 @@ class LoopFacts:
     fields: Callable[[str], Collection[str] | None]
 
 
-_STRUCTS = frozenset({_OP_BPF, *(p.loop.ops for p in WITH_LOOP if p.loop is not None)})
+_STRUCTS = frozenset(
+    {_OP_BPF, *(p.loop.ops for p in WITH_LOOP if p.loop is not None and p.loop.ops)}
+)
 
 
 def detect_loop(facts: LoopFacts) -> Detection | None:

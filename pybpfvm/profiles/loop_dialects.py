@@ -29,6 +29,29 @@ from pybpfvm.profiles.upstream_types import CTX_BYTES
 
 _STATE = "iou_loop_state"
 
+# Late 2024, the prototype: section 7.
+_RULES_2024 = LoopRules(
+    ops="",
+    callback="",
+    ctx="io_uring_bpf_ctx",
+    params="",
+    params_fields=(),
+    params_bytes=0,
+    writable=(),
+    regions={},
+    members=(),
+    own="",
+    place=LoopPlace.WAITING,
+    other=LoopAnswer.UNTOLD,
+    deferred=False,
+)
+_KFUNCS_2024 = (
+    "bpf_io_uring_submit_sqes",
+    "bpf_io_uring_queue_sqe",
+    "bpf_io_uring_get_cqe",
+    "bpf_io_uring_get_cqe2",
+    "bpf_io_uring_set_wait_params",
+)
 # June 2025, the second posting: section 7.
 _RULES_JUNE = LoopRules(
     ops="io_uring_ops",
@@ -79,14 +102,14 @@ _RULES_TIMEOUT = replace(
 )
 
 
-def _recognized(name: str, title: str, section: str, not_judged: str) -> Profile:
-    """A profile for programs in sections that begin so, of which nothing more is known here."""
+def _recognized(name: str, title: str, not_judged: str) -> Profile:
+    """A profile for programs of which nothing more is known here."""
     return Profile(
         name=name,
         title=title,
         prog_type=PROG_TYPE_STRUCT_OPS,
-        family="struct_ops" if section == "struct_ops" else name,
-        sections=(SectionRule(section),),
+        family="struct_ops",
+        sections=(SectionRule("struct_ops"),),
         ctx_name="u64[]",
         ctx_bytes=0,
         ctx_fields=(),
@@ -101,8 +124,25 @@ def _recognized(name: str, title: str, section: str, not_judged: str) -> Profile
 
 _OP_BPF = "programs that are the operation of an IORING_OP_BPF request"
 
+_KFUNC_ROWS_2024 = {"bpf_io_uring_get_cqe": "io_uring_copy_cqe"}
+PROTOTYPE_2024 = replace(
+    loop_profile(
+        "iouring-2024",
+        "the prototype of 2024, a program type of its own",
+        _RULES_2024,
+        _KFUNCS_2024,
+        experimental=True,
+    ),
+    prog_type=0,  # it never got a number
+    family="",
+    sections=(SectionRule("iouring", sleepable=True),),
+    ctx_name="io_uring_bpf_ctx",
+    ctx_bytes=0,
+    kfunc_rows=_KFUNC_ROWS_2024,
+)
 # With a loop, by the date of their posting.
 WITH_LOOP = (
+    PROTOTYPE_2024,
     loop_profile(
         "loop-2025-06",
         "io_uring_ops.handle_events as posted in June 2025",
@@ -124,26 +164,19 @@ WITH_LOOP = (
         experimental=True,
     ),
 )
-PROTOTYPE_2024 = _recognized(
-    "iouring-2024",
-    "the prototype of 2024, a program type of its own",
-    "iouring",
-    "programs of io_uring's BPF prototype of 2024",
-)
 OP_BPF_V1 = _recognized(
-    "op-bpf-v1", "uring_bpf_ops as posted in November 2025", "struct_ops", f"{_OP_BPF}, version 1"
+    "op-bpf-v1", "uring_bpf_ops as posted in November 2025", f"{_OP_BPF}, version 1"
 )
 OP_BPF_V2 = _recognized(
-    "op-bpf-v2", "uring_bpf_ops as posted in January 2026", "struct_ops", f"{_OP_BPF}, version 2"
+    "op-bpf-v2", "uring_bpf_ops as posted in January 2026", f"{_OP_BPF}, version 2"
 )
 OP_BPF_V3 = _recognized(
-    "op-bpf-v3", "uring_bpf_ops as posted in March 2026", "struct_ops", f"{_OP_BPF}, version 3"
+    "op-bpf-v3", "uring_bpf_ops as posted in March 2026", f"{_OP_BPF}, version 3"
 )
 POLL_GATE = _recognized(
     "loop-poll-gate",
     "io_uring_bpf_ops with a poll_gate, a private branch of May 2026",
-    "struct_ops",
     "rings with a poll gate",
 )
-RECOGNIZED = (PROTOTYPE_2024, OP_BPF_V1, OP_BPF_V2, OP_BPF_V3, POLL_GATE)
+RECOGNIZED = (OP_BPF_V1, OP_BPF_V2, OP_BPF_V3, POLL_GATE)
 DIALECTS = (*WITH_LOOP, *RECOGNIZED)

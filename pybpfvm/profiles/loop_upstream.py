@@ -100,5 +100,5 @@ def kernel_btf_of(profile: Profile) -> Btf | None:
         rules.ctx,
         (rules.params, rules.params_bytes, rules.params_fields),
         (rules.ops, rules.members),
-        profile.kfuncs,
+        tuple((name, profile.row_of(name)) for name in profile.kfuncs),
     )

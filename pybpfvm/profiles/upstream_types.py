@@ -154,16 +154,16 @@ class _Types:
 
 
 _COUNTER = ("bpf_iter_num *", "it")
-# Result and parameters of kfuncs; _RING stands for the ring.
+# Result and parameters of kfuncs, by rows of the table of helpers; _RING stands for the ring.
 _RING = ("", "")
 _KFUNCS: Mapping[str, tuple[str, Sequence[tuple[str, str]]]] = {
-    "bpf_io_uring_submit_sqes": ("int", (_RING, ("unsigned int", "nr"))),
-    "bpf_io_uring_get_region": (
+    "io_uring_submit_sqes": ("int", (_RING, ("unsigned int", "nr"))),
+    "io_uring_get_region": (
         "unsigned char *",
         (_RING, ("unsigned int", "region_id"), ("unsigned long", "rdwr_buf_size")),
     ),
-    "bpf_io_uring_queue_sqe": ("int", (_RING, (" *", "mem"), ("unsigned int", "mem__sz"))),
-    "bpf_io_uring_post_cqe": (
+    "io_uring_queue_sqe": ("int", (_RING, (" *", "mem"), ("unsigned int", "mem__sz"))),
+    "io_uring_post_cqe": (
         "int",
         (
             _RING,
@@ -172,11 +172,14 @@ _KFUNCS: Mapping[str, tuple[str, Sequence[tuple[str, str]]]] = {
             ("unsigned int", "cflags"),
         ),
     ),
-    "bpf_io_uring_get_cqe": ("io_uring_cqe *", (_RING, ("unsigned int", "idx"))),
-    "bpf_io_uring_extract_next_cqe": ("io_uring_cqe *", (_RING,)),
-    "bpf_iter_num_new": ("int", (_COUNTER, ("int", "start"), ("int", "end"))),
-    "bpf_iter_num_next": ("int *", (_COUNTER,)),
-    "bpf_iter_num_destroy": ("", (_COUNTER,)),
+    "io_uring_get_cqe": ("io_uring_cqe *", (_RING, ("unsigned int", "idx"))),
+    "io_uring_extract_next_cqe": ("io_uring_cqe *", (_RING,)),
+    "io_uring_copy_cqe": ("int", (_RING, ("io_uring_cqe *", "cqe"))),
+    "io_uring_get_cqe2": ("io_uring_cqe *", (_RING,)),
+    "io_uring_set_wait_params": ("int", (_RING, ("unsigned int", "nr"))),
+    "iter_num_new": ("int", (_COUNTER, ("int", "start"), ("int", "end"))),
+    "iter_num_next": ("int *", (_COUNTER,)),
+    "iter_num_destroy": ("", (_COUNTER,)),
 }
 
 
@@ -186,29 +189,37 @@ def kernel_side(
     ctx: str,
     params: tuple[str, int, Fields],
     ops: tuple[str, Fields],
-    kfuncs: tuple[str, ...],
+    kfuncs: tuple[tuple[str, str], ...],
 ) -> Btf:
     """The BTF of dialect `name`, whose ring is a `struct ctx`. `params` are the step's parameters
-    (struct, size, fields), `ops` the struct of its callback (name, members)."""
+    (struct, size, fields), `ops` the struct of its callback (name, members), if it is in one;
+    `kfuncs` are names, with the rows that tell their prototypes."""
     types = _Types()
     transparent = ctx == "io_ring_ctx"
     types.struct(ctx, CTX_BYTES if transparent else 0, CTX_FIELDS if transparent else ())
-    types.struct(*params)
+    if params[0]:
+        types.struct(*params)
     types.struct("io_uring_sqe", 64, _SQE_FIELDS)
     types.struct("io_uring_cqe", 16, _CQE_FIELDS)
     types.struct("io_uring", 8, (("head", "unsigned int", 0), ("tail", "unsigned int", 4)))
-    types.callback("step()", "int", ((f"{ctx} *", "ctx"), (f"{params[0]} *", "lp")))
-    types.struct(ops[0], _OPS_BYTES, ops[1])
-    common = (("refcnt", "int", 0), ("state", "unsigned int", 4))
-    types.struct("bpf_struct_ops_common", 8, common)
-    types.struct(
-        f"bpf_struct_ops_{ops[0]}",
-        128,
-        (("common", "bpf_struct_ops_common", 0), ("data", ops[0], _VALUE_DATA_AT)),
-    )
+    if ops[0]:
+        _add_callbacks(types, ctx, params[0], *ops)
     types.struct("bpf_iter_num", 8, (("__opaque", "unsigned long long", 0),))
-    for kfunc in kfuncs:
-        result, parameters = _KFUNCS[kfunc]
+    for kfunc, row in kfuncs:
+        result, parameters = _KFUNCS[row]
         own = ((f"{ctx} *", "ctx") if one == _RING else one for one in parameters)
         types.function(kfunc, result, tuple(own))
     return types.btf(f"built-in types of {name}")
+
+
+def _add_callbacks(types: _Types, ctx: str, params: str, ops: str, members: Fields) -> None:
+    """The struct of callbacks, and what the kernel makes of it."""
+    types.callback("step()", "int", ((f"{ctx} *", "ctx"), (f"{params} *", "lp")))
+    types.struct(ops, _OPS_BYTES, members)
+    common = (("refcnt", "int", 0), ("state", "unsigned int", 4))
+    types.struct("bpf_struct_ops_common", 8, common)
+    types.struct(
+        f"bpf_struct_ops_{ops}",
+        128,
+        (("common", "bpf_struct_ops_common", 0), ("data", ops, _VALUE_DATA_AT)),
+    )

@@ -68,7 +68,7 @@ def _size(obj: LoadedObject, name: str, constants: Mapping[str, Value]) -> int |
 
 def _callbacks(obj: LoadedObject, name: str) -> str:
     """The struct of callbacks that is called so, or the only one with a program called so."""
-    if name in obj.struct_ops:
+    if name in obj.callbacks:
         return name
     having = [one.name for one in obj.struct_ops.values() if name in one.programs.values()]
     if len(having) == 1:
@@ -76,5 +76,5 @@ def _callbacks(obj: LoadedObject, name: str) -> str:
     raise InputError(
         f"{len(having) or 'no'} structs of callbacks have a program {name!r}",
         where=f"{obj.object.path}: --prog",
-        remedy=f"callbacks: {', '.join(obj.struct_ops) or 'none'}",
+        remedy=f"callbacks: {', '.join(obj.callbacks) or 'none'}",
     )

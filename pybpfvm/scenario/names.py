@@ -88,6 +88,7 @@ class _Names:
         if obj is not None:
             for variable in obj.struct_ops.values():
                 self.runs |= set(variable.programs.values())
+            self.runs |= set(obj.callbacks) & set(obj.programs)
 
     def _define(self, name: str) -> None:
         if name in self.fds or not name:
@@ -314,7 +315,7 @@ class _Names:
             if isinstance(action, Attach | Detach):
                 named.append((action.callbacks, step.where))
         for name, place in named:
-            self._known(name, "struct of callbacks", obj.struct_ops, place)
+            self._known(name, "struct of callbacks", obj.callbacks, place)
 
     def _typed(self, content: Typed, place: str) -> None:
         if self.object is None:

@@ -348,7 +348,7 @@ def _attached_first(scenario: Scenario, live: Live) -> Sequence[str]:
         return scenario.attach
     if any(isinstance(step.action, Attach) for step in scenario.steps):
         return ()
-    known = list(live.object.struct_ops)
+    known = live.object.callbacks
     if len(known) != 1:
         raise InputError(
             f"the object has {len(known)} structs of callbacks",

@@ -151,7 +151,8 @@ class LoopRing(HostRing):
     def attach(
         self, obj: LoadedObject, name: str | None = None, *, ring_fd: int | None = None
     ) -> Link:
-        """Put the callbacks `name` of an object (its only ones without) onto this ring.
+        """Put the callbacks `name` of an object (its only ones without) onto this ring; where the
+        ABI has no structs of callbacks, the program of that name.
 
         `ring_fd` is what stands in the struct, this ring's descriptor without. Raises LoadRejected
         for a program that its kernel would not load, UnsupportedError for one that the verifier
@@ -169,12 +170,15 @@ class LoopRing(HostRing):
                 where=obj.object.path,
                 remedy="load it without btf=; `pybpfvm verify --btf` judges it for that kernel",
             )
-        variable = _callbacks(obj, name)
-        fd = self.fd if ring_fd is None else ring_fd
-        priv = _kernels_own(obj, variable, self.profile)
         rules = self.profile.loop
         assert rules is not None
-        called = variable.programs.get(rules.callback)
+        name = _callbacks(obj, name)
+        fd = self.fd if ring_fd is None else ring_fd
+        priv, called = 0, name if not rules.of_structs else None
+        if rules.of_structs:
+            variable = obj.struct_ops[name]
+            priv = _kernels_own(obj, variable, self.profile)
+            called = variable.programs.get(rules.callback)
         stepper = None
         if called is not None:
             program = obj[called]
@@ -309,6 +313,7 @@ class _Stepper:
         memory = ring.machine.memory
         self._ctx = memory.alloc(_CTX.size, RegionKind.CTX, f"arguments of {program.name}")
         memory.write(self._ctx.start, _CTX.pack(core.handle, core.params.start))
+        self._context = self._ctx.start if core.rules.of_structs else core.handle
         self._runs = 0
         self._engine: Engine = make_engine(
             ring.engine,
@@ -334,7 +339,7 @@ class _Stepper:
         core.running(name)
         try:
             done = self._engine.run(
-                self._program, self._ctx.start, budget_insns=self._ring._budget_insns
+                self._program, self._context, budget_insns=self._ring._budget_insns
             )
         except Trap as trap:
             core.ran(name, trap.insns)
@@ -359,15 +364,15 @@ class _Stepper:
             memory.free(self._ctx)
 
 
-def _callbacks(obj: LoadedObject, name: str | None) -> StructOps:
-    found = obj.struct_ops
+def _callbacks(obj: LoadedObject, name: str | None) -> str:
+    found = obj.callbacks
     if name is None and len(found) == 1:
-        return next(iter(found.values()))
+        return found[0]
     if name is None or name not in found:
         known = ", ".join(found) or "it has none"
         what = "which of its callbacks?" if name is None else f"no callbacks are called {name!r}"
         raise InputError(what, where=obj.object.path, remedy=f"there are: {known}")
-    return found[name]
+    return name
 
 
 def _kernels_own(obj: LoadedObject, variable: StructOps, profile: Profile) -> int:

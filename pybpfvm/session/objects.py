@@ -104,6 +104,13 @@ class LoadedObject:
         return self._profile
 
     @property
+    def callbacks(self) -> tuple[str, ...]:
+        """What can be attached to a ring: its structs of callbacks, or programs where the ABI has
+        no such structs."""
+        loop = None if self._profile is None else self._profile.loop
+        return tuple(self.programs if loop is not None and not loop.of_structs else self.struct_ops)
+
+    @property
     def drives_ring(self) -> bool:
         """Whether its programs are for the loop of a ring; InputError when it is one of several."""
         candidates = self.detection.candidates
@@ -300,7 +307,7 @@ def helpers_of(profile: Profile) -> Mapping[int, Helper]:
     for name in profile.kfuncs:
         found = kernel.find(name, BtfKind.FUNC) if kernel is not None else None
         if found is not None:
-            helpers[-found] = HELPERS[name.removeprefix("bpf_")]
+            helpers[-found] = HELPERS[profile.row_of(name)]
     return helpers
 
 

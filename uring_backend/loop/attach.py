@@ -71,7 +71,7 @@ class RingTable:
         if value.bound is not None:
             raise RingError(errno.EBUSY, "these callbacks are on another ring")
         if value.step is None:
-            raise RingError(errno.EINVAL, f"{rules.callback} is not set")
+            raise RingError(errno.EINVAL, f"{rules.callback or 'the program'} is not set")
         ring.attached, value.bound = value, ring
         return Link(value)
 

@@ -113,7 +113,9 @@ class LoopRing:
         self.fd = table.add(self)
         self._ctx_region: Region | None = None
         self.handle = self._make_ctx()
-        self.params = memory.alloc(rules.params_bytes, RegionKind.RING, rules.params)
+        # Where programs get none, it is a word that nobody can get at.
+        self.params = memory.alloc(rules.params_bytes or 8, RegionKind.RING, rules.params or "none")
+        self._wait_count = 0
         self._disabled = bool(self.setup.flags & abi.SETUP_R_DISABLED)
         self._submitter = None if self._disabled else threading.get_ident()
         self._live: dict[int, tuple[int, str]] = {}  # token -> (user_data, who submitted it)
@@ -305,8 +307,8 @@ class LoopRing:
 
     def _loop(self) -> int:
         """The callback, until it says STOP or something ends it: what it answered then."""
-        queues = self.queues
         self.memory.write(self.params.start, bytes(self.params.size))  # once for each enter
+        self._wait_count = 0
         quiet = 0
         began = time.monotonic_ns()
         for _ in range(self._budgets.max_steps):
@@ -324,7 +326,7 @@ class LoopRing:
             if self._ends(result):
                 return result if self.rules.place is LoopPlace.WAITING else 0
             self._check_untold()
-            wanted = max(queues.behind(self._wait_index()), 0)
+            wanted = self._wanted()
             deadline = self._deadline()
             if wanted:
                 self._tell_wait(wanted)
@@ -349,6 +351,10 @@ class LoopRing:
         rules = self.rules
         if answer in (rules.go_on, rules.stop):
             return answer == rules.stop
+        if rules.other is LoopAnswer.UNTOLD:
+            raise UnsupportedError(
+                f"the answer {answer}", remedy="what it means was never written down"
+            )
         if rules.other is LoopAnswer.INVALID:
             raise RingError(errno.EINVAL, f"the program returned {answer}")
         return rules.other is LoopAnswer.STOPS
@@ -356,8 +362,16 @@ class LoopRing:
     def _param(self, at: int, size: int = 4) -> int:
         return int.from_bytes(self.memory.read(self.params.start + at, size), "little")
 
-    def _wait_index(self) -> int:
-        return self._param(self.rules.wait_index_at)
+    def _wanted(self) -> int:
+        """How many CQEs more the program waits for."""
+        if self.rules.of_structs:
+            return max(self.queues.behind(self._param(self.rules.wait_index_at)), 0)
+        if self._wait_count and self.queues.cq.count():
+            raise UnsupportedError(
+                "a wait for CQEs while there are some",
+                remedy="whether these count was never written down: take them first",
+            )
+        return self._wait_count
 
     def _check_untold(self) -> None:
         for name, at, size in self.rules.untold:
@@ -549,6 +563,10 @@ class LoopRing:
     def cqe_addr(self, index: int) -> int:
         """bpf_io_uring_get_cqe: where the CQE of this index stands."""
         return self.queues.cqe_addr(index)
+
+    def wait_for(self, count: int) -> None:
+        """bpf_io_uring_set_wait_params: the next waits of this enter are for so many CQEs."""
+        self._wait_count = count
 
     def next_cqe_addr(self) -> int:
         """bpf_io_uring_extract_next_cqe: where the oldest CQE stands, which is taken; 0: none."""

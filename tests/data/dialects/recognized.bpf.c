@@ -1,16 +1,8 @@
 // SPDX-License-Identifier: MIT
-/* One program for each dialect without a loop: -DDIALECT=2024, 81, 82, 83 or 92. */
+/* One program for each dialect without a loop: -DDIALECT=81, 82, 83 or 92. */
 #include "dialect.h"
 
-#if DIALECT == 2024
-struct io_uring_bpf_ctx {};
-extern int bpf_io_uring_submit_sqes(struct io_uring_bpf_ctx *ctx, u32 nr) __ksym;
-
-SEC("iouring") int step(struct io_uring_bpf_ctx *ctx)
-{
-	return bpf_io_uring_submit_sqes(ctx, 1) == 1;
-}
-#elif DIALECT == 92
+#if DIALECT == 92
 struct event;
 struct io_uring_bpf_ops {
 	int (*loop_step)(void *ring, void *state);
