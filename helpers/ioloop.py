@@ -131,4 +131,18 @@ ROWS = (
         wait_params,
         "How many CQEs to wait for. iouring-bpf-upstream, section 7.",
     ),
+    Helper(
+        "io_uring_sock_state",
+        (ArgType.PTR_TO_BTF_ID, ArgType.PTR_TO_UNINIT_MEM, ArgType.CONST_SIZE),
+        RetType.INTEGER,
+        None,
+        "What a socket holds. iouring-bpf-upstream, section 9.2.",
+    ),
+    Helper(
+        "io_uring_sock_peek",
+        (ArgType.PTR_TO_BTF_ID, ArgType.PTR_TO_UNINIT_MEM, ArgType.CONST_SIZE),
+        RetType.INTEGER,
+        None,
+        "Look at what a socket holds. iouring-bpf-upstream, section 9.2.",
+    ),
 )

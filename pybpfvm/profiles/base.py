@@ -176,7 +176,8 @@ class LoopRules:
     struct can be read (0: none). `stop` and `go_on` are what the program returns, `other` is what
     other answers mean. `deferred`: only rings with DEFER_TASKRUN take a program. `untold` fields of
     the parameters, as (name, offset, size), have a meaning that we do not know, unless they are
-    zero.
+    zero. `gate` is a member that decides whether a poll's wake counts: its programs get an event,
+    can not be sleepable, and are judged only, for no ring here asks them.
     """
 
     ops: str
@@ -189,6 +190,7 @@ class LoopRules:
     regions: Mapping[int, Region]
     members: tuple[tuple[str, str, int], ...]
     own: str = "priv"
+    gate: str = ""
     place: LoopPlace = LoopPlace.INSTEAD
     other: LoopAnswer = LoopAnswer.INVALID
     deferred: bool = True

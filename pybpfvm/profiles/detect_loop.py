@@ -93,7 +93,9 @@ def _fitting(one: Callbacks, facts: LoopFacts) -> Iterable[tuple[Profile, str]]:
         rules = profile.loop
         assert rules is not None
         known = {name for name, _, _ in rules.members}
-        if one.struct != rules.ops or not one.programs <= {rules.callback}:
+        if profile is POLL_GATE or one.struct != rules.ops:
+            continue
+        if not one.programs <= {rules.callback}:
             continue
         if not one.programs and members and rules.callback not in members:
             continue

@@ -1,8 +1,8 @@
 """What was proposed before and after the merged ABI, as experimental profiles.
 
 abi/iouring-bpf-upstream, sections 7 (earlier forms), 8 (IORING_OP_BPF) and 9.2 (wait timeouts, poll
-gate). Programs of the dialects with a loop are judged and run by the same code as the merged ones';
-the others are recognized.
+gate). Programs of the dialects with a loop are judged and run by the same code as the merged ones',
+gates are judged, the others recognized: neither their types nor their prototypes were written down.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pybpfvm.profiles.base import (
 )
 from pybpfvm.profiles.loop_upstream import (
     LOOP_PROFILES,
+    MERGED_KFUNCS,
     PROG_TYPE_STRUCT_OPS,
     RULES_72,
     loop_profile,
@@ -102,6 +103,14 @@ _RULES_TIMEOUT = replace(
 )
 
 
+# May 2026, a private branch: section 9.2.
+_RULES_GATE = replace(
+    RULES_72,
+    members=(*RULES_72.members, ("poll_gate", "gate()", 24)),
+    gate="poll_gate",
+)
+
+
 def _recognized(name: str, title: str, not_judged: str) -> Profile:
     """A profile for programs of which nothing more is known here."""
     return Profile(
@@ -140,6 +149,13 @@ PROTOTYPE_2024 = replace(
     ctx_bytes=0,
     kfunc_rows=_KFUNC_ROWS_2024,
 )
+POLL_GATE = loop_profile(
+    "loop-poll-gate",
+    "io_uring_bpf_ops with a poll_gate, a private branch of May 2026",
+    _RULES_GATE,
+    (*MERGED_KFUNCS, "bpf_io_uring_sock_state", "bpf_io_uring_sock_peek"),
+    experimental=True,
+)
 # With a loop, by the date of their posting.
 WITH_LOOP = (
     PROTOTYPE_2024,
@@ -163,6 +179,7 @@ WITH_LOOP = (
         _RULES_TIMEOUT,
         experimental=True,
     ),
+    POLL_GATE,
 )
 OP_BPF_V1 = _recognized(
     "op-bpf-v1", "uring_bpf_ops as posted in November 2025", f"{_OP_BPF}, version 1"
@@ -173,10 +190,5 @@ OP_BPF_V2 = _recognized(
 OP_BPF_V3 = _recognized(
     "op-bpf-v3", "uring_bpf_ops as posted in March 2026", f"{_OP_BPF}, version 3"
 )
-POLL_GATE = _recognized(
-    "loop-poll-gate",
-    "io_uring_bpf_ops with a poll_gate, a private branch of May 2026",
-    "rings with a poll gate",
-)
-RECOGNIZED = (OP_BPF_V1, OP_BPF_V2, OP_BPF_V3, POLL_GATE)
+RECOGNIZED = (OP_BPF_V1, OP_BPF_V2, OP_BPF_V3)
 DIALECTS = (*WITH_LOOP, *RECOGNIZED)

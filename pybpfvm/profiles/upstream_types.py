@@ -26,7 +26,6 @@ from pybpfvm.btf.types import (
 )
 
 CTX_BYTES = 1472
-_OPS_BYTES = 24
 _VALUE_DATA_AT = 64  # the value's common header fills a cache line
 
 # (name, type, byte offset)
@@ -156,6 +155,7 @@ class _Types:
 _COUNTER = ("bpf_iter_num *", "it")
 # Result and parameters of kfuncs, by rows of the table of helpers; _RING stands for the ring.
 _RING = ("", "")
+_EVENT = ("io_poll_event *", "ev")  # the name is ours: no one compares it
 _KFUNCS: Mapping[str, tuple[str, Sequence[tuple[str, str]]]] = {
     "io_uring_submit_sqes": ("int", (_RING, ("unsigned int", "nr"))),
     "io_uring_get_region": (
@@ -177,6 +177,8 @@ _KFUNCS: Mapping[str, tuple[str, Sequence[tuple[str, str]]]] = {
     "io_uring_copy_cqe": ("int", (_RING, ("io_uring_cqe *", "cqe"))),
     "io_uring_get_cqe2": ("io_uring_cqe *", (_RING,)),
     "io_uring_set_wait_params": ("int", (_RING, ("unsigned int", "nr"))),
+    "io_uring_sock_state": ("int", (_EVENT, (" *", "out"), ("unsigned int", "out__sz"))),
+    "io_uring_sock_peek": ("int", (_EVENT, (" *", "buf"), ("unsigned int", "buf__sz"))),
     "iter_num_new": ("int", (_COUNTER, ("int", "start"), ("int", "end"))),
     "iter_num_next": ("int *", (_COUNTER,)),
     "iter_num_destroy": ("", (_COUNTER,)),
@@ -215,7 +217,10 @@ def kernel_side(
 def _add_callbacks(types: _Types, ctx: str, params: str, ops: str, members: Fields) -> None:
     """The struct of callbacks, and what the kernel makes of it."""
     types.callback("step()", "int", ((f"{ctx} *", "ctx"), (f"{params} *", "lp")))
-    types.struct(ops, _OPS_BYTES, members)
+    if any(kind == "gate()" for _, kind, _ in members):
+        types.struct("io_poll_event", 0, ())
+        types.callback("gate()", "int", (_EVENT,))
+    types.struct(ops, 8 * len(members), members)
     common = (("refcnt", "int", 0), ("state", "unsigned int", 4))
     types.struct("bpf_struct_ops_common", 8, common)
     types.struct(

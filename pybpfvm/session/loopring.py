@@ -15,7 +15,14 @@ from collections.abc import Callable, Mapping
 
 from pybpfvm.btf.types import Btf, BtfKind, Member, Struct
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Engine, RunEnvironment
-from pybpfvm.errors import InputError, LoadRejected, RingError, RingHang, Trap
+from pybpfvm.errors import (
+    InputError,
+    LoadRejected,
+    RingError,
+    RingHang,
+    Trap,
+    UnsupportedError,
+)
 from pybpfvm.events import Observer, RunEnded, RunFaulted, RunStarted
 from pybpfvm.memory import RegionKind
 from pybpfvm.profiles import profile_named
@@ -178,6 +185,10 @@ class LoopRing(HostRing):
         if rules.of_structs:
             variable = obj.struct_ops[name]
             priv = _kernels_own(obj, variable, self.profile)
+            if rules.gate in variable.programs:
+                raise UnsupportedError(
+                    "a ring with a poll gate", where=obj.object.path, remedy="verify judges it"
+                )
             called = variable.programs.get(rules.callback)
         stepper = None
         if called is not None:

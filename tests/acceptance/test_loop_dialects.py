@@ -31,6 +31,7 @@ NAMES = {
     "june": "loop-2025-06",
     "november": "loop-2025-11",
     "timeout": "loop-timeout",
+    "gate": "loop-poll-gate",
 }
 TAIL_FLAGS = abi.SETUP_SINGLE_ISSUER | abi.SETUP_DEFER_TASKRUN | abi.SETUP_NO_SQARRAY
 MS = 1_000_000
@@ -291,6 +292,11 @@ def test_flags_are_cleared_after_each_step_and_known() -> None:
             ring.enter()
 
 
+def test_no_ring_here_has_a_poll_gate() -> None:
+    with desk("gate") as (ring, obj), pytest.raises(UnsupportedError, match="a poll gate"):
+        ring.attach(obj, "ops_enough")
+
+
 # --- verdicts -----------------------------------------------------------------------------------
 
 VERDICTS = {
@@ -306,6 +312,10 @@ VERDICTS = {
     ("june", "no_sleep"): Rule.KFUNC_NOT_ALLOWED,
     ("november", "no_padding"): Rule.BTF_ACCESS,
     ("november", "no_null_check"): Rule.POSSIBLY_NULL,
+    ("gate", "no_sleep"): Rule.HELPER_NOT_ALLOWED,
+    ("gate", "no_look"): Rule.BTF_ACCESS,
+    ("gate", "no_room"): Rule.STACK_ACCESS,
+    ("gate", "no_second"): Rule.CTX_ACCESS,
     ("timeout", "no_beyond"): Rule.BTF_ACCESS,
     ("timeout", "no_across"): Rule.BTF_ACCESS,
     ("timeout", "reads_ring"): Rule.BTF_ACCESS,
@@ -339,7 +349,6 @@ def test_every_refusal_is_of_a_program_there_is() -> None:
         (81, ["op-bpf-v1"], "version 1"),
         (82, ["op-bpf-v2"], "version 2"),
         (83, ["op-bpf-v2", "op-bpf-v3"], ""),
-        (92, ["loop-poll-gate"], "rings with a poll gate"),
     ],
 )
 def test_the_others_are_recognized_and_no_more(number: int, names: list[str], what: str) -> None:
@@ -419,14 +428,14 @@ def test_profiles_are_experimental_and_have_their_names() -> None:
         assert bool(profile.not_judged) == (profile in RECOGNIZED) == (profile.loop is None)
 
 
-def test_dialects_with_one_struct_and_callback_number_functions_alike() -> None:
+def test_dialects_that_may_fit_one_object_number_functions_alike() -> None:
     """What was loaded for one of several that fit can be judged by the others."""
-    numbers: dict[tuple[str, str], set[tuple[int | None, ...]]] = {}
+    numbers: dict[tuple[str, str, str], set[tuple[int | None, ...]]] = {}
     for profile in WITH_LOOP:
         rules, btf = profile.loop, kernel_btf_of(profile)
         assert rules is not None
         assert btf is not None
         ids = tuple(btf.find(name, BtfKind.FUNC) for name in profile.kfuncs)
         assert None not in ids
-        numbers.setdefault((rules.ops, rules.callback), set()).add(ids)
-    assert [len(found) for found in numbers.values()] == [1, 1, 1, 1]
+        numbers.setdefault((rules.ops, rules.callback, rules.gate), set()).add(ids)
+    assert [len(found) for found in numbers.values()] == [1, 1, 1, 1, 1]

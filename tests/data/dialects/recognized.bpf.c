@@ -1,21 +1,7 @@
 // SPDX-License-Identifier: MIT
-/* One program for each dialect without a loop: -DDIALECT=81, 82, 83 or 92. */
+/* One program for each dialect without a loop: -DDIALECT=81, 82 or 83. */
 #include "dialect.h"
 
-#if DIALECT == 92
-struct event;
-struct io_uring_bpf_ops {
-	int (*loop_step)(void *ring, void *state);
-	u32 ring_fd;
-	int (*poll_gate)(struct event *event);
-};
-
-SEC("struct_ops/gate") int gate(u64 *args)
-{
-	return 0;
-}
-SEC(".struct_ops.link") struct io_uring_bpf_ops ops = { .poll_gate = (void *)gate };
-#else
 struct data;
 struct uring_bpf_ops {
 #if DIALECT == 81
@@ -42,4 +28,3 @@ SEC("struct_ops/issue") int issue(u64 *args)
 #endif
 }
 SEC(".struct_ops.link") struct uring_bpf_ops ops = { .issue = (void *)issue };
-#endif
