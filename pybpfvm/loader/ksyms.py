@@ -21,6 +21,7 @@ from pybpfvm.program import POISON_KFUNC
 
 # The section that BTF puts functions and variables of the kernel into.
 _KSYMS = ".ksyms"
+_NO_BTF = ", and there is no kernel's BTF to look in"
 _SPECS_BY_KIND = {spec.kind: spec for spec in SPECS.values()}
 
 
@@ -50,7 +51,10 @@ class KernelSymbols:
         lacks = f"extern function {symbol.name}"
         if not self._declared(symbol.name, BtfKind.FUNC):
             return lacks
-        found = self._find(symbol, BtfKind.FUNC)
+        known = self._target(symbol.name) is not None
+        # A weak function of a kernel that nobody knows may be missing: to call it is to go wrong.
+        unknown = 0 if symbol.binding == STB_WEAK else _NO_BTF
+        found = self._find(symbol, BtfKind.FUNC) if known else unknown
         if isinstance(found, str):
             return lacks + found
         if found:
@@ -95,7 +99,7 @@ class KernelSymbols:
         """Its id in the target's BTF, 0 where that does not have it; why it can not be told."""
         btf = self._target(symbol.name)
         if btf is None:
-            return ", and there is no kernel's BTF to look in"
+            return _NO_BTF
         # What follows ___ in a name is the object's own, to tell declarations apart.
         found = btf.find(symbol.name.partition("___")[0], kind)
         if found is None:
