@@ -279,6 +279,16 @@ def test_what_completes_in_time_is_no_timeout() -> None:
         assert ring.core.now_ns() == MS
 
 
+@both_backends
+def test_a_timeout_beyond_every_clock_is_none(backend: BackendName) -> None:
+    with desk("timeout", backend=backend) as (ring, obj), ring.attach(obj, "ops_waits"):
+        obj.globals["wait_idx"], obj.globals["last"] = 5, 1
+        obj.globals["give_flags"], obj.globals["give_ns"] = TIMEOUT, (1 << 64) - 1
+        ring.core.at(2 * MS, ring.core.signal)
+        with refused(errno.EINTR):
+            ring.enter()
+
+
 def test_flags_are_cleared_after_each_step_and_known() -> None:
     with desk("timeout") as (ring, obj), ring.attach(obj, "ops_waits"):
         obj.globals["wait_idx"], obj.globals["last"] = 5, 2

@@ -54,6 +54,8 @@ _ENTER_FLAGS = (
     | abi.ENTER_NO_IOWAIT
 )
 
+_FAR_NS = 1 << 62  # no clock gets there
+
 
 class Stepper(Protocol):
     """Runs the callback of a ring once."""
@@ -327,7 +329,7 @@ class LoopRing:
                 return result if self.rules.place is LoopPlace.WAITING else 0
             self._check_untold()
             wanted = self._wanted()
-            deadline = self._deadline()
+            deadline, late = self._deadline(), False
             if wanted:
                 self._tell_wait(wanted)
                 late = self._sleep(wanted, deadline)
@@ -339,7 +341,7 @@ class LoopRing:
                 raise RingError(errno.EINTR, "a signal is pending")
             self._take()
             self._flush()
-            quiet = quiet + 1 if self.state() == before else 0
+            quiet = quiet + 1 if self.state() == before and not late else 0
             if quiet >= self._budgets.livelock_steps and not self._due:
                 raise RingHang(
                     f"{quiet:,} steps in a row changed nothing and asked to wait for nothing", ()
@@ -393,7 +395,7 @@ class LoopRing:
             raise RingError(errno.EINVAL, f"the program set unknown flags {flags:#x}")
         if not flags & rules.given:
             return None
-        timeout_ns = self._param(rules.ns_at, 8)
+        timeout_ns = min(self._param(rules.ns_at, 8), _FAR_NS)
         return timeout_ns if flags & rules.absolute else self.now_ns() + timeout_ns
 
     def _report_timeout(self, late: bool) -> None:
