@@ -1,16 +1,16 @@
 """Kernel functions of programs that drive a ring from inside io_uring_enter.
 
-abi/iouring-bpf-upstream, section 3.
+abi/iouring-bpf-upstream, sections 3, 7 and 9.2.
 """
 
 from __future__ import annotations
 
-import errno
+from errno import EINVAL
 
 from pybpfvm.bits import u32
 from pybpfvm.helpers.context import BadArgument, HelperContext, LoopPort
+from pybpfvm.helpers.iouring import CQE_BYTES, SQE_BYTES
 from pybpfvm.helpers.proto import ArgType, Helper, RetType
-from pybpfvm.uring_backend.abi import CQE_BYTES, SQE_BYTES
 
 
 def _ring(ctx: HelperContext, ring: int) -> LoopPort:
@@ -57,7 +57,7 @@ def copy_cqe(ctx: HelperContext, ring: int, out: int, _3: int, _4: int, _5: int)
     addr = _ring(ctx, ring).next_cqe_addr()
     found = ctx.memory.read(addr, CQE_BYTES) if addr else bytes(CQE_BYTES)
     ctx.memory.program_write(out, found)
-    return 0 if addr else -errno.EINVAL
+    return 0 if addr else -EINVAL
 
 
 def wait_params(ctx: HelperContext, ring: int, count: int, _3: int, _4: int, _5: int) -> int:
