@@ -86,3 +86,12 @@ build $loops/loops.bpf.c $loops/loops.v3.bpf.o 3
 servers=tests/data/servers
 build $servers/echo.bpf.c $servers/echo.v2.bpf.o 2
 build $servers/echo.bpf.c $servers/echo.v3.bpf.o 3
+
+# Dialects of rings driven from inside an enter, before and after the merged one.
+dialects=tests/data/dialects
+for name in prototype june november timeout gate; do
+    build $dialects/$name.bpf.c $dialects/$name.bpf.o 0 -mcpu=v4
+done
+for number in 81 82 83; do
+    build $dialects/recognized.bpf.c $dialects/recognized.$number.bpf.o 0 -mcpu=v4 -DDIALECT=$number
+done

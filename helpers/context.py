@@ -56,6 +56,21 @@ class LoopPort(Protocol):
     def region_addr(self, region_id: int, size: int) -> int:
         """Where the region is, 0 if there is none that is so large."""
 
+    def queue_sqe(self, sqe: bytes) -> int:
+        """0, or -EINVAL for an SQE of another size; it is not submitted."""
+
+    def post_cqe(self, user_data: int, res: int, flags: int) -> int:
+        """0, or -ENOMEM."""
+
+    def cqe_addr(self, index: int) -> int:
+        """Where the CQE of this index stands."""
+
+    def wait_for(self, count: int) -> None:
+        """The program wants to run again when there are so many CQEs."""
+
+    def next_cqe_addr(self) -> int:
+        """Where the oldest CQE stands, which is taken; 0 if there is none."""
+
 
 class HelperContext(Protocol):
     """The running program, as a helper sees it."""

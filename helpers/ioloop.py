@@ -1,12 +1,15 @@
 """Kernel functions of programs that drive a ring from inside io_uring_enter.
 
-abi/iouring-bpf-upstream, section 3.
+abi/iouring-bpf-upstream, sections 3, 7 and 9.2.
 """
 
 from __future__ import annotations
 
+from errno import EINVAL
+
 from pybpfvm.bits import u32
 from pybpfvm.helpers.context import BadArgument, HelperContext, LoopPort
+from pybpfvm.helpers.iouring import CQE_BYTES, SQE_BYTES
 from pybpfvm.helpers.proto import ArgType, Helper, RetType
 
 
@@ -28,6 +31,41 @@ def region(ctx: HelperContext, ring: int, region_id: int, size: int, _4: int, _5
     return _ring(ctx, ring).region_addr(u32(region_id), size)
 
 
+def queue(ctx: HelperContext, ring: int, sqe: int, size: int, _4: int, _5: int) -> int:
+    """0, or -EINVAL."""
+    return _ring(ctx, ring).queue_sqe(ctx.memory.program_read(sqe, min(u32(size), 2 * SQE_BYTES)))
+
+
+def post(ctx: HelperContext, ring: int, user_data: int, res: int, flags: int, _5: int) -> int:
+    """0, or -ENOMEM."""
+    return _ring(ctx, ring).post_cqe(user_data, u32(res), u32(flags))
+
+
+def cqe(ctx: HelperContext, ring: int, index: int, _3: int, _4: int, _5: int) -> int:
+    """The CQE's address."""
+    return _ring(ctx, ring).cqe_addr(u32(index))
+
+
+def next_cqe(ctx: HelperContext, ring: int, _2: int, _3: int, _4: int, _5: int) -> int:
+    """The CQE's address, or NULL."""
+    return _ring(ctx, ring).next_cqe_addr()
+
+
+def copy_cqe(ctx: HelperContext, ring: int, out: int, _3: int, _4: int, _5: int) -> int:
+    """0, or -EINVAL and zeros."""
+    ctx.memory.check(out, CQE_BYTES, write=True)
+    addr = _ring(ctx, ring).next_cqe_addr()
+    found = ctx.memory.read(addr, CQE_BYTES) if addr else bytes(CQE_BYTES)
+    ctx.memory.program_write(out, found)
+    return 0 if addr else -EINVAL
+
+
+def wait_params(ctx: HelperContext, ring: int, count: int, _3: int, _4: int, _5: int) -> int:
+    """0."""
+    _ring(ctx, ring).wait_for(u32(count))
+    return 0
+
+
 ROWS = (
     Helper(
         "io_uring_submit_sqes",
@@ -43,5 +81,68 @@ ROWS = (
         RetType.PTR_TO_MEM_OR_BTF_ID_OR_NULL,
         region,
         "Memory of the ring. iouring-bpf-upstream, section 3.2.",
+    ),
+    Helper(
+        "io_uring_queue_sqe",
+        (ArgType.PTR_TO_BTF_ID, ArgType.PTR_TO_MEM, ArgType.CONST_SIZE),
+        RetType.INTEGER,
+        queue,
+        "Put an entry into the SQ. iouring-bpf-upstream, section 7.",
+    ),
+    Helper(
+        "io_uring_post_cqe",
+        (ArgType.PTR_TO_BTF_ID, *[ArgType.ANYTHING] * 3),
+        RetType.INTEGER,
+        post,
+        "Post a CQE of one's own. iouring-bpf-upstream, section 7.",
+    ),
+    Helper(
+        "io_uring_get_cqe",
+        (ArgType.PTR_TO_BTF_ID, ArgType.ANYTHING),
+        RetType.PTR_TO_BTF_ID,
+        cqe,
+        "The CQE of an index. iouring-bpf-upstream, section 7.",
+    ),
+    Helper(
+        "io_uring_extract_next_cqe",
+        (ArgType.PTR_TO_BTF_ID,),
+        RetType.PTR_TO_BTF_ID_OR_NULL,
+        next_cqe,
+        "Take the oldest CQE. iouring-bpf-upstream, section 7.",
+    ),
+    Helper(
+        "io_uring_copy_cqe",
+        (ArgType.PTR_TO_CTX, ArgType.PTR_TO_BTF_ID),
+        RetType.INTEGER,
+        copy_cqe,
+        "Copy the oldest CQE and take it. iouring-bpf-upstream, section 7.",
+    ),
+    Helper(
+        "io_uring_get_cqe2",
+        (ArgType.PTR_TO_CTX,),
+        RetType.PTR_TO_BTF_ID_OR_NULL,
+        next_cqe,
+        "Take the oldest CQE. iouring-bpf-upstream, section 7.",
+    ),
+    Helper(
+        "io_uring_set_wait_params",
+        (ArgType.PTR_TO_CTX, ArgType.ANYTHING),
+        RetType.INTEGER,
+        wait_params,
+        "How many CQEs to wait for. iouring-bpf-upstream, section 7.",
+    ),
+    Helper(
+        "io_uring_sock_state",
+        (ArgType.PTR_TO_BTF_ID, ArgType.PTR_TO_UNINIT_MEM, ArgType.CONST_SIZE),
+        RetType.INTEGER,
+        None,
+        "What a socket holds. iouring-bpf-upstream, section 9.2.",
+    ),
+    Helper(
+        "io_uring_sock_peek",
+        (ArgType.PTR_TO_BTF_ID, ArgType.PTR_TO_UNINIT_MEM, ArgType.CONST_SIZE),
+        RetType.INTEGER,
+        None,
+        "Look at what a socket holds. iouring-bpf-upstream, section 9.2.",
     ),
 )

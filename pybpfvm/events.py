@@ -38,6 +38,7 @@ class HelperCalled:
 @dataclass(frozen=True, slots=True)
 class RunEnded:
     """The run is over: r0, and what the program asked for ("done" or "wait for N on CQ i").
+    `request` 0: the program is that of a ring's loop, which r0 tells whether to go on.
 
     `refused` says why that can not be waited for; the request then ends with -EINVAL.
     """

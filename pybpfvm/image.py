@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
 
-from pybpfvm.errors import InputError
+from pybpfvm.errors import InputError, UnsupportedError
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Kind, Pseudo
 from pybpfvm.isa.table import SPECS
@@ -69,6 +69,7 @@ class Image:
         self.programs: Mapping[str, Program] = {p.name: executable(p) for p in obj.programs}
         self.maps: dict[str, BpfMap] = {}
         self._functions: dict[tuple[str, int], int] = {}
+        self._kernel_functions: dict[str, int] = {}
         self._programs: dict[str, int] = {}
         self._by_index: list[BpfMap] = []
         before = set(self.memory.regions())
@@ -118,6 +119,12 @@ class Image:
             self._functions[key] = self.memory.handle(FunctionRef(program, pc))
         return self._functions[key]
 
+    def _kernel_function(self, name: str) -> int:
+        """What stands for the address of a function of the kernel, which nobody can look behind."""
+        if name not in self._kernel_functions:
+            self._kernel_functions[name] = self.memory.handle(name)
+        return self._kernel_functions[name]
+
     def constant(self, program: Program, pc: int, insn: Insn) -> int:
         """The 64-bit value that the LDDW `insn` at `pc` loads.
 
@@ -147,6 +154,12 @@ class Image:
             if all(sub.start != target for sub in program.subprogs):
                 raise InputError(f"no subprogram starts at {target}", where=where)
             return self.function_handle(program, target)
+        if insn.src == Pseudo.BTF_ID and low in self.object.kernel_functions:
+            return self._kernel_function(self.object.kernel_functions[low])
+        if insn.src == Pseudo.BTF_ID and low in self.object.kernel_variables:
+            raise UnsupportedError(
+                f"variable {self.object.kernel_variables[low]} of a kernel in a run", where=where
+            )
         raise InputError(
             f"lddw with pseudo source {insn.src}, which only a kernel can resolve", where=where
         )

@@ -16,7 +16,8 @@ _SOURCE = "color:#2a6b35"
 
 
 class Names:
-    """Names for what a program's instructions refer to: helpers, maps, subprograms."""
+    """Names for what a program's instructions refer to: helpers, maps, subprograms, the kernel's
+    functions and variables."""
 
     def __init__(self, obj: BpfObject, program: Program, profile: Profile | None) -> None:
         self._obj = obj
@@ -26,7 +27,12 @@ class Names:
     def __call__(self, insn: Insn, pc: int) -> str | None:
         kind = insn.spec.kind
         if kind is Kind.CALL:
-            return self._helpers.get(insn.imm)
+            return self._helpers.get(insn.imm) or self._obj.kernel_functions.get(insn.imm)
+        if kind is Kind.CALL_KFUNC:
+            return self._obj.kernel_functions.get(insn.imm)
+        if kind is Kind.LDDW and insn.src == Pseudo.BTF_ID:
+            known = {**self._obj.kernel_functions, **self._obj.kernel_variables}
+            return known.get(insn.imm)
         if kind is Kind.CALL_LOCAL:
             return self._functions.get(pc + 1 + insn.imm)
         if kind is Kind.LDDW and insn.src in (Pseudo.MAP_IDX, Pseudo.MAP_IDX_VALUE):

@@ -5,32 +5,32 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from pybpfvm.btf.types import Btf, BtfKind, Datasec, Var
+from pybpfvm.btf.types import Btf, Datasec, Var
 from pybpfvm.errors import InputError
 from pybpfvm.facts import program_facts
 from pybpfvm.loader import load
+from pybpfvm.loader.kconfig import Kconfig
 from pybpfvm.profiles import all_profiles
 from pybpfvm.profiles.detect import Detection, detect
-from pybpfvm.profiles.detect_loop import detect_loop
-from pybpfvm.profiles.loop_upstream import loop_profiles
 from pybpfvm.program import BpfObject
 
 
-def read_object(source: str | os.PathLike[str] | bytes, *, btf: Btf | None = None) -> BpfObject:
-    """The object in a file (or in bytes), relocated; `btf` is what CO-RE is resolved against."""
-    return load(source, target_btf=btf)
+def read_object(
+    source: str | os.PathLike[str] | bytes,
+    *,
+    btf: Btf | None = None,
+    kconfig: Kconfig | None = None,
+) -> BpfObject:
+    """The object in a file (or in bytes), relocated; `btf` is what CO-RE and the kernel's symbols
+    are resolved against, `kconfig` what kconfig externs are."""
+    return load(source, target_btf=btf, kconfig=kconfig)
 
 
 def detect_abi(obj: BpfObject) -> Detection:
     """Which profile the object was built for, and why."""
-    if any(loop_profiles(variable.struct) for variable in obj.struct_ops):
-        btf = obj.btf
-        return detect_loop(
-            [(one.struct, frozenset(one.programs)) for one in obj.struct_ops],
-            lambda name: btf is not None and btf.find(name, BtfKind.STRUCT) is not None,
-        )
-    others = [profile for profile in all_profiles().values() if profile.loop is None]
-    return detect(others, [program_facts(program) for program in obj.programs])
+    if obj.dialect is not None:
+        return obj.dialect
+    return detect(all_profiles().values(), [program_facts(one) for one in obj.programs])
 
 
 def abi_unknown(obj: BpfObject, detection: Detection) -> InputError:

@@ -18,6 +18,7 @@ from pybpfvm.isa.opcodes import Kind
 
 if TYPE_CHECKING:
     from pybpfvm.btf.types import Btf
+    from pybpfvm.profiles.detect import Detection
 
 # Helper numbers that the loader, as libbpf, leaves where something is missing: a program that
 # comes there can not go on. 0xbad2310 is also what people search for.
@@ -175,7 +176,10 @@ class BpfObject:
     """A loaded ELF object: everything in it, nothing instantiated.
 
     `path` is for messages only. `unsupported` lists features found and left out, one line each;
-    `left_out` says, by name, why a program could not be made.
+    `left_out` says, by name, why a program could not be made. `kernel_functions` and
+    `kernel_variables` are what it uses of the kernel, by the numbers that stand for them in
+    instructions; weak functions that are missing are among them, from POISON_KFUNC on. `dialect`:
+    its ABI, for objects of those dialects that structs of callbacks and the like tell apart.
     """
 
     path: str
@@ -189,6 +193,9 @@ class BpfObject:
     relocations: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
     struct_ops: tuple[StructOps, ...] = ()
+    kernel_functions: Mapping[int, str] = field(default_factory=dict)
+    kernel_variables: Mapping[int, str] = field(default_factory=dict)
+    dialect: Detection | None = None
 
     def program(self, name: str) -> Program:
         """The program called `name`; KeyError if there is none."""

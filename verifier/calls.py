@@ -14,7 +14,7 @@ from pybpfvm.helpers.proto import ArgType, Helper, RetType
 from pybpfvm.helpers.table import HELPERS
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import STACK_BYTES
-from pybpfvm.profiles.base import PacketAccess, Profile
+from pybpfvm.profiles.base import PacketAccess
 from pybpfvm.profiles.mainline import MAINLINE_NAMES
 from pybpfvm.program import BPF_F_RDONLY_PROG, POISON_CORE, POISON_KFUNC, MapSpec, MapType
 from pybpfvm.verifier import checks
@@ -159,7 +159,7 @@ def helper_of(env: Environment, insn: Insn) -> Helper:
     profile = env.profile
     name = profile.helpers.get(insn.imm)
     if name is None:
-        raise _not_offered(profile, insn.imm)
+        raise _not_offered(env, insn.imm)
     helper = HELPERS.get(name)
     if helper is None:
         raise unsupported(f"helper {name}#{insn.imm}")
@@ -183,13 +183,18 @@ def helper_of(env: Environment, insn: Insn) -> Helper:
     return helper
 
 
-_POISONED = {
-    POISON_CORE: "the field, type or enum value that stood here does not exist in the kernel's BTF",
-    POISON_KFUNC: "the function that stood here is declared weak, and the kernel does not have it",
-}
+def _poisoned(env: Environment, number: int) -> str:
+    """Why the loader left a call that nobody can make, "" for a call of the program's."""
+    if number == POISON_CORE:
+        return "the field, type or enum value that stood here does not exist in the kernel's BTF"
+    if number < POISON_KFUNC or number not in env.obj.kernel_functions:
+        return ""
+    name = env.obj.kernel_functions[number]
+    return f"{name} stood here, which is declared weak, and the kernel does not have it"
 
 
-def _not_offered(profile: Profile, number: int) -> Refused:
+def _not_offered(env: Environment, number: int) -> Refused:
+    profile, poisoned = env.profile, _poisoned(env, number)
     missing = profile.missing_helpers.get(number)
     if missing is not None:
         return unsupported(f"helper {missing}#{number}, which only some kernels offer")
@@ -201,11 +206,11 @@ def _not_offered(profile: Profile, number: int) -> Refused:
             reason=f"the kernel does not offer it to {profile.name} programs",
             suggestion="check that the section's name says what the program is for",
         )
-    if number in _POISONED:
+    if poisoned:
         return forbidden(
             Rule.UNKNOWN_HELPER,
             f"invalid func unknown#{number}",
-            reason=_POISONED[number],
+            reason=poisoned,
             suggestion="guard it by a test that such kernels fail, or choose another --btf",
         )
     return forbidden(

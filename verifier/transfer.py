@@ -18,6 +18,7 @@ from pybpfvm.verifier.domains.alu import transfer_of
 from pybpfvm.verifier.domains.scalar import UNKNOWN32, Scalar, remembering, sync
 from pybpfvm.verifier.domains.word import S64_MIN
 from pybpfvm.verifier.environment import Environment
+from pybpfvm.verifier.kernelobjects import ksym
 from pybpfvm.verifier.kernelobjects.kernelptr import SOCKETS
 from pybpfvm.verifier.mapuse import check_map_for_sleepable
 from pybpfvm.verifier.privileges.leaks import check_conceals
@@ -386,6 +387,8 @@ def _named(env: Environment, insn: Insn, pc: int) -> Pointer:
                 Rule.BAD_JUMP, f"no function starts at {target}", reason="lddw names a function"
             )
         return Pointer(RegType.PTR_TO_FUNC, pc, subprog=target)
+    if insn.src == Pseudo.BTF_ID:
+        return ksym.address(env, insn, pc)
     if insn.src not in (Pseudo.MAP_IDX, Pseudo.MAP_IDX_VALUE):
         raise unsupported(f"lddw of {Pseudo(insn.src).name}")
     if low >= len(env.maps):

@@ -141,7 +141,10 @@ def _sleepable_errors(env: Environment) -> tuple[Finding, ...]:
     profile = env.profile
     section = matching_section(profile, env.program.section)
     says_so = section is not None and section.sleepable
-    if profile.sleepable is Sleepable.NEVER and says_so:
+    gate = f"{profile.loop.ops}/{profile.loop.gate}" if profile.loop and profile.loop.gate else ""
+    if gate and says_so and env.program.attach_to == gate:
+        message = f"programs of {gate} can not be sleepable"
+    elif profile.sleepable is Sleepable.NEVER and says_so:
         message = f"programs of {profile.name} can not be sleepable"
     elif profile.sleepable is Sleepable.REQUIRED and section is not None and not says_so:
         message = f"programs of {profile.name} must be sleepable"

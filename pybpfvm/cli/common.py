@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pybpfvm.btf.types import Btf
 from pybpfvm.errors import InputError
+from pybpfvm.loader.kconfig import Kconfig, read_kconfig
 from pybpfvm.loader.target import read_btf_file
 from pybpfvm.profiles.detect import parse_overrides
 from pybpfvm.program import BpfObject, Program
@@ -18,7 +19,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def add_abi_arguments(parser: argparse.ArgumentParser) -> None:
-    """--abi, --helper and --btf."""
+    """--abi, --helper, --btf and --kconfig."""
     parser.add_argument("--abi", metavar="PROFILE", help="ABI profile (detected otherwise)")
     parser.add_argument(
         "--helper",
@@ -29,6 +30,11 @@ def add_abi_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--btf", metavar="FILE", help="BTF that CO-RE relocations are resolved against"
+    )
+    parser.add_argument(
+        "--kconfig",
+        metavar="FILE",
+        help="configuration that kconfig externs are taken from, as in .config or /proc/config.gz",
     )
 
 
@@ -44,6 +50,24 @@ def overrides(args: argparse.Namespace) -> Mapping[int, str]:
 def target_btf(args: argparse.Namespace) -> Btf | None:
     """The --btf option: a file of raw BTF, such as /sys/kernel/btf/vmlinux."""
     return read_btf_file(args.btf) if args.btf else None
+
+
+def kconfig(args: argparse.Namespace) -> Kconfig | None:
+    """The --kconfig option."""
+    return read_kconfig(args.kconfig) if args.kconfig else None
+
+
+def settings(args: argparse.Namespace) -> Mapping[str, str]:
+    """The --set options."""
+    found: dict[str, str] = {}
+    for option in args.set:
+        name, equals, value = option.partition("=")
+        if not equals or not name:
+            raise InputError(
+                f"{option!r} is not NAME=VALUE", where="--set", remedy="e.g. --set limit=16"
+            )
+        found[name.strip()] = value.strip()
+    return found
 
 
 def print_json(schema: str, body: Mapping[str, object]) -> None:

@@ -10,6 +10,7 @@ from pybpfvm.cfg import text as cfg_text
 from pybpfvm.cfg.svg import svg
 from pybpfvm.cli.common import (
     add_abi_arguments,
+    kconfig,
     overrides,
     print_json,
     select_programs,
@@ -60,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    obj = read_object(args.object, btf=target_btf(args))
+    obj = read_object(args.object, btf=target_btf(args), kconfig=kconfig(args))
     profile = profile_named(args.abi) if args.abi else detect_abi(obj).profile
     if profile is not None:
         profile = with_helpers(profile, overrides(args))

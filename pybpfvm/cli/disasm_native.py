@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 
-from pybpfvm.cli.common import overrides, print_json, target_btf
+from pybpfvm.cli.common import kconfig, overrides, print_json, target_btf
 from pybpfvm.cli.output import write
 from pybpfvm.errors import InputError, SourceLine
 from pybpfvm.isa.codec import pcs
@@ -27,7 +27,13 @@ def run(args: argparse.Namespace, names: Sequence[str]) -> None:
         raise InputError("a graph has no machine code", where="--native", remedy="leave --cfg out")
     checks = Checks(args.checks or Checks.EXACT.value)
     with Machine() as machine:
-        obj = machine.load(args.object, abi=args.abi, helpers=overrides(args), btf=target_btf(args))
+        obj = machine.load(
+            args.object,
+            abi=args.abi,
+            helpers=overrides(args),
+            btf=target_btf(args),
+            kconfig=kconfig(args),
+        )
         made = [(obj[name], native_parts(obj[name], checks)) for name in names]
         if args.json:
             write(args.output, lambda: _print_document(obj, made, checks))

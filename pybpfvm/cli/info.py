@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 
-from pybpfvm.cli.common import add_abi_arguments, overrides, print_json, target_btf
+from pybpfvm.cli.common import add_abi_arguments, kconfig, overrides, print_json, target_btf
 from pybpfvm.facts import program_facts
 from pybpfvm.isa.opcodes import Kind
 from pybpfvm.objectfile import detect_abi, global_variables, read_object
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    obj = read_object(args.object, btf=target_btf(args))
+    obj = read_object(args.object, btf=target_btf(args), kconfig=kconfig(args))
     detection = detect_abi(obj)
     profile = profile_named(args.abi) if args.abi else detection.profile
     if profile is not None:

@@ -1,17 +1,20 @@
-"""`pybpfvm run SCENARIO` and `pybpfvm run OBJ --prog NAME`."""
+"""`pybpfvm run SCENARIO` and `pybpfvm run OBJ`: a program once, or in the loop of a ring."""
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping
 
 from pybpfvm.bits import s32, s64
 from pybpfvm.cli.common import (
     add_abi_arguments,
+    kconfig,
     not_negative,
     overrides,
     positive,
     print_json,
+    settings,
     target_btf,
 )
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS
@@ -23,6 +26,7 @@ from pybpfvm.report.names import AddressNames
 from pybpfvm.report.progress import on_stderr, rates
 from pybpfvm.report.run import map_rows, print_maps
 from pybpfvm.session import Machine
+from pybpfvm.session.constants import is_constant, parse_value
 from pybpfvm.session.engines import chosen
 from pybpfvm.session.objects import LoadedObject, LoadedProgram
 from pybpfvm.session.testrun import TestRun
@@ -61,16 +65,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lenient-ctx", action="store_true", help="let merged stores to the context pass"
     )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="with an object: value of a global variable, given before anything runs, of a "
+        "constant before it is judged; may be repeated",
+    )
     add_abi_arguments(parser)
-    ring = parser.add_argument_group("scenarios")
+    ring = parser.add_argument_group("scenarios, and objects with the loop of a ring")
     # No defaults here: an option that is given to the wrong kind of file is to be told apart.
     ring.add_argument(
         "--backend",
         choices=("sim", "kernel", "liburing"),
         help="a simulated ring (the default), the running kernel's, or the same through liburing",
     )
-    ring.add_argument(
-        "--object", metavar="OBJ", help="run it on this object instead of the scenario's"
+    parser.add_argument(
+        "--object", metavar="OBJ", help="run the scenario on this object instead of its own"
     )
     ring.add_argument(
         "--seed", type=not_negative, help="decides everything in sim (default 0)", metavar="N"
@@ -106,8 +118,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="wall time of a step without a timeout before that is a hang (default 120)",
     )
+    parser.add_argument(
+        "--prog",
+        metavar="NAME",
+        help="the object's program, or struct of callbacks (needed if there are several)",
+    )
     once = parser.add_argument_group("one program once, without a ring")
-    once.add_argument("--prog", metavar="NAME", help="the program (needed if there are several)")
     once.add_argument(
         "--ctx",
         metavar="HEX|@FILE",
@@ -121,15 +137,29 @@ def run(args: argparse.Namespace) -> int:
     if args.file.endswith(".toml"):
         from pybpfvm.cli import run_scenario
 
-        _refuse(args, _ONCE, "a run of one program (OBJ), not a scenario")
+        _refuse(args, ("prog", *_ONCE), "a run of one program (OBJ), not a scenario")
+        if args.set:
+            raise InputError(
+                "values are for a run of an object", where="--set", remedy=_SET_IN_SCENARIOS
+            )
         return run_scenario.run(args)
-    _refuse(args, _SCENARIO, "a scenario (.toml), not a run of one program")
-    return _run_once(args)
+    _refuse(args, ("object",), "a scenario (.toml), not a run of one program")
+    with Machine() as machine:
+        obj = _load(machine, args)
+        if not obj.drives_ring:
+            _refuse(args, _RING, "a scenario (.toml), not a run of one program")
+            return _run_once(args, machine, obj)
+        _refuse(args, _ONCE, "a program that runs once, not the loop of a ring")
+        from pybpfvm.cli import run_scenario
+        from pybpfvm.scenario.alone import alone
+
+        scenario = alone(obj, args.prog, settings(args))
+    return run_scenario.run(args, scenario)
 
 
-_SCENARIO = (
+_SET_IN_SCENARIOS = "write constants or globals into the scenario"
+_RING = (
     "backend",
-    "object",
     "seed",
     "faults",
     "timeline",
@@ -137,7 +167,7 @@ _SCENARIO = (
     "budget_runs",
     "budget_seconds",
 )
-_ONCE = ("prog", "ctx", "data", "repeat")
+_ONCE = ("ctx", "data", "repeat")
 
 
 def _refuse(args: argparse.Namespace, options: tuple[str, ...], owner: str) -> None:
@@ -176,9 +206,18 @@ def _choose(obj: LoadedObject, name: str | None) -> LoadedProgram:
     return next(iter(obj.programs.values()))
 
 
-def _load(machine: Machine, args: argparse.Namespace) -> LoadedObject:
+def _load(
+    machine: Machine, args: argparse.Namespace, constants: Mapping[str, str] | None = None
+) -> LoadedObject:
     try:
-        return machine.load(args.file, abi=args.abi, helpers=overrides(args), btf=target_btf(args))
+        return machine.load(
+            args.file,
+            abi=args.abi,
+            helpers=overrides(args),
+            btf=target_btf(args),
+            kconfig=kconfig(args),
+            constants=constants,
+        )
     except InputError as error:
         if error.reason != NOT_ELF:
             raise
@@ -186,51 +225,66 @@ def _load(machine: Machine, args: argparse.Namespace) -> LoadedObject:
         raise InputError(error.reason, where=error.where, remedy=remedy) from None
 
 
-def _run_once(args: argparse.Namespace) -> int:
-    account = Account(head=1 << 20 if args.all else 160)
-    with Machine() as machine:
-        obj = _load(machine, args)
-        program = _choose(obj, args.prog)
-        engine = chosen(args.engine, obj.image)
-        ctx, data = _bytes(args.ctx, "--ctx"), _bytes(args.data, "--data") or b""
-        names = AddressNames(machine.memory, obj.object)
-        repeat = args.repeat or 1
-        start = time.perf_counter()
+def _set(machine: Machine, args: argparse.Namespace, obj: LoadedObject) -> LoadedObject:
+    """The object with the values of --set."""
+    given = settings(args)
+    constants = {name: text for name, text in given.items() if is_constant(obj.object, name)}
+    if constants:
+        obj = _load(machine, args, constants)
+    for name in given.keys() - constants.keys():
+        where = f"--set {name}"
+        value = parse_value(given[name], where)
         try:
-            with on_stderr() as progress:
-                done = program.run(
-                    ctx,
-                    data,
-                    repeat=repeat,
-                    budget_insns=args.budget_insns,
-                    observer=account if args.json or not args.quiet else None,
-                    strict_ctx=not args.lenient_ctx,
-                    engine=engine,
-                    after_each=progress.each_run(),
-                )
-        except Trap as trap:
-            if args.json:
-                _print_document(args, obj, program, account, trap)
-            elif not args.quiet:
-                for line in account.lines(names):
-                    print(line)
-            raise
-        seconds = time.perf_counter() - start
+            obj.globals[name] = value
+        except InputError as error:
+            raise InputError(error.reason, where=where, remedy=error.remedy) from None
+    return obj
+
+
+def _run_once(args: argparse.Namespace, machine: Machine, obj: LoadedObject) -> int:
+    account = Account(head=1 << 20 if args.all else 160)
+    obj = _set(machine, args, obj)
+    program = _choose(obj, args.prog)
+    engine = chosen(args.engine, obj.image)
+    ctx, data = _bytes(args.ctx, "--ctx"), _bytes(args.data, "--data") or b""
+    names = AddressNames(machine.memory, obj.object)
+    repeat = args.repeat or 1
+    start = time.perf_counter()
+    try:
+        with on_stderr() as progress:
+            done = program.run(
+                ctx,
+                data,
+                repeat=repeat,
+                budget_insns=args.budget_insns,
+                observer=account if args.json or not args.quiet else None,
+                strict_ctx=not args.lenient_ctx,
+                engine=engine,
+                after_each=progress.each_run(),
+            )
+    except Trap as trap:
         if args.json:
-            _print_document(args, obj, program, account, done)
-            return 0
-        checks = "not verified, sandboxed" if engine == "jit" else "not verified"
-        how = f"{program.profile.name}, engine {engine}: {checks}"
-        print(f"{obj.object.path}: {program.name}  ({how})")
-        if not args.quiet:
+            _print_document(args, obj, program, account, trap)
+        elif not args.quiet:
             for line in account.lines(names):
                 print(line)
-        print(f"returned {s64(done.retval)} (as int {s32(done.retval)}), {done.insns} instructions")
-        if done.data:
-            print(f"data {done.data.hex()}")
-        if args.timings:
-            print(f"took {seconds * 1e3:.3f} ms: {rates(repeat, done.insns, seconds)}")
-        print_maps(obj)
+        raise
+    seconds = time.perf_counter() - start
+    if args.json:
+        _print_document(args, obj, program, account, done)
+        return 0
+    checks = "not verified, sandboxed" if engine == "jit" else "not verified"
+    how = f"{program.profile.name}, engine {engine}: {checks}"
+    print(f"{obj.object.path}: {program.name}  ({how})")
+    if not args.quiet:
+        for line in account.lines(names):
+            print(line)
+    print(f"returned {s64(done.retval)} (as int {s32(done.retval)}), {done.insns} instructions")
+    if done.data:
+        print(f"data {done.data.hex()}")
+    if args.timings:
+        print(f"took {seconds * 1e3:.3f} ms: {rates(repeat, done.insns, seconds)}")
+    print_maps(obj)
     return 0
 
 

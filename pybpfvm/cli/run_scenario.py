@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
 
 from pybpfvm.btf.types import Btf
-from pybpfvm.cli.common import overrides, print_json, target_btf
+from pybpfvm.cli.common import kconfig, overrides, print_json, settings, target_btf
 from pybpfvm.cli.timeline import TimelineOutput
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS
 from pybpfvm.errors import LoadRejected, PybpfvmError, RingHang, Trap
 from pybpfvm.events import Observer
+from pybpfvm.loader.kconfig import Kconfig
 from pybpfvm.report.account import Account, result
 from pybpfvm.report.names import AddressNames
 from pybpfvm.report.progress import on_stderr, rates
@@ -24,7 +25,8 @@ from pybpfvm.scenario import Live, Outcome, Scenario, parse, run_scenario
 from pybpfvm.session import Budgets
 from pybpfvm.session.engines import chosen
 from pybpfvm.session.hostring import BackendName
-from pybpfvm.uring_backend.abi import Cqe, Op
+from pybpfvm.uring_backend.abi import Op
+from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.faults import NO_FAULTS, Faults, parse_faults, plan_text
 
 
@@ -48,12 +50,16 @@ class Options:
     abi: str | None = None
     helpers: Mapping[int, str] | None = None
     btf: Btf | None = None
+    kconfig: Kconfig | None = None
     head: int = 160  # events that the account begins with, unless `everything`
     tail: int = 40  # and ends with
     timeline: str | None = None  # where to draw it: a file, or "-"
+    settings: Mapping[str, str] = field(default_factory=dict)  # of an object without a scenario
+    prog: str | None = None  # the same
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, scenario: Scenario | None = None) -> int:
+    """The scenario that the arguments name, or this one."""
     options = Options(
         backend=args.backend or "sim",
         seed=args.seed or 0,
@@ -70,9 +76,12 @@ def run(args: argparse.Namespace) -> int:
         abi=args.abi,
         helpers=overrides(args),
         btf=target_btf(args),
+        kconfig=kconfig(args),
         timeline=args.timeline,
+        settings=settings(args),
+        prog=args.prog,
     )
-    scenario = parse(args.file)
+    scenario = scenario or parse(args.file)
     if args.object is not None:
         scenario = replace(scenario, object=Path(args.object))
         options = replace(options, object=args.object)
@@ -104,6 +113,7 @@ def show(scenario: Scenario, options: Options) -> int:
 
     def on_end(live: Live) -> None:
         progress.stop()
+        counts.append(live.counts)
         if drawing is not None:
             seed = options.seed if options.backend == "sim" else None
             drawing.draw(live, _opcodes(live), seed=seed, engine=options.engine)
@@ -120,6 +130,7 @@ def show(scenario: Scenario, options: Options) -> int:
 
     # Where nobody asks for the events, none are made.
     observed = options.json or not options.quiet or drawing is not None
+    counts: list[Counts] = []
     maps: dict[str, list[dict[str, object]]] = {}
     variables: dict[str, object] = {}
     progress = on_stderr()
@@ -132,6 +143,7 @@ def show(scenario: Scenario, options: Options) -> int:
             abi=options.abi,
             helpers=options.helpers,
             btf=options.btf,
+            kconfig=options.kconfig,
             verify=options.verify,
             strict_ctx=options.strict_ctx,
             engine=options.engine,
@@ -143,7 +155,7 @@ def show(scenario: Scenario, options: Options) -> int:
             on_end=on_end,
         )
     if options.json:
-        _print_document(scenario, options, account, outcome, maps, variables)
+        _print_document(scenario, options, account, counts[0], outcome, maps, variables)
     else:
         print()
         if options.timings:
@@ -199,10 +211,9 @@ def _print_queues(live: Live) -> None:
     counts = live.counts
     rows = []
     for cq in range(1 + len(live.scenario.ring.cq_entries)):
-        newest = live.ring.core.cqs.queues[cq].newest()
+        last = live.ring.newest(cq)
         text = "-"
-        if newest is not None:
-            last = Cqe.unpack(newest)
+        if last is not None:
             text = f"user_data {names(last.user_data)}, res {result(last.res)}"
         posted, reaped, lost = counts.posted[cq], counts.reaped[cq], counts.dropped[cq]
         rows.append((cq, posted, reaped, posted - reaped, lost, text))
@@ -224,6 +235,8 @@ def _verify_command(scenario: Scenario, options: Options, program: str) -> str:
     """What a user types to learn why a program was refused."""
     abi = options.abi or scenario.abi
     given = ["--abi", abi] if abi else []
+    for name, value in scenario.constants.items():
+        given += ["--set", f"{name}={value}"] if isinstance(value, int) else []
     words = ["pybpfvm", "verify", str(scenario.object), *given, "--prog", program]
     return " ".join(quote(word) for word in words)
 
@@ -243,6 +256,9 @@ def _replay_command(scenario: Scenario, options: Options, outcome: Outcome) -> s
         words += ["--helper", f"{number}={name}"]
     if options.engine != "auto":
         words += ["--engine", options.engine]
+    words += [] if options.prog is None else ["--prog", options.prog]
+    for name, value in options.settings.items():
+        words += ["--set", f"{name}={value}"]
     words += [] if options.verify else ["--no-verify"]
     words += [] if options.strict_ctx else ["--lenient-ctx"]
     if options.budget_insns != DEFAULT_BUDGET_INSNS:
@@ -279,6 +295,7 @@ def _print_document(
     scenario: Scenario,
     options: Options,
     account: Account,
+    counts: Counts,
     outcome: Outcome,
     maps: Mapping[str, object],
     variables: Mapping[str, object],
@@ -312,10 +329,10 @@ def _print_document(
             "cqs": [
                 {
                     "cq": cq,
-                    "posted": account.posted[cq],
-                    "reaped": account.reaped[cq],
-                    "left": account.left(cq),
-                    "lost": account.dropped[cq],
+                    "posted": counts.posted[cq],
+                    "reaped": counts.reaped[cq],
+                    "left": counts.posted[cq] - counts.reaped[cq],
+                    "lost": counts.dropped[cq],
                     "cqes_to_user": [
                         {"user_data": c.user_data, "res": c.res, "flags": c.flags} for c in cqes
                     ],

@@ -79,7 +79,7 @@ class TimelineOutput:
             seed=seed,
             virtual=ring.backend.name == "sim",
             cq_entries=tuple(
-                ring.core.cq_entries(cq) for cq in range(1 + len(live.scenario.ring.cq_entries))
+                ring.cq_entries(cq) for cq in range(1 + len(live.scenario.ring.cq_entries))
             ),
             opcodes=opcodes,
             stopped="" if live.stopped is None else str(live.stopped),

@@ -6,11 +6,11 @@ import argparse
 import os
 import stat
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pybpfvm.cli.common import add_abi_arguments, overrides, positive, target_btf
+from pybpfvm.cli.common import add_abi_arguments, kconfig, overrides, positive, settings, target_btf
 from pybpfvm.errors import InputError
 from pybpfvm.inputfile import read_input_file
 from pybpfvm.report.formats import FORMATS, Report, format_named
@@ -162,7 +162,8 @@ def run(args: argparse.Namespace) -> int:
         program_type=_type(args.type),
         helpers=overrides(args),
         btf=target_btf(args),
-        constants=_constants(args.set),
+        kconfig=kconfig(args),
+        constants=settings(args),
         budget_insns=args.budget_insns,
         budget_states=args.budget_states,
         budget_seconds=args.budget_seconds,
@@ -240,19 +241,6 @@ def _type(name: str | None) -> str | None:
         where="--type",
         remedy=f"known: {ordinary}",
     )
-
-
-def _constants(options: Sequence[str]) -> Mapping[str, str]:
-    """The --set options."""
-    constants: dict[str, str] = {}
-    for option in options:
-        name, equals, value = option.partition("=")
-        if not equals or not name:
-            raise InputError(
-                f"{option!r} is not NAME=VALUE", where="--set", remedy="e.g. --set limit=16"
-            )
-        constants[name.strip()] = value.strip()
-    return constants
 
 
 def _contract(path: str | None) -> tuple[str, str] | None:

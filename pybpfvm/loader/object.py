@@ -21,14 +21,17 @@ from pybpfvm.loader.core import CoreResolver
 from pybpfvm.loader.data import data_maps, unsupported_data
 from pybpfvm.loader.elf import MAX_FILE_BYTES, SHN_UNDEF, STB_LOCAL, ElfObject, read_elf
 from pybpfvm.loader.functions import Function, FunctionTable
-from pybpfvm.loader.kfuncs import KernelFunctions
+from pybpfvm.loader.kconfig import Kconfig, KconfigVariables, running_kconfig
+from pybpfvm.loader.ksyms import KernelSymbols
 from pybpfvm.loader.lines import LineTable
 from pybpfvm.loader.link import SlotBudget, link, reachable
 from pybpfvm.loader.maps import PlacedMap, declared_maps
 from pybpfvm.loader.relo import Body, MapTable, Relocator
 from pybpfvm.loader.structops import struct_ops_of
 from pybpfvm.loader.tags import exception_callbacks
-from pybpfvm.loader.target import TargetBtf, chosen_target, default_target, kernel_of
+from pybpfvm.loader.target import TargetBtf, chosen_target, default_target, kernel_of, loop_facts
+from pybpfvm.profiles.detect import Detection
+from pybpfvm.profiles.detect_loop import detect_loop
 from pybpfvm.program import BpfObject, MapType, Program, StructOps
 
 MAX_LICENSE_BYTES = 128
@@ -38,17 +41,20 @@ def load(
     source: str | os.PathLike[str] | bytes,
     *,
     target_btf: Btf | Callable[[str], Btf | None] | None = None,
+    kconfig: Kconfig | None = None,
     name: str = "",
 ) -> BpfObject:
     """Load an ELF object from a path or from its bytes; `name` stands for the path in messages.
 
     `target_btf` is what CO-RE relocations are resolved against: a Btf, or a function that gets
     a type's name (without flavour) and returns the Btf to look in, None for none. By default the
-    types of ring programs are the ABI's, all others the running kernel's.
+    types of ring programs are the ABI's, all others the running kernel's. `kconfig` is what
+    kconfig externs are taken from; without it, the running kernel's where that is the target.
 
     Raises InputError, with section and offset, for whatever is malformed or beyond the limits.
-    What is well-formed but not supported (extern variables, kconfig, functions that the target's
-    BTF does not have) is listed in `unsupported`; a program that needs it is left out.
+    What is well-formed but not supported, or not there (functions and variables that the target's
+    BTF does not have, kconfig values that are not set) is listed in `unsupported`; a program that
+    needs it is left out.
     """
     if isinstance(source, bytes):
         data, path = source, name or "object"
@@ -63,18 +69,26 @@ def load(
     else:
         target = target_btf
     elf = read_elf(data, path)
-    return _assemble(elf, target, hashlib.sha256(data).hexdigest())
+    return _assemble(elf, target, kconfig, hashlib.sha256(data).hexdigest())
 
 
-def _assemble(elf: ElfObject, target: TargetBtf, sha256: str) -> BpfObject:
+def _assemble(elf: ElfObject, target: TargetBtf, kconfig: Kconfig | None, sha256: str) -> BpfObject:
     btf, ext = read_btf_sections(elf)
     license_ = _license(elf)
     struct_ops = struct_ops_of(elf, btf)
-    target = kernel_of(struct_ops, target)
+    wanted = (s.name for s in elf.symbols if s.section == SHN_UNDEF and s.name)
+    sections = (section.name for section in elf.sections if section.is_code)
+    dialect = detect_loop(loop_facts(struct_ops, sections, wanted, btf))
+    target = kernel_of(dialect, target)
+    if kconfig is None and target is default_target:
+        kconfig = running_kconfig()
+    asked = KconfigVariables(elf, btf, kconfig)
     placed = declared_maps(elf, btf) + data_maps(elf, btf)
+    placed += [asked.placed] if asked.placed is not None else []
     functions = FunctionTable(elf)
     core = CoreResolver(elf, btf, ext, target)
-    relocator = Relocator(elf, functions, MapTable(placed), core, KernelFunctions(btf, target))
+    kernel = KernelSymbols(btf, target)
+    relocator = Relocator(elf, functions, MapTable(placed), core, kernel, asked)
     bodies = {function: relocator.body(function) for function in functions.all()}
     lines = LineTable(elf, btf, ext)
     called = frozenset(
@@ -84,12 +98,13 @@ def _assemble(elf: ElfObject, target: TargetBtf, sha256: str) -> BpfObject:
         if reference.target != function
     )
     programs, left_out = _programs(elf, functions.programs(called), bodies, lines, license_, btf)
+    left_out = {name: _only_recognized(dialect) or why for name, why in left_out.items()}
     programs = [_attached(program, struct_ops) for program in programs]
     _check_struct_ops(elf, struct_ops, {*(program.name for program in programs), *left_out})
     _check_slots(elf, placed, bodies)
     lines_left_out = [f"program {name} is left out: {why}" for name, why in left_out.items()]
     unsupported = [*functions.unsupported, *unsupported_data(elf), *lines_left_out]
-    unsupported += _externs(elf, btf, relocator.kernel_functions)
+    unsupported += _externs(elf, btf, kernel.resolved, asked)
     return BpfObject(
         elf.path,
         sha256,
@@ -102,7 +117,17 @@ def _assemble(elf: ElfObject, target: TargetBtf, sha256: str) -> BpfObject:
         relocator.notes + core.notes,
         left_out,
         struct_ops,
+        {**kernel.functions, **kernel.missing},
+        kernel.variables,
+        dialect,
     )
+
+
+def _only_recognized(dialect: Detection | None) -> str:
+    """What programs of a dialect are, that nothing is known of here; "" for all others."""
+    candidates = () if dialect is None else dialect.candidates
+    known = not candidates or any(not profile.not_judged for profile in candidates)
+    return "" if known else candidates[-1].not_judged
 
 
 def _attached(program: Program, struct_ops: Sequence[StructOps]) -> Program:
@@ -206,15 +231,23 @@ def _check_slots(elf: ElfObject, placed: Sequence[PlacedMap], bodies: dict[Funct
                 )
 
 
-def _externs(elf: ElfObject, btf: Btf | None, resolved: frozenset[str]) -> list[str]:
+def _externs(
+    elf: ElfObject, btf: Btf | None, resolved: frozenset[str], asked: KconfigVariables
+) -> list[str]:
     """A line for each undefined symbol, which the kernel or its configuration would define, but
-    for the functions of the target that are `resolved`."""
+    for those that are `resolved`, or have a value."""
     lines = []
     for symbol in elf.symbols:
         if symbol.name in resolved:
             continue
+        if asked.offset(symbol.name) is not None and symbol.name not in asked.lacking:
+            continue
         if symbol.section == SHN_UNDEF and symbol.name and symbol.binding != STB_LOCAL:
-            lines.append(f"extern {symbol.name}: {_extern_kind(symbol.name, btf)}")
+            kind = _extern_kind(symbol.name, btf)
+            lacking = asked.lacking.get(symbol.name)
+            lines.append(
+                f"extern {symbol.name}: {kind}" + (f", which {lacking}" if lacking else "")
+            )
     return lines
 
 

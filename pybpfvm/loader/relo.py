@@ -20,7 +20,8 @@ from pybpfvm.isa.table import SPECS
 from pybpfvm.loader.core import CoreResolver
 from pybpfvm.loader.elf import STT_FUNC, ElfObject, Relocation, Symbol
 from pybpfvm.loader.functions import Function, FunctionTable
-from pybpfvm.loader.kfuncs import KernelFunctions
+from pybpfvm.loader.kconfig import PLACE, KconfigVariables
+from pybpfvm.loader.ksyms import KernelSymbols
 from pybpfvm.loader.maps import PlacedMap
 
 R_BPF_64_64 = 1
@@ -81,21 +82,17 @@ class Relocator:
         functions: FunctionTable,
         maps: MapTable,
         core: CoreResolver,
-        kernel: KernelFunctions,
+        kernel: KernelSymbols,
+        kconfig: KconfigVariables,
     ) -> None:
         self._elf = elf
         self._functions = functions
         self._maps = maps
         self._core = core
         self._kernel = kernel
+        self._kconfig = kconfig
         self._by_slot: dict[int, dict[int, Relocation]] = {}
         self._notes: dict[str, None] = {}
-        self._kernel_functions: set[str] = set()
-
-    @property
-    def kernel_functions(self) -> frozenset[str]:
-        """Functions of the target that calls were resolved to."""
-        return frozenset(self._kernel_functions)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -195,12 +192,10 @@ class Relocator:
         kind = insn.spec.kind
         if relocation.type == R_BPF_64_32 and kind in (Kind.CALL_LOCAL, Kind.CALL_KFUNC):
             if not symbol.section:
-                call = self._kernel.resolved(insn, symbol)
-                if call is None:
-                    return insn, None, f"extern function {symbol.name}"
+                call = self._kernel.call(insn, symbol)
+                if isinstance(call, str):
+                    return insn, None, call
                 self._note(function, symbol, f"kernel function {call.imm}")
-                if call.spec.kind is Kind.CALL_KFUNC:
-                    self._kernel_functions.add(symbol.name)
                 return call, None, ""
             # Where there is no addend beside the relocation, the immediate holds A / 8 - 1.
             addend = relocation.addend
@@ -211,7 +206,7 @@ class Relocator:
             return Insn(SPECS[_CALL_LOCAL]), target, ""
         if relocation.type == R_BPF_64_64 and kind is Kind.LDDW:
             if not symbol.section:
-                return insn, None, f"extern variable {symbol.name}"
+                return self._relocate_extern(function, insn, symbol)
             addend = relocation.addend
             if addend is None:
                 # Objects of older compilers carry only the low word.
@@ -222,6 +217,25 @@ class Relocator:
             where=where,
             remedy="a BPF object has R_BPF_64_64 on lddw and R_BPF_64_32 on call",
         )
+
+    def _relocate_extern(
+        self, function: Function, insn: Insn, symbol: Symbol
+    ) -> tuple[Insn, Function | None, str]:
+        """The address of something that the kernel or its configuration has."""
+        at = self._kconfig.offset(symbol.name)
+        if at is None:
+            found = self._kernel.address(insn, symbol)
+            if isinstance(found, str):
+                return insn, None, found
+            self._note(function, symbol, f"kernel symbol {found.imm}")
+            return found, None, ""
+        lacking = self._kconfig.lacking.get(symbol.name)
+        if lacking is not None:
+            return insn, None, f"kconfig {symbol.name}, which {lacking}"
+        index = self._maps.data(PLACE)
+        assert index is not None
+        self._note(function, symbol, f"map {index} offset {at:#x}")
+        return replace(insn, src=Pseudo.MAP_IDX_VALUE, imm=at << 32 | index), None, ""
 
     def _code_target(self, symbol: Symbol, addend: int, where: str) -> Function:
         offset = symbol.value + addend

@@ -6,15 +6,17 @@ runs; all others are the running kernel's, which are read only if a relocation n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import lru_cache
 
 from pybpfvm.btf.parse import MAX_BYTES, parse_btf
-from pybpfvm.btf.types import Btf
+from pybpfvm.btf.types import Btf, BtfKind, Struct
 from pybpfvm.errors import InputError
 from pybpfvm.inputfile import read_input_file
 from pybpfvm.profiles import PROFILES, builtin_btf
-from pybpfvm.profiles.loop_upstream import kernel_btf_of, loop_profiles
+from pybpfvm.profiles.detect import Detection
+from pybpfvm.profiles.detect_loop import Callbacks, LoopFacts
+from pybpfvm.profiles.loop_upstream import kernel_btf_of
 from pybpfvm.program import StructOps
 
 KERNEL_BTF = "/sys/kernel/btf/vmlinux"
@@ -38,16 +40,34 @@ def chosen_target(btf: Btf) -> TargetBtf:
     return target
 
 
-def kernel_of(struct_ops: Sequence[StructOps], target: TargetBtf) -> TargetBtf:
-    """Where an object with these callbacks looks: the kernel that the ABI of its ring needs, unless
-    the user chose one. All dialects of one struct give functions the same ids."""
-    if target is not default_target:
+def loop_facts(
+    struct_ops: Iterable[StructOps],
+    sections: Iterable[str],
+    functions: Iterable[str],
+    btf: Btf | None,
+) -> LoopFacts:
+    """What tells the dialect of an object that drives a ring."""
+
+    def fields(struct: str) -> Collection[str] | None:
+        found = btf.find(struct, BtfKind.STRUCT) if btf is not None else None
+        type_ = btf.type(found) if btf is not None and found is not None else None
+        return {one.name for one in type_.members} if isinstance(type_, Struct) else None
+
+    return LoopFacts(
+        tuple(Callbacks(one.struct, frozenset(one.programs)) for one in struct_ops),
+        frozenset(sections),
+        frozenset(functions),
+        fields,
+    )
+
+
+def kernel_of(dialect: Detection | None, target: TargetBtf) -> TargetBtf:
+    """Where an object that drives a ring looks: the kernel that its ABI needs, unless the user
+    chose one. All dialects that may be its own give functions the same ids."""
+    if target is not default_target or dialect is None or not dialect.candidates:
         return target
-    for variable in struct_ops:
-        for profile in loop_profiles(variable.struct):
-            btf = kernel_btf_of(profile)
-            return lambda name: btf
-    return target
+    btf = kernel_btf_of(dialect.candidates[0])
+    return lambda name: btf
 
 
 def _choose(name: str, tables: Sequence[Btf | None]) -> Btf | None:

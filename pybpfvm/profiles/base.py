@@ -134,15 +134,50 @@ class Region(Enum):
     SQ = "submission entries"
 
 
+class LoopPlace(Enum):
+    """Where an enter calls the program of its ring."""
+
+    INSTEAD = "it takes the place of io_uring_enter"
+    WAITING = "inside the wait of an enter with GETEVENTS"
+
+
+class LoopAnswer(Enum):
+    """What an answer means that is neither `go_on` nor `stop`."""
+
+    INVALID = "the enter fails with -EINVAL"
+    STOPS = "the wait ends, and has this result if the CQ is empty; `stop`, too"
+    GOES_ON = "as `go_on`"
+    UNTOLD = "nobody wrote it down"
+
+
+@dataclass(frozen=True, slots=True)
+class LoopTimeout:
+    """A wait's timeout in the parameters: u32 flags at `flags_at`, u64 ns at `ns_at`. Bits of the
+    flags: there is one, it is a point of time, the wait before ended with it."""
+
+    flags_at: int
+    ns_at: int
+    given: int = 1
+    absolute: int = 2
+    over: int = 4
+
+
 @dataclass(frozen=True, slots=True)
 class LoopRules:
-    """How programs drive a ring from inside io_uring_enter: abi/iouring-bpf-upstream, 1.3 to 3.4.
+    """How programs drive a ring from inside io_uring_enter: abi/iouring-bpf-upstream, 1.3 to 3.4,
+    and 7 and 9.2 for other dialects.
 
     A program is member `callback` of `struct ops`; it gets a `struct ctx` and a `struct params`.
-    Of `writable` structs it may write the bytes [low, high) as (struct, low, high). `regions` are
-    the ids that the region kfunc takes; the index to wait for is a u32 of the parameters, at
-    `wait_index_at`. `ctx_bytes` of the ring's struct can be read (0: none). `stop` and `go_on` are
-    what the program returns.
+    Where `ops` is "", it has a type of its own and gets the ring only; it says by a function for
+    how many CQEs it waits. `members` of the struct are (name, type, offset), "step()" being the
+    callback's type; `own` is the one that only the kernel sets. Of `writable` structs it may write
+    the bytes [low, high) as (struct, low, high). `regions` are the ids that the region kfunc takes;
+    the index to wait for is a u32 of the parameters, at `wait_index_at`. `ctx_bytes` of the ring's
+    struct can be read (0: none). `stop` and `go_on` are what the program returns, `other` is what
+    other answers mean. `deferred`: only rings with DEFER_TASKRUN take a program. `untold` fields of
+    the parameters, as (name, offset, size), have a meaning that we do not know, unless they are
+    zero. `gate` is a member that decides whether a poll's wake counts: its programs get an event,
+    can not be sleepable, and are judged only, for no ring here asks them.
     """
 
     ops: str
@@ -153,10 +188,23 @@ class LoopRules:
     params_bytes: int
     writable: tuple[tuple[str, int, int], ...]
     regions: Mapping[int, Region]
+    members: tuple[tuple[str, str, int], ...]
+    own: str = "priv"
+    gate: str = ""
+    place: LoopPlace = LoopPlace.INSTEAD
+    other: LoopAnswer = LoopAnswer.INVALID
+    deferred: bool = True
+    timeout: LoopTimeout | None = None
+    untold: tuple[tuple[str, int, int], ...] = ()
     wait_index_at: int = 0
     ctx_bytes: int = 0
     go_on: int = 0
     stop: int = 1
+
+    @property
+    def of_structs(self) -> bool:
+        """Whether programs are members of a struct."""
+        return bool(self.ops)
 
     @property
     def opaque(self) -> bool:
@@ -190,9 +238,13 @@ class Profile:
     and this version does not. `packet_access` is for loads and stores, `packet_loads` says whether
     LD_ABS and LD_IND are offered. `runs` is False for types that are verified and never run here.
 
+    `experimental`: it was proposed, and no kernel was released with it. `not_judged` says what of
+    such an ABI this version knows no rules for; its programs are recognized, and that is all.
+
     `family` is the program type of an ABI that is one of several with it; `loop` the rules of
     programs that drive a ring from inside io_uring_enter. `kfuncs` are the kernel's functions that
-    can be executed: those of its BTF whose name without `bpf_` is in `pybpfvm.helpers.table`.
+    can be executed: those of its BTF whose name without `bpf_` is in `pybpfvm.helpers.table`, or is
+    there under the name in `kfunc_rows`, because other ABIs have another function of that name.
 
     What differs between the attach types of a program type is in `variants`: the same profile, as
     it is for the programs of one of them (`attach_type`). `for_section` picks the right one.
@@ -222,6 +274,12 @@ class Profile:
     family: str = ""
     loop: LoopRules | None = None
     kfuncs: tuple[str, ...] = ()
+    kfunc_rows: Mapping[str, str] = field(default_factory=dict)
+    not_judged: str = ""
+
+    def row_of(self, kfunc: str) -> str:
+        """The name in the table of helpers of one of `kfuncs`."""
+        return self.kfunc_rows.get(kfunc, kfunc.removeprefix("bpf_"))
 
     @property
     def type_name(self) -> str:

@@ -1,5 +1,7 @@
 """The merged ABI: struct_ops `io_uring_bpf_ops` with a `loop_step` callback, Linux 7.1 and 7.2.
 
+What was proposed before and after it is in `loop_dialects`.
+
 abi/iouring-bpf-upstream, sections 1 to 4. The two differ in the type of the ring that programs
 see: 7.1 shows `struct io_ring_ctx`, 7.2 an opaque `struct iou_ctx`. Objects do not say which of
 them they were built for unless they look into it.
@@ -33,13 +35,8 @@ _BASE = (
 )
 _HELPERS: Mapping[int, str] = {NUMBERS[name]: name for name in _BASE.split()}
 
-_KFUNCS = (
-    "bpf_io_uring_submit_sqes",
-    "bpf_io_uring_get_region",
-    "bpf_iter_num_new",
-    "bpf_iter_num_next",
-    "bpf_iter_num_destroy",
-)
+_COUNTING = ("bpf_iter_num_new", "bpf_iter_num_next", "bpf_iter_num_destroy")
+MERGED_KFUNCS = ("bpf_io_uring_submit_sqes", "bpf_io_uring_get_region")
 
 _RULES_71 = LoopRules(
     ops="io_uring_bpf_ops",
@@ -50,12 +47,21 @@ _RULES_71 = LoopRules(
     params_bytes=4,
     writable=(("iou_loop_params", 0, 4),),
     regions={0: Region.MEM, 1: Region.CQ, 2: Region.SQ},
+    members=(("loop_step", "step()", 0), ("ring_fd", "unsigned int", 8), ("priv", " *", 16)),
     ctx_bytes=CTX_BYTES,
 )
-_RULES_72 = replace(_RULES_71, ctx="iou_ctx", ctx_bytes=0)
+RULES_72 = replace(_RULES_71, ctx="iou_ctx", ctx_bytes=0)
 
 
-def _profile(name: str, title: str, rules: LoopRules) -> Profile:
+def loop_profile(
+    name: str,
+    title: str,
+    rules: LoopRules,
+    kfuncs: tuple[str, ...] = MERGED_KFUNCS,
+    *,
+    experimental: bool = False,
+) -> Profile:
+    """The profile of programs that drive a ring by `rules` and call `kfuncs`."""
     return Profile(
         name=name,
         title=title,
@@ -73,19 +79,15 @@ def _profile(name: str, title: str, rules: LoopRules) -> Profile:
         sleepable=Sleepable.OPTIONAL,
         missing_helpers={n: name for n, name in MAINLINE_NAMES.items() if n not in _HELPERS},
         loop=rules,
-        kfuncs=_KFUNCS,
+        kfuncs=(*kfuncs, *_COUNTING),
+        experimental=experimental,
     )
 
 
 LOOP_PROFILES = (
-    _profile("loop-7.1", "io_uring_bpf_ops.loop_step of Linux 7.1", _RULES_71),
-    _profile("loop-7.2", "io_uring_bpf_ops.loop_step of Linux 7.2", _RULES_72),
+    loop_profile("loop-7.1", "io_uring_bpf_ops.loop_step of Linux 7.1", _RULES_71),
+    loop_profile("loop-7.2", "io_uring_bpf_ops.loop_step of Linux 7.2", RULES_72),
 )
-
-
-def loop_profiles(ops: str) -> tuple[Profile, ...]:
-    """The profiles whose programs are members of `struct ops`."""
-    return tuple(p for p in LOOP_PROFILES if p.loop is not None and p.loop.ops == ops)
 
 
 def kernel_btf_of(profile: Profile) -> Btf | None:
@@ -93,4 +95,10 @@ def kernel_btf_of(profile: Profile) -> Btf | None:
     rules = profile.loop
     if rules is None:
         return None
-    return kernel_side(profile.name, rules.ctx, rules.params_fields, rules.params_bytes)
+    return kernel_side(
+        profile.name,
+        rules.ctx,
+        (rules.params, rules.params_bytes, rules.params_fields),
+        (rules.ops, rules.members),
+        tuple((name, profile.row_of(name)) for name in profile.kfuncs),
+    )

@@ -1,15 +1,15 @@
 """The kernel's side of the merged ABI as BTF: what a 7.1 or 7.2 kernel's BTF has for ring programs.
 
-Programs are judged and loaded against it on any machine. It holds the types of io_uring, the two
-kfuncs and the open-coded loop over numbers, and nothing else of a kernel; `--btf` gives a whole
-one. All dialects give a function the same id, so that an object loaded for one can be judged for
-the other. abi/iouring-bpf-upstream, sections 1.3, 3.1 to 3.3; of `io_ring_ctx` only the numbers
-that Linux 6.18 has, at its places.
+Programs are judged and loaded against it on any machine. It holds the types of io_uring, the
+dialect's kfuncs and the open-coded loop over numbers, and nothing else of a kernel; `--btf` gives a
+whole one. Dialects with the same kfuncs give a function the same id, so that an object loaded for
+one can be judged for the other. abi/iouring-bpf-upstream, sections 1.3, 3.1 to 3.3, 7; of
+`io_ring_ctx` only the numbers that Linux 6.18 has, at its places.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from pybpfvm.btf.types import (
@@ -109,6 +109,7 @@ class _Types:
             ("unsigned short", 2, False),
             ("unsigned int", 4, False),
             ("int", 4, True),
+            ("long long", 8, True),
             ("unsigned long", 8, False),
             ("unsigned long long", 8, False),
         ):
@@ -151,43 +152,79 @@ class _Types:
         return Btf.of(self._types, where=where)
 
 
+_COUNTER = ("bpf_iter_num *", "it")
+# Result and parameters of kfuncs, by rows of the table of helpers; _RING stands for the ring.
+_RING = ("", "")
+_EVENT = ("io_poll_event *", "ev")  # the name is ours: no one compares it
+_KFUNCS: Mapping[str, tuple[str, Sequence[tuple[str, str]]]] = {
+    "io_uring_submit_sqes": ("int", (_RING, ("unsigned int", "nr"))),
+    "io_uring_get_region": (
+        "unsigned char *",
+        (_RING, ("unsigned int", "region_id"), ("unsigned long", "rdwr_buf_size")),
+    ),
+    "io_uring_queue_sqe": ("int", (_RING, (" *", "mem"), ("unsigned int", "mem__sz"))),
+    "io_uring_post_cqe": (
+        "int",
+        (
+            _RING,
+            ("unsigned long long", "data"),
+            ("unsigned int", "res"),
+            ("unsigned int", "cflags"),
+        ),
+    ),
+    "io_uring_get_cqe": ("io_uring_cqe *", (_RING, ("unsigned int", "idx"))),
+    "io_uring_extract_next_cqe": ("io_uring_cqe *", (_RING,)),
+    "io_uring_copy_cqe": ("int", (_RING, ("io_uring_cqe *", "cqe"))),
+    "io_uring_get_cqe2": ("io_uring_cqe *", (_RING,)),
+    "io_uring_set_wait_params": ("int", (_RING, ("unsigned int", "nr"))),
+    "io_uring_sock_state": ("int", (_EVENT, (" *", "out"), ("unsigned int", "out__sz"))),
+    "io_uring_sock_peek": ("int", (_EVENT, (" *", "buf"), ("unsigned int", "buf__sz"))),
+    "iter_num_new": ("int", (_COUNTER, ("int", "start"), ("int", "end"))),
+    "iter_num_next": ("int *", (_COUNTER,)),
+    "iter_num_destroy": ("", (_COUNTER,)),
+}
+
+
 @lru_cache(maxsize=8)
-def kernel_side(name: str, ctx: str, params: Fields, params_bytes: int) -> Btf:
-    """The BTF of dialect `name`, whose ring is a `struct ctx` and whose step parameters are
-    `iou_loop_params` of these fields."""
+def kernel_side(
+    name: str,
+    ctx: str,
+    params: tuple[str, int, Fields],
+    ops: tuple[str, Fields],
+    kfuncs: tuple[tuple[str, str], ...],
+) -> Btf:
+    """The BTF of dialect `name`, whose ring is a `struct ctx`. `params` are the step's parameters
+    (struct, size, fields), `ops` the struct of its callback (name, members), if it is in one;
+    `kfuncs` are names, with the rows that tell their prototypes."""
     types = _Types()
     transparent = ctx == "io_ring_ctx"
     types.struct(ctx, CTX_BYTES if transparent else 0, CTX_FIELDS if transparent else ())
-    types.struct("iou_loop_params", params_bytes, params)
+    if params[0]:
+        types.struct(*params)
     types.struct("io_uring_sqe", 64, _SQE_FIELDS)
     types.struct("io_uring_cqe", 16, _CQE_FIELDS)
     types.struct("io_uring", 8, (("head", "unsigned int", 0), ("tail", "unsigned int", 4)))
-    types.callback("step()", "int", ((f"{ctx} *", "ctx"), ("iou_loop_params *", "lp")))
-    types.struct(
-        "io_uring_bpf_ops",
-        24,
-        (("loop_step", "step()", 0), ("ring_fd", "unsigned int", 8), ("priv", " *", 16)),
-    )
+    if ops[0]:
+        _add_callbacks(types, ctx, params[0], *ops)
+    types.struct("bpf_iter_num", 8, (("__opaque", "unsigned long long", 0),))
+    for kfunc, row in kfuncs:
+        result, parameters = _KFUNCS[row]
+        own = ((f"{ctx} *", "ctx") if one == _RING else one for one in parameters)
+        types.function(kfunc, result, tuple(own))
+    return types.btf(f"built-in types of {name}")
+
+
+def _add_callbacks(types: _Types, ctx: str, params: str, ops: str, members: Fields) -> None:
+    """The struct of callbacks, and what the kernel makes of it."""
+    types.callback("step()", "int", ((f"{ctx} *", "ctx"), (f"{params} *", "lp")))
+    if any(kind == "gate()" for _, kind, _ in members):
+        types.struct("io_poll_event", 0, ())
+        types.callback("gate()", "int", (_EVENT,))
+    types.struct(ops, 8 * len(members), members)
     common = (("refcnt", "int", 0), ("state", "unsigned int", 4))
     types.struct("bpf_struct_ops_common", 8, common)
     types.struct(
-        "bpf_struct_ops_io_uring_bpf_ops",
+        f"bpf_struct_ops_{ops}",
         128,
-        (("common", "bpf_struct_ops_common", 0), ("data", "io_uring_bpf_ops", _VALUE_DATA_AT)),
+        (("common", "bpf_struct_ops_common", 0), ("data", ops, _VALUE_DATA_AT)),
     )
-    types.function("bpf_io_uring_submit_sqes", "int", ((f"{ctx} *", "ctx"), ("unsigned int", "nr")))
-    types.function(
-        "bpf_io_uring_get_region",
-        "unsigned char *",
-        (
-            (f"{ctx} *", "ctx"),
-            ("unsigned int", "region_id"),
-            ("unsigned long", "rdwr_buf_size"),
-        ),
-    )
-    types.struct("bpf_iter_num", 8, (("__opaque", "unsigned long long", 0),))
-    counter = ("bpf_iter_num *", "it")
-    types.function("bpf_iter_num_new", "int", (counter, ("int", "start"), ("int", "end")))
-    types.function("bpf_iter_num_next", "int *", (counter,))
-    types.function("bpf_iter_num_destroy", "", (counter,))
-    return types.btf(f"built-in types of {name}")

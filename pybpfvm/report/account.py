@@ -122,10 +122,11 @@ class _Writer:
                     f"(user_data {self._name(event.user_data)}, CQ {event.cq})"
                 )
             case RunStarted():
-                return (
-                    f"▶ {event.program} run {event.run} of request {event.request} "
-                    f"(user_data {self._name(event.user_data)})"
-                )
+                started = f"▶ {event.program} run {event.run}"
+                if not event.request:
+                    return started
+                whose = f"request {event.request} (user_data {self._name(event.user_data)})"
+                return f"{started} of {whose}"
             case HelperCalled():
                 call = helper_call(event.helper, event.args, event.result, self._name)
                 return f"    {call}"
@@ -136,9 +137,8 @@ class _Writer:
                     then = f"run again after {what}"
                     if event.refused:
                         then = f"asks to wait for {what}, but {event.refused}: -EINVAL"
-                return (
-                    f"■ {event.program} returned {s32(event.result)}, {event.insns} insns: {then}"
-                )
+                ended = f"■ {event.program} returned {s32(event.result)}, {event.insns} insns"
+                return f"{ended}: {then}" if event.request else ended
             case RunFaulted():
                 return (
                     f"✗ {event.program} faulted at +{event.pc} after {event.insns} insns: "

@@ -47,7 +47,7 @@ def number(
 
 
 def is_reference(value: TomlValue) -> bool:
-    """Whether a table names a block, descriptor or program and nothing else."""
+    """Whether a table names a block, descriptor, program or number of the ring, nothing else."""
     return isinstance(value, dict) and any(
         set(value) in ({key}, {key, "offset"}) and isinstance(value[key], str) for key in _REF_KEYS
     )
@@ -58,7 +58,7 @@ def _reference(value: TomlValue, where: str) -> Ref:
     kinds = [key for key in _REF_KEYS if key in table]
     if len(kinds) != 1:
         table.finish(also=_REF_KEYS)
-        raise InputError('one of "block", "fd" and "prog" is needed', where=where)
+        raise InputError('one of "block", "fd", "prog" and "ring" is needed', where=where)
     name = table.name(kinds[0])
     offset = table.integer("offset", -(1 << 31), (1 << 31) - 1) or 0
     table.finish()

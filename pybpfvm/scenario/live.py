@@ -28,11 +28,13 @@ from pybpfvm.scenario.model import (
 )
 from pybpfvm.scenario.names import structs_like
 from pybpfvm.scenario.table import nearest
-from pybpfvm.session import Block, LoadedObject, Ring, cstring
+from pybpfvm.session import Block, LoadedObject, LoopRing, Ring, cstring
+from pybpfvm.session.hostring import HostRing
 from pybpfvm.session.values import Value, encode
 from pybpfvm.uring_backend.base import Peer
 from pybpfvm.uring_backend.conditions import port_of
 from pybpfvm.uring_backend.counts import Counts
+from pybpfvm.uring_backend.loop.attach import Link
 from pybpfvm.uring_backend.trees import read_tree, write_tree
 
 
@@ -52,7 +54,7 @@ def placed(scenario: Scenario, where: str) -> Iterator[None]:
 class Live:
     """The ring, object, user blocks, descriptors and peers of a running scenario."""
 
-    def __init__(self, scenario: Scenario, ring: Ring, obj: LoadedObject) -> None:
+    def __init__(self, scenario: Scenario, ring: HostRing, obj: LoadedObject) -> None:
         self.scenario = scenario
         self.ring = ring
         self.object = obj
@@ -60,10 +62,23 @@ class Live:
         self.fds: dict[str, int] = {}
         self.peers: dict[str, Peer] = {}
         self.slots: dict[str, int] = {}
+        self.links: dict[str, Link] = {}
         self.counts = Counts()  # of the ring, before its queues are emptied at the end
         self.stopped: PybpfvmError | None = None  # what ended the steps before their time
         self._start_ns = 0 if ring.backend.name == "sim" else None
         self._set_up()
+
+    @property
+    def requests(self) -> Ring:
+        """The ring, whose programs are BPF requests: what the scenario does fits it."""
+        assert isinstance(self.ring, Ring)
+        return self.ring
+
+    @property
+    def loop(self) -> LoopRing:
+        """The ring, whose programs drive it: what the scenario does fits it."""
+        assert isinstance(self.ring, LoopRing)
+        return self.ring
 
     def name_of(self, addr: int) -> str | None:
         """`block+offset` for an address in a user block, None for any other."""
@@ -77,7 +92,7 @@ class Live:
     def start_ns(self) -> int:
         """When the ring's time begins, by the backend's clock: where that is a real one, with the
         first submit, so that loading and verifying are not counted. Now if that is to come."""
-        return self.ring.backend.now_ns() if self._start_ns is None else self._start_ns
+        return self.ring.now_ns() if self._start_ns is None else self._start_ns
 
     def starts(self) -> None:
         """Something is about to be submitted."""
@@ -108,7 +123,10 @@ class Live:
                 size = self.size(content)
                 if size == 0:
                     raise InputError("a block without bytes")
-                self.blocks[name] = ring.user.alloc(size, name)
+                if name == scenario.ring.mem:
+                    self.blocks[name] = self.loop.register_mem(size, name)
+                else:
+                    self.blocks[name] = ring.user.alloc(size, name)
         for name, content in scenario.blocks.items():
             if not isinstance(content, Fill) or content.byte:
                 with self._placed(f"user.{name}"):
@@ -121,6 +139,9 @@ class Live:
             blocks = [self.blocks[name] for name in scenario.ring.buffers]
             with self._placed("ring.buffers"):
                 ring.register_buffers(blocks)
+        for name, value in scenario.globals.items():
+            with self._placed(f"globals.{name}"):
+                self.object.globals[name] = self.value(value)
 
     def _placed(self, key: str) -> AbstractContextManager[None]:
         return placed(self.scenario, f"{self.scenario.path}: {key}")
@@ -168,8 +189,20 @@ class Live:
 
     def register(self, programs: Sequence[str | None]) -> None:
         """Register programs by name; LoadRejected or RingError as the ring says."""
-        self.ring.register_bpf([None if name is None else self.object[name] for name in programs])
+        self.requests.register_bpf(
+            [None if name is None else self.object[name] for name in programs]
+        )
         self.slots = {name: slot for slot, name in enumerate(programs) if name is not None}
+
+    def attach(self, name: str) -> None:
+        """Put callbacks onto the ring; LoadRejected or RingError as the ring says."""
+        self.links[name] = self.loop.attach(self.object, name)
+
+    def detach(self, name: str) -> None:
+        """Take callbacks off the ring; InputError if they are not there."""
+        if name not in self.links:
+            raise InputError(f"{name!r} is not attached")
+        self.links.pop(name).destroy()
 
     def number(self, value: Number) -> int:
         """What a number or name stands for now."""
@@ -179,6 +212,7 @@ class Live:
             RefKind.BLOCK: lambda name: self.blocks[name].addr,
             RefKind.FD: lambda name: self.fds[name],
             RefKind.PROG: self._slot,
+            RefKind.RING: lambda name: self.loop.layout[name],
         }
         return table[value.kind](value.name) + value.offset
 
@@ -263,4 +297,4 @@ class Live:
         else:
             builder.set(opcode=spec.opcode)
         fields = {name: self.number(value) for name, value in spec.fields.items()}
-        builder.set(cq_idx=spec.cq_idx, **fields)
+        builder.set(cq_idx=spec.cq_idx or None, **fields)

@@ -1,7 +1,8 @@
 """A scenario as values: what to load, set up, do and expect. Immutable, independent of any ring.
 
 Names stand for what only exists at run time: `Ref` for the address of a user block, the number of
-a descriptor or the slot of a program. docs/scenarios.md is the format's description.
+a descriptor, the slot of a program or a number of the ring. docs/scenarios.md is the format's
+description.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ class RefKind(Enum):
     BLOCK = "block"
     FD = "fd"
     PROG = "prog"
+    RING = "ring"
 
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """The address of block `name` plus `offset`, the number of descriptor `name`, or the slot of
-    program `name`."""
+    """The address of block `name` plus `offset`, the number of descriptor `name`, the slot of
+    program `name`, or what io_uring_setup reports as `name` (`LoopRing.layout`)."""
 
     kind: RefKind
     name: str
@@ -102,14 +104,16 @@ Content = Raw | Fill | Words | PathOf | AddressOf | Typed | Joined
 
 @dataclass(frozen=True, slots=True)
 class RingSetup:
-    """io_uring_setup's arguments, and what is registered before the first step."""
+    """io_uring_setup's arguments (`flags` None: what rings of the ABI have by default), and what is
+    registered before the first step; `mem` is the block that is the MEM region."""
 
     entries: int = 8
     cq_entries: tuple[int, ...] = ()
     cq0_entries: int | None = None
-    flags: int = 0
+    flags: int | None = None
     files: tuple[str | None, ...] = ()  # None: an empty slot
     buffers: tuple[str, ...] = ()
+    mem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +165,12 @@ class SqeSpec:
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """Submit these SQEs with one call; `consumed` is what the call should return."""
+    """Submit these SQEs with one call; `consumed` is what the call should return, `errno` the
+    refusal that is expected, or 0."""
 
     sqes: tuple[SqeSpec, ...]
     consumed: int | None = None
+    errno: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +265,53 @@ class FilterSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Attach:
+    """Put callbacks onto the ring; `errno` is the refusal that is expected, or 0."""
+
+    callbacks: str
+    errno: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Detach:
+    """Take callbacks off the ring."""
+
+    callbacks: str
+
+
+@dataclass(frozen=True, slots=True)
+class Enter:
+    """io_uring_enter with these arguments; `result` is what it should return, `errno` the refusal
+    that is expected, or 0."""
+
+    to_submit: int = 0
+    min_complete: int = 0
+    flags: int = 0
+    result: int | None = None
+    errno: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Enable:
+    """Enable a ring that was made disabled; `errno` is the refusal that is expected, or 0."""
+
+    errno: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """A signal for the task: the next look for one ends an enter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """Do it when `delay_ns` of the ring's clock have passed, while an enter sleeps."""
+
+    action: Action
+    delay_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Check:
     """Compare with expectations now."""
 
@@ -278,6 +331,12 @@ Action = (
     | Register
     | Unregister
     | FilterSpec
+    | Attach
+    | Detach
+    | Enter
+    | Enable
+    | Signal
+    | Later
     | Check
     | NetworkChange
 )
@@ -355,7 +414,12 @@ class Expect:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One file, read. `unverified`: its programs are registered as they are."""
+    """One file, read. `unverified`: its programs are registered, or attached, as they are.
+
+    `attach` are the callbacks that are on a ring of a loop from the beginning; None: the object's
+    only ones, unless a step attaches some. `constants` are given when the object is loaded,
+    `globals` to the variables of the object then.
+    """
 
     path: str
     object: Path
@@ -372,5 +436,8 @@ class Scenario:
     unverified: bool = False
     network: NetworkChange | None = None
     filters: tuple[FilterSpec, ...] = ()  # registered before the first step
+    attach: tuple[str, ...] | None = None
+    constants: Mapping[str, Field] = field(default_factory=dict)
+    globals: Mapping[str, Field] = field(default_factory=dict)
     seed: Path | None = None  # a host directory that the files begin as
     dump: Path | None = None  # and one that gets them at the end

@@ -9,14 +9,19 @@ from pybpfvm.errors import InputError
 from pybpfvm.program import MapType
 from pybpfvm.scenario.model import (
     AddressOf,
+    Attach,
     Check,
     CloseFd,
     Connect,
     Content,
+    Detach,
+    Enable,
+    Enter,
     Expect,
     FdKind,
     Field,
     Joined,
+    Later,
     NetworkChange,
     PathOf,
     PeerEnd,
@@ -26,14 +31,18 @@ from pybpfvm.scenario.model import (
     RefKind,
     Register,
     Scenario,
+    Signal,
     Submit,
     Typed,
+    Unregister,
     Wait,
     Words,
     Write,
 )
 from pybpfvm.scenario.table import nearest
 from pybpfvm.session import LoadedObject
+from pybpfvm.uring_backend.loop.memory import ring_layout
+from pybpfvm.uring_backend.loop.setup import LoopSetup
 
 
 def check_names(scenario: Scenario, obj: LoadedObject | None = None) -> None:
@@ -75,6 +84,11 @@ class _Names:
         for step in scenario.steps:
             if isinstance(step.action, Register):
                 self.programs |= {name for name in step.action.programs if name}
+        self.runs = set(self.programs)
+        if obj is not None:
+            for variable in obj.struct_ops.values():
+                self.runs |= set(variable.programs.values())
+            self.runs |= set(obj.callbacks) & set(obj.programs)
 
     def _define(self, name: str) -> None:
         if name in self.fds or not name:
@@ -105,6 +119,21 @@ class _Names:
                 self._known(name, "descriptor", self.fds, "ring.files")
         for name in scenario.ring.buffers:
             self._known(name, "block", self.blocks, "ring.buffers")
+        if scenario.ring.mem is not None:
+            self._known(scenario.ring.mem, "block", self.blocks, "ring.mem")
+        for name, value in scenario.constants.items():
+            if any(ref.kind is not RefKind.RING for ref in _references(value)):
+                self._fail(
+                    "of blocks, descriptors and programs nothing is known when an object is loaded",
+                    f"constants.{name}",
+                    "a global variable that is no constant can have it (globals)",
+                )
+            self._field(value, f"constants.{name}")
+        for name, value in scenario.globals.items():
+            self._field(value, f"globals.{name}")
+        if self.object is not None:
+            self._variables(scenario.globals, self.object, "globals")
+            self._fits(self.object)
         for name, content in scenario.blocks.items():
             self._content(content, f"user.{name}")
         for name, content in scenario.files.items():
@@ -140,6 +169,8 @@ class _Names:
                     self._known(action.peer, "peer", self.peers, place)
             case CloseFd():
                 self._known(action.fd, "descriptor", self.fds, place)
+            case Later():
+                self._step(action.action, place)
             case Check():
                 self._expect(action.expect, f"{place}.check")
             case _:
@@ -171,6 +202,7 @@ class _Names:
                 RefKind.BLOCK: self.blocks,
                 RefKind.FD: self.fds,
                 RefKind.PROG: self.programs,
+                RefKind.RING: _RING_WORDS,
             }[ref.kind]
             self._known(ref.name, _KIND_TEXT[ref.kind], known, place)
 
@@ -220,7 +252,7 @@ class _Names:
 
     def _expect_of_object(self, expect: Expect, obj: LoadedObject, place: str) -> None:
         for name in expect.runs:
-            self._known(name, "registered program", self.programs, f"{place}.runs.{name}")
+            self._known(name, "registered program", self.runs, f"{place}.runs.{name}")
         for elements in expect.maps:
             where = f"{place}.maps.{elements.name}"
             self._known(elements.name, "map", obj.maps, where)
@@ -232,17 +264,58 @@ class _Names:
                         self._fields(item, spec.btf_value_type_id, f"{at}[{cpu}]")
                 else:
                     self._fields(wanted, spec.btf_value_type_id, at)
+        self._variables(expect.globals, obj, f"{place}.globals")
+
+    def _variables(self, given: Mapping[str, Field], obj: LoadedObject, place: str) -> None:
+        """Values are for global variables that there are, with fields that they have."""
         variables = list(obj.globals)
-        for name, wanted in expect.globals.items():
+        for name, value in given.items():
             if name not in variables:
                 self._fail(
                     f"no global variable is called {name!r}",
-                    f"{place}.globals.{name}",
+                    f"{place}.{name}",
                     nearest(name, variables)
                     if variables
                     else "the object tells of none: compile with -g",
                 )
-            self._fields(wanted, obj.globals.type_id(name), f"{place}.globals.{name}")
+            self._fields(value, obj.globals.type_id(name), f"{place}.{name}")
+
+    def _fits(self, obj: LoadedObject) -> None:
+        """What is said is for rings of the object's ABI."""
+        scenario, profile = self.scenario, obj.profile
+        others: tuple[type[object], ...]
+        if profile.loop is None:
+            what, others = (
+                "programs of a ring's loop",
+                (Attach, Detach, Enter, Enable, Signal, Later),
+            )
+            said = [
+                ("attach", scenario.attach is not None),
+                ("ring.mem", scenario.ring.mem is not None),
+                ("constants", any(map(_of_ring, scenario.constants.values()))),
+                ("globals", any(map(_of_ring, scenario.globals.values()))),
+            ]
+        else:
+            what, others = "BPF requests", (Register, Unregister)
+            said = [
+                ("programs", bool(scenario.programs)),
+                ("ring.cq_entries", bool(scenario.ring.cq_entries)),
+            ]
+            self._callbacks(obj)
+        said += [(step.where, isinstance(step.action, others)) for step in scenario.steps]
+        for place, wrong in said:
+            if wrong:
+                self._fail(f"that is for {what}, and these are of {profile.name}", place)
+
+    def _callbacks(self, obj: LoadedObject) -> None:
+        """Callbacks to be attached are callbacks of the object."""
+        named = [(name, "attach") for name in self.scenario.attach or ()]
+        for step in self.scenario.steps:
+            action = step.action.action if isinstance(step.action, Later) else step.action
+            if isinstance(action, Attach | Detach):
+                named.append((action.callbacks, step.where))
+        for name, place in named:
+            self._known(name, "struct of callbacks", obj.callbacks, place)
 
     def _typed(self, content: Typed, place: str) -> None:
         if self.object is None:
@@ -287,7 +360,17 @@ class _Names:
 
 
 _PER_CPU = frozenset({MapType.PERCPU_ARRAY, MapType.PERCPU_HASH, MapType.LRU_PERCPU_HASH})
-_KIND_TEXT = {RefKind.BLOCK: "block", RefKind.FD: "descriptor", RefKind.PROG: "program"}
+_KIND_TEXT = {
+    RefKind.BLOCK: "block",
+    RefKind.FD: "descriptor",
+    RefKind.PROG: "program",
+    RefKind.RING: "number of the ring",
+}
+_RING_WORDS = (*ring_layout(LoopSetup(1, 1, 0)), "ring_fd")
+
+
+def _of_ring(value: Field) -> bool:
+    return any(ref.kind is RefKind.RING for ref in _references(value))
 
 
 def _references(value: Field) -> Iterator[Ref]:

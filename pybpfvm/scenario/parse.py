@@ -13,18 +13,24 @@ from pathlib import Path
 from pybpfvm.errors import InputError
 from pybpfvm.filters.table import Scope
 from pybpfvm.inputfile import read_input_file
-from pybpfvm.scenario.content import CONTENT_KEYS, check_total, content
+from pybpfvm.scenario.content import CONTENT_KEYS, check_total, content, field
 from pybpfvm.scenario.expect import expectations
 from pybpfvm.scenario.faults import faults_of
 from pybpfvm.scenario.filters import filter_spec, filter_specs
 from pybpfvm.scenario.model import (
     Action,
+    Attach,
     Check,
     CloseFd,
     Connect,
     Content,
+    Detach,
+    Enable,
+    Enter,
     FdKind,
     FdSetup,
+    Field,
+    Later,
     NetworkChange,
     PeerEnd,
     PeerRecv,
@@ -32,6 +38,7 @@ from pybpfvm.scenario.model import (
     Register,
     RingSetup,
     Scenario,
+    Signal,
     Sleep,
     Step,
     Submit,
@@ -41,7 +48,8 @@ from pybpfvm.scenario.model import (
 )
 from pybpfvm.scenario.names import check_names
 from pybpfvm.scenario.sqes import sqe_spec
-from pybpfvm.scenario.table import Table, TomlValue, integer
+from pybpfvm.scenario.table import Table, TomlValue, array, integer
+from pybpfvm.uring_backend import abi as ring_abi
 from pybpfvm.uring_backend.conditions import Conditions
 
 MAX_FILE_BYTES = 4 << 20
@@ -57,6 +65,11 @@ _OPEN_FLAGS = {
     "trunc": os.O_TRUNC,
     "append": os.O_APPEND,
     "nonblock": os.O_NONBLOCK,
+}
+_SETUP_FLAGS = {
+    name.removeprefix("SETUP_").lower(): value
+    for name, value in vars(ring_abi).items()
+    if name.startswith("SETUP_")
 }
 
 
@@ -101,6 +114,9 @@ def _scenario(table: Table, name: str, base: Path) -> Scenario:
         for fd_name, item in table.tables("fds").items()
     )
     network = _network(table.take("network"), table.at("network")) if "network" in table else None
+    attach = _attach(table)
+    constants = _fields(table, "constants")
+    variables = _fields(table, "globals")
     steps = []
     for index, item in enumerate(table.items("steps")):
         where = f"{table.at('steps')}[{index}]"
@@ -127,6 +143,9 @@ def _scenario(table: Table, name: str, base: Path) -> Scenario:
         unverified=unverified,
         network=network,
         filters=filters,
+        attach=attach,
+        constants=constants,
+        globals=variables,
         seed=seed,
         dump=dump,
     )
@@ -137,6 +156,23 @@ def _programs(items: list[TomlValue], where: str) -> tuple[str | None, ...]:
         if not isinstance(item, str):
             raise InputError('a program\'s name, or "" for no program', where=f"{where}[{index}]")
     return tuple(str(item) or None for item in items)
+
+
+def _attach(table: Table) -> tuple[str, ...] | None:
+    """`attach = "NAME"`, or a list of names."""
+    value = table.take("attach")
+    if value is None:
+        return None
+    where = table.at("attach")
+    if isinstance(value, str):
+        return (value,)
+    items = enumerate(array(value, where))
+    return tuple(_name(item, f"{where}[{index}]") for index, item in items)
+
+
+def _fields(table: Table, key: str) -> Mapping[str, Field]:
+    where = table.at(key)
+    return {name: field(item, f"{where}.{name}") for name, item in table.tables(key).items()}
 
 
 def _ring(value: TomlValue, where: str) -> RingSetup:
@@ -155,9 +191,10 @@ def _ring(value: TomlValue, where: str) -> RingSetup:
         entries=8 if entries is None else entries,
         cq_entries=cq_entries,
         cq0_entries=table.integer("cq0_entries", 0, limit),
-        flags=table.integer("flags", 0, limit) or 0,
+        flags=table.bits("flags", _SETUP_FLAGS) if "flags" in table else None,
         files=files,
         buffers=buffers,
+        mem=table.text("mem") or None,
     )
     table.finish()
     return setup
@@ -212,8 +249,7 @@ def _fd(name: str, item: TomlValue, where: str) -> FdSetup:
     kind = kinds[0]
     target, flags, mode = "", 0, None
     if kind in (FdKind.LISTEN, FdKind.SOCKET, FdKind.DATAGRAMS):
-        if not table.flag(kind.value):
-            raise InputError(f"{kind.value} = true is the only value", where=where)
+        _only_true(table, kind.value)
     else:
         target = table.text(kind.value)
     if kind is FdKind.OPEN:
@@ -237,10 +273,17 @@ _STEP_KEYS = (
     "close",
     "register",
     "unregister",
+    "attach",
+    "detach",
+    "enter",
+    "enable",
+    "signal",
     "check",
     "network",
     "filter",
 )
+# What may happen while an enter sleeps.
+_LATER = (Write, Connect, PeerSend, PeerEnd, CloseFd, Detach, Signal)
 
 
 def _step(table: Table, base: Path) -> Action:
@@ -253,7 +296,16 @@ def _step(table: Table, base: Path) -> Action:
             where=table.where,
             remedy=f"one of {', '.join(_STEP_KEYS)}",
         )
+    delay_ns = _duration(table, "after")
     action = _action(table, kinds[0], base)
+    if delay_ns is not None:
+        if not isinstance(action, _LATER):
+            raise InputError(
+                f"{kinds[0]} can not happen while an enter sleeps",
+                where=table.at("after"),
+                remedy="write, connect, send, shutdown, close, detach and signal can",
+            )
+        action = Later(action, delay_ns)
     table.finish()
     return action
 
@@ -265,7 +317,7 @@ def _action(table: Table, kind: str, base: Path) -> Action:
                 sqe_spec(Table(item, f"{table.at('submit')}[{index}]"))
                 for index, item in enumerate(table.items("submit"))
             )
-            return Submit(sqes, table.integer("consumed", 0, 1 << 16))
+            return Submit(sqes, table.integer("consumed", 0, 1 << 16), table.errno("error"))
         case "wait":
             count = table.integer("wait", 1, 1 << 20)
             assert count is not None
@@ -293,16 +345,45 @@ def _action(table: Table, kind: str, base: Path) -> Action:
             programs = _programs(table.items("register"), table.at("register"))
             return Register(programs, table.errno("error"))
         case "unregister":
-            if not table.flag("unregister"):
-                raise InputError("unregister = true is the only value", where=table.where)
+            _only_true(table, "unregister")
             return Unregister(table.errno("error"))
         case "filter":
             place = Table(table.take("filter"), table.at("filter"))
             return filter_spec(place, base, Scope.RING)
         case "network":
             return _network(table.take("network"), table.at("network"))
+        case "attach":
+            return Attach(table.name("attach"), table.errno("error"))
+        case "detach":
+            return Detach(table.name("detach"))
+        case "enter":
+            return _enter(table)
+        case "enable":
+            _only_true(table, "enable")
+            return Enable(table.errno("error"))
+        case "signal":
+            _only_true(table, "signal")
+            return Signal()
         case _:
             return Check(expectations(Table(table.take("check"), table.at("check")), base))
+
+
+def _only_true(table: Table, key: str) -> None:
+    if not table.flag(key):
+        raise InputError(f"{key} = true is the only value", where=table.where)
+
+
+def _enter(table: Table) -> Enter:
+    """`enter = true`, or a table of what io_uring_enter is given."""
+    value = table.take("enter")
+    arguments = Table({} if value is True else value, table.at("enter"))
+    limit = (1 << 32) - 1
+    to_submit, min_complete, flags = (
+        arguments.integer(key, 0, limit) or 0 for key in ("to_submit", "min_complete", "flags")
+    )
+    arguments.finish()
+    result = table.integer("result", -(1 << 31), (1 << 31) - 1)
+    return Enter(to_submit, min_complete, flags, result, table.errno("error"))
 
 
 def _duration(table: Table, key: str) -> int | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypedDict
 
 from pybpfvm.btf.types import Btf
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS
@@ -19,21 +20,32 @@ from pybpfvm.errors import (
 from pybpfvm.events import CqeReaped, Event, Noted, Observer
 from pybpfvm.filters.table import Scope, Task
 from pybpfvm.filters.uapi import Registrar
+from pybpfvm.loader.kconfig import Kconfig
 from pybpfvm.profiles import profile_named
+from pybpfvm.profiles.base import Profile
 from pybpfvm.scenario.compare import Finding, compare
 from pybpfvm.scenario.live import Live, placed
 from pybpfvm.scenario.model import (
     Action,
+    Attach,
     Check,
     CloseFd,
     Connect,
+    Detach,
+    Enable,
+    Enter,
+    Field,
     FilterSpec,
+    Later,
     NetworkChange,
     PeerEnd,
     PeerRecv,
     PeerSend,
+    Ref,
     Register,
+    RingSetup,
     Scenario,
+    Signal,
     Sleep,
     Step,
     Submit,
@@ -42,10 +54,16 @@ from pybpfvm.scenario.model import (
     Write,
 )
 from pybpfvm.scenario.names import check_names
-from pybpfvm.session import Budgets, Cqe, Machine, Ring
+from pybpfvm.session import Budgets, Cqe, LoopRing, Machine, Ring
 from pybpfvm.session.engines import chosen
-from pybpfvm.session.hostring import BackendName
+from pybpfvm.session.hostring import BackendName, HostRing
+from pybpfvm.session.loopring import LOOP_FLAGS
+from pybpfvm.session.values import Value
+from pybpfvm.uring_backend.abi import SETUP_CQSIZE
 from pybpfvm.uring_backend.faults import Fault, Faults
+from pybpfvm.uring_backend.loop.memory import ring_layout
+from pybpfvm.uring_backend.loop.ring import LoopBudgets
+from pybpfvm.uring_backend.loop.setup import check_setup
 
 __all__ = ["Finding", "Live", "Outcome", "run_scenario"]
 
@@ -113,6 +131,7 @@ def run_scenario(
     abi: str | None = None,
     helpers: Mapping[int, str] | None = None,
     btf: Btf | None = None,
+    kconfig: Kconfig | None = None,
     verify: bool = True,
     strict_ctx: bool = True,
     engine: str = "auto",
@@ -125,8 +144,8 @@ def run_scenario(
 ) -> Outcome:
     """Run `scenario` on a ring of its own, in a machine of its own.
 
-    `object_path`, `abi` and `faults` replace the scenario's; `helpers` and `btf` are those of
-    Machine.load.
+    `object_path`, `abi` and `faults` replace the scenario's; `helpers`, `btf` and `kconfig` are
+    those of Machine.load.
     CqeReaped events are of waits and programs: what queues hold at the end is collected silently,
     and nothing is told of what the ring cancels when it closes. Without an observer compiled code
     loops by itself where it can.
@@ -139,30 +158,52 @@ def run_scenario(
         source = object_path if object_path is not None else scenario.object
         profile = _abi(scenario, abi)
         with placed(scenario, scenario.path):
-            obj = machine.load(source, abi=profile, helpers=helpers, btf=btf)
+            constants = _constants(scenario)
+            obj = machine.load(
+                source,
+                abi=profile,
+                helpers=helpers,
+                btf=btf,
+                kconfig=kconfig,
+                constants=constants,
+            )
+            loops = obj.profile.loop is not None
         check_names(scenario, obj)
         setup = scenario.ring
         task = Task()
         progress.findings += _register_filters(scenario, task, Scope.TASK)
+        common: _Common = {
+            "backend": backend,
+            "seed": seed,
+            "abi": obj.profile,
+            "verify": verify and not scenario.unverified,
+            "engine": engine,
+            "observer": progress.see if observer is not None else None,
+            "budget_insns": budget_insns,
+            "faults": _faults(scenario, faults),
+            "machine": machine,
+            "task": task,
+        }
+        ring: HostRing
         try:
-            ring = Ring(
-                setup.entries,
-                setup.cq_entries,
-                backend=backend,
-                seed=seed,
-                abi=obj.profile,
-                verify=verify and not scenario.unverified,
-                strict_ctx=strict_ctx,
-                engine=engine,
-                flags=setup.flags,
-                cq0_entries=setup.cq0_entries,
-                observer=progress.see if observer is not None else None,
-                budgets=budgets,
-                budget_insns=budget_insns,
-                faults=_faults(scenario, faults),
-                machine=machine,
-                task=task,
-            )
+            if loops:
+                ring = LoopRing(
+                    setup.entries,
+                    flags=_loop_flags(setup),
+                    cq_entries=setup.cq0_entries or 0,
+                    budgets=_loop_budgets(budgets),
+                    **common,
+                )
+            else:
+                ring = Ring(
+                    setup.entries,
+                    setup.cq_entries,
+                    strict_ctx=strict_ctx,
+                    flags=setup.flags or 0,
+                    cq0_entries=setup.cq0_entries,
+                    budgets=budgets,
+                    **common,
+                )
         except RingError as error:
             raise RingError(error.errno, f"{scenario.path}: ring: {error.reason}") from None
         with ring:
@@ -197,12 +238,71 @@ def run_scenario(
                 runs=dict(ring.counts.runs),
                 insns=ring.counts.insns,
                 overflow=ring.cq_overflow,
-                time_ns=max(ring.backend.now_ns() - live.start_ns, 0),
+                time_ns=max(ring.now_ns() - live.start_ns, 0),
                 engine=chosen(engine, obj.image),
-                stopped_at="" if stopped is None else _place_of_step(progress.step),
+                stopped_at="" if stopped is None else _place_of_stop(progress.step, loops=loops),
                 injected=ring.injected,
                 not_judged=not_judged,
             )
+
+
+class _Common(TypedDict):
+    """What rings of every ABI are given."""
+
+    backend: BackendName
+    seed: int
+    abi: Profile
+    verify: bool
+    engine: str
+    observer: Observer | None
+    budget_insns: int
+    faults: Faults | None
+    machine: Machine
+    task: Task
+
+
+def _loop_flags(setup: RingSetup) -> int:
+    return LOOP_FLAGS if setup.flags is None else setup.flags
+
+
+def _loop_budgets(budgets: Budgets | None) -> LoopBudgets | None:
+    """The same, as rings of a loop have them."""
+    if budgets is None:
+        return None
+    return LoopBudgets(
+        max_steps=budgets.max_runs,
+        livelock_steps=budgets.livelock_runs,
+        wall_ns=budgets.wall_ns,
+        idle_timeout_ns=budgets.idle_timeout_ns,
+        backlog_entries=budgets.backlog_entries,
+        live_requests=budgets.live_requests,
+    )
+
+
+def _constants(scenario: Scenario) -> Mapping[str, Value]:
+    """What the object's constants are: known before there is a ring, whose numbers they may be."""
+    setup = scenario.ring
+
+    def value(given: Field) -> Value:
+        match given:
+            case Ref():
+                flags = _loop_flags(setup) | (SETUP_CQSIZE if setup.cq0_entries else 0)
+                layout = ring_layout(check_setup(setup.entries, flags, setup.cq0_entries or 0))
+                if given.name not in layout:
+                    raise InputError(f"{given.name} is not known when an object is loaded")
+                return layout[given.name] + given.offset
+            case tuple():
+                return [value(item) for item in given]
+            case Mapping():
+                return {name: value(item) for name, item in given.items()}
+            case _:
+                return given
+
+    found = {}
+    for name, given in scenario.constants.items():
+        with placed(scenario, f"{scenario.path}: constants.{name}"):
+            found[name] = value(given)
+    return found
 
 
 def _faults(scenario: Scenario, given: Faults | None) -> Faults | None:
@@ -250,10 +350,14 @@ def _take_steps(scenario: Scenario, live: Live, progress: _Progress) -> Stopped 
         if scenario.programs:
             with placed(scenario, f"{scenario.path}: programs"):
                 live.register(scenario.programs)
+        if live.object.profile.loop is not None:
+            with placed(scenario, f"{scenario.path}: attach"):
+                for name in _attached_first(scenario, live):
+                    live.attach(name)
         for index, step in enumerate(scenario.steps):
             progress.step = index
             if progress.observer is not None:
-                now_ns = live.ring.backend.now_ns()
+                now_ns = live.ring.now_ns()
                 progress.see(Noted(now_ns, "step", f"steps[{index}]: {_told(step.action)}"))
             _step(step, live, progress)
     except (RingHang, Trap, LoadRejected) as stop:
@@ -261,9 +365,36 @@ def _take_steps(scenario: Scenario, live: Live, progress: _Progress) -> Stopped 
     return None
 
 
+def _attached_first(scenario: Scenario, live: Live) -> Sequence[str]:
+    """The callbacks that are on the ring from the beginning."""
+    if scenario.attach is not None:
+        return scenario.attach
+    if any(isinstance(step.action, Attach) for step in scenario.steps):
+        return ()
+    known = live.object.callbacks
+    if len(known) != 1:
+        raise InputError(
+            f"the object has {len(known)} structs of callbacks",
+            remedy=f"say which: {', '.join(known)}" if known else "",
+        )
+    return known
+
+
 def _told(action: Action) -> str:
     """The step in a few words."""
     match action:
+        case Attach():
+            return f"attach {action.callbacks}"
+        case Detach():
+            return f"detach {action.callbacks}"
+        case Enter():
+            return "enter"
+        case Enable():
+            return "enable"
+        case Signal():
+            return "signal"
+        case Later():
+            return f"{_told(action.action)} after {action.delay_ns / 1e6:g} ms"
         case Submit():
             return f"submit {len(action.sqes)}"
         case Wait():
@@ -314,8 +445,10 @@ def _judge_stop(scenario: Scenario, stopped: Stopped | None, progress: _Progress
     return any(right for _, _, right in wanted)
 
 
-def _place_of_step(step: int) -> str:
-    return f"steps[{step}]" if step >= 0 else "programs"
+def _place_of_stop(step: int, *, loops: bool) -> str:
+    if step >= 0:
+        return f"steps[{step}]"
+    return "attach" if loops else "programs"
 
 
 def _expectations_left(scenario: Scenario, step: int) -> int:
@@ -343,6 +476,8 @@ def _act(action: Action, live: Live, progress: _Progress, where: str) -> Iterabl
             for sqe in action.sqes:
                 live.fill_sqe(sqe)
             live.starts()
+            if action.errno:
+                return _refused(ring.submit, action.errno, where)
             consumed = ring.submit()
             if action.consumed is not None and consumed != action.consumed:
                 return [Finding(where, f"{action.consumed} SQEs consumed", str(consumed))]
@@ -369,7 +504,21 @@ def _act(action: Action, live: Live, progress: _Progress, where: str) -> Iterabl
         case Register():
             return _refused(lambda: live.register(action.programs), action.errno, where)
         case Unregister():
-            return _refused(ring.unregister_bpf, action.errno, where)
+            return _refused(live.requests.unregister_bpf, action.errno, where)
+        case Attach():
+            return _refused(lambda: live.attach(action.callbacks), action.errno, where)
+        case Detach():
+            live.detach(action.callbacks)
+        case Enter():
+            return _enter(action, live, progress, where)
+        case Enable():
+            return _refused(live.loop.enable, action.errno, where)
+        case Signal():
+            live.loop.core.signal()
+        case Later():
+            live.loop.core.at(
+                action.delay_ns, lambda: _step(Step(action.action, where), live, progress)
+            )
         case NetworkChange():
             live.change_network(action)
         case FilterSpec():
@@ -379,7 +528,26 @@ def _act(action: Action, live: Live, progress: _Progress, where: str) -> Iterabl
     return []
 
 
-def _wait(action: Wait, ring: Ring, progress: _Progress, where: str) -> list[Finding]:
+def _enter(action: Enter, live: Live, progress: _Progress, where: str) -> list[Finding]:
+    """A finding unless it returns, or is refused, as expected."""
+    live.starts()
+    result, errno = 0, 0
+    try:
+        result = live.loop.enter(action.to_submit, action.min_complete, action.flags)
+    except RingError as error:
+        errno = error.errno
+    found = f"-{errno_name(errno)}" if errno else str(result)
+    if progress.observer is not None:
+        progress.see(Noted(live.ring.now_ns(), "enter", f"returned {found}"))
+    if errno != action.errno:
+        wanted = f"-{errno_name(action.errno)}" if action.errno else "no refusal"
+        return [Finding(where, f"enter: {wanted}", found)]
+    if action.result is not None and result != action.result:
+        return [Finding(where, f"enter: {action.result}", found)]
+    return []
+
+
+def _wait(action: Wait, ring: HostRing, progress: _Progress, where: str) -> list[Finding]:
     got = progress.cqes.setdefault(action.cq, [])
     for index in range(action.count):
         try:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pybpfvm.btf.types import Btf
+    from pybpfvm.loader.kconfig import Kconfig
     from pybpfvm.session.hostring import make_backend
     from pybpfvm.session.loopring import LoopRing
     from pybpfvm.session.machine import Machine, default_machine
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pybpfvm.session.sqe import SqeBuilder, cstring, timespec
     from pybpfvm.session.testrun import TestRun
     from pybpfvm.session.user import Block, UserMemory
+    from pybpfvm.session.values import Value
     from pybpfvm.uring_backend.abi import Cqe
     from pybpfvm.uring_backend.bpf import Budgets
 
@@ -78,11 +80,14 @@ def load(
     abi: str | None = None,
     helpers: Mapping[int, str] | None = None,
     btf: Btf | None = None,
-    constants: Mapping[str, int | bool | str] | None = None,
+    kconfig: Kconfig | None = None,
+    constants: Mapping[str, Value | str] | None = None,
     machine: Machine | None = None,
 ) -> LoadedObject:
     """Load an ELF object into `machine` (the default one): see Machine.load."""
     from pybpfvm.session.machine import default_machine
 
     where = machine or default_machine()
-    return where.load(source, abi=abi, helpers=helpers, btf=btf, constants=constants)
+    return where.load(
+        source, abi=abi, helpers=helpers, btf=btf, kconfig=kconfig, constants=constants
+    )

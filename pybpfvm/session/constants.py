@@ -12,33 +12,40 @@ from pybpfvm.program import BpfObject
 from pybpfvm.session.values import Value, encode
 
 
-def with_constants(obj: BpfObject, constants: Mapping[str, str]) -> BpfObject:
+def is_constant(obj: BpfObject, name: str) -> bool:
+    """Whether a global variable of this name is one that nobody can change after loading."""
+    frozen = {spec.name for spec in obj.maps if spec.frozen}
+    return any(name == known and place[0] in frozen for known, place in global_variables(obj))
+
+
+def with_constants(
+    obj: BpfObject, constants: Mapping[str, Value | str], *, where: str = "--set "
+) -> BpfObject:
     """The object with the variables of .rodata named in `constants` set to these values.
 
-    A value is a number (as C writes it), `true`, `false`, or `hex:` and pairs of digits for all
+    Text is a number (as C writes it), `true`, `false`, or `hex:` and pairs of digits for all
     bytes of the variable. Raises InputError for a name that is no constant of the object, or a
-    value that does not fit.
+    value that does not fit; its place is `where` and the name.
     """
     if not constants:
         return obj
     places = dict(global_variables(obj))
     frozen = {spec.name: bytearray(spec.data or b"") for spec in obj.maps if spec.frozen}
-    for name, text in constants.items():
-        where = f"--set {name}"
+    for name, given in constants.items():
+        place = f"{where}{name}"
         if name not in places or places[name][0] not in frozen:
             known = ", ".join(known for known in places if places[known][0] in frozen)
             raise InputError(
                 f"{obj.path} has no constant of this name",
-                where=where,
+                where=place,
                 remedy=f"its constants: {known}" if known else "it has none (needs -g and .rodata)",
             )
         section, offset, size, type_id = places[name]
         try:
-            data = encode(
-                _value(text, where), size, obj.btf, type_id, "big" if obj.big_endian else "little"
-            )
+            value = parse_value(given, place) if isinstance(given, str) else given
+            data = encode(value, size, obj.btf, type_id, "big" if obj.big_endian else "little")
         except InputError as error:
-            raise InputError(error.reason, where=where) from None
+            raise InputError(error.reason, where=place, remedy=error.remedy) from None
         frozen[section][offset : offset + size] = data
     maps = (
         replace(spec, data=bytes(frozen[spec.name])) if spec.name in frozen else spec
@@ -47,7 +54,8 @@ def with_constants(obj: BpfObject, constants: Mapping[str, str]) -> BpfObject:
     return replace(obj, maps=tuple(maps))
 
 
-def _value(text: str, where: str) -> Value:
+def parse_value(text: str, where: str) -> Value:
+    """The value that text stands for, as `with_constants` takes it; InputError with `where`."""
     if text in ("true", "false"):
         return text == "true"
     try:

@@ -3,19 +3,26 @@ memory, a way to run programs, and a seed."""
 
 from __future__ import annotations
 
+import errno
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, get_args
 
-from pybpfvm.errors import InputError
+from pybpfvm.errors import InputError, RingError
 from pybpfvm.events import Observer
 from pybpfvm.filters.table import FilterTable, Registration, Scope, Task
 from pybpfvm.memory import AddressSpace
+from pybpfvm.profiles.base import Profile
 from pybpfvm.session.machine import Machine, default_machine
-from pybpfvm.session.user import UserMemory
+from pybpfvm.session.ringfaults import RingFaults
+from pybpfvm.session.sqe import SqeBuilder
+from pybpfvm.session.user import Block, UserMemory
+from pybpfvm.uring_backend.abi import PBUF_RING_INC, Cqe
 from pybpfvm.uring_backend.base import Backend, World
+from pybpfvm.uring_backend.counts import Counts
+from pybpfvm.uring_backend.faults import Fault, Faults
 
 if TYPE_CHECKING:
     from pybpfvm.uring_backend.sim.injector import Injector
@@ -55,8 +62,9 @@ def make_backend(
 
 class HostRing(ABC):
     """`verify`: programs are judged before they get onto the ring; else they run sandboxed.
-    `engine` executes them, `trace` has what they print, unless `log` takes it. `task` makes the
-    ring: its filters of requests are the first that the ring has."""
+    `engine` executes them, `trace` has what they print, unless `log` takes it. `faults` are what
+    requests (in `sim`) and programs meet, as values or text of `uring_backend.faults`. `task`
+    makes the ring: its filters of requests are the first that the ring has."""
 
     backend: Backend
 
@@ -69,6 +77,7 @@ class HostRing(ABC):
         observer: Observer | None,
         budget_insns: int,
         log: Callable[[str], None] | None,
+        faults: Faults | str | None,
         machine: Machine | None,
         task: Task | None,
     ) -> None:
@@ -81,6 +90,8 @@ class HostRing(ABC):
         self._budget_insns = budget_insns
         self._random = Random(seed)
         self._filters = FilterTable() if task is None else task.table
+        self._faults = RingFaults(self, faults, seed, observer)
+        self._closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -100,11 +111,19 @@ class HostRing(ABC):
         """Files and sockets that requests can reach."""
         return self.backend.world
 
+    def now_ns(self) -> int:
+        """The ring's clock, in ns: virtual in `sim`."""
+        return self.backend.now_ns()
+
     def random_u32(self) -> int:
         """What programs get as random numbers: from the seed."""
         return self._random.getrandbits(32)
 
     @property
+    def injected(self) -> tuple[Fault, ...]:
+        """The faults that came so far: `plan_text` of them, as `faults`, makes them come again."""
+        return self._faults.injected
+
     def filters(self) -> FilterTable:
         """The filters of requests that hold on this ring."""
         return self._filters
@@ -122,6 +141,80 @@ class HostRing(ABC):
     @abstractmethod
     def _put_filters(self) -> None:
         """Let the ring's requests pass `denial`, if there are filters."""
+
+    # --- registration -----------------------------------------------------------------------
+
+    def register_files(self, fds: Sequence[int]) -> None:
+        """IORING_REGISTER_FILES; -1 leaves a slot empty. Raises RingError."""
+        self._registered("register_files", self.backend.register_files(fds))
+
+    def register_buffers(self, blocks: Sequence[Block]) -> None:
+        """IORING_REGISTER_BUFFERS. Raises RingError."""
+        pairs = [(block.addr, block.size) for block in blocks]
+        self._registered("register_buffers", self.backend.register_buffers(pairs))
+
+    def register_buffer_ring(
+        self, ring: Block, entries: int, group: int, *, incremental: bool = False
+    ) -> None:
+        """IORING_REGISTER_PBUF_RING: `ring` holds so many entries of 16 bytes. Raises RingError."""
+        flags = PBUF_RING_INC if incremental else 0
+        result = self.backend.register_buffer_ring(ring.addr, entries, group, flags)
+        self._registered("register_buffer_ring", result)
+
+    def _registered(self, what: str, result: int) -> None:
+        if self._closed:
+            raise RingError(errno.ENXIO, "the ring is closed")
+        if result < 0:
+            raise RingError(-result, f"{what} was refused")
+
+    # --- what rings of every ABI do -----------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def profile(self) -> Profile:
+        """The ring's ABI."""
+
+    @abstractmethod
+    def get_sqe(self) -> SqeBuilder:
+        """The next free submission entry."""
+
+    @abstractmethod
+    def submit(self) -> int:
+        """Submit all entries and run what is due; how many were consumed."""
+
+    @abstractmethod
+    def wait_cqe(self, timeout_ns: int | None = None, cq: int = 0) -> Cqe:
+        """The next CQE of a queue, reaped; programs run meanwhile."""
+
+    @abstractmethod
+    def reap(self, cq: int = 0) -> list[Cqe]:
+        """All CQEs that a queue holds, reaped."""
+
+    @abstractmethod
+    def reap_one(self, cq: int = 0) -> Cqe | None:
+        """The oldest CQE of a queue, reaped; None when there is none."""
+
+    @abstractmethod
+    def newest(self, cq: int = 0) -> Cqe | None:
+        """The CQE that was written last to a queue, reaped or not; None if there was none."""
+
+    @abstractmethod
+    def cq_entries(self, cq: int = 0) -> int:
+        """How many CQEs a queue can hold."""
+
+    @abstractmethod
+    def run_until_idle(self, timeout_ns: int | None = None) -> bool:
+        """Let everything that can happen happen; False when `timeout_ns` ended it earlier."""
+
+    @property
+    @abstractmethod
+    def counts(self) -> Counts:
+        """Runs, instructions and CQEs so far."""
+
+    @property
+    @abstractmethod
+    def cq_overflow(self) -> int:
+        """CQEs lost so far."""
 
     @abstractmethod
     def close(self) -> None:

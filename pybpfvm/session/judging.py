@@ -14,6 +14,7 @@ from enum import Enum
 
 from pybpfvm.btf.types import Btf
 from pybpfvm.errors import InputError
+from pybpfvm.loader.kconfig import Kconfig
 from pybpfvm.objectfile import abi_unknown, detect_abi, read_object
 from pybpfvm.profiles import profile_named, with_helpers
 from pybpfvm.profiles.base import Profile
@@ -72,8 +73,9 @@ class JudgeRequest:
 
     `kernel` is a key of `KERNELS`. `abi` names a profile, detected without; `program_type` too,
     for objects of ordinary types, and takes precedence. `helpers` gives helper numbers other
-    meanings; `btf` is what CO-RE is resolved against. `constants` are values of variables in
-    .rodata, as text. `contract` says what is promised of user memory. `all_errors`: go on after
+    meanings; `btf` is what CO-RE is resolved against, `kconfig` the configuration that externs are
+    of. `constants` are values of variables in .rodata, as text. `contract` says what is promised of
+    user memory. `all_errors`: go on after
     the first error. `strict_ctx` as in `ctxaccess.ctx_violation`. A log is written at `log_level`
     (the kernel's: 1 the path to an error, 2 every path) and keeps its last `log_chars` characters.
     The three budgets are those of `Options`. For each error, at most `witness_runs` runs look for
@@ -87,6 +89,7 @@ class JudgeRequest:
     program_type: str | None = None
     helpers: Mapping[int, str] = field(default_factory=dict)
     btf: Btf | None = None
+    kconfig: Kconfig | None = None
     constants: Mapping[str, str] = field(default_factory=dict)
     budget_insns: int = DEFAULT_BUDGET_INSNS
     budget_states: int = DEFAULT_BUDGET_STATES
@@ -149,6 +152,10 @@ def judge(
 ) -> Verdict:
     """The verdict on `program` of `obj` by the rules of `profile`. `observer` hears the
     exploration. Raises nothing for what a program contains."""
+    if profile.not_judged:
+        reason = f"{profile.name} ({profile.title}) is recognized, and no more"
+        found = _unsupported(program, profile.not_judged, reason, "")
+        return Inconclusive(Statistics(insns=program.slots), found)
     options = Options(
         budget_insns=request.budget_insns,
         budget_states=request.budget_states,
@@ -236,7 +243,9 @@ def judge_case(
 def read_cases(source: str | os.PathLike[str] | bytes, request: JudgeRequest) -> ObjectCases:
     """Load an object, give its constants their values, and choose the profile of each of its
     programs. Raises InputError."""
-    obj = with_constants(read_object(source, btf=request.btf), request.constants)
+    obj = with_constants(
+        read_object(source, btf=request.btf, kconfig=request.kconfig), request.constants
+    )
     detection = detect_abi(obj)
     return ObjectCases(
         obj, detection, tuple(_case(obj, detection, program, request) for program in obj.programs)

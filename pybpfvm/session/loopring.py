@@ -15,7 +15,14 @@ from collections.abc import Callable, Mapping
 
 from pybpfvm.btf.types import Btf, BtfKind, Member, Struct
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Engine, RunEnvironment
-from pybpfvm.errors import InputError, LoadRejected, Trap
+from pybpfvm.errors import (
+    InputError,
+    LoadRejected,
+    RingError,
+    RingHang,
+    Trap,
+    UnsupportedError,
+)
 from pybpfvm.events import Observer, RunEnded, RunFaulted, RunStarted
 from pybpfvm.filters.table import Task
 from pybpfvm.memory import RegionKind
@@ -31,6 +38,7 @@ from pybpfvm.session.registering import blame_verifier, require_accepted
 from pybpfvm.session.sqe import SqeBuilder
 from pybpfvm.session.user import Block
 from pybpfvm.uring_backend.abi import (
+    ENTER_GETEVENTS,
     SETUP_CQSIZE,
     SETUP_DEFER_TASKRUN,
     SETUP_NO_SQARRAY,
@@ -38,8 +46,10 @@ from pybpfvm.uring_backend.abi import (
     SETUP_SQ_REWIND,
     Cqe,
 )
+from pybpfvm.uring_backend.counts import Counts
+from pybpfvm.uring_backend.faults import Faults
 from pybpfvm.uring_backend.loop.attach import Link, OpsValue
-from pybpfvm.uring_backend.loop.memory import CQ_OFFSETS, SQ_OFFSETS
+from pybpfvm.uring_backend.loop.memory import ring_layout
 from pybpfvm.uring_backend.loop.ring import LoopBudgets
 from pybpfvm.uring_backend.loop.ring import LoopRing as CoreRing
 
@@ -47,14 +57,14 @@ from pybpfvm.uring_backend.loop.ring import LoopRing as CoreRing
 LOOP_FLAGS = SETUP_SINGLE_ISSUER | SETUP_DEFER_TASKRUN | SETUP_NO_SQARRAY | SETUP_SQ_REWIND
 _DEFAULT_ABI = "loop-7.2"
 _CTX = struct.Struct("<QQ")
-_PRIV = "priv"
 
 
 class LoopRing(HostRing):
     """An io_uring whose `enter` runs a program; a context manager.
 
     `flags` and `cq_entries` are io_uring_setup's (SETUP_CQSIZE is added when `cq_entries` is
-    given). `backend`, `seed`, `verify`, `engine`, `budget_insns` and `task` are those of Ring.
+    given). `backend`, `seed`, `verify`, `engine`, `faults`, `budget_insns` and `task` are those of
+    Ring.
     `fd` is its descriptor, which goes into structs of callbacks; `attach` puts it there.
     """
 
@@ -73,6 +83,7 @@ class LoopRing(HostRing):
         budgets: LoopBudgets | None = None,
         budget_insns: int = DEFAULT_BUDGET_INSNS,
         log: Callable[[str], None] | None = None,
+        faults: Faults | str | None = None,
         machine: Machine | None = None,
         task: Task | None = None,
     ) -> None:
@@ -83,10 +94,11 @@ class LoopRing(HostRing):
             observer=observer,
             budget_insns=budget_insns,
             log=log,
+            faults=faults,
             machine=machine,
             task=task,
         )
-        self.profile = profile_named(abi) if isinstance(abi, str) else abi
+        self._profile = profile_named(abi) if isinstance(abi, str) else abi
         if self.profile.loop is None:
             raise InputError(
                 f"programs of {self.profile.name} drive no ring from inside an enter",
@@ -97,7 +109,7 @@ class LoopRing(HostRing):
         self._steppers: list[_Stepper] = []
         self._pending: list[SqeBuilder] = []
         memory = self.machine.memory
-        self.backend = make_backend(backend, memory, seed)
+        self.backend = make_backend(backend, memory, seed, self._faults.injector)
         self.core = CoreRing(
             self.profile.loop,
             memory,
@@ -107,13 +119,18 @@ class LoopRing(HostRing):
             cq_entries=cq_entries,
             table=self.machine.rings,
             observer=observer,
-            budgets=budgets,
+            budgets=self._faults.limited(budgets or LoopBudgets()),
         )
         self._put_filters()
 
     def _put_filters(self) -> None:
         if self._filters:
             self.core.put_filter(self)
+
+    @property
+    def profile(self) -> Profile:
+        """The ring's ABI."""
+        return self._profile
 
     @property
     def fd(self) -> int:
@@ -124,16 +141,7 @@ class LoopRing(HostRing):
     def layout(self) -> Mapping[str, int]:
         """What io_uring_setup reports: sizes, and the offsets of the CQ region by `sq_NAME` and
         `cq_NAME` (abi/iouring-bpf-upstream, section 3.3)."""
-        setup = self.core.setup
-        return {
-            "sq_entries": setup.sq_entries,
-            "cq_entries": setup.cq_entries,
-            "flags": setup.flags,
-            "ring_fd": self.fd,
-            "sq_array": self.core.queues.array_at,
-            **{f"sq_{name}": offset for name, offset in SQ_OFFSETS.items()},
-            **{f"cq_{name}": offset for name, offset in CQ_OFFSETS.items()},
-        }
+        return {**ring_layout(self.core.setup), "ring_fd": self.fd}
 
     def register_mem(self, content: bytes | int, name: str = "MEM region") -> Block:
         """IORING_REGISTER_MEM_REGION: memory that the host, requests and the program share."""
@@ -141,9 +149,14 @@ class LoopRing(HostRing):
         region = self.machine.memory.alloc(size, RegionKind.SHARED, name)
         self.core.register_mem(region)
         block = Block(self.machine.memory, region)
+        self.user.share(block, name)
         if not isinstance(content, int):
             block.write(content)
         return block
+
+    def now_ns(self) -> int:
+        """The ring's clock, in ns: the backend's, and what was slept through without it."""
+        return self.core.now_ns()
 
     def enable(self) -> None:
         """IORING_REGISTER_ENABLE_RINGS."""
@@ -154,7 +167,8 @@ class LoopRing(HostRing):
     def attach(
         self, obj: LoadedObject, name: str | None = None, *, ring_fd: int | None = None
     ) -> Link:
-        """Put the callbacks `name` of an object (its only ones without) onto this ring.
+        """Put the callbacks `name` of an object (its only ones without) onto this ring; where the
+        ABI has no structs of callbacks, the program of that name.
 
         `ring_fd` is what stands in the struct, this ring's descriptor without. Raises LoadRejected
         for a program that its kernel would not load, UnsupportedError for one that the verifier
@@ -172,12 +186,19 @@ class LoopRing(HostRing):
                 where=obj.object.path,
                 remedy="load it without btf=; `pybpfvm verify --btf` judges it for that kernel",
             )
-        variable = _callbacks(obj, name)
-        fd = self.fd if ring_fd is None else ring_fd
-        priv = _kernels_own(obj, variable, self.profile)
         rules = self.profile.loop
         assert rules is not None
-        called = variable.programs.get(rules.callback)
+        name = _callbacks(obj, name)
+        fd = self.fd if ring_fd is None else ring_fd
+        priv, called = 0, name if not rules.of_structs else None
+        if rules.of_structs:
+            variable = obj.struct_ops[name]
+            priv = _kernels_own(obj, variable, self.profile)
+            if rules.gate in variable.programs:
+                raise UnsupportedError(
+                    "a ring with a poll gate", where=obj.object.path, remedy="verify judges it"
+                )
+            called = variable.programs.get(rules.callback)
         stepper = None
         if called is not None:
             program = obj[called]
@@ -215,23 +236,85 @@ class LoopRing(HostRing):
             self.core.queue(builder.pack())
         return self.core.submit()
 
-    def enter(self, to_submit: int = 0, min_complete: int = 0, flags: int = 0) -> int:
+    def enter(
+        self,
+        to_submit: int = 0,
+        min_complete: int = 0,
+        flags: int = 0,
+        timeout_ns: int | None = None,
+    ) -> int:
         """io_uring_enter; see uring_backend.loop.ring."""
-        return self.core.enter(to_submit, min_complete, flags)
+        return self.core.enter(to_submit, min_complete, flags, timeout_ns)
+
+    def wait_cqe(self, timeout_ns: int | None = None, cq: int = 0) -> Cqe:
+        """The next CQE, reaped: enters until there is one, as libraries do.
+
+        A program's loop knows no timeout; one that stops and leaves everything as it was will go
+        on so. Raises TimeoutError after `timeout_ns` of the ring's clock, RingHang when none can
+        come, RingError as `enter`.
+        """
+        core = self.core
+        while (cqe := self.reap_one(cq)) is None:
+            before = core.state()
+            try:
+                core.enter(0, 1, ENTER_GETEVENTS, timeout_ns)
+            except RingError as error:
+                if error.errno == errno.ETIME:
+                    raise TimeoutError(f"no CQE within {timeout_ns} ns") from None
+                raise
+            if core.state() == before and core.peek() is None:
+                raise RingHang("the program stops and leaves no CQE for who waits for one", ())
+        return cqe
+
+    def run_until_idle(self, timeout_ns: int | None = None) -> bool:
+        """Let time pass outside any enter until nothing can happen any more; False when
+        `timeout_ns` ended it earlier. CQEs come with the next enter, no program runs."""
+        return self.core.idle(timeout_ns)
+
+    @property
+    def counts(self) -> Counts:
+        """Runs, instructions and CQEs so far."""
+        return self.core.counts
+
+    @property
+    def cq_overflow(self) -> int:
+        """CQEs lost so far."""
+        return self.core.queues.words["cq_overflow"]
 
     def peek_cqe(self) -> Cqe | None:
         """The oldest CQE; it stays."""
         return self.core.peek()
 
-    def reap(self) -> list[Cqe]:
+    def reap_one(self, cq: int = 0) -> Cqe | None:
+        """The oldest CQE, taken; None when there is none."""
+        self._only_cq(cq)
+        return self.core.reap()
+
+    def reap(self, cq: int = 0) -> list[Cqe]:
         """All CQEs there are, taken."""
         found: list[Cqe] = []
-        while (cqe := self.core.reap()) is not None and len(found) < self.core.setup.cq_entries:
+        while len(found) < self.cq_entries(cq) and (cqe := self.core.reap()) is not None:
             found.append(cqe)
         return found
 
+    def newest(self, cq: int = 0) -> Cqe | None:
+        """The CQE that was written last, reaped or not; None if there was none."""
+        self._only_cq(cq)
+        raw = self.core.queues.cq.newest()
+        return None if raw is None else Cqe.unpack(raw)
+
+    def cq_entries(self, cq: int = 0) -> int:
+        """How many CQEs the CQ can hold."""
+        self._only_cq(cq)
+        return self.core.setup.cq_entries
+
+    def _only_cq(self, cq: int) -> None:
+        if cq:
+            raise RingError(errno.EINVAL, f"CQ {cq} of a ring with one")
+
     def close(self) -> None:
         """Give everything back; twice is fine."""
+        self._closed = True
         for link in self._links:
             link.destroy()
         self.core.close()
@@ -245,11 +328,12 @@ class _Stepper:
     def __init__(self, ring: LoopRing, core: CoreRing, program: LoadedProgram) -> None:
         self._ring = ring
         self._core = core
-        self._loaded = program
+        self.name = program.name
         self._program = program.executable
         memory = ring.machine.memory
         self._ctx = memory.alloc(_CTX.size, RegionKind.CTX, f"arguments of {program.name}")
         memory.write(self._ctx.start, _CTX.pack(core.handle, core.params.start))
+        self._context = self._ctx.start if core.rules.of_structs else core.handle
         self._runs = 0
         self._engine: Engine = make_engine(
             ring.engine,
@@ -267,16 +351,18 @@ class _Stepper:
         return self._ring.verify and loop.opaque and program is self._program
 
     def step(self) -> int:
-        core, name, observer = self._core, self._loaded.name, self._ring._observer
+        core, name, observer = self._core, self.name, self._ring._observer
         self._runs += 1
+        self._ring._faults.before_run()
         if observer is not None:
             observer(RunStarted(core.now_ns(), 0, name, 0, self._runs, 0))
         core.running(name)
         try:
             done = self._engine.run(
-                self._program, self._ctx.start, budget_insns=self._ring._budget_insns
+                self._program, self._context, budget_insns=self._ring._budget_insns
             )
         except Trap as trap:
+            core.ran(name, trap.insns)
             if observer is not None:
                 now = core.now_ns()
                 observer(RunFaulted(now, 0, name, self._runs, trap.pc, trap.summary, trap.insns))
@@ -285,6 +371,7 @@ class _Stepper:
             raise
         finally:
             core.running("")
+        core.ran(name, done.insns)
         if observer is not None:
             now = core.now_ns()
             observer(RunEnded(now, 0, name, self._runs, done.r0, done.insns, None, 0))
@@ -297,19 +384,19 @@ class _Stepper:
             memory.free(self._ctx)
 
 
-def _callbacks(obj: LoadedObject, name: str | None) -> StructOps:
-    found = obj.struct_ops
+def _callbacks(obj: LoadedObject, name: str | None) -> str:
+    found = obj.callbacks
     if name is None and len(found) == 1:
-        return next(iter(found.values()))
+        return found[0]
     if name is None or name not in found:
         known = ", ".join(found) or "it has none"
         what = "which of its callbacks?" if name is None else f"no callbacks are called {name!r}"
         raise InputError(what, where=obj.object.path, remedy=f"there are: {known}")
-    return found[name]
+    return name
 
 
 def _kernels_own(obj: LoadedObject, variable: StructOps, profile: Profile) -> int:
-    """What the struct says of the kernel's own member `priv`. Members are matched by name: one that
+    """What the struct says of the kernel's own member. Members are matched by name: one that
     the kernel does not have must be zero, else LoadRejected."""
     kernel, btf = kernel_btf_of(profile), obj.object.btf
     assert kernel is not None
@@ -318,10 +405,11 @@ def _kernels_own(obj: LoadedObject, variable: StructOps, profile: Profile) -> in
     assert theirs is not None
     known = {member.name for member in _members(kernel, theirs)}
     priv = 0
+    assert profile.loop is not None
     for member in _members(btf, variable.type_id):
         at = member.bit_offset // 8
         value = int.from_bytes(variable.data[at : at + btf.size(member.type_id)], "little")
-        if member.name == _PRIV:
+        if member.name == profile.loop.own:
             priv = value
         elif member.name not in known and (value or member.name in variable.programs):
             raise LoadRejected(

@@ -10,12 +10,14 @@ from pybpfvm.btf.types import Btf
 from pybpfvm.errors import InputError
 from pybpfvm.helpers.table import HELPERS
 from pybpfvm.image import Image
+from pybpfvm.loader.kconfig import Kconfig
 from pybpfvm.memory import AddressSpace
 from pybpfvm.objectfile import detect_abi, read_object
 from pybpfvm.profiles import profile_named, with_helpers
 from pybpfvm.session.constants import with_constants
 from pybpfvm.session.objects import LoadedObject
 from pybpfvm.session.user import UserMemory
+from pybpfvm.session.values import Value
 from pybpfvm.uring_backend.loop.attach import RingTable
 
 
@@ -38,18 +40,22 @@ class Machine:
         abi: str | None = None,
         helpers: Mapping[int, str] | None = None,
         btf: Btf | None = None,
-        constants: Mapping[str, int | bool | str] | None = None,
+        kconfig: Kconfig | None = None,
+        constants: Mapping[str, Value | str] | None = None,
         cpus: int = 1,
     ) -> LoadedObject:
         """Load an ELF object and bring its maps to life.
 
         `abi` names a profile (detected without); `helpers` gives helper numbers other meanings;
-        `btf` is the target of CO-RE relocations (ring types and the running kernel's without).
-        `constants` are values for variables in .rodata, which nobody can change afterwards.
+        `btf` is the target of CO-RE relocations (ring types and the running kernel's without),
+        `kconfig` the configuration for kconfig externs (the running kernel's without).
+        `constants` are values for variables in .rodata, which nobody can change afterwards: as
+        for `globals`, or as text.
         Raises InputError for an object that can not be used.
         """
-        given = {name: _constant(value) for name, value in (constants or {}).items()}
-        obj = with_constants(read_object(source, btf=btf), given)
+        obj = with_constants(
+            read_object(source, btf=btf, kconfig=kconfig), constants or {}, where="constants."
+        )
         profile = None
         detection = detect_abi(obj)
         if abi is not None:
@@ -74,10 +80,6 @@ class Machine:
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _constant(value: int | bool | str) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 _default: Machine | None = None

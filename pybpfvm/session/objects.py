@@ -104,6 +104,21 @@ class LoadedObject:
         return self._profile
 
     @property
+    def callbacks(self) -> tuple[str, ...]:
+        """What can be attached to a ring: its structs of callbacks, or programs where the ABI has
+        no such structs."""
+        loop = None if self._profile is None else self._profile.loop
+        return tuple(self.programs if loop is not None and not loop.of_structs else self.struct_ops)
+
+    @property
+    def drives_ring(self) -> bool:
+        """Whether its programs are for the loop of a ring; InputError when it is one of several."""
+        candidates = self.detection.candidates
+        if self._profile is None and candidates and all(one.loop for one in candidates):
+            return self.profile.loop is not None
+        return self._profile is not None and self._profile.loop is not None
+
+    @property
     def abi_doubt(self) -> str:
         """Why the chosen ABI looks wrong for this object, "" when nothing speaks against it."""
         candidates = self.detection.candidates
@@ -292,7 +307,7 @@ def helpers_of(profile: Profile) -> Mapping[int, Helper]:
     for name in profile.kfuncs:
         found = kernel.find(name, BtfKind.FUNC) if kernel is not None else None
         if found is not None:
-            helpers[-found] = HELPERS[name.removeprefix("bpf_")]
+            helpers[-found] = HELPERS[profile.row_of(name)]
     return helpers
 
 

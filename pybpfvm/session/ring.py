@@ -25,14 +25,12 @@ from pybpfvm.session.hostring import BackendName, HostRing, make_backend
 from pybpfvm.session.machine import Machine
 from pybpfvm.session.objects import LoadedObject, LoadedProgram, helpers_of
 from pybpfvm.session.registering import blame_verifier, require_accepted
-from pybpfvm.session.ringfaults import RingFaults
 from pybpfvm.session.sqe import SqeBuilder
-from pybpfvm.session.user import Block
-from pybpfvm.uring_backend.abi import PBUF_RING_INC, Cqe
+from pybpfvm.uring_backend.abi import Cqe
 from pybpfvm.uring_backend.base import Backend
 from pybpfvm.uring_backend.bpf import Budgets
 from pybpfvm.uring_backend.counts import Counts
-from pybpfvm.uring_backend.faults import Fault, Faults
+from pybpfvm.uring_backend.faults import Faults
 from pybpfvm.uring_backend.kernel.loop import KernelLoop
 from pybpfvm.uring_backend.ring import Ring as CoreRing
 from pybpfvm.uring_backend.setup import check_setup
@@ -82,6 +80,7 @@ class Ring(HostRing):
             observer=observer,
             budget_insns=budget_insns,
             log=log,
+            faults=faults,
             machine=machine,
             task=task,
         )
@@ -96,15 +95,13 @@ class Ring(HostRing):
         self.strict_ctx = strict_ctx
         self._entries, self._cq_entries = entries, tuple(cq_entries)
         self._flags, self._cq0_entries = flags, cq0_entries
-        self._faults = RingFaults(self, faults, seed, observer)
-        self._budgets = self._faults.limited(budgets)
+        self._budgets = self._faults.limited(budgets or Budgets())
         self.backend: Backend = make_backend(
             backend, self.machine.memory, seed, self._faults.injector
         )
         self._core: CoreRing | None = None
         self._runner = _Runner(self)
         self._pending: list[SqeBuilder] = []
-        self._closed = False
 
     @property
     def profile(self) -> Profile:
@@ -135,11 +132,6 @@ class Ring(HostRing):
     def _put_filters(self) -> None:
         if self._core is not None and self._filters:
             self._core.put_filter(self)
-
-    @property
-    def injected(self) -> tuple[Fault, ...]:
-        """The faults that came so far: `plan_text` of them, as `faults`, makes them come again."""
-        return self._faults.injected
 
     # --- programs ---------------------------------------------------------------------------
 
@@ -181,23 +173,6 @@ class Ring(HostRing):
         """IORING_UNREGISTER_BPF."""
         self.core.unregister_bpf()
 
-    def register_files(self, fds: Sequence[int]) -> None:
-        """IORING_REGISTER_FILES; -1 leaves a slot empty. Raises RingError."""
-        self._registered("register_files", self.backend.register_files(fds))
-
-    def register_buffers(self, blocks: Sequence[Block]) -> None:
-        """IORING_REGISTER_BUFFERS. Raises RingError."""
-        pairs = [(block.addr, block.size) for block in blocks]
-        self._registered("register_buffers", self.backend.register_buffers(pairs))
-
-    def register_buffer_ring(
-        self, ring: Block, entries: int, group: int, *, incremental: bool = False
-    ) -> None:
-        """IORING_REGISTER_PBUF_RING: `ring` holds so many entries of 16 bytes. Raises RingError."""
-        flags = PBUF_RING_INC if incremental else 0
-        result = self.backend.register_buffer_ring(ring.addr, entries, group, flags)
-        self._registered("register_buffer_ring", result)
-
     def register_eventfd(self, fd: int) -> None:
         """IORING_REGISTER_EVENTFD: an eventfd of the world counts CQEs. Raises RingError."""
         self.core.register_eventfd(fd)
@@ -209,12 +184,6 @@ class Ring(HostRing):
     def ring_fd(self, other: Ring) -> int:
         """An fd of another ring for MSG_RING requests."""
         return self.core.ring_fd(other.core)
-
-    def _registered(self, what: str, result: int) -> None:
-        if self._closed:
-            raise RingError(errno.ENXIO, "the ring is closed")
-        if result < 0:
-            raise RingError(-result, f"{what} was refused")
 
     def environment(self, owner: LoadedObject) -> RunEnvironment:
         """What runs of `owner`'s programs on this ring see around them."""
@@ -274,6 +243,19 @@ class Ring(HostRing):
         core = self.core
         # Where a host moved the head past the tail, there is no end to what "is held".
         return list(islice(iter(lambda: core.reap(cq), None), core.cq_entries(cq)))
+
+    def reap_one(self, cq: int = 0) -> Cqe | None:
+        """The oldest CQE of a queue, reaped; None when there is none."""
+        return self.core.reap(cq)
+
+    def newest(self, cq: int = 0) -> Cqe | None:
+        """The CQE that was written last to a queue, reaped or not; None if there was none."""
+        raw = self.core.cqs.queues[cq].newest()
+        return None if raw is None else Cqe.unpack(raw)
+
+    def cq_entries(self, cq: int = 0) -> int:
+        """How many CQEs a queue can hold."""
+        return self.core.cq_entries(cq)
 
     def ready(self, cq: int = 0) -> int:
         """How many CQEs a queue holds."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from pybpfvm.errors import InputError, RingError
 from pybpfvm.events import Noted
@@ -21,15 +21,17 @@ from pybpfvm.uring_backend.faults import (
     UserWrites,
     parse_faults,
 )
+from pybpfvm.uring_backend.loop.ring import LoopBudgets
 from pybpfvm.uring_backend.sim.injector import Injector
 
 if TYPE_CHECKING:
     from pybpfvm.events import Observer
-    from pybpfvm.session.ring import Ring
+    from pybpfvm.session.hostring import HostRing
     from pybpfvm.session.user import Block
 
 _WIDTHS: Final = (1, 2, 4, 8)
 _OWN_STREAM: Final = 0x05E8
+_Budgets = TypeVar("_Budgets", Budgets, LoopBudgets)
 
 
 class RingFaults:
@@ -37,7 +39,7 @@ class RingFaults:
     `idle`: the user side will never do anything between runs."""
 
     def __init__(
-        self, ring: Ring, faults: Faults | str | None, seed: int, observer: Observer | None
+        self, ring: HostRing, faults: Faults | str | None, seed: int, observer: Observer | None
     ) -> None:
         if isinstance(faults, str):
             faults = parse_faults(faults)
@@ -69,11 +71,11 @@ class RingFaults:
         requests = self.injector.injected if self.injector is not None else []
         return (*self._backlogs, *requests, *self._done)
 
-    def limited(self, budgets: Budgets | None) -> Budgets | None:
+    def limited(self, budgets: _Budgets) -> _Budgets:
         """The ring's budgets, with as little backlog as a fault leaves it."""
         if not self._backlogs:
             return budgets
-        return replace(budgets or Budgets(), backlog_entries=self._backlogs[-1].entries)
+        return replace(budgets, backlog_entries=self._backlogs[-1].entries)
 
     def before_run(self) -> None:
         """A program is about to run. Raises InputError for a block or CQ that there is not."""
@@ -101,7 +103,7 @@ class RingFaults:
             if isinstance(fault, UserWrites):
                 self._block(fault.block).write(fault.data, fault.offset)
             else:
-                self._ring.core.reap(fault.cq)
+                self._ring.reap_one(fault.cq)
         except (InputError, RingError) as error:
             raise InputError(error.reason, where=f"faults: {fault}") from None
         self._done.append(fault)

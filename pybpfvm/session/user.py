@@ -89,6 +89,10 @@ class UserMemory:
             self._named[name] = block
         return block
 
+    def share(self, block: Block, name: str) -> None:
+        """Let `named` know a block that lies elsewhere: one that programs can access, too."""
+        self._named[name] = block
+
     def named(self, name: str) -> Block:
         """The block allocated under this name, the last of several. InputError for none."""
         if name not in self._named:

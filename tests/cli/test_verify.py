@@ -28,6 +28,7 @@ ORDINARY = ROOT / "tests/ordinary"
 MISTAKES = ORDINARY / "mistakes.bpf.o"
 GOOD = ORDINARY / "filter.bpf.o"
 EXTERNS = ROOT / "tests/loader/data/externs.o"
+KSYMS = ROOT / "tests/loader/data/ksyms.o"
 OURS = ("text", "json", "sarif", "github", "md")
 
 
@@ -56,7 +57,8 @@ CODES = [
     ((MISTAKES, "--prog", "no_bound"), 1),
     ((MISTAKES, "--prog", "other"), 3),
     ((MISTAKES,), 1),  # a refusal matters more than a doubt
-    ((EXTERNS, "--prog", "alone", "--prog", "reads"), 3),
+    ((KSYMS, "--prog", "folded", "--prog", "without_type"), 3),
+    ((KSYMS, "--kconfig", "/nonexistent"), 2),
     ((GOOD, "/nonexistent.o"), 2),
     ((MISTAKES, "/nonexistent.o"), 2),
     ((GOOD, "--budget-insns", "9"), 3),
@@ -83,9 +85,23 @@ def test_the_other_objects_are_judged_when_one_can_not_be_read(
 
 
 def test_a_program_that_the_loader_leaves_out_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(capsys, EXTERNS, "--prog", "reads")
+    code, out, _ = run(capsys, KSYMS, "--prog", "without_type")
     assert code == 3
-    assert "unsupported: it uses extern variable kernel_variable" in out
+    assert "unsupported: it uses extern variable untyped without a type" in out
+
+
+def test_a_configuration_decides_what_is_reached(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    config = tmp_path / "config"
+    for line, code in (("", 0), ("CONFIG_NOT_THERE_AT_ALL=0", 0), ("CONFIG_NOT_THERE_AT_ALL=7", 1)):
+        config.write_text(f"CONFIG_BPF_SYSCALL=y\n{line}\n")
+        found, out, _ = run(capsys, KSYMS, "--prog", "folded", "--kconfig", config)
+        assert found == code, out
+    config.write_text("")
+    code, out, _ = run(capsys, KSYMS, "--prog", "folded", "--kconfig", config)
+    assert code == 3
+    assert f"kconfig CONFIG_BPF_SYSCALL, which {config} does not set" in " ".join(out.split())
 
 
 # Options.

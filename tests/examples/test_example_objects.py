@@ -17,6 +17,7 @@ BUILD = ROOT / "examples" / "build.sh"
 FOLDERS = (
     "examples/*",
     "tests/acceptance",
+    "tests/data/dialects",
     "tests/data/lints",
     "tests/data/loops",
     "tests/data/servers",

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import gzip
 import struct
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pybpfvm.btf.types import Btf, Func, FuncProto, Var
 from pybpfvm.btf.write import write_btf
+from pybpfvm.errors import InputError
 from pybpfvm.isa.codec import check_targets, decode, encode, index_of_pc, pcs, target_pc
 from pybpfvm.isa.opcodes import Kind, Pseudo
 from pybpfvm.loader import load
 from pybpfvm.loader.elf import read_elf
+from pybpfvm.loader.kconfig import MAX_BYTES, parse_kconfig, read_kconfig
+from pybpfvm.profiles.upstream_types import kernel_side
 from pybpfvm.program import (
     BPF_F_MMAPABLE,
     BPF_F_RDONLY_PROG,
@@ -262,16 +267,113 @@ def test_what_only_this_loader_links() -> None:
     }
 
 
-def test_externs_are_named_and_programs_without_them_are_left_out() -> None:
-    obj = _load("externs.o")
+A_KERNEL = kernel_side("a kernel", "iou_ctx", ("iou_loop_params", 4, ()), ("ops", ()), ())
+CONFIG = """# Linux/x86 7.1.300 Kernel Configuration
+# CONFIG_NOT_THERE_AT_ALL is not set
+CONFIG_BPF_SYSCALL=y
+CONFIG_TMPFS=m
+CONFIG_BLOCK=y
+CONFIG_HZ=0xffffffffff
+CONFIG_NR_CPUS=-2
+CONFIG_DEFAULT_HOSTNAME="abcdef"
+"""
+
+
+def test_what_the_kernel_does_not_have_is_null_or_poisoned_if_weak() -> None:
+    obj = load(DATA / "externs.o", target_btf=A_KERNEL, kconfig=parse_kconfig("CONFIG_HZ=250", ""))
+    assert [program.name for program in obj.programs] == ["calls", "reads", "alone"]
     # The weak function is not there: its call is one of a helper that nobody has.
-    assert [program.name for program in obj.programs] == ["calls", "alone"]
     call = obj.program("calls").insns[1]
     assert (call.spec.mnemonic, call.imm) == ("call", 2_002_000_000)
+    assert obj.kernel_functions == {2_002_000_000: "kernel_function"}
+    address = obj.program("reads").insns[1]
+    assert (address.spec.mnemonic, address.src, address.imm) == ("lddw", Pseudo.NONE, 0)
+    assert obj.unsupported == ()
+
+
+def test_what_is_strong_and_not_there_is_named_and_leaves_programs_out() -> None:
+    obj = load(DATA / "ksyms.o", target_btf=A_KERNEL, kconfig=parse_kconfig(CONFIG, "a.config"))
+    loaded = ["configured", "folded", "missing", "present", "present_read"]
+    assert [program.name for program in obj.programs] == loaded
+    assert obj.left_out["per_cpu_itself"] == "it uses extern variable cpu_number"
+    assert "only a running kernel knows" in obj.left_out["without_type"]
     text = "\n".join(obj.unsupported)
-    assert "program reads is left out" in text
-    assert "extern CONFIG_HZ: a kconfig value" in text
-    assert "extern kernel_function: a function of the kernel" in text
+    assert "extern runqueues: a variable or function of the kernel" in text
+    assert "CONFIG" not in text
+    lacking = load(DATA / "ksyms.o", target_btf=A_KERNEL, kconfig=parse_kconfig("", "a.config"))
+    assert "kconfig CONFIG_HZ, which a.config does not set" in lacking.left_out["configured"]
+    assert "CONFIG_NOT_THERE" not in lacking.left_out["configured"]
+    unknown = load(DATA / "ksyms.o", target_btf=A_KERNEL)
+    assert "CONFIG_NOT_THERE_AT_ALL, which no known" in unknown.left_out["folded"]
+
+
+def test_kconfig_values_are_a_frozen_array() -> None:
+    kconfig = parse_kconfig(CONFIG, "a.config")
+    obj = load(DATA / "ksyms.o", target_btf=A_KERNEL, kconfig=kconfig)
+    spec = obj.maps[obj.map_index(".kconfig")]
+    assert spec.frozen
+    assert spec.flags == BPF_F_RDONLY_PROG
+    # By falling alignment, then rising size, then name.
+    numbers = (0xFFFFFFFFFF, 0, 2, 7 << 16 | 1 << 8 | 255, -2)
+    assert spec.data == struct.pack("<Qiiih", *numbers) + b"y\1abc\0"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("CONFIG_BPF_SYSCALL=m", "extern CONFIG_BPF_SYSCALL: k: its type has no value for m"),
+        ("CONFIG_BPF_SYSCALL=1", "no value for 1"),
+        ("CONFIG_NR_CPUS=40000", "40000 does not fit 2 bytes"),
+        ("CONFIG_NR_CPUS=y", "no value for y"),
+        ("CONFIG_HZ=-1", "-1 does not fit 8 bytes"),
+        ('CONFIG_HZ="a"', "no value for"),
+        ("CONFIG_DEFAULT_HOSTNAME=3", "no value for 3"),
+        ('CONFIG_DEFAULT_HOSTNAME="', "does not end"),
+        ("CONFIG_HZ", "line 1 is not CONFIG_NAME=VALUE"),
+        ("HZ=1", "line 1 is not CONFIG_NAME=VALUE"),
+        ("LINUX_KERNEL_VERSION=new", "'new' is no number"),
+    ],
+)
+def test_kconfig_values_fit_their_types(line: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load(DATA / "ksyms.o", target_btf=A_KERNEL, kconfig=parse_kconfig(line, "k"))
+
+
+def test_kconfig_files_are_plain_or_compressed(tmp_path: Path) -> None:
+    plain, packed = tmp_path / "config", tmp_path / "config.gz"
+    plain.write_text(CONFIG)
+    packed.write_bytes(gzip.compress(CONFIG.encode()))
+    first, second = read_kconfig(str(plain)), read_kconfig(str(packed))
+    assert first.values == second.values
+    assert first.version == 7 << 16 | 1 << 8 | 255
+    assert parse_kconfig(f"{CONFIG}LINUX_KERNEL_VERSION=0x60c00", "").version == 0x60C00
+    assert first.value("LINUX_HAS_SYSCALL_WRAPPER") == "1"
+    assert first.value("LINUX_HAS_NOTHING") is None
+    packed.write_bytes(gzip.compress(CONFIG.encode())[:60])
+    with pytest.raises(InputError, match="ends too early"):
+        read_kconfig(str(packed))
+    packed.write_bytes(gzip.compress(bytes(MAX_BYTES + 1)))
+    with pytest.raises(InputError, match="more than"):
+        read_kconfig(str(packed))
+
+
+def test_addresses_of_functions_and_variables_are_ids_in_the_targets_btf() -> None:
+    types = [type_ for id_, type_ in A_KERNEL if id_]
+    number = next(i for i, t in A_KERNEL if i and A_KERNEL.name(i) == "int")
+    first = len(types) + 1
+    types += [Var("cpu_number", number), Func("bpf_rcu_read_lock", first + 2), FuncProto(0, ())]
+    target = Btf.of(types)
+    obj = load(DATA / "ksyms.o", target_btf=target, kconfig=parse_kconfig(CONFIG, ""))
+    assert (obj.kernel_variables, obj.kernel_functions[first + 1]) == (
+        {first: "cpu_number"},
+        "bpf_rcu_read_lock",
+    )
+    types[first] = Func("bpf_rcu_read_lock", number)  # no function's type
+    other = load(DATA / "ksyms.o", target_btf=Btf.of(types), kconfig=parse_kconfig(CONFIG, ""))
+    assert "which has another type in the kernel" in other.left_out["present"]
+    for name, id_ in (("per_cpu_itself", first), ("present", first + 1)):
+        (found,) = [i for i in obj.program(name).insns if i.spec.mnemonic == "lddw"]
+        assert (found.src, found.imm) == (Pseudo.BTF_ID, id_)
 
 
 def test_a_path_and_its_bytes_load_alike() -> None:

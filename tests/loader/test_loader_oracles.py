@@ -70,7 +70,7 @@ def _theirs(linked: libbpf_oracle.Linked, code: bytes) -> list[object]:
 
 @pytest.mark.kernel_bpf
 @pytest.mark.parametrize(
-    "name", ["typed_maps", "globals", "calls", "externs", "core_kernel", "core"]
+    "name", ["typed_maps", "globals", "calls", "externs", "ksyms", "core_kernel", "core"]
 )
 def test_libbpf_links_the_same_code(name: str, tmp_path: Path) -> None:
     if reason := libbpf_oracle.unavailable():
@@ -83,11 +83,15 @@ def test_libbpf_links_the_same_code(name: str, tmp_path: Path) -> None:
         assert target is not None
         file = str(tmp_path / "target.btf")
         Path(file).write_bytes(write_btf(target))
-    linked = libbpf_oracle.load(path, btf=file, skip=("calls", "reads"))
-    assert not isinstance(linked, str), linked
+    # Poisoned calls have other numbers there; per-CPU variables not every kernel finds.
+    left = {"calls", "reads"} if name == "calls" else {"calls"}
     obj = load(path, target_btf=target)
-    # libbpf decides on weak functions when it loads: that program is not among those it linked.
-    programs = [program for program in obj.programs if program.name not in ("calls", "reads")]
+    if name == "ksyms":
+        left = {p.name for p in obj.programs} - {"configured", "folded", "present"}
+        left |= {"without_type"}
+    linked = libbpf_oracle.load(path, btf=file, skip=tuple(left))
+    assert not isinstance(linked, str), linked
+    programs = [program for program in obj.programs if program.name not in left]
     if name == "calls":
         programs = list(obj.programs)
     assert {program.name for program in programs} == set(linked.programs)

@@ -54,23 +54,24 @@ class RingTable:
         Raises RingError.
         """
         if value.priv:
-            raise RingError(errno.EINVAL, "priv is the kernel's own and must be zero")
+            raise RingError(errno.EINVAL, "the kernel's own member is set, and must be zero")
         if value.ring_fd not in self._rings:
             raise RingError(errno.EBADF, f"{value.ring_fd} is no open descriptor")
         ring = self._rings[value.ring_fd]
         if ring is None:
             raise RingError(errno.EOPNOTSUPP, f"descriptor {value.ring_fd} is no io_uring")
         flags = ring.setup.flags
-        if flags & (abi.SETUP_SQPOLL | abi.SETUP_IOPOLL):
+        rules = ring.rules
+        if rules.deferred and flags & (abi.SETUP_SQPOLL | abi.SETUP_IOPOLL):
             raise RingError(errno.EOPNOTSUPP, "a ring with SQPOLL or IOPOLL takes no callbacks")
-        if not flags & abi.SETUP_DEFER_TASKRUN:
+        if rules.deferred and not flags & abi.SETUP_DEFER_TASKRUN:
             raise RingError(errno.EOPNOTSUPP, "the ring was made without DEFER_TASKRUN")
         if ring.attached is not None:
             raise RingError(errno.EBUSY, "the ring has callbacks already")
         if value.bound is not None:
             raise RingError(errno.EBUSY, "these callbacks are on another ring")
         if value.step is None:
-            raise RingError(errno.EINVAL, "loop_step is not set")
+            raise RingError(errno.EINVAL, f"{rules.callback or 'the program'} is not set")
         ring.attached, value.bound = value, ring
         return Link(value)
 

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from typing import Final
+from typing import Final, NamedTuple
 
 from pybpfvm.bits import U32, align_up, s32
 from pybpfvm.errors import InputError, RingError
 from pybpfvm.memory import PAGE, AddressSpace, Region, RegionKind
 from pybpfvm.profiles.base import Region as RingRegion
-from pybpfvm.uring_backend.abi import SQ_CQ_OVERFLOW, SQE_BYTES
+from pybpfvm.uring_backend.abi import CQE_BYTES, SQ_CQ_OVERFLOW, SQE_BYTES
 from pybpfvm.uring_backend.cq import CQES_OFFSET, CompletionQueue, cq_bytes
 from pybpfvm.uring_backend.loop.setup import LoopSetup
 
@@ -50,6 +50,29 @@ CQ_OFFSETS: Final = {
 }
 
 
+class Posting(NamedTuple):
+    """A CQE, of the request `token` that `origin` submitted; None: of none, `origin` made it."""
+
+    user_data: int
+    res: int
+    flags: int
+    origin: str
+    token: int | None
+
+
+def ring_layout(setup: LoopSetup) -> dict[str, int]:
+    """What io_uring_setup reports of a ring: sizes, and the offsets of the CQ region by `sq_NAME`
+    and `cq_NAME`."""
+    return {
+        "sq_entries": setup.sq_entries,
+        "cq_entries": setup.cq_entries,
+        "flags": setup.flags,
+        "sq_array": align_up(cq_bytes(setup.cq_entries), 64) if setup.has_array else 0,
+        **{f"sq_{name}": offset for name, offset in SQ_OFFSETS.items()},
+        **{f"cq_{name}": offset for name, offset in CQ_OFFSETS.items()},
+    }
+
+
 class LoopMemory:
     """The regions of one ring, and its queues as the kernel works on them.
 
@@ -61,7 +84,7 @@ class LoopMemory:
         self._memory = memory
         self._setup = setup
         size = cq_bytes(setup.cq_entries)
-        self.array_at = align_up(size, 64) if setup.has_array else 0
+        self.array_at = ring_layout(setup)["sq_array"]
         if setup.has_array:
             size = self.array_at + 4 * setup.sq_entries
         self._regions: list[Region] = []
@@ -86,7 +109,7 @@ class LoopMemory:
         self._words[_SQ_ENTRIES] = setup.sq_entries
         self._sq_head = 0  # the kernel's own copy: what programs write there changes nothing
         self.cq = CompletionQueue(0, setup.cq_entries, self._cq)
-        self._backlog: deque[tuple[int, int, int]] = deque()
+        self._backlog: deque[Posting] = deque()
         self._backlog_entries = backlog_entries
 
     def _alloc(self, size: int, name: str) -> Region:
@@ -149,6 +172,13 @@ class LoopMemory:
         self._sq[at : at + SQE_BYTES] = bytes(SQE_BYTES)
         return self._by_kind[RingRegion.SQ].start + at
 
+    def put(self, sqe: bytes) -> None:
+        """For programs: fill the entry at the SQ's tail and move that, full or not."""
+        tail = self._words[_SQ_TAIL]
+        slot = tail & (self._setup.sq_entries - 1)
+        self._sq[slot * SQE_BYTES : (slot + 1) * SQE_BYTES] = sqe
+        self._words[_SQ_TAIL] = (tail + 1) & U32
+
     def publish(self, count: int) -> None:
         """For hosts: move the SQ's tail."""
         if not self._setup.rewinds:
@@ -156,14 +186,14 @@ class LoopMemory:
 
     # --- completion -------------------------------------------------------------------------
 
-    def post(self, user_data: int, res: int, flags: int) -> str:
+    def post(self, posting: Posting) -> str:
         """A CQE: "posted", "backlog" while the CQ is full or others wait already, or "dropped"."""
-        if not self._backlog and self.cq.push(user_data, res, flags):
+        if not self._backlog and self.cq.push(posting.user_data, posting.res, posting.flags):
             return "posted"
         if len(self._backlog) >= self._backlog_entries:
             self._words[_OVERFLOW] = (self._words[_OVERFLOW] + 1) & U32
             return "dropped"
-        self._backlog.append((user_data, res, flags))
+        self._backlog.append(posting)
         self._words[_SQ_FLAGS] |= SQ_CQ_OVERFLOW
         return "backlog"
 
@@ -172,12 +202,21 @@ class LoopMemory:
         """CQEs that wait for room."""
         return len(self._backlog)
 
-    def flush_backlog(self) -> None:
-        """Move what fits into the CQ; clear the flag when none is left."""
-        while self._backlog and self.cq.push(*self._backlog[0]):
-            self._backlog.popleft()
-        if not self._backlog:
-            self._words[_SQ_FLAGS] &= ~SQ_CQ_OVERFLOW & U32
+    def cqe_addr(self, index: int) -> int:
+        """Where the CQE stands that has this index."""
+        place = (index & (self._setup.cq_entries - 1)) * CQE_BYTES
+        return self._by_kind[RingRegion.CQ].start + CQES_OFFSET + place
+
+    def flush_backlog(self) -> list[Posting]:
+        """Move what fits into the CQ, which is returned; clear the flag when none is left."""
+        moved: list[Posting] = []
+        while self._backlog:
+            first = self._backlog[0]
+            if not self.cq.push(first.user_data, first.res, first.flags):
+                return moved
+            moved.append(self._backlog.popleft())
+        self._words[_SQ_FLAGS] &= ~SQ_CQ_OVERFLOW & U32
+        return moved
 
     def behind(self, index: int) -> int:
         """How far the tail is behind `index`: a signed 32-bit difference."""

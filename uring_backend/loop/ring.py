@@ -14,23 +14,34 @@ from __future__ import annotations
 import errno
 import heapq
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, Self
 
 from pybpfvm.bits import U32, s32
 from pybpfvm.errors import InputError, RingError, RingHang, UnsupportedError
-from pybpfvm.events import CqePosted, CqeReaped, Observer, SqeIssued
+from pybpfvm.events import (
+    CqePosted,
+    CqeReaped,
+    HostWaits,
+    HostWoke,
+    Observer,
+    RequestEnded,
+    SqeIssued,
+)
 from pybpfvm.memory import AddressSpace, Region, RegionKind
-from pybpfvm.profiles.base import LoopRules
+from pybpfvm.profiles.base import LoopAnswer, LoopPlace, LoopRules
 from pybpfvm.profiles.base import Region as RingRegion
 from pybpfvm.profiles.upstream_types import CTX_FIELDS
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Cqe
-from pybpfvm.uring_backend.base import Backend, Completion
+from pybpfvm.uring_backend.base import Backend, Completion, Event
+from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.filtering import FilterGate, RequestFilter
 from pybpfvm.uring_backend.loop.attach import OpsValue, RingTable, release
-from pybpfvm.uring_backend.loop.memory import LoopMemory
+from pybpfvm.uring_backend.loop.memory import LoopMemory, Posting
 from pybpfvm.uring_backend.loop.setup import LoopSetup, check_setup
 
 _ENTER_FLAGS = (
@@ -44,6 +55,8 @@ _ENTER_FLAGS = (
     | abi.ENTER_NO_IOWAIT
 )
 
+_FAR_NS = 1 << 62  # no clock gets there
+
 
 class Stepper(Protocol):
     """Runs the callback of a ring once."""
@@ -55,12 +68,13 @@ class Stepper(Protocol):
 @dataclass(frozen=True, slots=True)
 class LoopBudgets:
     """What one enter may use up before it is called a hang: `max_steps` of the program,
-    `livelock_steps` in a row in which nothing changes, `idle_timeout_ns` of real time without any
-    event in a wait (the kernel's ring only). `backlog_entries` CQEs beyond a full CQ;
-    `live_requests` at a time, beyond which the kernel has no memory for more (-EAGAIN)."""
+    `livelock_steps` in a row in which nothing changes, `wall_ns` of wall time, `idle_timeout_ns` of
+    real time without any event in a wait (the kernel's ring only). `backlog_entries` CQEs beyond a
+    full CQ; `live_requests` at a time, beyond which the kernel has no memory for more (-EAGAIN)."""
 
     max_steps: int = 1_000_000
     livelock_steps: int = 10_000
+    wall_ns: int = 120_000_000_000
     idle_timeout_ns: int = 10_000_000_000
     backlog_entries: int = 65_536
     live_requests: int = 262_144
@@ -92,6 +106,9 @@ class LoopRing:
         self.memory = memory
         self.attached: OpsValue | None = None
         self.steps = 0  # calls of the program, over all enters
+        self._counts = Counts()
+        self._held: deque[Posting] = deque()  # in the CQ, as far as an observer knows
+        self._arrived: list[Event] = []  # completed while nobody was inside, to be posted
         self._budgets = budgets = budgets or LoopBudgets()
         self.queues = LoopMemory(memory, self.setup, budgets.backlog_entries)
         self._observer = observer
@@ -99,7 +116,9 @@ class LoopRing:
         self.fd = table.add(self)
         self._ctx_region: Region | None = None
         self.handle = self._make_ctx()
-        self.params = memory.alloc(rules.params_bytes, RegionKind.RING, rules.params)
+        # Where programs get none, it is a word that nobody can get at.
+        self.params = memory.alloc(rules.params_bytes or 8, RegionKind.RING, rules.params or "none")
+        self._wait_count = 0
         self._disabled = bool(self.setup.flags & abi.SETUP_R_DISABLED)
         self._submitter = None if self._disabled else threading.get_ident()
         self._live: dict[int, tuple[int, str]] = {}  # token -> (user_data, who submitted it)
@@ -122,6 +141,9 @@ class LoopRing:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __str__(self) -> str:
+        return "ring"
 
     def _make_ctx(self) -> int:
         """The address that stands for the ring: of its struct where programs can look into it."""
@@ -161,15 +183,32 @@ class LoopRing:
         while self._due and self._due[0][0] <= self.now_ns():
             heapq.heappop(self._due)[2]()
 
-    def _pass_time(self) -> bool:
-        """Until the backend has an event (True), the next action is due, or patience ends."""
-        if not self._due:
-            return self.backend.wait(self._budgets.idle_timeout_ns)
-        due = self._due[0][0]
-        moved = self.backend.wait(max(due - self.now_ns(), 0))
+    def _pass_time(self, deadline_ns: int | None, patience_ns: int) -> bool:
+        """Until the backend has an event (True), the next action is due, the deadline comes, or,
+        without any of these two, patience ends."""
+        ends = [self._due[0][0]] if self._due else []
+        ends += [] if deadline_ns is None else [deadline_ns]
+        if not ends:
+            return self.backend.wait(patience_ns)
+        moved = self.backend.wait(max(min(ends) - self.now_ns(), 0))
         if not moved:
-            self._skipped_ns += max(due - self.now_ns(), 0)
+            self._skipped_ns += max(min(ends) - self.now_ns(), 0)
         return moved
+
+    def idle(self, duration_ns: int | None) -> bool:
+        """Let time pass outside any enter, until nothing can happen any more (True) or so much is
+        over. What completes is posted by the next enter."""
+        self._check_open()
+        limit = self._budgets.idle_timeout_ns if duration_ns is None else duration_ns
+        deadline = self.now_ns() + limit
+        while True:
+            self._act()
+            self._arrived += self.backend.poll()
+            if not self.backend.can_progress() and not self._due:
+                return True
+            if self.now_ns() >= deadline:
+                return False
+            self._pass_time(deadline, limit)
 
     # --- registration -----------------------------------------------------------------------
 
@@ -221,17 +260,21 @@ class LoopRing:
         cqe = self.peek()
         if cqe is not None:
             self.queues.cq.pop()
-            if self._observer is not None:
-                self._observer(
-                    CqeReaped(self.now_ns(), 0, cqe.user_data, cqe.res, cqe.flags, "user")
-                )
+            self._tell_reaped()
         return cqe
 
     # --- io_uring_enter ---------------------------------------------------------------------
 
-    def enter(self, to_submit: int = 0, min_complete: int = 0, flags: int = 0) -> int:
+    def enter(
+        self,
+        to_submit: int = 0,
+        min_complete: int = 0,
+        flags: int = 0,
+        timeout_ns: int | None = None,
+    ) -> int:
         """io_uring_enter: 0 when the program says STOP, without a program the number of SQEs that
-        were consumed. Raises RingError with the errno of the system call, RingHang when it would
+        were consumed; `timeout_ns` is that of its extended argument, which a program's loop does
+        not look at. Raises RingError with the errno of the system call, RingHang when it would
         never return, and whatever the program raises."""
         self._check_open()
         if flags & ~_ENTER_FLAGS:
@@ -245,96 +288,208 @@ class LoopRing:
             raise RingError(errno.EEXIST, "only the thread that made the ring may enter it")
         self._inside = True
         try:
+            if self.attached is not None and self.rules.place is LoopPlace.WAITING:
+                return self._waiting_loop(to_submit, flags)
             if self.attached is not None:
                 return self._loop()
-            return self._ordinary(to_submit, min_complete, flags)
+            return self._ordinary(to_submit, min_complete, flags, timeout_ns)
         finally:
             self._inside = False
 
+    def _waiting_loop(self, to_submit: int, flags: int) -> int:
+        """The program inside the wait of an ordinary enter: abi/iouring-bpf-upstream, section 7."""
+        consumed = self.submit_sqes(to_submit) if to_submit else 0
+        self._take()
+        self._flush()
+        if not flags & abi.ENTER_GETEVENTS:
+            return consumed
+        try:
+            result = self._loop()
+        except RingError:
+            if consumed:
+                return consumed
+            raise
+        if consumed or self.rules.other is not LoopAnswer.STOPS or self.queues.cq.count():
+            return consumed
+        if result < 0:
+            raise RingError(-result, f"the program returned {result}")
+        return result
+
     def _loop(self) -> int:
-        """The callback, until it says STOP or something ends it."""
-        queues = self.queues
+        """The callback, until it says STOP or something ends it: what it answered then."""
         self.memory.write(self.params.start, bytes(self.params.size))  # once for each enter
+        self._wait_count = 0
         quiet = 0
+        began = time.monotonic_ns()
         for _ in range(self._budgets.max_steps):
+            if time.monotonic_ns() - began > self._budgets.wall_ns:
+                raise RingHang(
+                    f"the program did not stop within {self._budgets.wall_ns / 1e9:g} s", ()
+                )
             value = self.attached
             if value is None:
                 raise RingError(errno.EFAULT, "the program was detached inside the loop")
             assert value.step is not None
-            before = self._state()
+            before = self.state()
             self.steps += 1
             result = s32(value.step.step())
-            if result == self.rules.stop:
-                return 0
-            if result != self.rules.go_on:
-                raise RingError(errno.EINVAL, f"the program returned {result}")
-            wanted = max(queues.behind(self._wait_index()), 0)
+            if self._ends(result):
+                return result if self.rules.place is LoopPlace.WAITING else 0
+            self._check_untold()
+            wanted = self._wanted()
+            deadline, late = self._deadline(), False
             if wanted:
-                self._sleep(wanted)
+                self._tell_wait(wanted)
+                late = self._sleep(wanted, deadline)
+                self._tell_woken(late=late)
+                self._report_timeout(late)
             self._act()
             if self._signals:
                 self._signals -= 1
                 raise RingError(errno.EINTR, "a signal is pending")
             self._take()
-            queues.flush_backlog()
-            quiet = quiet + 1 if self._state() == before else 0
+            self._flush()
+            quiet = quiet + 1 if self.state() == before and not late else 0
             if quiet >= self._budgets.livelock_steps and not self._due:
                 raise RingHang(
                     f"{quiet:,} steps in a row changed nothing and asked to wait for nothing", ()
                 )
         raise RingHang(f"the budget of {self._budgets.max_steps:,} steps is used up", ())
 
-    def _wait_index(self) -> int:
-        at = self.params.start + self.rules.wait_index_at
-        return int.from_bytes(self.memory.read(at, 4), "little")
+    def _ends(self, answer: int) -> bool:
+        """Whether this answer ends the loop. RingError -EINVAL for one that there is not."""
+        rules = self.rules
+        if answer in (rules.go_on, rules.stop):
+            return answer == rules.stop
+        if rules.other is LoopAnswer.UNTOLD:
+            raise UnsupportedError(
+                f"the answer {answer}", remedy="what it means was never written down"
+            )
+        if rules.other is LoopAnswer.INVALID:
+            raise RingError(errno.EINVAL, f"the program returned {answer}")
+        return rules.other is LoopAnswer.STOPS
 
-    def _state(self) -> tuple[int, int, int, int]:
+    def _param(self, at: int, size: int = 4) -> int:
+        return int.from_bytes(self.memory.read(self.params.start + at, size), "little")
+
+    def _wanted(self) -> int:
+        """How many CQEs more the program waits for."""
+        if self.rules.of_structs:
+            return max(self.queues.behind(self._param(self.rules.wait_index_at)), 0)
+        if self._wait_count and self.queues.cq.count():
+            raise UnsupportedError(
+                "a wait for CQEs while there are some",
+                remedy="whether these count was never written down: take them first",
+            )
+        return self._wait_count
+
+    def _check_untold(self) -> None:
+        for name, at, size in self.rules.untold:
+            if self._param(at, size):
+                raise UnsupportedError(
+                    f"{self.rules.params}.{name} other than 0",
+                    remedy="what it means was never written down: leave it alone",
+                )
+
+    def _deadline(self) -> int | None:
+        """When the wait that the program asks for ends, by the ring's clock; the flags that say so
+        are cleared. RingError -EINVAL for unknown flags."""
+        rules = self.rules.timeout
+        if rules is None:
+            return None
+        flags = self._param(rules.flags_at)
+        self.memory.write(self.params.start + rules.flags_at, bytes(4))
+        if flags & ~(rules.given | rules.absolute | rules.over):
+            raise RingError(errno.EINVAL, f"the program set unknown flags {flags:#x}")
+        if not flags & rules.given:
+            return None
+        timeout_ns = min(self._param(rules.ns_at, 8), _FAR_NS)
+        return timeout_ns if flags & rules.absolute else self.now_ns() + timeout_ns
+
+    def _report_timeout(self, late: bool) -> None:
+        rules = self.rules.timeout
+        if rules is not None and late:
+            at = self.params.start + rules.flags_at
+            self.memory.write(at, rules.over.to_bytes(4, "little"))
+
+    def state(self) -> tuple[int, int, int, int]:
         """What changes when a step gets anywhere: completions, requests, what is taken."""
         queues = self.queues
         return self._posted, self._next_token, queues.cq.count(), queues.backlog
 
-    def _sleep(self, wanted: int) -> None:
-        """Until so many completions more are there, or something else wakes the task."""
+    def _sleep(self, wanted: int, deadline_ns: int | None) -> bool:
+        """Until so many completions more are there, or something else wakes the task; whether that
+        is the deadline."""
         if self._take() or self.queues.backlog or self._signals:
-            return  # woken at once: there is work, or a bit set that says "look"
+            return False  # woken at once: there is work, or a bit set that says "look"
         goal = self._posted + wanted
-        while True:
-            self._act()  # a signal wakes; a detached program, or other memory, does not
-            if self._posted >= goal or self._signals:
-                return
-            if not self.backend.can_progress() and not self._due:
-                raise RingHang(
-                    "nothing in flight can complete",
-                    (
-                        f"the program waits until the CQ's tail is {wanted} further than "
-                        f"{self.queues.cq.tail}; {len(self._live)} request(s) are in flight",
-                    ),
-                )
-            moved = self._pass_time()
-            self._take()
-            if not moved and not self._due and self.backend.can_progress():
-                patience = self._budgets.idle_timeout_ns
-                raise RingHang(f"no event for {patience / 1e9:g} s", ())
+        return not self._wait_for(
+            # A signal wakes; a detached program, or other memory, does not.
+            lambda: self._posted >= goal or bool(self._signals),
+            deadline_ns,
+            f"the program waits until the CQ's tail is {wanted} further than {self.queues.cq.tail}",
+        )
 
-    def _ordinary(self, to_submit: int, min_complete: int, flags: int) -> int:
+    def _wait_for(
+        self, done: Callable[[], bool], deadline_ns: int | None, waiter: str = ""
+    ) -> bool:
+        """Let time pass until `done` (True), which is asked whenever something happened, or the
+        deadline (False). RingHang when neither can come; `waiter` says for what."""
+        idle_ns = patience_ns = self._budgets.idle_timeout_ns
+        last_event = time.monotonic_ns()
+        while True:
+            self._act()
+            if done():
+                return True
+            if deadline_ns is not None and self.now_ns() >= deadline_ns:
+                return False
+            if not self._due and deadline_ns is None and not self.backend.can_progress():
+                who = (f"{waiter}; {len(self._live)} request(s) are in flight",) if waiter else ()
+                raise RingHang("nothing in flight can complete", who)
+            moved = self._pass_time(deadline_ns, patience_ns)
+            self._take()
+            if moved:
+                last_event, patience_ns = time.monotonic_ns(), idle_ns
+            elif not self._due and deadline_ns is None:
+                if time.monotonic_ns() - last_event >= idle_ns:
+                    raise RingHang(f"no event for {idle_ns / 1e9:g} s", ())
+                patience_ns *= 2  # the clock is virtual: let more of it pass
+
+    def _tell_wait(self, wanted: int) -> None:
+        if self._observer is not None:
+            held = self.queues.cq.count()
+            self._observer(HostWaits(self.now_ns(), 0, held + wanted))
+
+    def _tell_woken(self, *, late: bool) -> None:
+        if self._observer is not None:
+            self._observer(HostWoke(self.now_ns(), 0, self.queues.cq.count(), late))
+
+    def _ordinary(
+        self, to_submit: int, min_complete: int, flags: int, timeout_ns: int | None
+    ) -> int:
         """Without a program: submit, and wait if GETEVENTS says so."""
         consumed = self.submit_sqes(to_submit) if to_submit else 0
         self._take()
-        self.queues.flush_backlog()
+        self._flush()
+        deadline = None if timeout_ns is None else self.now_ns() + timeout_ns
         if flags & abi.ENTER_GETEVENTS:
             wanted = min(min_complete, self.setup.cq_entries)
-            while self.queues.cq.count() < wanted:
-                self._act()
-                if self._signals:
-                    self._signals -= 1
-                    if consumed:
-                        return consumed
-                    raise RingError(errno.EINTR, "a signal is pending")
-                if not self.backend.can_progress() and not self._due:
-                    raise RingHang("nothing in flight can complete", ())
-                self._pass_time()
-                self._take()
-                self.queues.flush_backlog()
+            self._tell_wait(wanted - self.queues.cq.count())
+
+            def done() -> bool:
+                self._flush()
+                return self.queues.cq.count() >= wanted or bool(self._signals)
+
+            if not self._wait_for(done, deadline):
+                number, reason = errno.ETIME, "the timeout is over"
+            elif self.queues.cq.count() < wanted:
+                self._signals -= 1
+                number, reason = errno.EINTR, "a signal is pending"
+            else:
+                number, reason = 0, ""
+            if number and not consumed:
+                raise RingError(number, reason)
+            self._tell_woken(late=number == errno.ETIME)
         return consumed
 
     # --- what the program calls -------------------------------------------------------------
@@ -398,8 +553,42 @@ class LoopRing:
             now = self.now_ns()
             for token, raw in zip(tokens[:taken], batch, strict=False):
                 user_data, origin = self._live[token]
-                self._observer(SqeIssued(now, token, raw[0], user_data, 0, raw[1], origin))
+                issued = SqeIssued(now, token, raw[0], user_data, 0, raw[1], origin, raw)
+                self._observer(issued)
         return taken
+
+    def queue_sqe(self, sqe: bytes) -> int:
+        """bpf_io_uring_queue_sqe: an entry for the SQ's tail; -EINVAL for one of another size."""
+        if len(sqe) != abi.SQE_BYTES:
+            return -errno.EINVAL
+        self.queues.put(sqe)
+        return 0
+
+    def post_cqe(self, user_data: int, res: int, flags: int) -> int:
+        """bpf_io_uring_post_cqe: a CQE of the program's own; -ENOMEM where it is lost."""
+        posting = Posting(user_data, s32(res), flags & U32, self._running, None)
+        self._tell_reaped()
+        fate = self.queues.post(posting)
+        self._posted += 1
+        self._tell_posted(posting, fate)
+        return -errno.ENOMEM if fate == "dropped" else 0
+
+    def cqe_addr(self, index: int) -> int:
+        """bpf_io_uring_get_cqe: where the CQE of this index stands."""
+        return self.queues.cqe_addr(index)
+
+    def wait_for(self, count: int) -> None:
+        """bpf_io_uring_set_wait_params: the next waits of this enter are for so many CQEs."""
+        self._wait_count = count
+
+    def next_cqe_addr(self) -> int:
+        """bpf_io_uring_extract_next_cqe: where the oldest CQE stands, which is taken; 0: none."""
+        cq = self.queues.cq
+        if cq.peek() is None:
+            return 0
+        addr = self.queues.cqe_addr(cq.head)
+        cq.pop()
+        return addr
 
     def region_addr(self, region_id: int, size: int) -> int:
         """bpf_io_uring_get_region: its address, 0 for a wrong id, a size beyond the region, or a
@@ -409,14 +598,17 @@ class LoopRing:
         return region.start if region is not None and size <= region.size else 0
 
     def running(self, name: str) -> None:
-        """The program of this name runs now ("": none): it is who submits."""
+        """The program of this name runs now ("": none): it is who submits and reaps."""
+        self._tell_reaped()
         self._running = name
 
     # --- completions ------------------------------------------------------------------------
 
     def _take(self) -> bool:
         """Post what the backend has completed; whether there was anything."""
-        events = self.backend.poll()
+        events = self._arrived + self.backend.poll()
+        self._arrived.clear()
+        self._tell_reaped()
         for event in events:
             assert isinstance(event, Completion)
             more = event.flags & abi.CQE_F_MORE
@@ -425,22 +617,55 @@ class LoopRing:
                 del self._live[event.token]
                 if self._gate.active:
                     self._gate.ended(event.token, event.res)
-            fate = self.queues.post(user_data, event.res, event.flags)
+                if self._observer is not None:
+                    now, token = self.now_ns(), event.token
+                    self._observer(RequestEnded(now, token, event.res, event.flags, quiet=False))
+            posting = Posting(user_data, event.res, event.flags, origin, event.token)
             self._posted += 1
-            if self._observer is not None:
+            self._tell_posted(posting, self.queues.post(posting))
+        return bool(events)
+
+    def _flush(self) -> None:
+        """Post what waited for room, as far as there is some now."""
+        for posting in self.queues.flush_backlog():
+            self._tell_posted(posting, "posted")
+
+    def _tell_posted(self, posting: Posting, fate: str) -> None:
+        if fate == "posted":
+            self._counts.posted[0] += 1
+        elif fate == "dropped":
+            self._counts.dropped[0] += 1
+        if self._observer is not None:
+            if fate == "posted":
+                self._held.append(posting)
+            user_data, res, flags, origin, token = posting
+            now = self.now_ns()
+            self._observer(CqePosted(now, 0, user_data, res, flags, fate, origin, token))
+
+    def _tell_reaped(self) -> None:
+        """Tell of the CQEs that are behind the CQ's head now, which who runs has moved."""
+        if self._observer is not None:
+            held = self.queues.cq.count()
+            while len(self._held) > held:
+                cqe = self._held.popleft()
                 self._observer(
-                    CqePosted(
-                        self.now_ns(),
-                        0,
-                        user_data,
-                        event.res,
-                        event.flags,
-                        fate,
-                        origin,
-                        event.token,
+                    CqeReaped(
+                        self.now_ns(), 0, cqe.user_data, cqe.res, cqe.flags, self._running or "user"
                     )
                 )
-        return bool(events)
+
+    @property
+    def counts(self) -> Counts:
+        """Runs, instructions and CQEs so far; what left the CQ counts as reaped, whoever moved its
+        head."""
+        held = min(self.queues.cq.count(), self.setup.cq_entries)
+        self._counts.reaped[0] = max(self._counts.posted[0] - held, 0)
+        return self._counts
+
+    def ran(self, name: str, insns: int) -> None:
+        """A run of the program of this name, of so many instructions."""
+        self._counts.runs[name] += 1
+        self._counts.insns += insns
 
     def in_flight(self) -> int:
         """Requests submitted and not completed."""

@@ -37,6 +37,7 @@ class Kfunc:
 _ALL = None
 _SYSCALL = frozenset({"syscall"})
 _STRUCT_OPS = frozenset({"struct_ops"})
+_RINGS = frozenset({"struct_ops", "iouring-2024"})  # which differ in what their BTF has of these
 _TC_XDP = frozenset({"sched_cls", "xdp"})
 _TC = frozenset({"sched_cls", "sched_act"})
 _TRACING = frozenset({"tracepoint", "perf_event", "tracing", "lsm"})
@@ -176,10 +177,18 @@ KFUNCS: Mapping[str, Kfunc] = {
         {Kf.NONE: "css_rstat_updated", Kf.SLEEPABLE: "css_rstat_flush"},
     ),
     **_rows(
-        _STRUCT_OPS,
+        _RINGS,
         {
             Kf.TRUSTED_ARGS | Kf.SLEEPABLE: "bpf_io_uring_submit_sqes",
-            Kf.TRUSTED_ARGS | Kf.RET_NULL: "bpf_io_uring_get_region",
+            Kf.TRUSTED_ARGS | Kf.RET_NULL: "bpf_io_uring_get_region bpf_io_uring_extract_next_cqe"
+            " bpf_io_uring_get_cqe2",
+            Kf.TRUSTED_ARGS: "bpf_io_uring_queue_sqe bpf_io_uring_post_cqe bpf_io_uring_get_cqe"
+            " bpf_io_uring_set_wait_params bpf_io_uring_sock_state bpf_io_uring_sock_peek",
+        },
+    ),
+    **_rows(
+        _STRUCT_OPS,
+        {
             Kf.NONE: "tcp_reno_ssthresh tcp_reno_cong_avoid tcp_reno_undo_cwnd tcp_slow_start"
             " tcp_cong_avoid_ai bbr_cwnd_event bbr_init bbr_main bbr_min_tso_segs bbr_set_state"
             " bbr_sndbuf_expand bbr_ssthresh bbr_undo_cwnd cubictcp_acked cubictcp_cong_avoid"

@@ -14,7 +14,7 @@ build() { # target, cpu, source, extra flags
 	llvm-strip-19 -g "$OUT/$name$suffix.o" 2>/dev/null || true
 }
 for name in legacy20 legacy28 legacy36; do build bpf v2 "$name"; done
-for name in typed_maps typed_more globals calls calls_more externs core core_target core_kernel; do
+for name in typed_maps typed_more globals calls calls_more externs ksyms core core_target core_kernel; do
 	build bpf v3 "$name"
 done
 for name in typed_maps globals calls core core_target; do build bpfeb v3 "$name"; done

@@ -1,0 +1,130 @@
+"""What an object wants of the kernel (`extern ... __ksym`): functions to call, addresses to take.
+
+All is resolved when the object is loaded, against the target's BTF, as kernels want it: a call gets
+src KFUNC and the function's id, an lddw src BTF_ID and the id of the function or variable. What is
+declared weak may be missing: its address is 0, and a call of it is one of a helper that no kernel
+has, so that a verifier refuses a path that reaches it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pybpfvm.btf.types import Btf, BtfKind, Func, Var
+from pybpfvm.isa.insn import Insn
+from pybpfvm.isa.opcodes import Kind, Pseudo
+from pybpfvm.isa.table import SPECS
+from pybpfvm.loader.core_match import TypeMatcher
+from pybpfvm.loader.elf import STB_WEAK, Symbol
+from pybpfvm.loader.target import TargetBtf
+from pybpfvm.program import POISON_KFUNC
+
+# The section that BTF puts functions and variables of the kernel into.
+_KSYMS = ".ksyms"
+_NO_BTF = ", and there is no kernel's BTF to look in"
+_SPECS_BY_KIND = {spec.kind: spec for spec in SPECS.values()}
+
+
+class KernelSymbols:
+    """Resolves an object's references to the kernel. `btf`: the object's own.
+
+    `functions` and `variables` are those that were found, by id in the target's BTF; `missing` are
+    weak functions that were not, by the number that stands for a call of them.
+    """
+
+    def __init__(self, btf: Btf | None, target: TargetBtf) -> None:
+        self._btf = btf
+        self._target = target
+        self.functions: dict[int, str] = {}
+        self.variables: dict[int, str] = {}
+        self.missing: dict[int, str] = {}
+        self._null: set[str] = set()
+
+    @property
+    def resolved(self) -> frozenset[str]:
+        """Names that need nothing more."""
+        known = (self.functions, self.variables, self.missing)
+        return frozenset(name for names in known for name in names.values()) | self._null
+
+    def call(self, insn: Insn, symbol: Symbol) -> Insn | str:
+        """The call of a function; what it lacks, if it can not be made."""
+        lacks = f"extern function {symbol.name}"
+        if not self._declared(symbol.name, BtfKind.FUNC):
+            return lacks
+        known = self._target(symbol.name) is not None
+        # A weak function of a kernel that nobody knows may be missing: to call it is to go wrong.
+        unknown = 0 if symbol.binding == STB_WEAK else _NO_BTF
+        found = self._find(symbol, BtfKind.FUNC) if known else unknown
+        if isinstance(found, str):
+            return lacks + found
+        if found:
+            return replace(insn, spec=_SPECS_BY_KIND[Kind.CALL_KFUNC], off=0, imm=found)
+        if symbol.binding != STB_WEAK:
+            return lacks
+        return replace(insn, spec=_SPECS_BY_KIND[Kind.CALL], off=0, imm=self._missing(symbol.name))
+
+    def address(self, insn: Insn, symbol: Symbol) -> Insn | str:
+        """The lddw of an address; what it lacks, if it can not be had."""
+        if self._declared(symbol.name, BtfKind.FUNC):
+            kind, lacks = BtfKind.FUNC, f"extern function {symbol.name}"
+        else:
+            kind, lacks = BtfKind.VAR, f"extern variable {symbol.name}"
+        if not self._declared(symbol.name, kind):
+            return lacks
+        if kind is BtfKind.VAR and self._untyped(symbol.name):
+            return f"{lacks} without a type, whose address only a running kernel knows"
+        found = self._find(symbol, kind)
+        if isinstance(found, str):
+            return lacks + found
+        if found:
+            return replace(insn, src=Pseudo.BTF_ID, imm=found)
+        if symbol.binding != STB_WEAK:
+            return lacks
+        self._null.add(symbol.name)
+        return replace(insn, src=Pseudo.NONE, imm=0)
+
+    def _declared(self, name: str, kind: BtfKind) -> bool:
+        """Whether the object's BTF says that this is of the kernel."""
+        if self._btf is None or self._btf.find(_KSYMS, BtfKind.DATASEC) is None:
+            return False
+        return self._btf.find(name, kind) is not None
+
+    def _untyped(self, name: str) -> bool:
+        assert self._btf is not None
+        found = self._btf.find(name, BtfKind.VAR)
+        variable = self._btf.type(found) if found is not None else None
+        return isinstance(variable, Var) and not self._btf.skip_modifiers(variable.type_id)
+
+    def _find(self, symbol: Symbol, kind: BtfKind) -> int | str:
+        """Its id in the target's BTF, 0 where that does not have it; why it can not be told."""
+        btf = self._target(symbol.name)
+        if btf is None:
+            return _NO_BTF
+        # What follows ___ in a name is the object's own, to tell declarations apart.
+        found = btf.find(symbol.name.partition("___")[0], kind)
+        if found is None:
+            return 0
+        assert self._btf is not None
+        own = self._btf.find(symbol.name, kind)
+        assert own is not None
+        matcher = TypeMatcher(self._btf, btf)
+        if not matcher.types_compatible(_typed(self._btf, own), _typed(btf, found)):
+            return ", which has another type in the kernel"
+        (self.functions if kind is BtfKind.FUNC else self.variables)[found] = symbol.name
+        return found
+
+    def _missing(self, name: str) -> int:
+        """The number for calls of a weak function that is not there."""
+        for number, known in self.missing.items():
+            if known == name:
+                return number
+        number = POISON_KFUNC + len(self.missing)
+        self.missing[number] = name
+        return number
+
+
+def _typed(btf: Btf, id_: int) -> int:
+    """The type of a function or variable."""
+    found = btf.type(id_)
+    assert isinstance(found, Func | Var)
+    return found.type_id

@@ -1,0 +1,194 @@
+"""What was proposed before and after the merged ABI, as experimental profiles.
+
+abi/iouring-bpf-upstream, sections 7 (earlier forms), 8 (IORING_OP_BPF) and 9.2 (wait timeouts, poll
+gate). Programs of the dialects with a loop are judged and run by the same code as the merged ones',
+gates are judged, the others recognized: neither their types nor their prototypes were written down.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pybpfvm.profiles.base import (
+    LoopAnswer,
+    LoopPlace,
+    LoopRules,
+    LoopTimeout,
+    Profile,
+    Region,
+    SectionRule,
+    Sleepable,
+)
+from pybpfvm.profiles.loop_upstream import (
+    LOOP_PROFILES,
+    MERGED_KFUNCS,
+    PROG_TYPE_STRUCT_OPS,
+    RULES_72,
+    loop_profile,
+)
+from pybpfvm.profiles.upstream_types import CTX_BYTES
+
+_STATE = "iou_loop_state"
+
+# Late 2024, the prototype: section 7.
+_RULES_2024 = LoopRules(
+    ops="",
+    callback="",
+    ctx="io_uring_bpf_ctx",
+    params="",
+    params_fields=(),
+    params_bytes=0,
+    writable=(),
+    regions={},
+    members=(),
+    own="",
+    place=LoopPlace.WAITING,
+    other=LoopAnswer.UNTOLD,
+    deferred=False,
+)
+_KFUNCS_2024 = (
+    "bpf_io_uring_submit_sqes",
+    "bpf_io_uring_queue_sqe",
+    "bpf_io_uring_get_cqe",
+    "bpf_io_uring_get_cqe2",
+    "bpf_io_uring_set_wait_params",
+)
+# June 2025, the second posting: section 7.
+_RULES_JUNE = LoopRules(
+    ops="io_uring_ops",
+    callback="handle_events",
+    ctx="io_ring_ctx",
+    params=_STATE,
+    params_fields=(("target_cq_tail", "unsigned int", 0), ("timeout", "long long", 8)),
+    params_bytes=16,
+    writable=((_STATE, 0, 4), (_STATE, 8, 16)),
+    regions={},
+    members=(("ring_fd", "unsigned int", 0), ("handle_events", "step()", 8), ("ctx", " *", 16)),
+    own="ctx",
+    place=LoopPlace.WAITING,
+    other=LoopAnswer.STOPS,
+    untold=(("timeout", 8, 8),),
+    ctx_bytes=CTX_BYTES,
+)
+_JUNE_KFUNCS = (
+    "bpf_io_uring_submit_sqes",
+    "bpf_io_uring_queue_sqe",
+    "bpf_io_uring_post_cqe",
+    "bpf_io_uring_get_cqe",
+    "bpf_io_uring_extract_next_cqe",
+)
+# November 2025, the third posting: section 7.
+_RULES_NOVEMBER = replace(
+    _RULES_JUNE,
+    callback="loop",
+    params_fields=(("cq_tail", "unsigned int", 0), ("timeout", "long long", 8)),
+    regions={0: Region.CQ, 1: Region.SQ, 2: Region.MEM},
+    members=(("loop", "step()", 0), ("ring_fd", "unsigned int", 8), ("priv", " *", 16)),
+    own="priv",
+    other=LoopAnswer.GOES_ON,
+    deferred=False,
+)
+# June 2026, waits with a timeout: section 9.2.
+_PARAMS = "iou_loop_params"
+_RULES_TIMEOUT = replace(
+    RULES_72,
+    params_fields=(
+        ("cq_wait_idx", "unsigned int", 0),
+        ("flags", "unsigned int", 4),
+        ("timeout_ns", "unsigned long long", 8),
+    ),
+    params_bytes=16,
+    writable=((_PARAMS, 0, 4), (_PARAMS, 4, 8), (_PARAMS, 8, 16)),
+    timeout=LoopTimeout(flags_at=4, ns_at=8),
+)
+
+
+# May 2026, a private branch: section 9.2.
+_RULES_GATE = replace(
+    RULES_72,
+    members=(*RULES_72.members, ("poll_gate", "gate()", 24)),
+    gate="poll_gate",
+)
+
+
+def _recognized(name: str, title: str, not_judged: str) -> Profile:
+    """A profile for programs of which nothing more is known here."""
+    return Profile(
+        name=name,
+        title=title,
+        prog_type=PROG_TYPE_STRUCT_OPS,
+        family="struct_ops",
+        sections=(SectionRule("struct_ops"),),
+        ctx_name="u64[]",
+        ctx_bytes=0,
+        ctx_fields=(),
+        helpers={},
+        returns=None,
+        sleepable=Sleepable.OPTIONAL,
+        experimental=True,
+        runs=False,
+        not_judged=not_judged,
+    )
+
+
+_OP_BPF = "programs that are the operation of an IORING_OP_BPF request"
+
+_KFUNC_ROWS_2024 = {"bpf_io_uring_get_cqe": "io_uring_copy_cqe"}
+PROTOTYPE_2024 = replace(
+    loop_profile(
+        "iouring-2024",
+        "the prototype of 2024, a program type of its own",
+        _RULES_2024,
+        _KFUNCS_2024,
+        experimental=True,
+    ),
+    prog_type=0,  # it never got a number
+    family="",
+    sections=(SectionRule("iouring", sleepable=True),),
+    ctx_name="io_uring_bpf_ctx",
+    ctx_bytes=0,
+    kfunc_rows=_KFUNC_ROWS_2024,
+)
+POLL_GATE = loop_profile(
+    "loop-poll-gate",
+    "io_uring_bpf_ops with a poll_gate, a private branch of May 2026",
+    _RULES_GATE,
+    (*MERGED_KFUNCS, "bpf_io_uring_sock_state", "bpf_io_uring_sock_peek"),
+    experimental=True,
+)
+# With a loop, by the date of their posting.
+WITH_LOOP = (
+    PROTOTYPE_2024,
+    loop_profile(
+        "loop-2025-06",
+        "io_uring_ops.handle_events as posted in June 2025",
+        _RULES_JUNE,
+        _JUNE_KFUNCS,
+        experimental=True,
+    ),
+    loop_profile(
+        "loop-2025-11",
+        "io_uring_ops.loop as posted in November 2025",
+        _RULES_NOVEMBER,
+        experimental=True,
+    ),
+    *LOOP_PROFILES,
+    loop_profile(
+        "loop-timeout",
+        "io_uring_bpf_ops.loop_step with timeouts, as proposed in June 2026",
+        _RULES_TIMEOUT,
+        experimental=True,
+    ),
+    POLL_GATE,
+)
+OP_BPF_V1 = _recognized(
+    "op-bpf-v1", "uring_bpf_ops as posted in November 2025", f"{_OP_BPF}, version 1"
+)
+OP_BPF_V2 = _recognized(
+    "op-bpf-v2", "uring_bpf_ops as posted in January 2026", f"{_OP_BPF}, version 2"
+)
+OP_BPF_V3 = _recognized(
+    "op-bpf-v3", "uring_bpf_ops as posted in March 2026", f"{_OP_BPF}, version 3"
+)
+RECOGNIZED = (OP_BPF_V1, OP_BPF_V2, OP_BPF_V3)
+DIALECTS = (*WITH_LOOP, *RECOGNIZED)

@@ -1,0 +1,80 @@
+"""The scenario of an object that drives a ring, where nobody wrote one: a ring, one enter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pybpfvm.errors import InputError
+from pybpfvm.scenario.model import Enter, Expect, RingSetup, Scenario, Step
+from pybpfvm.session import LoadedObject
+from pybpfvm.session.constants import is_constant, parse_value
+from pybpfvm.session.values import Value
+from pybpfvm.uring_backend.abi import ENTER_GETEVENTS
+
+# Constants of an object that say what ring it was written for.
+_SQ, _CQ = "sq_entries", "cq_entries"
+
+
+def alone(obj: LoadedObject, name: str | None, settings: Mapping[str, str]) -> Scenario:
+    """The callbacks `name`, or those with the program `name`, on a ring that is entered once.
+
+    `settings` are values of global variables, as text. The ring has as many entries as the object
+    has in constants called sq_entries and cq_entries, 8 and twice that without. Raises InputError.
+    """
+    values = {key: parse_value(text, f"--set {key}") for key, text in settings.items()}
+    known = list(obj.globals)
+    for key in values:
+        if key not in known:
+            raise InputError(
+                f"{obj.object.path} has no global variable of this name",
+                where=f"--set {key}",
+                remedy=f"it has {', '.join(known)}"
+                if known
+                else "it tells of none: compile with -g",
+            )
+    constants = {key: value for key, value in values.items() if is_constant(obj.object, key)}
+    setup = RingSetup(
+        entries=_size(obj, _SQ, constants) or 8, cq0_entries=_size(obj, _CQ, constants)
+    )
+    path = obj.object.path
+    return Scenario(
+        path=path,
+        object=Path(path),
+        abi=None,
+        programs=(),
+        ring=setup,
+        blocks={},
+        files={},
+        fds=(),
+        steps=(Step(Enter(flags=ENTER_GETEVENTS), f"{path}: enter"),),
+        expect=Expect(),
+        attach=None if name is None else (_callbacks(obj, name),),
+        constants=_fields(constants),
+        globals=_fields({key: values[key] for key in values.keys() - constants.keys()}),
+    )
+
+
+def _fields(values: Mapping[str, Value]) -> Mapping[str, int | bytes]:
+    return {key: value for key, value in values.items() if isinstance(value, int | bytes)}
+
+
+def _size(obj: LoadedObject, name: str, constants: Mapping[str, Value]) -> int | None:
+    if name not in list(obj.globals) or not is_constant(obj.object, name):
+        return None
+    size = constants.get(name, obj.globals[name])
+    return size if isinstance(size, int) and size > 0 else None
+
+
+def _callbacks(obj: LoadedObject, name: str) -> str:
+    """The struct of callbacks that is called so, or the only one with a program called so."""
+    if name in obj.callbacks:
+        return name
+    having = [one.name for one in obj.struct_ops.values() if name in one.programs.values()]
+    if len(having) == 1:
+        return having[0]
+    raise InputError(
+        f"{len(having) or 'no'} structs of callbacks have a program {name!r}",
+        where=f"{obj.object.path}: --prog",
+        remedy=f"callbacks: {', '.join(obj.callbacks) or 'none'}",
+    )
