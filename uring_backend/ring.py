@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 from pybpfvm.bits import U32
 from pybpfvm.errors import InputError, InternalError, RingError, RingHang
 from pybpfvm.events import HostWaits, HostWoke, Observer
-from pybpfvm.interrupts import breathe, uninterrupted, unwatch, watch
+from pybpfvm.interrupts import breathe, uninterrupted
 from pybpfvm.memory import AddressSpace
 from pybpfvm.profiles.base import Profile
 from pybpfvm.uring_backend.abi import SQE_BYTES, Cqe
@@ -120,7 +120,6 @@ class Ring:
         )
         self._submitter.bpf = self._bpf
         memory.before_close(self.close)
-        watch()
 
     def __enter__(self) -> Self:
         return self
@@ -569,7 +568,6 @@ class Ring:
             self._submitter.end_everything()
         finally:
             self._closed = True
-            unwatch()
             self.backend.close()
             if self._loop is not None:
                 self._loop.close()
