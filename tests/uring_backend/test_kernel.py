@@ -131,6 +131,78 @@ def test_a_closed_descriptor_is_the_hosts_again(bench: Bench) -> None:
     os.close(again)
 
 
+def timer(bench: Bench, at: int, milliseconds: int = 30, flags: int = _LINK) -> Sqe:
+    addr = bench.put(abi.TIMESPEC.pack(0, milliseconds * 1_000_000), at)
+    success = abi.TIMEOUT_ETIME_SUCCESS
+    return Sqe(Op.TIMEOUT, flags, addr=addr, len=1, op_flags=success, user_data=2)
+
+
+def steal(fd: int) -> tuple[list[int], bytes]:
+    """What a host does meanwhile: descriptors of something secret, past the free number `fd`."""
+    secret = b"the host's secret"
+    reader, writer = os.pipe()
+    opened = [reader, writer]
+    while max(opened) < fd:
+        opened.append(os.dup(reader))
+    os.write(writer, secret)
+    return opened, secret
+
+
+def closed_by_host(bench: Bench, fd: int, *sqes: Sqe) -> int:
+    count = bench.submit(*sqes)
+    bench.world.close(fd)
+    return count
+
+
+CLOSINGS: dict[str, Callable[[Bench, int, Sqe], int]] = {
+    "in the chain": lambda bench, fd, read: bench.submit(
+        Sqe(Op.CLOSE, _LINK, fd=fd, user_data=1), timer(bench, 512), read
+    ),
+    "in the chain, which goes on after failures": lambda bench, fd, read: bench.submit(
+        Sqe(Op.CLOSE, _HARD, fd=fd, user_data=1), timer(bench, 512, flags=_HARD), read
+    ),
+    "while a chain waits": lambda bench, fd, read: bench.submit(
+        timer(bench, 512), read, Sqe(Op.CLOSE, fd=fd, user_data=1)
+    ),
+    "as a drain": lambda bench, fd, read: bench.submit(
+        Sqe(Op.CLOSE, _DRAIN, fd=fd, user_data=1), timer(bench, 512), read
+    ),
+    "twice": lambda bench, fd, read: bench.submit(
+        Sqe(Op.CLOSE, _HARD, fd=fd, user_data=1),
+        Sqe(Op.CLOSE, _HARD, fd=fd, user_data=4),
+        timer(bench, 512),
+        read,
+    ),
+    "by the host": lambda bench, fd, read: closed_by_host(bench, fd, timer(bench, 512), read),
+    "by the host, while a drain holds the read back": lambda bench, fd, read: closed_by_host(
+        bench, fd, timer(bench, 512, flags=0), Sqe(Op.NOP, _DRAIN, user_data=1), read
+    ),
+}
+
+
+@pytest.mark.parametrize("closing", CLOSINGS.values(), ids=CLOSINGS)
+def test_a_number_that_waiting_requests_name_is_not_the_hosts_yet(
+    bench: Bench, closing: Callable[[Bench, int, Sqe], int]
+) -> None:
+    """A request that waits for its turn is looked up when that comes."""
+    fd = bench.world.open("made", os.O_CREAT | os.O_RDWR)
+    read = Sqe(Op.READ, fd=fd, addr=bench.block.start, len=17, user_data=3)
+    read = replace(read, off=_NOWHERE)
+    count = closing(bench, fd, read)
+    opened, secret = steal(fd)
+    try:
+        results = bench.results(count)
+        assert dict(results)[3] == -errno.EBADF
+        assert [res for token, res in results if token == 4] in ([], [-errno.EBADF])
+        assert os.read(opened[0], 100) == secret
+    finally:
+        for other in opened:
+            os.close(other)
+    assert bench.backend.in_flight() == 0
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+
+
 # --- memory -------------------------------------------------------------------------------------
 
 

@@ -103,6 +103,8 @@ class KernelLoop:
         address = self.address(request.program)
         if address is None or self._submitter.room() < SLOTS or self._submitter.performed.counting:
             return None
+        if self._backend.holds_back:  # then Python has to remember what is submitted
+            return None
         words = self.direct.words
         words[Word.PROGRAM] = address
         words[Word.USER_DATA] = request.user_data

@@ -6,13 +6,13 @@ An external request is played by hidden requests:
     in a chain   NOP|LINK [|DRAIN]  →  READ of a pipe, 2 bytes, with the request's own link flag
     later drain  one more READ of a pipe, submitted before the draining request, keeps it back
 
-They carry user_data from TOKEN_LIMIT up. Nothing here talks to the kernel.
+A CLOSE is played in the same way when something that waits for its turn, or may, names the
+descriptor (`numbers`). They carry user_data from TOKEN_LIMIT up. Nothing here talks to the kernel.
 Document: the project's notes on host supervision, section 5.
 """
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -24,6 +24,7 @@ from pybpfvm.uring_backend.kernel.guard import NO_TOKEN, SUPPORTED, Guard
 from pybpfvm.uring_backend.kernel.requests import (
     CancelAll,
     Chain,
+    Closing,
     Entry,
     External,
     InFlight,
@@ -48,10 +49,13 @@ _ON_NAMES = frozenset(
         Op.MADVISE,
     }
 )
+_NOT_OF_CLOSE = abi.SQE_FIXED_FILE | abi.SQE_BUFFER_SELECT | 0xFF & ~abi.SQE_VALID_FLAGS
 _CANCELS_MANY = abi.ASYNC_CANCEL_ANY | abi.ASYNC_CANCEL_OP
 
 # SQE flags that need more than being passed on.
 ORDERED = _ANY_LINK | abi.SQE_IO_DRAIN | abi.SQE_CQE_SKIP_SUCCESS
+# With these the kernel may come to the request later than at once.
+LATER = ORDERED | abi.SQE_ASYNC
 # What no kernel knows is passed on, too, for its -EINVAL.
 ACCEPTED = SUPPORTED | frozenset(range(abi.OP_LAST, 256))
 # Opcodes of which nothing is to be remembered, as plain ints: looked up for each SQE.
@@ -91,7 +95,7 @@ class Planner:
             raw = sqes[index]
             opcode, flags = raw[0], raw[1]
             index += 1
-            plain = not flags & ORDERED and opcode not in _WATCHED
+            plain = not flags & LATER and opcode not in _WATCHED and not self._flight.drains
             if plain and not (opcode == Op.ASYNC_CANCEL and self._flight.hidden):
                 real, effect = self._guard.admit(raw)
                 if effect is None:
@@ -120,7 +124,15 @@ class Planner:
         lone = len(members) == 1 and not members[0].flags & _ANY_LINK
         for consumed, sqe in enumerate(members, before + 1):
             if sqe.opcode == EXTERNAL:
-                yield from self._plan_external(sqe, chain, consumed, lone)
+                yield from self._plan_external(External(sqe, chain), sqe, consumed, lone)
+                continue
+            closes = self._closes(sqe)
+            later = not lone or sqe.flags & LATER or self._flight.drains
+            if closes and (later or self._world.numbers.is_held(sqe.fd)):
+                closing = Closing(sqe, chain)
+                self._mark(closing, sqe, skips, refused_from)
+                last = not sqe.flags & _ANY_LINK
+                yield from self._plan_external(closing, sqe, consumed, last)
                 continue
             if sqe.opcode == Op.ASYNC_CANCEL and self._hits_hidden(sqe):
                 if lone and not sqe.flags & ORDERED:
@@ -128,9 +140,9 @@ class Planner:
                     continue
                 sqe = replace(sqe, op_flags=0, addr=NO_TOKEN)
             entry = Entry(sqe, chain)
-            entry.shows_skip = entry.position in skips
-            if sqe.flags & abi.SQE_IO_DRAIN and entry.position >= refused_from:
-                entry.bad_sqe = True
+            self._mark(entry, sqe, skips, refused_from)
+            if closes:
+                entry.closes = sqe.fd
             fixed = sqe.flags & abi.SQE_FIXED_FILE
             entry.has_file = sqe.opcode in _ON_NAMES or (not fixed and sqe.fd in self._world.owned)
             self._watch(entry, sqe)
@@ -138,7 +150,9 @@ class Planner:
             if entry.skip and sqe.opcode == Op.POLL_ADD and sqe.len & abi.POLL_ADD_MULTI:
                 sqe = replace(sqe, len=0xFFFFFFFF)  # the pair is -EINVAL, as unknown flags are
                 entry.bad_sqe = True
-            real, effect = self._guard.admit(replace(sqe, flags=flags).pack())
+            raw = replace(sqe, flags=flags).pack()
+            real, effect, names = self._guard.admit_waiting(raw)
+            self._remember(entry, names if later else ())
             if effect is not None:
                 entry.kept = effect.kept
                 entry.bad_sqe |= effect.bad_sqe
@@ -148,14 +162,40 @@ class Planner:
                     entry.after.append(effect.on_result)
             yield real, consumed, sqe.user_data, entry
 
+    def _mark(self, entry: Entry, sqe: Sqe, skips: Sequence[int], refused_from: int) -> None:
+        """What the skip flags of its chain mean for it."""
+        entry.shows_skip = entry.position in skips
+        if sqe.flags & abi.SQE_IO_DRAIN and entry.position >= refused_from:
+            entry.bad_sqe = True
+
+    def _remember(self, entry: Entry, names: tuple[int, ...] = ()) -> None:
+        """The kernel is about to get it, and may look `names` up later than at once."""
+        entry.names = names
+        self._world.numbers.hold(names)
+        self._flight.drains += entry.chain.drain
+
+    def over(self, entry: Entry) -> None:
+        """A request that was planned has ended, or never began."""
+        self._world.numbers.let_go(entry.names)
+        self._flight.drains -= entry.chain.drain
+
+    def _closes(self, sqe: Sqe) -> bool:
+        """Whether this is a CLOSE of an owned descriptor that the kernel does not refuse."""
+        if sqe.opcode != Op.CLOSE or sqe.file_index or sqe.fd not in self._world.owned:
+            return False
+        refused = sqe.off or sqe.addr or sqe.len or sqe.op_flags or sqe.buf_index
+        refused = refused or sqe.ioprio or sqe.personality
+        return not refused and not sqe.flags & _NOT_OF_CLOSE
+
     def _plan_external(
-        self, sqe: Sqe, chain: Chain, consumed: int, lone: bool
+        self, external: External, sqe: Sqe, consumed: int, alone: bool
     ) -> Iterator[Planned]:
-        external = External(sqe, chain)
+        """`alone`: nothing is linked behind it."""
+        self._remember(external)
         start = Sqe(
             Op.NOP, flags=sqe.flags & abi.SQE_IO_DRAIN, user_data=self._flight.hidden_token()
         )
-        if lone:
+        if alone:
             self._lone_externals.append(external)
             yield start.pack(), consumed, start.user_data, Start(external)
             return
@@ -206,9 +246,6 @@ class Planner:
         elif sqe.opcode in (Op.BIND, Op.LISTEN) and not sqe.flags & abi.SQE_FIXED_FILE:
             bound = sqe.fd
             entry.after.append(lambda res: self._world.note_address(bound) if res >= 0 else None)
-        elif sqe.opcode == Op.CLOSE and not sqe.file_index:
-            fd = sqe.fd
-            entry.after.append(lambda res: self._was_closed(fd, res))
         elif sqe.opcode == Op.POLL_REMOVE and sqe.len & abi.POLL_UPDATE_USER_DATA:
             old, new = sqe.addr, sqe.off
             self._flight.renames[new] = old
@@ -254,10 +291,6 @@ class Planner:
     def _opened(self, res: int) -> None:
         if res >= 0:
             self._world.adopt(res)
-
-    def _was_closed(self, fd: int, res: int) -> None:
-        if res not in (-errno.ECANCELED, -errno.EBADF, -errno.EINVAL):
-            self._world.disown(fd)
 
 
 def _asks_to_skip(sqe: Sqe) -> bool:

@@ -122,18 +122,22 @@ class Entry:
     `vector_counts`: less than its iovecs ask for is such a result.
     `shows_skip`: mainline looks at its skip flag (a worse SQE is refused before that).
     `after` is called with each result >= 0 or -errno before the completion is reported.
+    `names`: the descriptors that the kernel may look up later than at once. `closes`: the one
+    that it is to close, -1 if none.
     """
 
     __slots__ = (
         "after",
         "bad_sqe",
         "chain",
+        "closes",
         "done",
         "etime_success",
         "expected",
         "hardlink",
         "has_file",
         "kept",
+        "names",
         "opcode",
         "position",
         "shows_skip",
@@ -164,6 +168,8 @@ class Entry:
             sqe.op_flags & abi.MSG_WAITALL
         )
         self.kept: object = None
+        self.names: tuple[int, ...] = ()
+        self.closes = -1
         self.done = False
         self.position = 0
         self.chain = chain
@@ -261,6 +267,17 @@ class External(Entry):
         self.doomed = False
 
 
+class Closing(External):
+    """A CLOSE that this backend performs when its turn has come, because requests that wait may
+    name the descriptor."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, sqe: Sqe, chain: Chain) -> None:
+        super().__init__(sqe, chain)
+        self.fd = sqe.fd
+
+
 class Start:
     """The hidden NOP of an external request."""
 
@@ -290,7 +307,8 @@ class InFlight:
     """What the kernel has: the caller's requests by token, in order, and the hidden ones.
 
     `renames`: the token that a POLL_REMOVE is giving a poll -> the one it has. `skip_seen`: the
-    caller used the skip flag; `drains_off`: the kernel refuses drains for it.
+    caller used the skip flag; `drains_off`: the kernel refuses drains for it. `drains`: requests
+    in chains with a drain, which hold back whatever is submitted after them.
     """
 
     def __init__(self) -> None:
@@ -299,6 +317,7 @@ class InFlight:
         self.renames: dict[int, int] = {}
         self.skip_seen = False
         self.drains_off = False
+        self.drains = 0
         self._last_hidden = TOKEN_LIMIT
 
     def hidden_token(self) -> int:

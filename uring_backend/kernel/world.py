@@ -29,6 +29,7 @@ from pybpfvm.uring_backend.addresses import socket_refusal
 from pybpfvm.uring_backend.base import Peer
 from pybpfvm.uring_backend.kernel.children import Children
 from pybpfvm.uring_backend.kernel.guard import inside_target, outside_target
+from pybpfvm.uring_backend.kernel.numbers import Numbers
 from pybpfvm.uring_backend.kernel.unixnames import UnixNames
 from pybpfvm.uring_backend.trees import Entry
 
@@ -55,6 +56,7 @@ class KernelWorld:
             self._directory = Path(tempfile.mkdtemp(prefix="pybpfvm-"))
         except OSError as error:
             raise _refused("make a temporary directory", error) from error
+        self.numbers = Numbers(self._directory)
         self.root_fd = _own_mount(self._directory)
         self.pinned = self.root_fd >= 0
         if not self.pinned:
@@ -282,8 +284,7 @@ class KernelWorld:
         if fd not in self.owned:
             raise InputError(f"descriptor {fd} is not open")
         self.disown(fd)
-        with contextlib.suppress(OSError):
-            os.close(fd)
+        self.numbers.close(fd)
 
     def adopt(self, fd: int) -> None:
         """A request opened `fd`."""
@@ -337,6 +338,7 @@ class KernelWorld:
         """Close every descriptor and remove the directory; twice is fine."""
         for fd in sorted(self.owned):
             self.close(fd)
+        self.numbers.close_all()
         for peer in list(self._peers):
             peer.close()
         self._children.close()
