@@ -29,7 +29,13 @@ from pybpfvm.uring_backend.kernel.bufferring import BufferRings
 from pybpfvm.uring_backend.kernel.direct import Direct
 from pybpfvm.uring_backend.kernel.gates import Gate, GatePool
 from pybpfvm.uring_backend.kernel.guard import NO_TOKEN, SUPPORTED, TOKEN_LIMIT, Guard
-from pybpfvm.uring_backend.kernel.plan import LATER, PLAIN, Planned, Planner
+from pybpfvm.uring_backend.kernel.plan import (
+    LATER,
+    PLAIN,
+    Planned,
+    Planner,
+    zero_copy_held_back,
+)
 from pybpfvm.uring_backend.kernel.registration import Registration
 from pybpfvm.uring_backend.kernel.requests import (
     ZERO_COPY,
@@ -118,6 +124,11 @@ class KernelBackend:
                     f"{feature} on the kernel's ring",
                     remedy=f"use one of {', '.join(op.name for op in sorted(SUPPORTED))}",
                 )
+        if zero_copy_held_back(sqes, self.holds_back):
+            raise UnsupportedError(
+                "a zero-copy send that a drain holds back, on the kernel's ring",
+                remedy="use SEND or SENDMSG, or submit it when the drain is over",
+            )
         consumed = 0
         batch: list[Planned] = []
         for plan in self._planner.plan(sqes):
@@ -148,7 +159,7 @@ class KernelBackend:
 
     def _submit_plain(self, sqes: Sequence[bytes]) -> int | None:
         """The short way for SQEs that need nothing remembered; None if one of them does."""
-        if len(sqes) > self._ring.sq_entries or self._flight.drains:
+        if len(sqes) > self._ring.sq_entries or self._flight.drained:
             return None
         admit = self._guard.admit
         real = []
@@ -359,9 +370,9 @@ class KernelBackend:
             raise RingError(-taken, f"io_uring_enter refused {len(batch)} SQEs")
         consumed = before
         live, hidden = self._flight.live, self._flight.hidden
-        for _, consumed, token, record in batch[:taken]:  # noqa: B007 - the last one counts
+        for real, consumed, token, record in batch[:taken]:  # noqa: B007 - the last one counts
             if record is None:
-                self._flight.drains_off = True
+                self._flight.drains_off |= bool(real[1] & abi.SQE_CQE_SKIP_SUCCESS)
                 continue
             if token >= TOKEN_LIMIT:
                 assert not isinstance(record, (int, Entry)), (
@@ -416,7 +427,7 @@ class KernelBackend:
 
     def _complete(self, token: int, res: int, flags: int) -> None:
         if token == NO_TOKEN:
-            return  # _NO_DRAINS, cancelled behind a drain
+            return  # of the planner's own; _NO_DRAINS only when cancelled behind a drain
         if token >= messages.FIRST_TOKEN and (user_data := messages.take(token)) is not None:
             self._events.append(Message(user_data, res, flags))
             return

@@ -22,6 +22,7 @@ from pybpfvm.uring_backend.base import EXTERNAL
 from pybpfvm.uring_backend.kernel.gates import Gate, GatePool
 from pybpfvm.uring_backend.kernel.guard import NO_TOKEN, SUPPORTED, Guard
 from pybpfvm.uring_backend.kernel.requests import (
+    ZERO_COPY,
     CancelAll,
     Chain,
     Closing,
@@ -67,10 +68,13 @@ PLAIN = frozenset(map(int, ACCEPTED - _WATCHED - _CONDITIONAL - {Op.ASYNC_CANCEL
 # The kernel refuses drains on a ring that ever saw the skip flag. As it does not see those of the
 # caller, it is shown this before a drain that must be refused.
 _NO_DRAINS = Sqe(Op.NOP, flags=abi.SQE_CQE_SKIP_SUCCESS, user_data=NO_TOKEN)
+# The kernel takes the first request after a drain for held back until it looks. A zero-copy send
+# would then wait for its own notification, for ever, so something else goes first.
+_LOOK = Sqe(Op.NOP, user_data=NO_TOKEN)
 
 Planned = tuple[bytes, int, int, Record | None]
 """A real SQE; how many of the caller's are consumed with it; its user_data; what to remember
-(None: it never posts a CQE)."""
+(None: nothing)."""
 
 
 class Planner:
@@ -95,6 +99,9 @@ class Planner:
             raw = sqes[index]
             opcode, flags = raw[0], raw[1]
             index += 1
+            if self._flight.drained and not self._flight.drains:
+                self._flight.drained = False
+                yield [(_LOOK.pack(), index - 1, NO_TOKEN, None)]
             plain = not flags & LATER and opcode not in _WATCHED and not self._flight.drains
             if plain and not (opcode == Op.ASYNC_CANCEL and self._flight.hidden):
                 real, effect = self._guard.admit(raw)
@@ -150,6 +157,9 @@ class Planner:
             if entry.skip and sqe.opcode == Op.POLL_ADD and sqe.len & abi.POLL_ADD_MULTI:
                 sqe = replace(sqe, len=0xFFFFFFFF)  # the pair is -EINVAL, as unknown flags are
                 entry.bad_sqe = True
+            if entry.skip and sqe.opcode in ZERO_COPY:
+                sqe = replace(sqe, addr3=1)  # refused alike, before there is a notification
+                entry.bad_sqe = True
             raw = replace(sqe, flags=flags).pack()
             real, effect, names = self._guard.admit_waiting(raw)
             self._remember(entry, names if later else ())
@@ -173,6 +183,7 @@ class Planner:
         entry.names = names
         self._world.numbers.hold(names)
         self._flight.drains += entry.chain.drain
+        self._flight.drained |= entry.chain.drain
 
     def over(self, entry: Entry) -> None:
         """A request that was planned has ended, or never began."""
@@ -291,6 +302,18 @@ class Planner:
     def _opened(self, res: int) -> None:
         if res >= 0:
             self._world.adopt(res)
+
+
+def zero_copy_held_back(sqes: Sequence[bytes], drains: bool) -> bool:
+    """Whether a zero-copy send would wait for a drain (`drains`: there already is one): Linux
+    would have it wait for its own notification, for ever."""
+    first = 0  # of the chain
+    for index, raw in enumerate(sqes):
+        if drains or raw[1] & abi.SQE_IO_DRAIN:
+            return any(raw[0] in ZERO_COPY for raw in sqes[first:])
+        if not raw[1] & _ANY_LINK:
+            first = index + 1
+    return False
 
 
 def _asks_to_skip(sqe: Sqe) -> bool:

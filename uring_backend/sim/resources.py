@@ -283,11 +283,13 @@ class RegisteredBuffers:
         """IORING_REGISTER_CLONE_BUFFERS: 0 or -errno. `count` 0 means all of them."""
         if self._table is not None and not replace:
             return -errno.EBUSY
+        if not count and (start or target):
+            return -errno.EINVAL
         theirs = source._table
         if theirs is None:
             return -errno.ENXIO
         count = count or len(theirs)
-        if count > len(theirs) or start >= len(theirs):
+        if count > len(theirs):
             return -errno.EINVAL
         if start + count > len(theirs):
             return -errno.EOVERFLOW
