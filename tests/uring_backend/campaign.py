@@ -2,10 +2,11 @@
 
 PYBPFVM_ORACLE_RING sequences (50000), from seed PYBPFVM_ORACLE_RING_SEED (1): four of five are of
 requests of all kinds (`test_agreement`), one of sockets and buffer rings
-(`test_network_agreement`). What is done is noted in a journal in PYBPFVM_ORACLE_RING_DIR (build/ring), so a campaign may be
-stopped and goes on there, as long as the code is the same. Sequences that ended differently are
-written there too, each played anew on fresh rings: those that differ again are told apart from
-those that did once. The exit status is 1 if there was any of either.
+(`test_network_agreement`). What is done is noted in a journal in PYBPFVM_ORACLE_RING_DIR
+(build/ring), so a campaign may be stopped and goes on there, as long as the code is the same.
+Sequences that ended differently are written there too, each played anew on fresh rings: those
+that differ again are told apart from those that did once. The exit status is 1 if there was any
+of either.
 """
 
 from __future__ import annotations

@@ -203,6 +203,44 @@ def test_a_number_that_waiting_requests_name_is_not_the_hosts_yet(
         os.fstat(fd)
 
 
+# --- drains -------------------------------------------------------------------------------------
+
+
+def send_zc(bench: Bench, fd: int, token: int, flags: int = 0) -> Sqe:
+    return Sqe(Op.SEND_ZC, flags, fd=fd, addr=bench.block.start, len=5, user_data=token)
+
+
+def test_a_zero_copy_send_that_a_drain_holds_back_is_refused(bench: Bench) -> None:
+    """On Linux it would wait for its own notification, for ever, and so would closing the ring."""
+    fd, _ = bench.world.socketpair()
+    zc, nop = send_zc(bench, fd, 1), Sqe(Op.NOP, user_data=2)
+    drained, linked = replace(nop, flags=_DRAIN), replace(nop, flags=_LINK)
+    for sqes in (
+        [replace(zc, flags=_DRAIN)],
+        [replace(zc, flags=_LINK), drained],
+        [replace(nop, flags=_DRAIN | _LINK), zc],
+        [drained, zc],
+        [linked, replace(zc, flags=_LINK), drained],
+    ):
+        with pytest.raises(UnsupportedError, match="zero-copy send that a drain holds back"):
+            bench.submit(*sqes)
+    assert bench.backend.in_flight() == 0
+    assert bench.submit(timer(bench, 512, flags=0), replace(drained, user_data=3)) == 2
+    with pytest.raises(UnsupportedError, match="zero-copy"):
+        bench.submit(zc)
+    assert sorted(bench.results(2)) == [(2, -errno.ETIME), (3, 0)]
+
+
+def test_a_zero_copy_send_after_a_drain(bench: Bench) -> None:
+    fd, _ = bench.world.socketpair()
+    refused = [(1, -errno.EOPNOTSUPP), (1, 0)]  # an AF_UNIX socket has no such thing
+    assert bench.submit(send_zc(bench, fd, 1), Sqe(Op.NOP, _DRAIN, user_data=2)) == 2
+    assert bench.results(3) == [*refused, (2, 0)]
+    for _ in range(2):
+        assert bench.submit(send_zc(bench, fd, 1)) == 1
+        assert bench.results(2) == refused
+
+
 # --- memory -------------------------------------------------------------------------------------
 
 
