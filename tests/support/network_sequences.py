@@ -118,7 +118,16 @@ class Player:
         if kind == "tcp":
             listener = world.listen()
             peer = world.connect(listener)
-            return bench.result(Sqe(Op.ACCEPT, fd=listener, user_data=1)), peer
+            fd = bench.result(Sqe(Op.ACCEPT, fd=listener, user_data=1))
+            no_delay = {
+                "addr": abi.SOL_TCP | abi.TCP_NODELAY << 32,
+                "off": abi.SOCKET_OP_SETSOCKOPT,
+            }
+            one = bench.put((1).to_bytes(4, "little"), _HEADERS)
+            sqe = Sqe(Op.URING_CMD, fd=fd, file_index=4, addr3=one, user_data=1, **no_delay)
+            assert bench.result(sqe) == 0  # what it sends arrives at once
+            bench.put(bytes(4), _HEADERS)
+            return fd, peer
         if kind == "udp":
             fd = world.datagrams()
             return fd, world.connect(fd)

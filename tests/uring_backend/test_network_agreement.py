@@ -56,7 +56,7 @@ def in_words(ours: Observation, theirs: Observation) -> list[str]:
         if isinstance(one, bytes) and isinstance(two, bytes):
             at = next(i for i, pair in enumerate(zip_longest(one, two)) if pair[0] != pair[1])
             found.append(
-                f"memory at {at}: sim {one[at : at + 24].hex()} kernel {two[at : at + 24].hex()}"
+                f"{name} at {at}: sim {one[at : at + 24].hex()} kernel {two[at : at + 24].hex()}"
             )
         else:
             found.append(f"{name}: sim {one} kernel {two}")
