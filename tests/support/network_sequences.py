@@ -271,6 +271,9 @@ class Player:
             fields["op_flags"] &= ~abi.MSG_WAITALL  # unsupported by name
             if self.kind not in ("tcp", "stream"):
                 n["length"] = n["length"] or 60  # docs/sim-kernel-differences.md
+            if n["multishot"] and n["group"] == PROVIDED:
+                n["group"] = RING  # docs/sim-kernel-differences.md
+                fields["buf_index"] = RING if n["select"] else 0
         if not n["message"]:
             addr = 0 if n["select"] else self.bench.block + 1024
             sqe = Sqe(Op.RECV, addr=addr, len=n["length"], file_index=n["limit"], **fields)

@@ -6,7 +6,6 @@ import errno
 from typing import Final
 
 from pybpfvm.uring_backend.abi import (
-    NAME_MAX,
     O_ACCMODE,
     O_CREAT,
     O_DIRECTORY,
@@ -46,7 +45,7 @@ def open_path(
     if flags & O_CREAT and flags & O_DIRECTORY:
         raise Refused(errno.EINVAL)
     last = path.rstrip(b"/").rpartition(b"/")[2]
-    if flags & O_CREAT and path.endswith(b"/") and len(last) > NAME_MAX:
+    if flags & O_CREAT and path.endswith(b"/") and last not in (b"", b".", b".."):
         vfs.walk(path[: path.rstrip(b"/").rfind(b"/") + 1] or b".", start, beneath=beneath)
         raise Refused(errno.EISDIR)  # before the name is looked up
     follow = not flags & O_NOFOLLOW and flags & (O_CREAT | O_EXCL) != O_CREAT | O_EXCL
