@@ -46,7 +46,8 @@ def open_path(
         raise Refused(errno.EINVAL)
     last = path.rstrip(b"/").rpartition(b"/")[2]
     if flags & O_CREAT and path.endswith(b"/") and last not in (b"", b".", b".."):
-        vfs.walk(path[: path.rstrip(b"/").rfind(b"/") + 1] or b".", start, beneath=beneath)
+        parent = path[: path.rstrip(b"/").rfind(b"/") + 1] or b"."
+        vfs.walk(parent, start, beneath=beneath, links=links).existing()
         raise Refused(errno.EISDIR)  # before the name is looked up
     follow = not flags & O_NOFOLLOW and flags & (O_CREAT | O_EXCL) != O_CREAT | O_EXCL
     at_end = Last.FOLLOW if follow else Last.SLASH
