@@ -274,6 +274,8 @@ def eventfds(g: Generator) -> list[Spec]:
             g.pending.append((spec.token, spec.op))
         specs.append(spec)
     if any(spec.op == Op.WRITE for spec in specs):
+        if any(op == Op.READ for _, op in g.pending):
+            specs = specs[:1]  # two that read: time would decide
         return specs  # mainline hands them to a worker, and time would decide
     return g.timed(specs)
 
@@ -345,6 +347,8 @@ def children(g: Generator) -> list[Spec]:
     options = random.choice((abi.WEXITED,) * 3 + (0, 0x100)) | random.choice(
         (0, abi.WNOHANG, abi.WNOHANG, abi.WNOWAIT)
     )
+    if any(op == Op.WAITID for _, op in g.pending):
+        options |= abi.WNOHANG  # two that wait: time would decide
     info: Value = random.choice((0, g.out(32)))
     pid: Value = random.choice((Fd("child"),) * 6 + (1, -1))
     spec = g.spec(Op.WAITID, fd=pid, len=abi.P_PID, off=info, file_index=options)

@@ -106,6 +106,21 @@ SUPPORTED: Final = frozenset(
     }
 )
 
+# Of these a wild pointer is found out when they are performed, wherever it points.
+_FOUND_OUT_LATE: Final = frozenset(
+    {
+        Op.ACCEPT,
+        Op.FILES_UPDATE,
+        Op.MADVISE,
+        Op.PIPE,
+        Op.URING_CMD,
+        Op.EPOLL_WAIT,
+        Op.FUTEX_WAIT,
+        Op.FUTEX_WAKE,
+        Op.WAITID,
+    }
+)
+
 # Opcodes of which some uses are unsupported.
 _NAMING: Final = frozenset(
     {
@@ -309,8 +324,9 @@ class Guard:
             for pointer in abi.OPS[Op(opcode)].pointers:
                 sqe = self._admit_pointer(sqe, pointer)
         effect = None
-        if self._kept or self._bad or self._on_result:
-            effect = Effect(self._kept, self._total, self._bad)
+        bad = self._bad and opcode not in _FOUND_OUT_LATE
+        if self._kept or bad or self._on_result:
+            effect = Effect(self._kept, self._total, bad)
             effect.on_result = self._on_result
         if effect is not None and opcode == Op.FILES_UPDATE and sqe.off == abi.FILE_INDEX_ALLOC:
             effect.on_result = self._slots_back(addr, self._kept[0])

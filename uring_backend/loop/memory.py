@@ -179,6 +179,10 @@ class LoopMemory:
         if not self._backlog:
             self._words[_SQ_FLAGS] &= ~SQ_CQ_OVERFLOW & U32
 
+    def show(self, flag: int, *, on: bool) -> None:
+        """Set or clear a bit of the SQ flags word."""
+        self._words[_SQ_FLAGS] = self._words[_SQ_FLAGS] & ~flag & U32 | (flag if on else 0)
+
     def behind(self, index: int) -> int:
         """How far the tail is behind `index`: a signed 32-bit difference."""
         return s32(index - self.cq.tail)

@@ -7,6 +7,10 @@ another thread that detaches the program) is an action set with `at`.
 Over the kernel's ring this process plays the kernel's part: its memory is ours, requests go to the
 real ring and their completions come back through it. So there is no ring lock, completions arrive
 whenever a submission or a wait finds them, and a wait ends with the completion that it was for.
+
+Without a program the set-up flags show: with DEFER_TASKRUN what does not complete within its
+submission is task work, which an enter with GETEVENTS runs; with SQPOLL a thread of the kernel's
+takes SQEs while it is awake. `rest` is time that the process spends elsewhere.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from __future__ import annotations
 import errno
 import heapq
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -27,11 +31,13 @@ from pybpfvm.profiles.base import Region as RingRegion
 from pybpfvm.profiles.upstream_types import CTX_FIELDS
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Cqe
-from pybpfvm.uring_backend.base import Backend, Completion
+from pybpfvm.uring_backend.base import Backend, Completion, Event
 from pybpfvm.uring_backend.loop.attach import OpsValue, RingTable, release
 from pybpfvm.uring_backend.loop.memory import LoopMemory
 from pybpfvm.uring_backend.loop.setup import LoopSetup, check_setup
 
+_THREAD_IDLE_MS = 1000
+_NOT_INLINE = abi.SQE_ASYNC | abi.SQE_IO_DRAIN  # SQEs that do not complete within a submission
 _ENTER_FLAGS = (
     abi.ENTER_GETEVENTS
     | abi.ENTER_SQ_WAKEUP
@@ -68,7 +74,8 @@ class LoopBudgets:
 class LoopRing:
     """An io_uring for programs of an ABI with a loop; a context manager that owns `backend`.
 
-    `entries`, `flags` and `cq_entries` are io_uring_setup's. `fd` is its descriptor in `table`,
+    `entries`, `flags`, `cq_entries` and `sq_thread_idle_ms` (0: the kernel's second) are
+    io_uring_setup's. `fd` is its descriptor in `table`,
     `handle` the address that programs know it by, `params` what they get beside it.
     """
 
@@ -81,6 +88,7 @@ class LoopRing:
         *,
         flags: int = 0,
         cq_entries: int = 0,
+        sq_thread_idle_ms: int = 0,
         table: RingTable,
         observer: Observer | None = None,
         budgets: LoopBudgets | None = None,
@@ -103,6 +111,10 @@ class LoopRing:
         self._submitter = None if self._disabled else threading.get_ident()
         self._live: dict[int, tuple[int, str]] = {}  # token -> (user_data, who submitted it)
         self._next_token = 1
+        self._task_work: list[Event] = []  # what waits for GETEVENTS
+        self._later: set[int] = set()  # tokens of the last batch that do not complete inline
+        self._thread_idle_ns = (sq_thread_idle_ms or _THREAD_IDLE_MS) * 1_000_000
+        self._thread_sleeps_ns = backend.now_ns() + self._thread_idle_ns
         self._posted = 0
         self._pending_sqes = 0
         self._signals = 0
@@ -194,8 +206,45 @@ class LoopRing:
         if addr is None:
             raise RingError(errno.EBUSY, f"the SQ is full with {self.setup.sq_entries} SQEs")
         self.memory.write(addr, sqe)
-        self.queues.publish(1)
+        self.publish()
         self._pending_sqes += 1
+
+    def publish(self) -> None:
+        """Move the SQ's tail by one; a thread that is awake takes what is there."""
+        self.queues.publish(1)
+        self._run_thread()
+
+    def rest(self, time_ns: int) -> None:
+        """The process does something else for so long: completions come as the set-up lets them."""
+        self._check_open()
+        end = self.now_ns() + time_ns
+        while (left := end - self.now_ns()) > 0 and self.backend.wait(left):
+            self._settle()
+        self._skipped_ns += max(end - self.now_ns(), 0)
+        self._settle()
+
+    def _settle(self) -> None:
+        """What has happened meanwhile shows: task work runs by itself, or waits."""
+        self._run_thread()
+        if self.setup.defers:
+            self._take(within=())
+        else:
+            self._take()
+
+    def _run_thread(self) -> None:
+        """The kernel's thread looks, if there is one and it is awake; then it may fall asleep."""
+        if not self.setup.has_thread or self._disabled:
+            return
+        if self.now_ns() >= self._thread_sleeps_ns:
+            self.queues.show(abi.SQ_NEED_WAKEUP, on=True)
+            return
+        if self._take() | (self.submit_sqes(self.queues.available()) > 0):
+            self._thread_sleeps_ns = self.now_ns() + self._thread_idle_ns
+
+    def _wake_thread(self) -> None:
+        self.queues.show(abi.SQ_NEED_WAKEUP, on=False)
+        self._thread_sleeps_ns = self.now_ns() + self._thread_idle_ns
+        self._run_thread()
 
     def submit(self) -> int:
         """As libraries do: enter with what was queued. 0 where a program decides."""
@@ -205,6 +254,8 @@ class LoopRing:
     def peek(self) -> Cqe | None:
         """The oldest CQE; it stays."""
         self._check_open()
+        if not self._inside:
+            self._settle()
         raw = self.queues.cq.peek()
         return None if raw is None else Cqe.unpack(raw)
 
@@ -233,7 +284,8 @@ class LoopRing:
         if self._disabled:
             raise RingError(errno.EBADFD, "the ring is disabled")
         single = self.setup.flags & abi.SETUP_SINGLE_ISSUER
-        if single and threading.get_ident() != self._submitter:
+        acts = to_submit or self.attached or (self.setup.defers and flags & abi.ENTER_GETEVENTS)
+        if single and acts and threading.get_ident() != self._submitter:
             raise RingError(errno.EEXIST, "only the thread that made the ring may enter it")
         self._inside = True
         try:
@@ -310,10 +362,20 @@ class LoopRing:
 
     def _ordinary(self, to_submit: int, min_complete: int, flags: int) -> int:
         """Without a program: submit, and wait if GETEVENTS says so."""
-        consumed = self.submit_sqes(to_submit) if to_submit else 0
-        self._take()
-        self.queues.flush_backlog()
+        if self.setup.has_thread:
+            self._run_thread()
+            if flags & abi.ENTER_SQ_WAKEUP:
+                self._wake_thread()
+            consumed = to_submit
+        else:
+            consumed = self.submit_sqes(to_submit, whole=False) if to_submit else 0
+            if consumed != to_submit:
+                self._settle()
+                return consumed
+        self._settle()
         if flags & abi.ENTER_GETEVENTS:
+            self._take()
+            self.queues.flush_backlog()
             wanted = min(min_complete, self.setup.cq_entries)
             while self.queues.cq.count() < wanted:
                 self._act()
@@ -331,9 +393,18 @@ class LoopRing:
 
     # --- what the program calls -------------------------------------------------------------
 
-    def submit_sqes(self, count: int) -> int:
+    def submit_sqes(self, count: int, *, whole: bool = True) -> int:
         """bpf_io_uring_submit_sqes: how many entries were consumed. Completions that come at
-        once are in the CQ when this returns."""
+        once are in the CQ when this returns; `whole`: so is what is task work."""
+        first = self._next_token
+        consumed = self._submit(count)
+        if whole or not self.setup.defers:
+            self._take()
+        else:
+            self._take(within=range(first, self._next_token))
+        return consumed
+
+    def _submit(self, count: int) -> int:
         queues = self.queues
         count = min(count & U32, queues.available())
         room = self._budgets.live_requests - len(self._live)
@@ -360,20 +431,27 @@ class LoopRing:
                 break
             if taken == 0:
                 break
-        self._take()
         return consumed
 
     def _hand_over(self, batch: list[bytes]) -> int:
         """Give SQEs to the backend, with tokens for their user_data; how many it consumed."""
         encoded: list[bytes] = []
         tokens: list[int] = []
+        linked, chain = False, self._next_token
+        self._later.clear()
         for raw in batch:
             token = self._next_token
             self._next_token += 1
+            if linked or raw[1] & _NOT_INLINE:
+                self._later.add(token)
+            chain = chain if linked else token
+            linked = bool(raw[1] & abi.SQE_ANY_LINK)
             user_data = int.from_bytes(raw[32:40], "little")
             self._live[token] = (user_data, self._running or "user")
             tokens.append(token)
             encoded.append(raw[:32] + token.to_bytes(8, "little") + raw[40:])
+        if linked:  # a chain that the batch leaves open goes to a worker
+            self._later.update(range(chain, self._next_token))
         try:
             taken = self.backend.submit(encoded)
         except UnsupportedError:
@@ -403,9 +481,19 @@ class LoopRing:
 
     # --- completions ------------------------------------------------------------------------
 
-    def _take(self) -> bool:
-        """Post what the backend has completed; whether there was anything."""
-        events = self.backend.poll()
+    def _take(self, within: Sequence[int] | None = None) -> bool:
+        """Post what the backend has completed; whether there was anything.
+
+        `within`: only requests that a submission has just issued, and only those that complete
+        inline; the rest is task work, which waits.
+        """
+        events = self._task_work + self.backend.poll()
+        self._task_work = []
+        if within is not None:
+            self._task_work = [e for e in events if not self._is_inline(e, within)]
+            events = [e for e in events if self._is_inline(e, within)]
+        if self.setup.flags & abi.SETUP_TASKRUN_FLAG:
+            self.queues.show(abi.SQ_TASKRUN, on=bool(self._task_work))
         for event in events:
             assert isinstance(event, Completion)
             more = event.flags & abi.CQE_F_MORE
@@ -428,6 +516,10 @@ class LoopRing:
                     )
                 )
         return bool(events)
+
+    def _is_inline(self, event: Event, within: Sequence[int]) -> bool:
+        assert isinstance(event, Completion)
+        return event.token in within and event.token not in self._later
 
     def in_flight(self) -> int:
         """Requests submitted and not completed."""
