@@ -112,6 +112,7 @@ class Player:
             assert self.backend.register_buffer_ring(at, ENTRIES, group, flags) == 0
         self.fd, self.peer = self._connect(kind)
         self.header = 0
+        self.ended = False
 
     def _connect(self, kind: str) -> tuple[int, Peer]:
         world, bench = self.bench.world, self.bench
@@ -195,6 +196,7 @@ class Player:
         return self.peer.recv(size)
 
     def end(self, how: int) -> object:
+        self.ended = True
         if how <= 2:
             if self.kind in ("udp", "dgram"):
                 how = abi.SHUT_WR  # docs/sim-kernel-differences.md
@@ -264,16 +266,14 @@ class Player:
 
     def recv(self, **n: int) -> object:
         flags = abi.SQE_BUFFER_SELECT if n["select"] else 0
+        if n["multishot"] and self.ended:
+            n["first"] = 0  # docs/sim-kernel-differences.md
         ioprio = n["first"] | n["multishot"] | n["bundle"]
         fields = {"fd": self.fd, "flags": flags, "ioprio": ioprio, "op_flags": n["flags"]}
         fields["buf_index"] = n["group"] if n["select"] else 0
         if n["bundle"] and not n["message"]:
-            fields["op_flags"] &= ~abi.MSG_WAITALL  # unsupported by name
-            if self.kind not in ("tcp", "stream"):
-                n["length"] = n["length"] or 60  # docs/sim-kernel-differences.md
-            if n["multishot"] and n["group"] == PROVIDED:
-                n["group"] = RING  # docs/sim-kernel-differences.md
-                fields["buf_index"] = RING if n["select"] else 0
+            fields["op_flags"] &= ~(abi.MSG_WAITALL | abi.MSG_TRUNC)  # the former has a name
+            n["length"] = n["length"] or 60  # docs/sim-kernel-differences.md
         if not n["message"]:
             addr = 0 if n["select"] else self.bench.block + 1024
             sqe = Sqe(Op.RECV, addr=addr, len=n["length"], file_index=n["limit"], **fields)
