@@ -141,6 +141,11 @@ class LoopRing(HostRing):
         """IORING_REGISTER_ENABLE_RINGS."""
         self.core.enable()
 
+    def resize(self, entries: int, cq_entries: int = 0, *, clamp: bool = False) -> None:
+        """IORING_REGISTER_RESIZE_RINGS: other sizes (`cq_entries` 0: twice `entries`), at other
+        addresses. RingError EINVAL without DEFER_TASKRUN, EOVERFLOW for less than what waits."""
+        self.core.resize(entries, cq_entries, clamp=clamp)
+
     # --- programs ---------------------------------------------------------------------------
 
     def attach(
@@ -218,7 +223,8 @@ class LoopRing(HostRing):
     def reap(self) -> list[Cqe]:
         """All CQEs there are, taken."""
         found: list[Cqe] = []
-        while (cqe := self.core.reap()) is not None and len(found) < self.core.setup.cq_entries:
+        most = self.core.setup.cq_entries
+        while len(found) < most and (cqe := self.core.reap()) is not None:
             found.append(cqe)
         return found
 

@@ -356,16 +356,17 @@ class Generator:
                     )
                 )
             else:
-                specs.append(self.open_spec(name, abi.O_CREAT | abi.O_RDWR))
+                # Slots are for those that have them to themselves.
+                specs.append(self.open_spec(name, abi.O_CREAT | abi.O_RDWR, slots=False))
         return specs
 
-    def open_spec(self, name: str, flags: int) -> Spec:
+    def open_spec(self, name: str, flags: int, *, slots: bool = True) -> Spec:
         random = self.random
         dirfd: Value = random.choice((abi.AT_FDCWD,) * 8 + (Fd("sub"), -1, 0, Fd("a")))
         # ".." ends at "sub" on the kernel's ring, at "/" in sim.
         path = self.data(name.encode() + b"\0") if dirfd == Fd("sub") else self.path(name)
         slot = 0
-        if random.random() < 0.2:
+        if slots and random.random() < 0.2:
             slot = random.choice((5, 6, 7, abi.FILE_INDEX_ALLOC))
         if random.random() < 0.3:
             how = abi.OPEN_HOW.pack(

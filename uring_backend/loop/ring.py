@@ -19,7 +19,7 @@ import errno
 import heapq
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
 from pybpfvm.bits import U32, s32
@@ -114,7 +114,7 @@ class LoopRing:
         self._task_work: list[Event] = []  # what waits for GETEVENTS
         self._later: set[int] = set()  # tokens of the last batch that do not complete inline
         self._thread_idle_ns = (sq_thread_idle_ms or _THREAD_IDLE_MS) * 1_000_000
-        self._thread_sleeps_ns = backend.now_ns() + self._thread_idle_ns
+        self._thread_sleeps_ns = backend.now_ns()  # it falls asleep before there is work
         self._posted = 0
         self._pending_sqes = 0
         self._signals = 0
@@ -125,6 +125,7 @@ class LoopRing:
         self._inside = False
         self._closed = False
         memory.before_close(self.close)
+        self._run_thread()
 
     def __enter__(self) -> Self:
         return self
@@ -139,14 +140,16 @@ class LoopRing:
             return self.memory.handle(self)
         name = f"struct {self.rules.ctx}"
         self._ctx_region = self.memory.alloc(size, RegionKind.RING, name, writable=False)
+        self._fill_ctx(self._ctx_region)
+        return self._ctx_region.start
+
+    def _fill_ctx(self, region: Region) -> None:
         setup = self.setup
         numbers = {"flags": setup.flags, "sq_entries": setup.sq_entries}
         numbers["cq_entries"] = setup.cq_entries
-        start = self._ctx_region.start
         for field, _, offset in CTX_FIELDS:
             if field in numbers:
-                self.memory.write(start + offset, numbers[field].to_bytes(4, "little"))
-        return start
+                self.memory.write(region.start + offset, numbers[field].to_bytes(4, "little"))
 
     # --- the rest of the process ------------------------------------------------------------
 
@@ -189,6 +192,27 @@ class LoopRing:
             raise RingError(errno.EBADFD, "the ring is enabled")
         self._disabled = False
         self._submitter = threading.get_ident()
+
+    def resize(self, entries: int, cq_entries: int = 0, *, clamp: bool = False) -> None:
+        """IORING_REGISTER_RESIZE_RINGS: other sizes, at other addresses; `cq_entries` 0: twice as
+        many. RingError EINVAL without DEFER_TASKRUN, EOVERFLOW for less than what is in a queue."""
+        self._check_open()
+        if self._inside:
+            raise InputError("the ring is inside an enter", remedy="call it afterwards")
+        if not self.setup.defers:
+            raise RingError(errno.EINVAL, "only rings with DEFER_TASKRUN can be resized")
+        if threading.get_ident() != self._submitter and not self._disabled:
+            raise RingError(errno.EEXIST, "only the thread that made the ring may resize it")
+        size_flags = abi.SETUP_CQSIZE | abi.SETUP_CLAMP
+        flags = self.setup.flags & ~size_flags
+        asked = (abi.SETUP_CQSIZE if cq_entries else 0) | (abi.SETUP_CLAMP if clamp else 0)
+        setup = check_setup(entries, flags | asked, cq_entries)
+        setup = replace(setup, flags=self.setup.flags)
+        self.queues.resize(setup)
+        self.queues.show(abi.SQ_NEED_WAKEUP | abi.SQ_TASKRUN, on=True)  # "look", whatever it was
+        self.setup = setup
+        if self._ctx_region is not None:
+            self._fill_ctx(self._ctx_region)
 
     def register_mem(self, region: Region) -> None:
         """IORING_REGISTER_MEM_REGION with memory of the host's."""
@@ -396,6 +420,11 @@ class LoopRing:
     def submit_sqes(self, count: int, *, whole: bool = True) -> int:
         """bpf_io_uring_submit_sqes: how many entries were consumed. Completions that come at
         once are in the CQ when this returns; `whole`: so is what is task work."""
+        if self.setup.flags & abi.SETUP_IOPOLL:
+            raise UnsupportedError(
+                "requests on a ring with IOPOLL: no file here is polled for completion",
+                remedy="leave the flag out",
+            )
         first = self._next_token
         consumed = self._submit(count)
         if whole or not self.setup.defers:
@@ -492,7 +521,8 @@ class LoopRing:
         if within is not None:
             self._task_work = [e for e in events if not self._is_inline(e, within)]
             events = [e for e in events if self._is_inline(e, within)]
-        if self.setup.flags & abi.SETUP_TASKRUN_FLAG:
+        runs = within is None and events
+        if self.setup.flags & abi.SETUP_TASKRUN_FLAG and (runs or self._task_work):
             self.queues.show(abi.SQ_TASKRUN, on=bool(self._task_work))
         for event in events:
             assert isinstance(event, Completion)

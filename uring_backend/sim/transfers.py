@@ -354,7 +354,7 @@ class _Receiver:
                 request.cqe_flags = used & ~CQE_F_BUF_MORE
                 return request.done_bytes
             groups.hold(request)
-        if short or (self._whole and got.flags & MSG_TRUNC):
+        if short or (self._flags & MSG_WAITALL and got.flags & MSG_TRUNC):
             request.fail()
         if not request.done_bytes:
             groups.put_back(request)

@@ -8,6 +8,7 @@ the CQ then waits for a call. Everything that the memory shows is observed after
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import struct
 import threading
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final, Protocol
 
+from pybpfvm.bits import align_up
 from pybpfvm.errors import RingError
 from pybpfvm.memory import AddressSpace, RegionKind
 from pybpfvm.profiles import PROFILES
@@ -83,8 +85,8 @@ def generate(seed: int) -> Session:
     actions = []
     for _ in range(random.randint(6, 20)):
         what = random.choices(
-            ("put", "enter", "reap", "signal", "elsewhere", "enable", "misplace"),
-            (50, 25, 0 if workers else 12, 8, 3, 4, 5 if trouble == "misplaced" else 0),
+            ("put", "enter", "reap", "signal", "elsewhere", "enable", "misplace", "resize"),
+            (50, 25, 0 if workers else 12, 8, 3, 4, 5 * (trouble == "misplaced"), 3),
         )[0]
         if what == "put":
             numbers: tuple[int, ...] = (random.choice(kinds), random.choice(links))
@@ -94,6 +96,8 @@ def generate(seed: int) -> Session:
             odd = 1 << 20 if random.random() < 0.03 else 0
             most = 0 if workers and gets else random.choice((0, 1, 2, 3, 8, 8, 8, 20))
             numbers = (most, least, gets | odd)
+        elif what == "resize":
+            numbers = (random.choice((0, 1, 4, 8, 16, 30)), random.choice((0, 0, 2, 8, 16, 33)))
         else:
             numbers = (random.choice((1, 3, 20)),) if what == "reap" else ()
         actions.append(Action(what, numbers))
@@ -146,11 +150,14 @@ class Host(Protocol):
     def enable(self) -> int:
         """IORING_REGISTER_ENABLE_RINGS."""
 
+    def resize(self, entries: int, cq_entries: int) -> int:
+        """IORING_REGISTER_RESIZE_RINGS; `cq_entries` 0: as many as follow from `entries`."""
+
     def signal(self) -> None:
         """The eventfd gets 1."""
 
-    def rest(self) -> None:
-        """For REST_NS."""
+    def rest(self, time_ns: int = REST_NS) -> None:
+        """The process does something else."""
 
     def seen(self) -> dict[str, int]:
         """The header words of both queues."""
@@ -162,8 +169,10 @@ class Host(Protocol):
 Seen = tuple[str, object, dict[str, int]]
 
 
-def play(session: Session, host: Host, event: int, timespec: int) -> list[Seen]:
-    """What each action came to, and what the memory showed after it."""
+def play(
+    session: Session, host: Host, event: int, timespec: int, rest_ns: int = REST_NS
+) -> list[Seen]:
+    """What each action came to, and what the memory showed after it and a rest."""
     seen: list[Seen] = []
     for number, action in enumerate(session.actions):
         result: object = None
@@ -177,7 +186,7 @@ def play(session: Session, host: Host, event: int, timespec: int) -> list[Seen]:
             result = _in_a_thread(lambda: host.enter(0, 0, abi.ENTER_GETEVENTS))
         else:
             result = getattr(host, action.what)(*action.numbers)
-        host.rest()
+        host.rest(rest_ns)
         seen.append((str(action), result, host.seen()))
     rest = host.reap(100)
     seen.append(("the rest", rest if session.ordered else sorted(rest), host.seen()))
@@ -228,7 +237,8 @@ class OurHost:
         if queues.next_sqe(0) is not None:
             region = queues.region(Region.CQ)
             if queues.array_at and region is not None:
-                at = region.start + queues.array_at + queues.words["sq_tail"] % SQ_ENTRIES * 4
+                slot = queues.words["sq_tail"] % self.ring.setup.sq_entries
+                at = region.start + queues.array_at + slot * 4
                 self._memory.write(at, _BAD_INDEX.to_bytes(4, "little"))
             self.ring.publish()
 
@@ -242,11 +252,18 @@ class OurHost:
 
         return _number(enable)
 
+    def resize(self, entries: int, cq_entries: int) -> int:
+        def resize() -> int:
+            self.ring.resize(entries, cq_entries)
+            return 0
+
+        return _number(resize)
+
     def signal(self) -> None:
         self._backend.world.signal(self.event)
 
-    def rest(self) -> None:
-        self.ring.rest(REST_NS)
+    def rest(self, time_ns: int = REST_NS) -> None:
+        self.ring.rest(time_ns)
 
     def seen(self) -> dict[str, int]:
         return self.ring.queues.words
@@ -297,11 +314,40 @@ class KernelHost:
     def enable(self) -> int:
         return self.ring.register(_REGISTER_ENABLE_RINGS, 0, 0)
 
+    def resize(self, entries: int, cq_entries: int) -> int:
+        params = ctypes.create_string_buffer(abi.SETUP_PARAMS_BYTES)
+        flags = abi.SETUP_CQSIZE if cq_entries else 0
+        struct.pack_into("<III", params, 0, entries, cq_entries, flags)
+        done = self.ring.register(abi.Register.RESIZE_RINGS, ctypes.addressof(params), 1)
+        if done == 0:
+            self._map(params.raw)
+        return done
+
+    def _map(self, params: bytes) -> None:
+        """The memory of a ring that has been resized."""
+        ring = self.ring
+        ring.sq_entries, ring.cq_entries, *_ = struct.unpack_from("<II", params)
+        cq_off = struct.unpack_from("<10I", params, 80)
+        array = align_up(cq_off[5] + abi.CQE_BYTES * ring.cq_entries, 64)  # 6.18 does not tell
+        span = array + 4 * ring.sq_entries if ring.sq_array else array
+        self._maps = [
+            mmap.mmap(ring.fd, span, offset=abi.OFF_SQ_RING),
+            mmap.mmap(ring.fd, abi.SQE_BYTES * ring.sq_entries, offset=abi.OFF_SQES),
+        ]
+        ring.ring, ring.sqes = (memoryview(area) for area in self._maps)
+        ring.words = ring.ring[: span & ~3].cast("I")
+        ring.sq_mask, ring.cq_mask = ring.sq_entries - 1, ring.cq_entries - 1
+        ring.cqes_at = cq_off[5]
+        if ring.sq_array:
+            ring.sq_array = array // 4
+            for index in range(ring.sq_entries):
+                ring.words[ring.sq_array + index] = index
+
     def signal(self) -> None:
         os.eventfd_write(self.event, 1)
 
-    def rest(self) -> None:
-        time.sleep(REST_NS / 1e9)
+    def rest(self, time_ns: int = REST_NS) -> None:
+        time.sleep(time_ns / 1e9)
 
     def seen(self) -> dict[str, int]:
         ring, words = self.ring, self.ring.words
