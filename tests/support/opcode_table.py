@@ -55,6 +55,7 @@ METHODS: Final[dict[Register, str]] = {
     Register.PROBE: "probe",
 }
 _NOTES: Final[dict[Op, str]] = {
+    Op.RECV_ZC: "needs a receive queue of a network card",
     Op.MADVISE: "advice that changes no content",
     Op.SYMLINKAT: "kernel: with CAP_SYS_ADMIN",
     Op.WAITID: "kernel: one child; simulated: one or any",

@@ -21,7 +21,7 @@ from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Op, Sqe
 from pybpfvm.uring_backend.base import EXTERNAL, Completion, Event, Started
 from pybpfvm.uring_backend.kernel import KernelBackend, probe, sysring
-from pybpfvm.uring_backend.kernel.guard import SUPPORTED, confine
+from pybpfvm.uring_backend.kernel.guard import SUPPORTED, TOKEN_LIMIT, confine
 from pybpfvm.uring_backend.kernel.sysring import SysRing
 
 pytestmark = pytest.mark.kernel_ring
@@ -201,6 +201,35 @@ def test_a_number_that_waiting_requests_name_is_not_the_hosts_yet(
     assert bench.backend.in_flight() == 0
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
+
+
+def test_a_number_that_a_worker_may_look_up_is_not_the_hosts_yet(bench: Bench) -> None:
+    """Whether it has done so by now nobody can tell."""
+    reader, writer = bench.world.pipe()
+    read = Sqe(Op.READ, abi.SQE_ASYNC, fd=reader, addr=bench.block.start, len=5, off=_NOWHERE)
+    assert bench.submit(replace(read, user_data=9)) == 1
+    time.sleep(0.02)  # it has: the read goes on
+    assert bench.submit(Sqe(Op.CLOSE, fd=reader, user_data=2)) == 1
+    assert bench.results(1) == [(2, 0)]
+    assert bench.result(Sqe(Op.FSYNC, fd=reader)) == -errno.EBADF
+    opened, _ = steal(reader)
+    assert reader not in opened
+    for fd in opened:
+        os.close(fd)
+    data = bench.put(b"hello", 64)
+    assert bench.submit(Sqe(Op.WRITE, fd=writer, addr=data, len=5, off=_NOWHERE, user_data=3)) == 1
+    assert sorted(bench.results(2)) == [(3, 5), (9, 5)]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(reader)
+
+
+def test_plain_closes_are_the_kernels(bench: Bench) -> None:
+    """Nothing is played where nothing waits: one call for each."""
+    fds = [bench.world.pipe()[0] for _ in range(3)]
+    sqes = [Sqe(Op.CLOSE, fd=fd, user_data=fd) for fd in fds]
+    assert bench.submit(*sqes, Sqe(Op.FSYNC, fd=fds[0], user_data=1)) == 4
+    assert bench.results(4) == [*((fd, 0) for fd in fds), (1, -errno.EBADF)]
+    assert bench.backend._flight._last_hidden == TOKEN_LIMIT
 
 
 # --- drains -------------------------------------------------------------------------------------
