@@ -500,6 +500,35 @@ def test_connect_reaches_only_the_world(bench: Bench) -> None:
             bench.submit(Sqe(Op.SOCKET, fd=domain, off=kind))
 
 
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_a_port_given_back_is_not_the_worlds(bench: Bench, kind: int) -> None:
+    """A socket whose port the kernel chose loses it when it is shut down, or disconnected."""
+    stream = kind == socket.SOCK_STREAM
+    fd = bench.world.listen() if stream else bench.world.datagrams()
+    address = bench.world.address(fd)
+    unspecified = bench.put(bytes(16))
+    bench.result(
+        Sqe(Op.SHUTDOWN, fd=fd, len=abi.SHUT_RDWR)
+        if stream
+        else Sqe(Op.CONNECT, fd=fd, addr=unspecified, off=16)
+    )
+    with socket.socket(socket.AF_INET, kind) as taker:
+        taker.bind(("127.0.0.1", int.from_bytes(address[2:4], "big")))
+        if stream:
+            taker.listen()
+        taker.setblocking(False)
+        addr = bench.put(address, 64)
+        client = bench.world.socket(kind=kind)
+        if stream:
+            connect = Sqe(Op.CONNECT, fd=client, addr=addr, off=16)
+            assert bench.result(connect) == -errno.ECONNREFUSED
+        else:
+            send = Sqe(Op.SEND, fd=client, addr=bench.block.start, len=5, off=addr, file_index=16)
+            bench.result(send)
+            with pytest.raises(BlockingIOError):
+                taker.recv(5)
+
+
 def test_opcodes_that_reach_further_are_refused(bench: Bench) -> None:
     for op in set(Op) - SUPPORTED:
         with pytest.raises(UnsupportedError, match=op.name):
