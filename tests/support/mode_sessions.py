@@ -96,6 +96,8 @@ def generate(seed: int) -> Session:
             odd = 1 << 20 if random.random() < 0.03 else 0
             most = 0 if workers and gets else random.choice((0, 1, 2, 3, 8, 8, 8, 20))
             numbers = (most, least, gets | odd)
+        elif what == "elsewhere":
+            numbers = (random.randrange(3),)
         elif what == "resize":
             numbers = (random.choice((0, 1, 4, 8, 16, 30)), random.choice((0, 0, 2, 8, 16, 33)))
         else:
@@ -183,7 +185,12 @@ def play(
             fields |= {"flags": sqe.flags | link, "user_data": number + 1}
             host.put(Sqe(**fields))
         elif action.what == "elsewhere":
-            result = _in_a_thread(lambda: host.enter(0, 0, abi.ENTER_GETEVENTS))
+            calls: tuple[Callable[[], int], ...] = (
+                lambda: host.enter(0, 0, abi.ENTER_GETEVENTS),
+                lambda: host.enter(2, 0, 0),
+                lambda: host.resize(16, 0),
+            )
+            result = _in_a_thread(calls[action.numbers[0]])
         else:
             result = getattr(host, action.what)(*action.numbers)
         host.rest(rest_ns)

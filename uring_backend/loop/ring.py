@@ -195,14 +195,16 @@ class LoopRing:
 
     def resize(self, entries: int, cq_entries: int = 0, *, clamp: bool = False) -> None:
         """IORING_REGISTER_RESIZE_RINGS: other sizes, at other addresses; `cq_entries` 0: twice as
-        many. RingError EINVAL without DEFER_TASKRUN, EOVERFLOW for less than what is in a queue."""
+        many. RingError EINVAL without DEFER_TASKRUN, EEXIST from another thread than the
+        submitter's, EOVERFLOW for less than what is in a queue."""
         self._check_open()
         if self._inside:
             raise InputError("the ring is inside an enter", remedy="call it afterwards")
+        single = self.setup.flags & abi.SETUP_SINGLE_ISSUER and not self._disabled
+        if single and threading.get_ident() != self._submitter:
+            raise RingError(errno.EEXIST, "only the thread that made the ring may resize it")
         if not self.setup.defers:
             raise RingError(errno.EINVAL, "only rings with DEFER_TASKRUN can be resized")
-        if threading.get_ident() != self._submitter and not self._disabled:
-            raise RingError(errno.EEXIST, "only the thread that made the ring may resize it")
         size_flags = abi.SETUP_CQSIZE | abi.SETUP_CLAMP
         flags = self.setup.flags & ~size_flags
         asked = (abi.SETUP_CQSIZE if cq_entries else 0) | (abi.SETUP_CLAMP if clamp else 0)
