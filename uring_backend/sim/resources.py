@@ -147,7 +147,8 @@ class SlotTable:
         old = self._slots[slot]
         made = None if file is None else RegisteredFile(file, tag, self._tell)
         self._slots[slot] = made
-        self._hint = slot if file is None else slot + 1
+        if old or file:
+            self._hint = slot if file is None else slot + 1
         if old:
             old.drop()
 

@@ -479,6 +479,7 @@ class _Receiver:
             except Refused:
                 if not retried:
                     raise
+                request.fail()
                 request.cqe_flags = flags
                 return done, True
             self._emptied |= chosen.emptied
