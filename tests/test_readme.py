@@ -50,6 +50,26 @@ def test_the_python_example_runs(
     assert capsys.readouterr().out == "Cqe(user_data=29, res=42, flags=0) 71 1\n"
 
 
+def test_the_examples_of_filters_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "docs/filters.md").read_text()
+    blocks = re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL)
+    shell, toml, python = (body for _, body in blocks)
+    monkeypatch.chdir(tmp_path)
+    program, _, said = shell.partition("$ pybpfvm filter explain")
+    Path("inet.cbpf").write_text(program.partition("inet.cbpf\n")[2])
+    command, _, output = said.partition("\n")
+    assert main(["filter", "explain", *command.split()]) == 1
+    assert capsys.readouterr().out == output
+    Path("no_creat.cbpf").write_text("ld [16]\njset #0x40, no\nret #1\nno: ret #0\n")
+    Path("s.toml").write_text(f'object = "{ROOT}/examples/01_hello/prog.v2.bpf.o"\n{toml}')
+    assert main(["run", "s.toml"]) == 0
+    capsys.readouterr()
+    exec(compile(python, "docs/filters.md", "exec"), {})
+    assert capsys.readouterr().out == "[0, -13]\n"
+
+
 def test_the_python_example_of_contracts_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / "docs/contracts.md").read_text()
     found = re.search(r"```python\n(.*?)```", text, re.DOTALL)

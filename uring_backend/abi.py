@@ -310,6 +310,7 @@ REGISTER_BUFFERS2: Final = 15
 REGISTER_BUFFERS_UPDATE: Final = 16
 REGISTER_FILE_ALLOC_RANGE: Final = 25
 REGISTER_CLONE_BUFFERS: Final = 30
+REGISTER_BPF_FILTER: Final = 37  # from Linux 7.0
 
 CLONE_DST_REPLACE: Final = 1 << 1
 
@@ -453,6 +454,26 @@ O_CLOEXEC: Final = 0o2000000
 O_SYNC: Final = 0o4010000
 O_PATH: Final = 0o10000000
 O_TMPFILE: Final = 0o20200000
+_FASYNC: Final = 0o20000
+# What open(2) looks at; O_SYNC and O_TMPFILE include O_DSYNC and O_DIRECTORY.
+OPEN_VALID: Final = (
+    O_ACCMODE
+    | O_CREAT
+    | O_EXCL
+    | O_NOCTTY
+    | O_TRUNC
+    | O_APPEND
+    | O_NONBLOCK
+    | O_SYNC
+    | O_DIRECT
+    | O_LARGEFILE
+    | O_NOFOLLOW
+    | O_NOATIME
+    | O_CLOEXEC
+    | O_PATH
+    | O_TMPFILE
+    | _FASYNC
+)
 
 AT_FDCWD: Final = -100
 AT_SYMLINK_NOFOLLOW: Final = 0x100

@@ -16,7 +16,7 @@ place in links and drains like any other, `Started` says when its turn has come,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,6 +25,7 @@ from pybpfvm.uring_backend.conditions import VirtualNetwork
 from pybpfvm.uring_backend.trees import Entry
 
 EXTERNAL = 0xFF
+Denied = Callable[[int], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +181,11 @@ class Backend(Protocol):
 
     def cancel_external(self, token: int) -> None:
         """Forget an external request that has not started (teardown); its chain is cancelled."""
+
+    def filter_requests(self, denied: Denied) -> None:
+        """Ask `denied` for the token of every request from now on, but external ones: True ends it
+        with -EACCES, as one that could not be prepared. An error of preparing it wins. Asked
+        within `submit` only, perhaps for requests that are then not consumed."""
 
     def register_files(self, fds: Sequence[int], tags: Sequence[int] = ()) -> int:
         """IORING_REGISTER_FILES or FILES2 (-1: sparse slot); 0 or -errno. A Message(tag, 0, 0)

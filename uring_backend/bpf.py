@@ -16,6 +16,7 @@ from typing import Protocol
 from pybpfvm.bits import U32
 from pybpfvm.errors import RingHang, Trap
 from pybpfvm.events import Observer, Parked, RunEnded, RunFaulted, RunStarted, Woken
+from pybpfvm.interrupts import breathe
 from pybpfvm.memory import AddressSpace, Region
 from pybpfvm.profiles.base import Profile, RingRules, WaitBy
 from pybpfvm.uring_backend.base import Backend
@@ -153,6 +154,7 @@ class BpfRequests:
         raises; queued requests stay queued."""
         began_ns = time.monotonic_ns()
         while self._queue:
+            breathe()
             request = self._queue[0]
             if not self.dying:
                 self._check_budget(request, began_ns)

@@ -7,6 +7,7 @@ used again; requests of our own that nobody sees (`hide`) draw theirs from a ran
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator
+from typing import Protocol
 
 from pybpfvm.errors import InternalError
 
@@ -59,6 +60,22 @@ class BpfRequest(Request):
         self.wait_idx = 0
         self.recheck = False
         self.parked = 0
+
+
+class DirectRequests(Protocol):
+    """Requests in flight that compiled code issued. They become live when somebody claims them."""
+
+    def in_flight(self) -> int:
+        """How many there are that nobody claimed."""
+
+    def claim(self, token: int) -> None:
+        """Make a live request of this one."""
+
+    def claim_all(self) -> None:
+        """Make live requests of all, oldest first."""
+
+    def release(self, token: int) -> None:
+        """One that was claimed is over."""
 
 
 class RequestTable:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 from pybpfvm.bits import U32
 from pybpfvm.errors import InputError, InternalError, RingError, RingHang
 from pybpfvm.events import HostWaits, HostWoke, Observer
+from pybpfvm.interrupts import breathe, uninterrupted, unwatch, watch
 from pybpfvm.memory import AddressSpace
 from pybpfvm.profiles.base import Profile
 from pybpfvm.uring_backend.abi import SQE_BYTES, Cqe
@@ -23,6 +24,7 @@ from pybpfvm.uring_backend.bpf import BpfRequests, Budgets, ProgramRunner, wait_
 from pybpfvm.uring_backend.checks import SqeChecks
 from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.cq import CompletionQueue, CompletionQueues
+from pybpfvm.uring_backend.filtering import RequestFilter
 from pybpfvm.uring_backend.layout import RingMemory
 from pybpfvm.uring_backend.setup import check_setup
 from pybpfvm.uring_backend.submitter import Submitter
@@ -84,6 +86,7 @@ class Ring:
         self._closed = False
         self._observer = observer
         self._loop: KernelLoop | None = None
+        self._filtered = False
         self._runner = runner
         self._memory = RingMemory(memory, profile, setup)
         self.sq = self._memory.submission_queue()
@@ -117,6 +120,7 @@ class Ring:
         )
         self._submitter.bpf = self._bpf
         memory.before_close(self.close)
+        watch()
 
     def __enter__(self) -> Self:
         return self
@@ -149,7 +153,7 @@ class Ring:
         backend = self.backend
         if rules is None or not rules.extra_cqs or rules.submit_returns_errno:
             return None
-        if self._observer is not None:
+        if self._observer is not None or self._filtered:
             return None
         if backend.name != "kernel":
             return None
@@ -194,6 +198,7 @@ class Ring:
         self._check_open()
         return self.enter(self.sq.publish(), wait_nr)
 
+    @uninterrupted
     def enter(self, to_submit: int, min_complete: int = 0) -> int:
         """io_uring_enter: submit, run task work, wait for `min_complete` CQEs on CQ 0.
 
@@ -220,6 +225,7 @@ class Ring:
 
     # --- completion -------------------------------------------------------------------------
 
+    @uninterrupted
     def wait_cqes(self, wait_nr: int = 1, timeout_ns: int | None = None, cq: int = 0) -> int:
         """Wait until a CQ holds `wait_nr` CQEs, running programs; how many it holds then.
 
@@ -243,6 +249,7 @@ class Ring:
         )
         return queue.count()
 
+    @uninterrupted
     def run_until_idle(self, timeout_ns: int | None = None) -> bool:
         """Let everything that can happen happen; parked requests may remain.
 
@@ -292,6 +299,7 @@ class Ring:
 
     # --- registration -----------------------------------------------------------------------
 
+    @uninterrupted
     def register_bpf(self, programs: Sequence[int | None]) -> None:
         """IORING_REGISTER_BPF: numbers that `runner` knows; None or -1 leaves a slot empty.
 
@@ -314,6 +322,7 @@ class Ring:
             table.append(program)
         self._checks.programs = tuple(table)
 
+    @uninterrupted
     def unregister_bpf(self) -> None:
         """IORING_UNREGISTER_BPF; waits like `register_bpf`.
 
@@ -324,6 +333,13 @@ class Ring:
         if self._checks.programs is None:
             raise RingError(errno.ENXIO, "no programs are registered")
         self._checks.programs = None
+
+    def put_filter(self, filter_: RequestFilter) -> None:
+        """Requests pass this filter from now on; compiled code loops over the ring no more."""
+        self._check_open()
+        self._filtered = True
+        self._bpf.loop = None
+        self._submitter.gate.put(filter_)
 
     def register_files(self, fds: Sequence[int]) -> None:
         """IORING_REGISTER_FILES; -1 leaves a slot empty. Raises RingError."""
@@ -472,6 +488,7 @@ class Ring:
             self._work(None if polls else deadline_ns)
             if done():
                 return _Stop.DONE
+            breathe()
             if self._bpf.queued:  # the deadline came while programs ran
                 return _Stop.LATE
             if not self.backend.can_progress():
@@ -532,6 +549,7 @@ class Ring:
         if self._closed:
             raise RingError(errno.ENXIO, "the ring is closed")
 
+    @uninterrupted
     def close(self) -> None:
         """End every request (parked BPF requests with -EAGAIN, section 3.6), free everything.
 
@@ -551,6 +569,7 @@ class Ring:
             self._submitter.end_everything()
         finally:
             self._closed = True
+            unwatch()
             self.backend.close()
             if self._loop is not None:
                 self._loop.close()

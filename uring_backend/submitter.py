@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pybpfvm.errors import InternalError
@@ -25,8 +24,15 @@ from pybpfvm.uring_backend.abi import (
 from pybpfvm.uring_backend.base import EXTERNAL, Backend, Message, Started
 from pybpfvm.uring_backend.checks import SqeChecks
 from pybpfvm.uring_backend.cq import CompletionQueues
+from pybpfvm.uring_backend.filtering import FilterGate
 from pybpfvm.uring_backend.performed import Performed, is_performed
-from pybpfvm.uring_backend.requests import DIRECT_TOKENS, BpfRequest, Request, RequestTable
+from pybpfvm.uring_backend.requests import (
+    DIRECT_TOKENS,
+    BpfRequest,
+    DirectRequests,
+    Request,
+    RequestTable,
+)
 from pybpfvm.uring_backend.sq import SubmissionQueue
 
 if TYPE_CHECKING:
@@ -42,10 +48,6 @@ _USER = "user"
 _OTHER_RING = "MSG_RING"
 
 
-def _nobody(token: int) -> None:
-    raise InternalError(f"nobody issued request {token:#x}")
-
-
 class Submitter:
     """Issues the SQEs of userspace and of programs, and posts what comes back."""
 
@@ -59,13 +61,13 @@ class Submitter:
         live_requests: int,
         observer: Observer | None,
     ) -> None:
-        self.table = RequestTable()
+        self._table = RequestTable()
         self.performed = Performed(self, backend, cqs)
+        self.gate = FilterGate(backend, self._filtered_sqe, observer)
         self.bpf: BpfRequests  # set once by the ring: the two refer to each other
-        # Told when a request ends that compiled code had issued; set by who lets it.
-        self.released: Callable[[int], None] = _nobody
+        self.direct: DirectRequests | None = None  # set by who lets compiled code issue requests
         # Those among them that complete during the run that submitted them: posted at its end.
-        self.deferring: set[int] = set()
+        self._deferring: set[int] = set()
         self.activity = 0  # grows with everything the backend takes or reports
         self.timeouts_ended = 0
         self._rules = rules
@@ -77,6 +79,13 @@ class Submitter:
         self._chain: list[tuple[Request, int]] = []  # a program's open chain, with errnos
         self._deferred: list[tuple[Request, int, int]] = []
         self._inline_from: int | None = None  # requests from this token on complete inline
+
+    @property
+    def table(self) -> RequestTable:
+        """All requests that live."""
+        if self.direct is not None:
+            self.direct.claim_all()
+        return self._table
 
     # --- userspace ------------------------------------------------------------------------
 
@@ -91,7 +100,7 @@ class Submitter:
         chain: list[tuple[Request, int]] = []
         limit = min(limit, sq.ready())
         for ahead in range(limit):
-            if len(self.table.live) >= self._live_requests:
+            if self.room() <= 0:
                 break
             raw = sq.fetch(ahead - done)
             if raw is None:
@@ -180,7 +189,7 @@ class Submitter:
 
     def submit_from_program(self, raw: bytes, origin: str) -> int:
         """The submit helper, section 2.4 (a), after its length check."""
-        if len(self.table.live) >= self._live_requests:
+        if self.room() <= 0:
             return -errno.ENOMEM
         request, error = self._admit(raw, origin)
         link = request.flags & SQE_ANY_LINK
@@ -189,7 +198,7 @@ class Submitter:
         self._announce(request)
         if error:
             if self._rules.submit_returns_errno:
-                self.table.retire(request)
+                self._table.retire(request)
                 self._announce_end(request, -error, 0, quiet=True)
                 return -error
             if not (self._rules.bad_sqe_joins_chain and (self._chain or link)):
@@ -203,10 +212,11 @@ class Submitter:
                 self.close_chain()
             return self._accepted
         before = len(self._deferred)
-        self._issue_alone(request)
+        denied = self._issue_alone(request)
         # The backend does not tell a bad SQE from a request that fails at once; -EINVAL right
         # away is nearly always the former, and then the helper says so.
-        if len(self._deferred) > before and self._deferred[-1][:2] == (request, -errno.EINVAL):
+        bad = -errno.EACCES if denied else -errno.EINVAL
+        if len(self._deferred) > before and self._deferred[-1][:2] == (request, bad):
             _, res, flags = self._deferred.pop()
             refused = self._rules.submit_returns_errno
             self._announce_end(request, res, flags, quiet=refused)
@@ -215,18 +225,19 @@ class Submitter:
             self._post(request, res, flags)
             self.settle()
             return 0
-        self._flush_deferred(_DEFER_MOST)
+        self.post_some()
         return self._accepted
 
     @property
     def _accepted(self) -> int:
         return 0 if self._rules.submit_returns_errno else 1
 
-    def _issue_alone(self, request: Request) -> None:
+    def _issue_alone(self, request: Request) -> bool:
+        """Issue a request without links; whether a filter denied it."""
         if isinstance(request, BpfRequest):
             self._announce_start(request)
             self.bpf.enqueue(request)
-            return
+            return False
         self._inline_from = request.token
         try:
             if is_performed(request):
@@ -234,9 +245,11 @@ class Submitter:
                 self.performed.start(request)
             else:
                 self._hand_over([request], placed=False)
+            denied = self.gate.denied(request.token)
             self.drain()
         finally:
             self._inline_from = None
+        return denied
 
     def close_chain(self) -> None:
         """Start the open chain of the running program; without one, nothing."""
@@ -262,18 +275,39 @@ class Submitter:
         """A run is over: close its chain, post its deferred completions."""
         self.close_chain()
         self._flush_deferred(1)
-        self.deferring.clear()
+        self._deferring.clear()
 
     def abort_run(self) -> None:
         """A run was broken off: its unstarted chain is cancelled, its completions are posted."""
         self._fail_chain(self._take_chain())
         self._flush_deferred(1)
-        self.deferring.clear()
+        self._deferring.clear()
         self.settle()
 
     def room(self) -> int:
         """How many requests more may be live."""
-        return self._live_requests - len(self.table.live)
+        direct = self.direct.in_flight() if self.direct is not None else 0
+        return self._live_requests - len(self._table.live) - direct
+
+    @property
+    def chaining(self) -> bool:
+        """Whether a chain of the running program is open."""
+        return bool(self._chain)
+
+    @property
+    def deferring(self) -> bool:
+        """Whether completions are kept for the end of the run."""
+        return bool(self._deferred)
+
+    def post_some(self) -> None:
+        """Post what is kept for the end of the run, if it is much."""
+        self._flush_deferred(_DEFER_MOST)
+
+    def add_direct(self, request: Request, *, in_run: bool) -> None:
+        """A request that compiled code issued lives; `in_run`: in the run that is not over yet."""
+        self._table.add(request)
+        if in_run:
+            self._deferring.add(request.token)
 
     def _take_chain(self) -> list[tuple[Request, int]]:
         chain, self._chain = self._chain, []
@@ -298,7 +332,7 @@ class Submitter:
         error = errno.EINVAL
         if cq is not None:
             error = self._checks.generic(opcode, flags, personality)
-        table = self.table
+        table = self._table
         token = table.next_token
         table.next_token += 1
         request: Request
@@ -309,7 +343,17 @@ class Submitter:
         else:
             request = Request(token, raw, user_data, cq or 0, origin)
         table.add(request)
+        if self.gate.active and not error:
+            ours = isinstance(request, BpfRequest) or is_performed(request)
+            if ours and self.gate.denies(token, raw):
+                error = errno.EACCES
         return request, error
+
+    def _filtered_sqe(self, token: int) -> bytes | None:
+        """The SQE that filters see for the backend's request `token`; None for what `_admit` has
+        asked about, and for requests of our own."""
+        request = self._table.live.get(token)
+        return None if request is None or request.external else request.sqe
 
     def _announce(self, request: Request) -> None:
         if self._observer is not None:
@@ -359,7 +403,7 @@ class Submitter:
             return self._backend.submit(encoded)
         except BaseException:
             for request in requests:
-                self.table.retire(request)
+                self._table.retire(request)
             raise
 
     def _encode(self, request: Request, *, placed: bool) -> bytes:
@@ -407,7 +451,7 @@ class Submitter:
         self.bpf.wake()
 
     def _start(self, token: int) -> None:
-        request = self.table.live.get(token)
+        request = self._table.live.get(token)
         if request is None or not request.external:
             raise InternalError(f"the backend started an unknown request {token}")
         request.started = True
@@ -418,11 +462,11 @@ class Submitter:
             self.performed.start(request)
 
     def _ended(self, token: int, res: int, flags: int) -> None:
-        hidden = self.table.take_hidden(token)
+        hidden = self._table.take_hidden(token)
         if hidden is not None:
             hidden(res)
             return
-        request = self.table.live.get(token)
+        request = self._table.live.get(token)
         if request is None:
             raise InternalError(f"the backend completed an unknown request {token}")
         if flags & CQE_F_MORE:
@@ -432,15 +476,17 @@ class Submitter:
 
     def complete(self, request: Request, res: int, flags: int = 0) -> None:
         """The request is over: its last CQE, posted at once or at the end of the run."""
-        self.table.retire(request)
+        self._table.retire(request)
+        if self.gate.active:
+            self.gate.ended(request.token, res)
         if request.opcode == Op.TIMEOUT:
             self.timeouts_ended += 1
         if request.flags & SQE_CQE_SKIP_SUCCESS and self._skips(request, res):
             self._announce_end(request, res, flags, quiet=True)
             return
-        if request.token >= DIRECT_TOKENS:
-            self.released(request.token)
-            inline = request.token in self.deferring
+        if self.direct is not None and request.token >= DIRECT_TOKENS:
+            self.direct.release(request.token)
+            inline = request.token in self._deferring
         else:
             inline = self._inline_from is not None and request.token >= self._inline_from
         if inline:

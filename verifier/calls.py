@@ -92,7 +92,6 @@ _KINDS: Mapping[ArgType, tuple[RegType, ...]] = {
 # Arguments of which only the kind of register is known to be right.
 _NOT_JUDGED = frozenset(
     {
-        ArgType.PTR_TO_BTF_ID,
         ArgType.PTR_TO_BTF_ID_OR_NULL,
         ArgType.PTR_TO_PERCPU_BTF_ID,
     }
@@ -107,6 +106,10 @@ _NULLABLE = frozenset(
         ArgType.PTR_TO_BTF_ID_OR_NULL,
     }
 )
+_DONTCARE, _ANYTHING = ArgType.DONTCARE, ArgType.ANYTHING
+_MAP, _ELEMENT = ArgType.CONST_MAP_PTR, ArgType.PTR_TO_MAP_VALUE
+_BTF_ID, _SOCK_COMMON = ArgType.PTR_TO_BTF_ID, ArgType.PTR_TO_BTF_ID_SOCK_COMMON
+_CONTEXT = frozenset({ArgType.PTR_TO_CTX, ArgType.PTR_TO_CTX_OR_NULL})
 _SIZED = frozenset({ArgType.PTR_TO_MEM, ArgType.PTR_TO_MEM_OR_NULL, ArgType.PTR_TO_UNINIT_MEM})
 _SIZES = frozenset({ArgType.CONST_SIZE, ArgType.CONST_SIZE_OR_ZERO})
 _UNINIT = frozenset(
@@ -257,17 +260,17 @@ def call_helper(env: Environment, state: State, insn: Insn, pc: int) -> int:
 
 
 def _check_argument(call: _Call, number: int, kind: ArgType) -> None:
-    if kind is ArgType.DONTCARE or number > call.helper.checked_args:
+    if kind is _DONTCARE or number > call.helper.checked_args:
         return
     reg = call.regs[number]
     check_readable(reg, number)
-    if kind is ArgType.ANYTHING:
+    if kind is _ANYTHING:
         check_conceals(call.env, reg, f"R{number} leaks addr into helper function")
         return
-    if kind is ArgType.PTR_TO_BTF_ID:
+    if kind is _BTF_ID:
         btfhelpers.check_argument(call.env, call.helper.name, reg, number)
         return
-    if kind is ArgType.PTR_TO_MAP_VALUE and call.map is not None and takes_sockets(call.map):
+    if kind is _ELEMENT and call.map is not None and takes_sockets(call.map):
         kind = ArgType.PTR_TO_BTF_ID_SOCK_COMMON
     allowed = _KINDS[kind]
     if kind in _NULLABLE and is_null(reg):
@@ -275,20 +278,20 @@ def _check_argument(call: _Call, number: int, kind: ArgType) -> None:
         return
     if reg.type not in allowed and not (allowed is _MEMORY and _is_memory(call, number, kind)):
         raise _mismatch(reg, number, allowed, call)
-    if kind in _NOT_JUDGED or (
-        kind is ArgType.PTR_TO_BTF_ID_SOCK_COMMON and reg.type is RegType.PTR_TO_BTF_ID
-    ):
+    if kind in _NOT_JUDGED or (kind is _SOCK_COMMON and reg.type is RegType.PTR_TO_BTF_ID):
         raise unsupported(f"arguments of type {kind.name} ({call.helper.name})")
     if number == call.helper.releases:
         _take_reference(call, reg, number)
-    if kind in (ArgType.PTR_TO_CTX, ArgType.PTR_TO_CTX_OR_NULL):
-        checks.check_ctx_pointer(reg, number)
-    elif kind is ArgType.CONST_MAP_PTR:
-        _take_map(call, reg)
-    elif kind in _SIZES:
-        _check_sized(call, number, kind)
-    elif kind in _SIZED:
+    if kind in _SIZED:
         return  # its size follows
+    if kind in _SIZES:
+        _check_sized(call, number, kind)
+    elif kind in _ELEMENTS:
+        _check_element(call, number, kind)
+    elif kind is _MAP:
+        _take_map(call, reg)
+    elif kind in _CONTEXT:
+        checks.check_ctx_pointer(reg, number)
     elif kind in (ArgType.PTR_TO_LONG, ArgType.PTR_TO_INT):
         size = 8 if kind is ArgType.PTR_TO_LONG else 4
         checks.check_alignment(reg, 0, size, strict=True)
@@ -303,8 +306,6 @@ def _check_argument(call: _Call, number: int, kind: ArgType) -> None:
         _take_callback(call, reg, number)
     elif kind is ArgType.PTR_TO_CONST_STR:
         call.text = constant_string(call.env, reg, number)
-    elif kind in _ELEMENTS:
-        _check_element(call, number, kind)
 
 
 def _is_memory(call: _Call, number: int, kind: ArgType) -> bool:
@@ -348,8 +349,7 @@ def _take_map(call: _Call, reg: Reg) -> None:
 def _check_element(call: _Call, number: int, kind: ArgType) -> None:
     """A key or value of the map argument, whose sizes the map tells."""
     spec = call.map
-    if spec is None:
-        raise unsupported(f"{call.helper.name}, whose key or value comes before its map")
+    assert spec is not None, "maps come before their keys and values"
     if kind is ArgType.PTR_TO_MAP_KEY:
         _memory(call, number, spec.key_size, writes=False, raw=False)
         if call.env.rules.lookup_never_null:

@@ -20,6 +20,9 @@ from pybpfvm.verifier.states.state import State
 from pybpfvm.verifier.usermemory.origin import ADDRESSES
 from pybpfvm.verifier.verdict import Kind, Rule
 
+# Hot functions compare with names of the module: finding an enum's member takes far longer.
+_NOT_INIT, _STACK = RegType.NOT_INIT, RegType.PTR_TO_STACK
+
 # The largest offset or size that the kernel lets a register hold, and that of packets.
 MAX_VAR_OFF = 1 << 29
 MAX_PACKET_OFF = 0xFFFF
@@ -27,7 +30,7 @@ MAX_PACKET_OFF = 0xFFFF
 
 def check_readable(reg: Reg, number: int) -> None:
     """The register was written."""
-    if reg.type is RegType.NOT_INIT:
+    if reg.type is _NOT_INIT:
         by_call = reg.at >= 0
         raise Refused(
             Rule.UNINIT_REG,
@@ -88,18 +91,20 @@ def check_region(
     its range the register points. `invalid` is the kernel's text, with {limit}, {off}, {size}."""
     off += reg.off
     var = reg.var
+    low, high = var.smin + off, var.umax + off
+    if 0 <= low <= limit - size >= high and var.umax < MAX_VAR_OFF:
+        return
     bounds = (-off, limit - size - off)
     if var.smin < 0 and (var.smin == S64_MIN or var.smin + off < 0) and var.mask:
         raise Refused(
             rule,
             f"R{number} min value is negative, either use unsigned index or do a "
             "if (index >=0) check.",
-            reason=f"the offset may be as low as {var.smin + off}",
+            reason=f"the offset may be as low as {low}",
             suggestion="compare the index with 0, or make it unsigned",
             culprit=reg,
             bounds=bounds,
         )
-    low, high = var.smin + off, var.umax + off
     if low < 0 or low + size > limit:
         where = invalid.format(limit=limit, off=low, size=size)
         raise Refused(
@@ -161,8 +166,8 @@ def check_map_value(
 
 def check_map_direction(spec: MapSpec, off: int, size: int, *, store: bool) -> None:
     """The map's flags let programs write, or read, it."""
-    flag, verb = (BPF_F_RDONLY_PROG, "write into") if store else (BPF_F_WRONLY_PROG, "read from")
-    if spec.flags & flag:
+    if spec.flags & (BPF_F_RDONLY_PROG if store else BPF_F_WRONLY_PROG):
+        verb = "write into" if store else "read from"
         raise forbidden(
             Rule.READ_ONLY,
             f"{verb} map forbidden, value_size={spec.value_size} off={off} size={size}",
@@ -323,7 +328,6 @@ def check_stack_bounds(
     `what` is " read from" or " write to" in the kernel's message.
     """
     var = reg.var
-    bounds = (-STACK_BYTES - reg.off - off, -size - reg.off - off)
     if not var.mask:
         low = high = reg.off + off + var.smin
     else:
@@ -334,7 +338,7 @@ def check_stack_bounds(
                 reason="what was added to the frame pointer has no bounds",
                 suggestion="compare the index with the array's size first",
                 culprit=reg,
-                bounds=bounds,
+                bounds=_stack_bounds(reg, off, size),
             )
         low, high = reg.off + off + var.smin, reg.off + off + var.smax
     if low < -STACK_BYTES or low >= 0 or high + size > 0:
@@ -352,11 +356,16 @@ def check_stack_bounds(
             f"the stack is r10-{STACK_BYTES} to r10-1",
             suggestion="keep the offset inside the array on the stack",
             culprit=reg,
-            bounds=bounds,
+            bounds=_stack_bounds(reg, off, size),
             certain=size > 0 and (low + size > 0 or high < -STACK_BYTES or not var.mask),
         )
     env.used_stack(state.frames[reg.frame].entry, low)
     return low, high
+
+
+def _stack_bounds(reg: Reg, off: int, size: int) -> tuple[int, int]:
+    """Between what numbers the one added to the pointer must lie."""
+    return -STACK_BYTES - reg.off - off, -size - reg.off - off
 
 
 def check_stack_init(
@@ -394,7 +403,7 @@ _PACKET_ALIGN = 2
 def check_alignment(reg: Reg, off: int, size: int, *, strict: bool) -> None:
     """Accesses to the stack, and atomic ones anywhere, are aligned to their size; x86 lets all
     others be as they are."""
-    if size == 1 or not (strict or reg.type is RegType.PTR_TO_STACK):
+    if size == 1 or not (strict or reg.type is _STACK):
         return
     at = reg.off + off
     if reg.type in PACKET_TYPES:

@@ -6,15 +6,15 @@ instructions were seen to access what of the kernel.)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import chain, count
 from typing import TYPE_CHECKING
 
 from pybpfvm.btf.types import Btf
 from pybpfvm.isa.codec import pcs, target_pc
 from pybpfvm.isa.insn import Insn
-from pybpfvm.isa.opcodes import Kind, Pseudo
+from pybpfvm.isa.opcodes import Kind
 from pybpfvm.loader.target import kernel_btf
 from pybpfvm.profiles.base import CtxField, Profile, Sleepable
 from pybpfvm.profiles.detect import matching_section
@@ -91,7 +91,7 @@ RULES_2021 = KernelRules((5, 15), uninit_stack=False, lookup_never_null=False, f
 
 
 # Licences that a kernel takes for compatible with the GPL.
-_GPL_COMPATIBLE = frozenset(
+GPL_COMPATIBLE = frozenset(
     {
         "GPL",
         "GPL v2",
@@ -110,7 +110,8 @@ def default_rules(profile: Profile) -> KernelRules:
 
 @dataclass(slots=True)
 class Environment:
-    """One verification. `code` is keyed by pc, `functions` by the pc where a function starts.
+    """One verification. `code` is keyed by pc, `functions` by the pc where a function starts;
+    `by_kind` are the pcs of each kind of instruction that there is, in order.
     `traces`: numbers remember that they came from user space (`origin`). `masks` are those of
     `speculation`, by pc; `exact_offsets`: one depends on numbers, so that states only cover each
     other if those are the same. `lends_stack`: pointers to memory may be to buffers on the stack.
@@ -125,6 +126,7 @@ class Environment:
     options: Options
     rules: KernelRules
     code: Mapping[int, Insn]
+    by_kind: Mapping[Kind, Sequence[int]]
     functions: Mapping[int, Subprog]
     sleepable: bool
     traces: bool = False
@@ -149,6 +151,13 @@ class Environment:
     store_barriers: set[int] = field(default_factory=set)
     tail_call_maps: dict[int, int] = field(default_factory=dict)
     _attachment: Attachment | None = None
+
+    def pcs(self, *kinds: Kind) -> Sequence[int]:
+        """The pcs of all instructions of these kinds, in order."""
+        found = [self.by_kind[kind] for kind in kinds if kind in self.by_kind]
+        if len(found) > 1:
+            return sorted(chain(*found))
+        return found[0] if found else ()
 
     def fields(self, spec: MapSpec) -> tuple[Field, ...]:
         """The kernel's own fields in the values of a map of the object. Raises Refused."""
@@ -183,7 +192,7 @@ class Environment:
     @property
     def gpl(self) -> bool:
         """Whether what is for GPL programs only is for this one."""
-        return self.program.license in _GPL_COMPATIBLE
+        return self.program.license in GPL_COMPATIBLE
 
     @property
     def maps(self) -> tuple[MapSpec, ...]:
@@ -241,7 +250,11 @@ def environment(
         sleepable = True
     else:
         sleepable = section is not None and section.sleepable
-    code = dict(zip(pcs(program.insns), program.insns, strict=True))
+    code: dict[int, Insn] = {}
+    by_kind: dict[Kind, list[int]] = {}
+    for pc, insn in zip(pcs(program.insns), program.insns, strict=True):
+        code[pc] = insn
+        by_kind.setdefault(insn.spec.kind, []).append(pc)
     return Environment(
         program,
         obj,
@@ -249,9 +262,10 @@ def environment(
         options,
         _rules_for(options.rules or default_rules(profile), options.caps),
         code,
-        _functions(program, code),
+        by_kind,
+        _functions(program, code, by_kind),
         sleepable,
-        _traces(profile, options, code),
+        _traces(profile, options, [code[pc] for pc in by_kind.get(Kind.CALL, ())]),
     )
 
 
@@ -260,27 +274,24 @@ def _rules_for(rules: KernelRules, caps: Capabilities) -> KernelRules:
     return rules if caps.perfmon else replace(rules, uninit_stack=False)
 
 
-def _traces(profile: Profile, options: Options, code: Mapping[int, Insn]) -> bool:
-    """Whether the program meets user memory at all."""
+def _traces(profile: Profile, options: Options, calls: Sequence[Insn]) -> bool:
+    """Whether the program, with these calls of helpers, meets user memory at all."""
     return (
         profile.ring is not None
         or options.contract is not None
-        or any(
-            insn.spec.kind is Kind.CALL and profile.helpers.get(insn.imm) in FROM_USER
-            for insn in code.values()
-        )
+        or any(profile.helpers.get(insn.imm) in FROM_USER for insn in calls)
     )
 
 
-def _functions(program: Program, code: Mapping[int, Insn]) -> dict[int, Subprog]:
+def _functions(
+    program: Program, code: Mapping[int, Insn], by_kind: Mapping[Kind, Sequence[int]]
+) -> dict[int, Subprog]:
     """The functions by their first pc: those that are declared, and whatever is called."""
     starts = {sub.start for sub in program.subprogs if sub.start in code} | {0}
-    for pc, insn in code.items():
-        kind = insn.spec.kind
-        if kind is Kind.CALL_LOCAL or (kind is Kind.LDDW and insn.src == Pseudo.FUNC):
-            target = target_pc(insn, pc)
-            if target in code:
-                assert target is not None
+    for kind in (Kind.CALL_LOCAL, Kind.LDDW):
+        for pc in by_kind.get(kind, ()):
+            target = target_pc(code[pc], pc)
+            if target is not None and target in code:
                 starts.add(target)
     declared = {sub.start: sub for sub in program.subprogs}
     ordered = sorted(starts)

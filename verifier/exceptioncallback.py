@@ -63,7 +63,7 @@ def _names(env: Environment) -> tuple[str, ...]:
 
 def _callback(env: Environment) -> Subprog | None:
     names, btf = _names(env), env.obj.btf
-    if len(names) != 1 or btf is None:
+    if not names or btf is None:
         return None
     for start, one in env.functions.items():
         if start and one.btf_type_id in btf and btf.name(one.btf_type_id) == names[0]:

@@ -79,7 +79,7 @@ from pybpfvm.verifier.states.regstate import (
 )
 from pybpfvm.verifier.states.stack import ObjectSlot, Slot
 from pybpfvm.verifier.states.state import NO_REGIONS, Callback, Frame, State
-from pybpfvm.verifier.transfer import check_writable, prepare_alu, prepare_lddw
+from pybpfvm.verifier.transfer import prepare_alu, prepare_lddw
 from pybpfvm.verifier.usermemory import usermem
 from pybpfvm.verifier.usermemory.origin import CopiedSlot
 from pybpfvm.verifier.verdict import Finding, Rule
@@ -102,6 +102,9 @@ HELPER_SPECIAL: Mapping[str, Handler] = {
 }
 
 _END = -1
+_ALL, _EXPLORED, _EXACT = Compare.ALL, Compare.EXPLORED, Compare.EXACT
+_SCALAR, _STACK = RegType.SCALAR_VALUE, RegType.PTR_TO_STACK
+_ALU, _LDDW, _JUMP, _CALL, _EXIT = Kind.ALU, Kind.LDDW, Kind.JUMP, Kind.CALL, Kind.EXIT
 # How seldom states are stored, and when a stored one that covers nothing is dropped.
 _STORE_JUMPS, _STORE_INSNS = 2, 8
 _LOOP_JUMPS, _LOOP_INSNS = 20, 100
@@ -287,27 +290,30 @@ class Explorer:
         draws = pc in self._next_calls
         forced = draws or pc in self._turns or _is_round(pc, state)
         bounds = self._bounds(pc, state) if forced else NO_BOUNDS
-        add = forced or (
-            self._jumps - self._last_jumps >= _STORE_JUMPS
-            and self.processed - self._last_processed >= _STORE_INSNS
-        )
+        jumps, insns = self._jumps - self._last_jumps, self.processed - self._last_processed
+        add = forced or (jumps >= _STORE_JUMPS and insns >= _STORE_INSNS)
         found = self._stored.get(pc)
         if found:
             frames = state.frames
             depth = len(frames)
-            seldom = (
-                not forced
-                and self._jumps - self._last_jumps < _LOOP_JUMPS
-                and self.processed - self._last_processed < _LOOP_INSNS
-            )
-            for stored in reversed(found.copy()):
-                if stored.pending:
+            seldom = not forced and jumps < _LOOP_JUMPS and insns < _LOOP_INSNS
+            for stored in reversed(found):
+                screen = stored.screen
+                if screen is None and not stored.pending and stored.head is None:
+                    screen = stored.screen = Screen(self._live, pc, stored.state)
+                if screen is not None:
+                    if screen.depth == depth and screen.first(frames) and screen.passes(frames):
+                        if self._compare(pc, stored, state, _EXPLORED):
+                            stored.hits += 1
+                            return False
+                        screen.misled()
+                elif stored.pending:
                     old_bounds = stored.bounds
                     if (
                         old_bounds
                         and went_on(old_bounds, bounds)
                         and keeps(stored, state)
-                        and self._compare(pc, stored, state, Compare.ALL)
+                        and self._compare(pc, stored, state, _ALL)
                     ):
                         close(stored, state, self._parent)
                         return False
@@ -316,27 +322,11 @@ class Explorer:
                         raise _infinite(pc, anew=anew)
                     if seldom:
                         add = False
-                elif stored.head is not None:  # it is not known yet what of the state matters
-                    if keeps(stored, state) and self._compare(pc, stored, state, Compare.ALL):
-                        stored.hits += 1
-                        close(stored, state, self._parent)
-                        return False
-                else:
-                    screen = stored.screen
-                    if screen is None:
-                        screen = stored.screen = Screen(self._live, pc, stored.state)
-                    if screen.depth == depth:
-                        tests = screen.tests
-                        for test in tests:
-                            if not test(frames):
-                                if test is not tests[0]:
-                                    tests.remove(test)
-                                    tests.insert(0, test)
-                                break
-                        else:
-                            if self._compare(pc, stored, state, Compare.EXPLORED):
-                                stored.hits += 1
-                                return False
+                # It is not known yet what of the state matters.
+                elif keeps(stored, state) and self._compare(pc, stored, state, _ALL):
+                    stored.hits += 1
+                    close(stored, state, self._parent)
+                    return False
                 if add:
                     stored.misses += 1
                     # Paths that leave a bounded loop after different turns meet at the next one.
@@ -380,8 +370,8 @@ class Explorer:
             return False
         if not self._perfmon and spills_more(stored.state, new):
             return False
-        origins = self._origins and mode is not Compare.EXACT
-        explored = mode is Compare.EXPLORED
+        origins = self._origins and mode is not _EXACT
+        explored = mode is _EXPLORED
         if origins and explored and not _notes_cover(stored.state, new):
             return False
         linked = stored.linked if explored else None
@@ -418,7 +408,7 @@ class Explorer:
             one, other = before.callback, now.callback
             if one is not None and other is not None and one.rounds != other.rounds:
                 return False
-        return self._compare(pc, stored, new, Compare.EXACT)
+        return self._compare(pc, stored, new, _EXACT)
 
     def _last_turn(self, pc: int, state: State) -> State | None:
         """The state in which this path last came to `pc` before it did now, in the same loop."""
@@ -518,26 +508,28 @@ class Explorer:
         insn = env.code[pc]
         kind = insn.spec.kind
         after = pc + insn.slots
-        if kind is Kind.ALU:
+        if kind is _ALU:
             step = _then(prepare_alu(env, insn, pc), after)
             return _tracing(insn, step) if usermem.follow_alu(env, insn) else step
-        if kind is Kind.LDDW:
+        if kind is _LDDW:
             return _then(prepare_lddw(env, insn, pc), after)
-        if kind in (Kind.LDX, Kind.LDSX, Kind.LOAD_ACQ):
-            return _on_memory(env, memory.load, insn, pc, insn.dst)
-        if kind in (Kind.ST, Kind.STX, Kind.STORE_REL):
-            return _on_memory(env, memory.store, insn, pc)
-        if kind is Kind.ATOMIC:
-            return _on_memory(env, memory.atomic, insn, pc)
-        if kind is Kind.JUMP:
+        if kind in _LOADS:
+            return _then(memory.prepare_load(env, insn, pc), after)
+        if kind in _STORES:
+            return _then(memory.prepare_store(env, insn, pc), after)
+        if kind is _JUMP:
             return self._jump(insn, pc)
+        if kind is _CALL:
+            return self._helper_call(insn, pc)
+        if kind is _EXIT:
+            return self._exit(pc)
+        if kind is Kind.ATOMIC:
+            return _then(lambda state: memory.atomic(env, state, insn, pc), after)
         if kind is Kind.MAY_GOTO:
             return prepare_may_goto(insn, pc, self._forks, self._last_turn)
         if kind is Kind.GOTO:
             target = after + insn.off
             return lambda _: target
-        if kind is Kind.CALL:
-            return self._helper_call(insn, pc)
         if pc in self._next_calls:
             call = partial(call_kfunc, env, insn=insn, pc=pc)
             return iterator.prepare_next(call, pc, self._forks, self._last_turn)
@@ -547,8 +539,6 @@ class Explorer:
             return self._kfunc_call(insn, pc)
         if kind is Kind.CALL_LOCAL:
             return self._local_call(insn, pc)
-        if kind is Kind.EXIT:
-            return self._exit(pc)
         if kind in (Kind.LD_ABS, Kind.LD_IND):
             return self._packet_load(insn, pc)
         raise unsupported(_FEATURES[kind])
@@ -585,8 +575,7 @@ class Explorer:
             before = state.frame.regs.copy()
             entry = call_helper(env, state, insn, pc)
             if tail_call:
-                if self._later is not None:
-                    raise unsupported("tail calls of callbacks that run later")
+                assert self._later is None, "what runs later has no context"
                 self.tail_calls.add(state.frame.entry)
                 self._leave_early(state, pc, unknown(pc), moved=True)
             if entry >= 0:
@@ -691,16 +680,15 @@ class Explorer:
         wanted = parameters(env, function)
         moves = target in self._packet_movers
         throws = target in exceptions.throwers(env)
+        called_back = self.entry == self._callback or self._later is not None
 
         def step(state: State) -> int:
             check_call_unlocked(state, None)
             regs = state.frame.regs
             check_arguments(env, state, pc, function.name, wanted)
             if throws:
-                if self._later is not None:
-                    raise unsupported("exceptions in callbacks that run later")
                 exceptions.check_may_throw(state, function.name)
-                if self.entry == self._callback:
+                if called_back:
                     raise exceptions.in_callback(f"{function.name}(), which may throw,")
             if moves:
                 forget_packet(state, pc)
@@ -717,8 +705,7 @@ class Explorer:
     def _throw(self, insn: Insn, pc: int) -> Step:
         """The program ends, with what is thrown as its result, or its callback's."""
         env, callback = self.env, self._callback
-        if self._later is not None:
-            raise unsupported("exceptions in callbacks that run later")
+        called_back = self.entry == callback or self._later is not None
 
         def step(state: State) -> int:
             value = state.frame.regs[1]
@@ -726,7 +713,7 @@ class Explorer:
             if callback < 0:
                 _check_range(env, value, 1)
             exceptions.check_thrown(state, pc)
-            if self.entry == callback:
+            if called_back:
                 raise exceptions.in_callback(f"bpf_throw kfunc (insn {pc})")
             return _END
 
@@ -742,7 +729,7 @@ class Explorer:
                 _check_result(env, state, whose, later=later)
                 return _END
             value = state.frame.regs[0]
-            if value.type is RegType.PTR_TO_STACK:
+            if value.type is _STACK:
                 raise forbidden(
                     Rule.STACK_ACCESS,
                     "cannot return stack pointer to the caller",
@@ -765,7 +752,7 @@ class Explorer:
         assert callback is not None
         check_readable(value, 0)
         mark_precise(value)
-        number = value.type is RegType.SCALAR_VALUE
+        number = value.type is _SCALAR
         if not number or value.var.smin < 0 or value.var.smax > 1:
             raise _bad_result("At callback return", value, 0, 1)
         if state.refs != callback.refs:
@@ -819,7 +806,7 @@ def _widen(state: State, before: State | None) -> None:
 
 
 def _widened(reg: Reg, old: Reg | None) -> Reg:
-    if reg.type is not RegType.SCALAR_VALUE or reg is old:
+    if reg.type is not _SCALAR or reg is old:
         return reg
     if old is not None and old.type is not reg.type:
         return reg  # no number was there before: the next round tells whether it changes again
@@ -854,11 +841,11 @@ def _check_result(env: Environment, state: State, entry: int, *, later: bool) ->
     check_conceals(env, value, "R0 leaks addr as return value")
     if later:
         mark_precise(value)
-        if value.type is not RegType.SCALAR_VALUE or value.var.smin or value.var.smax:
+        if value.type is not _SCALAR or value.var.smin or value.var.smax:
             raise _bad_result("At async callback return", value, 0, 0)
         return
     if entry != 0:
-        if value.type is not RegType.SCALAR_VALUE:
+        if value.type is not _SCALAR:
             raise forbidden(
                 Rule.RETURN_VALUE,
                 f"At program exit the register R0 is not a known value ({value.type.value})",
@@ -874,7 +861,7 @@ def _check_range(env: Environment, value: Reg, number: int) -> None:
         return
     low, high = env.returns
     mark_precise(value)
-    if value.type is not RegType.SCALAR_VALUE:
+    if value.type is not _SCALAR:
         raise forbidden(
             Rule.RETURN_VALUE,
             f"At program exit the register R{number} is not a known value ({value.type.value})",
@@ -936,25 +923,8 @@ def _tracing(insn: Insn, step: Step) -> Step:
     return traced
 
 
-def _on_memory(
-    env: Environment,
-    change: Callable[[Environment, State, Insn, int], None],
-    insn: Insn,
-    pc: int,
-    writes: int | None = None,
-) -> Step:
-    """A load, store or atomic operation; `writes`: the register it loads into."""
-    after = pc + 1
-
-    def step(state: State) -> int:
-        if writes is not None:
-            check_writable(writes)
-        change(env, state, insn, pc)
-        return after
-
-    return step
-
-
+_LOADS = frozenset({Kind.LDX, Kind.LDSX, Kind.LOAD_ACQ})
+_STORES = frozenset({Kind.ST, Kind.STX, Kind.STORE_REL})
 _FEATURES = {
     Kind.ADDR_SPACE_CAST: "address spaces (arena)",
 }
@@ -968,18 +938,19 @@ def _begin_anew(state: State) -> None:
     for frame in state.frames:
         regs = frame.regs
         for number in range(10):
-            if regs[number].type is RegType.SCALAR_VALUE:
-                regs[number] = _renewed(regs[number], renewed)
+            reg = regs[number]
+            if reg.type is _SCALAR:
+                regs[number] = _renewed(reg, renewed)
         for base, slot in list(frame.stack.items()):
-            reg = slot.reg
+            held = slot.reg
             if slot.copied is not None:
                 slot = CopiedSlot(slot.kinds, slot.copied)
             elif slot.object is not None:
                 slot = ObjectSlot(slot.object)
-            elif reg is not None and reg.type is RegType.SCALAR_VALUE:
-                slot = Slot(slot.kinds, _renewed(reg, renewed), slot.spilled)
+            elif held is not None and held.type is _SCALAR:
+                slot = Slot(slot.kinds, _renewed(held, renewed), slot.spilled)
             else:
-                slot = Slot(slot.kinds, reg, slot.spilled)
+                slot = Slot(slot.kinds, held, slot.spilled)
             frame.put(base, slot)
             slot.stored = True
 

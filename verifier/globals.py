@@ -21,23 +21,15 @@ def entries(env: Environment) -> tuple[int, ...]:
 def called_globals(env: Environment) -> tuple[int, ...]:
     """Where the global functions that the program calls start."""
     found = set()
-    for pc, insn in env.code.items():
-        if insn.spec.kind is Kind.CALL_LOCAL:
-            target = target_pc(insn, pc)
-            assert target is not None
-            if env.functions[target].is_global:
-                found.add(target)
+    for pc in env.pcs(Kind.CALL_LOCAL):
+        target = target_pc(env.code[pc], pc)
+        assert target is not None
+        if env.functions[target].is_global:
+            found.add(target)
     return tuple(sorted(found))
 
 
 def packet_movers(env: Environment) -> frozenset[int]:
     """The functions that make a call which may move the packet, or call a function that does."""
-    through_dynptrs = packet_calls(env)
-    return reaching(
-        env,
-        (
-            pc
-            for pc, insn in env.code.items()
-            if pc in through_dynptrs or (insn.spec.kind is Kind.CALL and moves_packet(env, insn))
-        ),
-    )
+    helpers = {pc for pc in env.pcs(Kind.CALL) if moves_packet(env, env.code[pc])}
+    return reaching(env, helpers | packet_calls(env))

@@ -11,9 +11,9 @@ from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import AluOp, JmpOp, Operand
 from pybpfvm.isa.semantics import CONCRETE_JMP
 from pybpfvm.verifier.checks import MAX_PACKET_OFF, check_readable
-from pybpfvm.verifier.domains.alu import alu
+from pybpfvm.verifier.domains.alu import transfer_of
 from pybpfvm.verifier.domains.branch import arms_of
-from pybpfvm.verifier.domains.scalar import Scalar
+from pybpfvm.verifier.domains.scalar import Scalar, remembering
 from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.privileges.leaks import check_compared
 from pybpfvm.verifier.states.regstate import (
@@ -32,10 +32,18 @@ from pybpfvm.verifier.states.stack import Slot
 from pybpfvm.verifier.states.state import Frame, State
 from pybpfvm.verifier.usermemory.origin import learned
 
+_EQUALITY = frozenset({JmpOp.JEQ, JmpOp.JNE})
+_add = transfer_of(AluOp.ADD, 64)
+
 Arms = tuple[State | None, State | None]
 JumpStep = Callable[[State], Arms]
 
 _SCALAR = RegType.SCALAR_VALUE
+_PACKET, _PACKET_META, _PACKET_END = (
+    RegType.PTR_TO_PACKET,
+    RegType.PTR_TO_PACKET_META,
+    RegType.PTR_TO_PACKET_END,
+)
 # Pointers that are never NULL, so that a comparison with 0 has one outcome.
 _NEVER_NULL = frozenset(
     {
@@ -58,7 +66,7 @@ def prepare_jump(env: Environment, insn: Insn, pc: int) -> JumpStep:
     register = insn.spec.operand is Operand.X
     constant = scalar(Scalar.const(insn.imm), pc)
     forgets = env.rules.forgets_ranges and not env.rules.tracks_all
-    jumps, goes_on = arms_of(op, width, forgets=forgets)
+    jumps, goes_on = map(remembering, arms_of(op, width, forgets=forgets))
     holds = CONCRETE_JMP[op]
 
     def step(state: State) -> Arms:
@@ -122,14 +130,14 @@ def _linked(reg: Reg, old: Reg, new: Reg) -> Reg:
     difference = reg.delta - old.delta
     var = new.var
     if difference:
-        var = alu(AluOp.ADD, 64, var, Scalar.const(difference))
+        var = _add(var, Scalar.const(difference))
     return reg.like(var, (reg, new), reg.id, reg.delta)
 
 
 def _pointer_jump(env: Environment, insn: Insn, state: State, a: Reg, b: Reg) -> Arms:
     op, width, register = insn.spec.op, insn.spec.width, insn.spec.operand is Operand.X
     assert isinstance(op, JmpOp)
-    if width == 64 and op in (JmpOp.JEQ, JmpOp.JNE) and is_null(b):
+    if width == 64 and op in _EQUALITY and is_null(b):
         if a.type in NON_NULL and not register:
             return _null_check(env, op, state, a)
         if a.type in _NEVER_NULL or _is_valid(a):
@@ -229,12 +237,12 @@ _MIRRORED = {
 
 def _bounds(pointer: Reg, end: Reg) -> bool:
     """Whether `end` is the end of what `pointer` points into."""
-    if pointer.type is RegType.PTR_TO_PACKET:
-        return end.type is RegType.PTR_TO_PACKET_END
+    if pointer.type is _PACKET:
+        return end.type is _PACKET_END
     # Metadata end where the packet begins: at a packet pointer that nothing was added to.
     return (
-        pointer.type is RegType.PTR_TO_PACKET_META
-        and end.type is RegType.PTR_TO_PACKET
+        pointer.type is _PACKET_META
+        and end.type is _PACKET
         and end.off == 0
         and end.id == 0
         and not end.var.mask

@@ -5,9 +5,11 @@ The rules they must obey stand in `checks`; here is what happens once they hold.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pybpfvm.bits import sign_extend
 from pybpfvm.isa.insn import Insn
-from pybpfvm.isa.opcodes import AtomicOp, Kind
+from pybpfvm.isa.opcodes import FRAME_POINTER, AtomicOp, Kind
 from pybpfvm.profiles.base import CtxField
 from pybpfvm.program import BPF_F_RDONLY_PROG, MapType
 from pybpfvm.verifier import checks
@@ -44,8 +46,15 @@ from pybpfvm.verifier.states.regstate import (
     shared,
 )
 from pybpfvm.verifier.states.state import State
+from pybpfvm.verifier.transfer import write_frame_pointer
 from pybpfvm.verifier.usermemory import usermem
 from pybpfvm.verifier.verdict import Rule
+
+Step = Callable[[State], None]
+
+_SCALAR, _CTX, _STACK = RegType.SCALAR_VALUE, RegType.PTR_TO_CTX, RegType.PTR_TO_STACK
+_MAP, _VALUE, _KEY = RegType.CONST_PTR_TO_MAP, RegType.PTR_TO_MAP_VALUE, RegType.PTR_TO_MAP_KEY
+_RECORD = RegType.PTR_TO_RINGBUF_MEM
 
 # Accesses through these are rewritten by the kernel.
 _REWRITTEN = frozenset({RegType.PTR_TO_CTX, *SOCKETS})
@@ -65,36 +74,44 @@ def _one_kind_of_rules(env: Environment, pointer: Reg, pc: int) -> None:
         )
 
 
-def load(env: Environment, state: State, insn: Insn, pc: int) -> None:
-    """LDX, LDSX and LOAD_ACQ."""
-    regs = state.frame.regs
-    pointer = regs[insn.src]
-    check_readable(pointer, insn.src)
+def prepare_load(env: Environment, insn: Insn, pc: int) -> Step:
+    """The step of LDX, LDSX and LOAD_ACQ."""
+    dst, src, off = insn.dst, insn.src, insn.off
+    if dst == FRAME_POINTER:
+        return write_frame_pointer
     size = int(insn.spec.size or 8)
     signed = insn.spec.kind is Kind.LDSX
     acquire = insn.spec.kind is Kind.LOAD_ACQ
-    if acquire:
-        _atomic_memory(pointer, insn.src, "loads from")
-    _one_kind_of_rules(env, pointer, pc)
-    regs[insn.dst] = _loaded(env, state, pointer, insn, pc, size, signed, strict=acquire)
+
+    def step(state: State) -> None:
+        regs = state.frame.regs
+        pointer = regs[src]
+        check_readable(pointer, src)
+        if acquire:
+            _atomic_memory(pointer, src, "loads from")
+        _one_kind_of_rules(env, pointer, pc)
+        if pointer.type is _STACK:
+            regs[dst] = _load_stack(env, state, pointer, src, off, size, signed, pc)
+        else:
+            regs[dst] = _loaded(env, state, pointer, src, off, size, signed, pc, strict=acquire)
+
+    return step
 
 
 def _loaded(
     env: Environment,
     state: State,
     pointer: Reg,
-    insn: Insn,
-    pc: int,
+    number: int,
+    off: int,
     size: int,
     signed: bool,
+    pc: int,
     *,
     strict: bool,
 ) -> Reg:
-    number, off = insn.src, insn.off
     kind = pointer.type
-    if kind is RegType.PTR_TO_STACK:
-        return _load_stack(env, state, pointer, number, off, size, signed, pc)
-    if kind is RegType.PTR_TO_MAP_VALUE:
+    if kind is _VALUE:
         checks.check_alignment(pointer, off, size, strict=strict)
         checks.check_map_value(env, pointer, number, off, size, store=False, direct=True)
         held = kptr.field_at(env, pointer, off)
@@ -105,11 +122,11 @@ def _loaded(
         return usermem.from_map(env, pointer, off, value) if env.traces else value
     if kind is btfptr.BTF_ID:
         return btfptr.load(env, state, pointer, number, off, size, signed, pc)
-    if kind is RegType.CONST_PTR_TO_MAP and env.profile.ring is None:
+    if kind is _MAP and env.profile.ring is None:
         raise btfptr.load_map(env, pointer, number, off, size, pc)
-    if kind is RegType.PTR_TO_CTX and is_btf_typed(env.profile):
+    if kind is _CTX and is_btf_typed(env.profile):
         return btfptr.load_argument(env, pointer, number, off, size, pc)
-    if kind is RegType.PTR_TO_CTX:
+    if kind is _CTX:
         field = checks.check_ctx(
             env, pointer, number, off, size, store=False, plain=True, signed=signed
         )
@@ -118,10 +135,10 @@ def _loaded(
         return value if field is None else usermem.from_ctx(env, field.name, value)
     if kind in PACKET_TYPES:
         checks.check_packet(pointer, number, off, size)
-    elif kind is RegType.PTR_TO_RINGBUF_MEM:
+    elif kind is _RECORD:
         checks.check_alignment(pointer, off, size, strict=strict)
         checks.check_mem(pointer, number, off, size)
-    elif kind is RegType.PTR_TO_MAP_KEY:
+    elif kind is _KEY:
         checks.check_map_key(pointer, number, off, size)
     elif kind is btfptr.MEM:
         btfptr.check_memory(pointer, number, off, size, store=False)
@@ -145,6 +162,12 @@ def _load_stack(
     low, high = checks.check_stack_bounds(env, state, pointer, number, off, size, " read from")
     checks.check_alignment(pointer, off, size, strict=True)
     frame = state.frames[pointer.frame]
+    slot = frame.stack.get(low)
+    if low == high and size == 8 and slot is not None and slot.spilled == 8:
+        # A register was spilled there, whole.
+        assert slot.reg is not None
+        stack.note_read(frame, low, size)
+        return usermem.from_stack(env, frame, low, size, slot.reg) if env.traces else slot.reg
     if low != high:
         shown = f"read from stack R{number} var"
         checks.check_stack_init(env, state, pointer, number, low, high + size - low, shown)
@@ -197,33 +220,39 @@ def _load_ctx(env: Environment, field: CtxField | None, size: int, signed: bool,
     return scalar(load_result(size, signed), pc)
 
 
-def store(env: Environment, state: State, insn: Insn, pc: int) -> None:
-    """ST, STX and STORE_REL."""
-    regs = state.frame.regs
+def prepare_store(env: Environment, insn: Insn, pc: int) -> Step:
+    """The step of ST, STX and STORE_REL."""
+    dst, src, off = insn.dst, insn.src, insn.off
     size = int(insn.spec.size or 8)
-    pointer = regs[insn.dst]
-    if insn.spec.kind is Kind.ST:
-        value = scalar(Scalar.const(insn.imm), pc)
-    else:
-        value = regs[insn.src]
-        check_readable(value, insn.src)
-    check_readable(pointer, insn.dst)
-    release = insn.spec.kind is Kind.STORE_REL
-    if release:
-        _atomic_memory(pointer, insn.dst, "stores into")
-    _one_kind_of_rules(env, pointer, pc)
-    check_stored(env, pointer, value, insn.src)
-    plain = insn.spec.kind is Kind.STX
-    check_store(env, state, pointer, insn.dst, insn.off, size, plain=plain, strict=release)
-    held = kptr.field_at(env, pointer, insn.off)
-    if held is not None:
-        number = insn.src if insn.spec.kind is not Kind.ST else None
-        kptr.check_store(env, held, value, number, plain=not release)
-    if pointer.type is RegType.PTR_TO_STACK:
-        fits = value.type is RegType.SCALAR_VALUE and not value.var.umax >> (size * 8)
-        if fits and insn.spec.kind is not Kind.ST:
-            value = regs[insn.src] = shared(value, env.new_id)
-        _store_stack(env, state, pointer, insn, size, value)
+    constant = Scalar.const(insn.imm) if insn.spec.kind is Kind.ST else None
+    plain, release = insn.spec.kind is Kind.STX, insn.spec.kind is Kind.STORE_REL
+
+    def step(state: State) -> None:
+        regs = state.frame.regs
+        pointer = regs[dst]
+        if constant is not None:
+            value = Reg(_SCALAR, constant, pc)
+        else:
+            value = regs[src]
+            check_readable(value, src)
+        check_readable(pointer, dst)
+        if release:
+            _atomic_memory(pointer, dst, "stores into")
+        _one_kind_of_rules(env, pointer, pc)
+        check_stored(env, pointer, value, src)
+        check_store(env, state, pointer, dst, off, size, plain=plain, strict=release)
+        if pointer.type is _STACK:
+            fits = value.type is _SCALAR and not value.var.umax >> (size * 8)
+            if fits and constant is None:
+                value = regs[src] = shared(value, env.new_id)
+            _store_stack(env, state, pointer, off, size, value)
+            return
+        held = kptr.field_at(env, pointer, off)
+        if held is not None:
+            number = src if constant is None else None
+            kptr.check_store(env, held, value, number, plain=not release)
+
+    return step
 
 
 def check_store(
@@ -239,15 +268,15 @@ def check_store(
 ) -> None:
     """A store of `size` bytes may be made. `plain`: from a register."""
     kind = pointer.type
-    if kind is RegType.PTR_TO_STACK:
+    if kind is _STACK:
         checks.check_stack_bounds(env, state, pointer, number, off, size, " write to")
         checks.check_alignment(pointer, off, size, strict=True)
-    elif kind is RegType.PTR_TO_MAP_VALUE:
+    elif kind is _VALUE:
         checks.check_alignment(pointer, off, size, strict=strict)
         checks.check_map_value(env, pointer, number, off, size, store=True, direct=True)
-    elif kind is RegType.PTR_TO_CTX and is_btf_typed(env.profile):
+    elif kind is _CTX and is_btf_typed(env.profile):
         raise btfptr.context_store(pointer, number, off, size)
-    elif kind is RegType.PTR_TO_CTX:
+    elif kind is _CTX:
         checks.check_ctx(env, pointer, number, off, size, store=True, plain=plain)
         usermem.to_ctx(env, off)
     elif kind is btfptr.BTF_ID:
@@ -259,10 +288,10 @@ def check_store(
     elif kind in PACKET_TYPES:
         checks.check_packet_writable(env)
         checks.check_packet(pointer, number, off, size)
-    elif kind is RegType.PTR_TO_RINGBUF_MEM:
+    elif kind is _RECORD:
         checks.check_alignment(pointer, off, size, strict=strict)
         checks.check_mem(pointer, number, off, size)
-    elif kind is RegType.PTR_TO_MAP_KEY:
+    elif kind is _KEY:
         raise forbidden(
             Rule.READ_ONLY,
             f"write to change key R{number} not allowed",
@@ -270,7 +299,7 @@ def check_store(
         )
     elif kind in KERNEL_MEMORY:
         check_kernel_memory(pointer, number, off, size, store=True)
-    elif kind is RegType.CONST_PTR_TO_MAP:
+    elif kind is _MAP:
         raise forbidden(
             Rule.READ_ONLY,
             "only read from map_ptr is supported",
@@ -281,13 +310,13 @@ def check_store(
 
 
 def _store_stack(
-    env: Environment, state: State, pointer: Reg, insn: Insn, size: int, value: Reg
+    env: Environment, state: State, pointer: Reg, off: int, size: int, value: Reg
 ) -> None:
     frame = state.frames[pointer.frame]
-    low = pointer.off + insn.off + pointer.var.smin
+    off += pointer.off
+    low = off + pointer.var.smin
     check_whole(env, frame, low, size)
-    high = pointer.off + insn.off + (pointer.var.smax if pointer.var.mask else pointer.var.smin)
-    high += size
+    high = off + (pointer.var.smax if pointer.var.mask else pointer.var.smin) + size
     dynptr.overwrite(state, frame, low, high, value.at)
     if pointer.var.mask:
         zero = is_null(value)
@@ -295,7 +324,7 @@ def _store_stack(
             mark_precise(value)
         stack.write_somewhere(frame, low, high, zero=zero, trust=env.rules.uninit_stack)
         return
-    if value.type is RegType.SCALAR_VALUE:
+    if value.type is _SCALAR:
         if low & 7 == 0 and env.options.caps.bpf:
             stack.spill(frame, low, size, value)
             return
@@ -313,7 +342,7 @@ def _store_stack(
             suggestion="store pointers with all their 8 bytes",
             culprit=value,
         )
-    if value.type is RegType.PTR_TO_STACK and frame is not state.frame:
+    if value.type is _STACK and frame is not state.frame:
         raise forbidden(
             Rule.STACK_ACCESS,
             "cannot spill pointers to stack into stack frame of the caller",

@@ -8,17 +8,8 @@ from pybpfvm.verifier.globals import packet_movers
 from pybpfvm.verifier.pruning.liveness import Liveness
 from pybpfvm.verifier.resources import iterator
 
-_JUMPS = frozenset(
-    {
-        Kind.JUMP,
-        Kind.GOTO,
-        Kind.MAY_GOTO,
-        Kind.CALL,
-        Kind.CALL_KFUNC,
-        Kind.CALL_LOCAL,
-        Kind.EXIT,
-    }
-)
+_BRANCHES = (Kind.JUMP, Kind.GOTO, Kind.MAY_GOTO)
+_CALLS = (Kind.CALL, Kind.CALL_KFUNC, Kind.CALL_LOCAL)
 
 
 class Prepared:
@@ -33,31 +24,13 @@ class Prepared:
         self.packet_movers = packet_movers(env)
         # Paths may meet, as the kernel has it, at conditional jumps, targets of jumps, functions
         # and calls of them, and behind any call.
+        branches, calls = env.pcs(*_BRANCHES), env.pcs(*_CALLS)
+        next_calls = [pc for pc in env.pcs(Kind.CALL_KFUNC) if iterator.is_next(env, env.code[pc])]
         points: set[int] = set(env.functions) - {0}
-        jumps: list[int] = []
-        turns: list[int] = []
-        next_calls: list[int] = []
-        for pc, insn in env.code.items():
-            kind = insn.spec.kind
-            if kind not in _JUMPS:
-                continue
-            jumps.append(pc)
-            if kind is Kind.JUMP:
-                points.add(pc)
-                points.add(pc + 1 + insn.off)
-            elif kind is Kind.GOTO:
-                points.add(pc + 1 + insn.off)
-            elif kind is Kind.MAY_GOTO:
-                points.add(pc)
-                points.add(pc + 1 + insn.off)
-                turns.append(pc)
-            elif kind is not Kind.EXIT:
-                points.add(pc + 1)
-                if kind is Kind.CALL_LOCAL:
-                    points.add(pc)
-                elif kind is Kind.CALL_KFUNC and iterator.is_next(env, insn):
-                    points.add(pc)
-                    next_calls.append(pc)
-        self.jumps, self.turns = frozenset(jumps), frozenset(turns)
-        self.next_calls = frozenset(next_calls)
+        points.update(env.pcs(Kind.JUMP, Kind.MAY_GOTO, Kind.CALL_LOCAL), next_calls)
+        points.update(pc + 1 + env.code[pc].off for pc in branches)
+        points.update(pc + 1 for pc in calls)
         self.prune_points = frozenset(points)
+        self.jumps = frozenset((*branches, *calls, *env.pcs(Kind.EXIT)))
+        self.turns = frozenset(env.pcs(Kind.MAY_GOTO))
+        self.next_calls = frozenset(next_calls)

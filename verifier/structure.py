@@ -24,7 +24,7 @@ from pybpfvm.btf.types import (
     Volatile,
 )
 from pybpfvm.isa.codec import target_pc
-from pybpfvm.isa.opcodes import MAX_FRAMES, STACK_BYTES, Kind, Pseudo
+from pybpfvm.isa.opcodes import MAX_FRAMES, STACK_BYTES, Kind
 from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.exceptioncallback import callback_start
 from pybpfvm.verifier.verdict import Finding, Rule
@@ -33,6 +33,7 @@ from pybpfvm.verifier.verdict import Kind as Why
 MAX_INSNS = 1_000_000
 _ENDS = frozenset({Kind.EXIT, Kind.GOTO})
 _JUMPS = frozenset({Kind.JUMP, Kind.GOTO, Kind.MAY_GOTO})
+_BRANCHES = frozenset({Kind.JUMP, Kind.MAY_GOTO})
 
 
 def successors(env: Environment, pc: int) -> tuple[int, ...]:
@@ -40,13 +41,11 @@ def successors(env: Environment, pc: int) -> tuple[int, ...]:
     insn = env.code[pc]
     kind = insn.spec.kind
     after = pc + insn.slots
-    if kind is Kind.EXIT:
-        return ()
-    if kind is Kind.GOTO:
-        return (after + insn.off,)
-    if kind in (Kind.JUMP, Kind.MAY_GOTO):
+    if kind in _BRANCHES:
         return (after, after + insn.off)
-    return (after,)
+    if kind not in _ENDS:
+        return (after,)
+    return (after + insn.off,) if kind is Kind.GOTO else ()
 
 
 def code_errors(env: Environment) -> Iterator[Finding]:
@@ -68,9 +67,9 @@ def code_errors(env: Environment) -> Iterator[Finding]:
     starts = sorted(env.functions)
     bounds = dict(zip(starts, [*starts[1:], slots], strict=True))
     broken = False
-    for pc, insn in code.items():
-        kind = insn.spec.kind
-        if kind in _JUMPS:
+    for pc in env.pcs(*_JUMPS, Kind.CALL_LOCAL):
+        insn = code[pc]
+        if insn.spec.kind in _JUMPS:
             start = starts[bisect_right(starts, pc) - 1]
             target = pc + 1 + insn.off
             if not start <= target < bounds[start]:
@@ -83,7 +82,7 @@ def code_errors(env: Environment) -> Iterator[Finding]:
                 broken = True
                 text = f"jump into the middle of ldimm64 insn {target}"
                 yield _finding(env, Rule.BAD_JUMP, pc, text, "lddw takes two slots")
-        elif kind is Kind.CALL_LOCAL and target_pc(insn, pc) not in env.functions:
+        elif target_pc(insn, pc) not in env.functions:
             broken = True
             text = f"call to invalid destination {target_pc(insn, pc)}"
             yield _finding(env, Rule.BAD_JUMP, pc, text, "no function starts there")
@@ -113,6 +112,7 @@ def _last_pc(env: Environment, end: int) -> int:
 
 def _unreachable(env: Environment) -> Iterator[Finding]:
     seen: set[int] = set()
+    called = {pc: target for calls in calls_of(env).values() for pc, target in calls}
     callback = callback_start(env)
     work = [0] if callback < 0 else [0, callback]
     while work:
@@ -121,27 +121,22 @@ def _unreachable(env: Environment) -> Iterator[Finding]:
             continue
         seen.add(pc)
         work.extend(successors(env, pc))
-        insn = env.code[pc]
-        called = insn.spec.kind is Kind.CALL_LOCAL
-        if called or (insn.spec.kind is Kind.LDDW and insn.src == Pseudo.FUNC):
-            target = target_pc(insn, pc)
-            if target is not None and target in env.functions:
-                work.append(target)
-    if not any(env.code[pc].spec.kind is Kind.EXIT for pc in seen):
+        if pc in called:
+            work.append(called[pc])
+    if seen.isdisjoint(env.by_kind.get(Kind.EXIT, ())):
         last = max(seen)
         text = f"infinite loop detected at insn {last}"
         yield _finding(env, Rule.INFINITE_LOOP, last, text, "no exit can be reached")
         return
-    for pc in env.code:
-        if pc not in seen:
-            yield _finding(
-                env,
-                Rule.UNREACHABLE,
-                pc,
-                f"unreachable insn {pc}",
-                "no path from the start leads here, and kernels refuse dead code",
-            )
-            return
+    if len(seen) != len(env.code):
+        first = next(pc for pc in env.code if pc not in seen)
+        yield _finding(
+            env,
+            Rule.UNREACHABLE,
+            first,
+            f"unreachable insn {first}",
+            "no path from the start leads here, and kernels refuse dead code",
+        )
 
 
 def calls_of(env: Environment) -> dict[int, list[tuple[int, int]]]:
@@ -150,17 +145,10 @@ def calls_of(env: Environment) -> dict[int, list[tuple[int, int]]]:
         return env.calls
     starts = sorted(env.functions)
     calls: dict[int, list[tuple[int, int]]] = {start: [] for start in starts}
-    current = 0
-    index = 0
-    for pc, insn in env.code.items():
-        while index + 1 < len(starts) and starts[index + 1] <= pc:
-            index += 1
-            current = starts[index]
-        kind = insn.spec.kind
-        if kind is Kind.CALL_LOCAL or (kind is Kind.LDDW and insn.src == Pseudo.FUNC):
-            target = target_pc(insn, pc)
-            if target in calls:
-                calls[current].append((pc, target))
+    for pc in env.pcs(Kind.CALL_LOCAL, Kind.LDDW):
+        target = target_pc(env.code[pc], pc)
+        if target is not None and target in calls:
+            calls[starts[bisect_right(starts, pc) - 1]].append((pc, target))
     env.calls = calls
     return calls
 
@@ -186,27 +174,23 @@ def reaching(env: Environment, pcs: Iterable[int]) -> frozenset[int]:
 def direct_calls(env: Environment) -> dict[int, list[tuple[int, int]]]:
     """`calls_of` without callbacks that run later, whose frames lie on no other's: those that are
     known to, or any that may while the program was not explored."""
+    found = calls_of(env)
+    if not any(found.values()):
+        return found
     known = {one.entry for one in env.deferred} - env.called_back
     any_ = not env.deferred and _defers(env)
 
     def called(pc: int, target: int) -> bool:
         return env.code[pc].spec.kind is Kind.CALL_LOCAL or not (any_ or target in known)
 
-    return {
-        function: [one for one in calls if called(*one)]
-        for function, calls in calls_of(env).items()
-    }
+    return {function: [one for one in calls if called(*one)] for function, calls in found.items()}
 
 
 def _defers(env: Environment) -> bool:
     """Whether the program may set callbacks that run later."""
-    return any(
-        insn.spec.kind is Kind.CALL_KFUNC
-        or (
-            insn.spec.kind is Kind.CALL
-            and env.profile.helpers.get(insn.imm) == "timer_set_callback"
-        )
-        for insn in env.code.values()
+    return Kind.CALL_KFUNC in env.by_kind or any(
+        env.profile.helpers.get(env.code[pc].imm) == "timer_set_callback"
+        for pc in env.pcs(Kind.CALL)
     )
 
 
@@ -266,11 +250,11 @@ def _callees_first(env: Environment, root: int = 0) -> list[int] | int:
 def _early_ends(env: Environment) -> Iterator[Finding]:
     """Functions that tail calls or packet loads may end with a number return one, as BTF says."""
     starts = sorted(env.functions)
-    for pc, insn in env.code.items():
-        kind = insn.spec.kind
-        if kind in (Kind.LD_ABS, Kind.LD_IND):
+    for pc in env.pcs(Kind.LD_ABS, Kind.LD_IND, Kind.CALL):
+        insn = env.code[pc]
+        if insn.spec.kind is not Kind.CALL:
             name = "LD_ABS"
-        elif kind is Kind.CALL and env.profile.helpers.get(insn.imm) == "tail_call":
+        elif env.profile.helpers.get(insn.imm) == "tail_call":
             name = "tail_call"
         else:
             continue

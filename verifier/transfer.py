@@ -14,8 +14,8 @@ from pybpfvm.isa.notation import ALU_SIGN
 from pybpfvm.isa.opcodes import FRAME_POINTER, AluOp, Operand, Pseudo
 from pybpfvm.program import MapType
 from pybpfvm.verifier.checks import MAX_VAR_OFF, check_readable
-from pybpfvm.verifier.domains.alu import alu, transfer_of
-from pybpfvm.verifier.domains.scalar import UNKNOWN32, Scalar, sync
+from pybpfvm.verifier.domains.alu import transfer_of
+from pybpfvm.verifier.domains.scalar import UNKNOWN32, Scalar, remembering, sync
 from pybpfvm.verifier.domains.word import S64_MIN
 from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.kernelobjects.kernelptr import SOCKETS
@@ -40,7 +40,14 @@ from pybpfvm.verifier.verdict import Rule
 
 Step = Callable[[State], None]
 
-_SCALAR = RegType.SCALAR_VALUE
+_SCALAR, _STACK, _FLOW_KEYS = (
+    RegType.SCALAR_VALUE,
+    RegType.PTR_TO_STACK,
+    RegType.PTR_TO_FLOW_KEYS,
+)
+_MEM, _UNTRUSTED = RegType.PTR_TO_MEM, Trust.UNTRUSTED
+_MOV, _ADD, _SUB, _NEG = AluOp.MOV, AluOp.ADD, AluOp.SUB, AluOp.NEG
+_IMMEDIATE, _REGISTER = Operand.K, Operand.X
 _S32_MAX = (1 << 31) - 1
 _SHIFTS = frozenset({AluOp.LSH, AluOp.RSH, AluOp.ARSH})
 _DIVISIONS = frozenset({AluOp.DIV, AluOp.SDIV, AluOp.MOD, AluOp.SMOD})
@@ -55,16 +62,16 @@ def prepare_alu(env: Environment, insn: Insn, pc: int) -> Step:
     assert isinstance(op, AluOp)
     _check_immediate(insn, op)
     if insn.dst == FRAME_POINTER:
-        return _write_frame_pointer
-    if op is AluOp.MOV or op in _SIGN_EXTENDING:
-        if insn.spec.operand is Operand.K:
+        return write_frame_pointer
+    if op is _MOV or op in _SIGN_EXTENDING:
+        if insn.spec.operand is _IMMEDIATE:
             return _move_constant(insn, pc)
         return _move(env, insn, pc, op)
     return _arithmetic(env, insn, pc, op)
 
 
 def _check_immediate(insn: Insn, op: AluOp) -> None:
-    if insn.spec.operand is not Operand.K:
+    if insn.spec.operand is not _IMMEDIATE:
         return
     if op in _SHIFTS and not 0 <= insn.imm < insn.spec.width:
         raise forbidden(
@@ -76,19 +83,14 @@ def _check_immediate(insn: Insn, op: AluOp) -> None:
         raise forbidden(Rule.ILLEGAL_INSN, "div by zero", reason="the constant divisor is 0")
 
 
-def _write_frame_pointer(_: object = None) -> None:
+def write_frame_pointer(_: State) -> None:
+    """The step of an instruction that writes r10."""
     raise forbidden(
         Rule.FRAME_POINTER,
         "frame pointer is read only",
         reason="r10 can not be written",
         suggestion="copy r10 to another register and change that",
     )
-
-
-def check_writable(number: int) -> None:
-    """The register may be written: it is not the frame pointer."""
-    if number == FRAME_POINTER:
-        _write_frame_pointer()
 
 
 def _move_constant(insn: Insn, pc: int) -> Step:
@@ -108,8 +110,8 @@ def _move(env: Environment, insn: Insn, pc: int, op: AluOp) -> Step:
     of all. Parts of pointers are numbers of which nothing is known.
     """
     dst, src, width = insn.dst, insn.src, insn.spec.width
-    transfer = transfer_of(op, width)
-    whole = op is AluOp.MOV and width == 64
+    transfer = remembering(transfer_of(op, width))
+    whole = op is _MOV and width == 64
     part = "sign-extension part" if op in _SIGN_EXTENDING else "partial copy"
     ranges_only = op in _SIGN_EXTENDING and not env.rules.tracks_all
 
@@ -166,12 +168,12 @@ def _ranges_of(var: Scalar) -> Scalar:
 
 def _arithmetic(env: Environment, insn: Insn, pc: int, op: AluOp) -> Step:
     dst, src, width = insn.dst, insn.src, insn.spec.width
-    transfer = transfer_of(op, width)
-    register = insn.spec.operand is Operand.X
+    transfer = remembering(transfer_of(op, width))
+    register = insn.spec.operand is _REGISTER
     constant = scalar(Scalar.const(insn.imm), pc)
-    moves = op in (AluOp.ADD, AluOp.SUB) and width == 64
-    sign = -1 if op is AluOp.SUB else 1
-    unary = op is AluOp.NEG or op in _SWAPS
+    moves = (op is _ADD or op is _SUB) and width == 64
+    sign = -1 if op is _SUB else 1
+    unary = op is _NEG or op in _SWAPS
     lost = not env.rules.tracks_all and op in _DIVISIONS
     shift = not env.rules.tracks_all and register and op in _SHIFTS
 
@@ -225,7 +227,7 @@ _ALL_BITS = (1 << 64) - 1
 def pointer_arithmetic(env: Environment, insn: Insn, op: AluOp, pc: int, a: Reg, b: Reg) -> Reg:
     """dst op src, where one of them at least is a pointer (`a` in dst, `b` in src or imm)."""
     dst, src = insn.dst, insn.src
-    subtracts = op is AluOp.SUB
+    subtracts = op is _SUB
     if a.type is not _SCALAR and b.type is not _SCALAR:
         if subtracts and env.options.caps.perfmon:
             return unknown(pc)
@@ -240,7 +242,7 @@ def pointer_arithmetic(env: Environment, insn: Insn, op: AluOp, pc: int, a: Reg,
         if subtracts and env.options.caps.perfmon:
             return unknown(pc)
         raise _prohibited(f"R{ptr_no} 32-bit pointer arithmetic prohibited", pointer)
-    if pointer.type is RegType.PTR_TO_MEM and pointer.trust & Trust.UNTRUSTED:
+    if pointer.type is _MEM and pointer.trust & _UNTRUSTED:
         # Loads through it are probed, wherever it points. Where it is added to a number, the
         # kernel goes on as if the number were what it was: it is not.
         return pointer if pointer is a else unknown(pc)
@@ -254,20 +256,20 @@ def pointer_arithmetic(env: Environment, insn: Insn, op: AluOp, pc: int, a: Reg,
             culprit=pointer,
         )
     var = number.var
-    if kind is RegType.PTR_TO_FLOW_KEYS and var.mask:
+    if kind is _FLOW_KEYS and var.mask:
         raise _prohibited(f"R{ptr_no} pointer arithmetic on {kind.value} prohibited", pointer)
     if kind in SOCKETS:
         raise _prohibited(f"R{ptr_no} pointer arithmetic on {kind.value} prohibited", pointer)
-    if kind in _FIXED and not (op is AluOp.ADD and not var.mask and var.value == 0):
+    if kind in _FIXED and not (op is _ADD and not var.mask and var.value == 0):
         raise _prohibited(f"R{ptr_no} pointer arithmetic on {kind.value} prohibited", pointer)
     _check_sane(number, pointer, var.mask == 0, var.smin, number)
     _check_sane(pointer, pointer, pointer.var.mask == 0, pointer.var.smin, pointer)
-    if op is AluOp.ADD:
+    if op is _ADD:
         moved = _added(env, pc, pointer, var)
     elif subtracts:
         if pointer is b:
             raise _prohibited(f"R{dst} tried to subtract pointer from scalar", pointer)
-        if kind is RegType.PTR_TO_STACK:
+        if kind is _STACK:
             raise _prohibited(f"R{dst} subtraction from stack pointer prohibited", pointer)
         moved = _subtracted(env, pc, pointer, var)
     elif op in _BITWISE:
@@ -285,10 +287,13 @@ def pointer_arithmetic(env: Environment, insn: Insn, op: AluOp, pc: int, a: Reg,
 _FIXED = frozenset({RegType.CONST_PTR_TO_MAP, RegType.PTR_TO_PACKET_END, RegType.PTR_TO_FUNC})
 
 
+_add, _subtract = transfer_of(_ADD, 64), transfer_of(_SUB, 64)
+
+
 def _added(env: Environment, pc: int, pointer: Pointer, var: Scalar) -> Pointer:
     if not var.mask and _fits(pointer.off + var.smin):
         return pointer.moved(pc, pointer.off + var.smin, pointer.var)
-    total = alu(AluOp.ADD, 64, pointer.var, var)
+    total = _add(pointer.var, var)
     if pointer.type in PACKET_TYPES:
         # Nothing is known any more of how far the packet reaches beyond it.
         return pointer.moved(pc, pointer.off, total, id=env.new_id(), range=0)
@@ -298,7 +303,7 @@ def _added(env: Environment, pc: int, pointer: Pointer, var: Scalar) -> Pointer:
 def _subtracted(env: Environment, pc: int, pointer: Pointer, var: Scalar) -> Pointer:
     if not var.mask and _fits(pointer.off - var.smin):
         return pointer.moved(pc, pointer.off - var.smin, pointer.var)
-    total = alu(AluOp.SUB, 64, pointer.var, var)
+    total = _subtract(pointer.var, var)
     if pointer.type in PACKET_TYPES:
         return pointer.moved(pc, pointer.off, total, id=env.new_id(), range=0)
     return pointer.moved(pc, pointer.off, total)
@@ -310,12 +315,14 @@ def _fits(off: int) -> bool:
 
 def _check_sane(reg: Reg, pointer: Reg, known: bool, smin: int, culprit: Reg) -> None:
     """Offsets stay far from where sums of them could wrap."""
+    # Kernels keep the distance between two linked numbers where pointers have their offset.
+    off = reg.delta if reg.type is _SCALAR and reg.var.mask else reg.off
+    if abs(off) < MAX_VAR_OFF and abs(smin) < MAX_VAR_OFF:
+        return
     name = pointer.type.value
     if known and abs(smin) >= MAX_VAR_OFF:
         text = f"math between {name} pointer and {smin} is not allowed"
         raise forbidden(Rule.POINTER_BOUNDS, text, reason=_FAR, culprit=culprit)
-    # Kernels keep the distance between two linked numbers where pointers have their offset.
-    off = reg.delta if reg.type is _SCALAR and reg.var.mask else reg.off
     if abs(off) >= MAX_VAR_OFF:
         raise _out_of_bounds(f"{name} pointer offset {off} is not allowed", culprit)
     if smin == S64_MIN:
@@ -354,7 +361,7 @@ def prepare_lddw(env: Environment, insn: Insn, pc: int) -> Step:
     """The step of a 64-bit load of a constant, a map, an address in a map value, a function."""
     dst = insn.dst
     if dst == FRAME_POINTER:
-        return _write_frame_pointer
+        return write_frame_pointer
     if insn.src == Pseudo.NONE:
         var = Scalar.const(insn.imm)
 

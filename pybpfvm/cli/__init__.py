@@ -27,6 +27,8 @@ COMMANDS = {
     "disasm": "instructions of an object, beside their C lines",
     "asm": "assemble text into bytecode",
     "verify": "judge programs: accepted, or what is wrong, why, where, and what to do",
+    "filter": "filters of requests in classic BPF: assemble, check, explain who denies what",
+    "port": "what must change in programs of 2021 for Linux 7.1, with a skeleton in C",
     "run": "run a scenario, or one program once",
     "demo": "the flagship: two BPF requests play ping-pong over two completion queues",
     "doctor": "what works on this machine, and what to do about what does not",

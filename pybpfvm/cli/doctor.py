@@ -203,6 +203,12 @@ def _ring() -> Iterator[Finding]:
         f"{len(found.opcodes)} supported" + (f", without {missing}" if missing else ""),
         "programs that use these run with --backend sim",
     )
+    yield Finding(
+        "io_uring filters",
+        found.filters,
+        "the kernel registers filters of requests" if found.filters else "from Linux 7.0",
+        "pybpfvm asks filters itself, in front of this kernel's ring, too",
+    )
     names = [name for bit, name in enumerate(_RING_FEATURES) if found.features >> bit & 1]
     yield Finding("io_uring features", True, ", ".join(names).lower() or "none")
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pybpfvm.bits import U64, s32, sign_extend
 from pybpfvm.errors import TrapKind
 from pybpfvm.helpers.context import TailCall
+from pybpfvm.interrupts import breathe
 from pybpfvm.isa.opcodes import FRAME_POINTER, REGISTERS, Kind
 from pybpfvm.jit.emitted import Ask, Site
 from pybpfvm.jit.state import Slot
@@ -38,6 +39,7 @@ class Answers(Stopping):
         return _ANSWERS[site.ask](self, unit, site)
 
     def _on_fuel(self, unit: Unit, site: Site) -> int:
+        breathe()
         words = self._state.words
         fuel = sign_extend(words[Slot.FUEL], 64) + site.count
         more = min(self._beyond, SLICE_INSNS)

@@ -156,6 +156,8 @@ class _Writer:
             case Noted(kind="fault"):
                 whom = "" if event.request is None else f" comes to request {event.request}"
                 return f"  ⚡ fault {event.text}{whom}"
+            case Noted(kind="filter"):
+                return f"  request {event.request} is {event.text}"
             case Noted():
                 return f"! {event.kind}: {event.text}"
             case RequestStarted() | RequestEnded() | Woken() | HostWaits() | HostWoke():

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
+from pybpfvm.filters.table import Registration, Scope
 from pybpfvm.uring_backend.conditions import Conditions
 from pybpfvm.uring_backend.faults import Faults
 
@@ -249,6 +250,15 @@ class Unregister:
 
 
 @dataclass(frozen=True, slots=True)
+class FilterSpec:
+    """A filter of requests to register; `errno` is the refusal that is expected, or 0."""
+
+    wanted: Registration
+    scope: Scope = Scope.RING
+    errno: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Check:
     """Compare with expectations now."""
 
@@ -267,6 +277,7 @@ Action = (
     | CloseFd
     | Register
     | Unregister
+    | FilterSpec
     | Check
     | NetworkChange
 )
@@ -360,5 +371,6 @@ class Scenario:
     title: str = ""
     unverified: bool = False
     network: NetworkChange | None = None
+    filters: tuple[FilterSpec, ...] = ()  # registered before the first step
     seed: Path | None = None  # a host directory that the files begin as
     dump: Path | None = None  # and one that gets them at the end

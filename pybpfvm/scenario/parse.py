@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pybpfvm.errors import InputError
+from pybpfvm.filters.table import Scope
 from pybpfvm.inputfile import read_input_file
 from pybpfvm.scenario.content import CONTENT_KEYS, check_total, content
 from pybpfvm.scenario.expect import expectations
 from pybpfvm.scenario.faults import faults_of
+from pybpfvm.scenario.filters import filter_spec, filter_specs
 from pybpfvm.scenario.model import (
     Action,
     Check,
@@ -106,6 +108,7 @@ def _scenario(table: Table, name: str, base: Path) -> Scenario:
             raise InputError(f"more than {MAX_STEPS} steps", where=where)
         steps.append(Step(_step(Table(item, where), base), where))
     expect = expectations(Table(table.take("expect") or {}, table.at("expect")), base)
+    filters = filter_specs(table.take("filters"), table.at("filters"), base)
     faults = faults_of(table.take("faults"), table.at("faults"))
     table.finish()
     return Scenario(
@@ -123,6 +126,7 @@ def _scenario(table: Table, name: str, base: Path) -> Scenario:
         title=title,
         unverified=unverified,
         network=network,
+        filters=filters,
         seed=seed,
         dump=dump,
     )
@@ -235,6 +239,7 @@ _STEP_KEYS = (
     "unregister",
     "check",
     "network",
+    "filter",
 )
 
 
@@ -291,6 +296,9 @@ def _action(table: Table, kind: str, base: Path) -> Action:
             if not table.flag("unregister"):
                 raise InputError("unregister = true is the only value", where=table.where)
             return Unregister(table.errno("error"))
+        case "filter":
+            place = Table(table.take("filter"), table.at("filter"))
+            return filter_spec(place, base, Scope.RING)
         case "network":
             return _network(table.take("network"), table.at("network"))
         case _:

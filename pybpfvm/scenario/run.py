@@ -17,6 +17,8 @@ from pybpfvm.errors import (
     errno_name,
 )
 from pybpfvm.events import CqeReaped, Event, Noted, Observer
+from pybpfvm.filters.table import Scope, Task
+from pybpfvm.filters.uapi import Registrar
 from pybpfvm.profiles import profile_named
 from pybpfvm.scenario.compare import Finding, compare
 from pybpfvm.scenario.live import Live, placed
@@ -25,6 +27,7 @@ from pybpfvm.scenario.model import (
     Check,
     CloseFd,
     Connect,
+    FilterSpec,
     NetworkChange,
     PeerEnd,
     PeerRecv,
@@ -139,6 +142,8 @@ def run_scenario(
             obj = machine.load(source, abi=profile, helpers=helpers, btf=btf)
         check_names(scenario, obj)
         setup = scenario.ring
+        task = Task()
+        progress.findings += _register_filters(scenario, task, Scope.TASK)
         try:
             ring = Ring(
                 setup.entries,
@@ -156,12 +161,14 @@ def run_scenario(
                 budget_insns=budget_insns,
                 faults=_faults(scenario, faults),
                 machine=machine,
+                task=task,
             )
         except RingError as error:
             raise RingError(error.errno, f"{scenario.path}: ring: {error.reason}") from None
         with ring:
             with placed(scenario, scenario.path):
                 live = Live(scenario, ring, obj)
+            progress.findings += _register_filters(scenario, ring, Scope.RING)
             if on_start is not None:
                 on_start(live)
             stopped = live.stopped = _take_steps(scenario, live, progress)
@@ -223,6 +230,21 @@ def _abi(scenario: Scenario, abi: str | None) -> str | None:
     return abi
 
 
+def _register_filters(scenario: Scenario, registrar: Registrar, scope: Scope) -> list[Finding]:
+    """Register what the scenario begins with on a task, or on the ring."""
+    found = []
+    for index, spec in enumerate(scenario.filters):
+        if spec.scope is scope:
+            where = f"{scenario.path}: filters[{index}]"
+            with placed(scenario, where):
+                found += _registered(spec, registrar, where)
+    return found
+
+
+def _registered(spec: FilterSpec, registrar: Registrar, where: str) -> list[Finding]:
+    return _refused(lambda: registrar.register_filter(spec.wanted), spec.errno, where)
+
+
 def _take_steps(scenario: Scenario, live: Live, progress: _Progress) -> Stopped | None:
     try:
         if scenario.programs:
@@ -266,6 +288,8 @@ def _told(action: Action) -> str:
             return "register"
         case Unregister():
             return "unregister"
+        case FilterSpec():
+            return f"filter {action.wanted.name}".rstrip()
         case Check():
             return "check"
 
@@ -348,6 +372,8 @@ def _act(action: Action, live: Live, progress: _Progress, where: str) -> Iterabl
             return _refused(ring.unregister_bpf, action.errno, where)
         case NetworkChange():
             live.change_network(action)
+        case FilterSpec():
+            return _registered(action, ring, where)
         case Check():
             return list(compare(action.expect, live, progress.cqes, ring.counts.runs, where))
     return []
@@ -364,7 +390,7 @@ def _wait(action: Wait, ring: Ring, progress: _Progress, where: str) -> list[Fin
     return []
 
 
-def _refused(call: Callable[[], None], wanted: int, where: str) -> list[Finding]:
+def _refused(call: Callable[[], object], wanted: int, where: str) -> list[Finding]:
     """Call; a finding unless it is refused with `wanted` (0: not at all)."""
     errno = 0
     try:

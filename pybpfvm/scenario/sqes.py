@@ -7,7 +7,7 @@ import dataclasses
 from pybpfvm.errors import InputError
 from pybpfvm.scenario.content import number
 from pybpfvm.scenario.model import Number, Ref, RefKind, SqeSpec
-from pybpfvm.scenario.table import Table, nearest
+from pybpfvm.scenario.table import Table, TomlValue, nearest
 from pybpfvm.uring_backend import abi
 
 _OPS = {op.name.lower(): int(op) for op in abi.Op}
@@ -84,10 +84,18 @@ def _opcode(table: Table) -> int | None:
         return op
     if op == "bpf":
         return None
+    if op is None:
+        raise InputError("op is missing", where=table.where, remedy='op = "nop", "bpf", ...')
     if not isinstance(op, str) or op not in _OPS:
+        known = [*_OPS, "bpf"]
         raise InputError(
-            "op is missing" if op is None else f"no opcode is called {op!r}",
-            where=table.where,
-            remedy=nearest(str(op), [*_OPS, "bpf"]) if op is not None else 'op = "nop", "bpf", ...',
+            f"no opcode is called {op!r}", where=table.where, remedy=nearest(str(op), known)
         )
+    return _OPS[op]
+
+
+def opcode_named(op: TomlValue, where: str) -> int:
+    """The number of an opcode by its name in scenarios, "nop"."""
+    if not isinstance(op, str) or op not in _OPS:
+        raise InputError(f"no opcode is called {op!r}", where=where, remedy=nearest(str(op), _OPS))
     return _OPS[op]

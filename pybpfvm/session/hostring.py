@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, Self, get_args
 
 from pybpfvm.errors import InputError
 from pybpfvm.events import Observer
+from pybpfvm.filters.table import FilterTable, Registration, Scope, Task
 from pybpfvm.memory import AddressSpace
 from pybpfvm.session.machine import Machine, default_machine
 from pybpfvm.session.user import UserMemory
@@ -54,7 +55,8 @@ def make_backend(
 
 class HostRing(ABC):
     """`verify`: programs are judged before they get onto the ring; else they run sandboxed.
-    `engine` executes them, `trace` has what they print, unless `log` takes it."""
+    `engine` executes them, `trace` has what they print, unless `log` takes it. `task` makes the
+    ring: its filters of requests are the first that the ring has."""
 
     backend: Backend
 
@@ -68,6 +70,7 @@ class HostRing(ABC):
         budget_insns: int,
         log: Callable[[str], None] | None,
         machine: Machine | None,
+        task: Task | None,
     ) -> None:
         self.machine = machine if machine is not None else default_machine()
         self.verify = verify
@@ -77,6 +80,7 @@ class HostRing(ABC):
         self._observer = observer
         self._budget_insns = budget_insns
         self._random = Random(seed)
+        self._filters = FilterTable() if task is None else task.table
 
     def __enter__(self) -> Self:
         return self
@@ -99,6 +103,25 @@ class HostRing(ABC):
     def random_u32(self) -> int:
         """What programs get as random numbers: from the seed."""
         return self._random.getrandbits(32)
+
+    @property
+    def filters(self) -> FilterTable:
+        """The filters of requests that hold on this ring."""
+        return self._filters
+
+    def register_filter(self, wanted: Registration) -> int:
+        """IORING_REGISTER_BPF_FILTER on this ring: the kernel's pdu_size. Raises RingError."""
+        self._filters, size = self._filters.register(wanted, Scope.RING)
+        self._put_filters()
+        return size
+
+    def denial(self, sqe: bytes) -> str:
+        """By which filter this SQE is denied, "" if by none (see RequestFilter)."""
+        return self._filters.judge_sqe(sqe, self.machine.memory).reason
+
+    @abstractmethod
+    def _put_filters(self) -> None:
+        """Let the ring's requests pass `denial`, if there are filters."""
 
     @abstractmethod
     def close(self) -> None:

@@ -17,6 +17,7 @@ from pybpfvm.btf.types import Btf, BtfKind, Member, Struct
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Engine, RunEnvironment
 from pybpfvm.errors import InputError, LoadRejected, Trap
 from pybpfvm.events import Observer, RunEnded, RunFaulted, RunStarted
+from pybpfvm.filters.table import Task
 from pybpfvm.memory import RegionKind
 from pybpfvm.profiles import profile_named
 from pybpfvm.profiles.base import Profile
@@ -53,8 +54,8 @@ class LoopRing(HostRing):
     """An io_uring whose `enter` runs a program; a context manager.
 
     `flags` and `cq_entries` are io_uring_setup's (SETUP_CQSIZE is added when `cq_entries` is
-    given). `backend`, `seed`, `verify`, `engine` and `budget_insns` are those of Ring. `fd` is its
-    descriptor, which goes into structs of callbacks; `attach` puts it there.
+    given). `backend`, `seed`, `verify`, `engine`, `budget_insns` and `task` are those of Ring.
+    `fd` is its descriptor, which goes into structs of callbacks; `attach` puts it there.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class LoopRing(HostRing):
         budget_insns: int = DEFAULT_BUDGET_INSNS,
         log: Callable[[str], None] | None = None,
         machine: Machine | None = None,
+        task: Task | None = None,
     ) -> None:
         super().__init__(
             seed=seed,
@@ -82,6 +84,7 @@ class LoopRing(HostRing):
             budget_insns=budget_insns,
             log=log,
             machine=machine,
+            task=task,
         )
         self.profile = profile_named(abi) if isinstance(abi, str) else abi
         if self.profile.loop is None:
@@ -106,6 +109,11 @@ class LoopRing(HostRing):
             observer=observer,
             budgets=budgets,
         )
+        self._put_filters()
+
+    def _put_filters(self) -> None:
+        if self._filters:
+            self.core.put_filter(self)
 
     @property
     def fd(self) -> int:

@@ -16,6 +16,7 @@ from pybpfvm.errors import (
     Trap,
 )
 from pybpfvm.events import Observer
+from pybpfvm.filters.table import Task
 from pybpfvm.profiles import profile_named
 from pybpfvm.profiles.base import Profile
 from pybpfvm.program import Program
@@ -48,7 +49,8 @@ class Ring(HostRing):
     `verify=False` registers them as they are, to run sandboxed. `engine` is what executes them:
     "auto" (the JIT where it can run), "interp" or "jit". `seed` decides everything in `sim`, and
     the programs' random numbers on both backends. `faults` are what requests (in `sim`) and
-    programs meet, as values or text of `uring_backend.faults`. Budgets: `budget_insns` for each
+    programs meet, as values or text of `uring_backend.faults`. `task` is whose filters of requests
+    the ring begins with (docs/filters.md). Budgets: `budget_insns` for each
     run of a program, the rest in `Budgets`.
     """
 
@@ -71,6 +73,7 @@ class Ring(HostRing):
         log: Callable[[str], None] | None = None,
         faults: Faults | str | None = None,
         machine: Machine | None = None,
+        task: Task | None = None,
     ) -> None:
         super().__init__(
             seed=seed,
@@ -80,6 +83,7 @@ class Ring(HostRing):
             budget_insns=budget_insns,
             log=log,
             machine=machine,
+            task=task,
         )
         self._profile = profile_named(abi) if isinstance(abi, str) else abi
         rules = (self._profile or profile_named(_DEFAULT_ABI)).ring
@@ -125,7 +129,12 @@ class Ring(HostRing):
                 observer=self._observer,
                 budgets=self._budgets,
             )
+            self._put_filters()
         return self._core
+
+    def _put_filters(self) -> None:
+        if self._core is not None and self._filters:
+            self._core.put_filter(self)
 
     @property
     def injected(self) -> tuple[Fault, ...]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from operator import length_hint
 
 from pybpfvm.bits import U64
@@ -12,6 +13,7 @@ from pybpfvm.errors import TrapKind
 from pybpfvm.events import HelperCalled
 from pybpfvm.helpers.proto import Helper
 from pybpfvm.image import Image
+from pybpfvm.interrupts import breathe
 from pybpfvm.isa.opcodes import (
     FRAME_POINTER,
     MAX_FRAMES,
@@ -29,6 +31,7 @@ _ARGUMENTS = range(1, 6)
 _FIRST_SAVED = 6
 _NO_ARGUMENTS = (0, 0, 0, 0, 0)
 _BLANK = bytes(512)
+_SLICE_INSNS = 1 << 18  # after so many, signals get their turn
 
 
 class Frame:
@@ -73,8 +76,9 @@ class Run(RunContext):
         self.regs = [0] * REGISTERS
         self.frames: list[Frame] = []
         # One for each instruction that may still be executed; callbacks draw from the same.
-        self._tickets = iter(range(min(budget_insns, sys.maxsize)))
-        self._budget_insns = length_hint(self._tickets)
+        self._budget_insns = self._beyond = max(min(budget_insns, sys.maxsize), 0)
+        self._slice = iter(range(0))
+        self._tickets = chain.from_iterable(self._slices())
         turns = environment.may_goto_turns
         self.may_goto_left = MAY_GOTO_ITERATIONS if turns is None else turns
         self._tail_calls_left = MAX_TAIL_CALLS
@@ -86,7 +90,15 @@ class Run(RunContext):
     @property
     def executed(self) -> int:
         """Instructions executed so far."""
-        return self._budget_insns - length_hint(self._tickets)
+        return self._budget_insns - self._beyond - length_hint(self._slice)
+
+    def _slices(self) -> Iterator[Iterator[int]]:
+        while self._beyond:
+            breathe()
+            count = min(self._beyond, _SLICE_INSNS)
+            self._beyond -= count
+            self._slice = iter(range(count))
+            yield self._slice
 
     def execute(self, index: int) -> None:
         """Execute steps from `index` on until one leaves. Raises Trap."""

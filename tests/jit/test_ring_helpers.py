@@ -98,7 +98,7 @@ class Side:
         try:
             return engine._guarded(engine._thunks.enter, code.entries[NATIVE[helper]])
         finally:
-            loop._take_back(within_run=True)
+            loop._take_back()
 
     def put(self, data: bytes) -> int:
         """The address of program memory with this content."""

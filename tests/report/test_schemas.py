@@ -89,7 +89,11 @@ def test_there_is_a_schema_for_each_document() -> None:
         "disasm-native-1",
         "doctor-1",
         "explain-1",
+        "filter-asm-1",
+        "filter-check-1",
+        "filter-explain-1",
         "info-1",
+        "port-1",
         "run-1",
         "run-once-1",
         "verify-1",
@@ -129,6 +133,32 @@ def test_asm(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     text = tmp_path / "two.s"
     text.write_text("r0 = 7\nexit\n")
     check(document(capsys, "asm", text), "asm-1")
+
+
+def test_port(capsys: pytest.CaptureFixture[str]) -> None:
+    path = ROOT / "examples/18_rate_limit/prog.v3.bpf.o"
+    found = document(capsys, "port", "--to", "loop-7.1", path)
+    check(found, "port-1")
+    (program,) = found["programs"]
+    assert program["complete"]
+    waits = [fact["values"] for fact in program["facts"] if fact["does"] == "wait"]
+    assert waits == [{"cq": [1, 2], "nr": [1, 2]}]
+
+
+def test_filter(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.cbpf"
+    wrong.write_text("ldb [9]\nret #1\n")
+    check(document(capsys, "filter", "asm", wrong), "filter-asm-1")
+    found = document(capsys, "filter", "check", wrong)
+    check(found, "filter-check-1")
+    assert [problem["line"] for problem in found["problems"]] == [1]
+    rows = ['{ op = "nop", text = "ret #1", deny_rest = true }', '{ op = "nop", text = "ret #0" }']
+    several = tmp_path / "several.toml"
+    several.write_text(f"filters = [{', '.join(rows)}]")
+    for op, sentinel in (("nop", False), ("read", True)):
+        found = document(capsys, "filter", "explain", several, op)
+        check(found, "filter-explain-1")
+        assert found["denied_by"]["sentinel"] == sentinel
 
 
 @pytest.mark.parametrize("path", SCENARIOS, ids=lambda p: p.parent.name)

@@ -21,7 +21,7 @@ from pybpfvm.uring_backend.abi import (
     Op,
     Sqe,
 )
-from pybpfvm.uring_backend.base import EXTERNAL, Backend, Completion, Event, Started, World
+from pybpfvm.uring_backend.base import EXTERNAL, Backend, Completion, Denied, Event, Started, World
 
 _SUPPORTED = (
     Op.NOP,
@@ -252,6 +252,9 @@ class FakeBackend:
 
     def unregister_buffer_ring(self, group: int) -> int:
         return -errno.ENOENT
+
+    def filter_requests(self, denied: Denied) -> None:
+        raise UnsupportedError("filters")
 
     def buffer_ring_head(self, group: int) -> int:
         return -errno.ENOENT

@@ -78,7 +78,7 @@ _PLAIN: list[BtfType] = [
 ]
 
 
-class _Types:
+class Types:
     """A list of types, to which more are added."""
 
     def __init__(self, types: Sequence[BtfType]) -> None:
@@ -98,7 +98,7 @@ class _Types:
         self.add(DeclTag(f"contains:{value}:{node}", struct, member))
 
 
-def _with_objects(types: _Types) -> dict[str, int]:
+def _with_objects(types: Types) -> dict[str, int]:
     """Structs of programs' own objects, and of map values that hold them, by name."""
     add, named = types.add, {}
 
@@ -173,7 +173,7 @@ def _with_objects(types: _Types) -> dict[str, int]:
     return named
 
 
-_ALL = _Types(_PLAIN)
+_ALL = Types(_PLAIN)
 STRUCTS = _with_objects(_ALL)
 BTF = Btf.of(_ALL.all)
 # Functions but the main one, by what the corpus calls them.
@@ -182,18 +182,17 @@ FUNCTIONS = {"static": STATIC, "memory": 27, "context": 31, "nothing": 33, "numb
 VALUES = {"locked": LOCKED, "timed": TIMED, "int": INT, "long": LONG, ".bss": BSS} | STRUCTS
 
 
-def with_types(program: Program, others: str = "static") -> Program:
-    """The program with types of its functions: those but the main one are as `others` says."""
-    others_id = FUNCTIONS[others]
-    func = BTF.type(others_id)
-    is_global = isinstance(func, Func) and func.linkage is FuncLinkage.GLOBAL
-    subprogs = tuple(
-        replace(sub, btf_type_id=MAIN)
-        if sub.start == 0
-        else replace(sub, btf_type_id=others_id, is_global=is_global)
-        for sub in program.subprogs
-    )
-    return replace(program, subprogs=subprogs)
+def with_types(program: Program, *others: str) -> Program:
+    """The program with types of its functions: those but the main one are as `others` say, in
+    order; the last of them stands for all that follow."""
+    kinds = others or ("static",)
+    subprogs = []
+    for number, sub in enumerate(program.subprogs):
+        type_id = FUNCTIONS[kinds[min(number, len(kinds)) - 1]] if sub.start else MAIN
+        func = BTF.type(type_id)
+        is_global = isinstance(func, Func) and func.linkage is FuncLinkage.GLOBAL
+        subprogs.append(replace(sub, btf_type_id=type_id, is_global=is_global and sub.start != 0))
+    return replace(program, subprogs=tuple(subprogs))
 
 
 def func_info(subprogs: Sequence[Subprog]) -> bytes:

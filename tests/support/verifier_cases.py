@@ -169,7 +169,8 @@ def _case(
     )
     typed = row.get("btf", content.get("btf", False))
     if typed:
-        program = with_types(program, "static" if typed is True else typed)
+        others = [] if typed is True else [typed] if isinstance(typed, str) else typed
+        program = with_types(program, *others)
     expected = _expected(where, row, _marked_pcs(where, text, insns))
     return Case(
         row["name"],

@@ -27,6 +27,7 @@ from pybpfvm.bits import U64
 from pybpfvm.errors import RingHang, Trap
 from pybpfvm.session import Block, Budgets, LoadedObject, Machine, Ring
 from pybpfvm.session.hostring import BackendName
+from pybpfvm.uring_backend.kernel import direct
 from pybpfvm.uring_backend.kernel import loop as kernel_loop
 from pybpfvm.uring_backend.kernel.direct import Word
 from pybpfvm.uring_backend.kernel.sysring import SysRing
@@ -192,6 +193,16 @@ def test_nops(profile: str, depth: int) -> None:
     assert out[:2] == [101, 100 * depth]
 
 
+def test_more_requests_than_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "SLOTS", 8)
+
+    def scenario(table: Table) -> None:
+        table.args(32, 100, 1)
+        table.submit("nops")
+
+    compare(scenario, "v3", least=50, exact=True)
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("block", [512, 65536])
 def test_copy(profile: str, block: int) -> None:
@@ -210,6 +221,34 @@ def test_copy(profile: str, block: int) -> None:
         return world.file_data("out") + buffer.read()
 
     compare(scenario, profile, least=2)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("cancelled", [3, 30, 1000])
+def test_sockets(profile: str, cancelled: int) -> None:
+    def scenario(table: Table) -> object:
+        world = table.ring.world
+        (fd, peer), (silent, _) = world.socketpair(), world.socketpair()
+        sent = bytes(range(1, 201)) * 4
+        assert peer.send(sent) == len(sent)
+        buffer = table.ring.user.alloc(16)
+        table.args(40, fd, silent, buffer.addr, cancelled)
+        table.submit("sockets")
+        table.seen.append(table.ring.wait_cqe().res)
+        for index in range(1, 4):
+            table.obj.maps["args"][index] = 0  # what differs from ring to ring
+        received = b""
+        while part := peer.recv(4096):
+            received += part
+        return received, buffer.read(), table.ring.core.backend.in_flight()
+
+    outcome = compare(scenario, profile, least=20)
+    out, extra = outcome["out"], outcome["extra"]
+    assert isinstance(out, list)
+    assert isinstance(extra, tuple)
+    assert out[1] == 120
+    assert len(extra[0]) == sum(run & 7 for run in range(41)) + 2 * (8 + 8 + 8)
+    assert extra[2] == (cancelled == 1000)
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -401,14 +440,6 @@ def _accounted(table: Table) -> bool:
     return _out(table, 1) + table.ring.ready(1) == _out(table, 3)
 
 
-class _Alarm(BaseException):
-    """What the handler of the test's signal raises, as that of SIGINT raises KeyboardInterrupt."""
-
-
-def _ring_alarm(*_: object) -> None:
-    raise _Alarm
-
-
 @pytest.mark.skipif(
     threading.current_thread() is not threading.main_thread(), reason="signals need this thread"
 )
@@ -416,35 +447,34 @@ def _ring_alarm(*_: object) -> None:
 def test_signals_end_loops_and_lose_nothing(depth: int) -> None:
     random = Random(3)
     looped = 0
-    before = signal.signal(signal.SIGALRM, _ring_alarm)
-    try:
-        for _ in range(25):
-            budgets = Budgets(max_runs=1 << 40)
-            with looping("v3", budgets=budgets) as table:
-                table.args(depth, 3, 1)
-                table.submit("nops")  # compiles
-                table.ring.reap()
-                table.args(depth, 1 << 40, 1)
-                ready = table.looped
-                began = time.monotonic()
-                table.ring.get_sqe().prep_bpf(0)
-                with pytest.raises(_Alarm):  # noqa: PT012 - it may come before the call
-                    # Again after a while: one that comes in a finalizer is lost.
-                    signal.setitimer(signal.ITIMER_REAL, 0.001 + random.random() / 30, 1)
-                    table.ring.submit()
-                signal.setitimer(signal.ITIMER_REAL, 0)
-                assert time.monotonic() - began < 5
-                looped += table.looped > ready
-                table.ring.run_until_idle(0)
-                backend = table.ring.core.backend
-                while backend.in_flight() and time.monotonic() - began < 10:
-                    backend.wait(1_000_000)
-                    table.ring.core._submitter.drain()
-                assert _accounted(table)
-                assert backend.in_flight() == 0
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    for _ in range(25):
+        budgets = Budgets(max_runs=1 << 40)
+        with looping("v3", budgets=budgets) as table:
+            table.args(depth, 3, 1)
+            table.submit("nops")  # compiles
+            table.ring.reap()
+            table.args(depth, 1 << 40, 1)
+            ready = table.looped
+            began = time.monotonic()
+            table.ring.get_sqe().prep_bpf(0)
+            delay = 0.001 + random.random() / 30
+            timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
+            with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - it may come before the call
+                timer.start()
+                table.ring.submit()
+                timer.join()
+            assert time.monotonic() - began < 5
+            looped += table.looped > ready
+            assert not table.ring.ready(0)  # its request is where it was, if it was submitted
+            table.args(depth, 0, 1)
+            table.ring.submit()
+            assert table.ring.wait_cqe().res == 0
+            backend = table.ring.core.backend
+            while backend.in_flight() and time.monotonic() - began < 10:
+                backend.wait(1_000_000)
+                table.ring.core._submitter.drain()
+            assert _accounted(table)
+            assert backend.in_flight() == 0
     assert looped > 5
 
 

@@ -288,6 +288,39 @@ here:
     assert isinstance(judged(code, {"it": {"size": 23}}), Rejected)
 
 
+@pytest.mark.parametrize("first", ["r7 += 0", "r7 = r0"])
+def test_a_path_that_is_explored_first_says_nothing_of_other_addresses(first: str) -> None:
+    code = """
+  r6 = r1
+  r7 = *(u64 *)(r6 + 0)
+  call get_prandom_u32
+  if r0 > 7 goto other
+  {first}
+  goto join
+other:
+  r7 += {off}
+join:
+  call get_prandom_u32
+  r1 = 1
+  r2 = 2
+  r3 = 3
+  r4 = 4
+  r5 = 5
+  if r0 == 9 goto +0
+  if r0 == 10 goto +0
+  r1 = r10
+  r1 += -8
+  r2 = 8
+  r3 = r7
+  call copy_from_user
+  r0 = 0
+  exit
+"""
+    block = {"it": {"size": 32}}
+    assert isinstance(judged(code.format(first=first, off=24), block), Accepted)
+    assert isinstance(judged(code.format(first=first, off=25), block), Rejected)
+
+
 def test_a_path_that_copied_from_elsewhere_is_not_taken_for_explored() -> None:
     code = """
   r6 = r1

@@ -11,6 +11,7 @@ from pybpfvm.btf.types import (
     Btf,
     BtfType,
     Datasec,
+    DeclTag,
     Int,
     Member,
     Ptr,
@@ -24,7 +25,13 @@ from pybpfvm.profiles import PROFILES
 from pybpfvm.program import BpfObject, MapSpec, MapType, Program
 from pybpfvm.verifier.privileges.privilege import parse_capabilities
 from pybpfvm.verifier.refusal import Refused
-from pybpfvm.verifier.resources.fields import MAX_FIELDS, Field, FieldKind, fields_of
+from pybpfvm.verifier.resources.fields import (
+    MAX_FIELDS,
+    Field,
+    FieldKind,
+    fields_of,
+    object_fields,
+)
 from pybpfvm.verifier.verdict import Accepted, Inconclusive, Kind, Verdict
 from pybpfvm.verifier.verify import Options, verify
 
@@ -185,6 +192,40 @@ def test_ids_that_are_no_types_make_it_inconclusive(options: Options) -> None:
         assert isinstance(verdict, Inconclusive)
         assert verdict.finding.kind is Kind.UNSUPPORTED
         assert f"map 'm' with values of BTF type {value_id}" in verdict.finding.feature
+
+
+@pytest.mark.parametrize(
+    ("tags", "what"),
+    [
+        ((), "no single tag says what its bpf_list_head holds"),
+        (("contains:elem:node",) * 2, "no single tag says what its bpf_list_head holds"),
+        (("contains:elem",), "no single tag says what its bpf_list_head holds"),
+        (("contains:elem:other",), "no node of its bpf_list_head is called elem.other"),
+        (("contains:none:node",), "no node of its bpf_list_head is called none.node"),
+    ],
+)
+def test_lists_of_no_known_nodes_are_not_followed(tags: tuple[str, ...], what: str) -> None:
+    types = (
+        Struct("bpf_list_head", 16, ()),
+        Struct("bpf_list_node", 24, ()),
+        Struct("elem", 32, (Member("node", 4, 0), Member("other", INT, 24 * 8))),
+        Struct("v", 16, (Member("head", 3, 0),)),
+    )
+    good = _types(*types, DeclTag("contains:elem:node", 6, 0))
+    assert _fields(good, 6) == (Field(FieldKind.LIST_HEAD, 0, 16, 5, 0),)
+    assert what in _refusal(_types(*types, *(DeclTag(tag, 6, 0) for tag in tags)), 6)
+
+
+def test_objects_with_fields_in_structs_inside_only() -> None:
+    inner, outer = (
+        Struct("inner", 8, (Member("x", INT, 0), Member("l", LOCK, 32))),
+        Struct("outer", 8, (Member("in", 3, 0),)),
+    )
+    btf = _types(inner, outer)
+    assert object_fields(btf, 3) == (Field(FieldKind.SPIN_LOCK, 4, 4),)
+    with pytest.raises(Refused) as caught:
+        object_fields(btf, 4)
+    assert "objects of BTF type 4: the kernel's fields are in" in caught.value.feature
 
 
 def test_several_locks_in_a_value_are_not_judged() -> None:

@@ -153,6 +153,12 @@ _CASES = (
         "  r2 = 0\n  call ringbuf_submit_dynptr\n" + _RETURN,
         Rule.DYNPTR,
     ),
+    _Case(
+        "the function releases what is behind its caller's",
+        _LOCAL,
+        "  r1 += 8\n  r2 = 0\n  call ringbuf_submit_dynptr\n" + _RETURN,
+        Rule.DYNPTR,
+    ),
     _Case("the function moves the pointer", _LOCAL, "  r1 += 8\n" + _SIZE, Rule.DYNPTR),
     _Case(
         "the function loads from it",
@@ -170,6 +176,12 @@ _CASES = (
         _LOCAL,
         "  r4 = r1\n  r1 = map[single][0]+0 ll\n  r2 = 8\n  r3 = 0\n  call dynptr_from_mem\n"
         + _RETURN,
+        Rule.DYNPTR,
+    ),
+    _Case(
+        "the function clones it into itself",
+        _LOCAL,
+        "  r2 = r1\n  call kfunc bpf_dynptr_clone\n" + _RETURN,
         Rule.DYNPTR,
     ),
     _Case(

@@ -29,10 +29,11 @@ from pybpfvm.profiles.mainline import MAINLINE_NAMES
 from pybpfvm.program import BpfObject, MapSpec, MapType, Program, Subprog
 from pybpfvm.verifier import explore, structure
 from pybpfvm.verifier.kernelobjects import btfwalk
+from pybpfvm.verifier.privileges.privilege import parse_capabilities
 from pybpfvm.verifier.refusal import Refused
 from pybpfvm.verifier.resources import fields
 from pybpfvm.verifier.verdict import Accepted, Inconclusive, Rejected, Rule, Verdict
-from pybpfvm.verifier.verify import verify
+from pybpfvm.verifier.verify import Options, verify
 from tests.support.verifier_btf import FUNCTIONS
 from tests.support.verifier_cases import program_of
 
@@ -145,6 +146,19 @@ def test_more_code_than_kernels_load(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not isinstance(verdict, Accepted)
 
 
+@pytest.mark.parametrize(("count", "accepted"), [(4096, True), (4097, False)])
+def test_more_code_than_loaders_without_cap_bpf_load(count: int, accepted: bool) -> None:
+    insns = assemble("r0 = 0\n" * (count - 1) + "exit")
+    program = Program("case", "socket", insns, license="GPL")
+    obj = BpfObject("case.o", "", (program,), (), license="GPL")
+    options = Options(caps=parse_capabilities("none"))
+    verdict = verify(program, obj, PROFILES["socket_filter"], options=options)
+    if accepted:
+        assert isinstance(verdict, Accepted)
+    else:
+        assert "program has 4097 insns, at most 4096 are allowed" in _refused(verdict)
+
+
 def test_a_loop_that_counts_and_has_no_end() -> None:
     # Not in the corpus: the kernel's log of it has a million lines.
     assert _refused(_verify("r0 = 0\n turn: r0 += 1\n goto turn")) == (
@@ -208,6 +222,19 @@ def test_structs_in_structs_without_end() -> None:
         btfwalk.walk(btf, depth, 0, 4)
 
 
+def test_bytes_between_members() -> None:
+    btf = Btf.of(
+        [
+            Int("int", 4, 32),
+            Int("long", 8, 64),
+            Struct("s", 16, (Member("a", 1, 0), Member("b", 2, 64))),
+        ]
+    )
+    assert btfwalk.walk(btf, 3, 8, 8).btf_id == 0
+    with pytest.raises(Refused, match="doesn't have field at offset 4"):
+        btfwalk.walk(btf, 3, 4, 4)
+
+
 def test_a_global_function_in_the_ninth_frame() -> None:
     names = "abcdef"
     chain = "".join(f"{one}: call {two}\n exit\n" for one, two in pairwise(names))
@@ -225,13 +252,16 @@ def test_a_global_function_in_the_ninth_frame() -> None:
     assert _refused(verdict) == "the call stack of 9 frames is too deep"
 
 
-# 1 int, 2 int *, 3 int **, 4 struct bpf_dynptr, 5 a pointer to it; 6 the prototype, 7 the function.
+# 1 int, 2 int *, 3 int **, 4 struct bpf_dynptr, 5 a pointer to it, 6 struct bpf_arena, 7 a pointer
+# to it; 8 the prototype, 9 the function.
 _TYPES: tuple[BtfType, ...] = (
     Int("int", 4, 32, signed=True),
     Ptr(1),
     Ptr(2),
     Struct("bpf_dynptr", 4, (Member("opaque", 1, 0),)),
     Ptr(4),
+    Struct("bpf_arena", 4, (Member("opaque", 1, 0),)),
+    Ptr(6),
 )
 
 
@@ -248,6 +278,7 @@ _TYPES: tuple[BtfType, ...] = (
             ("arg:nonnull",),
             "whose parameter a is a dynptr, and tagged",
         ),
+        (FuncProto(1, (Param("a", 7),)), (), "whose parameter a is a bpf_arena"),
         (FuncProto(1, (Param("a", 99),)), (), "calls of the global function f: "),
         (FuncProto(1, (Param("a", 2),)), ("arg:odd",), "whose parameter a is tagged odd"),
     ],
@@ -255,12 +286,12 @@ _TYPES: tuple[BtfType, ...] = (
 def test_global_functions_that_are_not_judged(
     proto: FuncProto | None, tags: tuple[str, ...], feature: str
 ) -> None:
-    own: list[BtfType] = [] if proto is None else [proto, Func("f", 6, FuncLinkage.GLOBAL)]
-    btf = Btf.of([*_TYPES, *own, *(DeclTag(tag, 7, 0) for tag in tags)])
+    own: list[BtfType] = [] if proto is None else [proto, Func("f", 8, FuncLinkage.GLOBAL)]
+    btf = Btf.of([*_TYPES, *own, *(DeclTag(tag, 9, 0) for tag in tags)])
     insns = assemble("call f\n r0 = 0\n exit\n f: r0 = 0\n exit", calls=_CALLS)
     subprogs = (
         Subprog("case", 0, 3),
-        Subprog("f", 3, 5, is_global=True, btf_type_id=7 if own else 0),
+        Subprog("f", 3, 5, is_global=True, btf_type_id=9 if own else 0),
     )
     program = Program("case", "tc", insns, subprogs=subprogs, license="GPL")
     obj = BpfObject("case.o", "", (program,), (), btf=btf, license="GPL")

@@ -20,10 +20,19 @@ import time
 from collections.abc import Callable, Sequence
 
 from pybpfvm.errors import InputError, InternalError, RingError, UnsupportedError
+from pybpfvm.interrupts import breathe
 from pybpfvm.memory import AddressSpace
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Op
-from pybpfvm.uring_backend.base import EXTERNAL, Backend, Completion, Event, Message, Started
+from pybpfvm.uring_backend.base import (
+    EXTERNAL,
+    Backend,
+    Completion,
+    Denied,
+    Event,
+    Message,
+    Started,
+)
 from pybpfvm.uring_backend.kernel import messages
 from pybpfvm.uring_backend.kernel.bufferring import BufferRings
 from pybpfvm.uring_backend.kernel.direct import Direct
@@ -36,6 +45,7 @@ from pybpfvm.uring_backend.kernel.plan import (
     Planner,
     zero_copy_held_back,
 )
+from pybpfvm.uring_backend.kernel.preparing import Preparation, refusal
 from pybpfvm.uring_backend.kernel.registration import Registration
 from pybpfvm.uring_backend.kernel.requests import (
     ZERO_COPY,
@@ -51,6 +61,7 @@ from pybpfvm.uring_backend.kernel.requests import (
 from pybpfvm.uring_backend.kernel.sysring import SysRing
 from pybpfvm.uring_backend.kernel.transport import Transport
 from pybpfvm.uring_backend.kernel.world import KernelWorld
+from pybpfvm.uring_backend.requests import DIRECT_TOKENS, DirectRequests
 
 MakeRing = Callable[..., Transport]
 DEFAULT_ENTRIES = 1024
@@ -93,6 +104,9 @@ class KernelBackend:
         self._flight = InFlight()
         self._gates = GatePool()
         self._planner = Planner(self._guard, self.world, self._flight, self._gates)
+        self._denied: Denied | None = None
+        self._refused: set[int] = set()  # tokens of denied requests
+        self._preparation = Preparation(make_ring, self._guard)
         self._closed = False
         memory.before_close(self.close)
 
@@ -115,6 +129,8 @@ class KernelBackend:
         """
         self._check_open()
         self._reap()
+        if self._denied is not None:
+            sqes = self._filtered(sqes, self._denied)
         taken = self._submit_plain(sqes)
         if taken is not None:
             return taken
@@ -201,6 +217,7 @@ class KernelBackend:
             if not self.can_progress() or (left is not None and left <= 0):
                 return False
             result = self._ring.wait(left)
+            breathe()
             if result < 0 and result not in (-errno.EINTR, -errno.ETIME):
                 raise RingError(-result, "io_uring_enter refused to wait")
             if deadline is not None:
@@ -209,6 +226,9 @@ class KernelBackend:
     def can_progress(self) -> bool:
         """Whether something in flight may complete without the caller finishing an external
         request. What waits for the outside (a peer, a pipe) counts as able to."""
+        if self._flight.can_move():
+            return True
+        self._flight.claim_all()
         return self._flight.can_move()
 
     def finish(self, token: int, *, failed: bool = False) -> None:
@@ -226,6 +246,25 @@ class KernelBackend:
         if not isinstance(external, External) or external.stage is not Stage.WAITING:
             raise InternalError(f"request {token} is not an external one that waits")
         external.doomed = True
+
+    def filter_requests(self, denied: Denied) -> None:
+        """Ask `denied` before the kernel sees a request: this process plays the filter's part."""
+        self._denied = denied
+
+    def _filtered(self, sqes: Sequence[bytes], denied: Denied) -> list[bytes]:
+        """With SQEs that the kernel refuses in the place of denied ones."""
+        found = []
+        behind = -1  # opcode of the request that the next one is linked to
+        for raw in sqes:
+            token = int.from_bytes(raw[32:40], "little")
+            self._refused.discard(token)  # of an SQE that was not consumed
+            if raw[0] in SUPPORTED and denied(token):
+                unlinked = raw[0] == Op.LINK_TIMEOUT and behind in (-1, Op.LINK_TIMEOUT)
+                if not unlinked and not self._preparation.fails(raw):
+                    self._refused.add(token)
+            found.append(refusal(token, raw[1]) if token in self._refused else raw)
+            behind = raw[0] if raw[1] & abi.SQE_ANY_LINK else -1
+        return found
 
     def register_files(self, fds: Sequence[int], tags: Sequence[int] = ()) -> int:
         """IORING_REGISTER_FILES; foreign descriptors are -EBADF."""
@@ -334,6 +373,10 @@ class KernelBackend:
             raise InputError("compiled code does not use a library's ring", where="backend")
         return Direct(self._memory, self._ring, self.world, cqs)
 
+    def let(self, direct: DirectRequests | None) -> None:
+        """Compiled code issues requests from now on, or (None) does no more."""
+        self._flight.direct = direct
+
     def adopt(self, token: int, opcode: int) -> None:
         """A request that compiled code issued is in flight: from now on it is one like others."""
         self._flight.live[token] = opcode
@@ -345,6 +388,7 @@ class KernelBackend:
 
     def in_flight(self) -> int:
         """Requests submitted and not completed."""
+        self._flight.claim_all()
         return len(self._flight.live)
 
     def close(self) -> None:
@@ -355,6 +399,7 @@ class KernelBackend:
         self._closed = True
         self._memory.forget_before_close(self.close)
         self._ring.close()
+        self._preparation.close()
         self._rings.close()
         self._gates.close()
         self._flight.live.clear()
@@ -410,7 +455,7 @@ class KernelBackend:
 
     def _reap(self) -> None:
         """Turn the CQEs that are there into events."""
-        live, events = self._flight.live, self._events
+        live, events, refused = self._flight.live, self._events, self._refused
         if self._rings:
             self._rings.publish()
         reaped = self._ring.reap()
@@ -418,6 +463,9 @@ class KernelBackend:
             self._rings.reflect()
         for token, res, flags in reaped:
             entry = live.get(token)
+            if refused and token in refused:
+                refused.discard(token)
+                res = -errno.EACCES if res == -errno.EINVAL else res
             if entry.__class__ is int:
                 if not flags & abi.CQE_F_MORE:
                     del live[token]
@@ -437,6 +485,9 @@ class KernelBackend:
             self._complete_hidden(record, res)
             return
         entry = self._flight.live.get(token)
+        if entry is None and token >= DIRECT_TOKENS and self._flight.direct is not None:
+            self._flight.direct.claim(token)
+            entry = self._flight.live.get(token)
         if entry is None and token in self._flight.renames:
             self._flight.rename(self._flight.renames[token], token, 0)
             entry = self._flight.live.get(token)
@@ -522,6 +573,7 @@ class KernelBackend:
         Cancelling lets the next members of chains and behind drains have their turn, so repeat.
         """
         deadline = time.monotonic_ns() + _CLOSE_LIMIT_NS
+        self._flight.claim_all()
         for external in self._flight.externals():
             if external.stage is Stage.WAITING:
                 external.doomed = True

@@ -2,11 +2,12 @@
 
 The words here are what such code works on: where the real ring is, a table of the requests it has
 in flight, a copy of what the guard would ask. While it runs (`lend` to `take_back`) the real ring,
-the CQs of the ring above and this table are its own; before and after they are Python's, and a
-direct request that is still in flight is a request like any other (`adopt`).
+the CQs of the ring above and this table are its own; before and after they are Python's. A direct
+request that is then still in flight stays one, until somebody has to know it (`claim`): from
+there on it is a request like any other.
 
 A direct request is one that the guard admits as it is: NOP, or a transfer between user memory and
-a file of the world, with no flag but FIXED_FILE. Everything else takes the long way.
+a file or socket of the world, with no flag but FIXED_FILE. Everything else takes the long way.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 
 from pybpfvm.bits import U32, align_up
+from pybpfvm.errors import InternalError
 from pybpfvm.memory import AddressSpace, RegionKind
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.cq import CQES_OFFSET, CompletionQueue
@@ -26,8 +28,7 @@ from pybpfvm.uring_backend.kernel.sysring import SysRing
 from pybpfvm.uring_backend.kernel.world import KernelWorld
 from pybpfvm.uring_backend.requests import DIRECT_TOKENS
 
-# Few, so that they stay in the cache. A direct request's token: DIRECT_TOKENS and its address.
-SLOTS = 512
+SLOTS = 4096  # requests at a time. A direct request's token: DIRECT_TOKENS and its slot's address.
 BATCH = 32  # direct requests are issued when so many have come together, or at the end of a run
 LOOK_RUNS = 16  # after so many runs the loop looks at the clock
 _FDS = 1024
@@ -51,7 +52,7 @@ class Word(IntEnum):
     SQ_MASK = 9
     CQES = 10
     CQ_MASK = 11
-    TABLE = 12  # address of the slots
+    FREE = 12  # address of the first free slot, 0: there is none
     QUEUES = 13  # how many CQs the ring above has
     QUEUE_TABLE = 14
     CQ_HEAD = 15  # addresses of u32 words of the real ring
@@ -88,7 +89,8 @@ class Care(IntFlag):
     """What is not plain about submit and reap."""
 
     CHECKED = 1  # their length argument is looked at
-    HELD = 2  # for the rest of the run submit is Python's, and so is emit to a watched CQ
+    HELD = 2  # completions wait in Python for the end of the run, and others come after them
+    PYTHONS = 4  # for the rest of the run submit is Python's, and so is emit to a watched CQ
 
 
 class Queue(IntEnum):
@@ -110,9 +112,10 @@ class Queue(IntEnum):
 class Slot(IntEnum):
     """Index of a 64-bit word of a slot."""
 
-    USER_DATA = 0
+    USER_DATA = 0  # of a free slot: the address of the next free one
     PLACE = 1  # opcode << OPCODE_SHIFT, and the address of the CQ's entry in the queue table.
     #            0: the slot is free; negative: the request is Python's by now
+    NUMBER = 2  # Word.TAIL before the request
 
 
 class Stop(IntEnum):
@@ -138,20 +141,20 @@ QUEUE_SHIFT = 7
 QUEUE_BYTES = 1 << QUEUE_SHIFT
 _LINE = 64  # bytes of a cache line, at which tables begin
 _QUEUE_WORDS = QUEUE_BYTES // 8
-SLOT_BYTES = 8 * len(Slot)
+_SLOT_WORDS = len(Slot)
+SLOT_BYTES = 8 * _SLOT_WORDS
 
 
 @dataclass(frozen=True, slots=True)
-class Adopted:
+class Claimed:
     """A direct request in flight, for Python. `fresh`: completions have not been taken in since
-    it was submitted. `refused`: the kernel did not take it, so it will never complete."""
+    it was submitted."""
 
     token: int
     opcode: int
     user_data: int
     cq: int
     fresh: bool
-    refused: bool
 
 
 class Direct:
@@ -177,7 +180,7 @@ class Direct:
         self._queues = view[at : at + sizes[1]].cast("Q")
         queue_table, at = self.addr + at, at + sizes[1]
         self._slots = view[at : at + sizes[2]].cast("Q")
-        slot_table, at = self.addr + at, at + sizes[2]
+        self._table, at = self.addr + at, at + sizes[2]
         self._fds = view[at : at + sizes[3]]
         fds, at = self.addr + at, at + sizes[3]
         self._blocks = view[at : at + sizes[4]].cast("Q")
@@ -194,17 +197,19 @@ class Direct:
         words[Word.SQ_MASK] = ring.sq_mask
         words[Word.CQES] = ring_addr + ring.cqes_at
         words[Word.CQ_MASK] = ring.cq_mask
-        words[Word.TABLE] = slot_table
         words[Word.QUEUES] = cqs
         words[Word.QUEUE_TABLE] = queue_table
         words[Word.FDS] = fds
         words[Word.BLOCKS] = blocks
         self._wait_arg = _wait_arg()
         words[Word.WAIT_ARG] = ctypes.addressof(self._wait_arg)
+        for index in reversed(range(SLOTS)):
+            self._free(index)
         self._lent = [False] * cqs
         self._number: int | None = None  # what the thread has for the real ring meanwhile
         self._thread: int | None = None  # which one is between `begin` and `end`
-        self._lock = threading.RLock()  # of _fds and _blocks: others than that clear them
+        self._marked: set[int] = set()  # the descriptors that _fds has, and larger ones
+        self._lock = threading.RLock()  # of these and _blocks: others than that clear them
         memory.on_free(self._freed)
         world.on_disown(self._disowned)
 
@@ -218,7 +223,7 @@ class Direct:
         words[Word.ENTER_FLAGS] = 0 if self._number is None else abi.ENTER_REGISTERED_RING
         words[Word.STOP] = words[Word.RUNS] = words[Word.CHANGES] = words[Word.SEEN] = 0
         words[Word.MOVED] = words[Word.ALL_INSNS] = 0
-        words[Word.CARE] &= ~Care.HELD
+        words[Word.CARE] &= Care.CHECKED
         words[Word.MAY_SLEEP] = sleep_ns > 0
         words[Word.LOOKS] = LOOK_RUNS
         words[Word.DEADLINE] = time.monotonic_ns() + turn_ns
@@ -226,10 +231,11 @@ class Direct:
         for index in range(self._cqs):
             self._queues[_QUEUE_WORDS * index + Queue.WATCHED] = index in watched
         with self._lock:
-            self._fds[:] = bytes(_FDS // 8)
-            for fd in tuple(self._world.owned):
+            owned = set(self._world.owned)
+            for fd in owned ^ self._marked:
                 if fd < _FDS:
-                    self._fds[fd >> 3] |= 1 << (fd & 7)
+                    self._fds[fd >> 3] ^= 1 << (fd & 7)
+            self._marked = owned
         self._find_blocks()
 
     def end(self) -> None:
@@ -264,6 +270,7 @@ class Direct:
             return
         with self._lock:
             self._fds[fd >> 3] &= ~(1 << (fd & 7))
+            self._marked.discard(fd)
         words = self.words
         limit = time.monotonic() + _ISSUE_LIMIT_S
         while (
@@ -273,11 +280,14 @@ class Direct:
         ):
             time.sleep(_LOOK_S)
 
-    def lend(self, queues: Sequence[CompletionQueue]) -> None:
-        """Give the real ring and the queues to compiled code."""
+    def lend(self, queues: Sequence[CompletionQueue], *, within_run: bool = False) -> None:
+        """Give the real ring and the queues to compiled code, or back to it, `within_run`."""
         words = self.words
         tail = self._ring.words[self._ring.sq_tail]
-        words[Word.TAIL] = words[Word.ISSUED] = words[Word.TAKEN] = words[Word.DONE_TO] = tail
+        words[Word.DONE_TO] = (tail - self.in_flight()) & U32
+        words[Word.TAIL] = words[Word.ISSUED] = tail
+        if not within_run:
+            words[Word.TAKEN] = tail
         for queue in queues:
             at = _QUEUE_WORDS * queue.index
             self._queues[at + Queue.HEADER] = queue.address
@@ -308,44 +318,83 @@ class Direct:
             if posted or reaped or dropped:
                 changed(queue, posted, reaped, dropped)
 
-    def issue(self) -> None:
-        """Issue what is pending, as far as the kernel takes it."""
+    def issue(self) -> int:
+        """Issue what is pending, as far as the kernel takes it; how many requests it did not."""
         words = self.words
         pending = (words[Word.TAIL] - words[Word.ISSUED]) & U32
-        if pending:
-            left = self._ring.publish(words[Word.TAIL], pending)
-            words[Word.ISSUED] = (words[Word.TAIL] - left) & U32
+        if not pending:
+            return 0
+        left = self._ring.publish(words[Word.TAIL], pending)
+        words[Word.ISSUED] = (words[Word.TAIL] - left) & U32
+        return left
 
-    def adopt(self) -> Iterator[Adopted]:
-        """Issue what is pending; then each request in flight, oldest first, is Python's."""
-        self.issue()
-        words, slots, width = self.words, self._slots, len(Slot)
-        tail = words[Word.TAIL]
-        refused = (tail - words[Word.ISSUED]) & U32
-        fresh = (tail - words[Word.TAKEN]) & U32
-        left = (tail - words[Word.DONE_TO]) & U32
-        if refused:
-            self._ring.unpublish(refused)
-        found = []
-        back = 0
-        while left and back < SLOTS:
-            back += 1
-            at = width * ((tail - back) & U32 & (SLOTS - 1))
-            place = slots[at + Slot.PLACE]
-            if place and not place & _PYTHONS:
-                left -= 1
-                slots[at + Slot.PLACE] = place | _PYTHONS
-                token = DIRECT_TOKENS | words[Word.TABLE] + 8 * at
-                opcode, queue = divmod(place, 1 << OPCODE_SHIFT)
-                cq = (queue - words[Word.QUEUE_TABLE]) // QUEUE_BYTES
-                found.append(Adopted(token, opcode, slots[at], cq, back <= fresh, back <= refused))
-        words[Word.DONE_TO] = words[Word.ISSUED] = words[Word.TAKEN] = tail
-        yield from reversed(found)
+    def take_from_ring(self) -> list[Claimed]:
+        """What is pending will never be issued: these requests, oldest first."""
+        words = self.words
+        pending = (words[Word.TAIL] - words[Word.ISSUED]) & U32
+        self._ring.unpublish(pending)
+        issued = words[Word.ISSUED]
+        taken = [
+            self.claim(self._token(index))
+            for index in self._unclaimed()
+            if (self._slots[_SLOT_WORDS * index + Slot.NUMBER] - issued) & U32 < pending
+        ]
+        if (words[Word.TAKEN] - issued) & U32 <= pending:
+            words[Word.TAKEN] = issued
+        words[Word.TAIL] = issued
+        words[Word.DONE_TO] = (words[Word.DONE_TO] - pending) & U32
+        return taken
+
+    def in_flight(self) -> int:
+        """How many requests were submitted, are not completed, and nobody claimed."""
+        return (self.words[Word.TAIL] - self.words[Word.DONE_TO]) & U32
+
+    def claim(self, token: int) -> Claimed:
+        """A request in flight that is Python's from now on."""
+        words, at = self.words, self._at(token)
+        place = self._slots[at + Slot.PLACE]
+        if not place or place & _PYTHONS:
+            raise InternalError(f"{token:#x} is no request of compiled code")
+        self._slots[at + Slot.PLACE] = place | _PYTHONS
+        words[Word.DONE_TO] = (words[Word.DONE_TO] + 1) & U32
+        opcode, queue = divmod(place, 1 << OPCODE_SHIFT)
+        cq = (queue - words[Word.QUEUE_TABLE]) // QUEUE_BYTES
+        since = (self._slots[at + Slot.NUMBER] - words[Word.TAKEN]) & U32
+        fresh = since < (words[Word.TAIL] - words[Word.TAKEN]) & U32
+        return Claimed(token, opcode, self._slots[at], cq, fresh)
+
+    def claim_all(self) -> list[Claimed]:
+        """All requests in flight, oldest first, which are Python's from now on."""
+        if not self.in_flight():
+            return []
+        return [self.claim(self._token(index)) for index in self._unclaimed()]
 
     def release(self, token: int) -> None:
-        """An adopted request is over."""
-        at = ((token & ~DIRECT_TOKENS) - self.words[Word.TABLE]) >> 3
+        """A claimed request is over."""
+        self._free(self._at(token) // _SLOT_WORDS)
+
+    def _unclaimed(self) -> list[int]:
+        """Indices of slots with requests that nobody claimed, oldest first."""
+        places = self._slots[Slot.PLACE :: _SLOT_WORDS].tolist()
+        numbers, tail = self._slots[Slot.NUMBER :: _SLOT_WORDS], self.words[Word.TAIL]
+        found = [index for index, place in enumerate(places) if 0 < place < _PYTHONS]
+        return sorted(found, key=lambda index: (numbers[index] - tail) & U32)
+
+    def _token(self, index: int) -> int:
+        return DIRECT_TOKENS | self._table + SLOT_BYTES * index
+
+    def _at(self, token: int) -> int:
+        """Index of a slot's first word."""
+        at, rest = divmod((token & ~DIRECT_TOKENS) - self._table, SLOT_BYTES)
+        if rest or not 0 <= at < SLOTS:
+            raise InternalError(f"{token:#x} is no request of compiled code")
+        return at * _SLOT_WORDS
+
+    def _free(self, index: int) -> None:
+        at = _SLOT_WORDS * index
         self._slots[at + Slot.PLACE] = 0
+        self._slots[at] = self.words[Word.FREE]
+        self.words[Word.FREE] = self._table + SLOT_BYTES * index
 
     def close(self) -> None:
         """Give the memory back."""

@@ -1,8 +1,8 @@
 """The loop of one program over the kernel's ring, done by compiled code: what is Python's part.
 
-Before: lend it ring, queues and context. After: take them back, and make requests of what is in
-flight. In between, for what compiled code does not do itself: both, around the ordinary helper;
-from there on, to the end of the run, submitting is Python's.
+Before: lend it ring, queues and context. After: take them back. In between, for what compiled code
+does not do itself: both, around the ordinary helper. If that has left something to be seen to, the
+loop ends with the run; until then completions wait for it, and submitting may be Python's.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pybpfvm.uring_backend.kernel.direct import (
     SLOTS,
     TURN_NS,
     WAIT_BY_FIELDS,
-    Adopted,
     Care,
+    Claimed,
     Direct,
     Stop,
     Word,
@@ -36,9 +36,10 @@ _MAIN = 0
 
 
 class KernelLoop:
-    """A ProgramLoop (see bpf). `enter` runs the loop's code, `address` finds a program's.
+    """A ProgramLoop (see bpf) with the DirectRequests (see requests) of its programs.
 
-    `looped` counts the runs that loops have made.
+    `enter` runs the loop's code, `address` finds a program's. `looped` counts the runs that loops
+    have made.
     """
 
     def __init__(
@@ -62,7 +63,10 @@ class KernelLoop:
         self._awaited = _MAIN
         self._may_sleep = False
         self._deadline_ns: int | None = None  # of CLOCK_MONOTONIC
-        submitter.released = self.direct.release
+        self._within_run = False
+        self._origin = ""
+        submitter.direct = self
+        backend.let(self)
         words = self.direct.words
         words[Word.CTX] = ctx_addr
         words[Word.BUDGET] = budget_insns
@@ -101,10 +105,14 @@ class KernelLoop:
     ) -> int | None:
         """See ProgramLoop.run."""
         address = self.address(request.program)
-        if address is None or self._submitter.room() < SLOTS or self._submitter.performed.counting:
+        submitter = self._submitter
+        if address is None or submitter.room() < SLOTS or submitter.performed.counting:
             return None
         if self._backend.holds_back:  # then Python has to remember what is submitted
             return None
+        if request.origin != self._origin:
+            self.claim_all()
+            self._origin = request.origin
         words = self.direct.words
         words[Word.PROGRAM] = address
         words[Word.USER_DATA] = request.user_data
@@ -115,7 +123,6 @@ class KernelLoop:
             words[Word.MEASURED] = 0
         self.runs = 1
         self.direct.begin({_MAIN, self._awaited}, *self._times())
-        self._origin = request.origin
         self.direct.lend(self._cqs.queues)
         try:
             self.enter()
@@ -129,7 +136,7 @@ class KernelLoop:
             self.direct.end()
         self.runs = words[Word.RUNS]
         self._judge()
-        self._submitter.settle()
+        submitter.settle()
         return words[Word.R0]
 
     def _judge(self) -> None:
@@ -149,45 +156,77 @@ class KernelLoop:
     @contextmanager
     def interrupted(self) -> Iterator[None]:
         """Within a run: ring and queues are Python's for a while."""
-        self._take_back(within_run=True)
+        self._within_run = True
+        self._take_back()
+        tails = self._watched_tails()
         try:
             yield
         finally:
             words = self.direct.words
-            self.direct.lend(self._cqs.queues)
-            words[Word.STOP] = Stop.FOREIGN
-            words[Word.CARE] |= Care.HELD
+            self.direct.lend(self._cqs.queues, within_run=True)
+            self._within_run = False
+            if care := self._care():
+                words[Word.STOP] = Stop.FOREIGN
+                words[Word.CARE] |= care
+            elif tails != self._watched_tails():
+                words[Word.STOP] = Stop.WATCHED
             words[Word.CHANGES] += 1
+
+    def _care(self) -> int:
+        """What the rest of a run has to heed after something was done in Python."""
+        submitter = self._submitter
+        busy = submitter.chaining or submitter.bpf.queued or submitter.performed.counting
+        if busy or self._cqs.backlog:
+            return Care.HELD | Care.PYTHONS
+        return Care.HELD if submitter.deferring else 0
+
+    def _watched_tails(self) -> list[int]:
+        return [self._cqs.queues[index].tail for index in sorted({_MAIN, self._awaited})]
 
     def sync(self) -> None:
         """Within a run, interrupted: take in what has completed."""
         self._submitter.drain()
+        self._submitter.post_some()
 
-    def _take_back(self, *, within_run: bool = False) -> None:
+    def _take_back(self) -> None:
         self.direct.take_back(self._cqs.queues, self._cqs.changed)
-        refused = [
-            request
-            for adopted in self.direct.adopt()
-            for request in self._adopted(adopted, within_run=within_run)
-        ]
-        for request in refused:
-            self._submitter.complete(request, -errno.EAGAIN)
+        if self.direct.issue():
+            for request in [self._live(one) for one in self.direct.take_from_ring()]:
+                self._submitter.complete(request, -errno.EAGAIN)
 
-    def _adopted(self, adopted: Adopted, *, within_run: bool) -> Iterator[Request]:
-        """Make it a request like others; yields it if the kernel will never complete it."""
-        token = adopted.token
-        raw = Sqe(adopted.opcode, user_data=adopted.user_data).pack()
-        request = Request(token, raw, adopted.user_data, adopted.cq, self._origin)
-        self._submitter.table.add(request)
-        if within_run and adopted.fresh:
-            self._submitter.deferring.add(token)
-        if adopted.refused:
-            yield request
-        else:
-            self._backend.adopt(token, adopted.opcode)
+    # --- DirectRequests -------------------------------------------------------------------------
+
+    def in_flight(self) -> int:
+        """See DirectRequests.in_flight."""
+        return self.direct.in_flight()
+
+    def claim(self, token: int) -> None:
+        """See DirectRequests.claim."""
+        self._claim(self.direct.claim(token))
+
+    def claim_all(self) -> None:
+        """See DirectRequests.claim_all."""
+        for claimed in self.direct.claim_all():
+            self._claim(claimed)
+
+    def release(self, token: int) -> None:
+        """See DirectRequests.release."""
+        self.direct.release(token)
+
+    def _claim(self, claimed: Claimed) -> None:
+        self._live(claimed)
+        self._backend.adopt(claimed.token, claimed.opcode)
+
+    def _live(self, claimed: Claimed) -> Request:
+        raw = Sqe(claimed.opcode, user_data=claimed.user_data).pack()
+        request = Request(claimed.token, raw, claimed.user_data, claimed.cq, self._origin)
+        self._submitter.add_direct(request, in_run=self._within_run and claimed.fresh)
+        return request
 
     def close(self) -> None:
-        """Give the tables back."""
+        """Give the tables back. Nothing may be in flight."""
+        self._submitter.direct = None
+        self._backend.let(None)
         self.direct.close()
 
 

@@ -286,6 +286,7 @@ class Planner:
 
     def cancellable(self, opcode: int | None) -> list[int]:
         """Tokens of the caller's requests in flight, of this opcode (None: all)."""
+        self._flight.claim_all()
         return [
             token
             for token, entry in self._flight.live.items()

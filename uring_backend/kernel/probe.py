@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ _PROBE_OPS = 256
 _PROBE_HEAD = 16
 _PROBE_OP = struct.Struct("<BBHI")
 _OP_SUPPORTED = 1
+_UNREADABLE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,8 @@ class KernelRing:
 
     `reason` is why it can not be used (None: it can); then the rest says nothing. `features` are
     the IORING_FEAT_* bits; `opcodes` what the kernel performs; `missing` what the backend passes
-    on but this kernel does not know; `disabled_setting` kernel.io_uring_disabled.
+    on but this kernel does not know; `filters`: it has IORING_REGISTER_BPF_FILTER (from Linux 7.0);
+    `disabled_setting` kernel.io_uring_disabled.
     """
 
     release: str
@@ -34,6 +37,7 @@ class KernelRing:
     features: int
     opcodes: frozenset[int]
     missing: tuple[Op, ...]
+    filters: bool = False
 
 
 def available() -> InputError | None:
@@ -61,5 +65,7 @@ def probe() -> KernelRing:
             table = answer.raw[_PROBE_HEAD : _PROBE_HEAD + count * _PROBE_OP.size]
             rows = _PROBE_OP.iter_unpack(table)
             opcodes = frozenset(op for op, _, flags, _ in rows if flags & _OP_SUPPORTED)
+        # An argument that can not be read: whoever has the command tries to.
+        filters = ring.register(abi.REGISTER_BPF_FILTER, _UNREADABLE, 1) == -errno.EFAULT
         missing = tuple(op for op in sorted(SUPPORTED) if op not in opcodes)
-        return KernelRing(release, None, setting, ring.features, opcodes, missing)
+        return KernelRing(release, None, setting, ring.features, opcodes, missing, filters)

@@ -20,6 +20,7 @@ from pybpfvm.uring_backend.abi import Op, Sqe
 from pybpfvm.uring_backend.base import EXTERNAL
 from pybpfvm.uring_backend.kernel.gates import Gate
 from pybpfvm.uring_backend.kernel.guard import TOKEN_LIMIT
+from pybpfvm.uring_backend.requests import DirectRequests
 
 _TRANSFERS = frozenset({Op.READ, Op.WRITE, Op.READ_FIXED, Op.WRITE_FIXED, Op.SPLICE, Op.TEE})
 _MESSAGES = frozenset({Op.SEND, Op.RECV, Op.SEND_ZC})
@@ -327,6 +328,7 @@ class InFlight:
     """
 
     def __init__(self) -> None:
+        self.direct: DirectRequests | None = None  # what compiled code issued, and nobody claimed
         self.live: dict[int, int | Entry] = {}
         self.hidden: dict[int, Hidden] = {}
         self.renames: dict[int, int] = {}
@@ -335,6 +337,11 @@ class InFlight:
         self.drains = 0
         self.drained = False
         self._last_hidden = TOKEN_LIMIT
+
+    def claim_all(self) -> None:
+        """Let `live` have all there are."""
+        if self.direct is not None:
+            self.direct.claim_all()
 
     def hidden_token(self) -> int:
         """user_data that was never used."""

@@ -8,6 +8,7 @@ from typing import Final
 from pybpfvm.uring_backend.lawbench import Law
 from pybpfvm.uring_backend.laws import (
     events,
+    filtering,
     messages,
     names,
     pipes,
@@ -24,4 +25,5 @@ FAMILIES: Final[Sequence[Law]] = (
     *messages.LAWS,
     *registration.LAWS,
     *sockets.LAWS,
+    *filtering.LAWS,
 )

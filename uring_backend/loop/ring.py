@@ -32,6 +32,7 @@ from pybpfvm.profiles.upstream_types import CTX_FIELDS
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Cqe
 from pybpfvm.uring_backend.base import Backend, Completion, Event
+from pybpfvm.uring_backend.filtering import FilterGate, RequestFilter
 from pybpfvm.uring_backend.loop.attach import OpsValue, RingTable, release
 from pybpfvm.uring_backend.loop.memory import LoopMemory
 from pybpfvm.uring_backend.loop.setup import LoopSetup, check_setup
@@ -110,6 +111,8 @@ class LoopRing:
         self._disabled = bool(self.setup.flags & abi.SETUP_R_DISABLED)
         self._submitter = None if self._disabled else threading.get_ident()
         self._live: dict[int, tuple[int, str]] = {}  # token -> (user_data, who submitted it)
+        self._submitting: dict[int, bytes] = {}  # token -> SQE, while the backend takes them
+        self._gate = FilterGate(backend, self._submitting.get, observer)
         self._next_token = 1
         self._task_work: list[Event] = []  # what waits for GETEVENTS
         self._later: set[int] = set()  # tokens of the last batch that do not complete inline
@@ -222,6 +225,11 @@ class LoopRing:
         if self.queues.region(RingRegion.MEM) is not None:
             raise RingError(errno.EBUSY, "a memory region is registered")
         self.queues.set_mem(region)
+
+    def put_filter(self, filter_: RequestFilter) -> None:
+        """Requests pass this filter from now on."""
+        self._check_open()
+        self._gate.put(filter_)
 
     # --- for hosts --------------------------------------------------------------------------
 
@@ -480,6 +488,7 @@ class LoopRing:
             user_data = int.from_bytes(raw[32:40], "little")
             self._live[token] = (user_data, self._running or "user")
             tokens.append(token)
+            self._submitting[token] = raw
             encoded.append(raw[:32] + token.to_bytes(8, "little") + raw[40:])
         if linked:  # a chain that the batch leaves open goes to a worker
             self._later.update(range(chain, self._next_token))
@@ -489,6 +498,8 @@ class LoopRing:
             for token in tokens:
                 del self._live[token]
             raise
+        finally:
+            self._submitting.clear()
         for token in tokens[taken:]:
             del self._live[token]
         self._next_token = tokens[0] + taken
@@ -532,6 +543,8 @@ class LoopRing:
             user_data, origin = self._live[event.token]
             if not more:
                 del self._live[event.token]
+                if self._gate.active:
+                    self._gate.ended(event.token, event.res)
             fate = self.queues.post(user_data, event.res, event.flags)
             self._posted += 1
             if self._observer is not None:

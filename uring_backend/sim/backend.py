@@ -28,7 +28,7 @@ from typing import Literal
 from pybpfvm.errors import InputError, UnsupportedError
 from pybpfvm.memory import AddressSpace
 from pybpfvm.uring_backend.abi import O_RDWR, Sqe
-from pybpfvm.uring_backend.base import Backend, Event
+from pybpfvm.uring_backend.base import Backend, Denied, Event
 from pybpfvm.uring_backend.sim.cancel import sync_cancel
 from pybpfvm.uring_backend.sim.clock import NEVER, Clock
 from pybpfvm.uring_backend.sim.core import Core
@@ -80,7 +80,10 @@ class SimBackend:
         """
         entries = [Sqe.unpack(raw) for raw in sqes]
         for sqe in entries:
+            denied = self._core.denied is not None and self._core.denied(sqe.user_data)
             if feature := unsupported(sqe, self._memory):
+                if denied and sqe.opcode in PREPARE:
+                    continue  # prepared, and never performed
                 raise UnsupportedError(
                     f"{feature} in the simulated ring",
                     remedy="docs/sim-kernel-differences.md lists what it lacks, and the kernel's",
@@ -116,6 +119,10 @@ class SimBackend:
     def cancel_external(self, token: int) -> None:
         """Forget an external request that has not started."""
         self._core.forget_external(token)
+
+    def filter_requests(self, denied: Denied) -> None:
+        """Ask `denied` when a request was prepared."""
+        self._core.denied = denied
 
     def register_files(self, fds: Sequence[int], tags: Sequence[int] = ()) -> int:
         """IORING_REGISTER_FILES: 0 or -errno."""

@@ -40,7 +40,7 @@ from pybpfvm.uring_backend.abi import (
     OpInfo,
     Sqe,
 )
-from pybpfvm.uring_backend.base import EXTERNAL, Completion, Event, Message, Started
+from pybpfvm.uring_backend.base import EXTERNAL, Completion, Denied, Event, Message, Started
 from pybpfvm.uring_backend.faults import Fails, Harm, Late, Reset, Short
 from pybpfvm.uring_backend.sim.buffers import BufferGroups
 from pybpfvm.uring_backend.sim.clock import Clock
@@ -103,6 +103,7 @@ class Core:
         self.outbox: deque[Event] = deque()
         self.parked: dict[Request, Callable[[], None]] = {}  # and how each gives up waiting
         self.working: Request | None = None  # what a worker performs at this moment
+        self.denied: Denied | None = None  # filters of requests
         self.posted = 0  # CQEs so far, those of skipped successes not counted
         self._prepare = prepare
         self._injector = injector
@@ -208,6 +209,8 @@ class Core:
             request.issue = lambda: self._start_external(request)
         else:
             request.issue = self._prepare[Op(sqe.opcode)](self, request)
+            if self.denied is not None and self.denied(request.token):
+                raise Refused(errno.EACCES)
 
     def _start_slowly_or_not(self, head: Request) -> None:
         """Issue now, unless the head failed, waits for a drain, or wants a worker."""

@@ -22,24 +22,11 @@ from pybpfvm.uring_backend.abi import (
     FIXED_FD_NO_CLOEXEC,
     FSYNC_DATASYNC,
     MAX_OFFSET,
-    O_ACCMODE,
-    O_APPEND,
     O_CLOEXEC,
     O_CREAT,
-    O_DIRECT,
-    O_DIRECTORY,
-    O_DSYNC,
-    O_EXCL,
-    O_LARGEFILE,
-    O_NOATIME,
-    O_NOCTTY,
-    O_NOFOLLOW,
-    O_NONBLOCK,
-    O_PATH,
-    O_SYNC,
-    O_TMPFILE,
     O_TRUNC,
     OPEN_HOW,
+    OPEN_VALID,
     PATH_MAX,
     RENAME_EXCHANGE,
     RENAME_NOREPLACE,
@@ -62,26 +49,6 @@ if TYPE_CHECKING:
     from pybpfvm.memory import AddressSpace
     from pybpfvm.uring_backend.sim.core import Core
 
-_OPEN_FLAGS: Final = (
-    O_ACCMODE
-    | O_CREAT
-    | O_EXCL
-    | O_NOCTTY
-    | O_TRUNC
-    | O_APPEND
-    | O_NONBLOCK
-    | O_DSYNC
-    | O_SYNC
-    | O_DIRECT
-    | O_LARGEFILE
-    | O_DIRECTORY
-    | O_NOFOLLOW
-    | O_NOATIME
-    | O_CLOEXEC
-    | O_PATH
-    | O_TMPFILE
-    | 0o20000  # FASYNC
-)
 _RESOLVE_NO_SYMLINKS: Final = 0x04
 _RESOLVE_BENEATH: Final = 0x08
 _RESOLVE_IN_ROOT: Final = 0x10
@@ -152,7 +119,7 @@ def install(core: Core, file_index: int, file: OpenFile) -> int:
 def prepare_openat(core: Core, request: Request) -> Issue:
     """OPENAT: flags in Sqe.op_flags, mode in Sqe.len."""
     sqe = request.sqe
-    return _prepare_open(core, request, sqe.op_flags & _OPEN_FLAGS, sqe.len & 0o7777, 0)
+    return _prepare_open(core, request, sqe.op_flags & OPEN_VALID, sqe.len & 0o7777, 0)
 
 
 def prepare_openat2(core: Core, request: Request) -> Issue:
@@ -207,7 +174,7 @@ def _prepare_open(
 
 def _check_how(flags: int, mode: int, resolve: int) -> None:
     """openat2(2) refuses what openat(2) ignores."""
-    if flags & ~_OPEN_FLAGS or resolve & ~_RESOLVE:
+    if flags & ~OPEN_VALID or resolve & ~_RESOLVE:
         raise Refused(errno.EINVAL)
     if resolve & _RESOLVE_BENEATH and resolve & _RESOLVE_IN_ROOT:
         raise Refused(errno.EINVAL)

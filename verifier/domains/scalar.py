@@ -8,6 +8,9 @@ or from a constructor whose result needs no syncing, so nobody has to remember t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from pybpfvm.verifier.domains import tnum
 from pybpfvm.verifier.domains.interval import low_bits
 from pybpfvm.verifier.domains.word import (
@@ -24,6 +27,8 @@ from pybpfvm.verifier.domains.word import (
     U32,
     U64,
 )
+
+_T = TypeVar("_T")
 
 
 class Scalar:
@@ -374,6 +379,22 @@ def _last_with_low(word: int, low: int, high: int) -> int:
     if half < low:
         return word - half - SPAN32 + high
     return word
+
+
+def remembering(function: Callable[[Scalar, Scalar], _T]) -> Callable[[Scalar, Scalar], _T]:
+    """`function`, of which nothing but its operands decides the result, with the last answer kept:
+    one instruction meets the same two objects again and again."""
+    last: tuple[Scalar, Scalar] | None = None
+    answer: _T
+
+    def remembered(a: Scalar, b: Scalar) -> _T:
+        nonlocal last, answer
+        if last is None or a is not last[0] or b is not last[1]:
+            answer = function(a, b)
+            last = a, b
+        return answer
+
+    return remembered
 
 
 def meet(a: Scalar, b: Scalar) -> Scalar | None:

@@ -31,7 +31,7 @@ def is_throw(env: Environment, insn: Insn) -> bool:
 
 def throwers(env: Environment) -> frozenset[int]:
     """The functions that may throw, or call one that may."""
-    return reaching(env, (pc for pc, insn in env.code.items() if is_throw(env, insn)))
+    return reaching(env, (pc for pc in env.pcs(Kind.CALL_KFUNC) if is_throw(env, env.code[pc])))
 
 
 def check_thrown(state: State, pc: int) -> None:

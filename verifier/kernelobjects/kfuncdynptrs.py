@@ -84,9 +84,7 @@ def _is_written(btf: Btf, pointer: Ptr) -> bool:
 def packet_calls(env: Environment) -> frozenset[int]:
     """The calls of kfuncs, and of helpers on a dynptr, that may move the packet. Dynptrs may be
     to an skb in programs that make such."""
-    kfuncs = {
-        pc: _kfunc(env, insn) for pc, insn in env.code.items() if insn.spec.kind is Kind.CALL_KFUNC
-    }
+    kfuncs = {pc: _kfunc(env, env.code[pc]) for pc in env.pcs(Kind.CALL_KFUNC)}
     makes = any(_MAKES.get(name, "") in ("skb", "skb_meta") for name, _ in kfuncs.values())
     found = {
         pc
@@ -96,8 +94,8 @@ def packet_calls(env: Environment) -> frozenset[int]:
     if makes:
         found.update(
             pc
-            for pc, insn in env.code.items()
-            if insn.spec.kind is Kind.CALL and env.profile.helpers.get(insn.imm) == "dynptr_write"
+            for pc in env.pcs(Kind.CALL)
+            if env.profile.helpers.get(env.code[pc].imm) == "dynptr_write"
         )
     return frozenset(found)
 
@@ -138,14 +136,7 @@ def _make(env: Environment, state: State, pc: int, kfunc: str, number: int, used
             raise unsupported(f"{kfunc} of a target BTF in which nothing is cloned")
         kind, ref_id = used.last.name.removeprefix("dynptr_"), used.last.ref_id
     if reg.type is not RegType.PTR_TO_STACK:
-        if reg.type is not RegType.CONST_PTR_TO_DYNPTR:
-            dynptr.check_lent(state, reg, number)
-        raise forbidden(
-            Rule.DYNPTR,
-            "Dynptr has to be an uninitialized dynptr",
-            reason="a dynptr is made on the stack",
-            culprit=reg,
-        )
+        dynptr.check_lent(state, reg, number)
     dynptr.place_for(env, state, reg, number, kind, pc, ref_id)()
 
 

@@ -394,11 +394,9 @@ _ALWAYS_TRUSTED: Mapping[RegType, str] = {
 def _check_known(call: _Call, reg: Reg, number: int, target: int) -> None:
     """A socket or a map as the kernel object that it is."""
     btf = call.btf
-    if not isinstance(btf.type(target), Struct):
+    if not isinstance(btf.type(target), Struct | Union):
         raise _not_taken(call, reg, number, target)
     own = struct_id(call.env, _ALWAYS_TRUSTED[reg.type])
-    if call.kfunc.flags & Kf.RELEASE:
-        raise unsupported(f"{reg.type.value} as argument of the kfunc {call.name}")
     if reg.off or reg.var.mask or reg.var.value or not begins_at(btf, own, 0, target):
         raise forbidden(
             Rule.KFUNC_ARG,

@@ -37,7 +37,7 @@ _CHANGES_MAPS = frozenset(
     | {"ringbuf_submit"}
 )
 # Helpers that fill memory of the program: the registers that say where, and how much.
-_FILLS = {
+FILLS = {
     **dict.fromkeys(FROM_USER, (1, 2)),
     **dict.fromkeys(REAP, (3, 4)),
     **dict.fromkeys(("probe_read_kernel", "probe_read_kernel_str", "snprintf"), (1, 2)),
@@ -188,8 +188,8 @@ class Lints(Observer):
         elif name == "map_lookup_elem":
             self._sure[site.pc] = self._sure.get(site.pc, True) and _in_range(site)
         fills = False
-        if name in _FILLS:
-            out, size = (site.regs[number] for number in _FILLS[name])
+        if name in FILLS:
+            out, size = (site.regs[number] for number in FILLS[name])
             fills = out.type is RegType.PTR_TO_MAP_VALUE
             writing.filled(site, out, size)
         if fills or name in TO_USER or name in _CHANGES_MAPS:

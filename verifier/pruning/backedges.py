@@ -26,6 +26,8 @@ from pybpfvm.verifier.states.stack import Slot, mark_read
 from pybpfvm.verifier.states.state import Frame, State
 from pybpfvm.verifier.usermemory.origin import derived, same_origin
 
+_SCALAR = RegType.SCALAR_VALUE
+
 # What bounds loops through a place: the objects' numbers, and how many turns each has made.
 Bounds = Mapping[int, int]
 NO_BOUNDS: Bounds = MappingProxyType({})
@@ -168,7 +170,7 @@ def _carry(old: State, new: State) -> bool:
 
 
 def _matters(old: Reg, new: Reg) -> bool:
-    if not old.precise or new.precise or new.type is not RegType.SCALAR_VALUE:
+    if not old.precise or new.precise or new.type is not _SCALAR:
         return False
     mark_precise(new)
     return True
@@ -192,7 +194,7 @@ def widen(state: State, before: State) -> None:
 
 
 def _widened(old: Reg, new: Reg) -> Reg:
-    if new is old or new.type is not RegType.SCALAR_VALUE or old.type is not new.type:
+    if new is old or new.type is not _SCALAR or old.type is not new.type:
         return new
     if old.precise or new.precise:
         return new

@@ -43,7 +43,8 @@ class Compare(Enum):
     EXACT = "the states must be equal"
 
 
-_SCALAR = RegType.SCALAR_VALUE
+_EXPLORED, _EXACT = Compare.EXPLORED, Compare.EXACT
+_SCALAR, _NOT_INIT, _STACK = RegType.SCALAR_VALUE, RegType.NOT_INIT, RegType.PTR_TO_STACK
 _NULL = Scalar.const(0)
 _ANYTHING = scalar(Scalar.UNKNOWN, -1)
 _UNTOLD = bytes([INVALID, MISC])  # bytes of which nothing is known
@@ -63,7 +64,7 @@ class Matters:
             self.registers += [
                 (index, number, frame.regs[number])
                 for number in live_registers(live, pc, state, index)
-                if not explored or frame.regs[number].type is not RegType.NOT_INIT
+                if not explored or frame.regs[number].type is not _NOT_INIT
             ]
             self.slots += [
                 (index, base, slot)
@@ -137,18 +138,17 @@ class Comparison:
         for old_frame, new_frame in zip(old.frames, new.frames, strict=True):
             if old_frame.callsite != new_frame.callsite or old_frame.entry != new_frame.entry:
                 return False
-            called = old_frame.callback is not None or new_frame.callback is not None
-            if called and not self._callback(old_frame, new_frame):
+            if old_frame.callback is not None and not self._callback(old_frame, new_frame):
                 return False
         if old.refs:
             for (old_id, old_pc), (new_id, new_pc) in zip(old.refs, new.refs, strict=True):
                 if old_pc != new_pc or not self._same_id(old_id, new_id):
                     return False
         if matters is None:
-            matters = Matters(self._live, pc, old, explored=self.mode is Compare.EXPLORED)
+            matters = Matters(self._live, pc, old, explored=self.mode is _EXPLORED)
         if not self._registers(matters, new) or not self._slots(matters, new):
             return False
-        if self.mode is Compare.EXACT:
+        if self.mode is _EXACT:
             for old_frame, new_frame in zip(old.frames, new.frames, strict=True):
                 if new_frame.stack.keys() - old_frame.stack.keys():
                     return False
@@ -160,7 +160,7 @@ class Comparison:
 
     def _registers(self, matters: Matters, new: State) -> bool:
         frames = new.frames
-        unmarked = self.mode is Compare.EXPLORED and not self._origins
+        unmarked = self.mode is _EXPLORED and not self._origins
         for index, number, old in matters.registers:
             reg = frames[index].regs[number]
             if reg is old and not (old.id or old.ref_id or old.owner):
@@ -174,7 +174,7 @@ class Comparison:
 
     def _slots(self, matters: Matters, new: State) -> bool:
         frames = new.frames
-        explored = self.mode is Compare.EXPLORED
+        explored = self.mode is _EXPLORED
         for index, base, slot in matters.slots:
             other = frames[index].stack.get(base, EMPTY)
             held = slot.reg
@@ -201,8 +201,8 @@ class Comparison:
 
     def _callback(self, old: Frame, new: Frame) -> bool:
         """The arguments with which a helper will call the function again."""
-        if old.callback is None or new.callback is None:
-            return False
+        assert old.callback is not None, "one call made both"
+        assert new.callback is not None, "one call made both"
         return all(
             self._reg(a, b) for a, b in zip(old.callback.args, new.callback.args, strict=True)
         )
@@ -222,8 +222,8 @@ class Comparison:
 
     def _reg(self, old: Reg, new: Reg) -> bool:
         kind = old.type
-        if kind is RegType.NOT_INIT:
-            return self.mode is not Compare.EXACT or new.type is kind
+        if kind is _NOT_INIT:
+            return self.mode is not _EXACT or new.type is kind
         if new.type is not kind:
             return False
         if kind is _SCALAR:
@@ -246,7 +246,7 @@ class Comparison:
             or old.trust != new.trust
         ):
             return False
-        if self.mode is Compare.EXACT or kind is RegType.PTR_TO_STACK:
+        if self.mode is _EXACT or kind is _STACK:
             if old.var != new.var or old.range != new.range:
                 return False
         elif not is_subsumed_by(new.var, old.var):
@@ -263,10 +263,10 @@ class Comparison:
         mode = self.mode
         if self._origins and not self._origin(old.origin, new.origin):
             return False
-        if mode is Compare.EXACT:
+        if mode is _EXACT:
             if old.var != new.var:
                 return False
-        elif mode is Compare.EXPLORED and not old.precise:
+        elif mode is _EXPLORED and not old.precise:
             return True
         elif not is_subsumed_by(new.var, old.var) or (self._exact and old.var != new.var):
             return False
@@ -276,7 +276,7 @@ class Comparison:
             and (old.delta != new.delta or not self._same_id(old.id, new.id))
         ):
             return False
-        if old.precise and old is not new and mode is not Compare.EXACT:
+        if old.precise and old is not new and mode is not _EXACT:
             self.marks.append(new)
         return True
 
@@ -305,7 +305,7 @@ class Comparison:
 
     def _is_linked(self, id: int) -> bool:
         if self.linked is None:
-            explored = self.mode is Compare.EXPLORED
+            explored = self.mode is _EXPLORED
             self.linked = linked_ids(self.state, self.pc, self._live if explored else None)
         return id in self.linked
 
@@ -315,7 +315,7 @@ class Comparison:
         if old is None or new is None:
             return old is new or (old is None and not any(kinds))
         return (
-            old.alike(new, exact=self.mode is Compare.EXACT)
+            old.alike(new, exact=self.mode is _EXACT)
             and self._same_id(old.ref_id, new.ref_id)
             and self._same_id(old.id, new.id)
         )
@@ -324,7 +324,7 @@ class Comparison:
         """Whether a number on which nothing hung was spilled, and a fill finds a number now."""
         held, number = old.reg, new.reg
         return (
-            self.mode is Compare.EXPLORED
+            self.mode is _EXPLORED
             and held is not None
             and number is not None
             and not held.precise
@@ -339,7 +339,7 @@ class Comparison:
             old.object, new.object, old.kinds
         ):
             return False
-        if self.mode is Compare.EXACT:
+        if self.mode is _EXACT:
             return (
                 old.kinds == new.kinds
                 and old.spilled == new.spilled

@@ -22,20 +22,40 @@ _SCALAR = RegType.SCALAR_VALUE
 
 
 class Screen:
-    """The tests that an explored state puts to the frames of states which it may cover: all of
-    them, and there must be `depth` frames. Whoever finds a test that fails moves it to the front;
-    the explorer does so in its loop, because that is run more often than anything else."""
+    """The tests that an explored state puts to the frames of states which it may cover: all must
+    pass, `first` too, and there must be `depth` frames. Registers tell most states apart, so that
+    slots are tested once a full comparison said no."""
 
-    __slots__ = ("depth", "matters", "tests")
+    __slots__ = ("_of_slots", "_tests", "depth", "first", "matters")
 
     def __init__(self, live: Liveness, pc: int, state: State) -> None:
         self.matters = Matters(live, pc, state, explored=True)
         self.depth = len(state.frames)
-        self.tests = [
+        self._tests = [
             *(_callsite_test(at, state.frames[at].callsite) for at in range(1, self.depth)),
             *(_register_test(*one) for one in self.matters.registers),
-            *(_slot_test(*one) for one in self.matters.slots),
         ]
+        self._of_slots = False
+        self.first: Test = self._tests[0] if self._tests else _agreed
+
+    def passes(self, frames: list[Frame]) -> bool:
+        """Whether no test fails; one that does is `first` from now on."""
+        for test in self._tests:
+            if not test(frames):
+                self.first = test
+                return False
+        return True
+
+    def misled(self) -> None:
+        """The tests passed, and the full comparison said no."""
+        if not self._of_slots:
+            self._of_slots = True
+            self._tests += [_slot_test(*one) for one in self.matters.slots]
+
+
+def _agreed(_: list[Frame]) -> bool:
+    """The test where there is none."""
+    return True
 
 
 def _callsite_test(index: int, callsite: int) -> Test:

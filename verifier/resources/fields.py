@@ -445,8 +445,9 @@ def _map_type(spec: MapSpec) -> str:
 def refused_maps(env: Environment) -> Iterator[tuple[int, Refused]]:
     """What is wrong with the maps that the code names: whether a path leads there or not."""
     seen: set[int] = set()
-    for pc, insn in env.code.items():
-        if insn.spec.kind is not Kind.LDDW or insn.src not in _NAMES_MAP:
+    for pc in env.pcs(Kind.LDDW):
+        insn = env.code[pc]
+        if insn.src not in _NAMES_MAP:
             continue
         index = insn.imm & U32
         if index in seen or index >= len(env.maps):

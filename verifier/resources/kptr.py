@@ -37,6 +37,7 @@ from pybpfvm.verifier.verdict import Rule
 
 # Kernel structs that a field may own: the kernel knows how to release them, and frees them by RCU.
 _OWNABLE = frozenset({"task_struct", "cgroup", "bpf_cpumask", "bpf_crypto_ctx"})
+_VALUE = RegType.PTR_TO_MAP_VALUE
 OWNED = frozenset({FieldKind.KPTR_REF, FieldKind.KPTR_PERCPU})
 _NODES = frozenset({FieldKind.LIST_NODE, FieldKind.RB_NODE})
 
@@ -72,7 +73,7 @@ def target_of(env: Environment, field: Field) -> Target:
 
 def field_at(env: Environment, reg: Reg, off: int) -> Field | None:
     """The kernel pointer of a map value that an access at the register + `off` is of."""
-    if reg.type is not RegType.PTR_TO_MAP_VALUE or reg.var.mask:
+    if reg.type is not _VALUE or reg.var.mask:
         return None
     assert reg.map is not None
     at = off + reg.off + reg.var.value

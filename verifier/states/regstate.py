@@ -212,24 +212,27 @@ class Pointer(Reg):
         self, at: int, off: int, var: Scalar, *, id: int | None = None, range: int | None = None
     ) -> Pointer:
         """The same pointer elsewhere in its object."""
-        return Pointer(
-            self.type,
-            at,
-            off=off,
-            var=var,
-            id=self.id if id is None else id,
-            map=self.map,
-            map_index=self.map_index,
-            range=self.range if range is None else range,
-            mem_size=self.mem_size,
-            ref_id=self.ref_id,
-            owner=self.owner,
-            buffer=self.buffer,
-            frame=self.frame,
-            subprog=self.subprog,
-            btf_id=self.btf_id,
-            trust=self.trust,
-        )
+        other = Pointer.__new__(Pointer)
+        other.type = self.type
+        other.var = var
+        other.at = at
+        other.deps = ()
+        other.id = self.id if id is None else id
+        other.delta = 0
+        other.precise = False
+        other.off = off
+        other.map = self.map
+        other.map_index = self.map_index
+        other.range = self.range if range is None else range
+        other.mem_size = self.mem_size
+        other.ref_id = self.ref_id
+        other.owner = self.owner
+        other.buffer = self.buffer
+        other.frame = self.frame
+        other.subprog = self.subprog
+        other.btf_id = self.btf_id
+        other.trust = self.trust
+        return other
 
     def of_type(self, type: RegType, id: int) -> Pointer:
         """The same place under another type."""
@@ -248,22 +251,23 @@ class Pointer(Reg):
 
 
 ZERO = Scalar.const(0)
-NOT_INIT = Reg(RegType.NOT_INIT, Scalar.UNKNOWN, -1)
+_SCALAR, _NOT_INIT = RegType.SCALAR_VALUE, RegType.NOT_INIT
+NOT_INIT = Reg(_NOT_INIT, Scalar.UNKNOWN, -1)
 
 
 def scalar(var: Scalar, at: int, deps: tuple[Reg, ...] = (), id: int = 0, delta: int = 0) -> Reg:
     """A number."""
-    return Reg(RegType.SCALAR_VALUE, var, at, deps, id, delta)
+    return Reg(_SCALAR, var, at, deps, id, delta)
 
 
 def unknown(at: int) -> Reg:
     """Any number."""
-    return Reg(RegType.SCALAR_VALUE, Scalar.UNKNOWN, at)
+    return Reg(_SCALAR, Scalar.UNKNOWN, at)
 
 
 def clobbered(at: int) -> Reg:
     """What a call leaves in registers that it does not keep: nothing that may be read."""
-    return Reg(RegType.NOT_INIT, Scalar.UNKNOWN, at)
+    return Reg(_NOT_INIT, Scalar.UNKNOWN, at)
 
 
 def mark_precise(reg: Reg) -> None:
@@ -288,12 +292,12 @@ def shared(reg: Reg, new_id: Callable[[], int]) -> Reg:
         return reg
     if reg.origin is not None:
         return reg.like(reg.var, (reg,), new_id(), 0)
-    return Reg(RegType.SCALAR_VALUE, reg.var, reg.at, (reg,), new_id())
+    return Reg(_SCALAR, reg.var, reg.at, (reg,), new_id())
 
 
 def is_null(reg: Reg) -> bool:
     """Whether this is the number 0."""
-    return reg.type is RegType.SCALAR_VALUE and not reg.var.mask and not reg.var.value
+    return reg.type is _SCALAR and not reg.var.mask and not reg.var.value
 
 
 def is_trusted(reg: Reg) -> bool:

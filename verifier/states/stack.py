@@ -21,6 +21,8 @@ INVALID, SPILL, MISC, ZERO, OBJECT = range(5)
 
 SLOT_BYTES = 8
 
+_SCALAR = RegType.SCALAR_VALUE
+
 
 class Slot:
     """Eight bytes: a kind each, lowest address first; `reg` is what the SPILL bytes hold the low
@@ -85,12 +87,13 @@ _OBJECT = bytes([OBJECT] * 8)
 _NOTHING = bytes([INVALID] * 8)
 _SPILLED = bytes([SPILL] * 8)
 EMPTY = Slot(_NOTHING)
+_AS_DATA = bytes.maketrans(bytes([SPILL, OBJECT]), bytes([MISC, MISC]))
 _PLAIN = bytes([INVALID, SPILL, MISC, ZERO])
 
 
 def _without_spill(kinds: bytes) -> bytearray:
     """What is left of a slot that is partly overwritten: data, whatever it was."""
-    return bytearray(MISC if kind in (SPILL, OBJECT) else kind for kind in kinds)
+    return bytearray(kinds.translate(_AS_DATA))
 
 
 def mark_read(slot: Slot) -> None:
@@ -136,10 +139,12 @@ def write(frame: Frame, off: int, size: int, kind: int) -> None:
     base = off & -SLOT_BYTES
     while base < end:
         first, last = max(off, base) - base, min(end - base, SLOT_BYTES)
-        old = frame.stack.get(base, EMPTY)
-        kinds = _without_spill(old.kinds)
-        kinds[first:last] = bytes([kind]) * (last - first)
-        frame.put(base, Slot(bytes(kinds)), whole=last - first == SLOT_BYTES)
+        if last - first == SLOT_BYTES:
+            frame.put(base, Slot(bytes([kind]) * SLOT_BYTES), whole=True)
+        else:
+            kinds = _without_spill(frame.stack.get(base, EMPTY).kinds)
+            kinds[first:last] = bytes([kind]) * (last - first)
+            frame.put(base, Slot(bytes(kinds)))
         base += SLOT_BYTES
 
 
@@ -188,7 +193,7 @@ def spilled_pointer(frame: Frame, off: int, size: int) -> Reg | None:
     """A pointer of which bytes lie among `size` bytes at `off`, if there is one."""
     for base in range(off & -SLOT_BYTES, off + size, SLOT_BYTES):
         slot = frame.stack.get(base)
-        if slot is not None and slot.reg is not None and slot.reg.type is not RegType.SCALAR_VALUE:
+        if slot is not None and slot.reg is not None and slot.reg.type is not _SCALAR:
             return slot.reg
     return None
 
@@ -203,7 +208,7 @@ def read(frame: Frame, off: int, size: int, *, signed: bool, at: int, little: bo
     if held is not None and kinds[0] == SPILL:
         if size == SLOT_BYTES and slot.spilled == SLOT_BYTES:
             return held
-        number = held.type is RegType.SCALAR_VALUE
+        number = held.type is _SCALAR
         if number and index == 0 and size <= slot.spilled and little:
             if not signed and size == slot.spilled and not held.var.umax >> (size * 8):
                 return held

@@ -22,6 +22,8 @@ from pybpfvm.verifier.states.stack import SLOT_BYTES, Slot
 from pybpfvm.verifier.states.state import Frame, State
 from pybpfvm.verifier.usermemory.contract import Block
 
+_SCALAR = RegType.SCALAR_VALUE
+
 
 class Source(Enum):
     """Where a number came from; the value completes "it is ..."."""
@@ -143,14 +145,14 @@ def fresh(
 
 def derived(reg: Reg, origin: Origin) -> Reg:
     """`reg`, computed from a number of this origin in a way that is not followed."""
-    if reg.origin is not None or reg.type is not RegType.SCALAR_VALUE:
+    if reg.origin is not None or reg.type is not _SCALAR:
         return reg
     return Traced(reg, origin if origin.off is None else replace(origin, off=None))
 
 
 def carried(op: AluOp, width: int, a: Reg, b: Reg, result: Reg) -> Reg:
     """`result` = `a` op `b`, with what is known of where it came from."""
-    if result.origin is not None or result.type is not RegType.SCALAR_VALUE:
+    if result.origin is not None or result.type is not _SCALAR:
         return result
     first, second = a.origin, b.origin
     if first is None or (second is not None and second.block and not first.block):
@@ -201,15 +203,20 @@ def learned(state: State, reg: Reg) -> None:
         status = Status.FAILED
     else:
         return
+    call = origin.call
+    known: Copied | None = None
+    told: Copied | None = None
     for frame in state.frames:
         for index, held in enumerate(frame.regs):
             other = held.origin
-            if other is not None and other.call == origin.call and other.status is not status:
+            if other is not None and other.call == call and other.status is not status:
                 frame.regs[index] = Traced(held, replace(other, status=status))
         for base, slot in list(frame.stack.items()):
             copied = slot.copied
-            if copied is not None and copied.call == origin.call and copied.status is not status:
-                frame.put(base, CopiedSlot(slot.kinds, replace(copied, status=status)))
+            if copied is not None and copied.call == call and copied.status is not status:
+                if told is None or copied is not known:
+                    known, told = copied, replace(copied, status=status)
+                frame.put(base, CopiedSlot(slot.kinds, told))
 
 
 def covers_origin(old: Origin | None, new: Origin | None) -> bool:

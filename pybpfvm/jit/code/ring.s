@@ -174,7 +174,9 @@ all:        exit
 
 ; --- take in what has completed -------------------------------------------------------------
 
-take:       r7 = *(u64 *)(r6 + @CQ_HEAD)
+take:       r1 = *(u64 *)(r6 + @CARE)
+            if r1 & @HELD goto held
+            r7 = *(u64 *)(r6 + @CQ_HEAD)
             r8 = *(u32 *)(r7 + 0)
             r9 = *(u64 *)(r6 + @CQ_TAIL)
             r9 = *(u32 *)(r9 + 0)
@@ -218,6 +220,9 @@ cqe:        r1 = *(u64 *)(r6 + @CQ_MASK)
             if r0 == 0 goto posted
             *(u64 *)(r6 + @STOP) = @WATCHED_QUEUE
 posted:     *(u64 *)(r2 + @S_PLACE) = 0    ; the slot is free again
+            r0 = *(u64 *)(r6 + @FREE)
+            *(u64 *)(r2 + @S_USER_DATA) = r0
+            *(u64 *)(r6 + @FREE) = r2
             w8 += 1
             if r8 != r9 goto cqe
             goto taken
@@ -245,6 +250,8 @@ taken:      r1 = *(u32 *)(r7 + 0)
             r1 += 1
             *(u64 *)(r6 + @CHANGES) = r1
 nothing:    exit
+held:       *(u64 *)(r6 + @STOP) = @FOREIGN ; Python's are first
+            exit
 
 ; --- submit(ctx, sqe, length) ----------------------------------------------------------------
 
@@ -253,7 +260,8 @@ nothing:    exit
 
 submit:     r0 = *(u64 *)(r6 + @CARE)
             if r0 == 0 goto sized
-            if r0 & @HELD goto slow
+            if r0 & @PYTHONS goto slow
+            if r0 == @HELD goto sized
             w0 = w3
             if r0 != 64 goto slow
 sized:      r4 = *(u8 *)(r2 + 1)
@@ -283,7 +291,11 @@ sized:      r4 = *(u8 *)(r2 + 1)
 owned:      if r1 == 4 goto admitted        ; READ_FIXED
             if r1 == 5 goto admitted        ; WRITE_FIXED
             if r1 == 22 goto buffer         ; READ
-            if r1 != 23 goto slow           ; WRITE
+            if r1 == 23 goto buffer         ; WRITE
+            r5 = *(u64 *)(r2 + 8)
+            if r5 != 0 goto slow            ; to an address, if it is SEND
+            if r1 == 26 goto buffer         ; SEND
+            if r1 != 27 goto slow           ; RECV
 buffer:     r4 = *(u64 *)(r2 + 16)
             r5 = *(u32 *)(r2 + 24)
             r5 += r4
@@ -299,14 +311,12 @@ other:      r0 += 16
 admitted:   r1 = *(u16 *)(r2 + 48)          ; cq_idx
             r0 = *(u64 *)(r6 + @QUEUES)
             if r1 >= r0 goto slow
+            r5 = *(u64 *)(r6 + @FREE)
+            if r5 == 0 goto slow            ; all are in flight
+            r0 = *(u64 *)(r5 + @S_USER_DATA)
+            *(u64 *)(r6 + @FREE) = r0       ; the next free one
             r4 = *(u64 *)(r6 + @TAIL)
-            r5 = r4
-            r5 &= @LAST_SLOT
-            r5 <<= 4
-            r0 = *(u64 *)(r6 + @TABLE)
-            r5 += r0                        ; the slot: each has its turn
-            r0 = *(u64 *)(r5 + @S_PLACE)
-            if r0 != 0 goto slow            ; it is still in flight
+            *(u64 *)(r5 + @S_NUMBER) = r4
             r0 = *(u64 *)(r2 + 32)
             *(u64 *)(r5 + @S_USER_DATA) = r0
             r1 <<= @QUEUE_SHIFT
@@ -379,7 +389,7 @@ emit:       r7 = *(u64 *)(r6 + @QUEUES)
             r0 = *(u64 *)(r8 + @Q_WATCHED)
             if r0 == 0 goto unwatched
             r0 = *(u64 *)(r6 + @CARE)
-            if r0 & @HELD goto emit_slow
+            if r0 & @PYTHONS goto emit_slow
             *(u64 *)(r6 + @STOP) = @WATCHED_QUEUE
 unwatched:  r0 = *(u64 *)(r8 + @Q_TAIL)
             r9 = *(u64 *)(r8 + @Q_MASK)

@@ -482,3 +482,49 @@ RING_PROG(transfers)
     submit(ctx, &sqe);
     return wait_for(ctx, 1, 1);
 }
+
+/* args: rounds, fd with data, fd without, buffer, when. Of two sockets; a RECV on the one without
+ * data waits from the first run on, and run `when` cancels it. Some of the rest is Python's. */
+RING_PROG(sockets)
+{
+    u64 run = add(0, 1);
+    struct io_uring_sqe sqe;
+
+    add(1, reap_all(ctx, 1, 2));
+    add(3, reap_all(ctx, CQ_SINK, 4));
+    if (run > arg(0))
+        return finish(ctx);
+    if (run == 1) {
+        prep(&sqe, OP_RECV, 99, CQ_SINK);
+        sqe.fd = arg(2);
+        sqe.addr = arg(3) + 8;
+        sqe.len = 8;
+        submit(ctx, &sqe);
+    }
+    prep(&sqe, OP_RECV, run * 10, 1);
+    sqe.fd = arg(1);
+    sqe.addr = arg(3);
+    sqe.len = 8;
+    submit(ctx, &sqe);
+    sqe.opcode = OP_SEND;
+    sqe.user_data++;
+    sqe.len = run & 7;
+    submit(ctx, &sqe);
+    sqe.user_data++;
+    sqe.len = 2;
+    if (run % 5 == 0)
+        sqe.msg_flags = 0x40; /* MSG_DONTWAIT */
+    else if (run % 5 == 1)
+        sqe.ioprio = 1; /* RECVSEND_POLL_FIRST */
+    else if (run % 5 == 2)
+        sqe.addr = 4096;
+    else if (run % 5 == 3)
+        sqe.fd = 1;
+    submit(ctx, &sqe);
+    if (run == arg(4)) {
+        prep(&sqe, OP_ASYNC_CANCEL, 500, CQ_SINK);
+        sqe.addr = 99;
+        submit(ctx, &sqe);
+    }
+    return wait_for(ctx, 1, 3);
+}

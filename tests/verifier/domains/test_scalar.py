@@ -15,6 +15,7 @@ from pybpfvm.verifier.domains.scalar import (
     join,
     load_result,
     meet,
+    remembering,
     sync,
     truncate,
 )
@@ -263,3 +264,18 @@ def test_views_narrow_one_another(views: dict[str, int], expected: dict[str, int
     scalar = sync(*(views.get(name, getattr(unknown, name)) for name in names))
     assert scalar is not None
     assert {name: getattr(scalar, name) for name in expected} == expected
+
+
+def test_what_remembers_gives_what_it_would_without() -> None:
+    """By turns the same operands, equal ones and others, each on either side."""
+    asked: list[tuple[Scalar, Scalar]] = []
+
+    def plain(a: Scalar, b: Scalar) -> Scalar | None:
+        asked.append((a, b))
+        return meet(a, b)
+
+    remembered = remembering(plain)
+    low, high, twin = Scalar.range(0, 7), Scalar.range(4, 20), Scalar.range(0, 7)
+    pairs = [(low, high), (low, high), (high, low), (twin, high), (twin, low), (twin, low)]
+    assert [remembered(*pair) for pair in pairs] == [meet(*pair) for pair in pairs]
+    assert asked == [pairs[0], *pairs[2:5]]

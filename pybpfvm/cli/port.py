@@ -1,0 +1,83 @@
+"""`pybpfvm port --to loop-7.1 OBJ`: what must change in programs of 2021, with a skeleton in C."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pybpfvm.cli.common import add_abi_arguments, overrides, print_json, target_btf
+from pybpfvm.errors import InputError
+from pybpfvm.porting.port import Port, port
+from pybpfvm.profiles import profile_named
+from pybpfvm.profiles.base import Profile
+from pybpfvm.profiles.loop_upstream import LOOP_PROFILES
+from pybpfvm.report.porting import change_lines, document, side_by_side
+from pybpfvm.report.terminal import heading
+from pybpfvm.session.judging import JudgeRequest, read_cases
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("object", metavar="OBJ", help="ELF object of a 2021 ABI")
+    parser.add_argument(
+        "--to",
+        required=True,
+        metavar="PROFILE",
+        help=f"the ABI to move to: {', '.join(profile.name for profile in LOOP_PROFILES)}",
+    )
+    parser.add_argument("--prog", metavar="NAME", help="only this program")
+    parser.add_argument(
+        "-o", "--output", metavar="DIR", help="write the skeletons, NAME.loop.bpf.c, to this folder"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of text")
+    add_abi_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    target = _target(args.to)
+    request = JudgeRequest(abi=args.abi, helpers=overrides(args), btf=target_btf(args))
+    found = read_cases(args.object, request)
+    chosen = [case for case in found.cases if args.prog in (None, case.program.name)]
+    if not chosen:
+        names = ", ".join(case.program.name for case in found.cases) or "it has none"
+        what = "no programs" if args.prog is None else f"no program is called {args.prog!r}"
+        raise InputError(what, where=args.object, remedy=f"programs: {names}")
+    ports = [port(case.program, found.obj, case.profiles, target) for case in chosen]
+    if args.output:
+        _write(Path(args.output), ports)
+    if args.json:
+        programs = [document(one) for one in ports]
+        print_json("port/1", {"object": args.object, "to": target.name, "programs": programs})
+        return 0
+    for one in ports:
+        _print(one, target, written=bool(args.output))
+    return 0
+
+
+def _target(name: str) -> Profile:
+    known = ", ".join(profile.name for profile in LOOP_PROFILES)
+    profile = profile_named(name)
+    if profile not in LOOP_PROFILES:
+        raise InputError(f"no port leads to {name}", where="--to", remedy=f"one of {known}")
+    return profile
+
+
+def _print(one: Port, target: Profile, *, written: bool) -> None:
+    made, old = one.skeleton, one.seen.profile.name
+    heading(f"{made.name}: from {old} to {target.name}")
+    if one.note:
+        print(f"  ({one.note})")
+    for line in change_lines(one.changes):
+        print(line)
+    heading("\nSide by side")
+    for line in side_by_side(made.pieces, old, target.name):
+        print(line)
+    if not written:
+        heading(f"\n{made.name}.loop.bpf.c")
+        print(made.text)
+
+
+def _write(folder: Path, ports: list[Port]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in ports:
+        made = one.skeleton
+        (folder / f"{made.name}.loop.bpf.c").write_text(made.text, encoding="utf-8")

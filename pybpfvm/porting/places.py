@@ -1,0 +1,56 @@
+"""Where in the C source an instruction belongs, for people who wrote it.
+
+Calls of inlined functions have lines of a header; what is told is the nearest line before them in
+the program's own file.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import PurePath
+
+from pybpfvm.errors import SourceLine
+from pybpfvm.program import Program
+
+
+class Places:
+    """Lines of one program."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        files = Counter(line.file for line in program.lines.values())
+        sources = [name for name, _ in files.most_common() if not name.endswith(".h")]
+        self._file = sources[0] if sources else ""
+
+    def line(self, pc: int) -> SourceLine | None:
+        """The line of the program's own file at or before `pc`; None without line information."""
+        own = [
+            at
+            for at, line in self._program.lines.items()
+            if at <= pc and line.file == self._file and line.line
+        ]
+        return self._program.lines[max(own)] if own else None
+
+    def text(self, pc: int) -> str:
+        """`line 82`, `near line 82` of an inlined function's call, or `instruction 15` where no
+        line is known."""
+        line, exact = self.line(pc), self._program.line_at(pc)
+        if line is None:
+            return f"instruction {pc}"
+        inlined = exact is not None and exact.file != self._file
+        return f"{'near ' if inlined else ''}line {line.line}"
+
+    def name(self, pc: int) -> str:
+        """A part of a C name: `82`, or `pc15`."""
+        line = self.line(pc)
+        return f"pc{pc}" if line is None else str(line.line)
+
+    def order(self, pc: int) -> tuple[int, int]:
+        """Sorts places as the source reads."""
+        line = self.line(pc)
+        return (0 if line is None else line.line, pc)
+
+    @property
+    def file(self) -> str:
+        """The file's name, without its folder; "" if it is not known."""
+        return PurePath(self._file).name
