@@ -108,6 +108,8 @@ class KernelLoop:
         submitter = self._submitter
         if address is None or submitter.room() < SLOTS or submitter.performed.counting:
             return None
+        if self._backend.holds_back:  # then Python has to remember what is submitted
+            return None
         if request.origin != self._origin:
             self.claim_all()
             self._origin = request.origin
