@@ -164,7 +164,15 @@ class Ring:
 
         ctx_addr = self._memory.ctx.start
         try:
-            loop = KernelLoop(rules, backend, self.cqs, self._submitter, ctx_addr, budget_insns)
+            loop = KernelLoop(
+                rules,
+                backend,
+                self.cqs,
+                self._submitter,
+                self._runner.name,
+                ctx_addr,
+                budget_insns,
+            )
         except InputError:
             return None  # no memory for its tables
         self._bpf.loop = self._loop = loop

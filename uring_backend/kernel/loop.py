@@ -38,8 +38,8 @@ _MAIN = 0
 class KernelLoop:
     """A ProgramLoop (see bpf) with the DirectRequests (see requests) of its programs.
 
-    `enter` runs the loop's code, `address` finds a program's. `looped` counts the runs that loops
-    have made.
+    `enter` runs the loop's code, `address` finds a program's, `name` says what one is called.
+    `looped` counts the runs that loops have made.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class KernelLoop:
         backend: KernelBackend,
         cqs: CompletionQueues,
         submitter: Submitter,
+        name: Callable[[int], str],
         ctx_addr: int,
         budget_insns: int,
     ) -> None:
@@ -60,6 +61,7 @@ class KernelLoop:
         self._backend = backend
         self._cqs = cqs
         self._submitter = submitter
+        self._name = name
         self._awaited = _MAIN
         self._may_sleep = False
         self._deadline_ns: int | None = None  # of CLOCK_MONOTONIC
@@ -110,9 +112,10 @@ class KernelLoop:
             return None
         if self._backend.holds_back:  # then Python has to remember what is submitted
             return None
-        if request.origin != self._origin:
+        origin = self._name(request.program)
+        if origin != self._origin:
             self.claim_all()
-            self._origin = request.origin
+            self._origin = origin
         words = self.direct.words
         words[Word.PROGRAM] = address
         words[Word.USER_DATA] = request.user_data
