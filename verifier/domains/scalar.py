@@ -479,7 +479,7 @@ def low_field(a: Scalar, bits: int, *, signed: bool) -> Scalar:
             value, mask = a.value & field, a.mask & field
             smin, smax, umin, umax = S64_MIN, S64_MAX, a.u32min, a.u32max
         low = (a.s32min, a.s32max, a.u32min, a.u32max)
-        return sync(value, mask, smin, smax, umin, umax, *low) or _unknown_field(bits, signed)
+        return sync(value, mask, smin, smax, umin, umax, *low) or unknown_field(bits, signed)
     # Any range that holds the field's bits will do; the narrowest goes round the circle least.
     ends = (a.smin, a.smax) if a.smax - a.smin < a.umax - a.umin else (a.umin, a.umax)
     if bits < LOW_BITS:
@@ -495,7 +495,7 @@ def low_field(a: Scalar, bits: int, *, signed: bool) -> Scalar:
         value, mask = a.value & field, a.mask & field
         smin, smax = S64_MIN, S64_MAX
     narrowed = sync(value, mask, smin, smax, umin, umax, S32_MIN, S32_MAX, 0, U32)
-    return narrowed or _unknown_field(bits, signed)
+    return narrowed or unknown_field(bits, signed)
 
 
 def truncate(a: Scalar, size_bytes: int, signed: bool) -> Scalar:
@@ -503,7 +503,8 @@ def truncate(a: Scalar, size_bytes: int, signed: bool) -> Scalar:
     return low_field(a, size_bytes * 8, signed=signed)
 
 
-def _unknown_field(bits: int, signed: bool) -> Scalar:
+def unknown_field(bits: int, signed: bool) -> Scalar:
+    """Any `bits` bits, zero- or sign-extended to 64."""
     field = (1 << bits) - 1
     half = field >> 1
     if signed:
@@ -515,11 +516,11 @@ def _unknown_field(bits: int, signed: bool) -> Scalar:
 
 
 _LOADED = {
-    (size_bytes, signed): _unknown_field(min(size_bytes * 8, BITS), signed)
+    (size_bytes, signed): unknown_field(min(size_bytes * 8, BITS), signed)
     for size_bytes in (1, 2, 4, 8)
     for signed in (False, True)
 }
-UNKNOWN32 = _unknown_field(LOW_BITS, False)
+UNKNOWN32 = unknown_field(LOW_BITS, False)
 
 
 def load_result(size_bytes: int, signed: bool) -> Scalar:
