@@ -29,14 +29,21 @@ def branch(op: JmpOp, width: int, a: Scalar, b: Scalar) -> tuple[Pair | None, Pa
     return taken(a, b), not_taken(a, b)
 
 
-def arms_of(op: JmpOp, width: int, *, forgets: bool = False) -> tuple[Refine, Refine]:
+def arms_of(
+    op: JmpOp, width: int, *, as_kernel: bool = False, forgets: bool = False
+) -> tuple[Refine, Refine]:
     """The two refinements themselves, for callers that prepare instructions once.
 
-    `forgets`: where JSET does not jump, ranges are lost, as kernels lose them.
+    `as_kernel`: where JSET jumps, only a constant of one bit teaches anything, as kernels have it.
+    `forgets`: where it does not jump, ranges are lost, as kernels lose them.
     """
     taken, not_taken = (ARMS64 if width == BITS else ARMS32)[op]
-    if forgets and op is JmpOp.JSET:
-        not_taken = _forgetting(U64 if width == BITS else U32)
+    if op is JmpOp.JSET:
+        word = U64 if width == BITS else U32
+        if as_kernel:
+            taken = _one_bit(word)
+        if forgets:
+            not_taken = _forgetting(word)
     return taken, not_taken
 
 
@@ -214,6 +221,29 @@ def _share_bit(word: int) -> Refine:
         return _both(_with_bits(a, shared, 0), _with_bits(b, shared, 0))
 
     return refine
+
+
+def _one_bit(word: int) -> Refine:
+    """As `_share_bit`, where one side is a constant; a constant of several bits only tells an arm
+    that is impossible."""
+
+    def refine(a: Scalar, b: Scalar) -> Pair | None:
+        if not b.mask & word:
+            known = _with_bit_of(a, b.value & word)
+            return None if known is None else (known, b)
+        if not a.mask & word:
+            known = _with_bit_of(b, a.value & word)
+            return None if known is None else (a, known)
+        return a, b
+
+    return refine
+
+
+def _with_bit_of(a: Scalar, bits: int) -> Scalar | None:
+    """`a` where it shares a bit with `bits`, which is known to be the only one there if it is."""
+    if not (a.value | a.mask) & bits:
+        return None
+    return a if bits & (bits - 1) else _with_bits(a, bits, 0)
 
 
 def _share_none(word: int) -> Refine:
