@@ -33,7 +33,7 @@ from pybpfvm.verifier.states.state import Frame, State
 from pybpfvm.verifier.usermemory.origin import learned
 
 _EQUALITY = frozenset({JmpOp.JEQ, JmpOp.JNE})
-_add = transfer_of(AluOp.ADD, 64)
+_add = transfer_of(AluOp.ADD, 64, as_kernel=True)
 
 Arms = tuple[State | None, State | None]
 JumpStep = Callable[[State], Arms]

@@ -263,7 +263,7 @@ def pointer_arithmetic(env: Environment, insn: Insn, op: AluOp, pc: int, a: Reg,
 _FIXED = frozenset({RegType.CONST_PTR_TO_MAP, RegType.PTR_TO_PACKET_END, RegType.PTR_TO_FUNC})
 
 
-_add, _subtract = transfer_of(_ADD, 64), transfer_of(_SUB, 64)
+_add, _subtract = (transfer_of(op, 64, as_kernel=True) for op in (_ADD, _SUB))
 
 
 def _added(env: Environment, pc: int, pointer: Pointer, var: Scalar) -> Pointer:

@@ -25,6 +25,7 @@ from pybpfvm.verifier.domains.scalar import (
     UNKNOWN32,
     Scalar,
     low_field,
+    sharpened,
     sync,
     sync_small,
     unknown_field,
@@ -63,7 +64,8 @@ def transfer_of(op: AluOp, width: int, *, as_kernel: bool = False) -> Transfer:
     """
     if as_kernel:
         return (KERNEL64 if width == BITS else KERNEL32)[op]
-    return (TRANSFER64 if width == BITS else TRANSFER32)[op]
+    transfer = (TRANSFER64 if width == BITS else TRANSFER32)[op]
+    return lambda a, b: sharpened(transfer(a, b)) or UNKNOWN
 
 
 def _wide(op: AluOp, on_tnums: TnumOp, on_ranges: IntervalOp, *, carries_up: bool) -> Transfer:
@@ -135,7 +137,9 @@ def _any_count(
     return found or (0, full)
 
 
-def _shift64(op: AluOp, on_tnum: ShiftTnumOp, on_range: ShiftIntervalOp) -> Transfer:
+def _shift64(
+    op: AluOp, on_tnum: ShiftTnumOp, on_range: ShiftIntervalOp, *, as_kernel: bool = False
+) -> Transfer:
     fold = CONCRETE_ALU[op]
     left = op is AluOp.LSH
 
@@ -153,7 +157,8 @@ def _shift64(op: AluOp, on_tnum: ShiftTnumOp, on_range: ShiftIntervalOp) -> Tran
             if least == most == LOW_BITS:
                 # A low half is extended: its bounds are what is known of the result's high half.
                 smin, smax = a.s32min << LOW_BITS, a.s32max << LOW_BITS
-                umin, umax = a.u32min << LOW_BITS, a.u32max << LOW_BITS
+                if not as_kernel:
+                    umin, umax = a.u32min << LOW_BITS, a.u32max << LOW_BITS
             elif most < LOW_BITS:
                 low = on_range(_low(a), least, most, U32)
         return sync(value, mask, smin, smax, umin, umax, *low) or UNKNOWN
@@ -178,13 +183,15 @@ def _rshift(value: int, mask: int, count: int, full: int) -> Tnum:
 
 
 def _add64(a: Scalar, b: Scalar) -> Scalar:
-    """Fast path: a sum that cannot wrap and stays small reads the same in every range."""
+    """Fast path: a sum that cannot wrap and stays small reads the same in every range, if what is
+    added does."""
     if not a.mask and not b.mask:
         return Scalar.const(a.value + b.value)
     if a is UNKNOWN or b is UNKNOWN:
         return UNKNOWN
     low, high = a.smin + b.smin, a.smax + b.smax
-    if low >= 0 and high <= S32_MAX:
+    alike = low == a.s32min + b.s32min and high == a.s32max + b.s32max
+    if low >= 0 and high <= S32_MAX and alike:
         value, mask = tnum.add(a.value, a.mask, b.value, b.mask, U64)
         return sync_small(value, mask, low, high) or UNKNOWN
     return SLOW64[AluOp.ADD](a, b)
@@ -204,7 +211,8 @@ def _sub64(a: Scalar, b: Scalar) -> Scalar:
     if a is UNKNOWN or b is UNKNOWN:
         return UNKNOWN
     low, high = a.smin - b.smax, a.smax - b.smin
-    if low >= 0 and high <= S32_MAX:
+    alike = low == a.s32min - b.s32max and high == a.s32max - b.s32min
+    if low >= 0 and high <= S32_MAX and alike:
         value, mask = tnum.sub(a.value, a.mask, b.value, b.mask, U64)
         return sync_small(value, mask, low, high) or UNKNOWN
     return SLOW64[AluOp.SUB](a, b)
@@ -234,13 +242,17 @@ def _and32(slow: Transfer) -> Transfer:
     return transfer
 
 
-def _lsh64(a: Scalar, b: Scalar) -> Scalar:
-    if not b.mask:
-        count = b.value & (BITS - 1)
-        high = a.umax << count
-        if high <= S32_MAX:
-            return sync_small(a.value << count, a.mask << count, a.umin << count, high) or UNKNOWN
-    return SLOW64[AluOp.LSH](a, b)
+def _lsh64(slow: Transfer) -> Transfer:
+    def transfer(a: Scalar, b: Scalar) -> Scalar:
+        if not b.mask:
+            count = b.value & (BITS - 1)
+            high = a.umax << count
+            if high <= S32_MAX:
+                low = a.umin << count
+                return sync_small(a.value << count, a.mask << count, low, high) or UNKNOWN
+        return slow(a, b)
+
+    return transfer
 
 
 def _rsh64(a: Scalar, b: Scalar) -> Scalar:
@@ -439,7 +451,7 @@ FAST64: Mapping[AluOp, Transfer] = {
     AluOp.ADD: _add64,
     AluOp.SUB: _sub64,
     AluOp.AND: _and64(SLOW64[AluOp.AND]),
-    AluOp.LSH: _lsh64,
+    AluOp.LSH: _lsh64(SLOW64[AluOp.LSH]),
     AluOp.RSH: _rsh64,
 }
 FAST32: Mapping[AluOp, Transfer] = {AluOp.ADD: _add32, AluOp.AND: _and32(SLOW32[AluOp.AND])}
@@ -449,11 +461,13 @@ TRANSFER32: Mapping[AluOp, Transfer] = {**SLOW32, **FAST32}
 
 _KERNEL_AND64 = _wide(AluOp.AND, tnum.and_, interval.and_unsigned, carries_up=True)
 _KERNEL_AND32 = _narrow(AluOp.AND, tnum.and_, interval.and_unsigned)
+_KERNEL_LSH64 = _shift64(AluOp.LSH, tnum.lshift, interval.lsh, as_kernel=True)
 
 # What kernels find less of than the transfers above, without and with its fast path.
 KERNEL_SLOW64: Mapping[AluOp, Transfer] = {
     AluOp.MUL: _wide(AluOp.MUL, tnum.mul_in_order, interval.mul_unless_wraps, carries_up=True),
     AluOp.AND: _KERNEL_AND64,
+    AluOp.LSH: _KERNEL_LSH64,
     AluOp.MOVSX8: kernel_movsx64(8),
     AluOp.MOVSX16: kernel_movsx64(16),
     AluOp.MOVSX32: kernel_movsx64(32),
@@ -468,6 +482,7 @@ KERNEL64: Mapping[AluOp, Transfer] = {
     **TRANSFER64,
     **KERNEL_SLOW64,
     AluOp.AND: _and64(_KERNEL_AND64),
+    AluOp.LSH: _lsh64(_KERNEL_LSH64),
 }
 KERNEL32: Mapping[AluOp, Transfer] = {
     **TRANSFER32,

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 
 from pybpfvm.isa.opcodes import JmpOp
 from pybpfvm.verifier.domains import tnum
-from pybpfvm.verifier.domains.scalar import Scalar, contains, meet, sync, sync_small
+from pybpfvm.verifier.domains.scalar import Scalar, contains, meet, sharpened, sync, sync_small
 from pybpfvm.verifier.domains.word import BITS, HIGH, S32_MAX, SIGN32, SIGN64, U32, U64
 
 Pair = tuple[Scalar, Scalar]
@@ -34,7 +34,8 @@ def arms_of(
 ) -> tuple[Refine, Refine]:
     """The two refinements themselves, for callers that prepare instructions once.
 
-    `as_kernel`: where JSET jumps, only a constant of one bit teaches anything, as kernels have it.
+    `as_kernel`: what kernels lose is lost. Where JSET jumps, only a constant of one bit teaches
+    anything.
     `forgets`: where it does not jump, ranges are lost, as kernels lose them.
     """
     taken, not_taken = (ARMS64 if width == BITS else ARMS32)[op]
@@ -44,7 +45,17 @@ def arms_of(
             taken = _one_bit(word)
         if forgets:
             not_taken = _forgetting(word)
-    return taken, not_taken
+    if as_kernel:
+        return taken, not_taken
+    return _sharpening(taken), _sharpening(not_taken)
+
+
+def _sharpening(refine: Refine) -> Refine:
+    def refined(a: Scalar, b: Scalar) -> Pair | None:
+        pair = refine(a, b)
+        return None if pair is None else _both(sharpened(pair[0]), sharpened(pair[1]))
+
+    return refined
 
 
 def _less64(a: Scalar, b: Scalar) -> Pair | None:
