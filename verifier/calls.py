@@ -606,20 +606,7 @@ def _take_reference(call: _Call, reg: Reg, number: int) -> None:
 def _take_callback(call: _Call, reg: Reg, number: int) -> None:
     if call.helper.name not in CALLBACKS:
         raise unsupported(f"callbacks of {call.helper.name}")
-    check_callback(call.env, reg)
     call.subprog = reg.subprog
-
-
-def check_callback(env: Environment, reg: Reg) -> None:
-    """The function may be called back."""
-    if env.obj.btf is None:
-        raise unsupported("callbacks in objects without BTF, which kernels refuse")
-    if env.functions[reg.subprog].is_global:
-        raise forbidden(
-            Rule.HELPER_ARG,
-            "callback function not static",
-            reason="callbacks are verified where they are used, global functions by themselves",
-        )
 
 
 def constant_string(env: Environment, reg: Reg, number: int) -> bytes:

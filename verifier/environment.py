@@ -73,7 +73,8 @@ class KernelRules:
 
     `uninit_stack`: stack bytes never written may be read (since 6.3). `lookup_never_null`: looking
     up a constant index inside an array gives no NULL (since 6.14). `tracks_all`: more arithmetic
-    is followed than the kernel follows (division, shifts by unknown counts). `forgets_ranges`: of a
+    is followed than the kernel follows (division, shifts by unknown counts, signs that are
+    extended, ... see `domains.alu`). `forgets_ranges`: of a
     number that has none of the bits it was tested for only the bits are known. `version`: code
     that is newer is refused (verifier/newer.py).
     """

@@ -33,7 +33,7 @@ from pybpfvm.verifier.states.state import Frame, State
 from pybpfvm.verifier.usermemory.origin import learned
 
 _EQUALITY = frozenset({JmpOp.JEQ, JmpOp.JNE})
-_add = transfer_of(AluOp.ADD, 64)
+_add = transfer_of(AluOp.ADD, 64, as_kernel=True)
 
 Arms = tuple[State | None, State | None]
 JumpStep = Callable[[State], Arms]
@@ -65,8 +65,10 @@ def prepare_jump(env: Environment, insn: Insn, pc: int) -> JumpStep:
     dst, src = insn.dst, insn.src
     register = insn.spec.operand is Operand.X
     constant = scalar(Scalar.const(insn.imm), pc)
-    forgets = env.rules.forgets_ranges and not env.rules.tracks_all
-    jumps, goes_on = map(remembering, arms_of(op, width, forgets=forgets))
+    as_kernel = not env.rules.tracks_all
+    forgets = env.rules.forgets_ranges and as_kernel
+    arms = arms_of(op, width, as_kernel=as_kernel, forgets=forgets)
+    jumps, goes_on = map(remembering, arms)
     holds = CONCRETE_JMP[op]
 
     def step(state: State) -> Arms:

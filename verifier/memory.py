@@ -182,7 +182,10 @@ def _load_stack(
             suggestion="load spilled pointers with all their 8 bytes",
             culprit=held,
         )
-    value = stack.read(frame, low, size, signed=signed, at=pc, little=env.little)
+    as_kernel = not env.rules.tracks_all
+    value = stack.read(
+        frame, low, size, signed=signed, at=pc, little=env.little, as_kernel=as_kernel
+    )
     return usermem.from_stack(env, frame, low, size, value) if env.traces else value
 
 
@@ -414,7 +417,7 @@ def _atomic_stack(
         trust = env.rules.uninit_stack
         stack.write_somewhere(frame, low, high + size, zero=False, trust=trust)
         return None
-    old = stack.read(frame, low, size, signed=False, at=pc, little=env.little)
+    old = stack.read(frame, low, size, signed=False, at=pc, little=env.little, as_kernel=True)
     stack.write(frame, low, size, stack.MISC)
     return old
 

@@ -15,7 +15,7 @@ from pybpfvm.verifier.states.regstate import PACKET_TYPES, Reg, RegType, Trust
 from pybpfvm.verifier.states.stack import INVALID, MISC, SPILL, ZERO, Slot
 from pybpfvm.verifier.states.state import Frame, State
 
-_SMALL = 1 << 15  # numbers below are decimal
+_SMALL = 1 << 15  # signed numbers below are decimal, unsigned ones below twice that
 _BYTES = {INVALID: "?", MISC: "m", ZERO: "0", SPILL: "?"}
 
 
@@ -33,15 +33,26 @@ _TYPED = frozenset({RegType.PTR_TO_BTF_ID, RegType.PTR_TO_BTF_ID_OR_NULL})
 
 
 def number(value: int) -> str:
-    """A signed or unsigned 64-bit number: decimal if it is small, else hexadecimal."""
+    """A signed 64-bit number: decimal if it is small, else hexadecimal."""
     return str(value) if -_SMALL <= value < _SMALL else f"{value & U64:#x}"
+
+
+def _unsigned(value: int) -> str:
+    return str(value) if value < 2 * _SMALL else f"{value:#x}"
+
+
+def _shown(name: str, value: int) -> int:
+    """A bound as it is shown: signed 32-bit ones as the low half that they are, unless small."""
+    narrow = name.startswith("s") and name.endswith("32") and not -_SMALL <= value < _SMALL
+    return value & U32 if narrow else value
 
 
 @lru_cache(maxsize=1 << 14)
 def scalar_bounds(var: Scalar) -> tuple[str, ...]:
     """`smin=umin=1`, `umax=8`, `var_off=(0x0; 0xf)`: all that is not plain from the width.
 
-    Equal lower bounds share one value, at the place of the first; so do equal upper bounds.
+    Equal lower bounds share one value, at the place and in the notation of the first; so do equal
+    upper bounds.
     """
     bounds = (
         ("smin", var.smin, S64_MIN),
@@ -56,8 +67,11 @@ def scalar_bounds(var: Scalar) -> tuple[str, ...]:
     named: dict[tuple[str, int], list[str]] = {}
     for name, value, widest in bounds:
         if value != widest:
-            named.setdefault((name[1:4], value), []).append(name)
-    parts = [f"{'='.join(names)}={number(value)}" for (_, value), names in named.items()]
+            named.setdefault((name[1:4], _shown(name, value)), []).append(name)
+    parts = [
+        f"{'='.join(names)}={number(value) if names[0].startswith('s') else _unsigned(value)}"
+        for (_, value), names in named.items()
+    ]
     if var.mask != U64:
         parts.append(f"var_off=({var.value:#x}; {var.mask:#x})")
     return tuple(parts)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pybpfvm.bits import U32, U64, s32
+from pybpfvm.bits import U32, s32
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.notation import ALU_SIGN
 from pybpfvm.isa.opcodes import FRAME_POINTER, AluOp, Operand, Pseudo
 from pybpfvm.program import MapType
 from pybpfvm.verifier.checks import MAX_VAR_OFF, check_readable
 from pybpfvm.verifier.domains.alu import transfer_of
-from pybpfvm.verifier.domains.scalar import UNKNOWN32, Scalar, remembering, sync
+from pybpfvm.verifier.domains.scalar import UNKNOWN32, Scalar, remembering
 from pybpfvm.verifier.domains.word import S64_MIN
 from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.kernelobjects import ksym
@@ -108,13 +108,16 @@ def _move(env: Environment, insn: Insn, pc: int, op: AluOp) -> Step:
     """dst = src, whole, its low half, or its low bits sign-extended.
 
     A number gets an id when it is first copied, so that what a branch tells of one copy is known
-    of all. Parts of pointers are numbers of which nothing is known.
+    of all. Parts of pointers are numbers of which nothing is known. That extending a sign changes
+    nothing kernels only see of numbers that are small enough.
     """
     dst, src, width = insn.dst, insn.src, insn.spec.width
-    transfer = remembering(transfer_of(op, width))
+    as_kernel = not env.rules.tracks_all
+    transfer = remembering(transfer_of(op, width, as_kernel=as_kernel))
     whole = op is _MOV and width == 64
-    part = "sign-extension part" if op in _SIGN_EXTENDING else "partial copy"
-    ranges_only = op in _SIGN_EXTENDING and not env.rules.tracks_all
+    bits = _SIGN_EXTENDING.get(op)
+    part = "partial copy" if bits is None else "sign-extension part"
+    positive = (1 << (bits - 1)) - 1 if bits is not None and as_kernel else None
 
     def step(state: State) -> None:
         regs = state.frame.regs
@@ -125,16 +128,13 @@ def _move(env: Environment, insn: Insn, pc: int, op: AluOp) -> Step:
                 check_conceals(env, value, f"R{src} {part} of pointer")
             regs[dst] = value if whole else scalar(UNKNOWN32 if width == 32 else _ANY, pc)
             return
-        var = value.var
-        if ranges_only and var.mask:
-            known = _ranges_of(var) if _one_block(var, width, _SIGN_EXTENDING[op]) else _ANY
-            var = _ranges_of(transfer(known, known))
-        elif not whole:
-            var = transfer(var, var)
-        if var is not value.var and var != value.var:
+        var = value.var if whole else transfer(value.var, value.var)
+        same = var is value.var or var == value.var
+        if not same if positive is None else value.var.umax > positive:
             regs[dst] = Reg(_SCALAR, var, pc, (value,))
             return
-        regs[dst] = regs[src] = shared(value, env.new_id)
+        copied = regs[src] = shared(value, env.new_id)
+        regs[dst] = copied if same else copied.like(var, (copied,), copied.id, copied.delta)
 
     return step
 
@@ -142,34 +142,9 @@ def _move(env: Environment, insn: Insn, pc: int, op: AluOp) -> Step:
 _ANY = Scalar.UNKNOWN
 
 
-def _one_block(var: Scalar, width: int, bits: int) -> bool:
-    """Whether the signed range has the same bits above the lowest `bits` throughout. If not,
-    kernels take what is extended for any number."""
-    if width == 32:
-        return var.s32min >> bits == var.s32max >> bits
-    return var.smin >> bits == var.smax >> bits
-
-
-def _ranges_of(var: Scalar) -> Scalar:
-    """What the ranges alone tell: kernels forget known bits when they extend a sign."""
-    found = sync(
-        0,
-        U64,
-        var.smin,
-        var.smax,
-        var.umin,
-        var.umax,
-        var.s32min,
-        var.s32max,
-        var.u32min,
-        var.u32max,
-    )
-    return var if found is None else found
-
-
 def _arithmetic(env: Environment, insn: Insn, pc: int, op: AluOp) -> Step:
     dst, src, width = insn.dst, insn.src, insn.spec.width
-    transfer = remembering(transfer_of(op, width))
+    transfer = remembering(transfer_of(op, width, as_kernel=not env.rules.tracks_all))
     register = insn.spec.operand is _REGISTER
     constant = scalar(Scalar.const(insn.imm), pc)
     moves = (op is _ADD or op is _SUB) and width == 64
@@ -288,7 +263,7 @@ def pointer_arithmetic(env: Environment, insn: Insn, op: AluOp, pc: int, a: Reg,
 _FIXED = frozenset({RegType.CONST_PTR_TO_MAP, RegType.PTR_TO_PACKET_END, RegType.PTR_TO_FUNC})
 
 
-_add, _subtract = transfer_of(_ADD, 64), transfer_of(_SUB, 64)
+_add, _subtract = (transfer_of(op, 64, as_kernel=True) for op in (_ADD, _SUB))
 
 
 def _added(env: Environment, pc: int, pointer: Pointer, var: Scalar) -> Pointer:
@@ -378,6 +353,23 @@ def prepare_lddw(env: Environment, insn: Insn, pc: int) -> Step:
     return step
 
 
+def _check_callback(env: Environment, target: int) -> None:
+    """The function may be called back: what else would its address be for?"""
+    if env.obj.btf is None or not all(sub.btf_type_id for sub in env.functions.values()):
+        raise forbidden(
+            Rule.HELPER_ARG,
+            "missing btf func_info",
+            reason="kernels take addresses of functions in programs with types only",
+            suggestion="compile with -g, so that the object has BTF",
+        )
+    if env.functions[target].is_global:
+        raise forbidden(
+            Rule.HELPER_ARG,
+            "callback function not static",
+            reason="callbacks are verified where they are used, global functions by themselves",
+        )
+
+
 def _named(env: Environment, insn: Insn, pc: int) -> Pointer:
     low, high = insn.imm & U32, insn.imm >> 32
     if insn.src == Pseudo.FUNC:
@@ -386,6 +378,7 @@ def _named(env: Environment, insn: Insn, pc: int) -> Pointer:
             raise Refused(
                 Rule.BAD_JUMP, f"no function starts at {target}", reason="lddw names a function"
             )
+        _check_callback(env, target)
         return Pointer(RegType.PTR_TO_FUNC, pc, subprog=target)
     if insn.src == Pseudo.BTF_ID:
         return ksym.address(env, insn, pc)

@@ -278,7 +278,10 @@ def _fill_maps(image: Image, random: Random) -> None:
             if spec.type == MapType.ARRAY or random.random() < 0.8:
                 words = [word(random).to_bytes(8, "little") for _ in range(spec.value_size // 8)]
                 value = bytearray(b"".join(words).ljust(spec.value_size, b"\1"))
-                for special in fields_of(image.object.btf, spec):
+                # What is in values without their BTF nobody can tell, and no program that uses them
+                # is accepted.
+                btf = image.object.btf
+                for special in fields_of(btf, spec) if btf is not None else ():
                     value[special.offset : special.offset + special.size] = bytes(special.size)
                 live.host_update(key.to_bytes(spec.key_size, "little"), bytes(value))
 

@@ -57,20 +57,21 @@ def _fields(btf: Btf, value_id: int) -> tuple[Field, ...]:
     return fields_of(btf, _map(btf, value_id))
 
 
-def _refusal(btf: Btf, value_id: int) -> str:
+def _refusal(btf: Btf | None, value_id: int) -> str:
     started = time.monotonic()
     with pytest.raises(Refused) as caught:
-        _fields(btf, value_id)
+        fields_of(btf, _map(btf or _types(), value_id))
     assert time.monotonic() - started < _SECONDS
     assert caught.value.kind is Kind.UNSUPPORTED
     return caught.value.feature
 
 
-def _verdict(btf: Btf, value_id: int, options: Options | None = None) -> Verdict:
+def _verdict(btf: Btf | None, value_id: int, options: Options | None = None) -> Verdict:
     """On a program that writes the first bytes of the value."""
     code = assemble("r1 = map[m][0]+0 ll\n*(u32 *)(r1 + 0) = 1\nr0 = 0\nexit", maps={"m": 0})
     program = Program("case", "tc", code, license="GPL")
-    obj = BpfObject("x", "", (program,), (_map(btf, value_id),), btf=btf, license="GPL")
+    spec = _map(btf or _types(), value_id)
+    obj = BpfObject("x", "", (program,), (spec,), btf=btf, license="GPL")
     return verify(program, obj, PROFILES["socket_filter"], options=options or Options())
 
 
@@ -236,3 +237,10 @@ def test_several_locks_in_a_value_are_not_judged() -> None:
     verdict = verify(program, obj, PROFILES["sched_cls"])
     assert isinstance(verdict, Inconclusive)
     assert verdict.finding.kind is Kind.UNSUPPORTED
+
+
+def test_values_of_a_type_that_is_not_there_are_not_plain_memory() -> None:
+    assert _refusal(None, LOCK) == "map 'm' with values of a BTF type, but without the BTF"
+    found = _verdict(None, LOCK)
+    assert isinstance(found, Inconclusive)
+    assert found.finding.kind is Kind.UNSUPPORTED

@@ -11,6 +11,7 @@ from pybpfvm.session.judging import JudgeRequest, Policy, judge
 from pybpfvm.verifier.environment import RULES_618
 from pybpfvm.verifier.kernels import DEFAULT_KERNEL, KERNELS, NOTES
 from pybpfvm.verifier.verdict import Accepted, Kind, Rejected, Rule, Verdict
+from tests.support.verifier_cases import corpus
 
 COUNTS = MapSpec("counts", MapType.ARRAY, 4, 8, 4)
 PROFILE = PROFILES["socket_filter"]
@@ -110,6 +111,38 @@ def test_strict_accepts_what_is_proved_here_and_warns_where_the_kernel_would_not
     assert (warning.rule, warning.pc) == (kernel.errors[0].rule, kernel.errors[0].pc)
     assert warning.kind is Kind.LINT
     assert "the kernel would refuse" in warning.reason
+
+
+# Cases of the corpus that are safe, and whose proof the kernel loses.
+LOST = (
+    "scalars: and loses the upper end of a signed range",
+    "scalars: and of two signed ranges loses both",
+    "scalars: 32-bit and loses the upper end of a signed range",
+    "scalars: a sign extended from 32 bits forgets the 32-bit range",
+    "scalars: a sign extended from 8 bits follows no 32-bit range",
+    "scalars: a number of which a sign was extended is another, negative as it may be",
+    "scalars: a 32-bit product that wraps has no range",
+    "scalars: a product knows its bits by the first factor",
+    "scalars: a low half of zeroes does not raise the lower end to the next one",
+    "scalars: a low half does not lower the upper end to the one before",
+    "scalars: a shift by 32 bits forgets the largest low half",
+    "scalars: a negative low half says nothing of a short word that is shifted",
+    "stack: a byte of a 32-bit range comes back as any signed byte",
+    "stack: bits of a number are lost when its half comes back signed",
+    "branches: a bit of several that were tested is not known to be the one",
+    "branches: a bit tested with a register that is no constant is not known",
+    "branches: registers that share no bit are tested on both arms",
+)
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_strict_keeps_what_the_kernel_loses_of_numbers(name: str) -> None:
+    (case,) = (case for case in corpus() if case.id == name)
+    program, obj, profile = case.program, case.object, case.profile
+    assert isinstance(judge(program, obj, profile, JudgeRequest()), Rejected)
+    strict = judge(program, obj, profile, JudgeRequest(policy=Policy.STRICT))
+    assert isinstance(strict, Accepted)
+    assert [warning.kind for warning in strict.warnings] == [Kind.LINT]
 
 
 def test_strict_accepts_nothing_that_may_be_unsafe() -> None:

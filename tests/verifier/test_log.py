@@ -12,9 +12,11 @@ from pybpfvm.btf.types import Btf, Func, FuncLinkage, FuncProto, Int, Param
 from pybpfvm.btf.write import write_btf
 from pybpfvm.isa.asm import assemble
 from pybpfvm.isa.codec import encode
+from pybpfvm.isa.opcodes import AluOp
 from pybpfvm.profiles import PROFILES
 from pybpfvm.profiles.base import Sleepable
 from pybpfvm.program import BpfObject, Program, SourceLine, Subprog
+from pybpfvm.verifier.domains.alu import alu
 from pybpfvm.verifier.domains.scalar import Scalar
 from pybpfvm.verifier.log import KernelLog
 from pybpfvm.verifier.notation import format_reg, number
@@ -272,6 +274,14 @@ def test_registers() -> None:
     byte = "smin=smin32=0,smax=umax=smax32=umax32=255,var_off=(0x0; 0xff)"
     assert format_reg(scalar(Scalar.range(0, 255), 0)) == f"scalar({byte})"
     assert format_reg(scalar(Scalar.UNKNOWN, 0, (), 3, 4)) == "scalar(id=3+4)"
+    # Unsigned numbers are decimal a bit longer; a large signed low half is shown without its sign.
+    unsigned = Scalar.range(0x8000, 0xFFFF_FFFF_FFFF_0000)
+    assert format_reg(scalar(unsigned, 0)) == "scalar(umin=32768,umax=0xffffffffffff0000)"
+    low = alu(AluOp.MOV, 32, Scalar.UNKNOWN, Scalar.range(0x8000_0008, 0x8000_000F))
+    assert format_reg(scalar(low, 0)) == (
+        "scalar(smin=umin=smin32=umin32=0x80000008,smax=umax=smax32=umax32=0x8000000f,"
+        "var_off=(0x80000008; 0x7))"
+    )
     table = common_maps()[0]
     value = Pointer(RegType.PTR_TO_MAP_VALUE, 0, off=8, var=Scalar.range(0, 255), map=table)
     sizes = f"map={table.name},ks={table.key_size},vs={table.value_size}"

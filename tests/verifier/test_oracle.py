@@ -104,8 +104,10 @@ def test_a_verifier_that_is_too_trusting_is_noticed(
 ) -> None:
     right = domain.transfer_of
 
-    def transfer_of(op: AluOp, width: int) -> object:
-        return (lambda a, b: Scalar.const(0)) if op is AluOp.AND else right(op, width)
+    def transfer_of(op: AluOp, width: int, *, as_kernel: bool = False) -> object:
+        if op is AluOp.AND:
+            return lambda a, b: Scalar.const(0)
+        return right(op, width, as_kernel=as_kernel)
 
     monkeypatch.setattr(transfer, "transfer_of", transfer_of)
     assert campaign(range(100), budget_insns=BUDGET_INSNS).looser

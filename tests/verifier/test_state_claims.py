@@ -87,8 +87,12 @@ def test_a_wrong_transfer_does_not_stay_hidden(wrong: str, monkeypatch: pytest.M
     broken, instead = _WRONG[wrong]
     right = domain.transfer_of
 
-    def transfer_of(op: AluOp, width: int) -> Callable[[Scalar, Scalar], Scalar]:
-        return instead if (op, width) == (broken, 64) else right(op, width)
+    def transfer_of(
+        op: AluOp, width: int, *, as_kernel: bool = False
+    ) -> Callable[[Scalar, Scalar], Scalar]:
+        if (op, width) == (broken, 64):
+            return instead
+        return right(op, width, as_kernel=as_kernel)
 
     monkeypatch.setattr(transfer, "transfer_of", transfer_of)
     for seed in range(400):

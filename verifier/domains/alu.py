@@ -5,6 +5,9 @@ A transfer takes two Scalars and gives one that holds the result of every pair o
 halves alone; width 32 looks at nothing else and leaves the upper half 0. Byte order conversions
 are those of a little-endian machine. RFC 9669, sections 4.1 and 4.2.
 
+Kernels lose some of what is found here. Where they do, a second transfer loses the same, for
+verdicts that are to be theirs (`as_kernel`).
+
 An operand that has no members can not always be told (see `scalar.sync`). Should a result then
 come out empty, the answer is "unknown", which is sound: the instruction is never reached.
 """
@@ -18,7 +21,15 @@ from pybpfvm.isa.opcodes import AluOp
 from pybpfvm.isa.semantics import CONCRETE_ALU
 from pybpfvm.verifier.domains import interval, tnum
 from pybpfvm.verifier.domains.interval import Interval
-from pybpfvm.verifier.domains.scalar import UNKNOWN32, Scalar, low_field, sync, sync_small
+from pybpfvm.verifier.domains.scalar import (
+    UNKNOWN32,
+    Scalar,
+    low_field,
+    sharpened,
+    sync,
+    sync_small,
+    unknown_field,
+)
 from pybpfvm.verifier.domains.tnum import Tnum
 from pybpfvm.verifier.domains.word import (
     BITS,
@@ -41,14 +52,20 @@ _ANY32 = (S32_MIN, S32_MAX, 0, U32)
 UNKNOWN = Scalar.UNKNOWN
 
 
-def alu(op: AluOp, width: int, a: Scalar, b: Scalar) -> Scalar:
+def alu(op: AluOp, width: int, a: Scalar, b: Scalar, *, as_kernel: bool = False) -> Scalar:
     """`a op b` at `width` 64 or 32; unary operations take `a`, moves take `b`."""
-    return transfer_of(op, width)(a, b)
+    return transfer_of(op, width, as_kernel=as_kernel)(a, b)
 
 
-def transfer_of(op: AluOp, width: int) -> Transfer:
-    """The transfer itself, for callers that prepare instructions once."""
-    return (TRANSFER64 if width == BITS else TRANSFER32)[op]
+def transfer_of(op: AluOp, width: int, *, as_kernel: bool = False) -> Transfer:
+    """The transfer itself, for callers that prepare instructions once.
+
+    `as_kernel`: what kernels lose is lost.
+    """
+    if as_kernel:
+        return (KERNEL64 if width == BITS else KERNEL32)[op]
+    transfer = (TRANSFER64 if width == BITS else TRANSFER32)[op]
+    return lambda a, b: sharpened(transfer(a, b)) or UNKNOWN
 
 
 def _wide(op: AluOp, on_tnums: TnumOp, on_ranges: IntervalOp, *, carries_up: bool) -> Transfer:
@@ -120,7 +137,9 @@ def _any_count(
     return found or (0, full)
 
 
-def _shift64(op: AluOp, on_tnum: ShiftTnumOp, on_range: ShiftIntervalOp) -> Transfer:
+def _shift64(
+    op: AluOp, on_tnum: ShiftTnumOp, on_range: ShiftIntervalOp, *, as_kernel: bool = False
+) -> Transfer:
     fold = CONCRETE_ALU[op]
     left = op is AluOp.LSH
 
@@ -138,7 +157,8 @@ def _shift64(op: AluOp, on_tnum: ShiftTnumOp, on_range: ShiftIntervalOp) -> Tran
             if least == most == LOW_BITS:
                 # A low half is extended: its bounds are what is known of the result's high half.
                 smin, smax = a.s32min << LOW_BITS, a.s32max << LOW_BITS
-                umin, umax = a.u32min << LOW_BITS, a.u32max << LOW_BITS
+                if not as_kernel:
+                    umin, umax = a.u32min << LOW_BITS, a.u32max << LOW_BITS
             elif most < LOW_BITS:
                 low = on_range(_low(a), least, most, U32)
         return sync(value, mask, smin, smax, umin, umax, *low) or UNKNOWN
@@ -163,13 +183,15 @@ def _rshift(value: int, mask: int, count: int, full: int) -> Tnum:
 
 
 def _add64(a: Scalar, b: Scalar) -> Scalar:
-    """Fast path: a sum that cannot wrap and stays small reads the same in every range."""
+    """Fast path: a sum that cannot wrap and stays small reads the same in every range, if what is
+    added does."""
     if not a.mask and not b.mask:
         return Scalar.const(a.value + b.value)
     if a is UNKNOWN or b is UNKNOWN:
         return UNKNOWN
     low, high = a.smin + b.smin, a.smax + b.smax
-    if low >= 0 and high <= S32_MAX:
+    alike = low == a.s32min + b.s32min and high == a.s32max + b.s32max
+    if low >= 0 and high <= S32_MAX and alike:
         value, mask = tnum.add(a.value, a.mask, b.value, b.mask, U64)
         return sync_small(value, mask, low, high) or UNKNOWN
     return SLOW64[AluOp.ADD](a, b)
@@ -189,36 +211,48 @@ def _sub64(a: Scalar, b: Scalar) -> Scalar:
     if a is UNKNOWN or b is UNKNOWN:
         return UNKNOWN
     low, high = a.smin - b.smax, a.smax - b.smin
-    if low >= 0 and high <= S32_MAX:
+    alike = low == a.s32min - b.s32max and high == a.s32max - b.s32min
+    if low >= 0 and high <= S32_MAX and alike:
         value, mask = tnum.sub(a.value, a.mask, b.value, b.mask, U64)
         return sync_small(value, mask, low, high) or UNKNOWN
     return SLOW64[AluOp.SUB](a, b)
 
 
-def _and64(a: Scalar, b: Scalar) -> Scalar:
+def _and64(slow: Transfer) -> Transfer:
     """Fast path: a small result is its own low half, which is above neither low half."""
-    value = a.value & b.value
-    top = (a.value | a.mask) & (b.value | b.mask)
-    if top > S32_MAX:
-        return SLOW64[AluOp.AND](a, b)
-    return sync_small(value, top ^ value, value, min(a.u32max, b.u32max)) or UNKNOWN
+
+    def transfer(a: Scalar, b: Scalar) -> Scalar:
+        value = a.value & b.value
+        top = (a.value | a.mask) & (b.value | b.mask)
+        if top > S32_MAX:
+            return slow(a, b)
+        return sync_small(value, top ^ value, value, min(a.u32max, b.u32max)) or UNKNOWN
+
+    return transfer
 
 
-def _and32(a: Scalar, b: Scalar) -> Scalar:
-    value = a.value & b.value & U32
-    top = (a.value | a.mask) & (b.value | b.mask) & U32
-    if top > S32_MAX:
-        return SLOW32[AluOp.AND](a, b)
-    return sync_small(value, top ^ value, value, min(a.u32max, b.u32max)) or UNKNOWN32
+def _and32(slow: Transfer) -> Transfer:
+    def transfer(a: Scalar, b: Scalar) -> Scalar:
+        value = a.value & b.value & U32
+        top = (a.value | a.mask) & (b.value | b.mask) & U32
+        if top > S32_MAX:
+            return slow(a, b)
+        return sync_small(value, top ^ value, value, min(a.u32max, b.u32max)) or UNKNOWN32
+
+    return transfer
 
 
-def _lsh64(a: Scalar, b: Scalar) -> Scalar:
-    if not b.mask:
-        count = b.value & (BITS - 1)
-        high = a.umax << count
-        if high <= S32_MAX:
-            return sync_small(a.value << count, a.mask << count, a.umin << count, high) or UNKNOWN
-    return SLOW64[AluOp.LSH](a, b)
+def _lsh64(slow: Transfer) -> Transfer:
+    def transfer(a: Scalar, b: Scalar) -> Scalar:
+        if not b.mask:
+            count = b.value & (BITS - 1)
+            high = a.umax << count
+            if high <= S32_MAX:
+                low = a.umin << count
+                return sync_small(a.value << count, a.mask << count, low, high) or UNKNOWN
+        return slow(a, b)
+
+    return transfer
 
 
 def _rsh64(a: Scalar, b: Scalar) -> Scalar:
@@ -295,6 +329,46 @@ def movsx32(bits: int) -> Transfer:
         return low_field(low_field(b, bits, signed=True), LOW_BITS, signed=False)
 
     return transfer
+
+
+def kernel_movsx64(bits: int) -> Transfer:
+    """Follows the signed range alone, and that only while no number in it leaves a block of those
+    with the same upper bits, nor changes its sign: known bits and 32-bit ranges are lost."""
+
+    def transfer(_: Scalar, b: Scalar) -> Scalar:
+        if not b.mask:
+            return low_field(b, bits, signed=True)
+        ends = _extended(b.smin, b.smax, bits)
+        if ends is None:
+            return unknown_field(bits, True)
+        return sync(0, U64, *ends, 0, U64, *_ANY32) or UNKNOWN
+
+    return transfer
+
+
+def kernel_movsx32(bits: int) -> Transfer:
+    """As `kernel_movsx64`, with the signed range of the low half."""
+
+    def transfer(_: Scalar, b: Scalar) -> Scalar:
+        if not b.mask:
+            return low_field(low_field(b, bits, signed=True), LOW_BITS, signed=False)
+        ends = _extended(b.s32min, b.s32max, bits)
+        if ends is None:
+            return low_field(unknown_field(bits, True), LOW_BITS, signed=False)
+        return _from_low(0, U32, *ends, 0, U32)
+
+    return transfer
+
+
+def _extended(low: int, high: int, bits: int) -> tuple[int, int] | None:
+    """The ends of a signed range, their low `bits` bits sign-extended; None if these do not keep
+    the numbers between them in order."""
+    if low >> bits != high >> bits:
+        return None
+    sign = 1 << (bits - 1)
+    field = 2 * sign - 1
+    low, high = ((low & field) ^ sign) - sign, ((high & field) ^ sign) - sign
+    return (low, high) if (low < 0) == (high < 0) else None
 
 
 def _to_little_endian(bits: int) -> Transfer:
@@ -376,11 +450,42 @@ SLOW32: Mapping[AluOp, Transfer] = {
 FAST64: Mapping[AluOp, Transfer] = {
     AluOp.ADD: _add64,
     AluOp.SUB: _sub64,
-    AluOp.AND: _and64,
-    AluOp.LSH: _lsh64,
+    AluOp.AND: _and64(SLOW64[AluOp.AND]),
+    AluOp.LSH: _lsh64(SLOW64[AluOp.LSH]),
     AluOp.RSH: _rsh64,
 }
-FAST32: Mapping[AluOp, Transfer] = {AluOp.ADD: _add32, AluOp.AND: _and32}
+FAST32: Mapping[AluOp, Transfer] = {AluOp.ADD: _add32, AluOp.AND: _and32(SLOW32[AluOp.AND])}
 
 TRANSFER64: Mapping[AluOp, Transfer] = {**SLOW64, **FAST64}
 TRANSFER32: Mapping[AluOp, Transfer] = {**SLOW32, **FAST32}
+
+_KERNEL_AND64 = _wide(AluOp.AND, tnum.and_, interval.and_unsigned, carries_up=True)
+_KERNEL_AND32 = _narrow(AluOp.AND, tnum.and_, interval.and_unsigned)
+_KERNEL_LSH64 = _shift64(AluOp.LSH, tnum.lshift, interval.lsh, as_kernel=True)
+
+# What kernels find less of than the transfers above, without and with its fast path.
+KERNEL_SLOW64: Mapping[AluOp, Transfer] = {
+    AluOp.MUL: _wide(AluOp.MUL, tnum.mul_in_order, interval.mul_unless_wraps, carries_up=True),
+    AluOp.AND: _KERNEL_AND64,
+    AluOp.LSH: _KERNEL_LSH64,
+    AluOp.MOVSX8: kernel_movsx64(8),
+    AluOp.MOVSX16: kernel_movsx64(16),
+    AluOp.MOVSX32: kernel_movsx64(32),
+}
+KERNEL_SLOW32: Mapping[AluOp, Transfer] = {
+    AluOp.MUL: _narrow(AluOp.MUL, tnum.mul_in_order, interval.mul_unless_wraps),
+    AluOp.AND: _KERNEL_AND32,
+    AluOp.MOVSX8: kernel_movsx32(8),
+    AluOp.MOVSX16: kernel_movsx32(16),
+}
+KERNEL64: Mapping[AluOp, Transfer] = {
+    **TRANSFER64,
+    **KERNEL_SLOW64,
+    AluOp.AND: _and64(_KERNEL_AND64),
+    AluOp.LSH: _lsh64(_KERNEL_LSH64),
+}
+KERNEL32: Mapping[AluOp, Transfer] = {
+    **TRANSFER32,
+    **KERNEL_SLOW32,
+    AluOp.AND: _and32(_KERNEL_AND32),
+}

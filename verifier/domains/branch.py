@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 
 from pybpfvm.isa.opcodes import JmpOp
 from pybpfvm.verifier.domains import tnum
-from pybpfvm.verifier.domains.scalar import Scalar, contains, meet, sync, sync_small
+from pybpfvm.verifier.domains.scalar import Scalar, contains, meet, sharpened, sync, sync_small
 from pybpfvm.verifier.domains.word import BITS, HIGH, S32_MAX, SIGN32, SIGN64, U32, U64
 
 Pair = tuple[Scalar, Scalar]
@@ -29,15 +29,33 @@ def branch(op: JmpOp, width: int, a: Scalar, b: Scalar) -> tuple[Pair | None, Pa
     return taken(a, b), not_taken(a, b)
 
 
-def arms_of(op: JmpOp, width: int, *, forgets: bool = False) -> tuple[Refine, Refine]:
+def arms_of(
+    op: JmpOp, width: int, *, as_kernel: bool = False, forgets: bool = False
+) -> tuple[Refine, Refine]:
     """The two refinements themselves, for callers that prepare instructions once.
 
-    `forgets`: where JSET does not jump, ranges are lost, as kernels lose them.
+    `as_kernel`: what kernels lose is lost. Where JSET jumps, only a constant of one bit teaches
+    anything.
+    `forgets`: where it does not jump, ranges are lost, as kernels lose them.
     """
     taken, not_taken = (ARMS64 if width == BITS else ARMS32)[op]
-    if forgets and op is JmpOp.JSET:
-        not_taken = _forgetting(U64 if width == BITS else U32)
-    return taken, not_taken
+    if op is JmpOp.JSET:
+        word = U64 if width == BITS else U32
+        if as_kernel:
+            taken = _one_bit(word)
+        if forgets:
+            not_taken = _forgetting(word)
+    if as_kernel:
+        return taken, not_taken
+    return _sharpening(taken), _sharpening(not_taken)
+
+
+def _sharpening(refine: Refine) -> Refine:
+    def refined(a: Scalar, b: Scalar) -> Pair | None:
+        pair = refine(a, b)
+        return None if pair is None else _both(sharpened(pair[0]), sharpened(pair[1]))
+
+    return refined
 
 
 def _less64(a: Scalar, b: Scalar) -> Pair | None:
@@ -214,6 +232,29 @@ def _share_bit(word: int) -> Refine:
         return _both(_with_bits(a, shared, 0), _with_bits(b, shared, 0))
 
     return refine
+
+
+def _one_bit(word: int) -> Refine:
+    """As `_share_bit`, where one side is a constant; a constant of several bits only tells an arm
+    that is impossible."""
+
+    def refine(a: Scalar, b: Scalar) -> Pair | None:
+        if not b.mask & word:
+            known = _with_bit_of(a, b.value & word)
+            return None if known is None else (known, b)
+        if not a.mask & word:
+            known = _with_bit_of(b, a.value & word)
+            return None if known is None else (a, known)
+        return a, b
+
+    return refine
+
+
+def _with_bit_of(a: Scalar, bits: int) -> Scalar | None:
+    """`a` where it shares a bit with `bits`, which is known to be the only one there if it is."""
+    if not (a.value | a.mask) & bits:
+        return None
+    return a if bits & (bits - 1) else _with_bits(a, bits, 0)
 
 
 def _share_none(word: int) -> Refine:

@@ -81,6 +81,25 @@ def and_(a: Interval, b: Interval, full: int) -> Interval:
     return low, high, 0, aumax if aumax < bumax else bumax
 
 
+def mul_unless_wraps(a: Interval, b: Interval, full: int) -> Interval:
+    """What kernels follow of `mul`: a range that may wrap is lost, even where all wraps alike."""
+    asmin, asmax, aumin, aumax = a
+    bsmin, bsmax, bumin, bumax = b
+    smin, smax, umin, umax = everything(full)
+    corners = (asmin * bsmin, asmin * bsmax, asmax * bsmin, asmax * bsmax)
+    if smin <= min(corners) and max(corners) <= smax:
+        smin, smax = min(corners), max(corners)
+    if aumax * bumax <= full:
+        umin, umax = aumin * bumin, aumax * bumax
+    return smin, smax, umin, umax
+
+
+def and_unsigned(a: Interval, b: Interval, full: int) -> Interval:
+    """What kernels follow of `and_`: of the sign what the unsigned range tells, as in `or_`."""
+    half = full >> 1
+    return -half - 1, half, 0, a[3] if a[3] < b[3] else b[3]
+
+
 def or_(a: Interval, b: Interval, full: int) -> Interval:
     """Setting bits never makes an unsigned number smaller, nor adds one above both top bits.
 

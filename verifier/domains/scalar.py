@@ -313,14 +313,23 @@ def _sync_zero_extended(
 def _with_low(
     smin: int, smax: int, umin: int, umax: int, s32min: int, s32max: int, u32min: int, u32max: int
 ) -> tuple[int, int, int, int]:
-    """The 64-bit ranges with their ends moved inwards to words that have such a low half."""
-    if u32min or u32max != U32:
-        umin = _next_with_low(umin, u32min, u32max)
-        umax = _last_with_low(umax, u32min, u32max)
-        smin = _next_with_low(smin, u32min, u32max)
-        smax = _last_with_low(smax, u32min, u32max)
-    if smin >= S32_MIN and smax <= S32_MAX:
-        # Then the word is its low half, sign-extended.
+    """The 64-bit ranges with their ends moved inwards to words that have such a low half.
+
+    Kernels look for those no further than the upper half stays the same, and nowhere for negative
+    ones; `sharpened` does.
+    """
+    if u32min:
+        if umin & U32 < u32min:
+            umin = (umin & ~U32) | u32min
+        if smin & U32 < u32min:
+            smin = (smin & ~U32) | u32min
+    if u32max != U32:
+        if umax & U32 > u32max:
+            umax = (umax & ~U32) | u32max
+        if smax & U32 > u32max:
+            smax = (smax & ~U32) | u32max
+    if s32min >= 0 and smin >= S32_MIN and smax <= S32_MAX:
+        # Then the word is its low half.
         if smin < s32min:
             smin = s32min
         if smax > s32max:
@@ -359,6 +368,36 @@ def _cross(
     if low > high:
         return neg_low - span, neg_high - span, neg_low, neg_high
     return neg_low - span, high, low, neg_high
+
+
+def sharpened(a: Scalar) -> Scalar | None:
+    """`a` with all that its low half says of the ends of its 64-bit ranges; `a` itself if that is
+    nothing new, None if it visibly has no member."""
+    found: Scalar | None = a
+    while found is not None:
+        ends = _all_with_low(*found.key()[2:])
+        if ends == (found.smin, found.smax, found.umin, found.umax):
+            break
+        found = sync(found.value, found.mask, *ends, *found.key()[6:])
+    return found
+
+
+def _all_with_low(
+    smin: int, smax: int, umin: int, umax: int, s32min: int, s32max: int, u32min: int, u32max: int
+) -> tuple[int, int, int, int]:
+    """`_with_low`, wherever the next word with such a low half is."""
+    if u32min or u32max != U32:
+        umin = _next_with_low(umin, u32min, u32max)
+        umax = _last_with_low(umax, u32min, u32max)
+        smin = _next_with_low(smin, u32min, u32max)
+        smax = _last_with_low(smax, u32min, u32max)
+    if smin >= S32_MIN and smax <= S32_MAX:
+        # Then the word is its low half, sign-extended.
+        if smin < s32min:
+            smin = s32min
+        if smax > s32max:
+            smax = s32max
+    return smin, smax, umin, umax
 
 
 def _next_with_low(word: int, low: int, high: int) -> int:
@@ -479,7 +518,7 @@ def low_field(a: Scalar, bits: int, *, signed: bool) -> Scalar:
             value, mask = a.value & field, a.mask & field
             smin, smax, umin, umax = S64_MIN, S64_MAX, a.u32min, a.u32max
         low = (a.s32min, a.s32max, a.u32min, a.u32max)
-        return sync(value, mask, smin, smax, umin, umax, *low) or _unknown_field(bits, signed)
+        return sync(value, mask, smin, smax, umin, umax, *low) or unknown_field(bits, signed)
     # Any range that holds the field's bits will do; the narrowest goes round the circle least.
     ends = (a.smin, a.smax) if a.smax - a.smin < a.umax - a.umin else (a.umin, a.umax)
     if bits < LOW_BITS:
@@ -495,7 +534,7 @@ def low_field(a: Scalar, bits: int, *, signed: bool) -> Scalar:
         value, mask = a.value & field, a.mask & field
         smin, smax = S64_MIN, S64_MAX
     narrowed = sync(value, mask, smin, smax, umin, umax, S32_MIN, S32_MAX, 0, U32)
-    return narrowed or _unknown_field(bits, signed)
+    return narrowed or unknown_field(bits, signed)
 
 
 def truncate(a: Scalar, size_bytes: int, signed: bool) -> Scalar:
@@ -503,7 +542,8 @@ def truncate(a: Scalar, size_bytes: int, signed: bool) -> Scalar:
     return low_field(a, size_bytes * 8, signed=signed)
 
 
-def _unknown_field(bits: int, signed: bool) -> Scalar:
+def unknown_field(bits: int, signed: bool) -> Scalar:
+    """Any `bits` bits, zero- or sign-extended to 64."""
     field = (1 << bits) - 1
     half = field >> 1
     if signed:
@@ -515,11 +555,11 @@ def _unknown_field(bits: int, signed: bool) -> Scalar:
 
 
 _LOADED = {
-    (size_bytes, signed): _unknown_field(min(size_bytes * 8, BITS), signed)
+    (size_bytes, signed): unknown_field(min(size_bytes * 8, BITS), signed)
     for size_bytes in (1, 2, 4, 8)
     for signed in (False, True)
 }
-UNKNOWN32 = _unknown_field(LOW_BITS, False)
+UNKNOWN32 = unknown_field(LOW_BITS, False)
 
 
 def load_result(size_bytes: int, signed: bool) -> Scalar:

@@ -80,15 +80,20 @@ def xor(av: int, am: int, bv: int, bm: int, full: int) -> Tnum:
 
 
 def mul(av: int, am: int, bv: int, bm: int, full: int) -> Tnum:
-    """Products, modulo the word.
+    """Products, modulo the word: bit by bit of the factor that has fewer unknown ones."""
+    if (bm.bit_count(), bv.bit_count()) < (am.bit_count(), av.bit_count()):
+        return mul_in_order(bv, bm, av, am, full)
+    return mul_in_order(av, am, bv, bm, full)
+
+
+def mul_in_order(av: int, am: int, bv: int, bm: int, full: int) -> Tnum:
+    """Products, modulo the word, bit by bit of the first factor: as kernels know them.
 
     Long multiplication: for every bit of one factor the sum so far either takes the shifted other
     factor, or does not, or (bit unknown) may do either and becomes the union of both. After bit i
     the sum holds every product with the low i bits of the factor; that is the induction. Later
     steps leave the bits below i alone, so once all others are unknown nothing more can be learnt.
     """
-    if (bm.bit_count(), bv.bit_count()) < (am.bit_count(), av.bit_count()):
-        av, am, bv, bm = bv, bm, av, am
     value = mask = 0
     above = full
     while (av | am) and above:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pybpfvm.isa.insn import Insn
-from pybpfvm.verifier.calls import check_callback, helper_of
+from pybpfvm.verifier.calls import helper_of
 from pybpfvm.verifier.checks import check_readable
 from pybpfvm.verifier.privileges.leaks import check_conceals
 from pybpfvm.verifier.refusal import forbidden, possibly_null, unsupported
@@ -186,7 +186,6 @@ def _defer(env: Environment, field: Reg, function: Reg, *, sleepable: bool) -> N
             reason="r2 is what is to be called",
             culprit=function,
         )
-    check_callback(env, function)
     if not env.options.caps.perfmon:
         raise unsupported("callbacks that run later, for loaders without CAP_PERFMON")
     env.deferred.setdefault(Deferred(function.subprog, field.map_index, sleepable))

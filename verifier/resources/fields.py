@@ -101,8 +101,10 @@ def fields_of(btf: Btf | None, spec: MapSpec) -> tuple[Field, ...]:
 
     Raises Refused (unsupported) for a type that can not be followed, or that has too many.
     """
-    if btf is None or not spec.btf_value_type_id:
+    if not spec.btf_value_type_id:
         return ()
+    if btf is None:
+        raise unsupported(f"map '{spec.name}' with values of a BTF type, but without the BTF")
     try:
         return _Walk(btf).of_value(spec.btf_value_type_id)
     except _TooComplex as problem:

@@ -9,7 +9,6 @@ Kernel Documentation/bpf/graph_ds_impl.rst; order and messages as the running ke
 from __future__ import annotations
 
 from pybpfvm.isa.insn import Insn
-from pybpfvm.verifier.calls import check_callback
 from pybpfvm.verifier.checks import check_readable
 from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.jumps import places
@@ -82,7 +81,6 @@ def rbtree_add(env: Environment, state: State, insn: Insn, pc: int) -> None:
             reason="r3 is what compares two objects",
             culprit=less,
         )
-    check_callback(env, less)
     is_scalar(state.frame.regs[5], 5)
     _give_up(env, state, node)
     state.frame.regs[0:6] = [unknown(pc), *[clobbered(pc)] * 5]

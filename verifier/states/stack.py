@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from pybpfvm.isa.opcodes import AluOp
+from pybpfvm.verifier.domains.alu import transfer_of
 from pybpfvm.verifier.domains.scalar import Scalar, load_result, truncate
 from pybpfvm.verifier.states.regstate import Reg, RegType, is_null, mark_precise, same_reg, scalar
 from pybpfvm.verifier.states.state import Frame
@@ -22,6 +24,7 @@ INVALID, SPILL, MISC, ZERO, OBJECT = range(5)
 SLOT_BYTES = 8
 
 _SCALAR = RegType.SCALAR_VALUE
+_EXTENDING = {1: AluOp.MOVSX8, 2: AluOp.MOVSX16, 4: AluOp.MOVSX32}
 
 
 class Slot:
@@ -122,12 +125,13 @@ def spill(frame: Frame, off: int, size: int, value: Reg) -> None:
     """Store the low `size` bytes of `value` at a multiple of 8, so that a load gives it back.
 
     A number that does not fit loses its identity with others: what is stored is another number.
+    What is known of it is kept whole, and cut when it is loaded.
     """
     if size == SLOT_BYTES:
         frame.put(off, Slot(_SPILLED, value, 8), whole=True)
         return
     if value.var.umax >> (size * 8):
-        value = scalar(truncate(value.var, size, False), value.at, (value,))
+        value = scalar(value.var, value.at, (value,))
     old = frame.stack.get(off, EMPTY)
     rest = _without_spill(old.kinds)
     frame.put(off, Slot(_SPILLED[:size] + bytes(rest[size:]), value, size))
@@ -198,9 +202,12 @@ def spilled_pointer(frame: Frame, off: int, size: int) -> Reg | None:
     return None
 
 
-def read(frame: Frame, off: int, size: int, *, signed: bool, at: int, little: bool) -> Reg:
+def read(
+    frame: Frame, off: int, size: int, *, signed: bool, at: int, little: bool, as_kernel: bool
+) -> Reg:
     """What a load of `size` initialised bytes inside one slot gives. The slot's register as it
-    was if all of it is read; its low bytes if they are a number's; 0 for zeroes."""
+    was if all of it is read; its low bytes if they are a number's; 0 for zeroes. `as_kernel`: of
+    signs that are extended no more is known than kernels know."""
     base, index = off & -SLOT_BYTES, off & 7
     slot = frame.stack.get(base, EMPTY)
     kinds = slot.kinds[index : index + size]
@@ -212,7 +219,11 @@ def read(frame: Frame, off: int, size: int, *, signed: bool, at: int, little: bo
         if number and index == 0 and size <= slot.spilled and little:
             if not signed and size == slot.spilled and not held.var.umax >> (size * 8):
                 return held
-            var = truncate(held.var, size, signed)
+            if signed:
+                extend = transfer_of(_EXTENDING[size], 64, as_kernel=as_kernel)
+                var = extend(held.var, held.var)
+            else:
+                var = truncate(held.var, size, False)
             return held if var is held.var else scalar(var, at, (held,))
         if number and is_null(held) and kinds.count(SPILL) + kinds.count(ZERO) == size:
             return scalar(Scalar.const(0), at, (held,))

@@ -251,17 +251,18 @@ def _cross(prover: Prover) -> bool:
     return prover.always(run)
 
 
-def _with_low(prover: Prover) -> bool:
-    x = prover.word()
-    a = prover.scalar(x)
+def _with_low(ends: Callable[..., Any]) -> Claim:
+    def claim(prover: Prover) -> bool:
+        x = prover.word()
+        a = prover.scalar(x)
 
-    def run() -> Any:
-        found = scalar._with_low(
-            a.smin, a.smax, a.umin, a.umax, a.s32min, a.s32max, a.u32min, a.u32max
-        )
-        return in_interval(prover, x, found)
+        def run() -> Any:
+            found = ends(a.smin, a.smax, a.umin, a.umax, a.s32min, a.s32max, a.u32min, a.u32max)
+            return in_interval(prover, x, found)
 
-    return prover.always(run)
+        return prover.always(run)
+
+    return claim
 
 
 def _hand_through(*views: Any) -> Scalar:
@@ -272,10 +273,16 @@ def _hand_small_through(value: Any, mask: Any, low: Any, high: Any) -> Scalar:
     return Scalar(value, mask, low, high, low, high, low, high, low, high)
 
 
+def _as_it_is(found: Scalar) -> Scalar:
+    return found
+
+
 def _without_sync(prover: Prover, run: Callable[[], Any]) -> bool:
     with (
         patch.object(alu, "sync", _hand_through),
         patch.object(alu, "sync_small", _hand_small_through),
+        patch.object(alu, "sharpened", _as_it_is),
+        patch.object(branch, "sharpened", _as_it_is),
         patch.object(branch, "sync", _hand_through),
         patch.object(branch, "sync_small", _hand_small_through),
         patch.object(scalar, "sync", _hand_through),
@@ -283,7 +290,7 @@ def _without_sync(prover: Prover, run: Callable[[], Any]) -> bool:
         return prover.always(run)
 
 
-def _transfer(op: AluOp, width: int) -> Claim:
+def _transfer(op: AluOp, width: int, *, as_kernel: bool = False) -> Claim:
     def claim(prover: Prover) -> bool:
         x, y = prover.word(), prover.word()
         a, b = prover.scalar(x), prover.scalar(y)
@@ -295,7 +302,7 @@ def _transfer(op: AluOp, width: int) -> Claim:
             lambda: in_scalar(
                 prover,
                 CONCRETE_ALU[op](x, y, width),
-                alu.alu(op, width, a, b),
+                alu.alu(op, width, a, b, as_kernel=as_kernel),
             ),
         )
 
@@ -314,13 +321,14 @@ def _holds(op: JmpOp, prover: Prover, x: Symbol, y: Symbol, width: int) -> bool:
     return bool(getattr(operator, op.value.removeprefix("j").removeprefix("s"))(x, y))
 
 
-def _refinement(op: JmpOp, width: int) -> Claim:
+def _refinement(op: JmpOp, width: int, *, as_kernel: bool = False) -> Claim:
     def claim(prover: Prover) -> bool:
         x, y = prover.word(), prover.word()
         a, b = prover.scalar(x), prover.scalar(y)
 
         def run() -> Any:
-            arm = branch.arms_of(op, width)[0 if _holds(op, prover, x, y, width) else 1](a, b)
+            arms = branch.arms_of(op, width, as_kernel=as_kernel, forgets=as_kernel)
+            arm = arms[0 if _holds(op, prover, x, y, width) else 1](a, b)
             if arm is None:
                 return z3.BoolVal(False)
             return z3.And(in_scalar(prover, x, arm[0]), in_scalar(prover, y, arm[1]))
@@ -369,7 +377,23 @@ CLAIMS: dict[str, tuple[Claim, tuple[int, ...]]] = {
     **{f"range {op.value}": (_interval_shift(op, run), _ANY) for op, run in _SHIFT.items()},
     "range low bits": (_low_bits, _ANY),
     "sync: signed with unsigned": (_cross, _FULL_ONLY),
-    "sync: word with low half": (_with_low, _FULL_ONLY),
+    "sync: word with low half": (_with_low(scalar._with_low), _FULL_ONLY),
+    "sharpened: word with low half": (_with_low(scalar._all_with_low), _FULL_ONLY),
+    "kernel's tnum mul": (_tnum_binary(AluOp.MUL, tnum.mul_in_order), _ANY),
+    "kernel's range mul": (_interval_binary(AluOp.MUL, interval.mul_unless_wraps), _ANY),
+    "kernel's range and": (_interval_binary(AluOp.AND, interval.and_unsigned), _ANY),
+    **{
+        f"kernel's transfer {op.value}{width}": (_transfer(op, width, as_kernel=True), _FULL_ONLY)
+        for op in (AluOp.AND, AluOp.LSH)
+        for width in (64, 32)
+    },
+    **{
+        f"kernel's branch jset{width}": (
+            _refinement(JmpOp.JSET, width, as_kernel=True),
+            _FULL_ONLY,
+        )
+        for width in (64, 32)
+    },
     **{
         f"transfer {op.value}{width}": (_transfer(op, width), _FULL_ONLY)
         for op in _TRANSFERS

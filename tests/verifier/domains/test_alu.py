@@ -8,16 +8,27 @@ from __future__ import annotations
 
 import os
 import random
+from itertools import product
 from typing import Any
 
 import pytest
 
-from pybpfvm.isa.opcodes import AluOp
+from pybpfvm.isa.opcodes import AluOp, JmpOp
 from pybpfvm.isa.semantics import CONCRETE_ALU
-from pybpfvm.verifier.domains.alu import FAST32, FAST64, TRANSFER32, TRANSFER64, alu
-from pybpfvm.verifier.domains.scalar import Scalar, contains, load_result, sync
+from pybpfvm.verifier.domains.alu import (
+    FAST32,
+    FAST64,
+    KERNEL32,
+    KERNEL64,
+    KERNEL_SLOW32,
+    KERNEL_SLOW64,
+    TRANSFER32,
+    TRANSFER64,
+    alu,
+)
+from pybpfvm.verifier.domains.scalar import Scalar, contains, is_subsumed_by, load_result, sync
 from tests.verifier.domains.gamma import gamma, image, sampled, scalar_pairs, table
-from tests.verifier.domains.world import world
+from tests.verifier.domains.world import World, world
 
 PAIRS = int(os.environ.get("PYBPFVM_DOMAIN_PAIRS", "700"))
 
@@ -26,7 +37,11 @@ PAIRS = int(os.environ.get("PYBPFVM_DOMAIN_PAIRS", "700"))
 SMALL = [op for op in AluOp if not op.value[-1].isdigit()]
 
 
-@pytest.mark.parametrize("table_", [TRANSFER64, TRANSFER32], ids=["64", "32"])
+@pytest.mark.parametrize(
+    "table_",
+    [TRANSFER64, TRANSFER32, KERNEL64, KERNEL32],
+    ids=["64", "32", "kernel's 64", "kernel's 32"],
+)
 def test_every_operation_has_a_transfer(table_: Any) -> None:
     assert set(table_) == set(AluOp)
 
@@ -36,10 +51,10 @@ def test_every_operation_has_a_transfer(table_: Any) -> None:
 def test_small_world(op: AluOp, bits: int) -> None:
     """All pairs of 2-bit words; of 4-bit words a sample. Both widths of the operation."""
     w = world(bits)
-    for width in (bits, bits // 2):
+    for width, as_kernel in product((bits, bits // 2), (False, op in KERNEL_SLOW64)):
         rows = table(bits, lambda x, y, width=width: CONCRETE_ALU[op](x, y, width))  # type: ignore[misc]
         for a, a_numbers, b, b_numbers in scalar_pairs(bits, max(PAIRS, 300), seed=width):
-            got = w.alu.alu(op, width, a, b)
+            got = w.alu.alu(op, width, a, b, as_kernel=as_kernel)
             missed = image(rows, a_numbers, b_numbers) & ~gamma(w, got)
             assert not missed, f"{op.value}{width} {a} {b}: {got} misses {missed:b}"
             assert w.scalar.sync(*got.key()) == got, f"{op.value}{width} {a} {b}: not in step"
@@ -54,9 +69,11 @@ def test_sign_extending_moves_in_a_small_world(bits: int) -> None:
         for n in range(16):
             if numbers >> n & 1:
                 extended = ((n & (2 * sign - 1)) ^ sign) - sign
-                assert w.scalar.contains(w.alu.movsx64(bits)(scalar, scalar), extended & 15)
+                for movsx in (w.alu.movsx64(bits), w.alu.kernel_movsx64(bits)):
+                    assert w.scalar.contains(movsx(scalar, scalar), extended & 15)
                 if bits < 3:
-                    assert w.scalar.contains(w.alu.movsx32(bits)(scalar, scalar), extended & 3)
+                    for movsx in (w.alu.movsx32(bits), w.alu.kernel_movsx32(bits)):
+                        assert w.scalar.contains(movsx(scalar, scalar), extended & 3)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -69,8 +86,8 @@ def test_large_words_sampled(seed: int) -> None:
         if choose.random() < 0.3:
             b, more = Scalar.const(more[0] & 63), [more[0] & 63]
         for op in AluOp:
-            for width in (64, 32):
-                got = alu(op, width, a, b)
+            for width, as_kernel in product((64, 32), (False, op in KERNEL_SLOW64)):
+                got = alu(op, width, a, b, as_kernel=as_kernel)
                 for x in some:
                     for y in more:
                         result = CONCRETE_ALU[op](x, y, width)
@@ -81,24 +98,61 @@ def test_large_words_sampled(seed: int) -> None:
                 assert sync(*got.key()) == got, f"seed {seed}: {op.value}{width} {a} {b}"
 
 
+def _compared(w: World, choose: random.Random, half: int) -> list[tuple[Any, Any]]:
+    """Pairs whose low halves were compared: ranges of the word may be wider than theirs."""
+    found: list[tuple[Any, Any]] = []
+    while len(found) < 300:
+        a, b = sampled(choose, w)[0], sampled(choose, w)[0]
+        op = choose.choice((JmpOp.JSLT, JmpOp.JSGE, JmpOp.JLT))
+        arms = w.branch.arms_of(op, half, as_kernel=True)
+        found += [pair for arm in arms if (pair := arm(a, b)) is not None]
+    return found
+
+
 @pytest.mark.parametrize(
     ("op", "width"),
     [(op, 64) for op in FAST64] + [(op, 32) for op in FAST32],
     ids=lambda value: getattr(value, "value", value),
 )
 @pytest.mark.parametrize("bits", [4, 64])
-def test_fast_paths_answer_as_the_slow_ones(op: AluOp, width: int, bits: int) -> None:
+@pytest.mark.parametrize("as_kernel", [False, True], ids=["ours", "kernel's"])
+def test_fast_paths_answer_as_the_slow_ones(
+    op: AluOp, width: int, bits: int, as_kernel: bool
+) -> None:
     w = world(bits)
     wide = width == 64
-    fast = (w.alu.FAST64 if wide else w.alu.FAST32)[op]
+    ours, kernels = ("TRANSFER64", "KERNEL64") if wide else ("TRANSFER32", "KERNEL32")
+    fast = getattr(w.alu, kernels if as_kernel else ours)[op]
     slow = (w.alu.SLOW64 if wide else w.alu.SLOW32)[op]
+    if as_kernel:
+        slow = (w.alu.KERNEL_SLOW64 if wide else w.alu.KERNEL_SLOW32).get(op, slow)
     choose = random.Random(3)
     if bits == 4:
         pairs = [(a, b) for a, _, b, _ in scalar_pairs(4, 3000, seed=5)]
     else:
         pairs = [(sampled(choose, w)[0], sampled(choose, w)[0]) for _ in range(300)]
+    pairs += _compared(w, choose, bits // 2)
     for a, b in pairs:
         assert fast(a, b) == slow(a, b), f"{op.value}{width} {a} {b}"
+
+
+@pytest.mark.parametrize(
+    ("op", "width"),
+    [(op, 64) for op in KERNEL_SLOW64] + [(op, 32) for op in KERNEL_SLOW32],
+    ids=lambda value: getattr(value, "value", value),
+)
+def test_kernels_know_less(op: AluOp, width: int) -> None:
+    """Nothing that our own transfer does not know, of some operands less. Of products the bits may
+    be others: neither order of the factors is always the better one."""
+    w = world(64)
+    choose = random.Random(4)
+    less = 0
+    for _ in range(600):
+        a, b = sampled(choose, w)[0], sampled(choose, w)[0]
+        ours, theirs = alu(op, width, a, b), alu(op, width, a, b, as_kernel=True)
+        assert op is AluOp.MUL or is_subsumed_by(ours, theirs), f"{op.value}{width} {a} {b}"
+        less += ours != theirs
+    assert less
 
 
 _BYTE = load_result(1, False)

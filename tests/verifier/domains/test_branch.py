@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from functools import reduce
+from itertools import product
 
 import pytest
 
@@ -54,6 +55,30 @@ def test_small_world(op: JmpOp, bits: int) -> None:
                     assert w.scalar.is_subsumed_by(narrowed, operand), what
                     assert w.scalar.sync(*narrowed.key()) == narrowed, what
     assert alive > 100
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_what_kernels_learn_of_bits_loses_no_pair(bits: int) -> None:
+    """JSET as kernels have it: nothing but what is so, and nothing that we do not know."""
+    w = world(bits)
+    less = 0
+    for width in (bits, bits // 2):
+        sharp = w.branch.arms_of(JmpOp.JSET, width)
+        kernels = w.branch.arms_of(JmpOp.JSET, width, as_kernel=True, forgets=True)
+        for a, a_numbers, b, b_numbers in scalar_pairs(bits, max(PAIRS, 300), seed=width):
+            for ours, theirs, jumps in zip(sharp, kernels, (True, False)):
+                arm, known = theirs(a, b), ours(a, b)
+                what = f"jset{width} {a} {b}: {arm}"
+                for x, y in product(members(a_numbers), members(b_numbers)):
+                    if CONCRETE_JMP[JmpOp.JSET](x, y, width) is jumps:
+                        assert arm is not None, what
+                        assert w.scalar.contains(arm[0], x), what
+                        assert w.scalar.contains(arm[1], y), what
+                if known is not None:
+                    assert arm is not None, what
+                    assert all(map(w.scalar.is_subsumed_by, known, arm)), what
+                less += known != arm
+    assert less
 
 
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.value)

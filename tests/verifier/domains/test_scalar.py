@@ -16,6 +16,7 @@ from pybpfvm.verifier.domains.scalar import (
     load_result,
     meet,
     remembering,
+    sharpened,
     sync,
     truncate,
 )
@@ -242,12 +243,42 @@ def test_range_has_its_ends_in_every_view() -> None:
         ({"smin": -3, "smax": 10}, {"s32min": -3, "s32max": 10, "umax": U64}),
         # The low half moves the ends of the word.
         ({"umin": 1 << 32, "umax": (2 << 32) - 1, "u32min": 7}, {"umin": (1 << 32) + 7}),
-        ({"umin": (1 << 32) + 9, "u32max": 7}, {"umin": 2 << 32}),
+        ({"smin": -128, "smax": 127, "s32min": 5, "s32max": 9}, {"smin": 5, "umax": 9}),
+        # Kernels look no further than within the half, nor at negative halves of short words.
+        ({"umin": (1 << 32) + 9, "u32max": 7}, {"umin": (1 << 32) + 9}),
+        ({"smin": -128, "smax": 127, "s32min": -16}, {"smin": -128}),
         # 32-bit knowledge alone says nothing of the upper half (catalogue A 3).
         ({"u32max": 7}, {"umin": 0, "umax": U64 - (1 << 32) + 8, "value": 0}),
     ],
 )
 def test_views_narrow_one_another(views: dict[str, int], expected: dict[str, int]) -> None:
+    scalar = _synced(views)
+    assert {name: getattr(scalar, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("views", "expected"),
+    [
+        ({"umin": (1 << 32) + 9, "u32max": 7}, {"umin": 2 << 32}),
+        ({"umax": (2 << 32) + 3, "u32min": 7}, {"umax": (2 << 32) - 1}),
+        ({"smin": -128, "smax": 127, "s32min": -16}, {"smin": -16, "smax": 127}),
+        ({"umin": 5, "umax": 9}, {"umin": 5, "umax": 9}),
+    ],
+)
+def test_sharpened_looks_further(views: dict[str, int], expected: dict[str, int]) -> None:
+    scalar = sharpened(_synced(views))
+    assert scalar is not None
+    assert {name: getattr(scalar, name) for name in expected} == expected
+    assert sharpened(scalar) is scalar
+
+
+def test_sharpened_tells_that_nothing_is_left() -> None:
+    assert sharpened(_synced({"umin": 9 << 32 | 9, "umax": 11 << 32 | 2, "u32min": 5})) is not None
+    views = {"umin": 9 << 32 | 9, "umax": 10 << 32 | 2, "u32min": 5, "u32max": 8}
+    assert sharpened(_synced(views)) is None
+
+
+def _synced(views: dict[str, int]) -> Scalar:
     unknown = Scalar.UNKNOWN
     names = [
         "value",
@@ -263,7 +294,7 @@ def test_views_narrow_one_another(views: dict[str, int], expected: dict[str, int
     ]
     scalar = sync(*(views.get(name, getattr(unknown, name)) for name in names))
     assert scalar is not None
-    assert {name: getattr(scalar, name) for name in expected} == expected
+    return scalar
 
 
 def test_what_remembers_gives_what_it_would_without() -> None:
