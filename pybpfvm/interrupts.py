@@ -4,13 +4,16 @@ Python runs a handler between any two instructions of the main thread. What it r
 of a ring's bookkeeping would lose requests. So while a ring is open, handlers that come during its
 calls are run where such a call can be left: between runs of programs, after a sleep, at the end. A
 second signal of the same kind does not wait, and neither do others (an alarm, say).
+
+`verify` does alike: its document is whole, and an exploration stops between two instructions.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from types import FrameType
 from typing import Any, ParamSpec, TypeVar
@@ -80,6 +83,31 @@ def uninterrupted(call: Callable[_P, _R]) -> Callable[_P, _R]:
                 breathe()
 
     return run
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Handlers wait inside, and also afterwards until there is a place to `breathe`."""
+    if not _is_main():
+        yield
+        return
+    _waiting.depth += 1
+    try:
+        yield
+    finally:
+        _waiting.depth -= 1
+
+
+@contextmanager
+def watching() -> Iterator[None]:
+    """`watch` and `unwatch`; what is due at the end is not run any more."""
+    watch()
+    try:
+        yield
+    finally:
+        if _waiting.users == 1:
+            _waiting.due.clear()
+        unwatch()
 
 
 def breathe() -> None:

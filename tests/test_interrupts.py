@@ -113,3 +113,20 @@ def test_a_handler_set_meanwhile_stays() -> None:
         interrupts.unwatch()
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     signal.signal(signal.SIGINT, before)
+
+
+def test_what_comes_while_signals_are_held_waits_for_a_place_to_breathe() -> None:
+    with interrupts.watching():
+        with interrupts.held():
+            _interrupt()
+        with pytest.raises(KeyboardInterrupt):
+            breathe()
+        breathe()
+
+
+def test_what_comes_after_all_is_done_stops_nothing() -> None:
+    with interrupts.watching(), interrupts.held():
+        _interrupt()
+    breathe()
+    with pytest.raises(KeyboardInterrupt):
+        _interrupt()
