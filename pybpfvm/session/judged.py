@@ -11,7 +11,7 @@ from pybpfvm.isa.disasm import format_insn
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Kind as InsnKind
 from pybpfvm.listing import Names
-from pybpfvm.profiles.base import Profile
+from pybpfvm.profiles.base import CtxField, Profile
 from pybpfvm.profiles.mainline import MAINLINE_NAMES
 from pybpfvm.program import BpfObject, Program
 from pybpfvm.verifier.verdict import Accepted, Finding, Inconclusive, Rejected, Verdict
@@ -53,7 +53,8 @@ class JudgedProgram:
 
     `insns` are the texts, by pc, of the instructions that findings name and of those around them.
     `recorded` is what the recorder of a format kept, None without one. `interrupted`: judging ended
-    here, with what was known by then.
+    here, with what was known by then. `ctx_fields` are those of the context, where a witness needs
+    them.
     """
 
     name: str
@@ -66,6 +67,7 @@ class JudgedProgram:
     recorded: object = None
     kernel: KernelSide | None = None
     interrupted: bool = False
+    ctx_fields: tuple[CtxField, ...] = ()
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -166,7 +168,9 @@ def judged_program(
     for finding in (*result.findings, *verdict.warnings):
         named.add(finding.pc)
         named.update(step.pc for step in finding.path)
-    return replace(result, insns=_texts(program, obj, profile, named))
+    told = any(found.witness is not None and any(found.witness.ctx) for found in result.findings)
+    fields = profile.ctx_fields if profile is not None and told else ()
+    return replace(result, insns=_texts(program, obj, profile, named), ctx_fields=fields)
 
 
 class _Names(Names):
