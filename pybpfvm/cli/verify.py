@@ -246,6 +246,7 @@ def _type(name: str | None) -> str | None:
     if name is None:
         return None
     from pybpfvm.profiles import all_profiles
+    from pybpfvm.profiles.btf_typed import BTF_TYPED, btf_typed_profile
     from pybpfvm.profiles.ordinary import profile_of_section, unsupported_type
 
     known = all_profiles()
@@ -254,6 +255,18 @@ def _type(name: str | None) -> str | None:
     found = profile_of_section(name)
     if found is not None:
         return found.name
+    by_section = next(
+        (one for one in BTF_TYPED if name == one.name or one is btf_typed_profile(f"{name}/x")),
+        None,
+    )
+    if by_section is not None:
+        example = f"{by_section.sections[0].prefix}NAME"
+        raise InputError(
+            f"what a program of type {by_section.name} is attached to decides its rules, and only "
+            "its section says it",
+            where="--type",
+            remedy=f"leave it out, and give the program a section such as {example}",
+        )
     kind = unsupported_type(name)
     ordinary = ", ".join(p.name for p in known.values() if p.ring is None)
     raise InputError(

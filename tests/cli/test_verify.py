@@ -182,6 +182,11 @@ def elf(tmp_path: Path, name: str, sections: list[Sec], symbols: list[Sym]) -> P
 BAD = [
     (("--abi", "v3", "--type", "xdp", GOOD), "--abi and --type"),
     (("--type", "nonsense", GOOD), "no program type is 'nonsense'"),
+    (("--type", "tracing", GOOD), "only its section says it"),
+    (("--type", "fexit", GOOD), "a section such as fentry/NAME"),
+    (("--type", "lsm", GOOD), "a section such as lsm/NAME"),
+    (("--type", "struct_ops", GOOD), "a section such as struct_ops/NAME"),
+    (("--type", "lirc_mode2", GOOD), "BPF_PROG_TYPE_LIRC_MODE2 are not supported"),
     (("--abi", "nonsense", GOOD), "no ABI profile is called 'nonsense'"),
     (("--set", "limit", MISTAKES), "'limit' is not NAME=VALUE"),
     (("--set", "limit=x", MISTAKES), "'x' is not a value"),
