@@ -70,19 +70,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(command: str, arguments: Sequence[str]) -> int:
     if command not in _ANSWER_INTERRUPTED:
         return _answered(command, arguments)
-    from pybpfvm.interrupts import watching
+    from pybpfvm.interrupts import held
 
-    with watching():
+    with held():
         return _answered(command, arguments)
 
 
 def _answered(command: str, arguments: Sequence[str]) -> int:
     from pybpfvm.errors import InternalError, PybpfvmError
-    from pybpfvm.interrupts import held
 
     try:
         # Looking for garbage among what imports make takes a tenth of their time.
-        with no_collection(), held():
+        with no_collection():
             args = _parser(command).parse_args(arguments)
             run = import_module(f"pybpfvm.cli.{command}").run
         code: int = run(args)

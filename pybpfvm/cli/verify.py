@@ -21,7 +21,6 @@ from pybpfvm.cli.common import (
 )
 from pybpfvm.errors import InputError
 from pybpfvm.inputfile import read_input_file
-from pybpfvm.interrupts import held
 from pybpfvm.report.formats import FORMATS, Format, Report, format_named
 from pybpfvm.report.judging_progress import JudgingProgress
 from pybpfvm.report.paint import wants_colour
@@ -154,24 +153,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     # Ctrl-C cuts judging short, and nothing else: what is known is written in full.
-    with held():
-        request, assignment, chosen, output = _asked(args)
+    request, assignment, chosen, output = _asked(args)
     with JudgingProgress() as progress:
         objects = judge_all(args.objects, assignment, jobs=args.jobs, progress=progress)
-    with held():
-        report = Report(
-            objects,
-            request,
-            timings=args.timings,
-            colour=output is None and wants_colour(sys.stdout),
-            log_level=request.log_level,
-        )
-        text = chosen.render(report)
-        if output is None:
-            _print(text)
-            sys.stdout.flush()
-        else:
-            output.write(text)
+    report = Report(
+        objects,
+        request,
+        timings=args.timings,
+        colour=output is None and wants_colour(sys.stdout),
+        log_level=request.log_level,
+    )
+    text = chosen.render(report)
+    if output is None:
+        _print(text)
+    else:
+        output.write(text)
     return report.exit_code
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pybpfvm.errors import InputError
-from pybpfvm.interrupts import breathe, watch
+from pybpfvm.interrupts import released
 from pybpfvm.session.judged import JudgedObject, JudgedProgram
 from pybpfvm.session.object_judge import Assignment, ObjectJudge, unusable
 from pybpfvm.verifier.verdict import Finding, Inconclusive, Kind, Rule, Statistics, cut_short
@@ -74,11 +74,11 @@ def judge_all(
     objects = [_Object(JudgedObject(path, assignment.request.kernel)) for path in paths]
     work = _Work(objects, assignment, progress)
     try:
-        breathe()
-        if jobs == 1:
-            work.alone()
-        else:
-            work.shared(jobs)
+        with released():
+            if jobs == 1:
+                work.alone()
+            else:
+                work.shared(jobs)
     except KeyboardInterrupt:
         pass
     return tuple(one.result() for one in objects)
@@ -266,7 +266,6 @@ def _serve(pipe: Connection, assignment: Assignment) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     try:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        watch()
         _serve_all(pipe, assignment)
     except KeyboardInterrupt:
         return
