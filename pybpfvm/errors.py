@@ -63,9 +63,15 @@ class UnsupportedError(InputError):
         return UnsupportedError(self.feature, where=where, remedy=self.remedy)
 
 
+# Errors that the kernel has for itself and that bpf(2) lets through all the same.
+_KERNEL_ONLY = {512: "ERESTARTSYS", 524: "ENOTSUPP"}
+
+
 def errno_name(number: int) -> str:
-    """`EINVAL` for 22 or -22; the decimal number where the platform has no name."""
-    return _errno.errorcode.get(abs(number), str(abs(number)))
+    """`EINVAL` for 22 or -22; the decimal number where neither the platform nor the kernel has a
+    name."""
+    number = abs(number)
+    return _errno.errorcode.get(number) or _KERNEL_ONLY.get(number, str(number))
 
 
 class RingError(PybpfvmError):

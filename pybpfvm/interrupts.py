@@ -5,6 +5,9 @@ of a ring's bookkeeping would lose requests. So during a ring's call the handler
 replaced; what comes is run where such a call can be left: between runs of programs, after a sleep,
 at the end. A second signal of the same kind does not wait.
 
+`verify` does alike: its document is whole (`held`), and an exploration stops between two
+instructions.
+
 A handler that runs in the middle of a call can not make a ring's call itself: InputError.
 """
 
@@ -13,7 +16,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from types import FrameType
 from typing import Any, ParamSpec, TypeVar
@@ -115,6 +119,33 @@ def uninterrupted(call: Callable[_P, _R]) -> Callable[_P, _R]:
             _waiting.end()
 
     return run
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Handlers wait inside, until they are `released`; what is due at the end is forgotten."""
+    if _waiting.calls or threading.get_ident() != threading.main_thread().ident:
+        yield
+        return
+    try:
+        _waiting.begin()
+        yield
+    finally:
+        _waiting.due.clear()
+        _waiting.end()
+
+
+@contextmanager
+def released() -> Iterator[None]:
+    """Within `held`, handlers run at once again; what is due runs first."""
+    if not _waiting.calls or threading.get_ident() != threading.main_thread().ident:
+        yield
+        return
+    try:
+        _waiting.end()
+        yield
+    finally:
+        _waiting.begin()
 
 
 def breathe() -> None:

@@ -7,7 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.evidence import BEGIN, END, README, keep, speed_table, table, with_table, written
+from tests.support.evidence import (
+    BEGIN,
+    END,
+    README,
+    files,
+    keep,
+    speed_table,
+    table,
+    tables_page,
+    verifier_table,
+    with_table,
+    written,
+)
 
 
 def test_the_readme_shows_what_is_kept() -> None:
@@ -50,6 +62,49 @@ def test_a_table_of_speeds(tmp_path: Path) -> None:
     assert "| jit | 3,711 | 12,000 | 0.91 | - |" in made
     assert "Not measured: ubpf JIT (there is none)." in made
     assert "`make bench`, 2026-01-02, C, 2 CPUs, Linux 6, Python 3.11, load average 0.2." in made
+
+
+def test_a_table_of_the_verifiers_speed_names_missed_targets(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    kept = {
+        "compiled: median speed": [120.04, "k insns/s"],
+        "compiled: processed, ours / kernel, most": [1.234, "x"],
+        "9 generated: median speed": [99.9, "k insns/s"],
+    }
+    path.write_text(json.dumps({"verifier": kept}))
+    assert verifier_table(path).splitlines() == [
+        "| the verifier | compiled programs | 9 generated programs | target | |",
+        "|---|---:|---:|---:|---|",
+        "| thousand instructions processed a second, median | 120.0 | 99.9 | 100 | missed |",
+        "| processed, as a multiple of the kernel's, at most | 1.23 | - | 1.2 | missed |",
+        "| time, as a multiple of the kernel's | - | - | 10.6 | not measured |",
+    ]
+    kept["9 generated: median speed"][0] = 100.0
+    path.write_text(json.dumps({"verifier": kept}))
+    assert "| 120.0 | 100.0 | 100 | met |" in verifier_table(path)
+
+
+def test_tables_behind_the_figures_have_a_page(tmp_path: Path) -> None:
+    counts = {"xdp": {"agreed": 1200, "we-looser": 0}, "tc": {"agreed": 7, "we-looser": 1}}
+    path = keep("x", "make x", [("programs", "12")], tmp_path, tables={"By type": counts})
+    page = tables_page(path).splitlines()
+    assert page[0] == "# `make x`: what was counted"
+    assert "[x.json](x.json)" in page[2]
+    assert page[4:] == [
+        "## By type",
+        "",
+        "| | agreed | we-looser |",
+        "|---|---:|---:|",
+        "| xdp | 1,200 | 0 |",
+        "| tc | 7 | 1 |",
+    ]
+    assert tables_page(keep("y", "make y", [], tmp_path)) == ""
+
+
+def test_pages_of_tables_are_those_that_are_kept() -> None:
+    kept = {path.with_suffix(".md"): tables_page(path) for path in files()}
+    for path, page in kept.items():
+        assert (path.read_text(encoding="utf-8") if path.exists() else "") == page, "make figures"
 
 
 def test_a_readme_without_marks_is_an_error() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from pybpfvm import interrupts
 from pybpfvm.errors import InputError
-from pybpfvm.interrupts import breathe, uninterrupted
+from pybpfvm.interrupts import breathe, held, released, uninterrupted
 
 pytestmark = pytest.mark.skipif(
     threading.current_thread() is not threading.main_thread(), reason="signals need this thread"
@@ -203,3 +203,31 @@ def test_a_child_of_another_thread_is_in_no_call() -> None:
 
     call()
     assert status == [0]
+
+
+def test_what_comes_while_signals_are_held_waits_until_they_are_released() -> None:
+    done = []
+    with held():
+        _interrupt()
+        done.append("held")
+        with pytest.raises(KeyboardInterrupt), released():
+            done.append("released")
+        _interrupt()
+        done.append("held again")
+    assert done == ["held", "held again"]
+
+
+def test_what_comes_after_all_is_done_stops_nothing() -> None:
+    with held():
+        _interrupt()
+    with pytest.raises(KeyboardInterrupt):
+        _interrupt()
+
+
+def test_released_signals_do_not_wait() -> None:
+    with held():
+        with pytest.raises(KeyboardInterrupt), released():
+            _interrupt()
+        _interrupt()
+    with pytest.raises(KeyboardInterrupt), released():  # nobody holds them
+        _interrupt()

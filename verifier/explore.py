@@ -22,6 +22,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import count
 
+from pybpfvm.interrupts import breathe, uninterrupted
 from pybpfvm.isa.codec import target_pc
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import MAX_FRAMES, Kind, Operand
@@ -112,6 +113,7 @@ _KEEP_HITS, _KEEP_MISSES, _KEEP_BOUNDED = 3, 3, 64
 _MAX_PENDING = 8192
 # How often time and memory are looked at; how many prepared instructions are kept.
 _CHECK_INSNS = 2048
+_STATES_INSN = 4  # states that an instruction may leave behind, about
 # How far further errors are looked for: so many times the way to the first, and so many more.
 _FURTHER_TIMES, _FURTHER_INSNS = 4, 4096
 _MAX_STEPS = 100_000
@@ -123,7 +125,8 @@ class Explorer:
     `entry` is the main function's, or that of a global function: such are explored by themselves
     and not where they are called; so is a callback that runs `later`. `processed` are the
     instructions that the budget was used for, `prepared` what is known of the code already,
-    `until` the time (time.monotonic) to give up.
+    `until` the time (time.monotonic) to give up. `looked_at` is where the budgets were last looked
+    at; Ctrl-C is heard there, if signals wait (`pybpfvm.interrupts`).
     """
 
     def __init__(
@@ -145,6 +148,7 @@ class Explorer:
         self.states = 0
         self.peak_states = 0
         self.tail_calls: set[int] = set()
+        self.looked_at = entry
         self._until = until
         self._further = math.inf
         self._stored_now = 0
@@ -170,6 +174,7 @@ class Explorer:
         self._callback = callback_start(env)
         self._idents = count(-1, -1)  # of calls; those of references are positive
 
+    @uninterrupted
     def run(self) -> None:
         """Explore until everything is, an error is found, or a budget is used up."""
         try:
@@ -456,12 +461,18 @@ class Explorer:
         )
 
     def _next_check(self) -> int:
-        """The count of processed instructions at which to look at the budgets again."""
-        return min(self.processed + _CHECK_INSNS, self.env.options.budget_insns + 1)
+        """The count of processed instructions at which to look at the budgets again: before they
+        can be used up by much, for an instruction may leave a few states behind."""
+        options = self.env.options
+        room = max(options.budget_states - self._stored_now - len(self._pending), 0)
+        interval = min(_CHECK_INSNS, room // _STATES_INSN + 1)
+        return min(self.processed + interval, options.budget_insns + 1)
 
     def _out_of_budget(self, pc: int) -> bool:
         """Whether a budget is used up: then the verdict says which. That errors are looked for no
         further is none."""
+        self.looked_at = pc
+        breathe()
         if self.processed > self._further:
             return True
         options = self.env.options
@@ -469,15 +480,15 @@ class Explorer:
         if self.processed > options.budget_insns:
             message = f"BPF program is too large. Processed {self.processed - 1} insn"
             what = f"the budget of {options.budget_insns:,} instructions"
-            name = "budget_insns"
+            name = "--budget-insns"
         elif held > options.budget_states:
             message = f"too many states: {held}"
             what = f"the budget of {options.budget_states:,} states kept at once"
-            name = "budget_states"
+            name = "--budget-states"
         elif time.monotonic() > self._until:
             message = f"verification takes too long. Processed {self.processed - 1} insn"
             what = f"the budget of {options.budget_seconds:,g} seconds"
-            name = "budget_seconds"
+            name = "--budget-seconds"
         else:
             return False
         self.inconclusive = Finding(
@@ -486,7 +497,7 @@ class Explorer:
             pc,
             message,
             reason=f"{what} is used up before every path was explored",
-            suggestion=f"raise {name}, or give loops smaller bounds",
+            suggestion=f"raise the budget (verify {name}), or give loops smaller bounds",
             source=self.env.program.line_at(pc),
         )
         return True

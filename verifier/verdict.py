@@ -242,6 +242,31 @@ class Inconclusive:
 Verdict = Accepted | Rejected | Inconclusive
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C while a program was judged. `verdict` is what was known by then: `cut_short` before
+    one was reached, else the verdict, perhaps without some of what explains it."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__()
+        self.verdict = verdict
+
+
+def cut_short(stats: Statistics, pc: int = 0, source: SourceLine | None = None) -> Inconclusive:
+    """The verdict after Ctrl-C, at `pc`, where no error had been found."""
+    return Inconclusive(
+        stats,
+        Finding(
+            Rule.BUDGET,
+            Kind.LIMIT,
+            pc,
+            "interrupted",
+            reason="Ctrl-C came before every path was explored",
+            suggestion="run it again; --budget-seconds bounds the time that it takes",
+            source=source,
+        ),
+    )
+
+
 def _html(word: str, findings: tuple[Finding, ...]) -> str:
     """A verdict for notebooks."""
     rows = []

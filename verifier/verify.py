@@ -24,11 +24,13 @@ from pybpfvm.verifier.verdict import (
     Accepted,
     Finding,
     Inconclusive,
+    Interrupted,
     Kind,
     Rejected,
     Rule,
     Statistics,
     Verdict,
+    cut_short,
 )
 
 __all__ = ["MAX_ERRORS", "Options", "verify"]
@@ -43,7 +45,7 @@ def verify(
 
     Rejected with the first error (all independent ones if `options.all_errors`), Inconclusive if
     the program uses what this verifier can not judge or the budget runs out. Raises nothing for
-    what a program contains.
+    what a program contains; Interrupted, a KeyboardInterrupt, after Ctrl-C while it explores.
     """
     env = environment(program, obj, profile, options)
     insns = program.slots
@@ -86,7 +88,11 @@ def _explored(env: Environment, insns: int) -> Verdict:
     for entry, later in work:
         env.sleepable = sleepable if later is None else later.sleepable
         explorer = Explorer(env, entry, processed, prepared, until=until, later=later)
-        explorer.run()
+        interrupted = False
+        try:
+            explorer.run()
+        except KeyboardInterrupt:
+            interrupted = True
         work += [(one.entry, one) for one in islice(env.deferred, known, None)]
         known = len(env.deferred)
         processed = explorer.processed
@@ -95,12 +101,16 @@ def _explored(env: Environment, insns: int) -> Verdict:
         tail_calls |= explorer.tail_calls
         found += explorer.errors
         undecided = undecided or explorer.inconclusive
-        if (found or undecided) and not env.options.all_errors:
+        if interrupted or ((found or undecided) and not env.options.all_errors):
             break
     env.sleepable = sleepable
     deepest = structure.deepest_stack(env)
     stats = Statistics(insns, processed, states, peak_states, deepest)
     warnings = tuple(env.warnings.values())
+    if interrupted:
+        line = env.program.line_at(explorer.looked_at)
+        unknown = cut_short(stats, explorer.looked_at, line)
+        raise Interrupted(Rejected(stats, tuple(found), warnings) if found else unknown)
     if found:
         return Rejected(stats, tuple(found), warnings)
     if undecided is not None:

@@ -34,6 +34,8 @@ COMMANDS = {
     "doctor": "what works on this machine, and what to do about what does not",
 }
 
+# These answer with a whole document also when Ctrl-C comes before they have begun.
+_ANSWER_INTERRUPTED = frozenset({"verify"})
 _INTERNAL_ERROR = 70
 _NO_STDOUT = (
     "pybpfvm: error: standard output is closed (redirect it to a file or to /dev/null instead)"
@@ -66,6 +68,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, arguments: Sequence[str]) -> int:
+    if command not in _ANSWER_INTERRUPTED:
+        return _answered(command, arguments)
+    from pybpfvm.interrupts import held
+
+    with held():
+        return _answered(command, arguments)
+
+
+def _answered(command: str, arguments: Sequence[str]) -> int:
     from pybpfvm.errors import InternalError, PybpfvmError
 
     try:

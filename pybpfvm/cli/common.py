@@ -88,6 +88,17 @@ def not_negative(text: str) -> int:
     return _integer(text, 0)
 
 
+def positive_seconds(text: str) -> float:
+    """argparse type: a time in seconds, more than 0; fractions too."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0 < value < 1 << 31:
+        raise argparse.ArgumentTypeError(f"{text} is out of range: more than 0")
+    return value
+
+
 def _integer(text: str, low: int) -> int:
     try:
         value = int(text, 0)

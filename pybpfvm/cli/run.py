@@ -13,6 +13,7 @@ from pybpfvm.cli.common import (
     not_negative,
     overrides,
     positive,
+    positive_seconds,
     print_json,
     settings,
     target_btf,
@@ -114,7 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     ring.add_argument(
         "--budget-seconds",
-        type=positive,
+        type=positive_seconds,
         metavar="S",
         help="wall time of a step without a timeout before that is a hang (default 120)",
     )

@@ -88,13 +88,13 @@ def run(args: argparse.Namespace, scenario: Scenario | None = None) -> int:
     return show(scenario, options)
 
 
-def _budgets(runs: int | None, seconds: int | None) -> Budgets:
+def _budgets(runs: int | None, seconds: float | None) -> Budgets:
     """What a step may use up, by --budget-runs and --budget-seconds."""
     budgets = Budgets()
     if runs is not None:
         budgets = replace(budgets, max_runs=runs)
     if seconds is not None:
-        budgets = replace(budgets, wall_ns=seconds * 1_000_000_000)
+        budgets = replace(budgets, wall_ns=int(seconds * 1_000_000_000))
     return budgets
 
 

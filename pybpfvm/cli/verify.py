@@ -10,10 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pybpfvm.cli.common import add_abi_arguments, kconfig, overrides, positive, settings, target_btf
+from pybpfvm.cli.common import (
+    add_abi_arguments,
+    kconfig,
+    overrides,
+    positive,
+    positive_seconds,
+    settings,
+    target_btf,
+)
 from pybpfvm.errors import InputError
 from pybpfvm.inputfile import read_input_file
-from pybpfvm.report.formats import FORMATS, Report, format_named
+from pybpfvm.report.formats import FORMATS, Format, Report, format_named
 from pybpfvm.report.judging_progress import JudgingProgress
 from pybpfvm.report.paint import wants_colour
 from pybpfvm.session.judging import DEFAULT_BUDGET_INSNS, JudgeRequest, Policy
@@ -24,7 +32,6 @@ from pybpfvm.verifier.kernels import DEFAULT_KERNEL, KERNELS, NOTES
 from pybpfvm.verifier.log import DEFAULT_LOG_CHARS
 from pybpfvm.verifier.privileges.privilege import parse_capabilities
 
-_INTERRUPTED = 130
 _MAX_JOBS = 256
 _PIECE = 1 << 14  # characters written at a time
 _MAX_CONTRACT_BYTES = 1 << 20
@@ -112,8 +119,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument(
         "--budget-seconds",
-        type=positive,
-        default=int(DEFAULT_BUDGET_SECONDS),
+        type=positive_seconds,
+        default=DEFAULT_BUDGET_SECONDS,
         metavar="S",
         help=f"time for a program (default {DEFAULT_BUDGET_SECONDS:.0f})",
     )
@@ -145,6 +152,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    # Ctrl-C cuts judging short, and nothing else: what is known is written in full.
+    request, assignment, chosen, output = _asked(args)
+    with JudgingProgress() as progress:
+        objects = judge_all(args.objects, assignment, jobs=args.jobs, progress=progress)
+    report = Report(
+        objects,
+        request,
+        timings=args.timings,
+        colour=output is None and wants_colour(sys.stdout),
+        log_level=request.log_level,
+    )
+    text = chosen.render(report)
+    if output is None:
+        _print(text)
+    else:
+        output.write(text)
+    return report.exit_code
+
+
+def _asked(
+    args: argparse.Namespace,
+) -> tuple[JudgeRequest, Assignment, Format, _Output | None]:
+    """What the options ask for, and where it goes (None is stdout). Raises InputError."""
     if args.abi and args.type:
         raise InputError(
             "both say what a program is", where="--abi and --type", remedy="give one of them"
@@ -180,21 +210,7 @@ def run(args: argparse.Namespace) -> int:
         chosen.recorder,
         _running_kernel() if args.against else None,
     )
-    with JudgingProgress() as progress:
-        objects = judge_all(args.objects, assignment, jobs=args.jobs, progress=progress)
-    report = Report(
-        objects,
-        request,
-        timings=args.timings,
-        colour=output is None and wants_colour(sys.stdout),
-        log_level=log_level,
-    )
-    text = chosen.render(report)
-    if output is None:
-        _print(text)
-    else:
-        output.write(text)
-    return _INTERRUPTED if report.interrupted else report.exit_code
+    return request, assignment, chosen, output
 
 
 def _print(text: str) -> None:
@@ -226,6 +242,7 @@ def _type(name: str | None) -> str | None:
     if name is None:
         return None
     from pybpfvm.profiles import all_profiles
+    from pybpfvm.profiles.btf_typed import BTF_TYPED, btf_typed_profile
     from pybpfvm.profiles.ordinary import profile_of_section, unsupported_type
 
     known = all_profiles()
@@ -234,6 +251,18 @@ def _type(name: str | None) -> str | None:
     found = profile_of_section(name)
     if found is not None:
         return found.name
+    by_section = next(
+        (one for one in BTF_TYPED if name == one.name or one is btf_typed_profile(f"{name}/x")),
+        None,
+    )
+    if by_section is not None:
+        example = f"{by_section.sections[0].prefix}NAME"
+        raise InputError(
+            f"what a program of type {by_section.name} is attached to decides its rules, and only "
+            "its section says it",
+            where="--type",
+            remedy=f"leave it out, and give the program a section such as {example}",
+        )
     kind = unsupported_type(name)
     ordinary = ", ".join(p.name for p in known.values() if p.ring is None)
     raise InputError(

@@ -15,10 +15,12 @@ from pybpfvm.report.formats import Report
 from pybpfvm.report.htmlpage import asset, document, text_of
 from pybpfvm.report.recording import Recording, recorder
 from pybpfvm.session.judged import JudgedObject, JudgedProgram
+from pybpfvm.session.witness_text import context_text
 from pybpfvm.verifier.verdict import Accepted, Finding, Inconclusive, Kind, Rule, Verdict
 
 __all__ = ["recorder", "render"]
 
+_MOST_BYTES = 64  # of a packet
 PAGE_STEPS = 25_000  # of all programs on one page
 _CODE = re.compile(r"`([^`\n]+)`")
 
@@ -157,7 +159,7 @@ def _finding(finding: Finding, program: JudgedProgram, kind: str) -> str:
         rows.append(("What to do", _prose(finding.suggestion)))
     rows.append(("The rule", _rule(finding.rule)))
     if finding.witness is not None:
-        rows.append(("Inputs that trap", f"<code>{text_of(_witness(finding))}</code>"))
+        rows.append(("Inputs that trap", f"<code>{text_of(_witness(finding, program))}</code>"))
     listed = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows)
     return (
         f'<article class="finding{kind}"><div class="what">{text_of(finding.message)}</div>'
@@ -177,13 +179,15 @@ def _rule(rule: Rule) -> str:
     return f"<details><summary>{text_of(ruletexts.title(rule))}</summary>{said}</details>"
 
 
-def _witness(finding: Finding) -> str:
+def _witness(finding: Finding, judged: JudgedProgram) -> str:
     witness = finding.witness
     assert witness is not None
     parts = [witness.trap]
-    for name, content in (("ctx", witness.ctx), ("packet", witness.packet)):
-        if content:
-            parts.append(f"{name} {content[:64].hex(' ')}{' …' if len(content) > 64 else ''}")
+    if any(witness.ctx):
+        parts.append(f"ctx: {context_text(witness.ctx, judged.ctx_fields)}")
+    if witness.packet:
+        shown = witness.packet[:_MOST_BYTES].hex(" ")
+        parts.append(f"packet {shown}{' …' if len(witness.packet) > _MOST_BYTES else ''}")
     parts += (f"{helper} gives {value:#x}" for helper, value in witness.results[:16])
     return " · ".join(parts)
 

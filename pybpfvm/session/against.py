@@ -15,6 +15,7 @@ from pybpfvm.program import BpfObject, Program
 from pybpfvm.session.judged import KernelSide
 from pybpfvm.session.kernel_journal import Journal, default_path
 from pybpfvm.session.kernel_object import KernelObject
+from pybpfvm.verifier.kernelobjects.attach import is_btf_typed
 
 # Lines of a log that tell of the walk, or count it, and not of an error.
 _NOISE = re.compile(
@@ -93,7 +94,11 @@ class RunningKernel:
         self._journal.survived(key)
         if side.accepted:
             return KernelSide(True)
-        message = last_words(side.log) or errno_name(side.errno)
+        message = last_words(side.log)
+        if not message and side.errno == errno.EPERM and is_btf_typed(profile):
+            # Nothing speaks against the program, but it may not be where it asks to be.
+            return KernelSide(None, "this machine lets nobody attach to functions (EPERM)")
+        message = message or errno_name(side.errno)
         return KernelSide(False, message, side.errno, refused_pc(side.log), side.log)
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from pybpfvm.isa.disasm import format_insn
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Kind as InsnKind
 from pybpfvm.listing import Names
-from pybpfvm.profiles.base import Profile
+from pybpfvm.profiles.base import CtxField, Profile
 from pybpfvm.profiles.mainline import MAINLINE_NAMES
 from pybpfvm.program import BpfObject, Program
 from pybpfvm.verifier.verdict import Accepted, Finding, Inconclusive, Rejected, Verdict
@@ -22,6 +22,7 @@ _AROUND = 3
 EXIT_REJECTED = 1
 EXIT_UNREADABLE = 2
 EXIT_INCONCLUSIVE = 3
+EXIT_INTERRUPTED = 130
 
 
 class Agreement(Enum):
@@ -51,7 +52,9 @@ class JudgedProgram:
     """A program with its verdict. `abi` is "" where its type is not known.
 
     `insns` are the texts, by pc, of the instructions that findings name and of those around them.
-    `recorded` is what the recorder of a format kept, None without one.
+    `recorded` is what the recorder of a format kept, None without one. `interrupted`: judging ended
+    here, with what was known by then. `ctx_fields` are those of the context, where a witness needs
+    them.
     """
 
     name: str
@@ -63,6 +66,8 @@ class JudgedProgram:
     insns: Mapping[int, str] = field(default_factory=dict)
     recorded: object = None
     kernel: KernelSide | None = None
+    interrupted: bool = False
+    ctx_fields: tuple[CtxField, ...] = ()
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -118,13 +123,16 @@ class JudgedObject:
 
     @property
     def exit_code(self) -> int:
-        """The worst of its programs'; 2 if it can not be used."""
+        """The worst of its programs'; 2 if it can not be used, 130 if judging was interrupted."""
+        if not self.complete:
+            return EXIT_INTERRUPTED
         own = [program.exit_code for program in self.programs]
         return worst([*own, self.error_code] if self.error else own)
 
 
-# What matters more comes first: input that nobody could judge, then a refusal, then a doubt.
-_WORST = (EXIT_UNREADABLE, EXIT_REJECTED, EXIT_INCONCLUSIVE)
+# What matters more comes first: that not all was judged, input that nobody could judge, then a
+# refusal, then a doubt.
+_WORST = (EXIT_INTERRUPTED, EXIT_UNREADABLE, EXIT_REJECTED, EXIT_INCONCLUSIVE)
 
 
 def worst(codes: list[int]) -> int:
@@ -142,6 +150,7 @@ def judged_program(
     notes: tuple[str, ...] = (),
     recorded: object = None,
     kernel: KernelSide | None = None,
+    interrupted: bool = False,
 ) -> JudgedProgram:
     """A program and its verdict as a value for reports."""
     result = JudgedProgram(
@@ -153,12 +162,15 @@ def judged_program(
         notes,
         recorded=recorded,
         kernel=kernel,
+        interrupted=interrupted,
     )
     named: set[int] = set()
     for finding in (*result.findings, *verdict.warnings):
         named.add(finding.pc)
         named.update(step.pc for step in finding.path)
-    return replace(result, insns=_texts(program, obj, profile, named))
+    told = any(found.witness is not None and any(found.witness.ctx) for found in result.findings)
+    fields = profile.ctx_fields if profile is not None and told else ()
+    return replace(result, insns=_texts(program, obj, profile, named), ctx_fields=fields)
 
 
 class _Names(Names):

@@ -40,11 +40,13 @@ from pybpfvm.verifier.verdict import (
     Accepted,
     Finding,
     Inconclusive,
+    Interrupted,
     Kind,
     Rejected,
     Rule,
     Statistics,
     Verdict,
+    cut_short,
 )
 from pybpfvm.verifier.verify import verify
 
@@ -151,7 +153,8 @@ def judge(
     observer: Observer | None = None,
 ) -> Verdict:
     """The verdict on `program` of `obj` by the rules of `profile`. `observer` hears the
-    exploration. Raises nothing for what a program contains."""
+    exploration. Raises nothing for what a program contains, and Interrupted after Ctrl-C once it
+    is being explored."""
     if profile.not_judged:
         reason = f"{profile.name} ({profile.title}) is recognized, and no more"
         found = _unsupported(program, profile.not_judged, reason, "")
@@ -171,17 +174,22 @@ def judge(
     verdict = verify(program, obj, profile, options=options)
     if request.policy is Policy.STRICT and _only_unproven(verdict):
         verdict = _by_our_own_rules(program, obj, profile, options, verdict)
-    # Here meet the parts that add to a verdict: lints, causes, witnesses, in this order.
-    verdict = with_lints(program, obj, profile, verdict, options)
-    if isinstance(verdict, Rejected):
-        # Most programs are accepted: what explains refusals is not imported for them.
-        from pybpfvm.session.witness import with_witness
-        from pybpfvm.verifier.explaining.causes import explained, failing_paths
+    try:
+        # Here meet the parts that add to a verdict: lints, causes, witnesses, in this order.
+        verdict = with_lints(program, obj, profile, verdict, options)
+        if isinstance(verdict, Rejected):
+            # Most programs are accepted: what explains refusals is not imported for them.
+            from pybpfvm.session.witness import with_witness
+            from pybpfvm.verifier.explaining.causes import explained, failing_paths
 
-        paths = failing_paths(program, obj, profile, verdict, options)
-        verdict = explained(program, obj, profile, verdict, options, paths=paths)
-        runs = request.witness_runs
-        verdict = with_witness(program, obj, profile, verdict, options, paths=paths, max_runs=runs)
+            paths = failing_paths(program, obj, profile, verdict, options)
+            verdict = explained(program, obj, profile, verdict, options, paths=paths)
+            runs = request.witness_runs
+            verdict = with_witness(
+                program, obj, profile, verdict, options, paths=paths, max_runs=runs
+            )
+    except KeyboardInterrupt:
+        raise Interrupted(verdict) from None
     return verdict
 
 
@@ -227,7 +235,10 @@ def judge_case(
         assert case.unknown is not None
         return Inconclusive(Statistics(insns=program.slots), case.unknown)
     verdict = judge(program, obj, case.profile, request, observer=observer)
-    others = [judge(program, obj, profile, request) for profile in case.profiles[:-1]]
+    try:
+        others = [judge(program, obj, profile, request) for profile in case.profiles[:-1]]
+    except KeyboardInterrupt:
+        raise Interrupted(cut_short(verdict.stats)) from None
     if all(type(other) is type(verdict) for other in others):
         return verdict
     names = " or ".join(profile.name for profile in case.profiles)

@@ -19,7 +19,15 @@ from pybpfvm.session.judging import (
     judge_case,
     read_cases,
 )
-from pybpfvm.verifier.verdict import Finding, Inconclusive, Kind, Rule, Statistics
+from pybpfvm.verifier.verdict import (
+    Finding,
+    Inconclusive,
+    Interrupted,
+    Kind,
+    Rule,
+    Statistics,
+    cut_short,
+)
 
 # The running kernel's answer to a program.
 AskKernel = Callable[[BpfObject, Program, Profile], KernelSide]
@@ -74,7 +82,7 @@ class ObjectJudge:
         return JudgedObject(self._path, request.kernel, found.obj.sha256, abi, notes=notes)
 
     def judge(self, index: int) -> JudgedProgram:
-        """The verdict on a program."""
+        """The verdict on a program; after Ctrl-C, what is known by then."""
         case = self._cases[index]
         if isinstance(case, str):
             return _left_out(case, self._found.obj.left_out[case])
@@ -83,11 +91,20 @@ class ObjectJudge:
         if work.recorder_of is not None and case.profile is not None:
             recorder = work.recorder_of(case.program, obj, case.profile, self._request)
         start = time.perf_counter()
-        verdict = judge_case(obj, case, self._request, observer=recorder)
+        interrupted = False
+        try:
+            verdict = judge_case(obj, case, self._request, observer=recorder)
+        except Interrupted as stopped:
+            verdict, interrupted = stopped.verdict, True
+        except KeyboardInterrupt:
+            verdict, interrupted = cut_short(Statistics(insns=case.program.slots)), True
         seconds = time.perf_counter() - start
         kernel = None
-        if work.ask_kernel is not None:
-            kernel = self._ask(work.ask_kernel, case)
+        if work.ask_kernel is not None and not interrupted:
+            try:
+                kernel = self._ask(work.ask_kernel, case)
+            except KeyboardInterrupt:
+                kernel, interrupted = KernelSide(None, "interrupted"), True
         return judged_program(
             case.program,
             obj,
@@ -97,6 +114,7 @@ class ObjectJudge:
             notes=_notes(case),
             recorded=None if recorder is None else recorder.recorded(verdict),
             kernel=kernel,
+            interrupted=interrupted,
         )
 
     def _ask(self, ask_kernel: AskKernel, case: Case) -> KernelSide:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from pybpfvm.profiles.base import CtxField
 from pybpfvm.session.answers import FAILS, is_user_read, results_of
 from pybpfvm.verifier.verdict import Witness
 
 
-def describe(witness: Witness) -> tuple[str, ...]:
-    """The witness in words, a line each; what is zero anyway is left out."""
+def describe(witness: Witness, fields: Sequence[CtxField] = ()) -> tuple[str, ...]:
+    """The witness in words, a line each; what is zero anyway is left out. `fields` are those of
+    the program's context."""
     lines: list[str] = []
     if any(witness.ctx):
-        lines.append(f"context: {_bytes(witness.ctx)}")
+        lines.append(f"context: {context_text(witness.ctx, fields)}")
     if witness.packet:
         lines.append(f"packet of {len(witness.packet)} bytes: {_bytes(witness.packet)}")
     for name, key, value in witness.maps:
@@ -26,6 +28,30 @@ def describe(witness: Witness) -> tuple[str, ...]:
     if not lines:
         lines.append("any inputs: nothing that the program reads matters")
     return tuple(lines)
+
+
+def context_text(ctx: bytes, fields: Sequence[CtxField]) -> str:
+    """What a context holds, by the names of its fields; as bytes where it has no names."""
+    parts: list[str] = []
+    left = bytearray(ctx)
+    for field in fields:
+        end = field.offset + field.size
+        if end > len(left) or not any(left[field.offset : end]):
+            continue
+        held = bytes(left[field.offset : end])
+        whole = field.size <= _WORD_BYTES
+        value = _number(int.from_bytes(held, "little")) if whole else _bytes(held)
+        parts.append(f"{field.name} = {value}")
+        left[field.offset : end] = bytes(field.size)
+    if any(left):
+        first = next(at for at, byte in enumerate(left) if byte)
+        where = f"at offset {first}: " if parts or first else ""
+        parts.append(where + _bytes(bytes(left[first:])))
+    return ", ".join(parts)
+
+
+def _number(value: int) -> str:
+    return str(value) if value < _LARGE else f"{value:#x}"
 
 
 def _call_text(name: str, result: int, data: bytes, user: Iterator[tuple[int, bytes]]) -> str:
@@ -46,6 +72,8 @@ def _call_text(name: str, result: int, data: bytes, user: Iterator[tuple[int, by
 
 
 _SHOWN_BYTES = 32
+_WORD_BYTES = 8
+_LARGE = 1 << 16  # larger numbers are told in hex
 
 
 def _bytes(data: bytes) -> str:

@@ -8,18 +8,24 @@ The order of the results is that of the paths and programs, whoever was faster.
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pybpfvm.errors import InputError
+from pybpfvm.interrupts import released
 from pybpfvm.session.judged import JudgedObject, JudgedProgram
 from pybpfvm.session.object_judge import Assignment, ObjectJudge, unusable
-from pybpfvm.verifier.verdict import Finding, Inconclusive, Kind, Rule, Statistics
+from pybpfvm.verifier.verdict import Finding, Inconclusive, Kind, Rule, Statistics, cut_short
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.process import BaseProcess
+
+# How long workers have to say what they know after Ctrl-C, and to end.
+_LAST_WORDS_SECONDS = 2.0
 
 # Told (programs judged, programs known so far) after each program.
 Progress = Callable[[int, int], None]
@@ -48,7 +54,8 @@ class _Object:
         """The object with the verdicts there are."""
         judged = self.names is not None and len(self.names) == len(self.programs)
         ordered = tuple(self.programs[index] for index in sorted(self.programs))
-        complete = judged or bool(self.header.error)
+        cut = any(program.interrupted for program in ordered)
+        complete = (judged and not cut) or bool(self.header.error)
         return replace(self.header, programs=ordered, complete=complete)
 
 
@@ -61,15 +68,17 @@ def judge_all(
 ) -> tuple[JudgedObject, ...]:
     """The objects with their verdicts, in order, judged by `jobs` processes.
 
-    After Ctrl-C, what is known by then: the objects that are not `complete` were cut short.
+    After Ctrl-C, what is known by then: the objects that are not `complete` were cut short, the
+    programs in work are `interrupted`.
     """
     objects = [_Object(JudgedObject(path, assignment.request.kernel)) for path in paths]
     work = _Work(objects, assignment, progress)
     try:
-        if jobs == 1:
-            work.alone()
-        else:
-            work.shared(jobs)
+        with released():
+            if jobs == 1:
+                work.alone()
+            else:
+                work.shared(jobs)
     except KeyboardInterrupt:
         pass
     return tuple(one.result() for one in objects)
@@ -114,7 +123,10 @@ class _Work:
             readers: dict[str, ObjectJudge | JudgedObject] = {}
             while one.names is None or one.left:
                 index, one.next = one.next, one.next + 1
-                self._keep(one, index, _answer(readers, one.header.path, index, self._assignment))
+                answer = _answer(readers, one.header.path, index, self._assignment)
+                self._keep(one, index, answer)
+                if answer.judged is not None and answer.judged.interrupted:
+                    return
 
     def shared(self, jobs: int) -> None:
         """Judge everything by `jobs` processes."""
@@ -133,9 +145,42 @@ class _Work:
                 for pipe in wait(list(busy)):
                     assert isinstance(pipe, Connection)
                     self._take(busy[pipe])
+        except KeyboardInterrupt:
+            self._hear_out()
         finally:
             for worker in self._workers:
                 _end(worker)
+
+    def _hear_out(self) -> None:
+        """Interrupt those who are at work, and keep what they know by then."""
+        from multiprocessing.connection import wait
+
+        until = time.monotonic() + _LAST_WORDS_SECONDS
+        busy = {id(worker.pipe): worker for worker in self._workers if worker.task is not None}
+        for worker in busy.values():
+            worker.process.terminate()
+        while busy and (left := until - time.monotonic()) > 0:
+            for pipe in wait([worker.pipe for worker in busy.values()], left):
+                worker = busy.pop(id(pipe))
+                self._last_words(worker, heard=True)
+        for worker in busy.values():
+            self._last_words(worker, heard=False)
+
+    def _last_words(self, worker: _Worker, *, heard: bool) -> None:
+        """Keep the answer of an interrupted worker: without one, its program has no verdict."""
+        assert worker.task is not None
+        number, index = worker.task
+        one = self._objects[number]
+        answer: _Answer | None = None
+        if heard:
+            with suppress(EOFError, OSError):
+                answer = worker.pipe.recv()
+        if answer is None and one.names is not None:
+            unknown = cut_short(Statistics())
+            judged = JudgedProgram(one.names[index], "", "", unknown, interrupted=True)
+            answer = _Answer(one.header, one.names, judged)
+        if answer is not None:
+            self._keep(one, index, answer)
 
     def _started(self) -> _Worker:
         import multiprocessing
@@ -216,9 +261,18 @@ def _answer(
 
 
 def _serve(pipe: Connection, assignment: Assignment) -> None:
-    """A worker's life. Ctrl-C is for the process that asks."""
+    """A worker's life. Ctrl-C is for the process that asks, which passes it on as SIGTERM."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        _serve_all(pipe, assignment)
+    except KeyboardInterrupt:
+        return
+
+
+def _serve_all(pipe: Connection, assignment: Assignment) -> None:
+    """Answer until nobody asks any more."""
     readers: dict[str, ObjectJudge | JudgedObject] = {}
     while True:
         try:
@@ -239,6 +293,8 @@ def _serve(pipe: Connection, assignment: Assignment) -> None:
 
 def _end(worker: _Worker) -> None:
     worker.process.terminate()
+    worker.process.join(_LAST_WORDS_SECONDS)
+    worker.process.kill()
     worker.process.join()
     worker.pipe.close()
 

@@ -62,6 +62,7 @@ CODES = [
     ((GOOD, "/nonexistent.o"), 2),
     ((MISTAKES, "/nonexistent.o"), 2),
     ((GOOD, "--budget-insns", "9"), 3),
+    ((GOOD, "--budget-seconds", "59.5"), 0),
 ]
 
 
@@ -181,6 +182,11 @@ def elf(tmp_path: Path, name: str, sections: list[Sec], symbols: list[Sym]) -> P
 BAD = [
     (("--abi", "v3", "--type", "xdp", GOOD), "--abi and --type"),
     (("--type", "nonsense", GOOD), "no program type is 'nonsense'"),
+    (("--type", "tracing", GOOD), "only its section says it"),
+    (("--type", "fexit", GOOD), "a section such as fentry/NAME"),
+    (("--type", "lsm", GOOD), "a section such as lsm/NAME"),
+    (("--type", "struct_ops", GOOD), "a section such as struct_ops/NAME"),
+    (("--type", "lirc_mode2", GOOD), "BPF_PROG_TYPE_LIRC_MODE2 are not supported"),
     (("--abi", "nonsense", GOOD), "no ABI profile is called 'nonsense'"),
     (("--set", "limit", MISTAKES), "'limit' is not NAME=VALUE"),
     (("--set", "limit=x", MISTAKES), "'x' is not a value"),
@@ -197,6 +203,9 @@ BAD = [
     (("-j", "-1", GOOD), "out of range"),
     (("-j", "x", GOOD), "not a number"),
     (("--budget-insns", "0", GOOD), "out of range"),
+    (("--budget-seconds", "0", GOOD), "out of range"),
+    (("--budget-seconds", "nan", GOOD), "out of range"),
+    (("--budget-seconds", "soon", GOOD), "not a number"),
     (("-o", "/nonexistent/file", GOOD), "there is no folder"),
     (("-o", "/", GOOD), "is a directory"),
     (("-o", "", GOOD), "the name of a file is empty"),
@@ -333,10 +342,46 @@ def test_ctrl_c_shows_what_is_known_and_leaves_nobody_behind(tmp_path: Path, job
             continue
         first, second, third = found
         assert (second["complete"], third["complete"]) == (False, False)
-        if first["complete"]:
+        assert (second["exit_code"], third["exit_code"]) == (130, 130)
+        if first["complete"] and second["programs"]:
             assert first["programs"][0]["verdict"] == "accepted"
+            assert first["exit_code"] == 0
+            assert len(third["programs"]) == (jobs == "2")
+            for one in (*second["programs"], *third["programs"]):
+                assert (one["verdict"], one["errors"][0]["message"]) == (
+                    "inconclusive",
+                    "interrupted",
+                )
+                assert one["processed_insns"] > 0
+                assert one["states"] > 0
+            assert second["sha256"]
             return
     pytest.fail("not even the first object was judged in 30 s")
+
+
+@pytest.mark.parametrize("form", ["text", "log", "json", "sarif", "github", "md", "html"])
+def test_ctrl_c_before_anything_is_judged_gives_a_whole_document(form: str) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'pybpfvm.session.workers': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "from pybpfvm.__main__ import main\n"
+        f"sys.argv = ['pybpfvm', 'verify', {str(GOOD)!r}, '--format', {form!r}]\n"
+        "sys.exit(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (130, "")
+    assert "interrupted" in done.stdout or form in ("json", "log")
+    if form == "json":
+        found = json.loads(done.stdout)
+        assert (found["complete"], found["exit_code"], found["programs"]) == (False, 130, [])
+    elif form == "sarif":
+        (invocation,) = json.loads(done.stdout)["runs"][0]["invocations"]
+        assert (invocation["executionSuccessful"], invocation["exitCode"]) == (False, 130)
 
 
 def _interrupted_after(

@@ -25,6 +25,7 @@ from pybpfvm.session.witness import (
     replay,
     with_witness,
 )
+from pybpfvm.session.witness_text import context_text
 from pybpfvm.verifier.explaining.causes import failing_paths
 from pybpfvm.verifier.privileges.privilege import ALL
 from pybpfvm.verifier.verdict import Finding, Kind, Rejected, Rule, Statistics, Witness
@@ -255,7 +256,7 @@ _INPUTS = {
           r0 = 0
           exit
         """,
-        "context:",
+        "context: user_data = 0x",
     ),
 }
 
@@ -266,7 +267,21 @@ def test_inputs_are_found_and_told(name: str) -> None:
     error = _witnessed(_assembled(name, text, profile))
     assert error is not None
     assert error.witness is not None, error
-    assert any(told in line for line in describe(error.witness)), describe(error.witness)
+    lines = describe(error.witness, PROFILES[profile].ctx_fields)
+    assert any(told in line for line in lines), lines
+
+
+def test_a_context_is_told_by_the_names_of_its_fields() -> None:
+    fields = PROFILES["iouring-v3"].ctx_fields
+    first, second = fields[0], fields[1]
+    size = first.size + second.size
+    assert (first.offset, second.offset) == (0, first.size)
+    ctx = (7).to_bytes(first.size, "little") + (1 << 20).to_bytes(second.size, "little")
+    named = f"{first.name} = 7, {second.name} = 0x100000"
+    assert context_text(ctx, fields) == named
+    assert context_text(ctx[: first.size] + bytes(second.size), fields) == f"{first.name} = 7"
+    assert context_text(ctx + b"\1\2", fields[:2]) == f"{named}, at offset {size}: 01 02"
+    assert context_text(b"\0\5", ()) == "at offset 1: 05"
 
 
 def test_inputs_that_are_no_witness_do_not_trap() -> None:

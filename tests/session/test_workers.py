@@ -16,7 +16,7 @@ from pybpfvm.session.judging import JudgeRequest, Recorder
 from pybpfvm.session.object_judge import Assignment
 from pybpfvm.session.workers import WorkerFailed, judge_all
 from pybpfvm.verifier.states.state import State
-from pybpfvm.verifier.verdict import Inconclusive, Kind, Verdict
+from pybpfvm.verifier.verdict import Inconclusive, Kind, Rejected, Verdict
 
 ROOT = Path(__file__).parents[2]
 MISTAKES = str(ROOT / "tests/ordinary/mistakes.bpf.o")
@@ -105,6 +105,42 @@ def interrupting(obj: BpfObject, program: Program, profile: Profile) -> KernelSi
 
 def test_what_was_judged_before_an_interrupt_is_kept() -> None:
     one, two = judge_all([MISTAKES, PARSE], replace(PLAIN, ask_kernel=interrupting))
-    assert [program.name for program in one.programs] == ["no_null_check", "no_bound"]
-    assert not one.complete
-    assert (two.programs, two.complete) == ((), False)
+    names = [program.name for program in one.programs]
+    assert names == ["no_null_check", "no_bound", "no_packet_check"]
+    # What came when its verdict was there, and the kernel being asked, leaves it that.
+    assert [program.interrupted for program in one.programs] == [False, False, True]
+    assert isinstance(one.programs[-1].verdict, Rejected)
+    assert (one.complete, one.exit_code) == (False, 130)
+    assert (two.programs, two.complete, two.exit_code) == ((), False, 130)
+
+
+class Stopping(Recorder):
+    """Ctrl-C comes before the tenth instruction."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def step(self, pc: int, state: State) -> None:
+        self.steps += 1
+        if self.steps == 10:
+            signal.raise_signal(signal.SIGINT)
+
+    def recorded(self, verdict: Verdict) -> object:
+        return self.steps
+
+
+def stopping(program: Program, obj: BpfObject, profile: Profile, request: JudgeRequest) -> Recorder:
+    return Stopping()
+
+
+def test_a_program_that_is_interrupted_has_its_statistics() -> None:
+    (one,) = judge_all([PARSE], replace(PLAIN, recorder_of=stopping))
+    assert (one.complete, one.exit_code, len(one.programs)) == (False, 130, 1)
+    (judged,) = one.programs
+    assert one.sha256
+    assert isinstance(judged.verdict, Inconclusive)
+    assert judged.verdict.finding.message == "interrupted"
+    assert judged.interrupted
+    assert isinstance(judged.recorded, int)
+    assert judged.recorded > 10
+    assert judged.verdict.stats.processed_insns == judged.recorded

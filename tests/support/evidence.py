@@ -2,8 +2,9 @@
 
 Each campaign (`make oracle`, `make mutate`, `make prove`, `make bench`) ends by keeping its figures
 in docs/evidence/NAME.json, with when and where. `make figures` (`python -m tests.support.evidence`)
-writes the table between the marks in README.md; a test compares the two. No figure is typed in.
-The table of speeds is made alike, from what `make bench` keeps in bench/results.json.
+writes the table between the marks in README.md, and longer tables to docs/evidence/NAME.md; a test
+compares them. No figure is typed in. The speeds are made alike, from what `make bench` keeps in
+bench/results.json.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -26,18 +27,30 @@ SPEED_BEGIN = "<!-- speed: written by make bench -->"
 SPEED_END = "<!-- end of speed -->"
 
 Row = tuple[str, str]
+# Counts by what was counted, of each row of a table.
+Counts = Mapping[str, Mapping[str, int]]
 
 
-def keep(name: str, command: str, rows: Iterable[Row], folder: Path = EVIDENCE) -> Path:
-    """Write what the campaign `name` found, as (what, figure) rows; the file."""
+def keep(
+    name: str,
+    command: str,
+    rows: Iterable[Row],
+    folder: Path = EVIDENCE,
+    *,
+    tables: Mapping[str, Counts] | None = None,
+) -> Path:
+    """Write what the campaign `name` found, as (what, figure) rows, and the `tables` behind them
+    by title; the file."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = {
+    found: dict[str, object] = {
         "command": command,
         "date": date.today().isoformat(),
         "linux": platform.release(),
         "python": platform.python_version(),
         "rows": [list(row) for row in rows],
     }
+    if tables:
+        found["tables"] = {title: dict(counts) for title, counts in tables.items()}
     path = folder / f"{name}.json"
     path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return path
@@ -52,6 +65,24 @@ def table(files: Sequence[Path]) -> str:
         for index, (what, figure) in enumerate(found["rows"]):
             lines.append(f"| {what} | {figure} | {by if index == 0 else ''} |")
     return "\n".join(lines)
+
+
+def tables_page(path: Path) -> str:
+    """The tables behind the figures of a file, as a Markdown page; "" where it keeps none."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    lines = [
+        f"# `{found['command']}`: what was counted",
+        "",
+        f"Written by `make figures` from [{path.name}]({path.name}): {found['date']}, "
+        f"Linux {found['linux']}.",
+    ]
+    for title, counts in found.get("tables", {}).items():
+        columns = list(next(iter(counts.values()), {}))
+        lines += ["", f"## {title}", "", f"| | {' | '.join(columns)} |"]
+        lines.append(f"|---|{'---:|' * len(columns)}")
+        for name, row in counts.items():
+            lines.append(f"| {name} | {' | '.join(f'{row[one]:,}' for one in columns)} |")
+    return "\n".join(lines) + "\n" if "tables" in found else ""
 
 
 def speed_table(results: Path = RESULTS) -> str:
@@ -75,6 +106,42 @@ def speed_table(results: Path = RESULTS) -> str:
     return "\n".join(lines)
 
 
+# What is measured of the verifier: in words, as `make bench` calls it, what it is to be, and if
+# more is better.
+_VERIFIER = (
+    ("thousand instructions processed a second, median", "median speed", 100.0, True),
+    (
+        "processed, as a multiple of the kernel's, at most",
+        "processed, ours / kernel, most",
+        1.2,
+        False,
+    ),
+    ("time, as a multiple of the kernel's", "time, ours / kernel, whole", 10.6, False),
+)
+
+
+def verifier_table(results: Path = RESULTS) -> str:
+    """The verifier's speed beside the running kernel's as a Markdown table, with what it was to be;
+    "-" where there was no kernel to compare with."""
+    found = json.loads(results.read_text(encoding="utf-8"))["verifier"]
+    end = f": {_VERIFIER[0][1]}"
+    sides = [name.removesuffix(end) for name in found if name.endswith(end)]
+    lines = [
+        f"| the verifier | {' | '.join(f'{side} programs' for side in sides)} | target | |",
+        f"|---|{'---:|' * (len(sides) + 1)}---|",
+    ]
+    for what, name, target, more in _VERIFIER:
+        values = [found.get(f"{side}: {name}", [None])[0] for side in sides]
+        known = [value for value in values if value is not None]
+        met = all(value >= target if more else value <= target for value in known)
+        cells = [
+            "-" if value is None else f"{value:.{2 if target < 2 else 1}f}" for value in values
+        ]
+        said = ("met" if met else "missed") if known else "not measured"
+        lines.append(f"| {what} | {' | '.join(cells)} | {target:g} | {said} |")
+    return "\n".join(lines)
+
+
 def _ratio(value: float | None) -> str:
     if value is None:
         return "-"
@@ -93,7 +160,8 @@ def with_table(readme: str, made: str, begin: str = BEGIN, end: str = END) -> st
 def written(readme: str) -> str:
     """The README with every table made anew."""
     with_figures = with_table(readme, table(files()))
-    return with_table(with_figures, speed_table(), SPEED_BEGIN, SPEED_END)
+    speeds = f"{speed_table()}\n\n{verifier_table()}"
+    return with_table(with_figures, speeds, SPEED_BEGIN, SPEED_END)
 
 
 def files() -> list[Path]:
@@ -103,6 +171,10 @@ def files() -> list[Path]:
 
 def main() -> int:
     """Write the tables."""
+    for path in files():
+        page = tables_page(path)
+        if page:
+            path.with_suffix(".md").write_text(page, encoding="utf-8")
     README.write_text(written(README.read_text(encoding="utf-8")), encoding="utf-8")
     return 0
 

@@ -204,6 +204,18 @@ def figures(tally: Tally) -> list[tuple[str, str]]:
     ]
 
 
+def tables(tally: Tally) -> dict[str, dict[str, dict[str, int]]]:
+    """The counts by program type and by feature."""
+    by = {"By program type": tally.by_type, "By feature": tally.by_feature}
+    return {
+        title: {
+            name: {one.value: counts[one] for one in Comparison}
+            for name, counts in sorted(rows.items())
+        }
+        for title, rows in by.items()
+    }
+
+
 def main() -> int:
     """The campaign that the environment asks for."""
     reason = bpfsys.available()
@@ -216,7 +228,8 @@ def main() -> int:
     tally = campaign(range(first, first + count), where / "journal", where, progress=True)
     print(tally.table())
     if first == 0 and count >= KEPT:
-        print(f"kept in {keep('oracle', 'make oracle', figures(tally))}")
+        kept = keep("oracle", "make oracle", figures(tally), tables=tables(tally))
+        print(f"kept in {kept}")
     return 1 if tally.looser else 0
 
 

@@ -21,7 +21,7 @@ MAPS = (
     MapSpec("array", MapType.ARRAY, 4, 64, 4),
     MapSpec("ring", MapType.RINGBUF, 0, 0, 4096),
 )
-CALLS = {"lookup": 1, "loop": 181, "for_each": 164, "reserve": 131, "submit": 132}
+CALLS = {"lookup": 1, "loop": 181, "for_each": 164, "reserve": 131, "submit": 132, "random": 7}
 # 1: int, 2: int *, 3 and 4: the types of functions of one int and of one pointer.
 BTF = Btf.of(
     [
@@ -209,6 +209,23 @@ again:
   r0 = 0
   exit
 """
+
+
+# Ten branches, of which no two leave equal states.
+FORKS = "r7 = 0\n" + "\n".join(
+    f"call random\nif r0 == {bit} goto +1\nr7 += {1 << bit}" for bit in range(10)
+)
+
+
+@pytest.mark.parametrize("states", [1, 3, 10, 40])
+def test_a_budget_of_states_is_kept(states: int) -> None:
+    code = FORKS + "\nr0 = r7\nif r0 != 0 goto +0\nr0 = 0\nexit"
+    verdict = judge(code, options=Options(budget_states=states))
+    assert isinstance(verdict, Inconclusive)
+    assert verdict.finding.rule is Rule.BUDGET
+    held = int(verdict.finding.message.removeprefix("too many states: "))
+    assert states < held <= states + 4
+    assert "--budget-states" in verdict.finding.suggestion
 
 
 def test_budget_is_a_limit_not_a_verdict() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pybpfvm.isa.asm import assemble
-from pybpfvm.profiles import PROFILES
+from pybpfvm.objectfile import read_object
+from pybpfvm.profiles import PROFILES, profile_named
 from pybpfvm.program import BpfObject, Program
 from pybpfvm.session.judging import JudgeRequest, judge
 from pybpfvm.verifier.explaining.categories import KIND_NOTES, kind_note
@@ -100,3 +103,62 @@ def test_notes_say_who_forbids() -> None:
     endless = Finding(Rule.INFINITE_LOOP, Kind.UNPROVEN, 0, "")
     assert "safe" not in kind_note(endless)
     assert kind_note(Finding(Rule.LOCK, Kind.POLICY, 0, "")) == KIND_NOTES[Kind.POLICY]
+
+
+ADVICE = Path(__file__).parent / "data" / "advice.bpf.o"
+# By program: what its reason and its suggestion say, and what neither may.
+IN_WORDS_OF_C = {
+    "too_high": (
+        "any number whose low 32 bits are from 0 to 80 pass",
+        "line 46 tighter: `if (at >= 64) return 0;`",
+        ("negative", "unsigned"),
+    ),
+    "in_callback": (
+        "no comparison on this path bounds it",
+        "`if (counted.n >= 64) return 0;`, as an unsigned comparison, between",
+        ("line 36", "tighter", "63"),
+    ),
+    "moved": (
+        "until the call at line 67: the packet may have moved since",
+        "read data and data_end from the context again after line 67",
+        ("keep the pointer",),
+    ),
+    "unchecked": (
+        "returned at line 74",
+        "`if (!byte) return 0;` before line 75",
+        ("r0;",),
+    ),
+    "nameless": (
+        "returned at line 81",
+        "keep what bpf_map_lookup_elem returns in a variable `p`, and `if (!p) return 0;`",
+        ("!r0",),
+    ),
+    "short_check": (
+        "(at line 88) covers 8 bytes",
+        "`if (r6 + 1 > data_end) return 0;` on every path to line 90; r6 holds what line 88 made",
+        ("at + 1",),
+    ),
+    "loop_check": (
+        "(at line 97) covers 8 bytes",
+        "`if ((void *)at + 9 > data_end) return 0;` on every path to line 101",
+        ("r6",),
+    ),
+    "added_here": (
+        "was not compared with data_end after that was added",
+        "`if (r6 + 1 > data_end) return 0;` on every path to line 111",
+        ("data + 1 ", "(void *)data"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IN_WORDS_OF_C)
+def test_the_way_out_is_told_in_words_of_the_source(name: str) -> None:
+    reason, suggestion, never = IN_WORDS_OF_C[name]
+    obj = read_object(ADVICE)
+    verdict = judge(obj.program(name), obj, profile_named("xdp"), JudgeRequest())
+    assert isinstance(verdict, Rejected)
+    (error,) = verdict.errors
+    assert reason in error.reason
+    assert suggestion in error.suggestion
+    for words in never:
+        assert words not in error.reason + error.suggestion

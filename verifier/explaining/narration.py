@@ -330,9 +330,10 @@ def _changed(env: Environment, link: Link) -> str:
     insn = env.code[link.pc]
     name = name_of(link.place)
     was = link.before
-    if insn.spec.kind is not Kind.CALL:
+    local = insn.spec.kind is Kind.CALL_LOCAL
+    if insn.spec.kind is not Kind.CALL and not local:
         return f"{name} is {value_text(link.after)} after this"
-    helper = helper_name(env, insn)
+    helper = "the function called here" if local else helper_name(env, insn)
     if was is not None and (was.type in PACKET_TYPES or was.type is RegType.PTR_TO_PACKET_END):
         return f"{helper} may move the packet: {name}, {value_text(was)}, is stale from here on"
     if was is not None and was.ref_id:

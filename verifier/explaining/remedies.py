@@ -28,15 +28,20 @@ from pybpfvm.verifier.explaining.narration import (
     range_text,
     value_text,
 )
-from pybpfvm.verifier.explaining.slicing import How, Link, Register
+from pybpfvm.verifier.explaining.slicing import CALLS, How, Link, Register
 from pybpfvm.verifier.states.regstate import NON_NULL, PACKET_TYPES, Reg, RegType
 from pybpfvm.verifier.usermemory.origin import ADDRESSES
 from pybpfvm.verifier.verdict import Finding, Rule
 
 # `table[idx]` on a line of C: where there is one subscript, it is what went wrong.
 _SUBSCRIPT = re.compile(r"\[\s*([A-Za-z_]\w*(?:(?:\.|->)\w+)*)\s*\]")
-# `*p` or `p->field` on a line of C.
-_POINTER = re.compile(r"(?:(?<![\w)\]]\s)|^|(?<=[(=,;]))\s*\*\s*([A-Za-z_]\w*)|\b([A-Za-z_]\w*)->")
+# `*p`, `p->field` or `p[i]` on a line of C.
+_POINTER = re.compile(
+    r"(?:(?<![\w)\]]\s)|^|(?<=[(=,;]))\s*\*\s*([A-Za-z_]\w*)|\b([A-Za-z_]\w*)->"
+    r"|(?<![\w.>])([A-Za-z_]\w*)\[[^\]]*\](?!\s*(?:->|\.|\[))"
+)
+# `value = call(`, perhaps with a cast, on a line of C.
+_RESULT = re.compile(r"\b([A-Za-z_]\w*)\s*=(?!=)\s*(?:\([^()]*\)\s*)?[A-Za-z_]\w*\s*\(")
 _LOOP_STEPS = 6
 
 
@@ -71,6 +76,21 @@ class Question:
     def culprit(self) -> Reg | None:
         """The refused value."""
         return None if self.path is None else self.path.refused.culprit
+
+    @property
+    def own_links(self) -> tuple[Link, ...]:
+        """Those of `links` since the last callback ended: what is compared inside one bounds
+        nothing outside."""
+        path = self.path
+        if path is None:
+            return self.links
+        depth = len(path.steps[-1].state.frames)
+        since = 0
+        for number, link in enumerate(self.links):
+            ended = path.steps[link.index].state.frames[depth:] if link.index >= 0 else ()
+            if any(frame.callback is not None for frame in ended):
+                since = number + 1
+        return self.links[since:]
 
     @property
     def name(self) -> str:
@@ -205,20 +225,29 @@ def _why_unbounded(question: Question, need: Need) -> str:
         return "no comparison on this path bounds it"
     after = tests[-1].after
     place = question.place(tests[-1].pc)
-    if after is not None and after.var.smin < min(need.low, 0):
+    if _lets_negative(question, tests[-1], need):
         return f"the comparison at {place} lets negative numbers pass"
     return f"the comparison at {place} lets {value_text(after)} pass"
 
 
 def _comparisons(question: Question, need: Need) -> list[Link]:
     """The comparisons of what has to be bounded."""
-    found = comparison(question.env, question.links, need, question.lost)
+    found = comparison(question.env, question.own_links, need, question.lost)
     since = found.link.index if found is not None else -1
     return [
         link
-        for link in question.links
+        for link in question.own_links
         if link.how is How.NARROWED and _number(link.after) and link.index >= since
     ]
+
+
+def _lets_negative(question: Question, test: Link, need: Need) -> bool:
+    """Whether what passes a comparison may be negative, in as many bits as it compares."""
+    if test.after is None:
+        return False
+    var = test.after.var
+    narrow = question.env.code[test.pc].spec.width == 32
+    return (var.s32min if narrow else var.smin) < min(need.low, 0)
 
 
 def _number(reg: Reg | None) -> bool:
@@ -238,7 +267,7 @@ def _allowed(need: Need) -> str:
 def _compare(question: Question, need: Need) -> str:
     """The comparison to write, and where."""
     error = question.error
-    found = comparison(question.env, question.links, need, question.lost)
+    found = comparison(question.env, question.own_links, need, question.lost)
     if need.high < max(need.low, 0):
         return "make the object larger: no offset fits"
     if found is None:
@@ -258,13 +287,14 @@ def _compare(question: Question, need: Need) -> str:
         check = f"`if ({below}{what} > sizeof(the buffer)) {question.way_out}`"
     elif found.low > 0:
         check = f"`if ({what} < {number_text(found.low)} || {what} >= {limit}) {question.way_out}`"
+    tests = _comparisons(question, need)
+    if tests and question.lost is None:
+        signed = _lets_negative(question, tests[-1], need)
+        unsigned = ", as an unsigned comparison" if signed else ""
+        return f"make the comparison at {question.place(tests[-1].pc)} tighter: {check}{unsigned}"
     bounded = found.link.after
     if bounded is not None and bounded.var.smin < 0:
         check += ", as an unsigned comparison,"
-    tests = _comparisons(question, need)
-    if tests and question.lost is None:
-        text = f"make the comparison at {question.place(tests[-1].pc)} tighter: {check}"
-        return text.removesuffix(",")
     set_at = question.place(found.link.pc)
     before = question.place(error.pc)
     if set_at == before:
@@ -292,18 +322,43 @@ def _null(question: Question) -> Advice:
         f"{name} is what {helper} returned at {question.place(source.pc)}; {why}, and no "
         "comparison with NULL comes before this use"
     )
+    called = _pointer_name(question, name)
+    if called == name:
+        called = _result_name(question, source.pc) or name
+    here = question.place(question.error.pc)
+    if called == name and question.place(source.pc) == here:
+        return Advice(
+            reason,
+            f"keep what {helper} returns in a variable `p`, and `if (!p) {question.way_out}` "
+            f"before it is used at {here}",
+        )
+    made = _made_at(question, name) if called == name else ""
     return Advice(
         reason,
-        f"`if (!{_pointer_name(question, name)}) {question.way_out}` before "
-        f"{question.place(question.error.pc)}",
+        f"`if (!{called}) {question.way_out}` before {here}{made}",
     )
 
 
 def _pointer_name(question: Question, name: str) -> str:
-    """How the C line calls the pointer that it dereferences, if there is one only."""
+    """How the C line calls the pointer that it dereferences, if there is one only; else `name`."""
     line = question.line(question.error.pc)
-    names = set() if line is None else {a or b for a, b in _POINTER.findall(line.text)}
+    names = set() if line is None else set(filter(None, sum(_POINTER.findall(line.text), ())))
     return names.pop() if len(names) == 1 else name
+
+
+def _result_name(question: Question, pc: int) -> str:
+    """The variable that a C line gives what it calls to, if there is one only; else ""."""
+    line = question.line(pc)
+    names = set() if line is None else set(_RESULT.findall(line.text))
+    return names.pop() if len(names) == 1 else ""
+
+
+def _made_at(question: Question, name: str) -> str:
+    """Which C line made the value in a register that has no name here."""
+    lines = [link for link in question.links if link.index >= 0 and link.how is not How.NARROWED]
+    if not lines or question.line(lines[-1].pc) is None:
+        return ""
+    return f"; {name} holds what {question.place(lines[-1].pc)} made"
 
 
 def _source(question: Question, how: How) -> Link | None:
@@ -322,10 +377,11 @@ def _not_a_pointer(question: Question) -> Advice:
     made = next((link for link in reversed(question.links) if _unmade(link)), None)
     if made is not None:
         was = value_text(made.other if made.how is How.STORED else made.before)
-        return Advice(
-            f"{name} was {was} until {question.place(made.pc)}, which made it a number",
-            _pointer_again(question, made),
-        )
+        reason = f"{name} was {was} until {question.place(made.pc)}, which made it a number"
+        if _moves_packet(question, made):
+            call = question.place(made.pc)
+            reason = f"{name} was {was} until the call at {call}: the packet may have moved since"
+        return Advice(reason, _pointer_again(question, made))
     copy = _copy_instead(question, name, place)
     source = question.links[0] if question.links else None
     if culprit.origin is not None and culprit.origin.source in ADDRESSES:
@@ -394,12 +450,17 @@ def _loaded_number(question: Question, pointer: Reg, name: str, pc: int) -> str:
 
 
 def _pointer_again(question: Question, made: Link) -> str:
-    insn = question.env.code[made.pc]
-    if insn.spec.kind is Kind.CALL:
-        if made.before is not None and made.before.type in PACKET_TYPES:
-            return f"read data and data_end from the context again after {question.place(made.pc)}"
+    if _moves_packet(question, made):
+        return f"read data and data_end from the context again after {question.place(made.pc)}"
+    if question.env.code[made.pc].spec.kind in CALLS:
         return f"do not use it after {question.place(made.pc)}"
     return f"keep the pointer whole: change a copy of it at {question.place(made.pc)} instead"
+
+
+def _moves_packet(question: Question, made: Link) -> bool:
+    """Whether it is a call that pointers into the packet do not outlive."""
+    call = question.env.code[made.pc].spec.kind in CALLS
+    return call and made.before is not None and made.before.type in PACKET_TYPES
 
 
 def _packet(question: Question) -> Advice:
@@ -434,13 +495,29 @@ def _packet(question: Question) -> Advice:
         reason = f"{name} was never compared with data_end on this path: the packet may be shorter"
     # The end of the access: from the packet's beginning, or from the register if that is a
     # variable distance away.
-    base, reach = (name, needed - culprit.off) if culprit.var.mask else ("data", needed)
+    base, reach = "data", needed
+    if culprit.var.mask:
+        base, reach = _moved_pointer(question, name), needed - culprit.off
+    made = _made_at(question, name) if base == name else ""
     last_byte = base if reach == 0 else f"{base} {'+' if reach > 0 else '-'} {abs(reach)}"
     if access is None:
         last_byte = f"{base} + the bytes needed"
-    return Advice(
-        reason, f"`if ({last_byte} > data_end) {question.way_out}` on every path to {place}"
-    )
+    check = f"`if ({last_byte} > data_end) {question.way_out}`"
+    return Advice(reason, f"{check} on every path to {place}{made}")
+
+
+def _moved_pointer(question: Question, name: str) -> str:
+    """How the C line calls a pointer with a variable offset; `name` where it is not sure to be that
+    variable: constants were added since, or the line itself adds to it."""
+    here = question.line(question.error.pc)
+    moved = [link for link in question.links if link.how is How.COMPUTED][-1:]
+    if not moved or moved[0].other is None or not moved[0].other.var.mask:
+        return name
+    there = question.line(moved[0].pc)
+    if here is None or there is None or (there.file, there.line) == (here.file, here.line):
+        return name
+    called = _pointer_name(question, name)
+    return name if called == name else f"(void *){called}"
 
 
 _PACKET_BYTES = re.compile(r"\boff=(-?\d+) size=(\d+)")

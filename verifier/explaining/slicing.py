@@ -131,7 +131,7 @@ def written_registers(insn: Insn) -> frozenset[int]:
     kind = insn.spec.kind
     if kind in _WRITES_DST:
         return frozenset({insn.dst})
-    if kind in _CALLS:
+    if kind in CALLS:
         return _CALLER_SAVED
     if kind is Kind.ATOMIC:
         if insn.spec.op is AtomicOp.CMPXCHG:
@@ -143,7 +143,7 @@ def written_registers(insn: Insn) -> frozenset[int]:
 _WRITES_DST = frozenset(
     {Kind.ALU, Kind.ADDR_SPACE_CAST, Kind.LDX, Kind.LDSX, Kind.LOAD_ACQ, Kind.LDDW}
 )
-_CALLS = frozenset({Kind.CALL, Kind.CALL_KFUNC, Kind.CALL_LOCAL, Kind.LD_ABS, Kind.LD_IND})
+CALLS = frozenset({Kind.CALL, Kind.CALL_KFUNC, Kind.CALL_LOCAL, Kind.LD_ABS, Kind.LD_IND})
 _CALLER_SAVED = frozenset(range(6))
 _STORES = frozenset({Kind.ST, Kind.STX, Kind.STORE_REL, Kind.ATOMIC})
 _LOADS = frozenset({Kind.LDX, Kind.LDSX, Kind.LOAD_ACQ})
@@ -221,7 +221,7 @@ def _register_written(
     kind = insn.spec.kind
     value = held(after, place)
     pc = step.pc
-    if kind in _CALLS:
+    if kind in CALLS:
         how = How.RESULT if place.number == 0 else How.CLOBBERED
         if kind is Kind.CALL_LOCAL and len(after.frames) > len(before.frames):
             how = How.CLOBBERED
@@ -296,7 +296,7 @@ def _slot_change(
         return None
     if kind is Kind.JUMP:
         return Link(at, step.pc, How.NARROWED, place, was, value, source=place)
-    if kind in _CALLS and (was is None or value is None or value.type is was.type):
+    if kind in CALLS and (was is None or value is None or value.type is was.type):
         return Link(at, step.pc, How.HELPER_WROTE, place, was, value)
     return Link(at, step.pc, How.CHANGED, place, was, value, source=place)
 
