@@ -42,6 +42,7 @@ from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.filtering import FilterGate, RequestFilter
 from pybpfvm.uring_backend.loop.attach import OpsValue, RingTable, release
 from pybpfvm.uring_backend.loop.memory import LoopMemory, Posting
+from pybpfvm.uring_backend.loop.naming import NAMES_ANOTHER, Live, Naming
 from pybpfvm.uring_backend.loop.setup import LoopSetup, check_setup
 
 _ENTER_FLAGS = (
@@ -121,7 +122,8 @@ class LoopRing:
         self._wait_count = 0
         self._disabled = bool(self.setup.flags & abi.SETUP_R_DISABLED)
         self._submitter = None if self._disabled else threading.get_ident()
-        self._live: dict[int, tuple[int, str]] = {}  # token -> (user_data, who submitted it)
+        self._live: dict[int, Live] = {}  # by token
+        self._naming = Naming(self._live)
         self._submitting: dict[int, bytes] = {}  # token -> SQE, while the backend takes them
         self._gate = FilterGate(backend, self._submitting.get, observer)
         self._next_token = 1
@@ -533,27 +535,29 @@ class LoopRing:
         for raw in batch:
             token = self._next_token
             self._next_token += 1
-            user_data = int.from_bytes(raw[32:40], "little")
-            self._live[token] = (user_data, self._running or "user")
             tokens.append(token)
             self._submitting[token] = raw
-            encoded.append(raw[:32] + token.to_bytes(8, "little") + raw[40:])
+        taken = 0
         try:
+            for token, raw in zip(tokens, batch, strict=True):
+                if raw[0] in NAMES_ANOTHER:
+                    encoded.append(self._naming.start(token, raw))
+                else:
+                    encoded.append(raw[:32] + token.to_bytes(8, "little") + raw[40:])
+                user_data = int.from_bytes(raw[32:40], "little")
+                self._live[token] = Live(user_data, self._running or "user", raw[0])
             taken = self.backend.submit(encoded)
-        except UnsupportedError:
-            for token in tokens:
-                del self._live[token]
-            raise
         finally:
             self._submitting.clear()
-        for token in tokens[taken:]:
-            del self._live[token]
+            for token in tokens[taken:]:
+                self._live.pop(token, None)
+                self._naming.forget(token)
         self._next_token = tokens[0] + taken
         if self._observer is not None:
             now = self.now_ns()
             for token, raw in zip(tokens[:taken], batch, strict=False):
-                user_data, origin = self._live[token]
-                issued = SqeIssued(now, token, raw[0], user_data, 0, raw[1], origin, raw)
+                one = self._live[token]
+                issued = SqeIssued(now, token, raw[0], one.user_data, 0, raw[1], one.origin, raw)
                 self._observer(issued)
         return taken
 
@@ -612,15 +616,19 @@ class LoopRing:
         for event in events:
             assert isinstance(event, Completion)
             more = event.flags & abi.CQE_F_MORE
-            user_data, origin = self._live[event.token]
+            one = self._live[event.token]
+            res, again = self._naming.answered(event.token, event.res)
+            if again is not None and self.backend.submit([again]):
+                events += self.backend.poll()
+                continue
             if not more:
                 del self._live[event.token]
                 if self._gate.active:
-                    self._gate.ended(event.token, event.res)
+                    self._gate.ended(event.token, res)
                 if self._observer is not None:
                     now, token = self.now_ns(), event.token
-                    self._observer(RequestEnded(now, token, event.res, event.flags, quiet=False))
-            posting = Posting(user_data, event.res, event.flags, origin, event.token)
+                    self._observer(RequestEnded(now, token, res, event.flags, quiet=False))
+            posting = Posting(one.user_data, res, event.flags, one.origin, event.token)
             self._posted += 1
             self._tell_posted(posting, self.queues.post(posting))
         return bool(events)
