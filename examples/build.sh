@@ -42,6 +42,9 @@ done
 # The merged upstream ABI: one object for all dialects of it.
 for folder in examples/loop_*/; do
     build "${folder}prog.bpf.c" "${folder}prog.bpf.o" 0 -mcpu=v4
+    if [ -e "${folder}twin.bpf.c" ]; then
+        build "${folder}twin.bpf.c" "${folder}twin.bpf.o" 0 -mcpu=v4
+    fi
 done
 
 # Acceptance programs: every profile, then every way an object of the time may look.

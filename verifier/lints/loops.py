@@ -383,10 +383,10 @@ class LoopLints(Watching):
                 self._report(
                     Rule.HEAD_STALE,
                     pc,
-                    "cq_wait_idx is made from a head that the program has moved since",
-                    f"the head is {published.off} further than that: the index is not behind "
-                    "the newest completion, so nothing is waited for",
-                    "add to the head that was stored last",
+                    "cq_wait_idx is not beyond the CQ's head, which was moved since it was loaded",
+                    "it is made from the head as it was before: the tail is there already, and "
+                    "the step runs again at once",
+                    "add the number of completions to wait for to the head that was stored last",
                 )
         elif value.root in self._tails:
             ahead = value.off
