@@ -12,7 +12,7 @@ LICENSE("Dual MIT/GPL");
 #define CQE_MASK (cq_entries - 1)
 #endif
 
-enum { BLOCK = 4096, SLOTS = 8, SHORT_READ = -5 };
+enum { BLOCK = 1024, SLOTS = 8, SHORT_READ = -5 };
 
 /* Set by the host before loading, from what io_uring_setup reported. */
 const volatile u32 cq_entries = 16;

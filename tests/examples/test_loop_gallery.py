@@ -26,7 +26,7 @@ TWINS: dict[str, dict[str, str]] = {
 GALLERY = sorted(path.parent.name for path in EXAMPLES.glob("loop_*/twin.bpf.c"))
 PROFILES = ("loop-7.1", "loop-7.2")
 # The ring of the scenarios.
-RING = shape_of(*parse_setup("entries=8,cq_entries=16,mem=32768"))
+RING = shape_of(*parse_setup("entries=8,cq_entries=16,mem=8192"))
 
 
 def run(
