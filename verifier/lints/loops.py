@@ -33,6 +33,7 @@ _LOOKS_ONLY = frozenset(
     | {"get_smp_processor_id", "get_numa_node_id", "jiffies64", "ktime_get_ns"}
     | {"ktime_get_boot_ns", "ktime_get_tai_ns", "strncmp", "probe_read_user", "probe_read_kernel"}
 )
+_STACK = range(-512, 0)
 _STORES = (InsnKind.ST, InsnKind.STX, InsnKind.STORE_REL, InsnKind.ATOMIC)
 _LOADS = (InsnKind.LDX, InsnKind.LDSX, InsnKind.LOAD_ACQ)
 _CALLS = (InsnKind.CALL, InsnKind.CALL_LOCAL, InsnKind.CALL_KFUNC)
@@ -149,7 +150,7 @@ class LoopLints(Watching):
             if len(state.frames) > 1:
                 called = state.frame.callback is None
                 notes = replace(notes, values=notes.values.ended(frame, called=called))
-            else:
+            elif not state.frame.entry:  # of the program, and not of a function judged alone
                 self._ended(pc, state, notes)
         if not frame and insn.dst == 0 and kind in (InsnKind.ALU, InsnKind.LDX, InsnKind.LDDW):
             moved = insn.spec.op is AluOp.MOV and insn.spec.operand is Operand.K
@@ -231,8 +232,7 @@ class LoopLints(Watching):
         if stack:
             place = stack_place(state, pointer)
             if place is None:
-                numbers = range(-(1 << 20), 0)
-                return replace(notes, values=notes.values.without(pointer.frame, numbers))
+                return replace(notes, values=notes.values.without(pointer.frame, _STACK))
             at, size = place[1] + insn.off, int(insn.spec.size or 8)
             values = notes.values.without(place[0].number, range(at - 7, at + size))
             return replace(notes, values=values.put((place[0].number, at), value))
@@ -271,8 +271,11 @@ class LoopLints(Watching):
                 kept = kept.put((frame + 1, number), values.get((frame, number)))
             return replace(notes, values=kept)
         if kind is InsnKind.CALL:
-            looks = self._profile.helpers.get(insn.imm, "") in _LOOKS_ONLY
-            return replace(notes, values=kept, changed=notes.changed or not looks)
+            helper = self._profile.helpers.get(insn.imm, "")
+            if helper != "map_lookup_elem":
+                kept = _overwritten(state, kept)
+            changed = notes.changed or helper not in _LOOKS_ONLY
+            return replace(notes, values=kept, changed=changed)
         known = self._kernel.type(insn.imm) if 0 < insn.imm < len(self._kernel) else None
         name = known.name if isinstance(known, Func) and not insn.off else ""
         if name == _GET_REGION:
@@ -283,6 +286,8 @@ class LoopLints(Watching):
             self._check_count(pc, state.frame.regs[2])
             kept = kept.made((frame, 0), pc)
             notes = replace(notes, changed=True)
+        else:
+            kept = _overwritten(state, kept)
         return replace(notes, values=kept)
 
     def _ended(self, pc: int, state: State, notes: LoopNotes) -> None:
@@ -535,6 +540,14 @@ class LoopLints(Watching):
 def _notes(state: State) -> LoopNotes:
     assert isinstance(state.notes, LoopNotes)
     return state.notes
+
+
+def _overwritten(state: State, values: Values) -> Values:
+    """What is left when a call may have written to the stacks that it was given."""
+    for pointer in state.frame.regs[1:6]:
+        if pointer.type is RegType.PTR_TO_STACK:
+            values = values.without(pointer.frame, _STACK)
+    return values
 
 
 def _constant(reg: Reg) -> bool:
