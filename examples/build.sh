@@ -42,6 +42,9 @@ done
 # The merged upstream ABI: one object for all dialects of it.
 for folder in examples/loop_*/; do
     build "${folder}prog.bpf.c" "${folder}prog.bpf.o" 0 -mcpu=v4
+    if [ -e "${folder}twin.bpf.c" ]; then
+        build "${folder}twin.bpf.c" "${folder}twin.bpf.o" 0 -mcpu=v4
+    fi
 done
 
 # Acceptance programs: every profile, then every way an object of the time may look.
@@ -76,6 +79,7 @@ build $lints/twins.bpf.c $lints/twins.v3.bpf.o 3
 build $lints/first_posting.bpf.c $lints/first_posting.v1.bpf.o 1
 build $lints/behaviours.bpf.c $lints/behaviours.v2.bpf.o 2
 build $lints/behaviours.bpf.c $lints/behaviours.v3.bpf.o 3
+build $lints/loop.bpf.c $lints/loop.bpf.o 0 -mcpu=v4
 
 # Programs that the native ring loop runs, for comparison with Python's.
 loops=tests/data/loops

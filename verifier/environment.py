@@ -36,6 +36,7 @@ DEFAULT_BUDGET_SECONDS = 600.0
 
 
 if TYPE_CHECKING:
+    from pybpfvm.uring_backend.loop.shape import RingShape
     from pybpfvm.verifier.resources.deferred import Deferred
 
 
@@ -46,7 +47,8 @@ class Options:
     kernel, None for the one that the profile belongs to. `contract`: what is promised of user
     memory. `caps` are the loader's. `by_origin`: explore states apart that differ in what user
     space had to do with their numbers only, and in what the observers noted. `target_btf` has
-    the types of the kernel that the program is for, None: the running one's.
+    the types of the kernel that the program is for, None: the running one's. `ring`: the ring
+    that it is for, where that is known.
 
     Three budgets bound the work; when one is used up, the verdict is Inconclusive and names it.
     `budget_insns` is the kernel's own limit of instructions processed. `budget_states` bounds the
@@ -65,6 +67,7 @@ class Options:
     contract: Contract | None = None
     by_origin: bool = False
     target_btf: Btf | None = None
+    ring: RingShape | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,13 @@ class Rule(Enum):
     SQE_FLAGS = "sqe-flags"
     SQE_FIELD = "sqe-field"
     SQE_BUFFER = "sqe-buffer"
+    # of rings with a loop
+    RING_OWNER = "ring-word-ownership"
+    HEAD_STALE = "cq-head-stale"
+    CQ_MASK = "cq-mask"
+    SUBMIT_COUNT = "submit-count"
+    RING_REGION = "ring-region"
+    RING_SETUP = "ring-setup"
     # outside
     BUDGET = "budget"
     UNSUPPORTED = "unsupported"
@@ -132,6 +139,12 @@ LINTS = (
     Rule.SQE_FLAGS,
     Rule.SQE_FIELD,
     Rule.SQE_BUFFER,
+    Rule.RING_OWNER,
+    Rule.HEAD_STALE,
+    Rule.CQ_MASK,
+    Rule.SUBMIT_COUNT,
+    Rule.RING_REGION,
+    Rule.RING_SETUP,
 )
 
 

@@ -77,8 +77,12 @@ enum {
 enum {
 	OP_NOP = 0,
 	OP_TIMEOUT = 11,
+	OP_ACCEPT = 13,
+	OP_CLOSE = 19,
 	OP_READ = 22,
 	OP_WRITE = 23,
+	OP_SEND = 26,
+	OP_RECV = 27,
 };
 
 #define WORD(region, offset) (*(volatile u32 *)((region) + (offset)))

@@ -63,6 +63,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print the folder of the JSON Schemas of every --json document instead",
     )
+    parser.add_argument(
+        "--ring",
+        nargs="?",
+        const="",
+        metavar="SETUP",
+        help="describe a ring as this kernel lays it out instead, for `verify --ring`; SETUP is"
+        " like entries=8,cq_entries=16,flags=single_issuer+defer_taskrun,mem=4096",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -86,6 +94,9 @@ def run(args: argparse.Namespace) -> int:
     if args.schemas:
         print(SCHEMAS)
         return 0
+    if args.ring is not None:
+        _print_ring(args.ring)
+        return 0
     findings = list(_findings())
     if args.json:
         print_json("doctor/1", {"findings": [asdict(finding) for finding in findings]})
@@ -102,6 +113,15 @@ def run(args: argparse.Namespace) -> int:
             ),
         )
     return 0 if all(f.works for f in findings if f.needed) else 1
+
+
+def _print_ring(asked: str) -> None:
+    from pybpfvm.uring_backend.kernel.shape import measured
+    from pybpfvm.uring_backend.loop import shape
+
+    setup, mem_bytes = shape.parse_setup(asked)
+    found, source = measured(shape.shape_of(setup, mem_bytes))
+    print_json(shape.DOCUMENT, shape.document(found, source))
 
 
 def _findings() -> Iterator[Finding]:

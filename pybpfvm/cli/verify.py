@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pybpfvm.cli.common import (
     add_abi_arguments,
@@ -32,9 +33,12 @@ from pybpfvm.verifier.kernels import DEFAULT_KERNEL, KERNELS, NOTES
 from pybpfvm.verifier.log import DEFAULT_LOG_CHARS
 from pybpfvm.verifier.privileges.privilege import parse_capabilities
 
+if TYPE_CHECKING:
+    from pybpfvm.uring_backend.loop.shape import RingShape
+
 _MAX_JOBS = 256
 _PIECE = 1 << 14  # characters written at a time
-_MAX_CONTRACT_BYTES = 1 << 20
+_MAX_TEXT_BYTES = 1 << 20
 
 _KERNELS_HELP = "what --kernel changes (rules of ordinary program types only):\n" + "\n".join(
     f"  {name:<5} {note}" for name, note in NOTES.items()
@@ -85,6 +89,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument(
         "--contract", metavar="FILE", help="what user memory holds (TOML; docs/contracts.md)"
+    )
+    how.add_argument(
+        "--ring",
+        metavar="FILE",
+        help="the ring that programs with a loop are for: warn where they take it to be another"
+        " (written by `doctor --ring`)",
     )
     how.add_argument(
         "--caps",
@@ -201,6 +211,7 @@ def _asked(
         log_level=log_level,
         log_chars=args.log_chars,
         caps=parse_capabilities(args.caps),
+        ring=_ring(args.ring),
     )
     output = None if args.output is None else _Output(args.output, args.objects)
     assignment = Assignment(
@@ -274,11 +285,22 @@ def _type(name: str | None) -> str | None:
 
 def _contract(path: str | None) -> tuple[str, str] | None:
     """The --contract option: its text, and where it is from."""
+    return None if path is None else (_text(path), path)
+
+
+def _ring(path: str | None) -> RingShape | None:
+    """The ring that the file of --ring describes."""
     if path is None:
         return None
-    data = read_input_file(path, _MAX_CONTRACT_BYTES)
+    from pybpfvm.uring_backend.loop.shape import parse_shape
+
+    return parse_shape(_text(path), path)
+
+
+def _text(path: str) -> str:
+    data = read_input_file(path, _MAX_TEXT_BYTES)
     try:
-        return data.decode(), path
+        return data.decode()
     except UnicodeDecodeError as error:
         raise InputError(f"not UTF-8: {error.reason}", where=path) from None
 

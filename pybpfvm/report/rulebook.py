@@ -27,7 +27,8 @@ type where that has arguments from BTF), `license`,
 `flags` and `holds`, the struct that their values are. Kernel objects are those of `kernel.btf`,
 which is made from `kernel.bpf.c` beside it, so that a card reads the same on every machine: texts
 say `call kfunc NAME` and `[struct.member]`, and `[struct NAME]` for the id of a program's own
-struct. `caps` is what the loader has, as for `verify --caps`.
+struct. `caps` is what the loader has, as for `verify --caps`; `ring` the ring of a program with a
+loop, as for `doctor --ring`: its kernel functions are those of its profile.
 The tests judge both programs of every rule: the bad one breaks this rule first, the good one none.
 """
 
@@ -47,10 +48,12 @@ from pybpfvm.isa.opcodes import Kind as InsnKind
 from pybpfvm.profiles import profile_named
 from pybpfvm.profiles.base import Profile
 from pybpfvm.profiles.btf_typed import btf_typed_profile
+from pybpfvm.profiles.loop_upstream import kernel_btf_of
 from pybpfvm.profiles.mainline import MAINLINE_NAMES
 from pybpfvm.program import BpfObject, MapSpec, MapType, Program, Subprog
 from pybpfvm.report.ruletexts import RULES, Row, meaning, mend, row, title
 from pybpfvm.session.judging import JudgeRequest, judge
+from pybpfvm.uring_backend.loop.shape import parse_setup, shape_of
 from pybpfvm.verifier.privileges.privilege import ALL, parse_capabilities
 from pybpfvm.verifier.usermemory.contract_parse import parse_contract
 from pybpfvm.verifier.verdict import Finding, Inconclusive, Rejected, Rule, Verdict
@@ -131,8 +134,9 @@ def _own_kernel() -> Btf:
 def _sample(name: str, card_row: Row, own: Row, kernel: Btf) -> Sample:
     """`own` is the table of the program, `card_row` the card it is part of."""
     merged = {**card_row, **own}
-    typed = btf_typed_profile(merged.get("section", ""))
+    typed = btf_typed_profile(merged.get("section", "")) if "type" not in merged else None
     profile = typed or profile_named(merged.get("type", "socket_filter"))
+    kernel = kernel_btf_of(profile) or kernel
     section = merged.get("section", profile.own_section)
     maps = tuple(_map(spec, content) for spec, content in merged.get("maps", {}).items())
     helpers = profile.helpers if profile.ring is not None else MAINLINE_NAMES
@@ -148,7 +152,8 @@ def _sample(name: str, card_row: Row, own: Row, kernel: Btf) -> Sample:
     contract = None if "contract" not in merged else parse_contract(merged["contract"], obj)
     caps = parse_capabilities(merged["caps"]) if "caps" in merged else ALL
     own_fields = merged.get("request", {})
-    request = JudgeRequest(contract=contract, btf=kernel, caps=caps, **own_fields)
+    ring = shape_of(*parse_setup(merged["ring"])) if "ring" in merged else None
+    request = JudgeRequest(contract=contract, btf=kernel, caps=caps, ring=ring, **own_fields)
     return Sample(own["code"].strip("\n"), own.get("says", ""), program, obj, profile, request)
 
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from pybpfvm.btf.types import Btf
 from pybpfvm.errors import InputError
@@ -50,6 +51,9 @@ from pybpfvm.verifier.verdict import (
 )
 from pybpfvm.verifier.verify import verify
 
+if TYPE_CHECKING:
+    from pybpfvm.uring_backend.loop.shape import RingShape
+
 DEFAULT_BUDGET_INSNS = 1_000_000
 DEFAULT_WITNESS_RUNS = 120
 
@@ -82,7 +86,7 @@ class JudgeRequest:
     (the kernel's: 1 the path to an error, 2 every path) and keeps its last `log_chars` characters.
     The three budgets are those of `Options`. For each error, at most `witness_runs` runs look for
     inputs that show its harm.
-    `caps` are those of the loader.
+    `caps` are those of the loader. `ring` is the ring that programs with a loop are for.
     """
 
     kernel: str = DEFAULT_KERNEL
@@ -103,6 +107,7 @@ class JudgeRequest:
     log_level: int = 1
     log_chars: int = DEFAULT_LOG_CHARS
     caps: Capabilities = ALL
+    ring: RingShape | None = None
 
     @property
     def rules(self) -> KernelRules:
@@ -170,6 +175,7 @@ def judge(
         target_btf=request.btf,
         contract=request.contract,
         caps=request.caps,
+        ring=request.ring,
     )
     verdict = verify(program, obj, profile, options=options)
     if request.policy is Policy.STRICT and _only_unproven(verdict):

@@ -74,6 +74,40 @@ def test_exit_codes(
     assert run(capsys, *arguments, "-j", jobs)[0] == code
 
 
+LOOP = ROOT / "examples/loop_nops/prog.bpf.o"
+SIZES = ("--set", "sq_entries=8", "--set", "cq_entries=16")
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_program_is_held_against_the_ring_that_doctor_describes(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, jobs: int
+) -> None:
+    rules = {}
+    for setup in ("cq_entries=16", "cq_entries=64", "flags=single_issuer"):
+        assert main(["doctor", "--ring", f"entries=8,{setup}"]) == 0
+        ring = tmp_path / "ring.json"
+        ring.write_text(capsys.readouterr().out)
+        code, out, err = run(capsys, LOOP, *SIZES, "--ring", ring, "--format", "json", "-j", jobs)
+        assert (code, err) == (0, "")
+        (program,) = json.loads(out)["programs"]
+        rules[setup] = {warning["rule"] for warning in program["warnings"]}
+    assert rules == {
+        "cq_entries=16": set(),
+        "cq_entries=64": {"cq-mask"},
+        "flags=single_issuer": {"ring-setup"},
+    }
+
+
+def test_a_ring_that_can_not_be_read(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for content in (b"{}", b"\xff"):
+        (tmp_path / "ring.json").write_bytes(content)
+        code, out, err = run(capsys, LOOP, "--ring", tmp_path / "ring.json")
+        assert (code, out) == (2, "")
+        assert "ring.json" in err
+    assert main(["doctor", "--ring", "entries=none"]) == 2
+    assert "entries is not a number" in capsys.readouterr().err
+
+
 def test_the_other_objects_are_judged_when_one_can_not_be_read(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

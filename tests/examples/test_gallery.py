@@ -19,7 +19,11 @@ from pybpfvm.verifier.verdict import Accepted, Rejected, Verdict
 from tests.support.session_ring import SIM_AND_KERNEL, need_backend
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-TWINS: dict[str, dict[str, str]] = tomllib.loads((EXAMPLES / "twins.toml").read_text())
+TWINS: dict[str, dict[str, str]] = {
+    name: caught
+    for name, caught in tomllib.loads((EXAMPLES / "twins.toml").read_text()).items()
+    if not name.startswith("loop_")  # test_loop_gallery
+}
 GALLERY = sorted(path.parent.name for path in EXAMPLES.glob("[12]?_*/scenario.toml"))
 
 

@@ -94,6 +94,7 @@ def test_there_is_a_schema_for_each_document() -> None:
         "filter-explain-1",
         "info-1",
         "port-1",
+        "ring-1",
         "run-1",
         "run-once-1",
         "verify-1",
@@ -209,6 +210,10 @@ def test_a_simulated_run_is_the_same_text_every_time(capsys: pytest.CaptureFixtu
     first, second = (subprocess.run(command, capture_output=True, check=True) for _ in range(2))
     assert first.stdout == second.stdout
     assert b"user_data" in first.stdout
+
+
+def test_a_ring(capsys: pytest.CaptureFixture[str]) -> None:
+    check(document(capsys, "doctor", "--ring"), "ring-1")
 
 
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,6 +47,7 @@ from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.filtering import FilterGate, RequestFilter
 from pybpfvm.uring_backend.loop.attach import OpsValue, RingTable, release
 from pybpfvm.uring_backend.loop.memory import LoopMemory, Posting
+from pybpfvm.uring_backend.loop.naming import NAMES_ANOTHER, Live, Naming
 from pybpfvm.uring_backend.loop.setup import LoopSetup, check_setup
 
 _THREAD_IDLE_MS = 1000
@@ -129,7 +130,8 @@ class LoopRing:
         self._wait_count = 0
         self._disabled = bool(self.setup.flags & abi.SETUP_R_DISABLED)
         self._submitter = None if self._disabled else threading.get_ident()
-        self._live: dict[int, tuple[int, str]] = {}  # token -> (user_data, who submitted it)
+        self._live: dict[int, Live] = {}  # by token
+        self._naming = Naming(self._live)
         self._submitting: dict[int, bytes] = {}  # token -> SQE, while the backend takes them
         self._gate = FilterGate(backend, self._submitting.get, observer)
         self._next_token = 1
@@ -646,29 +648,31 @@ class LoopRing:
                 self._later.add(token)
             chain = chain if linked else token
             linked = bool(raw[1] & abi.SQE_ANY_LINK)
-            user_data = int.from_bytes(raw[32:40], "little")
-            self._live[token] = (user_data, self._running or "user")
             tokens.append(token)
             self._submitting[token] = raw
-            encoded.append(raw[:32] + token.to_bytes(8, "little") + raw[40:])
         if linked:  # a chain that the batch leaves open goes to a worker
             self._later.update(range(chain, self._next_token))
+        taken = 0
         try:
+            for token, raw in zip(tokens, batch, strict=True):
+                if raw[0] in NAMES_ANOTHER:
+                    encoded.append(self._naming.start(token, raw))
+                else:
+                    encoded.append(raw[:32] + token.to_bytes(8, "little") + raw[40:])
+                user_data = int.from_bytes(raw[32:40], "little")
+                self._live[token] = Live(user_data, self._running or "user", raw[0])
             taken = self.backend.submit(encoded)
-        except UnsupportedError:
-            for token in tokens:
-                del self._live[token]
-            raise
         finally:
             self._submitting.clear()
-        for token in tokens[taken:]:
-            del self._live[token]
+            for token in tokens[taken:]:
+                self._live.pop(token, None)
+                self._naming.forget(token)
         self._next_token = tokens[0] + taken
         if self._observer is not None:
             now = self.now_ns()
             for token, raw in zip(tokens[:taken], batch, strict=False):
-                user_data, origin = self._live[token]
-                issued = SqeIssued(now, token, raw[0], user_data, 0, raw[1], origin, raw)
+                one = self._live[token]
+                issued = SqeIssued(now, token, raw[0], one.user_data, 0, raw[1], one.origin, raw)
                 self._observer(issued)
         return taken
 
@@ -726,29 +730,38 @@ class LoopRing:
         inline; the rest is task work, which waits.
         """
         self._tell_reaped()
+        events = self._completed(within)
+        runs = within is None and events
+        for event in events:
+            assert isinstance(event, Completion)
+            more = event.flags & abi.CQE_F_MORE
+            one = self._live[event.token]
+            res, again = self._naming.answered(event.token, event.res)
+            if again is not None and self.backend.submit([again]):
+                events += self._completed(within)
+                continue
+            if not more:
+                del self._live[event.token]
+                if self._gate.active:
+                    self._gate.ended(event.token, res)
+                if self._observer is not None:
+                    now, token = self.now_ns(), event.token
+                    self._observer(RequestEnded(now, token, res, event.flags, quiet=False))
+            posting = Posting(one.user_data, res, event.flags, one.origin, event.token)
+            self._posted += 1
+            self._tell_posted(posting, self.queues.post(posting))
+        if self.setup.flags & abi.SETUP_TASKRUN_FLAG and (runs or self._task_work):
+            self.queues.show(abi.SQ_TASKRUN, on=bool(self._task_work))
+        return bool(events)
+
+    def _completed(self, within: Sequence[int] | None) -> list[Event]:
+        """What the backend has completed, but for the task work that waits, as `_take` says."""
         events = self._task_work + self.backend.poll()
         self._task_work = []
         if within is not None:
             self._task_work = [e for e in events if not self._is_inline(e, within)]
             events = [e for e in events if self._is_inline(e, within)]
-        runs = within is None and events
-        if self.setup.flags & abi.SETUP_TASKRUN_FLAG and (runs or self._task_work):
-            self.queues.show(abi.SQ_TASKRUN, on=bool(self._task_work))
-        for event in events:
-            assert isinstance(event, Completion)
-            more = event.flags & abi.CQE_F_MORE
-            user_data, origin = self._live[event.token]
-            if not more:
-                del self._live[event.token]
-                if self._gate.active:
-                    self._gate.ended(event.token, event.res)
-                if self._observer is not None:
-                    now, token = self.now_ns(), event.token
-                    self._observer(RequestEnded(now, token, event.res, event.flags, quiet=False))
-            posting = Posting(user_data, event.res, event.flags, origin, event.token)
-            self._posted += 1
-            self._tell_posted(posting, self.queues.post(posting))
-        return bool(events)
+        return events
 
     def _flush(self) -> None:
         """Post what waited for room, as far as there is some now."""

@@ -91,6 +91,12 @@ PROBLEMS: Mapping[Rule, tuple[str, str]] = {
     Rule.SQE_FLAGS: (_RING, "flags that the ring does not take"),
     Rule.SQE_FIELD: (_RING, "field of a request that must be zero, or set"),
     Rule.SQE_BUFFER: (_RING, "buffer of a request outside the contract"),
+    Rule.RING_OWNER: (_RING, "word of the ring that the kernel writes"),
+    Rule.HEAD_STALE: (_WAITS, "head of the CQ that is out of date"),
+    Rule.CQ_MASK: (_RING, "index of a CQE masked for another size"),
+    Rule.SUBMIT_COUNT: (_RING, "number of submissions that can not be meant"),
+    Rule.RING_REGION: (_RING, "region that the ring does not give"),
+    Rule.RING_SETUP: (_RING, "ring set up in another way"),
     Rule.BUDGET: (_LIMITS, "program too complex"),
     Rule.UNSUPPORTED: (_LIMITS, "not supported by this verifier"),
 }

@@ -8,13 +8,19 @@ the program did to its queues so far, and by where its numbers came from.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from pybpfvm.profiles.base import Profile
+from pybpfvm.profiles.loop_upstream import kernel_btf_of
 from pybpfvm.program import BpfObject, Program
-from pybpfvm.verifier.environment import RULES_2021, Options
+from pybpfvm.verifier.environment import Options, default_rules
 from pybpfvm.verifier.verdict import Finding, Inconclusive, Kind, Rule, Verdict
 from pybpfvm.verifier.verify import verify
+
+if TYPE_CHECKING:
+    from pybpfvm.verifier.lints.watching import Watching
 
 __all__ = ["lint", "with_lints"]
 
@@ -36,16 +42,16 @@ def lint(
     `processed_insns` is what deciding on it took. This takes a few times that at most: what is
     not seen by then is not warned of.
     """
-    if profile.ring is None or program.big_endian:
+    if (profile.ring is None and profile.loop is None) or program.big_endian:
         return ()
-    # Most programs are ordinary ones: what watches rings is not imported for them.
-    from pybpfvm.verifier.lints.watch import Lints
-
+    watcher = _watcher(program, obj, profile, options)
+    if watcher is None:
+        return ()
     most = min(options.budget_insns, _COARSE_TIMES * processed_insns + _COARSE_INSNS)
     found: dict[tuple[Rule, int], Finding] = {}
     fine = [(False, min(most, _FINE_INSNS))] if processed_insns <= _FINE_INSNS // 2 else []
     for coarse, budget_insns in (*fine, (True, most)):
-        watching = Lints(program, obj, profile, options.contract, coarse=coarse)
+        watching = watcher(coarse)
         verdict = verify(
             program,
             obj,
@@ -56,7 +62,7 @@ def lint(
                 by_origin=True,
                 all_errors=True,
                 budget_insns=budget_insns,
-                rules=replace(options.rules or RULES_2021, lookup_never_null=True),
+                rules=replace(options.rules or default_rules(profile), lookup_never_null=True),
             ),
         )
         finished = not (isinstance(verdict, Inconclusive) and verdict.finding.kind is Kind.LIMIT)
@@ -65,6 +71,23 @@ def lint(
         if finished:
             break
     return tuple(found.values())
+
+
+def _watcher(
+    program: Program, obj: BpfObject, profile: Profile, options: Options
+) -> Callable[[bool], Watching] | None:
+    """What makes the observer for one exploration; None where nothing is watched. Most programs are
+    ordinary ones: what watches rings is not imported for them."""
+    if profile.ring is not None:
+        from pybpfvm.verifier.lints.watch import Lints
+
+        return lambda coarse: Lints(program, obj, profile, options.contract, coarse=coarse)
+    from pybpfvm.verifier.lints.loops import LoopLints, loop_rules
+
+    kernel = options.target_btf or kernel_btf_of(profile)
+    if loop_rules(profile) is None or kernel is None:
+        return None
+    return lambda coarse: LoopLints(program, profile, kernel, options.ring, coarse=coarse)
 
 
 def with_lints(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pybpfvm.isa.codec import pcs
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import AluOp, Operand
 from pybpfvm.isa.opcodes import Kind as InsnKind
@@ -25,12 +24,11 @@ from pybpfvm.verifier.lints.site import (
     notes_of,
     stack_place,
 )
-from pybpfvm.verifier.observe import Observer
+from pybpfvm.verifier.lints.watching import Watching
 from pybpfvm.verifier.states.regstate import Reg, RegType, is_null
 from pybpfvm.verifier.states.state import State
 from pybpfvm.verifier.usermemory.contract import Contract, ProgramPromise
 from pybpfvm.verifier.usermemory.usernames import EMIT, FROM_USER, REAP, SUBMIT, TO_USER
-from pybpfvm.verifier.verdict import Finding, Kind, Rule
 
 _CHANGES_MAPS = frozenset(
     {"map_update_elem", "map_delete_elem", "map_push_elem", "map_pop_elem", "ringbuf_output"}
@@ -46,8 +44,8 @@ FILLS = {
 _NOTHING = ProgramPromise()
 
 
-class Lints(Observer):
-    """Watches one exploration of a ring program; `warnings` says what it saw."""
+class Lints(Watching):
+    """Watches one exploration of a ring program."""
 
     def __init__(
         self,
@@ -58,14 +56,10 @@ class Lints(Observer):
         *,
         coarse: bool = False,
     ) -> None:
-        self._start = Notes(coarse=coarse)
-        self._program = program
+        super().__init__(program, Notes(coarse=coarse))
         self._profile = profile
         self._contract = contract
         self._promise = _NOTHING if contract is None else contract.of(program.name)
-        self._code = dict(zip(pcs(program.insns), program.insns, strict=True))
-        self._globals = {sub.start for sub in program.subprogs if sub.is_global}
-        self._found: dict[tuple[Rule, int], Finding] = {}
         self._results = completions.Results()
         # Lookups, by pc, that find something on every path; tests of such for NULL, and of what.
         self._sure: dict[int, bool] = {}
@@ -73,24 +67,12 @@ class Lints(Observer):
         self._sure_tests: dict[int, bool] = {}
         self._last = -1
 
-    def warnings(self, *, finished: bool = True) -> tuple[Finding, ...]:
-        """What was found, by pc; to be asked for once the exploration is over. `finished`: all
-        paths were seen, so that what was done on none of them is known too."""
-        if finished:
-            self._results.finish(self._profile, self._report)
-        return tuple(sorted(self._found.values(), key=lambda one: (one.pc, one.rule.value)))
-
-    def _report(self, rule: Rule, pc: int, message: str, reason: str, suggestion: str) -> None:
-        if (rule, pc) not in self._found:
-            source = self._program.line_at(pc)
-            self._found[rule, pc] = Finding(
-                rule, Kind.LINT, pc, message, reason, suggestion, source
-            )
+    def _finish(self) -> None:
+        self._results.finish(self._profile, self._report)
 
     def resumed(self, origin: int, pc: int, state: State) -> None:
         self._last = origin
-        if state.notes is None:
-            state.notes = self._start
+        super().resumed(origin, pc, state)
 
     def step(self, pc: int, state: State) -> None:
         tested = self._null_tests.get(self._last)
