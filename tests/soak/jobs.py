@@ -34,7 +34,7 @@ HOSTS = sorted(
 )
 _MASS = "07_batch_writer"  # a hundred thousand writes: for compiled code on the kernel's ring
 SERVERS = ("20_accept_loop", "21_echo", "22_parser", "23_proxy")
-_PATIENCE_S = 5.0  # of clients on a bad day, in place of a minute
+_PATIENCE_S = 1.0  # of clients on a bad day, in place of a minute
 _DRIBBLE = 3  # bytes
 
 

@@ -23,7 +23,7 @@ from tests.soak.ledger import Ledger
 
 # What rings and engines take for themselves; maps and user blocks are objects' and hosts'.
 _OF_RINGS = frozenset({RegionKind.RING, RegionKind.CTX, RegionKind.STACK, RegionKind.HOST})
-_STUCK_TURNS = 3000
+_STUCK_TURNS = 2000
 
 
 class Stuck(TimeoutError):
