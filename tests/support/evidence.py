@@ -1,6 +1,6 @@
 """What campaigns found, kept as files, and the README's table made from them.
 
-Each campaign (`make oracle`, `make mutate`, `make prove`, `make bench`) ends by keeping its figures
+Each campaign (`make oracle`, `make mutate`, `make soak`, ...) ends by keeping its figures
 in docs/evidence/NAME.json, with when and where. `make figures` (`python -m tests.support.evidence`)
 writes the table between the marks in README.md; a test compares the two. No figure is typed in.
 The table of speeds is made alike, from what `make bench` keeps in bench/results.json.
