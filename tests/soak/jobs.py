@@ -41,7 +41,8 @@ _DRIBBLE = 3  # bytes
 @dataclass(frozen=True)
 class Job:
     """One run. `bad`: with faults and a slow network, in `sim`. `observed`: every event is looked
-    at; without, compiled code loops over the kernel's ring by itself."""
+    at; without, compiled code loops over the kernel's ring by itself. `judged`: programs are
+    verified though they were before, which takes most of the time of a short run."""
 
     kind: str  # scenario, host, server
     topic: str
@@ -50,6 +51,7 @@ class Job:
     engine: str = "auto"
     observed: bool = True
     bad: bool = False
+    judged: bool = True
     clients: int = 0
     seed: int = 0
 
@@ -74,7 +76,7 @@ class Job:
         """Do it; the watch has what was wrong."""
         watch = self.watch()
         act: Callable[[Job], list[str]] = _ACTS[self.kind]
-        with watching(watch):
+        with watching(watch, judged=self.judged):
             wrong = act(self)
         # What failed comes before what that left behind.
         watch.wrong[:0] = wrong
@@ -95,6 +97,7 @@ def jobs_of(seed: int, kernels: tuple[BackendName, ...]) -> list[Job]:
             engine=random.choice(("auto", "auto", "auto", "interp")),
             observed=bad or random.random() < 0.5,
             bad=bad,
+            judged=random.random() < 0.1,
             clients=random.randint(10, 60),
             seed=random.getrandbits(24),
         )

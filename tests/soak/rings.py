@@ -14,8 +14,9 @@ import pybpfvm.scenario.run
 import pybpfvm.session
 from pybpfvm.events import Event, Observer
 from pybpfvm.memory import AddressSpace, RegionKind
-from pybpfvm.session import LoopRing, Ring
+from pybpfvm.session import LoadedProgram, LoopRing, Ring
 from pybpfvm.session.hostring import HostRing
+from pybpfvm.session.registering import require_accepted
 from pybpfvm.uring_backend.base import Backend
 from pybpfvm.uring_backend.conditions import Conditions
 from pybpfvm.uring_backend.kernel.backend import KernelBackend
@@ -208,9 +209,22 @@ def _given_back(watch: Watch, backend: Backend) -> None:
         watch.wrong.append(f"{backend.in_flight()} requests of a closed ring are in flight")
 
 
+_accepted: set[tuple[str, str, str]] = set()  # programs that the verifier has accepted before
+
+
+def _once_accepted(program: LoadedProgram, *, strict_ctx: bool) -> None:
+    """What registering asks of the verifier, asked once in a process."""
+    owner = program.owner
+    key = owner.object.path, program.name, owner.profile.name
+    if key not in _accepted:
+        require_accepted(program, strict_ctx=strict_ctx)
+        _accepted.add(key)
+
+
 @contextmanager
-def watching(watch: Watch) -> Iterator[None]:
-    """Within it, scenarios and hosts that are loaded then make watched rings."""
+def watching(watch: Watch, *, judged: bool = True) -> Iterator[None]:
+    """Within it, scenarios and hosts that are loaded then make watched rings; with `judged` their
+    programs are verified each time, else when they are new."""
     makers: list[tuple[Any, str, Callable[[Watch], type]]] = [
         (pybpfvm.session, "Ring", _watched),
         (pybpfvm.session, "LoopRing", _watched_loop),
@@ -220,4 +234,7 @@ def watching(watch: Watch) -> Iterator[None]:
     with ExitStack() as stack:
         for module, name, make in makers:
             stack.enter_context(patch.object(module, name, make(watch)))
+        for where in () if judged else ("ring", "loopring"):
+            target = f"pybpfvm.session.{where}.require_accepted"
+            stack.enter_context(patch(target, _once_accepted))
         yield

@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -20,12 +21,13 @@ import pytest
 from pybpfvm import interrupts, session
 from pybpfvm.events import CqePosted, RequestEnded, SqeIssued
 from pybpfvm.memory import RegionKind
-from pybpfvm.session import Machine, Ring
+from pybpfvm.session import LoadedProgram, Machine, Ring
 from pybpfvm.session.hostring import BackendName
 from pybpfvm.uring_backend.cq import CompletionQueues
 from pybpfvm.uring_backend.kernel.backend import KernelBackend
 from pybpfvm.uring_backend.kernel.world import KernelWorld
 from pybpfvm.uring_backend.submitter import Submitter
+from pybpfvm.verifier.verdict import Verdict
 from tests.soak.campaign import Soak
 from tests.soak.jobs import EXAMPLES, SCENARIOS, SERVERS, Job, Rogue, each_once, jobs_of
 from tests.soak.ledger import Ledger
@@ -40,6 +42,7 @@ from tests.soak.process import (
 from tests.soak.rings import Watch, watching
 from tests.support.session_ring import SIM_AND_KERNEL, need_backend
 
+HELLO = Job("scenario", "01_hello", "sim")
 KERNELS: tuple[BackendName, ...] = ("kernel", "liburing")
 
 
@@ -98,9 +101,24 @@ def test_rude_clients_are_there() -> None:
     assert set(seen) == set(Rogue.MANNERS)
 
 
-# --- what was wrong with a job ------------------------------------------------------------------
+def test_programs_are_verified_when_they_are_new() -> None:
+    verdicts = []
+    verdict = LoadedProgram.verdict
 
-HELLO = Job("scenario", "01_hello", "sim")
+    def judging(program: LoadedProgram, **options: bool) -> Verdict:
+        verdicts.append(program.name)
+        return verdict(program, **options)
+
+    with (
+        patch.object(LoadedProgram, "verdict", judging),
+        patch("tests.soak.rings._accepted", set()),
+    ):
+        for judged in (False, False, True):
+            assert replace(HELLO, judged=judged).run().wrong == []
+    assert verdicts == ["hello", "hello"]
+
+
+# --- what was wrong with a job ------------------------------------------------------------------
 
 
 def test_an_expectation_that_fails_is_found() -> None:
