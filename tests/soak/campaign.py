@@ -150,6 +150,7 @@ def main() -> int:
     first = int(os.environ.get("PYBPFVM_SOAK_SEED", "1"))
     names = kernels()
     soak = Soak()
+    others = tempfile.tempdir
     with tempfile.TemporaryDirectory(prefix="soak-") as directory:
         tempfile.tempdir = directory  # what rings leave in it is theirs alone
         try:
@@ -171,7 +172,7 @@ def main() -> int:
                     shown = now
                     print(f"{now - begun:.0f} s: {soak.progress()}", flush=True)
         finally:
-            tempfile.tempdir = None
+            tempfile.tempdir = others
     seconds = time.monotonic() - begun
     print("\n".join((*soak.end(), soak.progress())))
     rows = soak.figures(seconds)

@@ -28,6 +28,7 @@ from pybpfvm.uring_backend.kernel.backend import KernelBackend
 from pybpfvm.uring_backend.kernel.world import KernelWorld
 from pybpfvm.uring_backend.submitter import Submitter
 from pybpfvm.verifier.verdict import Verdict
+from tests.soak import campaign
 from tests.soak.campaign import Soak
 from tests.soak.jobs import EXAMPLES, SCENARIOS, SERVERS, Job, Rogue, each_once, jobs_of
 from tests.soak.ledger import Ledger
@@ -362,14 +363,11 @@ def test_memory_is_sampled_without_what_caches_hold() -> None:
     assert memory.rss[0] > 1 << 20
 
 
-def test_a_leak_ends_a_round_and_the_soak() -> None:
+def test_a_leak_is_found_by_its_round_and_growth_at_the_end() -> None:
     soak = Soak()
     soak.begin([HELLO])
     end = os.open("/dev/null", os.O_RDONLY)
-    with (
-        patch("tests.soak.process._SETTLE_S", 0.0),
-        patch("tests.soak.campaign.settled", lambda process: settled(process, 0.0)),
-    ):
+    with patch("tests.soak.campaign.settled", lambda process: settled(process, 0.0)):
         found = soak.round([HELLO])
     os.close(end)
     assert len(found) == 1
@@ -378,3 +376,39 @@ def test_a_leak_ends_a_round_and_the_soak() -> None:
     soak.memory.rss = [n << 20 for n in range(4 * LEAST_ROUNDS)]
     soak.memory.objects = [0] * (4 * LEAST_ROUNDS)
     assert "more resident bytes" in soak.end()[0]
+
+
+@pytest.mark.parametrize("leaks", [False, True])
+def test_what_a_soak_prints_and_keeps(
+    leaks: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYBPFVM_SOAK_SECONDS", "0")
+    monkeypatch.setenv("PYBPFVM_SOAK_SEED", "77")
+    monkeypatch.setattr(campaign, "each_once", lambda _: [HELLO])
+    monkeypatch.setattr(campaign, "settled", lambda process: settled(process, 0.0))
+    monkeypatch.setattr(campaign, "keep", lambda *_: pytest.fail("it was no hour"))
+    ends: list[int] = []
+
+    def jobs(seed: int, _: object) -> list[Job]:
+        assert seed == 77
+        if leaks:
+            ends.append(os.open("/dev/null", os.O_RDONLY))
+        return [HELLO]
+
+    monkeypatch.setattr(campaign, "jobs_of", jobs)
+    assert campaign.main() == int(leaks)
+    for end in ends:
+        os.close(end)
+    lines = capsys.readouterr().out.splitlines()
+    again = "repeat: PYBPFVM_SOAK_SEED=77 PYBPFVM_SOAK_SECONDS=0 make soak"
+    assert (again in lines) == leaks
+    assert f"1 rounds: {int(leaks)} findings" in lines[-6]
+    assert lines[-5] == "rings opened and closed: 2 sim"
+
+    kept: list[object] = []
+    monkeypatch.setattr(campaign, "keep", lambda *what: kept.append(what))
+    monkeypatch.setattr(campaign, "KEPT_SECONDS", 0)
+    assert campaign.main() == int(leaks)
+    for end in ends[1:]:
+        os.close(end)
+    assert len(kept) == 1
