@@ -51,7 +51,10 @@ class Soak:
 
     def begin(self, jobs: Iterable[Job]) -> None:
         """Do these first; what the process has then is what it must have after each round."""
-        self.wrong += [f"before the first round: {text}" for text in self._do(jobs)]
+        cold = Process.now()
+        found = self._do(jobs)
+        found += settled(cold, warm=False)
+        self.wrong += [f"before the first round: {text}" for text in found]
         self._before = Process.now()
 
     def round(self, jobs: Iterable[Job]) -> list[str]:

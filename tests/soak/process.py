@@ -58,28 +58,27 @@ class Process:
             mappings=len(maps),
         )
 
-    def differences(self, before: Process) -> list[str]:
-        """What is not as it was."""
+    def differences(self, before: Process, *, warm: bool = True) -> list[str]:
+        """What is not as it was. What is made once in a process (handlers, descriptors that
+        libraries keep) may be made before it is `warm`."""
         found = []
-        for name in (
-            *("fds", "threads", "handlers", "machines"),
-            *("read_only_twins", "children", "temporary"),
-        ):
+        names = ("threads", "machines", "read_only_twins", "children", "temporary")
+        for name in (*names, "fds", "handlers") if warm else names:
             ours, theirs = getattr(self, name), getattr(before, name)
             if isinstance(ours, dict):
                 keys = [key for key in ours | theirs if ours.get(key) != theirs.get(key)]
                 found += [f"{name}: {key} {theirs.get(key)} -> {ours.get(key)}" for key in keys]
             elif ours != theirs:
                 found.append(f"{name}: {theirs} -> {ours}")
-        if self.mappings > before.mappings + SPARE_MAPPINGS:
+        if warm and self.mappings > before.mappings + SPARE_MAPPINGS:
             found.append(f"mappings: {before.mappings} -> {self.mappings}")
         return found
 
 
-def settled(before: Process, patience_s: float = _SETTLE_S) -> list[str]:
+def settled(before: Process, patience_s: float = _SETTLE_S, *, warm: bool = True) -> list[str]:
     """What is not as it was, once that has had time to go away."""
     end = time.monotonic() + patience_s
-    while found := Process.now().differences(before):
+    while found := Process.now().differences(before, warm=warm):
         if time.monotonic() > end:
             break
         time.sleep(0.02)

@@ -67,6 +67,7 @@ def test_a_round(backend: BackendName) -> None:
         Job("server", "21_echo", backend, clients=30, bad=bad, seed=6),
         Job("server", "23_proxy", backend, clients=12, observed=False, seed=7),
     ]
+    jobs = [replace(job, judged=False) for job in jobs]
     soak = Soak()
     soak.begin(jobs)
     assert soak.round(jobs) == []
@@ -98,7 +99,7 @@ def test_rude_clients_are_there() -> None:
         return turn(rogue)
 
     with patch.object(Rogue, "turn", turning):
-        assert Job("server", "21_echo", "sim", clients=60, seed=0).run().wrong == []
+        assert Job("server", "21_echo", "sim", judged=False, clients=60, seed=0).run().wrong == []
     assert set(seen) == set(Rogue.MANNERS)
 
 
@@ -132,7 +133,7 @@ def test_an_expectation_that_fails_is_found() -> None:
 
 def test_a_wrong_answer_is_found() -> None:
     with patch("tests.soak.jobs._heard", lambda *_: b"something else"):
-        wrong = Job("server", "21_echo", "sim", clients=5).run().wrong
+        wrong = Job("server", "21_echo", "sim", judged=False, clients=5).run().wrong
     assert len(wrong) == 4  # the fifth is rude, and heard nothing
     assert "heard b'hello, I am 0' of b'something else'" in wrong[0]
 
@@ -331,6 +332,14 @@ def test_temporary_files_are_counted(before: Process, tmp_path: Path) -> None:
     (tmp_path / "pybpfvm-left").unlink()
 
 
+def test_what_is_made_once_may_be_made_before(before: Process) -> None:
+    end = os.open("/dev/null", os.O_RDONLY)
+    assert settled(before, 0.0, warm=False) == []
+    with Machine():
+        assert "machines: " in settled(before, 0.0, warm=False)[0]
+    os.close(end)
+
+
 def test_what_goes_away_by_and_by_is_waited_for(before: Process) -> None:
     thread = threading.Thread(target=time.sleep, args=(0.2,))
     thread.start()
@@ -367,7 +376,7 @@ def test_a_leak_is_found_by_its_round_and_growth_at_the_end() -> None:
     soak = Soak()
     soak.begin([HELLO])
     end = os.open("/dev/null", os.O_RDONLY)
-    with patch("tests.soak.campaign.settled", lambda process: settled(process, 0.0)):
+    with patch("tests.soak.campaign.settled", lambda process, **how: settled(process, 0.0, **how)):
         found = soak.round([HELLO])
     os.close(end)
     assert len(found) == 1
@@ -385,7 +394,7 @@ def test_what_a_soak_prints_and_keeps(
     monkeypatch.setenv("PYBPFVM_SOAK_SECONDS", "0")
     monkeypatch.setenv("PYBPFVM_SOAK_SEED", "77")
     monkeypatch.setattr(campaign, "each_once", lambda _: [HELLO])
-    monkeypatch.setattr(campaign, "settled", lambda process: settled(process, 0.0))
+    monkeypatch.setattr(campaign, "settled", lambda process, **how: settled(process, 0.0, **how))
     monkeypatch.setattr(campaign, "keep", lambda *_: pytest.fail("it was no hour"))
     ends: list[int] = []
 
