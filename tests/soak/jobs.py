@@ -62,15 +62,16 @@ class Job:
 
     def watch(self) -> Watch:
         """How its rings are watched."""
+        hosted = self.kind == "server"
         if not self.bad:
-            return Watch(self.observed, seed=self.seed)
+            return Watch(self.observed, seed=self.seed, hosted=hosted)
         random = Random(self.seed)
         slow = Conditions(
             latency_ns=random.choice((0, 20_000, 200_000)),
             jitter_ns=random.choice((0, 10_000)),
             loss=random.choice((0.0, 0.0, 0.05)),
         )
-        return Watch(self.observed, "swarm", self.seed, slow)
+        return Watch(self.observed, "swarm", self.seed, slow, hosted)
 
     def run(self) -> Watch:
         """Do it; the watch has what was wrong."""

@@ -34,12 +34,14 @@ class Stuck(TimeoutError):
 @dataclass
 class Watch:
     """What rings of a job are given, and what they leave. `observed` ones keep a ledger; others
-    leave compiled code alone with the kernel's ring."""
+    leave compiled code alone with the kernel's ring. `hosted`: a host takes turns with them, and
+    would wait for ever."""
 
     observed: bool = True
     faults: str | None = None
     seed: int = 0
     conditions: Conditions | None = None
+    hosted: bool = False
     rings: int = 0
     looped: int = 0  # of them, those that compiled code drove by itself
     issued: int = 0
@@ -114,7 +116,7 @@ def _watched(watch: Watch) -> type[Ring]:
             done = self.counts.insns + self.counts.posted.total()
             self._idle_turns = self._idle_turns + 1 if done == self._seen else 0
             self._seen = done
-            if self._idle_turns > _STUCK_TURNS:
+            if watch.hosted and self._idle_turns > _STUCK_TURNS:
                 raise Stuck(f"nothing ran for {_STUCK_TURNS} turns")
             return idle
 
