@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check format lint types imports unit bench prove oracle oracle-engines servers soak mutate figures bytecode objects clean
+.PHONY: demo test check format lint types imports unit bench prove oracle oracle-engines oracle-ring servers soak mutate figures bytecode objects clean
 
 $(VENV)/.ready: setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "pybpfvm needs Python 3.11 or newer")'
@@ -54,6 +54,11 @@ oracle: $(VENV)/.ready
 # compiled code alone (PYBPFVM_ENGINES_HOSTILE), in PYBPFVM_ENGINES_WORKERS processes. Goes on where it was stopped.
 oracle-engines: $(VENV)/.ready
 	$(BIN)/python -m tests.jit.campaign
+
+# Generated request sequences on the simulated ring and on the kernel's: PYBPFVM_ORACLE_RING of them.
+# Goes on where it was stopped.
+oracle-ring: $(VENV)/.ready
+	$(BIN)/python -m tests.uring_backend.campaign
 
 # The servers of examples/, each with thousands of clients.
 servers: $(VENV)/.ready

@@ -78,7 +78,8 @@ class Budgets:
     `max_runs` of programs and `max_events` that waiting sees in one host call; `livelock_runs` in
     a row in which nothing changes, or `livelock_insns` executed in them; `wall_ns` of wall time in
     runs without a pause, or in a wait without a timeout of its own; `idle_timeout_ns` of it without
-    any event in such a wait; `backlog_entries` CQEs beyond a full CQ 0; `live_requests` at a time.
+    any event in such a wait; `backlog_entries` CQEs beyond a full CQ 0; `live_requests` at a time
+    (with less than 2048 left, requests are not issued by compiled code).
     """
 
     max_runs: int = 1_000_000

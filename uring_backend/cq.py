@@ -15,7 +15,7 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pybpfvm.bits import U32, U64, s32
 from pybpfvm.events import CqePosted, CqeReaped, Observer
@@ -104,6 +104,12 @@ class CompletionQueue:
         if raw is not None:
             self._words[_HEAD] = (self._words[_HEAD] + 1) & U32
         return raw
+
+    def resume(self, head: int, cqes: Sequence[bytes]) -> None:
+        """Go on where a queue of another size stopped: with its head, and what it held."""
+        self.tail = self._words[_HEAD] = self._words[_TAIL] = head
+        for raw in cqes:
+            self.push(*_CQE.unpack(raw))
 
     def release(self) -> None:
         """Let go of the memory, which is about to be freed."""

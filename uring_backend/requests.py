@@ -74,8 +74,8 @@ class DirectRequests(Protocol):
     def claim_all(self) -> None:
         """Make live requests of all, oldest first."""
 
-    def release(self, token: int) -> None:
-        """One that was claimed is over."""
+    def release(self, token: int) -> bool:
+        """One that was claimed is over; whether it was at once, in a run that goes on."""
 
 
 class RequestTable:

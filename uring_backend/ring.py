@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 from pybpfvm.bits import U32
 from pybpfvm.errors import InputError, InternalError, RingError, RingHang
 from pybpfvm.events import HostWaits, HostWoke, Observer
-from pybpfvm.interrupts import breathe, uninterrupted, unwatch, watch
+from pybpfvm.interrupts import breathe, uninterrupted
 from pybpfvm.memory import AddressSpace
 from pybpfvm.profiles.base import Profile
 from pybpfvm.uring_backend.abi import SQE_BYTES, Cqe
@@ -120,7 +120,6 @@ class Ring:
         )
         self._submitter.bpf = self._bpf
         memory.before_close(self.close)
-        watch()
 
     def __enter__(self) -> Self:
         return self
@@ -165,7 +164,15 @@ class Ring:
 
         ctx_addr = self._memory.ctx.start
         try:
-            loop = KernelLoop(rules, backend, self.cqs, self._submitter, ctx_addr, budget_insns)
+            loop = KernelLoop(
+                rules,
+                backend,
+                self.cqs,
+                self._submitter,
+                self._runner.name,
+                ctx_addr,
+                budget_insns,
+            )
         except InputError:
             return None  # no memory for its tables
         self._bpf.loop = self._loop = loop
@@ -569,7 +576,6 @@ class Ring:
             self._submitter.end_everything()
         finally:
             self._closed = True
-            unwatch()
             self.backend.close()
             if self._loop is not None:
                 self._loop.close()

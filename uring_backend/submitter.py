@@ -66,8 +66,6 @@ class Submitter:
         self.gate = FilterGate(backend, self._filtered_sqe, observer)
         self.bpf: BpfRequests  # set once by the ring: the two refer to each other
         self.direct: DirectRequests | None = None  # set by who lets compiled code issue requests
-        # Those among them that complete during the run that submitted them: posted at its end.
-        self._deferring: set[int] = set()
         self.activity = 0  # grows with everything the backend takes or reports
         self.timeouts_ended = 0
         self._rules = rules
@@ -275,13 +273,11 @@ class Submitter:
         """A run is over: close its chain, post its deferred completions."""
         self.close_chain()
         self._flush_deferred(1)
-        self._deferring.clear()
 
     def abort_run(self) -> None:
         """A run was broken off: its unstarted chain is cancelled, its completions are posted."""
         self._fail_chain(self._take_chain())
         self._flush_deferred(1)
-        self._deferring.clear()
         self.settle()
 
     def room(self) -> int:
@@ -295,19 +291,17 @@ class Submitter:
         return bool(self._chain)
 
     @property
-    def deferring(self) -> bool:
-        """Whether completions are kept for the end of the run."""
-        return bool(self._deferred)
+    def kept(self) -> int:
+        """How many completions are kept for the end of the run."""
+        return len(self._deferred)
 
     def post_some(self) -> None:
         """Post what is kept for the end of the run, if it is much."""
         self._flush_deferred(_DEFER_MOST)
 
-    def add_direct(self, request: Request, *, in_run: bool) -> None:
-        """A request that compiled code issued lives; `in_run`: in the run that is not over yet."""
+    def add_direct(self, request: Request) -> None:
+        """A request that compiled code issued lives."""
         self._table.add(request)
-        if in_run:
-            self._deferring.add(request.token)
 
     def _take_chain(self) -> list[tuple[Request, int]]:
         chain, self._chain = self._chain, []
@@ -485,8 +479,7 @@ class Submitter:
             self._announce_end(request, res, flags, quiet=True)
             return
         if self.direct is not None and request.token >= DIRECT_TOKENS:
-            self.direct.release(request.token)
-            inline = request.token in self._deferring
+            inline = self.direct.release(request.token)
         else:
             inline = self._inline_from is not None and request.token >= self._inline_from
         if inline:

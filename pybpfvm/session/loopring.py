@@ -162,6 +162,11 @@ class LoopRing(HostRing):
         """IORING_REGISTER_ENABLE_RINGS."""
         self.core.enable()
 
+    def resize(self, entries: int, cq_entries: int = 0, *, clamp: bool = False) -> None:
+        """IORING_REGISTER_RESIZE_RINGS: other sizes (`cq_entries` 0: twice `entries`), at other
+        addresses. RingError EINVAL without DEFER_TASKRUN, EOVERFLOW for less than what waits."""
+        self.core.resize(entries, cq_entries, clamp=clamp)
+
     # --- programs ---------------------------------------------------------------------------
 
     def attach(
@@ -293,7 +298,8 @@ class LoopRing(HostRing):
     def reap(self, cq: int = 0) -> list[Cqe]:
         """All CQEs there are, taken."""
         found: list[Cqe] = []
-        while len(found) < self.cq_entries(cq) and (cqe := self.core.reap()) is not None:
+        most = self.cq_entries(cq)
+        while len(found) < most and (cqe := self.core.reap()) is not None:
             found.append(cqe)
         return found
 

@@ -232,6 +232,32 @@ def test_the_tail_says_how_many(backend: BackendName, array: int) -> None:
 
 
 @both_backends
+@pytest.mark.parametrize("array", [0, abi.SETUP_NO_SQARRAY])
+def test_a_program_goes_on_after_a_resize(backend: BackendName, array: int) -> None:
+    with desk(flags=TAIL_FLAGS | array, backend=backend) as (ring, obj):
+        with ring.attach(obj, "submit"):
+            for user_data in (1, 2, 3):
+                ring.get_sqe().prep_nop(user_data=user_data)
+            obj.globals["nr"] = 1
+            assert ring.submit() == 0
+            with refused(errno.EOVERFLOW):
+                ring.resize(1)
+            ring.resize(64, 128)
+            obj.globals["nr"] = 9
+            assert ring.enter() == 0
+            assert obj.globals["submitted"] == 2
+        assert [(cqe.user_data, cqe.res) for cqe in ring.reap()] == [(1, 0), (2, 0), (3, 0)]
+        assert (ring.layout["sq_entries"], ring.layout["cq_entries"]) == (64, 128)
+        words = ring.core.queues.words
+        assert (words["sq_head"], words["sq_tail"], words["cq_head"]) == (3, 3, 3)
+
+
+def test_other_rings_keep_their_size() -> None:
+    with desk(flags=abi.SETUP_SINGLE_ISSUER) as (ring, _), refused(errno.EINVAL):
+        ring.resize(16)
+
+
+@both_backends
 @pytest.mark.parametrize(
     ("flag", "taken", "results"),
     [(0, 2, [0, -errno.EINVAL]), (abi.SETUP_SUBMIT_ALL, 4, [0, -errno.EINVAL, 0, 0])],

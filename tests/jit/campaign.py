@@ -12,17 +12,15 @@ if there was any, or if a process was not as before.
 from __future__ import annotations
 
 import gc
-import hashlib
-import json
 import multiprocessing
 import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -33,8 +31,10 @@ from pybpfvm.jit.options import Checks
 from pybpfvm.program import Program
 from tests.jit.agreement import compared, interpreters, outcome
 from tests.jit.hostile import Watched
+from tests.support import journal
 from tests.support.engine_programs import FAMILIES, generate
-from tests.support.evidence import ROOT, keep
+from tests.support.evidence import keep
+from tests.support.journal import Chunk, Found, code_of
 
 PROGRESS_SECONDS = 10
 PROGRAMS = 32  # of a case
@@ -45,8 +45,15 @@ _SHOWN = 20
 _COLLECTED = 25  # cases between collections of garbage
 # What the outcome depends on: engines, what they run, and the comparison.
 _CODE = (
-    *("pybpfvm/jit", "pybpfvm/vm", "pybpfvm/isa", "pybpfvm/maps", "pybpfvm/profiles", "helpers"),
-    *("tests/jit", "tests/support"),
+    "pybpfvm/*.py",
+    *(
+        f"{folder}/**/*.{kind}"
+        for folder in (
+            *("pybpfvm/jit", "pybpfvm/vm", "pybpfvm/isa", "pybpfvm/maps", "pybpfvm/profiles"),
+            *("helpers", "tests/jit", "tests/support"),
+        )
+        for kind in ("py", "bin")
+    ),
 )
 
 _NAMES = [spec.mnemonic for spec in TABLE]
@@ -180,18 +187,6 @@ def hostile(programs: int, first: int) -> Watched:
 # --- chunks, and the journal of them ---------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """Work of one process: `count` cases or hostile programs, from the seed `first` on."""
-
-    kind: str
-    first: int
-    count: int
-
-
-Found = Mapping[str, object]
-
-
 def chunks(programs: int, hostile_programs: int, first: int) -> list[Chunk]:
     """All of a campaign."""
     cases = -(-programs // PROGRAMS)
@@ -223,56 +218,21 @@ def run_chunk(chunk: Chunk) -> Found:
 @cache
 def fingerprint() -> str:
     """Names the code that a campaign is about."""
-    found = hashlib.sha256(sys.version.encode())
-    files = [*ROOT.glob("pybpfvm/*.py")]
-    for folder in _CODE:
-        files += [path for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".bin")]
-    for path in sorted(files):
-        found.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
-    return found.hexdigest()[:16]
+    return code_of(_CODE)
 
 
-class Journal:
-    """A file of lines: first the code, then each chunk that was done and what was found.
-
-    What other code has done, or a line that was broken off, does not count.
-    """
+class Journal(journal.Journal):
+    """The journal of such a campaign."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._found: dict[Chunk, Found] = {}
-        head = json.dumps({"code": fingerprint(), "programs": PROGRAMS})
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        if lines and lines[0] != head:
-            print(f"{path} is about other code: begun anew", flush=True)
-        elif lines:
-            for line in lines[1:]:
-                try:
-                    entry = json.loads(line)
-                except json.JSONDecodeError:
-                    continue
-                self._found[Chunk(**entry["chunk"])] = entry["found"]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8") as file:
-            file.write(head + "\n")
-            file.writelines(_line(chunk, found) for chunk, found in self._found.items())
-
-    def left(self, chunk: Chunk) -> bool:
-        """Whether it is still to be done."""
-        return chunk not in self._found
-
-    def add(self, chunk: Chunk, found: Found) -> None:
-        """Note what a chunk found."""
-        self._found[chunk] = found
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(_line(chunk, found))
+        super().__init__(path, {"code": fingerprint(), "programs": PROGRAMS})
 
     def tally(self, done: Iterable[Chunk]) -> Tally:
         """What those of them that were done counted together."""
         total = Tally()
         for chunk in done:
             if chunk.kind == "agreement" and not self.left(chunk):
-                found = dict(self._found[chunk])
+                found = dict(self.found(chunk))
                 pairs = Pairs.unpacked(str(found.pop("pairs")))
                 counters = {name: Counter(found.pop(name)) for name in ("compared", "ends")}  # type: ignore[call-overload]
                 total.add(Tally(pairs=pairs, **counters, **found))  # type: ignore[arg-type]
@@ -283,15 +243,11 @@ class Journal:
         programs, ends, wrong = 0, Counter[str](), list[str]()
         for chunk in done:
             if chunk.kind == "hostile" and not self.left(chunk):
-                found = self._found[chunk]
+                found = self.found(chunk)
                 programs += found["programs"]  # type: ignore[operator]
                 ends += Counter(found["ends"])  # type: ignore[call-overload]
                 wrong += found["wrong"]  # type: ignore[arg-type]
         return programs, ends, wrong
-
-
-def _line(chunk: Chunk, found: Found) -> str:
-    return json.dumps({"chunk": asdict(chunk), "found": found}) + "\n"
 
 
 def _done(left: list[Chunk], workers: int) -> Iterator[tuple[Chunk, Found]]:
@@ -351,21 +307,21 @@ def main() -> int:
     hostile_count = int(os.environ.get("PYBPFVM_ENGINES_HOSTILE", str(100_000)))
     workers = int(os.environ.get("PYBPFVM_ENGINES_WORKERS", str(min(2, os.cpu_count() or 1))))
     where = Path(os.environ.get("PYBPFVM_ENGINES_DIR", "build/engines"))
-    journal = Journal(where / "journal.jsonl")
+    done = Journal(where / "journal.jsonl")
     whole = chunks(count, hostile_count, first)
-    left = [chunk for chunk in whole if journal.left(chunk)]
+    left = [chunk for chunk in whole if done.left(chunk)]
     print(f"{len(whole) - len(left)} of {len(whole)} chunks done before", flush=True)
     shown = time.monotonic()
     for number, (chunk, found) in enumerate(_done(left, workers) if left else (), 1):
-        journal.add(chunk, found)
+        done.add(chunk, found)
         for name, text in dict(found.get("differences", ())).items():  # type: ignore[call-overload]
             print(text, flush=True)
             (where / f"{name}.txt").write_text(text + "\n", encoding="utf-8")
         if time.monotonic() - shown > PROGRESS_SECONDS:
             shown = time.monotonic()
             print(f"{number} of {len(left)} chunks", flush=True)
-    tally = journal.tally(whole)
-    hostile_programs, ends, wrong = journal.watched(whole)
+    tally = done.tally(whole)
+    hostile_programs, ends, wrong = done.watched(whole)
     print(tally.table())
     print(f"{hostile_programs} hostile programs")
     print("\n".join(f"{number:10} ended with {name}" for name, number in ends.most_common()))

@@ -32,7 +32,6 @@ from tests.jit.agreement import (
     settled,
 )
 from tests.jit.campaign import (
-    Chunk,
     Journal,
     agreement,
     fingerprint,
@@ -40,6 +39,7 @@ from tests.jit.campaign import (
     run_chunk,
 )
 from tests.support.engine_programs import FAMILIES, Case, generate
+from tests.support.journal import Chunk
 
 SEEDS = range(12)
 

@@ -112,13 +112,23 @@ class Player:
             assert self.backend.register_buffer_ring(at, ENTRIES, group, flags) == 0
         self.fd, self.peer = self._connect(kind)
         self.header = 0
+        self.ended = False
 
     def _connect(self, kind: str) -> tuple[int, Peer]:
         world, bench = self.bench.world, self.bench
         if kind == "tcp":
             listener = world.listen()
             peer = world.connect(listener)
-            return bench.result(Sqe(Op.ACCEPT, fd=listener, user_data=1)), peer
+            fd = bench.result(Sqe(Op.ACCEPT, fd=listener, user_data=1))
+            no_delay = {
+                "addr": abi.SOL_TCP | abi.TCP_NODELAY << 32,
+                "off": abi.SOCKET_OP_SETSOCKOPT,
+            }
+            one = bench.put((1).to_bytes(4, "little"), _HEADERS)
+            sqe = Sqe(Op.URING_CMD, fd=fd, file_index=4, addr3=one, user_data=1, **no_delay)
+            assert bench.result(sqe) == 0  # what it sends arrives at once
+            bench.put(bytes(4), _HEADERS)
+            return fd, peer
         if kind == "udp":
             fd = world.datagrams()
             return fd, world.connect(fd)
@@ -186,6 +196,7 @@ class Player:
         return self.peer.recv(size)
 
     def end(self, how: int) -> object:
+        self.ended = True
         if how <= 2:
             if self.kind in ("udp", "dgram"):
                 how = abi.SHUT_WR  # docs/sim-kernel-differences.md
@@ -255,13 +266,14 @@ class Player:
 
     def recv(self, **n: int) -> object:
         flags = abi.SQE_BUFFER_SELECT if n["select"] else 0
+        if n["multishot"] and self.ended:
+            n["first"] = 0  # docs/sim-kernel-differences.md
         ioprio = n["first"] | n["multishot"] | n["bundle"]
         fields = {"fd": self.fd, "flags": flags, "ioprio": ioprio, "op_flags": n["flags"]}
         fields["buf_index"] = n["group"] if n["select"] else 0
         if n["bundle"] and not n["message"]:
-            fields["op_flags"] &= ~abi.MSG_WAITALL  # unsupported by name
-            if self.kind not in ("tcp", "stream"):
-                n["length"] = n["length"] or 60  # docs/sim-kernel-differences.md
+            fields["op_flags"] &= ~(abi.MSG_WAITALL | abi.MSG_TRUNC)  # the former has a name
+            n["length"] = n["length"] or 60  # docs/sim-kernel-differences.md
         if not n["message"]:
             addr = 0 if n["select"] else self.bench.block + 1024
             sqe = Sqe(Op.RECV, addr=addr, len=n["length"], file_index=n["limit"], **fields)

@@ -17,6 +17,7 @@ from pybpfvm.uring_backend.abi import OP_LAST, Op, Register
 from pybpfvm.uring_backend.contract import LAWS, check_law
 from pybpfvm.uring_backend.kernel import KernelBackend
 from pybpfvm.uring_backend.kernel.guard import SUPPORTED
+from pybpfvm.uring_backend.loop.ring import LoopRing
 from pybpfvm.uring_backend.ring import Ring
 from pybpfvm.uring_backend.sim import SimBackend
 from pybpfvm.uring_backend.sim.opcodes import PREPARE
@@ -45,14 +46,16 @@ METHODS: Final[dict[Register, str]] = {
     Register.PERSONALITY: "register_personality",
     Register.UNREGISTER_PERSONALITY: "unregister_personality",
     Register.RESTRICTIONS: "register_restrictions",
-    Register.ENABLE_RINGS: "enable_rings",
-    Register.RESIZE_RINGS: "resize_rings",
+    Register.ENABLE_RINGS: "enable",
+    Register.RESIZE_RINGS: "resize",
+    Register.MEM_REGION: "register_mem",
     Register.PBUF_RING: "register_buffer_ring",
     Register.UNREGISTER_PBUF_RING: "unregister_buffer_ring",
     Register.PBUF_STATUS: "buffer_ring_head",
     Register.PROBE: "probe",
 }
 _NOTES: Final[dict[Op, str]] = {
+    Op.RECV_ZC: "needs a receive queue of a network card",
     Op.MADVISE: "advice that changes no content",
     Op.SYMLINKAT: "kernel: with CAP_SYS_ADMIN",
     Op.WAITID: "kernel: one child; simulated: one or any",
@@ -117,7 +120,8 @@ def page() -> str:
         lines.append(f"| {op.name} | {_marks(marks)} | {_NOTES.get(op, '')} |")
     lines += [
         "",
-        "*ring*: the ring above the backends plays it, once for both.",
+        "*ring*: the ring above the backends plays it, once for both (ENABLE_RINGS, MEM_REGION and",
+        "RESIZE_RINGS: a ring whose loop is a program's).",
         "",
         "| register command | sim | kernel | ring | agreement |",
         "|---|---|---|---|---|",
@@ -125,7 +129,7 @@ def page() -> str:
     for command in Register:
         method = METHODS.get(command, "")
         backends = [bool(method) and hasattr(kind, method) for kind in (SimBackend, KernelBackend)]
-        ring = bool(method) and hasattr(Ring, method)
+        ring = bool(method) and any(hasattr(kind, method) for kind in (Ring, LoopRing))
         marks = [*backends, ring, command in commands]
         lines.append(f"| {command.name} | {_marks(marks)} |")
     return "\n".join(lines) + "\n"

@@ -22,6 +22,9 @@ FAMILY_FILES: Final = ("k1", "k2", "k3", "kd/x", "kf", "spliced", "v")
 WORDS_AT: Final = 40  # offset of two futex words, below what the generator gives out
 _NOWHERE: Final = abi.CURRENT_POSITION
 _HERE: Final = abi.AT_FDCWD & 0xFFFF_FFFF
+_SERVER_SLOT: Final = 5
+_RING_AT: Final = (1 << 18) - 4096  # of a buffer ring, at the end of the block
+_RING_GROUP: Final = 3
 _PRIVATE: Final = abi.FUTEX2_PRIVATE | abi.FUTEX2_SIZE_U32
 
 
@@ -271,6 +274,8 @@ def eventfds(g: Generator) -> list[Spec]:
             g.pending.append((spec.token, spec.op))
         specs.append(spec)
     if any(spec.op == Op.WRITE for spec in specs):
+        if any(op == Op.READ for _, op in g.pending):
+            specs = specs[:1]  # two that read: time would decide
         return specs  # mainline hands them to a worker, and time would decide
     return g.timed(specs)
 
@@ -342,6 +347,8 @@ def children(g: Generator) -> list[Spec]:
     options = random.choice((abi.WEXITED,) * 3 + (0, 0x100)) | random.choice(
         (0, abi.WNOHANG, abi.WNOHANG, abi.WNOWAIT)
     )
+    if any(op == Op.WAITID for _, op in g.pending):
+        options |= abi.WNOHANG  # two that wait: time would decide
     info: Value = random.choice((0, g.out(32)))
     pid: Value = random.choice((Fd("child"),) * 6 + (1, -1))
     spec = g.spec(Op.WAITID, fd=pid, len=abi.P_PID, off=info, file_index=options)
@@ -380,6 +387,69 @@ def multishot_reads(g: Generator) -> list[Spec]:
     return [spec]
 
 
+def servers(g: Generator) -> list[Spec]:
+    """What makes a socket a server, in a slot: SOCKET, BIND, LISTEN, and commands on it."""
+    random = g.random
+    inet = random.random() < 0.5
+    domain = abi.AF_INET if inet else abi.AF_UNIX
+    stream, datagram = abi.SOCK_STREAM, abi.SOCK_DGRAM
+    kind = random.choice((stream, stream, datagram, datagram if inet else abi.SOCK_SEQPACKET))
+    wrong = random.choice((0,) * 9 + (1 << 20,))
+    made = {"fd": domain, "off": kind, "len": 0, "op_flags": wrong, "file_index": _SERVER_SLOT + 1}
+    fixed: dict[str, Value] = {"fd": _SERVER_SLOT, "flags": abi.SQE_FIXED_FILE}
+    specs = [g.spec(Op.SOCKET, **made)] if random.random() < 0.7 else []
+    for _ in range(random.choice((1, 2, 3))):
+        what = random.randrange(5)
+        if what <= 1:
+            port = struct.pack("<H", abi.AF_INET) + random.choice((b"\0\0", b"\0\x50"))
+            address = port + bytes((127, 0, 0, 1)) + bytes(8)
+            if inet == (random.random() < 0.1):
+                # Long enough for an AF_INET socket: docs/sim-kernel-differences.md
+                address = struct.pack("<H", abi.AF_UNIX) + b"\0the name of server %d" % g.token
+            size = random.choice((len(address),) * 8 + (0, 1, 200))
+            addr: Value = g.wild() if random.random() < 0.04 else g.data(address)
+            specs.append(g.spec(Op.BIND, addr=addr, off=size, **fixed))
+        elif what == 2:
+            bad = random.choice(({},) * 8 + ({"off": 1}, {"op_flags": 1}))
+            specs.append(g.spec(Op.LISTEN, len=random.choice((0, 5, 1 << 31)), **bad, **fixed))
+        else:
+            specs.append(_command(g, fixed))
+    if random.random() < 0.2:
+        specs.append(g.spec(Op.CLOSE, fd=0, file_index=_SERVER_SLOT + 1))
+    return specs
+
+
+def _command(g: Generator, socket: dict[str, Value]) -> Spec:
+    """URING_CMD: how much is queued, an option got or set."""
+    random = g.random
+    command = random.randrange(4)
+    if command < abi.SOCKET_OP_GETSOCKOPT:
+        return g.spec(Op.URING_CMD, off=command, **socket)
+    names: tuple[int, ...] = (abi.SO_REUSEADDR, abi.SO_KEEPALIVE, abi.SO_BROADCAST)
+    if command == abi.SOCKET_OP_GETSOCKOPT:
+        names += (abi.SO_TYPE, abi.SO_ERROR, abi.SO_ACCEPTCONN, abi.SO_PROTOCOL, abi.SO_DOMAIN)
+    option = abi.SOL_SOCKET | random.choice(names) << 32
+    size = random.choice((4, 4, 4, 8, 2, 0))
+    value = g.data(struct.pack("<ii", random.choice((0, 1)), 0))
+    place: Value = g.wild() if random.random() < 0.05 else value
+    fields: dict[str, Value] = {"addr": option, "file_index": size, "addr3": place}
+    return g.spec(Op.URING_CMD, off=command, **fields, **socket)
+
+
+def zero_copy(g: Generator) -> list[Spec]:
+    """SEND_ZC and SENDMSG_ZC where there is no such thing, and on what is no socket."""
+    fd: Value = g.random.choice((Fd("sock"), Fd("sock"), Fd("a"), Fd("client"), -1))
+    data = g.data(g.noise(20))
+    report = g.random.choice((0, 0, 0, abi.SEND_ZC_REPORT_USAGE, 1 << 15))
+    if g.random.random() < 0.5:
+        return [g.spec(Op.SEND_ZC, fd=fd, addr=data, len=20, ioprio=report)]
+    header = g.out(abi.MSGHDR.size)
+    vector = g.out(abi.IOVEC.size)
+    g.pokes.append((vector.offset, lambda r: abi.IOVEC.pack(r(data), 20)))
+    g.pokes.append((header.offset, lambda r: abi.MSGHDR.pack(0, 0, r(vector), 1, 0, 0, 0)))
+    return [g.spec(Op.SENDMSG_ZC, fd=fd, addr=header, ioprio=report)]
+
+
 FAMILIES: Final = (
     Family(links, frozenset({"links"})),
     Family(links, frozenset({"links"})),
@@ -398,6 +468,9 @@ FAMILIES: Final = (
     Family(children, frozenset({"child"})),
     Family(messages, frozenset({"messages"})),
     Family(multishot_reads, frozenset({"pipe", "sock"})),
+    Family(servers, frozenset({"d"})),
+    Family(servers, frozenset({"d"})),
+    Family(zero_copy, frozenset({"sock", "client", "a"})),
 )
 
 
@@ -471,6 +544,31 @@ def _alloc_range(player: Player, data: bytes) -> object:
     return player.backend.file_alloc_range(len(data) % 4, len(data) % 5)
 
 
+def _unregister_files(player: Player, data: bytes) -> object:
+    return player.backend.unregister_files() if len(data) % 5 == 0 else None
+
+
+def _clone_buffers(player: Player, data: bytes) -> object:
+    """From the ring itself: slots that are taken are refused without `replace`."""
+    offset, target, count = len(data) % 3, len(data) // 3 % 4, len(data) // 12 % 3
+    backend = player.backend
+    return backend.clone_buffers(backend, offset, target, count, replace=len(data) % 2 > 0)
+
+
+def _buffer_ring(player: Player, data: bytes) -> object:
+    addr = player.block.start + _RING_AT + (len(data) % 7 == 0) * 64
+    entries = (4, 4, 8, 3)[len(data) % 4]
+    return player.backend.register_buffer_ring(addr, entries, _RING_GROUP)
+
+
+def _no_buffer_ring(player: Player, data: bytes) -> object:
+    return player.backend.unregister_buffer_ring(_RING_GROUP - (len(data) % 5 == 0))
+
+
+def _buffer_ring_head(player: Player, data: bytes) -> object:
+    return player.backend.buffer_ring_head(_RING_GROUP - (len(data) % 5 == 0))
+
+
 _WAITING: Final = frozenset({Op.POLL_ADD, Op.TIMEOUT, Op.FUTEX_WAIT, Op.EPOLL_WAIT, Op.RECV})
 
 HOST_ACTIONS: Final[dict[str, Callable[[Player, bytes], object]]] = {
@@ -480,10 +578,20 @@ HOST_ACTIONS: Final[dict[str, Callable[[Player, bytes], object]]] = {
     "tagged_buffers": _tagged_buffers,
     "sync_cancel": _sync_cancel,
     "alloc_range": _alloc_range,
+    "unregister_files": _unregister_files,
+    "clone_buffers": _clone_buffers,
+    "buffer_ring": _buffer_ring,
+    "no_buffer_ring": _no_buffer_ring,
+    "buffer_ring_head": _buffer_ring_head,
 }
 
 # What the player does on each sequence, and what an action of the host stands for.
-ALWAYS_REGISTERED: Final = (abi.Register.FILES, abi.Register.BUFFERS)
+ALWAYS_REGISTERED: Final = (
+    abi.Register.FILES,
+    abi.Register.FILES2,
+    abi.Register.BUFFERS,
+    abi.Register.BUFFERS2,
+)
 ACTIONS_REGISTER: Final[dict[str, abi.Register]] = {
     "files": abi.Register.FILES_UPDATE,
     "unregister": abi.Register.UNREGISTER_BUFFERS,
@@ -491,4 +599,9 @@ ACTIONS_REGISTER: Final[dict[str, abi.Register]] = {
     "tagged_buffers": abi.Register.BUFFERS_UPDATE,
     "sync_cancel": abi.Register.SYNC_CANCEL,
     "alloc_range": abi.Register.FILE_ALLOC_RANGE,
+    "unregister_files": abi.Register.UNREGISTER_FILES,
+    "clone_buffers": abi.Register.CLONE_BUFFERS,
+    "buffer_ring": abi.Register.PBUF_RING,
+    "no_buffer_ring": abi.Register.UNREGISTER_PBUF_RING,
+    "buffer_ring_head": abi.Register.PBUF_STATUS,
 }

@@ -174,7 +174,8 @@ class Generator:
 
     def drained(self, step: Step, unit: Unit) -> None:
         again = any(spec.flags_of("ioprio") or spec.op == Op.READ_MULTISHOT for spec in step.specs)
-        if again or unit.specs[-1].op == _LINKED:
+        zero_copy = any(spec.op in (Op.SEND_ZC, Op.SENDMSG_ZC) for spec in step.specs)
+        if again or zero_copy or unit.specs[-1].op == _LINKED:
             return  # docs/sim-kernel-differences.md
         self.drains = True
         index = self.random.randrange(len(unit.specs))
@@ -355,16 +356,17 @@ class Generator:
                     )
                 )
             else:
-                specs.append(self.open_spec(name, abi.O_CREAT | abi.O_RDWR))
+                # Slots are for those that have them to themselves.
+                specs.append(self.open_spec(name, abi.O_CREAT | abi.O_RDWR, slots=False))
         return specs
 
-    def open_spec(self, name: str, flags: int) -> Spec:
+    def open_spec(self, name: str, flags: int, *, slots: bool = True) -> Spec:
         random = self.random
         dirfd: Value = random.choice((abi.AT_FDCWD,) * 8 + (Fd("sub"), -1, 0, Fd("a")))
         # ".." ends at "sub" on the kernel's ring, at "/" in sim.
         path = self.data(name.encode() + b"\0") if dirfd == Fd("sub") else self.path(name)
         slot = 0
-        if random.random() < 0.2:
+        if slots and random.random() < 0.2:
             slot = random.choice((5, 6, 7, abi.FILE_INDEX_ALLOC))
         if random.random() < 0.3:
             how = abi.OPEN_HOW.pack(
@@ -386,7 +388,10 @@ class Generator:
         if self.opened and random.random() < 0.6:
             name = random.choice(self.opened)
             if random.random() < 0.5:
-                return [self.spec(Op.CLOSE, fd=Fd(name))]
+                closing = [self.spec(Op.CLOSE, fd=Fd(name))]
+                if random.random() < 0.4:  # in a chain it is another matter
+                    closing.append(self.spec(Op.NOP))
+                return closing
             return [self.spec(Op.READ, fd=Fd(name), addr=self.room(20), len=20)]
         if random.random() < 0.2:
             slot = random.choice((5, 6, 7))
@@ -482,7 +487,8 @@ class Generator:
             return [recv, send]
         if what == 6:
             size = random.choice((10, 100))
-            spec = self.spec(Op.READ, fd=Fd("sock"), addr=self.room(size), len=size)
+            off = random.choice((0, 0, 0, _HERE, 7))
+            spec = self.spec(Op.READ, fd=Fd("sock"), addr=self.room(size), len=size, off=off)
             self.pending.append((spec.token, spec.op))
             return [spec]
         if random.random() < 0.7:
@@ -511,7 +517,7 @@ class Generator:
     def buffers(self) -> list[Spec]:
         """Provided buffers, and receives that select them."""
         random = self.random
-        group = random.choice((1, 1, 2))
+        group = random.choice((1, 1, 2, 1, 1, 2, 3))
         what = random.randrange(6)
         if what <= 1:
             count = random.choice((1, 2, 4))
@@ -809,9 +815,12 @@ class Player:
         self.fds["client"], self.fds["client2"] = world.socket(), world.socket()
         set_up_families(self)
         slots = [self.fds[name] for name in FILES] + [-1] * (SLOTS - len(FILES))
-        assert self.backend.register_files(slots) == 0
+        tagged = self.sequence.seed % 3 == 0  # a tag tells when the file or buffer is let go
+        file_tags = [(4000 + at) * (fd >= 0) for at, fd in enumerate(slots)] if tagged else ()
+        assert self.backend.register_files(slots, file_tags) == 0
         fixed = self.block.start + OUT_START - 16384
-        assert self.backend.register_buffers([(fixed, 4096), (fixed + 4096, 4096)]) == 0
+        buffers = [(fixed, 4096), (fixed + 4096, 4096)]
+        assert self.backend.register_buffers(buffers, (5000, 5001) if tagged else ()) == 0
         for offset, make in self.sequence.pokes:
             self.memory.user_write(self.block.start + offset, make(self.resolve))
         self.memory.user_write(self.block.start, world.address(self.fds["listener"]))

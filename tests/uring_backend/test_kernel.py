@@ -21,7 +21,7 @@ from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Op, Sqe
 from pybpfvm.uring_backend.base import EXTERNAL, Completion, Event, Started
 from pybpfvm.uring_backend.kernel import KernelBackend, probe, sysring
-from pybpfvm.uring_backend.kernel.guard import SUPPORTED, confine
+from pybpfvm.uring_backend.kernel.guard import SUPPORTED, TOKEN_LIMIT, confine
 from pybpfvm.uring_backend.kernel.sysring import SysRing
 
 pytestmark = pytest.mark.kernel_ring
@@ -129,6 +129,145 @@ def test_a_closed_descriptor_is_the_hosts_again(bench: Bench) -> None:
     with pytest.raises(InputError, match="not open"):
         bench.world.close(fd)
     os.close(again)
+
+
+def timer(bench: Bench, at: int, milliseconds: int = 30, flags: int = _LINK) -> Sqe:
+    addr = bench.put(abi.TIMESPEC.pack(0, milliseconds * 1_000_000), at)
+    success = abi.TIMEOUT_ETIME_SUCCESS
+    return Sqe(Op.TIMEOUT, flags, addr=addr, len=1, op_flags=success, user_data=2)
+
+
+def steal(fd: int) -> tuple[list[int], bytes]:
+    """What a host does meanwhile: descriptors of something secret, past the free number `fd`."""
+    secret = b"the host's secret"
+    reader, writer = os.pipe()
+    opened = [reader, writer]
+    while max(opened) < fd:
+        opened.append(os.dup(reader))
+    os.write(writer, secret)
+    return opened, secret
+
+
+def closed_by_host(bench: Bench, fd: int, *sqes: Sqe) -> int:
+    count = bench.submit(*sqes)
+    bench.world.close(fd)
+    return count
+
+
+CLOSINGS: dict[str, Callable[[Bench, int, Sqe], int]] = {
+    "in the chain": lambda bench, fd, read: bench.submit(
+        Sqe(Op.CLOSE, _LINK, fd=fd, user_data=1), timer(bench, 512), read
+    ),
+    "in the chain, which goes on after failures": lambda bench, fd, read: bench.submit(
+        Sqe(Op.CLOSE, _HARD, fd=fd, user_data=1), timer(bench, 512, flags=_HARD), read
+    ),
+    "while a chain waits": lambda bench, fd, read: bench.submit(
+        timer(bench, 512), read, Sqe(Op.CLOSE, fd=fd, user_data=1)
+    ),
+    "as a drain": lambda bench, fd, read: bench.submit(
+        Sqe(Op.CLOSE, _DRAIN, fd=fd, user_data=1), timer(bench, 512), read
+    ),
+    "twice": lambda bench, fd, read: bench.submit(
+        Sqe(Op.CLOSE, _HARD, fd=fd, user_data=1),
+        Sqe(Op.CLOSE, _HARD, fd=fd, user_data=4),
+        timer(bench, 512),
+        read,
+    ),
+    "by the host": lambda bench, fd, read: closed_by_host(bench, fd, timer(bench, 512), read),
+    "by the host, while a drain holds the read back": lambda bench, fd, read: closed_by_host(
+        bench, fd, timer(bench, 512, flags=0), Sqe(Op.NOP, _DRAIN, user_data=1), read
+    ),
+}
+
+
+@pytest.mark.parametrize("closing", CLOSINGS.values(), ids=CLOSINGS)
+def test_a_number_that_waiting_requests_name_is_not_the_hosts_yet(
+    bench: Bench, closing: Callable[[Bench, int, Sqe], int]
+) -> None:
+    """A request that waits for its turn is looked up when that comes."""
+    fd = bench.world.open("made", os.O_CREAT | os.O_RDWR)
+    read = Sqe(Op.READ, fd=fd, addr=bench.block.start, len=17, user_data=3)
+    read = replace(read, off=_NOWHERE)
+    count = closing(bench, fd, read)
+    opened, secret = steal(fd)
+    try:
+        results = bench.results(count)
+        assert dict(results)[3] == -errno.EBADF
+        assert [res for token, res in results if token == 4] in ([], [-errno.EBADF])
+        assert os.read(opened[0], 100) == secret
+    finally:
+        for other in opened:
+            os.close(other)
+    assert bench.backend.in_flight() == 0
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+
+
+def test_a_number_that_a_worker_may_look_up_is_not_the_hosts_yet(bench: Bench) -> None:
+    """Whether it has done so by now nobody can tell."""
+    reader, writer = bench.world.pipe()
+    read = Sqe(Op.READ, abi.SQE_ASYNC, fd=reader, addr=bench.block.start, len=5, off=_NOWHERE)
+    assert bench.submit(replace(read, user_data=9)) == 1
+    time.sleep(0.02)  # it has: the read goes on
+    assert bench.submit(Sqe(Op.CLOSE, fd=reader, user_data=2)) == 1
+    assert bench.results(1) == [(2, 0)]
+    assert bench.result(Sqe(Op.FSYNC, fd=reader)) == -errno.EBADF
+    opened, _ = steal(reader)
+    assert reader not in opened
+    for fd in opened:
+        os.close(fd)
+    data = bench.put(b"hello", 64)
+    assert bench.submit(Sqe(Op.WRITE, fd=writer, addr=data, len=5, off=_NOWHERE, user_data=3)) == 1
+    assert sorted(bench.results(2)) == [(3, 5), (9, 5)]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(reader)
+
+
+def test_plain_closes_are_the_kernels(bench: Bench) -> None:
+    """Nothing is played where nothing waits: one call for each."""
+    fds = [bench.world.pipe()[0] for _ in range(3)]
+    sqes = [Sqe(Op.CLOSE, fd=fd, user_data=fd) for fd in fds]
+    assert bench.submit(*sqes, Sqe(Op.FSYNC, fd=fds[0], user_data=1)) == 4
+    assert bench.results(4) == [*((fd, 0) for fd in fds), (1, -errno.EBADF)]
+    assert bench.backend._flight._last_hidden == TOKEN_LIMIT
+
+
+# --- drains -------------------------------------------------------------------------------------
+
+
+def send_zc(bench: Bench, fd: int, token: int, flags: int = 0) -> Sqe:
+    return Sqe(Op.SEND_ZC, flags, fd=fd, addr=bench.block.start, len=5, user_data=token)
+
+
+def test_a_zero_copy_send_that_a_drain_holds_back_is_refused(bench: Bench) -> None:
+    """On Linux it would wait for its own notification, for ever, and so would closing the ring."""
+    fd, _ = bench.world.socketpair()
+    zc, nop = send_zc(bench, fd, 1), Sqe(Op.NOP, user_data=2)
+    drained, linked = replace(nop, flags=_DRAIN), replace(nop, flags=_LINK)
+    for sqes in (
+        [replace(zc, flags=_DRAIN)],
+        [replace(zc, flags=_LINK), drained],
+        [replace(nop, flags=_DRAIN | _LINK), zc],
+        [drained, zc],
+        [linked, replace(zc, flags=_LINK), drained],
+    ):
+        with pytest.raises(UnsupportedError, match="zero-copy send that a drain holds back"):
+            bench.submit(*sqes)
+    assert bench.backend.in_flight() == 0
+    assert bench.submit(timer(bench, 512, flags=0), replace(drained, user_data=3)) == 2
+    with pytest.raises(UnsupportedError, match="zero-copy"):
+        bench.submit(zc)
+    assert sorted(bench.results(2)) == [(2, -errno.ETIME), (3, 0)]
+
+
+def test_a_zero_copy_send_after_a_drain(bench: Bench) -> None:
+    fd, _ = bench.world.socketpair()
+    refused = [(1, -errno.EOPNOTSUPP), (1, 0)]  # an AF_UNIX socket has no such thing
+    assert bench.submit(send_zc(bench, fd, 1), Sqe(Op.NOP, _DRAIN, user_data=2)) == 2
+    assert bench.results(3) == [*refused, (2, 0)]
+    for _ in range(2):
+        assert bench.submit(send_zc(bench, fd, 1)) == 1
+        assert bench.results(2) == refused
 
 
 # --- memory -------------------------------------------------------------------------------------
@@ -359,6 +498,35 @@ def test_connect_reaches_only_the_world(bench: Bench) -> None:
     for domain, kind in ((16, 3), (17, 3), (10, 1), (2, 3), (1, 3)):
         with pytest.raises(UnsupportedError, match=f"SOCKET with domain {domain}"):
             bench.submit(Sqe(Op.SOCKET, fd=domain, off=kind))
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_a_port_given_back_is_not_the_worlds(bench: Bench, kind: int) -> None:
+    """A socket whose port the kernel chose loses it when it is shut down, or disconnected."""
+    stream = kind == socket.SOCK_STREAM
+    fd = bench.world.listen() if stream else bench.world.datagrams()
+    address = bench.world.address(fd)
+    unspecified = bench.put(bytes(16))
+    bench.result(
+        Sqe(Op.SHUTDOWN, fd=fd, len=abi.SHUT_RDWR)
+        if stream
+        else Sqe(Op.CONNECT, fd=fd, addr=unspecified, off=16)
+    )
+    with socket.socket(socket.AF_INET, kind) as taker:
+        taker.bind(("127.0.0.1", int.from_bytes(address[2:4], "big")))
+        if stream:
+            taker.listen()
+        taker.setblocking(False)
+        addr = bench.put(address, 64)
+        client = bench.world.socket(kind=kind)
+        if stream:
+            connect = Sqe(Op.CONNECT, fd=client, addr=addr, off=16)
+            assert bench.result(connect) == -errno.ECONNREFUSED
+        else:
+            send = Sqe(Op.SEND, fd=client, addr=bench.block.start, len=5, off=addr, file_index=16)
+            bench.result(send)
+            with pytest.raises(BlockingIOError):
+                taker.recv(5)
 
 
 def test_opcodes_that_reach_further_are_refused(bench: Bench) -> None:

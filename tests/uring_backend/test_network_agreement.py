@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from itertools import zip_longest
 
 import pytest
 
@@ -53,9 +54,9 @@ def in_words(ours: Observation, theirs: Observation) -> list[str]:
         if one == two:
             continue
         if isinstance(one, bytes) and isinstance(two, bytes):
-            at = next(i for i, pair in enumerate(zip(one, two, strict=True)) if pair[0] != pair[1])
+            at = next(i for i, pair in enumerate(zip_longest(one, two)) if pair[0] != pair[1])
             found.append(
-                f"memory at {at}: sim {one[at : at + 24].hex()} kernel {two[at : at + 24].hex()}"
+                f"{name} at {at}: sim {one[at : at + 24].hex()} kernel {two[at : at + 24].hex()}"
             )
         else:
             found.append(f"{name}: sim {one} kernel {two}")

@@ -27,6 +27,7 @@ from pybpfvm.bits import U64
 from pybpfvm.errors import RingHang, Trap
 from pybpfvm.session import Block, Budgets, LoadedObject, Machine, Ring
 from pybpfvm.session.hostring import BackendName
+from pybpfvm.uring_backend.abi import SQE_IO_LINK, Op, Sqe
 from pybpfvm.uring_backend.kernel import direct
 from pybpfvm.uring_backend.kernel import loop as kernel_loop
 from pybpfvm.uring_backend.kernel.direct import Word
@@ -249,6 +250,64 @@ def test_sockets(profile: str, cancelled: int) -> None:
     assert out[1] == 120
     assert len(extra[0]) == sum(run & 7 for run in range(41)) + 2 * (8 + 8 + 8)
     assert extra[2] == (cancelled == 1000)
+
+
+_END, _SUBMIT, _REAP, _EMIT, _WAIT = range(5)
+_STEP = struct.Struct("<II64s")
+
+
+def _script(random: Random, fd: int, silent: int, buffer: int) -> Iterator[bytes]:
+    """Steps for `scripted`: requests that end at once, requests that wait for data that never
+    comes, the cancelling of those; what compiled code issues and what it does not."""
+    silents: list[int] = []
+    linked = False
+    for number in range(1, 200):
+        kind = random.choice(["nop"] * 5 + ["send", "recv", "silent", "cancel", "slow", "link"])
+        cq = random.choice([1, 1, 1, 2])
+        if linked:
+            kind = "nop"  # ends the chain
+        sqe = {"user_data": number, "addr3": cq}
+        if kind == "send":
+            sqe |= {"opcode": Op.SEND, "fd": fd, "addr": buffer, "len": number % 5}
+        elif kind == "recv":
+            sqe |= {"opcode": Op.RECV, "fd": fd, "addr": buffer, "len": 1}
+        elif kind == "silent":
+            sqe |= {"opcode": Op.RECV, "fd": silent, "addr": buffer, "len": 1}
+            silents.append(number)
+        elif kind == "cancel" and silents:
+            target = silents.pop(random.randrange(len(silents)))
+            sqe |= {"opcode": Op.ASYNC_CANCEL, "addr": target}
+        elif kind == "slow":
+            sqe |= {"opcode": Op.SEND, "fd": fd, "addr": buffer, "len": 1, "op_flags": 0x40}
+        elif kind == "link":
+            sqe |= {"flags": SQE_IO_LINK}
+        linked = kind == "link"
+        yield _STEP.pack(_SUBMIT, 0, Sqe(**{"opcode": 0, **sqe}).pack())
+        while random.random() < 0.3:
+            yield _STEP.pack(_REAP, random.choice([1, 1, 2, 0]), bytes(64))
+        if not linked and (number < 4 or random.random() < 0.06):
+            yield _STEP.pack(_EMIT, 1, Sqe(0, user_data=number + 1000).pack())
+            yield _STEP.pack(_WAIT, 1, Sqe(0, len=1).pack())
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("PYBPFVM_LOOP_SCRIPTS", "12"))))
+def test_scripts(seed: int) -> None:
+    def scenario(table: Table) -> object:
+        world = table.ring.world
+        (fd, peer), (silent, _) = world.socketpair(), world.socketpair()
+        assert peer.send(bytes(range(200))) == 200
+        buffer = table.ring.user.alloc(16)
+        steps = list(_script(Random(seed), fd, silent, buffer.addr))[:255]
+        for index in range(256):
+            table.obj.maps["script"][index] = steps[index] if index < len(steps) else bytes(72)
+        table.submit("scripted")
+        table.seen.append(table.ring.wait_cqe().res)
+        received = b""
+        while part := peer.recv(4096):
+            received += part
+        return received, buffer.read(), table.ring.core.backend.in_flight()
+
+    compare(scenario, "v3", least=2, entries=(512, 512, 4))
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -300,6 +300,18 @@ def message(s: Socket, flags: int = DONT) -> Result:
     return (*got, (fields[1], fields[6]), (fields[5], 0))
 
 
+def at_offset(s: Socket, op: Op, *, size: int = 4, off: int = 7, op_flags: int = 0) -> Result:
+    """A transfer at an offset, then one of what is there."""
+    op_flags |= abi.RWF_NOWAIT
+    got = s.on(op, addr=s.bench.block + 64, len=size, off=off, op_flags=op_flags)
+    return (*got, *s.recv())
+
+
+def vectored(s: Socket, op: Op) -> Result:
+    at = s.bench.put(abi.IOVEC.pack(s.bench.block + 64, 4), 768)
+    return s.on(op, addr=at, len=1, off=7, op_flags=abi.RWF_NOWAIT)
+
+
 def poll(s: Socket) -> Result:
     return s.on(Op.POLL_ADD, op_flags=0xFFFF)
 
@@ -329,6 +341,22 @@ CALLS: dict[str, Callable[[Socket], Result]] = {
     "write": lambda s: s.on(
         Op.WRITE, addr=s.bench.block, len=4, off=abi.CURRENT_POSITION, op_flags=abi.RWF_NOWAIT
     ),
+    "read at an offset": lambda s: at_offset(s, Op.READ),
+    "read at a far offset": lambda s: at_offset(s, Op.READ, off=abi.MAX_OFFSET - 2),
+    "read at no offset": lambda s: at_offset(s, Op.READ, off=(1 << 64) - 2),
+    "read nothing at an offset": lambda s: at_offset(s, Op.READ, size=0),
+    "readv at an offset": lambda s: vectored(s, Op.READV),
+    "read into nothing at an offset": lambda s: s.on(
+        Op.READ, addr=0, len=4, off=7, op_flags=abi.RWF_NOWAIT
+    ),
+    "read more than once at an offset": lambda s: s.on(
+        Op.READ_MULTISHOT, flags=abi.SQE_BUFFER_SELECT, off=7, op_flags=abi.RWF_NOWAIT
+    ),
+    "write at an offset": lambda s: at_offset(s, Op.WRITE),
+    "write at an offset, append": lambda s: at_offset(s, Op.WRITE, op_flags=abi.RWF_APPEND),
+    "write at no offset": lambda s: at_offset(s, Op.WRITE, off=(1 << 64) - 2),
+    "write nothing at an offset": lambda s: at_offset(s, Op.WRITE, size=0),
+    "writev at an offset": lambda s: vectored(s, Op.WRITEV),
     "poll": poll,
     "poll after recv": several(Socket.recv, poll),
     "shutdown rd, poll": several(lambda s: s.on(Op.SHUTDOWN, len=0), poll, Socket.recv),

@@ -400,7 +400,9 @@ def _share(noticed: Counter[str], made: Counter[str]) -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="mutate", description=__doc__)
     parser.add_argument("-j", type=int, default=os.cpu_count() or 1, help="processes")
-    parser.add_argument("--only", default="", help="mutants whose line has this text")
+    parser.add_argument(
+        "--only", action="append", default=[], help="mutants whose line has this text (or another)"
+    )
     parser.add_argument("--again", metavar="LOG", help="but those noticed there")
     parser.add_argument("--first", metavar="LOG", help="what noticed a mutant there is asked first")
     parser.add_argument("--sample", type=int, default=0, help="so many, chosen by --seed")
@@ -411,7 +413,8 @@ def _arguments() -> argparse.Namespace:
 
 
 def _chosen(args: argparse.Namespace, known: Sequence[Mutant]) -> list[Mutant]:
-    chosen = [mutant for mutant in known if args.only in str(mutant)]
+    texts = args.only or [""]
+    chosen = [mutant for mutant in known if any(text in str(mutant) for text in texts)]
     if args.again:
         fates = _logged(args.again)
         chosen = [one for one in chosen if not fates.get((one.file, one.text))]

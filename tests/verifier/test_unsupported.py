@@ -251,7 +251,7 @@ _STORAGE = MapSpec("storage", MapType.TASK_STORAGE, 4, 8, 0, 1)
         (
             "tp_btf/happened",
             "r1 = *(u64 *)(r1 + 0)\n call this_cpu_ptr",
-            "per-CPU variables of the kernel (this_cpu_ptr)",
+            "per-CPU members of the kernel's structs (this_cpu_ptr)",
         ),
         (
             "tp_btf/happened",
@@ -390,6 +390,7 @@ def test_kernels_whose_types_are_not_known(monkeypatch: pytest.MonkeyPatch) -> N
     assert "tracing programs without the target's BTF" in _feature(attached)
     held = _verdict(f"{_DIRECT}\n{_LOAD}\n r0 = 0\n exit", _HELD, btf=_holding("kptr", "file"))
     assert "kernel pointers without the target's BTF" in _feature(held)
+    assert _feature(_named(Pseudo.BTF_ID, 1)) == "variables of the kernel without its BTF"
 
 
 def test_a_global_function_of_an_object_without_types() -> None:
@@ -400,11 +401,22 @@ def test_a_global_function_of_an_object_without_types() -> None:
     assert "the global function f, whose type is not known" in _feature(verdict)
 
 
-def test_an_instruction_that_names_something_of_the_kernels() -> None:
+@pytest.mark.parametrize(
+    ("src", "imm", "feature"),
+    [
+        (Pseudo.MAP_FD, 1, "lddw of MAP_FD"),
+        (Pseudo.BTF_ID, 1 << 32 | 1, "variables and functions of modules"),
+    ],
+)
+def test_an_instruction_that_names_what_objects_do_not(src: Pseudo, imm: int, feature: str) -> None:
+    assert _feature(_named(src, imm)) == feature
+
+
+def _named(src: Pseudo, imm: int) -> Verdict:
+    """The verdict on a program that loads what these two name."""
     lddw, *rest = assemble("r1 = 1 ll\n r0 = 0\n exit", calls=_CALLS)
-    program = Program("case", "tc", (replace(lddw, src=Pseudo.BTF_ID), *rest), license="GPL")
-    verdict = verify(program, BpfObject("case.o", "", (program,), (), license="GPL"), _TC)
-    assert _feature(verdict) == "lddw of BTF_ID"
+    program = Program("case", "tc", (replace(lddw, src=src, imm=imm), *rest), license="GPL")
+    return verify(program, BpfObject("case.o", "", (program,), (), license="GPL"), _TC)
 
 
 # Profiles of our own.

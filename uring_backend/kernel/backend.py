@@ -38,12 +38,19 @@ from pybpfvm.uring_backend.kernel.bufferring import BufferRings
 from pybpfvm.uring_backend.kernel.direct import Direct
 from pybpfvm.uring_backend.kernel.gates import Gate, GatePool
 from pybpfvm.uring_backend.kernel.guard import NO_TOKEN, SUPPORTED, TOKEN_LIMIT, Guard
-from pybpfvm.uring_backend.kernel.plan import ORDERED, PLAIN, Planned, Planner
+from pybpfvm.uring_backend.kernel.plan import (
+    LATER,
+    PLAIN,
+    Planned,
+    Planner,
+    zero_copy_held_back,
+)
 from pybpfvm.uring_backend.kernel.preparing import Preparation, refusal
 from pybpfvm.uring_backend.kernel.registration import Registration
 from pybpfvm.uring_backend.kernel.requests import (
     ZERO_COPY,
     CancelAll,
+    Closing,
     Entry,
     External,
     Hidden,
@@ -133,6 +140,11 @@ class KernelBackend:
                     f"{feature} on the kernel's ring",
                     remedy=f"use one of {', '.join(op.name for op in sorted(SUPPORTED))}",
                 )
+        if zero_copy_held_back(sqes, self.holds_back):
+            raise UnsupportedError(
+                "a zero-copy send that a drain holds back, on the kernel's ring",
+                remedy="use SEND or SENDMSG, or submit it when the drain is over",
+            )
         consumed = 0
         batch: list[Planned] = []
         for plan in self._planner.plan(sqes):
@@ -149,6 +161,12 @@ class KernelBackend:
                 if not complete:
                     break
             batch.extend(plan)
+            if isinstance(batch[-1][3], Entry) and batch[-1][3].closes >= 0:
+                # What follows is checked when the descriptor is no more.
+                consumed, complete = self._issue(batch, consumed)
+                batch = []
+                if not complete:
+                    break
         if batch:
             consumed, _ = self._issue(batch, consumed)
         self._reap()
@@ -157,12 +175,12 @@ class KernelBackend:
 
     def _submit_plain(self, sqes: Sequence[bytes]) -> int | None:
         """The short way for SQEs that need nothing remembered; None if one of them does."""
-        if len(sqes) > self._ring.sq_entries:
+        if len(sqes) > self._ring.sq_entries or self._flight.drained:
             return None
         admit = self._guard.admit
         real = []
         for raw in sqes:
-            if raw[1] & ORDERED or raw[0] not in PLAIN:
+            if raw[1] & LATER or raw[0] not in PLAIN:
                 return None
             admitted, effect = admit(raw)
             if effect is not None:
@@ -363,6 +381,11 @@ class KernelBackend:
         """A request that compiled code issued is in flight: from now on it is one like others."""
         self._flight.live[token] = opcode
 
+    @property
+    def holds_back(self) -> bool:
+        """Whether a drain may hold back what is submitted now."""
+        return self._flight.drains > 0
+
     def in_flight(self) -> int:
         """Requests submitted and not completed."""
         self._flight.claim_all()
@@ -392,9 +415,9 @@ class KernelBackend:
             raise RingError(-taken, f"io_uring_enter refused {len(batch)} SQEs")
         consumed = before
         live, hidden = self._flight.live, self._flight.hidden
-        for _, consumed, token, record in batch[:taken]:  # noqa: B007 - the last one counts
+        for real, consumed, token, record in batch[:taken]:  # noqa: B007 - the last one counts
             if record is None:
-                self._flight.drains_off = True
+                self._flight.drains_off |= bool(real[1] & abi.SQE_CQE_SKIP_SUCCESS)
                 continue
             if token >= TOKEN_LIMIT:
                 assert not isinstance(record, (int, Entry)), (
@@ -403,6 +426,7 @@ class KernelBackend:
                 hidden[token] = record
                 if isinstance(record, Start):
                     live[record.external.token] = record.external
+                    self._flight.skip_seen |= record.external.shows_skip
                 elif isinstance(record, CancelAll):
                     live[record.token] = int(Op.ASYNC_CANCEL)
             else:
@@ -410,6 +434,8 @@ class KernelBackend:
                 live[token] = record
                 if isinstance(record, Entry):
                     self._flight.skip_seen |= record.shows_skip
+                    if record.closes >= 0:
+                        self.world.disown(record.closes)
         self._take_back(batch[taken:])
         return consumed, taken == len(batch)
 
@@ -422,6 +448,10 @@ class KernelBackend:
                     if isinstance(external, External) and external.gate is not record:
                         external.fenced = False
                 self._gates.give(record)
+            elif isinstance(record, Start):
+                self._planner.over(record.external)
+            elif isinstance(record, Entry):
+                self._planner.over(record)
 
     def _reap(self) -> None:
         """Turn the CQEs that are there into events."""
@@ -445,7 +475,7 @@ class KernelBackend:
 
     def _complete(self, token: int, res: int, flags: int) -> None:
         if token == NO_TOKEN:
-            return  # _NO_DRAINS, cancelled behind a drain
+            return  # of the planner's own; _NO_DRAINS only when cancelled behind a drain
         if token >= messages.FIRST_TOKEN and (user_data := messages.take(token)) is not None:
             self._events.append(Message(user_data, res, flags))
             return
@@ -474,6 +504,8 @@ class KernelBackend:
                 posts = entry.chain.posts(entry, res)
         if not flags & abi.CQE_F_MORE:
             del self._flight.live[token]
+            if isinstance(entry, Entry):
+                self._planner.over(entry)
         if posts:
             self._events.append(Completion(token, res, flags))
 
@@ -499,14 +531,27 @@ class KernelBackend:
             elif external.doomed:
                 external.chain.posts(external, -errno.ECANCELED)
                 self._end(external, failed=True)
+            elif isinstance(external, Closing):
+                self._perform_close(external)
             else:
                 external.stage = Stage.RUNNING
                 self._events.append(Started(external.token))
+
+    def _perform_close(self, closing: Closing) -> None:
+        res = -errno.EBADF
+        if closing.fd in self.world.owned:
+            self.world.close(closing.fd)
+            res = 0
+        posts = closing.chain.posts(closing, res)
+        self._end(closing, failed=res < 0)
+        if posts:
+            self._events.append(Completion(closing.token, res, 0))
 
     def _end(self, external: External, *, failed: bool, open_gate: bool = True) -> None:
         external.stage = Stage.FINISHED
         external.done = True
         del self._flight.live[external.token]
+        self._planner.over(external)
         for gate in self._gates.waiting_for(external.token):
             gate.waits_for.discard(external.token)
             if (open_gate or external.gate is not gate) and not gate.waits_for:

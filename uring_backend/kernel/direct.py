@@ -28,7 +28,7 @@ from pybpfvm.uring_backend.kernel.sysring import SysRing
 from pybpfvm.uring_backend.kernel.world import KernelWorld
 from pybpfvm.uring_backend.requests import DIRECT_TOKENS
 
-SLOTS = 4096  # requests at a time. A direct request's token: DIRECT_TOKENS and its slot's address.
+SLOTS = 2048  # requests at a time. A direct request's token: DIRECT_TOKENS and its slot's address.
 BATCH = 32  # direct requests are issued when so many have come together, or at the end of a run
 LOOK_RUNS = 16  # after so many runs the loop looks at the clock
 _FDS = 1024
@@ -42,7 +42,7 @@ class Word(IntEnum):
     # Tails of the real SQ: counts of requests, modulo 2**32.
     TAIL = 0  # so many were put there,
     ISSUED = 1  # issued,
-    TAKEN = 2  # put there before completions were last taken in,
+    TAKEN = 2  # put there before completions were last posted: from there on batches count,
     DONE_TO = 3  # TAIL less those in flight
     CARE = 4  # Care: what submit and reap look at first
     STOP = 5  # a Stop, 0 while the loop goes on
@@ -147,14 +147,12 @@ SLOT_BYTES = 8 * _SLOT_WORDS
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A direct request in flight, for Python. `fresh`: completions have not been taken in since
-    it was submitted."""
+    """A direct request in flight, for Python."""
 
     token: int
     opcode: int
     user_data: int
     cq: int
-    fresh: bool
 
 
 class Direct:
@@ -280,14 +278,14 @@ class Direct:
         ):
             time.sleep(_LOOK_S)
 
-    def lend(self, queues: Sequence[CompletionQueue], *, within_run: bool = False) -> None:
-        """Give the real ring and the queues to compiled code, or back to it, `within_run`."""
+    def lend(self, queues: Sequence[CompletionQueue], kept: int = 0) -> None:
+        """Give the real ring and the queues to compiled code, in the middle of a run that keeps so
+        many completions for its end, or (0) between runs."""
         words = self.words
         tail = self._ring.words[self._ring.sq_tail]
         words[Word.DONE_TO] = (tail - self.in_flight()) & U32
         words[Word.TAIL] = words[Word.ISSUED] = tail
-        if not within_run:
-            words[Word.TAKEN] = tail
+        words[Word.TAKEN] = (tail - kept) & U32
         for queue in queues:
             at = _QUEUE_WORDS * queue.index
             self._queues[at + Queue.HEADER] = queue.address
@@ -339,8 +337,6 @@ class Direct:
             for index in self._unclaimed()
             if (self._slots[_SLOT_WORDS * index + Slot.NUMBER] - issued) & U32 < pending
         ]
-        if (words[Word.TAKEN] - issued) & U32 <= pending:
-            words[Word.TAKEN] = issued
         words[Word.TAIL] = issued
         words[Word.DONE_TO] = (words[Word.DONE_TO] - pending) & U32
         return taken
@@ -359,9 +355,7 @@ class Direct:
         words[Word.DONE_TO] = (words[Word.DONE_TO] + 1) & U32
         opcode, queue = divmod(place, 1 << OPCODE_SHIFT)
         cq = (queue - words[Word.QUEUE_TABLE]) // QUEUE_BYTES
-        since = (self._slots[at + Slot.NUMBER] - words[Word.TAKEN]) & U32
-        fresh = since < (words[Word.TAIL] - words[Word.TAKEN]) & U32
-        return Claimed(token, opcode, self._slots[at], cq, fresh)
+        return Claimed(token, opcode, self._slots[at], cq)
 
     def claim_all(self) -> list[Claimed]:
         """All requests in flight, oldest first, which are Python's from now on."""
@@ -372,6 +366,11 @@ class Direct:
     def release(self, token: int) -> None:
         """A claimed request is over."""
         self._free(self._at(token) // _SLOT_WORDS)
+
+    def since(self, token: int, number: int) -> bool:
+        """Whether the request was submitted when Word.TAIL was `number`, or later."""
+        mine = self._slots[self._at(token) + Slot.NUMBER]
+        return (mine - number) & U32 < (self.words[Word.TAIL] - number) & U32
 
     def _unclaimed(self) -> list[int]:
         """Indices of slots with requests that nobody claimed, oldest first."""

@@ -106,6 +106,21 @@ SUPPORTED: Final = frozenset(
     }
 )
 
+# Of these a wild pointer is found out when they are performed, wherever it points.
+_FOUND_OUT_LATE: Final = frozenset(
+    {
+        Op.ACCEPT,
+        Op.FILES_UPDATE,
+        Op.MADVISE,
+        Op.PIPE,
+        Op.URING_CMD,
+        Op.EPOLL_WAIT,
+        Op.FUTEX_WAIT,
+        Op.FUTEX_WAKE,
+        Op.WAITID,
+    }
+)
+
 # Opcodes of which some uses are unsupported.
 _NAMING: Final = frozenset(
     {
@@ -274,6 +289,7 @@ class Guard:
         self._on_result: Callable[[int], None] | None = None
         self._total = -1
         self._bad = False
+        self._looked_up: list[int] = []
 
     def admit(self, raw: bytes) -> tuple[bytes, Effect | None]:
         """The SQE to submit in place of `raw` (64 bytes), and what it needs kept."""
@@ -298,6 +314,7 @@ class Guard:
         elif opcode == Op.NOP and not op_flags & abi.NOP_FILE:
             return raw, None
         self._kept, self._total, self._bad, self._on_result = [], -1, False, None
+        self._looked_up = []
         sqe = Sqe.unpack(raw)
         sqe = replace(sqe, fd=self._admit_fd(sqe))
         special = _SPECIAL.get(opcode)
@@ -307,12 +324,21 @@ class Guard:
             for pointer in abi.OPS[Op(opcode)].pointers:
                 sqe = self._admit_pointer(sqe, pointer)
         effect = None
-        if self._kept or self._bad or self._on_result:
-            effect = Effect(self._kept, self._total, self._bad)
+        bad = self._bad and opcode not in _FOUND_OUT_LATE
+        if self._kept or bad or self._on_result:
+            effect = Effect(self._kept, self._total, bad)
             effect.on_result = self._on_result
         if effect is not None and opcode == Op.FILES_UPDATE and sqe.off == abi.FILE_INDEX_ALLOC:
             effect.on_result = self._slots_back(addr, self._kept[0])
         return sqe.pack(), effect
+
+    def admit_waiting(self, raw: bytes) -> tuple[bytes, Effect | None, tuple[int, ...]]:
+        """`admit`, and the descriptors that must not become anybody else's before its turn."""
+        self._looked_up = []
+        admitted, effect = self.admit(raw)
+        if not self._looked_up and not raw[1] & abi.SQE_FIXED_FILE:  # admitted as it is
+            self._owns(int.from_bytes(raw[4:8], "little", signed=True))
+        return admitted, effect, tuple(self._looked_up)
 
     def unsupported(self, raw: bytes) -> str:
         """What this SQE asks for that must not reach the kernel; "" if nothing."""
@@ -344,10 +370,15 @@ class Guard:
 
     def copy_fds(self, fds: Sequence[int]) -> list[int]:
         """Descriptors for registration: foreign ones become one that is never open."""
-        owned = self._places.owned
-        return [fd if fd in owned or fd in (-1, -2) else _NO_FD for fd in fds]
+        return [fd if fd in (-1, -2) or self._owns(fd) else _NO_FD for fd in fds]
 
     # --- descriptors ------------------------------------------------------------------------
+
+    def _owns(self, fd: int) -> bool:
+        owned = fd in self._places.owned
+        if owned:
+            self._looked_up.append(fd)
+        return owned
 
     def _admit_fd(self, sqe: Sqe) -> int:
         use = abi.OPS[Op(sqe.opcode)].fd
@@ -368,7 +399,7 @@ class Guard:
             checked, fixed = True, False
         else:
             checked = use is FdUse.FILE
-        return sqe.fd if not checked or fixed or sqe.fd in self._places.owned else -1
+        return sqe.fd if not checked or fixed or self._owns(sqe.fd) else -1
 
     # --- pointers ---------------------------------------------------------------------------
 
@@ -703,7 +734,7 @@ class Guard:
         target_fd = s32(sqe.len)
         if target_fd == abi.AT_FDCWD:
             target_fd = self._places.root_fd
-        elif target_fd not in self._places.owned:
+        elif not self._owns(target_fd):
             target_fd = -1
         target_fd, target = self._place(target_fd, sqe.off)
         return replace(self._path(sqe), len=u32(target_fd), off=target)
@@ -799,7 +830,7 @@ class Guard:
 
     def _splice(self, sqe: Sqe) -> Sqe:
         fixed = sqe.op_flags & abi.SPLICE_F_FD_IN_FIXED
-        if fixed or s32(sqe.file_index) in self._places.owned:
+        if fixed or self._owns(s32(sqe.file_index)):
             return sqe
         return replace(sqe, file_index=U32)
 
@@ -824,7 +855,7 @@ class Guard:
         return made
 
     def _epoll_ctl(self, sqe: Sqe) -> Sqe:
-        if s32(sqe.off) not in self._places.owned:
+        if not self._owns(s32(sqe.off)):
             sqe = replace(sqe, off=U32)
         if sqe.len == abi.EPOLL_CTL_DEL:
             return sqe

@@ -38,8 +38,8 @@ _MAIN = 0
 class KernelLoop:
     """A ProgramLoop (see bpf) with the DirectRequests (see requests) of its programs.
 
-    `enter` runs the loop's code, `address` finds a program's. `looped` counts the runs that loops
-    have made.
+    `enter` runs the loop's code, `address` finds a program's, `name` says what one is called.
+    `looped` counts the runs that loops have made.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class KernelLoop:
         backend: KernelBackend,
         cqs: CompletionQueues,
         submitter: Submitter,
+        name: Callable[[int], str],
         ctx_addr: int,
         budget_insns: int,
     ) -> None:
@@ -60,10 +61,11 @@ class KernelLoop:
         self._backend = backend
         self._cqs = cqs
         self._submitter = submitter
+        self._name = name
         self._awaited = _MAIN
         self._may_sleep = False
         self._deadline_ns: int | None = None  # of CLOCK_MONOTONIC
-        self._within_run = False
+        self._at_once: int | None = None  # what was submitted from here on completes inline
         self._origin = ""
         submitter.direct = self
         backend.let(self)
@@ -108,9 +110,12 @@ class KernelLoop:
         submitter = self._submitter
         if address is None or submitter.room() < SLOTS or submitter.performed.counting:
             return None
-        if request.origin != self._origin:
+        if self._backend.holds_back:  # then Python has to remember what is submitted
+            return None
+        origin = self._name(request.program)
+        if origin != self._origin:
             self.claim_all()
-            self._origin = request.origin
+            self._origin = origin
         words = self.direct.words
         words[Word.PROGRAM] = address
         words[Word.USER_DATA] = request.user_data
@@ -154,15 +159,13 @@ class KernelLoop:
     @contextmanager
     def interrupted(self) -> Iterator[None]:
         """Within a run: ring and queues are Python's for a while."""
-        self._within_run = True
-        self._take_back()
+        self._take_back(within_run=True)
         tails = self._watched_tails()
         try:
             yield
         finally:
             words = self.direct.words
-            self.direct.lend(self._cqs.queues, within_run=True)
-            self._within_run = False
+            self.direct.lend(self._cqs.queues, self._submitter.kept)
             if care := self._care():
                 words[Word.STOP] = Stop.FOREIGN
                 words[Word.CARE] |= care
@@ -176,7 +179,7 @@ class KernelLoop:
         busy = submitter.chaining or submitter.bpf.queued or submitter.performed.counting
         if busy or self._cqs.backlog:
             return Care.HELD | Care.PYTHONS
-        return Care.HELD if submitter.deferring else 0
+        return Care.HELD if submitter.kept else 0
 
     def _watched_tails(self) -> list[int]:
         return [self._cqs.queues[index].tail for index in sorted({_MAIN, self._awaited})]
@@ -186,11 +189,18 @@ class KernelLoop:
         self._submitter.drain()
         self._submitter.post_some()
 
-    def _take_back(self) -> None:
+    def _take_back(self, *, within_run: bool = False) -> None:
         self.direct.take_back(self._cqs.queues, self._cqs.changed)
-        if self.direct.issue():
-            for request in [self._live(one) for one in self.direct.take_from_ring()]:
-                self._submitter.complete(request, -errno.EAGAIN)
+        if within_run:
+            self._at_once = self.direct.words[Word.ISSUED]
+        try:
+            if self.direct.issue():
+                for request in [self._live(one) for one in self.direct.take_from_ring()]:
+                    self._submitter.complete(request, -errno.EAGAIN)
+            if within_run:
+                self._submitter.drain()
+        finally:
+            self._at_once = None
 
     # --- DirectRequests -------------------------------------------------------------------------
 
@@ -207,9 +217,11 @@ class KernelLoop:
         for claimed in self.direct.claim_all():
             self._claim(claimed)
 
-    def release(self, token: int) -> None:
+    def release(self, token: int) -> bool:
         """See DirectRequests.release."""
+        at_once = self._at_once is not None and self.direct.since(token, self._at_once)
         self.direct.release(token)
+        return at_once
 
     def _claim(self, claimed: Claimed) -> None:
         self._live(claimed)
@@ -218,7 +230,7 @@ class KernelLoop:
     def _live(self, claimed: Claimed) -> Request:
         raw = Sqe(claimed.opcode, user_data=claimed.user_data).pack()
         request = Request(claimed.token, raw, claimed.user_data, claimed.cq, self._origin)
-        self._submitter.add_direct(request, in_run=self._within_run and claimed.fresh)
+        self._submitter.add_direct(request)
         return request
 
     def close(self) -> None:

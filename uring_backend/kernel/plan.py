@@ -6,13 +6,13 @@ An external request is played by hidden requests:
     in a chain   NOP|LINK [|DRAIN]  →  READ of a pipe, 2 bytes, with the request's own link flag
     later drain  one more READ of a pipe, submitted before the draining request, keeps it back
 
-They carry user_data from TOKEN_LIMIT up. Nothing here talks to the kernel.
+A CLOSE is played in the same way when something that waits for its turn, or may, names the
+descriptor (`numbers`). They carry user_data from TOKEN_LIMIT up. Nothing here talks to the kernel.
 Document: the project's notes on host supervision, section 5.
 """
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -22,8 +22,10 @@ from pybpfvm.uring_backend.base import EXTERNAL
 from pybpfvm.uring_backend.kernel.gates import Gate, GatePool
 from pybpfvm.uring_backend.kernel.guard import NO_TOKEN, SUPPORTED, Guard
 from pybpfvm.uring_backend.kernel.requests import (
+    ZERO_COPY,
     CancelAll,
     Chain,
+    Closing,
     Entry,
     External,
     InFlight,
@@ -48,10 +50,13 @@ _ON_NAMES = frozenset(
         Op.MADVISE,
     }
 )
+_NOT_OF_CLOSE = abi.SQE_FIXED_FILE | abi.SQE_BUFFER_SELECT | 0xFF & ~abi.SQE_VALID_FLAGS
 _CANCELS_MANY = abi.ASYNC_CANCEL_ANY | abi.ASYNC_CANCEL_OP
 
 # SQE flags that need more than being passed on.
 ORDERED = _ANY_LINK | abi.SQE_IO_DRAIN | abi.SQE_CQE_SKIP_SUCCESS
+# With these the kernel may come to the request later than at once.
+LATER = ORDERED | abi.SQE_ASYNC
 # What no kernel knows is passed on, too, for its -EINVAL.
 ACCEPTED = SUPPORTED | frozenset(range(abi.OP_LAST, 256))
 # Opcodes of which nothing is to be remembered, as plain ints: looked up for each SQE.
@@ -63,10 +68,13 @@ PLAIN = frozenset(map(int, ACCEPTED - _WATCHED - _CONDITIONAL - {Op.ASYNC_CANCEL
 # The kernel refuses drains on a ring that ever saw the skip flag. As it does not see those of the
 # caller, it is shown this before a drain that must be refused.
 _NO_DRAINS = Sqe(Op.NOP, flags=abi.SQE_CQE_SKIP_SUCCESS, user_data=NO_TOKEN)
+# The kernel takes the first request after a drain for held back until it looks. A zero-copy send
+# would then wait for its own notification, for ever, so something else goes first.
+_LOOK = Sqe(Op.NOP, user_data=NO_TOKEN)
 
 Planned = tuple[bytes, int, int, Record | None]
 """A real SQE; how many of the caller's are consumed with it; its user_data; what to remember
-(None: it never posts a CQE)."""
+(None: nothing)."""
 
 
 class Planner:
@@ -91,7 +99,10 @@ class Planner:
             raw = sqes[index]
             opcode, flags = raw[0], raw[1]
             index += 1
-            plain = not flags & ORDERED and opcode not in _WATCHED
+            if self._flight.drained and not self._flight.drains:
+                self._flight.drained = False
+                yield [(_LOOK.pack(), index - 1, NO_TOKEN, None)]
+            plain = not flags & LATER and opcode not in _WATCHED and not self._flight.drains
             if plain and not (opcode == Op.ASYNC_CANCEL and self._flight.hidden):
                 real, effect = self._guard.admit(raw)
                 if effect is None:
@@ -120,7 +131,15 @@ class Planner:
         lone = len(members) == 1 and not members[0].flags & _ANY_LINK
         for consumed, sqe in enumerate(members, before + 1):
             if sqe.opcode == EXTERNAL:
-                yield from self._plan_external(sqe, chain, consumed, lone)
+                yield from self._plan_external(External(sqe, chain), sqe, consumed, lone)
+                continue
+            closes = self._closes(sqe)
+            later = not lone or sqe.flags & LATER or self._flight.drains
+            if closes and (later or self._world.numbers.is_held(sqe.fd)):
+                closing = Closing(sqe, chain)
+                self._mark(closing, sqe, skips, refused_from)
+                last = not sqe.flags & _ANY_LINK
+                yield from self._plan_external(closing, sqe, consumed, last)
                 continue
             if sqe.opcode == Op.ASYNC_CANCEL and self._hits_hidden(sqe):
                 if lone and not sqe.flags & ORDERED:
@@ -128,9 +147,9 @@ class Planner:
                     continue
                 sqe = replace(sqe, op_flags=0, addr=NO_TOKEN)
             entry = Entry(sqe, chain)
-            entry.shows_skip = entry.position in skips
-            if sqe.flags & abi.SQE_IO_DRAIN and entry.position >= refused_from:
-                entry.bad_sqe = True
+            self._mark(entry, sqe, skips, refused_from)
+            if closes:
+                entry.closes = sqe.fd
             fixed = sqe.flags & abi.SQE_FIXED_FILE
             entry.has_file = sqe.opcode in _ON_NAMES or (not fixed and sqe.fd in self._world.owned)
             self._watch(entry, sqe)
@@ -138,7 +157,12 @@ class Planner:
             if entry.skip and sqe.opcode == Op.POLL_ADD and sqe.len & abi.POLL_ADD_MULTI:
                 sqe = replace(sqe, len=0xFFFFFFFF)  # the pair is -EINVAL, as unknown flags are
                 entry.bad_sqe = True
-            real, effect = self._guard.admit(replace(sqe, flags=flags).pack())
+            if entry.skip and sqe.opcode in ZERO_COPY:
+                sqe = replace(sqe, addr3=1)  # refused alike, before there is a notification
+                entry.bad_sqe = True
+            raw = replace(sqe, flags=flags).pack()
+            real, effect, names = self._guard.admit_waiting(raw)
+            self._remember(entry, names if later else ())
             if effect is not None:
                 entry.kept = effect.kept
                 entry.bad_sqe |= effect.bad_sqe
@@ -148,14 +172,41 @@ class Planner:
                     entry.after.append(effect.on_result)
             yield real, consumed, sqe.user_data, entry
 
+    def _mark(self, entry: Entry, sqe: Sqe, skips: Sequence[int], refused_from: int) -> None:
+        """What the skip flags of its chain mean for it."""
+        entry.shows_skip = entry.position in skips
+        if sqe.flags & abi.SQE_IO_DRAIN and entry.position >= refused_from:
+            entry.bad_sqe = True
+
+    def _remember(self, entry: Entry, names: tuple[int, ...] = ()) -> None:
+        """The kernel is about to get it, and may look `names` up later than at once."""
+        entry.names = names
+        self._world.numbers.hold(names)
+        self._flight.drains += entry.chain.drain
+        self._flight.drained |= entry.chain.drain
+
+    def over(self, entry: Entry) -> None:
+        """A request that was planned has ended, or never began."""
+        self._world.numbers.let_go(entry.names)
+        self._flight.drains -= entry.chain.drain
+
+    def _closes(self, sqe: Sqe) -> bool:
+        """Whether this is a CLOSE of an owned descriptor that the kernel does not refuse."""
+        if sqe.opcode != Op.CLOSE or sqe.file_index or sqe.fd not in self._world.owned:
+            return False
+        refused = sqe.off or sqe.addr or sqe.len or sqe.op_flags or sqe.buf_index
+        refused = refused or sqe.ioprio or sqe.personality
+        return not refused and not sqe.flags & _NOT_OF_CLOSE
+
     def _plan_external(
-        self, sqe: Sqe, chain: Chain, consumed: int, lone: bool
+        self, external: External, sqe: Sqe, consumed: int, alone: bool
     ) -> Iterator[Planned]:
-        external = External(sqe, chain)
+        """`alone`: nothing is linked behind it."""
+        self._remember(external)
         start = Sqe(
             Op.NOP, flags=sqe.flags & abi.SQE_IO_DRAIN, user_data=self._flight.hidden_token()
         )
-        if lone:
+        if alone:
             self._lone_externals.append(external)
             yield start.pack(), consumed, start.user_data, Start(external)
             return
@@ -206,9 +257,6 @@ class Planner:
         elif sqe.opcode in (Op.BIND, Op.LISTEN) and not sqe.flags & abi.SQE_FIXED_FILE:
             bound = sqe.fd
             entry.after.append(lambda res: self._world.note_address(bound) if res >= 0 else None)
-        elif sqe.opcode == Op.CLOSE and not sqe.file_index:
-            fd = sqe.fd
-            entry.after.append(lambda res: self._was_closed(fd, res))
         elif sqe.opcode == Op.POLL_REMOVE and sqe.len & abi.POLL_UPDATE_USER_DATA:
             old, new = sqe.addr, sqe.off
             self._flight.renames[new] = old
@@ -256,9 +304,17 @@ class Planner:
         if res >= 0:
             self._world.adopt(res)
 
-    def _was_closed(self, fd: int, res: int) -> None:
-        if res not in (-errno.ECANCELED, -errno.EBADF, -errno.EINVAL):
-            self._world.disown(fd)
+
+def zero_copy_held_back(sqes: Sequence[bytes], drains: bool) -> bool:
+    """Whether a zero-copy send would wait for a drain (`drains`: there already is one): Linux
+    would have it wait for its own notification, for ever."""
+    first = 0  # of the chain
+    for index, raw in enumerate(sqes):
+        if drains or raw[1] & abi.SQE_IO_DRAIN:
+            return any(raw[0] in ZERO_COPY for raw in sqes[first:])
+        if not raw[1] & _ANY_LINK:
+            first = index + 1
+    return False
 
 
 def _asks_to_skip(sqe: Sqe) -> bool:

@@ -14,7 +14,7 @@ import errno
 from collections.abc import Callable, Iterable
 from enum import Enum
 
-from pybpfvm.bits import s64
+from pybpfvm.bits import U32, s64
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Op, Sqe
 from pybpfvm.uring_backend.base import EXTERNAL
@@ -30,6 +30,8 @@ ZERO_COPY = frozenset({Op.SEND_ZC, Op.SENDMSG_ZC})
 _SET_XATTRS = frozenset({Op.SETXATTR, Op.FSETXATTR})
 _XATTRS = _SET_XATTRS | {Op.GETXATTR, Op.FGETXATTR}
 _REFUSED = (-errno.ECANCELED, -errno.EBADF, -errno.ENOTSOCK)
+_BAD_TIMEOUT = (-errno.EINVAL, -errno.EFAULT)  # refused as an SQE, and the chain with it
+_NO_SLOT = (-errno.ENXIO, -errno.EINVAL, -errno.ENFILE)
 # What a LINK_TIMEOUT ends with is never a failure, once it was accepted.
 _LINK_TIMEOUT_ENDS = (-errno.ECANCELED, -errno.ETIME, -errno.ENOENT, -errno.EALREADY)
 
@@ -92,6 +94,8 @@ class Chain:
             self.hard_failure = False
             # A hard link goes on after a failure, but not if the chain was never accepted.
             self.cancelled |= entry.bad_sqe or (self.fresh and res == -errno.ECANCELED)
+        if position and entry.opcode == Op.LINK_TIMEOUT and res in _BAD_TIMEOUT:
+            self.cancelled = True
         broken_at = 0 if self.cancelled else self.broken_at
         if (
             entry.opcode == Op.LINK_TIMEOUT
@@ -120,21 +124,27 @@ class Entry:
     `expected` is the result that counts as complete (a shorter one breaks links), -1 if any.
     `bad_sqe`: mainline refuses the SQE itself (known only where it makes a difference).
     `has_file`: it is not refused for want of a file, so -EBADF is a result like others.
+    `into_slot`: it makes a socket; that it finds no slot is no failure.
     `vector_counts`: less than its iovecs ask for is such a result.
     `shows_skip`: mainline looks at its skip flag (a worse SQE is refused before that).
     `after` is called with each result >= 0 or -errno before the completion is reported.
+    `names`: the descriptors that the kernel may look up later than at once. `closes`: the one
+    that it is to close, -1 if none.
     """
 
     __slots__ = (
         "after",
         "bad_sqe",
         "chain",
+        "closes",
         "done",
         "etime_success",
         "expected",
         "hardlink",
         "has_file",
+        "into_slot",
         "kept",
+        "names",
         "opcode",
         "position",
         "shows_skip",
@@ -165,6 +175,9 @@ class Entry:
             sqe.op_flags & abi.MSG_WAITALL
         )
         self.kept: object = None
+        self.names: tuple[int, ...] = ()
+        self.closes = -1
+        self.into_slot = sqe.opcode == Op.SOCKET and sqe.file_index != 0
         self.done = False
         self.position = 0
         self.chain = chain
@@ -175,6 +188,8 @@ class Entry:
         if res < 0:
             refused = res in _REFUSED and not (self.has_file and res == -errno.EBADF)
             if self.opcode in abi.NEVER_FAILS and not refused:
+                return self.bad_sqe
+            if self.into_slot and res in _NO_SLOT:
                 return self.bad_sqe
             return not (self.etime_success and res == -errno.ETIME)
         return 0 <= res < self.expected
@@ -199,6 +214,11 @@ def _is_bad(sqe: Sqe) -> bool:
         return True
     if sqe.opcode == Op.NOP:
         return sqe.op_flags >= abi.NOP_CQE32
+    if sqe.opcode == Op.SOCKET:
+        kind = sqe.off & U32 & ~0xF
+        cloexec = sqe.file_index and kind & abi.SOCK_CLOEXEC
+        unknown = kind & ~(abi.SOCK_CLOEXEC | abi.SOCK_NONBLOCK)
+        return bool(sqe.addr or sqe.op_flags or sqe.buf_index or cloexec or unknown)
     if sqe.opcode in (Op.SPLICE, Op.TEE):
         known = abi.SPLICE_F_ALL | abi.SPLICE_F_FD_IN_FIXED
         placed = sqe.opcode == Op.TEE and (sqe.addr or sqe.off)
@@ -262,6 +282,17 @@ class External(Entry):
         self.doomed = False
 
 
+class Closing(External):
+    """A CLOSE that this backend performs when its turn has come, because requests that wait may
+    name the descriptor."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, sqe: Sqe, chain: Chain) -> None:
+        super().__init__(sqe, chain)
+        self.fd = sqe.fd
+
+
 class Start:
     """The hidden NOP of an external request."""
 
@@ -291,7 +322,9 @@ class InFlight:
     """What the kernel has: the caller's requests by token, in order, and the hidden ones.
 
     `renames`: the token that a POLL_REMOVE is giving a poll -> the one it has. `skip_seen`: the
-    caller used the skip flag; `drains_off`: the kernel refuses drains for it.
+    caller used the skip flag; `drains_off`: the kernel refuses drains for it. `drains`: requests
+    in chains with a drain, which hold back whatever is submitted after them; `drained`: the
+    kernel may not know yet that they are over.
     """
 
     def __init__(self) -> None:
@@ -301,6 +334,8 @@ class InFlight:
         self.renames: dict[int, int] = {}
         self.skip_seen = False
         self.drains_off = False
+        self.drains = 0
+        self.drained = False
         self._last_hidden = TOKEN_LIMIT
 
     def claim_all(self) -> None:

@@ -86,9 +86,10 @@ class SysRing:
         self.sq_mask = self.words[sq_off[2] // 4]
         self.cq_mask = self.words[cq_off[2] // 4]
         self.cqes_at: int = cq_off[5]
-        array = sq_off[6] // 4
-        for index in range(self.sq_entries):  # entry i always uses SQE i
-            self.words[array + index] = index
+        self.sq_array = 0 if flags & abi.SETUP_NO_SQARRAY else sq_off[6] // 4
+        if self.sq_array:
+            for index in range(self.sq_entries):  # entry i always uses SQE i
+                self.words[self.sq_array + index] = index
         # struct io_uring_getevents_arg, then the timespec it points to.
         self._wait_arg = ctypes.create_string_buffer(abi.GETEVENTS_ARG.size + abi.TIMESPEC.size)
         self._wait_arg_at = ctypes.addressof(self._wait_arg)

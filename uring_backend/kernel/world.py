@@ -29,6 +29,7 @@ from pybpfvm.uring_backend.addresses import socket_refusal
 from pybpfvm.uring_backend.base import Peer
 from pybpfvm.uring_backend.kernel.children import Children
 from pybpfvm.uring_backend.kernel.guard import inside_target, outside_target
+from pybpfvm.uring_backend.kernel.numbers import Numbers
 from pybpfvm.uring_backend.kernel.unixnames import UnixNames
 from pybpfvm.uring_backend.trees import Entry
 
@@ -55,6 +56,7 @@ class KernelWorld:
             self._directory = Path(tempfile.mkdtemp(prefix="pybpfvm-"))
         except OSError as error:
             raise _refused("make a temporary directory", error) from error
+        self.numbers = Numbers(self._directory)
         self.root_fd = _own_mount(self._directory)
         self.pinned = self.root_fd >= 0
         if not self.pinned:
@@ -282,8 +284,7 @@ class KernelWorld:
         if fd not in self.owned:
             raise InputError(f"descriptor {fd} is not open")
         self.disown(fd)
-        with contextlib.suppress(OSError):
-            os.close(fd)
+        self.numbers.close(fd)
 
     def adopt(self, fd: int) -> None:
         """A request opened `fd`."""
@@ -311,16 +312,21 @@ class KernelWorld:
         key = address[:8]
         if key[4:] == bytes(4):
             key = key[:4] + bytes((127, 0, 0, 1))
-        if key in self._fds_at:
+        if self._is_held(key):
             return True
         for fd in self._datagrams:  # which get their address when they first send
             if fd not in self._addresses:
                 found = _address_of(fd)
                 if found[2:4] != bytes(2):
                     self.note_address(fd)
-        return key in self._fds_at or any(
+        return self._is_held(key) or any(
             peer.address()[:8] == key for peer in self._peers if peer.is_udp
         )
+
+    def _is_held(self, key: bytes) -> bool:
+        """Whether a socket still has the address: a port that the kernel chose is anybody's after
+        a shutdown of its listener, or when its socket is disconnected."""
+        return any(_has_port(fd, key) for fd in self._fds_at.get(key, ()))
 
     def is_inet(self, fd: int) -> bool:
         """Whether the descriptor is an AF_INET socket."""
@@ -337,6 +343,7 @@ class KernelWorld:
         """Close every descriptor and remove the directory; twice is fine."""
         for fd in sorted(self.owned):
             self.close(fd)
+        self.numbers.close_all()
         for peer in list(self._peers):
             peer.close()
         self._children.close()
@@ -436,6 +443,17 @@ def _address_of(fd: int) -> bytes:
     if _getsockname(fd, buffer, ctypes.byref(size)) < 0:
         return b""
     return buffer.raw[: size.value]
+
+
+def _has_port(fd: int, key: bytes) -> bool:
+    """Whether the socket listens, or for datagrams is bound, there."""
+    end = sockets.socket(fileno=fd)
+    try:
+        if end.type == sockets.SOCK_STREAM:
+            return end.getsockopt(sockets.SOL_SOCKET, sockets.SO_ACCEPTCONN) > 0
+        return _address_of(fd)[:8] == key
+    finally:
+        end.detach()
 
 
 def _kind_of(fd: int) -> int:

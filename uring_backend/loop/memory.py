@@ -82,40 +82,77 @@ class LoopMemory:
 
     def __init__(self, memory: AddressSpace, setup: LoopSetup, backlog_entries: int) -> None:
         self._memory = memory
-        self._setup = setup
-        size = cq_bytes(setup.cq_entries)
-        self.array_at = ring_layout(setup)["sq_array"]
-        if setup.has_array:
-            size = self.array_at + 4 * setup.sq_entries
+        self._backlog: deque[Posting] = deque()
+        self._backlog_entries = backlog_entries
+        self._sq_head = 0  # the kernel's own copy: what programs write there changes nothing
+        self._by_kind: dict[RingRegion, Region] = {}
         self._regions: list[Region] = []
         self._views: list[memoryview] = []
+        self._map(setup)
+
+    def _map(self, setup: LoopSetup) -> None:
+        """Memory for both queues, zeroed but for what never changes."""
+        size = cq_bytes(setup.cq_entries)
+        array_at = ring_layout(setup)["sq_array"]
+        if setup.has_array:
+            size = array_at + 4 * setup.sq_entries
+        regions: list[Region] = []
         try:
-            cq = self._alloc(align_up(size, PAGE), "CQ region")
-            sq = self._alloc(align_up(setup.sq_entries * SQE_BYTES, PAGE), "SQ region")
+            for bytes_, name in (
+                (size, "CQ region"),
+                (setup.sq_entries * SQE_BYTES, "SQ region"),
+            ):
+                made = self._memory.alloc(align_up(bytes_, PAGE), RegionKind.RING, name)
+                regions.append(made)
         except InputError as error:
-            self.free()
+            for region in regions:
+                self._memory.free(region)
             raise RingError(errno.ENOMEM, f"the ring does not fit: {error}") from error
-        self._by_kind: dict[RingRegion, Region] = {RingRegion.CQ: cq, RingRegion.SQ: sq}
-        self._cq, self._sq = memory.view(cq), memory.view(sq)
+        self._setup, self.array_at, self._regions = setup, array_at, regions
+        cq, sq = regions
+        self._by_kind |= {RingRegion.CQ: cq, RingRegion.SQ: sq}
+        self._cq, self._sq = self._memory.view(cq), self._memory.view(sq)
         self._words = self._cq[:CQES_OFFSET].cast("I")
         array = self._cq[self.array_at : self.array_at + 4 * setup.sq_entries]
         self._array = array.cast("I") if setup.has_array else None
-        self._views += [self._words, self._sq]
+        self._views = [self._words, self._sq]
         if self._array is not None:
             self._views.append(self._array)
             for index in range(setup.sq_entries):
                 self._array[index] = index
         self._words[_SQ_MASK] = setup.sq_entries - 1
         self._words[_SQ_ENTRIES] = setup.sq_entries
-        self._sq_head = 0  # the kernel's own copy: what programs write there changes nothing
         self.cq = CompletionQueue(0, setup.cq_entries, self._cq)
-        self._backlog: deque[Posting] = deque()
-        self._backlog_entries = backlog_entries
 
-    def _alloc(self, size: int, name: str) -> Region:
-        region = self._memory.alloc(size, RegionKind.RING, name)
-        self._regions.append(region)
-        return region
+    def resize(self, setup: LoopSetup) -> None:
+        """Other sizes: what is in the queues moves, and keeps its place modulo the new size.
+
+        RingError EOVERFLOW, and nothing is changed, when it is too much for them.
+        """
+        words, mask = self._words, self._setup.sq_entries - 1
+        tail = words[_SQ_TAIL]
+        waiting, held = (tail - words[_SQ_HEAD]) & U32, self.cq.count()
+        if waiting > setup.sq_entries or held > setup.cq_entries:
+            raise RingError(errno.EOVERFLOW, f"{waiting} SQEs and {held} CQEs do not fit")
+        sqes = [
+            (at, bytes(self._sq[(at & mask) * SQE_BYTES :][:SQE_BYTES]))
+            for at in ((words[_SQ_HEAD] + ahead) & U32 for ahead in range(waiting))
+        ]
+        cqes = [self.cq.peek(index) for index in range(held)]
+        kept = {
+            at: words[at] for at in (_SQ_HEAD, _SQ_TAIL, _CQ_HEAD, _DROPPED, _SQ_FLAGS, _OVERFLOW)
+        }
+        old_cq, old_views, old_regions = self.cq, self._views, self._regions
+        self._map(setup)
+        for at, value in kept.items():
+            self._words[at] = value
+        for at, raw in sqes:
+            start = (at & (setup.sq_entries - 1)) * SQE_BYTES
+            self._sq[start : start + SQE_BYTES] = raw
+        self.cq.resume(kept[_CQ_HEAD], [raw for raw in cqes if raw is not None])
+        _release(old_cq, old_views)
+        for region in old_regions:
+            self._memory.free(region)
 
     # --- regions ----------------------------------------------------------------------------
 
@@ -218,6 +255,10 @@ class LoopMemory:
         self._words[_SQ_FLAGS] &= ~SQ_CQ_OVERFLOW & U32
         return moved
 
+    def show(self, flag: int, *, on: bool) -> None:
+        """Set or clear a bit of the SQ flags word."""
+        self._words[_SQ_FLAGS] = self._words[_SQ_FLAGS] & ~flag & U32 | (flag if on else 0)
+
     def behind(self, index: int) -> int:
         """How far the tail is behind `index`: a signed 32-bit difference."""
         return s32(index - self.cq.tail)
@@ -239,8 +280,12 @@ class LoopMemory:
     def free(self) -> None:
         """Give the regions of the ring back; twice is fine."""
         if self._views:
-            self.cq.release()
-        while self._views:
-            self._views.pop().release()
+            _release(self.cq, self._views)
         while self._regions:
             self._memory.free(self._regions.pop())
+
+
+def _release(cq: CompletionQueue, views: list[memoryview]) -> None:
+    cq.release()
+    while views:
+        views.pop().release()

@@ -7,6 +7,10 @@ another thread that detaches the program) is an action set with `at`.
 Over the kernel's ring this process plays the kernel's part: its memory is ours, requests go to the
 real ring and their completions come back through it. So there is no ring lock, completions arrive
 whenever a submission or a wait finds them, and a wait ends with the completion that it was for.
+
+Without a program the set-up flags show: with DEFER_TASKRUN what does not complete within its
+submission is task work, which an enter with GETEVENTS runs; with SQPOLL a thread of the kernel's
+takes SQEs while it is awake. `rest` is time that the process spends elsewhere.
 """
 
 from __future__ import annotations
@@ -16,8 +20,8 @@ import heapq
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
 from pybpfvm.bits import U32, s32
@@ -31,6 +35,7 @@ from pybpfvm.events import (
     RequestEnded,
     SqeIssued,
 )
+from pybpfvm.interrupts import breathe, uninterrupted
 from pybpfvm.memory import AddressSpace, Region, RegionKind
 from pybpfvm.profiles.base import LoopAnswer, LoopPlace, LoopRules
 from pybpfvm.profiles.base import Region as RingRegion
@@ -44,6 +49,8 @@ from pybpfvm.uring_backend.loop.attach import OpsValue, RingTable, release
 from pybpfvm.uring_backend.loop.memory import LoopMemory, Posting
 from pybpfvm.uring_backend.loop.setup import LoopSetup, check_setup
 
+_THREAD_IDLE_MS = 1000
+_NOT_INLINE = abi.SQE_ASYNC | abi.SQE_IO_DRAIN  # SQEs that do not complete within a submission
 _ENTER_FLAGS = (
     abi.ENTER_GETEVENTS
     | abi.ENTER_SQ_WAKEUP
@@ -83,7 +90,8 @@ class LoopBudgets:
 class LoopRing:
     """An io_uring for programs of an ABI with a loop; a context manager that owns `backend`.
 
-    `entries`, `flags` and `cq_entries` are io_uring_setup's. `fd` is its descriptor in `table`,
+    `entries`, `flags`, `cq_entries` and `sq_thread_idle_ms` (0: the kernel's second) are
+    io_uring_setup's. `fd` is its descriptor in `table`,
     `handle` the address that programs know it by, `params` what they get beside it.
     """
 
@@ -96,6 +104,7 @@ class LoopRing:
         *,
         flags: int = 0,
         cq_entries: int = 0,
+        sq_thread_idle_ms: int = 0,
         table: RingTable,
         observer: Observer | None = None,
         budgets: LoopBudgets | None = None,
@@ -108,7 +117,6 @@ class LoopRing:
         self.steps = 0  # calls of the program, over all enters
         self._counts = Counts()
         self._held: deque[Posting] = deque()  # in the CQ, as far as an observer knows
-        self._arrived: list[Event] = []  # completed while nobody was inside, to be posted
         self._budgets = budgets = budgets or LoopBudgets()
         self.queues = LoopMemory(memory, self.setup, budgets.backlog_entries)
         self._observer = observer
@@ -125,6 +133,10 @@ class LoopRing:
         self._submitting: dict[int, bytes] = {}  # token -> SQE, while the backend takes them
         self._gate = FilterGate(backend, self._submitting.get, observer)
         self._next_token = 1
+        self._task_work: list[Event] = []  # what waits for GETEVENTS
+        self._later: set[int] = set()  # tokens of the last batch that do not complete inline
+        self._thread_idle_ns = (sq_thread_idle_ms or _THREAD_IDLE_MS) * 1_000_000
+        self._thread_sleeps_ns = backend.now_ns()  # it falls asleep before there is work
         self._posted = 0
         self._pending_sqes = 0
         self._signals = 0
@@ -135,6 +147,7 @@ class LoopRing:
         self._inside = False
         self._closed = False
         memory.before_close(self.close)
+        self._run_thread()
 
     def __enter__(self) -> Self:
         return self
@@ -152,14 +165,16 @@ class LoopRing:
             return self.memory.handle(self)
         name = f"struct {self.rules.ctx}"
         self._ctx_region = self.memory.alloc(size, RegionKind.RING, name, writable=False)
+        self._fill_ctx(self._ctx_region)
+        return self._ctx_region.start
+
+    def _fill_ctx(self, region: Region) -> None:
         setup = self.setup
         numbers = {"flags": setup.flags, "sq_entries": setup.sq_entries}
         numbers["cq_entries"] = setup.cq_entries
-        start = self._ctx_region.start
         for field, _, offset in CTX_FIELDS:
             if field in numbers:
-                self.memory.write(start + offset, numbers[field].to_bytes(4, "little"))
-        return start
+                self.memory.write(region.start + offset, numbers[field].to_bytes(4, "little"))
 
     # --- the rest of the process ------------------------------------------------------------
 
@@ -195,6 +210,7 @@ class LoopRing:
             self._skipped_ns += max(min(ends) - self.now_ns(), 0)
         return moved
 
+    @uninterrupted
     def idle(self, duration_ns: int | None) -> bool:
         """Let time pass outside any enter, until nothing can happen any more (True) or so much is
         over. What completes is posted by the next enter."""
@@ -203,7 +219,7 @@ class LoopRing:
         deadline = self.now_ns() + limit
         while True:
             self._act()
-            self._arrived += self.backend.poll()
+            self._task_work += self.backend.poll()
             if not self.backend.can_progress() and not self._due:
                 return True
             if self.now_ns() >= deadline:
@@ -219,6 +235,30 @@ class LoopRing:
             raise RingError(errno.EBADFD, "the ring is enabled")
         self._disabled = False
         self._submitter = threading.get_ident()
+
+    @uninterrupted
+    def resize(self, entries: int, cq_entries: int = 0, *, clamp: bool = False) -> None:
+        """IORING_REGISTER_RESIZE_RINGS: other sizes, at other addresses; `cq_entries` 0: twice as
+        many. RingError EINVAL without DEFER_TASKRUN, EEXIST from another thread than the
+        submitter's, EOVERFLOW for less than what is in a queue."""
+        self._check_open()
+        if self._inside:
+            raise InputError("the ring is inside an enter", remedy="call it afterwards")
+        single = self.setup.flags & abi.SETUP_SINGLE_ISSUER and not self._disabled
+        if single and threading.get_ident() != self._submitter:
+            raise RingError(errno.EEXIST, "only the thread that made the ring may resize it")
+        if not self.setup.defers:
+            raise RingError(errno.EINVAL, "only rings with DEFER_TASKRUN can be resized")
+        size_flags = abi.SETUP_CQSIZE | abi.SETUP_CLAMP
+        flags = self.setup.flags & ~size_flags
+        asked = (abi.SETUP_CQSIZE if cq_entries else 0) | (abi.SETUP_CLAMP if clamp else 0)
+        setup = check_setup(entries, flags | asked, cq_entries)
+        setup = replace(setup, flags=self.setup.flags)
+        self.queues.resize(setup)
+        self.queues.show(abi.SQ_NEED_WAKEUP | abi.SQ_TASKRUN, on=True)  # "look", whatever it was
+        self.setup = setup
+        if self._ctx_region is not None:
+            self._fill_ctx(self._ctx_region)
 
     def register_mem(self, region: Region) -> None:
         """IORING_REGISTER_MEM_REGION with memory of the host's."""
@@ -241,8 +281,46 @@ class LoopRing:
         if addr is None:
             raise RingError(errno.EBUSY, f"the SQ is full with {self.setup.sq_entries} SQEs")
         self.memory.write(addr, sqe)
-        self.queues.publish(1)
+        self.publish()
         self._pending_sqes += 1
+
+    def publish(self) -> None:
+        """Move the SQ's tail by one; a thread that is awake takes what is there."""
+        self.queues.publish(1)
+        self._run_thread()
+
+    @uninterrupted
+    def rest(self, time_ns: int) -> None:
+        """The process does something else for so long: completions come as the set-up lets them."""
+        self._check_open()
+        end = self.now_ns() + time_ns
+        while (left := end - self.now_ns()) > 0 and self.backend.wait(left):
+            self._settle()
+        self._skipped_ns += max(end - self.now_ns(), 0)
+        self._settle()
+
+    def _settle(self) -> None:
+        """What has happened meanwhile shows: task work runs by itself, or waits."""
+        self._run_thread()
+        if self.setup.defers:
+            self._take(within=())
+        else:
+            self._take()
+
+    def _run_thread(self) -> None:
+        """The kernel's thread looks, if there is one and it is awake; then it may fall asleep."""
+        if not self.setup.has_thread or self._disabled:
+            return
+        if self.now_ns() >= self._thread_sleeps_ns:
+            self.queues.show(abi.SQ_NEED_WAKEUP, on=True)
+            return
+        if self._take() | (self.submit_sqes(self.queues.available()) > 0):
+            self._thread_sleeps_ns = self.now_ns() + self._thread_idle_ns
+
+    def _wake_thread(self) -> None:
+        self.queues.show(abi.SQ_NEED_WAKEUP, on=False)
+        self._thread_sleeps_ns = self.now_ns() + self._thread_idle_ns
+        self._run_thread()
 
     def submit(self) -> int:
         """As libraries do: enter with what was queued. 0 where a program decides."""
@@ -252,6 +330,8 @@ class LoopRing:
     def peek(self) -> Cqe | None:
         """The oldest CQE; it stays."""
         self._check_open()
+        if not self._inside:
+            self._settle()
         raw = self.queues.cq.peek()
         return None if raw is None else Cqe.unpack(raw)
 
@@ -265,6 +345,7 @@ class LoopRing:
 
     # --- io_uring_enter ---------------------------------------------------------------------
 
+    @uninterrupted
     def enter(
         self,
         to_submit: int = 0,
@@ -284,7 +365,8 @@ class LoopRing:
         if self._disabled:
             raise RingError(errno.EBADFD, "the ring is disabled")
         single = self.setup.flags & abi.SETUP_SINGLE_ISSUER
-        if single and threading.get_ident() != self._submitter:
+        acts = to_submit or self.attached or (self.setup.defers and flags & abi.ENTER_GETEVENTS)
+        if single and acts and threading.get_ident() != self._submitter:
             raise RingError(errno.EEXIST, "only the thread that made the ring may enter it")
         self._inside = True
         try:
@@ -326,6 +408,7 @@ class LoopRing:
                 raise RingHang(
                     f"the program did not stop within {self._budgets.wall_ns / 1e9:g} s", ()
                 )
+            breathe()
             value = self.attached
             if value is None:
                 raise RingError(errno.EFAULT, "the program was detached inside the loop")
@@ -438,6 +521,7 @@ class LoopRing:
         idle_ns = patience_ns = self._budgets.idle_timeout_ns
         last_event = time.monotonic_ns()
         while True:
+            breathe()
             self._act()
             if done():
                 return True
@@ -468,11 +552,21 @@ class LoopRing:
         self, to_submit: int, min_complete: int, flags: int, timeout_ns: int | None
     ) -> int:
         """Without a program: submit, and wait if GETEVENTS says so."""
-        consumed = self.submit_sqes(to_submit) if to_submit else 0
-        self._take()
-        self._flush()
         deadline = None if timeout_ns is None else self.now_ns() + timeout_ns
+        if self.setup.has_thread:
+            self._run_thread()
+            if flags & abi.ENTER_SQ_WAKEUP:
+                self._wake_thread()
+            consumed = to_submit
+        else:
+            consumed = self.submit_sqes(to_submit, whole=False) if to_submit else 0
+            if consumed != to_submit:
+                self._settle()
+                return consumed
+        self._settle()
         if flags & abi.ENTER_GETEVENTS:
+            self._take()
+            self._flush()
             wanted = min(min_complete, self.setup.cq_entries)
             self._tell_wait(wanted - self.queues.cq.count())
 
@@ -494,9 +588,23 @@ class LoopRing:
 
     # --- what the program calls -------------------------------------------------------------
 
-    def submit_sqes(self, count: int) -> int:
+    def submit_sqes(self, count: int, *, whole: bool = True) -> int:
         """bpf_io_uring_submit_sqes: how many entries were consumed. Completions that come at
-        once are in the CQ when this returns."""
+        once are in the CQ when this returns; `whole`: so is what is task work."""
+        if self.setup.flags & abi.SETUP_IOPOLL:
+            raise UnsupportedError(
+                "requests on a ring with IOPOLL: no file here is polled for completion",
+                remedy="leave the flag out",
+            )
+        first = self._next_token
+        consumed = self._submit(count)
+        if whole or not self.setup.defers:
+            self._take()
+        else:
+            self._take(within=range(first, self._next_token))
+        return consumed
+
+    def _submit(self, count: int) -> int:
         queues = self.queues
         count = min(count & U32, queues.available())
         room = self._budgets.live_requests - len(self._live)
@@ -523,21 +631,28 @@ class LoopRing:
                 break
             if taken == 0:
                 break
-        self._take()
         return consumed
 
     def _hand_over(self, batch: list[bytes]) -> int:
         """Give SQEs to the backend, with tokens for their user_data; how many it consumed."""
         encoded: list[bytes] = []
         tokens: list[int] = []
+        linked, chain = False, self._next_token
+        self._later.clear()
         for raw in batch:
             token = self._next_token
             self._next_token += 1
+            if linked or raw[1] & _NOT_INLINE:
+                self._later.add(token)
+            chain = chain if linked else token
+            linked = bool(raw[1] & abi.SQE_ANY_LINK)
             user_data = int.from_bytes(raw[32:40], "little")
             self._live[token] = (user_data, self._running or "user")
             tokens.append(token)
             self._submitting[token] = raw
             encoded.append(raw[:32] + token.to_bytes(8, "little") + raw[40:])
+        if linked:  # a chain that the batch leaves open goes to a worker
+            self._later.update(range(chain, self._next_token))
         try:
             taken = self.backend.submit(encoded)
         except UnsupportedError:
@@ -604,11 +719,21 @@ class LoopRing:
 
     # --- completions ------------------------------------------------------------------------
 
-    def _take(self) -> bool:
-        """Post what the backend has completed; whether there was anything."""
-        events = self._arrived + self.backend.poll()
-        self._arrived.clear()
+    def _take(self, within: Sequence[int] | None = None) -> bool:
+        """Post what the backend has completed; whether there was anything.
+
+        `within`: only requests that a submission has just issued, and only those that complete
+        inline; the rest is task work, which waits.
+        """
         self._tell_reaped()
+        events = self._task_work + self.backend.poll()
+        self._task_work = []
+        if within is not None:
+            self._task_work = [e for e in events if not self._is_inline(e, within)]
+            events = [e for e in events if self._is_inline(e, within)]
+        runs = within is None and events
+        if self.setup.flags & abi.SETUP_TASKRUN_FLAG and (runs or self._task_work):
+            self.queues.show(abi.SQ_TASKRUN, on=bool(self._task_work))
         for event in events:
             assert isinstance(event, Completion)
             more = event.flags & abi.CQE_F_MORE
@@ -667,6 +792,10 @@ class LoopRing:
         self._counts.runs[name] += 1
         self._counts.insns += insns
 
+    def _is_inline(self, event: Event, within: Sequence[int]) -> bool:
+        assert isinstance(event, Completion)
+        return event.token in within and event.token not in self._later
+
     def in_flight(self) -> int:
         """Requests submitted and not completed."""
         return len(self._live)
@@ -677,6 +806,7 @@ class LoopRing:
         if self._closed:
             raise RingError(errno.EBADF, "the ring is closed")
 
+    @uninterrupted
     def close(self) -> None:
         """Cancel everything and free the ring; callbacks on it are forgotten. Twice is fine."""
         if self._closed:

@@ -9,23 +9,35 @@ from pybpfvm.errors import UnsupportedError
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.setup import invalid, ring_size
 
-_KNOWN: Final = (
-    abi.SETUP_IOPOLL
-    | abi.SETUP_SQPOLL
-    | abi.SETUP_CQSIZE
-    | abi.SETUP_CLAMP
-    | abi.SETUP_R_DISABLED
-    | abi.SETUP_SUBMIT_ALL
-    | abi.SETUP_COOP_TASKRUN
-    | abi.SETUP_TASKRUN_FLAG
-    | abi.SETUP_SQE128
-    | abi.SETUP_CQE32
-    | abi.SETUP_SINGLE_ISSUER
-    | abi.SETUP_DEFER_TASKRUN
-    | abi.SETUP_NO_SQARRAY
-    | abi.SETUP_SQ_REWIND
+_KNOWN: Final = (1 << 21) - 1  # all up to SQ_REWIND
+# Memory or workers of the caller's, or entries of another size.
+_UNSUPPORTED: Final = {
+    "ATTACH_WQ": abi.SETUP_ATTACH_WQ,
+    "NO_MMAP": abi.SETUP_NO_MMAP,
+    "SQE128": abi.SETUP_SQE128,
+    "CQE32": abi.SETUP_CQE32,
+    "CQE_MIXED": abi.SETUP_CQE_MIXED,
+    "SQE_MIXED": abi.SETUP_SQE_MIXED,
+}
+_TASK_WORK: Final = abi.SETUP_DEFER_TASKRUN | abi.SETUP_COOP_TASKRUN
+# (what is refused, the flag that is there, those of which it needs one, those that must not be)
+_RULES: Final = (
+    ("DEFER_TASKRUN without SINGLE_ISSUER", abi.SETUP_DEFER_TASKRUN, abi.SETUP_SINGLE_ISSUER, 0),
+    (
+        "SQPOLL with DEFER_TASKRUN, COOP_TASKRUN or TASKRUN_FLAG",
+        abi.SETUP_SQPOLL,
+        0,
+        _TASK_WORK | abi.SETUP_TASKRUN_FLAG,
+    ),
+    ("TASKRUN_FLAG without DEFER_TASKRUN or COOP_TASKRUN", abi.SETUP_TASKRUN_FLAG, _TASK_WORK, 0),
+    ("SQ_AFF without SQPOLL", abi.SETUP_SQ_AFF, abi.SETUP_SQPOLL, 0),
+    ("HYBRID_IOPOLL without IOPOLL", abi.SETUP_HYBRID_IOPOLL, abi.SETUP_IOPOLL, 0),
+    ("REGISTERED_FD_ONLY without NO_MMAP", abi.SETUP_REGISTERED_FD_ONLY, abi.SETUP_NO_MMAP, 0),
+    ("CQE_MIXED with CQE32", abi.SETUP_CQE_MIXED, 0, abi.SETUP_CQE32),
+    ("SQE_MIXED with SQE128", abi.SETUP_SQE_MIXED, 0, abi.SETUP_SQE128),
+    ("SQ_REWIND without NO_SQARRAY", abi.SETUP_SQ_REWIND, abi.SETUP_NO_SQARRAY, 0),
+    ("SQ_REWIND with SQPOLL", abi.SETUP_SQ_REWIND, 0, abi.SETUP_SQPOLL),
 )
-_UNSUPPORTED: Final = abi.SETUP_SQE128 | abi.SETUP_CQE32
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +59,16 @@ class LoopSetup:
         return not self.flags & abi.SETUP_NO_SQARRAY
 
     @property
+    def defers(self) -> bool:
+        """Whether completions wait for an enter with GETEVENTS (SETUP_DEFER_TASKRUN)."""
+        return bool(self.flags & abi.SETUP_DEFER_TASKRUN)
+
+    @property
+    def has_thread(self) -> bool:
+        """Whether a thread of the kernel takes SQEs (SETUP_SQPOLL)."""
+        return bool(self.flags & abi.SETUP_SQPOLL)
+
+    @property
     def submits_all(self) -> bool:
         """Whether a batch goes on after a request that can not be prepared."""
         return bool(self.flags & abi.SETUP_SUBMIT_ALL)
@@ -55,26 +77,24 @@ class LoopSetup:
 def check_setup(entries: int, flags: int = 0, cq_entries: int = 0) -> LoopSetup:
     """The sizes of a ring asked for with these; RingError with the errno of io_uring_setup.
 
-    UnsupportedError for entries of double size, which this version does not play.
+    UnsupportedError for what this version does not play: entries of double size, rings in the
+    caller's memory, workers of another ring.
     """
     if flags & ~_KNOWN:
         raise invalid(f"unknown setup flags {flags & ~_KNOWN:#x}")
-    if flags & abi.SETUP_DEFER_TASKRUN and not flags & abi.SETUP_SINGLE_ISSUER:
-        raise invalid("DEFER_TASKRUN needs SINGLE_ISSUER")
-    if flags & abi.SETUP_SQPOLL and flags & (
-        abi.SETUP_DEFER_TASKRUN | abi.SETUP_COOP_TASKRUN | abi.SETUP_TASKRUN_FLAG
-    ):
-        raise invalid("SQPOLL excludes DEFER_TASKRUN, COOP_TASKRUN and TASKRUN_FLAG")
-    if flags & abi.SETUP_TASKRUN_FLAG and not flags & (
-        abi.SETUP_DEFER_TASKRUN | abi.SETUP_COOP_TASKRUN
-    ):
-        raise invalid("TASKRUN_FLAG needs COOP_TASKRUN or DEFER_TASKRUN")
-    if flags & abi.SETUP_SQ_REWIND and (
-        not flags & abi.SETUP_NO_SQARRAY or flags & abi.SETUP_SQPOLL
-    ):
-        raise invalid("SQ_REWIND needs NO_SQARRAY and excludes SQPOLL")
-    if flags & _UNSUPPORTED:
-        raise UnsupportedError("rings with SQE128 or CQE32", remedy="leave these flags out")
+    for refused, flag, needed, excluded in _RULES:
+        if flags & flag and (flags & excluded or (needed and not flags & needed)):
+            raise invalid(refused)
+    sizes = _sizes(entries, flags, cq_entries)
+    if unsupported := [name for name, flag in _UNSUPPORTED.items() if flags & flag]:
+        raise UnsupportedError(
+            f"rings with {' and '.join(unsupported)}", remedy="leave these flags out"
+        )
+    return LoopSetup(*sizes, flags)
+
+
+def _sizes(entries: int, flags: int, cq_entries: int) -> tuple[int, int]:
+    """Entries of SQ and CQ."""
     clamp = bool(flags & abi.SETUP_CLAMP)
     sq = ring_size("SQ entries", entries, abi.MAX_SQ_ENTRIES, clamp)
     cq = 2 * sq
@@ -82,4 +102,4 @@ def check_setup(entries: int, flags: int = 0, cq_entries: int = 0) -> LoopSetup:
         cq = ring_size("CQ entries", cq_entries, abi.MAX_CQ_ENTRIES, clamp)
         if cq < sq:
             raise invalid(f"a CQ with {cq} entries is smaller than the SQ with {sq}")
-    return LoopSetup(sq, cq, flags)
+    return sq, cq

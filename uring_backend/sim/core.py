@@ -265,10 +265,9 @@ class Core:
     def issue(self, request: Request) -> None:
         """Perform a prepared request as far as that goes without waiting."""
         request.state = State.QUEUED
-        never_fails = False
         try:
             self._find_file(request)
-            never_fails = request.sqe.opcode in NEVER_FAILS
+            request.errors_pass = request.sqe.opcode in NEVER_FAILS
             harm = self._harm(request)
             if isinstance(harm, Late):
                 self.to_worker(request, harm.delay_ns)
@@ -287,7 +286,7 @@ class Core:
             if request.state is not State.WORKER:
                 self._arm_link_timeout(request)
         else:
-            self.complete(request, result, failed=False if never_fails else None)
+            self.complete(request, result, failed=False if request.errors_pass else None)
 
     def perform(self, request: Request) -> int | None:
         """Carry out a prepared request, each try of it: its result, None when that comes later.

@@ -160,6 +160,7 @@ def prepare_socket(core: Core, request: Request) -> Issue:
     def issue() -> int:
         node = core.world.make_socket(sqe.fd, sqe.off & 0xF)
         file = OpenFile(node, O_RDWR | flags & SOCK_NONBLOCK).hold()
+        request.errors_pass = bool(sqe.file_index)  # that there is no slot
         try:
             return install(core, sqe.file_index, file)
         finally:

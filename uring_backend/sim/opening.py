@@ -6,7 +6,6 @@ import errno
 from typing import Final
 
 from pybpfvm.uring_backend.abi import (
-    NAME_MAX,
     O_ACCMODE,
     O_CREAT,
     O_DIRECTORY,
@@ -46,8 +45,9 @@ def open_path(
     if flags & O_CREAT and flags & O_DIRECTORY:
         raise Refused(errno.EINVAL)
     last = path.rstrip(b"/").rpartition(b"/")[2]
-    if flags & O_CREAT and path.endswith(b"/") and len(last) > NAME_MAX:
-        vfs.walk(path[: path.rstrip(b"/").rfind(b"/") + 1] or b".", start, beneath=beneath)
+    if flags & O_CREAT and path.endswith(b"/") and last not in (b"", b".", b".."):
+        parent = path[: path.rstrip(b"/").rfind(b"/") + 1] or b"."
+        vfs.walk(parent, start, beneath=beneath, links=links).existing()
         raise Refused(errno.EISDIR)  # before the name is looked up
     follow = not flags & O_NOFOLLOW and flags & (O_CREAT | O_EXCL) != O_CREAT | O_EXCL
     at_end = Last.FOLLOW if follow else Last.SLASH

@@ -57,6 +57,7 @@ class Request:
         "cqe_flags",
         "done_bytes",
         "drain",
+        "errors_pass",
         "failed",
         "file",
         "hardlink",
@@ -105,6 +106,7 @@ class Request:
         self.next: Request | None = None
         self.link_timeout: Request | None = None  # armed or to be armed when this one has to wait
         self.failed = False
+        self.errors_pass = False  # what it comes to is never a failure
         self.skip_links = False
         self.res = 0
         self.cqe_flags = 0

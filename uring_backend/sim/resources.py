@@ -147,7 +147,8 @@ class SlotTable:
         old = self._slots[slot]
         made = None if file is None else RegisteredFile(file, tag, self._tell)
         self._slots[slot] = made
-        self._hint = slot if file is None else slot + 1
+        if old or file:
+            self._hint = slot if file is None else slot + 1
         if old:
             old.drop()
 
@@ -283,11 +284,13 @@ class RegisteredBuffers:
         """IORING_REGISTER_CLONE_BUFFERS: 0 or -errno. `count` 0 means all of them."""
         if self._table is not None and not replace:
             return -errno.EBUSY
+        if not count and (start or target):
+            return -errno.EINVAL
         theirs = source._table
         if theirs is None:
             return -errno.ENXIO
         count = count or len(theirs)
-        if count > len(theirs) or start >= len(theirs):
+        if count > len(theirs):
             return -errno.EINVAL
         if start + count > len(theirs):
             return -errno.EOVERFLOW

@@ -32,6 +32,7 @@ from pybpfvm.uring_backend.abi import (
     SQE_BUFFER_SELECT,
     Op,
 )
+from pybpfvm.uring_backend.sim.descriptors import is_socket
 from pybpfvm.uring_backend.sim.request import Issue, Refused, Request
 from pybpfvm.uring_backend.sim.vfs import Directory
 
@@ -184,6 +185,8 @@ def prepare_read_write(core: Core, request: Request) -> Issue:
         at = 0 if sqe.off == CURRENT_POSITION else s64(sqe.off)
         if not node.seekable and (at < 0 or at + size > MAX_OFFSET):
             raise Refused(errno.EINVAL)
+        if at and is_socket(node):
+            raise Refused(errno.ESPIPE)
         if node.seekable:
             offset = file.offset if sqe.off == CURRENT_POSITION else s64(sqe.off)
             if offset < 0 or offset + size > MAX_OFFSET:

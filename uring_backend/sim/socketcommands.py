@@ -7,7 +7,7 @@ the address of its value in Sqe.addr3.
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pybpfvm.bits import U32, s32
 from pybpfvm.memory import UserFault
@@ -24,6 +24,9 @@ from pybpfvm.uring_backend.socketoptions import option_of
 
 if TYPE_CHECKING:
     from pybpfvm.uring_backend.sim.core import Core
+
+
+_INT_BYTES: Final = 4
 
 
 def prepare_uring_cmd(core: Core, request: Request) -> Issue:
@@ -55,6 +58,8 @@ def prepare_uring_cmd(core: Core, request: Request) -> Issue:
                 case command if command == SOCKET_OP_SETSOCKOPT:
                     if size < 0:
                         raise Refused(errno.EINVAL)
+                    if level == SOL_SOCKET and size < _INT_BYTES:
+                        raise Refused(errno.EINVAL)  # before it is read
                     socket.set_option(level, name, core.memory.user_read(sqe.addr3, min(size, 16)))
                     return 0
         except UserFault:

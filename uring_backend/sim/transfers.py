@@ -301,9 +301,12 @@ class _Receiver:
         self._flags = sqe.op_flags
         self._selecting = bool(sqe.flags & SQE_BUFFER_SELECT)
         self._bundle = bool(sqe.ioprio & RECVSEND_BUNDLE) and self._selecting
-        self._whole = bool(sqe.op_flags & MSG_WAITALL)
+        # With room for control data mainline asks once.
+        with_control = header is not None and header.control_bytes
+        self._whole = bool(sqe.op_flags & MSG_WAITALL) and not with_control
         self._wanted = blocks[0][1] if blocks else 0  # of a selected buffer, 0: all of it
         self._left = sqe.file_index  # bytes until a multishot RECV ends by itself; 0: it does not
+        self._emptied = False  # a bundle took the last buffer there was, if only to wait
         self._capped = False  # a bundle filled all that one round is to have
         self._waiting = -1  # bytes that wait in the socket, as the last receive said
 
@@ -348,12 +351,10 @@ class _Receiver:
                 used = groups.consume(request, request.done_bytes)
                 if self._header is not None:
                     self._tell(self._header, got)
-                else:
-                    used &= ~CQE_F_BUF_MORE
-                request.cqe_flags = used
+                request.cqe_flags = used & ~CQE_F_BUF_MORE
                 return request.done_bytes
             groups.hold(request)
-        if short or (self._whole and got.flags & MSG_TRUNC):
+        if short or (self._flags & MSG_WAITALL and got.flags & MSG_TRUNC):
             request.fail()
         if not request.done_bytes:
             groups.put_back(request)
@@ -473,7 +474,15 @@ class _Receiver:
             limit = wanted or (self._waiting if self._waiting > 1 else 0)
             if self._left:
                 limit = min(limit or self._left, self._left)
-            chosen = core.groups.select_many(request, limit, _BUNDLE if limit else 1)
+            try:
+                chosen = core.groups.select_many(request, limit, _BUNDLE if limit else 1)
+            except Refused:
+                if not retried:
+                    raise
+                request.fail()
+                request.cqe_flags = flags
+                return done, True
+            self._emptied |= chosen.emptied
             blocks = chosen.blocks
             got = self._take(socket, blocks)
             self._waiting = _count(got)
@@ -486,7 +495,7 @@ class _Receiver:
             if retried:
                 now = flags | now & _RETRY_FLAGS
             request.cqe_flags = now
-            if chosen.emptied:
+            if self._emptied:
                 return done, True
             self._capped = request.multishot and 0 < self._wanted <= done
             full = len(got.data) == _size(blocks)  # what MSG_TRUNC throws away fills nothing

@@ -133,6 +133,11 @@ class _Connected(UnixSocket):
         self._backlog = 0
         self._waiting: deque[_Connected] = deque()
 
+    @property
+    def loses_data(self) -> bool:
+        """Whether closing it now throws something away, of which the other end learns."""
+        return self.has_data
+
     def listen(self, backlog: int) -> None:
         if self.state is SocketState.CONNECTED or not self._name:
             raise Refused(errno.EINVAL)
@@ -193,7 +198,7 @@ class _Connected(UnixSocket):
         for end in self._waiting:
             end._leave(reset=True)
         self._waiting.clear()
-        self._leave(reset=self.has_data)
+        self._leave(reset=self.loses_data)
 
     def _leave(self, *, reset: bool) -> None:
         self.dead = True
@@ -289,6 +294,11 @@ class _Messages:
         shown, result, told = cut(data, size, flags)
         return Received(shown, result, sender, told)
 
+    @property
+    def are_lost(self) -> bool:
+        """Whether giving them up is an error: mainline looks past an empty one in front."""
+        return len(self._queue) > 1 or self.bytes > _OVERHEAD_BYTES
+
     def has_room(self, size: int) -> bool:
         """Whether a message of that size may come; one always may."""
         return not self._queue or self.bytes + size + _OVERHEAD_BYTES <= SOCKET_BYTES
@@ -317,6 +327,10 @@ class UnixSeqpacket(_Connected):
     @property
     def has_data(self) -> bool:
         return len(self.messages) > 0
+
+    @property
+    def loses_data(self) -> bool:
+        return self.messages.are_lost
 
     @property
     def writable(self) -> bool:

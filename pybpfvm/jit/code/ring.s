@@ -359,13 +359,15 @@ admitted:   r1 = *(u16 *)(r2 + 48)          ; cq_idx
             r0 = *(u64 *)(r6 + @TAKEN)
             w4 -= w0
             if r4 < @BATCH goto accepted
+            r0 = *(u64 *)(r6 + @CARE)
+            if r0 & @HELD goto sync         ; what completes at once comes after those
             call issue
             r2 = *(u64 *)(r6 + @TAIL)
             *(u64 *)(r6 + @TAKEN) = r2
             call take
             r2 = *(u64 *)(r6 + @STOP)
             if r2 == 0 goto accepted
-            call 9                          ; Python takes in what is left
+sync:       call 9                          ; Python takes in what is left
 accepted:   r0 = 1
             exit
 slow:       r1 = *(u64 *)(r6 + @CTX)

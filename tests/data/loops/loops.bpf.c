@@ -528,3 +528,48 @@ RING_PROG(sockets)
     }
     return wait_for(ctx, 1, 3);
 }
+
+enum what { END, SUBMIT, REAP, EMIT, WAIT };
+
+struct step {
+    u32 what;
+    u32 cq;
+    struct io_uring_sqe sqe;
+};
+
+ARRAY_OF(script, struct step, 256, 0);
+
+/* Does what `script` says, step by step; what it saw, in order, goes into out[1]. */
+RING_PROG(scripted)
+{
+    u64 at = add(2, 0), seen = add(1, 0);
+    struct io_uring_sqe sqe;
+    struct io_uring_cqe cqe;
+
+    add(0, 1);
+#pragma clang loop unroll(disable)
+    for (u32 turn = 0; turn < MOST; turn++) {
+        struct step *step = map_lookup(&script, &(u32){ at });
+
+        if (!step || step->what == END)
+            break;
+        at++;
+        seen *= 31;
+        if (step->what == SUBMIT) {
+            sqe = step->sqe;
+            seen += submit(ctx, &sqe);
+        } else if (step->what == REAP) {
+            seen += reap(ctx, step->cq, &cqe);
+            seen += cqe.user_data * 7 + (u32)cqe.res;
+        } else if (step->what == EMIT) {
+            seen += emit(ctx, step->cq, step->sqe.user_data, 5, 0);
+        } else {
+            set(1, seen);
+            set(2, at);
+            return wait_for(ctx, step->cq, step->sqe.len);
+        }
+    }
+    set(1, seen);
+    set(2, at);
+    return finish(ctx);
+}
