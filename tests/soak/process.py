@@ -115,8 +115,8 @@ def _handlers() -> dict[str, object]:
     }
     found |= {f"sigaction of {number.name}": _installed(number)[0] for number in _SIGNALS}
     waiting = interrupts._waiting
-    found["rings that watch"] = waiting.users
-    found["handlers that wait"] = (waiting.depth, dict(waiting.due))
+    found["within a call"] = waiting.calls, waiting.handling
+    found["handlers that wait"] = dict(waiting.handlers), dict(waiting.due)
     return found
 
 

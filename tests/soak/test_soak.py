@@ -307,9 +307,12 @@ def test_handlers_are_compared(before: Process) -> None:
     old = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     assert "handlers: SIGUSR2" in left(before)
     signal.signal(signal.SIGUSR2, old)
-    interrupts.watch()
-    assert "handlers: rings that watch" in left(before)
-    interrupts.unwatch()
+    interrupts._waiting.begin()
+    found = left(before)
+    interrupts._waiting.end()
+    assert "handlers: SIGINT" in found
+    assert "handlers: within a call (False, False) -> (True, False)" in found
+    assert "handlers: handlers that wait" in found
 
 
 def test_machines_are_counted(before: Process) -> None:
