@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check format lint types imports unit bench prove oracle oracle-engines oracle-ring servers mutate figures bytecode objects clean
+.PHONY: demo test check format lint types imports unit bench prove oracle oracle-engines oracle-ring servers soak mutate figures bytecode objects clean
 
 $(VENV)/.ready: setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "pybpfvm needs Python 3.11 or newer")'
@@ -63,6 +63,11 @@ oracle-ring: $(VENV)/.ready
 # The servers of examples/, each with thousands of clients.
 servers: $(VENV)/.ready
 	PYBPFVM_LONG=1 $(BIN)/python -m pytest tests/examples/test_gallery_hosts.py
+
+# Examples round after round in one process, with faults and rude clients: nothing leaks, no completion is
+# lost. PYBPFVM_SOAK_SECONDS of it (3600), from seed PYBPFVM_SOAK_SEED (1).
+soak: $(VENV)/.ready
+	$(BIN)/python -m tests.soak.campaign
 
 # Each rule of the verifier switched off, one at a time: some test must notice.
 mutate: $(VENV)/.ready

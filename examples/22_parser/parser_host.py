@@ -47,7 +47,7 @@ class Answers:
     def give(self) -> None:
         """Answer what has been asked since."""
         for cqe in self._ring.reap():
-            if not cqe.res:  # the server's end, and then that of its request
+            if cqe.res <= 0:  # the server's end (negative: its listener's), then its request's
                 self.ended = cqe.user_data if self.ended is None else self.ended
                 continue
             slot = cqe.user_data

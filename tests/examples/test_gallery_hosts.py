@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from pybpfvm.scenario import parse, run_scenario
-from pybpfvm.session import Machine
+from pybpfvm.session import Machine, Ring
 from pybpfvm.session.hostring import BackendName
 from pybpfvm.verifier.verdict import Accepted
 from tests.support.session_ring import SIM_AND_KERNEL, need_backend
@@ -64,6 +65,14 @@ def test_host(
     need_backend(backend)
     host_of(topic).main(backend, version, engine=engine)
     assert capsys.readouterr().out == (EXAMPLES / topic / "host.out").read_text()
+
+
+def test_the_parsers_host_takes_no_error_for_a_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = host_of("22_parser")
+    monkeypatch.setattr(host, "Ring", partial(Ring, faults="ACCEPT#3=EMFILE"))
+    monkeypatch.setattr("pybpfvm.examples.clients._PATIENCE_S", 0.2)
+    with pytest.raises(TimeoutError, match="clients wait for the server"):
+        host.main("sim", "v3")
 
 
 @pytest.mark.skipif(not os.environ.get("PYBPFVM_LONG"), reason="PYBPFVM_LONG=1: some seconds each")

@@ -1,6 +1,6 @@
 """What campaigns found, kept as files, and the README's table made from them.
 
-Each campaign (`make oracle`, `make mutate`, `make prove`, `make bench`) ends by keeping its figures
+Each campaign (`make oracle`, `make mutate`, `make soak`, ...) ends by keeping its figures
 in docs/evidence/NAME.json, with when and where. `make figures` (`python -m tests.support.evidence`)
 writes the table between the marks in README.md, and longer tables to docs/evidence/NAME.md; a test
 compares them. No figure is typed in. The speeds are made alike, from what `make bench` keeps in
