@@ -11,7 +11,7 @@ import pytest
 from pybpfvm.errors import InputError, InternalError, Trap
 from pybpfvm.isa.asm import assemble
 from pybpfvm.isa.insn import Insn
-from pybpfvm.isa.opcodes import AluOp
+from pybpfvm.isa.opcodes import AluOp, Pseudo
 from pybpfvm.isa.table import TABLE
 from pybpfvm.jit import templates
 from pybpfvm.jit.emit import alu
@@ -39,9 +39,17 @@ from tests.jit.campaign import (
     run_chunk,
 )
 from tests.support.engine_programs import FAMILIES, Case, generate
+from tests.support.generate import insn
 from tests.support.journal import Chunk
 
 SEEDS = range(12)
+
+
+def of_program(program: Program) -> Case:
+    """A case of this program alone, run once."""
+    base = generate(0, "straight", programs=1)
+    made = replace(base.object, programs=(program,))
+    return replace(base, object=made, runs=((0, 400),), hooked=False, strict_ctx=True)
 
 
 def agree(case: Case, checks: Checks) -> int:
@@ -216,6 +224,23 @@ def test_once_wrong(name: str, hooked: bool) -> None:
         # Also what engines with pages need not promise: here they do.
         got = outcome(case, compiler(checks))
         assert difference(case, wanted, got, checks) is None
+
+
+# Constants that nobody can give, where no run comes by: refused all the same, before the first run.
+UNLOADABLE = {
+    "unreached": (insn("exit"), insn("lddw", 2, Pseudo.MAP_FD, imm=1), insn("exit")),
+    "refused before": (insn("mov64_k", 10), insn("lddw", 2, Pseudo.MAP_FD, imm=1), insn("exit")),
+    "into r10": (insn("lddw", 10, Pseudo.MAP_IDX, imm=99), insn("exit")),
+}
+
+
+@pytest.mark.parametrize("name", UNLOADABLE)
+def test_constants_are_all_judged_first(name: str) -> None:
+    case = of_program(Program("p0", "x", UNLOADABLE[name]))
+    wanted = outcome(case, interpreter)
+    assert [end[0] for end in wanted.ends] == ["refused"]
+    for checks in (Checks.EXACT, Checks.PAGES):
+        assert compared(case, checks, wanted) == (1, None)
 
 
 def test_settled_cases_keep_what_ends_well() -> None:
