@@ -318,7 +318,7 @@ def figures(tally: Tally, hostile_programs: int, wrong: list[str]) -> list[tuple
 def llvm_figures(tally: Tally) -> list[tuple[str, str]]:
     """The rows that the part of the engine llvm keeps."""
     return [
-        _agreed("of those, compiled by LLVM and interpreted", tally),
+        _agreed("generated programs, compiled by LLVM and interpreted", tally),
         (
             "runs compared, by checks; of the interpreter's, those that trapped",
             f"{_runs(tally)}; {_traps(tally):,}",
@@ -391,7 +391,7 @@ def main() -> int:
         print(f"kept in {keep('engines', 'make oracle-engines', rows)}")
     if first == 0 and by_llvm.programs >= KEPT_LLVM:
         rows = llvm_figures(by_llvm)
-        print(f"kept in {keep('engines-llvm', 'make oracle-engines', rows)}")
+        print(f"kept in {keep('engines_llvm', 'make oracle-engines', rows)}")
     return 1 if tally.differences or by_llvm.differences or wrong else 0
 
 
