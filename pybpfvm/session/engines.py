@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
-from importlib.util import find_spec
 
 from pybpfvm.engine import Engine, RunEnvironment, trust_nobody
 from pybpfvm.errors import InputError
@@ -33,13 +32,6 @@ def jit_refusal() -> str | None:
     except InputError as error:
         return error.reason
     return None
-
-
-def llvm_refusal() -> str | None:
-    """Why the engine llvm can not run here, None if it can. Loads no llvmlite."""
-    if find_spec("llvmlite") is None:
-        return "llvmlite is not installed"
-    return jit_refusal()
 
 
 def chosen(choice: str, image: Image) -> str:
