@@ -1,9 +1,10 @@
-"""Code that LLVM compiled and the interpreter do the same: 1,120 of the campaign's programs, every
-budget of some."""
+"""Code that LLVM compiled and the interpreter do the same: 480 of the campaign's programs, 1,040
+that emit every pair of rows and every extreme, and every budget of some."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,15 +14,16 @@ from pybpfvm.jit.llvm import arithmetic
 from pybpfvm.jit.llvm.engine import LlvmEngine
 from pybpfvm.jit.options import Checks
 from pybpfvm.program import Program, Subprog
+from tests.jit import campaign
 from tests.jit.agreement import interpreter, interpreters, outcome
-from tests.jit.campaign import run_chunk
+from tests.jit.campaign import Journal, llvm_chunks, run_chunk
 from tests.jit.llvm.agreement import compared
 from tests.jit.test_agreement import UNLOADABLE, of_program
-from tests.support.engine_programs import FAMILIES, generate
+from tests.support.engine_programs import FAMILIES, Case, generate, steered
 from tests.support.generate import insn
 from tests.support.journal import Chunk
 
-SEEDS = range(7)
+SEEDS = range(3)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -38,6 +40,22 @@ def test_engines_agree(family: str) -> None:
             runs[checks] += count
     assert runs[Checks.EXACT] == 24 * len(SEEDS)
     assert runs[Checks.PAGES] > 10
+
+
+@pytest.fixture(scope="module")
+def all_steered() -> list[Case]:
+    return list(steered(0, 32))
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_every_pair_and_every_extreme_is_emitted(all_steered: list[Case], part: int) -> None:
+    """tests/jit/test_agreement.py counts them."""
+    for case in all_steered[part::3]:
+        case = replace(case, hooked=False)
+        reference = interpreters()
+        wanted = outcome(case, reference)
+        _, difference = compared(case, Checks.EXACT, wanted, reference)
+        assert difference is None, difference
 
 
 @pytest.mark.parametrize("family", ["branches", "calls", "helpers", "lost", "hostile"])
@@ -75,6 +93,26 @@ def test_the_campaign_compares_llvm_too(monkeypatch: pytest.MonkeyPatch) -> None
     assert (found["programs"], found["differences"]) == (32, {})
     monkeypatch.setattr(LlvmEngine, "executed", property(lambda _: 1), raising=False)
     assert "1-EXACT" in str(run_chunk(chunk)["differences"])
+
+
+def test_evidence_of_llvm_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One round of all families in so many; kept when it is enough of them."""
+    chunks = llvm_chunks(3200, 5, 0)
+    assert chunks == [Chunk("llvm", 0, len(FAMILIES)), Chunk("llvm", 50, len(FAMILIES))]
+    found = run_chunk(Chunk("llvm", 0, 1))
+    journal = Journal(tmp_path / "journal.jsonl")
+    for chunk in chunks:
+        journal.add(chunk, found)
+    for name, value in (("", "3200"), ("_LLVM", "5"), ("_PART", "llvm"), ("_DIR", str(tmp_path))):
+        monkeypatch.setenv(f"PYBPFVM_ENGINES{name}", value)
+    kept: dict[str, list[tuple[str, str]]] = {}
+    monkeypatch.setattr(campaign, "keep", lambda name, _, rows: kept.update({name: rows}))
+    assert campaign.main() == 0
+    assert not kept
+    monkeypatch.setattr(campaign, "KEPT_LLVM", 64)
+    assert campaign.main() == 0
+    assert list(kept) == ["engines_llvm"]
+    assert kept["engines_llvm"][0][1].startswith("64: 0 differences")
 
 
 def test_every_operation_has_a_meaning() -> None:
