@@ -51,7 +51,8 @@ oracle: $(VENV)/.ready
 	$(BIN)/python -m tests.verifier.campaign
 
 # Generated programs on the interpreter and on compiled code (PYBPFVM_ENGINES of them), hostile ones on
-# compiled code alone (PYBPFVM_ENGINES_HOSTILE), in PYBPFVM_ENGINES_WORKERS processes. Goes on where it was stopped.
+# compiled code alone (PYBPFVM_ENGINES_HOSTILE), in PYBPFVM_ENGINES_WORKERS processes; one in PYBPFVM_ENGINES_LLVM on the
+# engine llvm too (PYBPFVM_ENGINES_PART=llvm: only that). Goes on where it was stopped.
 oracle-engines: $(VENV)/.ready
 	$(BIN)/python -m tests.jit.campaign
 

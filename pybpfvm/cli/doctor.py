@@ -161,7 +161,11 @@ def _memory() -> Finding:
     return Finding("address space", True, "two 4 GiB windows can be reserved", needed=True)
 
 
-def _jit() -> Finding:
+_MEMORY_REMEDY = "allow executable memory (SELinux execmem, seccomp)"
+
+
+def _native() -> str | None:
+    """Why machine code of ours can not run here, None if it can."""
     from pybpfvm.errors import InputError
     from pybpfvm.session.engines import jit_refusal
 
@@ -173,11 +177,16 @@ def _jit() -> Finding:
             fault_handler()
         except InputError as error:
             refused = error.reason
+    return refused
+
+
+def _jit() -> Finding:
+    refused = _native()
     return Finding(
         "jit",
         refused is None,
         refused or "executable pages and a fault handler can be had",
-        "allow executable memory (SELinux execmem, seccomp); the interpreter runs everything",
+        f"{_MEMORY_REMEDY}; the interpreter runs everything",
     )
 
 
@@ -185,11 +194,12 @@ def _llvm() -> Finding:
     from importlib.util import find_spec
 
     found = find_spec("llvmlite") is not None
+    refused = _native() if found else "llvmlite is not installed"
     return Finding(
         "llvm (engine llvm)",
-        found,
-        "llvmlite is installed" if found else "llvmlite is not installed",
-        "pip install pybpfvm[llvm]; only --engine llvm needs it",
+        refused is None,
+        refused or "llvmlite is installed, and what it compiles can run",
+        f"{_MEMORY_REMEDY if found else 'pip install pybpfvm[llvm]'}; only --engine llvm needs it",
     )
 
 

@@ -54,7 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         metavar="NAME",
         help="what executes the programs: interp, jit, auto (the default): the JIT where it can "
-        "run; or ubpf, a libubpf of the system's, to compare with",
+        "run; llvm (extra llvm): fewest cycles, slow to compile; or ubpf, a libubpf of the "
+        "system's, to compare with",
     )
     parser.add_argument(
         "--budget-insns",

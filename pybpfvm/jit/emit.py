@@ -121,6 +121,8 @@ class Emitter(MemoryCode, Calls):
         if kind in REFUSABLE or insn.dst == FRAME_POINTER or insn.src == FRAME_POINTER:
             refused = refusal(insn, self._helpers)
             if refused is not None:
+                if kind is Kind.LDDW:  # what it would load may be wrong too, which comes first
+                    self._image.constant(self._program, self._pc, insn)
                 self._ask(Ask.REFUSE, why=refused)
                 return
         _EMIT[kind](self, insn)

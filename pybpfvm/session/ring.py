@@ -45,11 +45,11 @@ class Ring(HostRing):
     `cq_entries` are the sizes of the extra CQs (1, 2, ...). `abi` is a profile's name; without
     it, the one of the first registered program. Programs are verified when they are registered;
     `verify=False` registers them as they are, to run sandboxed. `engine` is what executes them:
-    "auto" (the JIT where it can run), "interp" or "jit". `seed` decides everything in `sim`, and
-    the programs' random numbers on both backends. `faults` are what requests (in `sim`) and
-    programs meet, as values or text of `uring_backend.faults`. `task` is whose filters of requests
-    the ring begins with (docs/filters.md). Budgets: `budget_insns` for each
-    run of a program, the rest in `Budgets`.
+    "auto" (the JIT where it can run), "interp", "jit", "llvm" (extra llvm) or "ubpf" (a libubpf of
+    the system's; docs/engines.md). `seed` decides everything in `sim`, and the programs' random
+    numbers on both backends. `faults` are what requests (in `sim`) and programs meet, as values or
+    text of `uring_backend.faults`. `task` is whose filters of requests the ring begins with
+    (docs/filters.md). Budgets: `budget_insns` for each run of a program, the rest in `Budgets`.
     """
 
     def __init__(

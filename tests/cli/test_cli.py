@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from pybpfvm.cli import COMMANDS, main
+from pybpfvm.session.engines import ENGINES
+from pybpfvm.session.ring import Ring
 
 ROOT = Path(__file__).parents[2]
 PINGPONG = ROOT / "examples/03_pingpong/prog.v3.bpf.o"
@@ -29,6 +32,13 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "--help")
     assert code == 0
     assert all(name in out for name in COMMANDS)
+
+
+def test_every_engine_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "run", "--help")
+    described = out.rpartition("--engine NAME")[2].partition("--budget-insns")[0]
+    assert all(engine in described for engine in ENGINES)
+    assert all(f'"{engine}"' in str(Ring.__doc__) for engine in ENGINES)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -240,6 +250,30 @@ def test_doctor_reports(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["address space"]["works"] is True
     assert code in (0, 1)
     assert all(f["works"] or f["remedy"] for f in found.values())
+
+
+def test_doctor_says_when_memory_may_not_be_executable() -> None:
+    """Neither engine that makes machine code works then, installed or not; nor do they run."""
+    refuse = (
+        "import ctypes, sys; from pybpfvm.cli import main; "
+        "print(ctypes.CDLL(None).prctl(65, 1, 0, 0, 0)); sys.exit(main(sys.argv[1:]))"
+    )  # PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN
+    said = []
+    for command in (["doctor", "--json"], ["run", str(SCENARIO), "--engine", "llvm"]):
+        done = subprocess.run(
+            [sys.executable, "-c", refuse, *command], cwd=ROOT, capture_output=True, text=True
+        )
+        worked, _, out = done.stdout.partition("\n")
+        if worked != "0":
+            pytest.skip("this kernel has no PR_SET_MDWE")
+        said.append((out, done.stderr))
+    found = {finding["what"]: finding for finding in json.loads(said[0][0])["findings"]}
+    for what in ("jit", "llvm (engine llvm)"):
+        assert found[what]["works"] is False
+    assert "refuses executable memory" in found["jit"]["detail"]
+    if find_spec("llvmlite") is not None:
+        assert "allow executable memory" in found["llvm (engine llvm)"]["remedy"]
+    assert "engine llvm can not run this" in said[1][1]
 
 
 def test_demo_shows_the_beginning_and_how_to_see_all(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,10 +3,13 @@ ones on compiled code alone with an eye on the process; ends in tables.
 
 PYBPFVM_ENGINES programs are compared (1000000), from seed PYBPFVM_ENGINES_SEED (0), with the checks
 EXACT, and with NONE or PAGES as far as those promise; then PYBPFVM_ENGINES_HOSTILE programs
-(100000) run, many in a process. PYBPFVM_ENGINES_WORKERS processes (2) do chunks of it. What is done
-is noted in a journal in PYBPFVM_ENGINES_DIR (build/engines), so a campaign may be stopped and goes
-on there, as long as the code is the same. Differences are written there too; the exit status is 1
-if there was any, or if a process was not as before.
+(100000) run, many in a process. One in PYBPFVM_ENGINES_LLVM (50) of those that are compared runs on
+the engine llvm too: it takes ten times as long, or more. PYBPFVM_ENGINES_WORKERS processes (2) do
+chunks of it. PYBPFVM_ENGINES_PART=llvm does that part alone, PYBPFVM_ENGINES_PART=jit all but that;
+what each found is evidence of its own. What is done is noted in a journal in PYBPFVM_ENGINES_DIR
+(build/engines), so a campaign may be stopped and goes on there, as long as the code is the same.
+Differences are written there too; the exit status is 1 if there was any, or if a process was not
+as before.
 """
 
 from __future__ import annotations
@@ -17,11 +20,12 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
@@ -29,10 +33,10 @@ from pybpfvm.isa.table import TABLE
 from pybpfvm.jit.cpu import unsupported
 from pybpfvm.jit.options import Checks
 from pybpfvm.program import Program
-from tests.jit.agreement import compared, interpreters, outcome
+from tests.jit.agreement import Making, Outcome, compared, interpreters, outcome
 from tests.jit.hostile import Watched
 from tests.support import journal
-from tests.support.engine_programs import FAMILIES, generate
+from tests.support.engine_programs import FAMILIES, Case, generate
 from tests.support.evidence import keep
 from tests.support.journal import Chunk, Found, code_of
 
@@ -40,7 +44,8 @@ PROGRESS_SECONDS = 10
 PROGRAMS = 32  # of a case
 CASES = 50  # of a chunk
 HOSTILE = 5_000  # hostile programs of a chunk
-KEPT, KEPT_HOSTILE = 1_000_000, 100_000  # campaigns of at least so many programs are evidence
+# Campaigns of at least so many programs are evidence.
+KEPT, KEPT_HOSTILE, KEPT_LLVM = 1_000_000, 100_000, 10_000
 _SHOWN = 20
 _COLLECTED = 25  # cases between collections of garbage
 # What the outcome depends on: engines, what they run, and the comparison.
@@ -55,6 +60,9 @@ _CODE = (
         for kind in ("py", "bin")
     ),
 )
+
+# Runs compared with the reference's, and the first difference.
+Comparing = Callable[[Case, Checks, Outcome, Making], tuple[int, str | None]]
 
 _NAMES = [spec.mnemonic for spec in TABLE]
 _NUMBERS = {name: number for number, name in enumerate(_NAMES)}
@@ -132,7 +140,7 @@ class Tally:
         return "\n".join(rows)
 
 
-def agreement(cases: int, first: int) -> Tally:
+def agreement(cases: int, first: int, comparing: Comparing = compared) -> Tally:
     """Compare the programs of so many cases, from the seed `first` on, a family by turns."""
     tally = Tally()
     begun = time.process_time()
@@ -140,13 +148,15 @@ def agreement(cases: int, first: int) -> Tally:
         for number, seed in enumerate(range(first, first + cases)):
             family = FAMILIES[seed % len(FAMILIES)]
             case = generate(seed, family, PROGRAMS)
+            if comparing is not compared:  # what is watched runs on the JIT's templates
+                case = replace(case, hooked=False)
             reference = interpreters()
             wanted = outcome(case, reference)
             for end in wanted.ends:
                 tally.ends[end[0] if isinstance(end[0], str) else end[0].name] += 1  # type: ignore[attr-defined]
             other = Checks.NONE if case.tidy and seed % 2 else Checks.PAGES
             for checks in (Checks.EXACT, other):
-                count, difference = compared(case, checks, wanted, reference)
+                count, difference = comparing(case, checks, wanted, reference)
                 tally.compared[checks.name] += count
                 if difference is not None:
                     tally.differences[f"{seed}-{checks.name}"] = difference
@@ -187,8 +197,15 @@ def hostile(programs: int, first: int) -> Watched:
 # --- chunks, and the journal of them ---------------------------------------------------------
 
 
+def llvm_chunks(programs: int, share: int, first: int) -> list[Chunk]:
+    """The rounds of families, one in `share`, that the engine llvm does too."""
+    size = len(FAMILIES)
+    rounds = -(-programs // (PROGRAMS * size))
+    return [Chunk("llvm", first + size * number, size) for number in range(0, rounds, share)]
+
+
 def chunks(programs: int, hostile_programs: int, first: int) -> list[Chunk]:
-    """All of a campaign."""
+    """All of a campaign but what the engine llvm does."""
     cases = -(-programs // PROGRAMS)
     agreeing = [
         Chunk("agreement", seed, min(CASES, first + cases - seed))
@@ -201,8 +218,8 @@ def chunks(programs: int, hostile_programs: int, first: int) -> list[Chunk]:
 
 def run_chunk(chunk: Chunk) -> Found:
     """Do a chunk: what the journal keeps of it."""
-    if chunk.kind == "agreement":
-        tally = agreement(chunk.count, chunk.first)
+    if chunk.kind != "hostile":
+        tally = agreement(chunk.count, chunk.first, _comparing(chunk.kind))
         return {
             "programs": tally.programs,
             "cpu_seconds": tally.cpu_seconds,
@@ -213,6 +230,14 @@ def run_chunk(chunk: Chunk) -> Found:
         }
     watched = hostile(chunk.count, chunk.first)
     return {"programs": watched.programs, "ends": watched.ends, "wrong": watched.wrong}
+
+
+def _comparing(kind: str) -> Comparing:
+    if kind == "agreement":
+        return compared
+    from tests.jit.llvm.agreement import compared as compared_llvm
+
+    return compared_llvm
 
 
 @cache
@@ -227,11 +252,11 @@ class Journal(journal.Journal):
     def __init__(self, path: Path) -> None:
         super().__init__(path, {"code": fingerprint(), "programs": PROGRAMS})
 
-    def tally(self, done: Iterable[Chunk]) -> Tally:
-        """What those of them that were done counted together."""
+    def tally(self, done: Iterable[Chunk], kind: str = "agreement") -> Tally:
+        """What those of them of a kind that were done counted together."""
         total = Tally()
         for chunk in done:
-            if chunk.kind == "agreement" and not self.left(chunk):
+            if chunk.kind == kind and not self.left(chunk):
                 found = dict(self.found(chunk))
                 pairs = Pairs.unpacked(str(found.pop("pairs")))
                 counters = {name: Counter(found.pop(name)) for name in ("compared", "ends")}  # type: ignore[call-overload]
@@ -275,16 +300,10 @@ def _done(left: list[Chunk], workers: int) -> Iterator[tuple[Chunk, Found]]:
 
 def figures(tally: Tally, hostile_programs: int, wrong: list[str]) -> list[tuple[str, str]]:
     """The rows that a campaign keeps."""
-    compared_runs = ", ".join(f"{count:,} {name}" for name, count in tally.compared.items())
-    traps = sum(count for name, count in tally.ends.items() if name not in ("r0", "refused"))
     return [
-        (
-            "generated programs, compiled and interpreted: results, memory, traps, helper calls",
-            f"{tally.programs:,}: {len(tally.differences)} differences "
-            f"({tally.rate:.0f} a second of processor time)",
-        ),
-        ("runs compared, by checks", compared_runs),
-        ("of the interpreter's runs, those that trapped", f"{traps:,}"),
+        _agreed("generated programs, compiled and interpreted", tally),
+        ("runs compared, by checks", _runs(tally)),
+        ("of the interpreter's runs, those that trapped", f"{_traps(tally):,}"),
         (
             "pairs of instructions emitted one behind the other",
             f"{len(tally.pairs.seen):,} of {tally.pairs.all:,}",
@@ -296,6 +315,33 @@ def figures(tally: Tally, hostile_programs: int, wrong: list[str]) -> list[tuple
     ]
 
 
+def llvm_figures(tally: Tally) -> list[tuple[str, str]]:
+    """The rows that the part of the engine llvm keeps."""
+    return [
+        _agreed("generated programs, compiled by LLVM and interpreted", tally),
+        (
+            "runs compared, by checks; of the interpreter's, those that trapped",
+            f"{_runs(tally)}; {_traps(tally):,}",
+        ),
+    ]
+
+
+def _agreed(what: str, tally: Tally) -> tuple[str, str]:
+    return (
+        f"{what}: results, memory, traps, helper calls",
+        f"{tally.programs:,}: {len(tally.differences)} differences "
+        f"({tally.rate:.0f} a second of processor time)",
+    )
+
+
+def _runs(tally: Tally) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in tally.compared.items())
+
+
+def _traps(tally: Tally) -> int:
+    return sum(count for name, count in tally.ends.items() if name not in ("r0", "refused"))
+
+
 def main() -> int:
     """The campaign that the environment asks for."""
     reason = unsupported()
@@ -305,10 +351,20 @@ def main() -> int:
     first = int(os.environ.get("PYBPFVM_ENGINES_SEED", "0"))
     count = int(os.environ.get("PYBPFVM_ENGINES", str(1_000_000)))
     hostile_count = int(os.environ.get("PYBPFVM_ENGINES_HOSTILE", str(100_000)))
+    share = int(os.environ.get("PYBPFVM_ENGINES_LLVM", "50"))
+    part = os.environ.get("PYBPFVM_ENGINES_PART", "")
+    if part not in ("", "jit", "llvm"):
+        print(f"PYBPFVM_ENGINES_PART is {part!r}: jit, llvm, or nothing for both")
+        return 2
     workers = int(os.environ.get("PYBPFVM_ENGINES_WORKERS", str(min(2, os.cpu_count() or 1))))
     where = Path(os.environ.get("PYBPFVM_ENGINES_DIR", "build/engines"))
     done = Journal(where / "journal.jsonl")
-    whole = chunks(count, hostile_count, first)
+    whole = chunks(count, hostile_count, first) if part != "llvm" else []
+    if part != "jit":
+        if find_spec("llvmlite") is not None:
+            whole += llvm_chunks(count, share, first)
+        else:
+            print("nothing runs on the engine llvm: llvmlite is not installed", flush=True)
     left = [chunk for chunk in whole if done.left(chunk)]
     print(f"{len(whole) - len(left)} of {len(whole)} chunks done before", flush=True)
     shown = time.monotonic()
@@ -316,20 +372,26 @@ def main() -> int:
         done.add(chunk, found)
         for name, text in dict(found.get("differences", ())).items():  # type: ignore[call-overload]
             print(text, flush=True)
-            (where / f"{name}.txt").write_text(text + "\n", encoding="utf-8")
+            (where / f"{chunk.kind}-{name}.txt").write_text(text + "\n", encoding="utf-8")
         if time.monotonic() - shown > PROGRESS_SECONDS:
             shown = time.monotonic()
             print(f"{number} of {len(left)} chunks", flush=True)
-    tally = done.tally(whole)
+    tally, by_llvm = done.tally(whole), done.tally(whole, "llvm")
     hostile_programs, ends, wrong = done.watched(whole)
-    print(tally.table())
-    print(f"{hostile_programs} hostile programs")
-    print("\n".join(f"{number:10} ended with {name}" for name, number in ends.most_common()))
-    print("\n".join((f"{len(wrong):10} traces left", *wrong[:_SHOWN])))
+    if part != "llvm":
+        print(tally.table())
+        print(f"{hostile_programs} hostile programs")
+        print("\n".join(f"{number:10} ended with {name}" for name, number in ends.most_common()))
+        print("\n".join((f"{len(wrong):10} traces left", *wrong[:_SHOWN])))
+    if by_llvm.programs:
+        print(f"on the engine llvm: {by_llvm.table()}")
     if first == 0 and tally.programs >= KEPT and hostile_programs >= KEPT_HOSTILE:
         rows = figures(tally, hostile_programs, wrong)
         print(f"kept in {keep('engines', 'make oracle-engines', rows)}")
-    return 1 if tally.differences or wrong else 0
+    if first == 0 and by_llvm.programs >= KEPT_LLVM:
+        rows = llvm_figures(by_llvm)
+        print(f"kept in {keep('engines_llvm', 'make oracle-engines', rows)}")
+    return 1 if tally.differences or by_llvm.differences or wrong else 0
 
 
 if __name__ == "__main__":

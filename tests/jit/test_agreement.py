@@ -11,7 +11,7 @@ import pytest
 from pybpfvm.errors import InputError, InternalError, Trap
 from pybpfvm.isa.asm import assemble
 from pybpfvm.isa.insn import Insn
-from pybpfvm.isa.opcodes import AluOp
+from pybpfvm.isa.opcodes import AluOp, Kind, Pseudo
 from pybpfvm.isa.table import TABLE
 from pybpfvm.jit import templates
 from pybpfvm.jit.emit import alu
@@ -28,20 +28,31 @@ from tests.jit.agreement import (
     compiler,
     difference,
     interpreter,
+    interpreters,
     outcome,
     settled,
 )
 from tests.jit.campaign import (
     Journal,
+    Pairs,
     agreement,
     fingerprint,
     hostile,
     run_chunk,
 )
-from tests.support.engine_programs import FAMILIES, Case, generate
+from tests.support.emitter_goals import Goals, extremes, shown
+from tests.support.engine_programs import FAMILIES, Case, generate, steered
+from tests.support.generate import insn
 from tests.support.journal import Chunk
 
 SEEDS = range(12)
+
+
+def of_program(program: Program) -> Case:
+    """A case of this program alone, run once."""
+    base = generate(0, "straight", programs=1)
+    made = replace(base.object, programs=(program,))
+    return replace(base, object=made, runs=((0, 400),), hooked=False, strict_ctx=True)
 
 
 def agree(case: Case, checks: Checks) -> int:
@@ -93,6 +104,51 @@ def test_the_generator_uses_every_row() -> None:
         for one in program.insns
     }
     assert used == set(TABLE)
+
+
+def test_every_pair_and_every_extreme_is_emitted() -> None:
+    """Steered by what is left it takes a thousand programs; counted here from their text."""
+    goals, pairs, programs = Goals(), Pairs(), 0
+    assert goals.left == pairs.all + sum(len(extremes(spec)) for spec in TABLE)
+    for case in steered(0, 32):
+        reference = interpreters()
+        wanted = outcome(case, reference)
+        for checks in (Checks.EXACT, Checks.PAGES):
+            _, difference = compared(case, checks, wanted, reference)
+            assert difference is None, difference
+        for program in case.object.programs:
+            goals.note(program)
+            pairs.add(program)
+            programs += 1
+    assert not goals.left
+    assert not pairs.missing()
+    assert programs < 1_500
+
+
+def test_steering_is_what_does_it() -> None:
+    """As many programs that are not steered leave a quarter of the pairs, and many extremes."""
+    goals = Goals()
+    for seed in range(32):
+        for program in generate(seed, "pairs", 32).object.programs:
+            goals.note(program)
+    assert sum(len(left) for left in goals.behind.values()) > 5_000
+    assert sum(len(left) for left in goals.extremes.values()) > 1_000
+
+
+def test_extremes_are_what_they_say() -> None:
+    """An example of each sort, and what is none."""
+    atomic = next(spec for spec in TABLE if spec.kind is Kind.ATOMIC and spec.size == 8)
+    for made, extreme in (
+        (insn("add64_x", 2, 10), ("registers", 2, 10)),
+        (insn("lsh32_k", 3, imm=63), ("imm", 63, 0)),
+        (insn("ldxw", 1, 7, -129), ("address", 7, -129)),
+        (insn("stxb", 10, 6, -128), ("value", 6, 0)),
+        (Insn(atomic, 10, 1, -12), ("unaligned", 0, 0)),
+    ):
+        assert extreme in extremes(made.spec)
+        assert extreme in shown(made)
+    assert ("unaligned", 0, 0) not in shown(Insn(atomic, 10, 1, -16))
+    assert ("address", 10, -16) not in shown(insn("stxb", 9, 6, -16))
 
 
 def test_cases_are_what_they_say() -> None:
@@ -218,6 +274,23 @@ def test_once_wrong(name: str, hooked: bool) -> None:
         assert difference(case, wanted, got, checks) is None
 
 
+# Constants that nobody can give, where no run comes by: refused all the same, before the first run.
+UNLOADABLE = {
+    "unreached": (insn("exit"), insn("lddw", 2, Pseudo.MAP_FD, imm=1), insn("exit")),
+    "refused before": (insn("mov64_k", 10), insn("lddw", 2, Pseudo.MAP_FD, imm=1), insn("exit")),
+    "into r10": (insn("lddw", 10, Pseudo.MAP_IDX, imm=99), insn("exit")),
+}
+
+
+@pytest.mark.parametrize("name", UNLOADABLE)
+def test_constants_are_all_judged_first(name: str) -> None:
+    case = of_program(Program("p0", "x", UNLOADABLE[name]))
+    wanted = outcome(case, interpreter)
+    assert [end[0] for end in wanted.ends] == ["refused"]
+    for checks in (Checks.EXACT, Checks.PAGES):
+        assert compared(case, checks, wanted) == (1, None)
+
+
 def test_settled_cases_keep_what_ends_well() -> None:
     case, done = settled(generate(1, "hostile"))
     assert done.broken is None
@@ -299,7 +372,8 @@ def test_evidence_needs_the_whole_count_and_all_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A campaign of two workers, small enough for a test; what it does not reach is not kept."""
-    for name, value in (("", "640"), ("_HOSTILE", "40"), ("_DIR", str(tmp_path))):
+    settings = (("", "640"), ("_HOSTILE", "40"), ("_PART", "jit"), ("_DIR", str(tmp_path)))
+    for name, value in settings:
         monkeypatch.setenv(f"PYBPFVM_ENGINES{name}", value)
     kept: list[str] = []
     monkeypatch.setattr(campaign, "keep", lambda name, *_: kept.append(name))

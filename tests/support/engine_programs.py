@@ -9,7 +9,7 @@ anything; the map `pointers`, which whoever runs the case fills (`POINTERS`), gi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from random import Random
@@ -18,7 +18,7 @@ from pybpfvm.helpers.proto import ArgType, Helper
 from pybpfvm.helpers.table import HELPERS
 from pybpfvm.isa.insn import Insn, InsnSpec
 from pybpfvm.isa.opcodes import FRAME_POINTER, STACK_BYTES, AtomicOp, Kind, MemSize, Operand, Pseudo
-from pybpfvm.isa.table import TABLE
+from pybpfvm.isa.table import SPECS, TABLE
 from pybpfvm.profiles import PROFILES
 from pybpfvm.profiles.base import Profile
 from pybpfvm.program import (
@@ -30,6 +30,7 @@ from pybpfvm.program import (
     Program,
     Subprog,
 )
+from tests.support.emitter_goals import ACCESSES, ALIGNED, EDGE_OFFSETS, LOADS, Extreme, Goals
 from tests.support.generate import insn, map_value, word
 
 # Every helper by a number of ours: what engines take is any mapping.
@@ -61,15 +62,10 @@ _PROGRAM_NAMES = tuple(f"p{number}" for number in range(64))
 _ROWS = {kind: tuple(spec for spec in TABLE if spec.kind is kind) for kind in Kind}
 _MEMORY = (*_ROWS[Kind.LDX], *_ROWS[Kind.LDSX], *_ROWS[Kind.ST], *_ROWS[Kind.STX])
 _ORDERED = (*_ROWS[Kind.LOAD_ACQ], *_ROWS[Kind.STORE_REL], *_ROWS[Kind.ATOMIC])
-_LOADS = (Kind.LDX, Kind.LDSX, Kind.LOAD_ACQ)
-_ALIGNED = frozenset({Kind.LOAD_ACQ, Kind.STORE_REL, Kind.ATOMIC})
-_ACCESSES = _ALIGNED | {Kind.LDX, Kind.LDSX, Kind.ST, Kind.STX}
 _GOTOS = (*_ROWS[Kind.GOTO], *_ROWS[Kind.MAY_GOTO])
 _PACKET_LOADS = (*_ROWS[Kind.LD_ABS], *_ROWS[Kind.LD_IND])
 _REFUSED = (*_ROWS[Kind.ADDR_SPACE_CAST], *_ROWS[Kind.CALL_KFUNC])
 
-# Where x86 displacements change their form, and the ends of what BPF encodes.
-EDGE_OFFSETS = (0, 1, -1, 8, -8, 127, 128, -128, -129, 255, -256, 4095, -4096, 32767, -32768)
 _OFF = (-(1 << 15), (1 << 15) - 1)
 _CTX_TYPES = (ArgType.PTR_TO_CTX, ArgType.PTR_TO_CTX_OR_NULL)
 _SIZES = (
@@ -144,7 +140,8 @@ class _Shape:
         self.tail_calls = False
         self.recursion = False
         self.refused = 0.0
-        self.bare = False  # single instructions of any row, register 9 the map value
+        self.bare = False  # single instructions of any row, one register the map value
+        self.goals: Goals | None = None  # bare ones that prefer what is left of these
         self.noise = False  # single instructions, any fields
         self.profile: Profile | None = None
         self.packet: bytes | None = None
@@ -152,12 +149,26 @@ class _Shape:
         self.ring = False
 
 
-def generate(seed: int, family: str | None = None, programs: int = 16) -> Case:
-    """The case of `seed`, of the family that the seed names if None is given."""
+def steered(first: int, programs: int = 16) -> Iterator[Case]:
+    """Cases from the seed `first` on that emit every pair of rows and every extreme of each: each
+    prefers what those before have left, and they end when nothing is."""
+    goals = Goals()
+    seed = first
+    while goals.left:
+        yield generate(seed, "pairs", programs, goals)
+        seed += 1
+
+
+def generate(
+    seed: int, family: str | None = None, programs: int = 16, goals: Goals | None = None
+) -> Case:
+    """The case of `seed`, of the family that the seed names if None is given. The family `pairs`
+    prefers what is left of `goals`."""
     names = tuple(_FAMILIES)
     name = names[seed % len(names)] if family is None else family
     random = Random(f"{name} {seed}")
     shape = _FAMILIES[name](random)
+    shape.goals = goals
     made = [_program(shape, _PROGRAM_NAMES[number], shape.functions) for number in range(programs)]
     maps = list(shape.maps)
     targets: list[Program] = []
@@ -191,7 +202,10 @@ def generate(seed: int, family: str | None = None, programs: int = 16) -> Case:
 def _program(shape: _Shape, name: str, most: int) -> Program:
     count = shape.random.randint(0, most)
     makers = [_Maker(shape, number, count) for number in range(count + 1)]
-    return _link(name, [maker.function() for maker in makers], shape)
+    made = _link(name, [maker.function() for maker in makers], shape)
+    if shape.goals is not None:
+        shape.goals.note(made)
+    return made
 
 
 class _Maker:
@@ -206,7 +220,11 @@ class _Maker:
         self._context: int | None = None
         if number == 0 and (shape.profile is not None or self._random.random() < 0.7):
             self._context = 6
-        kept = (self._context, _BARE_BASE if shape.bare else None)
+        self._base_kept = _BARE_BASE
+        if shape.goals is not None:
+            self._base_kept -= self._random.randrange(2)
+        self._before: InsnSpec | None = None
+        kept = (self._context, self._base_kept if shape.bare else None)
         self._free = tuple(r for r in range(10) if r not in kept)
         choices = self._choices()
         self._elements = [make for _, make in choices]
@@ -219,7 +237,7 @@ class _Maker:
         if self._context is not None:
             body[0].append(insn("mov64_x", self._context, 1))
         if shape.bare:
-            body[0].append(map_value(_BARE_BASE, VALUES))
+            body[0].append(map_value(self._base_kept, VALUES))
         for register in self._free:
             if shape.tidy or random.random() < 0.8:
                 body.append(self._fill(register))
@@ -253,8 +271,10 @@ class _Maker:
 
     def _element(self) -> Unit:
         shape, random = self._shape, self._random
+        if shape.goals is not None:
+            return self._steered(shape.goals)
         if shape.bare:
-            return [self._bare()]
+            return [self._bare(random.choice(TABLE))]
         if shape.noise and random.random() < 0.8:
             return [self._noise()]
         return random.choices(self._elements, cum_weights=self._weights)[0]()
@@ -277,9 +297,57 @@ class _Maker:
             (20 * shape.refused, self._refused),
         ]
 
-    def _bare(self) -> Insn | _Link:
+    def _steered(self, goals: Goals) -> Unit:
+        """What is left of the goals: an access with an address of its own, or a row that was not
+        yet behind the one before."""
         random = self._random
-        spec = random.choice(TABLE)
+        spec = random.choice((*_MEMORY, *_ORDERED))
+        addresses = self._addresses(goals, spec) if random.random() < 0.3 else []
+        if addresses:
+            unit = self._addressed(spec, random.choice(addresses))
+        else:
+            before = self._before
+            names = list(goals.behind[before.mnemonic]) if before is not None else []
+            names = names or [name for name, left in goals.behind.items() if left] or list(SPECS)
+            unit = [self._bare(SPECS[random.choice(names)])]
+        last = unit[-1]
+        made = last.insn if isinstance(last, _Link) else last
+        self._before = made.spec
+        for what in ("registers", "dst", "value", "imm"):
+            fitting = [e for e in goals.of(made.spec, what) if self._fits(made, e)]
+            if fitting:
+                made = _with(made, random.choice(fitting))
+        unit[-1] = replace(last, insn=made) if isinstance(last, _Link) else made
+        return unit
+
+    def _fits(self, made: Insn, extreme: Extreme) -> bool:
+        """Whether no register changes that is to keep what it holds."""
+        what, register, _ = extreme
+        changes = what in ("registers", "dst") and made.spec.kind is not Kind.JUMP
+        changes = changes or (what == "value" and made.spec.kind not in (Kind.STX, Kind.STORE_REL))
+        return register in self._free or not changes
+
+    def _addresses(self, goals: Goals, spec: InsnSpec) -> list[Extreme]:
+        kept = (self._context, self._base_kept)
+        left = [extreme for extreme in goals.of(spec, "address") if extreme[1] not in kept]
+        return left + goals.of(spec, "unaligned")
+
+    def _addressed(self, spec: InsnSpec, extreme: Extreme) -> Unit:
+        """An access through a base and an offset, to the map value or the stack."""
+        what, base, off = extreme
+        size = spec.size
+        assert size is not None
+        if what == "unaligned":
+            return [self._finished(Insn(spec), FRAME_POINTER, 1 - 2 * size)]
+        if base == FRAME_POINTER:
+            return [self._finished(Insn(spec), base, off)]
+        where = self._random.randrange(0, _OUT - size, size)
+        unit: Unit = [map_value(base, VALUES), insn("add64_k", base, imm=where - off)]
+        unit.append(self._finished(Insn(spec), base, off))
+        return unit
+
+    def _bare(self, spec: InsnSpec) -> Insn | _Link:
+        random = self._random
         if spec.kind in (Kind.JUMP, Kind.GOTO, Kind.MAY_GOTO):
             return self._condition(spec)
         if spec.kind is Kind.CALL_LOCAL:
@@ -291,10 +359,10 @@ class _Maker:
         if spec.kind is Kind.ALU:
             return self._operated(spec, self._reg())
         made = Insn(spec)
-        if spec.kind in _ACCESSES:
+        if spec.kind in ACCESSES:
             size = spec.size
             assert size is not None
-            return self._finished(made, _BARE_BASE, random.randrange(0, _OUT - size, size))
+            return self._finished(made, self._base_kept, random.randrange(0, _OUT - size, size))
         return self._any_fields(replace(made, imm=random.randrange(64)), ("dst", "src", "off"))
 
     def _noise(self) -> Insn | _Link:
@@ -351,7 +419,7 @@ class _Maker:
         assert size is not None
         base = self._reg()
         unit, room, low = self._base(base, made)
-        aligned = made.spec.kind in _ALIGNED
+        aligned = made.spec.kind in ALIGNED
         where = low + random.randrange(0, room - size + 1, size if aligned else 1)
         if aligned:
             where -= where % size
@@ -373,7 +441,7 @@ class _Maker:
             return [], STACK_BYTES, -STACK_BYTES
         if kind == 1:
             return [insn("mov64_x", base, FRAME_POINTER)], STACK_BYTES, -STACK_BYTES
-        if kind == 2 and made.spec.kind in _LOADS:
+        if kind == 2 and made.spec.kind in LOADS:
             return [map_value(base, FIXED)], 64, 0
         if kind == 3:
             return [map_value(base, ODD)], 4093, 0
@@ -383,7 +451,7 @@ class _Maker:
 
     def _finished(self, made: Insn, base: int, off: int) -> Insn:
         spec = made.spec
-        if spec.kind in _LOADS:
+        if spec.kind in LOADS:
             return Insn(spec, self._reg(), base, off)
         if spec.kind is Kind.ST:
             return Insn(spec, base, 0, off, self._imm())
@@ -429,7 +497,7 @@ class _Maker:
         size = made.spec.size
         assert size is not None
         off = random.choice((0, 0, random.choice(EDGE_OFFSETS)))
-        if made.spec.kind in _LOADS:
+        if made.spec.kind in LOADS:
             access = replace(made, dst=value, src=base, off=off)
         elif made.spec.kind is Kind.ST:
             access = replace(made, dst=base, off=off, imm=self._imm())
@@ -620,7 +688,7 @@ class _Maker:
         if not self._shape.tidy and random.random() < 0.4:
             made = self._operation()
             off += random.choice((0, 1, -1, 2, 4))
-        if made.spec.kind in _LOADS:
+        if made.spec.kind in LOADS:
             return [replace(made, dst=self._reg(), src=self._context, off=off)]
         return [self._finished(made, self._context, off)]
 
@@ -638,6 +706,18 @@ class _Maker:
         if not self._shape.tidy and random.random() < 0.1:
             unit.append(insn("mov64_k", 6, imm=self._imm()))
         return [*unit, made, *self._again()]
+
+
+def _with(made: Insn, extreme: Extreme) -> Insn:
+    """The instruction changed to show it."""
+    what, number, other = extreme
+    if what == "registers":
+        return replace(made, dst=number, src=other)
+    if what == "dst" or (what == "value" and made.spec.kind in LOADS):
+        return replace(made, dst=number)
+    if what == "value":
+        return replace(made, src=number)
+    return replace(made, imm=number, src=Pseudo.NONE if made.spec.kind is Kind.LDDW else made.src)
 
 
 def _fitting(name: str, maps: int) -> Sequence[int]:

@@ -23,7 +23,7 @@ BEGIN = "<!-- figures: written by make figures -->"
 END = "<!-- end of figures -->"
 
 RESULTS = ROOT / "bench/results.json"
-SPEED_BEGIN = "<!-- speed: written by make bench -->"
+SPEED_BEGIN = "<!-- speed: written by make figures -->"
 SPEED_END = "<!-- end of speed -->"
 
 Row = tuple[str, str]

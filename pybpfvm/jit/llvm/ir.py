@@ -70,15 +70,16 @@ class IrEmitter(IrCalls):
     def emit(self) -> Ir:
         """The IR of the program. Raises InputError as Image.constant does."""
         outline = self._outline
+        targets: set[int] = set()
+        # In order and unreached ones too: any may be refused, and functions get handles by turns.
+        for pc, insn in zip(outline.starts, self._program.insns, strict=True):
+            if insn.spec.kind is Kind.LDDW and insn.src != Pseudo.NONE:
+                self._image.constant(self._program, pc, insn)
+                target = target_pc(insn, pc)
+                if insn.src == Pseudo.FUNC and target in self._liveness.entry:
+                    targets.add(target)
+        called_back = sorted(targets)
         self._emit_functions()
-        called_back = sorted(
-            target
-            for pc, insn in zip(outline.starts, self._program.insns, strict=True)
-            if insn.spec.kind is Kind.LDDW
-            and insn.src == Pseudo.FUNC
-            and (target := target_pc(insn, pc)) in self._liveness.entry
-        )
-        called_back = list(dict.fromkeys(called_back))
         for pc in called_back:
             self._way_in(f"enter{pc}", pc, fresh=False)
         self._way_in("start", 0, fresh=True)
@@ -87,7 +88,9 @@ class IrEmitter(IrCalls):
         debug = self._debug.metadata() if self._debug is not None else ""
         text = _HEAD + "\n".join(self._text) + "\n" + _TAIL + debug
         ends = {block.first: block.last for block in self._liveness.blocks}
-        return Ir(text, self._places, self._words, self._sites, ends, outline.starts, called_back)
+        return Ir(
+            text, self._places, self._words, self._sites, ends, outline.starts, sorted(called_back)
+        )
 
     def functions(self) -> str:
         """The definitions of all functions but the main one, without what they refer to."""

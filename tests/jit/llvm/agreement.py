@@ -12,7 +12,15 @@ from pybpfvm.image import Image
 from pybpfvm.isa.opcodes import FRAME_POINTER
 from pybpfvm.jit.llvm.engine import LlvmEngine
 from pybpfvm.jit.options import Checks
-from tests.jit.agreement import Engine, Making, Outcome, difference, outcome, settled
+from tests.jit.agreement import (
+    Engine,
+    Making,
+    Outcome,
+    difference,
+    interpreter,
+    outcome,
+    settled,
+)
 from tests.support.engine_programs import BY_NUMBER, Case
 
 
@@ -25,12 +33,14 @@ def llvm(checks: Checks) -> Making:
     return make
 
 
-def compared(case: Case, checks: Checks, wanted: Outcome) -> tuple[int, str | None]:
-    """How many runs were compared with the interpreter's, and the first difference."""
+def compared(
+    case: Case, checks: Checks, wanted: Outcome, reference: Making = interpreter
+) -> tuple[int, str | None]:
+    """How many runs were compared with the reference's, and the first difference."""
     if checks is Checks.NONE and not case.tidy:
         return 0, None
     if checks is not Checks.EXACT and wanted.broken is not None:
-        case, wanted = settled(case)
+        case, wanted = settled(case, reference)
     if not case.runs:
         return 0, None
     got = outcome(case, llvm(checks))
