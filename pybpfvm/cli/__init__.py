@@ -30,7 +30,7 @@ COMMANDS = {
     "filter": "filters of requests in classic BPF: assemble, check, explain who denies what",
     "port": "what must change in programs of 2021 for Linux 7.1, with a skeleton in C",
     "run": "run a scenario, or one program once",
-    "demo": "the flagship: two BPF requests play ping-pong over two completion queues",
+    "demo": "an example on both rings: ping-pong over two completion queues, or the one named",
     "doctor": "what works on this machine, and what to do about what does not",
 }
 
@@ -41,7 +41,8 @@ _NO_STDOUT = (
     "pybpfvm: error: standard output is closed (redirect it to a file or to /dev/null instead)"
 )
 _EPILOG = """exit codes: 0 accepted or expectations met, 1 rejected or failed expectation, 2 usage
-or unreadable input, 3 inconclusive or unsupported, 4 guest fault, 70 internal error"""
+or unreadable input, 3 inconclusive or unsupported, 4 guest fault, 70 internal error, 130
+interrupted"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -158,7 +159,7 @@ def _command_in(arguments: Sequence[str]) -> str | None:
 def _parser(command: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pybpfvm",
-        description="Verify, run, debug and fuzz BPF programs that drive io_uring.",
+        description="Verify and run BPF programs that drive io_uring, and see what they do.",
         epilog=_EPILOG,
     )
     parser.add_argument("--version", action="version", version=f"pybpfvm {__version__}")

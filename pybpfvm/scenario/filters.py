@@ -72,6 +72,12 @@ def read_program(path: str | os.PathLike[str]) -> tuple[Insn, ...]:
 def read_lines(path: str | os.PathLike[str]) -> tuple[tuple[Insn, ...], tuple[int, ...]]:
     """The same, and the line of each instruction; no lines of instructions as bytes."""
     data = read_input_file(path, MAX_FILE_BYTES)
+    if data.startswith(b"\x7fELF"):
+        raise InputError(
+            "an ELF object, where a filter in classic BPF belongs",
+            where=str(path),
+            remedy="give assembly text, or its instructions of 8 bytes; objects are for `verify`",
+        )
     if b"\0" in data:
         return decode(data, str(path)), ()
     try:

@@ -11,6 +11,7 @@ from pybpfvm.errors import InputError
 
 TomlValue = object
 MAX_ITEMS = 100_000
+_MOST_SHOWN = 40  # names in a message
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -19,7 +20,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = get_close_matches(name, names, 1)
     if close:
         return f"did you mean {close[0]!r}?"
-    shown = ", ".join(sorted(names)[:20])
+    shown = ", ".join(sorted(names)[:_MOST_SHOWN])
     return f"known here: {shown}" if shown else "there are none here"
 
 
