@@ -132,6 +132,7 @@ LOST = (
     "branches: a bit of several that were tested is not known to be the one",
     "branches: a bit tested with a register that is no constant is not known",
     "branches: registers that share no bit are tested on both arms",
+    "branches: numbers that are equal do not share 32-bit ranges",
 )
 
 

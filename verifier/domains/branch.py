@@ -46,6 +46,10 @@ def arms_of(
         if forgets:
             not_taken = _forgetting(word)
     if as_kernel:
+        if width == BITS and op is JmpOp.JEQ:
+            taken = _equal64_apart
+        if width == BITS and op is JmpOp.JNE:
+            not_taken = _equal64_apart
         return taken, not_taken
     return _sharpening(taken), _sharpening(not_taken)
 
@@ -103,6 +107,20 @@ def _equal64(a: Scalar, b: Scalar) -> Pair | None:
         return (a, a) if contains(b, a.value) else None
     common = meet(a, b)
     return None if common is None else (common, common)
+
+
+def _equal64_apart(a: Scalar, b: Scalar) -> Pair | None:
+    """As `_equal64`, but each keeps the 32-bit ranges that it had, as kernels have it."""
+    if not a.mask or not b.mask:
+        return _equal64(a, b)
+    bits = tnum.intersect(a.value, a.mask, b.value, b.mask)
+    if bits is None:
+        return None
+    ends = max(a.smin, b.smin), min(a.smax, b.smax), max(a.umin, b.umin), min(a.umax, b.umax)
+    return _both(
+        sync(*bits, *ends, a.s32min, a.s32max, a.u32min, a.u32max),
+        sync(*bits, *ends, b.s32min, b.s32max, b.u32min, b.u32max),
+    )
 
 
 def _unequal64(a: Scalar, b: Scalar) -> Pair | None:
