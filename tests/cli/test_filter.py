@@ -99,7 +99,11 @@ def test_mistakes(
 
 def test_files_that_are_no_filters(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "x.cbpf"
-    for content, reason in ((b"\xff\xfe", "not UTF-8"), (b"\0" * 9, "no whole instructions")):
+    for content, reason in (
+        (b"\xff\xfe", "not UTF-8"),
+        (b"\0" * 9, "no whole instructions"),
+        (b"\x7fELF" + bytes(60), "an ELF object"),
+    ):
         path.write_bytes(content)
         code, out = said(capsys, "check", str(path))
         assert (code, reason in out) == (2, True)
