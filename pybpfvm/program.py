@@ -7,6 +7,7 @@ points outside, and the encoded bytes go to bpf(2) as they are, with map fds as 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -169,6 +170,19 @@ class Program:
             return None
         start = max((sub.start for sub in self.subprogs if sub.start <= pc), default=0)
         return next((self.lines[p] for p in range(pc, start - 1, -1) if p in self.lines), None)
+
+    @property
+    def own_file(self) -> str:
+        """The file that most of its lines are of, headers aside; "" without line information."""
+        files = Counter(line.file for line in self.lines.values())
+        return next((name for name, _ in files.most_common() if not name.endswith(".h")), "")
+
+    def own_line_at(self, pc: int) -> SourceLine | None:
+        """The nearest line of its own file at or before `pc`: for an inlined function of a header
+        one near its call. None without line information."""
+        file = self.own_file
+        own = [at for at, line in self.lines.items() if at <= pc and line.file == file]
+        return self.lines[max(own)] if own else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ the program's own file.
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import PurePath
 
 from pybpfvm.errors import SourceLine
@@ -18,18 +17,11 @@ class Places:
 
     def __init__(self, program: Program) -> None:
         self._program = program
-        files = Counter(line.file for line in program.lines.values())
-        sources = [name for name, _ in files.most_common() if not name.endswith(".h")]
-        self._file = sources[0] if sources else ""
+        self._file = program.own_file
 
     def line(self, pc: int) -> SourceLine | None:
         """The line of the program's own file at or before `pc`; None without line information."""
-        own = [
-            at
-            for at, line in self._program.lines.items()
-            if at <= pc and line.file == self._file and line.line
-        ]
-        return self._program.lines[max(own)] if own else None
+        return self._program.own_line_at(pc)
 
     def text(self, pc: int) -> str:
         """`line 82`, `near line 82` of an inlined function's call, or `instruction 15` where no

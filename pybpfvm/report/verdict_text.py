@@ -159,6 +159,11 @@ def _place(finding: Finding, judged: JudgedProgram, paint: Paint) -> Iterator[st
         if 0 < source.column <= len(text):
             caret = " " * (len(number) + max(0, source.column - 1 - indent)) + "^"
             yield f"  {paint(caret, 'cyan', 'bold')}"
+    near = judged.near.get(finding.pc)
+    if near is not None:
+        yield f"  in a function that is called near {place(near)}"
+        number = f"{near.line:>6} | "
+        yield f"  {paint(number, 'dim')}{printable(near.text.strip())}"
     shown = _around(finding.pc, judged)
     if shown:
         yield "  Instructions:"

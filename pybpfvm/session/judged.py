@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
+from pybpfvm.errors import SourceLine
 from pybpfvm.isa.codec import pcs
 from pybpfvm.isa.disasm import format_insn
 from pybpfvm.isa.insn import Insn
@@ -54,7 +55,7 @@ class JudgedProgram:
     `insns` are the texts, by pc, of the instructions that findings name and of those around them.
     `recorded` is what the recorder of a format kept, None without one. `interrupted`: judging ended
     here, with what was known by then. `ctx_fields` are those of the context, where a witness needs
-    them.
+    them. `near` has, by pc, a line of the program's own file for findings in a header's function.
     """
 
     name: str
@@ -68,6 +69,7 @@ class JudgedProgram:
     kernel: KernelSide | None = None
     interrupted: bool = False
     ctx_fields: tuple[CtxField, ...] = ()
+    near: Mapping[int, SourceLine] = field(default_factory=dict)
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -170,7 +172,15 @@ def judged_program(
         named.update(step.pc for step in finding.path)
     told = any(found.witness is not None and any(found.witness.ctx) for found in result.findings)
     fields = profile.ctx_fields if profile is not None and told else ()
-    return replace(result, insns=_texts(program, obj, profile, named), ctx_fields=fields)
+    near = {pc: line for pc in sorted(named) if (line := _near(program, pc)) is not None}
+    insns = _texts(program, obj, profile, named)
+    return replace(result, insns=insns, ctx_fields=fields, near=near)
+
+
+def _near(program: Program, pc: int) -> SourceLine | None:
+    """A line of the program's own file, if that of `pc` is in another."""
+    exact, own = program.line_at(pc), program.own_line_at(pc)
+    return None if exact is None or own is None or exact.file == own.file else own
 
 
 class _Names(Names):

@@ -51,6 +51,18 @@ def test_every_example_is_accepted(capsys: pytest.CaptureFixture[str], path: Pat
     assert ": accepted\n" in out
 
 
+def test_a_finding_in_a_header_names_a_line_of_the_program(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, out, _ = run(capsys, ROOT / "examples/14_broadcast/twin.v3.bpf.o", "--abi", "iouring-v3")
+    at = out[out.index("At:") :]
+    assert re.match(
+        r"At:\n  \S+/iouring_bpf\.h:\d+:\d+\n.*\n.*\n"
+        r"  in a function that is called near \S+/14_broadcast/prog\.bpf\.c:(\d+):\d+\n +\1 \| ",
+        at,
+    )
+
+
 CODES = [
     ((GOOD,), 0),
     ((MISTAKES, "--prog", "fine"), 0),
