@@ -22,7 +22,12 @@ FOLDERS = (
     "tests/data/loops",
     "tests/data/servers",
 )
-OBJECTS = sorted(path for folder in FOLDERS for path in ROOT.glob(f"{folder}/*.bpf.o"))
+OBJECTS = sorted(
+    (
+        *(path for folder in FOLDERS for path in ROOT.glob(f"{folder}/*.bpf.o")),
+        ROOT / "tests/verifier/data/advice.bpf.o",
+    )
+)
 CLANG = shutil.which("clang-19")
 SHF_EXECINSTR = 4
 _DATA = ("maps", ".maps", "license", ".data", ".rodata", ".bss")

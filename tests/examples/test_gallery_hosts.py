@@ -41,7 +41,7 @@ def test_a_page_says_how_to_run_it_and_its_twin(topic: str) -> None:
     assert "**Its twin**" in page
 
 
-@pytest.mark.parametrize("topic", TOPICS)
+@pytest.mark.parametrize("topic", [topic for topic in TOPICS if topic[0].isdigit()])
 def test_the_second_series_is_accepted_without_a_warning(topic: str) -> None:
     contract = (EXAMPLES / topic / "contract.toml").read_text()
     with Machine() as machine:

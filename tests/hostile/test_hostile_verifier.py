@@ -312,9 +312,9 @@ LOOP = """
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (Options(budget_insns=5_000), "budget_insns"),
-        (Options(budget_states=1_000), "budget_states"),
-        (Options(budget_seconds=0.0), "budget_seconds"),
+        (Options(budget_insns=5_000), "--budget-insns"),
+        (Options(budget_states=1_000), "--budget-states"),
+        (Options(budget_seconds=0.0), "--budget-seconds"),
     ],
 )
 def test_each_budget_ends_in_a_verdict_that_names_it(options: Options, named: str) -> None:

@@ -48,6 +48,7 @@ _BEYOND = {
     "metadata checked against the packet's end proves nothing": "runs here have no metadata",
     "what the loop changed is used behind it": "takes more turns than the sandbox allows",
     "the inner loop spoils the index of the outer one": "takes more turns than the sandbox allows",
+    "A27: reference kept over runs of a callback": "it is refused before any run leaks",
 }
 
 

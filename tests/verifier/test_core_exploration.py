@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
+from pybpfvm.bits import U32, s32
 from pybpfvm.btf.types import Btf, Func, FuncLinkage, FuncProto, Int, Param, Ptr
 from pybpfvm.isa.asm import assemble
+from pybpfvm.isa.codec import pcs
+from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Kind as InsnKind
+from pybpfvm.isa.opcodes import Pseudo
 from pybpfvm.profiles import profile_named
 from pybpfvm.program import BpfObject, MapSpec, MapType, Program, Subprog
 from pybpfvm.verifier.observe import Observer
@@ -31,16 +36,18 @@ BTF = Btf.of(
         FuncProto(1, (Param("x", 2),)),
         Func("number", 3, FuncLinkage.GLOBAL),
         Func("pointer", 4, FuncLinkage.GLOBAL),
+        Func("called_back", 3, FuncLinkage.STATIC),
     ]
 )
-NUMBER, POINTER = 5, 6
+NUMBER, POINTER, CALLED_BACK = 5, 6, 7
 PROFILE = profile_named("socket_filter")
 
 
 def judge(
     text: str, *, options: Options | None = None, btf: Btf | None = BTF, global_type: int = 0
 ) -> Verdict:
-    """The verdict on a program; a `global_type` makes the function behind its first call global."""
+    """The verdict on a program; a `global_type` makes the function behind its first call global.
+    Functions whose address it takes have a type of their own."""
     insns = assemble(text, calls=CALLS, maps={spec.name: i for i, spec in enumerate(MAPS)})
     program = Program("main", "socket", insns, license="GPL")
     if global_type:
@@ -51,8 +58,24 @@ def judge(
             pc += insn.slots
         sub = Subprog("sub", starts[0], pc, is_global=True, btf_type_id=global_type)
         program = replace(program, subprogs=(sub,))
+    elif btf is not None:
+        program = replace(program, subprogs=_called_back(insns))
     obj = BpfObject("text", "", (program,), MAPS, btf=btf)
     return verify(program, obj, PROFILE, options=options or Options())
+
+
+def _called_back(insns: Sequence[Insn]) -> tuple[Subprog, ...]:
+    """The main function, and those whose addresses are taken; none if that is nobody's."""
+    end = sum(insn.slots for insn in insns)
+    places = zip(pcs(insns), insns, strict=True)
+    taken = (pc + 1 + s32(insn.imm & U32) for pc, insn in places if insn.src == Pseudo.FUNC)
+    starts = sorted({start for start in taken if 0 < start < end})
+    if not starts:
+        return ()
+    return tuple(
+        Subprog(f"function{start}", start, behind, btf_type_id=CALLED_BACK)
+        for start, behind in zip([0, *starts], [*starts, end], strict=True)
+    )
 
 
 def error(verdict: Verdict) -> tuple[Rule, Kind]:
@@ -149,7 +172,9 @@ def test_elements_of_a_map_are_given_to_the_callback() -> None:
 
 def test_callbacks_need_btf() -> None:
     verdict = judge(LOOP.format(body="r0 = 0\n exit", after=""), btf=None)
-    assert isinstance(verdict, Inconclusive)
+    assert error(verdict)[0] is Rule.HELPER_ARG
+    assert isinstance(verdict, Rejected)
+    assert verdict.errors[0].message == "missing btf func_info"
 
 
 GLOBAL = """
