@@ -27,7 +27,7 @@ from pybpfvm.bits import U64
 from pybpfvm.errors import RingHang, Trap
 from pybpfvm.session import Block, Budgets, LoadedObject, Machine, Ring
 from pybpfvm.session.hostring import BackendName
-from pybpfvm.uring_backend.abi import SQE_IO_LINK, Op, Sqe
+from pybpfvm.uring_backend.abi import SQE_IO_DRAIN, SQE_IO_LINK, Op, Sqe
 from pybpfvm.uring_backend.kernel import direct
 from pybpfvm.uring_backend.kernel import loop as kernel_loop
 from pybpfvm.uring_backend.kernel.direct import Word
@@ -308,6 +308,34 @@ def test_scripts(seed: int) -> None:
         return received, buffer.read(), table.ring.core.backend.in_flight()
 
     compare(scenario, "v3", least=2, entries=(512, 512, 4))
+
+
+def test_what_a_drain_holds_back_is_known_to_python() -> None:
+    """Its descriptors must not become anybody else's before the kernel looks them up."""
+    with looping("v3") as table:
+        (fd, _), (silent, _) = (table.ring.world.socketpair() for _ in range(2))
+        buffer = table.ring.user.alloc(16).addr
+        wait = [
+            _STEP.pack(_EMIT, 1, Sqe(0, user_data=1).pack()),
+            _STEP.pack(_WAIT, 1, Sqe(0, len=1).pack()),
+        ]
+        requests = [
+            Sqe(Op.RECV, fd=silent, addr=buffer, len=1, addr3=1),
+            Sqe(Op.NOP, flags=SQE_IO_DRAIN, addr3=1),
+            Sqe(Op.SEND, fd=fd, addr=buffer, len=1, addr3=1),
+        ]
+        submits = [_STEP.pack(_SUBMIT, 0, sqe.pack()) for sqe in requests]
+        steps = [*wait, *wait, *submits, *wait]
+        for index in range(256):
+            step = steps[index] if index < len(steps) else bytes(_STEP.size)
+            table.obj.maps["script"][index] = step
+        table.submit("scripted")
+        loop = table.ring.core._loop
+        assert loop is not None
+        assert loop.looped >= 2
+        assert table.ring.core.backend.in_flight() == 3
+        claimed = [token for token in table.ring.core._submitter.table.live if token >> 61]
+        assert len(claimed) == 1, "only the RECV was compiled code's"
 
 
 @pytest.mark.parametrize("profile", PROFILES)

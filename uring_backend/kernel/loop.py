@@ -177,7 +177,7 @@ class KernelLoop:
         """What the rest of a run has to heed after something was done in Python."""
         submitter = self._submitter
         busy = submitter.chaining or submitter.bpf.queued or submitter.performed.counting
-        if busy or self._cqs.backlog:
+        if busy or self._cqs.backlog or self._backend.holds_back:
             return Care.HELD | Care.PYTHONS
         return Care.HELD if submitter.kept else 0
 
