@@ -22,7 +22,15 @@ from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedTok
 from pybpfvm.bits import U32
 from pybpfvm.errors import InputError
 from pybpfvm.filters.cbpf import FORMS, MAX_INSNS, Insn, Kind, Mode
-from pybpfvm.isa.operand import Mistake, integer, known, quote, token_of
+from pybpfvm.isa.operand import (
+    Mistake,
+    check_size,
+    define,
+    integer,
+    known,
+    quote,
+    token_of,
+)
 
 MAX_TEXT_CHARS = 1 << 20
 MAX_LINES = 20_000
@@ -55,21 +63,13 @@ def assemble_lines(text: str, where: str = "") -> tuple[tuple[Insn, ...], tuple[
     defined twice, behind the jump or too far, for numbers that do not fit 32 bits, and for more
     than MAX_TEXT_CHARS or MAX_LINES. Whether a kernel would take the program is `check`'s.
     """
-    if len(text) > MAX_TEXT_CHARS or text.count("\n") >= MAX_LINES:
-        raise InputError(
-            f"text of {len(text)} characters, {text.count(chr(10)) + 1} lines",
-            where=where,
-            remedy=f"at most {MAX_TEXT_CHARS} characters and {MAX_LINES} lines",
-        )
+    check_size(text, where, MAX_TEXT_CHARS, MAX_LINES)
     drafts: list[_Draft] = []
     labels: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), 1):
         try:
             found, draft = _parse_line(line, number)
-            for label in found:
-                if label in labels:
-                    raise Mistake(label, f"label {quote(label)} is defined twice", "rename one")
-                labels[str(label)] = len(drafts)
+            define(labels, found, len(drafts))
         except Mistake as mistake:
             raise mistake.located(where, number) from None
         if draft is not None:

@@ -25,7 +25,16 @@ from pybpfvm.errors import InputError
 from pybpfvm.isa.codec import check_fields
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Kind, Pseudo
-from pybpfvm.isa.operand import Draft, Mistake, integer, known, quote, token_of
+from pybpfvm.isa.operand import (
+    Draft,
+    Mistake,
+    check_size,
+    define,
+    integer,
+    known,
+    quote,
+    token_of,
+)
 from pybpfvm.isa.statement import BUILDERS
 from pybpfvm.isa.table import SPECS
 
@@ -49,22 +58,14 @@ def assemble(
     more than MAX_TEXT_CHARS, MAX_LINES or MAX_LINE_CHARS. Where jumps lead is not checked,
     except that labels exist: see `codec.check_targets`.
     """
-    if len(text) > MAX_TEXT_CHARS or text.count("\n") >= MAX_LINES:
-        raise InputError(
-            f"text of {len(text)} characters, {text.count(chr(10)) + 1} lines",
-            where=where,
-            remedy=f"at most {MAX_TEXT_CHARS} characters and {MAX_LINES} lines",
-        )
+    check_size(text, where, MAX_TEXT_CHARS, MAX_LINES)
     drafts: list[Draft] = []
     labels: dict[str, int] = {}
     pc = 0
     for number, line in enumerate(text.split("\n"), 1):
         try:
             found, draft = _parse_line(line.rstrip("\r"), pc)
-            for label in found:
-                if label in labels:
-                    raise Mistake(label, f"label {quote(label)} is defined twice", "rename one")
-                labels[str(label)] = pc
+            define(labels, found, pc)
         except Mistake as mistake:
             raise mistake.located(where, number) from None
         if draft is not None:

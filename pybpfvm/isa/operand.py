@@ -6,7 +6,7 @@ node that is wrong.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -237,3 +237,21 @@ def known(name: str, names: object) -> str:
     assert isinstance(names, (Mapping, list, tuple))
     close = get_close_matches(name[:64], [str(n) for n in names][:2000], n=1)
     return f"did you mean {close[0]}?" if close else ""
+
+
+def check_size(text: str, where: str, chars: int, lines: int) -> None:
+    """Refuse a text of more characters or lines. Raises InputError."""
+    if len(text) > chars or text.count("\n") >= lines:
+        raise InputError(
+            f"text of {len(text)} characters, {text.count(chr(10)) + 1} lines",
+            where=where,
+            remedy=f"at most {chars} characters and {lines} lines",
+        )
+
+
+def define(labels: dict[str, int], found: Iterable[Token], place: int) -> None:
+    """Let the labels that were found mean this place. Raises Mistake for one that has another."""
+    for label in found:
+        if label in labels:
+            raise Mistake(label, f"label {quote(label)} is defined twice", "rename one")
+        labels[str(label)] = place

@@ -4,11 +4,8 @@ its own is for are caught, and each folder has a page."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from functools import partial
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -16,22 +13,12 @@ from pybpfvm.scenario import parse, run_scenario
 from pybpfvm.session import Machine, Ring
 from pybpfvm.session.hostring import BackendName
 from pybpfvm.verifier.verdict import Accepted
+from tests.support.example_hosts import EXAMPLES, host_of
 from tests.support.session_ring import SIM_AND_KERNEL, need_backend
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 TOPICS = sorted(path.parent.name for path in EXAMPLES.glob("*/twin.bpf.c"))
 HOSTS = sorted(path.parent.name for path in EXAMPLES.glob("[12]?_*/*_host.py"))
 SERVERS = {"20_accept_loop": 5000, "21_echo": 4000, "22_parser": 3000, "23_proxy": 1500}
-
-
-def host_of(topic: str) -> ModuleType:
-    (path,) = (EXAMPLES / topic).glob("*_host.py")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("topic", TOPICS)

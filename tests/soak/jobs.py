@@ -4,13 +4,11 @@ and bad ones, with clients that do what clients should not."""
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from itertools import cycle
-from pathlib import Path
 from random import Random
 from types import ModuleType
 from typing import Any
@@ -24,8 +22,8 @@ from pybpfvm.session.machine import default_machine
 from pybpfvm.uring_backend.base import Peer
 from pybpfvm.uring_backend.conditions import Conditions
 from tests.soak.rings import Stuck, Watch, watching
+from tests.support.example_hosts import EXAMPLES, host_of
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SCENARIOS = sorted(path.parent.name for path in EXAMPLES.glob("*/scenario.toml"))
 HOSTS = sorted(
     path.parent.name
@@ -167,22 +165,11 @@ def _run_scenario(job: Job) -> list[str]:
 # --- hosts ----------------------------------------------------------------------------------
 
 
-def _host(topic: str) -> ModuleType:
-    """The host, loaded anew: its rings are the watched ones."""
-    (path,) = (EXAMPLES / topic).glob("*_host.py")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def _run_host(job: Job) -> list[str]:
     out = io.StringIO()
     try:
         with contextlib.redirect_stdout(out):
-            _host(job.topic).main(job.backend, job.version)
+            host_of(job.topic).main(job.backend, job.version)
     finally:
         default_machine().close()
     wanted = (EXAMPLES / job.topic / "host.out").read_text()
@@ -248,7 +235,7 @@ def _heard(host: ModuleType, job: Job, number: int, client: Client) -> bytes:
 
 def _run_server(job: Job) -> list[str]:
     random = Random(job.seed)
-    host = _host(job.topic)
+    host = host_of(job.topic)
     people: list[Client] = []
     patches = contextlib.ExitStack()
     if job.topic == "20_accept_loop":

@@ -30,7 +30,7 @@ from pybpfvm.uring_backend.submitter import Submitter
 from pybpfvm.verifier.verdict import Verdict
 from tests.soak import campaign
 from tests.soak.campaign import Soak
-from tests.soak.jobs import EXAMPLES, SCENARIOS, SERVERS, Job, Rogue, each_once, jobs_of
+from tests.soak.jobs import SCENARIOS, SERVERS, Job, Rogue, each_once, jobs_of
 from tests.soak.ledger import Ledger
 from tests.soak.process import (
     GROWTH_BYTES,
@@ -41,6 +41,7 @@ from tests.soak.process import (
     settled,
 )
 from tests.soak.rings import Watch, watching
+from tests.support.example_hosts import EXAMPLES
 from tests.support.session_ring import SIM_AND_KERNEL, need_backend
 
 HELLO = Job("scenario", "01_hello", "sim")

@@ -218,26 +218,15 @@ def _sub64(a: Scalar, b: Scalar) -> Scalar:
     return SLOW64[AluOp.SUB](a, b)
 
 
-def _and64(slow: Transfer) -> Transfer:
+def _and(slow: Transfer, ones: int, unknown: Scalar) -> Transfer:
     """Fast path: a small result is its own low half, which is above neither low half."""
 
     def transfer(a: Scalar, b: Scalar) -> Scalar:
-        value = a.value & b.value
-        top = (a.value | a.mask) & (b.value | b.mask)
+        value = a.value & b.value & ones
+        top = (a.value | a.mask) & (b.value | b.mask) & ones
         if top > S32_MAX:
             return slow(a, b)
-        return sync_small(value, top ^ value, value, min(a.u32max, b.u32max)) or UNKNOWN
-
-    return transfer
-
-
-def _and32(slow: Transfer) -> Transfer:
-    def transfer(a: Scalar, b: Scalar) -> Scalar:
-        value = a.value & b.value & U32
-        top = (a.value | a.mask) & (b.value | b.mask) & U32
-        if top > S32_MAX:
-            return slow(a, b)
-        return sync_small(value, top ^ value, value, min(a.u32max, b.u32max)) or UNKNOWN32
+        return sync_small(value, top ^ value, value, min(a.u32max, b.u32max)) or unknown
 
     return transfer
 
@@ -450,11 +439,14 @@ SLOW32: Mapping[AluOp, Transfer] = {
 FAST64: Mapping[AluOp, Transfer] = {
     AluOp.ADD: _add64,
     AluOp.SUB: _sub64,
-    AluOp.AND: _and64(SLOW64[AluOp.AND]),
+    AluOp.AND: _and(SLOW64[AluOp.AND], U64, UNKNOWN),
     AluOp.LSH: _lsh64(SLOW64[AluOp.LSH]),
     AluOp.RSH: _rsh64,
 }
-FAST32: Mapping[AluOp, Transfer] = {AluOp.ADD: _add32, AluOp.AND: _and32(SLOW32[AluOp.AND])}
+FAST32: Mapping[AluOp, Transfer] = {
+    AluOp.ADD: _add32,
+    AluOp.AND: _and(SLOW32[AluOp.AND], U32, UNKNOWN32),
+}
 
 TRANSFER64: Mapping[AluOp, Transfer] = {**SLOW64, **FAST64}
 TRANSFER32: Mapping[AluOp, Transfer] = {**SLOW32, **FAST32}
@@ -481,11 +473,11 @@ KERNEL_SLOW32: Mapping[AluOp, Transfer] = {
 KERNEL64: Mapping[AluOp, Transfer] = {
     **TRANSFER64,
     **KERNEL_SLOW64,
-    AluOp.AND: _and64(_KERNEL_AND64),
+    AluOp.AND: _and(_KERNEL_AND64, U64, UNKNOWN),
     AluOp.LSH: _lsh64(_KERNEL_LSH64),
 }
 KERNEL32: Mapping[AluOp, Transfer] = {
     **TRANSFER32,
     **KERNEL_SLOW32,
-    AluOp.AND: _and32(_KERNEL_AND32),
+    AluOp.AND: _and(_KERNEL_AND32, U32, UNKNOWN32),
 }
