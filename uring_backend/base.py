@@ -253,5 +253,8 @@ class Backend(Protocol):
     def in_flight(self) -> int:
         """Requests submitted and not completed."""
 
+    def holds(self, token: int) -> bool:
+        """Whether the request is one of these. One that skips its CQE on success ends unseen."""
+
     def close(self) -> None:
         """Cancel what is in flight and give everything back; twice is fine."""

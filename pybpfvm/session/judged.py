@@ -172,7 +172,8 @@ def judged_program(
         named.update(step.pc for step in finding.path)
     told = any(found.witness is not None and any(found.witness.ctx) for found in result.findings)
     fields = profile.ctx_fields if profile is not None and told else ()
-    near = {pc: line for pc in sorted(named) if (line := _near(program, pc)) is not None}
+    at = [finding.pc for finding in (*result.findings, *verdict.warnings)]
+    near = {pc: line for pc in at if (line := _near(program, pc)) is not None}
     insns = _texts(program, obj, profile, named)
     return replace(result, insns=insns, ctx_fields=fields, near=near)
 

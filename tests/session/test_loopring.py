@@ -14,6 +14,8 @@ from pybpfvm.profiles import profile_named
 from pybpfvm.profiles.loop_upstream import kernel_btf_of
 from pybpfvm.session import LoopRing, Machine
 from pybpfvm.session.hostring import BackendName
+from pybpfvm.uring_backend import abi
+from pybpfvm.uring_backend.abi import Sqe
 from pybpfvm.uring_backend.loop.ring import LoopBudgets
 from pybpfvm.verifier.verdict import Accepted
 from tests.support.session_ring import SIM_AND_KERNEL, need_backend
@@ -41,6 +43,24 @@ def test_a_thousand_nops(backend: BackendName, engine: str) -> None:
             assert (words["sq_head"], words["sq_tail"]) == (0, 0)
             assert ring.enter() == 0  # an ordinary ring again
             assert ring.core.steps == 126
+
+
+@pytest.mark.parametrize("backend", SIM_AND_KERNEL)
+def test_requests_without_a_cqe_end_all_the_same(backend: BackendName) -> None:
+    need_backend(backend)
+    with LoopRing(8, backend=backend, budgets=LoopBudgets(live_requests=4)) as ring:
+        silent, _ = ring.world.socketpair()
+        buffer = ring.user.alloc(8).addr
+        skip = abi.SQE_CQE_SKIP_SUCCESS
+        waits = Sqe(abi.Op.RECV, flags=skip, fd=silent, addr=buffer, len=1, user_data=3)
+        ring.core.queue(waits.pack())
+        for number in range(20):
+            ring.core.queue(Sqe(abi.Op.NOP, flags=skip, user_data=1).pack())
+            bad = Sqe(abi.Op.READ, flags=skip, fd=-1, user_data=2)
+            ring.core.queue(bad.pack())
+            assert ring.core.submit() == 2 + (number == 0)
+            assert [(cqe.user_data, cqe.res) for cqe in ring.reap()] == [(2, -errno.EBADF)]
+            assert ring.core.in_flight() == ring.backend.in_flight() == 1  # the RECV
 
 
 def test_in_71_the_rings_struct_can_be_read() -> None:

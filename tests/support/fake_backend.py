@@ -262,5 +262,8 @@ class FakeBackend:
     def in_flight(self) -> int:
         return self._live
 
+    def holds(self, token: int) -> bool:
+        return token > 0 and self._live > 0
+
     def close(self) -> None:
         self.closed += 1

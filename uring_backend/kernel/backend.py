@@ -391,6 +391,11 @@ class KernelBackend:
         self._flight.claim_all()
         return len(self._flight.live)
 
+    def holds(self, token: int) -> bool:
+        """Whether the request is one of these."""
+        self._flight.claim_all()
+        return token in self._flight.live
+
     def close(self) -> None:
         """Cancel and reap everything, then give back ring, descriptors and files."""
         if self._closed:

@@ -131,6 +131,7 @@ class LoopRing:
         self._disabled = bool(self.setup.flags & abi.SETUP_R_DISABLED)
         self._submitter = None if self._disabled else threading.get_ident()
         self._live: dict[int, Live] = {}  # by token
+        self._silent: set[int] = set()  # of these, those that may end without a CQE
         self._naming = Naming(self._live)
         self._submitting: dict[int, bytes] = {}  # token -> SQE, while the backend takes them
         self._gate = FilterGate(backend, self._submitting.get, observer)
@@ -661,11 +662,14 @@ class LoopRing:
                     encoded.append(raw[:32] + token.to_bytes(8, "little") + raw[40:])
                 user_data = int.from_bytes(raw[32:40], "little")
                 self._live[token] = Live(user_data, self._running or "user", raw[0])
+                if raw[1] & abi.SQE_CQE_SKIP_SUCCESS:
+                    self._silent.add(token)
             taken = self.backend.submit(encoded)
         finally:
             self._submitting.clear()
             for token in tokens[taken:]:
                 self._live.pop(token, None)
+                self._silent.discard(token)
                 self._naming.forget(token)
         self._next_token = tokens[0] + taken
         if self._observer is not None:
@@ -741,18 +745,27 @@ class LoopRing:
                 events += self._completed(within)
                 continue
             if not more:
-                del self._live[event.token]
-                if self._gate.active:
-                    self._gate.ended(event.token, res)
-                if self._observer is not None:
-                    now, token = self.now_ns(), event.token
-                    self._observer(RequestEnded(now, token, res, event.flags, quiet=False))
+                self._over(event.token, res, event.flags)
             posting = Posting(one.user_data, res, event.flags, one.origin, event.token)
             self._posted += 1
             self._tell_posted(posting, self.queues.post(posting))
+        if self._silent:
+            waiting = {one.token for one in self._task_work if isinstance(one, Completion)}
+            for token in sorted(self._silent - waiting):
+                if not self.backend.holds(token):
+                    self._over(token, 0, 0, quiet=True)
         if self.setup.flags & abi.SETUP_TASKRUN_FLAG and (runs or self._task_work):
             self.queues.show(abi.SQ_TASKRUN, on=bool(self._task_work))
         return bool(events)
+
+    def _over(self, token: int, res: int, flags: int, *, quiet: bool = False) -> None:
+        """The request has ended; `quiet`: without a CQE."""
+        del self._live[token]
+        self._silent.discard(token)
+        if self._gate.active:
+            self._gate.ended(token, res)
+        if self._observer is not None:
+            self._observer(RequestEnded(self.now_ns(), token, res, flags, quiet=quiet))
 
     def _completed(self, within: Sequence[int] | None) -> list[Event]:
         """What the backend has completed, but for the task work that waits, as `_take` says."""

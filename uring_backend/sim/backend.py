@@ -203,6 +203,10 @@ class SimBackend:
         """Requests submitted and not completed."""
         return len(self._core.live) + len(self._core.notifying)
 
+    def holds(self, token: int) -> bool:
+        """Whether the request is one of these."""
+        return token in self._core.live or token in self._core.notifying
+
     def close(self) -> None:
         """Drop everything in flight and close every descriptor; twice is fine."""
         if self._closed:
