@@ -43,7 +43,7 @@ from tests.support.journal import Chunk, Found, code_of
 PROGRESS_SECONDS = 10
 PROGRAMS = 32  # of a case
 CASES = 50  # of a chunk
-HOSTILE = 5_000  # hostile programs of a chunk
+HOSTILE = 100_000  # hostile programs of a chunk, which is one process
 # Campaigns of at least so many programs are evidence.
 KEPT, KEPT_HOSTILE, KEPT_LLVM = 1_000_000, 100_000, 10_000
 _SHOWN = 20
