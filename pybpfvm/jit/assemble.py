@@ -5,8 +5,9 @@ from __future__ import annotations
 from pybpfvm.jit.bytecode import binary
 from pybpfvm.jit.natives import assembled_maps
 from pybpfvm.jit.ringcode import assembled_ring
+from pybpfvm.jit.usercopies import assembled_user
 
-SOURCES = {"ring": assembled_ring, "maps": assembled_maps}
+SOURCES = {"ring": assembled_ring, "maps": assembled_maps, "user": assembled_user}
 
 
 def main() -> None:

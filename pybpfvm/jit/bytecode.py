@@ -1,7 +1,7 @@
 """BPF of our own, compiled for an engine without checks: functions that stand for helpers.
 
-The sources are `code/*.s`, what `make bytecode` assembles from them lies beside them. A source
-begins with LDDWs that name its functions, in order; its helper calls go where the caller says.
+The sources are `code/*.s`, what `make bytecode` assembles from them lies beside them. That begins
+with LDDWs that name the functions, in order; helper calls go where the caller says.
 """
 
 from __future__ import annotations
@@ -31,13 +31,15 @@ _NOT_THERE = frozenset({Kind.ALU, Kind.JUMP})
 _BUILD = Build(Checks.NONE, fuel=False)
 
 
-def assembled(name: str, names: Mapping[str, int]) -> bytes:
-    """The instructions of source `name` as bytes; `names` is what `@NAME` stands for in it."""
+def assembled(sources: Sequence[str], functions: Sequence[str], names: Mapping[str, int]) -> bytes:
+    """The instructions of these sources, one behind the other, as bytes; `functions` are to be
+    called from outside, `names` is what `@NAME` stands for."""
     from pybpfvm.isa.asm import assemble
 
-    source = _CODE / f"{name}.s"
-    text = re.sub(r"@(\w+)", lambda found: str(int(names[found[1]])), source.read_text("ascii"))
-    return encode(assemble(text, where=source.name))
+    ways_in = "".join(f"r0 = func {function} ll\n" for function in functions)
+    text = "".join((_CODE / f"{source}.s").read_text("ascii") for source in sources)
+    text = re.sub(r"@(\w+)", lambda found: str(int(names[found[1]])), text)
+    return encode(assemble(f"{ways_in}exit\n{text}", where=f"{sources[0]}.s"))
 
 
 def binary(name: str) -> Path:

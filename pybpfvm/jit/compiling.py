@@ -27,7 +27,14 @@ from pybpfvm.program import Program
 if TYPE_CHECKING:
     from pybpfvm.jit.looping import Looping
     from pybpfvm.jit.natives import Natives
+    from pybpfvm.jit.usercopies import UserCopies
 
+# Copies of user memory, and which function of `usercopies` makes them.
+_COPIES = {
+    "copy_from_user": "from_user",
+    "probe_read_user": "from_user",
+    "bpf_copy_to_user": "to_user",
+}
 Enter = Callable[[int], int | None]
 
 
@@ -52,6 +59,7 @@ class Compiling(Accesses):
     _recorder: Recorder | None
     _loops: Looping | None
     _natives: Natives | None
+    _copies: UserCopies | None
     _units: dict[tuple[int, Build, bool, int], tuple[Unit, Enter]]
     _pieces: list[Unit]
     _lasting_sites: int
@@ -101,8 +109,9 @@ class Compiling(Accesses):
             if collecting:
                 gc.enable()
 
-    def _made(self, program: Program, build: Build) -> Unit:
-        return Unit(program, build, self._emitter(program, build).emit())
+    def _made(self, program: Program, build: Build, callee: Callee | None = None) -> Unit:
+        """The program, compiled; `callee`: what it calls for helpers, if not what others call."""
+        return Unit(program, build, self._emitter(program, build, callee).emit())
 
     def _emitter(self, program: Program, build: Build, callee: Callee | None = None) -> Emitter:
         natives = self._natives_for(program, build)
@@ -171,11 +180,20 @@ class Compiling(Accesses):
             if helper.steady and not observed:
                 assert helper.impl is not None
                 return Known(helper.impl(self, 0, 0, 0, 0, 0) & U64)
+            if helper.name in _COPIES and not checked and not observed:
+                return self._copying().entries[_COPIES[helper.name]]
             if key not in self._callees:
                 self._callees[key] = self._wrapped(helper, checked=checked, observed=observed)
             return self._callees[key]
 
         return callee
+
+    def _copying(self) -> UserCopies:
+        if self._copies is None:
+            from pybpfvm.jit.usercopies import UserCopies
+
+            self._copies = UserCopies(self.memory, self._state, self._thunks)
+        return self._copies
 
     def _wrapped(self, helper: Helper, *, checked: bool, observed: bool) -> object:
         impl = helper.impl
@@ -216,6 +234,8 @@ class Compiling(Accesses):
             yield from self._loops.all_units()
         if self._natives is not None:
             yield self._natives.unit
+        if self._copies is not None:
+            yield self._copies.unit
 
     @property
     def pc(self) -> int:

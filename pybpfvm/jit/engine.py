@@ -76,6 +76,7 @@ class JitEngine(Answers):
         self._pieces = []
         self._loops = None
         self._natives = None
+        self._copies = None
         self._lasting_sites = 0
         self._last = None
         self._callees = {}
@@ -189,6 +190,8 @@ class JitEngine(Answers):
             self._loops.close()
         if self._natives is not None:
             self._natives.close()
+        if self._copies is not None:
+            self._copies.close()
         self._units.clear()
         self._loops = None
         self._last = None
@@ -231,11 +234,10 @@ class JitEngine(Answers):
             return program_of(number)
 
         def compiled(program: Program, callee: Callee) -> Unit:
-            build = Build(Checks.NONE)
-            return Unit(program, build, self._emitter(program, build, callee).emit())
+            return self._made(program, Build(Checks.NONE), callee)
 
         def context(addr: int) -> None:
-            self.ctx_addr = addr
+            self.ctx_addr = self._state.words[Slot.CTX] = addr
 
         self._loops = Looping(
             self._state,

@@ -21,7 +21,7 @@ from pybpfvm.uring_backend.kernel.direct import Word
 from pybpfvm.uring_backend.kernel.loop import KernelLoop
 
 # Helpers in Python that read user memory: pending requests may be about to write there.
-_READ_USER = frozenset({"probe_read_user", "probe_read_user_str", "trace_printk", "snprintf"})
+_READ_USER = frozenset({"probe_read_user_str", "trace_printk", "snprintf"})
 
 
 class Looping:
@@ -59,6 +59,10 @@ class Looping:
         """The program as it was compiled for loops."""
         return self._units[id(program)]
 
+    def has(self, unit: Unit) -> bool:
+        """Whether the unit was compiled for loops."""
+        return any(unit is mine for mine in self._units.values())
+
     def all_units(self) -> Iterator[Unit]:
         """Everything compiled here."""
         yield from self._units.values()
@@ -78,11 +82,12 @@ class Looping:
             return None
         unit = self._units.get(id(program))
         if unit is None:
-            unit = self._units[id(program)] = self._compiled(program, self._callee)
+            unit = self._units[id(program)] = self._compiled(program, self.callee)
         self._context(self._loop.direct.words[Word.CTX])
         return unit.base + unit.code.entries[0]
 
-    def _callee(self, helper: Helper) -> object:
+    def callee(self, helper: Helper) -> object:
+        """What programs that loop call for a helper."""
         native = NATIVE.get(helper.name)
         if native is not None:
             return self._code.entries[native]

@@ -18,14 +18,14 @@ from pybpfvm.maps.hashindex import MULTIPLIER
 from pybpfvm.memory import PAGE, AddressSpace, RegionKind
 from pybpfvm.program import MapType
 
-# The functions of maps.s, in the order in which its first instructions name them.
+# The functions of maps.s that are called from outside.
 ENTRIES = ("array_lookup", "hash_lookup")
 _ARRAY = struct.Struct("<QQQ")
 
 
 def assembled_maps() -> bytes:
     """The instructions of maps.s as bytes."""
-    return assembled("maps", {"MULTIPLIER": MULTIPLIER})
+    return assembled(("maps",), ENTRIES, {"MULTIPLIER": MULTIPLIER})
 
 
 class Natives:

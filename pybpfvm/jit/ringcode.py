@@ -15,7 +15,7 @@ from pybpfvm.isa.opcodes import MAY_GOTO_ITERATIONS
 from pybpfvm.jit.bytecode import Bytecode, assembled
 from pybpfvm.jit.pages import code_area
 from pybpfvm.jit.state import Slot, State
-from pybpfvm.jit.thunks import Thunks, load
+from pybpfvm.jit.thunks import Thunks, load, store
 from pybpfvm.jit.x86 import (
     AND,
     MOV,
@@ -55,7 +55,7 @@ _NS_PER_S = 1_000_000_000
 _CLOCK_MONOTONIC = 1
 _GETEVENTS_ARG_BYTES = 24
 
-# The functions of ring.s, in the order in which its first instructions name them.
+# The functions of ring.s that are entered from outside.
 ENTRIES = ("loop", "submit", "emit", "reap", "copy_from_user", "copy_to_user")
 
 # Which of them stands for which helper.
@@ -67,6 +67,7 @@ NATIVE: Mapping[str, str] = {
     "io_uring_reap_cqe": "reap",
     "iouring_reap_cqe": "reap",
     "copy_from_user": "copy_from_user",
+    "probe_read_user": "copy_from_user",
     "bpf_copy_to_user": "copy_to_user",
 }
 # What ring.s calls by number: machine code, or the helper in Python.
@@ -111,7 +112,7 @@ def _names() -> Mapping[str, int]:
 
 def assembled_ring() -> bytes:
     """The source's instructions as bytes."""
-    return assembled("ring", _names())
+    return assembled(("ring", "user"), ENTRIES, _names())
 
 
 class RingCode:
@@ -160,13 +161,15 @@ class RingCode:
 
     def _run(self, asm: Assembler) -> None:
         """Run the program once: r0. It is verified, so what is in the other registers does not
-        matter to it, and the loop needs none of them."""
+        matter to it, and the loop needs none of them. LLVM's code takes fuel and context from the
+        state."""
         disp, word = self._state.disp, self._word
         asm(
             load(RBP, disp(Slot.FIRST_FRAME)),
             rm(MOV, R9, R12, word(Word.BUDGET)),
             mov_imm(RAX, MAY_GOTO_ITERATIONS),
             rm(MOV_TO, RAX, R12, disp(Slot.MAY_GOTO)),
+            store(disp(Slot.FUEL), R9),
             rm(MOV, RDI, R12, word(Word.CTX)),
             rm(0xFF, 2, R12, word(Word.PROGRAM), False),  # call it
             rm(MOV, R10, R12, word(Word.BUDGET)),

@@ -361,7 +361,7 @@ class _Runner:
 
     def _offer_loop(self, engine: Engine, owner: LoadedObject) -> None:
         """Let compiled code loop over the ring by itself, where both can."""
-        if self._ring.engine not in ("auto", "jit") or len(self._engines) > 1:
+        if self._ring.engine not in ("auto", "jit", "llvm") or len(self._engines) > 1:
             return
         if not self._ring._faults.idle:
             return

@@ -1,7 +1,8 @@
 """The native loop of BPF requests against Python's: the same programs, the same outcome.
 
-Each scenario runs looped on the kernel's ring, interpreted on the kernel's ring, and interpreted on
-the simulated one. data/loops/loops.bpf.c has the programs; examples/build.sh compiles it.
+Each scenario runs looped on the kernel's ring, compiled by the JIT and by LLVM, interpreted on the
+kernel's ring, and interpreted on the simulated one. data/loops/loops.bpf.c has the programs;
+examples/build.sh compiles it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,6 +27,7 @@ import pytest
 
 from pybpfvm.bits import U64
 from pybpfvm.errors import RingHang, Trap
+from pybpfvm.jit.engine import JitEngine
 from pybpfvm.session import Block, Budgets, LoadedObject, Machine, Ring
 from pybpfvm.session.hostring import BackendName
 from pybpfvm.uring_backend.abi import SQE_IO_DRAIN, SQE_IO_LINK, Op, Sqe
@@ -41,6 +44,16 @@ DATA = Path(__file__).resolve().parents[1] / "data" / "loops"
 PROFILES = ("v2", "v3")
 _TIMEOUT_NS = 10_000_000_000
 _HIGH_FD = 1500  # beyond the bitmap of loops
+_LLVM = find_spec("llvmlite") is not None
+_COMPILING = ("jit", "llvm") if _LLVM else ("jit",)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """LLVM compiles each program once for all tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYBPFVM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @dataclass
@@ -170,15 +183,30 @@ def compare(
             exact=exact,
         )
 
-    looped, runs = play("kernel", "jit")
-    assert runs >= least, f"the native loop made {runs} runs"
     ordinary, none = play("kernel", "interp")
     assert none == 0
-    assert looped == ordinary
+    for engine in _COMPILING:
+        looped, runs = play("kernel", engine)
+        assert runs >= least, f"the native loop of {engine} made {runs} runs"
+        assert looped == ordinary, engine
     if sim:
-        assert looped == play("sim", "interp")[0]
-    assert isinstance(looped, dict)
-    return looped
+        assert ordinary == play("sim", "interp")[0]
+    assert isinstance(ordinary, dict)
+    return ordinary
+
+
+@pytest.mark.skipif(not _LLVM, reason="the extra llvm is not installed: only the JIT loops here")
+def test_loops_of_llvm_run_on_its_code() -> None:
+    with looping("v3", engine="llvm") as table:
+        table.args(1, 100, 1)
+        table.submit("nops")
+        table.idle()
+        assert table.looped >= 99
+        engine = next(iter(table.ring._runner._engines.values()))
+        assert isinstance(engine, JitEngine)
+        assert engine._loops is not None
+        unit = engine._loops.unit(table.obj["nops"].executable)
+        assert type(unit).__name__ == "LlvmUnit"
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -719,9 +747,9 @@ def test_what_is_given_up_while_a_loop_is_in_python() -> None:
         direct = loop.direct
         block, fd = table.ring.user.alloc(8), table.ring.world.socket()
         direct.begin({0}, 0)
-        assert block.addr in direct._blocks
+        assert block.addr in direct._blocks.starts()
         block.free()
-        assert block.addr not in direct._blocks
+        assert block.addr not in direct._blocks.starts()
         direct.words[Word.TAIL] += 1
         closer = threading.Thread(target=table.ring.world.close, args=(fd,))
         closer.start()

@@ -27,12 +27,12 @@ from pybpfvm.uring_backend.cq import CQES_OFFSET, CompletionQueue
 from pybpfvm.uring_backend.kernel.sysring import SysRing
 from pybpfvm.uring_backend.kernel.world import KernelWorld
 from pybpfvm.uring_backend.requests import DIRECT_TOKENS
+from pybpfvm.userblocks import TABLE_BYTES, UserBlocks
 
 SLOTS = 2048  # requests at a time. A direct request's token: DIRECT_TOKENS and its slot's address.
 BATCH = 32  # direct requests are issued when so many have come together, or at the end of a run
 LOOK_RUNS = 16  # after so many runs the loop looks at the clock
 _FDS = 1024
-_BLOCKS = 16
 
 
 class Word(IntEnum):
@@ -168,7 +168,7 @@ class Direct:
             QUEUE_BYTES * cqs,
             SLOT_BYTES * SLOTS,
             _FDS // 8,
-            16 * (_BLOCKS + 1),
+            TABLE_BYTES,
         )
         self._region = memory.alloc(sum(sizes), RegionKind.HOST, "direct requests")
         self.addr = self._region.start
@@ -181,7 +181,7 @@ class Direct:
         self._table, at = self.addr + at, at + sizes[2]
         self._fds = view[at : at + sizes[3]]
         fds, at = self.addr + at, at + sizes[3]
-        self._blocks = view[at : at + sizes[4]].cast("Q")
+        self._blocks = UserBlocks(memory, view[at : at + sizes[4]])
         blocks = self.addr + at
         words = self.words
         ring_addr = _address(ring.ring)
@@ -207,8 +207,7 @@ class Direct:
         self._number: int | None = None  # what the thread has for the real ring meanwhile
         self._thread: int | None = None  # which one is between `begin` and `end`
         self._marked: set[int] = set()  # the descriptors that _fds has, and larger ones
-        self._lock = threading.RLock()  # of these and _blocks: others than that clear them
-        memory.on_free(self._freed)
+        self._lock = threading.RLock()  # of these: others than that thread clear them
         world.on_disown(self._disowned)
 
     def begin(self, watched: Container[int], sleep_ns: int, turn_ns: int = TURN_NS) -> None:
@@ -234,29 +233,15 @@ class Direct:
                 if fd < _FDS:
                     self._fds[fd >> 3] ^= 1 << (fd & 7)
             self._marked = owned
-        self._find_blocks()
+        self._blocks.follow = True
+        self._blocks.refresh()
 
     def end(self) -> None:
         """Compiled code is through."""
         self._thread = None
+        self._blocks.follow = False
         if self._number is not None:
             self._ring.unregister_ring(self._number)
-
-    def _find_blocks(self) -> None:
-        if self._memory.closed:
-            return
-        with self._lock:
-            # The newest: others have no place, and take the long way.
-            blocks = [r for r in self._memory.regions() if r.kind is RegionKind.USER][-_BLOCKS:]
-            for index, region in enumerate(blocks):
-                self._blocks[2 * index] = region.start
-                self._blocks[2 * index + 1] = region.end
-            self._blocks[2 * len(blocks)] = self._blocks[2 * len(blocks) + 1] = 0
-
-    def _freed(self) -> None:
-        """Another thread may free a block while compiled code sleeps, or calls Python."""
-        if self._thread is not None:
-            self._find_blocks()
 
     def _disowned(self, fd: int) -> None:
         """Another thread may close a descriptor meanwhile, whose number is then anybody's.
@@ -397,9 +382,9 @@ class Direct:
 
     def close(self) -> None:
         """Give the memory back."""
-        self._memory.forget_on_free(self._freed)
+        self._blocks.close()
         self._world.forget_on_disown(self._disowned)
-        for view in (self.words, self._queues, self._slots, self._fds, self._blocks):
+        for view in (self.words, self._queues, self._slots, self._fds):
             view.release()
         if not self._memory.closed:
             self._memory.free(self._region)

@@ -1,11 +1,6 @@
 ; Map helpers as BPF of our own: unchecked, on true addresses. The map is given as the address of
 ; what `natives` says of it, in place of its handle.
 
-            ; the ways in, in the order of natives.ENTRIES
-            r0 = func array_lookup ll
-            r0 = func hash_lookup ll
-            exit
-
 ; --- array_lookup(map, key): the map is (elements, stride, address of the first) -------------
 
 array_lookup:

@@ -3,15 +3,6 @@
 ; r6 is the block of direct.Word from beginning to end: nothing loads, changes or keeps it. The
 ; helpers take the registers that programs give.
 
-            ; the ways in, in the order of ringcode.ENTRIES
-            r0 = func loop ll
-            r0 = func submit ll
-            r0 = func emit ll
-            r0 = func reap ll
-            r0 = func copy_from_user ll
-            r0 = func copy_to_user ll
-            exit
-
 ; --- run the program, again and again, until there is a reason to stop ---------------------
 
 loop:
@@ -475,76 +466,32 @@ refused:    r0 = -22
             exit
 
 ; --- copy_from_user(dst, size, user), copy_to_user(user, src, size) --------------------------
-; What was submitted before is issued first: it may be about the same memory.
+; What was submitted before is issued first: it may be about the same memory. The copies are user.s.
 
 copy_from_user:
-            r7 = r1
-            r8 = r2
-            r9 = r3
             r4 = *(u64 *)(r6 + @TAIL)
             r5 = *(u64 *)(r6 + @ISSUED)
             if r4 == r5 goto from_now
-            call issue
-from_now:   r1 = r7
-            r2 = r9
-            w3 = w8
-            r4 = r9
-            call transfer
-            if r0 == 0 goto from_done
-            r1 = r7
-            r2 = r8
-            r3 = r9
-            call 7
-from_done:  exit
-
-copy_to_user:
             r7 = r1
             r8 = r2
             r9 = r3
-            r4 = *(u64 *)(r6 + @TAIL)
-            r5 = *(u64 *)(r6 + @ISSUED)
-            if r4 == r5 goto to_now
             call issue
-to_now:     r1 = r7
-            r2 = r8
-            w3 = w9
-            r4 = r7
-            call transfer
-            if r0 == 0 goto to_done
             r1 = r7
             r2 = r8
             r3 = r9
-            call 8
-to_done:    exit
-
-; --- transfer(to, from, bytes, user): 0 if one block of user memory holds `bytes` at `user` ------
-
-transfer:   r5 = r4
-            r5 += r3
-            if r5 < r4 goto foreign_to
-            r0 = *(u64 *)(r6 + @BLOCKS)
-within:     r8 = *(u64 *)(r0 + 8)
-            if r8 == 0 goto foreign_to
-            if r5 > r8 goto next_block
-            r8 = *(u64 *)(r0 + 0)
-            if r4 >= r8 goto words
-next_block: r0 += 16
-            goto within
-words:      if r3 < 8 goto bytes
-            r0 = *(u64 *)(r2 + 0)
-            *(u64 *)(r1 + 0) = r0
-            r1 += 8
-            r2 += 8
-            r3 += -8
-            goto words
-bytes:      if r3 == 0 goto copied
-            r0 = *(u8 *)(r2 + 0)
-            *(u8 *)(r1 + 0) = r0
-            r1 += 1
-            r2 += 1
-            r3 += -1
-            goto bytes
-copied:     r0 = 0
+from_now:   call from_user
             exit
-foreign_to: r0 = 1
+
+copy_to_user:
+            r4 = *(u64 *)(r6 + @TAIL)
+            r5 = *(u64 *)(r6 + @ISSUED)
+            if r4 == r5 goto to_now
+            r7 = r1
+            r8 = r2
+            r9 = r3
+            call issue
+            r1 = r7
+            r2 = r8
+            r3 = r9
+to_now:     call to_user
             exit

@@ -23,7 +23,7 @@ from pybpfvm.image import Image
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import FRAME_POINTER, REGISTERS, AtomicOp, Kind
 from pybpfvm.isa.semantics import FETCHES
-from pybpfvm.jit.emitted import Ask, Build, Site
+from pybpfvm.jit.emitted import Ask, Build, Callee, Site
 from pybpfvm.jit.engine import SLICE_INSNS, JitEngine
 from pybpfvm.jit.llvm.cache import ObjectCache
 from pybpfvm.jit.llvm.compiler import compiler
@@ -97,22 +97,23 @@ class LlvmEngine(JitEngine):
 
     # --- compiling --------------------------------------------------------------------------
 
-    def _made(self, program: Program, build: Build) -> Unit:
+    def _made(self, program: Program, build: Build, callee: Callee | None = None) -> Unit:
         if build.hooked or build.record != NOTHING:
-            return super()._made(program, build)
-        ir = self._ir(program, build).emit()
+            return super()._made(program, build, callee)
+        ir = self._ir(program, build, callee).emit()
         made = read_object(self._object(ir.text))
         return LlvmUnit(program, build, ir, made, self._state, self._thunks, self._bridge)
 
-    def _ir(self, program: Program, build: Build, *, lines: bool = False) -> IrEmitter:
-        callee = self._callee(build)
+    def _ir(
+        self, program: Program, build: Build, callee: Callee | None = None, *, lines: bool = False
+    ) -> IrEmitter:
         natives = self._natives_for(program, build)
         return IrEmitter(
             program,
             self.image,
             self._helpers,
             build,
-            callee,
+            callee or self._callee(build),
             linked(natives) if natives is not None else None,
             lines=lines,
         )
@@ -210,7 +211,9 @@ class LlvmEngine(JitEngine):
         if key not in self._ends:
             made = self._finishers.get(unit.base)
             if made is None:
-                made = super()._made(unit.program, unit.build)
+                loops = self._loops
+                callee = loops.callee if loops is not None and loops.has(unit) else None
+                made = super()._made(unit.program, unit.build, callee)
                 self._finishers[unit.base] = made
             functions = made.code.saved
             saved = functions[max(start for start in functions if start <= pc)]

@@ -8,7 +8,7 @@ from pybpfvm.isa.insn import Insn
 from pybpfvm.jit.emitted import Ask, Known, arguments_used, map_in_r1
 from pybpfvm.jit.llvm.irflow import IrFlow
 from pybpfvm.jit.llvm.irmemory import IrMemory
-from pybpfvm.jit.llvm.irparts import HELPER, HELPER_BYTES, LIKELY
+from pybpfvm.jit.llvm.irparts import HELPER, HELPER_BYTES, LIKELY, NATIVE
 from pybpfvm.jit.llvm.irwriter import POINT
 from pybpfvm.jit.llvm.liveness import Block
 from pybpfvm.jit.state import Slot
@@ -31,7 +31,8 @@ class IrCalls(IrMemory, IrFlow):
             return
         used = arguments_used(helper)
         number = len(self._places)
-        place = self._place(None, callee=self._own_word(id(callee)), helper=HELPER + used)
+        called, thunk = (callee, NATIVE) if isinstance(callee, int) else (id(callee), HELPER + used)
+        place = self._place(None, callee=self._own_word(called), helper=thunk)
         # The thunk takes the fuel where a sixth argument would be.
         args = [f"i64 {self._get(n)}" if n <= used else "i64 poison" for n in range(1, 6)]
         fuel = self._fuel if self._build.fuel else self._load_slot(Slot.FUEL)

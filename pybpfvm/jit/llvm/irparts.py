@@ -9,8 +9,8 @@ from pybpfvm.errors import TrapKind
 from pybpfvm.jit.emitted import Ask
 
 # Words of the table that every program has; behind them its own.
-ASK, HELPER, SITES = 0, 1, 7
-FIRST_OWN = 8
+ASK, HELPER, NATIVE, SITES = 0, 1, 7, 8
+FIRST_OWN = 9
 # What a patchpoint leaves room for: call [rip + x], before it for helpers mov r11, [rip + x].
 CALL_BYTES, HELPER_BYTES = 6, 13
 
@@ -28,7 +28,7 @@ class Place:
     `after`: how many instructions its block has behind it. `shown`: the registers whose values the
     place's record gives, behind the fuel and in front of r10. FUEL: `count` is wanted.
     `site`: number of the access site, -1 for none. `callee`: for helpers the word of their object,
-    `helper` that of their thunk.
+    or their address, `helper` that of their thunk.
     """
 
     index: int

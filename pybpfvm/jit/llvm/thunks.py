@@ -38,6 +38,7 @@ from pybpfvm.jit.x86 import (
     SUB,
     Assembler,
     B,
+    call_reg,
     group,
     jump_reg,
     mov_imm,
@@ -65,13 +66,16 @@ class LlvmThunks:
         slots = [Slot.CALLOUT, *(Slot.HELPER + count for count in range(6))]
         for slot in slots:
             asm.label(f"to {slot}")
-            self._thunk(asm, state, slot)
+            self._thunk(asm, state, call_slot(state.disp(slot)))
+        asm.label("to machine code")
+        self._thunk(asm, state, call_reg(R11))
         asm.label("into the JIT")
         self._into_jit(asm, state)
         asm.label("leave with an error")
         self._leave(asm, state)
         self.pages: Pages = code_area().place(asm.finish())
-        self.words = [self.pages.start + asm.offset(f"to {slot}") for slot in slots]
+        labels = [*(f"to {slot}" for slot in slots), "to machine code"]
+        self.words = [self.pages.start + asm.offset(label) for label in labels]
         state.words[Slot.LEAVE_ERROR] = self.pages.start + asm.offset("leave with an error")
         self.into_jit = self.pages.start + asm.offset("into the JIT")
 
@@ -99,12 +103,12 @@ class LlvmThunks:
         asm.label("leave")
         asm(mov_imm(RAX, state.words[Slot.LEAVE_ERROR]), jump_reg(RAX))
 
-    def _thunk(self, asm: Assembler, state: State, slot: int) -> None:
-        """Keep all registers, call the JIT's thunk in `slot`; its result."""
+    def _thunk(self, asm: Assembler, state: State, call: bytes) -> None:
+        """Keep all registers and `call` the JIT's thunk, or its machine code; the result."""
         for reg in reversed(_BY_NUMBER):
             asm(push(reg))
         asm(mov_imm(BASE, state.base), store(state.disp(Slot.NATIVE), RSP))
-        asm(call_slot(state.disp(slot)), group(ADD, RSP, 8))
+        asm(call, group(ADD, RSP, 8))
         for reg in _BY_NUMBER[1:]:
             asm(group(ADD, RSP, 8) if reg == RSP else pop(reg))
         asm(RET)
