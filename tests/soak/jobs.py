@@ -87,12 +87,12 @@ def jobs_of(seed: int, kernels: tuple[BackendName, ...]) -> list[Job]:
     random = Random(seed)
 
     def some(kind: str, topic: str, backend: BackendName, *, bad: bool = False) -> Job:
-        gallery = topic not in ("loop_copy", "loop_nops")
+        versions = versions_of(topic)
         return Job(
             kind,
             topic,
             backend,
-            version=random.choice(("v2", "v3", "v3")) if gallery else "",
+            version=random.choice((*versions, versions[-1])),
             engine=random.choice(("auto", "auto", "auto", "interp")),
             observed=bad or random.random() < 0.5,
             bad=bad,
@@ -127,7 +127,7 @@ def each_once(kernels: tuple[BackendName, ...]) -> list[Job]:
             kind,
             topic,
             next(backends),
-            version="" if topic.startswith("loop") else "v3",
+            version=versions_of(topic)[-1],
             observed=next(observed),
             clients=20,
         )
@@ -138,6 +138,13 @@ def each_once(kernels: tuple[BackendName, ...]) -> list[Job]:
 
 
 # --- scenarios ------------------------------------------------------------------------------
+
+
+@cache
+def versions_of(topic: str) -> list[str]:
+    """The ABIs that the example's program was compiled for; "" where its scenario names the ABI."""
+    names = [path.name.split(".") for path in EXAMPLES.glob(f"{topic}/prog*.bpf.o")]
+    return sorted(name[1] if len(name) > 3 else "" for name in names)
 
 
 @cache
