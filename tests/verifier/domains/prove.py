@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 import operator
+import re
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -423,6 +425,12 @@ def prove(
     return "timed out", time.monotonic() - start
 
 
+def _proved(log: str) -> dict[str, tuple[str, float]]:
+    """What an earlier run, of the same code, printed of the claims that it proved."""
+    lines = re.findall(r"^(.{30}) (proved at \d+ bits) +([\d.]+) s$", Path(log).read_text(), re.M)
+    return {name.rstrip(): (answer, float(taken)) for name, answer, taken in lines}
+
+
 def _makes_products(name: str) -> bool:
     """Whether the claim's numbers may grow to twice the width."""
     return any(word in name for word in ("mul", "sh"))
@@ -433,11 +441,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="prove", description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=60, help="for each claim and width")
     parser.add_argument("--only", default="", help="claims whose name contains this")
+    parser.add_argument("--again", metavar="LOG", help="but those proved there")
     args = parser.parse_args()
+    before = _proved(args.again) if args.again else {}
     answers: Counter[str] = Counter()
     for name, (claim, widths) in CLAIMS.items():
         if args.only in name:
-            answer, taken = prove(claim, widths, args.seconds, products=_makes_products(name))
+            if name in before:
+                answer, taken = before[name]
+            else:
+                answer, taken = prove(claim, widths, args.seconds, products=_makes_products(name))
             answers[answer.partition(" at ")[0]] += 1
             print(f"{name:30} {answer:22} {taken:7.1f} s", flush=True)
     if not args.only:
