@@ -16,7 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
+
 from typing import Any
 from unittest.mock import patch
 
@@ -427,8 +427,9 @@ def prove(
 
 def _proved(log: str) -> dict[str, tuple[str, float]]:
     """What an earlier run, of the same code, printed of the claims that it proved."""
-    lines = re.findall(r"^(.{30}) (proved at \d+ bits) +([\d.]+) s$", Path(log).read_text(), re.M)
-    return {name.rstrip(): (answer, float(taken)) for name, answer, taken in lines}
+    with open(log, encoding="ascii") as file:
+        found = re.findall(r"^(.{30}) (proved at \d+ bits) +([\d.]+) s$", file.read(), re.M)
+    return {name.rstrip(): (answer, float(taken)) for name, answer, taken in found}
 
 
 def _makes_products(name: str) -> bool:
