@@ -16,7 +16,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-
 from typing import Any
 from unittest.mock import patch
 
