@@ -24,6 +24,7 @@ from pybpfvm.btf.types import (
 )
 from pybpfvm.isa.asm import assemble
 from pybpfvm.isa.insn import Insn
+from pybpfvm.isa.opcodes import Pseudo
 from pybpfvm.profiles import PROFILES
 from pybpfvm.profiles.mainline import MAINLINE_NAMES
 from pybpfvm.program import BpfObject, MapSpec, MapType, Program, Subprog
@@ -69,6 +70,17 @@ def _refused(verdict: Verdict) -> str:
     """The message of a rejection."""
     assert isinstance(verdict, Rejected), verdict
     return verdict.errors[0].message
+
+
+@pytest.mark.parametrize("id_", [1, 2, 1000])
+def test_an_address_of_what_is_neither_a_variable_nor_a_function(id_: int) -> None:
+    types = Btf.of([Int("int", 4, 32, signed=True), Struct("s", 4, (Member("a", 1, 0),))])
+    lddw, *rest = assemble("r1 = 1 ll\n r0 = 0\n exit", calls=_CALLS)
+    insns = (replace(lddw, src=Pseudo.BTF_ID, imm=id_), *rest)
+    program = Program("case", "tc", insns, license="GPL")
+    obj = BpfObject("case.o", "", (program,), (), license="GPL")
+    verdict = verify(program, obj, PROFILES["sched_cls"], options=Options(target_btf=types))
+    assert _refused(verdict) == f"pseudo btf_id {id_} in ldimm64 isn't KIND_VAR or KIND_FUNC"
 
 
 def _format(data: bytes) -> MapSpec:
