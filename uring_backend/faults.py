@@ -198,6 +198,17 @@ Fault = AtRequest | UserWrites | UserReaps | SmallBacklog
 
 
 @dataclass(frozen=True, slots=True)
+class Missed:
+    """A fault of a plan that did not come, and why, in a few words."""
+
+    fault: Fault
+    why: str
+
+    def __str__(self) -> str:
+        return f"fault {self.fault} did not come: {self.why}"
+
+
+@dataclass(frozen=True, slots=True)
 class Odds:
     """Faults drawn from the seed: `rates` gives each (opcode, kind) its probability in [0, 1].
 

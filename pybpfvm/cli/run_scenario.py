@@ -285,7 +285,13 @@ def _print_outcome(scenario: Scenario, options: Options, outcome: Outcome) -> No
         heading(f"STOPPED in {outcome.stopped_at}: {_stop_text(stop)}")
         if isinstance(stop, LoadRejected) and stop.program:
             print(f"more: {_verify_command(scenario, options, stop.program)}")
-    if outcome.ok:
+    for fault in outcome.missed:
+        print(f"note: {fault}")
+    for short in outcome.short_submits:
+        print(f"note: {short}")
+    if outcome.ok and not scenario.stated:
+        print("ran to its end; no expectations were stated")
+    elif outcome.ok:
         print("all expectations met")
     elif not isinstance(stop, LoadRejected) and (outcome.backend == "sim" or outcome.injected):
         print(f"replay: {_replay_command(scenario, options, outcome)}")
@@ -322,6 +328,7 @@ def _print_document(
                 {"where": f.where, "expected": f.expected, "found": f.found}
                 for f in outcome.findings
             ],
+            "expectations": scenario.stated,
             "not_judged": outcome.not_judged,
             "runs": dict(outcome.runs),
             "insns": account.insns,
@@ -340,6 +347,11 @@ def _print_document(
                 for cq, cqes in sorted(outcome.cqes.items())
             ],
             "faults": [str(fault) for fault in outcome.injected],
+            "missed_faults": [{"fault": str(m.fault), "why": m.why} for m in outcome.missed],
+            "short_submits": [
+                {"where": short.where, "sqes": short.sqes, "consumed": short.consumed}
+                for short in outcome.short_submits
+            ],
             "replay": _replay_command(scenario, options, outcome),
             "cq_overflow": outcome.overflow,
             "time_ns": outcome.time_ns,

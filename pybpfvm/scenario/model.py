@@ -411,6 +411,12 @@ class Expect:
         parts = (self.cqs, self.counts, self.globals, self.memory, self.files, self.runs)
         return sum(map(len, parts)) + elements + (self.overflow is not None)
 
+    @property
+    def stated(self) -> int:
+        """How many there are."""
+        ends = (self.hang, self.trap is not None, self.load_errno != 0)
+        return self.about_state + sum(ends)
+
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
@@ -441,3 +447,28 @@ class Scenario:
     globals: Mapping[str, Field] = field(default_factory=dict)
     seed: Path | None = None  # a host directory that the files begin as
     dump: Path | None = None  # and one that gets them at the end
+
+    @property
+    def stated(self) -> int:
+        """How many expectations there are: at the end, in steps, of filters at the beginning."""
+        steps = sum(_stated(step.action) for step in self.steps)
+        return self.expect.stated + steps + sum(map(_stated, self.filters))
+
+
+def _stated(action: Action) -> int:
+    """How many expectations a step has. Waits and sends that come to nothing need none."""
+    match action:
+        case Check():
+            return action.expect.stated
+        case Submit():
+            return (action.consumed is not None) + (action.errno != 0)
+        case Enter():
+            return (action.result is not None) + (action.errno != 0)
+        case PeerRecv():
+            return 1 + action.end
+        case Register() | Unregister() | FilterSpec() | Attach() | Enable():
+            return int(action.errno != 0)
+        case Later():
+            return _stated(action.action)
+        case _:
+            return 0

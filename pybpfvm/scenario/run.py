@@ -60,7 +60,7 @@ from pybpfvm.session.hostring import BackendName, HostRing
 from pybpfvm.session.loopring import LOOP_FLAGS
 from pybpfvm.session.values import Value
 from pybpfvm.uring_backend.abi import SETUP_CQSIZE
-from pybpfvm.uring_backend.faults import Fault, Faults
+from pybpfvm.uring_backend.faults import Fault, Faults, Missed
 from pybpfvm.uring_backend.loop.memory import ring_layout
 from pybpfvm.uring_backend.loop.ring import LoopBudgets
 from pybpfvm.uring_backend.loop.setup import check_setup
@@ -73,11 +73,25 @@ Stopped = RingHang | Trap | LoadRejected
 
 
 @dataclass(frozen=True, slots=True)
+class ShortSubmit:
+    """A submit that took `consumed` of `sqes` SQEs, and did not say how many it should take."""
+
+    where: str
+    sqes: int
+    consumed: int
+
+    def __str__(self) -> str:
+        were = f"{self.consumed} of {self.sqes} SQEs were consumed"
+        return f"{self.where}: {were} (consumed = {self.consumed} says that this is meant)"
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What came of a scenario. `stopped` is the hang, trap or load rejection that ended it, or
     None; `expected_stop` says that the scenario wanted exactly that. An unexpected stop at
     `stopped_at` ("steps[2]") leaves `not_judged` expectations that nothing can be said of.
-    `time_ns` counts from the first submit on a kernel's ring, all of virtual time in `sim`."""
+    `time_ns` counts from the first submit on a kernel's ring, all of virtual time in `sim`.
+    `injected` are the faults that came, `missed` those of a plan that did not."""
 
     backend: str
     findings: tuple[Finding, ...]
@@ -91,6 +105,8 @@ class Outcome:
     engine: str = "interp"
     stopped_at: str = ""
     injected: tuple[Fault, ...] = ()
+    missed: tuple[Missed, ...] = ()
+    short_submits: tuple[ShortSubmit, ...] = ()
     not_judged: int = 0
 
     @property
@@ -113,8 +129,14 @@ class _Progress:
     observer: Observer | None
     cqes: dict[int, list[Cqe]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+    short_submits: list[ShortSubmit] = field(default_factory=list)
     step: int = -1  # index of the step being taken; -1 before the first
     collecting: bool = False
+
+    def submitted(self, short: ShortSubmit, *, decides: bool) -> None:
+        """A submit that expects nothing has returned; where a program `decides`, 0 says nothing."""
+        if short.consumed < short.sqes and (short.consumed or not decides):
+            self.short_submits.append(short)
 
     def see(self, event: Event) -> None:
         if self.observer is None or (self.collecting and isinstance(event, CqeReaped)):
@@ -242,6 +264,8 @@ def run_scenario(
                 engine=chosen(engine, obj.image),
                 stopped_at="" if stopped is None else _place_of_stop(progress.step, loops=loops),
                 injected=ring.injected,
+                missed=ring.missed_faults,
+                short_submits=tuple(progress.short_submits),
                 not_judged=not_judged,
             )
 
@@ -478,8 +502,12 @@ def _act(action: Action, live: Live, progress: _Progress, where: str) -> Iterabl
             live.starts()
             if action.errno:
                 return _refused(ring.submit, action.errno, where)
+            decides = isinstance(ring, LoopRing) and ring.core.attached is not None
             consumed = ring.submit()
-            if action.consumed is not None and consumed != action.consumed:
+            if action.consumed is None:
+                short = ShortSubmit(where, len(action.sqes), consumed)
+                progress.submitted(short, decides=decides)
+            elif consumed != action.consumed:
                 return [Finding(where, f"{action.consumed} SQEs consumed", str(consumed))]
         case Wait():
             return _wait(action, ring, progress, where)

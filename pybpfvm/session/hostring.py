@@ -22,7 +22,7 @@ from pybpfvm.session.user import Block, UserMemory
 from pybpfvm.uring_backend.abi import PBUF_RING_INC, Cqe
 from pybpfvm.uring_backend.base import Backend, World
 from pybpfvm.uring_backend.counts import Counts
-from pybpfvm.uring_backend.faults import Fault, Faults
+from pybpfvm.uring_backend.faults import Fault, Faults, Missed
 
 if TYPE_CHECKING:
     from pybpfvm.uring_backend.sim.injector import Injector
@@ -123,6 +123,11 @@ class HostRing(ABC):
     def injected(self) -> tuple[Fault, ...]:
         """The faults that came so far: `plan_text` of them, as `faults`, makes them come again."""
         return self._faults.injected
+
+    @property
+    def missed_faults(self) -> tuple[Missed, ...]:
+        """What of a plan of `faults` did not come so far, and why."""
+        return self._faults.missed
 
     def filters(self) -> FilterTable:
         """The filters of requests that hold on this ring."""

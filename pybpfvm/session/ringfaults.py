@@ -16,6 +16,7 @@ from pybpfvm.uring_backend.faults import (
     AtRequest,
     Fault,
     Faults,
+    Missed,
     SmallBacklog,
     UserReaps,
     UserWrites,
@@ -71,6 +72,21 @@ class RingFaults:
         requests = self.injector.injected if self.injector is not None else []
         return (*self._backlogs, *requests, *self._done)
 
+    @property
+    def missed(self) -> tuple[Missed, ...]:
+        """What of the plan did not come so far, and why."""
+        found = [] if self.injector is None else self.injector.missed()
+        if self._backlogs and not self._ring.counts.dropped[0]:
+            found += [Missed(fault, "CQ 0 lost no CQE") for fault in self._backlogs]
+        came = set(self._done)
+        for fault in (fault for faults in self._planned.values() for fault in faults):
+            if fault in came:
+                continue
+            late = self._runs < fault.nth
+            why = f"program runs: {self._runs}" if late else "the queue was empty"
+            found.append(Missed(fault, why))
+        return tuple(found)
+
     def limited(self, budgets: _Budgets) -> _Budgets:
         """The ring's budgets, with as little backlog as a fault leaves it."""
         if not self._backlogs:
@@ -103,7 +119,8 @@ class RingFaults:
             if isinstance(fault, UserWrites):
                 self._block(fault.block).write(fault.data, fault.offset)
             else:
-                self._ring.reap_one(fault.cq)
+                if self._ring.reap_one(fault.cq) is None:
+                    return  # the user side found nothing
         except (InputError, RingError) as error:
             raise InputError(error.reason, where=f"faults: {fault}") from None
         self._done.append(fault)

@@ -24,6 +24,7 @@ from pybpfvm.uring_backend.faults import (
     Faults,
     Harm,
     Late,
+    Missed,
     Odds,
     Reset,
     Short,
@@ -43,11 +44,8 @@ class Injector:
     def __init__(self, faults: Faults, seed: int) -> None:
         self.injected: list[AtRequest] = []
         self.told: Callable[[int, AtRequest], None] = lambda token, fault: None
-        self._planned = {
-            (fault.op, fault.nth): fault.harm
-            for fault in faults.plan
-            if isinstance(fault, AtRequest)
-        }
+        self._plan = [fault for fault in faults.plan if isinstance(fault, AtRequest)]
+        self._planned = {(fault.op, fault.nth): fault.harm for fault in self._plan}
         self._counts: Counter[Op] = Counter()
         self._random = Random(seed << 16 | _OWN_STREAM)
         self.rates = _switched_on(faults.odds, self._random)
@@ -66,6 +64,21 @@ class Injector:
         self.injected.append(fault)
         self.told(token, fault)
         return harm
+
+    def missed(self) -> list[Missed]:
+        """What of the plan did not come so far."""
+        came = set(self.injected)
+        return [Missed(fault, self._why_not(fault)) for fault in self._plan if fault not in came]
+
+    def _why_not(self, fault: AtRequest) -> str:
+        tried = self._counts[fault.op]
+        if tried < fault.nth:
+            return f"{fault.op.name} requests tried: {tried}"
+        if self._planned[fault.op, fault.nth] != fault.harm:
+            return f"{fault.op.name}#{fault.nth}={self._planned[fault.op, fault.nth]} replaces it"
+        if isinstance(fault.harm, Reset):
+            return "that request has no TCP connection"
+        return "that request wants no more than that, or all or nothing"
 
     def _draw(self, op: Op, size: int, *, connected: bool) -> Harm | None:
         random = self._random
