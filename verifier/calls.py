@@ -13,9 +13,9 @@ from pybpfvm.helpers.format import FormatError, parse
 from pybpfvm.helpers.proto import ArgType, Helper, RetType
 from pybpfvm.helpers.table import HELPERS
 from pybpfvm.isa.insn import Insn
-from pybpfvm.isa.opcodes import STACK_BYTES
+from pybpfvm.isa.opcodes import STACK_BYTES, Kind
 from pybpfvm.profiles.base import PacketAccess
-from pybpfvm.profiles.mainline import MAINLINE_NAMES
+from pybpfvm.profiles.mainline import MAINLINE_NAMES, with_number
 from pybpfvm.program import BPF_F_RDONLY_PROG, POISON_CORE, POISON_KFUNC, MapSpec, MapType
 from pybpfvm.verifier import checks
 from pybpfvm.verifier.checks import check_readable
@@ -143,6 +143,14 @@ class _Call:
     writes: list[Callable[[], None]] = field(default_factory=list)
     text: bytes | None = None
     dynptr: dynptr.Dynptr | None = None
+
+    @property
+    def name(self) -> str:
+        """What texts call the helper, or the kernel's function."""
+        insn = self.env.code[self.pc]
+        if insn.spec.kind is not Kind.CALL:
+            return self.helper.name
+        return with_number(self.helper.name, insn.imm)
 
     @property
     def args(self) -> tuple[ArgType, ...]:
@@ -331,7 +339,7 @@ _ELEMENTS = frozenset(
 
 def _mismatch(reg: Reg, number: int, allowed: tuple[RegType, ...], call: _Call) -> Refused:
     text = f"R{number} type={reg.type.value} expected={', '.join(t.value for t in allowed)}"
-    reason = f"argument {number} of {call.helper.name} can not be a {reg.type.value}"
+    reason = f"argument {number} of {call.name} can not be a {reg.type.value}"
     if number == call.helper.releases and reg.type not in NON_NULL:
         return Refused(Rule.RELEASE_UNOWNED, text, reason=reason, culprit=reg, certain=True)
     if reg.type not in NON_NULL:
@@ -407,7 +415,7 @@ def _check_sized(call: _Call, number: int, kind: ArgType) -> None:
         raise forbidden(
             Rule.HELPER_ARG,
             f"R{number} invalid zero-sized read: u64=[{var.umin},{var.umax}]",
-            reason=f"{call.helper.name} needs at least one byte",
+            reason=f"{call.name} needs at least one byte",
             suggestion="leave early when the size is 0",
             culprit=size,
         )
@@ -423,7 +431,7 @@ def _check_sized(call: _Call, number: int, kind: ArgType) -> None:
             raise Refused(
                 Rule.HELPER_ARG,
                 f"R{number - 1} type=scalar expected={', '.join(t.value for t in _MEMORY)}",
-                reason=f"{call.helper.name} would access {var.umax} bytes at NULL",
+                reason=f"{call.name} would access {var.umax} bytes at NULL",
                 culprit=pointer,
             )
         return
@@ -467,7 +475,7 @@ def _memory(
             raise forbidden(
                 Rule.HELPER_ARG,
                 "helper access to the packet is not allowed",
-                reason=f"{call.helper.name} can not work on packet memory",
+                reason=f"{call.name} can not work on packet memory",
                 suggestion="copy the bytes to the stack first",
                 culprit=reg,
             )

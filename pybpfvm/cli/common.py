@@ -11,6 +11,7 @@ from pybpfvm.btf.types import Btf
 from pybpfvm.errors import InputError
 from pybpfvm.loader.kconfig import Kconfig, read_kconfig
 from pybpfvm.loader.target import read_btf_file
+from pybpfvm.profiles import profile_named
 from pybpfvm.profiles.detect import parse_overrides
 from pybpfvm.program import BpfObject, Program
 
@@ -20,7 +21,9 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 def add_abi_arguments(parser: argparse.ArgumentParser) -> None:
     """--abi, --helper, --btf and --kconfig."""
-    parser.add_argument("--abi", metavar="PROFILE", help="ABI profile (detected otherwise)")
+    parser.add_argument(
+        "--abi", type=_profile_name, metavar="PROFILE", help="ABI profile (detected otherwise)"
+    )
     parser.add_argument(
         "--helper",
         action="append",
@@ -36,6 +39,12 @@ def add_abi_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="configuration that kconfig externs are taken from, as in .config or /proc/config.gz",
     )
+
+
+def _profile_name(text: str) -> str:
+    """argparse type: the name of a profile. Raises InputError."""
+    profile_named(text, "--abi")
+    return text
 
 
 def overrides(args: argparse.Namespace) -> Mapping[int, str]:

@@ -12,7 +12,10 @@ from dataclasses import asdict, dataclass
 
 from pybpfvm import bpfsys
 from pybpfvm.cli.common import EXAMPLES, print_json
+from pybpfvm.helpers.declarations import DECLARATIONS
+from pybpfvm.helpers.proto import ArgType, Helper
 from pybpfvm.helpers.table import HELPERS
+from pybpfvm.profiles import profile_named
 from pybpfvm.report import SCHEMAS
 from pybpfvm.report.terminal import table
 
@@ -52,7 +55,14 @@ class Finding:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON document instead of text")
-    parser.add_argument("--helpers", action="store_true", help="list the helpers by name instead")
+    parser.add_argument(
+        "--helpers",
+        nargs="?",
+        const="",
+        metavar="PROFILE",
+        help="list an ABI's helpers by number instead, with C declarations for BPF requests; "
+        "without PROFILE all helpers by name",
+    )
     parser.add_argument(
         "--include",
         action="store_true",
@@ -74,19 +84,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.helpers:
-        table(
-            ("helper", "arguments", "runs", "what it does"),
-            (
-                (
-                    row.name,
-                    ", ".join(arg.name for arg in row.args if arg.name != "DONTCARE") or "-",
-                    "yes" if row.impl else "no",
-                    row.doc,
-                )
-                for row in sorted(HELPERS.values(), key=lambda row: row.name)
-            ),
-        )
+    if args.helpers is not None:
+        _print_helpers(args.helpers)
         return 0
     if args.include:
         print(EXAMPLES / "include")
@@ -113,6 +112,37 @@ def run(args: argparse.Namespace) -> int:
             ),
         )
     return 0 if all(f.works for f in findings if f.needed) else 1
+
+
+def _print_helpers(asked: str) -> None:
+    """The helpers of a profile by number, or all of them by name."""
+    if not asked:
+        table(
+            ("helper", "arguments", "runs", "what it does"),
+            (
+                (row.name, _arguments(row) or "-", _runs(row), row.doc)
+                for row in sorted(HELPERS.values(), key=lambda row: row.name)
+            ),
+        )
+        return
+    profile = profile_named(asked, "--helpers")
+    declared = DECLARATIONS if profile.ring is not None else {}
+    table(
+        ("number", "helper", "runs", "what it does"),
+        (
+            (number, declared.get(name, f"{name}({_arguments(row)})"), _runs(row), row.doc)
+            for number, name in sorted(profile.helpers.items())
+            for row in (HELPERS[name],)
+        ),
+    )
+
+
+def _arguments(row: Helper) -> str:
+    return ", ".join(arg.name for arg in row.args if arg is not ArgType.DONTCARE)
+
+
+def _runs(row: Helper) -> str:
+    return "yes" if row.impl else "no"
 
 
 def _print_ring(asked: str) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from pybpfvm.cli.common import add_abi_arguments, overrides, print_json, target_btf
 from pybpfvm.errors import InputError
 from pybpfvm.porting.port import Port, port
-from pybpfvm.profiles import profile_named
 from pybpfvm.profiles.base import Profile
 from pybpfvm.profiles.loop_upstream import LOOP_PROFILES
 from pybpfvm.report.porting import change_lines, document, side_by_side
@@ -54,11 +53,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _target(name: str) -> Profile:
-    known = ", ".join(profile.name for profile in LOOP_PROFILES)
-    profile = profile_named(name)
-    if profile not in LOOP_PROFILES:
-        raise InputError(f"no port leads to {name}", where="--to", remedy=f"one of {known}")
-    return profile
+    known = {profile.name: profile for profile in LOOP_PROFILES}
+    if name not in known:
+        reason = f"no port leads to {name!r}"
+        raise InputError(reason, where="--to", remedy=f"one of {', '.join(known)}")
+    return known[name]
 
 
 def _print(one: Port, target: Profile, *, written: bool) -> None:

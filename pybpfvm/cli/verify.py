@@ -254,6 +254,8 @@ def _type(name: str | None) -> str | None:
         return None
     from pybpfvm.profiles import all_profiles
     from pybpfvm.profiles.btf_typed import BTF_TYPED, btf_typed_profile
+    from pybpfvm.profiles.iouring_2021 import PROFILES_2021
+    from pybpfvm.profiles.loop_dialects import DIALECTS
     from pybpfvm.profiles.ordinary import profile_of_section, unsupported_type
 
     known = all_profiles()
@@ -275,7 +277,8 @@ def _type(name: str | None) -> str | None:
             remedy=f"leave it out, and give the program a section such as {example}",
         )
     kind = unsupported_type(name)
-    ordinary = ", ".join(p.name for p in known.values() if p.ring is None)
+    of_rings = (*PROFILES_2021, *DIALECTS)
+    ordinary = ", ".join(name for name, profile in known.items() if profile not in of_rings)
     raise InputError(
         f"programs of type {kind} are not supported" if kind else f"no program type is {name!r}",
         where="--type",

@@ -90,14 +90,15 @@ def _some_are_offered() -> bool:
     return False
 
 
-def profile_named(name: str) -> Profile:
-    """The profile called `name` ("v2" is short for "iouring-v2"); InputError if there is none."""
+def profile_named(name: str, where: str = "abi") -> Profile:
+    """The profile called `name` ("v2" is short for "iouring-v2"); InputError with `where` if there
+    is none."""
     profiles = PROFILES if name in PROFILES else all_profiles()
     found = profiles.get(name) or profiles.get(f"iouring-{name}")
     if found is None:
         near = get_close_matches(name, [*profiles, *(p.removeprefix("iouring-") for p in profiles)])
         known = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(profiles)}"
-        raise InputError(f"no ABI profile is called {name!r}", where="--abi", remedy=known)
+        raise InputError(f"no ABI profile is called {name!r}", where=where, remedy=known)
     return found
 
 

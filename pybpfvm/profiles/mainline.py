@@ -50,3 +50,9 @@ _IN_ORDER = """
 
 MAINLINE_NAMES: Mapping[int, str] = dict(enumerate(_IN_ORDER.split()))
 NUMBERS: Mapping[str, int] = {name: number for number, name in MAINLINE_NAMES.items()}
+
+
+def with_number(name: str, number: int) -> str:
+    """`name`, with `#number` unless mainline kernels call that helper so: what only one ABI has,
+    programs' sources may call otherwise."""
+    return name if MAINLINE_NAMES.get(number) == name else f"{name}#{number}"

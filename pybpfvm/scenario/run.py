@@ -343,11 +343,7 @@ def _faults(scenario: Scenario, given: Faults | None) -> Faults | None:
 def _abi(scenario: Scenario, abi: str | None) -> str | None:
     """The profile's name that decides. Raises InputError with the place that gave a wrong one."""
     if abi is None and scenario.abi is not None:
-        try:
-            profile_named(scenario.abi)
-        except InputError as error:
-            where = f"{scenario.path}: abi"
-            raise InputError(error.reason, where=where, remedy=error.remedy) from None
+        profile_named(scenario.abi, f"{scenario.path}: abi")
         return scenario.abi
     if abi is not None:
         profile_named(abi)

@@ -115,7 +115,7 @@ class JudgeRequest:
         if self.kernel not in KERNELS:
             raise InputError(
                 f"no rules are known for kernel {self.kernel!r}",
-                where="--kernel",
+                where="kernel",
                 remedy=f"known: {', '.join(KERNELS)}",
             )
         return KERNELS[self.kernel]
@@ -272,7 +272,8 @@ def read_cases(source: str | os.PathLike[str] | bytes, request: JudgeRequest) ->
 def _case(obj: BpfObject, detection: Detection, program: Program, request: JudgeRequest) -> Case:
     named = request.program_type or request.abi
     if named:
-        profiles: tuple[Profile, ...] = (profile_named(named),)
+        where = "type" if request.program_type else "abi"
+        profiles: tuple[Profile, ...] = (profile_named(named, where),)
     elif detection.candidates:
         profiles = detection.candidates
     else:

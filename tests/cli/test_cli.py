@@ -218,6 +218,8 @@ BAD = [
     (("run", PINGPONG, "--seed", "0"), 2, "--seed: the option belongs to a scenario"),
     (("run", PINGPONG, "--no-verify"), 2, "--no-verify: the option belongs to a scenario"),
     (("run", SCENARIO, "--abi", "v9"), 2, "error: --abi: no ABI profile"),
+    (("port", "--to", "v9", PINGPONG), 2, "error: --to: no port leads to 'v9' (one of loop-7.1"),
+    (("verify", PINGPONG, "--type", "v9"), 2, "(known: socket_filter, kprobe, "),
     (("demo", "nothing"), 2, "no example"),
     (("nosuch",), 2, "invalid choice"),
 ]

@@ -372,7 +372,7 @@ def test_an_abi_of_the_caller_is_not_blamed_on_the_scenario() -> None:
     scenario = parse_bytes(f'programs = ["count_run"]\n{ONE_RUN}'.encode(), "t.toml", ACCEPTANCE)
     with pytest.raises(InputError) as caught:
         run_scenario(scenario, abi="iouring-v4")
-    assert caught.value.where == "--abi"
+    assert caught.value.where == "abi"
 
 
 def test_a_stop_leaves_expectations_unjudged() -> None:

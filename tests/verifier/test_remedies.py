@@ -162,3 +162,19 @@ def test_the_way_out_is_told_in_words_of_the_source(name: str) -> None:
     assert suggestion in error.suggestion
     for words in never:
         assert words not in error.reason + error.suggestion
+
+
+@pytest.mark.parametrize(
+    ("profile", "helper", "named"),
+    [
+        # Sources of programs call it emit, or whatever they like.
+        ("iouring-v3", "io_uring_emit_cqe", "io_uring_emit_cqe#171"),
+        ("iouring-v2", "iouring_emit_cqe", "iouring_emit_cqe#165"),
+        # The kernel's own have one name everywhere.
+        ("iouring-v3", "map_lookup_elem", "bpf_map_lookup_elem"),
+    ],
+)
+def test_a_helper_of_one_abi_has_its_number_in_texts(profile: str, helper: str, named: str) -> None:
+    numbers = tuple(f"r{number} = 0" for number in range(1, 6))
+    error = refused(profile, *numbers, f"call {helper}", "r0 = 0", "exit")
+    assert error.reason.startswith(f"argument 1 of {named} must be")

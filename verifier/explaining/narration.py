@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pybpfvm.isa.disasm import format_insn
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import AluOp, Kind, Operand
+from pybpfvm.profiles.mainline import with_number
 from pybpfvm.verifier.domains.scalar import Scalar
 from pybpfvm.verifier.domains.word import S64_MAX, S64_MIN, U32, U64
 from pybpfvm.verifier.environment import Environment
@@ -39,7 +40,8 @@ def name_of(place: Place) -> str:
 
 
 def helper_name(env: Environment, insn: Insn) -> str:
-    """How programs call the helper or kernel function."""
+    """How programs call the helper or kernel function, with the number of a helper that only some
+    ABIs have."""
     if insn.spec.kind is Kind.CALL_KFUNC:
         btf = env.target
         found = btf.type(insn.imm) if btf is not None and 0 < insn.imm < len(btf) else None
@@ -49,7 +51,8 @@ def helper_name(env: Environment, insn: Insn) -> str:
     name = env.profile.helpers.get(insn.imm) or env.profile.missing_helpers.get(insn.imm)
     if name is None:
         return f"helper {insn.imm}"
-    return name if name.startswith("bpf_") else f"bpf_{name}"
+    shown = with_number(name, insn.imm)
+    return f"bpf_{name}" if shown == name else shown
 
 
 def number_text(number: int) -> str:
