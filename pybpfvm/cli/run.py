@@ -27,7 +27,7 @@ from pybpfvm.report.names import AddressNames
 from pybpfvm.report.progress import on_stderr, rates
 from pybpfvm.report.run import map_rows, print_maps
 from pybpfvm.session import Machine
-from pybpfvm.session.constants import is_constant, parse_value
+from pybpfvm.session.constants import is_constant, parse_value, variable_bytes
 from pybpfvm.session.engines import chosen
 from pybpfvm.session.objects import LoadedObject, LoadedProgram
 from pybpfvm.session.testrun import TestRun
@@ -120,6 +120,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="wall time of a step without a timeout before that is a hang (default 120)",
     )
+    ring.add_argument(
+        "--mem",
+        type=positive,
+        metavar="BYTES",
+        help="with an object: give its ring a MEM region of so many bytes, zeroed",
+    )
     parser.add_argument(
         "--prog",
         metavar="NAME",
@@ -140,6 +146,7 @@ def run(args: argparse.Namespace) -> int:
         from pybpfvm.cli import run_scenario
 
         _refuse(args, ("prog", *_ONCE), "a run of one program (OBJ), not a scenario")
+        _refuse(args, ("mem",), "an object with the loop of a ring; a scenario has ring.mem")
         if args.set:
             raise InputError(
                 "values are for a run of an object", where="--set", remedy=_SET_IN_SCENARIOS
@@ -150,12 +157,13 @@ def run(args: argparse.Namespace) -> int:
         obj = _load(machine, args)
         if not obj.drives_ring:
             _refuse(args, _RING, "a scenario (.toml), not a run of one program")
+            _refuse(args, ("mem",), "the loop of a ring, not a program that runs once")
             return _run_once(args, machine, obj)
         _refuse(args, _ONCE, "a program that runs once, not the loop of a ring")
         from pybpfvm.cli import run_scenario
         from pybpfvm.scenario.alone import alone
 
-        scenario = alone(obj, args.prog, settings(args))
+        scenario = alone(obj, args.prog, settings(args), args.mem or 0)
     return run_scenario.run(args, scenario)
 
 
@@ -235,7 +243,7 @@ def _set(machine: Machine, args: argparse.Namespace, obj: LoadedObject) -> Loade
         obj = _load(machine, args, constants)
     for name in given.keys() - constants.keys():
         where = f"--set {name}"
-        value = parse_value(given[name], where)
+        value = parse_value(given[name], where, variable_bytes(obj.object, name))
         try:
             obj.globals[name] = value
         except InputError as error:

@@ -56,6 +56,7 @@ class Options:
     timeline: str | None = None  # where to draw it: a file, or "-"
     settings: Mapping[str, str] = field(default_factory=dict)  # of an object without a scenario
     prog: str | None = None  # the same
+    mem_bytes: int = 0  # the same
 
 
 def run(args: argparse.Namespace, scenario: Scenario | None = None) -> int:
@@ -80,6 +81,7 @@ def run(args: argparse.Namespace, scenario: Scenario | None = None) -> int:
         timeline=args.timeline,
         settings=settings(args),
         prog=args.prog,
+        mem_bytes=args.mem or 0,
     )
     scenario = scenario or parse(args.file)
     if args.object is not None:
@@ -259,6 +261,7 @@ def _replay_command(scenario: Scenario, options: Options, outcome: Outcome) -> s
     words += [] if options.prog is None else ["--prog", options.prog]
     for name, value in options.settings.items():
         words += ["--set", f"{name}={value}"]
+    words += ["--mem", str(options.mem_bytes)] if options.mem_bytes else []
     words += [] if options.verify else ["--no-verify"]
     words += [] if options.strict_ctx else ["--lenient-ctx"]
     if options.budget_insns != DEFAULT_BUDGET_INSNS:

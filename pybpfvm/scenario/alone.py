@@ -6,23 +6,33 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pybpfvm.errors import InputError
-from pybpfvm.scenario.model import Enter, Expect, RingSetup, Scenario, Step
+from pybpfvm.scenario.content import MAX_CONTENT_BYTES
+from pybpfvm.scenario.model import Enter, Expect, Fill, RingSetup, Scenario, Step
 from pybpfvm.session import LoadedObject
-from pybpfvm.session.constants import is_constant, parse_value
+from pybpfvm.session.constants import is_constant, parse_value, variable_bytes
 from pybpfvm.session.values import Value
 from pybpfvm.uring_backend.abi import ENTER_GETEVENTS
 
 # Constants of an object that say what ring it was written for.
 _SQ, _CQ = "sq_entries", "cq_entries"
+_MEM = "mem"  # the block that is the MEM region
 
 
-def alone(obj: LoadedObject, name: str | None, settings: Mapping[str, str]) -> Scenario:
+def alone(
+    obj: LoadedObject, name: str | None, settings: Mapping[str, str], mem_bytes: int = 0
+) -> Scenario:
     """The callbacks `name`, or those with the program `name`, on a ring that is entered once.
 
     `settings` are values of global variables, as text. The ring has as many entries as the object
-    has in constants called sq_entries and cq_entries, 8 and twice that without. Raises InputError.
+    has in constants called sq_entries and cq_entries, 8 and twice that without, and a MEM region
+    of `mem_bytes`, none if that is 0. Raises InputError.
     """
-    values = {key: parse_value(text, f"--set {key}") for key, text in settings.items()}
+    if mem_bytes > MAX_CONTENT_BYTES:
+        raise InputError(f"a MEM region of {mem_bytes:,} bytes", where="--mem", remedy="256 MiB at most")
+    values = {
+        key: parse_value(text, f"--set {key}", variable_bytes(obj.object, key))
+        for key, text in settings.items()
+    }
     known = list(obj.globals)
     for key in values:
         if key not in known:
@@ -35,7 +45,9 @@ def alone(obj: LoadedObject, name: str | None, settings: Mapping[str, str]) -> S
             )
     constants = {key: value for key, value in values.items() if is_constant(obj.object, key)}
     setup = RingSetup(
-        entries=_size(obj, _SQ, constants) or 8, cq0_entries=_size(obj, _CQ, constants)
+        entries=_size(obj, _SQ, constants) or 8,
+        cq0_entries=_size(obj, _CQ, constants),
+        mem=_MEM if mem_bytes else None,
     )
     path = obj.object.path
     return Scenario(
@@ -44,7 +56,7 @@ def alone(obj: LoadedObject, name: str | None, settings: Mapping[str, str]) -> S
         abi=None,
         programs=(),
         ring=setup,
-        blocks={},
+        blocks={_MEM: Fill(0, mem_bytes)} if mem_bytes else {},
         files={},
         fds=(),
         steps=(Step(Enter(flags=ENTER_GETEVENTS), f"{path}: enter"),),

@@ -42,7 +42,7 @@ def with_constants(
             )
         section, offset, size, type_id = places[name]
         try:
-            value = parse_value(given, place) if isinstance(given, str) else given
+            value = parse_value(given, place, size) if isinstance(given, str) else given
             data = encode(value, size, obj.btf, type_id, "big" if obj.big_endian else "little")
         except InputError as error:
             raise InputError(error.reason, where=place, remedy=error.remedy) from None
@@ -54,15 +54,28 @@ def with_constants(
     return replace(obj, maps=tuple(maps))
 
 
-def parse_value(text: str, where: str) -> Value:
-    """The value that text stands for, as `with_constants` takes it; InputError with `where`."""
+def variable_bytes(obj: BpfObject, name: str) -> int | None:
+    """The size of a global variable; None for a name that the object does not tell of."""
+    return next((place[2] for known, place in global_variables(obj) if known == name), None)
+
+
+def parse_value(text: str, where: str, size: int | None) -> Value:
+    """The value that text stands for, as `with_constants` takes it, for a variable of `size` bytes
+    (None: not known); InputError with `where`."""
     if text in ("true", "false"):
         return text == "true"
     try:
-        return bytes.fromhex(text[4:]) if text.startswith("hex:") else int(text, 0)
+        value = bytes.fromhex(text[4:]) if text.startswith("hex:") else int(text, 0)
     except ValueError:
         raise InputError(
             f"{text!r} is not a value",
             where=where,
             remedy="give a number, true, false, or hex: and pairs of hex digits",
         ) from None
+    if isinstance(value, bytes) and size is not None and len(value) != size:
+        raise InputError(
+            f"the variable has {size} bytes, not {len(value)}",
+            where=where,
+            remedy="after hex: give all of them, in memory's order",
+        )
+    return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -350,6 +351,10 @@ def test_an_object_alone_says_what_it_lacks(capsys: pytest.CaptureFixture[str]) 
         ((rows, "--abi", "loop-7.2", "--prog", "stopps"), 2, "no structs of callbacks have"),
         ((NOPS, "--abi", "loop-7.2", "--set", "to_rum=1"), 2, "--set to_rum"),
         ((NOPS, "--abi", "loop-7.2", "--set", "to_run=x"), 2, "'x' is not a value"),
+        ((NOPS, "--abi", "loop-7.2", "--set", "to_run=hex:01"), 2, "has 4 bytes, not 1"),
+        ((NOPS, "--abi", "loop-7.2", "--mem", str(1 << 40)), 2, "--mem: a MEM region of"),
+        ((NOPS.with_name("scenario.toml"), "--mem", "64"), 2, "a scenario has ring.mem"),
+        ((EXAMPLES / "01_hello" / "prog.v3.bpf.o", "--mem", "64"), 2, "--mem: the option belongs"),
         ((NOPS, "--abi", "loop-7.2", "--ctx", "00"), 2, "--ctx: the option belongs to"),
         ((NOPS, "--abi", "loop-7.2", "--object", "x"), 2, "--object: the option belongs to"),
         ((NOPS.with_name("scenario.toml"), "--set", "a=1"), 2, "--set: values are for a run of"),
@@ -360,6 +365,25 @@ def test_an_object_alone_says_what_it_lacks(capsys: pytest.CaptureFixture[str]) 
     code, out, _ = command(capsys, rows, "--abi", "loop-7.2", "--prog", "stops", "--quiet")
     assert code == 0
     assert "runs: stops 1" in out
+
+
+@pytest.mark.parametrize("backend", SIM_AND_KERNEL)
+def test_an_object_alone_gets_a_mem_region(
+    backend: BackendName, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With too little memory the program stops at once; with enough of it, it reads (from what is
+    no descriptor of the ring's world)."""
+    need_backend(backend)
+    obj = EXAMPLES / "loop_checksum" / "prog.bpf.o"
+    arguments = (obj, "--abi", "loop-7.2", "--backend", backend, "--json", "--set", "size=1")
+    errors = {}
+    for size in (0, 4096, 8192):
+        given = ("--mem", str(size)) if size else ()
+        code, out, _ = command(capsys, *arguments, *given)
+        document = json.loads(out)
+        errors[size] = document["globals"]["error"]
+        assert (code, " ".join(given) in document["replay"]) == (0, True)
+    assert errors == {0: 0, 4096: 0, 8192: -errno.EBADF}
 
 
 def test_values_are_set_for_programs_that_run_once(capsys: pytest.CaptureFixture[str]) -> None:
