@@ -75,6 +75,15 @@ def test_refused(obj: LoadedObject, name: str) -> None:
     assert verdict.errors[0].rule is REFUSED[name]
 
 
+@pytest.mark.parametrize("name", ["no_size_0_write", "no_size_0_second_byte"])
+def test_a_region_of_size_0_is_called_empty(obj: LoadedObject, name: str) -> None:
+    verdict = obj[name].verdict()
+    assert isinstance(verdict, Rejected)
+    error = verdict.errors[0]
+    assert error.reason.startswith("the memory is empty: bpf_io_uring_get_region is asked for 0")
+    assert error.suggestion.startswith("ask for as many bytes at line ")
+
+
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_accepted(obj: LoadedObject, name: str) -> None:
     assert isinstance(obj[name].verdict(), Accepted)

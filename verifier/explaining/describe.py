@@ -6,6 +6,7 @@ from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Kind
 from pybpfvm.verifier.domains.scalar import Scalar
 from pybpfvm.verifier.domains.word import S64_MAX, S64_MIN, U32, U64
+from pybpfvm.verifier.explaining.narration import bytes_text
 from pybpfvm.verifier.states.regstate import Reg, RegType
 from pybpfvm.verifier.states.state import State
 
@@ -19,6 +20,8 @@ _PLACES = {
     RegType.PTR_TO_RINGBUF_MEM: "a ring-buffer record",
     RegType.PTR_TO_RINGBUF_MEM_OR_NULL: "a ring-buffer record",
     RegType.PTR_TO_FUNC: "a function",
+    RegType.PTR_TO_MEM: "memory",
+    RegType.PTR_TO_MEM_OR_NULL: "memory",
 }
 _LOADS = frozenset({Kind.LDX, Kind.LDSX, Kind.LOAD_ACQ})
 _MAYBE = " or NULL (not compared with NULL yet)"
@@ -72,7 +75,7 @@ def described(reg: Reg) -> str:
     if reg.type in (RegType.PTR_TO_PACKET, RegType.PTR_TO_PACKET_META):
         text += f", {reg.range} bytes checked against its end" if reg.range else ", not checked"
     elif reg.mem_size:
-        text += f", {reg.mem_size} bytes"
+        text += f", {bytes_text(reg.mem_size)}"
     return text + (_MAYBE if reg.type.value.endswith("_or_null") else "")
 
 

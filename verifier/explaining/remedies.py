@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from pybpfvm.btf.types import Func, FuncProto
 from pybpfvm.errors import SourceLine
 from pybpfvm.helpers.proto import ArgType
 from pybpfvm.helpers.table import HELPERS
@@ -29,6 +30,7 @@ from pybpfvm.verifier.explaining.narration import (
     value_text,
 )
 from pybpfvm.verifier.explaining.slicing import CALLS, How, Link, Register
+from pybpfvm.verifier.kernelobjects.kfuncs import RDWR_BUF_SIZE
 from pybpfvm.verifier.states.regstate import NON_NULL, PACKET_TYPES, Reg, RegType
 from pybpfvm.verifier.usermemory.origin import ADDRESSES
 from pybpfvm.verifier.verdict import Finding, Rule
@@ -129,6 +131,9 @@ def advice(question: Question) -> Advice:
 
 def _bounds(question: Question) -> Advice:
     need = question.need
+    empty = _empty(question)
+    if empty is not None:
+        return empty
     if need is None:
         if question.insn is not None and question.insn.spec.kind is Kind.LDDW:
             return Advice(suggestion="look the element up with bpf_map_lookup_elem instead")
@@ -201,7 +206,8 @@ def _object_text(culprit: Reg) -> str:
             return f"a key of map {culprit.map.name!r} has {culprit.map.key_size} bytes"
         return f"a value of map {culprit.map.name!r} has {size} bytes"
     if culprit.mem_size:
-        return f"the record has {culprit.mem_size} bytes"
+        what = "record" if culprit.type is RegType.PTR_TO_RINGBUF_MEM else "memory"
+        return f"the {what} has {bytes_text(culprit.mem_size)}"
     if culprit.type is RegType.PTR_TO_STACK:
         return f"the stack has {STACK_BYTES} bytes"
     return "the object ends before it"
@@ -817,6 +823,37 @@ def _kind_text(culprit: Reg) -> str:
 # Errors that are about no value.
 
 
+def _read_only(question: Question) -> Advice:
+    return _empty(question) or _only_here("write to a map or to the stack instead")(question)
+
+
+def _empty(question: Question) -> Advice | None:
+    """For memory of 0 bytes, which kernels take for a byte to be read: its size is what is wrong."""
+    source = _source(question, How.RESULT)
+    if source is None or not _asked_for_nothing(question, source):
+        return None
+    place = question.place(source.pc)
+    helper = helper_name(question.env, question.env.code[source.pc])
+    return Advice(
+        f"the memory is empty: {helper} is asked for 0 bytes at {place}",
+        f"ask for as many bytes at {place} as the program uses",
+    )
+
+
+def _asked_for_nothing(question: Question, source: Link) -> bool:
+    """Whether the memory that a kernel function gave is to have 0 bytes, as an argument says."""
+    insn, btf = question.env.code[source.pc], question.env.target
+    if question.path is None or source.index < 0 or insn.spec.kind is not Kind.CALL_KFUNC:
+        return False
+    found = btf.type(insn.imm) if btf is not None and 0 < insn.imm < len(btf) else None
+    proto = btf.type(found.type_id) if btf is not None and isinstance(found, Func) else None
+    names = [param.name for param in proto.params] if isinstance(proto, FuncProto) else []
+    if RDWR_BUF_SIZE not in names:
+        return False
+    size = question.path.steps[source.index].state.frame.regs[1 + names.index(RDWR_BUF_SIZE)]
+    return size.type is RegType.SCALAR_VALUE and size.var.umax == 0
+
+
 def _reference_leak(question: Question) -> Advice:
     if question.path is None:
         return Advice()
@@ -1003,7 +1040,7 @@ _SAID: Mapping[Rule, Callable[[Question], Advice]] = {
     Rule.FALL_THROUGH: _fall_through,
     Rule.BAD_JUMP: _bad_jump,
     Rule.UNREACHABLE: _unreachable,
-    Rule.READ_ONLY: _only_here("write to a map or to the stack instead"),
+    Rule.READ_ONLY: _read_only,
     Rule.UNKNOWN_HELPER: _only_here("check that the program was built for this ABI"),
     Rule.HELPER_NOT_ALLOWED: _only_here("use another helper, or another type of program"),
     Rule.ILLEGAL_INSN: _only_here("remove the instruction: compilers do not make it"),

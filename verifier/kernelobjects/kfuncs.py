@@ -101,8 +101,8 @@ _DEVICE_BOUND = frozenset(
 )
 _MAX_ARGS = 5
 # The names of parameters that say how large the memory is that the result points to.
-_RDWR_BUF_SIZE = "rdwr_buf_size"
-_BUF_SIZES = (_RDWR_BUF_SIZE, "rdonly_buf_size")
+RDWR_BUF_SIZE = "rdwr_buf_size"
+_BUF_SIZES = (RDWR_BUF_SIZE, "rdonly_buf_size")
 MAX_BUF_BYTES = 1 << 29
 _MAX_STRUCT_DEPTH = 4
 _MARKS = (
@@ -309,7 +309,7 @@ def _check_buf_size(call: _Call, arg: _Arg, reg: Reg, number: int) -> None:
     if reg.var.value > MAX_BUF_BYTES:
         raise unsupported(f"memory of {reg.var.value} bytes from {call.name}")
     mark_precise(reg)
-    call.memory_bytes, call.writable = reg.var.value, arg.name == _RDWR_BUF_SIZE
+    call.memory_bytes, call.writable = reg.var.value, arg.name == RDWR_BUF_SIZE
 
 
 def _check_constant(reg: Reg, number: int) -> None:
