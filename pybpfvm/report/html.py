@@ -183,8 +183,9 @@ def _witness(finding: Finding, judged: JudgedProgram) -> str:
     witness = finding.witness
     assert witness is not None
     parts = [witness.trap]
-    if any(witness.ctx):
-        parts.append(f"ctx: {context_text(witness.ctx, judged.ctx_fields)}")
+    context = context_text(witness.ctx, judged.ctx_fields, judged.ctx_read)
+    if context:
+        parts.append(f"ctx: {context}")
     if witness.packet:
         shown = witness.packet[:_MOST_BYTES].hex(" ")
         parts.append(f"packet {shown}{' …' if len(witness.packet) > _MOST_BYTES else ''}")

@@ -6,9 +6,11 @@ from __future__ import annotations
 import json
 
 from pybpfvm.errors import SourceLine
+from pybpfvm.profiles.base import CtxHolds
 from pybpfvm.report.formats import Report
 from pybpfvm.report.words import kind_of, verdict_name
 from pybpfvm.session.judged import JudgedObject, JudgedProgram, KernelSide
+from pybpfvm.session.witness_text import context_values
 from pybpfvm.verifier.explaining.categories import category, problem
 from pybpfvm.verifier.verdict import Finding, PathStep, Witness
 
@@ -79,7 +81,7 @@ def _finding(finding: Finding, judged: JudgedProgram) -> Json:
         "causal_path": [_step(step) for step in finding.path],
         "suggestion": finding.suggestion,
         "feature": finding.feature or None,
-        "witness": _witness(finding.witness),
+        "witness": _witness(finding.witness, judged),
     }
 
 
@@ -98,12 +100,17 @@ def _step(step: PathStep) -> Json:
     return {"insn": step.pc, "source": _source(step.source), "note": step.note}
 
 
-def _witness(witness: Witness | None) -> Json | None:
+def _witness(witness: Witness | None, judged: JudgedProgram) -> Json | None:
     if witness is None:
         return None
+    given = [field for field in judged.ctx_fields if field.holds is CtxHolds.GIVEN]
     return {
         "trap": witness.trap,
         "ctx": witness.ctx.hex(),
+        "ctx_fields": {
+            name: value if isinstance(value, int) else value.hex()
+            for name, value in context_values(witness.ctx, given)
+        },
         "packet": witness.packet.hex(),
         "maps": [
             {"map": name, "key": key.hex(), "value": value.hex()}

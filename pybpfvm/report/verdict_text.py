@@ -4,9 +4,8 @@ came about, and what to do."""
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from pybpfvm.profiles.base import CtxField
 from pybpfvm.report.formats import Report
 from pybpfvm.report.paint import Paint
 from pybpfvm.report.words import (
@@ -128,7 +127,7 @@ def _finding(
     if finding.witness is not None:
         yield ""
         yield paint("Witness:", "bold")
-        yield from _witness(finding.witness, judged.ctx_fields)
+        yield from _witness(finding.witness, judged)
     if finding.suggestion:
         yield from _part("Suggestion", finding.suggestion, paint)
 
@@ -188,10 +187,10 @@ def _around(pc: int, judged: JudgedProgram) -> list[tuple[int, str]]:
     return [(one, judged.insns[one]) for one in kept[max(0, at - 3) : at + 4] if one in near]
 
 
-def _witness(witness: Witness, fields: Sequence[CtxField]) -> Iterator[str]:
-    """Inputs under which the program faults; `fields` of its context."""
+def _witness(witness: Witness, judged: JudgedProgram) -> Iterator[str]:
+    """Inputs under which the program faults."""
     yield f"  With these inputs the program is stopped here: {printable(witness.trap)}"
-    for line in describe(witness, fields):
+    for line in describe(witness, judged.ctx_fields, judged.ctx_read):
         yield f"    {printable(line)}"
 
 

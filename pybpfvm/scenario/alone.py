@@ -28,7 +28,9 @@ def alone(
     of `mem_bytes`, none if that is 0. Raises InputError.
     """
     if mem_bytes > MAX_CONTENT_BYTES:
-        raise InputError(f"a MEM region of {mem_bytes:,} bytes", where="--mem", remedy="256 MiB at most")
+        raise InputError(
+            f"a MEM region of {mem_bytes:,} bytes", where="--mem", remedy="256 MiB at most"
+        )
     values = {
         key: parse_value(text, f"--set {key}", variable_bytes(obj.object, key))
         for key, text in settings.items()

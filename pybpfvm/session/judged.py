@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from pybpfvm.errors import SourceLine
+from pybpfvm.facts import program_facts
 from pybpfvm.isa.codec import pcs
 from pybpfvm.isa.disasm import format_insn
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Kind as InsnKind
 from pybpfvm.listing import Names
-from pybpfvm.profiles.base import CtxField, Profile
+from pybpfvm.profiles.base import CtxField, CtxHolds, Profile
 from pybpfvm.profiles.mainline import MAINLINE_NAMES
 from pybpfvm.program import BpfObject, Program
 from pybpfvm.verifier.verdict import Accepted, Finding, Inconclusive, Rejected, Verdict
@@ -55,7 +56,7 @@ class JudgedProgram:
     `insns` are the texts, by pc, of the instructions that findings name and of those around them.
     `recorded` is what the recorder of a format kept, None without one. `interrupted`: judging ended
     here, with what was known by then. `ctx_fields` are those of the context, where a witness needs
-    them. `near` has, by pc, a line of the program's own file for findings in a header's function.
+    them, `ctx_read` the names of those that the program reads and the host gives. `near` has, by pc, a line of the program's own file for findings in a header's function.
     """
 
     name: str
@@ -69,6 +70,7 @@ class JudgedProgram:
     kernel: KernelSide | None = None
     interrupted: bool = False
     ctx_fields: tuple[CtxField, ...] = ()
+    ctx_read: frozenset[str] = frozenset()
     near: Mapping[int, SourceLine] = field(default_factory=dict)
 
     @property
@@ -170,12 +172,24 @@ def judged_program(
     for finding in (*result.findings, *verdict.warnings):
         named.add(finding.pc)
         named.update(step.pc for step in finding.path)
-    told = any(found.witness is not None and any(found.witness.ctx) for found in result.findings)
+    told = any(found.witness is not None for found in result.findings)
     fields = profile.ctx_fields if profile is not None and told else ()
+    read = _read_fields(program, fields)
     at = [finding.pc for finding in (*result.findings, *verdict.warnings)]
     near = {pc: line for pc in at if (line := _near(program, pc)) is not None}
     insns = _texts(program, obj, profile, named)
-    return replace(result, insns=insns, ctx_fields=fields, near=near)
+    return replace(result, insns=insns, ctx_fields=fields, ctx_read=read, near=near)
+
+
+def _read_fields(program: Program, fields: tuple[CtxField, ...]) -> frozenset[str]:
+    """Those of `fields` that the host gives and an instruction of the program loads."""
+    given = [one for one in fields if one.holds is CtxHolds.GIVEN]
+    loads = [one for one in program_facts(program).ctx if one.form == "load"] if given else []
+    return frozenset(
+        one.name
+        for one in given
+        if any(one.named_by(load.offset, load.size, store=False) for load in loads)
+    )
 
 
 def _near(program: Program, pc: int) -> SourceLine | None:

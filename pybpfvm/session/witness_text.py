@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 
 from pybpfvm.profiles.base import CtxField
 from pybpfvm.session.answers import FAILS, is_user_read, results_of
 from pybpfvm.verifier.verdict import Witness
 
 
-def describe(witness: Witness, fields: Sequence[CtxField] = ()) -> tuple[str, ...]:
+def describe(
+    witness: Witness, fields: Sequence[CtxField] = (), read: Set[str] = frozenset()
+) -> tuple[str, ...]:
     """The witness in words, a line each; what is zero anyway is left out. `fields` are those of
-    the program's context."""
+    the program's context, of which those named in `read` are told whatever they hold."""
     lines: list[str] = []
-    if any(witness.ctx):
-        lines.append(f"context: {context_text(witness.ctx, fields)}")
+    context = context_text(witness.ctx, fields, read)
+    if context:
+        lines.append(f"context: {context}")
     if witness.packet:
         lines.append(f"packet of {len(witness.packet)} bytes: {_bytes(witness.packet)}")
     for name, key, value in witness.maps:
@@ -30,24 +33,33 @@ def describe(witness: Witness, fields: Sequence[CtxField] = ()) -> tuple[str, ..
     return tuple(lines)
 
 
-def context_text(ctx: bytes, fields: Sequence[CtxField]) -> str:
-    """What a context holds, by the names of its fields; as bytes where it has no names."""
+def context_text(ctx: bytes, fields: Sequence[CtxField], read: Set[str] = frozenset()) -> str:
+    """What a context holds other than zero, by the names of its fields, and all fields named in
+    `read`; as bytes where it has no names."""
     parts: list[str] = []
     left = bytearray(ctx)
-    for field in fields:
-        end = field.offset + field.size
-        if end > len(left) or not any(left[field.offset : end]):
+    for name, value in context_values(ctx, fields):
+        if name not in read and not (value if isinstance(value, int) else any(value)):
             continue
-        held = bytes(left[field.offset : end])
-        whole = field.size <= _WORD_BYTES
-        value = _number(int.from_bytes(held, "little")) if whole else _bytes(held)
-        parts.append(f"{field.name} = {value}")
-        left[field.offset : end] = bytes(field.size)
+        parts.append(f"{name} = {_number(value) if isinstance(value, int) else _bytes(value)}")
+    for field in fields:
+        if field.offset + field.size <= len(left):
+            left[field.offset : field.offset + field.size] = bytes(field.size)
     if any(left):
         first = next(at for at, byte in enumerate(left) if byte)
         where = f"at offset {first}: " if parts or first else ""
         parts.append(where + _bytes(bytes(left[first:])))
     return ", ".join(parts)
+
+
+def context_values(ctx: bytes, fields: Sequence[CtxField]) -> Iterator[tuple[str, int | bytes]]:
+    """The name of each field of a context, with its number, or its bytes where it has more than a
+    word of them."""
+    for field in fields:
+        held = ctx[field.offset : field.offset + field.size]
+        if len(held) == field.size:
+            whole = field.size <= _WORD_BYTES
+            yield field.name, int.from_bytes(held, "little") if whole else held
 
 
 def _number(value: int) -> str:

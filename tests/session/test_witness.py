@@ -17,6 +17,7 @@ from pybpfvm.helpers.table import HELPERS
 from pybpfvm.isa.asm import assemble
 from pybpfvm.isa.opcodes import Kind as InsnKind
 from pybpfvm.profiles import PROFILES
+from pybpfvm.session.judged import judged_program
 from pybpfvm.session.witness import (
     FORBIDDEN,
     PROOFS,
@@ -25,7 +26,7 @@ from pybpfvm.session.witness import (
     replay,
     with_witness,
 )
-from pybpfvm.session.witness_text import context_text
+from pybpfvm.session.witness_text import context_text, context_values
 from pybpfvm.verifier.explaining.causes import failing_paths
 from pybpfvm.verifier.privileges.privilege import ALL
 from pybpfvm.verifier.verdict import Finding, Kind, Rejected, Rule, Statistics, Witness
@@ -283,6 +284,20 @@ def test_a_context_is_told_by_the_names_of_its_fields() -> None:
     assert context_text(ctx[: first.size] + bytes(second.size), fields) == f"{first.name} = 7"
     assert context_text(ctx + b"\1\2", fields[:2]) == f"{named}, at offset {size}: 01 02"
     assert context_text(b"\0\5", ()) == "at offset 1: 05"
+
+
+def test_fields_that_the_program_reads_are_told_when_they_are_zero() -> None:
+    case = _assembled("reads", "r1 = *(u64 *)(r1 + 0)\n r0 = *(u64 *)(r1 + 0)\n exit", "iouring-v3")
+    error = _witnessed(case)
+    assert error is not None
+    assert error.witness is not None
+    verdict = Rejected(Statistics(), (error,))
+    judged = judged_program(case.program, case.object, case.profile, verdict)
+    assert not any(error.witness.ctx)
+    told = describe(error.witness, judged.ctx_fields, judged.ctx_read)
+    assert told == ("context: user_data = 0",)
+    named = dict(context_values(error.witness.ctx, judged.ctx_fields))
+    assert named == {"user_data": 0, "wait_nr": 0, "wait_idx": 0}
 
 
 def test_inputs_that_are_no_witness_do_not_trap() -> None:
