@@ -4,8 +4,9 @@ of `io_uring_port.h`. What decides between them is not translated: TODO marks it
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from pybpfvm.bits import round_up_pow2, s32
 from pybpfvm.porting.changes import opcode_name, shown
@@ -84,7 +85,7 @@ class _Writer:
         facts = [fact for fact in seen.facts if fact not in ends and fact.does is not Does.HELPER]
         facts.sort(key=lambda fact: self._places.order(fact.pc))
         pieces = [self._piece(fact, tuple(self._code(fact))) for fact in facts]
-        pieces += self._ends()
+        pieces = _by_line([*pieces, *self._ends()])
         body = [f"\t{line}" for piece in pieces for line in self._commented(piece)]
         text = "\n".join([*self._head(), *self._declared(), *body, "}", "", *self._tail(), ""])
         return Skeleton(name, text, tuple(pieces))
@@ -265,6 +266,14 @@ class _Writer:
             yield self._piece(finishes[-1], ("return finish(turn, shared->user_data);",))
         elif not waits:
             yield Piece("", "", ("return finish(turn, shared->user_data);",))
+
+
+def _by_line(pieces: Sequence[Piece]) -> list[Piece]:
+    """The pieces, those that follow one another for the same old line as one."""
+    return [
+        Piece(place, old, tuple(line for piece in same for line in piece.new))
+        for (place, old), same in groupby(pieces, lambda piece: (piece.place, piece.old))
+    ]
 
 
 def _comment(text: str) -> str:

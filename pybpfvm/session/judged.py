@@ -56,7 +56,8 @@ class JudgedProgram:
     `insns` are the texts, by pc, of the instructions that findings name and of those around them.
     `recorded` is what the recorder of a format kept, None without one. `interrupted`: judging ended
     here, with what was known by then. `ctx_fields` are those of the context, where a witness needs
-    them, `ctx_read` the names of those that the program reads and the host gives. `near` has, by pc, a line of the program's own file for findings in a header's function.
+    them, `ctx_read` the names of those that the program reads and the host gives. `near`
+    has, by pc, a line of the program's own file for findings in a header's function.
     """
 
     name: str

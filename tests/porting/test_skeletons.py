@@ -4,6 +4,7 @@ our verifier accepts it as loop-7.1."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,17 @@ def _judged(clang: str, text: str, folder: Path) -> tuple[str, ...]:
 
 def test_there_are_objects() -> None:
     assert len(OBJECTS) >= 70
+
+
+def test_a_line_that_does_two_things_stands_once() -> None:
+    """Reading user_data as an argument of a copy, and the copy."""
+    (made,) = ports(ROOT / "examples" / "07_batch_writer" / "prog.v3.bpf.o")
+    lines = [(piece.place, piece.old) for piece in made.skeleton.pieces]
+    assert all(one != after for one, after in pairwise(lines))
+    (copy,) = (piece for piece in made.skeleton.pieces if "copy_from_user" in piece.old)
+    assert copy.new[0] == "/* shared->user_data */"
+    assert "__builtin_memcpy(state.read_" in copy.new[1]
+    assert made.skeleton.text.count("copy_from_user") == 1
 
 
 @pytest.mark.parametrize("path", OBJECTS, ids=lambda path: f"{path.parent.name}/{path.name}")
