@@ -828,7 +828,7 @@ def _read_only(question: Question) -> Advice:
 
 
 def _empty(question: Question) -> Advice | None:
-    """For memory of 0 bytes, which kernels take for a byte to be read: its size is what is wrong."""
+    """For memory of 0 bytes, of which kernels let a byte be read: its size is what is wrong."""
     source = _source(question, How.RESULT)
     if source is None or not _asked_for_nothing(question, source):
         return None

@@ -113,6 +113,10 @@ class Results:
             if first < _RES[1] and last > _RES[0]:
                 self._looked = True
 
+    def passed(self) -> None:
+        """A function that is judged alone gets a pointer to the stack: perhaps to a completion."""
+        self._looked = True
+
     def copied(self, site: Site, memory: Reg, size: Reg) -> None:
         """Memory of the program goes to user space: bytes of a completion among it?"""
         place = stack_place(site.state, memory)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pybpfvm.verifier.lints.stores import NOTHING_STORED, Stores
 
 Span = tuple[int, int]  # least and greatest value
+ANY_U32: Span = (0, (1 << 32) - 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from pybpfvm.verifier.lints import (
     waiting,
     writing,
 )
-from pybpfvm.verifier.lints.notes import Notes
+from pybpfvm.verifier.lints.notes import ANY_U32, Notes
 from pybpfvm.verifier.lints.site import (
     Site,
     notes_of,
@@ -104,12 +104,13 @@ class Lints(Watching):
             site = self._site(pc, insn, state)
             if len(state.frames) > 1:
                 writing.returned(site)
+            elif state.frame.entry:  # of a global function: its caller may look at what it returns
+                self._results.read(site.regs[0])
             else:
                 waiting.ended(site)
                 submission.ended(site)
         elif kind is InsnKind.CALL_LOCAL and pc + 1 + insn.imm in self._globals:
-            site = self._site(pc, insn, state)
-            site.notes = replace(site.notes, persisted=True, reaped=site.notes.reaped | {None})
+            self._global_called(self._site(pc, insn, state))
 
     def _test(self, pc: int, number: int, found: Reg) -> None:
         """The jump at `pc` tells whether a lookup found something."""
@@ -176,6 +177,18 @@ class Lints(Watching):
             writing.filled(site, out, size)
         if fills or name in TO_USER or name in _CHANGES_MAPS:
             site.notes = replace(site.notes, persisted=True)
+
+    def _global_called(self, site: Site) -> None:
+        """A function that is judged alone: it may do anything with what it is given."""
+        notes = replace(site.notes, persisted=True, reaped=site.notes.reaped | {None})
+        given = [site.regs[number] for number in range(1, 6)]
+        if any(reg.type is RegType.PTR_TO_CTX for reg in given):
+            notes = replace(notes, wait_nr=ANY_U32, wait_idx=ANY_U32, chain=-1, flights=frozenset())
+        for reg in given:
+            if reg.type is RegType.PTR_TO_STACK:
+                notes = replace(notes, stores=notes.stores.unknown(reg.frame))
+                self._results.passed()
+        site.notes = notes
 
     def _store(self, site: Site) -> None:
         insn = site.insn

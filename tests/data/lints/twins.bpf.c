@@ -672,3 +672,153 @@ RING_PROG(good_buffer_in_flight_of_a_copy)
 	submit(ctx, &sqe);
 	return finish(ctx);
 }
+
+/* --- functions that are judged alone -------------------------------------------------------- */
+
+/* Their ends are no ends of runs, and whoever calls one does not know what it did with what it got. */
+#define FUNCTION __attribute__((noinline)) int
+
+FUNCTION submit_nop(struct io_uring_bpf_ctx *ctx, u32 flags)
+{
+	struct io_uring_sqe sqe = { .opcode = OP_NOP, .flags = flags & SQE_IO_LINK, .cq_idx = 1 };
+
+	submit(ctx, &sqe);
+	return 1;
+}
+
+FUNCTION open_chain(struct io_uring_bpf_ctx *ctx)
+{
+	struct io_uring_sqe sqe = { .opcode = OP_NOP, .flags = SQE_IO_LINK, .cq_idx = 1 };
+
+	submit(ctx, &sqe);
+	return 1;
+}
+
+FUNCTION count_one(u32 index)
+{
+	note(index & 3);
+	return 1;
+}
+
+RING_PROG(bad_link_without_successor_in_a_function)
+{
+	struct io_uring_sqe sqe = { .opcode = OP_NOP, .flags = SQE_IO_LINK, .cq_idx = 1 };
+
+	submit(ctx, &sqe);
+	count_one(2);
+	return finish(ctx);
+}
+
+RING_PROG(good_link_without_successor_in_a_function)
+{
+	struct io_uring_sqe sqe = { .opcode = OP_NOP, .flags = SQE_IO_LINK, .cq_idx = 1 };
+
+	submit(ctx, &sqe);
+	submit_nop(ctx, 0);
+	return finish(ctx);
+}
+
+RING_PROG(bad_link_without_successor_behind_a_function)
+{
+	struct io_uring_sqe sqe = { .opcode = OP_NOP, .flags = SQE_IO_LINK, .cq_idx = 1 };
+
+	open_chain(ctx);
+	submit(ctx, &sqe);
+	return finish(ctx);
+}
+
+RING_PROG(good_link_without_successor_behind_a_function)
+{
+	struct io_uring_sqe sqe = { .opcode = OP_NOP, .cq_idx = 1 };
+
+	open_chain(ctx);
+	submit(ctx, &sqe);
+	return finish(ctx);
+}
+
+FUNCTION make_nop(struct io_uring_sqe *sqe)
+{
+	if (!sqe)
+		return 0;
+	sqe->opcode = OP_NOP;
+	sqe->flags = 0;
+	sqe->cq_idx = 1;
+	return 1;
+}
+
+RING_PROG(bad_sqe_opcode_in_a_function)
+{
+	struct io_uring_sqe sqe = { .flags = 0, .cq_idx = 1 };
+
+	make_nop(&sqe);
+	sqe.opcode = 77;
+	submit(ctx, &sqe);
+	return finish(ctx);
+}
+
+RING_PROG(good_sqe_opcode_in_a_function)
+{
+	struct io_uring_sqe sqe = { .opcode = 77, .flags = 0, .cq_idx = 1 };
+
+	make_nop(&sqe);
+	submit(ctx, &sqe);
+	return finish(ctx);
+}
+
+FUNCTION is_whole(struct io_uring_cqe *cqe)
+{
+	return cqe && cqe->res == 40;
+}
+
+inline_always int passes(struct io_uring_bpf_ctx *ctx, int looks)
+{
+	struct io_uring_sqe sqe = {
+		.opcode = OP_WRITE, .addr = (u64)JOB(ctx)->text, .len = 40, .cq_idx = 1,
+	};
+	struct io_uring_cqe cqe;
+
+	if (reap(ctx, 1, &cqe)) {
+		submit(ctx, &sqe);
+		return wait_for(ctx, 1, 1);
+	}
+	if (looks ? !is_whole(&cqe) : count_one(2))
+		emit(ctx, 2, 0, 0, 0);
+	return finish(ctx);
+}
+
+RING_PROG(bad_completion_result_ignored_by_a_function)
+{
+	return passes(ctx, 0);
+}
+
+RING_PROG(good_completion_result_ignored_by_a_function)
+{
+	return passes(ctx, 1);
+}
+
+#if IOURING_PROFILE == 3
+FUNCTION wait_for_one(struct io_uring_bpf_ctx *ctx)
+{
+	ctx_set(ctx, wait_nr, 1);
+	ctx_set(ctx, wait_idx, 1);
+	return 1;
+}
+
+RING_PROG(bad_wait_fields_stale_in_a_function)
+{
+	struct io_uring_cqe cqe;
+
+	reap(ctx, 1, &cqe);
+	count_one(1);
+	return RETURN_WAIT;
+}
+
+RING_PROG(good_wait_fields_stale_in_a_function)
+{
+	struct io_uring_cqe cqe;
+
+	reap(ctx, 1, &cqe);
+	wait_for_one(ctx);
+	return RETURN_WAIT;
+}
+#endif
