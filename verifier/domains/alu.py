@@ -360,6 +360,24 @@ def _extended(low: int, high: int, bits: int) -> tuple[int, int] | None:
     return (low, high) if (low < 0) == (high < 0) else None
 
 
+def kernel_low_field(a: Scalar, bits: int) -> Scalar:
+    """The low `bits` bits (fewer than 32), zero-extended: known bits stay known, and the unsigned
+    range while no number in it leaves a block of those with the same upper bits. 32-bit ranges and
+    signed ones are lost."""
+    field = (1 << bits) - 1
+    low, high = a.umin & field, a.umax & field
+    if a.umin >> bits != a.umax >> bits:
+        low, high = 0, field
+    found = sync(
+        a.value & field, a.mask & field, S64_MIN, S64_MAX, low, high, S32_MIN, S32_MAX, 0, U32
+    )
+    return found or unknown_field(bits, False)
+
+
+def _kernel_to_little_endian16(a: Scalar, _: Scalar) -> Scalar:
+    return kernel_low_field(a, 16)
+
+
 def _to_little_endian(bits: int) -> Transfer:
     def transfer(a: Scalar, _: Scalar) -> Scalar:
         return low_field(a, bits, signed=False)
@@ -463,12 +481,14 @@ KERNEL_SLOW64: Mapping[AluOp, Transfer] = {
     AluOp.MOVSX8: kernel_movsx64(8),
     AluOp.MOVSX16: kernel_movsx64(16),
     AluOp.MOVSX32: kernel_movsx64(32),
+    AluOp.LE16: _kernel_to_little_endian16,
 }
 KERNEL_SLOW32: Mapping[AluOp, Transfer] = {
     AluOp.MUL: _narrow(AluOp.MUL, tnum.mul_in_order, interval.mul_unless_wraps),
     AluOp.AND: _KERNEL_AND32,
     AluOp.MOVSX8: kernel_movsx32(8),
     AluOp.MOVSX16: kernel_movsx32(16),
+    AluOp.LE16: _kernel_to_little_endian16,
 }
 KERNEL64: Mapping[AluOp, Transfer] = {
     **TRANSFER64,

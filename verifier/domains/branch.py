@@ -17,10 +17,21 @@ from collections.abc import Callable, Mapping
 from pybpfvm.isa.opcodes import JmpOp
 from pybpfvm.verifier.domains import tnum
 from pybpfvm.verifier.domains.scalar import Scalar, contains, meet, sharpened, sync, sync_small
-from pybpfvm.verifier.domains.word import BITS, HIGH, S32_MAX, SIGN32, SIGN64, U32, U64
+from pybpfvm.verifier.domains.word import (
+    BITS,
+    HIGH,
+    S32_MAX,
+    S32_MIN,
+    S64_MAX,
+    SIGN32,
+    SIGN64,
+    U32,
+    U64,
+)
 
 Pair = tuple[Scalar, Scalar]
 Refine = Callable[[Scalar, Scalar], Pair | None]
+Within = Callable[[Scalar, int, int], Scalar | None]
 
 
 def branch(op: JmpOp, width: int, a: Scalar, b: Scalar) -> tuple[Pair | None, Pair | None]:
@@ -38,7 +49,8 @@ def arms_of(
     anything.
     `forgets`: where it does not jump, ranges are lost, as kernels lose them.
     """
-    taken, not_taken = (ARMS64 if width == BITS else ARMS32)[op]
+    arms64 = KERNEL_ARMS64 if as_kernel else ARMS64
+    taken, not_taken = (arms64 if width == BITS else ARMS32)[op]
     if op is JmpOp.JSET:
         word = U64 if width == BITS else U32
         if as_kernel:
@@ -46,10 +58,6 @@ def arms_of(
         if forgets:
             not_taken = _forgetting(word)
     if as_kernel:
-        if width == BITS and op is JmpOp.JEQ:
-            taken = _equal64_apart
-        if width == BITS and op is JmpOp.JNE:
-            not_taken = _equal64_apart
         return taken, not_taken
     return _sharpening(taken), _sharpening(not_taken)
 
@@ -62,42 +70,42 @@ def _sharpening(refine: Refine) -> Refine:
     return refined
 
 
-def _less64(a: Scalar, b: Scalar) -> Pair | None:
-    """a < b, unsigned."""
-    if a.umin >= b.umax:
-        return None
-    return _both(
-        _within_u64(a, a.umin, b.umax - 1) if a.umax >= b.umax else a,
-        _within_u64(b, a.umin + 1, b.umax) if b.umin <= a.umin else b,
-    )
+def _orders64(within_u64: Within, within_s64: Within) -> tuple[Refine, Refine, Refine, Refine]:
+    """a < b, a <= b, a s< b and a s<= b, by what cuts a range down."""
 
+    def less(a: Scalar, b: Scalar) -> Pair | None:
+        if a.umin >= b.umax:
+            return None
+        return _both(
+            within_u64(a, a.umin, b.umax - 1) if a.umax >= b.umax else a,
+            within_u64(b, a.umin + 1, b.umax) if b.umin <= a.umin else b,
+        )
 
-def _at_most64(a: Scalar, b: Scalar) -> Pair | None:
-    """a <= b, unsigned."""
-    if a.umin > b.umax:
-        return None
-    return _both(
-        _within_u64(a, a.umin, b.umax) if a.umax > b.umax else a,
-        _within_u64(b, a.umin, b.umax) if b.umin < a.umin else b,
-    )
+    def at_most(a: Scalar, b: Scalar) -> Pair | None:
+        if a.umin > b.umax:
+            return None
+        return _both(
+            within_u64(a, a.umin, b.umax) if a.umax > b.umax else a,
+            within_u64(b, a.umin, b.umax) if b.umin < a.umin else b,
+        )
 
+    def signed_less(a: Scalar, b: Scalar) -> Pair | None:
+        if a.smin >= b.smax:
+            return None
+        return _both(
+            within_s64(a, a.smin, b.smax - 1) if a.smax >= b.smax else a,
+            within_s64(b, a.smin + 1, b.smax) if b.smin <= a.smin else b,
+        )
 
-def _signed_less64(a: Scalar, b: Scalar) -> Pair | None:
-    if a.smin >= b.smax:
-        return None
-    return _both(
-        _within_s64(a, a.smin, b.smax - 1) if a.smax >= b.smax else a,
-        _within_s64(b, a.smin + 1, b.smax) if b.smin <= a.smin else b,
-    )
+    def signed_at_most(a: Scalar, b: Scalar) -> Pair | None:
+        if a.smin > b.smax:
+            return None
+        return _both(
+            within_s64(a, a.smin, b.smax) if a.smax > b.smax else a,
+            within_s64(b, a.smin, b.smax) if b.smin < a.smin else b,
+        )
 
-
-def _signed_at_most64(a: Scalar, b: Scalar) -> Pair | None:
-    if a.smin > b.smax:
-        return None
-    return _both(
-        _within_s64(a, a.smin, b.smax) if a.smax > b.smax else a,
-        _within_s64(b, a.smin, b.smax) if b.smin < a.smin else b,
-    )
+    return less, at_most, signed_less, signed_at_most
 
 
 def _equal64(a: Scalar, b: Scalar) -> Pair | None:
@@ -118,8 +126,8 @@ def _equal64_apart(a: Scalar, b: Scalar) -> Pair | None:
         return None
     ends = max(a.smin, b.smin), min(a.smax, b.smax), max(a.umin, b.umin), min(a.umax, b.umax)
     return _both(
-        sync(*bits, *ends, a.s32min, a.s32max, a.u32min, a.u32max),
-        sync(*bits, *ends, b.s32min, b.s32max, b.u32min, b.u32max),
+        _kernel_sync(*bits, *ends, a.s32min, a.s32max, a.u32min, a.u32max),
+        _kernel_sync(*bits, *ends, b.s32min, b.s32max, b.u32min, b.u32max),
     )
 
 
@@ -368,6 +376,46 @@ def _within_s64(a: Scalar, low: int, high: int) -> Scalar | None:
     )
 
 
+def _kernel_within_u64(a: Scalar, low: int, high: int) -> Scalar | None:
+    """As `_within_u64`, as kernels have it."""
+    if a.smin >= S32_MIN or a.smax > S32_MAX:
+        return _within_u64(a, low, high)
+    low_half = a.s32min, a.s32max, a.u32min, a.u32max
+    return _kernel_sync(a.value, a.mask, a.smin, a.smax, low, high, *low_half)
+
+
+def _kernel_within_s64(a: Scalar, low: int, high: int) -> Scalar | None:
+    """As `_within_s64`, as kernels have it."""
+    if low >= S32_MIN or high > S32_MAX:
+        return _within_s64(a, low, high)
+    low_half = a.s32min, a.s32max, a.u32min, a.u32max
+    return _kernel_sync(a.value, a.mask, low, high, a.umin, a.umax, *low_half)
+
+
+def _kernel_sync(
+    value: int,
+    mask: int,
+    smin: int,
+    smax: int,
+    umin: int,
+    umax: int,
+    s32min: int,
+    s32max: int,
+    u32min: int,
+    u32max: int,
+) -> Scalar | None:
+    """As `sync`, but of a word that its two 64-bit ranges only together show to be its low half,
+    and not negative, the signed one is forgotten: kernels take both from what is known of the low
+    half by then, which the signed range has not narrowed if it reaches below S32_MIN."""
+    found = sync(value, mask, smin, smax, umin, umax, s32min, s32max, u32min, u32max)
+    if found is None or smin >= S32_MIN or smax > S32_MAX or found.umax > S32_MAX:
+        return found
+    alone = sync(value, mask, -SIGN64, S64_MAX, umin, umax, s32min, s32max, u32min, u32max)
+    if alone is None or alone.s32min < 0:
+        return found
+    return sync_small(value & U32, mask & U32, alone.s32min, alone.s32max)
+
+
 def _within_u32(a: Scalar, low: int, high: int) -> Scalar | None:
     """`a` with its unsigned 32-bit range cut down to [low, high], which lies within it."""
     if a.umax <= S32_MAX:
@@ -438,5 +486,8 @@ def _arms(
     }
 
 
-ARMS64 = _arms(_less64, _at_most64, _signed_less64, _signed_at_most64, _equal64, _unequal64, U64)
+ARMS64 = _arms(*_orders64(_within_u64, _within_s64), _equal64, _unequal64, U64)
+KERNEL_ARMS64 = _arms(
+    *_orders64(_kernel_within_u64, _kernel_within_s64), _equal64_apart, _unequal64, U64
+)
 ARMS32 = _arms(_less32, _at_most32, _signed_less32, _signed_at_most32, _equal32, _unequal32, U32)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pybpfvm.isa.opcodes import AluOp
-from pybpfvm.verifier.domains.alu import transfer_of
+from pybpfvm.verifier.domains.alu import kernel_low_field, transfer_of
 from pybpfvm.verifier.domains.scalar import Scalar, load_result, truncate
 from pybpfvm.verifier.states.regstate import Reg, RegType, is_null, mark_precise, same_reg, scalar
 from pybpfvm.verifier.states.state import Frame
@@ -207,7 +207,7 @@ def read(
 ) -> Reg:
     """What a load of `size` initialised bytes inside one slot gives. The slot's register as it
     was if all of it is read; its low bytes if they are a number's; 0 for zeroes. `as_kernel`: of
-    signs that are extended no more is known than kernels know."""
+    part of a number no more is known than kernels know."""
     base, index = off & -SLOT_BYTES, off & 7
     slot = frame.stack.get(base, EMPTY)
     kinds = slot.kinds[index : index + size]
@@ -222,6 +222,8 @@ def read(
             if signed:
                 extend = transfer_of(_EXTENDING[size], 64, as_kernel=as_kernel)
                 var = extend(held.var, held.var)
+            elif as_kernel and size < 4:
+                var = kernel_low_field(held.var, size * 8)
             else:
                 var = truncate(held.var, size, False)
             return held if var is held.var else scalar(var, at, (held,))

@@ -12,8 +12,9 @@ import pytest
 from pybpfvm.bits import U64
 from pybpfvm.isa.opcodes import JmpOp
 from pybpfvm.isa.semantics import CONCRETE_JMP
-from pybpfvm.verifier.domains.branch import ARMS32, ARMS64, branch
-from pybpfvm.verifier.domains.scalar import Scalar, contains, is_subsumed_by, load_result
+from pybpfvm.verifier.domains.branch import ARMS32, ARMS64, arms_of, branch
+from pybpfvm.verifier.domains.scalar import Scalar, contains, is_subsumed_by, load_result, sync
+from pybpfvm.verifier.domains.word import S32_MAX, S32_MIN, S64_MIN, U32
 from tests.verifier.domains.gamma import bit_set, gamma, members, sampled, scalar_pairs
 from tests.verifier.domains.world import world
 
@@ -57,20 +58,21 @@ def test_small_world(op: JmpOp, bits: int) -> None:
     assert alive > 100
 
 
+@pytest.mark.parametrize("op", OPS, ids=lambda op: op.value)
 @pytest.mark.parametrize("bits", [2, 4])
-def test_what_kernels_learn_of_bits_loses_no_pair(bits: int) -> None:
-    """JSET as kernels have it: nothing but what is so, and nothing that we do not know."""
+def test_what_kernels_learn_loses_no_pair(op: JmpOp, bits: int) -> None:
+    """As kernels have it: nothing but what is so, and nothing that we do not know."""
     w = world(bits)
     less = 0
     for width in (bits, bits // 2):
-        sharp = w.branch.arms_of(JmpOp.JSET, width)
-        kernels = w.branch.arms_of(JmpOp.JSET, width, as_kernel=True, forgets=True)
+        sharp = w.branch.arms_of(op, width)
+        kernels = w.branch.arms_of(op, width, as_kernel=True, forgets=True)
         for a, a_numbers, b, b_numbers in scalar_pairs(bits, max(PAIRS, 300), seed=width):
             for ours, theirs, jumps in zip(sharp, kernels, (True, False)):
                 arm, known = theirs(a, b), ours(a, b)
-                what = f"jset{width} {a} {b}: {arm}"
+                what = f"{op.value}{width} {a} {b}: {arm}"
                 for x, y in product(members(a_numbers), members(b_numbers)):
-                    if CONCRETE_JMP[JmpOp.JSET](x, y, width) is jumps:
+                    if CONCRETE_JMP[op](x, y, width) is jumps:
                         assert arm is not None, what
                         assert w.scalar.contains(arm[0], x), what
                         assert w.scalar.contains(arm[1], y), what
@@ -78,7 +80,21 @@ def test_what_kernels_learn_of_bits_loses_no_pair(bits: int) -> None:
                     assert arm is not None, what
                     assert all(map(w.scalar.is_subsumed_by, known, arm)), what
                 less += known != arm
-    assert less
+    assert less or bits == 2
+
+
+def test_kernels_forget_a_signed_end_that_reaches_below_the_low_half() -> None:
+    """x s<= 32, then x < 256: unless the signed range lies in 32 bits, it is not looked at."""
+    for smin, kernels in ((S64_MIN, 255), (S32_MIN - 1, 255), (S32_MIN, 32), (-5, 32), (0, 32)):
+        low = sync(0, U64, smin, 32, 0, U64, S32_MIN, S32_MAX, 0, U32)
+        assert low is not None
+        found = []
+        for as_kernel in (False, True):
+            jumps, _ = arms_of(JmpOp.JLT, 64, as_kernel=as_kernel)
+            pair = jumps(low, Scalar.const(256))
+            assert pair is not None
+            found.append(pair[0].umax)
+        assert found == [32, kernels], smin
 
 
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.value)
