@@ -17,6 +17,7 @@ from pybpfvm.program import BpfObject, Program
 
 # C sources, objects and scenarios that ship with the package.
 EXAMPLES = Path(__file__).parents[1] / "examples"
+_LARGEST = (1 << 63) - 1
 
 
 def add_abi_arguments(parser: argparse.ArgumentParser) -> None:
@@ -113,8 +114,8 @@ def _integer(text: str, low: int) -> int:
         value = int(text, 0)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not low <= value < 1 << 63:
-        raise argparse.ArgumentTypeError(f"{text} is out of range: {low} or more")
+    if not low <= value <= _LARGEST:
+        raise argparse.ArgumentTypeError(f"{text} is out of range: {low} to {_LARGEST}")
     return value
 
 

@@ -177,6 +177,7 @@ def _opcodes(live: Live) -> Mapping[int, str]:
 
 
 def _print_header(live: Live, options: Options) -> None:
+    engine = chosen(options.engine, live.object.image)
     print(
         f"{live.scenario.path}: {live.scenario.title}"
         if live.scenario.title
@@ -184,7 +185,6 @@ def _print_header(live: Live, options: Options) -> None:
     )
     seed = f", seed {options.seed}" if options.backend == "sim" else ""
     where = "simulated ring" if options.backend == "sim" else "the running kernel's ring"
-    engine = chosen(options.engine, live.object.image)
     print(
         f"{live.object.object.path}  ABI {live.object.profile.name}  on {where}{seed}, "
         f"engine {engine}"

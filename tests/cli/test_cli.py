@@ -218,6 +218,7 @@ BAD = [
     (("run", PINGPONG, "--seed", "0"), 2, "--seed: the option belongs to a scenario"),
     (("run", PINGPONG, "--no-verify"), 2, "--no-verify: the option belongs to a scenario"),
     (("run", SCENARIO, "--abi", "v9"), 2, "error: --abi: no ABI profile"),
+    (("run", SCENARIO, "--seed", str(1 << 64)), 2, "is out of range: 0 to 9223372036854775807"),
     (("port", "--to", "v9", PINGPONG), 2, "error: --to: no port leads to 'v9' (one of loop-7.1"),
     (("verify", PINGPONG, "--type", "v9"), 2, "(known: socket_filter, kprobe, "),
     (("demo", "nothing"), 2, "no example"),
