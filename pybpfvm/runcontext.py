@@ -15,10 +15,11 @@ from pybpfvm.helpers.context import BadArgument, LoopPort, RingPort
 from pybpfvm.image import FunctionRef, Image, ProgramRef
 from pybpfvm.isa.disasm import format_insn
 from pybpfvm.isa.insn import Insn
+from pybpfvm.isa.opcodes import Kind
 from pybpfvm.isa.semantics import CONCRETE_ATOMIC
 from pybpfvm.maps.base import BpfMap
 from pybpfvm.memory import MemoryFault, Region, RegionKind
-from pybpfvm.profiles.base import CtxHolds
+from pybpfvm.profiles.base import CtxHolds, Profile
 from pybpfvm.profiles.ctxaccess import ctx_violation
 from pybpfvm.program import Program
 
@@ -45,8 +46,11 @@ def trap_of(
     insn: Insn,
     regs: tuple[int, ...],
     insns: int,
+    profile: Profile | None,
 ) -> Trap:
-    """The trap at `insn`, which is at `pc`; `regs` before it, `insns` executed with it."""
+    """The trap at `insn`, which is at `pc`; `regs` before it, `insns` executed with it. `profile`
+    names the helper that it calls."""
+    helpers = profile.helpers if profile is not None and insn.spec.kind is Kind.CALL else {}
     kind, detail, addr, size, region = TrapKind.BAD_HELPER_ARG, str(stop), None, 0, ""
     if isinstance(stop, MemoryFault):
         kind, detail, addr, size, region = stop.kind, "", stop.addr, stop.size, stop.region
@@ -57,7 +61,7 @@ def trap_of(
         detail,
         pc=pc,
         program=program.name,
-        insn=format_insn(insn, pc, style="kernel"),
+        insn=format_insn(insn, pc, style="kernel", resolve=lambda one, _: helpers.get(one.imm)),
         addr=addr,
         size=size,
         region=region,

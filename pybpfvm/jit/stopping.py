@@ -62,6 +62,7 @@ class Stopping(Compiling):
             unit.program.insns[index],
             self._registers(),
             executed,
+            self.environment.profile,
         )
 
     def _note_stop(self, unit: Unit, index: int, after: int, room: int) -> None:

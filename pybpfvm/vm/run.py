@@ -126,8 +126,9 @@ class Run(RunContext):
             step = self.steps[index]
             raise Stop(TrapKind.BUDGET, f"{self.executed} instructions")
         except STOPS as stop:
+            regs, profile = tuple(self.regs), self.environment.profile
             raise trap_of(
-                stop, self.program, step.pc, step.insn, tuple(self.regs), self.executed
+                stop, self.program, step.pc, step.insn, regs, self.executed, profile
             ) from stop
 
     def _recorded(self, recorder: Recorder, step: Step) -> int:

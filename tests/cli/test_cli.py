@@ -189,11 +189,14 @@ def test_run_one_program_once(capsys: pytest.CaptureFixture[str], tmp_path: Path
     assert "returned 0" in out
 
 
+@pytest.mark.parametrize("engine", ["interp", "auto"])
 def test_a_ring_helper_without_a_ring_is_a_guest_fault(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], engine: str
 ) -> None:
-    code, out, err = run(capsys, "run", ROOT / "examples/01_hello/prog.v3.bpf.o", "--abi", "v3")
+    obj = ROOT / "examples/01_hello/prog.v3.bpf.o"
+    code, out, err = run(capsys, "run", obj, "--abi", "v3", "--engine", engine)
     assert code == 4
+    assert "call io_uring_emit_cqe#171" in err
     assert "map_lookup_elem(visits" in out  # what happened until then
     assert "hello+" in err
     assert "prog.bpf.c:" in err
