@@ -276,7 +276,7 @@ def _run_once(args: argparse.Namespace, machine: Machine, obj: LoadedObject) -> 
         if args.json:
             _print_document(args, obj, program, account, trap)
         elif not args.quiet:
-            for line in account.lines(names):
+            for line in account.lines(names, start_ns=account.first_ns):
                 print(line)
         raise
     seconds = time.perf_counter() - start
@@ -287,7 +287,7 @@ def _run_once(args: argparse.Namespace, machine: Machine, obj: LoadedObject) -> 
     how = f"{program.profile.name}, engine {engine}: {checks}"
     print(f"{obj.object.path}: {program.name}  ({how})")
     if not args.quiet:
-        for line in account.lines(names):
+        for line in account.lines(names, start_ns=account.first_ns):
             print(line)
     print(f"returned {s64(done.retval)} (as int {s32(done.retval)}), {done.insns} instructions")
     if done.data:

@@ -80,6 +80,11 @@ class Account:
             case _:
                 pass
 
+    @property
+    def first_ns(self) -> int:
+        """When its first event was, 0 without any."""
+        return self._head[0].time_ns if self._head else 0
+
     def left(self, cq: int) -> int:
         """CQEs that were posted to a queue and not reaped."""
         return self.posted[cq] - self.reaped[cq]

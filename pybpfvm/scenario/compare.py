@@ -182,13 +182,14 @@ def _text(value: Value) -> str:
 def _compare_bytes(spec: BytesSpec, data: bytes, live: Live, where: str) -> Iterator[Finding]:
     with placed(live.scenario, where):
         wanted = live.render(spec.content)
-    if wanted == data:
-        return
+    yield from differing(wanted, data, where, spec.offset)
+
+
+def differing(wanted: bytes, data: bytes, where: str, offset: int = 0) -> Iterator[Finding]:
+    """How bytes differ: in number, and where first, counted from `offset`."""
     if len(wanted) != len(data):
         yield Finding(where, f"{len(wanted)} bytes", str(len(data)))
     at = next((i for i, (a, b) in enumerate(zip(wanted, data)) if a != b), None)
     if at is not None:
         show = slice(at, at + 16)
-        yield Finding(
-            f"{where}, byte {spec.offset + at}", wanted[show].hex(" "), data[show].hex(" ")
-        )
+        yield Finding(f"{where}, byte {offset + at}", wanted[show].hex(" "), data[show].hex(" "))

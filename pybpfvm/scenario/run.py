@@ -23,7 +23,7 @@ from pybpfvm.filters.uapi import Registrar
 from pybpfvm.loader.kconfig import Kconfig
 from pybpfvm.profiles import profile_named
 from pybpfvm.profiles.base import Profile
-from pybpfvm.scenario.compare import Finding, compare
+from pybpfvm.scenario.compare import Finding, compare, differing
 from pybpfvm.scenario.live import Live, placed
 from pybpfvm.scenario.model import (
     Action,
@@ -68,6 +68,7 @@ from pybpfvm.uring_backend.loop.setup import check_setup
 __all__ = ["Finding", "Live", "Outcome", "run_scenario"]
 
 _PEER_TRIES = 500
+_SHOWN_BYTES = 80  # of what a peer received, as text
 _PEER_TRY_NS = 10_000_000
 Stopped = RingHang | Trap | LoadRejected
 
@@ -622,7 +623,9 @@ def _recv(action: PeerRecv, live: Live, where: str) -> list[Finding]:
         else:
             got += data
     if got != wanted:
-        return [Finding(where, repr(wanted[:80]), repr(got[:80]))]
+        if len(wanted) <= _SHOWN_BYTES:  # and no more were received
+            return [Finding(where, repr(wanted), repr(got))]
+        return list(differing(wanted, got, where))
     return _ended(action, live, where) if action.end else []
 
 

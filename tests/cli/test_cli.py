@@ -187,6 +187,7 @@ def test_run_one_program_once(capsys: pytest.CaptureFixture[str], tmp_path: Path
     assert code == 0
     assert "copy_from_user(&fp-16, 16, 0) = -EFAULT" in out
     assert "returned 0" in out
+    assert out.splitlines()[1].startswith("     0.000 ms ")
 
 
 @pytest.mark.parametrize("engine", ["interp", "auto"])

@@ -217,6 +217,26 @@ def test_peers_and_checks_between_steps(backend: BackendName) -> None:
     assert finding.found == "b'pong'"
 
 
+@pytest.mark.parametrize(
+    ("content", "where", "expected", "found"),
+    [
+        ("fill = 0x61\nsize = 500", "steps[2]", "500 bytes", "400"),
+        ("zero = 400", "steps[2], byte 0", "00 " * 15 + "00", "61 " * 15 + "61"),
+    ],
+)
+def test_what_a_peer_should_have_received_is_told_by_its_size_and_first_difference(
+    content: str, where: str, expected: str, found: str
+) -> None:
+    text = ROWS + (
+        "[user.buf]\nfill = 0x61\nsize = 400\n[fds.sock]\nsocketpair = 'host'\n"
+        "[[steps]]\nsubmit = [{ op = 'send', fd = 'sock', addr = { block = 'buf' }, len = 400 }]\n"
+        "[[steps]]\nwait = 1\n"
+        f"[[steps]]\nrecv = 'host'\ntimeout = '20 ms'\n{content}\n"
+    )
+    (finding,) = run(text).findings
+    assert (finding.where, finding.expected, finding.found) == (f"t.toml: {where}", expected, found)
+
+
 @pytest.mark.parametrize("backend", SIM_AND_KERNEL)
 @pytest.mark.parametrize(
     ("before", "found"),
