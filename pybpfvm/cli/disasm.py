@@ -61,10 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    renamed = overrides(args)
     obj = read_object(args.object, btf=target_btf(args), kconfig=kconfig(args))
     profile = profile_named(args.abi) if args.abi else detect_abi(obj).profile
     if profile is not None:
-        profile = with_helpers(profile, overrides(args))
+        profile = with_helpers(profile, renamed)
     programs = select_programs(obj, args.program)
     if args.checks is not None and not args.native:
         raise InputError("it says how --native compiles", where="--checks", remedy="add --native")

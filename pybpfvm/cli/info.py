@@ -23,11 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    renamed = overrides(args)
     obj = read_object(args.object, btf=target_btf(args), kconfig=kconfig(args))
     detection = detect_abi(obj)
     profile = profile_named(args.abi) if args.abi else detection.profile
     if profile is not None:
-        profile = with_helpers(profile, overrides(args))
+        profile = with_helpers(profile, renamed)
     if args.json:
         print_json("info/1", _document(obj, profile, detection))
     else:

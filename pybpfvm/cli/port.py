@@ -76,7 +76,12 @@ def _print(one: Port, target: Profile, *, written: bool) -> None:
 
 
 def _write(folder: Path, ports: list[Port]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(
+            "is no folder", where=f"-o {folder}", remedy="name one, new or not"
+        ) from None
     for one in ports:
         made = one.skeleton
         (folder / f"{made.name}.loop.bpf.c").write_text(made.text, encoding="utf-8")

@@ -16,6 +16,7 @@ from pybpfvm.session.ring import Ring
 
 ROOT = Path(__file__).parents[2]
 PINGPONG = ROOT / "examples/03_pingpong/prog.v3.bpf.o"
+AMBIGUOUS = ROOT / "examples/06_accept_recv/prog.v3.bpf.o"
 SCENARIO = ROOT / "examples/03_pingpong/scenario.toml"
 
 
@@ -209,6 +210,9 @@ BAD = [
     (("disasm", PINGPONG, "nobody"), 2, "no program is called 'nobody'"),
     (("info", PINGPONG, "--abi", "v9"), 2, "no ABI profile"),
     (("info", PINGPONG, "--helper", "x"), 2, "NUMBER=NAME"),
+    (("info", AMBIGUOUS, "--helper", "171=x"), 2, "no helper is called 'x'"),
+    (("disasm", AMBIGUOUS, "--helper", "171=x"), 2, "no helper is called 'x'"),
+    (("port", "--to", "loop-7.1", PINGPONG, "-o", __file__), 2, "is no folder (name one"),
     (("asm", __file__), 2, "test_cli.py"),
     (("run", PINGPONG, "--ctx", "zz"), 2, "hexadecimal"),
     (("run", "/nonexistent.toml"), 2, "/nonexistent.toml"),
