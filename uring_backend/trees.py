@@ -50,7 +50,7 @@ def read_tree(directory: Path) -> list[Entry]:
                 )
             entries.append(Entry(str(path.relative_to(directory)), mode, data))
     except OSError as error:
-        raise InputError(f"can not read {directory}: {error}") from error
+        raise InputError(f"can not read {directory}: {_why(error, directory)}") from error
     return entries
 
 
@@ -66,10 +66,9 @@ def write_tree(directory: Path, entries: Iterable[Entry]) -> None:
 
     Links come last, and nothing is written through one.
     """
+    check_new(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        if any(directory.iterdir()):
-            raise InputError(f"{directory} is not empty", remedy="dump into a new directory")
         links: list[Entry] = []
         for entry in entries:
             path = directory / entry.path
@@ -83,4 +82,20 @@ def write_tree(directory: Path, entries: Iterable[Entry]) -> None:
         for entry in links:
             (directory / entry.path).symlink_to(os.fsdecode(entry.data))
     except OSError as error:
-        raise InputError(f"can not write {directory}: {error}") from error
+        raise InputError(f"can not write {directory}: {_why(error, directory)}") from error
+
+
+def check_new(directory: Path) -> None:
+    """InputError unless a host directory is new or empty."""
+    try:
+        if directory.exists() and any(directory.iterdir()):
+            raise InputError(f"{directory} is not empty", remedy="dump into a new directory")
+    except OSError as error:
+        raise InputError(f"can not write {directory}: {_why(error, directory)}") from error
+
+
+def _why(error: OSError, directory: Path) -> str:
+    """What the host says, and of which file where that is not the directory."""
+    what = error.strerror or str(error)
+    inside = error.filename is not None and str(error.filename) != str(directory)
+    return f"{what}: {error.filename}" if inside else what

@@ -35,7 +35,7 @@ from pybpfvm.uring_backend.base import Peer
 from pybpfvm.uring_backend.conditions import port_of
 from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.loop.attach import Link
-from pybpfvm.uring_backend.trees import read_tree, write_tree
+from pybpfvm.uring_backend.trees import check_new, read_tree, write_tree
 
 
 @contextmanager
@@ -106,6 +106,9 @@ class Live:
 
     def _set_up(self) -> None:
         scenario, ring = self.scenario, self.ring
+        if scenario.dump is not None:
+            with self._placed("dump"):
+                check_new(scenario.dump)
         if scenario.network is not None:
             with self._placed("network"):
                 self.change_network(scenario.network)

@@ -399,9 +399,12 @@ def _duration(table: Table, key: str) -> int | None:
     try:
         duration = float(digits) * _NS[unit]
     except (ValueError, KeyError):
+        duration = -1.0
+    if not duration >= 0:
         raise InputError(
             f"{value!r} is no duration", where=where, remedy='write "200 ms", "1.5 s", "10 us"'
-        ) from None
-    if not 0 <= duration <= _MAX_DURATION_NS:
-        raise InputError(f"{value!r} is too long", where=where)
+        )
+    if duration > _MAX_DURATION_NS:
+        most = f"at most {_MAX_DURATION_NS // _NS['s']} s"
+        raise InputError(f"{value!r} is too long", where=where, remedy=most)
     return int(duration)

@@ -127,6 +127,8 @@ maps = { arr = { 5 = -2, 0x10 = { a = 1 } } }
         (HEAD + "[[steps]]\nwait = 1\nsleep = 1", "steps[0]", "wait and sleep"),
         (HEAD + "[[steps]]\nwait = 1\ntimeout = '5 min'", "timeout", "is no duration"),
         (HEAD + "[[steps]]\nsleep = 'inf s'", "sleep", "too long"),
+        (HEAD + "[[steps]]\nsleep = '-1 s'", "sleep", "is no duration"),
+        (HEAD + "[[steps]]\nsleep = 'nan s'", "sleep", "is no duration"),
         (HEAD + "[[steps]]\nsubmit = [{}]", "submit[0]", "op is missing"),
         (HEAD + "[[steps]]\nsubmit = [{ op = 'raed' }]", "submit[0]", "did you mean 'read'?"),
         (HEAD + "[[steps]]\nsubmit = [{ op = 'nop', prog = 'p' }]", "submit[0]", "belongs to"),

@@ -522,3 +522,12 @@ def test_files_come_from_a_directory_and_go_to_one(backend: BackendName, tmp_pat
     assert outcome.findings == ()
     found = {path.name: path.read_text() for path in target.rglob("*") if path.is_file()}
     assert found == {"a": "from the host", "f.txt": "abc"}
+
+
+def test_a_directory_to_dump_into_is_looked_at_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "there").touch()
+    seen: list[Event] = []
+    scenario = parse_bytes(f'dump = "{tmp_path}"\n{ROWS}'.encode(), "t.toml", ACCEPTANCE)
+    with pytest.raises(InputError, match="is not empty"):
+        run_scenario(scenario, on_start=lambda live: pytest.fail("it began"), observer=seen.append)
+    assert seen == []

@@ -34,6 +34,9 @@ def test_nothing_is_written_over_or_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "full/x").mkdir(parents=True)
     with pytest.raises(InputError, match="not empty"):
         write_tree(tmp_path / "full", [])
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=f"can not write {tmp_path}/file: Not a directory$"):
+        write_tree(tmp_path / "file", [])
     outside = tmp_path / "outside"
     outside.mkdir()
     entries = [Entry("a", 0o120777, bytes(outside)), Entry("a/b", 0o100644, b"x")]
