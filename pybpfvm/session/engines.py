@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
+from importlib import import_module
 
 from pybpfvm.engine import Engine, RunEnvironment, trust_nobody
 from pybpfvm.errors import InputError
@@ -15,6 +16,12 @@ from pybpfvm.recording import NOTHING, Recording
 # What hosts and --engine may say. `auto` is the JIT where it can run, else the interpreter; `llvm`
 # needs an extra and takes long to compile, `ubpf` is a peer for comparisons: never chosen unasked.
 ENGINES = ("auto", "interp", "jit", "llvm", "ubpf")
+_MODULES = {
+    "interp": "pybpfvm.vm.interp",
+    "jit": "pybpfvm.jit.engine",
+    "llvm": "pybpfvm.jit.llvm.engine",
+    "ubpf": "pybpfvm.peers.ubpf",
+}
 
 
 @cache
@@ -53,6 +60,12 @@ def chosen(choice: str, image: Image) -> str:
             f"the {name} can not run this: {why}", where="engine", remedy="choose interp or auto"
         )
     return "interp"
+
+
+def prepare(choice: str, image: Image) -> None:
+    """Import what `chosen` says, so that no run on a ring of real time waits for it. InputError as
+    there."""
+    import_module(_MODULES[chosen(choice, image)])
 
 
 def _need_ubpf(image: Image) -> None:

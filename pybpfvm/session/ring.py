@@ -20,7 +20,7 @@ from pybpfvm.filters.table import Task
 from pybpfvm.profiles import profile_named
 from pybpfvm.profiles.base import Profile
 from pybpfvm.program import Program
-from pybpfvm.session.engines import chosen, make_engine
+from pybpfvm.session.engines import make_engine, prepare
 from pybpfvm.session.hostring import BackendName, HostRing, make_backend
 from pybpfvm.session.machine import Machine
 from pybpfvm.session.objects import LoadedObject, LoadedProgram, helpers_of
@@ -165,7 +165,7 @@ class Ring(HostRing):
                     source_at=program.program.line_at,
                 )
                 require_accepted(program, strict_ctx=self.strict_ctx)
-            chosen(self.engine, program.owner.image)
+            prepare(self.engine, program.owner.image)
             numbers.append(self._runner.add(program, verified=self.verify))
         self.core.register_bpf(numbers)
 
