@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from pybpfvm.uring_backend.abi import AF_INET, SOCK_STREAM
 from pybpfvm.uring_backend.conditions import VirtualNetwork
@@ -54,6 +54,9 @@ class Message:
 
 
 Event = Completion | Started | Message
+
+OTHER_RING: Final = "MSG_RING"
+"""Whose a message's CQE is, in accounts."""
 
 
 class Peer(Protocol):

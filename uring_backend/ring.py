@@ -400,11 +400,6 @@ class Ring:
             raise RingError(errno.ENXIO, "no eventfd is registered")
         self.cqs.signal = None
 
-    def ring_fd(self, other: Ring) -> int:
-        """An fd of another ring (or of this one) for MSG_RING requests, whose CQEs come to its
-        CQ 0. InputError when the two have different backends."""
-        return self._open_backend().ring_fd(other.backend)
-
     def _open_backend(self) -> Backend:
         self._check_open()
         return self.backend

@@ -21,7 +21,7 @@ from pybpfvm.uring_backend.abi import (
     SQE_IO_DRAIN,
     Op,
 )
-from pybpfvm.uring_backend.base import EXTERNAL, Backend, Message, Started
+from pybpfvm.uring_backend.base import EXTERNAL, OTHER_RING, Backend, Message, Started
 from pybpfvm.uring_backend.checks import SqeChecks
 from pybpfvm.uring_backend.cq import CompletionQueues
 from pybpfvm.uring_backend.filtering import FilterGate
@@ -45,7 +45,6 @@ _READS_ADDR3 = frozenset((Op.FUTEX_WAIT, Op.FUTEX_WAKE, Op.SETXATTR, Op.GETXATTR
 _DEFER_MOST = 32  # inline completions of a run are posted when so many have come together
 _SHORT_IS_FAILURE = frozenset((Op.READ, Op.WRITE, Op.READ_FIXED, Op.WRITE_FIXED, Op.SPLICE, Op.TEE))
 _USER = "user"
-_OTHER_RING = "MSG_RING"
 
 
 class Submitter:
@@ -433,7 +432,7 @@ class Submitter:
                 if isinstance(event, Started):
                     self._start(event.token)
                 elif isinstance(event, Message):
-                    self._cqs.post(0, event.user_data, event.res, event.flags, _OTHER_RING)
+                    self._cqs.post(0, event.user_data, event.res, event.flags, OTHER_RING)
                 else:
                     self._ended(event.token, event.res, event.flags)
             self.settle()

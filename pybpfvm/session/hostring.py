@@ -166,9 +166,18 @@ class HostRing(ABC):
         result = self.backend.register_buffer_ring(ring.addr, entries, group, flags)
         self._registered("register_buffer_ring", result)
 
-    def _registered(self, what: str, result: int) -> None:
+    def ring_fd(self, other: HostRing) -> int:
+        """An fd of another ring, or of this one, for MSG_RING requests of this ring: their CQEs
+        come to its CQ 0. InputError when the two have different backends."""
+        self._check_open()
+        return self.backend.ring_fd(other.backend)
+
+    def _check_open(self) -> None:
         if self._closed:
             raise RingError(errno.ENXIO, "the ring is closed")
+
+    def _registered(self, what: str, result: int) -> None:
+        self._check_open()
         if result < 0:
             raise RingError(-result, f"{what} was refused")
 

@@ -181,10 +181,6 @@ class Ring(HostRing):
         """IORING_UNREGISTER_EVENTFD. Raises RingError."""
         self.core.unregister_eventfd()
 
-    def ring_fd(self, other: Ring) -> int:
-        """An fd of another ring for MSG_RING requests."""
-        return self.core.ring_fd(other.core)
-
     def environment(self, owner: LoadedObject) -> RunEnvironment:
         """What runs of `owner`'s programs on this ring see around them."""
         return RunEnvironment(

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from pybpfvm.btf.types import Btf, BtfKind
-from pybpfvm.errors import InputError
+from pybpfvm.errors import InputError, RingError
 from pybpfvm.profiles import profile_named
 from pybpfvm.profiles.loop_upstream import kernel_btf_of
 from pybpfvm.session import LoopRing, Machine
 from pybpfvm.session.hostring import BackendName
 from pybpfvm.uring_backend import abi
-from pybpfvm.uring_backend.abi import Sqe
+from pybpfvm.uring_backend.abi import Cqe, Sqe
 from pybpfvm.uring_backend.loop.ring import LoopBudgets
 from pybpfvm.verifier.verdict import Accepted
 from tests.support.session_ring import SIM_AND_KERNEL, need_backend
@@ -61,6 +61,25 @@ def test_requests_without_a_cqe_end_all_the_same(backend: BackendName) -> None:
             assert ring.core.submit() == 2 + (number == 0)
             assert [(cqe.user_data, cqe.res) for cqe in ring.reap()] == [(2, -errno.EBADF)]
             assert ring.core.in_flight() == ring.backend.in_flight() == 1  # the RECV
+
+
+@pytest.mark.parametrize("backend", SIM_AND_KERNEL)
+def test_messages_come_from_other_rings_and_from_this_one(backend: BackendName) -> None:
+    """As task work: with DEFER_TASKRUN an enter shows them."""
+    need_backend(backend)
+    with (
+        Machine() as machine,
+        LoopRing(backend=backend, machine=machine) as ring,
+        LoopRing(backend=backend, machine=machine, cq_entries=8) as other,
+    ):
+        for to in (other, ring):
+            sqe = Sqe(abi.Op.MSG_RING, fd=ring.ring_fd(to), off=7, len=5, user_data=1)
+            ring.core.queue(sqe.pack())
+            assert ring.submit() == 1
+            assert [ring.wait_cqe(10**9), to.wait_cqe(10**9)] == [Cqe(1, 0), Cqe(7, 5)]
+        assert (ring.counts.posted[0], other.counts.posted[0]) == (3, 1)
+    with pytest.raises(RingError, match="closed"):
+        ring.ring_fd(other)
 
 
 def test_in_71_the_rings_struct_can_be_read() -> None:

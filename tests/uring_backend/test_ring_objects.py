@@ -74,7 +74,7 @@ def test_an_eventfd_counts_the_cqes_of_a_ring(rings: tuple[Ring, Ring]) -> None:
 
 def test_rings_send_messages_to_one_another(rings: tuple[Ring, Ring]) -> None:
     ring, other = rings
-    fd = ring.ring_fd(other)
+    fd = ring.backend.ring_fd(other.backend)
     ring.queue(Sqe(Op.MSG_RING, fd=fd, off=1, len=7, user_data=2).pack())
     ring.submit(1)
     assert cqe(ring) == Cqe(2, 0)

@@ -42,7 +42,7 @@ from pybpfvm.profiles.base import Region as RingRegion
 from pybpfvm.profiles.upstream_types import CTX_FIELDS
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Cqe
-from pybpfvm.uring_backend.base import Backend, Completion, Event
+from pybpfvm.uring_backend.base import OTHER_RING, Backend, Completion, Event, Message
 from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.filtering import FilterGate, RequestFilter
 from pybpfvm.uring_backend.loop.attach import OpsValue, RingTable, release
@@ -737,6 +737,9 @@ class LoopRing:
         events = self._completed(within)
         runs = within is None and events
         for event in events:
+            if isinstance(event, Message):
+                self._post(Posting(event.user_data, event.res, event.flags, OTHER_RING, None))
+                continue
             assert isinstance(event, Completion)
             more = event.flags & abi.CQE_F_MORE
             one = self._live[event.token]
@@ -746,9 +749,7 @@ class LoopRing:
                 continue
             if not more:
                 self._over(event.token, res, event.flags)
-            posting = Posting(one.user_data, res, event.flags, one.origin, event.token)
-            self._posted += 1
-            self._tell_posted(posting, self.queues.post(posting))
+            self._post(Posting(one.user_data, res, event.flags, one.origin, event.token))
         if self._silent:
             waiting = {one.token for one in self._task_work if isinstance(one, Completion)}
             for token in sorted(self._silent - waiting):
@@ -757,6 +758,10 @@ class LoopRing:
         if self.setup.flags & abi.SETUP_TASKRUN_FLAG and (runs or self._task_work):
             self.queues.show(abi.SQ_TASKRUN, on=bool(self._task_work))
         return bool(events)
+
+    def _post(self, posting: Posting) -> None:
+        self._posted += 1
+        self._tell_posted(posting, self.queues.post(posting))
 
     def _over(self, token: int, res: int, flags: int, *, quiet: bool = False) -> None:
         """The request has ended; `quiet`: without a CQE."""
@@ -819,6 +824,8 @@ class LoopRing:
         self._counts.insns += insns
 
     def _is_inline(self, event: Event, within: Sequence[int]) -> bool:
+        if isinstance(event, Message):
+            return False  # it comes as task work, from this ring, too
         assert isinstance(event, Completion)
         return event.token in within and event.token not in self._later
 
