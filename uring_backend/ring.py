@@ -7,6 +7,7 @@ is laid out as the kernel's, so hosts and engines can map it; methods here are t
 from __future__ import annotations
 
 import errno
+import threading
 import time
 from collections.abc import Callable, Sequence
 from enum import Enum
@@ -28,6 +29,7 @@ from pybpfvm.uring_backend.filtering import RequestFilter
 from pybpfvm.uring_backend.layout import RingMemory
 from pybpfvm.uring_backend.setup import check_setup
 from pybpfvm.uring_backend.submitter import Submitter
+from pybpfvm.uring_backend.turns import SLICE_NS, Turns, in_turn
 
 if TYPE_CHECKING:
     from pybpfvm.uring_backend.kernel.loop import KernelLoop
@@ -83,6 +85,7 @@ class Ring:
         self.backend = backend
         self.budgets = budgets = budgets or Budgets()
         self.setup = setup
+        self.turns = Turns()
         self._closed = False
         self._observer = observer
         self._loop: KernelLoop | None = None
@@ -206,6 +209,7 @@ class Ring:
         return self.enter(self.sq.publish(), wait_nr)
 
     @uninterrupted
+    @in_turn
     def enter(self, to_submit: int, min_complete: int = 0) -> int:
         """io_uring_enter: submit, run task work, wait for `min_complete` CQEs on CQ 0.
 
@@ -233,6 +237,7 @@ class Ring:
     # --- completion -------------------------------------------------------------------------
 
     @uninterrupted
+    @in_turn
     def wait_cqes(self, wait_nr: int = 1, timeout_ns: int | None = None, cq: int = 0) -> int:
         """Wait until a CQ holds `wait_nr` CQEs, running programs; how many it holds then.
 
@@ -257,6 +262,7 @@ class Ring:
         return queue.count()
 
     @uninterrupted
+    @in_turn
     def run_until_idle(self, timeout_ns: int | None = None) -> bool:
         """Let everything that can happen happen; parked requests may remain.
 
@@ -307,6 +313,7 @@ class Ring:
     # --- registration -----------------------------------------------------------------------
 
     @uninterrupted
+    @in_turn
     def register_bpf(self, programs: Sequence[int | None]) -> None:
         """IORING_REGISTER_BPF: numbers that `runner` knows; None or -1 leaves a slot empty.
 
@@ -330,6 +337,7 @@ class Ring:
         self._checks.programs = tuple(table)
 
     @uninterrupted
+    @in_turn
     def unregister_bpf(self) -> None:
         """IORING_UNREGISTER_BPF; waits like `register_bpf`.
 
@@ -459,6 +467,8 @@ class Ring:
         self._check_open()
         if self._bpf.current is not None:
             raise InputError("the ring is running a program", remedy="call it after the run")
+        if self._bpf.dying:
+            raise RingError(errno.ENXIO, "another thread registers programs, or closes the ring")
         self._bpf.begin_call()
         self._submitter.drain()
         self.cqs.flush_backlog()
@@ -468,16 +478,20 @@ class Ring:
         self._submitter.drain()
         self._bpf.run_all(deadline_ns)
 
-    def _until(self, done: Callable[[], bool], deadline_ns: int | None, cq: int) -> _Stop:
+    def _until(
+        self, done: Callable[[], bool], deadline_ns: int | None, cq: int, *, hopes: bool = False
+    ) -> _Stop:
         """Work until `done`, which looks at `cq`, or whatever else ends it; `deadline_ns` is of
-        the backend's clock."""
+        the backend's clock. `hopes`: where nothing in flight can go on, for other threads."""
         try:
-            return self._until_done(done, deadline_ns, cq)
+            return self._until_done(done, deadline_ns, cq, hopes=hopes)
         finally:
             if self._loop is not None:
                 self._loop.waits_no_more()
 
-    def _until_done(self, done: Callable[[], bool], deadline_ns: int | None, cq: int) -> _Stop:
+    def _until_done(
+        self, done: Callable[[], bool], deadline_ns: int | None, cq: int, *, hopes: bool
+    ) -> _Stop:
         idle_ns = self.budgets.idle_timeout_ns
         patience_ns = idle_ns
         began = last_event = time.monotonic_ns()
@@ -496,15 +510,16 @@ class Ring:
             if not self.backend.can_progress():
                 if self._submitter.drain():
                     continue
-                return _Stop.STUCK
+                if not hopes:
+                    return _Stop.STUCK
             if deadline_ns is not None:
                 left_ns = deadline_ns - self.backend.now_ns()
                 if left_ns <= 0:
                     return _Stop.LATE
-                self.backend.wait(left_ns)
+                self._rest(left_ns)
             elif time.monotonic_ns() - began > self.budgets.wall_ns:
                 return _Stop.LONG
-            elif self.backend.wait(patience_ns):
+            elif self._rest(patience_ns):
                 last_event = time.monotonic_ns()
                 patience_ns = idle_ns
             elif time.monotonic_ns() - last_event >= idle_ns:
@@ -512,6 +527,29 @@ class Ring:
             else:
                 patience_ns *= 2  # the clock is virtual: let more of it pass
         return _Stop.SPENT
+
+    def _rest(self, time_ns: int) -> bool:
+        """Let the backend wait; True when it has an event, or another thread had a turn."""
+        if not self._sleeps or threading.active_count() == 1:
+            return self.backend.wait(time_ns)
+        end_ns = time.monotonic_ns() + time_ns
+        while time_ns > 0:
+            slice_ns = min(time_ns, SLICE_NS)
+            if not self.backend.can_progress():
+                time.sleep(slice_ns / 1e9)
+            elif self.backend.wait(slice_ns):
+                return True
+            if self.turns.let_others():
+                self._check_open()
+                return True
+            breathe()
+            time_ns = end_ns - time.monotonic_ns()
+        return False
+
+    @property
+    def _sleeps(self) -> bool:
+        """Whether time passes while the backend waits, so that other threads may do something."""
+        return self.backend.name == "kernel"
 
     def _wait(
         self,
@@ -526,7 +564,8 @@ class Ring:
         told = None if done() else self._observer
         if told is not None:
             told(HostWaits(self.backend.now_ns(), cq, wanted))
-        stop = self._until(done, deadline_ns, cq)
+        hopes = self._sleeps and self.turns.shared
+        stop = self._until(done, deadline_ns, cq, hopes=hopes)
         if stop is _Stop.IDLE:
             seconds = self.budgets.idle_timeout_ns / 1e9
             raise self._hang(f"no event for {seconds:g} s", waiter())
@@ -552,6 +591,7 @@ class Ring:
             raise RingError(errno.ENXIO, "the ring is closed")
 
     @uninterrupted
+    @in_turn
     def close(self) -> None:
         """End every request (parked BPF requests with -EAGAIN, section 3.6), free everything.
 

@@ -1,0 +1,175 @@
+"""One ring, several threads of its host: calls take turns, queues are reaped at any time."""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from pybpfvm.errors import PybpfvmError, RingError, RingHang
+from pybpfvm.session import Machine, Ring
+from pybpfvm.session.hostring import BackendName
+from pybpfvm.uring_backend.abi import Cqe
+from tests.support.session_ring import need_backend
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+KERNEL = [
+    pytest.param("kernel", marks=pytest.mark.kernel_ring),
+    pytest.param("liburing", marks=pytest.mark.kernel_ring),
+]
+EVERY: list[object] = ["sim", *KERNEL]
+_SECOND = 1_000_000_000
+
+
+@contextmanager
+def beside(work: Callable[[], object]) -> Iterator[list[BaseException]]:
+    """`work` in a thread of its own, which ends before the block does; what it raised."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield raised
+    finally:
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("backend", EVERY)
+def test_one_thread_submits_while_another_waits(backend: BackendName) -> None:
+    need_backend(backend)
+    count = 60
+    with Machine() as machine:
+        obj = machine.load(EXAMPLES / "09_sink" / "prog.v3.bpf.o", abi="iouring-v3")
+        with Ring(8, [16], backend=backend, machine=machine) as ring:
+            ring.register_bpf([obj["flood"]])
+            got: list[int] = []
+
+            def collect() -> None:
+                while len(got) < 2 * count:
+                    try:
+                        got.append(ring.wait_cqe(20 * _SECOND).user_data)
+                    except TimeoutError:  # virtual time waits for nobody
+                        assert backend == "sim"
+                        time.sleep(0.001)
+
+            with beside(collect) as raised:
+                for number in range(count):
+                    ring.get_sqe().prep_bpf(0, user_data=0)
+                    ring.get_sqe().prep_nop(user_data=1 + number)
+                    assert ring.submit() == 2
+            assert raised == []
+            assert [data for data in got if data] == list(range(1, count + 1))
+            assert got.count(0) == ring.counts.runs["flood"] == count
+
+
+@pytest.mark.parametrize("engine", ["interp", "auto"])
+@pytest.mark.parametrize("backend", EVERY)
+def test_user_space_reaps_while_a_program_runs(backend: BackendName, engine: str) -> None:
+    """Whatever was not lost arrives once, and in order."""
+    need_backend(backend)
+    rounds = 4
+    with Machine() as machine:
+        obj = machine.load(EXAMPLES / "09_sink" / "prog.v3.bpf.o", abi="iouring-v3")
+        with Ring(8, [16], backend=backend, machine=machine, engine=engine) as ring:
+            ring.register_bpf([obj["flood"]])
+            got: list[Cqe] = []
+            over = threading.Event()
+
+            def reap() -> None:
+                while not over.is_set() or ring.ready(1):
+                    got.extend(ring.reap(1))
+                    time.sleep(0.001)
+
+            with beside(reap) as raised:
+                for _ in range(rounds):
+                    ring.get_sqe().prep_bpf(0, user_data=1000)
+                    ring.submit()
+                    assert ring.wait_cqe(20 * _SECOND).res == 0
+                over.set()
+            assert raised == []
+            counts = ring.counts
+            assert counts.posted[1] == counts.reaped[1] == len(got)
+            assert counts.posted[1] + counts.dropped[1] == rounds * 1001
+            numbers = [cqe.user_data for cqe in got if cqe.user_data != 0xDEAD]
+            turns = sum(1 for one, two in pairwise(numbers) if two <= one)
+            assert turns < rounds, "each round counts upwards"
+
+
+@pytest.mark.parametrize("backend", KERNEL)
+def test_a_wait_hopes_for_other_threads_once_they_have_called(backend: BackendName) -> None:
+    need_backend(backend)
+    with Ring(8, backend=backend) as ring:
+        with pytest.raises(RingHang):
+            ring.wait_cqe()
+
+        def submit() -> None:
+            ring.run_until_idle()
+            time.sleep(0.05)
+            ring.get_sqe().prep_nop(user_data=7)
+            ring.submit()
+
+        with beside(submit) as raised:
+            while not ring.core.turns.shared:
+                time.sleep(0.001)
+            assert ring.wait_cqe() == Cqe(7, 0)
+        assert raised == []
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            ring.wait_cqe(_SECOND // 20)
+        assert time.monotonic() - began >= 0.05
+
+
+@pytest.mark.parametrize("backend", KERNEL)
+def test_who_waits_on_a_ring_that_is_closed_is_told(backend: BackendName) -> None:
+    need_backend(backend)
+    ring = Ring(8, backend=backend)
+    reader, _ = ring.world.pipe()
+    ring.get_sqe().prep_read(reader, ring.user.alloc(8).addr, 8, 0)
+    ring.submit()
+    with beside(lambda: ring.wait_cqe(20 * _SECOND)) as raised:
+        while not ring.core.turns.shared:
+            time.sleep(0.001)
+        ring.close()
+    (error,) = raised
+    assert isinstance(error, RingError)
+    assert (error.errno, error.reason) == (errno.ENXIO, "the ring is closed")
+
+
+def test_a_call_of_another_thread_waits_for_its_turn() -> None:
+    order: list[str] = []
+    with Ring(8) as ring:
+
+        def call() -> None:
+            ring.run_until_idle()
+            order.append("call")
+
+        thread = threading.Thread(target=call)
+        with ring.core.turns:
+            thread.start()
+            time.sleep(0.02)
+            ring.run_until_idle()  # of this thread: within its own turn
+            order.append("turn")
+        thread.join(60)
+    assert order == ["turn", "call"]
+
+
+def test_while_a_ring_waits_for_its_requests_to_end_nothing_new_is_begun() -> None:
+    with Ring(8) as ring:
+        ring.core._bpf.dying = True
+        with pytest.raises(PybpfvmError, match="ENXIO"):
+            ring.submit()
+        ring.core._bpf.dying = False
+        assert ring.submit() == 0
