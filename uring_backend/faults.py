@@ -8,6 +8,7 @@
     run#3=reap:1            the user side takes a CQE from CQ 1 before the third run
     backlog=0               there is no memory for CQEs beyond a full CQ 0: they are lost
 
+In a block's name, what has a meaning here is written as in addresses of the web: `my%20word`.
 Requests are counted per opcode, runs over all programs, both from 1. Only what a kernel can do is
 a fault: `LEGAL` and `MAY_WAIT` say which, with the behaviour that each one stands for.
 """
@@ -20,6 +21,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Final
+from urllib.parse import quote, unquote
 
 from pybpfvm.errors import InputError
 from pybpfvm.uring_backend.abi import Op
@@ -29,6 +31,7 @@ _NS: Final = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 _NO_MEMORY: Final = "the kernel finds no memory for the request"
 _SIGNAL: Final = "a signal ends the wait of a worker (a slow or remote file system)"
 _DEVICE: Final = "the device fails"
+_NAME_CHARACTERS: Final = "/@!$&()"
 _FULL: Final = "the file system is full when the data is placed"
 
 _READ: Final = {errno.EIO: _DEVICE, errno.EINTR: _SIGNAL, errno.ENOMEM: _NO_MEMORY}
@@ -170,7 +173,8 @@ class UserWrites:
     data: bytes
 
     def __str__(self) -> str:
-        return f"run#{self.nth}=write:{self.block}+{self.offset}:{self.data.hex()}"
+        name = quote(self.block, safe=_NAME_CHARACTERS)
+        return f"run#{self.nth}=write:{name}+{self.offset}:{self.data.hex()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,13 +216,15 @@ class Missed:
 class Odds:
     """Faults drawn from the seed: `rates` gives each (opcode, kind) its probability in [0, 1].
 
-    `shared` are the blocks that the user side may write between runs, with probability
-    `write_rate` each time; `swarm` lets the seed switch a random subset of all this on.
+    `shared` are the blocks that the user side may write between runs, `reaped` the CQs that it may
+    take a CQE from, with probability `user_rate` each time; `swarm` lets the seed switch a random
+    subset of all this on.
     """
 
     rates: Mapping[tuple[Op, str], float]
     shared: tuple[str, ...] = ()
-    write_rate: float = 0.0
+    reaped: tuple[int, ...] = ()
+    user_rate: float = 0.0
     swarm: bool = False
 
 
@@ -234,10 +240,16 @@ SWARM_RATE: Final = 0.25
 NO_FAULTS: Final = "none"
 
 
-def even_odds(rate: float, *, shared: tuple[str, ...] = (), swarm: bool = False) -> Odds:
+def even_odds(
+    rate: float,
+    *,
+    shared: tuple[str, ...] = (),
+    reaped: tuple[int, ...] = (),
+    swarm: bool = False,
+) -> Odds:
     """The same probability for everything that is legal."""
     rates = {(op, kind): rate for op in LEGAL for kind in kinds_of(op)}
-    return Odds(rates, shared, rate if shared else 0.0, swarm)
+    return Odds(rates, shared, reaped, rate if shared or reaped else 0.0, swarm)
 
 
 def kinds_of(op: Op) -> tuple[str, ...]:
@@ -322,7 +334,9 @@ def _at_run(nth: int, what: str, where: str) -> Fault:
             where=where,
             remedy="write:BLOCK+OFFSET:HEX, or reap:CQ",
         )
-    return UserWrites(nth, match["block"], int(match["offset"]), bytes.fromhex(match["data"]))
+    return UserWrites(
+        nth, unquote(match["block"]), int(match["offset"]), bytes.fromhex(match["data"])
+    )
 
 
 def _harm(op: Op, what: str, where: str) -> Harm:

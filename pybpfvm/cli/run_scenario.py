@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
@@ -51,6 +51,7 @@ class Options:
     helpers: Mapping[int, str] | None = None
     btf: Btf | None = None
     kconfig: Kconfig | None = None
+    sources: Sequence[str] = ()  # the options that gave these two
     head: int = 160  # events that the account begins with, unless `everything`
     tail: int = 40  # and ends with
     timeline: str | None = None  # where to draw it: a file, or "-"
@@ -78,6 +79,7 @@ def run(args: argparse.Namespace, scenario: Scenario | None = None) -> int:
         helpers=overrides(args),
         btf=target_btf(args),
         kconfig=kconfig(args),
+        sources=_sources(args),
         timeline=args.timeline,
         settings=settings(args),
         prog=args.prog,
@@ -88,6 +90,12 @@ def run(args: argparse.Namespace, scenario: Scenario | None = None) -> int:
         scenario = replace(scenario, object=Path(args.object))
         options = replace(options, object=args.object)
     return show(scenario, options)
+
+
+def _sources(args: argparse.Namespace) -> Sequence[str]:
+    """The options --btf and --kconfig, as they were given."""
+    words = ["--btf", args.btf] if args.btf else []
+    return [*words, "--kconfig", args.kconfig] if args.kconfig else words
 
 
 def _budgets(runs: int | None, seconds: float | None) -> Budgets:
@@ -239,6 +247,9 @@ def _verify_command(scenario: Scenario, options: Options, program: str) -> str:
     given = ["--abi", abi] if abi else []
     for name, value in scenario.constants.items():
         given += ["--set", f"{name}={value}"] if isinstance(value, int) else []
+    for number, name in (options.helpers or {}).items():
+        given += ["--helper", f"{number}={name}"]
+    given += options.sources
     words = ["pybpfvm", "verify", str(scenario.object), *given, "--prog", program]
     return " ".join(quote(word) for word in words)
 
@@ -256,6 +267,7 @@ def _replay_command(scenario: Scenario, options: Options, outcome: Outcome) -> s
         words += ["--abi", options.abi]
     for number, name in (options.helpers or {}).items():
         words += ["--helper", f"{number}={name}"]
+    words += options.sources
     if options.engine != "auto":
         words += ["--engine", options.engine]
     words += [] if options.prog is None else ["--prog", options.prog]
@@ -266,8 +278,11 @@ def _replay_command(scenario: Scenario, options: Options, outcome: Outcome) -> s
     words += [] if options.strict_ctx else ["--lenient-ctx"]
     if options.budget_insns != DEFAULT_BUDGET_INSNS:
         words += ["--budget-insns", str(options.budget_insns)]
-    if options.budgets is not None and options.budgets.max_runs != Budgets().max_runs:
-        words += ["--budget-runs", str(options.budgets.max_runs)]
+    budgets, usual = options.budgets or Budgets(), Budgets()
+    if budgets.max_runs != usual.max_runs:
+        words += ["--budget-runs", str(budgets.max_runs)]
+    if budgets.wall_ns != usual.wall_ns:
+        words += ["--budget-seconds", f"{budgets.wall_ns / 1e9:g}"]
     return " ".join(quote(word) for word in words)
 
 

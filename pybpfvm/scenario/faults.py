@@ -42,18 +42,23 @@ def faults_of(value: TomlValue, where: str) -> Faults | None:
         if not isinstance(item, str):
             raise InputError("a block's name", where=f"{where}.shared[{index}]")
         shared.append(item)
+    reaped = []
+    for index, item in enumerate(table.items("reaped")):
+        if not isinstance(item, int) or isinstance(item, bool) or item < 0:
+            raise InputError("a CQ's number", where=f"{where}.reaped[{index}]")
+        reaped.append(item)
     given = table.take("rate")
     rate = parse_rate(given, table.at("rate")) if given is not None else None
     ops = _rates(table.tables("op"), table.at("op"))
     table.finish()
-    if rate is None and not swarm and not ops and not shared:
+    if rate is None and not swarm and not ops and not shared and not reaped:
         return Faults(tuple(plan))
     if rate is None:
         rate = SWARM_RATE if swarm else 0.0
-    odds = even_odds(rate, shared=tuple(shared), swarm=swarm)
+    odds = even_odds(rate, shared=tuple(shared), reaped=tuple(reaped), swarm=swarm)
     odds = replace(odds, rates={**odds.rates, **ops})
-    if shared and not rate:
-        odds = replace(odds, write_rate=SWARM_RATE)
+    if (shared or reaped) and not rate:
+        odds = replace(odds, user_rate=SWARM_RATE)
     return Faults(tuple(plan), odds)
 
 

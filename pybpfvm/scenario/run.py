@@ -331,14 +331,15 @@ def _constants(scenario: Scenario) -> Mapping[str, Value]:
 
 
 def _faults(scenario: Scenario, given: Faults | None) -> Faults | None:
-    """The faults that decide: the caller's, with the scenario's shared blocks if it has odds."""
+    """The faults that decide: the caller's, with what the scenario shares if it has odds."""
     own = scenario.faults
     if given is None:
         return own
     if given.odds is None or own is None or own.odds is None:
         return given
-    rate = own.odds.write_rate
-    return replace(given, odds=replace(given.odds, shared=own.odds.shared, write_rate=rate))
+    user = own.odds
+    odds = replace(given.odds, shared=user.shared, reaped=user.reaped, user_rate=user.user_rate)
+    return replace(given, odds=odds)
 
 
 def _abi(scenario: Scenario, abi: str | None) -> str | None:

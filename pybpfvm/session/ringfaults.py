@@ -57,7 +57,9 @@ class RingFaults:
                 self._planned.setdefault(fault.nth, []).append(fault)
         self._random = Random(seed << 16 | _OWN_STREAM)
         self._shared = odds.shared if odds is not None else ()
-        self._rate = odds.write_rate if odds is not None and self._shared else 0.0
+        self._reaped = odds.reaped if odds is not None else ()
+        shares = bool(self._shared or self._reaped)
+        self._rate = odds.user_rate if odds is not None and shares else 0.0
         if odds is not None and odds.swarm and self._random.random() < 0.5:
             self._rate = 0.0
         self.idle = not self._planned and not self._rate
@@ -100,8 +102,10 @@ class RingFaults:
         self._runs += 1
         for fault in self._planned.get(self._runs, ()):
             self._do(fault)
-        if self._rate and self._random.random() < self._rate:
+        if self._shared and self._random.random() < self._rate:
             self._do(self._some_write())
+        if self._reaped and self._random.random() < self._rate:
+            self._do(UserReaps(self._runs, self._random.choice(self._reaped)))
 
     def _some_write(self) -> UserWrites:
         random = self._random

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from pybpfvm.events import Event, Noted
 from pybpfvm.scenario import Outcome, parse, parse_bytes, run_scenario
 from pybpfvm.session.hostring import BackendName
 from pybpfvm.uring_backend.abi import Op
-from pybpfvm.uring_backend.faults import Faults, parse_faults, plan_text
+from pybpfvm.uring_backend.faults import Faults, Odds, parse_faults, plan_text
 from tests.support.session_ring import SIM_AND_KERNEL, need_backend
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -90,6 +91,19 @@ def test_the_kernels_ring_takes_no_faults_of_requests() -> None:
         run("READ#1=EIO", backend="kernel")
 
 
+def test_the_user_side_takes_cqes_at_random() -> None:
+    scenario = parse(READ_OPEN)
+    odds = Odds({}, reaped=(1,), user_rate=0.5)
+    found: set[str] = set()
+    for seed in range(8):
+        outcome = run_scenario(scenario, seed=seed, faults=Faults(odds=odds))
+        text = plan_text(outcome.injected)
+        found |= {fault.partition("=")[2] for fault in text.split(",") if fault}
+        again = run_scenario(scenario, seed=seed, faults=parse_faults(text or "none"))
+        assert again == outcome
+    assert found == {"reap:1"}
+
+
 def test_a_small_backlog_loses_completions() -> None:
     # CQ 0 holds twice as many as the SQ, and the user side reaps nothing.
     sqes = ", ".join(['{ op = "nop" }'] * 8)
@@ -107,12 +121,13 @@ def test_a_table_gives_rates_a_plan_and_shared_blocks() -> None:
     assert with_faults("") is None
     assert with_faults('faults = "READ#1=EIO"') == parse_faults("READ#1=EIO")
     table = with_faults(
-        'faults = { rate = 0.5, shared = ["w"], plan = ["READ#1=EIO"], op.read = { short = 0 } }'
+        'faults = { rate = 0.5, shared = ["w"], reaped = [1], plan = ["READ#1=EIO"], '
+        "op.read = { short = 0 } }"
     )
     assert table is not None
     assert table.odds is not None
     assert table.plan == parse_faults("READ#1=EIO").plan
-    assert table.odds.shared == ("w",)
+    assert (table.odds.shared, table.odds.reaped, table.odds.user_rate) == (("w",), (1,), 0.5)
     assert table.odds.rates[Op.READ, "short"] == 0
     assert table.odds.rates[Op.READ, "late"] == 0.5
 
@@ -125,6 +140,8 @@ def test_a_table_gives_rates_a_plan_and_shared_blocks() -> None:
         ("faults = { rat = 0.1 }", "faults"),
         ('faults = { plan = ["X"] }', r"faults.plan\[0\]"),
         ("faults = { shared = [1] }", r"faults.shared\[0\]"),
+        ('faults = { reaped = ["x"] }', r"faults.reaped\[0\]"),
+        ("faults = { reaped = [-1] }", r"faults.reaped\[0\]"),
         ("faults = { op.nop = { errno = 1 } }", "faults.op.nop"),
         ("faults = { op.fsync = { short = 1 } }", "faults.op.fsync"),
         ("faults = { op.read = { errno = 2 } }", "faults.op.read.errno"),
@@ -157,3 +174,43 @@ def test_the_line_that_replays_names_the_object_that_was_given(
     line = capsys.readouterr().out.strip().splitlines()[-1]
     assert line.startswith("replay: pybpfvm run ")
     assert main(line.split()[2:]) == 1
+
+
+def test_the_line_that_replays_names_everything_that_was_given(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / ".config").write_text("CONFIG_HZ=250\n")
+    given = [
+        *("--kconfig", str(tmp_path / ".config")),
+        *("--budget-runs", "50", "--budget-seconds", "7.5", "--engine", "interp"),
+    ]
+    args = ["run", str(READ_OPEN), "--quiet", "--faults", "READ#1=EIO", *given]
+    assert main(args) == 1
+    words = shlex.split(capsys.readouterr().out.strip().splitlines()[-1])
+    for name, value in zip(given[::2], given[1::2], strict=True):
+        assert words[words.index(name) + 1] == value
+    assert main(words[2:]) == 1
+
+
+def test_a_block_of_any_name_replays(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "a scenario's.toml"
+    path.write_text(
+        f"""
+        object = "{EXAMPLES}/01_hello/prog.v3.bpf.o"
+        abi = "iouring-v3"
+        programs = ["hello"]
+        user."my word, 2+1" = {{ u32 = 29 }}
+        steps = [
+            {{ submit = [{{ prog = "hello", user_data = {{ block = "my word, 2+1" }} }}] }},
+            {{ wait = 1 }},
+        ]
+        expect.memory."my word, 2+1" = {{ u32 = 29 }}
+        faults = {{ shared = ["my word, 2+1"], rate = 1 }}
+        """
+    )
+    assert main(["run", str(path), "--seed", "1"]) == 1
+    first = capsys.readouterr().out
+    line = first.strip().splitlines()[-1]
+    assert "run#1=write:my%20word%2C%202%2B1+" in line
+    assert main(shlex.split(line)[2:]) == 1
+    assert capsys.readouterr().out == first

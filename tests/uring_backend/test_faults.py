@@ -8,7 +8,15 @@ import pytest
 
 from pybpfvm.errors import InputError
 from pybpfvm.memory import AddressSpace, RegionKind
-from pybpfvm.uring_backend.abi import MSG_WAITALL, SOCK_DGRAM, SOCK_SEQPACKET, Op, Sqe
+from pybpfvm.uring_backend.abi import (
+    MSG_DONTWAIT,
+    MSG_WAITALL,
+    RWF_NOWAIT,
+    SOCK_DGRAM,
+    SOCK_SEQPACKET,
+    Op,
+    Sqe,
+)
 from pybpfvm.uring_backend.base import Completion
 from pybpfvm.uring_backend.faults import (
     LEGAL,
@@ -49,6 +57,12 @@ def test_a_plan_is_one_line_that_reads_back() -> None:
     assert plan_text(PLAN) == text
     assert parse_faults(text) == Faults(PLAN)
     assert parse_faults("none") == Faults() == parse_faults("")
+
+
+@pytest.mark.parametrize("name", ["my word", "a,b", "x+1:ff", "100%", "w\u00f6rt", "'"])
+def test_a_block_of_any_name_stands_in_a_plan(name: str) -> None:
+    plan = (UserWrites(1, name, 2, b"\x01"), AtRequest(Op.READ, 1, Short(1)))
+    assert parse_faults(plan_text(plan)).plan == plan
 
 
 @pytest.mark.parametrize(
@@ -198,6 +212,71 @@ def test_streams_are_split() -> None:
     sending = world.submit(Op.SEND, fd=fd, addr=world.block, len=100)
     assert world.results() == {sending: 40}
     assert len(peer.recv(1000) or b"") == 40
+
+
+@pytest.mark.parametrize(
+    ("plan", "make", "fields", "come"),
+    [
+        ("WRITE#1=ENOSPC", "pipe", {}, False),
+        ("WRITE#1=EDQUOT", "eventfd", {}, False),
+        ("WRITE#1=EIO", "stream", {}, False),
+        ("WRITE#1=ENOMEM", "pipe", {}, True),
+        ("WRITE#1=EINTR", "pipe", {}, True),
+        ("WRITE#1=EINTR", "pipe", {"op_flags": RWF_NOWAIT}, False),
+        ("WRITE#1=late:1ms", "pipe", {"op_flags": RWF_NOWAIT}, False),
+        ("WRITE#1=late:1ms", "pipe", {}, True),
+        ("WRITE#1=short:3", "eventfd", {}, False),
+        ("WRITE#1=ENOSPC", "file", {}, True),
+        ("SEND#1=EINTR", "stream", {"op_flags": MSG_DONTWAIT}, False),
+        ("SEND#1=ENOMEM", "stream", {"op_flags": MSG_DONTWAIT}, True),
+        ("SEND#1=ENOMEM", "file", {}, False),
+        ("FSYNC#1=EIO", "pipe", {"addr": 0, "len": 0}, False),
+        ("FSYNC#1=EIO", "file", {"addr": 0, "len": 0}, True),
+        ("FALLOCATE#1=ENOSPC", "reader", {"addr": 8, "len": 0}, False),
+        ("CLOSE#1=EIO", "pipe", {"addr": 0, "len": 0}, False),
+        ("CLOSE#1=EIO", "file", {"addr": 0, "len": 0}, True),
+        ("ACCEPT#1=ENFILE", "file", {"addr": 0, "len": 0}, False),
+        ("ACCEPT#1=EMFILE", "listener", {"addr": 0, "len": 0}, True),
+        ("ACCEPT#1=EMFILE", "listener", {"addr": 0, "len": 0, "file_index": 1}, False),
+        ("ACCEPT#1=ENFILE", "listener", {"addr": 0, "len": 0, "file_index": 1}, True),
+        ("CONNECT#1=ETIMEDOUT", "datagrams", {"off": 16, "len": 0}, False),
+        ("CONNECT#1=ENETUNREACH", "datagrams", {"off": 16, "len": 0}, True),
+        ("CONNECT#1=ECONNREFUSED", "datagrams", {"off": 16, "len": 0}, False),
+    ],
+)
+def test_only_what_a_kernel_does_to_such_a_file_comes(
+    plan: str, make: str, fields: dict[str, int], come: bool
+) -> None:
+    world = World(parse_faults(plan))
+    outside = world.backend.world
+    world.fd = {
+        "file": lambda: world.fd,
+        "reader": lambda: outside.open("f", 0),
+        "pipe": lambda: outside.pipe()[1],
+        "eventfd": outside.eventfd,
+        "stream": lambda: outside.socketpair()[0],
+        "datagrams": outside.datagrams,
+        "listener": outside.listen,
+    }[make]()
+    (fault,) = parse_faults(plan).plan
+    assert isinstance(fault, AtRequest)
+    world.memory.user_write(world.block, outside.address(world.fd) if make == "datagrams" else b"")
+    world.submit(fault.op, **{"fd": world.fd, "addr": world.block, "len": 8, **fields})
+    world.results()
+    assert world.injector.injected == ([fault] if come else [])
+    assert [missed.fault for missed in world.injector.missed()] == ([] if come else [fault])
+
+
+def test_a_swarm_draws_only_what_a_kernel_does_to_such_a_file() -> None:
+    drawn: set[int] = set()
+    for seed in range(30):
+        world = World(Faults(odds=even_odds(0.8)), seed)
+        _, world.fd = world.backend.world.pipe()
+        for _ in range(8):
+            world.write(8)
+        world.results()
+        drawn |= {f.harm.errno for f in world.injector.injected if isinstance(f.harm, Fails)}
+    assert drawn == {errno.EINTR, errno.ENOMEM}
 
 
 @pytest.mark.parametrize("kind", [SOCK_DGRAM, SOCK_SEQPACKET])

@@ -43,6 +43,7 @@ from pybpfvm.uring_backend.abi import (
 from pybpfvm.uring_backend.base import EXTERNAL, Completion, Denied, Event, Message, Started
 from pybpfvm.uring_backend.faults import Fails, Harm, Late, Reset, Short
 from pybpfvm.uring_backend.sim.buffers import BufferGroups
+from pybpfvm.uring_backend.sim.chances import chances
 from pybpfvm.uring_backend.sim.clock import Clock
 from pybpfvm.uring_backend.sim.descriptors import (
     FdTable,
@@ -52,13 +53,11 @@ from pybpfvm.uring_backend.sim.descriptors import (
     Woken,
 )
 from pybpfvm.uring_backend.sim.injector import Injector
-from pybpfvm.uring_backend.sim.pipes import PLACE_BYTES, PipeWriter
 from pybpfvm.uring_backend.sim.request import Issue, Refused, Request, State
 from pybpfvm.uring_backend.sim.resources import RegisteredBuffers, SlotTable
-from pybpfvm.uring_backend.sim.sockets import Socket
 from pybpfvm.uring_backend.sim.tcp import TcpSocket
 from pybpfvm.uring_backend.sim.timers import Timers
-from pybpfvm.uring_backend.sim.vfs import Directory, RegularFile
+from pybpfvm.uring_backend.sim.vfs import RegularFile
 from pybpfvm.uring_backend.sim.world import SimWorld
 
 Prepare = Callable[["Core", Request], Issue]
@@ -68,10 +67,6 @@ _WORKER_NS: Final = (2_000, 60_000)  # how long a worker takes to get to a reque
 _EXTERNAL_INFO: Final = OpInfo()
 _BLOCK_WORKERS: Final = frozenset({Op.SPLICE, Op.TEE})  # mainline starts no LINK_TIMEOUT for them
 _INTERRUPTED: Final = -512  # ERESTARTSYS, which mainline lets through from SPLICE and TEE
-
-
-_READS: Final = frozenset({Op.READ, Op.READV, Op.READ_FIXED})
-_WRITES: Final = frozenset({Op.WRITE, Op.WRITEV, Op.WRITE_FIXED})
 
 
 class Core:
@@ -302,17 +297,16 @@ class Core:
         if self._injector is None or request.tried or request.sqe.opcode == EXTERNAL:
             return None
         request.tried = True
-        if not _plausible(request):
+        possible = chances(request, self.fds)
+        if possible is None:
             return None
-        op = Op(request.sqe.opcode)
-        size = 0 if _all_or_nothing(request) else request.size_bytes
-        connection = request.file.node if request.file is not None else None
-        tcp = connection if isinstance(connection, TcpSocket) and connection.breakable else None
-        harm = self._injector.at(op, request.token, size, connected=tcp is not None)
+        harm = self._injector.at(Op(request.sqe.opcode), request.token, possible)
         if isinstance(harm, Short):
             request.most_bytes = harm.most_bytes
-        elif isinstance(harm, Reset) and tcp is not None:
-            tcp.break_off()
+        elif isinstance(harm, Reset):
+            connection = self.file_of(request).node
+            assert isinstance(connection, TcpSocket)
+            connection.break_off()
         return harm
 
     def _find_file(self, request: Request) -> None:
@@ -664,26 +658,6 @@ class Core:
         return bool(self.outbox or self._work or self._completed) or (
             self.clock.next_ns() is not None
         )
-
-
-def _plausible(request: Request) -> bool:
-    """Whether the kernel would get as far as a fault: not with a file of the wrong mode."""
-    file, op = request.file, request.sqe.opcode
-    if file is None:
-        return True
-    if op in _READS:
-        return file.readable and not isinstance(file.node, Directory)
-    return op not in _WRITES or file.writable
-
-
-def _all_or_nothing(request: Request) -> bool:
-    """A small write to a pipe is never split, nor is a message."""
-    file = request.file
-    if file is None:
-        return False
-    if isinstance(file.node, Socket) and file.node.keeps_boundaries:
-        return True
-    return isinstance(file.node, PipeWriter) and request.size_bytes <= PLACE_BYTES
 
 
 def _done_all_the_same(request: Request) -> bool:

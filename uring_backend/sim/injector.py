@@ -1,7 +1,8 @@
 """Which fault a request of the simulated ring meets: by plan, or drawn from the seed.
 
 A fault is decided when a request is tried for the first time, once its file is known, so that it
-never hides an error that the kernel would have found first. What was injected is kept as a plan:
+never hides an error that the kernel would have found first, and is one that such a file can have
+(`chances`). What was injected is kept as a plan:
 with it the same run happens again without any drawing.
 """
 
@@ -16,7 +17,6 @@ from pybpfvm.uring_backend.abi import Op
 from pybpfvm.uring_backend.faults import (
     ERRNO,
     LATE,
-    LEGAL,
     RESET,
     SHORT,
     AtRequest,
@@ -30,6 +30,7 @@ from pybpfvm.uring_backend.faults import (
     Short,
     kinds_of,
 )
+from pybpfvm.uring_backend.sim.chances import Chances
 
 _LATE_NS: Final = (1_000, 5_000_000)
 _OWN_STREAM: Final = 0xFA17  # keeps these draws apart from the ring's own
@@ -50,15 +51,12 @@ class Injector:
         self._random = Random(seed << 16 | _OWN_STREAM)
         self.rates = _switched_on(faults.odds, self._random)
 
-    def at(self, op: Op, token: int, size: int, *, connected: bool = False) -> Harm | None:
-        """What comes to the next request of opcode `op`, which wants to move `size` bytes;
-        `connected`: over a connection that can be reset."""
+    def at(self, op: Op, token: int, possible: Chances) -> Harm | None:
+        """What comes to the next request of opcode `op`, of what is `possible` for it."""
         self._counts[op] += 1
         nth = self._counts[op]
-        harm = self._planned.get((op, nth)) or self._draw(op, size, connected=connected)
-        if harm is None or (isinstance(harm, Short) and size <= harm.most_bytes):
-            return None
-        if isinstance(harm, Reset) and not connected:
+        harm = self._planned.get((op, nth)) or self._draw(op, possible)
+        if harm is None or not _comes(harm, possible):
             return None
         fault = AtRequest(op, nth, harm)
         self.injected.append(fault)
@@ -78,23 +76,37 @@ class Injector:
             return f"{fault.op.name}#{fault.nth}={self._planned[fault.op, fault.nth]} replaces it"
         if isinstance(fault.harm, Reset):
             return "that request has no TCP connection"
-        return "that request wants no more than that, or all or nothing"
+        if isinstance(fault.harm, Short):
+            return "that request wants no more than that, or all or nothing"
+        return "no kernel does that to such a file"
 
-    def _draw(self, op: Op, size: int, *, connected: bool) -> Harm | None:
-        random = self._random
+    def _draw(self, op: Op, possible: Chances) -> Harm | None:
+        random, size = self._random, possible.size
         for kind in kinds_of(op):
             rate = self.rates.get((op, kind), 0.0)
             if not rate or random.random() >= rate:
                 continue
-            if kind == ERRNO:
-                return Fails(random.choice(sorted(LEGAL[op])))
-            if kind == RESET and connected:
+            if kind == ERRNO and possible.errors:
+                return Fails(random.choice(sorted(possible.errors)))
+            if kind == RESET and possible.reset:
                 return Reset()
-            if kind == LATE:
+            if kind == LATE and possible.late:
                 return Late(random.randint(*_LATE_NS))
             if kind == SHORT and size > 1:
                 return Short(random.choice((1, size // 2, size - 1, random.randint(1, size - 1))))
         return None
+
+
+def _comes(harm: Harm, possible: Chances) -> bool:
+    match harm:
+        case Fails():
+            return harm.errno in possible.errors
+        case Short():
+            return harm.most_bytes < possible.size
+        case Late():
+            return possible.late
+        case Reset():
+            return possible.reset
 
 
 def _switched_on(odds: Odds | None, random: Random) -> dict[tuple[Op, str], float]:
