@@ -40,7 +40,8 @@ def read_tree(directory: Path) -> list[Entry]:
             if stat.S_ISLNK(mode):
                 data = os.fsencode(os.readlink(path))
             elif stat.S_ISREG(mode):
-                data = path.read_bytes()
+                with path.open("rb") as file:
+                    data = file.read(MAX_BYTES - total + 1)
             elif not stat.S_ISDIR(mode):
                 continue
             total += len(data)
@@ -70,10 +71,12 @@ def write_tree(directory: Path, entries: Iterable[Entry]) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         links: list[Entry] = []
+        directories: list[Entry] = []
         for entry in entries:
             path = directory / entry.path
             if stat.S_ISDIR(entry.mode):
                 path.mkdir()
+                directories.append(entry)
             elif stat.S_ISLNK(entry.mode):
                 links.append(entry)
             else:
@@ -81,6 +84,8 @@ def write_tree(directory: Path, entries: Iterable[Entry]) -> None:
                 path.chmod(stat.S_IMODE(entry.mode) & 0o777)
         for entry in links:
             (directory / entry.path).symlink_to(os.fsdecode(entry.data))
+        for entry in reversed(directories):  # inner ones first: theirs may lock them up
+            (directory / entry.path).chmod(stat.S_IMODE(entry.mode) & 0o777)
     except OSError as error:
         raise InputError(f"can not write {directory}: {_why(error, directory)}") from error
 

@@ -86,6 +86,7 @@ class KernelWorld:
 
     def seed(self, entries: Iterable[Entry]) -> None:
         """Make directories, files and symbolic links, parents first."""
+        directories: list[Entry] = []
         for entry in entries:
             path = _checked_name(entry.path)
             try:
@@ -97,10 +98,13 @@ class KernelWorld:
                     os.symlink(inside_target(entry.data), path, dir_fd=self.root_fd)
                 elif stat.S_ISDIR(entry.mode):
                     os.mkdir(path, dir_fd=self.root_fd)
+                    directories.append(entry)
                 else:
                     self.add_file(entry.path, entry.data, stat.S_IMODE(entry.mode))
             except OSError as error:
                 raise _refused(f"make {entry.path!r}", error) from error
+        for entry in reversed(directories):  # when nothing more has to be made in them
+            os.chmod(_checked_name(entry.path), stat.S_IMODE(entry.mode), dir_fd=self.root_fd)
 
     def tree(self) -> list[Entry]:
         """Everything below the root, parents first."""

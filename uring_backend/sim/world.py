@@ -137,7 +137,7 @@ class SimWorld:
             raise InputError(
                 f"file name {name!r}", remedy='use a relative name without "." and ".."'
             )
-        raw = name.encode()
+        raw = os.fsencode(name)
         if any(len(part) > NAME_MAX for part in raw.split(b"/")):
             raise InputError(f"file name {name!r} is too long", remedy="use 255 bytes a part")
         return raw
