@@ -18,7 +18,8 @@ Ended = Callable[[int], None]
 
 class Request:
     """One SQE on its way. `external`: the backend holds its place in a chain or drain. `chain`:
-    the token of the first request in its chain, 0 without links."""
+    the token of the first request in its chain, 0 without links. `wanted`: a success of fewer
+    bytes is a failure, as far as CQE_SKIP_SUCCESS is concerned."""
 
     __slots__ = (
         "chain",
@@ -31,6 +32,7 @@ class Request:
         "started",
         "token",
         "user_data",
+        "wanted",
     )
 
     def __init__(self, token: int, sqe: bytes, user_data: int, cq: int, origin: str) -> None:
@@ -42,6 +44,7 @@ class Request:
         self.cq = cq
         self.origin = origin
         self.chain = 0
+        self.wanted = 0
         self.external = False
         self.started = False
 

@@ -104,6 +104,7 @@ class Ring:
         self._submitter = Submitter(
             rules,
             self._checks,
+            memory,
             backend,
             self.cqs,
             live_requests=budgets.live_requests,

@@ -13,13 +13,20 @@ from typing import TYPE_CHECKING
 
 from pybpfvm.errors import InternalError
 from pybpfvm.events import Observer, RequestEnded, RequestStarted, SqeIssued
+from pybpfvm.memory import AddressSpace, UserFault
 from pybpfvm.profiles.base import RingRules
 from pybpfvm.uring_backend.abi import (
     CQE_F_MORE,
+    IOV_MAX,
+    IOVEC,
+    MAX_RW_COUNT,
+    MSG_WAITALL,
     SQE_ANY_LINK,
+    SQE_BUFFER_SELECT,
     SQE_CQE_SKIP_SUCCESS,
     SQE_IO_DRAIN,
     Op,
+    Sqe,
 )
 from pybpfvm.uring_backend.base import EXTERNAL, OTHER_RING, Backend, Message, Started
 from pybpfvm.uring_backend.checks import SqeChecks
@@ -44,6 +51,8 @@ _NO_TAIL = bytes(16)  # cq_idx and the pads, which a mainline ring would read as
 _READS_ADDR3 = frozenset((Op.FUTEX_WAIT, Op.FUTEX_WAKE, Op.SETXATTR, Op.GETXATTR, Op.MSG_RING))
 _DEFER_MOST = 32  # inline completions of a run are posted when so many have come together
 _SHORT_IS_FAILURE = frozenset((Op.READ, Op.WRITE, Op.READ_FIXED, Op.WRITE_FIXED, Op.SPLICE, Op.TEE))
+_VECTORS = frozenset((Op.READV, Op.WRITEV))
+_MESSAGES = frozenset((Op.SEND, Op.RECV))
 _USER = "user"
 
 
@@ -54,6 +63,7 @@ class Submitter:
         self,
         rules: RingRules,
         checks: SqeChecks,
+        memory: AddressSpace,
         backend: Backend,
         cqs: CompletionQueues,
         *,
@@ -69,6 +79,7 @@ class Submitter:
         self.timeouts_ended = 0
         self._rules = rules
         self._checks = checks
+        self._memory = memory
         self._backend = backend
         self._cqs = cqs
         self._live_requests = live_requests
@@ -411,6 +422,7 @@ class Submitter:
         if request.flags & SQE_CQE_SKIP_SUCCESS:
             # The backend must report it, or the token would never be free again.
             head = bytes((raw[0], raw[1] & ~SQE_CQE_SKIP_SUCCESS)) + raw[2:32]
+            request.wanted = self._wanted(Sqe.unpack(raw))
         tail = _NO_TAIL
         if request.opcode in _READS_ADDR3:
             low = _NO_TAIL[:2] if self._rules.extra_cqs else raw[48:50]
@@ -511,9 +523,24 @@ class Submitter:
             return False
         if isinstance(request, BpfRequest):
             return request.runs > 0 and res != -errno.ECANCELED
-        if request.opcode in _SHORT_IS_FAILURE:
-            return res == int.from_bytes(request.sqe[24:28], "little")
-        return res >= 0
+        return res >= request.wanted
+
+    def _wanted(self, sqe: Sqe) -> int:
+        """How many bytes a transfer has to move to be no failure; 0 for anything else."""
+        if sqe.opcode in _SHORT_IS_FAILURE:
+            return min(sqe.len, MAX_RW_COUNT)
+        if sqe.opcode in _MESSAGES:
+            return sqe.len if sqe.op_flags & MSG_WAITALL else 0
+        if sqe.opcode not in _VECTORS or sqe.len > IOV_MAX:
+            return 0
+        if sqe.flags & SQE_BUFFER_SELECT:
+            return 1  # the size of the buffer is not known here
+        try:
+            raw = self._memory.user_read(sqe.addr, sqe.len * IOVEC.size)
+        except UserFault:
+            return 0  # it fails
+        wanted: int = sum(length for _, length in IOVEC.iter_unpack(raw))
+        return min(wanted, MAX_RW_COUNT)
 
     def cancel_external(self) -> None:
         """Teardown: requests of ours whose turn has not come never get one."""

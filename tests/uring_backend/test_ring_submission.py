@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import struct
 
 import pytest
@@ -305,6 +306,32 @@ def test_skip_hides_success_only(make_bench: MakeBench, profile: str) -> None:
     assert bench.cqes() == [(5, -errno.ENOENT), (6, EFAULT), (4, -errno.ETIME)]
     assert bench.runner.runs == 2
     assert all(not given.flags & SKIP for given in bench.fake.submitted)
+
+
+@pytest.mark.parametrize(
+    "backend_name", ["sim", pytest.param("kernel", marks=pytest.mark.kernel_ring)]
+)
+def test_a_short_transfer_is_no_success_to_skip(make_bench: MakeBench) -> None:
+    """Also of vectors, and of a receive that waits for everything."""
+    bench = make_bench("v3")
+    world = bench.ring.backend.world
+    world.add_file("five", b"12345")
+    fd = world.open("five", os.O_RDONLY)
+    at = bench.user(bytes(64))
+    more, exact = (bench.user(struct.pack("<QQ", at, size)) for size in (6, 5))
+    socket, peer = world.socketpair()
+    peer.send(b"abc")
+    peer.shutdown()
+    bench.submit(
+        sqe(Op.READV, fd=fd, addr=more, len=1, user_data=1, flags=SKIP),
+        sqe(Op.READV, fd=fd, addr=exact, len=1, user_data=2, flags=SKIP),
+        sqe(Op.READ, fd=fd, addr=at, len=6, user_data=3, flags=SKIP),
+        sqe(Op.READ, fd=fd, addr=at, len=5, user_data=4, flags=SKIP),
+        sqe(Op.RECV, fd=socket, addr=at, len=6, op_flags=0x100, user_data=5, flags=SKIP),
+        sqe(Op.RECV, fd=socket, addr=at, len=6, user_data=6, flags=SKIP),
+    )
+    assert bench.ring.run_until_idle()
+    assert sorted(bench.cqes()) == [(1, 5), (3, 5), (5, 3)]
 
 
 def test_skipping_in_a_chain(make_bench: MakeBench) -> None:
