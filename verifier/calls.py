@@ -741,8 +741,10 @@ def _result(call: _Call, first: Reg) -> Reg:
         return _looked_up(call)
     if helper.ret is RetType.PTR_TO_MAP_VALUE:
         return Pointer(_VALUE, pc, map=call.map, map_index=call.map_index)
-    if helper.ret is RetType.PTR_TO_BTF_ID:
-        return btfhelpers.result(env, helper.name, pc)
+    ref_id = first.ref_id if helper.casts else 0
+    nullable = helper.ret is RetType.PTR_TO_BTF_ID_OR_NULL
+    if (nullable or helper.ret is RetType.PTR_TO_BTF_ID) and btfhelpers.gives_object(helper.name):
+        return btfhelpers.result(env, helper.name, pc, nullable=nullable, ref_id=ref_id)
     if helper.ret is RetType.PTR_TO_DYNPTR_MEM_OR_NULL and call.dynptr is not None:
         return dynptr.slice_of(env, call.dynptr, call.alloc_size, pc)
     kind = _POINTERS.get(helper.ret)
@@ -750,7 +752,7 @@ def _result(call: _Call, first: Reg) -> Reg:
         raise unsupported(f"results of type {helper.ret.name} ({helper.name})")
     if helper.acquires:
         return _acquired(call, kind)
-    return Pointer(kind, pc, id=env.new_id(), ref_id=first.ref_id if helper.casts else 0)
+    return Pointer(kind, pc, id=env.new_id(), ref_id=ref_id)
 
 
 def _acquired(call: _Call, kind: RegType) -> Pointer:

@@ -969,7 +969,7 @@ def _begin_anew(state: State) -> None:
 def _renewed(reg: Reg, renewed: dict[Reg, Reg]) -> Reg:
     found = renewed.get(reg)
     if found is None:
-        found = renewed[reg] = reg.like(reg.var, (reg,), reg.id, reg.delta)
+        found = renewed[reg] = reg.like(reg.var, (reg,), reg.id, reg.shift)
     return found
 
 

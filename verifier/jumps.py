@@ -33,7 +33,7 @@ from pybpfvm.verifier.states.state import Frame, State
 from pybpfvm.verifier.usermemory.origin import learned
 
 _EQUALITY = frozenset({JmpOp.JEQ, JmpOp.JNE})
-_add = transfer_of(AluOp.ADD, 64, as_kernel=True)
+_ADD = {width: transfer_of(AluOp.ADD, width, as_kernel=True) for width in (32, 64)}
 
 Arms = tuple[State | None, State | None]
 JumpStep = Callable[[State], Arms]
@@ -107,7 +107,7 @@ def _learn(state: State, number: int, old: Reg, var: Scalar, other: Reg | None) 
     if var is old.var:
         return
     deps = (old,) if other is None else (old, other)
-    new = old.like(var, deps, old.id, old.delta)
+    new = old.like(var, deps, old.id, old.shift)
     if old.origin is not None:
         learned(state, new)
     state.frame.regs[number] = new
@@ -129,11 +129,15 @@ def _linked(reg: Reg, old: Reg, new: Reg) -> Reg:
     """`reg`, a copy of `old` up to a constant, now that `old` is `new`."""
     if reg is old:
         return new
-    difference = reg.delta - old.delta
-    var = new.var
-    if difference:
-        var = _add(var, Scalar.const(difference))
-    return reg.like(var, (reg, new), reg.id, reg.delta)
+    mine, known = reg.shift, old.shift
+    width = mine.width if mine is not None else known.width if known is not None else 64
+    if mine is not None and known is not None and known.width != width:
+        return reg
+    difference = (mine.delta if mine is not None else 0) - (known.delta if known is not None else 0)
+    if not difference:
+        return reg.like(new.var, (reg, new), reg.id, known)
+    var = _ADD[width](new.var, Scalar.const(difference))
+    return reg.like(var, (reg, new), reg.id, mine)
 
 
 def _pointer_jump(env: Environment, insn: Insn, state: State, a: Reg, b: Reg) -> Arms:

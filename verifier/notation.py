@@ -88,7 +88,9 @@ def format_reg(reg: Reg, frame: int = 0) -> str:
         precise = "P" if reg.precise else ""
         if not var.mask:
             return precise + number(var.smin)
-        parts = [] if not reg.id else [f"id={reg.id}" + (f"{reg.delta:+d}" if reg.delta else "")]
+        parts = (
+            [] if not reg.id else [f"id={reg.id}" + (f"{reg.shift.delta:+d}" if reg.shift else "")]
+        )
         return f"{precise}scalar({','.join((*parts, *scalar_bounds(var)))})"
     text: str = kind.value
     if reg.trust:

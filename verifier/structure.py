@@ -8,7 +8,7 @@ call chain fit the stack together. All walks use worklists: no input exhausts re
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 from pybpfvm.bits import align_up
 from pybpfvm.btf.types import (
@@ -293,8 +293,16 @@ _FRAME_STEP = 16
 _TAIL_CALL_STACK = 256
 
 
-def deepest_stack(env: Environment) -> int:
-    """Bytes of stack of the deepest call chain, as far as the functions were seen to use it."""
+# Programs whose functions get stacks of their own, since Linux 6.13; functions that use less share
+# one. Iterators, of the tracing type, do not.
+_OWN_STACKS_SINCE = (6, 13)
+_OWN_STACK_TYPES = frozenset({"kprobe", "tracepoint", "perf_event", "raw_tracepoint", "tracing"})
+_OWN_STACK_BYTES = 64
+
+
+def deepest_stack(env: Environment, alone: Container[int] = ()) -> int:
+    """Bytes of stack of the deepest call chain, as far as the functions were seen to use it. Of
+    the program's own chains the functions in `alone` do not count."""
     calls = direct_calls(env)
     deepest = 0
     for root in (0, *(one.entry for one in env.deferred)):
@@ -304,9 +312,33 @@ def deepest_stack(env: Environment) -> int:
         depth: dict[int, int] = {}
         for function in order:
             own = align_up(env.stack_bytes.get(function, 0), _FRAME_STEP)
+            if root == 0 and function in alone:
+                own = 0
             depth[function] = own + max((depth[callee] for _, callee in calls[function]), default=0)
         deepest = max(deepest, depth[root])
     return deepest
+
+
+def _with_own_stacks(env: Environment) -> frozenset[int]:
+    """The functions whose frames the kernel puts on stacks of their own: none of a program that
+    makes tail calls, and none that may run later, on top of another."""
+    profile = env.profile
+    if profile.type_name not in _OWN_STACK_TYPES or env.rules.version < _OWN_STACKS_SINCE:
+        return frozenset()
+    if env.program.section.startswith("iter") or any(
+        profile.helpers.get(env.code[pc].imm) == "tail_call" for pc in env.pcs(Kind.CALL)
+    ):
+        return frozenset()
+    alone = {
+        function
+        for function, used in env.stack_bytes.items()
+        if align_up(used, _FRAME_STEP) >= _OWN_STACK_BYTES
+    }
+    for later in env.deferred:
+        order = _callees_first(env, later.entry)
+        if not isinstance(order, int):
+            alone.difference_update(order)
+    return frozenset(alone)
 
 
 def stack_errors(env: Environment, tail_calls: frozenset[int]) -> Iterator[Finding]:
@@ -319,7 +351,7 @@ def stack_errors(env: Environment, tail_calls: frozenset[int]) -> Iterator[Findi
         if isinstance(order, int):
             yield _recursion(env, order)
             return
-    deepest = deepest_stack(env)
+    deepest = deepest_stack(env, _with_own_stacks(env))
     if deepest > STACK_BYTES:
         frames = sum(1 for used in env.stack_bytes.values() if used)
         yield _finding(

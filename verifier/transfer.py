@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pybpfvm.bits import U32, s32
+from pybpfvm.bits import U32, U64, s32
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.notation import ALU_SIGN
 from pybpfvm.isa.opcodes import FRAME_POINTER, AluOp, Operand, Pseudo
@@ -16,7 +16,7 @@ from pybpfvm.program import MapType
 from pybpfvm.verifier.checks import MAX_VAR_OFF, check_readable
 from pybpfvm.verifier.domains.alu import transfer_of
 from pybpfvm.verifier.domains.scalar import UNKNOWN32, Scalar, remembering
-from pybpfvm.verifier.domains.word import S64_MIN
+from pybpfvm.verifier.domains.word import S32_MIN, S64_MIN
 from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.kernelobjects import ksym
 from pybpfvm.verifier.kernelobjects.kernelptr import SOCKETS
@@ -30,6 +30,7 @@ from pybpfvm.verifier.states.regstate import (
     Pointer,
     Reg,
     RegType,
+    Shift,
     Trust,
     mark_precise,
     scalar,
@@ -49,7 +50,6 @@ _SCALAR, _STACK, _FLOW_KEYS = (
 _MEM, _UNTRUSTED = RegType.PTR_TO_MEM, Trust.UNTRUSTED
 _MOV, _ADD, _SUB, _NEG = AluOp.MOV, AluOp.ADD, AluOp.SUB, AluOp.NEG
 _IMMEDIATE, _REGISTER = Operand.K, Operand.X
-_S32_MAX = (1 << 31) - 1
 _SHIFTS = frozenset({AluOp.LSH, AluOp.RSH, AluOp.ARSH})
 _DIVISIONS = frozenset({AluOp.DIV, AluOp.SDIV, AluOp.MOD, AluOp.SMOD})
 _SIGN_EXTENDING = {AluOp.MOVSX8: 8, AluOp.MOVSX16: 16, AluOp.MOVSX32: 32}
@@ -134,7 +134,7 @@ def _move(env: Environment, insn: Insn, pc: int, op: AluOp) -> Step:
             regs[dst] = Reg(_SCALAR, var, pc, (value,))
             return
         copied = regs[src] = shared(value, env.new_id)
-        regs[dst] = copied if same else copied.like(var, (copied,), copied.id, copied.delta)
+        regs[dst] = copied if same else copied.like(var, (copied,), copied.id, copied.shift)
 
     return step
 
@@ -147,11 +147,10 @@ def _arithmetic(env: Environment, insn: Insn, pc: int, op: AluOp) -> Step:
     transfer = remembering(transfer_of(op, width, as_kernel=not env.rules.tracks_all))
     register = insn.spec.operand is _REGISTER
     constant = scalar(Scalar.const(insn.imm), pc)
-    moves = (op is _ADD or op is _SUB) and width == 64
-    sign = -1 if op is _SUB else 1
+    moves = op is _ADD or op is _SUB
     unary = op is _NEG or op in _SWAPS
     lost = not env.rules.tracks_all and op in _DIVISIONS
-    shift = not env.rules.tracks_all and register and op in _SHIFTS
+    shifts = not env.rules.tracks_all and register and op in _SHIFTS
 
     def step(state: State) -> None:
         regs = state.frame.regs
@@ -164,22 +163,32 @@ def _arithmetic(env: Environment, insn: Insn, pc: int, op: AluOp) -> Step:
                 check_conceals(env, a, f"R{dst} pointer arithmetic prohibited")
             regs[dst] = unknown(pc) if unary else pointer_arithmetic(env, insn, op, pc, a, b)
             return
-        if lost or (shift and (b.var.mask or b.var.value >= width)):
+        if lost or (shifts and (b.var.mask or b.var.value >= width)):
             regs[dst] = Reg(_SCALAR, _ANY, pc)
             return
         var = transfer(a.var, b.var)
-        if var.mask == _ALL_BITS and var == _ANY:
+        shift = _shift(op, width, a, b) if moves and a.id and a.shift is None else None
+        if shift is None and var.mask == _ALL_BITS and var == _ANY:
             deps: tuple[Reg, ...] = ()
         else:
             deps = (a, b) if register else (a,)
-        result = Reg(_SCALAR, var, pc, deps)
-        if moves and a.id and not a.delta and not b.var.mask and abs(b.var.smin) <= _S32_MAX:
-            result.id, result.delta = a.id, sign * b.var.smin
-        regs[dst] = result
+        regs[dst] = Reg(_SCALAR, var, pc, deps, 0 if shift is None else a.id, shift)
 
     if is_masked(env, insn):
         return _masked(env, insn, pc, step)
     return step
+
+
+def _shift(op: AluOp, width: int, a: Reg, b: Reg) -> Shift | None:
+    """What a ± b is, as a copy of a; None if that is not known. Additions of 32 bits only tell
+    where a has no more."""
+    bits = U32 if width == 32 else U64
+    if b.var.mask & bits or (width == 32 and a.var.umax > U32):
+        return None
+    delta = s32(b.var.value)
+    if (width == 64 and delta != b.var.smin) or (op is _SUB and delta == S32_MIN):
+        return None
+    return Shift(-delta if op is _SUB else delta, width)
 
 
 def _masked(env: Environment, insn: Insn, pc: int, step: Step) -> Step:
@@ -292,7 +301,7 @@ def _fits(off: int) -> bool:
 def _check_sane(reg: Reg, pointer: Reg, known: bool, smin: int, culprit: Reg) -> None:
     """Offsets stay far from where sums of them could wrap."""
     # Kernels keep the distance between two linked numbers where pointers have their offset.
-    off = reg.delta if reg.type is _SCALAR and reg.var.mask else reg.off
+    off = reg.shift.delta if reg.shift is not None and reg.var.mask else reg.off
     if abs(off) < MAX_VAR_OFF and abs(smin) < MAX_VAR_OFF:
         return
     name = pointer.type.value

@@ -673,7 +673,7 @@ class _Maker(TypedWriter):
         delta = 0
         if self.random.random() < 0.5:
             delta = self.random.randint(0, max(0, limit))
-            self.emit("add64_k", copy, imm=delta)
+            self.add(copy, delta, width, (pointer, number))
         before = list(self.regs)
         skip = self.new_label()
         self.jump("jgt64_k", skip, number, imm=max(0, limit - delta))
@@ -683,6 +683,26 @@ class _Maker(TypedWriter):
         self.join(before)
         self.place(skip)
         self.regs[copy] = NOTHING
+
+    def add(self, target: int, delta: int, width: int, busy: tuple[int, ...]) -> None:
+        """Add a constant: in one of the ways there are, or from a register that may hold less."""
+        way = self.random.choice(("add", "sub", "register", "register"))
+        if way != "register":
+            self.emit(f"{way}{width}_k", target, imm=delta if way == "add" else -delta)
+            return
+        step = self.free(target, *busy)
+        if self.regs[step].kind is Is.RECORD:
+            self.emit(f"add{width}_k", target, imm=delta)
+            return
+        self.emit("mov64_k", step, imm=delta)
+        self.regs[step] = NUMBER
+        numbers = [reg for reg in self.holding(Is.NUMBER) if reg != step]
+        if numbers and self.random.random() < 0.5:
+            less = self.new_label()
+            self.jump("jgt64_k", less, self.random.choice(numbers), imm=self.random.randint(0, 99))
+            self.emit("mov64_k", step, imm=self.random.randint(0, delta))
+            self.place(less)
+        self.emit(f"add{width}_x", target, step)
 
     # Calls.
 

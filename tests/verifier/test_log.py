@@ -20,7 +20,7 @@ from pybpfvm.verifier.domains.alu import alu
 from pybpfvm.verifier.domains.scalar import Scalar
 from pybpfvm.verifier.log import KernelLog
 from pybpfvm.verifier.notation import format_reg, number
-from pybpfvm.verifier.states.regstate import Pointer, RegType, scalar
+from pybpfvm.verifier.states.regstate import Pointer, Reg, RegType, Shift, scalar
 from pybpfvm.verifier.verdict import Accepted, Inconclusive, Verdict
 from pybpfvm.verifier.verify import Options, verify
 from tests.support.verifier_btf import BTF, func_info
@@ -273,7 +273,8 @@ def test_numbers(value: int, text: str) -> None:
 def test_registers() -> None:
     byte = "smin=smin32=0,smax=umax=smax32=umax32=255,var_off=(0x0; 0xff)"
     assert format_reg(scalar(Scalar.range(0, 255), 0)) == f"scalar({byte})"
-    assert format_reg(scalar(Scalar.UNKNOWN, 0, (), 3, 4)) == "scalar(id=3+4)"
+    sum_ = Reg(RegType.SCALAR_VALUE, Scalar.UNKNOWN, 0, (), 3, Shift(4, 64))
+    assert format_reg(sum_) == "scalar(id=3+4)"
     # Unsigned numbers are decimal a bit longer; a large signed low half is shown without its sign.
     unsigned = Scalar.range(0x8000, 0xFFFF_FFFF_FFFF_0000)
     assert format_reg(scalar(unsigned, 0)) == "scalar(umin=32768,umax=0xffffffffffff0000)"

@@ -25,6 +25,10 @@ EXPECTED = {
     "never_null": None,
     "null_to_nonnull": Rule.POSSIBLY_NULL,
     "number": Rule.UNSUPPORTED,
+    "array": None,
+    "array_too_far": Rule.MEM_ACCESS,
+    "array_small": Rule.STACK_ACCESS,
+    "pointer": None,
     "with_ctx": None,
     "not_ctx": Rule.HELPER_ARG,
 }

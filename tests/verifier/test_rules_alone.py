@@ -284,7 +284,7 @@ _TYPES: tuple[BtfType, ...] = (
         (FuncProto(1, tuple(Param(name, 1) for name in "abcdef")), (), "whose type is not known"),
         (FuncProto(2, ()), (), "which does not return a number"),
         (FuncProto(1, (Param("a", 4),)), (), "whose parameter a is not a number or pointer"),
-        (FuncProto(1, (Param("a", 3),)), (), "whose parameter a points to a PTR"),
+        (FuncProto(1, (Param("a", 10),)), (), "whose parameter a points to a FUNC_PROTO"),
         (
             FuncProto(1, (Param("a", 5),)),
             ("arg:nonnull",),
@@ -299,7 +299,8 @@ def test_global_functions_that_are_not_judged(
     proto: FuncProto | None, tags: tuple[str, ...], feature: str
 ) -> None:
     own: list[BtfType] = [] if proto is None else [proto, Func("f", 8, FuncLinkage.GLOBAL)]
-    btf = Btf.of([*_TYPES, *own, *(DeclTag(tag, 9, 0) for tag in tags)])
+    pointer = [Ptr(8)] if own else []
+    btf = Btf.of([*_TYPES, *own, *pointer, *(DeclTag(tag, 9, 0) for tag in tags)])
     insns = assemble("call f\n r0 = 0\n exit\n f: r0 = 0\n exit", calls=_CALLS)
     subprogs = (
         Subprog("case", 0, 3),

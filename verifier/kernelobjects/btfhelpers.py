@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pybpfvm.btf.types import BtfKind
 from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.kernelobjects import btfptr
-from pybpfvm.verifier.kernelobjects.btfptr import BTF_ID, MEM, type_text
+from pybpfvm.verifier.kernelobjects.btfptr import BTF_ID, BTF_ID_OR_NULL, MEM, type_text
 from pybpfvm.verifier.kernelobjects.btfwalk import begins_at, struct_name
 from pybpfvm.verifier.refusal import forbidden, possibly_null, unsupported
 from pybpfvm.verifier.states.regstate import NON_NULL, Pointer, Reg, Trust
@@ -35,10 +35,18 @@ _ARGUMENTS: Mapping[tuple[str, int], str] = {
     ("ima_inode_hash", 1): "inode",
     ("ima_file_hash", 1): "file",
 }
-# Struct and trust of PTR_TO_BTF_ID results.
+# Struct and trust of PTR_TO_BTF_ID results, and of those that may be NULL.
 _RESULTS: Mapping[str, tuple[str, Trust]] = {
     "get_current_task_btf": ("task_struct", Trust.TRUSTED),
     "task_pt_regs": ("pt_regs", Trust.NONE),
+    "sock_from_file": ("socket", Trust.NONE),
+    "skc_to_tcp6_sock": ("tcp6_sock", Trust.NONE),
+    "skc_to_tcp_sock": ("tcp_sock", Trust.NONE),
+    "skc_to_tcp_timewait_sock": ("tcp_timewait_sock", Trust.NONE),
+    "skc_to_tcp_request_sock": ("tcp_request_sock", Trust.NONE),
+    "skc_to_udp6_sock": ("udp6_sock", Trust.NONE),
+    "skc_to_unix_sock": ("unix_sock", Trust.NONE),
+    "skc_to_mptcp_sock": ("mptcp_sock", Trust.NONE),
 }
 _ACCEPTED = frozenset({Trust.NONE, Trust.TRUSTED, Trust.RCU})
 
@@ -80,10 +88,20 @@ def is_struct_at(env: Environment, reg: Reg, wanted: int) -> bool:
     return begins_at(env.btf_of(reg), reg.btf_id, reg.off + reg.var.smin, wanted)
 
 
-def result(env: Environment, helper: str, pc: int) -> Pointer:
-    """What a helper that returns a kernel object leaves in r0."""
+def gives_object(helper: str) -> bool:
+    """Whether it is known which struct the helper's result points to."""
+    return helper in _RESULTS
+
+
+def result(env: Environment, helper: str, pc: int, *, nullable: bool, ref_id: int) -> Pointer:
+    """What a helper that returns a kernel object leaves in r0: one that may be NULL if it is
+    `nullable`, and is gone with what `ref_id` refers to."""
     name, trust = _RESULTS[helper]
-    return btfptr.pointer_to(env, pc, struct_id(env, name), trust, nullable=False)
+    found = struct_id(env, name)
+    if not nullable:
+        return btfptr.pointer_to(env, pc, found, trust, nullable=False)
+    new = env.new_id()
+    return Pointer(BTF_ID_OR_NULL, pc, id=new, ref_id=ref_id, btf_id=found, trust=trust)
 
 
 def is_memory(reg: Reg, *, element: bool = False, writes: bool = False) -> bool:

@@ -127,11 +127,25 @@ def _parameter(
             raise unsupported(f"{feature}, whose parameter {name} is a dynptr, and tagged")
         return Parameter(Takes.DYNPTR)
     kind = btf.kind(target)
-    if kind not in (BtfKind.INT, BtfKind.ENUM, BtfKind.ENUM64, BtfKind.STRUCT, BtfKind.UNION):
+    if kind not in _SIZED:
         raise unsupported(f"{feature}, whose parameter {name} points to a {kind.name}")
     if _is_special(btf, target):
         raise unsupported(f"{feature}, whose parameter {name} is a {btf.name(target)}")
     return Parameter(Takes.MEMORY, btf.size(target), nullable="nonnull" not in tags)
+
+
+_SIZED = frozenset(
+    {
+        BtfKind.INT,
+        BtfKind.ENUM,
+        BtfKind.ENUM64,
+        BtfKind.FLOAT,
+        BtfKind.PTR,
+        BtfKind.ARRAY,
+        BtfKind.STRUCT,
+        BtfKind.UNION,
+    }
+)
 
 
 def _is_number(btf: Btf, type_id: int) -> bool:

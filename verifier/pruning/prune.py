@@ -273,7 +273,7 @@ class Comparison:
         if (
             old.id
             and self._is_linked(old.id)
-            and (old.delta != new.delta or not self._same_id(old.id, new.id))
+            and (old.shift != new.shift or not self._same_id(old.id, new.id))
         ):
             return False
         if old.precise and old is not new and mode is not _EXACT:

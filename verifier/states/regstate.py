@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum, IntFlag
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pybpfvm.program import MapSpec
 from pybpfvm.verifier.domains.scalar import Scalar
@@ -97,15 +97,22 @@ NON_NULL = {
 PACKET_TYPES = frozenset({RegType.PTR_TO_PACKET, RegType.PTR_TO_PACKET_META})
 
 
+class Shift(NamedTuple):
+    """What one addition of `width` bits made of a copy: 32 bits wrap, and clear the upper half."""
+
+    delta: int
+    width: int
+
+
 class Reg:
     """A register that is uninitialised or holds a number; pointers are a `Pointer`.
 
     `var` is the number, or what is added to the pointer besides `off`. Numbers with the same
-    nonzero `id` are the same number, but for the `delta`s added to it. `at` is the pc of the
+    nonzero `id` are the same number, but for what their `shift`s add to it. `at` is the pc of the
     instruction that wrote it, -1 for the program's arguments.
     """
 
-    __slots__ = ("at", "delta", "deps", "id", "precise", "type", "var")
+    __slots__ = ("at", "deps", "id", "precise", "shift", "type", "var")
 
     off: int = 0
     map: MapSpec | None = None
@@ -128,22 +135,22 @@ class Reg:
         at: int,
         deps: tuple[Reg, ...] = (),
         id: int = 0,
-        delta: int = 0,
+        shift: Shift | None = None,
     ) -> None:
         self.type = type
         self.var = var
         self.at = at
         self.deps = deps
         self.id = id
-        self.delta = delta
+        self.shift = shift
         self.precise = False
 
     def __repr__(self) -> str:
         return f"<{self.type.value} {self.var!r} id={self.id}>"
 
-    def like(self, var: Scalar, deps: tuple[Reg, ...], id: int, delta: int) -> Reg:
+    def like(self, var: Scalar, deps: tuple[Reg, ...], id: int, shift: Shift | None) -> Reg:
         """What is now known of the same number: it comes from where this one does."""
-        return Reg(self.type, var, self.at, deps, id, delta)
+        return Reg(self.type, var, self.at, deps, id, shift)
 
 
 class Pointer(Reg):
@@ -218,7 +225,7 @@ class Pointer(Reg):
         other.at = at
         other.deps = ()
         other.id = self.id if id is None else id
-        other.delta = 0
+        other.shift = None
         other.precise = False
         other.off = off
         other.map = self.map
@@ -255,9 +262,9 @@ _SCALAR, _NOT_INIT = RegType.SCALAR_VALUE, RegType.NOT_INIT
 NOT_INIT = Reg(_NOT_INIT, Scalar.UNKNOWN, -1)
 
 
-def scalar(var: Scalar, at: int, deps: tuple[Reg, ...] = (), id: int = 0, delta: int = 0) -> Reg:
+def scalar(var: Scalar, at: int, deps: tuple[Reg, ...] = (), id: int = 0) -> Reg:
     """A number."""
-    return Reg(_SCALAR, var, at, deps, id, delta)
+    return Reg(_SCALAR, var, at, deps, id)
 
 
 def unknown(at: int) -> Reg:
@@ -288,10 +295,10 @@ def mark_precise(reg: Reg) -> None:
 def shared(reg: Reg, new_id: Callable[[], int]) -> Reg:
     """A number that is about to be copied: it gets an id, so that what a branch tells of one
     copy is known of all. Constants need none."""
-    if not reg.var.mask or (reg.id and not reg.delta):
+    if not reg.var.mask or (reg.id and reg.shift is None):
         return reg
     if reg.origin is not None:
-        return reg.like(reg.var, (reg,), new_id(), 0)
+        return reg.like(reg.var, (reg,), new_id(), None)
     return Reg(_SCALAR, reg.var, reg.at, (reg,), new_id())
 
 
@@ -319,5 +326,5 @@ def same_reg(one: Reg, other: Reg) -> bool:
         and one.at == other.at
         and one.var is other.var
         and one.off == other.off
-        and (one.id, one.delta, one.range) == (other.id, other.delta, other.range)
+        and (one.id, one.shift, one.range) == (other.id, other.shift, other.range)
     )

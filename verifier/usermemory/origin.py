@@ -17,7 +17,7 @@ from enum import Enum
 from pybpfvm.isa.opcodes import AluOp
 from pybpfvm.verifier.domains.alu import alu
 from pybpfvm.verifier.domains.scalar import Scalar
-from pybpfvm.verifier.states.regstate import Reg, RegType, scalar
+from pybpfvm.verifier.states.regstate import Reg, RegType, Shift, scalar
 from pybpfvm.verifier.states.stack import SLOT_BYTES, Slot
 from pybpfvm.verifier.states.state import Frame, State
 from pybpfvm.verifier.usermemory.contract import Block
@@ -88,11 +88,11 @@ class Traced(Reg):
     origin: Origin
 
     def __init__(self, reg: Reg, origin: Origin) -> None:
-        Reg.__init__(self, reg.type, reg.var, reg.at, reg.deps, reg.id, reg.delta)
+        Reg.__init__(self, reg.type, reg.var, reg.at, reg.deps, reg.id, reg.shift)
         self.origin = origin
 
-    def like(self, var: Scalar, deps: tuple[Reg, ...], id: int, delta: int) -> Reg:
-        return Traced(Reg(self.type, var, self.at, deps, id, delta), self.origin)
+    def like(self, var: Scalar, deps: tuple[Reg, ...], id: int, shift: Shift | None) -> Reg:
+        return Traced(Reg(self.type, var, self.at, deps, id, shift), self.origin)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
