@@ -494,6 +494,8 @@ def _step(step: Step, live: Live, progress: _Progress) -> None:
 def _act(action: Action, live: Live, progress: _Progress, where: str) -> Iterable[Finding]:
     ring = live.ring
     match action:
+        case PeerSend() | PeerRecv() | PeerEnd() | NetworkChange() if _awaits(action.peer, live):
+            return [Finding(where, f"{action.peer} is connected", "its step has not come yet")]
         case Submit():
             for sqe in action.sqes:
                 live.fill_sqe(sqe)
@@ -608,6 +610,11 @@ def _send(action: PeerSend, live: Live, where: str) -> list[Finding]:
             return []
         live.ring.run_until_idle(_PEER_TRY_NS)
     return [Finding(where, f"{len(data)} bytes sent", f"{sent}, then nobody received")]
+
+
+def _awaits(peer: str | None, live: Live) -> bool:
+    """Whether the peer connects in a step that comes later, and has not come."""
+    return peer is not None and peer not in live.peers
 
 
 def _recv(action: PeerRecv, live: Live, where: str) -> list[Finding]:

@@ -233,6 +233,33 @@ steps = [
     assert len(outcome.cqes[0]) == 1
 
 
+@both_backends
+def test_peers_whose_step_has_not_come(backend: BackendName) -> None:
+    outcome = run(
+        """
+attach = []
+fds.listener = { listen = true }
+[[steps]]
+after = "3600 s"
+connect = "eve"
+to = "listener"
+[[steps]]
+recv = "eve"
+text = "hello"
+[[steps]]
+send = "eve"
+text = "hello"
+[[steps]]
+shutdown = "eve"
+""",
+        backend,
+    )
+    assert [(one.where, one.expected, one.found) for one in outcome.findings] == [
+        (f"t.toml: steps[{number}]", "eve is connected", "its step has not come yet")
+        for number in (1, 2, 3)
+    ]
+
+
 def test_hangs_traps_and_refusals_stop_the_steps() -> None:
     hang = run(
         'attach = "wait"\nglobals = { wait_idx = 9, wait_steps = 1 }\nsteps = [{ enter = true }]\n'
