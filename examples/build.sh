@@ -102,3 +102,10 @@ done
 for number in 81 82 83; do
     build $dialects/recognized.bpf.c $dialects/recognized.$number.bpf.o 0 -mcpu=v4 -DDIALECT=$number
 done
+
+# Ring programs with a function, and programs of another object that take its place.
+replacing=tests/data/replacing
+for name in nops depth; do
+    build $replacing/$name.bpf.c $replacing/$name.bpf.o 0 -mcpu=v4
+done
+build $replacing/request.bpf.c $replacing/request.v3.bpf.o 3

@@ -189,6 +189,7 @@ def run_scenario(
                 btf=btf,
                 kconfig=kconfig,
                 constants=constants,
+                replace=scenario.replace,
             )
             loops = obj.profile.loop is not None
         check_names(scenario, obj)
