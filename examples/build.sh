@@ -72,6 +72,9 @@ for name in loop_rows loop_load loop_licence loop_tables; do
     build $acceptance/$name.bpf.c $acceptance/$name.bpf.o 0 -mcpu=v4
 done
 
+build $acceptance/loop_licence.bpf.c $acceptance/loop_licence.nodebug.bpf.o 0 -mcpu=v4 -g0
+build $acceptance/loop_rows.bpf.c $acceptance/loop_rows.nodebug.bpf.o 0 -mcpu=v4 -g0
+
 # Twins of the lints: what each warns of, and what it does not.
 lints=tests/data/lints
 build $lints/twins.bpf.c $lints/twins.v2.bpf.o 2

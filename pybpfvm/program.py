@@ -163,6 +163,11 @@ class Program:
     replaces: Replaced | None = None
 
     @property
+    def is_callback(self) -> bool:
+        """Whether its section says that it is a member of a struct of callbacks."""
+        return self.section.startswith("struct_ops")
+
+    @property
     def slots(self) -> int:
         """Length in 8-byte slots."""
         return len(self.insns) + [insn.spec.kind for insn in self.insns].count(Kind.LDDW)

@@ -222,10 +222,13 @@ def _choose(obj: LoadedObject, name: str | None) -> LoadedProgram:
         return obj[name]
     if len(obj.programs) != 1:
         known = ", ".join(obj.programs) or "it has none"
+        left_out = [f"{name} is left out: {why}" for name, why in obj.object.left_out.items()]
         raise InputError(
             f"the object has {len(obj.programs)} programs",
             where=obj.object.path,
-            remedy=f"choose one with --prog: {known}; or run a scenario (.toml) with a ring",
+            remedy=left_out[0]
+            if left_out and not obj.programs
+            else f"choose one with --prog: {known}; or run a scenario (.toml) with a ring",
         )
     return next(iter(obj.programs.values()))
 

@@ -186,7 +186,10 @@ def _programs(
             for extern in bodies[function].externs
         }
         if externs:
-            left_out[main.name] = f"it uses {', '.join(externs)}"
+            untold = (
+                "; without BTF nothing says what that is (compile with -g)" if btf is None else ""
+            )
+            left_out[main.name] = f"it uses {', '.join(externs)}{untold}"
             continue
         programs.append(
             link(

@@ -291,6 +291,10 @@ def _case(obj: BpfObject, detection: Detection, program: Program, request: Judge
             _case(request.target.obj, request.target.detection, program.replaces.program, request),
             program=program,
         )
+    if program.is_callback and obj.btf is None:
+        reason = "its BTF says which callback of which struct a program is"
+        feature = "callbacks (struct_ops) of an object without BTF"
+        return Case(program, (), _unsupported(program, feature, reason, "compile it with -g"))
     named = request.program_type or request.abi
     if named:
         where = "type" if request.program_type else "abi"

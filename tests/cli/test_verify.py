@@ -138,6 +138,26 @@ def test_a_program_that_the_loader_leaves_out_is_named(capsys: pytest.CaptureFix
     assert "unsupported: it uses extern variable untyped without a type" in out
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("loop_licence", "callbacks (struct_ops) of an object without BTF"),
+        ("loop_rows", "without BTF nothing says what that is (compile with -g)"),
+    ],
+)
+def test_a_loop_that_was_compiled_without_debug_information(
+    capsys: pytest.CaptureFixture[str], name: str, words: str
+) -> None:
+    path = ROOT / f"tests/acceptance/{name}.nodebug.bpf.o"
+    code, out, err = run(capsys, path)
+    assert (code, err) == (3, "")
+    told = " ".join(out.split())
+    assert words in told
+    assert "-g" in told
+    assert main(["run", str(path), "--abi", "loop-7.2"]) == 2
+    assert "compile it with -g" in capsys.readouterr().err
+
+
 def test_a_configuration_decides_what_is_reached(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
