@@ -83,6 +83,9 @@ build $lints/first_posting.bpf.c $lints/first_posting.v1.bpf.o 1
 build $lints/behaviours.bpf.c $lints/behaviours.v2.bpf.o 2
 build $lints/behaviours.bpf.c $lints/behaviours.v3.bpf.o 3
 build $lints/loop.bpf.c $lints/loop.bpf.o 0 -mcpu=v4
+for number in 2506 2511 2606; do
+    build $lints/loop_dialect.bpf.c $lints/loop_dialect.$number.bpf.o 0 -mcpu=v4 -DDIALECT=$number
+done
 
 # Programs that the native ring loop runs, for comparison with Python's.
 loops=tests/data/loops
