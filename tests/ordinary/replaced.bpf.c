@@ -59,6 +59,13 @@ int shorten(struct xdp_md *ctx)
     return trim(ctx);
 }
 
+/* Its prototype is none of an xdp program. */
+SEC("xdp")
+int odd(void)
+{
+    return XDP_PASS;
+}
+
 /* Its result is 0 or 1, and so is that of what replaces a function of it. */
 noinline int allow(struct __sk_buff *skb)
 {

@@ -63,6 +63,9 @@ int no_trust(struct weights *weights __attribute__((btf_decl_tag("arg:nonnull"))
 }
 SEC("freplace/next") u64 ok_next(u64 number) { return number + 2; }
 SEC("freplace/hidden") int no_static(int number) { return number; }
+SEC("freplace/weigh")
+int no_tag(struct weights *weights __attribute__((btf_decl_tag("arg:ctx")))) { return 1; }
+SEC("freplace/odd") int no_odd(void) { return 1; }
 SEC("freplace/judge") int ok_judge(struct xdp_md *ctx) { return XDP_DROP; }
 SEC("freplace/allow") int ok_allow(struct __sk_buff *skb) { return skb->len > 200; }
 SEC("freplace/allow") int no_allow(struct __sk_buff *skb) { return 2; }

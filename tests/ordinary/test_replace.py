@@ -6,18 +6,21 @@ replacing.bpf.c says by a program's name what becomes of it: `ok_`, `no_` or `un
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pybpfvm import bpfsys
+from pybpfvm.btf.types import BtfKind
 from pybpfvm.cli import main
 from pybpfvm.errors import InputError, UnsupportedError
 from pybpfvm.objectfile import read_object
+from pybpfvm.program import BpfObject, Program
 from pybpfvm.session import LoopRing, Machine, Ring
 from pybpfvm.session.against import RunningKernel
 from pybpfvm.session.hostring import BackendName
-from pybpfvm.session.judging import JudgeRequest, judge_case, read_cases
+from pybpfvm.session.judging import JudgeRequest, case_of, judge_case, read_cases
 from pybpfvm.session.replacing import Target
 from pybpfvm.verifier.verdict import Accepted, Inconclusive, Rejected, Rule, Verdict
 from tests.support.session_ring import SIM_AND_KERNEL, need_backend
@@ -43,6 +46,8 @@ REFUSED = {
     "no_name": (Rule.ATTACH_TARGET, "(struct others *) doesn't match weigh()"),
     "no_number": (Rule.ATTACH_TARGET, "arg0 in no_number() is not a pointer to context"),
     "no_trust": (Rule.ATTACH_TARGET, "callers of weigh() may give NULL"),
+    "no_tag": (Rule.ATTACH_TARGET, "arg0 in no_tag() is the context, in weigh() memory"),
+    "no_odd": (Rule.ATTACH_TARGET, "Cannot replace static functions"),
     "no_static": (Rule.ATTACH_TARGET, "Cannot replace static functions"),
     "no_allow": (Rule.RETURN_VALUE, "should have been in [0, 1]"),
     "no_allow_packet": (Rule.PACKET_ACCESS, "invalid access to packet"),
@@ -54,7 +59,7 @@ UNDECIDED = {
     "un_named": "does not say which",
 }
 # The program whose function it is: policy() is in two.
-OWNERS = {"trim": "shorten", "allow": "gate"}
+OWNERS = {"trim": "shorten", "allow": "gate", "odd": "odd"}
 
 
 def verdicts(path: Path, target: Path = TARGET) -> Iterator[tuple[str, Verdict]]:
@@ -84,7 +89,47 @@ def test_verdicts(name: str) -> None:
             rule, words = REFUSED[program]
             assert (verdict.errors[0].rule, words in verdict.errors[0].message) == (rule, True)
             assert verdict.errors[0].witness is None
-    assert told == {"replacing.bpf.o": 24, "widened.bpf.o": 1}[name]
+    assert told == {"replacing.bpf.o": 26, "widened.bpf.o": 1}[name]
+
+
+def test_what_may_throw_is_not_decided() -> None:
+    obj = read_object(HERE / "throwing.bpf.o")
+    if obj.left_out:
+        pytest.skip(f"no kernel's BTF with exceptions here: {obj.left_out}")
+    ((_, verdict),) = verdicts(HERE / "throwing.bpf.o")
+    assert isinstance(verdict, Inconclusive)
+    assert "exceptions in programs that replace functions" in verdict.finding.feature
+
+
+def judged(program: Program, obj: BpfObject, target: Target) -> Verdict:
+    """A program that nobody compiled so."""
+    request = JudgeRequest(target=target)
+    return judge_case(obj, case_of(obj, program, request), request)
+
+
+def test_both_need_types() -> None:
+    obj, target = read_object(HERE / "replacing.bpf.o"), read_object(TARGET)
+    program = obj.program("ok_policy")
+    for ours, theirs, words in (
+        (replace(obj, btf=None), target, "Program extension requires BTF"),
+        (obj, replace(target, btf=None), "the target of policy() has no BTF"),
+    ):
+        verdict = judged(program, ours, Target(theirs, "judge"))
+        assert isinstance(verdict, Rejected)
+        assert words in verdict.errors[0].message
+
+
+def test_a_type_that_is_no_functions() -> None:
+    obj, target = read_object(HERE / "replacing.bpf.o"), read_object(TARGET)
+    program = obj.program("ok_next")
+    (main,) = program.subprogs
+    assert obj.btf is not None
+    number = obj.btf.find("int", BtfKind.INT)
+    assert number is not None
+    strange = replace(program, subprogs=(replace(main, btf_type_id=number),))
+    verdict = judged(strange, obj, Target(target, "judge"))
+    assert isinstance(verdict, Inconclusive)
+    assert "whose type is not known" in verdict.finding.feature
 
 
 @pytest.mark.kernel_bpf
