@@ -67,10 +67,13 @@ build $acceptance/submit_bad.bpf.c $acceptance/submit_bad.v1.bpf.o 1
 build $acceptance/submit_bad.bpf.c $acceptance/submit_bad.v2.bpf.o 2
 build $acceptance/not_sleepable.bpf.c $acceptance/not_sleepable.v2.bpf.o 2
 
-# Programs with a loop: rows that run, rows that are loaded or not.
-for name in loop_rows loop_load loop_licence; do
+# Programs with a loop: rows that run, rows that are loaded or not, the programs of the tables.
+for name in loop_rows loop_load loop_licence loop_tables; do
     build $acceptance/$name.bpf.c $acceptance/$name.bpf.o 0 -mcpu=v4
 done
+
+build $acceptance/loop_licence.bpf.c $acceptance/loop_licence.nodebug.bpf.o 0 -mcpu=v4 -g0
+build $acceptance/loop_rows.bpf.c $acceptance/loop_rows.nodebug.bpf.o 0 -mcpu=v4 -g0
 
 # Twins of the lints: what each warns of, and what it does not.
 lints=tests/data/lints
@@ -80,6 +83,9 @@ build $lints/first_posting.bpf.c $lints/first_posting.v1.bpf.o 1
 build $lints/behaviours.bpf.c $lints/behaviours.v2.bpf.o 2
 build $lints/behaviours.bpf.c $lints/behaviours.v3.bpf.o 3
 build $lints/loop.bpf.c $lints/loop.bpf.o 0 -mcpu=v4
+for number in 2506 2511 2606; do
+    build $lints/loop_dialect.bpf.c $lints/loop_dialect.$number.bpf.o 0 -mcpu=v4 -DDIALECT=$number
+done
 
 # Programs that the native ring loop runs, for comparison with Python's.
 loops=tests/data/loops
@@ -102,3 +108,10 @@ done
 for number in 81 82 83; do
     build $dialects/recognized.bpf.c $dialects/recognized.$number.bpf.o 0 -mcpu=v4 -DDIALECT=$number
 done
+
+# Ring programs with a function, and programs of another object that take its place.
+replacing=tests/data/replacing
+for name in nops depth; do
+    build $replacing/$name.bpf.c $replacing/$name.bpf.o 0 -mcpu=v4
+done
+build $replacing/request.bpf.c $replacing/request.v3.bpf.o 3

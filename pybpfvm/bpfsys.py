@@ -45,6 +45,7 @@ PROG_TYPE_SCHED_CLS = 3
 PROG_TYPE_XDP = 6
 PROG_TYPE_TRACING = 26
 PROG_TYPE_STRUCT_OPS = 27
+PROG_TYPE_EXT = 28
 PROG_TYPE_LSM = 29
 PROG_TYPE_SYSCALL = 31
 
@@ -170,13 +171,15 @@ def prog_load(
     func_info: bytes = b"",
     line_info: bytes = b"",
     attach_btf_id: int = 0,
+    attach_prog_fd: int = 0,
 ) -> LoadResult:
     """BPF_PROG_LOAD of encoded instructions.
 
     `map_fds` is the fd_array that LDDW with Pseudo.MAP_IDX* indexes. `log_level` is the kernel's
     (1 errors and path, 2 every state, 4 statistics only); the log buffer starts with `log_bytes`
     and grows until the log fits. `func_info` are 8-byte and `line_info` 16-byte records.
-    `attach_btf_id`: what the program is attached to, by its id in the kernel's own BTF.
+    `attach_btf_id`: what the program is attached to, by its id in the kernel's own BTF, or in that
+    of the program `attach_prog_fd`.
     """
     license_text = license.encode() + b"\0"
     fd_array = struct.pack(f"={len(map_fds)}i", *map_fds)
@@ -204,7 +207,7 @@ def prog_load(
             _address(line_info),
             len(line_info) // 16,
             attach_btf_id,
-            0,  # attach_prog_fd
+            attach_prog_fd,
             0,  # core_relo_cnt
             _address(fd_array),
             0,  # core_relos
@@ -229,6 +232,7 @@ def prog_load(
                 func_info=func_info,
                 line_info=line_info,
                 attach_btf_id=attach_btf_id,
+                attach_prog_fd=attach_prog_fd,
             )
         if error != _errno.EAGAIN:
             break

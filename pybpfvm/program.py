@@ -33,6 +33,7 @@ __all__ = [
     "MapSpec",
     "MapType",
     "Program",
+    "Replaced",
     "SourceLine",
     "StructOps",
     "Subprog",
@@ -147,7 +148,8 @@ class Program:
 
     `insns` are in order; `lines` and `Subprog` bounds are keyed by pc (slots). `sleepable` and
     `section` come from the object; the ABI profile gives them meaning. `attach_to` is what the
-    program is attached to where its section does not say: STRUCT/MEMBER for struct_ops.
+    program is attached to where its section does not say: STRUCT/MEMBER for struct_ops. `replaces`
+    is the function whose place it takes, for programs of type EXT once that is known.
     """
 
     name: str
@@ -158,6 +160,12 @@ class Program:
     license: str = ""
     big_endian: bool = False
     attach_to: str = ""
+    replaces: Replaced | None = None
+
+    @property
+    def is_callback(self) -> bool:
+        """Whether its section says that it is a member of a struct of callbacks."""
+        return self.section.startswith("struct_ops")
 
     @property
     def slots(self) -> int:
@@ -183,6 +191,15 @@ class Program:
         file = self.own_file
         own = [at for at, line in self.lines.items() if at <= pc and line.file == file]
         return self.lines[max(own)] if own else None
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """`function` of `program` of `obj`, which another program takes the place of."""
+
+    obj: BpfObject
+    program: Program
+    function: Subprog
 
 
 @dataclass(frozen=True, slots=True)

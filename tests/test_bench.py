@@ -51,11 +51,11 @@ def test_every_side_computes_the_same(name: str, oracle: dict[str, int]) -> None
         side.close()
 
 
-@pytest.mark.parametrize(
-    "name", sorted(path.name for path in verification.PROGRAMS.glob("*.bpf.o"))
-)
-def test_the_verifier_is_measured_on_every_object(name: str) -> None:
-    path = verification.PROGRAMS / name
+VERIFIED = sorted([*verification.PROGRAMS.glob("*.bpf.o"), *verification.LOOPS])
+
+
+@pytest.mark.parametrize("path", VERIFIED, ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_the_verifier_is_measured_on_every_object(path: Path) -> None:
     figures = verification.measured(path, kernel=False)
     assert all(one.insns and one.seconds for one in figures)
     assert len(figures) == len(load(path).programs)

@@ -180,6 +180,8 @@ def helper_of(env: Environment, insn: Insn) -> Helper:
             reason="only sleepable programs may call it",
             suggestion="put the program into a sleepable section (.s)",
         )
+    if helper.sleeps:
+        check_not_in_place(env, f"{name}#{insn.imm}")
     if helper.needs_gpl(profile.type_name, profile.attach_type) and not env.gpl:
         raise forbidden(
             Rule.HELPER_NOT_ALLOWED,
@@ -227,6 +229,13 @@ def _not_offered(env: Environment, number: int) -> Refused:
         reason=f"{profile.name} has no helper with this number",
         suggestion="check that the program was built for this ABI",
     )
+
+
+def check_not_in_place(env: Environment, what: str) -> None:
+    """A call that may sleep is not in a program that replaces a function: which of those a kernel
+    lets sleep is not known here."""
+    if env.program.replaces is not None:
+        raise unsupported(f"{what}, which may sleep, in programs that replace functions")
 
 
 def _always_offered(env: Environment) -> bool:

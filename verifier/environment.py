@@ -191,6 +191,9 @@ class Environment:
         """The least and greatest value that the program may return, None if any."""
         if is_btf_typed(self.profile):
             return self.attachment.returns
+        replaced = self.program.replaces
+        if replaced is not None and replaced.function.start and self.profile.ring is not None:
+            return None  # a kernel looks at the type alone, and that of ring programs has no range
         return self.profile.returns
 
     @property
@@ -222,7 +225,7 @@ class Environment:
     def attachment(self) -> Attachment:
         """What a program with BTF arguments is attached to. Raises Refused."""
         if self._attachment is None:
-            self._attachment = attachment(self.program, self.profile, self.target)
+            self._attachment = attachment(judged_as(self.program), self.profile, self.target)
         return self._attachment
 
     def new_id(self) -> int:
@@ -248,8 +251,8 @@ def environment(
     program: Program, obj: BpfObject, profile: Profile, options: Options
 ) -> Environment:
     """The environment of verifying `program`."""
-    profile = profile.for_section(program.section)
-    section = matching_section(profile, program.section)
+    profile = profile.for_section(judged_as(program).section)
+    section = matching_section(profile, judged_as(program).section)
     if profile.sleepable is Sleepable.REQUIRED:
         sleepable = True
     else:
@@ -271,6 +274,12 @@ def environment(
         sleepable,
         _traces(profile, options, [code[pc] for pc in by_kind.get(Kind.CALL, ())]),
     )
+
+
+def judged_as(program: Program) -> Program:
+    """The program whose section and callback decide what this one may do: itself, or the one that
+    it replaces a function of."""
+    return program.replaces.program if program.replaces is not None else program
 
 
 def _rules_for(rules: KernelRules, caps: Capabilities) -> KernelRules:

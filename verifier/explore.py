@@ -254,7 +254,7 @@ class Explorer:
         if self._later is not None:
             spec = self.env.maps[self._later.map_index]
             state.frame.regs[1:4] = self._later.arguments(spec)
-        elif self.entry == 0:
+        elif self.entry == 0 and self.env.program.replaces is None:
             state.frame.regs[1] = Pointer(RegType.PTR_TO_CTX, -1)
         else:
             wanted = parameters(self.env, self.env.functions[self.entry])

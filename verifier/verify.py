@@ -18,6 +18,7 @@ from pybpfvm.verifier.newer import newer_code
 from pybpfvm.verifier.prepared import Prepared
 from pybpfvm.verifier.privileges.capabilities import capability_errors, speculation_feature
 from pybpfvm.verifier.refusal import Refused
+from pybpfvm.verifier.replacing import check_replacement
 from pybpfvm.verifier.resources.deferred import Deferred
 from pybpfvm.verifier.resources.fields import refused_maps
 from pybpfvm.verifier.verdict import (
@@ -52,7 +53,7 @@ def verify(
     errors = (
         capability_errors(env)
         or _sleepable_errors(env)
-        or _callback_errors(env)
+        or _placed_errors(env)
         or tuple(islice(structure.code_errors(env), MAX_ERRORS))
         or _map_errors(env)
     )
@@ -124,10 +125,11 @@ def _map_errors(env: Environment) -> tuple[Finding, ...]:
     return tuple(_finding(env, pc, refused) for pc, refused in refused_maps(env))
 
 
-def _callback_errors(env: Environment) -> tuple[Finding, ...]:
-    """Whether the program's exception callback can be one."""
+def _placed_errors(env: Environment) -> tuple[Finding, ...]:
+    """Whether the program's exception callback can be one, and the program what it replaces."""
     try:
         check_callback(env)
+        check_replacement(env)
     except Refused as refused:
         return (_finding(env, 0, refused),)
     return ()

@@ -76,13 +76,17 @@ enum {
 
 enum {
 	OP_NOP = 0,
+	OP_FSYNC = 3,
 	OP_TIMEOUT = 11,
 	OP_ACCEPT = 13,
+	OP_ASYNC_CANCEL = 14,
+	OP_OPENAT = 18,
 	OP_CLOSE = 19,
 	OP_READ = 22,
 	OP_WRITE = 23,
 	OP_SEND = 26,
 	OP_RECV = 27,
+	OP_SHUTDOWN = 34,
 };
 
 #define WORD(region, offset) (*(volatile u32 *)((region) + (offset)))
@@ -93,6 +97,24 @@ INLINE void sqe_clear(struct sqe *entry)
 
 	for (int i = 0; i < 8; i++)
 		words[i] = 0;
+}
+
+/* An entry for `len` bytes at `addr`, from or to `off` of `fd`. */
+INLINE void sqe_rw(struct sqe *entry, u8 opcode, s32 fd, u64 addr, u32 len, u64 off, u64 user_data)
+{
+	sqe_clear(entry);
+	entry->opcode = opcode;
+	entry->fd = fd;
+	entry->off = off;
+	entry->addr = addr;
+	entry->len = len;
+	entry->user_data = user_data;
+}
+
+/* The CQE with this index, in a region asked for with room for `entries` of them (a power of 2). */
+INLINE struct cqe *cqe_at(u8 *cq, u32 index, u32 entries)
+{
+	return (struct cqe *)(cq + CQES_AT) + (index & (entries - 1));
 }
 
 /* The context of a struct_ops program is an array of its arguments. */

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pybpfvm.btf.types import Btf
@@ -67,15 +67,22 @@ def kconfig(args: argparse.Namespace) -> Kconfig | None:
     return read_kconfig(args.kconfig) if args.kconfig else None
 
 
+def replacements(args: argparse.Namespace) -> Mapping[str, str]:
+    """The --replace options: by function, OBJ or OBJ:PROG."""
+    return _named(args.replace, "--replace", "FUNCTION=OBJ", "--replace policy=other.bpf.o")
+
+
 def settings(args: argparse.Namespace) -> Mapping[str, str]:
     """The --set options."""
+    return _named(args.set, "--set", "NAME=VALUE", "--set limit=16")
+
+
+def _named(options: Sequence[str], where: str, form: str, example: str) -> Mapping[str, str]:
     found: dict[str, str] = {}
-    for option in args.set:
+    for option in options:
         name, equals, value = option.partition("=")
         if not equals or not name:
-            raise InputError(
-                f"{option!r} is not NAME=VALUE", where="--set", remedy="e.g. --set limit=16"
-            )
+            raise InputError(f"{option!r} is not {form}", where=where, remedy=f"e.g. {example}")
         found[name.strip()] = value.strip()
     return found
 

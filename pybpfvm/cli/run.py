@@ -15,6 +15,7 @@ from pybpfvm.cli.common import (
     positive,
     positive_seconds,
     print_json,
+    replacements,
     settings,
     target_btf,
 )
@@ -74,6 +75,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="with an object: value of a global variable, given before anything runs, of a "
         "constant before it is judged; may be repeated",
+    )
+    parser.add_argument(
+        "--replace",
+        action="append",
+        default=[],
+        metavar="FUNCTION=OBJ[:PROG]",
+        help="with an object: a freplace program takes the place of this function; may be repeated",
     )
     add_abi_arguments(parser)
     ring = parser.add_argument_group("scenarios, and objects with the loop of a ring")
@@ -151,6 +159,12 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(
                 "values are for a run of an object", where="--set", remedy=_SET_IN_SCENARIOS
             )
+        if args.replace:
+            raise InputError(
+                "functions are replaced in a run of an object",
+                where="--replace",
+                remedy='write replace = { FUNCTION = "OBJ" } into the scenario',
+            )
         return run_scenario.run(args)
     _refuse(args, ("object",), "a scenario (.toml), not a run of one program")
     with Machine() as machine:
@@ -163,7 +177,7 @@ def run(args: argparse.Namespace) -> int:
         from pybpfvm.cli import run_scenario
         from pybpfvm.scenario.alone import alone
 
-        scenario = alone(obj, args.prog, settings(args), args.mem or 0)
+        scenario = alone(obj, args.prog, settings(args), args.mem or 0, replacements(args))
     return run_scenario.run(args, scenario)
 
 
@@ -208,10 +222,13 @@ def _choose(obj: LoadedObject, name: str | None) -> LoadedProgram:
         return obj[name]
     if len(obj.programs) != 1:
         known = ", ".join(obj.programs) or "it has none"
+        left_out = [f"{name} is left out: {why}" for name, why in obj.object.left_out.items()]
         raise InputError(
             f"the object has {len(obj.programs)} programs",
             where=obj.object.path,
-            remedy=f"choose one with --prog: {known}; or run a scenario (.toml) with a ring",
+            remedy=left_out[0]
+            if left_out and not obj.programs
+            else f"choose one with --prog: {known}; or run a scenario (.toml) with a ring",
         )
     return next(iter(obj.programs.values()))
 
@@ -227,6 +244,7 @@ def _load(
             btf=target_btf(args),
             kconfig=kconfig(args),
             constants=constants,
+            replace=replacements(args),
         )
     except InputError as error:
         if error.reason != NOT_ELF:

@@ -22,11 +22,13 @@ from pybpfvm.cli.common import (
 )
 from pybpfvm.errors import InputError
 from pybpfvm.inputfile import read_input_file
+from pybpfvm.objectfile import read_object
 from pybpfvm.report.formats import FORMATS, Format, Report, format_named
 from pybpfvm.report.judging_progress import JudgingProgress
 from pybpfvm.report.paint import wants_colour
 from pybpfvm.session.judging import DEFAULT_BUDGET_INSNS, JudgeRequest, Policy
 from pybpfvm.session.object_judge import AskKernel, Assignment
+from pybpfvm.session.replacing import Target, split_program
 from pybpfvm.session.workers import judge_all
 from pybpfvm.verifier.environment import DEFAULT_BUDGET_SECONDS, DEFAULT_BUDGET_STATES
 from pybpfvm.verifier.kernels import DEFAULT_KERNEL, KERNELS, NOTES
@@ -95,6 +97,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the ring that programs with a loop are for: warn where they take it to be another"
         " (written by `doctor --ring`)",
+    )
+    how.add_argument(
+        "--target",
+        metavar="OBJ[:PROG]",
+        help="the object, and the program in it, that freplace programs replace a function of",
     )
     how.add_argument(
         "--caps",
@@ -212,6 +219,7 @@ def _asked(
         log_chars=args.log_chars,
         caps=parse_capabilities(args.caps),
         ring=_ring(args.ring),
+        target=_target(args),
     )
     output = None if args.output is None else _Output(args.output, args.objects)
     assignment = Assignment(
@@ -289,6 +297,14 @@ def _type(name: str | None) -> str | None:
 def _contract(path: str | None) -> tuple[str, str] | None:
     """The --contract option: its text, and where it is from."""
     return None if path is None else (_text(path), path)
+
+
+def _target(args: argparse.Namespace) -> Target | None:
+    """The --target option."""
+    if args.target is None:
+        return None
+    path, program = split_program(args.target)
+    return Target(read_object(path, btf=target_btf(args), kconfig=kconfig(args)), program)
 
 
 def _ring(path: str | None) -> RingShape | None:

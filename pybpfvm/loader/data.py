@@ -89,7 +89,9 @@ def unsupported_data(elf: ElfObject) -> list[str]:
     lines = []
     for section in elf.sections:
         if section.name.startswith(".struct_ops") and elf.section(".BTF") is None:
-            lines.append(f"struct_ops without BTF: section {section.name} is left out")
+            lines.append(
+                f"struct_ops without BTF: section {section.name} is left out (compile with -g)"
+            )
         elif section.name.startswith(".addr_space"):
             lines.append(f"arena variables: section {section.name} is left out")
         elif is_data(section) and elf.relocations.get(section.index):

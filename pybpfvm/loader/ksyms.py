@@ -1,9 +1,10 @@
 """What an object wants of the kernel (`extern ... __ksym`): functions to call, addresses to take.
 
 All is resolved when the object is loaded, against the target's BTF, as kernels want it: a call gets
-src KFUNC and the function's id, an lddw src BTF_ID and the id of the function or variable. What is
-declared weak may be missing: its address is 0, and a call of it is one of a helper that no kernel
-has, so that a verifier refuses a path that reaches it.
+src KFUNC and the function's id, an lddw src BTF_ID and the id of the function or variable. One
+without a type (`extern const void`) is a number to programs: its address, which only the running
+kernel's list of symbols tells. What is declared weak may be missing: its address is 0, and a call
+of it is one of a helper that no kernel has, so that a verifier refuses a path that reaches it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pybpfvm.isa.opcodes import Kind, Pseudo
 from pybpfvm.isa.table import SPECS
 from pybpfvm.loader.core_match import TypeMatcher
 from pybpfvm.loader.elf import STB_WEAK, Symbol
+from pybpfvm.loader.kallsyms import Kallsyms
 from pybpfvm.loader.target import TargetBtf
 from pybpfvm.program import POISON_KFUNC
 
@@ -26,25 +28,27 @@ _SPECS_BY_KIND = {spec.kind: spec for spec in SPECS.values()}
 
 
 class KernelSymbols:
-    """Resolves an object's references to the kernel. `btf`: the object's own.
+    """Resolves an object's references to the kernel. `btf`: the object's own. `symbols` are the
+    target's, where it is the running kernel.
 
     `functions` and `variables` are those that were found, by id in the target's BTF; `missing` are
     weak functions that were not, by the number that stands for a call of them.
     """
 
-    def __init__(self, btf: Btf | None, target: TargetBtf) -> None:
+    def __init__(self, btf: Btf | None, target: TargetBtf, symbols: Kallsyms | None = None) -> None:
         self._btf = btf
         self._target = target
+        self._symbols = symbols
         self.functions: dict[int, str] = {}
         self.variables: dict[int, str] = {}
         self.missing: dict[int, str] = {}
-        self._null: set[str] = set()
+        self._numbers: set[str] = set()  # whose address is a number: those found, and missing ones
 
     @property
     def resolved(self) -> frozenset[str]:
         """Names that need nothing more."""
         known = (self.functions, self.variables, self.missing)
-        return frozenset(name for names in known for name in names.values()) | self._null
+        return frozenset(name for names in known for name in names.values()) | self._numbers
 
     def call(self, insn: Insn, symbol: Symbol) -> Insn | str:
         """The call of a function; what it lacks, if it can not be made."""
@@ -72,7 +76,11 @@ class KernelSymbols:
         if not self._declared(symbol.name, kind):
             return lacks
         if kind is BtfKind.VAR and self._untyped(symbol.name):
-            return f"{lacks} without a type, whose address only a running kernel knows"
+            found = self._untyped_address(symbol)
+            if isinstance(found, str):
+                return f"{lacks} without a type, {found}"
+            self._numbers.add(symbol.name)
+            return replace(insn, src=Pseudo.NONE, imm=found)
         found = self._find(symbol, kind)
         if isinstance(found, str):
             return lacks + found
@@ -80,7 +88,7 @@ class KernelSymbols:
             return replace(insn, src=Pseudo.BTF_ID, imm=found)
         if symbol.binding != STB_WEAK:
             return lacks
-        self._null.add(symbol.name)
+        self._numbers.add(symbol.name)
         return replace(insn, src=Pseudo.NONE, imm=0)
 
     def _declared(self, name: str, kind: BtfKind) -> bool:
@@ -94,6 +102,20 @@ class KernelSymbols:
         found = self._btf.find(name, BtfKind.VAR)
         variable = self._btf.type(found) if found is not None else None
         return isinstance(variable, Var) and not self._btf.skip_modifiers(variable.type_id)
+
+    def _untyped_address(self, symbol: Symbol) -> int | str:
+        """Its address, 0 for a weak one that is not there; why it can not be told."""
+        if self._symbols is None:
+            return "whose address only a running kernel knows"
+        found = self._symbols.addresses(symbol.name)
+        if self._symbols.hidden:
+            return f"whose address is not shown: {self._symbols.hidden}"
+        if len(found) > 1:
+            listed = ", ".join(f"{address:#x}" for address in sorted(found)[:4])
+            return f"of which the kernel has {len(found)}, at {listed}"
+        if not found and symbol.binding != STB_WEAK:
+            return "which the running kernel does not have"
+        return next(iter(found), 0)
 
     def _find(self, symbol: Symbol, kind: BtfKind) -> int | str:
         """Its id in the target's BTF, 0 where that does not have it; why it can not be told."""

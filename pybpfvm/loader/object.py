@@ -21,6 +21,7 @@ from pybpfvm.loader.core import CoreResolver
 from pybpfvm.loader.data import data_maps, unsupported_data
 from pybpfvm.loader.elf import MAX_FILE_BYTES, SHN_UNDEF, STB_LOCAL, ElfObject, read_elf
 from pybpfvm.loader.functions import Function, FunctionTable
+from pybpfvm.loader.kallsyms import Kallsyms
 from pybpfvm.loader.kconfig import Kconfig, KconfigVariables, running_kconfig
 from pybpfvm.loader.ksyms import KernelSymbols
 from pybpfvm.loader.lines import LineTable
@@ -42,6 +43,7 @@ def load(
     *,
     target_btf: Btf | Callable[[str], Btf | None] | None = None,
     kconfig: Kconfig | None = None,
+    symbols: Kallsyms | None = None,
     name: str = "",
 ) -> BpfObject:
     """Load an ELF object from a path or from its bytes; `name` stands for the path in messages.
@@ -49,7 +51,8 @@ def load(
     `target_btf` is what CO-RE relocations are resolved against: a Btf, or a function that gets
     a type's name (without flavour) and returns the Btf to look in, None for none. By default the
     types of ring programs are the ABI's, all others the running kernel's. `kconfig` is what
-    kconfig externs are taken from; without it, the running kernel's where that is the target.
+    kconfig externs are taken from, `symbols` what addresses of externs without a type are; without
+    them, the running kernel's where that is the target.
 
     Raises InputError, with section and offset, for whatever is malformed or beyond the limits.
     What is well-formed but not supported, or not there (functions and variables that the target's
@@ -69,10 +72,16 @@ def load(
     else:
         target = target_btf
     elf = read_elf(data, path)
-    return _assemble(elf, target, kconfig, hashlib.sha256(data).hexdigest())
+    return _assemble(elf, target, kconfig, symbols, hashlib.sha256(data).hexdigest())
 
 
-def _assemble(elf: ElfObject, target: TargetBtf, kconfig: Kconfig | None, sha256: str) -> BpfObject:
+def _assemble(
+    elf: ElfObject,
+    target: TargetBtf,
+    kconfig: Kconfig | None,
+    symbols: Kallsyms | None,
+    sha256: str,
+) -> BpfObject:
     btf, ext = read_btf_sections(elf)
     license_ = _license(elf)
     struct_ops = struct_ops_of(elf, btf)
@@ -80,14 +89,15 @@ def _assemble(elf: ElfObject, target: TargetBtf, kconfig: Kconfig | None, sha256
     sections = (section.name for section in elf.sections if section.is_code)
     dialect = detect_loop(loop_facts(struct_ops, sections, wanted, btf))
     target = kernel_of(dialect, target)
-    if kconfig is None and target is default_target:
-        kconfig = running_kconfig()
+    if target is default_target:
+        kconfig = kconfig if kconfig is not None else running_kconfig()
+        symbols = symbols if symbols is not None else Kallsyms()
     asked = KconfigVariables(elf, btf, kconfig)
     placed = declared_maps(elf, btf) + data_maps(elf, btf)
     placed += [asked.placed] if asked.placed is not None else []
     functions = FunctionTable(elf)
     core = CoreResolver(elf, btf, ext, target)
-    kernel = KernelSymbols(btf, target)
+    kernel = KernelSymbols(btf, target, symbols)
     relocator = Relocator(elf, functions, MapTable(placed), core, kernel, asked)
     bodies = {function: relocator.body(function) for function in functions.all()}
     lines = LineTable(elf, btf, ext)
@@ -176,7 +186,10 @@ def _programs(
             for extern in bodies[function].externs
         }
         if externs:
-            left_out[main.name] = f"it uses {', '.join(externs)}"
+            untold = (
+                "; without BTF nothing says what that is (compile with -g)" if btf is None else ""
+            )
+            left_out[main.name] = f"it uses {', '.join(externs)}{untold}"
             continue
         programs.append(
             link(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from pybpfvm.errors import InputError
 from pybpfvm.scenario.content import MAX_CONTENT_BYTES
@@ -19,13 +20,17 @@ _MEM = "mem"  # the block that is the MEM region
 
 
 def alone(
-    obj: LoadedObject, name: str | None, settings: Mapping[str, str], mem_bytes: int = 0
+    obj: LoadedObject,
+    name: str | None,
+    settings: Mapping[str, str],
+    mem_bytes: int = 0,
+    replace: Mapping[str, str] = MappingProxyType({}),
 ) -> Scenario:
     """The callbacks `name`, or those with the program `name`, on a ring that is entered once.
 
-    `settings` are values of global variables, as text. The ring has as many entries as the object
-    has in constants called sq_entries and cq_entries, 8 and twice that without, and a MEM region
-    of `mem_bytes`, none if that is 0. Raises InputError.
+    `settings` are values of global variables, as text; `replace` as a scenario's. The ring has as
+    many entries as the object has in constants called sq_entries and cq_entries, 8 and twice that
+    without, and a MEM region of `mem_bytes`, none if that is 0. Raises InputError.
     """
     if mem_bytes > MAX_CONTENT_BYTES:
         raise InputError(
@@ -66,6 +71,7 @@ def alone(
         attach=None if name is None else (_callbacks(obj, name),),
         constants=_fields(constants),
         globals=_fields({key: values[key] for key in values.keys() - constants.keys()}),
+        replace=replace,
     )
 
 

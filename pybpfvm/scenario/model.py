@@ -424,7 +424,8 @@ class Scenario:
 
     `attach` are the callbacks that are on a ring of a loop from the beginning; None: the object's
     only ones, unless a step attaches some. `constants` are given when the object is loaded,
-    `globals` to the variables of the object then.
+    `globals` to the variables of the object then. `replace` names, by function, the object (PATH or
+    PATH:PROGRAM) whose freplace program takes its place.
     """
 
     path: str
@@ -445,6 +446,7 @@ class Scenario:
     attach: tuple[str, ...] | None = None
     constants: Mapping[str, Field] = field(default_factory=dict)
     globals: Mapping[str, Field] = field(default_factory=dict)
+    replace: Mapping[str, str] = field(default_factory=dict)
     seed: Path | None = None  # a host directory that the files begin as
     dump: Path | None = None  # and one that gets them at the end
 

@@ -117,6 +117,8 @@ def _scenario(table: Table, name: str, base: Path) -> Scenario:
     attach = _attach(table)
     constants = _fields(table, "constants")
     variables = _fields(table, "globals")
+    replacing = Table(table.take("replace") or {}, table.at("replace"))
+    replaced = {key: str(base / replacing.name(key)) for key in list(replacing.keys())}
     steps = []
     for index, item in enumerate(table.items("steps")):
         where = f"{table.at('steps')}[{index}]"
@@ -146,6 +148,7 @@ def _scenario(table: Table, name: str, base: Path) -> Scenario:
         attach=attach,
         constants=constants,
         globals=variables,
+        replace=replaced,
         seed=seed,
         dump=dump,
     )

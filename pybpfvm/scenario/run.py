@@ -189,6 +189,7 @@ def run_scenario(
                 btf=btf,
                 kconfig=kconfig,
                 constants=constants,
+                replace=scenario.replace,
             )
             loops = obj.profile.loop is not None
         check_names(scenario, obj)
@@ -397,7 +398,11 @@ def _attached_first(scenario: Scenario, live: Live) -> Sequence[str]:
     if len(known) != 1:
         raise InputError(
             f"the object has {len(known)} structs of callbacks",
-            remedy=f"say which: {', '.join(known)}" if known else "",
+            remedy=f"say which: {', '.join(known)}"
+            if known
+            else "compile it with -g: its BTF says what they are"
+            if live.object.object.btf is None
+            else "",
         )
     return known
 

@@ -82,6 +82,7 @@ def load(
     btf: Btf | None = None,
     kconfig: Kconfig | None = None,
     constants: Mapping[str, Value | str] | None = None,
+    replace: Mapping[str, str] | None = None,
     machine: Machine | None = None,
 ) -> LoadedObject:
     """Load an ELF object into `machine` (the default one): see Machine.load."""
@@ -89,5 +90,11 @@ def load(
 
     where = machine or default_machine()
     return where.load(
-        source, abi=abi, helpers=helpers, btf=btf, kconfig=kconfig, constants=constants
+        source,
+        abi=abi,
+        helpers=helpers,
+        btf=btf,
+        kconfig=kconfig,
+        constants=constants,
+        replace=replace,
     )

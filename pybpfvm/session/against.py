@@ -85,8 +85,12 @@ class RunningKernel:
         if key in self._journal.lost:
             return KernelSide(None, "an earlier run did not survive loading it: see the journal")
         self._journal.begin(key, profile.prog_type, code)
-        with loader.load(program, profile) as loaded:
-            side = KernelSide(loaded.accepted, "", loaded.errno)
+        try:
+            with loader.load(program, profile) as loaded:
+                side = KernelSide(loaded.accepted, "", loaded.errno)
+        except InputError as error:
+            self._journal.survived(key)
+            return KernelSide(None, error.reason)
         # Running into the limit of a million instructions takes a second; twice tells no more.
         if not side.accepted and side.errno != errno.E2BIG:
             with loader.load(program, profile, log_level=1) as loaded:
@@ -95,7 +99,8 @@ class RunningKernel:
         if side.accepted:
             return KernelSide(True)
         message = last_words(side.log)
-        if not message and side.errno == errno.EPERM and is_btf_typed(profile):
+        attaches = is_btf_typed(profile) or program.replaces is not None
+        if not message and side.errno == errno.EPERM and attaches:
             # Nothing speaks against the program, but it may not be where it asks to be.
             return KernelSide(None, "this machine lets nobody attach to functions (EPERM)")
         message = message or errno_name(side.errno)

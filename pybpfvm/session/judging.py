@@ -14,7 +14,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from pybpfvm.btf.types import Btf
-from pybpfvm.errors import InputError
+from pybpfvm.errors import InputError, UnsupportedError
 from pybpfvm.loader.kconfig import Kconfig
 from pybpfvm.objectfile import abi_unknown, detect_abi, read_object
 from pybpfvm.profiles import profile_named, with_helpers
@@ -24,6 +24,7 @@ from pybpfvm.profiles.detect import Detection
 from pybpfvm.profiles.ordinary import profile_of_section, unsupported_type
 from pybpfvm.program import BpfObject, Program
 from pybpfvm.session.constants import with_constants
+from pybpfvm.session.replacing import Target, replaces_function, with_target
 from pybpfvm.verifier.environment import (
     DEFAULT_BUDGET_SECONDS,
     DEFAULT_BUDGET_STATES,
@@ -86,7 +87,8 @@ class JudgeRequest:
     (the kernel's: 1 the path to an error, 2 every path) and keeps its last `log_chars` characters.
     The three budgets are those of `Options`. For each error, at most `witness_runs` runs look for
     inputs that show its harm.
-    `caps` are those of the loader. `ring` is the ring that programs with a loop are for.
+    `caps` are those of the loader. `ring` is the ring that programs with a loop are for, `target`
+    what programs that replace functions (freplace) are for.
     """
 
     kernel: str = DEFAULT_KERNEL
@@ -108,6 +110,7 @@ class JudgeRequest:
     log_chars: int = DEFAULT_LOG_CHARS
     caps: Capabilities = ALL
     ring: RingShape | None = None
+    target: Target | None = None
 
     @property
     def rules(self) -> KernelRules:
@@ -269,7 +272,29 @@ def read_cases(source: str | os.PathLike[str] | bytes, request: JudgeRequest) ->
     )
 
 
+def case_of(obj: BpfObject, program: Program, request: JudgeRequest) -> Case:
+    """A program of an object that is loaded, by the profile that it is judged by."""
+    return _case(obj, detect_abi(obj), program, request)
+
+
 def _case(obj: BpfObject, detection: Detection, program: Program, request: JudgeRequest) -> Case:
+    if replaces_function(program):
+        try:
+            program = with_target(program, request.target)
+        except UnsupportedError as error:
+            where = f"section {program.section!r} says that the program replaces a function"
+            found = _unsupported(program, error.feature, where, error.remedy)
+            return Case(program, (), found)
+        assert program.replaces is not None
+        assert request.target is not None
+        return replace(
+            _case(request.target.obj, request.target.detection, program.replaces.program, request),
+            program=program,
+        )
+    if program.is_callback and obj.btf is None:
+        reason = "its BTF says which callback of which struct a program is"
+        feature = "callbacks (struct_ops) of an object without BTF"
+        return Case(program, (), _unsupported(program, feature, reason, "compile it with -g"))
     named = request.program_type or request.abi
     if named:
         where = "type" if request.program_type else "abi"

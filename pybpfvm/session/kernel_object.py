@@ -12,7 +12,7 @@ from pybpfvm.errors import InputError
 from pybpfvm.isa.codec import encode
 from pybpfvm.profiles.base import Profile, Sleepable
 from pybpfvm.profiles.detect import matching_section
-from pybpfvm.program import BpfObject, MapSpec, MapType, Program
+from pybpfvm.program import BpfObject, MapSpec, MapType, Program, Replaced
 from pybpfvm.session.attach_target import attach_target
 from pybpfvm.verifier.kernelobjects.attach import is_btf_typed
 from pybpfvm.verifier.refusal import Refused
@@ -116,14 +116,51 @@ class KernelObject:
         )
 
     def load(self, program: Program, profile: Profile, *, log_level: int = 0) -> bpfsys.LoadResult:
-        """The kernel's answer to a program; whoever asks closes it."""
-        func_info = self._func_info(program)
+        """The kernel's answer to a program; whoever asks closes it. InputError if it does not take
+        the program that this one replaces a function of."""
+        if program.replaces is not None:
+            return self._load_in_place(program, program.replaces, profile, log_level)
         attach_type, attach_id = profile.for_section(program.section).attach_type, 0
         if is_btf_typed(profile):
             attach_type, attach_id = attach_target(program.section)
+        return self._load(program, profile, profile.prog_type, log_level, attach_type, attach_id)
+
+    def _load_in_place(
+        self, program: Program, replaced: Replaced, profile: Profile, log_level: int
+    ) -> bpfsys.LoadResult:
+        with (
+            KernelObject(replaced.obj) as target,
+            target.load(replaced.program, profile) as loaded,
+        ):
+            if loaded.fd is None:
+                raise InputError(
+                    f"the running kernel does not take {replaced.program.name}, a function of "
+                    "which is replaced",
+                    where=replaced.obj.path,
+                )
+            return self._load(
+                program,
+                profile,
+                bpfsys.PROG_TYPE_EXT,
+                log_level,
+                attach_id=replaced.function.btf_type_id,
+                attach_prog_fd=loaded.fd.fileno(),
+            )
+
+    def _load(
+        self,
+        program: Program,
+        profile: Profile,
+        prog_type: int,
+        log_level: int,
+        attach_type: int = 0,
+        attach_id: int = 0,
+        attach_prog_fd: int = 0,
+    ) -> bpfsys.LoadResult:
+        func_info = self._func_info(program)
         return bpfsys.prog_load(
             encode(program.insns, big_endian=program.big_endian),
-            prog_type=profile.prog_type,
+            prog_type=prog_type,
             license=program.license,
             name=program.name,
             flags=bpfsys.BPF_F_SLEEPABLE if is_sleepable(program, profile) else 0,
@@ -133,6 +170,7 @@ class KernelObject:
             log_level=log_level,
             expected_attach_type=attach_type,
             attach_btf_id=attach_id,
+            attach_prog_fd=attach_prog_fd,
         )
 
     def _func_info(self, program: Program) -> bytes:

@@ -42,6 +42,7 @@ class Machine:
         btf: Btf | None = None,
         kconfig: Kconfig | None = None,
         constants: Mapping[str, Value | str] | None = None,
+        replace: Mapping[str, str] | None = None,
         cpus: int = 1,
     ) -> LoadedObject:
         """Load an ELF object and bring its maps to life.
@@ -50,12 +51,20 @@ class Machine:
         `btf` is the target of CO-RE relocations (ring types and the running kernel's without),
         `kconfig` the configuration for kconfig externs (the running kernel's without).
         `constants` are values for variables in .rodata, which nobody can change afterwards: as
-        for `globals`, or as text.
+        for `globals`, or as text. `replace` names, by function, the object (PATH or PATH:PROGRAM)
+        whose freplace program takes its place.
         Raises InputError for an object that can not be used.
         """
         obj = with_constants(
             read_object(source, btf=btf, kconfig=kconfig), constants or {}, where="constants."
         )
+        if replace:
+            # Only what is accepted replaces a function: that takes the verifier.
+            from pybpfvm.session.judging import JudgeRequest
+            from pybpfvm.session.replacing import with_replaced
+
+            request = JudgeRequest(abi=abi, helpers=helpers or {}, btf=btf, kconfig=kconfig)
+            obj = with_replaced(obj, replace, request)
         profile = None
         detection = detect_abi(obj)
         if abi is not None:

@@ -190,6 +190,8 @@ def find(
     proof = PROOFS.get(error.rule)
     if proof is None or error.kind not in (Kind.UNSAFE, Kind.UNPROVEN):
         return None
+    if program.replaces is not None:  # its inputs are what callers give
+        return None
     if path is not None and not modelled(path):
         return None
     search = _Search(program, obj, profile, error, path, proof)

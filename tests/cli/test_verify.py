@@ -29,6 +29,7 @@ MISTAKES = ORDINARY / "mistakes.bpf.o"
 GOOD = ORDINARY / "filter.bpf.o"
 EXTERNS = ROOT / "tests/loader/data/externs.o"
 KSYMS = ROOT / "tests/loader/data/ksyms.o"
+SOME_BTF = ROOT / "pybpfvm/report/rules/kernel.btf"  # of no running kernel
 OURS = ("text", "json", "sarif", "github", "md")
 
 
@@ -69,7 +70,7 @@ CODES = [
     ((MISTAKES, "--prog", "no_bound"), 1),
     ((MISTAKES, "--prog", "other"), 3),
     ((MISTAKES,), 1),  # a refusal matters more than a doubt
-    ((KSYMS, "--prog", "folded", "--prog", "without_type"), 3),
+    ((KSYMS, "--prog", "present", "--prog", "without_type", "--btf", SOME_BTF), 3),
     ((KSYMS, "--kconfig", "/nonexistent"), 2),
     ((GOOD, "/nonexistent.o"), 2),
     ((MISTAKES, "/nonexistent.o"), 2),
@@ -132,9 +133,29 @@ def test_the_other_objects_are_judged_when_one_can_not_be_read(
 
 
 def test_a_program_that_the_loader_leaves_out_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(capsys, KSYMS, "--prog", "without_type")
+    code, out, _ = run(capsys, KSYMS, "--prog", "without_type", "--btf", SOME_BTF)
     assert code == 3
     assert "unsupported: it uses extern variable untyped without a type" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("loop_licence", "callbacks (struct_ops) of an object without BTF"),
+        ("loop_rows", "without BTF nothing says what that is (compile with -g)"),
+    ],
+)
+def test_a_loop_that_was_compiled_without_debug_information(
+    capsys: pytest.CaptureFixture[str], name: str, words: str
+) -> None:
+    path = ROOT / f"tests/acceptance/{name}.nodebug.bpf.o"
+    code, out, err = run(capsys, path)
+    assert (code, err) == (3, "")
+    told = " ".join(out.split())
+    assert words in told
+    assert "-g" in told
+    assert main(["run", str(path), "--abi", "loop-7.2"]) == 2
+    assert "compile it with -g" in capsys.readouterr().err
 
 
 def test_a_configuration_decides_what_is_reached(

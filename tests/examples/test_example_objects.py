@@ -20,6 +20,7 @@ FOLDERS = (
     "tests/data/dialects",
     "tests/data/lints",
     "tests/data/loops",
+    "tests/data/replacing",
     "tests/data/servers",
 )
 OBJECTS = sorted(

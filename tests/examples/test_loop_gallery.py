@@ -14,7 +14,7 @@ from pybpfvm.session.hostring import BackendName
 from pybpfvm.session.judging import JudgeRequest, judge_case, read_cases
 from pybpfvm.uring_backend.faults import parse_faults
 from pybpfvm.uring_backend.loop.shape import parse_setup, shape_of
-from pybpfvm.verifier.verdict import Accepted
+from pybpfvm.verifier.verdict import Accepted, Rejected
 from tests.support.session_ring import SIM_AND_KERNEL, need_backend
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -35,6 +35,7 @@ def run(
     engine: str = "auto",
     faults: str | None = None,
     globals: str = "",
+    object_name: str = "prog.bpf.o",
 ) -> Outcome:
     """The scenario; `globals` in place of the values that it expects of variables."""
     path = EXAMPLES / name / "scenario.toml"
@@ -43,7 +44,13 @@ def run(
         tail = re.sub(r"^globals = .*$", f"globals = {globals}", tail, flags=re.MULTILINE)
     scenario = parse_bytes((head + expect + tail).encode(), path.name, path.parent)
     planned = None if faults is None else parse_faults(faults)
-    return run_scenario(scenario, backend=backend, engine=engine, faults=planned)
+    return run_scenario(
+        scenario,
+        object_path=path.with_name(object_name),
+        backend=backend,
+        engine=engine,
+        faults=planned,
+    )
 
 
 def warned(name: str, object_name: str, abi: str) -> set[str]:
@@ -62,12 +69,15 @@ def warned(name: str, object_name: str, abi: str) -> set[str]:
 
 def test_every_twin_has_a_row_and_a_page() -> None:
     assert sorted(TWINS) == GALLERY
-    assert len(GALLERY) == 3
+    assert len(GALLERY) == 12
     index = (EXAMPLES / "README.md").read_text()
     for name, caught in TWINS.items():
-        assert f"| [{name}]({name}) |" in index
-        assert f"| lint `{caught['lint']}` |" in index
-        assert f"names it `{caught['lint']}`" in (EXAMPLES / name / "README.md").read_text()
+        ((how, what),) = caught.items()
+        told = "its scenario" if how == "fails" else f"{how} `{what}`"
+        row = next(line for line in index.splitlines() if f"| [{name}]({name}) |" in line)
+        assert row.endswith(f"| {told} |")
+        words = f"fails at `{what}`" if how == "fails" else f"names it `{what}`"
+        assert words in (EXAMPLES / name / "README.md").read_text()
 
 
 @pytest.mark.parametrize("engine", ["interp", "auto"])
@@ -88,7 +98,23 @@ def test_it_is_accepted_without_a_warning(name: str, abi: str) -> None:
 @pytest.mark.parametrize("abi", PROFILES)
 @pytest.mark.parametrize("name", GALLERY)
 def test_its_twin_is_caught_by_name(name: str, abi: str) -> None:
-    assert warned(name, "twin.bpf.o", abi) == {TWINS[name]["lint"]}
+    ((how, what),) = TWINS[name].items()
+    if how == "rule":
+        request = JudgeRequest(abi=abi, constants={"cq_entries": "16"})
+        found = read_cases(EXAMPLES / name / "twin.bpf.o", request)
+        verdict = judge_case(found.obj, found.cases[0], request)
+        assert isinstance(verdict, Rejected)
+        assert {error.rule.value for error in verdict.errors} == {what}
+        return
+    warnings = warned(name, "twin.bpf.o", abi)
+    if how == "lint":
+        assert warnings == {what}
+        return
+    assert how == "fails"
+    assert not warnings
+    outcome = run(name, object_name="twin.bpf.o")
+    assert not outcome.ok
+    assert outcome.findings[0].where.partition(": ")[2] == what
 
 
 @pytest.mark.parametrize(
@@ -120,3 +146,30 @@ def test_the_server_outlives_connections_that_break() -> None:
     outcome = run("loop_echo", faults="SEND#1=reset", globals="{ served = 5, error = 0 }")
     assert not [one for one in outcome.findings if "globals" in one.where]
     assert [str(fault) for fault in outcome.injected] == ["SEND#1=reset"]
+
+
+@pytest.mark.parametrize(
+    ("plan", "left"),
+    [
+        ("FSYNC#2=EIO", "written = 8, committed = 4, syncs = 2, group = 4, error = -5"),
+        ("WRITE#6=ENOSPC", "written = 7, committed = 4, syncs = 1, group = 4, error = -28"),
+        ("WRITE#1=short:7", "written = 3, committed = 0, syncs = 0, group = 4, error = -5"),
+    ],
+)
+def test_what_is_not_on_the_disk_is_not_committed(plan: str, left: str) -> None:
+    outcome = run("loop_group_commit", faults=plan, globals=f"{{ {left} }}")
+    assert not [one for one in outcome.findings if "globals" in one.where]
+    assert outcome.stopped is None
+
+
+def test_a_proxy_sends_the_rest_of_what_was_cut_short() -> None:
+    outcome = run("loop_proxy", faults="SEND#1=short:3,SEND#4=short:100")
+    assert (outcome.findings, outcome.stopped, len(outcome.injected)) == ((), None, 2)
+
+
+def test_a_line_too_many_ends_the_splitting() -> None:
+    path = EXAMPLES / "loop_lines" / "scenario.toml"
+    text = path.read_text().partition("[expect]")[0].replace("one\\n\\n", "\\n" * 20)
+    text += "[expect]\nglobals = { count = 16, error = -28 }\n"
+    outcome = run_scenario(parse_bytes(text.encode(), path.name, path.parent))
+    assert (outcome.findings, outcome.stopped) == ((), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from pybpfvm.isa.codec import check_targets, decode, encode, index_of_pc, pcs, t
 from pybpfvm.isa.opcodes import Kind, Pseudo
 from pybpfvm.loader import load
 from pybpfvm.loader.elf import read_elf
+from pybpfvm.loader.kallsyms import Kallsyms
 from pybpfvm.loader.kconfig import MAX_BYTES, parse_kconfig, read_kconfig
 from pybpfvm.profiles.upstream_types import kernel_side
 from pybpfvm.program import (
@@ -277,6 +279,7 @@ CONFIG_HZ=0xffffffffff
 CONFIG_NR_CPUS=-2
 CONFIG_DEFAULT_HOSTNAME="abcdef"
 """
+CONFIGURED = parse_kconfig(CONFIG, "a.config")
 
 
 def test_what_the_kernel_does_not_have_is_null_or_poisoned_if_weak() -> None:
@@ -296,7 +299,8 @@ def test_what_is_strong_and_not_there_is_named_and_leaves_programs_out() -> None
     loaded = ["configured", "folded", "missing", "present", "present_read"]
     assert [program.name for program in obj.programs] == loaded
     assert obj.left_out["per_cpu_itself"] == "it uses extern variable cpu_number"
-    assert "only a running kernel knows" in obj.left_out["without_type"]
+    for name in ("without_type", "addressed", "addressed_read"):
+        assert "only a running kernel knows" in obj.left_out[name]
     text = "\n".join(obj.unsupported)
     assert "extern runqueues: a variable or function of the kernel" in text
     assert "CONFIG" not in text
@@ -305,6 +309,54 @@ def test_what_is_strong_and_not_there_is_named_and_leaves_programs_out() -> None
     assert "CONFIG_NOT_THERE" not in lacking.left_out["configured"]
     unknown = load(DATA / "ksyms.o", target_btf=A_KERNEL)
     assert "CONFIG_NOT_THERE_AT_ALL, which no known" in unknown.left_out["folded"]
+
+
+SYMBOLS = """ffffffff81000000 T _stext
+ffffffff82000000 d twice
+ffffffff83000000 d twice	[module]
+ffffffff84000000 t init_task.llvm.123
+"""
+
+
+def symbols(text: str, tmp_path: Path) -> Kallsyms:
+    path = tmp_path / "kallsyms"
+    path.write_text(text)
+    return Kallsyms(str(path))
+
+
+def test_addresses_of_what_has_no_type_are_numbers(tmp_path: Path) -> None:
+    known = symbols(SYMBOLS, tmp_path)
+    obj = load(DATA / "ksyms.o", target_btf=A_KERNEL, kconfig=CONFIGURED, symbols=known)
+    loaded = [insn for insn in obj.program("addressed").insns if insn.spec.kind is Kind.LDDW]
+    assert sorted((insn.src, insn.imm) for insn in loaded if insn.src == Pseudo.NONE) == [
+        (Pseudo.NONE, 0xFFFFFFFF81000000),
+        (Pseudo.NONE, 0xFFFFFFFF84000000),
+    ]
+    (null,) = [i for i in obj.program("without_type").insns if i.spec.kind is Kind.LDDW]
+    assert (null.src, null.imm) == (Pseudo.NONE, 0)  # weak, and not there
+    assert not [line for line in obj.unsupported if "untyped" in line or "_stext" in line]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("0 T _stext\n0 T init_task\n", "whose address is not shown: .* shows no addresses here"),
+        ("1 T init_task\n", "extern variable _stext without a type, which the running kernel does"),
+        ("1 T _stext\n2 T _stext\n", "of which the kernel has 2, at 0x1, 0x2"),
+    ],
+)
+def test_addresses_that_can_not_be_told_are_named(text: str, why: str, tmp_path: Path) -> None:
+    known = symbols(text, tmp_path)
+    obj = load(DATA / "ksyms.o", target_btf=A_KERNEL, kconfig=CONFIGURED, symbols=known)
+    assert re.search(why, obj.left_out["addressed"])
+
+
+def test_lists_of_symbols_that_are_none(tmp_path: Path) -> None:
+    missing = Kallsyms(str(tmp_path / "none"))
+    obj = load(DATA / "ksyms.o", target_btf=A_KERNEL, kconfig=CONFIGURED, symbols=missing)
+    assert "can not be read: No such file" in obj.left_out["addressed"]
+    with pytest.raises(InputError, match="line 2 is not ADDRESS TYPE NAME"):
+        load(DATA / "ksyms.o", target_btf=A_KERNEL, symbols=symbols("1 T a\nx\n", tmp_path))
 
 
 def test_kconfig_values_are_a_frozen_array() -> None:

@@ -178,7 +178,8 @@ def test_other_sections_are_named_as_unsupported() -> None:
         ],
         [Sym("main", "p", 0, 8)],
     )
-    assert "struct_ops without BTF: section .struct_ops is left out" in obj.unsupported
+    left_out = "struct_ops without BTF: section .struct_ops is left out (compile with -g)"
+    assert left_out in obj.unsupported
     assert any(line.startswith("addresses in data") for line in obj.unsupported)
 
 
@@ -411,7 +412,8 @@ def test_externs_without_btf_are_found_by_their_symbols() -> None:
     )
     assert obj.programs == ()
     assert obj.unsupported == (
-        "program main is left out: it uses extern variable jiffies",
+        "program main is left out: it uses extern variable jiffies; without BTF nothing says what "
+        "that is (compile with -g)",
         "extern jiffies: a variable or function of the kernel",
     )
 

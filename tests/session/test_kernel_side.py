@@ -77,6 +77,24 @@ def test_our_verdicts_are_the_running_kernels(kernel: RunningKernel, path: Path)
 
 
 @pytest.mark.kernel_bpf
+def test_an_address_of_the_kernel_is_a_number(kernel: RunningKernel) -> None:
+    """`extern const void _stext`: programs may keep it, and not read through it."""
+    found = read_cases(ROOT / "tests/loader/data/ksyms.o", REQUEST)
+    if "addressed" in found.obj.left_out:
+        pytest.skip(found.obj.left_out["addressed"])
+    answers = sides(kernel, found)
+    for case in found.cases:
+        if case.program.name not in ("addressed", "addressed_read"):
+            continue
+        verdict = judge_case(found.obj, case, REQUEST)
+        accepted = case.program.name == "addressed"
+        assert answers[case.program.name].accepted is accepted
+        assert isinstance(verdict, Accepted if accepted else Rejected)
+        if isinstance(verdict, Rejected):
+            assert verdict.errors[0].message == answers[case.program.name].message
+
+
+@pytest.mark.kernel_bpf
 def test_constants_are_the_kernels_too(kernel: RunningKernel) -> None:
     assert not sides(kernel, read_cases(MISTAKES, REQUEST))["depends"].accepted
     request = replace(REQUEST, constants={"limit": "7"})

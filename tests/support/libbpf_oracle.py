@@ -70,6 +70,25 @@ def load(path: str, *, btf: str = "", skip: tuple[str, ...] = ()) -> Linked | st
             lib.bpf_object__close(obj)
 
 
+def gen_object(out: str, *paths: str) -> str:
+    """Link objects into one, as `bpftool gen object` does; why libbpf can not, "" if it did."""
+    lib = _library()
+    assert lib is not None
+    with _messages(lib) as messages:
+        linker = lib.bpf_linker__new(out.encode(), None)
+        if not linker:
+            return "\n".join(messages) or "no linker"
+        try:
+            for path in paths:
+                if lib.bpf_linker__add_file(linker, path.encode(), None):
+                    return "\n".join(messages) or f"{path} was not added"
+            if lib.bpf_linker__finalize(linker):
+                return "\n".join(messages) or "not finished"
+        finally:
+            lib.bpf_linker__free(linker)
+    return ""
+
+
 def _each(step: Any, obj: int) -> Iterator[int]:
     found = step(obj, None)
     while found:
@@ -113,9 +132,14 @@ def _library() -> Any:
         "bpf_object__next_program",
         "bpf_object__next_map",
         "bpf_program__insns",
+        "bpf_linker__new",
     ):
         getattr(lib, function).restype = pointer
     lib.bpf_object__open_file.argtypes = [ctypes.c_char_p, pointer]
+    lib.bpf_linker__new.argtypes = [ctypes.c_char_p, pointer]
+    lib.bpf_linker__add_file.argtypes = [pointer, ctypes.c_char_p, pointer]
+    lib.bpf_linker__finalize.argtypes = [pointer]
+    lib.bpf_linker__free.argtypes = [pointer]
     lib.bpf_object__next_program.argtypes = [pointer, pointer]
     lib.bpf_object__next_map.argtypes = [pointer, pointer]
     for function in ("load", "close"):

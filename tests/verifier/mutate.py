@@ -54,6 +54,7 @@ TESTS = (
     "tests/report/test_rulebook.py",
     "tests/session/test_witness.py",
     "tests/session/test_judging.py",
+    "tests/ordinary/test_replace.py",
 )
 NOT_ASKED = (
     "tests/verifier/domains",

@@ -67,7 +67,7 @@ PROBLEMS: Mapping[Rule, tuple[str, str]] = {
     Rule.KFUNC_ARG: (_KERNEL, "wrong argument of a kernel function"),
     Rule.TRUST: (_KERNEL, "pointer that can not be trusted"),
     Rule.REGION: (_RESOURCES, "critical section not left, or not entered"),
-    Rule.ATTACH_TARGET: (_KERNEL, "nothing of this name to attach to"),
+    Rule.ATTACH_TARGET: (_KERNEL, "nothing that it can be attached to"),
     Rule.USER_RANGE: (_USER, "user memory outside the contract"),
     Rule.USER_UNPROVEN: (_USER, "user memory that nothing bounds"),
     Rule.DOUBLE_FETCH: (_USER, "shared memory read twice after a check"),

@@ -24,7 +24,12 @@ from pybpfvm.btf.types import (
     Void,
 )
 from pybpfvm.isa.insn import Insn
-from pybpfvm.verifier.calls import constant_string, memory_argument, release
+from pybpfvm.verifier.calls import (
+    check_not_in_place,
+    constant_string,
+    memory_argument,
+    release,
+)
 from pybpfvm.verifier.checks import MAX_VAR_OFF, check_ctx_pointer, check_readable
 from pybpfvm.verifier.domains.word import U32
 from pybpfvm.verifier.environment import Environment
@@ -194,6 +199,8 @@ def call_kfunc(env: Environment, state: State, insn: Insn, pc: int) -> None:
             reason="it may sleep",
             suggestion="put the program into a sleepable section (.s)",
         )
+    if kfunc.flags & Kf.SLEEPABLE:
+        check_not_in_place(env, name)
     btf = env.target
     assert btf is not None
     args = tuple(_parameter(btf, param.name, param.type_id) for param in proto.params)

@@ -85,7 +85,7 @@ def _watcher(
     from pybpfvm.verifier.lints.loops import LoopLints, loop_rules
 
     kernel = options.target_btf or kernel_btf_of(profile)
-    if loop_rules(profile) is None or kernel is None:
+    if loop_rules(profile, program) is None or kernel is None:
         return None
     return lambda coarse: LoopLints(program, profile, kernel, options.ring, coarse=coarse)
 

@@ -1,7 +1,10 @@
-"""Lints of programs that drive a ring from inside io_uring_enter: the merged upstream ABI.
+"""Lints of programs that drive a ring from inside io_uring_enter.
 
 Who writes which word of the ring, indices to wait for, masks, counts, and what the program takes
-the ring to be. abi/iouring-bpf-upstream, sections 2 and 3.
+the ring to be. abi/iouring-bpf-upstream, sections 2 and 3. Of the other dialects (sections 7 and
+9.2) what was written down decides: where the program runs inside an ordinary wait, that wait goes
+on whatever index there is; where waits may have a timeout, one that no completion ends may be
+meant.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from pybpfvm.btf.types import Btf, Func, Struct
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import AluOp, Operand
 from pybpfvm.isa.opcodes import Kind as InsnKind
-from pybpfvm.profiles.base import LoopRules, Profile, Region
+from pybpfvm.profiles.base import LoopPlace, LoopRules, Profile, Region
 from pybpfvm.program import Program
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.loop.memory import CQ_OFFSETS, SQ_OFFSETS
@@ -85,10 +88,12 @@ class _Access:
         return self.low == self.high == at and self.size == 4
 
 
-def loop_rules(profile: Profile) -> LoopRules | None:
-    """The rules of a profile that these lints know: the merged ABI's."""
+def loop_rules(profile: Profile, program: Program) -> LoopRules | None:
+    """The rules that these lints hold a program against; None for one that has no ring."""
     rules = profile.loop
-    return None if profile.experimental else rules
+    if rules is not None and rules.gate and program.attach_to == f"{rules.ops}/{rules.gate}":
+        return None
+    return rules
 
 
 class LoopLints(Watching):
@@ -104,9 +109,14 @@ class LoopLints(Watching):
         coarse: bool = False,
     ) -> None:
         super().__init__(program, LoopNotes(coarse=coarse))
-        rules = loop_rules(profile)
+        rules = loop_rules(profile, program)
         assert rules is not None
         self._rules = rules
+        self._instead = rules.place is LoopPlace.INSTEAD
+        names = [name for name, _, at in rules.params_fields if at == rules.wait_index_at]
+        self._index = names[0] if names else ""
+        self._timed = False  # it gives waits a timeout
+        self._never: dict[int, tuple[str, str, str]] = {}  # indices that are not reached, by pc
         self._profile = profile
         self._kernel = kernel
         self._shape = shape
@@ -298,14 +308,14 @@ class LoopLints(Watching):
             return
         if not notes.set_index:
             self._silent.add(pc)
-        if notes.waits is False and not notes.changed:
+        if notes.waits is False and not notes.changed and self._instead:
             self._report(
                 Rule.WAIT_NO_PROGRESS,
                 pc,
                 "the step asks to be run again at once, and has changed nothing",
                 "the next step finds what this one found: the program turns in the kernel until "
                 "something else happens",
-                "set cq_wait_idx to the CQ's head and how many completions to wait for",
+                f"set {self._index} to the CQ's head and how many completions to wait for",
             )
 
     # --- what is warned of ------------------------------------------------------------------
@@ -357,7 +367,9 @@ class LoopLints(Watching):
         """cq_wait_idx is written, or another field of the parameters."""
         pointer = state.frame.regs[insn.dst]
         if pointer.off + insn.off != self._rules.wait_index_at or insn.spec.size != 4:
-            return replace(notes, waits=None, set_index=True)
+            beside = pointer.off + insn.off >= self._rules.wait_index_at + 4
+            self._timed |= beside and self._rules.timeout is not None
+            return replace(notes, waits=None, set_index=notes.set_index or not beside)
         self._sets_index = True
         number: int | None = insn.imm & 0xFFFF_FFFF
         if insn.spec.kind is not InsnKind.ST:
@@ -365,10 +377,9 @@ class LoopLints(Watching):
             number = source.var.value & 0xFFFF_FFFF if _constant(source) else None
         if number is not None:
             if number:
-                self._report(
-                    Rule.WAIT_NEVER,
+                self._unreached(
                     pc,
-                    f"cq_wait_idx is the constant {number}",
+                    f"{self._index} is the constant {number}",
                     "it is an index of the CQ's tail, not a number of completions: so many from "
                     "the ring's first on, and none any more once the tail has passed it",
                     "add the number to the CQ's head",
@@ -384,11 +395,12 @@ class LoopLints(Watching):
             return None
         if published is not None and value.same_root(published):
             ahead = value.off - published.off
-            if ahead <= 0 and value.off >= 0 and published.off > 0:
+            if ahead <= 0 and value.off >= 0 and published.off > 0 and self._instead:
                 self._report(
                     Rule.HEAD_STALE,
                     pc,
-                    "cq_wait_idx is not beyond the CQ's head, which was moved since it was loaded",
+                    f"{self._index} is not beyond the CQ's head, which was moved since it was "
+                    "loaded",
                     "it is made from the head as it was before: the tail is there already, and "
                     "the step runs again at once",
                     "add the number of completions to wait for to the head that was stored last",
@@ -399,8 +411,7 @@ class LoopLints(Watching):
             return None
         entries = self._cq_entries(self._most_asked(Region.CQ)) or abi.MAX_CQ_ENTRIES
         if ahead > entries:
-            self._report(
-                Rule.WAIT_NEVER,
+            self._unreached(
                 pc,
                 f"the step waits for {ahead} completions, and the CQ holds {entries}",
                 "the tail does not get there before the program takes some: what does not fit is "
@@ -408,6 +419,15 @@ class LoopLints(Watching):
                 f"wait for {entries} at most, or make the ring with a larger CQ",
             )
         return ahead
+
+    def _unreached(self, pc: int, *told: str) -> None:
+        """A wait that no completion ends. Where waits may have a timeout, it is known at the end
+        whether the program gives them one."""
+        message, reason, suggestion = told
+        if self._rules.timeout is None:
+            self._report(Rule.WAIT_NEVER, pc, message, reason, suggestion)
+        else:
+            self._never[pc] = (message, reason, suggestion)
 
     def _check_mask(self, pc: int, access: _Access) -> None:
         """A CQE whose index is not known."""
@@ -439,7 +459,7 @@ class LoopLints(Watching):
         elif least > held:
             message = f"{least} SQEs are submitted, and the SQ holds {held}"
             reason = "the result is never the number that was asked for"
-        elif asked and least == most > asked and (shape is None or shape.rewinds):
+        elif asked and least == most > asked and self._rewinds:
             message = f"{least} SQEs are submitted, and the program has asked for memory of {asked}"
             reason = "on a ring with SQ_REWIND the others are what earlier steps, or nobody, left"
         else:
@@ -472,6 +492,12 @@ class LoopLints(Watching):
         )
         return False
 
+    @property
+    def _rewinds(self) -> bool:
+        """Whether the ring takes SQEs from the first on, whatever its head; where nothing is known
+        of it, that is what the merged ABI's rings do."""
+        return self._instead if self._shape is None else self._shape.rewinds
+
     def _most_asked(self, region: Region) -> int:
         asked = [size for found in self._regions.values() for one, size in found if one is region]
         return max(asked, default=0)
@@ -492,12 +518,15 @@ class LoopLints(Watching):
                 "it says how many SQEs were taken: of those that were not no completion ever comes",
                 "count as in flight what was taken, and submit the others again",
             )
-        if self._sets_index:
+        if not self._timed:
+            for pc, told in self._never.items():
+                self._report(Rule.WAIT_NEVER, pc, *told)
+        if self._sets_index and self._instead:
             for pc in self._silent:
                 self._report(
                     Rule.WAIT_STALE,
                     pc,
-                    "a step asks to be run again without having set cq_wait_idx, as others do",
+                    f"a step asks to be run again without having set {self._index}, as others do",
                     "it keeps its value from step to step: what is waited for is what an earlier "
                     "step left",
                     "set it on every path that goes on",
@@ -508,7 +537,7 @@ class LoopLints(Watching):
     def _check_setup(self, shape: RingShape) -> None:
         """What the ring is, and what the program takes it to be."""
         refused = shape.flags & (abi.SETUP_SQPOLL | abi.SETUP_IOPOLL)
-        if refused or not shape.flags & abi.SETUP_DEFER_TASKRUN:
+        if self._rules.deferred and (refused or not shape.flags & abi.SETUP_DEFER_TASKRUN):
             self._report(
                 Rule.RING_SETUP,
                 0,

@@ -62,6 +62,25 @@ int without_type(void *ctx)
 	return &untyped != 0;
 }
 
+extern const void _stext KSYM;
+extern const void init_task KSYM WEAK;
+u64 addresses[2];
+
+SEC("socket")
+int addressed(void *ctx)
+{
+	addresses[0] = (u64)&_stext;
+	addresses[1] = (u64)&init_task;
+	return 0;
+}
+
+/* To a verifier the address is a number, and memory is not reached through it. */
+SEC("socket")
+int addressed_read(void *ctx)
+{
+	return *(volatile const char *)&_stext;
+}
+
 extern void bpf_rcu_read_lock(void) KSYM WEAK;
 
 SEC("socket")

@@ -87,6 +87,49 @@ def test_every_lint_of_loops_has_twins() -> None:
         assert name.replace("good_", "bad_") in NAMES
 
 
+DIALECTS = {"loop-2025-06": "2506", "loop-2025-11": "2511", "loop-timeout": "2606"}
+_OF_ALL = {Rule.WAIT_NEVER, Rule.SUBMIT_COUNT, Rule.SUBMIT_UNCHECKED}
+_OF_REGIONS = {Rule.RING_REGION, Rule.RING_OWNER, Rule.HEAD_STALE, Rule.CQ_MASK}
+OF_DIALECTS = {
+    "loop-2025-06": _OF_ALL,
+    "loop-2025-11": _OF_ALL | _OF_REGIONS,
+    "loop-timeout": _OF_ALL | _OF_REGIONS | {Rule.WAIT_NO_PROGRESS, Rule.WAIT_STALE},
+}
+
+
+@pytest.mark.parametrize("abi", DIALECTS)
+def test_lints_of_the_dialects(abi: str) -> None:
+    found = loaded(f"tests/data/lints/loop_dialect.{DIALECTS[abi]}.bpf.o", abi)
+    names = [case.program.name for case in found.cases]
+    for name in names:
+        expected = {rule_of(name)} if name.startswith("bad_") else set()
+        assert warned(found, name) == expected, name
+        if not name.startswith("ok_"):
+            assert {name.replace("bad_", "good_"), name.replace("good_", "bad_")} <= set(names)
+    assert {rule_of(name) for name in names if name.startswith("bad_")} == OF_DIALECTS[abi]
+
+
+@pytest.mark.parametrize("name", ["prototype", "june", "november", "timeout", "gate"])
+def test_programs_of_the_dialects_are_not_warned_of_for_nothing(name: str) -> None:
+    """What the test programs of each dialect do on purpose, and nothing else."""
+    found = read_cases(ROOT / f"tests/data/dialects/{name}.bpf.o", JudgeRequest())
+    told = {
+        (case.program.name, warning.rule)
+        for case in found.cases
+        for warning in judge_case(found.obj, case, JudgeRequest()).warnings
+    }
+    assert told == ON_PURPOSE[name]
+
+
+ON_PURPOSE: dict[str, set[tuple[str, Rule]]] = {
+    "prototype": set(),
+    "june": {("no_sleep", Rule.SUBMIT_UNCHECKED)},
+    "november": {("regions", Rule.RING_REGION)},
+    "timeout": set(),
+    "gate": set(),
+}
+
+
 @pytest.mark.parametrize(
     "flags", [RING.flags & ~SETUP_DEFER_TASKRUN, RING.flags | SETUP_IOPOLL], ids=["ipi", "iopoll"]
 )
