@@ -26,6 +26,7 @@ from pybpfvm.uring_backend.submitter import Submitter
 
 _CTX = struct.Struct("<QII")  # user_data, wait_nr, wait_idx
 _WAIT = struct.Struct("<8xII")
+_DATA = struct.Struct("<QQ")  # data, data_end: behind them, where requests name memory
 
 
 class ProgramRunner(Protocol):
@@ -236,6 +237,8 @@ class BpfRequests:
             request.wait_nr = request.wait_idx = 0
         if self._has_ctx:
             _CTX.pack_into(self._ctx_view, 0, request.user_data, request.wait_nr, request.wait_idx)
+        if self._rules.contexts:
+            _DATA.pack_into(self._ctx_view, _CTX.size, *request.data)
         request.runs += 1
         self._cqs.counts.runs[self._runner.name(request.program)] += 1
         if self._observer is not None:

@@ -50,14 +50,16 @@ class Request:
 
 
 class BpfRequest(Request):
-    """A request that runs `program`, registered in `slot`; wait_* are its context's fields."""
+    """A request that runs `program`, registered in `slot`; wait_* are its context's fields, `data`
+    (start, end) the memory that it named, zeros for none."""
 
-    __slots__ = ("parked", "program", "recheck", "runs", "slot", "wait_idx", "wait_nr")
+    __slots__ = ("data", "parked", "program", "recheck", "runs", "slot", "wait_idx", "wait_nr")
 
     def __init__(self, token: int, sqe: bytes, user_data: int, cq: int, origin: str) -> None:
         super().__init__(token, sqe, user_data, cq, origin)
         self.slot = -1
         self.program = -1
+        self.data = (0, 0)
         self.runs = 0
         self.wait_nr = 0
         self.wait_idx = 0

@@ -17,12 +17,13 @@ from pybpfvm.bits import U32
 from pybpfvm.errors import InputError, InternalError, RingError, RingHang
 from pybpfvm.events import HostWaits, HostWoke, Observer
 from pybpfvm.interrupts import breathe, uninterrupted
-from pybpfvm.memory import AddressSpace
+from pybpfvm.memory import AddressSpace, Region, RegionKind
 from pybpfvm.profiles.base import Profile
 from pybpfvm.uring_backend.abi import SQE_BYTES, Cqe
 from pybpfvm.uring_backend.base import Backend
 from pybpfvm.uring_backend.bpf import BpfRequests, Budgets, ProgramRunner, wait_line
 from pybpfvm.uring_backend.checks import SqeChecks
+from pybpfvm.uring_backend.contexts import MAX_CONTEXTS, Context
 from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.cq import CompletionQueue, CompletionQueues
 from pybpfvm.uring_backend.filtering import RequestFilter
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 MAX_PROGRAMS = 100
 _USER = "user"
 _EMPTY_SLOT = -1
+_ACCESSIBLE = frozenset({RegionKind.SHARED, RegionKind.MAP_VALUE})
 
 
 class _Stop(Enum):
@@ -91,6 +93,7 @@ class Ring:
         self._loop: KernelLoop | None = None
         self._filtered = False
         self._runner = runner
+        self._pinned: list[Region] = []
         self._memory = RingMemory(memory, profile, setup)
         self.sq = self._memory.submission_queue()
         queues = self._memory.completion_queues()
@@ -349,6 +352,47 @@ class Ring:
         if self._checks.programs is None:
             raise RingError(errno.ENXIO, "no programs are registered")
         self._checks.programs = None
+
+    @uninterrupted
+    def register_contexts(self, contexts: Sequence[Context]) -> None:
+        """What requests may name as their context (docs/abi-x.md); waits until no request is in
+        flight. Raises RingError: EINVAL, EBUSY, EFAULT for memory that programs can not write."""
+        self._begin_call()
+        rules = self.profile.ring
+        if rules is None or not rules.contexts:
+            raise RingError(errno.EINVAL, f"requests of {self.profile.name} name no memory")
+        if not 0 < len(contexts) <= MAX_CONTEXTS:
+            raise RingError(errno.EINVAL, f"{len(contexts)} contexts, 1 to {MAX_CONTEXTS} can be")
+        self._quiesce()
+        if self._checks.contexts is not None:
+            raise RingError(errno.EBUSY, "contexts are already registered")
+        regions: list[Region] = []
+        for index, one in enumerate(contexts):
+            region = self.memory.region_at(one.start)
+            end = one.start + one.stride * (one.count - 1) + one.size
+            if region is None or region.kind not in _ACCESSIBLE or not region.writable:
+                raise RingError(errno.EFAULT, f"context {index}: no memory that programs can write")
+            if one.size < 1 or one.count < 1 or end > region.end:
+                raise RingError(errno.EFAULT, f"context {index} ends outside {region.name}")
+            regions.append(region)
+        for region in regions:
+            self.memory.pin(region)
+        self._pinned = regions
+        self._checks.contexts = tuple(contexts)
+
+    @uninterrupted
+    def unregister_contexts(self) -> None:
+        """Take `register_contexts` back; waits like it. Raises RingError ENXIO."""
+        self._begin_call()
+        self._quiesce()
+        if self._checks.contexts is None:
+            raise RingError(errno.ENXIO, "no contexts are registered")
+        self._checks.contexts = None
+        self._unpin()
+
+    def _unpin(self) -> None:
+        while self._pinned:
+            self.memory.unpin(self._pinned.pop())
 
     def put_filter(self, filter_: RequestFilter) -> None:
         """Requests pass this filter from now on; compiled code loops over the ring no more."""
@@ -619,4 +663,5 @@ class Ring:
             for queue in self.cqs.queues:
                 queue.release()
             self._memory.free()
+            self._unpin()
             self.memory.forget_before_close(self.close)

@@ -344,6 +344,12 @@ class Submitter:
             request = bpf = BpfRequest(token, raw, user_data, cq or 0, origin)
             if not error:
                 error, bpf.slot, bpf.program = self._checks.bpf(raw)
+            if not error and self._rules.contexts:
+                found = self._checks.context(raw)
+                if found is None:
+                    error = errno.EFAULT
+                else:
+                    bpf.data = found
         else:
             request = Request(token, raw, user_data, cq or 0, origin)
         table.add(request)

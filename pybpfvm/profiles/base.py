@@ -115,6 +115,7 @@ class RingRules:
     length_checked: bool  # submit and reap check their length argument at run time
     bad_sqe_joins_chain: bool  # a bad SQE with an open chain becomes a failed member (v3)
     submit_returns_errno: bool  # v1: 0 accepted, -errno bad and no CQE; later: 1 / 0 with a CQE
+    contexts: bool = False  # requests may name memory that their runs get (iouring-x)
 
 
 class PacketAccess(Enum):

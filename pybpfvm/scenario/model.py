@@ -105,7 +105,8 @@ Content = Raw | Fill | Words | PathOf | AddressOf | Typed | Joined
 @dataclass(frozen=True, slots=True)
 class RingSetup:
     """io_uring_setup's arguments (`flags` None: what rings of the ABI have by default), and what is
-    registered before the first step; `mem` is the block that is the MEM region."""
+    registered before the first step; `mem` is the block that is the MEM region, `contexts` are
+    names of blocks, or of maps where no block has the name."""
 
     entries: int = 8
     cq_entries: tuple[int, ...] = ()
@@ -114,6 +115,7 @@ class RingSetup:
     files: tuple[str | None, ...] = ()  # None: an empty slot
     buffers: tuple[str, ...] = ()
     mem: str | None = None
+    contexts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,6 +187,9 @@ def _ring(value: TomlValue, where: str) -> RingSetup:
     buffers = tuple(
         _name(item, f"{where}.buffers[{i}]") for i, item in enumerate(table.items("buffers"))
     )
+    contexts = tuple(
+        _name(item, f"{where}.contexts[{i}]") for i, item in enumerate(table.items("contexts"))
+    )
     setup = RingSetup(
         entries=8 if entries is None else entries,
         cq_entries=cq_entries,
@@ -195,6 +198,7 @@ def _ring(value: TomlValue, where: str) -> RingSetup:
         files=files,
         buffers=buffers,
         mem=table.text("mem") or None,
+        contexts=contexts,
     )
     table.finish()
     return setup

@@ -341,6 +341,16 @@ class MapView:
         """Its type and sizes."""
         return self.live.spec
 
+    def has_kernel_fields(self) -> bool:
+        """Whether its values hold something of the kernel's (locks, timers, ...), or may."""
+        from pybpfvm.verifier.refusal import Refused
+        from pybpfvm.verifier.resources.fields import fields_of
+
+        try:
+            return bool(fields_of(self._btf, self.spec))
+        except Refused:
+            return True
+
     def _key(self, key: Value) -> bytes:
         return encode(key, self.spec.key_size, self._btf, self.spec.btf_key_type_id, self._order)
 

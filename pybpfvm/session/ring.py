@@ -17,18 +17,21 @@ from pybpfvm.errors import (
 )
 from pybpfvm.events import Observer
 from pybpfvm.filters.table import Task
+from pybpfvm.maps.array import ArrayMap
 from pybpfvm.profiles import profile_named
 from pybpfvm.profiles.base import Profile
-from pybpfvm.program import Program
+from pybpfvm.program import MapType, Program
 from pybpfvm.session.engines import make_engine, prepare
 from pybpfvm.session.hostring import BackendName, HostRing, make_backend
 from pybpfvm.session.machine import Machine
-from pybpfvm.session.objects import LoadedObject, LoadedProgram, helpers_of
+from pybpfvm.session.objects import LoadedObject, LoadedProgram, MapView, helpers_of
 from pybpfvm.session.registering import blame_verifier, require_accepted
 from pybpfvm.session.sqe import SqeBuilder
+from pybpfvm.session.user import Block
 from pybpfvm.uring_backend.abi import Cqe
 from pybpfvm.uring_backend.base import Backend
 from pybpfvm.uring_backend.bpf import Budgets
+from pybpfvm.uring_backend.contexts import Context
 from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.faults import Faults
 from pybpfvm.uring_backend.kernel.loop import KernelLoop
@@ -172,6 +175,27 @@ class Ring(HostRing):
     def unregister_bpf(self) -> None:
         """IORING_UNREGISTER_BPF."""
         self.core.unregister_bpf()
+
+    def register_contexts(self, contexts: Sequence[MapView | Block]) -> None:
+        """What requests of iouring-x may name as context, by position: array maps, whose elements
+        are named, and shared blocks of user memory (docs/abi-x.md). Raises RingError."""
+        self.core.register_contexts([self._context(one, n) for n, one in enumerate(contexts)])
+
+    def _context(self, one: MapView | Block, index: int) -> Context:
+        if isinstance(one, Block):
+            return Context(one.addr, one.size)
+        live = one.live
+        if not isinstance(live, ArrayMap) or live.spec.type != MapType.ARRAY:
+            raise RingError(errno.EINVAL, f"context {index}: {live.spec.name} is no array map")
+        if live.spec.frozen or one.has_kernel_fields():
+            raise RingError(
+                errno.EINVAL, f"context {index}: not all of {live.spec.name} is for programs"
+            )
+        return Context(live.region.start, live.spec.value_size, live.stride, live.spec.max_entries)
+
+    def unregister_contexts(self) -> None:
+        """Take `register_contexts` back. Raises RingError."""
+        self.core.unregister_contexts()
 
     def register_eventfd(self, fd: int) -> None:
         """IORING_REGISTER_EVENTFD: an eventfd of the world counts CQEs. Raises RingError."""
