@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Structures and constants of the "BPF request" ABIs of 2021 and of iouring-x, for BPF programs.
+ * Structures and constants of the "BPF request" ABIs of 2021, for BPF programs.
  *
  * Layouts of SQE, CQE and context; docs/abi-2021.md says what programs do with them.
  * Compile with -DIOURING_CORE=1 to make every field access a CO-RE relocation.
@@ -44,8 +44,7 @@ struct io_uring_sqe {
 	ALIASES(u64 off, u64 addr2;)
 	u64 addr;
 	u32 len;
-	ALIASES(u32 rw_flags, u32 timeout_flags; u32 open_flags; u32 accept_flags; u32 msg_flags;
-		u32 bpf_flags;)
+	ALIASES(u32 rw_flags, u32 timeout_flags; u32 open_flags; u32 accept_flags; u32 msg_flags;)
 	u64 user_data;
 	u16 buf_index;
 	u16 personality;
@@ -68,10 +67,6 @@ struct io_uring_bpf_ctx {
 	u64 user_data;
 	u32 wait_nr;
 	u32 wait_idx;
-#if IOURING_PROFILE == 4
-	void *data; /* the memory that the request named, as a packet; docs/abi-x.md */
-	void *data_end;
-#endif
 } RING_STRUCT;
 
 /* The argument of a TIMEOUT request, in user memory. */
@@ -82,9 +77,7 @@ struct ring_timespec {
 
 _Static_assert(sizeof(struct io_uring_sqe) == 64, "SQE is 64 bytes");
 _Static_assert(sizeof(struct io_uring_cqe) == 16, "CQE is 16 bytes");
-#if IOURING_PROFILE != 4
 _Static_assert(sizeof(struct io_uring_bpf_ctx) == 16, "context is 16 bytes");
-#endif
 _Static_assert(__builtin_offsetof(struct io_uring_sqe, user_data) == 32, "user_data at 32");
 _Static_assert(__builtin_offsetof(struct io_uring_sqe, cq_idx) == 48, "cq_idx at 48");
 
@@ -128,10 +121,6 @@ enum ring_errno {
 	ETIME = 62,
 	ECONNABORTED = 103,
 	ECANCELED = 125,
-};
-
-enum ring_bpf_flag {
-	BPF_CONTEXT = 1, /* iouring-x only: the request names memory */
 };
 
 #define AT_FDCWD (-100)

@@ -10,7 +10,6 @@
  *     21   v2-futex      165  166  167    164         iouring.s/   wait_nr != 0
  *     30   v3base        170  171  172    169         iouring      wait_nr != 0
  *      3   v3            170  171  172    169         iouring      return WAIT
- *      4   iouring-x     170  171  172    169         uring.x      return WAIT
  *
  * -DLEGACY_MAPS=1 puts maps into the old `maps` section instead of the BTF-described `.maps`.
  * -DNAMED_SECTIONS=1 gives every program its own section, `iouring.s/name` or `iouring/name`.
@@ -21,7 +20,7 @@
 #include "iouring_abi.h"
 
 #ifndef IOURING_PROFILE
-#error "compile with -DIOURING_PROFILE=1, 2, 21, 3, 30 or 4"
+#error "compile with -DIOURING_PROFILE=1, 2, 21, 3 or 30"
 #endif
 
 #if IOURING_PROFILE == 1
@@ -36,7 +35,7 @@
 #define ID_SUBMIT 165
 #define ID_EMIT 166
 #define ID_REAP 167
-#elif IOURING_PROFILE == 3 || IOURING_PROFILE == 30 || IOURING_PROFILE == 4
+#elif IOURING_PROFILE == 3 || IOURING_PROFILE == 30
 #define ID_COPY_TO_USER 169
 #define ID_SUBMIT 170
 #define ID_EMIT 171
@@ -46,17 +45,13 @@
 #endif
 
 #define PROFILE_IS_V3 (IOURING_PROFILE == 3 || IOURING_PROFILE == 30)
-#define PROFILE_IS_X (IOURING_PROFILE == 4) /* docs/abi-x.md */
-#define HAS_CQE_SKIP (PROFILE_IS_V3 || PROFILE_IS_X)
+#define HAS_CQE_SKIP PROFILE_IS_V3
 
 /* --- sections ------------------------------------------------------------------------------ */
 
 #define SEC(name) __attribute__((section(name), used))
 
-#if PROFILE_IS_X
-#define SECTION_SHARED "uring.x"
-#define SECTION_NAMED "uring.x/"
-#elif PROFILE_IS_V3
+#if PROFILE_IS_V3
 #define SECTION_SHARED "iouring"
 #define SECTION_NAMED "iouring/"
 #elif IOURING_PROFILE == 1
@@ -139,7 +134,7 @@ inline_always long reap(struct io_uring_bpf_ctx *ctx, u32 cq, struct io_uring_cq
 
 /* --- ending a run -------------------------------------------------------------------------- */
 
-#if IOURING_PROFILE == 3 || PROFILE_IS_X
+#if IOURING_PROFILE == 3
 #define RETURN_WAIT 1
 #else
 #define RETURN_WAIT 0

@@ -21,6 +21,7 @@ from pybpfvm.uring_backend.abi import (
     Op,
     OpInfo,
 )
+from pybpfvm.uring_backend.contexts import BPF_CONTEXT
 from pybpfvm.verifier.lints.completions import check_count, check_user_data
 from pybpfvm.verifier.lints.fetches import address
 from pybpfvm.verifier.lints.site import Site
@@ -133,7 +134,8 @@ def _check_fields(site: Site, sqe: Sqe) -> None:
         if number is not None:
             check_count(site, number, f"the SQE's {field}")
     if opcode == site.ring.bpf_opcode:
-        for field in _UNUSED_BY_BPF:
+        names_memory = site.ring.contexts and sqe.value("op_flags") in (None, BPF_CONTEXT)
+        for field in ("ioprio",) if names_memory else _UNUSED_BY_BPF:
             value = sqe.value(field)
             if value:
                 _field(site, field, value, "a BPF request has no such field: it must be 0")

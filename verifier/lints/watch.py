@@ -200,6 +200,9 @@ class Lints(Watching):
         elif pointer.type is RegType.PTR_TO_MAP_VALUE:
             exposure.stored(site)
             site.notes = replace(site.notes, persisted=True)
+        elif pointer.type is RegType.PTR_TO_PACKET:
+            exposure.stored_in_context(site)
+            site.notes = replace(site.notes, persisted=True)
         if insn.spec.kind is not InsnKind.ST and pointer.type is not RegType.PTR_TO_STACK:
             self._results.used(site, site.regs[insn.src])
 
