@@ -20,7 +20,7 @@ from pybpfvm.filters.table import Task
 from pybpfvm.maps.array import ArrayMap
 from pybpfvm.profiles import profile_named
 from pybpfvm.profiles.base import Profile
-from pybpfvm.program import MapType, Program
+from pybpfvm.program import BPF_F_RDONLY_PROG, BPF_F_WRONLY_PROG, MapType, Program
 from pybpfvm.session.engines import make_engine, prepare
 from pybpfvm.session.hostring import BackendName, HostRing, make_backend
 from pybpfvm.session.machine import Machine
@@ -187,7 +187,8 @@ class Ring(HostRing):
         live = one.live
         if not isinstance(live, ArrayMap) or live.spec.type != MapType.ARRAY:
             raise RingError(errno.EINVAL, f"context {index}: {live.spec.name} is no array map")
-        if live.spec.frozen or one.has_kernel_fields():
+        one_way = live.spec.flags & (BPF_F_RDONLY_PROG | BPF_F_WRONLY_PROG)
+        if live.spec.frozen or one_way or one.has_kernel_fields():
             raise RingError(
                 errno.EINVAL, f"context {index}: not all of {live.spec.name} is for programs"
             )

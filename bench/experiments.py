@@ -1,0 +1,121 @@
+"""What iouring-x has, against the plain way of the third series, in turns on one ring."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+from pybpfvm.session import Block, LoadedObject, Machine, Ring
+from pybpfvm.session.hostring import BackendName
+from pybpfvm.uring_backend.contexts import BPF_CONTEXT
+from pybpfvm.uring_backend.kernel import probe
+
+Rows = list[tuple[str, float, str]]
+Side = Callable[[], float]
+
+_OBJECT = Path(__file__).parent / "programs" / "experiments.bpf.o"
+_ROUNDS = 9
+_TURNS = 8_000  # of the programs, in one run
+_RUNS = {"kernel": 20_000, "sim": 1_000}
+_STATE = struct.Struct("<QQQII")
+_LEFT = 28
+_BUFFER, _MAP = 0, 1
+
+
+def run() -> Rows:
+    """Nanoseconds of each way, medians of interleaved rounds, and their ratios."""
+    refused = probe.available()
+    backends: tuple[BackendName, ...] = ("sim",) if refused is not None else ("kernel", "sim")
+    rows: Rows = []
+    for backend in backends:
+        rows += _contexts(backend)
+    return rows
+
+
+def _rows(case: str, each: int, sides: dict[str, Side]) -> Rows:
+    """The first side is compared with the others; a round of each is to warm up."""
+    for side in sides.values():
+        side()
+    taken = [{name: side() for name, side in sides.items()} for _ in range(_ROUNDS)]
+    rows = [
+        (f"{case}: {name}", median(one[name] for one in taken) / each * 1e9, "ns") for name in sides
+    ]
+    ours, *others = sides
+    for name in others:
+        ratio = median(one[name] / one[ours] for one in taken)
+        rows.append((f"{case}: {name} / {ours}", ratio, "x"))
+    return rows
+
+
+@contextmanager
+def _ring(backend: BackendName) -> Iterator[tuple[Ring, LoadedObject]]:
+    with Machine() as machine:
+        obj = machine.load(_OBJECT)
+        with Ring(64, (64,), backend=backend, abi=obj.profile, machine=machine) as ring:
+            yield ring, obj
+
+
+def _timed(ring: Ring, slot: int, user_data: int = 0, **fields: int) -> float:
+    """Seconds that a request takes."""
+    start = time.perf_counter()
+    ring.get_sqe().prep_bpf(slot, user_data=user_data, **fields)
+    ring.submit()
+    cqe = ring.wait_cqe()
+    taken = time.perf_counter() - start
+    if cqe.res:
+        raise AssertionError(f"the request ended with {cqe.res}")
+    return taken
+
+
+def _contexts(backend: BackendName) -> Rows:
+    """State of a connection: from the request, from a map, from user memory."""
+    names = (
+        "turns_by_context",
+        "turns_by_lookup",
+        "turns_by_copy",
+        "runs_by_context",
+        "runs_by_lookup",
+        "runs_by_copy",
+    )
+    runs = _RUNS[backend]
+    with _ring(backend) as (ring, obj):
+        copied = ring.user.alloc(_STATE.size)
+        shared = ring.user.alloc(_STATE.size, shared=True)
+        ring.register_contexts([shared, obj.maps["states"]])
+        ring.register_bpf([obj[name] for name in names])
+
+        def many(slot: int, block: Block, **fields: int) -> float:
+            block.write(_STATE.pack(0, 0, 0, 0, runs))
+            taken = _timed(ring, slot, block.addr, **fields)
+            if block.u32(_LEFT):
+                raise AssertionError(f"{block.u32(_LEFT)} of {runs} runs were not made")
+            return taken
+
+        def looked_up() -> float:
+            obj.maps["states"][0] = {"bytes": 0, "messages": 0, "sum": 0, "turns": 0, "left": runs}
+            return _timed(ring, 4)
+
+        return [
+            *_rows(
+                f"{backend}: state found and changed, in one run",
+                _TURNS,
+                {
+                    "context": lambda: _timed(ring, 0, op_flags=BPF_CONTEXT, buf_index=_MAP),
+                    "look-up": lambda: _timed(ring, 1),
+                    "copies": lambda: _timed(ring, 2, copied.addr),
+                },
+            ),
+            *_rows(
+                f"{backend}: a run that changes its state after a NOP",
+                runs,
+                {
+                    "context": lambda: many(3, shared, op_flags=BPF_CONTEXT, buf_index=_BUFFER),
+                    "look-up": looked_up,
+                    "copies": lambda: many(5, copied),
+                },
+            ),
+        ]
