@@ -49,8 +49,8 @@ done
 
 # The prototype's open questions: iouring-x.
 for folder in examples/x_*/; do
-    build "${folder}prog.bpf.c" "${folder}prog.bpf.o" 3
-    build "${folder}twin.bpf.c" "${folder}twin.bpf.o" 3
+    build "${folder}prog.bpf.c" "${folder}prog.x.bpf.o" 3
+    build "${folder}twin.bpf.c" "${folder}twin.x.bpf.o" 3
 done
 
 # Acceptance programs: every profile, then every way an object of the time may look.

@@ -58,7 +58,7 @@ def test_every_one_has_a_twin_a_row_and_a_page() -> None:
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-@pytest.mark.parametrize("object_name", ["prog.bpf.o", "twin.bpf.o"])
+@pytest.mark.parametrize("object_name", ["prog.x.bpf.o", "twin.x.bpf.o"])
 def test_its_abi_is_detected(name: str, object_name: str) -> None:
     found = detect_abi(read_object(EXAMPLES / name / object_name))
     assert [profile.name for profile in found.candidates] == ["iouring-x"]
@@ -71,13 +71,13 @@ def test_it_does_what_its_scenario_says(name: str, backend: BackendName, engine:
     need_backend(backend)
     if engine == "llvm":
         pytest.importorskip("llvmlite")
-    outcome = run(name, "prog.bpf.o", backend, engine)
+    outcome = run(name, "prog.x.bpf.o", backend, engine)
     assert (outcome.findings, outcome.stopped, outcome.ok) == ((), None, True)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_it_is_accepted_without_a_warning(name: str) -> None:
-    for found in verdicts(name, "prog.bpf.o"):
+    for found in verdicts(name, "prog.x.bpf.o"):
         assert isinstance(found, Accepted)
         assert found.warnings == ()
 
@@ -85,7 +85,7 @@ def test_it_is_accepted_without_a_warning(name: str) -> None:
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_its_twin_is_caught_by_name(name: str) -> None:
     ((how, what),) = TWINS[name].items()
-    found = verdicts(name, "twin.bpf.o")
+    found = verdicts(name, "twin.x.bpf.o")
     broken = [
         error.rule.value for one in found if isinstance(one, Rejected) for error in one.errors
     ]
@@ -95,7 +95,7 @@ def test_its_twin_is_caught_by_name(name: str) -> None:
     assert set(broken) == ({what} if how == "rule" else set())
     assert lints == ({what} if how == "lint" else set())
     if how == "fails":
-        outcome = run(name, "twin.bpf.o")
+        outcome = run(name, "twin.x.bpf.o")
         assert not outcome.ok
         assert outcome.findings[0].where.partition(": ")[2].startswith(what)
     else:
