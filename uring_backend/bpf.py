@@ -11,20 +11,24 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 from pybpfvm.bits import U32
 from pybpfvm.errors import RingHang, Trap
-from pybpfvm.events import Observer, Parked, RunEnded, RunFaulted, RunStarted, Woken
+from pybpfvm.events import Noted, Observer, Parked, RunEnded, RunFaulted, RunStarted, Woken
 from pybpfvm.interrupts import breathe
 from pybpfvm.memory import AddressSpace, Region
 from pybpfvm.profiles.base import Profile, RingRules, WaitBy
+from pybpfvm.uring_backend.abi import SQE_ANY_LINK, SQE_IO_DRAIN
 from pybpfvm.uring_backend.base import Backend
 from pybpfvm.uring_backend.cq import CompletionQueues
 from pybpfvm.uring_backend.requests import BpfRequest
 from pybpfvm.uring_backend.submitter import Submitter
 
 _CTX = struct.Struct("<QII")  # user_data, wait_nr, wait_idx
+# Who has such a flag has a place among others, which it keeps.
+_PLACED = SQE_ANY_LINK | SQE_IO_DRAIN
 _WAIT = struct.Struct("<8xII")
 _DATA = struct.Struct("<QQ")  # data, data_end: behind them, where requests name memory
 
@@ -218,6 +222,48 @@ class BpfRequests:
         for request in sorted(self._all_parked(), key=_parking_order):
             self._queue.append(request)
         self._parked.clear()
+
+    def requeue(self, source: int, target: int, most: int) -> int:
+        """Let requests that wait for CQEs on `source`, oldest first and `most` at the most, wait
+        for as many on `target` instead; how many did."""
+        moved = list(islice(self._waiting_on(source), most))
+        for request in moved:
+            self._take_from_wait(request)
+            request.wait_idx = target
+            self._note(request, f"waits on CQ {target} from now on")
+            if request.recheck or self._satisfied(request):
+                self._queue.append(request)
+            else:
+                self._park(request)
+        return len(moved)
+
+    def take_waiting(self, source: int) -> BpfRequest | None:
+        """Take the oldest request that waits for CQEs on `source`, and holds no other's place: it
+        waits for none any more. None: there is none."""
+        for request in self._waiting_on(source):
+            if not request.flags & _PLACED:
+                self._take_from_wait(request)
+                request.recheck = False
+                self._note(request, "runs behind the chain")
+                return request
+        return None
+
+    def _waiting_on(self, cq: int) -> Iterator[BpfRequest]:
+        """Requests that wait for CQEs there, oldest first, those that will look again included."""
+        yield from self._parked.get(cq, ())
+        yield from (one for one in self._queue if one.recheck and one.wait_idx == cq)
+
+    def _take_from_wait(self, request: BpfRequest) -> None:
+        if request.recheck:
+            self._queue.remove(request)
+        else:
+            waiting = self._parked[request.wait_idx]
+            self._keep(request.wait_idx, [one for one in waiting if one is not request])
+
+    def _note(self, request: BpfRequest, text: str) -> None:
+        if self._observer is not None:
+            now_ns = self._backend.now_ns()
+            self._observer(Noted(now_ns, "requeue", text, request.token, request.wait_idx))
 
     def waiters(self) -> Iterator[str]:
         """One line for each request that waits for CQEs, parked ones first."""

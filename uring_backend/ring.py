@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 MAX_PROGRAMS = 100
 _USER = "user"
 _EMPTY_SLOT = -1
+LINK = U32  # in place of a CQ's index: the open chain
 _ACCESSIBLE = frozenset({RegionKind.SHARED, RegionKind.MAP_VALUE})
 
 
@@ -499,6 +500,17 @@ class Ring:
             return -errno.EINVAL
         raw = self.cqs.reap(cq_idx, by)
         return -errno.ENOENT if raw is None else raw
+
+    def bpf_requeue(self, source: int, target: int, most: int) -> int:
+        """Let requests that wait on CQ `source` wait on CQ `target`, `most` at the most, or the
+        oldest behind the open chain (LINK); how many did, or -EINVAL."""
+        self._program()
+        known = len(self.cqs)
+        if source >= known or (target >= known and target != LINK) or source == target:
+            return -errno.EINVAL
+        if target == LINK:
+            return self._submitter.link_waiting(source)
+        return self._bpf.requeue(source, target, most)
 
     def _program(self) -> str:
         current = self._bpf.current

@@ -236,6 +236,24 @@ class Submitter:
         self.post_some()
         return self._accepted
 
+    def link_waiting(self, source: int) -> int:
+        """Make the oldest request that waits for CQEs on `source` the last of the running program's
+        open chain: 1; 0 if there is none, -EINVAL without an open chain."""
+        if not self._chain:
+            return -errno.EINVAL
+        request = self.bpf.take_waiting(source)
+        if request is None:
+            return 0
+        if request.external:
+            # For the backend it takes its place anew, among what is submitted now.
+            self._backend.finish(request.token, failed=False)
+            request.external = False
+        request.started = False
+        request.chain = self._chain[0][0].token
+        self._chain.append((request, 0))
+        self.close_chain()
+        return 1
+
     @property
     def _accepted(self) -> int:
         return 0 if self._rules.submit_returns_errno else 1

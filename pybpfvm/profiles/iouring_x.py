@@ -38,6 +38,7 @@ X = replace(
     ctx_bytes=32,
     ctx_fields=(*V3.ctx_fields, *_MORE_FIELDS),
     ring=replace(V3.ring, contexts=True),
+    helpers={**V3.helpers, 1001: "io_uring_requeue"},
     types=(*(one for one in V3.types if one[0] != "io_uring_bpf_ctx"), _CTX),
     packet_access=PacketAccess.FREE,
     experimental=True,

@@ -163,6 +163,8 @@ class _Writer:
                 return f"  ⚡ fault {event.text}{whom}"
             case Noted(kind="filter"):
                 return f"  request {event.request} is {event.text}"
+            case Noted(kind="requeue"):
+                return f"  request {event.request} {event.text}"
             case Noted():
                 return f"! {event.kind}: {event.text}"
             case RequestStarted() | RequestEnded() | Woken() | HostWaits() | HostWoke():
