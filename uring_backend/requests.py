@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterator
 from typing import Protocol
 
+from pybpfvm.bits import U32
 from pybpfvm.errors import InternalError
 
 _HIDDEN = 1 << 48
+LINK = U32  # where a request is requeued to, in place of a CQ's index: behind the open chain
 DIRECT_TOKENS = 1 << 61  # from here on: requests that compiled code issued
 Ended = Callable[[int], None]
 

@@ -28,6 +28,7 @@ from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.cq import CompletionQueue, CompletionQueues
 from pybpfvm.uring_backend.filtering import RequestFilter
 from pybpfvm.uring_backend.layout import RingMemory
+from pybpfvm.uring_backend.requests import LINK
 from pybpfvm.uring_backend.setup import check_setup
 from pybpfvm.uring_backend.submitter import Submitter
 from pybpfvm.uring_backend.turns import SLICE_NS, Turns, in_turn
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 MAX_PROGRAMS = 100
 _USER = "user"
 _EMPTY_SLOT = -1
-LINK = U32  # in place of a CQ's index: the open chain
 _ACCESSIBLE = frozenset({RegionKind.SHARED, RegionKind.MAP_VALUE})
 
 

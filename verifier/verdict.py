@@ -110,6 +110,8 @@ class Rule(Enum):
     SUBMIT_COUNT = "submit-count"
     RING_REGION = "ring-region"
     RING_SETUP = "ring-setup"
+    # of iouring-x
+    REQUEUE_UNLINKED = "requeue-without-link"
     # outside
     BUDGET = "budget"
     UNSUPPORTED = "unsupported"
@@ -145,6 +147,7 @@ LINTS = (
     Rule.SUBMIT_COUNT,
     Rule.RING_REGION,
     Rule.RING_SETUP,
+    Rule.REQUEUE_UNLINKED,
 )
 
 

@@ -27,4 +27,9 @@ struct io_uring_bpf_x {
 /* rw_flags of a BPF request: buf_index names a descriptor, addr an element or a first byte. */
 #define BPF_CONTEXT 1
 
+/* Up to `most` requests that wait on `cq` wait on CQ `to` instead; TO_LINK: the oldest goes on when
+ * the requests before it in the open chain are done. How many were moved, or -EINVAL. */
+HELPER(1001, long, requeue, struct io_uring_bpf_ctx *, u32 cq, u32 to, u32 most);
+#define TO_LINK (~0u)
+
 #endif

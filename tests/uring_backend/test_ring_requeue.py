@@ -9,7 +9,7 @@ import pytest
 from pybpfvm.events import CqePosted, Noted, Parked
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Op
-from pybpfvm.uring_backend.ring import LINK
+from pybpfvm.uring_backend.requests import LINK
 from tests.support.ring_bench import Bench, MakeBench, on_every_backend
 from tests.support.ring_programs import Program, Run, bpf, sqe
 

@@ -97,6 +97,7 @@ PROBLEMS: Mapping[Rule, tuple[str, str]] = {
     Rule.SUBMIT_COUNT: (_RING, "number of submissions that can not be meant"),
     Rule.RING_REGION: (_RING, "region that the ring does not give"),
     Rule.RING_SETUP: (_RING, "ring set up in another way"),
+    Rule.REQUEUE_UNLINKED: (_WAITS, "requeue behind a chain that is not open"),
     Rule.BUDGET: (_LIMITS, "program too complex"),
     Rule.UNSUPPORTED: (_LIMITS, "not supported by this verifier"),
 }
