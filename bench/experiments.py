@@ -24,6 +24,9 @@ _RUNS = {"kernel": 20_000, "sim": 1_000}
 _STATE = struct.Struct("<QQQII")
 _LEFT = 28
 _BUFFER, _MAP = 0, 1
+_WORKERS = (1, 8, 64)
+_DESK_CQ, _JOBS_CQ = 1, 2
+_JOBS = 50
 
 
 def run() -> Rows:
@@ -33,6 +36,8 @@ def run() -> Rows:
     rows: Rows = []
     for backend in backends:
         rows += _contexts(backend)
+        for workers in _WORKERS:
+            rows += _desks(backend, workers)
     return rows
 
 
@@ -55,7 +60,7 @@ def _rows(case: str, each: int, sides: dict[str, Side]) -> Rows:
 def _ring(backend: BackendName) -> Iterator[tuple[Ring, LoadedObject]]:
     with Machine() as machine:
         obj = machine.load(_OBJECT)
-        with Ring(64, (64,), backend=backend, abi=obj.profile, machine=machine) as ring:
+        with Ring(64, (64, 64, 64), backend=backend, abi=obj.profile, machine=machine) as ring:
             yield ring, obj
 
 
@@ -119,3 +124,55 @@ def _contexts(backend: BackendName) -> Rows:
                 },
             ),
         ]
+
+
+def _desks(backend: BackendName, workers: int) -> Rows:
+    """Jobs, one at a time, for one of so many workers: handed over, or woken for by all."""
+    with (
+        _office(backend, "desk_worker", workers, "desk", _DESK_CQ) as desk,
+        _office(backend, "herd_worker", workers, None, _JOBS_CQ) as herd,
+    ):
+        case = f"{backend}: a job for one of {workers} workers"
+        rows = _rows(case, _JOBS, {"requeued": desk.round, "all woken": herd.round})
+        return [
+            *rows,
+            (f"{case}: runs, requeued", desk.runs(), "each"),
+            (f"{case}: runs, all woken", herd.runs(), "each"),
+        ]
+
+
+class _Office:
+    """Workers on a ring, and the queue into which jobs come."""
+
+    def __init__(self, ring: Ring, jobs_cq: int) -> None:
+        self._ring = ring
+        self._cq = jobs_cq
+
+    def round(self) -> float:
+        """Seconds that all jobs take."""
+        start = time.perf_counter()
+        for _ in range(_JOBS):
+            self._ring.get_sqe().prep_nop(cq_idx=self._cq)
+            self._ring.submit()
+        return time.perf_counter() - start
+
+    def runs(self) -> float:
+        """Program runs of a job."""
+        before = sum(self._ring.counts.runs.values())
+        self.round()
+        return (sum(self._ring.counts.runs.values()) - before) / _JOBS
+
+
+@contextmanager
+def _office(
+    backend: BackendName, worker: str, workers: int, desk: str | None, jobs_cq: int
+) -> Iterator[_Office]:
+    with _ring(backend) as (ring, obj):
+        ring.register_bpf([obj[worker], None if desk is None else obj[desk]])
+        for _ in range(workers):
+            ring.get_sqe().prep_bpf(0)
+        ring.submit()
+        if desk is not None:
+            ring.get_sqe().prep_bpf(1)
+            ring.submit()
+        yield _Office(ring, jobs_cq)

@@ -124,3 +124,34 @@ RING_PROG(runs_by_copy)
 	copy_to_user(user, &state, sizeof(state));
 	return again(ctx);
 }
+
+/* One job for one of many workers: all of them wait for it, or it is handed to an idle one. */
+#define JOBS_CQ 2
+#define IDLE_CQ 3
+
+RING_PROG(herd_worker)
+{
+	struct io_uring_cqe job;
+
+	reap(ctx, JOBS_CQ, &job);
+	return wait_for(ctx, JOBS_CQ, 1);
+}
+
+RING_PROG(desk_worker)
+{
+	struct io_uring_cqe job;
+
+	reap(ctx, JOBS_CQ, &job);
+	return wait_for(ctx, IDLE_CQ, 1);
+}
+
+RING_PROG(desk)
+{
+	struct io_uring_cqe job;
+
+	if (!reap(ctx, CQ, &job)) {
+		emit(ctx, JOBS_CQ, job.user_data, job.res, 0);
+		requeue(ctx, IDLE_CQ, JOBS_CQ, 1);
+	}
+	return wait_for(ctx, CQ, 1);
+}
