@@ -30,7 +30,7 @@ _CTX = struct.Struct("<QII")  # user_data, wait_nr, wait_idx
 # Who has such a flag has a place among others, which it keeps.
 _PLACED = SQE_ANY_LINK | SQE_IO_DRAIN
 _WAIT = struct.Struct("<8xII")
-_DATA = struct.Struct("<QQ")  # data, data_end: behind them, where requests name memory
+_MEMORY = struct.Struct("<QQQ")  # data, data_end, user: behind them, where requests have memory
 
 
 class ProgramRunner(Protocol):
@@ -284,7 +284,7 @@ class BpfRequests:
         if self._has_ctx:
             _CTX.pack_into(self._ctx_view, 0, request.user_data, request.wait_nr, request.wait_idx)
         if self._rules.contexts:
-            _DATA.pack_into(self._ctx_view, _CTX.size, *request.data)
+            _MEMORY.pack_into(self._ctx_view, _CTX.size, *request.data, request.user)
         request.runs += 1
         self._cqs.counts.runs[self._runner.name(request.program)] += 1
         if self._observer is not None:

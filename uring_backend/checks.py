@@ -22,14 +22,13 @@ from pybpfvm.uring_backend.abi import (
     Op,
     Sqe,
 )
-from pybpfvm.uring_backend.contexts import Context, context_of, misused
+from pybpfvm.uring_backend.contexts import misused
 
 _TAKES_BUFFERS = frozenset((Op.READV, Op.RECVMSG, Op.READ, Op.RECV, Op.READ_MULTISHOT))
 
 
 class SqeChecks:
-    """The checks of one ring. `programs` is its program table, `contexts` what its requests may
-    name as context (iouring-x), None while nothing is registered.
+    """The checks of one ring. `programs` is its program table, None while nothing is registered.
 
     `later_opcodes`: opcodes that mainline got after the ABI's time count, too.
     """
@@ -39,7 +38,6 @@ class SqeChecks:
     ) -> None:
         self._last_opcode = OP_LAST - 1 if later_opcodes else rules.bpf_opcode
         self.programs: Sequence[int | None] | None = None
-        self.contexts: Sequence[Context] | None = None
         self._has_contexts = rules.contexts
         self._unknown_flags = ~SQE_VALID_FLAGS
         if not rules.cqe_skip:
@@ -87,7 +85,3 @@ class SqeChecks:
         if program is None:
             return errno.EFAULT, 0, 0
         return 0, slot, program
-
-    def context(self, raw: bytes) -> tuple[int, int] | None:
-        """The memory that a BPF SQE names, as `contexts.context_of` gives it."""
-        return context_of(self.contexts or (), Sqe.unpack(raw))

@@ -53,15 +53,29 @@ class Request:
 
 class BpfRequest(Request):
     """A request that runs `program`, registered in `slot`; wait_* are its context's fields, `data`
-    (start, end) the memory that it named, zeros for none."""
+    (start, end) the memory that it named, `user` what its user_data was found to point to, zeros
+    for none. `unpin` gives up what is kept for it, when it is over."""
 
-    __slots__ = ("data", "parked", "program", "recheck", "runs", "slot", "wait_idx", "wait_nr")
+    __slots__ = (
+        "data",
+        "parked",
+        "program",
+        "recheck",
+        "runs",
+        "slot",
+        "unpin",
+        "user",
+        "wait_idx",
+        "wait_nr",
+    )
 
     def __init__(self, token: int, sqe: bytes, user_data: int, cq: int, origin: str) -> None:
         super().__init__(token, sqe, user_data, cq, origin)
         self.slot = -1
         self.program = -1
         self.data = (0, 0)
+        self.user = 0
+        self.unpin: Callable[[], None] | None = None
         self.runs = 0
         self.wait_nr = 0
         self.wait_idx = 0
@@ -109,6 +123,9 @@ class RequestTable:
         if self.live.pop(request.token, None) is None:
             raise InternalError(f"request {request.token} ended twice")
         self._forget(request)
+        if isinstance(request, BpfRequest) and request.unpin is not None:
+            request.unpin()
+            request.unpin = None
 
     def rename(self, request: Request, user_data: int) -> None:
         """Its CQEs carry another user_data from now on."""

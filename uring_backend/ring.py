@@ -17,13 +17,13 @@ from pybpfvm.bits import U32
 from pybpfvm.errors import InputError, InternalError, RingError, RingHang
 from pybpfvm.events import HostWaits, HostWoke, Observer
 from pybpfvm.interrupts import breathe, uninterrupted
-from pybpfvm.memory import AddressSpace, Region, RegionKind
+from pybpfvm.memory import AddressSpace
 from pybpfvm.profiles.base import Profile
 from pybpfvm.uring_backend.abi import SQE_BYTES, Cqe
 from pybpfvm.uring_backend.base import Backend
 from pybpfvm.uring_backend.bpf import BpfRequests, Budgets, ProgramRunner, wait_line
 from pybpfvm.uring_backend.checks import SqeChecks
-from pybpfvm.uring_backend.contexts import MAX_CONTEXTS, Context
+from pybpfvm.uring_backend.contexts import MAX_CONTEXTS, Context, RequestMemory
 from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.cq import CompletionQueue, CompletionQueues
 from pybpfvm.uring_backend.filtering import RequestFilter
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 MAX_PROGRAMS = 100
 _USER = "user"
 _EMPTY_SLOT = -1
-_ACCESSIBLE = frozenset({RegionKind.SHARED, RegionKind.MAP_VALUE})
 
 
 class _Stop(Enum):
@@ -94,7 +93,7 @@ class Ring:
         self._loop: KernelLoop | None = None
         self._filtered = False
         self._runner = runner
-        self._pinned: list[Region] = []
+        self.requests_memory = RequestMemory(memory)
         self._memory = RingMemory(memory, profile, setup)
         self.sq = self._memory.submission_queue()
         queues = self._memory.completion_queues()
@@ -111,6 +110,7 @@ class Ring:
             memory,
             backend,
             self.cqs,
+            self.requests_memory,
             live_requests=budgets.live_requests,
             observer=observer,
         )
@@ -319,10 +319,12 @@ class Ring:
 
     @uninterrupted
     @in_turn
-    def register_bpf(self, programs: Sequence[int | None]) -> None:
+    def register_bpf(self, programs: Sequence[int | None], user_bytes: Sequence[int] = ()) -> None:
         """IORING_REGISTER_BPF: numbers that `runner` knows; None or -1 leaves a slot empty.
 
-        Waits until no request is in flight. Raises RingError (section 1.5).
+        `user_bytes`: by slot, how many bytes of memory shared with programs the `user_data` of its
+        requests must point to (iouring-x). Waits until no request is in flight. Raises RingError
+        (section 1.5).
         """
         self._begin_call()
         if not 0 < len(programs) <= MAX_PROGRAMS:
@@ -340,6 +342,7 @@ class Ring:
                 raise RingError(abs(refused), f"slot {slot}: {program} is no program for this ring")
             table.append(program)
         self._checks.programs = tuple(table)
+        self.requests_memory.user_bytes = tuple(user_bytes)
 
     @uninterrupted
     @in_turn
@@ -365,35 +368,18 @@ class Ring:
         if not 0 < len(contexts) <= MAX_CONTEXTS:
             raise RingError(errno.EINVAL, f"{len(contexts)} contexts, 1 to {MAX_CONTEXTS} can be")
         self._quiesce()
-        if self._checks.contexts is not None:
+        if self.requests_memory.registered:
             raise RingError(errno.EBUSY, "contexts are already registered")
-        regions: list[Region] = []
-        for index, one in enumerate(contexts):
-            region = self.memory.region_at(one.start)
-            end = one.start + one.stride * (one.count - 1) + one.size
-            if region is None or region.kind not in _ACCESSIBLE or not region.writable:
-                raise RingError(errno.EFAULT, f"context {index}: no memory that programs can write")
-            if one.size < 1 or one.count < 1 or end > region.end:
-                raise RingError(errno.EFAULT, f"context {index} ends outside {region.name}")
-            regions.append(region)
-        for region in regions:
-            self.memory.pin(region)
-        self._pinned = regions
-        self._checks.contexts = tuple(contexts)
+        self.requests_memory.register(contexts)
 
     @uninterrupted
     def unregister_contexts(self) -> None:
         """Take `register_contexts` back; waits like it. Raises RingError ENXIO."""
         self._begin_call()
         self._quiesce()
-        if self._checks.contexts is None:
+        if not self.requests_memory.registered:
             raise RingError(errno.ENXIO, "no contexts are registered")
-        self._checks.contexts = None
-        self._unpin()
-
-    def _unpin(self) -> None:
-        while self._pinned:
-            self.memory.unpin(self._pinned.pop())
+        self.requests_memory.unregister()
 
     def put_filter(self, filter_: RequestFilter) -> None:
         """Requests pass this filter from now on; compiled code loops over the ring no more."""
@@ -675,5 +661,5 @@ class Ring:
             for queue in self.cqs.queues:
                 queue.release()
             self._memory.free()
-            self._unpin()
+            self.requests_memory.unregister()
             self.memory.forget_before_close(self.close)

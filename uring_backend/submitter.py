@@ -30,6 +30,7 @@ from pybpfvm.uring_backend.abi import (
 )
 from pybpfvm.uring_backend.base import EXTERNAL, OTHER_RING, Backend, Message, Started
 from pybpfvm.uring_backend.checks import SqeChecks
+from pybpfvm.uring_backend.contexts import RequestMemory
 from pybpfvm.uring_backend.cq import CompletionQueues
 from pybpfvm.uring_backend.filtering import FilterGate
 from pybpfvm.uring_backend.performed import Performed, is_performed
@@ -66,6 +67,7 @@ class Submitter:
         memory: AddressSpace,
         backend: Backend,
         cqs: CompletionQueues,
+        memory: RequestMemory,
         *,
         live_requests: int,
         observer: Observer | None,
@@ -82,6 +84,7 @@ class Submitter:
         self._memory = memory
         self._backend = backend
         self._cqs = cqs
+        self._memory = memory
         self._live_requests = live_requests
         self._observer = observer
         self._chain: list[tuple[Request, int]] = []  # a program's open chain, with errnos
@@ -363,11 +366,7 @@ class Submitter:
             if not error:
                 error, bpf.slot, bpf.program = self._checks.bpf(raw)
             if not error and self._rules.contexts:
-                found = self._checks.context(raw)
-                if found is None:
-                    error = errno.EFAULT
-                else:
-                    bpf.data = found
+                error = self._memory.prepare(bpf)
         else:
             request = Request(token, raw, user_data, cq or 0, origin)
         table.add(request)

@@ -80,6 +80,7 @@ class Rule(Enum):
     ATTACH_TARGET = "attach-target"
     # user memory (verifier/usermemory/contract.py)
     USER_RANGE = "user-range"
+    USER_POINTER = "user-pointer"
     # lints (verifier/lints/): warnings, never part of a verdict
     USER_UNPROVEN = "user-range-unproven"
     DOUBLE_FETCH = "double-fetch"

@@ -23,6 +23,7 @@ class CtxHolds(Enum):
     DATA = "the address of the packet; a load gives all 64 bits, whatever its size"
     DATA_END = "the address behind the packet, likewise"
     DATA_META = "the address of the packet's metadata, likewise"
+    USER_BLOCK = "the address of what user_data points to, where that is verified"
     LENGTH = "the packet's length in bytes"
     PROTOCOL = "the packet's EtherType, in network order"
     PACKET_TYPE = "to whom the packet is addressed"
@@ -115,7 +116,7 @@ class RingRules:
     length_checked: bool  # submit and reap check their length argument at run time
     bad_sqe_joins_chain: bool  # a bad SQE with an open chain becomes a failed member (v3)
     submit_returns_errno: bool  # v1: 0 accepted, -errno bad and no CQE; later: 1 / 0 with a CQE
-    contexts: bool = False  # requests may name memory that their runs get (iouring-x)
+    contexts: bool = False  # requests may have memory that their runs get (iouring-x)
 
 
 class PacketAccess(Enum):

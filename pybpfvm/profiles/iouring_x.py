@@ -15,16 +15,18 @@ from pybpfvm.profiles.iouring_2021 import V3
 _MORE_FIELDS = (
     CtxField("data", 16, 8, writable=False, holds=CtxHolds.DATA),
     CtxField("data_end", 24, 8, writable=False, holds=CtxHolds.DATA_END),
+    CtxField("user", 32, 8, writable=False, holds=CtxHolds.USER_BLOCK),
 )
 _CTX = (
     "io_uring_bpf_ctx",
-    32,
+    40,
     (
         ("user_data", 0, 8),
         ("wait_nr", 8, 4),
         ("wait_idx", 12, 4),
         ("data", 16, 8),
         ("data_end", 24, 8),
+        ("user", 32, 8),
     ),
 )
 
@@ -35,7 +37,7 @@ X = replace(
     title="BPF requests with what the prototype left open, an experiment of pybpfvm",
     prog_type=0,  # no kernel has one
     sections=(SectionRule("uring.x", sleepable=True),),
-    ctx_bytes=32,
+    ctx_bytes=40,
     ctx_fields=(*V3.ctx_fields, *_MORE_FIELDS),
     ring=replace(V3.ring, contexts=True),
     helpers={**V3.helpers, 1001: "io_uring_requeue"},

@@ -129,7 +129,8 @@ class Live:
                 if name == scenario.ring.mem:
                     self.blocks[name] = self.loop.register_mem(size, name)
                 else:
-                    shared = name in scenario.ring.contexts
+                    rules = self.object.profile.ring
+                    shared = rules is not None and rules.contexts
                     self.blocks[name] = ring.user.alloc(size, name, shared=shared)
         for name, content in scenario.blocks.items():
             if not isinstance(content, Fill) or content.byte:
@@ -199,7 +200,8 @@ class Live:
     def register(self, programs: Sequence[str | None]) -> None:
         """Register programs by name; LoadRejected or RingError as the ring says."""
         self.requests.register_bpf(
-            [None if name is None else self.object[name] for name in programs]
+            [None if name is None else self.object[name] for name in programs],
+            contract=self.scenario.contract,
         )
         self.slots = {name: slot for slot, name in enumerate(programs) if name is not None}
 

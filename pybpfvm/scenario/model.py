@@ -426,7 +426,8 @@ class Scenario:
 
     `attach` are the callbacks that are on a ring of a loop from the beginning; None: the object's
     only ones, unless a step attaches some. `constants` are given when the object is loaded,
-    `globals` to the variables of the object then.
+    `globals` to the variables of the object then. `contract` is the text of one, by which programs
+    are verified when they are registered.
     """
 
     path: str
@@ -442,6 +443,7 @@ class Scenario:
     faults: Faults | None = None
     title: str = ""
     unverified: bool = False
+    contract: str | None = None
     network: NetworkChange | None = None
     filters: tuple[FilterSpec, ...] = ()  # registered before the first step
     attach: tuple[str, ...] | None = None

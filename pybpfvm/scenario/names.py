@@ -305,6 +305,7 @@ class _Names:
                 ("programs", bool(scenario.programs)),
                 ("ring.cq_entries", bool(scenario.ring.cq_entries)),
                 ("ring.contexts", bool(scenario.ring.contexts)),
+                ("contract", scenario.contract is not None),
             ]
             self._callbacks(obj)
         said += [(step.where, isinstance(step.action, others)) for step in scenario.steps]

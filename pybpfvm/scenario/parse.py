@@ -101,6 +101,7 @@ def _scenario(table: Table, name: str, base: Path) -> Scenario:
     obj = base / table.name("object")
     abi = table.text("abi") or None
     unverified = table.flag("unverified")
+    contract = _text_of(table, "contract", base)
     programs = _programs(table.items("programs"), table.at("programs"))
     ring = _ring(table.take("ring"), table.at("ring"))
     blocks = _contents(table.tables("user"), table.at("user"), base)
@@ -141,6 +142,7 @@ def _scenario(table: Table, name: str, base: Path) -> Scenario:
         faults=faults,
         title=title,
         unverified=unverified,
+        contract=contract,
         network=network,
         filters=filters,
         attach=attach,
@@ -149,6 +151,18 @@ def _scenario(table: Table, name: str, base: Path) -> Scenario:
         seed=seed,
         dump=dump,
     )
+
+
+def _text_of(table: Table, key: str, base: Path) -> str | None:
+    """What is in the host file of that name, None where none is named."""
+    if key not in table:
+        return None
+    where = table.at(key)
+    data = read_input_file(base / table.name(key), MAX_FILE_BYTES)
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"not UTF-8 at byte {error.start}", where=where) from None
 
 
 def _programs(items: list[TomlValue], where: str) -> tuple[str | None, ...]:

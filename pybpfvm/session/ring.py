@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
+from typing import Any
 
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Engine, RunEnvironment
 from pybpfvm.errors import (
@@ -38,6 +39,7 @@ from pybpfvm.uring_backend.kernel.loop import KernelLoop
 from pybpfvm.uring_backend.ring import Ring as CoreRing
 from pybpfvm.uring_backend.setup import check_setup
 from pybpfvm.verifier.loadcheck import check_load
+from pybpfvm.verifier.usermemory.contract import Contract
 
 _DEFAULT_ABI = "iouring-v3"
 
@@ -138,14 +140,23 @@ class Ring(HostRing):
 
     # --- programs ---------------------------------------------------------------------------
 
-    def register_bpf(self, programs: Sequence[LoadedProgram | None]) -> None:
-        """IORING_REGISTER_BPF; None leaves a slot empty.
+    def register_bpf(
+        self,
+        programs: Sequence[LoadedProgram | None],
+        *,
+        contract: str | Mapping[str, Any] | None = None,
+    ) -> None:
+        """IORING_REGISTER_BPF; None leaves a slot empty. `contract` (docs/contracts.md) is what the
+        host promises: programs are verified by it, and on a ring of iouring-x the ring keeps to it
+        what it says of pinned blocks.
 
         Raises LoadRejected for a program its kernel would not load, UnsupportedError for one that
         the verifier can not decide on, RingError when registering is refused.
         """
         numbers: list[int | None] = []
+        user_bytes: list[int] = []
         for program in programs:
+            user_bytes.append(0)
             if program is None:
                 numbers.append(None)
                 continue
@@ -167,10 +178,23 @@ class Ring(HostRing):
                     strict_ctx=self.strict_ctx,
                     source_at=program.program.line_at,
                 )
-                require_accepted(program, strict_ctx=self.strict_ctx)
+                promised = self._promised(program, contract)
+                require_accepted(program, strict_ctx=self.strict_ctx, contract=promised)
+                block = None if promised is None else promised.pinned_block(program.name)
+                user_bytes[-1] = 0 if block is None else block.size
             prepare(self.engine, program.owner.image)
             numbers.append(self._runner.add(program, verified=self.verify))
-        self.core.register_bpf(numbers)
+        self.core.register_bpf(numbers, user_bytes)
+
+    def _promised(
+        self, program: LoadedProgram, contract: str | Mapping[str, Any] | None
+    ) -> Contract | None:
+        """The contract, as it is for the object of the program."""
+        if contract is None:
+            return None
+        from pybpfvm.verifier.usermemory.contract_parse import parse_contract
+
+        return parse_contract(contract, program.owner.object)
 
     def unregister_bpf(self) -> None:
         """IORING_UNREGISTER_BPF."""

@@ -9,6 +9,7 @@ import pytest
 
 from pybpfvm.errors import InputError, RingError
 from pybpfvm.memory import Region, RegionKind
+from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Sqe
 from pybpfvm.uring_backend.contexts import BPF_CONTEXT, Context
 from tests.support.ring_bench import Bench, MakeBench, on_every_backend
@@ -183,3 +184,77 @@ def test_registered_memory_is_pinned(make_bench: MakeBench) -> None:
     bench.ring.register_contexts([Context(seen.map.start, 64)])
     bench.ring.close()
     bench.memory.free(seen.map)
+
+
+# --- what user_data points to ---------------------------------------------------------------------
+
+
+def pointing(make_bench: MakeBench, size: int, seen: list[int]) -> Bench:
+    """A ring whose program wants `size` bytes, notes where they are, and waits once on CQ 1."""
+
+    def look(run: Run) -> int:
+        seen.append(struct.unpack("<Q", run.memory.read(run.ctx_addr + 32, 8))[0])
+        return run.done() if run.wait_fields != (0, 0) else run.wait(1, 1)
+
+    bench = make_bench("x", look, register=False)
+    bench.ring.register_bpf([0], [size])
+    return bench
+
+
+@on_every_backend
+def test_user_data_must_point_to_shared_memory(make_bench: MakeBench) -> None:
+    seen: list[int] = []
+    bench = pointing(make_bench, 24, seen)
+    memory = bench.memory
+    shared = memory.alloc(40, RegionKind.SHARED, "shared")
+    user = memory.alloc(40, RegionKind.USER, "user")
+    stack = memory.alloc(40, RegionKind.STACK, "stack")
+    for wrong in (0, user.start, stack.start, shared.start + 24, shared.end, shared.start - 8):
+        bench.submit(bpf(0, user_data=wrong))
+        assert bench.cqes() == [(wrong, EFAULT)]
+    bench.submit(bpf(0, user_data=shared.start + 4))
+    assert bench.cqes() == [(shared.start + 4, EINVAL)]
+    bench.submit(sqe(cq=1), bpf(0, user_data=shared.start), bpf(0, user_data=shared.start + 16))
+    assert seen == [shared.start, shared.start + 16] * 2
+    assert bench.cqes() == [(shared.start, 0), (shared.start + 16, 0)]
+
+
+@on_every_backend
+def test_it_is_pinned_while_the_request_lives(make_bench: MakeBench) -> None:
+    seen: list[int] = []
+    bench = pointing(make_bench, 8, seen)
+    block = bench.memory.alloc(8, RegionKind.SHARED, "block")
+    bench.submit(bpf(0, user_data=block.start), bpf(0, user_data=block.start))
+    with pytest.raises(InputError, match="block is pinned"):
+        bench.memory.free(block)
+    bench.submit(sqe(cq=1))
+    assert len(seen) == 4
+    bench.memory.free(block)
+    bench.submit(bpf(0, user_data=block.start))
+    assert bench.cqes()[-1] == (block.start, EFAULT)
+    assert len(seen) == 4
+
+
+def test_closing_gives_up_what_is_pinned(make_bench: MakeBench) -> None:
+    bench = pointing(make_bench, 8, [])
+    block = bench.memory.alloc(8, RegionKind.SHARED, "block")
+    bench.submit(bpf(0, user_data=block.start))
+    bench.ring.close()
+    bench.memory.free(block)
+
+
+def test_a_chain_that_is_cancelled_gives_up_what_it_pinned(make_bench: MakeBench) -> None:
+    bench = pointing(make_bench, 8, [])
+    block = bench.memory.alloc(8, RegionKind.SHARED, "block")
+    linked = bpf(0, user_data=block.start)
+    bench.submit(sqe(99, flags=abi.SQE_IO_LINK), linked)
+    assert bench.cqes() == [(0, EINVAL), (block.start, -errno.ECANCELED)]
+    bench.memory.free(block)
+
+
+def test_others_are_told_of_no_memory(make_bench: MakeBench) -> None:
+    seen = Seen()
+    bench = seen.bench(make_bench)
+    bench.submit(bpf(0, user_data=seen.buffer.start))
+    assert seen.runs == [(0, 0)]
+    assert bench.memory.read(bench.ring._memory.ctx.start + 32, 8) == bytes(8)

@@ -68,6 +68,7 @@ PROBLEMS: Mapping[Rule, tuple[str, str]] = {
     Rule.TRUST: (_KERNEL, "pointer that can not be trusted"),
     Rule.REGION: (_RESOURCES, "critical section not left, or not entered"),
     Rule.ATTACH_TARGET: (_KERNEL, "nothing of this name to attach to"),
+    Rule.USER_POINTER: (_USER, "user pointer that no contract declares"),
     Rule.USER_RANGE: (_USER, "user memory outside the contract"),
     Rule.USER_UNPROVEN: (_USER, "user memory that nothing bounds"),
     Rule.DOUBLE_FETCH: (_USER, "shared memory read twice after a check"),

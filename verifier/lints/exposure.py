@@ -43,10 +43,10 @@ def stored(site: Site) -> None:
 
 
 def stored_in_context(site: Site) -> None:
-    """A store to the memory that the request named, which is the host's."""
+    """A store to memory of the request, which is the host's."""
     value = site.regs[site.insn.src]
     if site.insn.spec.kind is not Kind.ST and value.type not in _NOT_POINTERS:
-        _warn(site, value, "memory that the request named")
+        _warn(site, value, "memory of the request, which user space sees")
 
 
 def _memory(site: Site, memory: Reg, size: int, what: str) -> None:

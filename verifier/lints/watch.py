@@ -202,7 +202,7 @@ class Lints(Watching):
         elif pointer.type is RegType.PTR_TO_MAP_VALUE:
             exposure.stored(site)
             site.notes = replace(site.notes, persisted=True)
-        elif pointer.type is RegType.PTR_TO_PACKET:
+        elif pointer.type in (RegType.PTR_TO_PACKET, RegType.PTR_TO_MEM):
             exposure.stored_in_context(site)
             site.notes = replace(site.notes, persisted=True)
         if insn.spec.kind is not InsnKind.ST and pointer.type is not RegType.PTR_TO_STACK:
