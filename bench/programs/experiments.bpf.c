@@ -8,6 +8,7 @@
 LICENSE("Dual MIT/GPL");
 
 #define TURNS 8000
+#define RUNS 50
 #define CQ 1
 
 struct state {
@@ -29,6 +30,19 @@ inline_always void change(struct state *state, u32 by)
 	asm volatile("" ::: "memory");
 }
 
+/* After TURNS turns: another run at once, by a completion that stays, until there were RUNS. */
+inline_always int onward(struct io_uring_bpf_ctx *ctx, u32 turns)
+{
+	struct io_uring_cqe stays;
+
+	if (turns == TURNS)
+		emit(ctx, CQ, 0, 0, 0);
+	if (turns < TURNS * RUNS)
+		return wait_for(ctx, CQ, 1);
+	reap(ctx, CQ, &stays);
+	return finish(ctx);
+}
+
 /* Another run after a NOP. */
 inline_always int again(struct io_uring_bpf_ctx *ctx)
 {
@@ -46,12 +60,14 @@ RING_PROG(turns_by_context)
 		return finish(ctx);
 	for (u32 i = 0; i < TURNS; i++)
 		change(state, i);
-	return finish(ctx);
+	return onward(ctx, state->turns);
 }
 
 RING_PROG(turns_by_lookup)
 {
 	u32 key = (u32)ctx->user_data;
+
+	u32 turns = 0;
 
 	for (u32 i = 0; i < TURNS; i++) {
 		struct state *state = map_lookup(&states, &key);
@@ -59,14 +75,15 @@ RING_PROG(turns_by_lookup)
 		if (!state)
 			return finish(ctx);
 		change(state, i);
+		turns = state->turns;
 	}
-	return finish(ctx);
+	return onward(ctx, turns);
 }
 
 RING_PROG(turns_by_copy)
 {
 	struct state *user = (struct state *)ctx->user_data;
-	struct state state;
+	struct state state = {};
 
 	for (u32 i = 0; i < TURNS; i++) {
 		if (copy_from_user(&state, sizeof(state), user))
@@ -74,7 +91,7 @@ RING_PROG(turns_by_copy)
 		change(&state, i);
 		copy_to_user(user, &state, sizeof(state));
 	}
-	return finish(ctx);
+	return onward(ctx, state.turns);
 }
 
 RING_PROG(runs_by_context)
@@ -154,4 +171,27 @@ RING_PROG(desk)
 		requeue(ctx, IDLE_CQ, JOBS_CQ, 1);
 	}
 	return wait_for(ctx, CQ, 1);
+}
+
+/* What user_data points to, by plain accesses; the plain way are the copies above. */
+RING_PROG(turns_by_pointer)
+{
+	struct state *state = more_of(ctx)->user;
+
+	for (u32 i = 0; i < TURNS; i++)
+		change(state, i);
+	return onward(ctx, state->turns);
+}
+
+RING_PROG(runs_by_pointer)
+{
+	struct state *state = more_of(ctx)->user;
+	struct io_uring_cqe done;
+
+	reap(ctx, CQ, &done);
+	change(state, (u32)done.res);
+	if (!state->left)
+		return finish(ctx);
+	state->left--;
+	return again(ctx);
 }

@@ -20,6 +20,7 @@ struct io_uring_bpf_x {
 	struct io_uring_bpf_ctx ring;
 	void *data; /* the memory that the request named; none: both are NULL */
 	void *data_end;
+	void *user; /* what user_data points to, where a contract declares it as pinned */
 };
 
 #define more_of(ctx) ((struct io_uring_bpf_x *)(ctx))
