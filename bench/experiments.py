@@ -17,7 +17,7 @@ from pybpfvm.uring_backend.kernel import probe
 Rows = list[tuple[str, float, str]]
 Side = Callable[[], float]
 
-_OBJECT = Path(__file__).parent / "programs" / "experiments.bpf.o"
+_OBJECT = Path(__file__).parent / "programs" / "experiments" / "experiments.bpf.o"
 _ROUNDS = 5
 _TURNS = 8_000 * 50  # of the programs, in 50 runs
 _RUNS = {"kernel": 20_000, "sim": 1_000}

@@ -21,7 +21,6 @@ from pybpfvm import bpfsys
 from pybpfvm.isa.asm import assemble
 from pybpfvm.isa.codec import encode
 from pybpfvm.loader import load
-from pybpfvm.objectfile import detect_abi
 from pybpfvm.profiles import profile_named
 from pybpfvm.profiles.base import Profile, Sleepable
 from pybpfvm.profiles.ordinary import profile_of_section
@@ -113,10 +112,7 @@ def _against(what: str, figures: list[Figures]) -> list[Row]:
 def measured(path: Path, kernel: bool) -> list[Figures]:
     """Each program of an object, judged by us and, if asked and able, the running kernel."""
     obj = load(path)
-    detected = detect_abi(obj).profile
-    if detected is None or detected.ring is None:
-        detected = profile_named(_RING_ABI)
-    ring = detected
+    ring = profile_named(_RING_ABI)
     profiles = [profile_of_section(program.section) or ring for program in obj.programs]
     found = []
     held = KernelObject(obj) if kernel and ring not in profiles else None
