@@ -52,12 +52,14 @@ class Request:
 
 
 class BpfRequest(Request):
-    """A request that runs `program`, registered in `slot`; wait_* are its context's fields, `data`
-    (start, end) the memory that it named, `user` what its user_data was found to point to, zeros
-    for none. `unpin` gives up what is kept for it, when it is over."""
+    """A request that runs `program`, registered in `slot`; wait_* and `futex` (address, value, and
+    result of the last wait) are its context's fields, `data` (start, end) is the memory that it
+    named, `user` what its user_data was found to point to, zeros for none. `unpin` gives up what is
+    kept for it, when it is over."""
 
     __slots__ = (
         "data",
+        "futex",
         "parked",
         "program",
         "recheck",
@@ -75,6 +77,7 @@ class BpfRequest(Request):
         self.program = -1
         self.data = (0, 0)
         self.user = 0
+        self.futex = (0, 0, 0)
         self.unpin: Callable[[], None] | None = None
         self.runs = 0
         self.wait_nr = 0

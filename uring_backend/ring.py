@@ -103,7 +103,8 @@ class Ring:
             observer=observer,
             now_ns=backend.now_ns,
         )
-        self._checks = SqeChecks(rules, setup.flags, len(queues), later_opcodes=later_opcodes)
+        later = later_opcodes or rules.later_opcodes
+        self._checks = SqeChecks(rules, setup.flags, len(queues), later_opcodes=later)
         self._submitter = Submitter(
             rules,
             self._checks,

@@ -21,6 +21,9 @@ struct io_uring_bpf_x {
 	void *data; /* the memory that the request named; none: both are NULL */
 	void *data_end;
 	void *user; /* what user_data points to, where a contract declares it as pinned */
+	u64 futex; /* the word that wait_for_word waits for, and what it holds meanwhile */
+	u32 futex_val;
+	s32 futex_res; /* of the last wait: 0 woken, -EAGAIN it held something else, -errno */
 };
 
 #define more_of(ctx) ((struct io_uring_bpf_x *)(ctx))
@@ -32,5 +35,18 @@ struct io_uring_bpf_x {
  * the requests before it in the open chain are done. How many were moved, or -EINVAL. */
 HELPER(1001, long, requeue, struct io_uring_bpf_ctx *, u32 cq, u32 to, u32 most);
 #define TO_LINK (~0u)
+
+/* `return wait_for_word(...)`: run the program again when somebody wakes the word at a user address,
+ * at once if it does not hold `value`. */
+inline_always int wait_for_word(struct io_uring_bpf_ctx *ctx, u64 word, u32 value)
+{
+	*(volatile u64 *)&more_of(ctx)->futex = word;
+	*(volatile u32 *)&more_of(ctx)->futex_val = value;
+	return 2;
+}
+
+/* The request that wakes `most` of those who wait for a word: they are told by no completion. */
+#define FUTEX_WAKE_SQE(word, most, cq)                                                         \
+	{ .opcode = 52, .fd = 2, .addr = (word), .off = (most), .cq_idx = (cq), .pad1 = 0xffff }
 
 #endif

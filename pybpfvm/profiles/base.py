@@ -116,7 +116,11 @@ class RingRules:
     length_checked: bool  # submit and reap check their length argument at run time
     bad_sqe_joins_chain: bool  # a bad SQE with an open chain becomes a failed member (v3)
     submit_returns_errno: bool  # v1: 0 accepted, -errno bad and no CQE; later: 1 / 0 with a CQE
-    contexts: bool = False  # requests may have memory that their runs get (iouring-x)
+    # Of iouring-x: requests may have memory that their runs get, the return value that waits for a
+    # futex (None: there is none), and whether opcodes behind BPF are those of mainline.
+    contexts: bool = False
+    futex_value: int | None = None
+    later_opcodes: bool = False
 
 
 class PacketAccess(Enum):

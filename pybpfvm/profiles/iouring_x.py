@@ -16,10 +16,13 @@ _MORE_FIELDS = (
     CtxField("data", 16, 8, writable=False, holds=CtxHolds.DATA),
     CtxField("data_end", 24, 8, writable=False, holds=CtxHolds.DATA_END),
     CtxField("user", 32, 8, writable=False, holds=CtxHolds.USER_BLOCK),
+    CtxField("futex", 40, 8, writable=True),
+    CtxField("futex_val", 48, 4, writable=True),
+    CtxField("futex_res", 52, 4, writable=False),
 )
 _CTX = (
     "io_uring_bpf_ctx",
-    40,
+    56,
     (
         ("user_data", 0, 8),
         ("wait_nr", 8, 4),
@@ -27,6 +30,9 @@ _CTX = (
         ("data", 16, 8),
         ("data_end", 24, 8),
         ("user", 32, 8),
+        ("futex", 40, 8),
+        ("futex_val", 48, 4),
+        ("futex_res", 52, -4),
     ),
 )
 
@@ -37,9 +43,10 @@ X = replace(
     title="BPF requests with what the prototype left open, an experiment of pybpfvm",
     prog_type=0,  # no kernel has one
     sections=(SectionRule("uring.x", sleepable=True),),
-    ctx_bytes=40,
+    ctx_bytes=56,
     ctx_fields=(*V3.ctx_fields, *_MORE_FIELDS),
-    ring=replace(V3.ring, contexts=True),
+    returns=(0, 2),
+    ring=replace(V3.ring, contexts=True, futex_value=2, later_opcodes=True),
     helpers={**V3.helpers, 1001: "io_uring_requeue"},
     types=(*(one for one in V3.types if one[0] != "io_uring_bpf_ctx"), _CTX),
     packet_access=PacketAccess.FREE,

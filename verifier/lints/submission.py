@@ -83,7 +83,7 @@ def info_of(site: Site, opcode: int | None) -> OpInfo | None:
 def _check_flags(site: Site, sqe: Sqe) -> None:
     opcode, flags = sqe.opcode, sqe.value("flags")
     bpf = site.ring.bpf_opcode
-    if opcode is not None and opcode > bpf:
+    if opcode is not None and opcode > bpf and not site.ring.later_opcodes:
         site.warn(
             Rule.SQE_OPCODE,
             f"opcode {opcode} does not exist",
