@@ -42,6 +42,8 @@ inline_always int wait_for_word(struct io_uring_bpf_ctx *ctx, u64 word, u32 valu
 {
 	*(volatile u64 *)&more_of(ctx)->futex = word;
 	*(volatile u32 *)&more_of(ctx)->futex_val = value;
+	/* Or compilers make one store of this and finish()'s, through a changed context pointer. */
+	asm volatile("" ::: "memory");
 	return 2;
 }
 
