@@ -11,6 +11,7 @@ from statistics import median
 
 from pybpfvm.session import Block, LoadedObject, Machine, Ring
 from pybpfvm.session.hostring import BackendName
+from pybpfvm.uring_backend.abi import FUTEX2_SIZE_U32, SQE_CQE_SKIP_SUCCESS, Op
 from pybpfvm.uring_backend.contexts import BPF_CONTEXT
 from pybpfvm.uring_backend.kernel import probe
 
@@ -22,12 +23,14 @@ _ROUNDS = 5
 _TURNS = 8_000 * 50  # of the programs, in 50 runs
 _RUNS = {"kernel": 20_000, "sim": 1_000}
 _STATE = struct.Struct("<QQQII")
-_LEFT = 28
+_WORD, _LEFT = 24, 28
 _NEW = {"bytes": 0, "messages": 0, "sum": 0, "turns": 0, "left": 0}
 _CONTRACT = {
     "programs": {
         "turns_by_pointer": {"user_data": "state"},
         "runs_by_pointer": {"user_data": "state"},
+        "turns_by_atomic": {"user_data": "state"},
+        "told_by_futex": {"user_data": "state"},
     },
     "blocks": {"state": {"size": _STATE.size, "pinned": True}},
 }
@@ -46,6 +49,8 @@ def run() -> Rows:
         rows += _contexts(backend)
         for workers in _WORKERS:
             rows += _desks(backend, workers)
+        rows += _counters(backend)
+        rows += _told(backend)
     return rows
 
 
@@ -194,3 +199,62 @@ def _office(
             ring.get_sqe().prep_bpf(1)
             ring.submit()
         yield _Office(ring, jobs_cq)
+
+
+def _counters(backend: BackendName) -> Rows:
+    """A counter in user memory."""
+    with _ring(backend) as (ring, obj):
+        shared, copied = (ring.user.alloc(_STATE.size, shared=kind) for kind in (True, False))
+        programs = [obj["turns_by_atomic"], obj["counts_by_copy"]]
+        ring.register_bpf(programs, contract=_CONTRACT)
+
+        def turns(slot: int, block: Block) -> float:
+            block.write(bytes(_STATE.size))
+            taken = _timed(ring, slot, block.addr)
+            if block.u64() != _TURNS:
+                raise AssertionError(f"{block.u64()} of {_TURNS} were counted")
+            return taken
+
+        return _rows(
+            f"{backend}: a word of user memory counted up",
+            _TURNS,
+            {"atomic": lambda: turns(0, shared), "copies": lambda: turns(1, copied)},
+        )
+
+
+def _told(backend: BackendName) -> Rows:
+    """The host tells a program of something, which answers."""
+    with _ring(backend) as (ring, obj):
+        block = ring.user.alloc(_STATE.size, shared=True)
+        ring.register_bpf([obj["told_by_futex"], obj["told_by_cqe"]], contract=_CONTRACT)
+        for slot in (0, 1):
+            ring.get_sqe().prep_bpf(slot, user_data=block.addr)
+        ring.submit()
+        word = block.addr + _WORD
+        wake = {"fd": FUTEX2_SIZE_U32, "addr": word, "off": 1, "addr3": 0xFFFF_0000}
+
+        def by_futex() -> float:
+            start = time.perf_counter()
+            for number in range(1, _JOBS + 1):
+                block.write(number.to_bytes(4, "little"), _WORD)
+                ring.get_sqe().set(opcode=Op.FUTEX_WAKE, flags=SQE_CQE_SKIP_SUCCESS, **wake)
+                ring.submit()
+                _answered(ring, number)
+            return time.perf_counter() - start
+
+        def by_cqe() -> float:
+            start = time.perf_counter()
+            for number in range(1, _JOBS + 1):
+                ring.get_sqe().prep_nop(user_data=number, cq_idx=1)
+                ring.submit()
+                _answered(ring, number)
+            return time.perf_counter() - start
+
+        case = f"{backend}: a program is told something, and answers"
+        return _rows(case, _JOBS, {"futex": by_futex, "completion": by_cqe})
+
+
+def _answered(ring: Ring, number: int) -> None:
+    answer = ring.wait_cqe()
+    if answer.user_data != number:
+        raise AssertionError(f"{number} was answered with {answer.user_data}")

@@ -195,3 +195,52 @@ RING_PROG(runs_by_pointer)
 	state->left--;
 	return again(ctx);
 }
+
+/* A counter in user memory: by atomic instructions, or by copies, which lose what others count. */
+RING_PROG(turns_by_atomic)
+{
+	struct state *state = more_of(ctx)->user;
+
+	for (u32 i = 0; i < TURNS; i++)
+		__sync_fetch_and_add(&state->bytes, 1);
+	state->turns += TURNS;
+	return onward(ctx, state->turns);
+}
+
+RING_PROG(counts_by_copy)
+{
+	struct state *user = (struct state *)ctx->user_data;
+	u32 turns = 0;
+	u64 bytes;
+
+	for (u32 i = 0; i < TURNS; i++) {
+		if (copy_from_user(&bytes, sizeof(bytes), &user->bytes))
+			return finish(ctx);
+		bytes++;
+		copy_to_user(&user->bytes, &bytes, sizeof(bytes));
+	}
+	copy_from_user(&turns, sizeof(turns), &user->turns);
+	turns += TURNS;
+	copy_to_user(&user->turns, &turns, sizeof(turns));
+	return onward(ctx, turns);
+}
+
+/* The host tells a program of something, and it answers: by a futex, or by a completion. */
+RING_PROG(told_by_futex)
+{
+	struct state *state = more_of(ctx)->user;
+	u32 now = *(volatile u32 *)&state->turns;
+
+	if (now)
+		emit(ctx, 0, now, 0, 0);
+	return wait_for_word(ctx, ctx->user_data + __builtin_offsetof(struct state, turns), now);
+}
+
+RING_PROG(told_by_cqe)
+{
+	struct io_uring_cqe told;
+
+	if (!reap(ctx, CQ, &told))
+		emit(ctx, 0, told.user_data, 0, 0);
+	return wait_for(ctx, CQ, 1);
+}
