@@ -72,6 +72,7 @@ REFUSED = [
         id="the index is loaded again after it was bounded",
     ),
     pytest.param("r2 = *(u64 *)(r6 + 0)\nr3 = *(u64 *)(r2 + 0)", "not-a-pointer", id="a number"),
+    pytest.param("r2 = r6\nr3 = 48\ncall 170", "helper-argument", id="an SQE, whatever its length"),
 ]
 
 
