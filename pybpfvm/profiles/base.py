@@ -24,6 +24,7 @@ class CtxHolds(Enum):
     DATA_END = "the address behind the packet, likewise"
     DATA_META = "the address of the packet's metadata, likewise"
     USER_BLOCK = "the address of what user_data points to, where that is verified"
+    RESULT = "the result of the wait that ended"
     LENGTH = "the packet's length in bytes"
     PROTOCOL = "the packet's EtherType, in network order"
     PACKET_TYPE = "to whom the packet is addressed"

@@ -18,7 +18,7 @@ _MORE_FIELDS = (
     CtxField("user", 32, 8, writable=False, holds=CtxHolds.USER_BLOCK),
     CtxField("futex", 40, 8, writable=True),
     CtxField("futex_val", 48, 4, writable=True),
-    CtxField("futex_res", 52, 4, writable=False),
+    CtxField("futex_res", 52, 4, writable=False, holds=CtxHolds.RESULT),
 )
 _CTX = (
     "io_uring_bpf_ctx",
