@@ -171,6 +171,9 @@ class Ring(HostRing):
                 )
             if self._profile is None and self._core is None:
                 self._profile = profile
+            promised = self._promised(program, contract)
+            block = None if promised is None else promised.pinned_block(program.name)
+            user_bytes[-1] = 0 if block is None else block.size
             if self.verify:
                 check_load(
                     program.facts,
@@ -178,10 +181,7 @@ class Ring(HostRing):
                     strict_ctx=self.strict_ctx,
                     source_at=program.program.line_at,
                 )
-                promised = self._promised(program, contract)
                 require_accepted(program, strict_ctx=self.strict_ctx, contract=promised)
-                block = None if promised is None else promised.pinned_block(program.name)
-                user_bytes[-1] = 0 if block is None else block.size
             prepare(self.engine, program.owner.image)
             numbers.append(self._runner.add(program, verified=self.verify))
         self.core.register_bpf(numbers, user_bytes)
