@@ -359,6 +359,7 @@ class Ring:
         self._checks.programs = None
 
     @uninterrupted
+    @in_turn
     def register_contexts(self, contexts: Sequence[Context]) -> None:
         """What requests may name as their context (docs/abi-x.md); waits until no request is in
         flight. Raises RingError: EINVAL, EBUSY, EFAULT for memory that programs can not write."""
@@ -374,6 +375,7 @@ class Ring:
         self.requests_memory.register(contexts)
 
     @uninterrupted
+    @in_turn
     def unregister_contexts(self) -> None:
         """Take `register_contexts` back; waits like it. Raises RingError ENXIO."""
         self._begin_call()

@@ -67,7 +67,7 @@ class Submitter:
         memory: AddressSpace,
         backend: Backend,
         cqs: CompletionQueues,
-        memory: RequestMemory,
+        requests_memory: RequestMemory,
         *,
         live_requests: int,
         observer: Observer | None,
@@ -84,7 +84,7 @@ class Submitter:
         self._memory = memory
         self._backend = backend
         self._cqs = cqs
-        self._memory = memory
+        self._requests_memory = requests_memory
         self._live_requests = live_requests
         self._observer = observer
         self._chain: list[tuple[Request, int]] = []  # a program's open chain, with errnos
@@ -366,7 +366,7 @@ class Submitter:
             if not error:
                 error, bpf.slot, bpf.program = self._checks.bpf(raw)
             if not error and self._rules.contexts:
-                error = self._memory.prepare(bpf)
+                error = self._requests_memory.prepare(bpf)
         else:
             request = Request(token, raw, user_data, cq or 0, origin)
         table.add(request)
