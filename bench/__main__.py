@@ -19,6 +19,7 @@ from bench import (
     domains,
     engine_costs,
     engines,
+    experiments,
     gallery,
     interp,
     llvm,
@@ -39,6 +40,7 @@ PARTS: dict[str, tuple[str, Callable[[], Rows]]] = {
     "ring": ("Ring", ring.run),
     "loops": ("Ring loops", ringloops.run),
     "gallery": ("Gallery", gallery.run),
+    "experiments": ("Experiments", experiments.run),
     "domains": ("Domains", domains.run),
     "verifier": ("Verifier", verification.run),
 }

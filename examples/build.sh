@@ -47,6 +47,12 @@ for folder in examples/loop_*/; do
     fi
 done
 
+# The prototype's open questions: iouring-x.
+for folder in examples/x_*/; do
+    build "${folder}prog.bpf.c" "${folder}prog.x.bpf.o" 3
+    build "${folder}twin.bpf.c" "${folder}twin.x.bpf.o" 3
+done
+
 # Acceptance programs: every profile, then every way an object of the time may look.
 acceptance=tests/acceptance
 for name in tables rows load_checks; do

@@ -42,6 +42,9 @@ class RingPort(Protocol):
     def bpf_reap(self, cq_idx: int) -> bytes | int:
         """The oldest CQE of the queue (16 bytes, removed), or -ENOENT / -EINVAL."""
 
+    def bpf_requeue(self, source: int, target: int, most: int) -> int:
+        """Move requests that wait on a CQ (iouring-x, docs/abi-x.md): how many, or -EINVAL."""
+
 
 class LoopPort(Protocol):
     """The ring that a program drives from inside an enter, as its kernel functions see it."""

@@ -60,6 +60,11 @@ def reap(ctx: HelperContext, prog_ctx: int, cq_idx: int, out: int, length: int, 
     return 0
 
 
+def requeue(ctx: HelperContext, prog_ctx: int, source: int, target: int, most: int, _5: int) -> int:
+    """How many requests wait elsewhere from now on, or -EINVAL. Arguments are cut to u32."""
+    return _ring(ctx, prog_ctx).bpf_requeue(u32(source), u32(target), u32(most))
+
+
 def _rows(submit_name: str, emit_name: str, reap_name: str) -> tuple[Helper, ...]:
     ctx = ArgType.PTR_TO_CTX
     anything = ArgType.ANYTHING
@@ -93,4 +98,11 @@ def _rows(submit_name: str, emit_name: str, reap_name: str) -> tuple[Helper, ...
 ROWS = (
     *_rows("iouring_queue_sqe", "iouring_emit_cqe", "iouring_reap_cqe"),
     *_rows("io_uring_submit", "io_uring_emit_cqe", "io_uring_reap_cqe"),
+    Helper(
+        "io_uring_requeue",
+        (ArgType.PTR_TO_CTX, ArgType.ANYTHING, ArgType.ANYTHING, ArgType.ANYTHING),
+        RetType.INTEGER,
+        requeue,
+        "Let requests that wait on a queue wait elsewhere. docs/abi-x.md.",
+    ),
 )

@@ -40,7 +40,8 @@ class RunEnded:
     """The run is over: r0, and what the program asked for ("done" or "wait for N on CQ i").
     `request` 0: the program is that of a ring's loop, which r0 tells whether to go on.
 
-    `refused` says why that can not be waited for; the request then ends with -EINVAL.
+    `refused` says why that can not be waited for; the request then ends with -EINVAL. `on_word`: it
+    asked to wait for a futex.
     """
 
     time_ns: int
@@ -52,6 +53,7 @@ class RunEnded:
     wait_cq: int | None
     wait_nr: int
     refused: str = ""
+    on_word: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -264,6 +264,7 @@ class AddressSpace:
         self._closed = False
         self._before_close: list[Callable[[], None]] = []
         self._on_free: list[Callable[[], None]] = []
+        self._pins: dict[int, int] = {}  # by where regions start: how often each is pinned
         # Where read-only regions are writable for us, and how long that is.
         self._twins: dict[int, tuple[int, int]] = {}
 
@@ -419,13 +420,19 @@ class AddressSpace:
 
         While someone holds a slice of its bytes, its pages stay for that slice alone (until
         `close`): a stale slice must not crash the process, nor see what comes there next.
-        After `close`, which gave everything back, this does nothing.
+        After `close`, which gave everything back, this does nothing. InputError while it is pinned.
         """
         if self._closed:
             return
         index = bisect_left(self._starts, region.start)
         if index == len(self._starts) or self._entries[index][0] is not region:
             raise InternalError(f"{region.kind.value} {region.name} is freed, but does not exist")
+        if region.start in self._pins:
+            raise InputError(
+                f"{region.kind.value} {region.name} is pinned: programs of a ring may access it",
+                where=region.name,
+                remedy="unregister it when its requests are over, or close the ring",
+            )
         self._entries[index][2].release()
         del self._starts[index], self._entries[index]
         span = align_up(region.size, PAGE)
@@ -440,6 +447,16 @@ class AddressSpace:
         if not _map(region.start, span, _PROT_NONE):
             raise InternalError(f"unmapping {span} bytes at {region.start:#x} failed")
         self._ranges_of(region.kind).give(region.start, span + _GUARD)
+
+    def pin(self, region: Region) -> None:
+        """Keep the region until `unpin` was called as often."""
+        self._pins[region.start] = self._pins.get(region.start, 0) + 1
+
+    def unpin(self, region: Region) -> None:
+        """Take one `pin` back."""
+        self._pins[region.start] -= 1
+        if not self._pins[region.start]:
+            del self._pins[region.start]
 
     def _ranges_of(self, kind: RegionKind) -> _Ranges:
         if kind is RegionKind.USER:

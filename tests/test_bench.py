@@ -26,6 +26,7 @@ from pybpfvm.loader import load
 from tests.examples.test_example_objects import loadable, mentions_of_machine_paths
 
 SIDES = dict(makers())
+EXPERIMENTS = FOLDER.parent / "experiments" / "experiments.bpf.o"
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,9 @@ def test_what_was_disturbed_does_not_count() -> None:
     assert undisturbed([5.0]) == 5.0
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.bpf.o")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [*sorted(FOLDER.glob("*.bpf.o")), EXPERIMENTS], ids=lambda path: path.name
+)
 def test_no_object_names_a_machine(path: Path) -> None:
     assert mentions_of_machine_paths(path) == []
 
@@ -96,8 +99,8 @@ def test_objects_are_what_their_sources_make(tmp_path: Path) -> None:
     if shutil.which("clang-19") is None:
         pytest.skip("clang-19 is not installed")
     subprocess.run([str(FOLDER.parent / "build.sh"), str(tmp_path)], check=True, timeout=120)
-    for path in sorted(FOLDER.glob("*.bpf.o")):
-        fresh = (tmp_path / "engines" / path.name).read_bytes()
+    for path in [*sorted(FOLDER.glob("*.bpf.o")), EXPERIMENTS]:
+        fresh = (tmp_path / path.parent.name / path.name).read_bytes()
         assert loadable(fresh) == loadable(path.read_bytes()), (
             f"{path}: run bench/programs/build.sh"
         )

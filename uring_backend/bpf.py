@@ -11,21 +11,28 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 from pybpfvm.bits import U32
 from pybpfvm.errors import RingHang, Trap
-from pybpfvm.events import Observer, Parked, RunEnded, RunFaulted, RunStarted, Woken
+from pybpfvm.events import Noted, Observer, Parked, RunEnded, RunFaulted, RunStarted, Woken
 from pybpfvm.interrupts import breathe
 from pybpfvm.memory import AddressSpace, Region
 from pybpfvm.profiles.base import Profile, RingRules, WaitBy
+from pybpfvm.uring_backend.abi import FUTEX2_SIZE_U32, SQE_ANY_LINK, SQE_IO_DRAIN, Op, Sqe
 from pybpfvm.uring_backend.base import Backend
 from pybpfvm.uring_backend.cq import CompletionQueues
 from pybpfvm.uring_backend.requests import BpfRequest
 from pybpfvm.uring_backend.submitter import Submitter
 
 _CTX = struct.Struct("<QII")  # user_data, wait_nr, wait_idx
+# Who has such a flag has a place among others, which it keeps.
+_PLACED = SQE_ANY_LINK | SQE_IO_DRAIN
 _WAIT = struct.Struct("<8xII")
+# Behind them in iouring-x: data, data_end, user; futex, futex_val, futex_res.
+_MORE = struct.Struct("<QQQQIi")
+_FUTEX = struct.Struct("<40xQI")
 
 
 class ProgramRunner(Protocol):
@@ -124,6 +131,7 @@ class BpfRequests:
         self._observer = observer
         self._queue: deque[BpfRequest] = deque()
         self._parked: dict[int, list[BpfRequest]] = {}
+        self._on_words: dict[int, BpfRequest] = {}  # who waits for a futex, by the wait's token
         self._park_count = 0
         self._runs_left = 0
         self._stalled = 0
@@ -217,6 +225,54 @@ class BpfRequests:
         for request in sorted(self._all_parked(), key=_parking_order):
             self._queue.append(request)
         self._parked.clear()
+        waiting, self._on_words = self._on_words, {}
+        for waited, request in waiting.items():
+            self._queue.append(request)
+            token = self._submitter.table.hide(_ignore)
+            cancel = Sqe(Op.ASYNC_CANCEL, addr=waited, user_data=token)
+            self._submitter.hidden(cancel.pack())
+
+    def requeue(self, source: int, target: int, most: int) -> int:
+        """Let requests that wait for CQEs on `source`, oldest first and `most` at the most, wait
+        for as many on `target` instead; how many did."""
+        moved = list(islice(self._waiting_on(source), most))
+        for request in moved:
+            self._take_from_wait(request)
+            request.wait_idx = target
+            self._note(request, f"waits on CQ {target} from now on")
+            if request.recheck or self._satisfied(request):
+                self._queue.append(request)
+            else:
+                self._park(request)
+        return len(moved)
+
+    def take_waiting(self, source: int) -> BpfRequest | None:
+        """Take the oldest request that waits for CQEs on `source`, and holds no other's place: it
+        waits for none any more. None: there is none."""
+        for request in self._waiting_on(source):
+            if not request.flags & _PLACED:
+                self._take_from_wait(request)
+                request.recheck = False
+                self._note(request, "runs behind the chain")
+                return request
+        return None
+
+    def _waiting_on(self, cq: int) -> Iterator[BpfRequest]:
+        """Requests that wait for CQEs there, oldest first, those that will look again included."""
+        yield from self._parked.get(cq, ())
+        yield from (one for one in self._queue if one.recheck and one.wait_idx == cq)
+
+    def _take_from_wait(self, request: BpfRequest) -> None:
+        if request.recheck:
+            self._queue.remove(request)
+        else:
+            waiting = self._parked[request.wait_idx]
+            self._keep(request.wait_idx, [one for one in waiting if one is not request])
+
+    def _note(self, request: BpfRequest, text: str, kind: str = "requeue") -> None:
+        if self._observer is not None:
+            now_ns = self._backend.now_ns()
+            self._observer(Noted(now_ns, kind, text, request.token))
 
     def waiters(self) -> Iterator[str]:
         """One line for each request that waits for CQEs, parked ones first."""
@@ -224,6 +280,9 @@ class BpfRequests:
             if request.runs and self._waits(request):
                 who = f"request {request.token} ({self._runner.name(request.program)})"
                 yield wait_line(who, request.wait_nr, request.wait_idx, self._cqs)
+        for request in self._on_words.values():
+            who = f"request {request.token} ({self._runner.name(request.program)})"
+            yield f"{who} waits for a wake-up at {request.futex[0]:#x}"
 
     # --- one run --------------------------------------------------------------------------
 
@@ -236,6 +295,9 @@ class BpfRequests:
             request.wait_nr = request.wait_idx = 0
         if self._has_ctx:
             _CTX.pack_into(self._ctx_view, 0, request.user_data, request.wait_nr, request.wait_idx)
+        if self._rules.contexts:
+            more = (*request.data, request.user, *request.futex)
+            _MORE.pack_into(self._ctx_view, _CTX.size, *more)
         request.runs += 1
         self._cqs.counts.runs[self._runner.name(request.program)] += 1
         if self._observer is not None:
@@ -253,6 +315,7 @@ class BpfRequests:
         try:
             result = self._run_program(request)
             self.current = None
+            on_word = result & U32 == self._rules.futex_value
             asked, refused = self._decide(request, result)
             self._announce_end(request, result, asked, refused)
             self._submitter.end_run()
@@ -268,7 +331,9 @@ class BpfRequests:
             self._submitter.settle()
             self._submitter.drain()
             raise
-        if not asked or refused:
+        if on_word:
+            self._wait_on_word(request)
+        elif not asked or refused:
             self._submitter.end(request, -errno.EINVAL if refused else 0, failed=False)
             self._submitter.settle()
         elif self._satisfied(request):
@@ -331,6 +396,7 @@ class BpfRequests:
                     request.wait_idx if asked else None,
                     request.wait_nr if asked else 0,
                     refused,
+                    result & U32 == self._rules.futex_value,
                 )
             )
 
@@ -358,6 +424,24 @@ class BpfRequests:
         if request.wait_idx >= len(self._cqs):
             return True, f"the ring has {len(self._cqs)} CQ{'s' if len(self._cqs) != 1 else ''}"
         return True, "" if request.wait_nr else "that is nothing to wait for"
+
+    def _wait_on_word(self, request: BpfRequest) -> None:
+        """Let the request run again when the word is woken, or does not hold the value."""
+        word, value = _FUTEX.unpack_from(self._ctx_view)
+        token = self._submitter.table.hide(lambda res: self._word_woken(token, res))
+        self._on_words[token] = request
+        request.futex = (word, value, 0)
+        self._note(request, f"waits for a wake-up at {word:#x}", "futex")
+        wait = Sqe(
+            Op.FUTEX_WAIT, fd=FUTEX2_SIZE_U32, addr=word, off=value, addr3=U32, user_data=token
+        )
+        self._submitter.hidden(wait.pack())
+
+    def _word_woken(self, token: int, res: int) -> None:
+        request = self._on_words.pop(token, None)
+        if request is not None:
+            request.futex = (*request.futex[:2], res)
+            self._queue.append(request)
 
     def _waits(self, request: BpfRequest, result: int | None = None) -> bool:
         """Whether the run asked to wait; without its result, by the context alone."""
@@ -449,6 +533,10 @@ def wait_line(who: str, wanted: int, cq: int, cqs: CompletionQueues) -> str:
     if wanted > queue.entries:
         line += f" and can never hold more than {queue.entries}"
     return line
+
+
+def _ignore(_: int) -> None:
+    """The result of a cancellation that nobody waits for."""
 
 
 def _parking_order(request: BpfRequest) -> int:

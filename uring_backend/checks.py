@@ -22,6 +22,7 @@ from pybpfvm.uring_backend.abi import (
     Op,
     Sqe,
 )
+from pybpfvm.uring_backend.contexts import misused
 
 _TAKES_BUFFERS = frozenset((Op.READV, Op.RECVMSG, Op.READ, Op.RECV, Op.READ_MULTISHOT))
 
@@ -37,6 +38,7 @@ class SqeChecks:
     ) -> None:
         self._last_opcode = OP_LAST - 1 if later_opcodes else rules.bpf_opcode
         self.programs: Sequence[int | None] | None = None
+        self._has_contexts = rules.contexts
         self._unknown_flags = ~SQE_VALID_FLAGS
         if not rules.cqe_skip:
             self._unknown_flags |= SQE_CQE_SKIP_SUCCESS
@@ -72,7 +74,9 @@ class SqeChecks:
         sqe = Sqe.unpack(raw)
         if self._polled or sqe.flags & (SQE_FIXED_FILE | SQE_BUFFER_SELECT):
             return errno.EINVAL, 0, 0
-        if sqe.ioprio or sqe.len or sqe.op_flags or sqe.addr:
+        if sqe.ioprio:
+            return errno.EINVAL, 0, 0
+        if misused(sqe) or (sqe.op_flags and not self._has_contexts):
             return errno.EINVAL, 0, 0
         slot = sqe.off & U32
         if self.programs is None or slot >= len(self.programs):

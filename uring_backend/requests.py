@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterator
 from typing import Protocol
 
+from pybpfvm.bits import U32
 from pybpfvm.errors import InternalError
 
 _HIDDEN = 1 << 48
+LINK = U32  # where a request is requeued to, in place of a CQ's index: behind the open chain
 DIRECT_TOKENS = 1 << 61  # from here on: requests that compiled code issued
 Ended = Callable[[int], None]
 
@@ -50,14 +52,33 @@ class Request:
 
 
 class BpfRequest(Request):
-    """A request that runs `program`, registered in `slot`; wait_* are its context's fields."""
+    """A request that runs `program`, registered in `slot`; wait_* and `futex` (address, value, and
+    result of the last wait) are its context's fields, `data` (start, end) is the memory that it
+    named, `user` what its user_data was found to point to, zeros for none. `unpin` gives up what is
+    kept for it, when it is over."""
 
-    __slots__ = ("parked", "program", "recheck", "runs", "slot", "wait_idx", "wait_nr")
+    __slots__ = (
+        "data",
+        "futex",
+        "parked",
+        "program",
+        "recheck",
+        "runs",
+        "slot",
+        "unpin",
+        "user",
+        "wait_idx",
+        "wait_nr",
+    )
 
     def __init__(self, token: int, sqe: bytes, user_data: int, cq: int, origin: str) -> None:
         super().__init__(token, sqe, user_data, cq, origin)
         self.slot = -1
         self.program = -1
+        self.data = (0, 0)
+        self.user = 0
+        self.futex = (0, 0, 0)
+        self.unpin: Callable[[], None] | None = None
         self.runs = 0
         self.wait_nr = 0
         self.wait_idx = 0
@@ -105,6 +126,9 @@ class RequestTable:
         if self.live.pop(request.token, None) is None:
             raise InternalError(f"request {request.token} ended twice")
         self._forget(request)
+        if isinstance(request, BpfRequest) and request.unpin is not None:
+            request.unpin()
+            request.unpin = None
 
     def rename(self, request: Request, user_data: int) -> None:
         """Its CQEs carry another user_data from now on."""

@@ -23,10 +23,12 @@ from pybpfvm.uring_backend.abi import SQE_BYTES, Cqe
 from pybpfvm.uring_backend.base import Backend
 from pybpfvm.uring_backend.bpf import BpfRequests, Budgets, ProgramRunner, wait_line
 from pybpfvm.uring_backend.checks import SqeChecks
+from pybpfvm.uring_backend.contexts import MAX_CONTEXTS, Context, RequestMemory
 from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.cq import CompletionQueue, CompletionQueues
 from pybpfvm.uring_backend.filtering import RequestFilter
 from pybpfvm.uring_backend.layout import RingMemory
+from pybpfvm.uring_backend.requests import LINK
 from pybpfvm.uring_backend.setup import check_setup
 from pybpfvm.uring_backend.submitter import Submitter
 from pybpfvm.uring_backend.turns import SLICE_NS, Turns, in_turn
@@ -91,6 +93,7 @@ class Ring:
         self._loop: KernelLoop | None = None
         self._filtered = False
         self._runner = runner
+        self.requests_memory = RequestMemory(memory)
         self._memory = RingMemory(memory, profile, setup)
         self.sq = self._memory.submission_queue()
         queues = self._memory.completion_queues()
@@ -100,13 +103,15 @@ class Ring:
             observer=observer,
             now_ns=backend.now_ns,
         )
-        self._checks = SqeChecks(rules, setup.flags, len(queues), later_opcodes=later_opcodes)
+        later = later_opcodes or rules.later_opcodes
+        self._checks = SqeChecks(rules, setup.flags, len(queues), later_opcodes=later)
         self._submitter = Submitter(
             rules,
             self._checks,
             memory,
             backend,
             self.cqs,
+            self.requests_memory,
             live_requests=budgets.live_requests,
             observer=observer,
         )
@@ -315,10 +320,12 @@ class Ring:
 
     @uninterrupted
     @in_turn
-    def register_bpf(self, programs: Sequence[int | None]) -> None:
+    def register_bpf(self, programs: Sequence[int | None], user_bytes: Sequence[int] = ()) -> None:
         """IORING_REGISTER_BPF: numbers that `runner` knows; None or -1 leaves a slot empty.
 
-        Waits until no request is in flight. Raises RingError (section 1.5).
+        `user_bytes`: by slot, how many bytes of memory shared with programs the `user_data` of its
+        requests must point to (iouring-x). Waits until no request is in flight. Raises RingError
+        (section 1.5).
         """
         self._begin_call()
         if not 0 < len(programs) <= MAX_PROGRAMS:
@@ -336,6 +343,7 @@ class Ring:
                 raise RingError(abs(refused), f"slot {slot}: {program} is no program for this ring")
             table.append(program)
         self._checks.programs = tuple(table)
+        self.requests_memory.user_bytes = tuple(user_bytes)
 
     @uninterrupted
     @in_turn
@@ -349,6 +357,32 @@ class Ring:
         if self._checks.programs is None:
             raise RingError(errno.ENXIO, "no programs are registered")
         self._checks.programs = None
+
+    @uninterrupted
+    @in_turn
+    def register_contexts(self, contexts: Sequence[Context]) -> None:
+        """What requests may name as their context (docs/abi-x.md); waits until no request is in
+        flight. Raises RingError: EINVAL, EBUSY, EFAULT for memory that programs can not write."""
+        self._begin_call()
+        rules = self.profile.ring
+        if rules is None or not rules.contexts:
+            raise RingError(errno.EINVAL, f"requests of {self.profile.name} name no memory")
+        if not 0 < len(contexts) <= MAX_CONTEXTS:
+            raise RingError(errno.EINVAL, f"{len(contexts)} contexts, 1 to {MAX_CONTEXTS} can be")
+        self._quiesce()
+        if self.requests_memory.registered:
+            raise RingError(errno.EBUSY, "contexts are already registered")
+        self.requests_memory.register(contexts)
+
+    @uninterrupted
+    @in_turn
+    def unregister_contexts(self) -> None:
+        """Take `register_contexts` back; waits like it. Raises RingError ENXIO."""
+        self._begin_call()
+        self._quiesce()
+        if not self.requests_memory.registered:
+            raise RingError(errno.ENXIO, "no contexts are registered")
+        self.requests_memory.unregister()
 
     def put_filter(self, filter_: RequestFilter) -> None:
         """Requests pass this filter from now on; compiled code loops over the ring no more."""
@@ -455,6 +489,17 @@ class Ring:
             return -errno.EINVAL
         raw = self.cqs.reap(cq_idx, by)
         return -errno.ENOENT if raw is None else raw
+
+    def bpf_requeue(self, source: int, target: int, most: int) -> int:
+        """Let requests that wait on CQ `source` wait on CQ `target`, `most` at the most, or the
+        oldest behind the open chain (LINK); how many did, or -EINVAL."""
+        self._program()
+        known = len(self.cqs)
+        if source >= known or (target >= known and target != LINK) or source == target:
+            return -errno.EINVAL
+        if target == LINK:
+            return self._submitter.link_waiting(source)
+        return self._bpf.requeue(source, target, most)
 
     def _program(self) -> str:
         current = self._bpf.current
@@ -619,4 +664,5 @@ class Ring:
             for queue in self.cqs.queues:
                 queue.release()
             self._memory.free()
+            self.requests_memory.unregister()
             self.memory.forget_before_close(self.close)

@@ -30,6 +30,7 @@ from pybpfvm.uring_backend.abi import (
 )
 from pybpfvm.uring_backend.base import EXTERNAL, OTHER_RING, Backend, Message, Started
 from pybpfvm.uring_backend.checks import SqeChecks
+from pybpfvm.uring_backend.contexts import RequestMemory
 from pybpfvm.uring_backend.cq import CompletionQueues
 from pybpfvm.uring_backend.filtering import FilterGate
 from pybpfvm.uring_backend.performed import Performed, is_performed
@@ -66,6 +67,7 @@ class Submitter:
         memory: AddressSpace,
         backend: Backend,
         cqs: CompletionQueues,
+        requests_memory: RequestMemory,
         *,
         live_requests: int,
         observer: Observer | None,
@@ -82,6 +84,7 @@ class Submitter:
         self._memory = memory
         self._backend = backend
         self._cqs = cqs
+        self._requests_memory = requests_memory
         self._live_requests = live_requests
         self._observer = observer
         self._chain: list[tuple[Request, int]] = []  # a program's open chain, with errnos
@@ -236,6 +239,24 @@ class Submitter:
         self.post_some()
         return self._accepted
 
+    def link_waiting(self, source: int) -> int:
+        """Make the oldest request that waits for CQEs on `source` the last of the running program's
+        open chain: 1; 0 if there is none, -EINVAL without an open chain."""
+        if not self._chain:
+            return -errno.EINVAL
+        request = self.bpf.take_waiting(source)
+        if request is None:
+            return 0
+        if request.external:
+            # For the backend it takes its place anew, among what is submitted now.
+            self._backend.finish(request.token, failed=False)
+            request.external = False
+        request.started = False
+        request.chain = self._chain[0][0].token
+        self._chain.append((request, 0))
+        self.close_chain()
+        return 1
+
     @property
     def _accepted(self) -> int:
         return 0 if self._rules.submit_returns_errno else 1
@@ -344,6 +365,8 @@ class Submitter:
             request = bpf = BpfRequest(token, raw, user_data, cq or 0, origin)
             if not error:
                 error, bpf.slot, bpf.program = self._checks.bpf(raw)
+            if not error and self._rules.contexts:
+                error = self._requests_memory.prepare(bpf)
         else:
             request = Request(token, raw, user_data, cq or 0, origin)
         table.add(request)

@@ -47,7 +47,7 @@ from pybpfvm.verifier.states.regstate import (
 )
 from pybpfvm.verifier.states.state import State
 from pybpfvm.verifier.usermemory import usermem
-from pybpfvm.verifier.usermemory.usernames import LEAST_BYTES
+from pybpfvm.verifier.usermemory.usernames import LEAST_BYTES, SUBMIT
 from pybpfvm.verifier.verdict import Rule
 
 _STACK, _VALUE = RegType.PTR_TO_STACK, RegType.PTR_TO_MAP_VALUE
@@ -59,6 +59,7 @@ _MEMORY = (
     _VALUE,
     RegType.PTR_TO_RINGBUF_MEM,
 )
+_SHARED = PACKET_TYPES | {RegType.PTR_TO_MEM}
 _SOCKETS = tuple(SOCKETS)
 _KINDS: Mapping[ArgType, tuple[RegType, ...]] = {
     ArgType.CONST_MAP_PTR: (RegType.CONST_PTR_TO_MAP,),
@@ -475,6 +476,8 @@ def _memory(
     """
     env, reg = call.env, call.regs[number]
     kind = reg.type
+    if kind in _SHARED and env.profile.ring is not None:
+        _check_read_once(call, number, reg)
     if kind is _STACK:
         _stack_memory(call, number, reg, size, writes=writes, raw=raw, exact=exact)
     elif kind is _VALUE:
@@ -508,6 +511,22 @@ def _memory(
             call.writes.append(lambda: slices.stored_through(env, call.state, reg))
     else:
         raise _mismatch(reg, number, _MEMORY, call)
+
+
+def _check_read_once(call: _Call, number: int, reg: Reg) -> None:
+    """What a helper looks at before it uses it lies where nobody changes it in between: requests
+    that are in flight write to the memory that a request has (iouring-x)."""
+    args = call.args
+    key = number <= len(args) and args[number - 1] is ArgType.PTR_TO_MAP_KEY
+    if key or call.helper.name in SUBMIT:
+        raise forbidden(
+            Rule.HELPER_ARG,
+            f"R{number} type={reg.type.value} may change while {helper_text(call.helper)} reads it",
+            reason=f"{'a key' if key else 'an SQE'} in memory that is shared with user space can "
+            "become another one after it was checked",
+            suggestion="copy it to the stack, and pass that",
+            culprit=reg,
+        )
 
 
 def memory_argument(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pybpfvm.bits import sign_extend
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import FRAME_POINTER, AtomicOp, Kind
-from pybpfvm.profiles.base import CtxField
+from pybpfvm.profiles.base import CtxField, CtxHolds
 from pybpfvm.program import BPF_F_RDONLY_PROG, MapType
 from pybpfvm.verifier import checks
 from pybpfvm.verifier.checks import POINTER_FIELDS, check_readable
@@ -141,7 +141,11 @@ def _loaded(
     elif kind is _KEY:
         checks.check_map_key(pointer, number, off, size)
     elif kind is btfptr.MEM:
+        checks.check_alignment(pointer, off, size, strict=strict)
         btfptr.check_memory(pointer, number, off, size, store=False)
+        if env.traces:
+            value = scalar(load_result(size, signed), pc)
+            return usermem.from_block(env, pointer, off, size, value)
     elif kind in KERNEL_MEMORY:
         check_kernel_memory(pointer, number, off, size, store=False)
     else:
@@ -215,6 +219,8 @@ def _constant_load(
 def _load_ctx(env: Environment, field: CtxField | None, size: int, signed: bool, pc: int) -> Reg:
     if field is None:
         return scalar(load_result(size, signed), pc)
+    if field.holds is CtxHolds.USER_BLOCK:
+        return usermem.user_block(env, pc)
     found = POINTER_FIELDS.get(field.holds)
     if field.pointer is not None:
         found = FROM_CONTEXT[field.pointer]

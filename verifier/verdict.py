@@ -80,6 +80,7 @@ class Rule(Enum):
     ATTACH_TARGET = "attach-target"
     # user memory (verifier/usermemory/contract.py)
     USER_RANGE = "user-range"
+    USER_POINTER = "user-pointer"
     # lints (verifier/lints/): warnings, never part of a verdict
     USER_UNPROVEN = "user-range-unproven"
     DOUBLE_FETCH = "double-fetch"
@@ -110,6 +111,8 @@ class Rule(Enum):
     SUBMIT_COUNT = "submit-count"
     RING_REGION = "ring-region"
     RING_SETUP = "ring-setup"
+    # of iouring-x
+    REQUEUE_UNLINKED = "requeue-without-link"
     # outside
     BUDGET = "budget"
     UNSUPPORTED = "unsupported"
@@ -145,6 +148,7 @@ LINTS = (
     Rule.SUBMIT_COUNT,
     Rule.RING_REGION,
     Rule.RING_SETUP,
+    Rule.REQUEUE_UNLINKED,
 )
 
 

@@ -21,8 +21,10 @@ if [ -z "$clang" ]; then
 fi
 cd "$root"
 
-for source in "$folder"/*.bpf.c; do
-    name=$(basename "$source" .bpf.c)
+mkdir -p "$out/experiments"
+for source in "$folder"/*.bpf.c "$folder"/experiments/*.bpf.c; do
+    name=${source#"$folder"/}
+    name=${name%.bpf.c}
     "$clang" -target bpf -O2 -g -mcpu=v3 -std=gnu17 -Wall -Wextra -Werror -Wno-unused-parameter \
         -Wno-unused-variable -fdebug-compilation-dir=. -fdebug-prefix-map="$root"=. \
         -Itests/ordinary -Iexamples/include -DIOURING_PROFILE=3 \

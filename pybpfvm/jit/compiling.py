@@ -168,6 +168,7 @@ class Compiling(Accesses):
             checks=checks,
             hooked=self.hook is not None,
             check_return=profile is not None and profile.ring is not None,
+            shares=profile is not None and profile.ring is not None and profile.ring.contexts,
         )
 
     def _callee(self, build: Build) -> Callee:

@@ -83,7 +83,8 @@ class Build:
 
     `fuel`: instructions are counted and limited. `uniform`: every function saves all registers,
     so that tail calls may go from any to any. `hooked`: Python sees each instruction.
-    `check_return`: note where the program ends, for its return value will be checked.
+    `check_return`: note where the program ends, for its return value will be checked. `shares`:
+    others change its memory while it runs, so each load is made once, where it stands.
     """
 
     checks: Checks = Checks.EXACT
@@ -91,6 +92,7 @@ class Build:
     uniform: bool = False
     hooked: bool = False
     check_return: bool = False
+    shares: bool = False
     record: Recording = NOTHING
 
 

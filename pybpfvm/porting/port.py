@@ -39,6 +39,13 @@ def port(program: Program, obj: BpfObject, profiles: Sequence[Profile], target: 
             where=where,
             remedy="ports begin at programs of 2021: --abi iouring-v2, iouring-v3, ...",
         )
+    beyond = next((profile for profile in profiles if profile.experimental), None)
+    if beyond is not None:
+        raise InputError(
+            f"of {beyond.name}, an experiment of which {target.name} has nothing",
+            where=where,
+            remedy="ports begin at programs of 2021: --abi iouring-v2, iouring-v3, ...",
+        )
     seen = [survey(program, obj, profile) for profile in profiles]
     names = " or ".join(profile.name for profile in profiles)
     note = ""

@@ -13,6 +13,7 @@ from importlib.machinery import PathFinder
 from pybpfvm.errors import InputError
 from pybpfvm.profiles.base import Profile
 from pybpfvm.profiles.iouring_2021 import PROFILES_2021
+from pybpfvm.profiles.iouring_x import X
 from pybpfvm.profiles.loop_dialects import DIALECTS
 from pybpfvm.profiles.ordinary import ORDINARY
 from pybpfvm.profiles.ring_types import builtin_btf
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 PROFILES: Mapping[str, Profile] = {
-    profile.name: profile for profile in (*PROFILES_2021, *DIALECTS, *ORDINARY)
+    profile.name: profile for profile in (*PROFILES_2021, X, *DIALECTS, *ORDINARY)
 }
 
 

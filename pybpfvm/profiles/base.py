@@ -23,6 +23,8 @@ class CtxHolds(Enum):
     DATA = "the address of the packet; a load gives all 64 bits, whatever its size"
     DATA_END = "the address behind the packet, likewise"
     DATA_META = "the address of the packet's metadata, likewise"
+    USER_BLOCK = "the address of what user_data points to, where that is verified"
+    RESULT = "the result of the wait that ended"
     LENGTH = "the packet's length in bytes"
     PROTOCOL = "the packet's EtherType, in network order"
     PACKET_TYPE = "to whom the packet is addressed"
@@ -115,6 +117,11 @@ class RingRules:
     length_checked: bool  # submit and reap check their length argument at run time
     bad_sqe_joins_chain: bool  # a bad SQE with an open chain becomes a failed member (v3)
     submit_returns_errno: bool  # v1: 0 accepted, -errno bad and no CQE; later: 1 / 0 with a CQE
+    # Of iouring-x: requests may have memory that their runs get, the return value that waits for a
+    # futex (None: there is none), and whether opcodes behind BPF are those of mainline.
+    contexts: bool = False
+    futex_value: int | None = None
+    later_opcodes: bool = False
 
 
 class PacketAccess(Enum):

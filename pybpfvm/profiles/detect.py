@@ -83,6 +83,7 @@ _SIGNATURES: Mapping[str, _Signature] = {
     "io_uring_emit_cqe": _EMIT,
     "iouring_reap_cqe": _REAP,
     "io_uring_reap_cqe": _REAP,
+    "io_uring_requeue": _Signature(True),
     "bpf_copy_to_user": _Signature(False, frozenset({2})),
     "tail_call": _Signature(True),
 }

@@ -136,7 +136,7 @@ class _Writer:
                 call = helper_call(event.helper, event.args, event.result, self._name)
                 return f"    {call}"
             case RunEnded():
-                then = "done"
+                then = "run again when the futex is woken" if event.on_word else "done"
                 if event.wait_cq is not None:
                     what = f"{_cqes(event.wait_nr)} on CQ {event.wait_cq}"
                     then = f"run again after {what}"
@@ -163,6 +163,8 @@ class _Writer:
                 return f"  ⚡ fault {event.text}{whom}"
             case Noted(kind="filter"):
                 return f"  request {event.request} is {event.text}"
+            case Noted(kind="requeue" | "futex"):
+                return f"  request {event.request} {event.text}"
             case Noted():
                 return f"! {event.kind}: {event.text}"
             case RequestStarted() | RequestEnded() | Woken() | HostWaits() | HostWoke():

@@ -132,6 +132,10 @@ class TimelineBuilder:
                 if (one_ := self._get(self._parked.pop(event.request, None), Park)) is not None:
                     by = self._newest.get(event.cq)
                     self._kept[one_.id] = replace(one_, end=at, held=event.held, woken_by=by)
+            case Noted(kind="requeue"):
+                parked = self._parked.pop(event.request or 0, None)
+                if (moved := self._get(parked, Park)) is not None:
+                    self._kept[moved.id] = replace(moved, end=at)
             case HostWaits():
                 wait = HostWait(self._id(), at, event.cq, event.wanted)
                 self._host_wait = self._keep(wait)

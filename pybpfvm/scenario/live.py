@@ -129,7 +129,9 @@ class Live:
                 if name == scenario.ring.mem:
                     self.blocks[name] = self.loop.register_mem(size, name)
                 else:
-                    self.blocks[name] = ring.user.alloc(size, name)
+                    rules = self.object.profile.ring
+                    shared = rules is not None and rules.contexts
+                    self.blocks[name] = ring.user.alloc(size, name, shared=shared)
         for name, content in scenario.blocks.items():
             if not isinstance(content, Fill) or content.byte:
                 with self._placed(f"user.{name}"):
@@ -142,6 +144,11 @@ class Live:
             blocks = [self.blocks[name] for name in scenario.ring.buffers]
             with self._placed("ring.buffers"):
                 ring.register_buffers(blocks)
+        if scenario.ring.contexts:
+            maps = self.object.maps
+            memory = [self.blocks.get(name) or maps[name] for name in scenario.ring.contexts]
+            with self._placed("ring.contexts"):
+                self.requests.register_contexts(memory)
         for name, value in scenario.globals.items():
             with self._placed(f"globals.{name}"):
                 self.object.globals[name] = self.value(value)
@@ -193,7 +200,8 @@ class Live:
     def register(self, programs: Sequence[str | None]) -> None:
         """Register programs by name; LoadRejected or RingError as the ring says."""
         self.requests.register_bpf(
-            [None if name is None else self.object[name] for name in programs]
+            [None if name is None else self.object[name] for name in programs],
+            contract=self.scenario.contract,
         )
         self.slots = {name: slot for slot, name in enumerate(programs) if name is not None}
 

@@ -105,7 +105,8 @@ Content = Raw | Fill | Words | PathOf | AddressOf | Typed | Joined
 @dataclass(frozen=True, slots=True)
 class RingSetup:
     """io_uring_setup's arguments (`flags` None: what rings of the ABI have by default), and what is
-    registered before the first step; `mem` is the block that is the MEM region."""
+    registered before the first step; `mem` is the block that is the MEM region, `contexts` are
+    names of blocks, or of maps where no block has the name."""
 
     entries: int = 8
     cq_entries: tuple[int, ...] = ()
@@ -114,6 +115,7 @@ class RingSetup:
     files: tuple[str | None, ...] = ()  # None: an empty slot
     buffers: tuple[str, ...] = ()
     mem: str | None = None
+    contexts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,7 +427,8 @@ class Scenario:
     `attach` are the callbacks that are on a ring of a loop from the beginning; None: the object's
     only ones, unless a step attaches some. `constants` are given when the object is loaded,
     `globals` to the variables of the object then. `replace` names, by function, the object (PATH or
-    PATH:PROGRAM) whose freplace program takes its place.
+    PATH:PROGRAM) whose freplace program takes its place. `contract` is the text of one, by which
+    programs are verified when they are registered.
     """
 
     path: str
@@ -441,6 +444,7 @@ class Scenario:
     faults: Faults | None = None
     title: str = ""
     unverified: bool = False
+    contract: str | None = None
     network: NetworkChange | None = None
     filters: tuple[FilterSpec, ...] = ()  # registered before the first step
     attach: tuple[str, ...] | None = None

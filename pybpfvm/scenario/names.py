@@ -119,6 +119,10 @@ class _Names:
                 self._known(name, "descriptor", self.fds, "ring.files")
         for name in scenario.ring.buffers:
             self._known(name, "block", self.blocks, "ring.buffers")
+        if self.object is not None:
+            memory = {*self.blocks, *self.object.maps}
+            for name in scenario.ring.contexts:
+                self._known(name, "block or map", memory, "ring.contexts")
         if scenario.ring.mem is not None:
             self._known(scenario.ring.mem, "block", self.blocks, "ring.mem")
         for name, value in scenario.constants.items():
@@ -300,6 +304,8 @@ class _Names:
             said = [
                 ("programs", bool(scenario.programs)),
                 ("ring.cq_entries", bool(scenario.ring.cq_entries)),
+                ("ring.contexts", bool(scenario.ring.contexts)),
+                ("contract", scenario.contract is not None),
             ]
             self._callbacks(obj)
         said += [(step.where, isinstance(step.action, others)) for step in scenario.steps]

@@ -101,6 +101,7 @@ def _scenario(table: Table, name: str, base: Path) -> Scenario:
     obj = base / table.name("object")
     abi = table.text("abi") or None
     unverified = table.flag("unverified")
+    contract = _text_of(table, "contract", base)
     programs = _programs(table.items("programs"), table.at("programs"))
     ring = _ring(table.take("ring"), table.at("ring"))
     blocks = _contents(table.tables("user"), table.at("user"), base)
@@ -143,6 +144,7 @@ def _scenario(table: Table, name: str, base: Path) -> Scenario:
         faults=faults,
         title=title,
         unverified=unverified,
+        contract=contract,
         network=network,
         filters=filters,
         attach=attach,
@@ -152,6 +154,18 @@ def _scenario(table: Table, name: str, base: Path) -> Scenario:
         seed=seed,
         dump=dump,
     )
+
+
+def _text_of(table: Table, key: str, base: Path) -> str | None:
+    """What is in the host file of that name, None where none is named."""
+    if key not in table:
+        return None
+    where = table.at(key)
+    data = read_input_file(base / table.name(key), MAX_FILE_BYTES)
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"not UTF-8 at byte {error.start}", where=where) from None
 
 
 def _programs(items: list[TomlValue], where: str) -> tuple[str | None, ...]:
@@ -190,6 +204,9 @@ def _ring(value: TomlValue, where: str) -> RingSetup:
     buffers = tuple(
         _name(item, f"{where}.buffers[{i}]") for i, item in enumerate(table.items("buffers"))
     )
+    contexts = tuple(
+        _name(item, f"{where}.contexts[{i}]") for i, item in enumerate(table.items("contexts"))
+    )
     setup = RingSetup(
         entries=8 if entries is None else entries,
         cq_entries=cq_entries,
@@ -198,6 +215,7 @@ def _ring(value: TomlValue, where: str) -> RingSetup:
         files=files,
         buffers=buffers,
         mem=table.text("mem") or None,
+        contexts=contexts,
     )
     table.finish()
     return setup

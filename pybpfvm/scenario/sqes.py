@@ -38,6 +38,7 @@ _UNIONS = {
         "cancel_flags",
         "open_flags",
         "statx_flags",
+        "bpf_flags",
     ),
     "op_flags",
 )

@@ -35,6 +35,11 @@ MAY_FAIL: Mapping[str, int] = {
     "map_push_elem": -errno.E2BIG,
     "bpf_copy_to_user": -errno.EFAULT,
 }
+_RING_RESULTS: Mapping[str, tuple[int, ...]] = {
+    "submit": (0, 1, -errno.ENOMEM),
+    "emit": (0, -errno.EINVAL),
+    "requeue": (0, 1, -errno.EINVAL),
+}
 RECORD_BYTES = 512  # of a reserved record: how many are inputs
 FAILS = -1  # the result of an Answer that makes such a helper fail
 
@@ -62,7 +67,7 @@ def results_of(helper: str) -> tuple[int, ...]:
     if helper in NUMBERS:
         low, high = NUMBERS[helper]
         return tuple(dict.fromkeys((low, 1, high, high >> 1, (high >> 1) + 1)))
-    return {"submit": (0, 1, -errno.ENOMEM), "emit": (0, -errno.EINVAL)}.get(helper, (0, FAILS))
+    return _RING_RESULTS.get(helper, (0, FAILS))
 
 
 def random_result(helper: str, random: Random) -> int:

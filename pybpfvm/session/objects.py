@@ -35,6 +35,7 @@ from pybpfvm.session.values import Value, decode, encode
 
 if TYPE_CHECKING:  # to run a program takes no verifier, and importing it takes longer than a run
     from pybpfvm.session.judging import JudgeRequest
+    from pybpfvm.verifier.usermemory.contract import Contract
     from pybpfvm.verifier.verdict import Verdict
 
 
@@ -232,15 +233,17 @@ class LoadedProgram:
             request = replace(request, contract=parse_contract(contract, self.owner.object))
         return judge(self.program, self.owner.object, self.profile, request)
 
-    def verdict(self, *, strict_ctx: bool = True) -> Verdict:
-        """As `verify` up to the first error; found once."""
+    def verdict(self, *, strict_ctx: bool = True, contract: Contract | None = None) -> Verdict:
+        """As `verify` up to the first error; without a contract found once."""
         key = self.name, strict_ctx
-        known = self.owner._verdicts.get(key)
+        known = self.owner._verdicts.get(key) if contract is None else None
         if known is None:
             from pybpfvm.session.judging import JudgeRequest
 
-            known = self.verify(JudgeRequest(all_errors=False, strict_ctx=strict_ctx))
-            self.owner._verdicts[key] = known
+            request = JudgeRequest(all_errors=False, strict_ctx=strict_ctx, contract=contract)
+            known = self.verify(request)
+            if contract is None:
+                self.owner._verdicts[key] = known
         return known
 
     def run(
@@ -340,6 +343,16 @@ class MapView:
     def spec(self) -> MapSpec:
         """Its type and sizes."""
         return self.live.spec
+
+    def has_kernel_fields(self) -> bool:
+        """Whether its values hold something of the kernel's (locks, timers, ...), or may."""
+        from pybpfvm.verifier.refusal import Refused
+        from pybpfvm.verifier.resources.fields import fields_of
+
+        try:
+            return bool(fields_of(self._btf, self.spec))
+        except Refused:
+            return True
 
     def _key(self, key: Value) -> bytes:
         return encode(key, self.spec.key_size, self._btf, self.spec.btf_key_type_id, self._order)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pybpfvm.errors import InternalError, LoadRejected, Trap, TrapKind, UnsupportedError
 from pybpfvm.session.objects import LoadedProgram
 from pybpfvm.verifier.errnos import errno_of
+from pybpfvm.verifier.usermemory.contract import Contract
 from pybpfvm.verifier.verdict import Finding, Inconclusive, Rejected
 
 
-def require_accepted(program: LoadedProgram, *, strict_ctx: bool) -> None:
+def require_accepted(
+    program: LoadedProgram, *, strict_ctx: bool, contract: Contract | None = None
+) -> None:
     """Raise unless the verifier accepts the program."""
-    verdict = program.verdict(strict_ctx=strict_ctx)
+    verdict = program.verdict(strict_ctx=strict_ctx, contract=contract)
     if isinstance(verdict, Rejected):
         first = verdict.errors[0]
         raise LoadRejected(

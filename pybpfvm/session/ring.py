@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
+from typing import Any
 
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Engine, RunEnvironment
 from pybpfvm.errors import (
@@ -17,24 +18,28 @@ from pybpfvm.errors import (
 )
 from pybpfvm.events import Observer
 from pybpfvm.filters.table import Task
+from pybpfvm.maps.array import ArrayMap
 from pybpfvm.profiles import profile_named
 from pybpfvm.profiles.base import Profile
-from pybpfvm.program import Program
+from pybpfvm.program import BPF_F_RDONLY_PROG, BPF_F_WRONLY_PROG, MapType, Program
 from pybpfvm.session.engines import make_engine, prepare
 from pybpfvm.session.hostring import BackendName, HostRing, make_backend
 from pybpfvm.session.machine import Machine
-from pybpfvm.session.objects import LoadedObject, LoadedProgram, helpers_of
+from pybpfvm.session.objects import LoadedObject, LoadedProgram, MapView, helpers_of
 from pybpfvm.session.registering import blame_verifier, require_accepted
 from pybpfvm.session.sqe import SqeBuilder
+from pybpfvm.session.user import Block
 from pybpfvm.uring_backend.abi import Cqe
 from pybpfvm.uring_backend.base import Backend
 from pybpfvm.uring_backend.bpf import Budgets
+from pybpfvm.uring_backend.contexts import Context
 from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.faults import Faults
 from pybpfvm.uring_backend.kernel.loop import KernelLoop
 from pybpfvm.uring_backend.ring import Ring as CoreRing
 from pybpfvm.uring_backend.setup import check_setup
 from pybpfvm.verifier.loadcheck import check_load
+from pybpfvm.verifier.usermemory.contract import Contract
 
 _DEFAULT_ABI = "iouring-v3"
 
@@ -135,14 +140,23 @@ class Ring(HostRing):
 
     # --- programs ---------------------------------------------------------------------------
 
-    def register_bpf(self, programs: Sequence[LoadedProgram | None]) -> None:
-        """IORING_REGISTER_BPF; None leaves a slot empty.
+    def register_bpf(
+        self,
+        programs: Sequence[LoadedProgram | None],
+        *,
+        contract: str | Mapping[str, Any] | None = None,
+    ) -> None:
+        """IORING_REGISTER_BPF; None leaves a slot empty. `contract` (docs/contracts.md) is what the
+        host promises: programs are verified by it, and on a ring of iouring-x the ring keeps to it
+        what it says of pinned blocks.
 
         Raises LoadRejected for a program its kernel would not load, UnsupportedError for one that
         the verifier can not decide on, RingError when registering is refused.
         """
         numbers: list[int | None] = []
+        user_bytes: list[int] = []
         for program in programs:
+            user_bytes.append(0)
             if program is None:
                 numbers.append(None)
                 continue
@@ -157,6 +171,9 @@ class Ring(HostRing):
                 )
             if self._profile is None and self._core is None:
                 self._profile = profile
+            promised = self._promised(program, contract)
+            block = None if promised is None else promised.pinned_block(program.name)
+            user_bytes[-1] = 0 if block is None else block.size
             if self.verify:
                 check_load(
                     program.facts,
@@ -164,14 +181,46 @@ class Ring(HostRing):
                     strict_ctx=self.strict_ctx,
                     source_at=program.program.line_at,
                 )
-                require_accepted(program, strict_ctx=self.strict_ctx)
+                require_accepted(program, strict_ctx=self.strict_ctx, contract=promised)
             prepare(self.engine, program.owner.image)
             numbers.append(self._runner.add(program, verified=self.verify))
-        self.core.register_bpf(numbers)
+        self.core.register_bpf(numbers, user_bytes)
+
+    def _promised(
+        self, program: LoadedProgram, contract: str | Mapping[str, Any] | None
+    ) -> Contract | None:
+        """The contract, as it is for the object of the program."""
+        if contract is None:
+            return None
+        from pybpfvm.verifier.usermemory.contract_parse import parse_contract
+
+        return parse_contract(contract, program.owner.object)
 
     def unregister_bpf(self) -> None:
         """IORING_UNREGISTER_BPF."""
         self.core.unregister_bpf()
+
+    def register_contexts(self, contexts: Sequence[MapView | Block]) -> None:
+        """What requests of iouring-x may name as context, by position: array maps, whose elements
+        are named, and shared blocks of user memory (docs/abi-x.md). Raises RingError."""
+        self.core.register_contexts([self._context(one, n) for n, one in enumerate(contexts)])
+
+    def _context(self, one: MapView | Block, index: int) -> Context:
+        if isinstance(one, Block):
+            return Context(one.addr, one.size)
+        live = one.live
+        if not isinstance(live, ArrayMap) or live.spec.type != MapType.ARRAY:
+            raise RingError(errno.EINVAL, f"context {index}: {live.spec.name} is no array map")
+        one_way = live.spec.flags & (BPF_F_RDONLY_PROG | BPF_F_WRONLY_PROG)
+        if live.spec.frozen or one_way or one.has_kernel_fields():
+            raise RingError(
+                errno.EINVAL, f"context {index}: not all of {live.spec.name} is for programs"
+            )
+        return Context(live.region.start, live.spec.value_size, live.stride, live.spec.max_entries)
+
+    def unregister_contexts(self) -> None:
+        """Take `register_contexts` back. Raises RingError."""
+        self.core.unregister_contexts()
 
     def register_eventfd(self, fd: int) -> None:
         """IORING_REGISTER_EVENTFD: an eventfd of the world counts CQEs. Raises RingError."""

@@ -131,6 +131,10 @@ class ScriptedRing:
         answer = self._script.ask("reap", _CQE_BYTES)
         return answer.data if answer.result == 0 else -errno.ENOENT
 
+    def bpf_requeue(self, source: int, target: int, most: int) -> int:
+        """What the script says, 0 by default."""
+        return self._script.ask("requeue").result
+
 
 # (image, the script of this run) -> what is called before each instruction
 Watch = Callable[[Image, Script], Hook]

@@ -37,6 +37,8 @@ _ALL = range(11)
 _LOADS = (Kind.LDX, Kind.LDSX, Kind.LOAD_ACQ)
 _STORES = (Kind.ST, Kind.STX, Kind.STORE_REL)
 _FROM_OUTSIDE = (CtxHolds.GIVEN,)
+# What a ring fills in: no input, and nothing that could be anything.
+_OF_THE_RING = (CtxHolds.DATA, CtxHolds.DATA_END, CtxHolds.USER_BLOCK, CtxHolds.RESULT)
 _PACKET_POINTERS = (CtxHolds.DATA, CtxHolds.DATA_END, CtxHolds.DATA_META)
 _RELEASES = ("ringbuf_submit", "ringbuf_discard", "spin_unlock")
 _PACKET_LOADS = ("skb_load_bytes", "xdp_load_bytes")
@@ -452,6 +454,8 @@ class Shadow:
 
     def _ctx_input(self, offset: int, size: int, signed: bool, value: int) -> Symbol | None:
         named = self._profile.ctx_field_named(offset, size, store=False)
+        if named is not None and self._profile.ring is not None and named.holds in _OF_THE_RING:
+            return None
         if named is not None and self._profile.packet is not None:
             if named.holds is CtxHolds.DATA_END:
                 return Symbol(value, source=Source("length", offset=self._start()))

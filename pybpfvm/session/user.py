@@ -77,11 +77,13 @@ class UserMemory:
         self._count = 0
         self._named: dict[str, Block] = {}
 
-    def alloc(self, content: bytes | int, name: str = "") -> Block:
-        """A block with this content, or that many zero bytes."""
+    def alloc(self, content: bytes | int, name: str = "", *, shared: bool = False) -> Block:
+        """A block with this content, or that many zero bytes. `shared`: programs that are given it
+        can access it by plain loads and stores, too (docs/abi-x.md)."""
         self._count += 1
         size = content if isinstance(content, int) else len(content)
-        region = self._memory.alloc(size, RegionKind.USER, name or f"user block {self._count}")
+        kind = RegionKind.SHARED if shared else RegionKind.USER
+        region = self._memory.alloc(size, kind, name or f"user block {self._count}")
         block = Block(self._memory, region)
         if not isinstance(content, int):
             block.write(content)

@@ -553,7 +553,11 @@ def _answered(inputs: Inputs, asked: tuple[Asked, ...], source: Source, value: i
     if source.space == "answer":
         new = replace(old, data=_patched(old.data, source, value), result=0)
     elif results_of(old.helper) != (0, FAILS):
-        signed = value - (1 << 64) if value >> 63 and old.helper in ("submit", "emit") else value
+        signed = (
+            value - (1 << 64)
+            if value >> 63 and old.helper in ("submit", "emit", "requeue")
+            else value
+        )
         new = replace(old, result=signed)
     else:
         # What is left of failing is the result 0, but for reserving: there NULL is the failure.

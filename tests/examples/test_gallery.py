@@ -22,7 +22,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 TWINS: dict[str, dict[str, str]] = {
     name: caught
     for name, caught in tomllib.loads((EXAMPLES / "twins.toml").read_text()).items()
-    if not name.startswith("loop_")  # test_loop_gallery
+    if not name.startswith(("loop_", "x_"))  # test_loop_gallery, test_experiments
 }
 GALLERY = sorted(path.parent.name for path in EXAMPLES.glob("[12]?_*/scenario.toml"))
 

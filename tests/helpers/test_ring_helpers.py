@@ -106,3 +106,13 @@ def test_ring_helpers_need_the_context_and_a_ring(name: str) -> None:
         ctx.ring = None
         with pytest.raises(BadArgument, match="no ring"):
             ctx.run(name, ctx.ctx_addr, ctx.scratch.start, 64)
+
+
+def test_requeue_hands_u32s_over() -> None:
+    ring = FakeRing(2)
+    with FakeContext(ring=ring) as ctx:
+        answer = ctx.run("io_uring_requeue", ctx.ctx_addr, (1 << 32) | 1, (1 << 40) | 2, 1 << 32)
+        assert answer == 2
+        with pytest.raises(BadArgument):
+            ctx.run("io_uring_requeue", ctx.ctx_addr + 8, 1, 2, 3)
+    assert ring.asked == [("requeue", 1, 2, 0)]

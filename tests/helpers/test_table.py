@@ -8,6 +8,7 @@ from pybpfvm.helpers.proto import ArgType, Helper
 from pybpfvm.helpers.table import HELPERS
 from pybpfvm.profiles.base import Profile
 from pybpfvm.profiles.iouring_2021 import PROFILES_2021
+from pybpfvm.profiles.iouring_x import X
 from pybpfvm.profiles.loop_dialects import WITH_LOOP
 from pybpfvm.profiles.mainline import MAINLINE_NAMES
 from pybpfvm.profiles.ordinary import MAINLINE_HELPERS, ORDINARY
@@ -16,7 +17,7 @@ _SIZES = (ArgType.CONST_SIZE, ArgType.CONST_SIZE_OR_ZERO)
 _SIZED = (ArgType.PTR_TO_MEM, ArgType.PTR_TO_MEM_OR_NULL, ArgType.PTR_TO_UNINIT_MEM)
 
 
-@pytest.mark.parametrize("profile", [*PROFILES_2021, *ORDINARY], ids=lambda p: p.name)
+@pytest.mark.parametrize("profile", [*PROFILES_2021, X, *ORDINARY], ids=lambda p: p.name)
 def test_profiles_name_rows(profile: Profile) -> None:
     assert set(profile.helpers.values()) <= set(HELPERS)
 
@@ -28,7 +29,7 @@ def test_base_numbers_agree_with_the_profiles() -> None:
 
 
 def test_what_is_not_executable_is_known() -> None:
-    ours = {name for profile in PROFILES_2021 for name in profile.helpers.values()}
+    ours = {name for profile in (*PROFILES_2021, X) for name in profile.helpers.values()}
     kernel = {profile.row_of(name) for profile in WITH_LOOP for name in profile.kfuncs}
     lacking = {"snprintf_btf", "per_cpu_ptr", "this_cpu_ptr"}
     lacking |= {"io_uring_sock_state", "io_uring_sock_peek"}  # no ring here has a poll gate

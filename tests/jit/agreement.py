@@ -113,6 +113,10 @@ class FakeRing:
         self.calls.append(("reap", cq_idx))
         return -2 if cq_idx & 1 else bytes(range(len(self.calls) % 200, 16 + len(self.calls) % 200))
 
+    def bpf_requeue(self, source: int, target: int, most: int) -> int:
+        self.calls.append(("requeue", source, target, most))
+        return target % 3 - 1
+
 
 @dataclass
 class Outcome:

@@ -11,6 +11,7 @@ import pytest
 from pybpfvm.cli import main
 from pybpfvm.errors import InputError
 from pybpfvm.events import Event, HelperCalled, RunEnded, RunStarted, SqeIssued
+from pybpfvm.objectfile import read_object
 from pybpfvm.porting.changes import changes
 from pybpfvm.porting.places import Places
 from pybpfvm.porting.port import port
@@ -165,6 +166,12 @@ def test_too_many_paths_are_admitted() -> None:
     assert "too many paths" in seen.why_not
     told = [change.text for change in changes(seen, profile_named("loop-7.1"))]
     assert seen.why_not in told
+
+
+def test_experiments_are_not_ported() -> None:
+    obj = read_object(ROOT / "examples/x_requeue/prog.x.bpf.o")
+    with pytest.raises(InputError, match="of iouring-x, an experiment"):
+        port(obj.programs[0], obj, [profile_named("iouring-x")], profile_named("loop-7.1"))
 
 
 def test_rejected_programs_say_so() -> None:

@@ -25,7 +25,7 @@ OPEN = {"01_hello", "06_accept_recv", "09_sink"}
 
 @pytest.mark.parametrize("path", OBJECTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_detected_abi(path: Path) -> None:
-    version = re.search(r"\.(v[\w-]+)\.", path.name)
+    version = re.search(r"\.(v[\w-]+|x)\.", path.name)
     assert version is not None
     built_for = f"iouring-{version[1]}"
     detection = detect_abi(read_object(path))

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -108,7 +109,7 @@ def test_programs_are_verified_when_they_are_new() -> None:
     verdicts = []
     verdict = LoadedProgram.verdict
 
-    def judging(program: LoadedProgram, **options: bool) -> Verdict:
+    def judging(program: LoadedProgram, **options: Any) -> Verdict:
         verdicts.append(program.name)
         return verdict(program, **options)
 

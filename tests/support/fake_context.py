@@ -41,6 +41,12 @@ class FakeRing:
         self.asked.append(("reap", cq_idx))
         return self.answer
 
+    def bpf_requeue(self, source: int, target: int, most: int) -> int:
+        """The answer."""
+        self.asked.append(("requeue", source, target, most))
+        assert isinstance(self.answer, int)
+        return self.answer
+
 
 class FakeContext:
     """A program's surroundings, with one scratch region and one block of user memory."""

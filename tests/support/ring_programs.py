@@ -83,6 +83,9 @@ class Run:
         got = self.ring.bpf_reap(cq)
         return got if isinstance(got, int) else Cqe.unpack(got)
 
+    def requeue(self, source: int, target: int, most: int = 1) -> int:
+        return self.ring.bpf_requeue(source, target, most)
+
     def wait(self, nr: int, cq: int) -> int:
         """Ask for another run; the value to return."""
         self.memory.write(self.ctx_addr + 8, struct.pack("<II", nr, cq))

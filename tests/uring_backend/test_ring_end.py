@@ -224,7 +224,7 @@ def test_waking_is_linear_in_the_waiters_of_one_queue(make_bench: MakeBench) -> 
 
 
 @on_every_backend
-@pytest.mark.parametrize("profile", ["v2", "v2-futex", "v3base", "v3"])
+@pytest.mark.parametrize("profile", ["v2", "v2-futex", "v3base", "v3", "x"])
 def test_closing_ends_parked_requests(make_bench: MakeBench, profile: str) -> None:
     bench = make_bench(profile, pingpong)
     bench.submit(bpf(0, user_data=0), bpf(0, user_data=1), bench.timeout(60_000, user_data=7))

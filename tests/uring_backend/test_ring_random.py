@@ -33,7 +33,7 @@ class Chaos:
     def __init__(self, seed: int, profile: str) -> None:
         self.random = Random(seed)
         self.v1 = profile == "v1"
-        self.skips = profile in ("v3base", "v3")
+        self.skips = profile in ("v3base", "v3", "x")
         self.next_user_data = 0
         self.next_emitted = EMITTED
         self.skippable: set[int] = set()

@@ -19,7 +19,7 @@ LINK, HARDLINK, DRAIN = abi.SQE_IO_LINK, abi.SQE_IO_HARDLINK, abi.SQE_IO_DRAIN
 SKIP = abi.SQE_CQE_SKIP_SUCCESS
 EINVAL, EFAULT, ECANCELED = -errno.EINVAL, -errno.EFAULT, -errno.ECANCELED
 ALL = [name.removeprefix("iouring-") for name in RING_PROFILES]
-V2S, V3S = ["v2", "v2-futex"], ["v3base", "v3"]
+V2S, V3S = ["v2", "v2-futex"], ["v3base", "v3", "x"]
 BAD = sqe(200, user_data=99)
 
 
@@ -40,7 +40,7 @@ def one_second(user: int) -> bytes:
 
 
 def test_every_abi_is_tested() -> None:
-    assert ALL == ["v1", "v2", "v2-futex", "v3base", "v3"]
+    assert ALL == ["v1", "v2", "v2-futex", "v3base", "v3", "x"]
 
 
 @pytest.mark.parametrize("profile", ALL)
@@ -54,7 +54,7 @@ def test_every_abi_is_tested() -> None:
         pytest.param(sqe(BPF, off=1), EFAULT, id="an empty slot"),
         pytest.param(sqe(BPF, ioprio=1), EINVAL, id="ioprio"),
         pytest.param(sqe(BPF, len=1), EINVAL, id="len"),
-        pytest.param(sqe(BPF, op_flags=1), EINVAL, id="op flags"),
+        pytest.param(sqe(BPF, op_flags=3), EINVAL, id="op flags"),
         pytest.param(sqe(BPF, addr=1), EINVAL, id="addr"),
         pytest.param(sqe(BPF, addr=1, off=100), EINVAL, id="fields before index"),
         pytest.param(sqe(BPF, fd=77), 0, id="fd is ignored"),

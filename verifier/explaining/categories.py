@@ -68,6 +68,7 @@ PROBLEMS: Mapping[Rule, tuple[str, str]] = {
     Rule.TRUST: (_KERNEL, "pointer that can not be trusted"),
     Rule.REGION: (_RESOURCES, "critical section not left, or not entered"),
     Rule.ATTACH_TARGET: (_KERNEL, "nothing that it can be attached to"),
+    Rule.USER_POINTER: (_USER, "user pointer that no contract declares"),
     Rule.USER_RANGE: (_USER, "user memory outside the contract"),
     Rule.USER_UNPROVEN: (_USER, "user memory that nothing bounds"),
     Rule.DOUBLE_FETCH: (_USER, "shared memory read twice after a check"),
@@ -97,6 +98,7 @@ PROBLEMS: Mapping[Rule, tuple[str, str]] = {
     Rule.SUBMIT_COUNT: (_RING, "number of submissions that can not be meant"),
     Rule.RING_REGION: (_RING, "region that the ring does not give"),
     Rule.RING_SETUP: (_RING, "ring set up in another way"),
+    Rule.REQUEUE_UNLINKED: (_WAITS, "requeue behind a chain that is not open"),
     Rule.BUDGET: (_LIMITS, "program too complex"),
     Rule.UNSUPPORTED: (_LIMITS, "not supported by this verifier"),
 }

@@ -42,6 +42,13 @@ def stored(site: Site) -> None:
         _warn(site, value, f"map {spec.name}, which user space sees")
 
 
+def stored_in_context(site: Site) -> None:
+    """A store to memory of the request, which is the host's."""
+    value = site.regs[site.insn.src]
+    if site.insn.spec.kind is not Kind.ST and value.type not in _NOT_POINTERS:
+        _warn(site, value, "memory of the request, which user space sees")
+
+
 def _memory(site: Site, memory: Reg, size: int, what: str) -> None:
     place = stack_place(site.state, memory)
     if place is None or not size:

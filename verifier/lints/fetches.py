@@ -8,6 +8,7 @@ from pybpfvm.verifier.lints.notes import Checked
 from pybpfvm.verifier.lints.site import Site
 from pybpfvm.verifier.states.regstate import Reg, RegType
 from pybpfvm.verifier.usermemory.origin import Origin, Source
+from pybpfvm.verifier.usermemory.usermem import USER
 from pybpfvm.verifier.verdict import Rule
 
 
@@ -31,7 +32,9 @@ def _place(origin: Origin) -> Checked | None:
         assert isinstance(size, int)
         return Checked(where, offset, size, origin.at)
     if origin.source is Source.SHARED and isinstance(key[1], int):
-        return Checked((key[0],), key[1], 1, origin.at)
+        size = key[2] if len(key) > 2 else 1
+        assert isinstance(size, int)
+        return Checked((key[0],), key[1], size, origin.at)
     return None
 
 
@@ -48,8 +51,11 @@ def fetched(site: Site) -> None:
 
 
 def loaded(site: Site) -> None:
-    """A word of a map that user space writes is loaded."""
+    """A word of a map that user space writes, or of user memory, is loaded."""
     pointer = site.regs[site.insn.src]
+    if pointer.type is RegType.PTR_TO_MEM and site.ring.contexts and not pointer.var.mask:
+        low = pointer.off + site.insn.off + pointer.var.smin
+        _again(site, (USER,), low, low + int(site.insn.spec.size or 8), "user memory")
     spec = pointer.map
     if site.contract is None or spec is None or spec.name not in site.contract.user_writes:
         return

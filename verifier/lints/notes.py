@@ -36,16 +36,17 @@ class Flight:
 class Notes:
     """`persisted`: something was changed that the next run sees. `reaped`: CQs that were reaped
     from, None among them for one that is not known. `wait_nr` and `wait_idx`: what was last
-    written to the context, None if nothing. `chain`: pc of the submission that left a link open,
-    -1 if none is. `impossible`: the path took an arm that no run takes, and proves nothing.
-    `stores`: what is on the stack. `coarse`: paths that differ in `persisted` and `stores` alone
-    are not kept apart."""
+    written to the context, None if nothing; `word`: its `futex` was written. `chain`: pc of the
+    submission that left a link open, -1 if none is. `impossible`: the path took an arm that no run
+    takes, and proves nothing. `stores`: what is on the stack. `coarse`: paths that differ in
+    `persisted` and `stores` alone are not kept apart."""
 
     persisted: bool = False
     reaped: frozenset[int | None] = frozenset()
     wait_nr: Span | None = None
     wait_idx: Span | None = None
     chain: int = -1
+    word: bool = False
     impossible: bool = False
     coarse: bool = False
     checked: frozenset[Checked] = frozenset()
@@ -62,6 +63,7 @@ class Notes:
             and self.impossible <= new.impossible
             and self.reaped <= new.reaped
             and (self.wait_nr, self.wait_idx, self.chain) == (new.wait_nr, new.wait_idx, new.chain)
+            and self.word is new.word
             and self.checked >= new.checked
             and self.flights >= new.flights
         )

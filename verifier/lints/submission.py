@@ -21,9 +21,11 @@ from pybpfvm.uring_backend.abi import (
     Op,
     OpInfo,
 )
+from pybpfvm.uring_backend.contexts import BPF_CONTEXT
+from pybpfvm.uring_backend.requests import LINK
 from pybpfvm.verifier.lints.completions import check_count, check_user_data
 from pybpfvm.verifier.lints.fetches import address
-from pybpfvm.verifier.lints.site import Site
+from pybpfvm.verifier.lints.site import Site, u32_span
 from pybpfvm.verifier.lints.sqe import Sqe, sqe_at
 from pybpfvm.verifier.states.regstate import Reg, RegType
 from pybpfvm.verifier.verdict import Rule
@@ -81,7 +83,7 @@ def info_of(site: Site, opcode: int | None) -> OpInfo | None:
 def _check_flags(site: Site, sqe: Sqe) -> None:
     opcode, flags = sqe.opcode, sqe.value("flags")
     bpf = site.ring.bpf_opcode
-    if opcode is not None and opcode > bpf:
+    if opcode is not None and opcode > bpf and not site.ring.later_opcodes:
         site.warn(
             Rule.SQE_OPCODE,
             f"opcode {opcode} does not exist",
@@ -133,7 +135,8 @@ def _check_fields(site: Site, sqe: Sqe) -> None:
         if number is not None:
             check_count(site, number, f"the SQE's {field}")
     if opcode == site.ring.bpf_opcode:
-        for field in _UNUSED_BY_BPF:
+        names_memory = site.ring.contexts and sqe.value("op_flags") in (None, BPF_CONTEXT)
+        for field in ("ioprio",) if names_memory else _UNUSED_BY_BPF:
             value = sqe.value(field)
             if value:
                 _field(site, field, value, "a BPF request has no such field: it must be 0")
@@ -196,6 +199,23 @@ def _wraps_at(site: Site, number: Reg) -> int | None:
 def linked(site: Site, sqe: Sqe) -> None:
     """Remember whether the chain is open."""
     site.notes = replace(site.notes, chain=sqe.pc if sqe.linked else -1)
+
+
+def requeued(site: Site) -> None:
+    """Requests that wait are moved, from the queue in r2 to that in r3 or behind the chain."""
+    site.check_cq("the CQ that is requeued from", u32_span(site.regs[2]))
+    target = u32_span(site.regs[3])
+    if target != (LINK, LINK):
+        site.check_cq("the CQ that is requeued to", target)
+    elif site.notes.chain < 0:
+        site.warn(
+            Rule.REQUEUE_UNLINKED,
+            "a request is to go on behind the chain, and none is open",
+            "the call answers -EINVAL and moves nothing: who should go on waits for ever",
+            "submit what it is to wait for first, in the same run, with a link flag",
+        )
+    else:
+        site.notes = replace(site.notes, chain=-1)
 
 
 def ended(site: Site) -> None:

@@ -20,7 +20,10 @@ from pybpfvm.verifier.verdict import Rule
 def stored(site: Site) -> None:
     """A field of the context is written."""
     field = site.profile.ctx_field(site.insn.off, int(site.insn.spec.size or 8))
-    if field is None or field.name not in ("wait_nr", "wait_idx"):
+    if field is None or field.name not in ("wait_nr", "wait_idx", "futex"):
+        return
+    if field.name == "futex":
+        site.notes = replace(site.notes, word=True)
         return
     if site.insn.spec.kind is Kind.ST:
         span = (site.insn.imm & 0xFFFF_FFFF,) * 2
@@ -46,9 +49,17 @@ def reaped(site: Site) -> None:
 def ended(site: Site) -> None:
     """The run ends: if it waits, for something that can come, and that takes it further."""
     notes = site.notes
+    rules = site.ring
+    if _returns(site, rules.futex_value) and not notes.word:
+        site.warn(
+            Rule.WAIT_STALE,
+            "the run waits for a futex, but did not set one",
+            "the field keeps its value from run to run: the first run finds 0, which is no "
+            "address, a later one the word that an earlier one waited for",
+            "set futex and futex_val on every path that waits for a word",
+        )
     if not _waits(site, notes):
         return
-    rules = site.ring
     if rules.ctx_persists and (notes.wait_nr is None or notes.wait_idx is None):
         missing = "wait_nr" if notes.wait_nr is None else "wait_idx"
         site.warn(
@@ -82,12 +93,17 @@ def _waits(site: Site, notes: Notes) -> bool:
     """Whether the run certainly asks to be run again."""
     rules = site.ring
     if rules.wait_by is WaitBy.RETURN:
-        value = site.regs[0]
-        known = value.type is RegType.SCALAR_VALUE and not value.var.mask
-        return known and value.var.value == rules.wait_value
+        return _returns(site, rules.wait_value)
     if rules.wait_by is WaitBy.WAIT_NR:
         return notes.wait_nr is not None and notes.wait_nr[1] > 0
     return False
+
+
+def _returns(site: Site, wanted: int | None) -> bool:
+    """Whether this is certainly what the run returns."""
+    value = site.regs[0]
+    known = value.type is RegType.SCALAR_VALUE and not value.var.mask
+    return known and value.var.value == wanted
 
 
 def _check_satisfiable(site: Site, nr: Span, idx: Span) -> None:

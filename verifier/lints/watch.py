@@ -28,7 +28,7 @@ from pybpfvm.verifier.lints.watching import Watching
 from pybpfvm.verifier.states.regstate import Reg, RegType, is_null
 from pybpfvm.verifier.states.state import State
 from pybpfvm.verifier.usermemory.contract import Contract, ProgramPromise
-from pybpfvm.verifier.usermemory.usernames import EMIT, FROM_USER, REAP, SUBMIT, TO_USER
+from pybpfvm.verifier.usermemory.usernames import EMIT, FROM_USER, REAP, REQUEUE, SUBMIT, TO_USER
 
 _CHANGES_MAPS = frozenset(
     {"map_update_elem", "map_delete_elem", "map_push_elem", "map_pop_elem", "ringbuf_output"}
@@ -159,6 +159,8 @@ class Lints(Watching):
             self._results.reaped(site)
             waiting.reaped(site)
             buffers.reaped(site)
+        elif name in REQUEUE:
+            submission.requeued(site)
         elif name in FROM_USER:
             fetches.fetched(site)
             buffers.copied(site, site.regs[3], site.regs[2], writes=False)
@@ -199,6 +201,9 @@ class Lints(Watching):
             writing.stored(site)
         elif pointer.type is RegType.PTR_TO_MAP_VALUE:
             exposure.stored(site)
+            site.notes = replace(site.notes, persisted=True)
+        elif pointer.type in (RegType.PTR_TO_PACKET, RegType.PTR_TO_MEM):
+            exposure.stored_in_context(site)
             site.notes = replace(site.notes, persisted=True)
         if insn.spec.kind is not InsnKind.ST and pointer.type is not RegType.PTR_TO_STACK:
             self._results.used(site, site.regs[insn.src])

@@ -34,7 +34,8 @@ class PointerField:
 class Block:
     """A block of user memory: `size` bytes in all, elements of `element_bytes` each.
 
-    `readable` and `writable` are for programs and their requests.
+    `readable` and `writable` are for programs and their requests; programs may access `pinned` ones
+    by plain loads and stores.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Block:
     writable: bool
     pointers: tuple[PointerField, ...] = ()
     type: str = ""
+    pinned: bool = False
 
     def pointer_at(self, offset: int) -> PointerField | None:
         """The pointer field whose 8 bytes are at `offset` of the block."""
@@ -90,6 +92,11 @@ class Contract:
         """The block that the program's `user_data` points to."""
         name = self.of(program).user_data
         return None if name is None else self.blocks[name]
+
+    def pinned_block(self, program: str) -> Block | None:
+        """The block that the program's `user_data` points to, if the program may access it."""
+        block = self.user_data_block(program)
+        return block if block is not None and block.pinned else None
 
     def pointed_by(self, block: Block, offset: int) -> tuple[PointerField, Block] | None:
         """The field at `offset` of `block` and the block that it points to."""

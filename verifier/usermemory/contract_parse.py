@@ -96,7 +96,7 @@ class _Reader:
     def _block(self, name: str, raw: Mapping[str, Any], blocks: frozenset[str]) -> Block:
         place = f"blocks.{name}"
         row = self._is_table(raw[name], place)
-        self._keys(row, place, ("type", "size", "count", "access", "pointers"))
+        self._keys(row, place, ("type", "size", "count", "access", "pointers", "pinned"))
         count = self._number(row, place, "count", 1, MAX_BLOCK_BYTES) or 1
         size = self._number(row, place, "size", 1, MAX_BLOCK_BYTES)
         type_name, type_id = row.get("type"), 0
@@ -118,7 +118,14 @@ class _Reader:
             raise self._error(f"{place}.access", f"{access!r} is no direction", 'r, w or "rw"')
         readable, writable = _ACCESS[access]
         pointers = tuple(self._pointers(row, place, type_id, element, blocks))
-        return Block(name, element * count, element, readable, writable, pointers, type_name or "")
+        pinned = row.get("pinned", False)
+        if not isinstance(pinned, bool):
+            raise self._error(f"{place}.pinned", f"{pinned!r} is not true or false", "")
+        if pinned and not readable:
+            raise self._error(f"{place}.pinned", "programs may not read it", 'access = "rw"')
+        return Block(
+            name, element * count, element, readable, writable, pointers, type_name or "", pinned
+        )
 
     def _type(self, place: str, text: Any) -> tuple[int, int]:
         """Id and size of a type that is named as in C."""

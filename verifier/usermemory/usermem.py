@@ -15,8 +15,8 @@ from pybpfvm.helpers.proto import Helper
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import AluOp, Operand
 from pybpfvm.verifier.environment import Environment
-from pybpfvm.verifier.refusal import Refused, unsupported
-from pybpfvm.verifier.states.regstate import Reg, RegType, mark_precise
+from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
+from pybpfvm.verifier.states.regstate import Pointer, Reg, RegType, Trust, mark_precise
 from pybpfvm.verifier.states.state import Frame, State
 from pybpfvm.verifier.usermemory.contract import Block
 from pybpfvm.verifier.usermemory.origin import (
@@ -34,6 +34,7 @@ from pybpfvm.verifier.usermemory.usernames import FROM_USER, REAP, TO_USER
 from pybpfvm.verifier.verdict import Finding, Kind, Rule
 
 _SLOT = 8
+USER = "user"  # in keys of origins: a pinned block
 _MOVES = frozenset({AluOp.MOV, AluOp.MOVSX8, AluOp.MOVSX16, AluOp.MOVSX32})
 _UNARY = frozenset(op for op in AluOp if op.name.startswith(("LE", "BE", "BSWAP"))) | {AluOp.NEG}
 _CQE_BYTES = 16
@@ -80,6 +81,38 @@ def from_ctx(env: Environment, field: str, value: Reg) -> Reg:
     contract = env.options.contract
     block = None if contract is None else contract.user_data_block(env.program.name)
     return fresh(value, Source.USER_DATA, ("user_data",), block=block, name="user_data")
+
+
+def user_block(env: Environment, pc: int) -> Reg:
+    """What a load of the context's `user` gives: the block that the contract says."""
+    contract = env.options.contract
+    block = None if contract is None else contract.pinned_block(env.program.name)
+    if block is None:
+        raise forbidden(
+            Rule.USER_POINTER,
+            "user pointer without a declared block",
+            reason="no contract says that user_data of this program points to a pinned block",
+            suggestion="declare the block, with pinned = true, and name it as user_data of the "
+            "program (docs/contracts.md)",
+        )
+    trust = Trust.NONE if block.writable else Trust.RDONLY
+    return Pointer(RegType.PTR_TO_MEM, pc, mem_size=block.size, trust=trust)
+
+
+def from_block(env: Environment, pointer: Reg, off: int, size: int, value: Reg) -> Reg:
+    """What was loaded from memory that is not on the stack: of a pinned block it is known where."""
+    contract = env.options.contract
+    block = None if contract is None else contract.pinned_block(env.program.name)
+    if contract is None or block is None or pointer.mem_size != block.size or pointer.var.mask:
+        return value
+    at = pointer.off + off + pointer.var.value
+    found = contract.pointed_by(block, at) if size == _SLOT else None
+    if found is None:
+        name = f"byte {at} of {block.name}"
+        return fresh(value, Source.SHARED, (USER, at, size), name=name)
+    field, target = found
+    name = f"{block.name}.{field.name}"
+    return fresh(value, Source.SHARED, (USER, at, size), block=target, name=name)
 
 
 def to_ctx(env: Environment, off: int) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 SUBMIT = frozenset({"iouring_queue_sqe", "io_uring_submit"})
 EMIT = frozenset({"iouring_emit_cqe", "io_uring_emit_cqe"})
 REAP = frozenset({"iouring_reap_cqe", "io_uring_reap_cqe"})
+REQUEUE = frozenset({"io_uring_requeue"})
 # (dst, size, user address)
 FROM_USER = frozenset({"copy_from_user", "probe_read_user", "probe_read_user_str"})
 # Positions in r1 to r5, from 0, of the user address, the size, and the program's memory.

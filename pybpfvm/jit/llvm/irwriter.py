@@ -64,7 +64,7 @@ class IrWriter:
         self._checks = build.checks
         self._checked = build.checks is not Checks.NONE
         self._noted = build.fuel and build.checks is Checks.PAGES
-        self._volatile = " volatile" if self._noted else ""
+        self._volatile = " volatile" if self._noted or build.shares else ""
         self._result = "{ i64, i64 }" if build.fuel else "i64"
         self._text: list[str] = []
         self._places: list[Place] = []

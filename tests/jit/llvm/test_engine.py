@@ -14,6 +14,7 @@ from pybpfvm.jit.llvm.engine import LlvmEngine
 from pybpfvm.jit.llvm.unit import LlvmUnit
 from pybpfvm.jit.options import Checks
 from pybpfvm.memory import RegionKind
+from pybpfvm.profiles import profile_named
 from pybpfvm.program import MapSpec, MapType
 from tests.support.vm import Machine
 
@@ -203,3 +204,17 @@ def test_keys_of_linked_lookups_are_checked() -> None:
     text = "r2 = r1\nr2 += 12\nr1 = map[table] ll\ncall map_lookup_elem\nexit"
     stopped = trap(text, maps=[_TABLE])
     assert (stopped.kind, stopped.pc, stopped.insns) == (TrapKind.OUT_OF_BOUNDS, 4, 4)
+
+
+@pytest.mark.parametrize(("abi", "shares"), [("iouring-v3", False), ("iouring-x", True)])
+def test_memory_that_others_change_is_loaded_where_it_stands(abi: str, shares: bool) -> None:
+    text = "r2 = *(u64 *)(r10 - 8)\nr2 += 1\n*(u64 *)(r10 - 8) = r2\nr0 = 0\nexit"
+    environment = RunEnvironment(profile=profile_named(abi))
+    with machine(text, Checks.NONE, environment=environment) as made:
+        engine = made.engine
+        assert isinstance(engine, LlvmEngine)
+        program = made.image.programs["main"]
+        written = engine._ir(program, engine._build_for(program)).emit().text
+        accesses = [line for line in written.splitlines() if "ptr" in line and "align 1" in line]
+        assert len(accesses) == 2
+        assert all(("volatile" in line) is shares for line in accesses)
