@@ -216,6 +216,8 @@ class Sqe:
 
 CQE_BYTES: Final = 16
 _CQE = struct.Struct("<QiI")
+BIG_CQE: Final = struct.Struct("<QiIQQ")  # on rings with SETUP_CQE32
+NO_EXTRA: Final = (0, 0)
 
 CQE_F_BUFFER: Final = 1 << 0  # the upper 16 bits of flags are the buffer's id
 CQE_F_MORE: Final = 1 << 1
@@ -227,19 +229,23 @@ CQE_BUFFER_SHIFT: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Cqe:
-    """A completion entry."""
+    """A completion entry; `extra` is big_cqe, the second half on rings with SETUP_CQE32."""
 
     user_data: int
     res: int
     flags: int = 0
+    extra: tuple[int, int] = NO_EXTRA
 
     def pack(self) -> bytes:
-        """The 16 bytes."""
+        """The first 16 bytes, which are all of it without SETUP_CQE32."""
         return _CQE.pack(self.user_data, self.res, self.flags)
 
     @classmethod
     def unpack(cls, raw: bytes | bytearray | memoryview) -> Cqe:
-        """The entry in `raw`, exactly 16 bytes long."""
+        """The entry in `raw`, exactly 16 or 32 bytes long."""
+        if len(raw) == BIG_CQE.size:
+            user_data, res, flags, *extra = BIG_CQE.unpack(raw)
+            return cls(user_data, res, flags, (extra[0], extra[1]))
         return cls(*_CQE.unpack(raw))
 
 
@@ -266,6 +272,18 @@ SETUP_HYBRID_IOPOLL: Final = 1 << 17
 SETUP_CQE_MIXED: Final = 1 << 18
 SETUP_SQE_MIXED: Final = 1 << 19  # Linux 6.19
 SETUP_SQ_REWIND: Final = 1 << 20  # Linux 7.0
+ENTRY_SIZES: Final = SETUP_SQE128 | SETUP_CQE32
+
+
+def sqe_bytes(setup_flags: int) -> int:
+    """What one SQE takes on a ring with these flags."""
+    return SQE_BYTES << bool(setup_flags & SETUP_SQE128)
+
+
+def cqe_bytes(setup_flags: int) -> int:
+    """What one CQE takes on a ring with these flags."""
+    return CQE_BYTES << bool(setup_flags & SETUP_CQE32)
+
 
 SETUP_PARAMS_BYTES: Final = 120
 MAX_SQ_ENTRIES: Final = 32768

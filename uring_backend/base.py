@@ -8,7 +8,8 @@ Requests are 64-byte little-endian SQEs of mainline numbering whose user_data is
 by the caller, unique among live requests; completions carry the token back. Pointers in SQEs are
 addresses of user memory in the AddressSpace the backend was made with; anything else is -EFAULT.
 File descriptors are the backend's own (from `world`, or opened by requests); anything else is
--EBADF: a program can not reach the host's descriptors.
+-EBADF: a program can not reach the host's descriptors. A backend is made with the set-up flags
+that requests notice (ENTRY_SIZES); the second half of an SQE is nothing to any of them.
 
 An *external* request (opcode EXTERNAL, backend-only) is performed by the caller: it takes its
 place in links and drains like any other, `Started` says when its turn has come, `finish` ends it.
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from pybpfvm.uring_backend.abi import AF_INET, SOCK_STREAM
+from pybpfvm.uring_backend.abi import AF_INET, NO_EXTRA, SOCK_STREAM
 from pybpfvm.uring_backend.conditions import VirtualNetwork
 from pybpfvm.uring_backend.trees import Entry
 
@@ -30,11 +31,13 @@ Denied = Callable[[int], bool]
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A CQE of the backend: `token` of the request, `res`, `flags` (F_MORE: more will follow)."""
+    """A CQE of the backend: `token` of the request, `res`, `flags` (F_MORE: more will follow), and
+    `extra`, the second half of a CQE that has one (backends made with SETUP_CQE32)."""
 
     token: int
     res: int
     flags: int
+    extra: tuple[int, int] = NO_EXTRA
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ and add it there.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from pybpfvm.memory import AddressSpace, RegionKind
@@ -56,13 +56,14 @@ from pybpfvm.uring_backend.abi import (
     Op,
     Sqe,
 )
-from pybpfvm.uring_backend.base import Backend, Completion, Started
+from pybpfvm.uring_backend.base import Completion, Started
 from pybpfvm.uring_backend.lawbench import (
     PATIENCE_NS,
     QUIET_NS,
     Bench,
     Broken,
     Law,
+    MakeBackend,
     bad,
     expect,
     expect_errno,
@@ -71,8 +72,6 @@ from pybpfvm.uring_backend.lawbench import (
     res_of,
 )
 from pybpfvm.uring_backend.laws import FAMILIES
-
-MakeBackend = Callable[[AddressSpace], Backend]
 
 _MS: Final = 1_000_000
 

@@ -5,6 +5,8 @@ Each queue has the kernel's layout (abi/iouring-bpf-upstream, section 3.3): u32 
     byte  8     12    20    28       36        40        44        64
           head  tail  mask  entries  SQ flags  CQ flags  overflow  CQE 0, CQE 1, ...
 
+A CQE has 16 bytes, with SETUP_CQE32 twice as many, whose second half most requests leave zero.
+
 CQ 0 shares its header with the SQ, extra CQs have a header of their own at the same offsets. The
 head is read from memory each time, since whoever maps the ring moves it; the tail is ours.
 Rules: abi/iouring-bpf-2021, sections 1.4 and 3.5.
@@ -19,7 +21,7 @@ from collections.abc import Callable, Sequence
 
 from pybpfvm.bits import U32, U64, s32
 from pybpfvm.events import CqePosted, CqeReaped, Observer
-from pybpfvm.uring_backend.abi import CQE_BYTES, SQ_CQ_OVERFLOW, Cqe
+from pybpfvm.uring_backend.abi import BIG_CQE, CQE_BYTES, NO_EXTRA, SQ_CQ_OVERFLOW, Cqe
 from pybpfvm.uring_backend.counts import Counts
 
 CQES_OFFSET = 64
@@ -28,13 +30,13 @@ _HEAD, _TAIL, _MASK, _ENTRIES = 2, 3, 5, 7  # indices of u32 words
 _SQ_FLAGS, _OVERFLOW = 9, 11
 
 
-def cq_bytes(entries: int) -> int:
-    """Size of a CQ ring in memory, header included."""
-    return CQES_OFFSET + entries * CQE_BYTES
+def cq_bytes(entries: int, cqe_bytes: int) -> int:
+    """Size of a CQ ring in memory, header included, which kernels double with the CQEs."""
+    return (CQES_OFFSET + entries * CQE_BYTES) * (cqe_bytes // CQE_BYTES)
 
 
 class CompletionQueue:
-    """The ring in `view`, which is zeroed and at least `cq_bytes(entries)` long.
+    """The ring in `view`, which is zeroed and at least `cq_bytes(entries, cqe_bytes)` long.
 
     `address` is where it lies; `tail` is ours, memory only shows it.
     """
@@ -44,6 +46,7 @@ class CompletionQueue:
         "_mask",
         "_words",
         "address",
+        "cqe_bytes",
         "entries",
         "epoch",
         "index",
@@ -52,8 +55,9 @@ class CompletionQueue:
         "tail",
     )
 
-    def __init__(self, index: int, entries: int, view: memoryview) -> None:
+    def __init__(self, index: int, entries: int, view: memoryview, cqe_bytes: int) -> None:
         self.index = index
+        self.cqe_bytes = cqe_bytes
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(view))
         self.entries = entries
         self._mask = entries - 1
@@ -74,12 +78,17 @@ class CompletionQueue:
         """CQEs that nobody has reaped yet (more than `entries` only if a reader broke the head)."""
         return (self.tail - self._words[_HEAD]) & U32
 
-    def push(self, user_data: int, res: int, flags: int) -> bool:
-        """Write and publish a CQE; False when the ring is full."""
+    def push(self, user_data: int, res: int, flags: int, extra: tuple[int, int] = NO_EXTRA) -> bool:
+        """Write and publish a CQE; False when the ring is full. `extra`: its second half, if it
+        has one."""
         tail = self.tail
         if (tail - self._words[_HEAD]) & U32 >= self.entries:
             return False
-        _CQE.pack_into(self._cqes, (tail & self._mask) * CQE_BYTES, user_data, res, flags)
+        at = (tail & self._mask) * self.cqe_bytes
+        if self.cqe_bytes == CQE_BYTES:
+            _CQE.pack_into(self._cqes, at, user_data, res, flags)
+        else:
+            BIG_CQE.pack_into(self._cqes, at, user_data, res, flags, *extra)
         self.tail = self._words[_TAIL] = (tail + 1) & U32
         return True
 
@@ -88,15 +97,17 @@ class CompletionQueue:
         head = self._words[_HEAD]
         if index >= (self.tail - head) & U32:
             return None
-        offset = ((head + index) & self._mask) * CQE_BYTES
-        return bytes(self._cqes[offset : offset + CQE_BYTES])
+        return self._at(head + index)
 
     def newest(self) -> bytes | None:
         """The CQE that was written last, reaped or not; None if there was none."""
         if self.tail == 0:
             return None
-        offset = ((self.tail - 1) & self._mask) * CQE_BYTES
-        return bytes(self._cqes[offset : offset + CQE_BYTES])
+        return self._at(self.tail - 1)
+
+    def _at(self, index: int) -> bytes:
+        offset = (index & self._mask) * self.cqe_bytes
+        return bytes(self._cqes[offset : offset + self.cqe_bytes])
 
     def pop(self) -> bytes | None:
         """The oldest CQE, removed, or None."""
@@ -109,7 +120,8 @@ class CompletionQueue:
         """Go on where a queue of another size stopped: with its head, and what it held."""
         self.tail = self._words[_HEAD] = self._words[_TAIL] = head
         for raw in cqes:
-            self.push(*_CQE.unpack(raw))
+            cqe = Cqe.unpack(raw)
+            self.push(cqe.user_data, cqe.res, cqe.flags, cqe.extra)
 
     def release(self) -> None:
         """Let go of the memory, which is about to be freed."""
@@ -140,7 +152,7 @@ class CompletionQueues:
         self.countable = 0
         self.moved = False
         self.signal: Callable[[int], None] | None = None  # told how many CQEs were posted
-        self._backlog: deque[tuple[int, int, int, str, bool, int | None]] = deque()
+        self._backlog: deque[tuple[int, int, int, str, bool, int | None, tuple[int, int]]] = deque()
         self._backlog_entries = backlog_entries
         self._observer = observer
         self._now_ns = now_ns
@@ -171,8 +183,10 @@ class CompletionQueues:
         *,
         timer: bool = False,
         request: int | None = None,
+        extra: tuple[int, int] = NO_EXTRA,
     ) -> bool:
-        """Post a CQE; False when it was dropped. `timer`: it is the completion of a TIMEOUT.
+        """Post a CQE; False when it was dropped. `timer`: it is the completion of a TIMEOUT;
+        `extra`: its second half, if it has one.
 
         `origin` and `request` are for the event, CqePosted.
         """
@@ -180,7 +194,7 @@ class CompletionQueues:
         res = s32(res)
         flags &= U32
         queue = self.queues[cq]
-        if queue.push(user_data, res, flags):
+        if queue.push(user_data, res, flags, extra):
             fate = "posted"
             self.counts.posted[cq] += 1
             self.touched.add(cq)
@@ -191,7 +205,7 @@ class CompletionQueues:
                 self.signal(1)
         elif cq == 0 and len(self._backlog) < self._backlog_entries:
             fate = "backlog"
-            self._backlog.append((user_data, res, flags, origin, timer, request))
+            self._backlog.append((user_data, res, flags, origin, timer, request, extra))
             self._main[_SQ_FLAGS] |= SQ_CQ_OVERFLOW
             self.moved = True
         else:
@@ -208,8 +222,8 @@ class CompletionQueues:
         """Move what fits from the backlog to CQ 0, as enter does; clear the SQ flag when done."""
         queue = self.queues[0]
         while self._backlog:
-            user_data, res, flags, origin, timer, request = self._backlog[0]
-            if not queue.push(user_data, res, flags):
+            user_data, res, flags, origin, timer, request, extra = self._backlog[0]
+            if not queue.push(user_data, res, flags, extra):
                 return
             self._backlog.popleft()
             self.counts.posted[0] += 1
@@ -224,7 +238,7 @@ class CompletionQueues:
         self._main[_SQ_FLAGS] &= ~SQ_CQ_OVERFLOW & U32
 
     def reap(self, cq: int, by: str) -> bytes | None:
-        """The oldest CQE of a queue (16 bytes), removed, or None. The backlog is not consulted."""
+        """The oldest CQE of a queue, removed, or None. The backlog is not consulted."""
         queue = self.queues[cq]
         raw = queue.pop()
         if raw is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from pybpfvm.errors import errno_name
 from pybpfvm.memory import AddressSpace, RegionKind
@@ -16,6 +16,12 @@ QUIET_NS: Final = 20_000_000  # for what must not
 _U32: Final = 1 << 32
 
 
+class MakeBackend(Protocol):
+    """Makes a backend over a memory, with these set-up flags."""
+
+    def __call__(self, memory: AddressSpace, *, flags: int = 0) -> Backend: ...
+
+
 class Broken(AssertionError):
     """A backend broke a law."""
 
@@ -23,9 +29,7 @@ class Broken(AssertionError):
 class Bench:
     """A backend under test, a block of user memory, and short ways to use both."""
 
-    def __init__(
-        self, backend: Backend, memory: AddressSpace, make: Callable[[AddressSpace], Backend]
-    ) -> None:
+    def __init__(self, backend: Backend, memory: AddressSpace, make: MakeBackend) -> None:
         self.backend = backend
         self._make = make
         self._others: list[Bench] = []
@@ -34,9 +38,10 @@ class Bench:
         self.block = memory.alloc(1 << 16, RegionKind.USER, "contract").start
         self._strings = self.block + (1 << 15)
 
-    def another(self) -> Bench:
-        """A second backend of the same kind over the same memory; closed with this bench."""
-        bench = Bench(self._make(self.memory), self.memory, self._make)
+    def another(self, flags: int = 0) -> Bench:
+        """A second backend of the same kind over the same memory, made with set-up `flags`; closed
+        with this bench."""
+        bench = Bench(self._make(self.memory, flags=flags), self.memory, self._make)
         self._others.append(bench)
         return bench
 

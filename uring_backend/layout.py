@@ -11,7 +11,7 @@ from pybpfvm.bits import align_up
 from pybpfvm.errors import InputError, RingError
 from pybpfvm.memory import PAGE, AddressSpace, Region, RegionKind
 from pybpfvm.profiles.base import Profile
-from pybpfvm.uring_backend.abi import OFF_CQ_RING, OFF_SQ_RING, OFF_SQES, SQE_BYTES
+from pybpfvm.uring_backend.abi import OFF_CQ_RING, OFF_SQ_RING, OFF_SQES
 from pybpfvm.uring_backend.cq import CQES_OFFSET, CompletionQueue, cq_bytes
 from pybpfvm.uring_backend.setup import RingSetup
 from pybpfvm.uring_backend.sq import SubmissionQueue
@@ -32,7 +32,7 @@ class RingMemory:
         self._setup = setup
         self._extra_cqs = profile.ring is not None and profile.ring.extra_cqs
         self._regions: list[Region] = []
-        self.array_offset = align_up(cq_bytes(setup.cqs[0]), 64)
+        self.array_offset = align_up(cq_bytes(setup.cqs[0], setup.cqe_bytes), 64)
         main_bytes = self.array_offset + 4 * setup.sq_entries
         ring = RegionKind.RING
         try:
@@ -40,10 +40,11 @@ class RingMemory:
                 max(profile.ctx_bytes, CTX_BYTES), RegionKind.CTX, profile.ctx_name
             )
             self._main = self._alloc(main_bytes, ring, "CQ 0 and SQ")
-            self._sqes = self._alloc(setup.sq_entries * SQE_BYTES, ring, "SQEs")
+            self._sqes = self._alloc(setup.sq_entries * setup.sqe_bytes, ring, "SQEs")
             self._cqs = [self._main]
             for index, entries in enumerate(setup.cqs[1:], 1):
-                self._cqs.append(self._alloc(cq_bytes(entries), ring, f"CQ {index}"))
+                size = cq_bytes(entries, setup.cqe_bytes)
+                self._cqs.append(self._alloc(size, ring, f"CQ {index}"))
         except InputError as error:
             self.free()
             raise RingError(errno.ENOMEM, f"the rings do not fit: {error}") from error
@@ -63,12 +64,15 @@ class RingMemory:
             main[self.array_offset : self.array_offset + 4 * entries],
             self._memory.view(self._sqes)[:],
             self._sqes.start,
+            self._setup.sqe_bytes,
         )
 
     def completion_queues(self) -> list[CompletionQueue]:
         """The CQs over this memory, by index."""
         return [
-            CompletionQueue(index, entries, self._memory.view(self._cqs[index]))
+            CompletionQueue(
+                index, entries, self._memory.view(self._cqs[index]), self._setup.cqe_bytes
+            )
             for index, entries in enumerate(self._setup.cqs)
         ]
 

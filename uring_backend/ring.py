@@ -19,7 +19,7 @@ from pybpfvm.events import HostWaits, HostWoke, Observer
 from pybpfvm.interrupts import breathe, uninterrupted
 from pybpfvm.memory import AddressSpace
 from pybpfvm.profiles.base import Profile
-from pybpfvm.uring_backend.abi import SQE_BYTES, Cqe
+from pybpfvm.uring_backend.abi import CQE_BYTES, ENTRY_SIZES, SQE_BYTES, Cqe
 from pybpfvm.uring_backend.base import Backend
 from pybpfvm.uring_backend.bpf import BpfRequests, Budgets, ProgramRunner, wait_line
 from pybpfvm.uring_backend.checks import SqeChecks
@@ -155,10 +155,12 @@ class Ring:
         """What lets compiled code loop over this ring by itself; None where nothing does.
 
         The caller gives it the code. Only over the running kernel's ring, with extra CQs, and
-        when nobody observes: events are Python's.
+        when nobody observes: events are Python's. Not over entries of twice the size.
         """
         rules = self.profile.ring
         backend = self.backend
+        if self.setup.flags & ENTRY_SIZES:
+            return None
         if rules is None or not rules.extra_cqs or rules.submit_returns_errno:
             return None
         if self._observer is not None or self._filtered:
@@ -483,12 +485,12 @@ class Ring:
         return 0
 
     def bpf_reap(self, cq_idx: int) -> bytes | int:
-        """The oldest CQE of a queue (16 bytes, removed), -ENOENT or -EINVAL."""
+        """The oldest CQE of a queue (its first 16 bytes; removed), -ENOENT or -EINVAL."""
         by = self._program()
         if not 0 <= cq_idx < len(self.cqs):
             return -errno.EINVAL
         raw = self.cqs.reap(cq_idx, by)
-        return -errno.ENOENT if raw is None else raw
+        return -errno.ENOENT if raw is None else raw[:CQE_BYTES]
 
     def bpf_requeue(self, source: int, target: int, most: int) -> int:
         """Let requests that wait on CQ `source` wait on CQ `target`, `most` at the most, or the

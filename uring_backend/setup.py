@@ -1,6 +1,7 @@
 """What io_uring_setup decides before a ring exists: sizes, and every reason to refuse.
 
-abi/iouring-bpf-2021, section 1.3; everything not named there is mainline of its time.
+abi/iouring-bpf-2021, section 1.3; everything not named there is mainline of its time, but for
+larger entries (SQE128, CQE32), which came later: then the CQEs of all CQs have the size.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ _KNOWN_FLAGS = (
     | abi.SETUP_CLAMP
     | abi.SETUP_ATTACH_WQ
     | abi.SETUP_R_DISABLED
+    | abi.ENTRY_SIZES  # Linux 5.19
 )
 _UNSUPPORTED_FLAGS = abi.SETUP_ATTACH_WQ | abi.SETUP_R_DISABLED
 
@@ -35,6 +37,16 @@ class RingSetup:
     sq_entries: int
     cqs: tuple[int, ...]
     flags: int
+
+    @property
+    def sqe_bytes(self) -> int:
+        """What one SQE takes."""
+        return abi.sqe_bytes(self.flags)
+
+    @property
+    def cqe_bytes(self) -> int:
+        """What one CQE takes, in every CQ."""
+        return abi.cqe_bytes(self.flags)
 
 
 def check_setup(

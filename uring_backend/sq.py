@@ -4,7 +4,8 @@
           head  tail  mask  entries  dropped  flags        (u32; layout as in cq.py)
 
 Userspace fills SQEs and publishes a tail, by `next_sqe`/`publish` here or through its own mapping;
-`fetch` and `consume` are the kernel's side.
+`fetch` and `consume` are the kernel's side. An SQE has 64 bytes, with SETUP_SQE128 twice as many:
+the second half is for commands of drivers, and nobody here reads it.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ class SubmissionQueue:
         array: memoryview,
         sqes: memoryview,
         sqes_addr: int,
+        sqe_bytes: int,
     ) -> None:
         self.entries = entries
+        self._sqe_bytes = sqe_bytes
         self._mask = entries - 1
         self._words = header.cast("I")
         self._array = array.cast("I")
@@ -57,8 +60,8 @@ class SubmissionQueue:
         slot = self._filled & self._mask
         self._filled = (self._filled + 1) & U32
         self._array[slot] = slot
-        offset = slot * SQE_BYTES
-        self._sqes[offset : offset + SQE_BYTES] = bytes(SQE_BYTES)
+        offset = slot * self._sqe_bytes
+        self._sqes[offset : offset + self._sqe_bytes] = bytes(self._sqe_bytes)
         return self._sqes_addr + offset
 
     def publish(self) -> int:
@@ -71,11 +74,12 @@ class SubmissionQueue:
         return min((self._words[_TAIL] - self._head) & U32, self.entries)
 
     def fetch(self, ahead: int) -> bytes | None:
-        """The SQE `ahead` places behind the head; None when its index is no SQE's."""
+        """The 64 bytes of the SQE `ahead` places behind the head; None when its index is no
+        SQE's."""
         slot = self._array[(self._head + ahead) & self._mask]
         if slot >= self.entries:
             return None
-        offset = slot * SQE_BYTES
+        offset = slot * self._sqe_bytes
         return bytes(self._sqes[offset : offset + SQE_BYTES])
 
     def consume(self, count: int) -> None:

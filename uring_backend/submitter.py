@@ -21,6 +21,7 @@ from pybpfvm.uring_backend.abi import (
     IOVEC,
     MAX_RW_COUNT,
     MSG_WAITALL,
+    NO_EXTRA,
     SQE_ANY_LINK,
     SQE_BUFFER_SELECT,
     SQE_CQE_SKIP_SUCCESS,
@@ -88,7 +89,7 @@ class Submitter:
         self._live_requests = live_requests
         self._observer = observer
         self._chain: list[tuple[Request, int]] = []  # a program's open chain, with errnos
-        self._deferred: list[tuple[Request, int, int]] = []
+        self._deferred: list[tuple[Request, int, int, tuple[int, int]]] = []
         self._inline_from: int | None = None  # requests from this token on complete inline
 
     @property
@@ -228,7 +229,7 @@ class Submitter:
         # away is nearly always the former, and then the helper says so.
         bad = -errno.EACCES if denied else -errno.EINVAL
         if len(self._deferred) > before and self._deferred[-1][:2] == (request, bad):
-            _, res, flags = self._deferred.pop()
+            _, res, flags, _ = self._deferred.pop()
             refused = self._rules.submit_returns_errno
             self._announce_end(request, res, flags, quiet=refused)
             if refused:
@@ -343,9 +344,9 @@ class Submitter:
         if len(self._deferred) < least:
             return
         deferred, self._deferred = self._deferred, []
-        for request, res, flags in deferred:
+        for request, res, flags, extra in deferred:
             self._announce_end(request, res, flags)
-            self._post(request, res, flags)
+            self._post(request, res, flags, extra)
         self.settle()
 
     # --- both -----------------------------------------------------------------------------
@@ -469,7 +470,7 @@ class Submitter:
                 elif isinstance(event, Message):
                     self._cqs.post(0, event.user_data, event.res, event.flags, OTHER_RING)
                 else:
-                    self._ended(event.token, event.res, event.flags)
+                    self._ended(event.token, event.res, event.flags, event.extra)
             self.settle()
         return any_events
 
@@ -489,7 +490,7 @@ class Submitter:
         else:
             self.performed.start(request)
 
-    def _ended(self, token: int, res: int, flags: int) -> None:
+    def _ended(self, token: int, res: int, flags: int, extra: tuple[int, int]) -> None:
         hidden = self._table.take_hidden(token)
         if hidden is not None:
             hidden(res)
@@ -498,11 +499,13 @@ class Submitter:
         if request is None:
             raise InternalError(f"the backend completed an unknown request {token}")
         if flags & CQE_F_MORE:
-            self._post(request, res, flags)
+            self._post(request, res, flags, extra)
         else:
-            self.complete(request, res, flags)
+            self.complete(request, res, flags, extra)
 
-    def complete(self, request: Request, res: int, flags: int = 0) -> None:
+    def complete(
+        self, request: Request, res: int, flags: int = 0, extra: tuple[int, int] = NO_EXTRA
+    ) -> None:
         """The request is over: its last CQE, posted at once or at the end of the run."""
         self._table.retire(request)
         if self.gate.active:
@@ -517,10 +520,10 @@ class Submitter:
         else:
             inline = self._inline_from is not None and request.token >= self._inline_from
         if inline:
-            self._deferred.append((request, res, flags))
+            self._deferred.append((request, res, flags, extra))
         else:
             self._announce_end(request, res, flags)
-            self._post(request, res, flags)
+            self._post(request, res, flags, extra)
 
     def end(self, request: Request, res: int, *, failed: bool) -> None:
         """A request that the ring performed is over; `failed` breaks a chain behind it."""
@@ -529,7 +532,9 @@ class Submitter:
             self._backend.finish(request.token, failed=failed)
             self.activity += 1
 
-    def _post(self, request: Request, res: int, flags: int) -> None:
+    def _post(
+        self, request: Request, res: int, flags: int, extra: tuple[int, int] = NO_EXTRA
+    ) -> None:
         self._cqs.post(
             request.cq,
             request.user_data,
@@ -538,6 +543,7 @@ class Submitter:
             request.origin,
             timer=request.opcode == Op.TIMEOUT,
             request=request.token,
+            extra=extra,
         )
 
     def _skips(self, request: Request, res: int) -> bool:

@@ -19,7 +19,7 @@ from pybpfvm.session.machine import Machine, default_machine
 from pybpfvm.session.ringfaults import RingFaults
 from pybpfvm.session.sqe import SqeBuilder
 from pybpfvm.session.user import Block, UserMemory
-from pybpfvm.uring_backend.abi import PBUF_RING_INC, Cqe
+from pybpfvm.uring_backend.abi import ENTRY_SIZES, PBUF_RING_INC, Cqe
 from pybpfvm.uring_backend.base import Backend, World
 from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.faults import Fault, Faults, Missed
@@ -31,16 +31,22 @@ BackendName = Literal["sim", "kernel", "liburing"]
 
 
 def make_backend(
-    name: str, memory: AddressSpace, seed: int, injector: Injector | None = None
+    name: str,
+    memory: AddressSpace,
+    seed: int,
+    injector: Injector | None = None,
+    setup_flags: int = 0,
 ) -> Backend:
     """The backend called `name`; InputError when it can not be had.
 
-    `injector` gives requests faults, in `sim` only.
+    `injector` gives requests faults, in `sim` only. `setup_flags`: the ring's, of which requests
+    notice some.
     """
+    flags = setup_flags & ENTRY_SIZES
     if name == "sim":
         from pybpfvm.uring_backend.sim import SimBackend
 
-        return SimBackend(memory, seed=seed, injector=injector)
+        return SimBackend(memory, seed=seed, injector=injector, flags=flags)
     if injector is not None:
         raise InputError(
             "requests on the kernel's ring meet no faults but its own",
@@ -50,12 +56,12 @@ def make_backend(
     if name == "kernel":
         from pybpfvm.uring_backend.kernel import KernelBackend
 
-        return KernelBackend(memory)
+        return KernelBackend(memory, flags=flags)
     if name == "liburing":
         from pybpfvm.uring_backend.kernel import KernelBackend
         from pybpfvm.uring_backend.kernel.libring import LibRing
 
-        return KernelBackend(memory, make_ring=LibRing)
+        return KernelBackend(memory, make_ring=LibRing, flags=flags)
     names = " or ".join(get_args(BackendName))
     raise InputError(f"no backend is called {name!r}", where="backend", remedy=names)
 

@@ -109,7 +109,7 @@ class LoopRing(HostRing):
         self._steppers: list[_Stepper] = []
         self._pending: list[SqeBuilder] = []
         memory = self.machine.memory
-        self.backend = make_backend(backend, memory, seed, self._faults.injector)
+        self.backend = make_backend(backend, memory, seed, self._faults.injector, flags)
         self.core = CoreRing(
             self.profile.loop,
             memory,

@@ -102,7 +102,7 @@ class Ring(HostRing):
         self._flags, self._cq0_entries = flags, cq0_entries
         self._budgets = self._faults.limited(budgets or Budgets())
         self.backend: Backend = make_backend(
-            backend, self.machine.memory, seed, self._faults.injector
+            backend, self.machine.memory, seed, self._faults.injector, flags
         )
         self._core: CoreRing | None = None
         self._runner = _Runner(self)

@@ -25,7 +25,8 @@ from pybpfvm.memory import AddressSpace, RegionKind
 from pybpfvm.profiles import PROFILES
 from pybpfvm.profiles.base import Region
 from pybpfvm.uring_backend import abi
-from pybpfvm.uring_backend.abi import Op, Sqe
+from pybpfvm.uring_backend.abi import Cqe, Op, Sqe
+from pybpfvm.uring_backend.cq import cq_bytes
 from pybpfvm.uring_backend.kernel import sysring
 from pybpfvm.uring_backend.loop.attach import RingTable
 from pybpfvm.uring_backend.loop.ring import LoopRing
@@ -37,13 +38,14 @@ REST_NS: Final = 4_000_000
 _TIMEOUT_NS: Final = 200_000
 _BAD_INDEX: Final = 77
 _REGISTER_ENABLE_RINGS: Final = 12
-_CQE: Final = struct.Struct("<QiI")
 _SOME: Final = (
     abi.SETUP_SUBMIT_ALL,
     abi.SETUP_SINGLE_ISSUER,
     abi.SETUP_NO_SQARRAY,
     abi.SETUP_R_DISABLED,
     abi.SETUP_COOP_TASKRUN,
+    abi.SETUP_SQE128,
+    abi.SETUP_CQE32,
 )
 
 
@@ -81,6 +83,8 @@ def generate(seed: int) -> Session:
     trouble = random.choice(("workers", "workers", "bad", "bad", "misplaced"))
     workers = trouble == "workers"
     kinds = _INLINE + {"workers": _BY_WORKERS, "bad": _BAD + _SILENT, "misplaced": _SILENT}[trouble]
+    if flags & abi.SETUP_CQE32 or trouble == "bad":
+        kinds += _BIG
     links = _LINKS if workers and not flags & _LATE_TASK_WORK else (0,)
     actions = []
     for _ in range(random.randint(6, 20)):
@@ -129,13 +133,15 @@ _KINDS: Final[tuple[Callable[[int, int], Sqe], ...]] = (
     lambda event, time: Sqe(Op.POLL_ADD, fd=event, op_flags=abi.POLLIN),
     lambda event, time: Sqe(Op.POLL_ADD, fd=event, op_flags=abi.POLLIN),
     lambda event, time: Sqe(Op.POLL_ADD, fd=event, op_flags=abi.POLLOUT),
+    lambda event, time: Sqe(Op.NOP, off=3, addr=4, op_flags=abi.NOP_CQE32),
 )
 
 
 _BAD: Final = (3, 4)
 _BY_WORKERS: Final = (5,)
 _SILENT: Final = (6,)
-_INLINE: Final = tuple(set(range(len(_KINDS))) - {*_BAD, *_BY_WORKERS, *_SILENT})
+_BIG: Final = (12, 12)  # refused without CQE32
+_INLINE: Final = tuple(set(range(len(_KINDS))) - {*_BAD, *_BY_WORKERS, *_SILENT, *_BIG})
 
 
 class Host(Protocol):
@@ -165,7 +171,7 @@ class Host(Protocol):
     def seen(self) -> dict[str, int]:
         """The header words of both queues."""
 
-    def reap(self, most: int) -> list[tuple[int, int, int]]:
+    def reap(self, most: int) -> list[Cqe]:
         """CQEs, taken."""
 
 
@@ -197,7 +203,7 @@ def play(
         host.rest(rest_ns)
         seen.append((str(action), result, host.seen()))
     rest = host.reap(100)
-    seen.append(("the rest", rest if session.ordered else sorted(rest), host.seen()))
+    seen.append(("the rest", rest if session.ordered else sorted(rest, key=Cqe.pack), host.seen()))
     return seen
 
 
@@ -214,7 +220,7 @@ class OurHost:
 
     def __init__(self, session: Session, stack: ExitStack) -> None:
         memory = stack.enter_context(AddressSpace())
-        backend = SimBackend(memory)
+        backend = SimBackend(memory, flags=session.flags)
         rules = PROFILES["loop-7.2"].loop
         assert rules is not None
         self.event = backend.world.eventfd()
@@ -276,10 +282,10 @@ class OurHost:
     def seen(self) -> dict[str, int]:
         return self.ring.queues.words
 
-    def reap(self, most: int) -> list[tuple[int, int, int]]:
-        found: list[tuple[int, int, int]] = []
+    def reap(self, most: int) -> list[Cqe]:
+        found: list[Cqe] = []
         while len(found) < most and (cqe := self.ring.reap()) is not None:
-            found.append((cqe.user_data, cqe.res, cqe.flags))
+            found.append(cqe)
         return found
 
 
@@ -297,6 +303,8 @@ class KernelHost:
         self.ring = stack.enter_context(
             sysring.SysRing(SQ_ENTRIES, cq_entries=session.cq_entries, flags=session.flags)
         )
+        self._sqe_bytes = abi.sqe_bytes(session.flags)
+        self._cqe_bytes = abi.cqe_bytes(session.flags)
         self.event = os.eventfd(0, os.EFD_CLOEXEC)
         stack.callback(os.close, self.event)
         self._timespec = ctypes.create_string_buffer(abi.TIMESPEC.pack(0, _TIMEOUT_NS))
@@ -308,7 +316,8 @@ class KernelHost:
         if (tail - words[ring.sq_head]) & 0xFFFF_FFFF >= ring.sq_entries:
             return
         slot = tail & ring.sq_mask
-        ring.sqes[slot * abi.SQE_BYTES : (slot + 1) * abi.SQE_BYTES] = sqe.pack()
+        at = slot * self._sqe_bytes
+        ring.sqes[at : at + abi.SQE_BYTES] = sqe.pack()
         if ring.sq_array:
             words[ring.sq_array + slot] = slot if index is None else index
         words[ring.sq_tail] = (tail + 1) & 0xFFFF_FFFF
@@ -336,11 +345,11 @@ class KernelHost:
         ring = self.ring
         ring.sq_entries, ring.cq_entries, *_ = struct.unpack_from("<II", params)
         cq_off = struct.unpack_from("<10I", params, 80)
-        array = align_up(cq_off[5] + abi.CQE_BYTES * ring.cq_entries, 64)  # 6.18 does not tell
+        array = align_up(cq_bytes(ring.cq_entries, self._cqe_bytes), 64)  # 6.18 does not tell
         span = array + 4 * ring.sq_entries if ring.sq_array else array
         self._maps = [
             mmap.mmap(ring.fd, span, offset=abi.OFF_SQ_RING),
-            mmap.mmap(ring.fd, abi.SQE_BYTES * ring.sq_entries, offset=abi.OFF_SQES),
+            mmap.mmap(ring.fd, self._sqe_bytes * ring.sq_entries, offset=abi.OFF_SQES),
         ]
         ring.ring, ring.sqes = (memoryview(area) for area in self._maps)
         ring.words = ring.ring[: span & ~3].cast("I")
@@ -370,11 +379,11 @@ class KernelHost:
         }
         return {name: words[index] for name, index in at.items()}
 
-    def reap(self, most: int) -> list[tuple[int, int, int]]:
-        ring, words = self.ring, self.ring.words
-        found: list[tuple[int, int, int]] = []
+    def reap(self, most: int) -> list[Cqe]:
+        ring, words, size = self.ring, self.ring.words, self._cqe_bytes
+        found: list[Cqe] = []
         while len(found) < most and words[ring.cq_head] != words[ring.cq_tail]:
-            at = ring.cqes_at + (words[ring.cq_head] & ring.cq_mask) * abi.CQE_BYTES
-            found.append(_CQE.unpack_from(ring.ring, at))
+            at = ring.cqes_at + (words[ring.cq_head] & ring.cq_mask) * size
+            found.append(Cqe.unpack(ring.ring[at : at + size]))
             words[ring.cq_head] = (words[ring.cq_head] + 1) & 0xFFFF_FFFF
         return found

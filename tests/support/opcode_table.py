@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from pybpfvm.memory import AddressSpace
 from pybpfvm.uring_backend.abi import OP_LAST, Op, Register
 from pybpfvm.uring_backend.contract import LAWS, check_law
 from pybpfvm.uring_backend.kernel import KernelBackend
@@ -78,12 +77,8 @@ def opcodes_of_laws() -> frozenset[int]:
     """Opcodes that laws submit."""
     _seen.clear()
     for law in LAWS:
-        check_law(_recorder, law)
+        check_law(_Recorder, law)
     return frozenset(_seen)
-
-
-def _recorder(memory: AddressSpace) -> SimBackend:
-    return _Recorder(memory)
 
 
 def generated() -> tuple[frozenset[int], frozenset[Register]]:

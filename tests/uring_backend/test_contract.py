@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from pybpfvm.errors import InputError
@@ -16,9 +18,9 @@ from pybpfvm.uring_backend.sim import SimBackend
 SEEDS = (0, 1, 2)
 
 
-def make_kernel_backend(memory: AddressSpace) -> Backend:
+def make_kernel_backend(memory: AddressSpace, *, flags: int = 0) -> Backend:
     try:
-        return KernelBackend(memory)
+        return KernelBackend(memory, flags=flags)
     except InputError as refusal:
         pytest.skip(str(refusal))
 
@@ -26,7 +28,7 @@ def make_kernel_backend(memory: AddressSpace) -> Backend:
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 def test_simulated_ring(law: Law, seed: int) -> None:
-    check_law(lambda memory: SimBackend(memory, seed=seed), law)
+    check_law(partial(SimBackend, seed=seed), law)
 
 
 @pytest.mark.kernel_ring
@@ -35,9 +37,9 @@ def test_ring_of_the_kernel(law: Law) -> None:
     check_law(make_kernel_backend, law)
 
 
-def make_liburing_backend(memory: AddressSpace) -> Backend:
+def make_liburing_backend(memory: AddressSpace, *, flags: int = 0) -> Backend:
     try:
-        return KernelBackend(memory, make_ring=LibRing)
+        return KernelBackend(memory, make_ring=LibRing, flags=flags)
     except InputError as refusal:
         pytest.skip(str(refusal))
 

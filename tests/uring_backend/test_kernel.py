@@ -740,7 +740,7 @@ class Plain:
             found += self.ring.reap()
         while self.ring.wait(quiet_ns) == 0:
             found += self.ring.reap()
-        return found
+        return [(token, res, flags) for token, res, flags in found]
 
 
 def make_chain(chance: random.Random, bench: Bench, first: int, fd: int) -> list[Sqe]:

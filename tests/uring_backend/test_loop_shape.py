@@ -28,6 +28,8 @@ SETUPS = (
     "entries=5,cq_entries=64",
     "entries=512,flags=single_issuer+defer_taskrun,mem=100",
     "flags=",
+    "entries=16,cq_entries=128,flags=sqe128+cqe32",
+    "entries=4,cq_entries=128,flags=cqe32+no_sqarray",
 )
 
 
@@ -129,7 +131,7 @@ def test_documents_that_describe_no_ring(text: str, reason: str) -> None:
         ("entries=99999999999", InputError, "entries is not a number"),
         ("flags=fast", InputError, "no set-up flag is called 'fast'"),
         ("entries=0", RingError, "0 SQ entries"),
-        ("flags=sqe128", UnsupportedError, "SQE128"),
+        ("flags=cqe_mixed", UnsupportedError, "CQE_MIXED"),
     ],
 )
 def test_set_ups_that_are_none(text: str, error: type[Exception], reason: str) -> None:

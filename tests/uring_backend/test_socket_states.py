@@ -18,7 +18,7 @@ from pybpfvm.uring_backend.abi import Op, Sqe
 from pybpfvm.uring_backend.base import Completion, Peer
 from pybpfvm.uring_backend.kernel import KernelBackend
 from pybpfvm.uring_backend.kernel.probe import available
-from pybpfvm.uring_backend.lawbench import Bench
+from pybpfvm.uring_backend.lawbench import Bench, MakeBackend
 from pybpfvm.uring_backend.sim import SimBackend
 
 pytestmark = pytest.mark.kernel_ring
@@ -400,9 +400,7 @@ _LEFT_OUT = {
 }
 
 
-def play(
-    make: Callable[[AddressSpace], SimBackend | KernelBackend], state: str
-) -> dict[str, Result]:
+def play(make: MakeBackend, state: str) -> dict[str, Result]:
     found = {}
     for call, act in CALLS.items():
         with AddressSpace() as memory:

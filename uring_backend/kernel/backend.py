@@ -18,6 +18,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from pybpfvm.errors import InputError, InternalError, RingError, UnsupportedError
 from pybpfvm.interrupts import breathe
@@ -74,7 +75,8 @@ class KernelBackend:
     """Backend (see pybpfvm.uring_backend.base) on the running kernel.
 
     `entries` bounds what one chain may hold. Raises InputError where the kernel refuses a ring.
-    `make_ring` makes the ring: by system calls of our own, or LibRing, through liburing.
+    `make_ring` makes the ring: by system calls of our own, or LibRing, through liburing; `flags`
+    are its set-up flags (ENTRY_SIZES).
     Requests may reach blocks of `memory` until `close`, which closing the memory calls first.
     """
 
@@ -86,9 +88,13 @@ class KernelBackend:
         *,
         entries: int = DEFAULT_ENTRIES,
         make_ring: MakeRing = SysRing,
+        flags: int = 0,
     ) -> None:
         if entries < 1:
             raise InputError(f"a ring of {entries} entries", remedy="ask for 1 or more")
+        if flags:
+            make_ring = partial(make_ring, flags=flags)
+        self._big_cqes = bool(flags & abi.SETUP_CQE32)
         # Twice as many, because an external request in a chain takes two.
         self._ring = make_ring(min(2 * entries, abi.MAX_SQ_ENTRIES), cq_entries=_CQ_ENTRIES)
         try:
@@ -103,7 +109,9 @@ class KernelBackend:
         self._events: list[Event] = []
         self._flight = InFlight()
         self._gates = GatePool()
-        self._planner = Planner(self._guard, self.world, self._flight, self._gates)
+        self._planner = Planner(
+            self._guard, self.world, self._flight, self._gates, big_cqes=self._big_cqes
+        )
         self._denied: Denied | None = None
         self._refused: set[int] = set()  # tokens of denied requests
         self._preparation = Preparation(make_ring, self._guard)
@@ -466,11 +474,14 @@ class KernelBackend:
         reaped = self._ring.reap()
         if self._rings:
             self._rings.reflect()
+        if self._big_cqes:
+            for token, res, flags, *extra in reaped:
+                self._complete(token, self._told(token, res), flags, (extra[0], extra[1]))
+            return
         for token, res, flags in reaped:
             entry = live.get(token)
             if refused and token in refused:
-                refused.discard(token)
-                res = -errno.EACCES if res == -errno.EINVAL else res
+                res = self._told(token, res)
             if entry.__class__ is int:
                 if not flags & abi.CQE_F_MORE:
                     del live[token]
@@ -478,7 +489,16 @@ class KernelBackend:
             else:
                 self._complete(token, res, flags)
 
-    def _complete(self, token: int, res: int, flags: int) -> None:
+    def _told(self, token: int, res: int) -> int:
+        """What the caller is told of this result: that it was a filter, where it was one."""
+        if token not in self._refused:
+            return res
+        self._refused.discard(token)
+        return -errno.EACCES if res == -errno.EINVAL else res
+
+    def _complete(
+        self, token: int, res: int, flags: int, extra: tuple[int, int] = abi.NO_EXTRA
+    ) -> None:
         if token == NO_TOKEN:
             return  # of the planner's own; _NO_DRAINS only when cancelled behind a drain
         if token >= messages.FIRST_TOKEN and (user_data := messages.take(token)) is not None:
@@ -512,7 +532,7 @@ class KernelBackend:
             if isinstance(entry, Entry):
                 self._planner.over(entry)
         if posts:
-            self._events.append(Completion(token, res, flags))
+            self._events.append(Completion(token, res, flags, extra))
 
     def _complete_hidden(self, record: Hidden, res: int) -> None:
         if isinstance(record, Gate):

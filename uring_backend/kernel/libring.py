@@ -99,6 +99,7 @@ class LibRing:
         self.cq_entries: int = fields[1]
         self.features: int = fields[5]
         self.fd: int = struct.unpack_from("<i", self._ring, _RING_FD_AT)[0]
+        self._cqe = abi.BIG_CQE if flags & abi.SETUP_CQE32 else _CQE
         self._cqes = (ctypes.c_void_p * _BATCH)()
         self._timespec = ctypes.create_string_buffer(abi.TIMESPEC.size)
         self._one = ctypes.c_void_p()
@@ -162,10 +163,10 @@ class LibRing:
         )
         return result
 
-    def reap(self) -> list[tuple[int, int, int]]:
-        """(user_data, res, flags) of every CQE there is, an overflow backlog included."""
+    def reap(self) -> list[tuple[int, ...]]:
+        """(user_data, res, flags) of every CQE there is; see Transport."""
         lib, ring, cqes = self._lib, self._ring, self._cqes
-        found: list[tuple[int, int, int]] = []
+        found: list[tuple[int, ...]] = []
         while True:
             count = lib.io_uring_peek_batch_cqe(ring, cqes, _BATCH)
             if not count:
@@ -175,7 +176,7 @@ class LibRing:
                     return found
                 continue
             for at in filter(None, cqes[:count]):
-                entry = _CQE.unpack(ctypes.string_at(at, _CQE.size))
+                entry = self._cqe.unpack(ctypes.string_at(at, self._cqe.size))
                 if entry[0] != _DEFUSED:
                     found.append(entry)
             lib.io_uring_cq_advance(ring, count)

@@ -78,9 +78,19 @@ Planned = tuple[bytes, int, int, Record | None]
 
 
 class Planner:
-    """Plans batches for one backend. `flight` is what the plans that were issued came to."""
+    """Plans batches for one backend. `flight` is what the plans that were issued came to;
+    `big_cqes`: the ring has SETUP_CQE32."""
 
-    def __init__(self, guard: Guard, world: KernelWorld, flight: InFlight, gates: GatePool) -> None:
+    def __init__(
+        self,
+        guard: Guard,
+        world: KernelWorld,
+        flight: InFlight,
+        gates: GatePool,
+        *,
+        big_cqes: bool = False,
+    ) -> None:
+        self._big_cqes = big_cqes
         self._guard = guard
         self._world = world
         self._flight = flight
@@ -176,6 +186,8 @@ class Planner:
         """What the skip flags of its chain mean for it."""
         entry.shows_skip = entry.position in skips
         if sqe.flags & abi.SQE_IO_DRAIN and entry.position >= refused_from:
+            entry.bad_sqe = True
+        if sqe.opcode == Op.NOP and sqe.op_flags & abi.NOP_CQE32 and not self._big_cqes:
             entry.bad_sqe = True
 
     def _remember(self, entry: Entry, names: tuple[int, ...] = ()) -> None:

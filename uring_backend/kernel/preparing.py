@@ -47,7 +47,7 @@ class Preparation:
         results: dict[int, int] = {}
         while len(results) < 2:
             self._ring.wait(None)
-            results |= {token: res for token, res, _ in self._ring.reap()}
+            results |= {token: res for token, res, *_ in self._ring.reap()}
         del effect  # kept what the SQE points to until here
         return results[_ASKED] != -errno.ECANCELED
 

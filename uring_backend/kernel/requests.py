@@ -213,7 +213,7 @@ def _is_bad(sqe: Sqe) -> bool:
     if sqe.ioprio and not info.ioprio:
         return True
     if sqe.opcode == Op.NOP:
-        return sqe.op_flags >= abi.NOP_CQE32
+        return sqe.op_flags >= abi.NOP_CQE32 << 1
     if sqe.opcode == Op.SOCKET:
         kind = sqe.off & U32 & ~0xF
         cloexec = sqe.file_index and kind & abi.SOCK_CLOEXEC

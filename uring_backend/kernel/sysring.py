@@ -68,10 +68,11 @@ class SysRing:
                 f"io_uring of this kernel lacks feature bits {missing:#x}",
                 remedy="use Linux 6.1 or later, or the simulated ring",
             )
-        span = max(sq_off[6] + 4 * self.sq_entries, cq_off[5] + abi.CQE_BYTES * self.cq_entries)
+        cqe_bytes, sqe_bytes = abi.cqe_bytes(flags), abi.sqe_bytes(flags)
+        span = max(sq_off[6] + 4 * self.sq_entries, cq_off[5] + cqe_bytes * self.cq_entries)
         try:
             self._ring_map = _map(fd, span, abi.OFF_SQ_RING)
-            self._sqe_map = _map(fd, abi.SQE_BYTES * self.sq_entries, abi.OFF_SQES)
+            self._sqe_map = _map(fd, sqe_bytes * self.sq_entries, abi.OFF_SQES)
         except OSError as error:
             os.close(fd)
             raise setup_error(error.errno or errno.ENOMEM) from error
@@ -86,6 +87,8 @@ class SysRing:
         self.sq_mask = self.words[sq_off[2] // 4]
         self.cq_mask = self.words[cq_off[2] // 4]
         self.cqes_at: int = cq_off[5]
+        self._cqe = abi.BIG_CQE if flags & abi.SETUP_CQE32 else _CQE
+        self._sqe_bytes = sqe_bytes
         self.sq_array = 0 if flags & abi.SETUP_NO_SQARRAY else sq_off[6] // 4
         if self.sq_array:
             for index in range(self.sq_entries):  # entry i always uses SQE i
@@ -127,10 +130,10 @@ class SysRing:
 
         What the kernel did not consume is taken out of the SQ again.
         """
-        words, mask, area = self.words, self.sq_mask, self.sqes
+        words, mask, area, stride = self.words, self.sq_mask, self.sqes, self._sqe_bytes
         tail = words[self.sq_tail]
         for sqe in sqes:
-            at = (tail & mask) << 6
+            at = (tail & mask) * stride
             area[at : at + 64] = sqe
             tail = (tail + 1) & 0xFFFFFFFF
         words[self.sq_tail] = tail
@@ -175,17 +178,18 @@ class SysRing:
         """Whether the CQ holds an entry."""
         return bool(self.words[self.cq_head] != self.words[self.cq_tail])
 
-    def reap(self) -> list[tuple[int, int, int]]:
-        """(user_data, res, flags) of every entry in the CQ, which is emptied."""
+    def reap(self) -> list[tuple[int, ...]]:
+        """(user_data, res, flags) of every entry in the CQ, which is emptied; see Transport."""
         words = self.words
         head, tail = words[self.cq_head], words[self.cq_tail]
         if head == tail and not words[self.sq_flags] & abi.SQ_CQ_OVERFLOW:
             return []
-        found: list[tuple[int, int, int]] = []
-        unpack, ring, base, mask = _CQE.unpack_from, self.ring, self.cqes_at, self.cq_mask
+        found: list[tuple[int, ...]] = []
+        unpack, stride = self._cqe.unpack_from, self._cqe.size
+        ring, base, mask = self.ring, self.cqes_at, self.cq_mask
         while True:
             while head != tail:
-                found.append(unpack(ring, base + ((head & mask) << 4)))
+                found.append(unpack(ring, base + (head & mask) * stride))
                 head = (head + 1) & 0xFFFFFFFF
             words[self.cq_head] = head
             if not words[self.sq_flags] & abi.SQ_CQ_OVERFLOW:

@@ -20,8 +20,9 @@ class Transport(Protocol):
     def wait(self, timeout_ns: int | None) -> int:
         """Sleep until the CQ has an entry: 0, -ETIME, -EINTR, or another -errno."""
 
-    def reap(self) -> list[tuple[int, int, int]]:
-        """(user_data, res, flags) of every CQE there is, an overflow backlog included."""
+    def reap(self) -> list[tuple[int, ...]]:
+        """(user_data, res, flags) of every CQE there is, an overflow backlog included; two numbers
+        more, big_cqe, on a ring made with SETUP_CQE32."""
 
     def register(self, opcode: int, arg: int, count: int) -> int:
         """io_uring_register(2) on this ring; `arg` is an address or 0."""

@@ -7,6 +7,7 @@ from typing import Final
 
 from pybpfvm.uring_backend.lawbench import Law
 from pybpfvm.uring_backend.laws import (
+    entries,
     events,
     filtering,
     messages,
@@ -26,4 +27,5 @@ FAMILIES: Final[Sequence[Law]] = (
     *registration.LAWS,
     *sockets.LAWS,
     *filtering.LAWS,
+    *entries.LAWS,
 )

@@ -5,6 +5,9 @@
                       head  tail  head  tail  mask  mask  entr. entr. dropped  flags  overflow
                 64: CQEs of 16 bytes, then (64-aligned) the u32 index array, unless NO_SQARRAY
     SQ region   SQEs of 64 bytes
+
+With CQE32 and SQE128 entries are twice as large, and so is all that stands before the array.
+
     MEM region  what the host registered
 
 Heads that programs move and tails that hosts move are read from memory each time: both sides write
@@ -21,7 +24,7 @@ from pybpfvm.bits import U32, align_up, s32
 from pybpfvm.errors import InputError, RingError
 from pybpfvm.memory import PAGE, AddressSpace, Region, RegionKind
 from pybpfvm.profiles.base import Region as RingRegion
-from pybpfvm.uring_backend.abi import CQE_BYTES, SQ_CQ_OVERFLOW, SQE_BYTES
+from pybpfvm.uring_backend.abi import NO_EXTRA, SQ_CQ_OVERFLOW, SQE_BYTES
 from pybpfvm.uring_backend.cq import CQES_OFFSET, CompletionQueue, cq_bytes
 from pybpfvm.uring_backend.loop.setup import LoopSetup
 
@@ -58,16 +61,18 @@ class Posting(NamedTuple):
     flags: int
     origin: str
     token: int | None
+    extra: tuple[int, int] = NO_EXTRA
 
 
 def ring_layout(setup: LoopSetup) -> dict[str, int]:
     """What io_uring_setup reports of a ring: sizes, and the offsets of the CQ region by `sq_NAME`
     and `cq_NAME`."""
+    queue_bytes = cq_bytes(setup.cq_entries, setup.cqe_bytes)
     return {
         "sq_entries": setup.sq_entries,
         "cq_entries": setup.cq_entries,
         "flags": setup.flags,
-        "sq_array": align_up(cq_bytes(setup.cq_entries), 64) if setup.has_array else 0,
+        "sq_array": align_up(queue_bytes, 64) if setup.has_array else 0,
         **{f"sq_{name}": offset for name, offset in SQ_OFFSETS.items()},
         **{f"cq_{name}": offset for name, offset in CQ_OFFSETS.items()},
     }
@@ -92,7 +97,7 @@ class LoopMemory:
 
     def _map(self, setup: LoopSetup) -> None:
         """Memory for both queues, zeroed but for what never changes."""
-        size = cq_bytes(setup.cq_entries)
+        size = cq_bytes(setup.cq_entries, setup.cqe_bytes)
         array_at = ring_layout(setup)["sq_array"]
         if setup.has_array:
             size = array_at + 4 * setup.sq_entries
@@ -100,7 +105,7 @@ class LoopMemory:
         try:
             for bytes_, name in (
                 (size, "CQ region"),
-                (setup.sq_entries * SQE_BYTES, "SQ region"),
+                (setup.sq_entries * setup.sqe_bytes, "SQ region"),
             ):
                 made = self._memory.alloc(align_up(bytes_, PAGE), RegionKind.RING, name)
                 regions.append(made)
@@ -122,20 +127,20 @@ class LoopMemory:
                 self._array[index] = index
         self._words[_SQ_MASK] = setup.sq_entries - 1
         self._words[_SQ_ENTRIES] = setup.sq_entries
-        self.cq = CompletionQueue(0, setup.cq_entries, self._cq)
+        self.cq = CompletionQueue(0, setup.cq_entries, self._cq, setup.cqe_bytes)
 
     def resize(self, setup: LoopSetup) -> None:
         """Other sizes: what is in the queues moves, and keeps its place modulo the new size.
 
         RingError EOVERFLOW, and nothing is changed, when it is too much for them.
         """
-        words, mask = self._words, self._setup.sq_entries - 1
+        words, mask, sqe_bytes = self._words, self._setup.sq_entries - 1, setup.sqe_bytes
         tail = words[_SQ_TAIL]
         waiting, held = (tail - words[_SQ_HEAD]) & U32, self.cq.count()
         if waiting > setup.sq_entries or held > setup.cq_entries:
             raise RingError(errno.EOVERFLOW, f"{waiting} SQEs and {held} CQEs do not fit")
         sqes = [
-            (at, bytes(self._sq[(at & mask) * SQE_BYTES :][:SQE_BYTES]))
+            (at, bytes(self._sq[(at & mask) * sqe_bytes :][:sqe_bytes]))
             for at in ((words[_SQ_HEAD] + ahead) & U32 for ahead in range(waiting))
         ]
         cqes = [self.cq.peek(index) for index in range(held)]
@@ -147,8 +152,8 @@ class LoopMemory:
         for at, value in kept.items():
             self._words[at] = value
         for at, raw in sqes:
-            start = (at & (setup.sq_entries - 1)) * SQE_BYTES
-            self._sq[start : start + SQE_BYTES] = raw
+            start = (at & (setup.sq_entries - 1)) * sqe_bytes
+            self._sq[start : start + sqe_bytes] = raw
         self.cq.resume(kept[_CQ_HEAD], [raw for raw in cqes if raw is not None])
         _release(old_cq, old_views)
         for region in old_regions:
@@ -173,14 +178,15 @@ class LoopMemory:
         return min((self._words[_SQ_TAIL] - self._sq_head) & U32, self._setup.sq_entries)
 
     def fetch(self, ahead: int) -> bytes | None:
-        """The SQE that many places on; None when the index array names none."""
+        """64 bytes of the SQE that many places on; None when the index array names none."""
         slot = ahead if self._setup.rewinds else (self._sq_head + ahead) & U32
         slot &= self._setup.sq_entries - 1
         if self._array is not None:
             slot = self._array[slot]
             if slot >= self._setup.sq_entries:
                 return None
-        return bytes(self._sq[slot * SQE_BYTES : (slot + 1) * SQE_BYTES])
+        start = slot * self._setup.sqe_bytes
+        return bytes(self._sq[start : start + SQE_BYTES])
 
     def consume(self, count: int) -> None:
         """So many entries were taken from the head."""
@@ -205,15 +211,16 @@ class LoopMemory:
             slot = (tail + ahead) & (self._setup.sq_entries - 1)
             if self._array is not None:
                 self._array[slot] = slot
-        at = slot * SQE_BYTES
-        self._sq[at : at + SQE_BYTES] = bytes(SQE_BYTES)
+        size = self._setup.sqe_bytes
+        at = slot * size
+        self._sq[at : at + size] = bytes(size)
         return self._by_kind[RingRegion.SQ].start + at
 
     def put(self, sqe: bytes) -> None:
         """For programs: fill the entry at the SQ's tail and move that, full or not."""
         tail = self._words[_SQ_TAIL]
-        slot = tail & (self._setup.sq_entries - 1)
-        self._sq[slot * SQE_BYTES : (slot + 1) * SQE_BYTES] = sqe
+        start = (tail & (self._setup.sq_entries - 1)) * self._setup.sqe_bytes
+        self._sq[start : start + SQE_BYTES] = sqe
         self._words[_SQ_TAIL] = (tail + 1) & U32
 
     def publish(self, count: int) -> None:
@@ -225,7 +232,7 @@ class LoopMemory:
 
     def post(self, posting: Posting) -> str:
         """A CQE: "posted", "backlog" while the CQ is full or others wait already, or "dropped"."""
-        if not self._backlog and self.cq.push(posting.user_data, posting.res, posting.flags):
+        if not self._backlog and self._push(posting):
             return "posted"
         if len(self._backlog) >= self._backlog_entries:
             self._words[_OVERFLOW] = (self._words[_OVERFLOW] + 1) & U32
@@ -234,6 +241,9 @@ class LoopMemory:
         self._words[_SQ_FLAGS] |= SQ_CQ_OVERFLOW
         return "backlog"
 
+    def _push(self, posting: Posting) -> bool:
+        return self.cq.push(posting.user_data, posting.res, posting.flags, posting.extra)
+
     @property
     def backlog(self) -> int:
         """CQEs that wait for room."""
@@ -241,15 +251,14 @@ class LoopMemory:
 
     def cqe_addr(self, index: int) -> int:
         """Where the CQE stands that has this index."""
-        place = (index & (self._setup.cq_entries - 1)) * CQE_BYTES
+        place = (index & (self._setup.cq_entries - 1)) * self._setup.cqe_bytes
         return self._by_kind[RingRegion.CQ].start + CQES_OFFSET + place
 
     def flush_backlog(self) -> list[Posting]:
         """Move what fits into the CQ, which is returned; clear the flag when none is left."""
         moved: list[Posting] = []
         while self._backlog:
-            first = self._backlog[0]
-            if not self.cq.push(first.user_data, first.res, first.flags):
+            if not self._push(self._backlog[0]):
                 return moved
             moved.append(self._backlog.popleft())
         self._words[_SQ_FLAGS] &= ~SQ_CQ_OVERFLOW & U32

@@ -749,7 +749,9 @@ class LoopRing:
                 continue
             if not more:
                 self._over(event.token, res, event.flags)
-            self._post(Posting(one.user_data, res, event.flags, one.origin, event.token))
+            self._post(
+                Posting(one.user_data, res, event.flags, one.origin, event.token, event.extra)
+            )
         if self._silent:
             waiting = {one.token for one in self._task_work if isinstance(one, Completion)}
             for token in sorted(self._silent - waiting):
@@ -794,7 +796,7 @@ class LoopRing:
         if self._observer is not None:
             if fate == "posted":
                 self._held.append(posting)
-            user_data, res, flags, origin, token = posting
+            user_data, res, flags, origin, token, _ = posting
             now = self.now_ns()
             self._observer(CqePosted(now, 0, user_data, res, flags, fate, origin, token))
 

@@ -10,12 +10,10 @@ from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.setup import invalid, ring_size
 
 _KNOWN: Final = (1 << 21) - 1  # all up to SQ_REWIND
-# Memory or workers of the caller's, or entries of another size.
+# Memory or workers of the caller's, or entries of several sizes.
 _UNSUPPORTED: Final = {
     "ATTACH_WQ": abi.SETUP_ATTACH_WQ,
     "NO_MMAP": abi.SETUP_NO_MMAP,
-    "SQE128": abi.SETUP_SQE128,
-    "CQE32": abi.SETUP_CQE32,
     "CQE_MIXED": abi.SETUP_CQE_MIXED,
     "SQE_MIXED": abi.SETUP_SQE_MIXED,
 }
@@ -49,6 +47,16 @@ class LoopSetup:
     flags: int
 
     @property
+    def sqe_bytes(self) -> int:
+        """What one SQE takes."""
+        return abi.sqe_bytes(self.flags)
+
+    @property
+    def cqe_bytes(self) -> int:
+        """What one CQE takes."""
+        return abi.cqe_bytes(self.flags)
+
+    @property
     def rewinds(self) -> bool:
         """Whether each submission starts with SQE 0 and moves no index (SETUP_SQ_REWIND)."""
         return bool(self.flags & abi.SETUP_SQ_REWIND)
@@ -77,8 +85,8 @@ class LoopSetup:
 def check_setup(entries: int, flags: int = 0, cq_entries: int = 0) -> LoopSetup:
     """The sizes of a ring asked for with these; RingError with the errno of io_uring_setup.
 
-    UnsupportedError for what this version does not play: entries of double size, rings in the
-    caller's memory, workers of another ring.
+    UnsupportedError for what this version does not play: entries of several sizes in one queue,
+    rings in the caller's memory, workers of another ring.
     """
     if flags & ~_KNOWN:
         raise invalid(f"unknown setup flags {flags & ~_KNOWN:#x}")

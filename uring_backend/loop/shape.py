@@ -45,12 +45,12 @@ class RingShape:
     @property
     def sqe_bytes(self) -> int:
         """What one SQE takes."""
-        return abi.SQE_BYTES << bool(self.flags & abi.SETUP_SQE128)
+        return abi.sqe_bytes(self.flags)
 
     @property
     def cqe_bytes(self) -> int:
         """What one CQE takes."""
-        return abi.CQE_BYTES << bool(self.flags & abi.SETUP_CQE32)
+        return abi.cqe_bytes(self.flags)
 
     @property
     def rewinds(self) -> bool:
@@ -63,7 +63,8 @@ class RingShape:
             return self.mem_bytes
         if region is Region.SQ:
             return align_up(self.sq_entries * self.sqe_bytes, _PAGE)
-        size = self.cq_off["cqes"] + self.cq_entries * self.cqe_bytes
+        size = self.cq_off["cqes"] + self.cq_entries * abi.CQE_BYTES
+        size *= self.cqe_bytes // abi.CQE_BYTES  # as kernels double it
         if not self.flags & abi.SETUP_NO_SQARRAY:
             size = max(size, self.sq_off["array"] + 4 * self.sq_entries)
         return align_up(size, _PAGE)

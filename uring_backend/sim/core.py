@@ -99,6 +99,7 @@ class Core:
         self.parked: dict[Request, Callable[[], None]] = {}  # and how each gives up waiting
         self.working: Request | None = None  # what a worker performs at this moment
         self.denied: Denied | None = None  # filters of requests
+        self.big_cqes = False  # SETUP_CQE32
         self.posted = 0  # CQEs so far, those of skipped successes not counted
         self._prepare = prepare
         self._injector = injector
@@ -557,7 +558,7 @@ class Core:
 
     def _emit(self, request: Request, res: int, flags: int) -> None:
         self.posted += 1
-        self.outbox.append(Completion(request.token, res, flags))
+        self.outbox.append(Completion(request.token, res, flags, request.extra))
 
     def flush(self) -> None:
         """Post what has completed, in order; then let links and drains move on."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pybpfvm.uring_backend.abi import (
     MAX_RW_COUNT,
+    NO_EXTRA,
     SQE_ASYNC,
     SQE_CQE_SKIP_SUCCESS,
     SQE_IO_DRAIN,
@@ -58,6 +59,7 @@ class Request:
         "done_bytes",
         "drain",
         "errors_pass",
+        "extra",
         "failed",
         "file",
         "hardlink",
@@ -110,6 +112,7 @@ class Request:
         self.skip_links = False
         self.res = 0
         self.cqe_flags = 0
+        self.extra = NO_EXTRA  # the second half of its CQE
         self.wait_events = 0  # poll events that make another try worth while; 0: never wait
         self.woken = False  # its file became ready, the next try is queued
         self.woken_events = 0  # what the waker said of POLL_ADD's file; 0: nothing

@@ -14,6 +14,7 @@ from pybpfvm.uring_backend.abi import (
     IOVEC,
     MAX_OFFSET,
     MAX_RW_COUNT,
+    NOP_CQE32,
     NOP_FILE,
     NOP_FIXED_BUFFER,
     NOP_FIXED_FILE,
@@ -51,12 +52,16 @@ _PRIORITY_CLASSES: Final = 4  # ioprio: class in the upper three bits; 0 none ..
 
 
 def prepare_nop(core: Core, request: Request) -> Issue:
-    """NOP: 0, or the result that Sqe.len injects."""
+    """NOP: 0, or the result that Sqe.len injects. NOP_CQE32: Sqe.off and addr are the second half
+    of its CQE."""
     sqe = request.sqe
-    if sqe.op_flags & ~_NOP_FLAGS:
+    known = _NOP_FLAGS | NOP_CQE32 if core.big_cqes else _NOP_FLAGS
+    if sqe.op_flags & ~known:
         raise Refused(errno.EINVAL)
 
     def issue() -> int | None:
+        if sqe.op_flags & NOP_CQE32:
+            request.extra = sqe.off, sqe.addr
         if sqe.op_flags & NOP_FILE:
             fixed = sqe.op_flags & NOP_FIXED_FILE
             if fixed:
