@@ -359,7 +359,13 @@ def _print_document(
                     "left": counts.posted[cq] - counts.reaped[cq],
                     "lost": counts.dropped[cq],
                     "cqes_to_user": [
-                        {"user_data": c.user_data, "res": c.res, "flags": c.flags} for c in cqes
+                        {
+                            "user_data": c.user_data,
+                            "res": c.res,
+                            "flags": c.flags,
+                            **({"big_cqe": list(c.extra)} if any(c.extra) else {}),
+                        }
+                        for c in cqes
                     ],
                 }
                 for cq, cqes in sorted(outcome.cqes.items())

@@ -111,14 +111,17 @@ def _matches(spec: CqeSpec, cqe: Cqe, live: Live) -> bool:
         return False
     if spec.res is not None and spec.res != cqe.res:
         return False
-    return spec.flags is None or spec.flags == cqe.flags
+    if spec.flags is not None and spec.flags != cqe.flags:
+        return False
+    return spec.extra is None or spec.extra == cqe.extra
 
 
 def _spec_text(spec: CqeSpec) -> str:
     user_data = "any" if spec.user_data is None else str(spec.user_data)
     res = "any" if spec.res is None else _res_text(spec.res)
     flags = "" if spec.flags is None else f", flags {spec.flags:#x}"
-    return f"(user_data {user_data}, res {res}{flags})"
+    extra = "" if spec.extra is None else f", big_cqe {list(spec.extra)}"
+    return f"(user_data {user_data}, res {res}{flags}{extra})"
 
 
 def cqe_text(cqe: Cqe, live: Live) -> str:
@@ -126,7 +129,8 @@ def cqe_text(cqe: Cqe, live: Live) -> str:
     block = live.name_of(cqe.user_data)
     user_data = f"block {block}" if block else str(cqe.user_data)
     flags = f", flags {cqe.flags:#x}" if cqe.flags else ""
-    return f"(user_data {user_data}, res {_res_text(cqe.res)}{flags})"
+    extra = f", big_cqe {list(cqe.extra)}" if any(cqe.extra) else ""
+    return f"(user_data {user_data}, res {_res_text(cqe.res)}{flags}{extra})"
 
 
 def _res_text(res: int) -> str:

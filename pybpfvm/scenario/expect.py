@@ -89,11 +89,21 @@ def _cqe_specs(items: list[TomlValue], where: str) -> tuple[CqeSpec, ...]:
             None if user_data in (None, "any") else number(user_data, table.at("user_data")),
             None if res in (None, "any") else result(res, table.at("res")),
             table.integer("flags", 0, (1 << 32) - 1),
+            _big_cqe(table) if "big_cqe" in table else None,
         )
         times = table.integer("times", 1, 100_000) or 1
         table.finish()
         specs.extend([spec] * times)
     return tuple(specs)
+
+
+def _big_cqe(table: Table) -> tuple[int, int]:
+    """The two words of the second half of a CQE."""
+    where = table.at("big_cqe")
+    words = [integer(item, where, 0, (1 << 64) - 1) for item in table.items("big_cqe")]
+    if len(words) != 2:
+        raise InputError(f"big_cqe has 2 numbers, not {len(words)}", where=where)
+    return words[0], words[1]
 
 
 def _map_specs(name: str, value: TomlValue, where: str) -> MapSpecs:

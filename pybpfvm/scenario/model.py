@@ -357,11 +357,12 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class CqeSpec:
-    """A CQE; None is any value."""
+    """A CQE; None is any value. `extra`: its second half, on rings with CQE32."""
 
     user_data: Number | None = None
     res: int | None = None
     flags: int | None = None
+    extra: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,32 @@ def test_what_holds_gives_no_findings() -> None:
     assert len(outcome.cqes[0]) == 1
 
 
+BIG = """
+ring.flags = ["cqe32", "sqe128"]
+ring.cq_entries = [16, 16]
+[[steps]]
+submit = [
+    { op = "nop", rw_flags = 0x20, off = 3, addr = 4, user_data = 1 },
+    { op = "nop", rw_flags = 0x20, off = 5, addr = 6, user_data = 2, cq = 1 },
+]
+[expect.cqes]
+0 = [{ user_data = 1, big_cqe = [3, 4] }]
+1 = { set = [{ user_data = 2, big_cqe = [5, 6] }] }
+"""
+
+
+@pytest.mark.parametrize("backend", SIM_AND_KERNEL)
+def test_second_halves_of_cqes(backend: BackendName) -> None:
+    need_backend(backend)
+    head = 'object = "rows.v3.bpf.o"\nabi = "iouring-v3"\n'
+    assert run(head + BIG, backend=backend).findings == ()
+    (finding,) = run(head + BIG.replace("= [3, 4]", "= [3, 0]"), backend=backend).findings
+    assert finding.expected == "(user_data 1, res any, big_cqe [3, 0])"
+    assert finding.found == "(user_data 1, res 0, big_cqe [3, 4])"
+    with pytest.raises(InputError, match="big_cqe has 2 numbers, not 1"):
+        run(head + BIG.replace("[5, 6]", "[5]"))
+
+
 @pytest.mark.parametrize(
     ("right", "wrong", "place"),
     [

@@ -14,6 +14,7 @@ from pybpfvm.profiles import profile_named
 from pybpfvm.profiles.loop_upstream import kernel_btf_of
 from pybpfvm.session import LoopRing, Machine
 from pybpfvm.session.hostring import BackendName
+from pybpfvm.session.loopring import LOOP_FLAGS
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Cqe, Sqe
 from pybpfvm.uring_backend.loop.ring import LoopBudgets
@@ -80,6 +81,32 @@ def test_messages_come_from_other_rings_and_from_this_one(backend: BackendName) 
         assert (ring.counts.posted[0], other.counts.posted[0]) == (3, 1)
     with pytest.raises(RingError, match="closed"):
         ring.ring_fd(other)
+
+
+@pytest.mark.parametrize("backend", SIM_AND_KERNEL)
+def test_entries_of_twice_the_size(backend: BackendName) -> None:
+    """Regions, strides and the second half of CQEs, through the CQ's end and a backlog."""
+    need_backend(backend)
+    flags = LOOP_FLAGS & ~abi.SETUP_SQ_REWIND | abi.SETUP_SQE128 | abi.SETUP_CQE32
+    with Machine() as machine, LoopRing(8, backend=backend, flags=flags, machine=machine) as ring:
+        core, memory = ring.core, machine.memory
+        sq, cq = core.region_addr(2, 8 * 128), core.region_addr(1, 64 + 16 * 32)
+        assert sq and cq
+        told: list[Cqe] = []
+        for number in range(30):
+            words = {"off": number, "addr": number + 1, "op_flags": abi.NOP_CQE32}
+            core.queue(Sqe(abi.Op.NOP, user_data=number, **words).pack())
+            assert memory.read(sq + number % 8 * 128 + 32, 8) == number.to_bytes(8, "little")
+            assert core.submit() == 1
+            if number >= 20:  # 16 are in the CQ, the others wait
+                found = memory.read(cq + 64 + (number - 20) * 32, 32)
+                assert found == struct.pack("<QiIQQ", number - 20, 0, 0, number - 20, number - 19)
+                told += [cqe for cqe in [ring.reap_one()] if cqe]
+                ring.enter(0, 0, abi.ENTER_GETEVENTS)
+        told += ring.reap() + ring.reap()
+        ring.enter(0, 0, abi.ENTER_GETEVENTS)
+        told += ring.reap()
+        assert told == [Cqe(number, 0, 0, (number, number + 1)) for number in range(30)]
 
 
 def test_in_71_the_rings_struct_can_be_read() -> None:

@@ -12,7 +12,7 @@ import pytest
 from pybpfvm.errors import PybpfvmError
 from pybpfvm.events import Event
 from pybpfvm.memory import AddressSpace, RegionKind
-from pybpfvm.uring_backend.abi import Op
+from pybpfvm.uring_backend.abi import ENTRY_SIZES, Op
 from pybpfvm.uring_backend.base import Backend
 from pybpfvm.uring_backend.bpf import Budgets
 from pybpfvm.uring_backend.ring import Ring
@@ -86,17 +86,18 @@ class MakeBench(Protocol):
     ) -> Bench: ...
 
 
-def make_backend(name: str, memory: AddressSpace) -> Backend:
-    """A backend, or a skipped test with the reason."""
+def make_backend(name: str, memory: AddressSpace, flags: int = 0) -> Backend:
+    """A backend for a ring with these set-up flags, or a skipped test with the reason."""
+    flags &= ENTRY_SIZES
     if name == "fake":
         return FakeBackend(memory)
     if name == "sim":
         from pybpfvm.uring_backend.sim import SimBackend
 
-        return SimBackend(memory, seed=1)
+        return SimBackend(memory, seed=1, flags=flags)
     kernel = pytest.importorskip("pybpfvm.uring_backend.kernel")
     try:
-        backend: Backend = kernel.KernelBackend(memory)
+        backend: Backend = kernel.KernelBackend(memory, flags=flags)
     except (PybpfvmError, OSError, AttributeError) as error:
         pytest.skip(f"no io_uring here: {error}")
     return backend

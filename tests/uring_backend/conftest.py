@@ -40,7 +40,7 @@ def make_bench(backend_name: str) -> Iterator[MakeBench]:
             cq_entries = (128, 128) if abi.ring is not None and abi.ring.extra_cqs else ()
         memory = AddressSpace()
         closers.append(memory.close)
-        backend = make_backend(backend_name, memory)
+        backend = make_backend(backend_name, memory, flags)
         runner = PythonRunner(memory, *programs)
         events: list[Event] = []
         ring = Ring(
