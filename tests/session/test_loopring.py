@@ -91,7 +91,8 @@ def test_entries_of_twice_the_size(backend: BackendName) -> None:
     with Machine() as machine, LoopRing(8, backend=backend, flags=flags, machine=machine) as ring:
         core, memory = ring.core, machine.memory
         sq, cq = core.region_addr(2, 8 * 128), core.region_addr(1, 64 + 16 * 32)
-        assert sq and cq
+        assert sq
+        assert cq
         told: list[Cqe] = []
         for number in range(30):
             words = {"off": number, "addr": number + 1, "op_flags": abi.NOP_CQE32}

@@ -109,7 +109,8 @@ def test_memory_is_laid_out_as_the_kernel_does(make_bench: MakeBench) -> None:
     memory.write(sqes + 128, big(2, cq=1))
     memory.write(sqes + 256, b"\xff" * 128)
     assert ring.submit() == 2
-    assert ring.next_sqe() == sqes + 256 and memory.read(sqes + 256, 128) == bytes(128)
+    assert ring.next_sqe() == sqes + 256
+    assert memory.read(sqes + 256, 128) == bytes(128)
     wanted = [struct.pack("<QiIQQ", number, 0, 0, *EXTRA) for number in (1, 2)]
     assert [memory.read(at + 64, 32) for at in (main, extra)] == wanted
     if reason := available():
