@@ -1,4 +1,5 @@
-"""Run the benchmarks and print their tables; `--json FILE` writes the same figures.
+"""Run the benchmarks and print their tables; `--json FILE` writes the same figures. Where only some
+parts run, what FILE has of the others stays.
 
 python -m bench                      all of them
 python -m bench engines ring         these only
@@ -10,10 +11,12 @@ import argparse
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from bench import (
     domains,
@@ -25,11 +28,14 @@ from bench import (
     llvm,
     ring,
     ringloops,
+    simulated,
     startup,
     verification,
 )
+from pybpfvm.errors import InputError
 from pybpfvm.report.terminal import heading, table
 
+_SCHEMA = "pybpfvm.bench/2"
 Rows = list[tuple[str, float, str]]
 
 PARTS: dict[str, tuple[str, Callable[[], Rows]]] = {
@@ -41,6 +47,7 @@ PARTS: dict[str, tuple[str, Callable[[], Rows]]] = {
     "loops": ("Ring loops", ringloops.run),
     "gallery": ("Gallery", gallery.run),
     "experiments": ("Experiments", experiments.run),
+    "sim": ("The simulated ring", simulated.run),
     "domains": ("Domains", domains.run),
     "verifier": ("Verifier", verification.run),
 }
@@ -60,7 +67,12 @@ def main() -> None:
     if unknown:
         parser.error(f"no part is called {unknown[0]!r}: {', '.join(known)}")
     wanted = args.part or known
-    document: dict[str, object] = {"schema": "pybpfvm.bench/2", "machine": _machine()}
+    machine = _machine()
+    kept = None
+    if args.json and args.part and args.json.exists():
+        kept = json.loads(args.json.read_text(encoding="utf-8"))
+        check_same(kept, machine)
+    document: dict[str, object] = {"schema": _SCHEMA, "machine": machine}
     if "engines" in wanted:
         document["engines"] = _engines()
     for name, (title, run) in PARTS.items():
@@ -74,7 +86,32 @@ def main() -> None:
             print()
             document[name] = {what: [value, unit] for what, value, unit in rows}
     if args.json:
+        if kept is not None:
+            document = merged(kept, document)
         args.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def check_same(kept: dict[str, Any], machine: dict[str, object]) -> None:
+    """InputError for figures of another schema, or of another machine than this one: nothing is
+    added to them."""
+    place = ("cpu", "cpus", "linux", "python")
+    if kept.get("schema") != _SCHEMA or any(
+        kept["machine"].get(what) != machine[what] for what in place
+    ):
+        raise InputError(
+            "the file's figures are of another machine, or of another form",
+            where="--json",
+            remedy="name another file, or measure all parts",
+        )
+
+
+def merged(kept: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """What a file keeps, with parts that were measured again; `again` tells when, and under which
+    load."""
+    parts = {name: part for name, part in new.items() if name not in ("schema", "machine")}
+    when = {what: new["machine"][what] for what in ("date", "load")}
+    again = kept.get("again", {}) | dict.fromkeys(parts, when)
+    return kept | parts | {"again": again}
 
 
 def _engines() -> dict[str, object]:
@@ -113,4 +150,8 @@ def _cpu() -> str:
     return platform.machine()
 
 
-main()
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"bench: {error}")

@@ -90,8 +90,9 @@ def _rows(case: str, operations: int, sides: dict[str, Side]) -> Rows:
     for name in sides:
         speed = operations / median(each[name].seconds for each in taken) / 1e3
         rows.append((f"{case}: {name}", speed, "k/s"))
-    ratio = median(each[ring].seconds / each[ours].seconds for each in taken)
-    rows.append((f"{case}: {ours} / {ring}", ratio, "x"))
+    for other in (ring, plain):
+        ratio = median(each[other].seconds / each[ours].seconds for each in taken)
+        rows.append((f"{case}: {ours} / {other}", ratio, "x"))
     for name in sides:
         cpu = median(each[name].cpu for each in taken) / operations * 1e6
         rows.append((f"{case}: CPU, {name}", cpu, "us each"))

@@ -10,6 +10,7 @@ from statistics import median
 
 from pybpfvm.memory import AddressSpace, RegionKind
 from pybpfvm.uring_backend.abi import Op, Sqe
+from pybpfvm.uring_backend.base import Backend
 from pybpfvm.uring_backend.kernel import KernelBackend, libring, probe
 from pybpfvm.uring_backend.kernel.libring import LibRing
 from pybpfvm.uring_backend.kernel.sysring import SysRing
@@ -44,8 +45,8 @@ def _transports() -> list[tuple[str, float, str]]:
     ):
         for depth in _DEPTHS:
             batch = [Sqe(Op.NOP)] * depth
-            through, own = _compare(
-                partial(_backend_round, library, batch), partial(_backend_round, raw, batch)
+            through, own = compare(
+                partial(backend_round, library, batch), partial(backend_round, raw, batch)
             )
             rows.append((f"NOP, depth {depth}: through liburing", through, "k/s"))
             rows.append((f"NOP, depth {depth}: liburing / raw", through / own, "x"))
@@ -63,8 +64,8 @@ def _against_plain() -> list[tuple[str, float, str]]:
         for name, sqe in (("NOP", Sqe(Op.NOP)), ("cached 4 KiB read", read)):
             for depth in _DEPTHS:
                 batch = [Sqe(sqe.opcode, fd=sqe.fd, addr=sqe.addr, len=sqe.len)] * depth
-                ours, theirs = _compare(
-                    partial(_backend_round, backend, batch), partial(_plain_round, plain, batch)
+                ours, theirs = compare(
+                    partial(backend_round, backend, batch), partial(_plain_round, plain, batch)
                 )
                 rows.append((f"{name}, depth {depth}: kernel backend", ours, "k/s"))
                 rows.append((f"{name}, depth {depth}: plain ctypes ring", theirs, "k/s"))
@@ -72,7 +73,8 @@ def _against_plain() -> list[tuple[str, float, str]]:
     return rows
 
 
-def _compare(ours: Callable[[], float], theirs: Callable[[], float]) -> tuple[float, float]:
+def compare(ours: Callable[[], float], theirs: Callable[[], float]) -> tuple[float, float]:
+    """Medians of interleaved rounds."""
     pairs = [(ours(), theirs()) for _ in range(_ROUNDS)]
     return median(pair[0] for pair in pairs), median(pair[1] for pair in pairs)
 
@@ -86,7 +88,8 @@ def _packed(batch: Sequence[Sqe]) -> list[bytes]:
     return packed
 
 
-def _backend_round(backend: KernelBackend, batch: Sequence[Sqe]) -> float:
+def backend_round(backend: Backend, batch: Sequence[Sqe]) -> float:
+    """Thousands of requests a second, as many at a time as there are in the batch."""
     sqes, rounds = _packed(batch), _REQUESTS // len(batch)
     start = time.perf_counter()
     for _ in range(rounds):

@@ -22,6 +22,7 @@ from typing import cast
 from bench.liburing import compiled
 from pybpfvm.events import Event, RunEnded
 from pybpfvm.session import Block, LoadedObject, Machine, Ring
+from pybpfvm.session.hostring import BackendName
 from pybpfvm.uring_backend.kernel import probe
 
 _HERE = Path(__file__).with_name("programs")
@@ -122,10 +123,11 @@ class _Bpf:
 
 
 @contextmanager
-def _bpf(name: str, buffer_bytes: int) -> Iterator[tuple[_Bpf, Ring]]:
+def bpf_on(backend: BackendName, name: str, buffer_bytes: int) -> Iterator[tuple[_Bpf, Ring]]:
+    """The program of that name on a ring of its own."""
     with Machine() as machine:
         obj = machine.load(_OBJECT, abi="iouring-v3")
-        with Ring(64, (64,), backend="kernel", abi=obj.profile, machine=machine) as ring:
+        with Ring(64, (64,), backend=backend, abi=obj.profile, machine=machine) as ring:
             yield _Bpf(ring, obj, name, buffer_bytes), ring
 
 
@@ -137,7 +139,10 @@ def _requests(
     reads = command == "read"
     if reads:
         args.append(str(cached))
-    with _c_rounds(program, args) as process, _bpf("requests", 32 * _BLOCK) as (bpf, ring):
+    with (
+        _c_rounds(program, args) as process,
+        bpf_on("kernel", "requests", 32 * _BLOCK) as (bpf, ring),
+    ):
         fd = -1
         if reads:
             ring.world.add_file("cached", bytes(_BLOCK))
@@ -182,7 +187,7 @@ def _copies(program: Path, folder: Path) -> tuple[list[float], list[float]]:
     args = ["copy", str(_COPY_DEPTH), str(_COPY_BLOCK), str(source), str(target)]
     with (
         _c_rounds(program, args) as process,
-        _bpf("copy", _COPY_DEPTH * _COPY_BLOCK) as (bpf, ring),
+        bpf_on("kernel", "copy", _COPY_DEPTH * _COPY_BLOCK) as (bpf, ring),
     ):
         ring.world.add_file("from", content)
         ring.world.add_file("to", content)

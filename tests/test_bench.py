@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench import verification
+from bench.__main__ import check_same, merged
 from bench.engines import Speeds, ratios, rows, undisturbed
 from bench.sides import (
     FOLDER,
@@ -22,6 +23,8 @@ from bench.sides import (
     Side,
     makers,
 )
+from bench.simulated import echoing, fly, ticking
+from pybpfvm.errors import InputError
 from pybpfvm.loader import load
 from tests.examples.test_example_objects import loadable, mentions_of_machine_paths
 
@@ -81,6 +84,36 @@ def test_a_side_that_is_missing_has_no_ratio() -> None:
     assert by_ratio[f"A-E / {NATIVE}"] == {INTERP: pytest.approx(0.25), NATIVE: pytest.approx(1)}
     assert by_ratio[f"A-D / {KERNEL}"] == {}
     assert rows(speeds)[0][-1] == "-"
+
+
+def test_parts_that_are_measured_again_join_the_others() -> None:
+    machine: dict[str, object] = {"cpu": "C", "cpus": 2, "linux": "6", "python": "3.11"}
+    kept = {"schema": "pybpfvm.bench/2", "machine": machine | {"date": "1", "load": 0.5}}
+    new = {"schema": "pybpfvm.bench/2", "machine": machine | {"date": "2", "load": 0.1}}
+    check_same(kept, machine)
+    found = merged(kept | {"ring": {"a": [1, "x"]}}, new | {"sim": {"b": [2, "x"]}})
+    assert found["machine"]["date"] == "1"
+    assert (found["ring"], found["sim"]) == ({"a": [1, "x"]}, {"b": [2, "x"]})
+    assert found["again"] == {"sim": {"date": "2", "load": 0.1}}
+    again = merged(found, new | {"ring": {}})["again"]
+    assert again == {part: {"date": "2", "load": 0.1} for part in ("sim", "ring")}
+    for other in (kept | {"schema": "x"}, kept | {"machine": machine | {"cpus": 3}}):
+        with pytest.raises(InputError, match="of another machine"):
+            check_same(other, machine)
+
+
+@pytest.mark.parametrize("kind", ["timeouts", "polls"])
+def test_requests_in_flight_are_counted(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    fly(kind, 2_000)
+    each, begun, ended = map(float, capsys.readouterr().out.split())
+    assert each >= 0
+    assert min(begun, ended) > 0
+
+
+def test_a_simulation_is_timed_by_both_clocks() -> None:
+    (slow, fast) = (value for _, value, _ in ticking(ticks=20))
+    assert fast > 10 * slow  # the same runs, a thousand times as far apart
+    assert echoing(2, messages=4)[0][1] > 0
 
 
 def test_what_was_disturbed_does_not_count() -> None:

@@ -11,8 +11,10 @@ from tests.support.evidence import (
     BEGIN,
     END,
     README,
+    RINGS,
     files,
     keep,
+    rings_page,
     speed_table,
     table,
     tables_page,
@@ -105,6 +107,31 @@ def test_pages_of_tables_are_those_that_are_kept() -> None:
     kept = {path.with_suffix(".md"): tables_page(path) for path in files()}
     for path, page in kept.items():
         assert (path.read_text(encoding="utf-8") if path.exists() else "") == page, "make figures"
+
+
+def test_a_page_of_rings_has_all_sides_of_a_case_in_one_row(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    sides = {"BPF program": 40.04, "C on liburing": 50.0, "epoll": 8000.0}
+    gallery = {f"echo: {side}": [value, "k/s"] for side, value in sides.items()}
+    gallery |= {f"echo: CPU, {side}": [value / 10, "us"] for side, value in sides.items()}
+    gallery["echo: BPF program / C on liburing"] = [0.8, "x"]
+    gallery["echo: system calls, BPF program"] = [0.0123, "each"]
+    machine = {"date": "2026-01-02", "cpus": 2, "load": 0.25}
+    again = {"sim": {"date": "2026-01-03", "load": 3}}
+    sim = {"NOP: sim": [1234.5, "k/s"]}
+    path.write_text(
+        json.dumps({"machine": machine, "gallery": gallery, "sim": sim, "again": again})
+    )
+    page = rings_page(path)
+    row = "| echo | 40.0 / 50.0 / 8,000 | 0.800 / - | 4.00 / 5.00 / 800 | 0.0123 / - / - |"
+    assert row in page.splitlines()
+    assert "kernel's ring (2026-01-02, 2 CPUs, load average 0.2)" in page
+    assert "simulated ring (2026-01-03, 2 CPUs, load average 3.0)." in page
+    assert "| NOP: sim | 1,234 | k/s |" in page
+
+
+def test_the_page_of_rings_is_the_one_that_is_kept() -> None:
+    assert RINGS.read_text(encoding="utf-8") == rings_page(), "make figures"
 
 
 def test_a_readme_without_marks_is_an_error() -> None:

@@ -10,11 +10,13 @@ bench/results.json.
 from __future__ import annotations
 
 import json
+import math
 import platform
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 EVIDENCE = ROOT / "docs/evidence"
@@ -23,6 +25,7 @@ BEGIN = "<!-- figures: written by make figures -->"
 END = "<!-- end of figures -->"
 
 RESULTS = ROOT / "bench/results.json"
+RINGS = EVIDENCE / "rings.md"
 SPEED_BEGIN = "<!-- speed: written by make figures -->"
 SPEED_END = "<!-- end of speed -->"
 
@@ -142,6 +145,64 @@ def verifier_table(results: Path = RESULTS) -> str:
     return "\n".join(lines)
 
 
+# The sides of the gallery's programs: ours, C on a ring, and what C does without one.
+_OURS, _ON_A_RING = "BPF program", "C on liburing"
+_WITHOUT = ("read and write", "pread", "epoll", "recv and send")
+
+
+def rings_page(results: Path = RESULTS) -> str:
+    """The gallery's programs beside C, and the simulated ring, as a Markdown page."""
+    found = json.loads(results.read_text(encoding="utf-8"))
+    gallery: Mapping[str, Sequence[Any]] = found["gallery"]
+    end = f": {_OURS}"
+    lines = [
+        "# Programs on rings: what `make bench` measured",
+        "",
+        "Written by `make figures` from [bench/results.json](../../bench/results.json).",
+        "",
+        f"The gallery's programs on the kernel's ring{_when(found, 'gallery')}: a BPF program, a C program on liburing, and",
+        f"one that does without a ring ({', '.join(_WITHOUT)}). Each cell has the three in this order; *against* is how many",
+        "times as fast the BPF program is as each of the two.",
+        "",
+        "| | thousand a second | against | CPU, µs each | system calls each |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for case in (name.removesuffix(end) for name in gallery if name.endswith(end)):
+        sides = [_OURS, _ON_A_RING, *(one for one in _WITHOUT if f"{case}: {one}" in gallery)]
+        cells = [
+            " / ".join(_short(gallery.get(f"{case}: {what}{side}")) for side in of)
+            for what, of in (
+                ("", sides),
+                (f"{_OURS} / ", sides[1:]),
+                ("CPU, ", sides),
+                ("system calls, ", sides),
+            )
+        ]
+        lines.append(f"| {case} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"The simulated ring{_when(found, 'sim')}.",
+        "",
+        "| what | value | |",
+        "|---|---:|---|",
+    ]
+    lines += [f"| {what} | {_short(row)} | {row[1]} |" for what, row in found["sim"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def _when(found: Mapping[str, Any], part: str) -> str:
+    machine = found["machine"] | found.get("again", {}).get(part, {})
+    return f" ({machine['date']}, {machine['cpus']} CPUs, load average {machine['load']:.1f})"
+
+
+def _short(row: Sequence[Any] | None) -> str:
+    """A figure with three digits."""
+    if row is None:
+        return "-"
+    digits = max(0, 2 - math.floor(math.log10(abs(row[0])))) if row[0] else 0
+    return f"{row[0]:,.{digits}f}"
+
+
 def _ratio(value: float | None) -> str:
     if value is None:
         return "-"
@@ -175,6 +236,7 @@ def main() -> int:
         page = tables_page(path)
         if page:
             path.with_suffix(".md").write_text(page, encoding="utf-8")
+    RINGS.write_text(rings_page(), encoding="utf-8")
     README.write_text(written(README.read_text(encoding="utf-8")), encoding="utf-8")
     return 0
 
