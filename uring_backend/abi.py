@@ -273,6 +273,7 @@ SETUP_CQE_MIXED: Final = 1 << 18
 SETUP_SQE_MIXED: Final = 1 << 19  # Linux 6.19
 SETUP_SQ_REWIND: Final = 1 << 20  # Linux 7.0
 ENTRY_SIZES: Final = SETUP_SQE128 | SETUP_CQE32
+NOTICED: Final = ENTRY_SIZES | SETUP_IOPOLL  # the set-up flags of which requests notice something
 
 
 def sqe_bytes(setup_flags: int) -> int:
@@ -755,6 +756,17 @@ OPS: Final[Mapping[Op, OpInfo]] = {
     Op.WRITEV_FIXED: OpInfo(_F, (Pointer("addr", Target.IOVEC_IN, "len", 16),), True),
     Op.PIPE: OpInfo(pointers=(Pointer("addr", Target.OUT, unit=8),), file_index=True),
 }
+
+# What a ring with SETUP_IOPOLL takes: what moves data of files, and what needs none.
+POLLED_OPS: Final = frozenset(
+    {
+        Op.NOP,
+        *(Op.READ, Op.READV, Op.READ_FIXED, Op.READV_FIXED),
+        *(Op.WRITE, Op.WRITEV, Op.WRITE_FIXED, Op.WRITEV_FIXED),
+        *(Op.FILES_UPDATE, Op.PROVIDE_BUFFERS, Op.REMOVE_BUFFERS),
+        *(Op.MSG_RING, Op.URING_CMD),
+    }
+)
 
 # Mainline reports what these come to without marking the request as failed: an error breaks no
 # link, and IOSQE_CQE_SKIP_SUCCESS hides it.

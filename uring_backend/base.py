@@ -9,7 +9,7 @@ by the caller, unique among live requests; completions carry the token back. Poi
 addresses of user memory in the AddressSpace the backend was made with; anything else is -EFAULT.
 File descriptors are the backend's own (from `world`, or opened by requests); anything else is
 -EBADF: a program can not reach the host's descriptors. A backend is made with the set-up flags
-that requests notice (ENTRY_SIZES); the second half of an SQE is nothing to any of them.
+that requests notice (abi.NOTICED); the second half of an SQE is nothing to any of them.
 
 An *external* request (opcode EXTERNAL, backend-only) is performed by the caller: it takes its
 place in links and drains like any other, `Started` says when its turn has come, `finish` ends it.

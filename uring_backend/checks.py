@@ -12,6 +12,7 @@ from pybpfvm.bits import U32
 from pybpfvm.profiles.base import RingRules
 from pybpfvm.uring_backend.abi import (
     OP_LAST,
+    POLLED_OPS,
     SETUP_IOPOLL,
     SETUP_SQPOLL,
     SQE_BUFFER_SELECT,
@@ -43,6 +44,7 @@ class SqeChecks:
         if not rules.cqe_skip:
             self._unknown_flags |= SQE_CQE_SKIP_SUCCESS
         self._polled = bool(setup_flags & (SETUP_IOPOLL | SETUP_SQPOLL))
+        self._unpolled = frozenset(Op) - POLLED_OPS if setup_flags & SETUP_IOPOLL else frozenset()
         self._cqs = cqs if rules.extra_cqs else None
         self._skip_seen = False
 
@@ -60,6 +62,8 @@ class SqeChecks:
             return errno.EINVAL
         if flags & SQE_BUFFER_SELECT and opcode not in _TAKES_BUFFERS:
             return errno.EOPNOTSUPP
+        if opcode in self._unpolled:
+            return errno.EINVAL
         if flags & (SQE_CQE_SKIP_SUCCESS | SQE_IO_DRAIN):
             # Drains count CQEs, so mainline refuses them for good once one has been skipped.
             self._skip_seen |= bool(flags & SQE_CQE_SKIP_SUCCESS)

@@ -19,7 +19,7 @@ from pybpfvm.session.machine import Machine, default_machine
 from pybpfvm.session.ringfaults import RingFaults
 from pybpfvm.session.sqe import SqeBuilder
 from pybpfvm.session.user import Block, UserMemory
-from pybpfvm.uring_backend.abi import ENTRY_SIZES, PBUF_RING_INC, Cqe
+from pybpfvm.uring_backend.abi import NOTICED, PBUF_RING_INC, Cqe
 from pybpfvm.uring_backend.base import Backend, World
 from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.faults import Fault, Faults, Missed
@@ -42,7 +42,7 @@ def make_backend(
     `injector` gives requests faults, in `sim` only. `setup_flags`: the ring's, of which requests
     notice some.
     """
-    flags = setup_flags & ENTRY_SIZES
+    flags = setup_flags & NOTICED
     if name == "sim":
         from pybpfvm.uring_backend.sim import SimBackend
 

@@ -83,6 +83,8 @@ def generate(seed: int) -> Session:
     trouble = random.choice(("workers", "workers", "bad", "bad", "misplaced"))
     workers = trouble == "workers"
     kinds = _INLINE + {"workers": _BY_WORKERS, "bad": _BAD + _SILENT, "misplaced": _SILENT}[trouble]
+    if trouble == "bad" and random.random() < 0.3:
+        flags |= abi.SETUP_IOPOLL  # which refuses timeouts and polls
     if flags & abi.SETUP_CQE32 or trouble == "bad":
         kinds += _BIG
     links = _LINKS if workers and not flags & _LATE_TASK_WORK else (0,)

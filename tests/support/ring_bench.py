@@ -12,7 +12,7 @@ import pytest
 from pybpfvm.errors import PybpfvmError
 from pybpfvm.events import Event
 from pybpfvm.memory import AddressSpace, RegionKind
-from pybpfvm.uring_backend.abi import ENTRY_SIZES, Op
+from pybpfvm.uring_backend.abi import NOTICED, Op
 from pybpfvm.uring_backend.base import Backend
 from pybpfvm.uring_backend.bpf import Budgets
 from pybpfvm.uring_backend.ring import Ring
@@ -88,7 +88,7 @@ class MakeBench(Protocol):
 
 def make_backend(name: str, memory: AddressSpace, flags: int = 0) -> Backend:
     """A backend for a ring with these set-up flags, or a skipped test with the reason."""
-    flags &= ENTRY_SIZES
+    flags &= NOTICED
     if name == "fake":
         return FakeBackend(memory)
     if name == "sim":

@@ -76,7 +76,7 @@ class KernelBackend:
 
     `entries` bounds what one chain may hold. Raises InputError where the kernel refuses a ring.
     `make_ring` makes the ring: by system calls of our own, or LibRing, through liburing; `flags`
-    are its set-up flags (ENTRY_SIZES).
+    are its set-up flags (abi.NOTICED).
     Requests may reach blocks of `memory` until `close`, which closing the memory calls first.
     """
 
@@ -109,9 +109,7 @@ class KernelBackend:
         self._events: list[Event] = []
         self._flight = InFlight()
         self._gates = GatePool()
-        self._planner = Planner(
-            self._guard, self.world, self._flight, self._gates, big_cqes=self._big_cqes
-        )
+        self._planner = Planner(self._guard, self.world, self._flight, self._gates, flags)
         self._denied: Denied | None = None
         self._refused: set[int] = set()  # tokens of denied requests
         self._preparation = Preparation(make_ring, self._guard)

@@ -79,7 +79,7 @@ Planned = tuple[bytes, int, int, Record | None]
 
 class Planner:
     """Plans batches for one backend. `flight` is what the plans that were issued came to;
-    `big_cqes`: the ring has SETUP_CQE32."""
+    `setup_flags` are the ring's."""
 
     def __init__(
         self,
@@ -87,10 +87,10 @@ class Planner:
         world: KernelWorld,
         flight: InFlight,
         gates: GatePool,
-        *,
-        big_cqes: bool = False,
+        setup_flags: int,
     ) -> None:
-        self._big_cqes = big_cqes
+        self._polls = bool(setup_flags & abi.SETUP_IOPOLL)
+        self._big_cqes = bool(setup_flags & abi.SETUP_CQE32)
         self._guard = guard
         self._world = world
         self._flight = flight
@@ -189,6 +189,8 @@ class Planner:
             entry.bad_sqe = True
         if sqe.opcode == Op.NOP and sqe.op_flags & abi.NOP_CQE32 and not self._big_cqes:
             entry.bad_sqe = True
+        if self._polls and sqe.opcode not in abi.POLLED_OPS:
+            entry.bad_sqe = True
 
     def _remember(self, entry: Entry, names: tuple[int, ...] = ()) -> None:
         """The kernel is about to get it, and may look `names` up later than at once."""
@@ -205,6 +207,8 @@ class Planner:
     def _closes(self, sqe: Sqe) -> bool:
         """Whether this is a CLOSE of an owned descriptor that the kernel does not refuse."""
         if sqe.opcode != Op.CLOSE or sqe.file_index or sqe.fd not in self._world.owned:
+            return False
+        if self._polls:
             return False
         refused = sqe.off or sqe.addr or sqe.len or sqe.op_flags or sqe.buf_index
         refused = refused or sqe.ioprio or sqe.personality

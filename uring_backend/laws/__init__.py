@@ -13,7 +13,9 @@ from pybpfvm.uring_backend.laws import (
     messages,
     names,
     pipes,
+    polled,
     registration,
+    selecting,
     sockets,
     waiting,
 )
@@ -28,4 +30,6 @@ FAMILIES: Final[Sequence[Law]] = (
     *sockets.LAWS,
     *filtering.LAWS,
     *entries.LAWS,
+    *polled.LAWS,
+    *selecting.LAWS,
 )

@@ -572,14 +572,17 @@ class LoopRing:
             self._flush()
             wanted = min(min_complete, self.setup.cq_entries)
             self._tell_wait(wanted - self.queues.cq.count())
+            polls = self.setup.flags & abi.SETUP_IOPOLL
 
             def done() -> bool:
                 self._flush()
-                return self.queues.cq.count() >= wanted or bool(self._signals)
+                # A ring with IOPOLL waits for what its files are polled for, and no longer.
+                over = self._signals or (polls and not self._live)
+                return self.queues.cq.count() >= wanted or bool(over)
 
             if not self._wait_for(done, deadline):
                 number, reason = errno.ETIME, "the timeout is over"
-            elif self.queues.cq.count() < wanted:
+            elif self.queues.cq.count() < wanted and self._signals:
                 self._signals -= 1
                 number, reason = errno.EINTR, "a signal is pending"
             else:
@@ -594,11 +597,6 @@ class LoopRing:
     def submit_sqes(self, count: int, *, whole: bool = True) -> int:
         """bpf_io_uring_submit_sqes: how many entries were consumed. Completions that come at
         once are in the CQ when this returns; `whole`: so is what is task work."""
-        if self.setup.flags & abi.SETUP_IOPOLL:
-            raise UnsupportedError(
-                "requests on a ring with IOPOLL: no file here is polled for completion",
-                remedy="leave the flag out",
-            )
         first = self._next_token
         consumed = self._submit(count)
         if whole or not self.setup.defers:

@@ -27,7 +27,7 @@ from typing import Literal
 
 from pybpfvm.errors import InputError, UnsupportedError
 from pybpfvm.memory import AddressSpace
-from pybpfvm.uring_backend.abi import O_RDWR, SETUP_CQE32, Sqe
+from pybpfvm.uring_backend.abi import O_RDWR, Sqe
 from pybpfvm.uring_backend.base import Backend, Denied, Event
 from pybpfvm.uring_backend.sim.cancel import sync_cancel
 from pybpfvm.uring_backend.sim.clock import NEVER, Clock
@@ -61,7 +61,7 @@ class SimBackend:
         self._fds = FdTable()
         self.world = SimWorld(self._fds, self._clock, disk_bytes, seed=seed)
         self._core = Core(memory, self._fds, self._clock, self.world, PREPARE, seed, injector)
-        self._core.big_cqes = bool(flags & SETUP_CQE32)
+        self._core.setup_flags = flags
         self._closed = False
 
     def __enter__(self) -> SimBackend:

@@ -113,6 +113,8 @@ class BufferRing:
         return 0
 
     def _use_pieces(self, size: int) -> int:
+        if not size:
+            return CQE_F_BUF_MORE
         while size:
             _, addr, length = self._entry(self.head)
             taken = min(size, length)

@@ -28,8 +28,10 @@ from pybpfvm.uring_backend.abi import (
     NEVER_FAILS,
     OP_LAST,
     OPS,
+    POLLED_OPS,
     POLLERR,
     POLLHUP,
+    SETUP_IOPOLL,
     SQE_BUFFER_SELECT,
     SQE_CQE_SKIP_SUCCESS,
     SQE_FIXED_FILE,
@@ -99,7 +101,7 @@ class Core:
         self.parked: dict[Request, Callable[[], None]] = {}  # and how each gives up waiting
         self.working: Request | None = None  # what a worker performs at this moment
         self.denied: Denied | None = None  # filters of requests
-        self.big_cqes = False  # SETUP_CQE32
+        self.setup_flags = 0  # of abi.NOTICED
         self.posted = 0  # CQEs so far, those of skipped successes not counted
         self._prepare = prepare
         self._injector = injector
@@ -112,6 +114,11 @@ class Core:
         self._drain_active = False
         self._drain_next = False
         self._drain_disabled = False
+
+    @property
+    def polls(self) -> bool:
+        """Whether files are polled for completions (SETUP_IOPOLL)."""
+        return bool(self.setup_flags & SETUP_IOPOLL)
 
     # --- submission -------------------------------------------------------------------------
 
@@ -182,6 +189,8 @@ class Core:
             raise Refused(errno.EINVAL)
         if sqe.flags & SQE_BUFFER_SELECT and not info.buffer_select:
             raise Refused(errno.EOPNOTSUPP)
+        if self.polls and not external and sqe.opcode not in POLLED_OPS:
+            raise Refused(errno.EINVAL)
         if sqe.flags & SQE_CQE_SKIP_SUCCESS:
             self._drain_disabled = True
         if sqe.flags & SQE_IO_DRAIN:
@@ -275,8 +284,10 @@ class Core:
                 result = -harm.errno
         except Refused as refused:
             if refused.errno == errno.EAGAIN and self._wait_for_file(request):
+                self.groups.put_back(request)
                 self._arm_link_timeout(request)
                 return
+            request.cqe_flags |= self.groups.spend(request, in_worker=request is self.working)
             result = -refused.errno
         if result is None:
             if request.state is not State.WORKER:

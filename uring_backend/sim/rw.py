@@ -20,6 +20,7 @@ from pybpfvm.uring_backend.abi import (
     NOP_FIXED_FILE,
     NOP_INJECT_RESULT,
     NOP_TW,
+    O_DIRECT,
     POLLERR,
     POLLHUP,
     POLLIN,
@@ -30,12 +31,13 @@ from pybpfvm.uring_backend.abi import (
     RWF_NOAPPEND,
     RWF_NOWAIT,
     RWF_SYNC,
+    SETUP_CQE32,
     SQE_BUFFER_SELECT,
     Op,
 )
 from pybpfvm.uring_backend.sim.descriptors import is_socket
 from pybpfvm.uring_backend.sim.request import Issue, Refused, Request
-from pybpfvm.uring_backend.sim.vfs import Directory
+from pybpfvm.uring_backend.sim.vfs import Directory, RegularFile
 
 if TYPE_CHECKING:
     from pybpfvm.uring_backend.sim.core import Core
@@ -55,7 +57,7 @@ def prepare_nop(core: Core, request: Request) -> Issue:
     """NOP: 0, or the result that Sqe.len injects. NOP_CQE32: Sqe.off and addr are the second half
     of its CQE."""
     sqe = request.sqe
-    known = _NOP_FLAGS | NOP_CQE32 if core.big_cqes else _NOP_FLAGS
+    known = _NOP_FLAGS | NOP_CQE32 if core.setup_flags & SETUP_CQE32 else _NOP_FLAGS
     if sqe.op_flags & ~known:
         raise Refused(errno.EINVAL)
 
@@ -168,24 +170,22 @@ def prepare_read_write(core: Core, request: Request) -> Issue:
                 if vector is not None and not length:
                     raise Refused(errno.EFAULT)
                 request.use(core.buffers.find(sqe.buf_index, addr, length))
+        chosen = blocks()
         if not (file.writable if writing else file.readable):
             raise Refused(errno.EBADF)
-        if sqe.op_flags & ~_RWF or sqe.op_flags & RWF_HIPRI:
+        if sqe.op_flags & ~_RWF or (sqe.op_flags & RWF_HIPRI and not core.polls):
             raise Refused(errno.EOPNOTSUPP if sqe.op_flags & ~_RWF else errno.EINVAL)
         if sqe.op_flags & RWF_APPEND and sqe.op_flags & RWF_NOAPPEND:
             raise Refused(errno.EINVAL)
-        chosen = blocks()
-        try:
-            return transfer(chosen)
-        except Refused:
-            core.groups.put_back(request)
-            raise
+        return transfer(chosen)
 
     def transfer(chosen: Blocks) -> int:
         size = sum(length for _, length in chosen)
         near = min(reachable(core, chosen), request.most_bytes)
         file = core.file_of(request)
         node = file.node
+        if core.polls and not (file.flags & O_DIRECT and isinstance(node, RegularFile)):
+            raise Refused(errno.EOPNOTSUPP)
         offset = 0
         at = 0 if sqe.off == CURRENT_POSITION else s64(sqe.off)
         if not node.seekable and (at < 0 or at + size > MAX_OFFSET):
@@ -219,7 +219,8 @@ def prepare_read_write(core: Core, request: Request) -> Issue:
             file.offset = offset + done
         if done != size:
             request.fail()  # a short transfer breaks a soft link
-        request.cqe_flags = core.groups.consume(request, done)
+        in_worker = request is core.working
+        request.cqe_flags = core.groups.read_into(request, done, in_worker=in_worker)
         return done
 
     return issue
@@ -239,7 +240,11 @@ def prepare_read_multishot(core: Core, request: Request) -> Issue:
         if core.file_of(request).node.queue is None:
             raise Refused(errno.EBADFD)
         while True:
-            result = once()
+            try:
+                result = once()
+            except Refused:
+                core.groups.put_back(request)
+                raise
             assert result is not None
             request.failed = False  # a piece is never short
             if not result:

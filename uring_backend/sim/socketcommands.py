@@ -39,7 +39,7 @@ def prepare_uring_cmd(core: Core, request: Request) -> Issue:
 
     def issue() -> int:
         socket = core.file_of(request).node
-        if not isinstance(socket, Socket):
+        if core.polls or not isinstance(socket, Socket):
             raise Refused(errno.EOPNOTSUPP)
         try:
             match sqe.off & U32:

@@ -1,0 +1,143 @@
+"""Laws of READ with IOSQE_BUFFER_SELECT: which reads use a buffer up, and which name it."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from pybpfvm.uring_backend.abi import (
+    BUFFER_RING_ENTRY,
+    CQE_BUFFER_SHIFT,
+    CQE_F_BUF_MORE,
+    CQE_F_BUFFER,
+    O_RDONLY,
+    O_RDWR,
+    O_WRONLY,
+    PBUF_RING_INC,
+    RWF_HIPRI,
+    RWF_NOWAIT,
+    SQE_ASYNC,
+    SQE_BUFFER_SELECT,
+    Op,
+    Sqe,
+)
+from pybpfvm.uring_backend.base import Completion
+from pybpfvm.uring_backend.lawbench import Bench, Law, expect
+
+_GROUP: Final = 9
+_COUNT: Final = 16
+_SIZE: Final = 10  # of a buffer
+_WANTED: Final = 4  # of it
+_BUFFERS_AT: Final = 4096
+
+# (what, its SQE, its result, whether the file may have a READ wait)
+_Read = tuple[str, Sqe, int, bool]
+
+
+def _reads(bench: Bench) -> Iterator[_Read]:
+    bench.world.add_file("f", b"content")
+    file, wrong = bench.world.open("f", O_RDWR), bench.world.open("f", O_WRONLY)
+    reader, writer = bench.world.pipe()
+    counter = bench.world.eventfd()
+
+    def read(fd: int, flags: int = 0, *, off: int = 0, rw_flags: int = 0) -> Sqe:
+        return Sqe(
+            Op.READ,
+            SQE_BUFFER_SELECT | flags,
+            fd=fd,
+            off=off,
+            len=_WANTED,
+            op_flags=rw_flags,
+            buf_index=_GROUP,
+            user_data=1,
+        )
+
+    yield "whole", read(file), _WANTED, False
+    yield "at the end", read(file, off=7), 0, False
+    yield "not polled", read(file, rw_flags=RWF_HIPRI), -errno.EINVAL, False
+    yield "unknown flags", read(file, rw_flags=1 << 25), -errno.EOPNOTSUPP, False
+    yield "only for writing", read(wrong), -errno.EBADF, False
+    yield "before the file", read(file, off=1 << 63), -errno.EINVAL, False
+    yield "in a worker", read(wrong, SQE_ASYNC), -errno.EBADF, False
+    yield "the wrong end", read(writer), -errno.EBADF, True
+    yield "nothing there", read(reader, rw_flags=RWF_NOWAIT), -errno.EAGAIN, True
+    yield "too short", read(counter), -errno.EINVAL, True
+    yield "no file", read(-1), -errno.EBADF, True
+
+
+def failed_reads_use_up_provided_buffers(bench: Bench) -> None:
+    """Whatever becomes of it, but without a descriptor nothing is selected."""
+    addr = bench.block + _BUFFERS_AT
+    provide = Sqe(Op.PROVIDE_BUFFERS, fd=_COUNT, addr=addr, len=_SIZE, buf_index=_GROUP)
+    expect("provided", bench.result(provide), 0)
+    used = 0
+    for what, sqe, res, _ in _reads(bench):
+        bench.submit(sqe)
+        flags = 0 if sqe.fd == -1 else CQE_F_BUFFER | used << CQE_BUFFER_SHIFT
+        expect(what, bench.collect(1), [Completion(1, res, flags)])
+        used += flags != 0
+
+
+def failed_reads_use_up_buffers_of_rings(bench: Bench) -> None:
+    """Unless the file may have a READ wait: then only what was read counts."""
+    _register(bench, 0)
+    for what, sqe, res, waits in _reads(bench):
+        head = bench.backend.buffer_ring_head(_GROUP)
+        bench.submit(sqe)
+        flags = 0 if waits else CQE_F_BUFFER | head << CQE_BUFFER_SHIFT
+        expect(what, bench.collect(1), [Completion(1, res, flags)])
+        expect(f"{what}, head", bench.backend.buffer_ring_head(_GROUP), head + (not waits))
+
+
+def pieces_are_used_up_as_they_are_selected(bench: Bench) -> None:
+    """Incremental rings: all of the piece that a READ of a file selected, however short it is, or
+    if it fails; of a pipe, what was read."""
+    _register(bench, PBUF_RING_INC)
+    used = 0
+
+    def flags_of(size: int) -> int:
+        """What the CQE says of the piece that is used up now."""
+        nonlocal used
+        buffer, at = divmod(used, _SIZE)
+        taken = min(size, _SIZE - at)
+        used += taken
+        more = CQE_F_BUF_MORE if at + taken < _SIZE else 0
+        return CQE_F_BUFFER | buffer << CQE_BUFFER_SHIFT | more
+
+    for what, sqe, res, waits in _reads(bench):
+        left = _SIZE - used % _SIZE
+        bench.submit(sqe)
+        flags = 0 if waits else flags_of(_WANTED)
+        wanted = min(res, left)
+        expect(what, bench.collect(1), [Completion(1, wanted, flags)])
+    bench.world.add_file("short", b"ab")
+    fd = bench.world.open("short", O_RDONLY)
+    reader, writer = bench.world.pipe()
+    short = Sqe(Op.READ, SQE_BUFFER_SELECT, fd=fd, len=_WANTED, buf_index=_GROUP, user_data=1)
+    for turn in range(4):
+        read = min(2, _SIZE - used % _SIZE)
+        bench.submit(short)
+        expect(f"short, {turn}", bench.collect(1), [Completion(1, read, flags_of(_WANTED))])
+        data = bench.put(b"x")
+        expect("write", bench.result(Sqe(Op.WRITE, fd=writer, addr=data, len=1)), 1)
+        one = Sqe(Op.READ, SQE_BUFFER_SELECT, fd=reader, len=4, buf_index=_GROUP, user_data=1)
+        bench.submit(one)
+        expect(f"a pipe, {turn}", bench.collect(1), [Completion(1, 1, flags_of(1))])
+
+
+def _register(bench: Bench, flags: int) -> None:
+    """A ring of buffers at the bench's block."""
+    for index in range(_COUNT):
+        at = bench.block + _BUFFERS_AT + index * _SIZE
+        entry = BUFFER_RING_ENTRY.pack(at, _SIZE, index)[:14]
+        bench.put(entry, index * BUFFER_RING_ENTRY.size)
+    bench.put(_COUNT.to_bytes(2, "little"), 14)
+    expect("registered", bench.backend.register_buffer_ring(bench.block, _COUNT, _GROUP, flags), 0)
+
+
+LAWS: Final[Sequence[Law]] = (
+    failed_reads_use_up_provided_buffers,
+    failed_reads_use_up_buffers_of_rings,
+    pieces_are_used_up_as_they_are_selected,
+)
