@@ -85,6 +85,29 @@ def test_polled_rings_refuse_bpf(make_bench: MakeBench, flags: int) -> None:
     assert bench.cqes() == [(0, EINVAL)]
 
 
+@pytest.mark.parametrize(
+    "backend_name", ["sim", pytest.param("kernel", marks=pytest.mark.kernel_ring)]
+)
+def test_a_ring_that_polls_refuses_what_is_not_polled(make_bench: MakeBench) -> None:
+    bench = make_bench("v2", nothing, flags=abi.SETUP_IOPOLL)
+    bench.backend.world.add_file("f", b"content")
+    fd = bench.backend.world.open("f", abi.O_RDONLY)
+    at = bench.user(bytes(8))
+    for refused in (
+        bpf(0, user_data=1),
+        bench.timeout(1, user_data=1),
+        bench.timeout(1, user_data=1, off=1),  # counted by the ring, not by the backend
+        sqe(Op.ASYNC_CANCEL, addr=7, user_data=1),  # whose target the ring looks up
+        sqe(Op.CLOSE, fd=fd, user_data=1),
+    ):
+        assert bench.submit(refused) == 1
+        assert bench.cqes() == [(1, EINVAL)]
+    read = sqe(Op.READ, fd=fd, addr=at, len=8, user_data=2, cq=1)
+    assert bench.submit(read, sqe(user_data=3, cq=2)) == 2
+    bench.ring.wait_cqes(1, cq=1)
+    assert (bench.cqes(1), bench.cqes(2)) == ([(2, -errno.EOPNOTSUPP)], [(3, 0)])
+
+
 def test_ignored_fields_of_a_bpf_sqe(make_bench: MakeBench) -> None:
     bench = make_bench("v2", nothing)
     raw = bytearray(bpf(0, user_data=5))
