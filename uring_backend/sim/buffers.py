@@ -151,7 +151,7 @@ class BufferGroups:
             request.buffer = None
 
     def spend(self, request: Request, *, in_worker: bool) -> int:
-        """A READ failed with a buffer in hand, if any: the CQE flags. It is used up, unless that
+        """A request failed with a buffer in hand, if any: the CQE flags. It is used up, unless that
         is left until the end."""
         chosen = request.buffer
         at_end = self._used_at_end(request, in_worker=in_worker)
@@ -161,16 +161,17 @@ class BufferGroups:
         return self.read_into(request, 0, in_worker=in_worker)
 
     def read_into(self, request: Request, size: int, *, in_worker: bool) -> int:
-        """`size` bytes were read into the selected buffer: the CQE flags that name it; 0 if none
-        was selected. All that was selected is used up, unless that is left until the end."""
+        """`size` bytes were read or received into the selected buffer: the CQE flags that name it;
+        0 if none was selected. All that was selected is used up, unless that is left until the
+        end."""
         chosen = request.buffer
         if chosen is not None and not self._used_at_end(request, in_worker=in_worker):
             size = sum(length for _, length in chosen.blocks)
         return self.consume(request, size)
 
     def _used_at_end(self, request: Request, *, in_worker: bool) -> bool:
-        """Whether how much of a ring's buffer is used up is decided at the end of a READ, not at
-        its beginning: that of a file that could have it wait, unless a worker performs it."""
+        """Whether how much of a ring's buffer is used up is decided at the end, not when it is
+        selected: by a file that could have the request wait, unless a worker performs it."""
         return request.file is not None and request.file.node.queue is not None and not in_worker
 
     def hold(self, request: Request) -> None:

@@ -175,6 +175,8 @@ def prepare_read_write(core: Core, request: Request) -> Issue:
             raise Refused(errno.EBADF)
         if sqe.op_flags & ~_RWF or (sqe.op_flags & RWF_HIPRI and not core.polls):
             raise Refused(errno.EOPNOTSUPP if sqe.op_flags & ~_RWF else errno.EINVAL)
+        if request.nowait and isinstance(file.node, Directory):
+            raise Refused(errno.EOPNOTSUPP)
         if sqe.op_flags & RWF_APPEND and sqe.op_flags & RWF_NOAPPEND:
             raise Refused(errno.EINVAL)
         return transfer(chosen)

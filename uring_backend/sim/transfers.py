@@ -360,7 +360,9 @@ class _Receiver:
             groups.put_back(request)
         if self._header is not None:
             self._tell(self._header, got)
-        request.cqe_flags = groups.consume(request, request.done_bytes) | _nonempty(got)
+        in_worker = request is self._core.working
+        used = groups.read_into(request, request.done_bytes, in_worker=in_worker)
+        request.cqe_flags = used | _nonempty(got)
         return request.done_bytes
 
     def _take(self, socket: Socket, blocks: Blocks) -> Received:
