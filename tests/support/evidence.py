@@ -170,14 +170,14 @@ def rings_page(results: Path = RESULTS) -> str:
     ]
     for case in (name.removesuffix(end) for name in gallery if name.endswith(end)):
         sides = [_OURS, _ON_A_RING, *(one for one in _WITHOUT if f"{case}: {one}" in gallery)]
+        speeds = [gallery[f"{case}: {side}"][0] for side in sides]
         cells = [
-            " / ".join(_short(gallery.get(f"{case}: {what}{side}")) for side in of)
-            for what, of in (
-                ("", sides),
-                (f"{_OURS} / ", sides[1:]),
-                ("CPU, ", sides),
-                ("system calls, ", sides),
-            )
+            " / ".join(_short(gallery[f"{case}: {side}"]) for side in sides),
+            " / ".join(_short([speeds[0] / other]) for other in speeds[1:]),
+        ]
+        cells += [
+            " / ".join(_short(gallery.get(f"{case}: {what}, {side}")) for side in sides)
+            for what in ("CPU", "system calls")
         ]
         lines.append(f"| {case} | {' | '.join(cells)} |")
     lines += [
