@@ -236,6 +236,10 @@ class Cqe:
     flags: int = 0
     extra: tuple[int, int] = NO_EXTRA
 
+    def __repr__(self) -> str:
+        extra = f", extra={self.extra}" if any(self.extra) else ""
+        return f"Cqe(user_data={self.user_data}, res={self.res}, flags={self.flags}{extra})"
+
     def pack(self) -> bytes:
         """The first 16 bytes, which are all of it without SETUP_CQE32."""
         return _CQE.pack(self.user_data, self.res, self.flags)
