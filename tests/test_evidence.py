@@ -125,7 +125,7 @@ def test_a_page_of_rings_has_all_sides_of_a_case_in_one_row(tmp_path: Path) -> N
     row = "| echo | 40.0 / 50.0 / 8,000 | 0.800 / 0.00500 | 4.00 / 5.00 / 800 | 0.0123 / - / - |"
     assert row in page.splitlines()
     assert "kernel's ring (2026-01-02, 2 CPUs, load average 0.2)" in page
-    assert "simulated ring (2026-01-03, 2 CPUs, load average 3.0)." in page
+    assert "simulated ring (2026-01-03, 2 CPUs, load average 3.0), by" in page
     assert "| NOP: sim | 1,234 | k/s |" in page
 
 

@@ -182,7 +182,7 @@ def rings_page(results: Path = RESULTS) -> str:
         lines.append(f"| {case} | {' | '.join(cells)} |")
     lines += [
         "",
-        f"The simulated ring{_when(found, 'sim')}.",
+        f"The simulated ring{_when(found, 'sim')}, by the processor's time.",
         "",
         "| what | value | |",
         "|---|---:|---|",
