@@ -42,7 +42,15 @@ from pybpfvm.profiles.base import Region as RingRegion
 from pybpfvm.profiles.upstream_types import CTX_FIELDS
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Cqe
-from pybpfvm.uring_backend.base import OTHER_RING, Backend, Completion, Event, Message
+from pybpfvm.uring_backend.base import (
+    EXTERNAL,
+    OTHER_RING,
+    UNKNOWN_OPCODE,
+    Backend,
+    Completion,
+    Event,
+    Message,
+)
 from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.filtering import FilterGate, RequestFilter
 from pybpfvm.uring_backend.loop.attach import OpsValue, RingTable, release
@@ -67,6 +75,7 @@ _ENTER_FLAGS = (
     | abi.ENTER_NO_IOWAIT
 )
 
+_UNKNOWN = bytes((UNKNOWN_OPCODE,))
 _FAR_NS = 1 << 62  # no clock gets there
 
 
@@ -684,7 +693,8 @@ class LoopRing:
                 if raw[0] in NAMES_ANOTHER:
                     encoded.append(self._naming.start(token, raw))
                 else:
-                    encoded.append(raw[:32] + token.to_bytes(8, "little") + raw[40:])
+                    opcode = raw[:1] if raw[0] != EXTERNAL else _UNKNOWN
+                    encoded.append(opcode + raw[1:32] + token.to_bytes(8, "little") + raw[40:])
                 user_data = int.from_bytes(raw[32:40], "little")
                 self._live[token] = Live(user_data, self._running or "user", raw[0])
                 if raw[1] & abi.SQE_CQE_SKIP_SUCCESS:
