@@ -155,7 +155,7 @@ class _Step:
         self.ring.enter()
         taken = time.perf_counter() - start
         if self._obj.globals["bad"] or self._obj.globals["left"]:
-            raise AssertionError(f"loop_step got {self._obj.globals['bad']} bad CQEs")
+            raise AssertionError(f"loop_step got {self._obj.globals['bad']!r} bad CQEs")
         return taken
 
 

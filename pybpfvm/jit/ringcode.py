@@ -124,6 +124,7 @@ def _names() -> Mapping[str, int]:
         "QUEUE_SHIFT": direct.QUEUE_SHIFT,
         "BATCH": direct.BATCH,
         "LOOK_RUNS": direct.LOOK_RUNS,
+        "LOOK_MASK": direct.LOOK_RUNS - 1,
         "OPCODE_SHIFT": direct.OPCODE_SHIFT,
         "CHECKED": direct.Care.CHECKED,
         "HELD": direct.Care.HELD,

@@ -7,14 +7,20 @@ the simulated one. data/loops/steps.bpf.c has the programs; examples/build.sh co
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import signal
 import struct
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -24,6 +30,9 @@ from pybpfvm.session.hostring import BackendName
 from pybpfvm.session.loopring import LOOP_FLAGS
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Op, Sqe
+from pybpfvm.uring_backend.kernel import direct, steps
+from pybpfvm.uring_backend.kernel.world import KernelWorld
+from pybpfvm.uring_backend.loop.attach import Link
 from pybpfvm.uring_backend.loop.ring import LoopBudgets
 from tests.support.session_ring import need_backend
 
@@ -60,7 +69,20 @@ class Table:
     ring: LoopRing
     obj: LoadedObject
     mem: Block
+    link: Link
     seen: list[object] = field(default_factory=list)
+
+    @property
+    def looped(self) -> int:
+        """How many runs the native loop has made."""
+        native = self.ring.core.native
+        return 0 if native is None else native.looped
+
+    def number(self, name: str) -> int:
+        """A global of the programs."""
+        value = self.obj.globals[name]
+        assert isinstance(value, int)
+        return value
 
     def script(self, *ops: bytes) -> None:
         """What `scripted` does next."""
@@ -102,37 +124,28 @@ def loaded() -> tuple[Machine, LoadedObject]:
     return machine, machine.load(STEPS, abi="loop-7.2", constants={"sq_entries": SQ_ENTRIES})
 
 
+@contextmanager
+def looping(name: str, *, mem: bool = True, **options: Any) -> Iterator[Table]:
+    """A ring with the program on it, everything at its beginning; on the kernel's without more."""
+    need_backend(options.setdefault("backend", "kernel"))
+    machine, obj = loaded()
+    for each in (*_GLOBALS, "depth", "turns", "found"):
+        obj.globals[each] = 0
+    with LoopRing(SQ_ENTRIES, cq_entries=CQ_ENTRIES, machine=machine, **options) as ring:
+        block = ring.register_mem(_MEM_BYTES) if mem else ring.user.alloc(8)
+        with ring.attach(obj, f"{name}_ops") as link:
+            table = Table(ring, obj, block, link)
+            yield table
+    table.mem.free()
+
+
 def played(
-    scenario: Scenario,
-    name: str,
-    backend: BackendName,
-    engine: str,
-    flags: int = LOOP_FLAGS,
-    budgets: LoopBudgets | None = None,
-    budget_insns: int = 1_000_000,
+    scenario: Scenario, name: str, backend: BackendName, engine: str, **options: Any
 ) -> tuple[dict[str, object], int]:
     """(outcome, runs made by the native loop)."""
-    machine, obj = loaded()
-    for each in (*_GLOBALS, "depth", "turns"):
-        obj.globals[each] = 0
-    with LoopRing(
-        SQ_ENTRIES,
-        cq_entries=CQ_ENTRIES,
-        flags=flags,
-        backend=backend,
-        engine=engine,
-        machine=machine,
-        budgets=budgets,
-        budget_insns=budget_insns,
-    ) as ring:
-        mem = ring.register_mem(_MEM_BYTES)
-        table = Table(ring, obj, mem)
-        with ring.attach(obj, f"{name}_ops"):
-            extra = scenario(table)
-        outcome = {**table.outcome(), "extra": extra}
-        looped = ring.core.native.looped if ring.core.native is not None else 0
-    mem.free()
-    return outcome, looped
+    with looping(name, backend=backend, engine=engine, **options) as table:
+        extra = scenario(table)
+        return {**table.outcome(), "extra": extra}, table.looped
 
 
 def compare(
@@ -141,15 +154,12 @@ def compare(
     *,
     least: int = 1,
     sim: bool = True,
-    flags: int = LOOP_FLAGS,
-    budgets: LoopBudgets | None = None,
-    budget_insns: int = 1_000_000,
+    **options: Any,
 ) -> dict[str, object]:
     """The outcome, which must not depend on who runs the loop; that made `least` runs at least."""
-    need_backend("kernel")
 
     def play(backend: BackendName, engine: str) -> tuple[dict[str, object], int]:
-        return played(scenario, name, backend, engine, flags, budgets, budget_insns)
+        return played(scenario, name, backend, engine, **options)
 
     looped, runs = play("kernel", "jit")
     assert runs >= least, f"the native loop made {runs} runs"
@@ -319,7 +329,7 @@ def _scenario(seed: int, flags: int, *, hostile: bool) -> Scenario:
     return scenario
 
 
-_SCRIPTS = int(os.environ.get("PYBPFVM_LOOP_SCRIPTS", "12"))
+_SCRIPTS = int(os.environ.get("PYBPFVM_LOOP_SCRIPTS", "20"))
 _IDLE_NS = 20_000_000
 # Room for everything, and for little.
 BUDGETS = {
@@ -328,18 +338,261 @@ BUDGETS = {
 }
 
 
-@pytest.mark.parametrize("flags", RINGS.values(), ids=RINGS)
-@pytest.mark.parametrize("budgets", BUDGETS.values(), ids=BUDGETS)
+def _kind(seed: int) -> tuple[int, LoopBudgets]:
+    """Set-up flags and budgets of a script."""
+    return list(RINGS.values())[seed % len(RINGS)], list(BUDGETS.values())[seed // len(RINGS) % 2]
+
+
 @pytest.mark.parametrize("seed", range(_SCRIPTS))
-def test_scripts(seed: int, budgets: LoopBudgets, flags: int) -> None:
+def test_scripts(seed: int) -> None:
+    flags, budgets = _kind(seed)
     compare(_scenario(seed, flags, hostile=False), "scripted", flags=flags, budgets=budgets)
 
 
-@pytest.mark.parametrize("flags", RINGS.values(), ids=RINGS)
-@pytest.mark.parametrize("budgets", BUDGETS.values(), ids=BUDGETS)
 @pytest.mark.parametrize("seed", range(_SCRIPTS))
-def test_hostile_scripts(seed: int, budgets: LoopBudgets, flags: int) -> None:
+def test_hostile_scripts(seed: int) -> None:
     """Not against the simulated ring, which has not all that a request comes to when it is
     overwritten."""
+    flags, budgets = _kind(seed)
     scenario = _scenario(seed, flags, hostile=True)
     compare(scenario, "scripted", flags=flags, budgets=budgets, least=0, sim=False)
+
+
+def test_more_requests_than_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "SLOTS", 4)
+
+    def scenario(table: Table) -> None:
+        table.obj.globals["depth"], table.obj.globals["left"] = 8, 1000
+        table.note(table.ring.enter)
+
+    compare(scenario, "nops", least=100)
+
+
+@pytest.mark.parametrize("most", [1, 2, 100, 1500])
+def test_budget_of_steps(most: int) -> None:
+    def scenario(table: Table) -> None:
+        table.obj.globals["depth"], table.obj.globals["left"] = 1, 1_000_000
+        for _ in range(3):
+            table.note(table.ring.enter)
+
+    outcome = compare(scenario, "nops", least=most - 1, budgets=LoopBudgets(max_steps=most))
+    assert f"the budget of {most:,} steps" in str(outcome["seen"])
+    assert outcome["steps"] == 3 * most
+
+
+@pytest.mark.parametrize("turns", [0, 1, 50, 200])
+def test_live_locks(turns: int) -> None:
+    def scenario(table: Table) -> None:
+        table.obj.globals["turns"] = turns
+        for _ in range(2):
+            table.note(table.ring.enter)
+
+    outcome = compare(scenario, "idles", least=190, budgets=LoopBudgets(livelock_steps=100))
+    assert "100 steps in a row changed nothing" in str(outcome["seen"])
+
+
+def test_a_trap_in_a_loop() -> None:
+    def scenario(table: Table) -> None:
+        table.obj.globals["turns"] = 10
+        for _ in range(2):
+            table.note(table.ring.enter)
+
+    outcome = compare(scenario, "spends", least=40, budget_insns=3000)
+    assert "Trap" in str(outcome["seen"])
+
+
+def test_wall_time() -> None:
+    need_backend("kernel")
+    budgets = LoopBudgets(max_steps=1 << 40, wall_ns=50_000_000)
+    with looping("nops", budgets=budgets) as table:
+        table.obj.globals["depth"], table.obj.globals["left"] = 1, (1 << 32) - 1
+        began = time.monotonic()
+        with pytest.raises(RingHang, match=r"did not stop within 0\.05 s"):
+            table.ring.enter()
+        assert time.monotonic() - began < 1
+        assert table.looped > 100
+
+
+def test_rings_of_other_sizes_and_programs_one_after_the_other() -> None:
+    """Each loops where its ring is by then."""
+    with looping("nops") as table:
+        ring, obj = table.ring, table.obj
+        for entries, cq_entries in ((8, 16), (32, 32), (8, 8)):
+            before = table.looped
+            obj.globals["depth"], obj.globals["left"] = 8, 800
+            ring.resize(entries, cq_entries)
+            assert ring.enter() == 0
+            assert table.looped >= before + 100
+            assert ring.core.queues.words["cq_tail"] == table.number("reaped")
+        table.link.destroy()
+        with ring.attach(obj, "idles_ops"), pytest.raises(RingHang):
+            ring.enter()
+        looped = table.looped
+        assert looped > 5000
+        with ring.attach(obj, "nops_ops"):
+            obj.globals["left"] = 800
+            assert ring.enter() == 0
+        assert table.looped >= looped + 99
+
+
+@pytest.mark.skipif(
+    threading.current_thread() is not threading.main_thread(), reason="signals need this thread"
+)
+@pytest.mark.parametrize("depth", [1, 8])
+def test_signals_end_loops_and_lose_nothing(depth: int) -> None:
+    random = Random(3)
+    with looping("nops", budgets=LoopBudgets(max_steps=1 << 40)) as table:
+        counts = table.obj.globals
+        for _ in range(15):
+            counts["depth"], counts["left"] = depth, (1 << 32) - 1
+            ready, began = table.looped, time.monotonic()
+            delay = 0.001 + random.random() / 30
+            timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
+            with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - it may come before the call
+                timer.start()
+                table.ring.enter()
+                timer.join()
+            assert time.monotonic() - began < 5
+            assert table.looped > ready
+            counts["left"] = 0
+            assert table.ring.enter() == 0
+            core = table.ring.core
+            assert core.in_flight() == table.ring.backend.in_flight() == 0
+            words = core.queues.words
+            assert words["cq_head"] == words["cq_tail"] == table.number("reaped")
+            assert table.ring.counts.posted[0] == table.number("reaped")
+            assert table.ring.counts.runs["nops"] == core.steps == table.number("steps")
+
+
+@dataclass
+class Pipe:
+    """What `transfers` reads, 8 bytes at a time; `buffer` is where to."""
+
+    buffer: Block
+    read_end: int
+    write_end: int
+
+
+_BLOCK = b"8 bytes."
+
+
+@contextmanager
+def during_a_sleep(
+    monkeypatch: pytest.MonkeyPatch, *, mem: bool = True
+) -> Iterator[tuple[Table, Pipe, Callable[[Callable[[], object]], object]]]:
+    """(table, pipe, play) around a program that reads a pipe for ever.
+
+    `play` enters a loop that does not look up for long; another thread feeds it and calls what it
+    is given while the loop sleeps, then feeds it twice more, and at last ends it: what the enter
+    came to.
+    """
+    with looping("transfers", mem=mem) as table, ExitStack() as after:
+        ring, counts = table.ring, table.obj.globals
+        read_end, write_end = os.pipe()
+        assert isinstance(ring.world, KernelWorld)
+        ring.world.adopt(read_end)
+        after.callback(os.close, write_end)
+        pipe = Pipe(ring.user.alloc(8), read_end, write_end)
+        counts["fd"], counts["opcode"], counts["flags"] = read_end, Op.READ, 0
+        counts["buffer"], counts["result"] = pipe.buffer.addr, 0
+        monkeypatch.setattr(steps, "TURN_NS", 5_000_000_000)
+        monkeypatch.setattr(steps, "_SLEEP_NS", 5_000_000_000)
+
+        def play(change: Callable[[], object]) -> object:
+            def feed() -> None:
+                for _ in range(10):
+                    before = counts["reaped"]
+                    os.write(write_end, _BLOCK)
+                    limit = time.monotonic() + 5
+                    while counts["reaped"] == before and time.monotonic() < limit:
+                        time.sleep(0.0005)
+                change()
+                for _ in range(2):
+                    os.write(write_end, _BLOCK)
+                    time.sleep(0.005)
+                ring.core.signal()
+                os.write(write_end, _BLOCK)
+
+            server = threading.Thread(target=feed)
+            server.start()
+            try:
+                return ring.enter()
+            except RingError as error:
+                return -error.errno
+            finally:
+                server.join()
+                assert table.looped > 5
+
+        yield table, pipe, play
+
+
+def test_other_threads_serve_a_loop_that_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    with during_a_sleep(monkeypatch) as (table, pipe, play):
+        assert play(lambda: None) == -errno.EINTR
+        assert table.obj.globals["result"] == 8
+        assert table.number("reaped") >= 12
+        assert pipe.buffer.read() == _BLOCK
+
+
+def test_a_descriptor_closed_during_a_sleep_is_no_longer_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its number is the process's own by then."""
+    with during_a_sleep(monkeypatch) as (table, pipe, play):
+        ours, writer = os.pipe()
+        os.write(writer, b"SECRET!!")
+
+        def change() -> None:
+            table.ring.world.close(pipe.read_end)
+            os.dup2(ours, pipe.read_end)
+
+        monkeypatch.setattr(os, "write", _ignoring_broken_pipes(os.write))
+        assert play(change) == 0
+        assert table.obj.globals["result"] == -errno.EBADF
+        assert pipe.buffer.read() == _BLOCK
+        assert os.read(ours, 8) == b"SECRET!!"
+        for fd in (ours, writer, pipe.read_end):
+            os.close(fd)
+
+
+def _ignoring_broken_pipes(write: Callable[[int, bytes], int]) -> Callable[[int, bytes], int]:
+    def call(fd: int, data: bytes) -> int:
+        with suppress(BrokenPipeError):
+            return write(fd, data)
+        return 0
+
+    return call
+
+
+def test_a_block_freed_during_a_sleep_is_no_longer_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    with during_a_sleep(monkeypatch) as (table, pipe, play):
+        assert play(pipe.buffer.free) == 0
+        assert table.obj.globals["result"] == -errno.EFAULT
+
+
+def test_a_program_detached_during_a_sleep_is_not_called_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with during_a_sleep(monkeypatch) as (table, _, play):
+        at_the_end: list[object] = []
+
+        def change() -> None:
+            time.sleep(0.01)
+            at_the_end.append(table.obj.globals["steps"])
+            table.link.destroy()
+
+        assert play(change) == -errno.EFAULT
+        assert at_the_end == [table.obj.globals["steps"]]
+
+
+def test_a_region_registered_during_a_sleep_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    with during_a_sleep(monkeypatch, mem=False) as (table, _, play):
+        before: list[object] = []
+
+        def change() -> None:
+            before.append(table.obj.globals["found"])
+            table.mem = table.ring.register_mem(4096)
+
+        assert play(change) == -errno.EINTR
+        assert before == [0]
+        assert table.obj.globals["found"] == 1

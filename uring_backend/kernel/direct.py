@@ -31,7 +31,7 @@ from pybpfvm.userblocks import TABLE_BYTES, UserBlocks
 
 SLOTS = 2048  # requests at a time. A direct request's token: DIRECT_TOKENS and its slot's address.
 BATCH = 32  # direct requests are issued when so many have come together, or at the end of a run
-LOOK_RUNS = 16  # after so many runs the loop looks at the clock
+LOOK_RUNS = 16  # after so many runs, a power of two, the loop looks at the clock
 _FDS = 1024
 
 

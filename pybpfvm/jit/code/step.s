@@ -24,24 +24,28 @@ again:      r1 = *(u64 *)(r6 + @CHANGES)
             if r0 != 0 goto done            ; it does not go on
             r1 = *(u64 *)(r6 + @STOP)
             if r1 != 0 goto out
-            call behind
+            r1 = *(u64 *)(r6 + @WAIT_INDEX)
+            r0 = *(u32 *)(r1 + 0)
+            r1 = *(u64 *)(r6 + @Q0_TAIL)
+            w0 -= w1
             if w0 s> 0 goto wait
-awake:      call take
+awake:      r1 = *(u64 *)(r6 + @CQ_HEAD)
+            r1 = *(u32 *)(r1 + 0)
+            r2 = *(u64 *)(r6 + @CQ_TAIL)
+            r2 = *(u32 *)(r2 + 0)
+            if r1 == r2 goto flushed        ; nothing has completed meanwhile
+            call take
             r1 = *(u64 *)(r6 + @STOP)
             if r1 != 0 goto out
-            r1 = *(u64 *)(r6 + @CQ_REGION)
+flushed:    r1 = *(u64 *)(r6 + @CQ_REGION)
             r2 = *(u32 *)(r1 + 36)
             w2 &= @NO_OVERFLOW              ; nothing waits for room
             *(u32 *)(r1 + 36) = r2
-            r2 = *(u64 *)(r6 + @RUNS_LEFT)
-            r2 += -1
-            *(u64 *)(r6 + @RUNS_LEFT) = r2
-            if r2 == 0 goto enough
-            r2 = *(u64 *)(r6 + @LOOKS)
-            r2 += -1
-            *(u64 *)(r6 + @LOOKS) = r2
-            if r2 != 0 goto changed
-            *(u64 *)(r6 + @LOOKS) = @LOOK_RUNS
+            r1 = *(u64 *)(r6 + @RUNS)
+            r2 = *(u64 *)(r6 + @RUNS_LEFT)  ; when the loop began
+            if r1 >= r2 goto enough
+            r1 &= @LOOK_MASK
+            if r1 != 0 goto changed
             call 6                          ; the time
             r1 = *(u64 *)(r6 + @DEADLINE)
             if r0 >= r1 goto enough

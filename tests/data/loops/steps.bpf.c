@@ -35,8 +35,10 @@ u32 in_flight;
 u64 reaped;
 u32 turns; /* of `idles` and `spends` */
 
-#define SQ_MASK_AT 16
-#define CQ_MASK_AT 20
+u32 opcode, flags; /* of `transfers` */
+s32 fd, result;
+u64 buffer;
+u32 found; /* whether it has got a MEM region */
 
 INLINE void note(struct mem *mem, u64 value)
 {
@@ -156,7 +158,43 @@ RING_STEP(spends)
 	return steps < 1000 ? LOOP_CONTINUE : LOOP_STOP;
 }
 
+/* One transfer of 8 bytes at a time, for ever, until one fails. */
+RING_STEP(transfers)
+{
+	u8 *cq = bpf_io_uring_get_region(ring, REGION_CQ, PAGE);
+	struct sqe *sq = (void *)bpf_io_uring_get_region(ring, REGION_SQ, sizeof(struct sqe));
+	u32 head;
+
+	steps++;
+	if (!cq || !sq)
+		return LOOP_STOP;
+	found = bpf_io_uring_get_region(ring, REGION_MEM, 8) != 0;
+	head = WORD(cq, CQ_HEAD_AT);
+	if (head != WORD(cq, CQ_TAIL_AT)) {
+		u32 place = CQES_AT + (head & 15) * sizeof(struct cqe);
+
+		result = ((struct cqe *)(cq + (place & (PAGE - 16))))->res;
+		reaped++;
+		in_flight--;
+		WORD(cq, CQ_HEAD_AT) = ++head;
+		if (result < 0)
+			return LOOP_STOP;
+	}
+	if (!in_flight) {
+		sqe_clear(sq);
+		sq->opcode = opcode;
+		sq->flags = flags;
+		sq->fd = fd;
+		sq->addr = buffer;
+		sq->len = 8;
+		in_flight += bpf_io_uring_submit_sqes(ring, 1);
+	}
+	params->cq_wait_idx = head + 1;
+	return LOOP_CONTINUE;
+}
+
 RING_OPS(scripted_ops, scripted);
 RING_OPS(nops_ops, nops);
 RING_OPS(idles_ops, idles);
 RING_OPS(spends_ops, spends);
+RING_OPS(transfers_ops, transfers);
