@@ -60,10 +60,10 @@ _GETEVENTS_ARG_BYTES = 24
 
 @dataclass(frozen=True, slots=True)
 class LoopSource:
-    """A loop, by `name`: the sources in `code/` that it comes from. `entries` are the functions that
-    are entered from outside, `native` says which of them stands for which helper, `slow` what they
-    call by number in Python: the helper that a function stands for, and how many registers that
-    looks at."""
+    """A loop, by `name`: the `sources` in `code/` that it comes from. `entries` are the functions
+    that are entered from outside, `native` says which of them stands for which helper, `slow` what
+    they call by number in Python: the helper that a function stands for, and how many registers
+    that looks at."""
 
     name: str
     sources: tuple[str, ...]

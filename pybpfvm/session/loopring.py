@@ -395,7 +395,7 @@ class _Stepper:
         """Let compiled code make the loop by itself from the next run on, where it can."""
         self._offered = True
         ring, engine = self._ring, self._engine
-        if ring.engine not in ("auto", "jit") or not self._trusts(self._program):
+        if ring.engine not in ("auto", "jit", "llvm") or not self._trusts(self._program):
             return
         if ring._observer is not None or not ring._faults.idle:
             return

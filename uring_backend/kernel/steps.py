@@ -70,12 +70,12 @@ class KernelSteps:
     def run(self, name: str, ctx_addr: int, budget_insns: int) -> tuple[int, int] | None:
         """Run the program once or more: r0 and the instructions of the last run, which the caller
         counts. None: it has to be run the ordinary way. Raises what a run raises."""
-        address = self.address(_PROGRAM)
         words, ring = self.direct.words, self._ring
+        words[Word.CTX] = ctx_addr
+        address = self.address(_PROGRAM)
         if address is None or ring.needs_python:
             return None
         words[Word.PROGRAM] = address
-        words[Word.CTX] = ctx_addr
         words[Word.BUDGET] = budget_insns
         words[Word.WAIT_INDEX] = ring.params.start + ring.rules.wait_index_at
         words[Word.REWINDS] = ring.setup.rewinds
