@@ -74,7 +74,7 @@ class LoopSource:
 
 RING = LoopSource(
     "ring",
-    ("ring", "take", "user"),
+    ("ring", "user"),
     ("loop", "submit", "emit", "reap", "copy_from_user", "copy_to_user"),
     {
         "io_uring_submit": "submit",
@@ -96,7 +96,7 @@ RING = LoopSource(
 )
 STEP = LoopSource(
     "step",
-    ("step", "take"),
+    ("step",),
     ("loop", "submit", "region"),
     {"io_uring_submit_sqes": "submit", "io_uring_get_region": "region"},
     {4: ("submit", 2)},
