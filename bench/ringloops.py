@@ -149,13 +149,13 @@ class _Step:
         ring.attach(obj, f"{name}_ops")
 
     def round(self, **job: int) -> float:
-        for field, value in ({**dict.fromkeys(_JOB, 0), "buffer": self._buffer.addr} | job).items():
-            self._obj.globals[field] = value
+        self._obj.globals["job"] = dict.fromkeys(_JOB, 0) | {"buffer": self._buffer.addr} | job
         start = time.perf_counter()
         self.ring.enter()
         taken = time.perf_counter() - start
-        if self._obj.globals["bad"] or self._obj.globals["left"]:
-            raise AssertionError(f"loop_step got {self._obj.globals['bad']!r} bad CQEs")
+        done = cast("dict[str, int]", self._obj.globals["job"])
+        if done["bad"] or done["left"]:
+            raise AssertionError(f"loop_step ended with {done['left']} to do, {done['bad']} bad")
         return taken
 
 

@@ -10,26 +10,28 @@ LICENSE("Dual MIT/GPL");
 #define CQ_BYTES (CQES_AT + CQ_ENTRIES * sizeof(struct cqe))
 #define SQ_BYTES (MOST_DEPTH * sizeof(struct sqe))
 
-u32 depth, left; /* requests at a time, requests to do */
-u64 buffer, size, at; /* of a copy: its size, and how far it is */
-u32 block;
-s32 from, to; /* from < 0: NOPs */
-u32 started;
-u64 bad; /* CQEs that were not as they should be */
+struct job {
+	u32 depth, left; /* requests at a time, requests to do */
+	u64 buffer, size, at; /* of a copy: its size, and how far it is */
+	u32 block;
+	s32 from, to; /* from < 0: NOPs */
+	u32 started;
+	u64 bad; /* CQEs that were not as they should be */
+} job;
 
-/* Takes as many CQEs as requests were submitted; the CQ's head then. */
-INLINE u32 check(u8 *cq, u32 count, s32 wanted)
+/* Takes `count` CQEs, all there are; the CQ's head then. */
+INLINE u32 take(u8 *cq, u32 count, s32 wanted)
 {
 	u32 head = WORD(cq, CQ_HEAD_AT), tail = WORD(cq, CQ_TAIL_AT);
 
 	if (tail - head != count)
-		bad++;
+		job.bad++;
 #pragma clang loop unroll(disable)
 	for (u32 turn = 0; turn < MOST_DEPTH && head != tail; turn++, head++) {
 		struct cqe *done = (struct cqe *)(cq + CQES_AT) + (head & (CQ_ENTRIES - 1));
 
 		if (done->res != wanted)
-			bad++;
+			job.bad++;
 	}
 	WORD(cq, CQ_HEAD_AT) = head;
 	return head;
@@ -39,30 +41,33 @@ RING_STEP(requests)
 {
 	u8 *cq = bpf_io_uring_get_region(ring, REGION_CQ, CQ_BYTES);
 	struct sqe *sq = (void *)bpf_io_uring_get_region(ring, REGION_SQ, SQ_BYTES);
-	u32 head, count = depth;
-	u64 to_buffer = buffer;
-	s32 file = from;
+	u32 head, count = job.depth;
+	u64 buffer = job.buffer;
+	s32 from = job.from;
 
 	if (!cq || !sq)
 		return LOOP_STOP;
-	head = check(cq, started, file < 0 ? 0 : BLOCK);
-	if (left < count)
+	head = take(cq, job.started, from < 0 ? 0 : BLOCK);
+	if (job.left < count)
 		return LOOP_STOP;
-	left -= count;
+	job.left -= count;
 #pragma clang loop unroll(disable)
 	for (u32 turn = 0; turn < MOST_DEPTH && turn < count; turn++) {
-		sqe_clear(&sq[turn]);
-		sq[turn].user_data = turn;
-		if (file >= 0) {
-			sq[turn].opcode = OP_READ;
-			sq[turn].fd = file;
-			sq[turn].addr = to_buffer + (u64)turn * BLOCK;
-			sq[turn].len = BLOCK;
+		struct sqe *sqe = &sq[turn];
+
+		sqe_clear(sqe);
+		sqe->user_data = turn;
+		if (from >= 0) {
+			sqe->opcode = OP_READ;
+			sqe->fd = from;
+			sqe->addr = buffer;
+			sqe->len = BLOCK;
+			buffer += BLOCK;
 		}
 	}
 	if (bpf_io_uring_submit_sqes(ring, count) != (int)count)
-		bad++;
-	started = count;
+		job.bad++;
+	job.started = count;
 	params->cq_wait_idx = head + count;
 	return LOOP_CONTINUE;
 }
@@ -71,28 +76,34 @@ RING_STEP(copy)
 {
 	u8 *cq = bpf_io_uring_get_region(ring, REGION_CQ, CQ_BYTES);
 	struct sqe *sq = (void *)bpf_io_uring_get_region(ring, REGION_SQ, SQ_BYTES);
-	u32 head, count = depth, writes = started == 1;
+	u32 head, count = job.depth, block = job.block, writes = job.started == 1;
+	u64 at, buffer = job.buffer;
 
 	if (!cq || !sq)
 		return LOOP_STOP;
-	head = check(cq, started ? count : 0, block);
-	if (started == 2)
-		at += (u64)count * block;
-	if (at >= size)
+	head = take(cq, job.started ? count : 0, block);
+	if (job.started == 2)
+		job.at += (u64)count * block;
+	at = job.at;
+	if (at >= job.size)
 		return LOOP_STOP;
-	started = writes ? 2 : 1;
+	job.started = writes ? 2 : 1;
 #pragma clang loop unroll(disable)
 	for (u32 turn = 0; turn < MOST_DEPTH && turn < count; turn++) {
-		sqe_clear(&sq[turn]);
-		sq[turn].opcode = writes ? OP_WRITE : OP_READ;
-		sq[turn].fd = writes ? to : from;
-		sq[turn].off = at + (u64)turn * block;
-		sq[turn].addr = buffer + (u64)turn * block;
-		sq[turn].len = block;
-		sq[turn].user_data = turn;
+		struct sqe *sqe = &sq[turn];
+
+		sqe_clear(sqe);
+		sqe->opcode = writes ? OP_WRITE : OP_READ;
+		sqe->fd = writes ? job.to : job.from;
+		sqe->off = at;
+		sqe->addr = buffer;
+		sqe->len = block;
+		sqe->user_data = turn;
+		at += block;
+		buffer += block;
 	}
 	if (bpf_io_uring_submit_sqes(ring, count) != (int)count)
-		bad++;
+		job.bad++;
 	params->cq_wait_idx = head + count;
 	return LOOP_CONTINUE;
 }
