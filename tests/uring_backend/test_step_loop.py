@@ -432,6 +432,8 @@ def test_a_wait_that_takes_longer_than_a_turn() -> None:
         table.script(op(WAIT, TAIL, 0), *puts, op(SUBMIT, 2), op(WAIT, ZERO, 2), *reaps)
 
         def feed() -> None:
+            while table.number("steps") < 2:
+                time.sleep(0.001)
             for _, write_end in pipes:
                 time.sleep(0.1)
                 os.write(write_end, _BLOCK)
