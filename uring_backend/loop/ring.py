@@ -949,6 +949,7 @@ class LoopRing:
         self.backend.close()
         if self.native is not None:
             self.native.close()
+            self.native = None
         self.queues.free()
         self.memory.free(self.params)
         if self._ctx_region is not None:
