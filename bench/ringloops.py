@@ -1,10 +1,11 @@
-"""Ring loops: a BPF program on the kernel's ring against a C program on liburing.
+"""Ring loops: BPF programs on the kernel's ring against a C program on liburing.
 
-Both make the same requests at the same depth on the same files, in turns, in processes of their
-own rings. The C program is compiled here, with gcc; where that or liburing is missing the part is
-skipped. With the cases of NOPs comes how many instructions of BPF the program executes for one:
-what ours does more than C, beside the helpers' own (up to 60 for submit, 25 for reap, 40 to take a
-completion in, 60 for each run).
+A BPF request, a loop_step program and the C program make the same requests at the same depth on
+the same files, in turns, on rings of their own, the C program in a process of its own. That is
+compiled here, with gcc; where gcc or liburing is missing the part is skipped. With the cases of
+NOPs comes how many instructions of BPF the programs execute for one: what ours do more than C,
+beside what stands for helpers and loop (of a BPF request: up to 60 for submit, 25 for reap, 40 to
+take a completion in, 60 for each run).
 """
 
 from __future__ import annotations
@@ -17,16 +18,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import cast
+from typing import Protocol, cast
 
 from bench.liburing import compiled
 from pybpfvm.events import Event, RunEnded
-from pybpfvm.session import Block, LoadedObject, Machine, Ring
-from pybpfvm.session.hostring import BackendName
+from pybpfvm.session import Block, LoadedObject, LoopRing, Machine, Ring
+from pybpfvm.session.hostring import BackendName, HostRing
 from pybpfvm.uring_backend.kernel import probe
+from pybpfvm.uring_backend.loop.ring import LoopBudgets
 
 _HERE = Path(__file__).with_name("programs")
 _OBJECT = _HERE / "ringloops.bpf.o"
+_STEPS = _HERE / "steploops.bpf.o"
 _SOURCE = _HERE / "ringloops.c"
 _ROUNDS = 9
 _COPY_ROUNDS = 5
@@ -45,7 +48,7 @@ _JOB = ["depth", "left", "buffer", "size", "at", "block", "from", "to", "started
 
 
 def run() -> list[tuple[str, float, str]]:
-    """Requests and bytes a second of both, medians of interleaved rounds, and their ratio."""
+    """Requests and bytes a second of all, medians of interleaved rounds, and their ratios."""
     refused = probe.available()
     if refused is not None:
         print(f"skipped: {refused}")
@@ -60,26 +63,30 @@ def run() -> list[tuple[str, float, str]]:
         for name, command in (("NOP", "nop"), ("cached 4 KiB read", "read")):
             for depth in (1, 32):
                 count = _REQUESTS[command, depth]
-                ours, theirs, insns = _requests(program, command, depth, count, cached)
+                times = _requests(program, command, depth, count, cached)
                 case = f"{name}, depth {depth}"
-                rows += _rows(case, count / 1e6, "M/s", ours, theirs)
+                rows += _rows(case, count / 1e6, "M/s", times)
                 if command == "nop":
+                    insns = _insns(depth)
                     rows.append((f"{case}: BPF instructions of the program", insns, "each"))
-        ours, theirs = _copies(program, Path(made))
         what = f"copy of {_COPY_BYTES >> 20} MiB, {_COPY_DEPTH} × {_COPY_BLOCK >> 10} KiB"
-        rows += _rows(what, _COPY_BYTES / 1e9, "GB/s", ours, theirs)
+        rows += _rows(what, _COPY_BYTES / 1e9, "GB/s", _copies(program, Path(made)))
     return rows
 
 
-def _rows(
-    name: str, work: float, unit: str, ours: list[float], theirs: list[float]
-) -> list[tuple[str, float, str]]:
-    """Of the times of rounds that were made in turns: each ratio is of neighbours."""
-    ratio = median(c / bpf for bpf, c in zip(ours, theirs, strict=True))
+Times = list[tuple[float, float, float]]
+"""Seconds of rounds that were made in turns: of the BPF request, of loop_step, of C."""
+
+
+def _rows(name: str, work: float, unit: str, times: Times) -> list[tuple[str, float, str]]:
+    """Speeds, and ratios, each of neighbours."""
+    request, step, c = (median(side) for side in zip(*times, strict=True))
     return [
-        (f"{name}: BPF program", work / median(ours), unit),
-        (f"{name}: C on liburing", work / median(theirs), unit),
-        (f"{name}: BPF / C", ratio, "x"),
+        (f"{name}: BPF program", work / request, unit),
+        (f"{name}: loop_step", work / step, unit),
+        (f"{name}: C on liburing", work / c, unit),
+        (f"{name}: BPF / C", median(theirs / ours for ours, _, theirs in times), "x"),
+        (f"{name}: loop_step / C", median(theirs / ours for _, ours, theirs in times), "x"),
     ]
 
 
@@ -99,59 +106,104 @@ def _c_round(process: subprocess.Popen[str]) -> float:
     return float(process.stdout.readline())
 
 
-class _Bpf:
-    """A program of ringloops.bpf.o on a ring."""
+class _Side(Protocol):
+    """A program on a ring of ours."""
+
+    @property
+    def ring(self) -> HostRing:
+        """The ring."""
+
+    def round(self, **job: int) -> float:
+        """Seconds that the job took."""
+
+
+class _Request:
+    """A program of ringloops.bpf.o, as a BPF request."""
 
     def __init__(self, ring: Ring, obj: LoadedObject, name: str, buffer_bytes: int) -> None:
-        self._ring = ring
+        self.ring = ring
         self._jobs = obj.maps["jobs"]
         self._buffer: Block = ring.user.alloc(bytes([1]) * buffer_bytes)
         ring.register_bpf([obj[name]])
 
     def round(self, **job: int) -> float:
-        """Seconds that the job took."""
         self._jobs[0] = dict.fromkeys(_JOB, 0) | {"buffer": self._buffer.addr} | job
         start = time.perf_counter()
-        self._ring.get_sqe().prep_bpf(0)
-        self._ring.submit()
-        cqe = self._ring.wait_cqe()
+        self.ring.get_sqe().prep_bpf(0)
+        self.ring.submit()
+        cqe = self.ring.wait_cqe()
         taken = time.perf_counter() - start
         done = cast("dict[str, int]", self._jobs[0])
         if cqe.res or done["bad"]:
-            raise AssertionError(f"the BPF program ended with {cqe.res}, {done['bad']} bad CQEs")
+            raise AssertionError(f"the BPF request ended with {cqe.res}, {done['bad']} bad CQEs")
+        return taken
+
+
+class _Step:
+    """A program of steploops.bpf.o, in the loop of an enter."""
+
+    def __init__(self, ring: LoopRing, obj: LoadedObject, name: str, buffer_bytes: int) -> None:
+        self.ring = ring
+        self._obj = obj
+        self._buffer: Block = ring.user.alloc(bytes([1]) * buffer_bytes)
+        ring.attach(obj, f"{name}_ops")
+
+    def round(self, **job: int) -> float:
+        self._obj.globals["job"] = dict.fromkeys(_JOB, 0) | {"buffer": self._buffer.addr} | job
+        start = time.perf_counter()
+        self.ring.enter()
+        taken = time.perf_counter() - start
+        done = cast("dict[str, int]", self._obj.globals["job"])
+        if done["bad"] or done["left"]:
+            raise AssertionError(f"loop_step ended with {done['left']} to do, {done['bad']} bad")
         return taken
 
 
 @contextmanager
-def bpf_on(backend: BackendName, name: str, buffer_bytes: int) -> Iterator[tuple[_Bpf, Ring]]:
-    """The program of that name on a ring of its own."""
+def bpf_on(backend: BackendName, name: str, buffer_bytes: int) -> Iterator[_Side]:
+    """The BPF request of that name on a ring of its own."""
     with Machine() as machine:
         obj = machine.load(_OBJECT, abi="iouring-v3")
         with Ring(64, (64,), backend=backend, abi=obj.profile, machine=machine) as ring:
-            yield _Bpf(ring, obj, name, buffer_bytes), ring
+            yield _Request(ring, obj, name, buffer_bytes)
 
 
-def _requests(
-    program: Path, command: str, depth: int, count: int, cached: Path
-) -> tuple[list[float], list[float], float]:
-    """Times of ours, of C, and how many instructions the BPF program executes for a request."""
+@contextmanager
+def _step(name: str, buffer_bytes: int) -> Iterator[_Side]:
+    with Machine() as machine:
+        obj = machine.load(_STEPS, abi="loop-7.2")
+        budgets = LoopBudgets(max_steps=1 << 40)
+        with LoopRing(
+            64, cq_entries=64, backend="kernel", machine=machine, budgets=budgets
+        ) as ring:
+            yield _Step(ring, obj, name, buffer_bytes)
+
+
+def _requests(program: Path, command: str, depth: int, count: int, cached: Path) -> Times:
     args = [command, str(depth), str(count)]
     reads = command == "read"
     if reads:
         args.append(str(cached))
     with (
         _c_rounds(program, args) as process,
-        bpf_on("kernel", "requests", 32 * _BLOCK) as (bpf, ring),
+        bpf_on("kernel", "requests", 32 * _BLOCK) as request,
+        _step("requests", 32 * _BLOCK) as step,
     ):
-        fd = -1
+
+        def times(count: int) -> tuple[float, float, float]:
+            ours = [
+                side.round(depth=depth, left=count, **{"from": fd})
+                for side, fd in ((request, fds[0]), (step, fds[1]))
+            ]
+            return ours[0], ours[1], _c_round(process)
+
+        fds = [-1, -1]
         if reads:
-            ring.world.add_file("cached", bytes(_BLOCK))
-            fd = ring.world.open("cached", os.O_RDONLY)
-        job = {"depth": depth, "left": count, "from": fd}
-        bpf.round(**{**job, "left": 64 * depth})  # compiles
-        _c_round(process)
-        pairs = [(bpf.round(**job), _c_round(process)) for _ in range(_ROUNDS)]
-    return [ours for ours, _ in pairs], [theirs for _, theirs in pairs], _insns(depth)
+            for index, side in enumerate((request, step)):
+                side.ring.world.add_file("cached", bytes(_BLOCK))
+                fds[index] = side.ring.world.open("cached", os.O_RDONLY)
+        times(64 * depth)  # compiles
+        return [times(count) for _ in range(_ROUNDS)]
 
 
 def _insns(depth: int) -> float:
@@ -173,34 +225,44 @@ def _insns(depth: int) -> float:
             observer=note,
             machine=machine,
         ) as ring:
-            _Bpf(ring, obj, "requests", 32 * _BLOCK).round(
+            _Request(ring, obj, "requests", 32 * _BLOCK).round(
                 depth=depth, left=4 * depth, **{"from": -1}
             )
     return runs[2] / depth
 
 
-def _copies(program: Path, folder: Path) -> tuple[list[float], list[float]]:
+def _copies(program: Path, folder: Path) -> Times:
     content = os.urandom(1 << 20) * (_COPY_BYTES >> 20)
     source, target = folder / "from", folder / "to"
     source.write_bytes(content)
     target.write_bytes(content)
     args = ["copy", str(_COPY_DEPTH), str(_COPY_BLOCK), str(source), str(target)]
+    buffer_bytes = _COPY_DEPTH * _COPY_BLOCK
     with (
         _c_rounds(program, args) as process,
-        bpf_on("kernel", "copy", _COPY_DEPTH * _COPY_BLOCK) as (bpf, ring),
+        bpf_on("kernel", "copy", buffer_bytes) as request,
+        _step("copy", buffer_bytes) as step,
     ):
-        ring.world.add_file("from", content)
-        ring.world.add_file("to", content)
-        job = {
-            "depth": _COPY_DEPTH,
-            "block": _COPY_BLOCK,
-            "size": _COPY_BYTES,
-            "from": ring.world.open("from", os.O_RDONLY),
-            "to": ring.world.open("to", os.O_WRONLY),
-        }
-        bpf.round(**job)
-        _c_round(process)
-        pairs = [(bpf.round(**job), _c_round(process)) for _ in range(_COPY_ROUNDS)]
-        if ring.world.file_data("to") != content:
-            raise AssertionError("the copy is not what was copied")
-    return [ours for ours, _ in pairs], [theirs for _, theirs in pairs]
+        sides = []
+        for side in (request, step):
+            side.ring.world.add_file("from", content)
+            side.ring.world.add_file("to", content)
+            job = {
+                "depth": _COPY_DEPTH,
+                "block": _COPY_BLOCK,
+                "size": _COPY_BYTES,
+                "from": side.ring.world.open("from", os.O_RDONLY),
+                "to": side.ring.world.open("to", os.O_WRONLY),
+            }
+            sides.append((side, job))
+
+        def times() -> tuple[float, float, float]:
+            ours = [side.round(**job) for side, job in sides]
+            return ours[0], ours[1], _c_round(process)
+
+        times()  # compiles
+        made = [times() for _ in range(_COPY_ROUNDS)]
+        for side, _ in sides:
+            if side.ring.world.file_data("to") != content:
+                raise AssertionError("the copy is not what was copied")
+    return made

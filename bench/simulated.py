@@ -89,7 +89,7 @@ def _requests(*, kernel: bool) -> Rows:
 
 def _of_a_program(*, kernel: bool) -> Rows:
     def speed(backend: BackendName, depth: int, count: int) -> float:
-        with bpf_on(backend, "requests", 4096 * depth) as (program, _):
+        with bpf_on(backend, "requests", 4096 * depth) as program:
             job = {"depth": depth, "from": -1}
             program.round(**job, left=64 * depth)  # compiles
             times = []

@@ -40,6 +40,7 @@ PROGRAMS = Path(__file__).parent / "programs"
 # Programs that drive a ring from inside io_uring_enter; no kernel here judges them.
 LOOPS = sorted(Path(__file__).parents[1].glob("examples/loop_*/prog.bpf.o"))
 _RING_ABI = "iouring-v3"
+_LOOP_ABI = "loop-7.2"
 _PYTHON_TURNS = 1_000_000
 _LOOPS = (10, 100, 1_000, 10_000, 100_000)
 _DIAMONDS = (4, 8, 12, 16, 20)
@@ -121,10 +122,9 @@ def _against(what: str, figures: list[Figures]) -> list[Row]:
 def measured(path: Path, kernel: bool) -> list[Figures]:
     """Each program of an object, judged by us and, if asked and able, the running kernel."""
     obj = load(path)
-    ring = profile_named(_RING_ABI) if obj.dialect is None else obj.dialect.candidates[-1]
-    profiles = [profile_of_section(program.section) or ring for program in obj.programs]
+    profiles = [_profile(program.section) for program in obj.programs]
     found = []
-    held = KernelObject(obj) if kernel and ring not in profiles else None
+    held = KernelObject(obj) if kernel and not any(map(_of_rings, profiles)) else None
     for program, profile in zip(obj.programs, profiles, strict=True):
         of = path.parent.name if path in LOOPS else path.name.partition(".")[0]
         name = f"{of}.{program.name}"
@@ -132,6 +132,15 @@ def measured(path: Path, kernel: bool) -> list[Figures]:
     if held is not None:
         held.close()
     return found
+
+
+def _profile(section: str) -> Profile:
+    ring = _LOOP_ABI if section.startswith("struct_ops") else _RING_ABI
+    return profile_of_section(section) or profile_named(ring)
+
+
+def _of_rings(profile: Profile) -> bool:
+    return profile.ring is not None or profile.loop is not None
 
 
 def _measured(

@@ -97,6 +97,7 @@ done
 loops=tests/data/loops
 build $loops/loops.bpf.c $loops/loops.v2.bpf.o 2
 build $loops/loops.bpf.c $loops/loops.v3.bpf.o 3
+build $loops/steps.bpf.c $loops/steps.bpf.o 0 -mcpu=v4
 
 # Servers that many clients use at a time.
 servers=tests/data/servers

@@ -119,7 +119,7 @@ class UserFault(Exception):
     """A user-memory copy that met an address outside user memory (-EFAULT to the caller)."""
 
 
-_OF_USER = frozenset({RegionKind.USER, RegionKind.SHARED})
+USER_KINDS = frozenset({RegionKind.USER, RegionKind.SHARED})
 
 # (region, its end, its bytes, may the program read, may it write)
 _Entry = tuple[Region, int, memoryview, bool, bool]
@@ -586,14 +586,14 @@ class AddressSpace:
         if size == 0:
             return True
         found = self._find(addr, size)
-        return found is not None and found[0].kind in _OF_USER
+        return found is not None and found[0].kind in USER_KINDS
 
     def user_read(self, addr: int, size: int) -> bytes:
         """Copy from user memory; raises UserFault unless one block holds all of it."""
         if size == 0:
             return b""
         found = self._find(addr, size)
-        if found is None or found[0].kind not in _OF_USER:
+        if found is None or found[0].kind not in USER_KINDS:
             raise UserFault(f"{size} bytes at {addr:#x}: {self.explain(addr)}")
         offset = addr - found[0].start
         return bytes(found[1][offset : offset + size])
@@ -607,7 +607,7 @@ class AddressSpace:
         if not data:
             return
         found = self._find(addr, 1)
-        if found is None or found[0].kind not in _OF_USER:
+        if found is None or found[0].kind not in USER_KINDS:
             raise UserFault(f"{len(data)} bytes at {addr:#x}: {self.explain(addr)}")
         offset = addr - found[0].start
         fits = min(len(data), found[0].size - offset)
@@ -618,7 +618,7 @@ class AddressSpace:
     def user_cstring(self, addr: int, limit: int = 4096) -> bytes:
         """A NUL-terminated user string without its NUL; UserFault if it runs out of its block."""
         found = self._find(addr, 1)
-        if found is None or found[0].kind not in _OF_USER:
+        if found is None or found[0].kind not in USER_KINDS:
             raise UserFault(f"string at {addr:#x}: {self.explain(addr)}")
         offset = addr - found[0].start
         raw = bytes(found[1][offset : offset + limit])

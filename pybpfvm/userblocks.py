@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from pybpfvm.memory import AddressSpace, RegionKind
+from pybpfvm.memory import USER_KINDS, AddressSpace
 
 BLOCKS = 16
 TABLE_BYTES = 16 * (BLOCKS + 1)
@@ -29,7 +29,7 @@ class UserBlocks:
         if self._memory.closed:
             return
         with self._lock:
-            blocks = [r for r in self._memory.regions() if r.kind is RegionKind.USER][-BLOCKS:]
+            blocks = [r for r in self._memory.regions() if r.kind in USER_KINDS][-BLOCKS:]
             for index, region in enumerate(blocks):
                 self._table[2 * index] = region.start
                 self._table[2 * index + 1] = region.end

@@ -26,6 +26,7 @@ from pybpfvm.uring_backend.conditions import VirtualNetwork
 from pybpfvm.uring_backend.trees import Entry
 
 EXTERNAL = 0xFF
+UNKNOWN_OPCODE = 0xFE  # one that no kernel has
 Denied = Callable[[int], bool]
 
 

@@ -19,7 +19,7 @@ from pybpfvm.events import HostWaits, HostWoke, Observer
 from pybpfvm.interrupts import breathe, uninterrupted
 from pybpfvm.memory import AddressSpace
 from pybpfvm.profiles.base import Profile
-from pybpfvm.uring_backend.abi import CQE_BYTES, ENTRY_SIZES, SQE_BYTES, Cqe
+from pybpfvm.uring_backend.abi import CQE_BYTES, NOTICED, SQE_BYTES, Cqe
 from pybpfvm.uring_backend.base import Backend
 from pybpfvm.uring_backend.bpf import BpfRequests, Budgets, ProgramRunner, wait_line
 from pybpfvm.uring_backend.checks import SqeChecks
@@ -155,11 +155,11 @@ class Ring:
         """What lets compiled code loop over this ring by itself; None where nothing does.
 
         The caller gives it the code. Only over the running kernel's ring, with extra CQs, and
-        when nobody observes: events are Python's. Not over entries of twice the size.
+        when nobody observes: events are Python's. Not over rings of which requests notice something.
         """
         rules = self.profile.ring
         backend = self.backend
-        if self.setup.flags & ENTRY_SIZES:
+        if self.setup.flags & NOTICED:
             return None
         if rules is None or not rules.extra_cqs or rules.submit_returns_errno:
             return None

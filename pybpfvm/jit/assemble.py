@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
+
 from pybpfvm.jit.bytecode import binary
 from pybpfvm.jit.natives import assembled_maps
-from pybpfvm.jit.ringcode import assembled_ring
+from pybpfvm.jit.ringcode import LOOP_SOURCES, assembled_loop
 from pybpfvm.jit.usercopies import assembled_user
 
-SOURCES = {"ring": assembled_ring, "maps": assembled_maps, "user": assembled_user}
+SOURCES: Mapping[str, Callable[[], bytes]] = {
+    "maps": assembled_maps,
+    "user": assembled_user,
+    **{name: partial(assembled_loop, source) for name, source in LOOP_SOURCES.items()},
+}
 
 
 def main() -> None:

@@ -33,13 +33,19 @@ _BUILD = Build(Checks.NONE, fuel=False)
 
 def assembled(sources: Sequence[str], functions: Sequence[str], names: Mapping[str, int]) -> bytes:
     """The instructions of these sources, one behind the other, as bytes; `functions` are to be
-    called from outside, `names` is what `@NAME` stands for."""
+    called from outside, `names` is what `@NAME` stands for. `include NAME` stands for a source that
+    is part of a function."""
     from pybpfvm.isa.asm import assemble
 
     ways_in = "".join(f"r0 = func {function} ll\n" for function in functions)
-    text = "".join((_CODE / f"{source}.s").read_text("ascii") for source in sources)
+    text = "".join(map(_source, sources))
     text = re.sub(r"@(\w+)", lambda found: str(int(names[found[1]])), text)
     return encode(assemble(f"{ways_in}exit\n{text}", where=f"{sources[0]}.s"))
+
+
+def _source(name: str) -> str:
+    text = (_CODE / f"{name}.s").read_text("ascii")
+    return re.sub(r"\binclude (\w+)\n", lambda found: "\n" + _source(found[1]), text)
 
 
 def binary(name: str) -> Path:

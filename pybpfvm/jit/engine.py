@@ -35,6 +35,7 @@ from pybpfvm.runcontext import Stop
 
 if TYPE_CHECKING:
     from pybpfvm.uring_backend.kernel.loop import KernelLoop
+    from pybpfvm.uring_backend.kernel.steps import KernelSteps
 
 
 class JitEngine(Answers):
@@ -209,7 +210,10 @@ class JitEngine(Answers):
         self.close()
 
     def make_loop(
-        self, loop: KernelLoop, program_of: Callable[[int], Program | None], budget_insns: int
+        self,
+        loop: KernelLoop | KernelSteps,
+        program_of: Callable[[int], Program | None],
+        budget_insns: int,
     ) -> None:
         """Let `loop` run programs of this engine: those, by number, that `program_of` gives.
 

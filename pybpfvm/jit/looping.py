@@ -1,4 +1,4 @@
-"""Loops of BPF requests in compiled code: which programs, compiled how, entered where.
+"""Loops of programs on a ring in compiled code: which programs, compiled how, entered where.
 
 A program that loops is compiled with the functions of `ringcode` in place of its ring helpers and
 user copies. Everything else it calls is the ordinary helper in Python.
@@ -12,20 +12,21 @@ from pybpfvm.helpers.context import HelperContext
 from pybpfvm.helpers.proto import Helper, HelperImpl
 from pybpfvm.helpers.table import HELPERS
 from pybpfvm.jit.emitted import Callee
-from pybpfvm.jit.ringcode import NATIVE, RingCode
+from pybpfvm.jit.ringcode import LOOP_SOURCES, RingCode
 from pybpfvm.jit.state import State
 from pybpfvm.jit.thunks import Thunks
 from pybpfvm.jit.unit import Unit
 from pybpfvm.program import Program
 from pybpfvm.uring_backend.kernel.direct import Word
 from pybpfvm.uring_backend.kernel.loop import KernelLoop
+from pybpfvm.uring_backend.kernel.steps import KernelSteps
 
 # Helpers in Python that read user memory: pending requests may be about to write there.
 _READ_USER = frozenset({"probe_read_user_str", "trace_printk", "snprintf"})
 
 
 class Looping:
-    """What one engine gives to one KernelLoop.
+    """What one engine gives to one KernelLoop or KernelSteps.
 
     `program_of` says which programs, by number, may loop now; `ordinary` is what code calls for
     helpers that are not native; `compiled` compiles a program that calls so; `enter` enters code
@@ -36,7 +37,7 @@ class Looping:
         self,
         state: State,
         thunks: Thunks,
-        loop: KernelLoop,
+        loop: KernelLoop | KernelSteps,
         program_of: Callable[[int], Program | None],
         ordinary: Callee,
         compiled: Callable[[Program, Callee], Unit],
@@ -50,8 +51,12 @@ class Looping:
         self._context = context
         self._units: dict[int, Unit] = {}
         self._issuing: dict[str, HelperImpl] = {}  # by name: an engine holds few callees
-        slow = {native: _implementation(name) for name, native in NATIVE.items()}
-        self._code = RingCode(state, thunks, loop.direct.addr, slow, loop.interrupted, loop.sync)
+        source = LOOP_SOURCES[loop.code]
+        self._native = source.native
+        slow = {native: _implementation(name) for name, native in source.native.items()}
+        self._code = RingCode(
+            source, state, thunks, loop.direct.addr, slow, loop.interrupted, loop.sync
+        )
         loop.address = self._address
         loop.enter = lambda: enter(self._code.entries["loop"])
 
@@ -88,7 +93,7 @@ class Looping:
 
     def callee(self, helper: Helper) -> object:
         """What programs that loop call for a helper."""
-        native = NATIVE.get(helper.name)
+        native = self._native.get(helper.name)
         if native is not None:
             return self._code.entries[native]
         if helper.name in _READ_USER:

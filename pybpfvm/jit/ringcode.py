@@ -1,7 +1,8 @@
-"""The hot paths of BPF requests as BPF of our own, compiled for an engine without checks.
+"""The hot paths of programs on a ring as BPF of our own, compiled for an engine without checks.
 
-The source is `code/ring.s`. Its functions are the loop of a program and what that calls in place
-of the helpers: the same arguments, the same results as the helpers in Python, which they call for
+The sources are `code/ring.s` for BPF requests and `code/step.s` for programs that drive a ring from
+inside io_uring_enter. Their functions are the loop of a program and what that calls in place of
+the helpers: the same arguments, the same results as the helpers in Python, which they call for
 whatever is not simple.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 from pybpfvm.isa.opcodes import MAY_GOTO_ITERATIONS
 from pybpfvm.jit.bytecode import Bytecode, assembled
@@ -45,7 +47,7 @@ from pybpfvm.jit.x86 import (
     rm,
     rr,
 )
-from pybpfvm.uring_backend.abi import ENTER_EXT_ARG, ENTER_GETEVENTS
+from pybpfvm.uring_backend.abi import ENTER_EXT_ARG, ENTER_GETEVENTS, SQ_CQ_OVERFLOW
 from pybpfvm.uring_backend.kernel import direct
 from pybpfvm.uring_backend.kernel.direct import Queue, Stop, Word
 
@@ -55,29 +57,54 @@ _NS_PER_S = 1_000_000_000
 _CLOCK_MONOTONIC = 1
 _GETEVENTS_ARG_BYTES = 24
 
-# The functions of ring.s that are entered from outside.
-ENTRIES = ("loop", "submit", "emit", "reap", "copy_from_user", "copy_to_user")
 
-# Which of them stands for which helper.
-NATIVE: Mapping[str, str] = {
-    "io_uring_submit": "submit",
-    "iouring_queue_sqe": "submit",
-    "io_uring_emit_cqe": "emit",
-    "iouring_emit_cqe": "emit",
-    "io_uring_reap_cqe": "reap",
-    "iouring_reap_cqe": "reap",
-    "copy_from_user": "copy_from_user",
-    "probe_read_user": "copy_from_user",
-    "bpf_copy_to_user": "copy_to_user",
-}
-# What ring.s calls by number: machine code, or the helper in Python.
+@dataclass(frozen=True, slots=True)
+class LoopSource:
+    """A loop, by `name`: the `sources` in `code/` that it comes from. `entries` are the functions
+    that are entered from outside, `native` says which of them stands for which helper, `slow` what
+    they call by number in Python: the helper that a function stands for, and how many registers
+    that looks at."""
+
+    name: str
+    sources: tuple[str, ...]
+    entries: tuple[str, ...]
+    native: Mapping[str, str]
+    slow: Mapping[int, tuple[str, int]]
+
+
+RING = LoopSource(
+    "ring",
+    ("ring", "user"),
+    ("loop", "submit", "emit", "reap", "copy_from_user", "copy_to_user"),
+    {
+        "io_uring_submit": "submit",
+        "iouring_queue_sqe": "submit",
+        "io_uring_emit_cqe": "emit",
+        "iouring_emit_cqe": "emit",
+        "io_uring_reap_cqe": "reap",
+        "iouring_reap_cqe": "reap",
+        "copy_from_user": "copy_from_user",
+        "probe_read_user": "copy_from_user",
+        "bpf_copy_to_user": "copy_to_user",
+    },
+    {
+        4: ("submit", 3),
+        5: ("emit", 5),
+        7: ("copy_from_user", 3),
+        8: ("copy_to_user", 3),
+    },
+)
+STEP = LoopSource(
+    "step",
+    ("step",),
+    ("loop", "submit", "region"),
+    {"io_uring_submit_sqes": "submit", "io_uring_get_region": "region"},
+    {4: ("submit", 2)},
+)
+LOOP_SOURCES: Mapping[str, LoopSource] = {source.name: source for source in (RING, STEP)}
+
+# What both call by number: machine code.
 _STUBS: Mapping[int, str] = {1: "run", 2: "sleep", 3: "enter", 6: "clock"}
-_SLOW: Mapping[int, tuple[str, int]] = {
-    4: ("submit", 3),
-    5: ("emit", 5),
-    7: ("copy_from_user", 3),
-    8: ("copy_to_user", 3),
-}
 _SYNC = 9
 _ALONE = frozenset({"copy_from_user", "copy_to_user"})  # these do not look at the ring
 
@@ -86,15 +113,18 @@ def _names() -> Mapping[str, int]:
     """What `@NAME` stands for in the source."""
     words = {word.name: 8 * word for word in Word}
     queues = {f"Q_{word.name}": 8 * word for word in Queue}
+    first = {f"Q0_{word.name}": direct.QUEUES_AT + 8 * word for word in Queue}
     slots = {f"S_{word.name}": 8 * word for word in direct.Slot}
     return {
         **words,
         **queues,
+        **first,
         **slots,
         "QUEUE_BYTES": direct.QUEUE_BYTES,
         "QUEUE_SHIFT": direct.QUEUE_SHIFT,
         "BATCH": direct.BATCH,
         "LOOK_RUNS": direct.LOOK_RUNS,
+        "LOOK_MASK": direct.LOOK_RUNS - 1,
         "OPCODE_SHIFT": direct.OPCODE_SHIFT,
         "CHECKED": direct.Care.CHECKED,
         "HELD": direct.Care.HELD,
@@ -107,23 +137,25 @@ def _names() -> Mapping[str, int]:
         "STUCK": Stop.STUCK,
         "INTERRUPTED": Stop.INTERRUPTED,
         "NO_CHANGE": Stop.NO_CHANGE,
+        "NO_OVERFLOW": ~SQ_CQ_OVERFLOW,
     }
 
 
-def assembled_ring() -> bytes:
+def assembled_loop(source: LoopSource) -> bytes:
     """The source's instructions as bytes."""
-    return assembled(("ring", "user"), ENTRIES, _names())
+    return assembled(source.sources, source.entries, _names())
 
 
 class RingCode:
-    """The compiled functions for one engine and one block of words; `entries` by name.
+    """The compiled functions of `source` for one engine and one block of words; `entries` by name.
 
-    `slow` are the helpers in Python by the names of ENTRIES; `interrupted` is entered around
+    `slow` are the helpers in Python by the names of entries; `interrupted` is entered around
     those that use the ring, as Python does, and around `sync`, which takes in what completed.
     """
 
     def __init__(
         self,
+        source: LoopSource,
         state: State,
         thunks: Thunks,
         words: int,
@@ -143,11 +175,13 @@ class RingCode:
         callees: dict[int, int | tuple[object, int]] = {
             number: at + stubs.offset(name) for number, name in _STUBS.items()
         }
-        for number, (name, count) in _SLOW.items():
+        for number, (name, count) in source.slow.items():
             alone = name in _ALONE
             callees[number] = slow[name] if alone else _around(slow[name], interrupted), count
         callees[_SYNC] = _around(_synced(sync), interrupted), 0
-        self.code = Bytecode("ring", ENTRIES, state, thunks, words=words, callees=callees)
+        self.code = Bytecode(
+            source.name, source.entries, state, thunks, words=words, callees=callees
+        )
         self.entries = self.code.entries
 
     def close(self) -> None:
@@ -212,19 +246,20 @@ class RingCode:
         )
 
     def _sleep(self, asm: Assembler) -> None:
-        """Wait for a CQE, other threads running meanwhile: 0 or -errno."""
+        """Wait for r1 CQEs, other threads running meanwhile: 0 or -errno."""
         word = self._word
         asm(
             push(RBP),
             rr(MOV, RBP, RSP),
-            group(SUB, RSP, 16),
+            group(SUB, RSP, 32),
             group(AND, RSP, -16),
+            rm(MOV_TO, RDI, RSP, 16),
             mov_imm(RAX, self._thunks.api("PyEval_SaveThread")),
             call_reg(RAX),
             rm(MOV_TO, RAX, RSP, 0),
             rm(MOV, RDI, R12, word(Word.FD)),
             mov_imm(RSI, 0),
-            mov_imm(RDX, 1),
+            rm(MOV, RDX, RSP, 16),
             mov_imm(R10, ENTER_GETEVENTS | ENTER_EXT_ARG),
             rm(OR, R10, R12, word(Word.ENTER_FLAGS)),
             rm(MOV, R8, R12, word(Word.WAIT_ARG)),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from pybpfvm.btf.types import Btf, BtfKind, Member, Struct
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Engine, RunEnvironment
@@ -341,6 +342,7 @@ class _Stepper:
         memory.write(self._ctx.start, _CTX.pack(core.handle, core.params.start))
         self._context = self._ctx.start if core.rules.of_structs else core.handle
         self._runs = 0
+        self._offered = False
         self._engine: Engine = make_engine(
             ring.engine,
             program.owner.image,
@@ -358,15 +360,18 @@ class _Stepper:
 
     def step(self) -> int:
         core, name, observer = self._core, self.name, self._ring._observer
+        loop = core.native if core.native is not None and core.native.owner is self else None
         self._runs += 1
         self._ring._faults.before_run()
         if observer is not None:
             observer(RunStarted(core.now_ns(), 0, name, 0, self._runs, 0))
         core.running(name)
+        budget = self._ring._budget_insns
         try:
-            done = self._engine.run(
-                self._program, self._context, budget_insns=self._ring._budget_insns
-            )
+            done = loop.run(name, self._context, budget) if loop is not None else None
+            if done is None:
+                ran = self._engine.run(self._program, self._context, budget_insns=budget)
+                done = ran.r0, ran.insns
         except Trap as trap:
             core.ran(name, trap.insns)
             if observer is not None:
@@ -377,11 +382,32 @@ class _Stepper:
             raise
         finally:
             core.running("")
-        core.ran(name, done.insns)
+        r0, insns = done
+        core.ran(name, insns)
         if observer is not None:
             now = core.now_ns()
-            observer(RunEnded(now, 0, name, self._runs, done.r0, done.insns, None, 0))
-        return done.r0
+            observer(RunEnded(now, 0, name, self._runs, r0, insns, None, 0))
+        if not self._offered:
+            self._offer_loop()
+        return r0
+
+    def _offer_loop(self) -> None:
+        """Let compiled code make the loop by itself from the next run on, where it can."""
+        self._offered = True
+        ring, engine = self._ring, self._engine
+        if ring.engine not in ("auto", "jit", "llvm") or not self._trusts(self._program):
+            return
+        if ring._observer is not None or not ring._faults.idle:
+            return
+        from pybpfvm.jit.engine import SLICE_INSNS, JitEngine
+
+        if not isinstance(engine, JitEngine) or ring._budget_insns > SLICE_INSNS:
+            return
+        loop = self._core.make_native()
+        if loop is not None:
+            with suppress(InputError):  # no memory for its code
+                engine.make_loop(loop, lambda _: self._program, ring._budget_insns)
+                loop.owner = self
 
     def close(self) -> None:
         self._engine.close()

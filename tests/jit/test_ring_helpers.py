@@ -20,7 +20,7 @@ from pybpfvm.helpers.table import HELPERS
 from pybpfvm.jit.assemble import SOURCES
 from pybpfvm.jit.bytecode import binary
 from pybpfvm.jit.engine import JitEngine
-from pybpfvm.jit.ringcode import ENTRIES, NATIVE
+from pybpfvm.jit.ringcode import LOOP_SOURCES, RING, LoopSource
 from pybpfvm.jit.state import Slot
 from pybpfvm.memory import RegionKind
 from pybpfvm.session import Block, Machine, Ring
@@ -38,8 +38,9 @@ def test_the_binary_is_what_the_source_comes_to(name: str) -> None:
     assert binary(name).read_bytes() == SOURCES[name](), "run make bytecode"
 
 
-def test_every_native_helper_is_a_function_of_the_source() -> None:
-    assert set(NATIVE.values()) == set(ENTRIES) - {"loop"}
+@pytest.mark.parametrize("source", LOOP_SOURCES.values(), ids=LOOP_SOURCES)
+def test_every_native_helper_is_a_function_of_the_source(source: LoopSource) -> None:
+    assert set(source.native.values()) == set(source.entries) - {"loop"}
 
 
 @dataclass
@@ -96,7 +97,7 @@ class Side:
             words[Slot.REGS + number] = value & U64
         words[Slot.REGS + 10] = words[Slot.FIRST_FRAME]
         try:
-            return engine._guarded(engine._thunks.enter, code.entries[NATIVE[helper]])
+            return engine._guarded(engine._thunks.enter, code.entries[RING.native[helper]])
         finally:
             loop._take_back()
 

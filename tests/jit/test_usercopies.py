@@ -16,7 +16,7 @@ from pybpfvm.isa.asm import assemble
 from pybpfvm.jit.compiling import _COPIES
 from pybpfvm.jit.engine import JitEngine
 from pybpfvm.jit.options import Checks
-from pybpfvm.jit.ringcode import NATIVE
+from pybpfvm.jit.ringcode import RING
 from pybpfvm.jit.usercopies import ENTRIES
 from pybpfvm.memory import AddressSpace, Region, RegionKind
 from pybpfvm.program import BpfObject, Program
@@ -192,4 +192,4 @@ def test_python_is_asked_only_for_what_no_block_holds(monkeypatch: pytest.Monkey
 
 def test_the_functions_are_those_of_the_source() -> None:
     assert set(_COPIES.values()) == set(ENTRIES)
-    assert set(_COPIES) <= set(NATIVE)
+    assert set(_COPIES) <= set(RING.native)

@@ -110,6 +110,19 @@ def test_entries_of_twice_the_size(backend: BackendName) -> None:
         assert told == [Cqe(number, 0, 0, (number, number + 1)) for number in range(30)]
 
 
+@pytest.mark.parametrize("backend", SIM_AND_KERNEL)
+def test_an_opcode_that_no_kernel_has(backend: BackendName) -> None:
+    need_backend(backend)
+    with LoopRing(8, backend=backend) as ring:
+        for opcode in (254, 255):
+            ring.core.queue(Sqe(opcode, user_data=opcode).pack())
+            assert ring.core.submit() == 1
+        assert [(cqe.user_data, cqe.res) for cqe in ring.reap()] == [
+            (254, -errno.EINVAL),
+            (255, -errno.EINVAL),
+        ]
+
+
 def test_in_71_the_rings_struct_can_be_read() -> None:
     """Compiled code runs with checks then: what the struct's pointers lead to is not there."""
     with Machine() as machine:

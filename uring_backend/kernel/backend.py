@@ -392,6 +392,15 @@ class KernelBackend:
         """Whether a drain may hold back what is submitted now."""
         return self._flight.drains > 0
 
+    @property
+    def undisturbed(self) -> bool:
+        """Whether what compiled code submits now goes the way that it would through `submit`:
+        nothing is to be reported first, no drain holds it back or did until now, no filter and no
+        buffer ring is to be looked at."""
+        flight = self._flight
+        busy = self._events or flight.drains or flight.drained
+        return not (busy or self._denied is not None or self._rings)
+
     def in_flight(self) -> int:
         """Requests submitted and not completed."""
         self._flight.claim_all()

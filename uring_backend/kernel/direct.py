@@ -31,7 +31,7 @@ from pybpfvm.userblocks import TABLE_BYTES, UserBlocks
 
 SLOTS = 2048  # requests at a time. A direct request's token: DIRECT_TOKENS and its slot's address.
 BATCH = 32  # direct requests are issued when so many have come together, or at the end of a run
-LOOK_RUNS = 16  # after so many runs the loop looks at the clock
+LOOK_RUNS = 16  # after so many runs, a power of two, the loop looks at the clock
 _FDS = 1024
 
 
@@ -83,6 +83,27 @@ class Word(IntEnum):
     MOST_IDLE_INSNS = 40
     ENTER_FLAGS = 41  # what FD is, for io_uring_enter
     ALL_INSNS = 42  # of all runs of the loop
+
+    # Of programs that drive a ring from inside io_uring_enter only (see steps).
+    WAIT_INDEX = 43  # address of the u32 that says for which tail of the CQ the program waits
+    REGION_0 = 44  # addresses of the regions by their ids, and sizes; 0: there is none
+    REGION_0_BYTES = 45
+    REGION_1 = 46
+    REGION_1_BYTES = 47
+    REGION_2 = 48
+    REGION_2_BYTES = 49
+    SQ_REGION = 50  # two of these once more
+    CQ_REGION = 51
+    ARRAY = 52  # address of the SQ's index array, 0: there is none
+    ENTRIES = 53  # of the SQ
+    HEAD = 54  # of the SQ: the kernel's own copy
+    REWINDS = 55  # SETUP_SQ_REWIND
+    SUBMITS_ALL = 56  # SETUP_SUBMIT_ALL
+    ROOM = 57  # so many requests may be in flight here
+    ASKED = 58  # of the submission under way: how many SQEs the program wants submitted,
+    TAIL_BEFORE = 59  # TAIL before it
+    HELD_BEFORE = 60  # CQEs in the CQ before the last run
+    ASLEEP = 61  # the last run asked to wait, and that has begun
 
 
 class Care(IntFlag):
@@ -140,6 +161,7 @@ _PYTHONS = 1 << 63
 QUEUE_SHIFT = 7
 QUEUE_BYTES = 1 << QUEUE_SHIFT
 _LINE = 64  # bytes of a cache line, at which tables begin
+QUEUES_AT = align_up(8 * len(Word), _LINE)  # where the queue table begins behind the words
 _QUEUE_WORDS = QUEUE_BYTES // 8
 _SLOT_WORDS = len(Slot)
 SLOT_BYTES = 8 * _SLOT_WORDS
@@ -164,7 +186,7 @@ class Direct:
         self._world = world
         self._cqs = cqs
         sizes = (
-            align_up(8 * len(Word), _LINE),
+            QUEUES_AT,
             QUEUE_BYTES * cqs,
             SLOT_BYTES * SLOTS,
             _FDS // 8,

@@ -34,6 +34,7 @@ from pybpfvm.memory import PAGE, AddressSpace, UserFault
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import FdUse, Op, Pointer, Sqe, Target
 from pybpfvm.uring_backend.addresses import socket_refusal, unsupported_socket
+from pybpfvm.uring_backend.base import UNKNOWN_OPCODE
 from pybpfvm.uring_backend.control import unsupported_control
 from pybpfvm.uring_backend.kernel import messages
 from pybpfvm.uring_backend.kernel.unixnames import UnixNames
@@ -138,7 +139,6 @@ _NAMING: Final = frozenset(
 TOKEN_LIMIT: Final = 1 << 62  # tokens at and above are the backend's hidden requests
 NO_TOKEN: Final = (1 << 64) - 1  # never given to any request
 
-_UNKNOWN_OPCODE = 0xFE
 _NO_FD = 0x7FFF_FFFF  # in descriptor arrays, where -1 and -2 have a meaning
 _NO_FAMILY = 0x7FFF  # of sockets and of addresses
 _HARD_FAULT = 1 << 63  # refused before anything is transferred
@@ -295,7 +295,7 @@ class Guard:
         """The SQE to submit in place of `raw` (64 bytes), and what it needs kept."""
         opcode, flags, ioprio, fd, off, addr, length, op_flags = _HEAD.unpack_from(raw)
         if opcode not in SUPPORTED:
-            return bytes((_UNKNOWN_OPCODE,)) + raw[1:], None
+            return bytes((UNKNOWN_OPCODE,)) + raw[1:], None
         if opcode in _TRANSFERS:
             if (
                 (flags & abi.SQE_FIXED_FILE or fd in self._places.owned)

@@ -39,8 +39,10 @@ class KernelLoop:
     """A ProgramLoop (see bpf) with the DirectRequests (see requests) of its programs.
 
     `enter` runs the loop's code, `address` finds a program's, `name` says what one is called.
-    `looped` counts the runs that loops have made.
+    `looped` counts the runs that loops have made, `code` names the source of the loop.
     """
+
+    code = "ring"
 
     def __init__(
         self,

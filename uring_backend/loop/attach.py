@@ -100,3 +100,4 @@ def release(value: OpsValue) -> None:
     ring, value.bound = value.bound, None
     if ring is not None:
         ring.attached = None
+        ring.look_up()

@@ -89,7 +89,7 @@ class LoopMemory:
         self._memory = memory
         self._backlog: deque[Posting] = deque()
         self._backlog_entries = backlog_entries
-        self._sq_head = 0  # the kernel's own copy: what programs write there changes nothing
+        self.sq_head = 0  # the kernel's own copy: what programs write there changes nothing
         self._by_kind: dict[RingRegion, Region] = {}
         self._regions: list[Region] = []
         self._views: list[memoryview] = []
@@ -169,17 +169,27 @@ class LoopMemory:
         """The host registered this as MEM."""
         self._by_kind[RingRegion.MEM] = region
 
+    @property
+    def sq_addr(self) -> int:
+        """Where the SQEs are."""
+        return self._by_kind[RingRegion.SQ].start
+
+    @property
+    def array_addr(self) -> int:
+        """Where the index array is, 0 without."""
+        return self._by_kind[RingRegion.CQ].start + self.array_at if self._setup.has_array else 0
+
     # --- submission -------------------------------------------------------------------------
 
     def available(self) -> int:
         """SQEs that a submission could take."""
         if self._setup.rewinds:
             return self._setup.sq_entries
-        return min((self._words[_SQ_TAIL] - self._sq_head) & U32, self._setup.sq_entries)
+        return min((self._words[_SQ_TAIL] - self.sq_head) & U32, self._setup.sq_entries)
 
     def fetch(self, ahead: int) -> bytes | None:
         """64 bytes of the SQE that many places on; None when the index array names none."""
-        slot = ahead if self._setup.rewinds else (self._sq_head + ahead) & U32
+        slot = ahead if self._setup.rewinds else (self.sq_head + ahead) & U32
         slot &= self._setup.sq_entries - 1
         if self._array is not None:
             slot = self._array[slot]
@@ -191,7 +201,7 @@ class LoopMemory:
     def consume(self, count: int) -> None:
         """So many entries were taken from the head."""
         if not self._setup.rewinds:
-            self._sq_head = self._words[_SQ_HEAD] = (self._sq_head + count) & U32
+            self.sq_head = self._words[_SQ_HEAD] = (self.sq_head + count) & U32
 
     def drop(self) -> None:
         """Count an entry whose index names no SQE; it is consumed all the same."""

@@ -22,7 +22,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from pybpfvm.bits import U32, s32
 from pybpfvm.errors import InputError, RingError, RingHang, UnsupportedError
@@ -42,13 +42,25 @@ from pybpfvm.profiles.base import Region as RingRegion
 from pybpfvm.profiles.upstream_types import CTX_FIELDS
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Cqe
-from pybpfvm.uring_backend.base import OTHER_RING, Backend, Completion, Event, Message
+from pybpfvm.uring_backend.base import (
+    EXTERNAL,
+    OTHER_RING,
+    UNKNOWN_OPCODE,
+    Backend,
+    Completion,
+    Event,
+    Message,
+)
 from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.filtering import FilterGate, RequestFilter
 from pybpfvm.uring_backend.loop.attach import OpsValue, RingTable, release
 from pybpfvm.uring_backend.loop.memory import LoopMemory, Posting
 from pybpfvm.uring_backend.loop.naming import NAMES_ANOTHER, Live, Naming
 from pybpfvm.uring_backend.loop.setup import LoopSetup, check_setup
+from pybpfvm.uring_backend.requests import DIRECT_TOKENS
+
+if TYPE_CHECKING:
+    from pybpfvm.uring_backend.kernel.steps import KernelSteps
 
 _THREAD_IDLE_MS = 1000
 _NOT_INLINE = abi.SQE_ASYNC | abi.SQE_IO_DRAIN  # SQEs that do not complete within a submission
@@ -63,14 +75,15 @@ _ENTER_FLAGS = (
     | abi.ENTER_NO_IOWAIT
 )
 
+_UNKNOWN = bytes((UNKNOWN_OPCODE,))
 _FAR_NS = 1 << 62  # no clock gets there
 
 
 class Stepper(Protocol):
-    """Runs the callback of a ring once."""
+    """Runs the callback of a ring."""
 
     def step(self) -> int:
-        """r0 of a run."""
+        """r0 of a run; of the last one, where the ring's `native` loop makes some of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +131,9 @@ class LoopRing:
         self.steps = 0  # calls of the program, over all enters
         self._counts = Counts()
         self._held: deque[Posting] = deque()  # in the CQ, as far as an observer knows
-        self._budgets = budgets = budgets or LoopBudgets()
-        self.queues = LoopMemory(memory, self.setup, budgets.backlog_entries)
+        self.budgets: LoopBudgets = budgets or LoopBudgets()
+        self.native: KernelSteps | None = None
+        self.queues = LoopMemory(memory, self.setup, self.budgets.backlog_entries)
         self._observer = observer
         self._table = table
         self.fd = table.add(self)
@@ -191,10 +205,17 @@ class LoopRing:
         `enter` or when the next one comes: a signal, a detachment, a write to shared memory."""
         self._planned += 1
         heapq.heappush(self._due, (self.now_ns() + delay_ns, self._planned, action))
+        self.look_up()
 
     def signal(self) -> None:
         """A signal is pending for the task: its next look ends `enter` with -EINTR."""
         self._signals += 1
+        self.look_up()
+
+    def look_up(self) -> None:
+        """Let compiled code that loops here, if any does, come back behind this run."""
+        if self.native is not None:
+            self.native.look_up()
 
     def _act(self) -> None:
         """Let happen what is due."""
@@ -218,7 +239,7 @@ class LoopRing:
         """Let time pass outside any enter, until nothing can happen any more (True) or so much is
         over. What completes is posted by the next enter."""
         self._check_open()
-        limit = self._budgets.idle_timeout_ns if duration_ns is None else duration_ns
+        limit = self.budgets.idle_timeout_ns if duration_ns is None else duration_ns
         deadline = self.now_ns() + limit
         while True:
             self._act()
@@ -269,6 +290,8 @@ class LoopRing:
         if self.queues.region(RingRegion.MEM) is not None:
             raise RingError(errno.EBUSY, "a memory region is registered")
         self.queues.set_mem(region)
+        if self.native is not None:
+            self.native.show_regions()
 
     def put_filter(self, filter_: RequestFilter) -> None:
         """Requests pass this filter from now on."""
@@ -404,21 +427,30 @@ class LoopRing:
         """The callback, until it says STOP or something ends it: what it answered then."""
         self.memory.write(self.params.start, bytes(self.params.size))  # once for each enter
         self._wait_count = 0
-        quiet = 0
+        quiet, left = 0, self.budgets.max_steps
         began = time.monotonic_ns()
-        for _ in range(self._budgets.max_steps):
-            if time.monotonic_ns() - began > self._budgets.wall_ns:
+        while left > 0:
+            if time.monotonic_ns() - began > self.budgets.wall_ns:
                 raise RingHang(
-                    f"the program did not stop within {self._budgets.wall_ns / 1e9:g} s", ()
+                    f"the program did not stop within {self.budgets.wall_ns / 1e9:g} s", ()
                 )
             breathe()
             value = self.attached
             if value is None:
                 raise RingError(errno.EFAULT, "the program was detached inside the loop")
             assert value.step is not None
-            before = self.state()
-            self.steps += 1
-            result = s32(value.step.step())
+            before, made, asleep = self.state(), 1, False
+            native = self.native
+            if native is not None:
+                native.prepare(left, quiet)
+            try:
+                result = s32(value.step.step())
+            finally:
+                if native is not None:
+                    before, made, asleep = native.before, native.runs, native.asleep
+                    quiet = native.quiet
+                self.steps += made
+                left -= made
             if self._ends(result):
                 return result if self.rules.place is LoopPlace.WAITING else 0
             self._check_untold()
@@ -426,7 +458,7 @@ class LoopRing:
             deadline, late = self._deadline(), False
             if wanted:
                 self._tell_wait(wanted)
-                late = self._sleep(wanted, deadline)
+                late = self._sleep(wanted, deadline, asleep=asleep)
                 self._tell_woken(late=late)
                 self._report_timeout(late)
             self._act()
@@ -436,11 +468,11 @@ class LoopRing:
             self._take()
             self._flush()
             quiet = quiet + 1 if self.state() == before and not late else 0
-            if quiet >= self._budgets.livelock_steps and not self._due:
+            if quiet >= self.budgets.livelock_steps and not self._due:
                 raise RingHang(
                     f"{quiet:,} steps in a row changed nothing and asked to wait for nothing", ()
                 )
-        raise RingHang(f"the budget of {self._budgets.max_steps:,} steps is used up", ())
+        raise RingHang(f"the budget of {self.budgets.max_steps:,} steps is used up", ())
 
     def _ends(self, answer: int) -> bool:
         """Whether this answer ends the loop. RingError -EINVAL for one that there is not."""
@@ -503,10 +535,10 @@ class LoopRing:
         queues = self.queues
         return self._posted, self._next_token, queues.cq.count(), queues.backlog
 
-    def _sleep(self, wanted: int, deadline_ns: int | None) -> bool:
+    def _sleep(self, wanted: int, deadline_ns: int | None, *, asleep: bool = False) -> bool:
         """Until so many completions more are there, or something else wakes the task; whether that
-        is the deadline."""
-        if self._take() or self.queues.backlog or self._signals:
+        is the deadline. `asleep`: it sleeps already."""
+        if not asleep and (self._take() or self.queues.backlog or self._signals):
             return False  # woken at once: there is work, or a bit set that says "look"
         goal = self._posted + wanted
         return not self._wait_for(
@@ -521,7 +553,7 @@ class LoopRing:
     ) -> bool:
         """Let time pass until `done` (True), which is asked whenever something happened, or the
         deadline (False). RingHang when neither can come; `waiter` says for what."""
-        idle_ns = patience_ns = self._budgets.idle_timeout_ns
+        idle_ns = patience_ns = self.budgets.idle_timeout_ns
         last_event = time.monotonic_ns()
         while True:
             breathe()
@@ -531,7 +563,7 @@ class LoopRing:
             if deadline_ns is not None and self.now_ns() >= deadline_ns:
                 return False
             if not self._due and deadline_ns is None and not self.backend.can_progress():
-                who = (f"{waiter}; {len(self._live)} request(s) are in flight",) if waiter else ()
+                who = (f"{waiter}; {self.in_flight()} request(s) are in flight",) if waiter else ()
                 raise RingHang("nothing in flight can complete", who)
             moved = self._pass_time(deadline_ns, patience_ns)
             self._take()
@@ -608,7 +640,7 @@ class LoopRing:
     def _submit(self, count: int) -> int:
         queues = self.queues
         count = min(count & U32, queues.available())
-        room = self._budgets.live_requests - len(self._live)
+        room = self.room()
         if count and room <= 0:
             return -errno.EAGAIN
         count = min(count, room)
@@ -636,6 +668,8 @@ class LoopRing:
 
     def _hand_over(self, batch: list[bytes]) -> int:
         """Give SQEs to the backend, with tokens for their user_data; how many it consumed."""
+        if self.native is not None:
+            self.native.claim_all()  # what was submitted before comes first in `_live`
         encoded: list[bytes] = []
         tokens: list[int] = []
         linked, chain = False, self._next_token
@@ -657,7 +691,8 @@ class LoopRing:
                 if raw[0] in NAMES_ANOTHER:
                     encoded.append(self._naming.start(token, raw))
                 else:
-                    encoded.append(raw[:32] + token.to_bytes(8, "little") + raw[40:])
+                    opcode = raw[:1] if raw[0] != EXTERNAL else _UNKNOWN
+                    encoded.append(opcode + raw[1:32] + token.to_bytes(8, "little") + raw[40:])
                 user_data = int.from_bytes(raw[32:40], "little")
                 self._live[token] = Live(user_data, self._running or "user", raw[0])
                 if raw[1] & abi.SQE_CQE_SKIP_SUCCESS:
@@ -767,6 +802,8 @@ class LoopRing:
         """The request has ended; `quiet`: without a CQE."""
         del self._live[token]
         self._silent.discard(token)
+        if token >= DIRECT_TOKENS and self.native is not None:
+            self.native.release(token)
         if self._gate.active:
             self._gate.ended(token, res)
         if self._observer is not None:
@@ -818,9 +855,9 @@ class LoopRing:
         self._counts.reaped[0] = max(self._counts.posted[0] - held, 0)
         return self._counts
 
-    def ran(self, name: str, insns: int) -> None:
-        """A run of the program of this name, of so many instructions."""
-        self._counts.runs[name] += 1
+    def ran(self, name: str, insns: int, runs: int = 1) -> None:
+        """Runs of the program of this name, of so many instructions."""
+        self._counts.runs[name] += runs
         self._counts.insns += insns
 
     def _is_inline(self, event: Event, within: Sequence[int]) -> bool:
@@ -831,7 +868,68 @@ class LoopRing:
 
     def in_flight(self) -> int:
         """Requests submitted and not completed."""
-        return len(self._live)
+        direct = self.native.in_flight() if self.native is not None else 0
+        return len(self._live) + direct
+
+    def room(self) -> int:
+        """How many requests more may be in flight."""
+        return self.budgets.live_requests - self.in_flight()
+
+    # --- the loop in compiled code --------------------------------------------------------------
+
+    def make_native(self) -> KernelSteps | None:
+        """What lets compiled code make the loop by itself, `native` from now on; None where nothing
+        does.
+
+        The caller gives it the code. Only over the running kernel's ring, by the rules of the
+        merged ABI, and when nobody observes: events are Python's.
+        """
+        if self.native is not None:
+            return self.native
+        rules = self.rules
+        merged = rules.of_structs and rules.place is LoopPlace.INSTEAD and not rules.go_on
+        if not merged or rules.timeout is not None or rules.untold:
+            return None
+        if self._observer is not None:
+            return None
+        if self.setup.flags & (abi.SETUP_TASKRUN_FLAG | abi.NOTICED):
+            return None
+        if self.backend.name != "kernel":
+            return None
+        from pybpfvm.uring_backend.kernel import KernelBackend
+        from pybpfvm.uring_backend.kernel.steps import KernelSteps
+
+        if not isinstance(self.backend, KernelBackend):
+            return None
+        try:
+            self.native = KernelSteps(self, self.backend)
+        except InputError:
+            return None  # no memory for its tables, or a library's ring
+        return self.native
+
+    @property
+    def needs_python(self) -> bool:
+        """Whether the next turn of the loop has something that compiled code knows nothing of."""
+        if self._due or self._signals or self._task_work or self.queues.backlog:
+            return True
+        return self._gate.active or self.attached is None
+
+    def adopt(self, token: int, user_data: int, opcode: int) -> None:
+        """A request that compiled code submitted is one like others from now on."""
+        self._live[token] = Live(user_data, self._running or "user", opcode)
+
+    def submitted(self, count: int) -> None:
+        """Compiled code submitted so many requests."""
+        self._next_token += count
+
+    def posted(self, count: int) -> None:
+        """Compiled code posted so many CQEs."""
+        self._posted += count
+        self._counts.posted[0] += count
+
+    def take_in(self) -> None:
+        """Post what has completed."""
+        self._take()
 
     # --- the end ----------------------------------------------------------------------------
 
@@ -851,6 +949,9 @@ class LoopRing:
             release(self.attached)
         self._table.close(self.fd)
         self.backend.close()
+        if self.native is not None:
+            self.native.close()
+            self.native = None
         self.queues.free()
         self.memory.free(self.params)
         if self._ctx_region is not None:

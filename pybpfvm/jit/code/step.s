@@ -1,0 +1,385 @@
+; The loop of a program that drives a ring from inside io_uring_enter, for the engine's own use:
+; unchecked, on true addresses. A name behind @ is as in ring.s; Q0_ is the ring's only CQ. What the
+; program can write (both queues' heads and tails, the SQEs, the index array) is only ever masked or
+; compared. uring_backend/loop/ring.py has the same loop in Python, step by step.
+
+; --- run the program, again and again, until there is a reason to stop ---------------------
+; It stops behind a run: the rest of that turn is Python's, which may do again what was done here.
+
+loop:
+again:      r1 = *(u64 *)(r6 + @CHANGES)
+            *(u64 *)(r6 + @SEEN) = r1
+            r1 = *(u64 *)(r6 + @CQ_REGION)
+            r1 = *(u32 *)(r1 + 8)
+            r2 = *(u64 *)(r6 + @Q0_TAIL)
+            w2 -= w1
+            *(u64 *)(r6 + @HELD_BEFORE) = r2
+            call 1                          ; run the program
+            *(u64 *)(r6 + @R0) = r0
+            r1 = *(u64 *)(r6 + @RUNS)
+            r1 += 1
+            *(u64 *)(r6 + @RUNS) = r1
+            w0 = w0
+            if r0 != 0 goto done            ; it does not go on
+            r1 = *(u64 *)(r6 + @STOP)
+            if r1 != 0 goto out
+            r1 = *(u64 *)(r6 + @WAIT_INDEX)
+            r0 = *(u32 *)(r1 + 0)
+            r1 = *(u64 *)(r6 + @Q0_TAIL)
+            w0 -= w1
+            if w0 s> 0 goto wait
+awake:      r1 = *(u64 *)(r6 + @CQ_HEAD)
+            r1 = *(u32 *)(r1 + 0)
+            r2 = *(u64 *)(r6 + @CQ_TAIL)
+            r2 = *(u32 *)(r2 + 0)
+            if r1 == r2 goto flushed        ; nothing has completed meanwhile
+            call take
+            r1 = *(u64 *)(r6 + @STOP)
+            if r1 != 0 goto out
+flushed:    r1 = *(u64 *)(r6 + @CQ_REGION)
+            r2 = *(u32 *)(r1 + 36)
+            w2 &= @NO_OVERFLOW              ; nothing waits for room
+            *(u32 *)(r1 + 36) = r2
+            r1 = *(u64 *)(r6 + @RUNS)
+            r2 = *(u64 *)(r6 + @RUNS_LEFT)  ; when the loop began
+            if r1 >= r2 goto enough
+            r1 &= @LOOK_MASK
+            if r1 != 0 goto changed
+            call 6                          ; the time
+            r1 = *(u64 *)(r6 + @DEADLINE)
+            if r0 >= r1 goto enough
+            ; was a request issued or completed, does the CQ hold more or fewer than before the run?
+changed:    r1 = *(u64 *)(r6 + @CHANGES)
+            r2 = *(u64 *)(r6 + @SEEN)
+            if r1 != r2 goto active
+            r1 = *(u64 *)(r6 + @CQ_REGION)
+            r1 = *(u32 *)(r1 + 8)
+            r2 = *(u64 *)(r6 + @Q0_TAIL)
+            w2 -= w1
+            r1 = *(u64 *)(r6 + @HELD_BEFORE)
+            if r1 != r2 goto active
+            r1 = *(u64 *)(r6 + @IDLE)
+            r1 += 1
+            r2 = *(u64 *)(r6 + @MOST_IDLE)
+            if r1 >= r2 goto no_change
+            *(u64 *)(r6 + @IDLE) = r1
+            goto again
+active:     *(u64 *)(r6 + @IDLE) = 0
+            goto again
+
+            ; the program waits
+wait:       r8 = *(u64 *)(r6 + @CHANGES)
+            call take
+            r1 = *(u64 *)(r6 + @STOP)
+            if r1 != 0 goto out
+            r1 = *(u64 *)(r6 + @CHANGES)
+            if r1 != r8 goto awake          ; there was work to do
+            *(u64 *)(r6 + @ASLEEP) = 1
+            call behind
+asleep:     r1 = *(u64 *)(r6 + @TAIL)
+            r2 = *(u64 *)(r6 + @DONE_TO)
+            w1 -= w2
+            if r1 == 0 goto stuck           ; nothing is in flight
+            r2 = *(u64 *)(r6 + @MAY_SLEEP)
+            if r2 == 0 goto late
+            if r1 <= r0 goto sleep
+            r1 = r0
+sleep:      call 2                          ; until the real ring has so many CQEs
+            if r0 s< 0 goto late
+            call take
+            r1 = *(u64 *)(r6 + @STOP)
+            if r1 != 0 goto out
+            call behind
+            if w0 s<= 0 goto woken
+            r7 = r0
+            call 6                          ; the time
+            r1 = *(u64 *)(r6 + @DEADLINE)
+            if r0 >= r1 goto late
+            r0 = r7
+            goto asleep
+woken:      *(u64 *)(r6 + @ASLEEP) = 0
+            goto awake
+
+done:       *(u64 *)(r6 + @STOP) = @DONE
+            goto out
+enough:     *(u64 *)(r6 + @STOP) = @RUNS_MADE
+            goto out
+no_change:  *(u64 *)(r6 + @STOP) = @NO_CHANGE
+            goto out
+stuck:      *(u64 *)(r6 + @STOP) = @STUCK
+            goto out
+late:       *(u64 *)(r6 + @STOP) = @INTERRUPTED
+out:        r0 = 0
+            exit
+
+; --- how far the CQ's tail is behind the index that the program waits for: 32 bits, signed ----
+
+behind:     r1 = *(u64 *)(r6 + @WAIT_INDEX)
+            r0 = *(u32 *)(r1 + 0)
+            r1 = *(u64 *)(r6 + @Q0_TAIL)
+            w0 -= w1
+            exit
+
+; --- take in what has completed -----------------------------------------------------------------
+; CQEs of direct requests go from the real ring into the CQ, until there is none or Python has
+; something to do. r8 to r9 is what the real CQ holds, r7 the CQ's tail, r5 its room, r0 the first
+; free slot.
+
+take:       r1 = *(u64 *)(r6 + @CARE)
+            if r1 & @HELD goto foreign      ; Python's are first
+            r8 = *(u64 *)(r6 + @CQ_HEAD)
+            r8 = *(u32 *)(r8 + 0)
+            r9 = *(u64 *)(r6 + @CQ_TAIL)
+            r9 = *(u32 *)(r9 + 0)
+            if r8 == r9 goto nothing
+            r7 = *(u64 *)(r6 + @Q0_TAIL)
+            r1 = *(u64 *)(r6 + @CQ_REGION)
+            r2 = *(u32 *)(r1 + 8)
+            r1 = r7
+            w1 -= w2
+            r5 = *(u64 *)(r6 + @Q0_ENTRIES)
+            if r1 > r5 goto full            ; somebody broke the head
+            r5 -= r1
+            r0 = *(u64 *)(r6 + @FREE)
+cqe:        r1 = *(u64 *)(r6 + @CQ_MASK)
+            r1 &= r8
+            r1 <<= 4
+            r2 = *(u64 *)(r6 + @CQES)
+            r1 += r2                        ; the CQE
+            r2 = *(u64 *)(r1 + 0)
+            r3 = r2
+            r3 >>= 48
+            if r3 != 0x2000 goto not_direct ; DIRECT_TOKENS
+            r2 <<= 16
+            r2 >>= 16                       ; the slot
+            r3 = *(u64 *)(r2 + @S_PLACE)
+            if r3 s< 0 goto not_direct      ; Python's by now
+            if r5 == 0 goto no_room
+            r4 = *(u64 *)(r6 + @Q0_MASK)
+            r4 &= r7
+            r4 <<= 4
+            r3 = *(u64 *)(r6 + @Q0_CQES)
+            r4 += r3                        ; where the CQE goes
+            r3 = *(u64 *)(r2 + @S_USER_DATA)
+            *(u64 *)(r4 + 0) = r3
+            r3 = *(u64 *)(r1 + 8)
+            *(u64 *)(r4 + 8) = r3
+            *(u64 *)(r2 + @S_PLACE) = 0     ; the slot is free again
+            *(u64 *)(r2 + @S_USER_DATA) = r0
+            r0 = r2
+            w7 += 1
+            r5 += -1
+            w8 += 1
+            if r8 != r9 goto cqe
+            goto taken
+no_room:    *(u64 *)(r6 + @STOP) = @FULL
+            goto taken
+not_direct: *(u64 *)(r6 + @STOP) = @FOREIGN
+taken:      *(u64 *)(r6 + @FREE) = r0
+            *(u64 *)(r6 + @Q0_TAIL) = r7
+            r1 = *(u64 *)(r6 + @CQ_REGION)
+            *(u32 *)(r1 + 12) = r7
+            r2 = *(u64 *)(r6 + @CQ_HEAD)
+            r1 = *(u32 *)(r2 + 0)
+            *(u32 *)(r2 + 0) = r8
+            w8 -= w1                        ; so many have been taken
+            if r8 == 0 goto nothing
+            r1 = *(u64 *)(r6 + @DONE_TO)
+            w1 += w8
+            *(u64 *)(r6 + @DONE_TO) = r1
+            r1 = *(u64 *)(r6 + @CHANGES)
+            r1 += 1
+            *(u64 *)(r6 + @CHANGES) = r1
+nothing:    exit
+full:       *(u64 *)(r6 + @STOP) = @FULL
+            exit
+foreign:    *(u64 *)(r6 + @STOP) = @FOREIGN
+            exit
+
+; --- submit(ring, count): how many SQEs were consumed -----------------------------------------
+; r8 is the place of an SQE in the program's queue, r9 where the batch ends, r7 the real SQ's tail.
+
+submit:     *(u64 *)(r6 + @ASKED) = r2
+            w9 = w2
+            r1 = *(u64 *)(r6 + @CARE)
+            if r1 & @PYTHONS goto python
+            r7 = *(u64 *)(r6 + @TAIL)
+            *(u64 *)(r6 + @TAIL_BEFORE) = r7
+            r3 = *(u64 *)(r6 + @ENTRIES)
+            r8 = 0
+            r1 = *(u64 *)(r6 + @REWINDS)
+            if r1 != 0 goto counted
+            r8 = *(u64 *)(r6 + @HEAD)
+            r1 = *(u64 *)(r6 + @CQ_REGION)
+            r1 = *(u32 *)(r1 + 4)
+            w1 -= w8
+            if r1 >= r3 goto counted
+            r3 = r1
+counted:    if r9 <= r3 goto capped
+            r9 = r3
+capped:     if r9 == 0 goto consumed
+            r1 = *(u64 *)(r6 + @SQ_MASK)
+            if r9 > r1 goto python          ; more than the real SQ takes at a time
+            r1 = r7
+            r2 = *(u64 *)(r6 + @DONE_TO)
+            w1 -= w2
+            r1 += r9
+            r2 = *(u64 *)(r6 + @ROOM)
+            if r1 > r2 goto python
+            w9 += w8
+sqe:        r1 = *(u64 *)(r6 + @ENTRIES)
+            r2 = r1
+            r2 += -1
+            r2 &= r8
+            r3 = *(u64 *)(r6 + @ARRAY)
+            if r3 == 0 goto named
+            r2 <<= 2
+            r3 += r2
+            r2 = *(u32 *)(r3 + 0)
+            if r2 >= r1 goto slow           ; it names none
+named:      r2 <<= 6
+            r1 = *(u64 *)(r6 + @SQ_REGION)
+            r2 += r1
+            include plain
+admitted:   r1 = *(u64 *)(r2 + 56)          ; attributes
+            if r1 != 0 goto slow
+            r5 = *(u64 *)(r6 + @FREE)
+            if r5 == 0 goto slow            ; all are in flight
+            r0 = *(u64 *)(r5 + @S_USER_DATA)
+            *(u64 *)(r6 + @FREE) = r0       ; the next free one
+            *(u64 *)(r5 + @S_NUMBER) = r7
+            r0 = *(u64 *)(r2 + 32)
+            *(u64 *)(r5 + @S_USER_DATA) = r0
+            r3 = *(u8 *)(r2 + 0)
+            r1 = r3
+            r1 <<= @OPCODE_SHIFT
+            r0 = *(u64 *)(r6 + @QUEUE_TABLE)
+            r1 |= r0
+            *(u64 *)(r5 + @S_PLACE) = r1
+            ; into the real ring
+            r1 = *(u64 *)(r6 + @SQ_MASK)
+            r1 &= r7
+            r1 <<= 6
+            r0 = *(u64 *)(r6 + @SQES)
+            r1 += r0
+            ; loaded in the pieces that programs write: a wider load would wait for their stores
+            r0 = *(u8 *)(r2 + 1)
+            r0 <<= 8
+            r3 |= r0
+            r0 = *(u32 *)(r2 + 4)
+            r0 <<= 32
+            r3 |= r0
+            *(u64 *)(r1 + 0) = r3           ; opcode, flags, no ioprio, fd
+            r0 = *(u64 *)(r2 + 8)
+            *(u64 *)(r1 + 8) = r0
+            r0 = *(u64 *)(r2 + 16)
+            *(u64 *)(r1 + 16) = r0
+            r0 = *(u32 *)(r2 + 24)
+            *(u64 *)(r1 + 24) = r0          ; length, no op_flags
+            r0 = 0x2000000000000000 ll      ; DIRECT_TOKENS
+            r5 |= r0
+            *(u64 *)(r1 + 32) = r5
+            r0 = *(u64 *)(r2 + 40)
+            *(u64 *)(r1 + 40) = r0
+            r0 = *(u64 *)(r2 + 48)
+            *(u64 *)(r1 + 48) = r0
+            *(u64 *)(r1 + 56) = 0
+            w7 += 1
+            w8 += 1
+            if r8 != r9 goto sqe
+
+            *(u64 *)(r6 + @TAIL) = r7
+            r4 = *(u64 *)(r6 + @SQ_TAIL)
+            *(u32 *)(r4 + 0) = r7
+            r2 = r7
+            r1 = *(u64 *)(r6 + @ISSUED)
+            w2 -= w1
+            r1 = *(u64 *)(r6 + @FD)
+            r3 = 0
+            r4 = *(u64 *)(r6 + @ENTER_FLAGS)
+            r5 = 0
+            call 3                          ; io_uring_enter: how many were consumed
+            if r0 s<= 0 goto refused
+            r1 = *(u64 *)(r6 + @CHANGES)
+            r1 += 1
+            *(u64 *)(r6 + @CHANGES) = r1
+            r1 = *(u64 *)(r6 + @ISSUED)
+            w1 += w0
+            *(u64 *)(r6 + @ISSUED) = r1
+            r2 = *(u64 *)(r6 + @REWINDS)
+            if r2 != 0 goto moved
+            r2 = *(u64 *)(r6 + @HEAD)
+            w2 += w0
+            *(u64 *)(r6 + @HEAD) = r2
+            r3 = *(u64 *)(r6 + @CQ_REGION)
+            *(u32 *)(r3 + 0) = r2
+moved:      if r1 == r7 goto consumed
+            ; the kernel has stopped at an SQE that it can not prepare
+            w7 -= w1
+            w8 -= w7                        ; the first that it has not seen
+            call put_back
+            r7 = *(u64 *)(r6 + @TAIL)
+            r1 = *(u64 *)(r6 + @SUBMITS_ALL)
+            if r1 != 0 goto sqe
+consumed:   r9 = *(u64 *)(r6 + @ISSUED)
+            r1 = *(u64 *)(r6 + @TAIL_BEFORE)
+            w9 -= w1
+            call take
+            r1 = *(u64 *)(r6 + @STOP)
+            if r1 == 0 goto submitted
+            call 9                          ; Python takes in what is left
+submitted:  r0 = r9
+            exit
+slow:       *(u64 *)(r6 + @TAIL) = r7
+refused:    call put_back
+            r0 = *(u64 *)(r6 + @ISSUED)
+            r1 = *(u64 *)(r6 + @TAIL_BEFORE)
+            if r0 != r1 goto consumed       ; some of the batch was
+python:     r1 = *(u64 *)(r6 + @CTX)
+            r1 = *(u64 *)(r1 + 0)           ; the ring
+            r2 = *(u64 *)(r6 + @ASKED)
+            call 4                          ; in Python, as if nothing had been tried
+            exit
+
+; --- take what was not issued out of the real SQ again ------------------------------------------
+
+put_back:   r1 = *(u64 *)(r6 + @TAIL)
+            r2 = *(u64 *)(r6 + @ISSUED)
+            r3 = *(u64 *)(r6 + @SQ_TAIL)
+            *(u32 *)(r3 + 0) = r2
+            *(u64 *)(r6 + @TAIL) = r2
+one:        if r1 == r2 goto put
+            w1 += -1
+            r3 = *(u64 *)(r6 + @SQ_MASK)
+            r3 &= r1
+            r3 <<= 6
+            r4 = *(u64 *)(r6 + @SQES)
+            r3 += r4
+            r3 = *(u64 *)(r3 + 32)
+            r3 <<= 16
+            r3 >>= 16                       ; the slot
+            *(u64 *)(r3 + @S_PLACE) = 0
+            r4 = *(u64 *)(r6 + @FREE)
+            *(u64 *)(r3 + @S_USER_DATA) = r4
+            *(u64 *)(r6 + @FREE) = r3
+            goto one
+put:        exit
+
+; --- region(ring, id, bytes): its address, 0 if it is smaller or there is none -------------------
+
+region:     w2 = w2
+            if r2 == 1 goto region_1
+            if r2 == 2 goto region_2
+            if r2 != 0 goto no_region
+            r0 = *(u64 *)(r6 + @REGION_0)
+            r1 = *(u64 *)(r6 + @REGION_0_BYTES)
+            goto sized
+region_1:   r0 = *(u64 *)(r6 + @REGION_1)
+            r1 = *(u64 *)(r6 + @REGION_1_BYTES)
+            goto sized
+region_2:   r0 = *(u64 *)(r6 + @REGION_2)
+            r1 = *(u64 *)(r6 + @REGION_2_BYTES)
+sized:      if r3 > r1 goto no_region
+            exit
+no_region:  r0 = 0
+            exit
