@@ -155,7 +155,7 @@ class Ring:
         """What lets compiled code loop over this ring by itself; None where nothing does.
 
         The caller gives it the code. Only over the running kernel's ring, with extra CQs, and
-        when nobody observes: events are Python's. Not over rings of which requests notice something.
+        when nobody observes: events are Python's. Not over rings that requests notice.
         """
         rules = self.profile.ring
         backend = self.backend
