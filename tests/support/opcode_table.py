@@ -113,6 +113,8 @@ def page() -> str:
         "*agreement*: generated sequences contain it; both backends must make the same of them",
         "(`tests/uring_backend/test_agreement.py`). What they make differently is in",
         "[sim-kernel-differences](sim-kernel-differences.md). What has no mark is refused by name.",
+        "Rings of the 2021 ABIs take opcodes up to UNLINKAT (36); rings with a loop, those of iouring-x",
+        "and users of the backends all of them.",
         "",
         "| opcode | sim | kernel | laws | agreement | |",
         "|---|---|---|---|---|---|",
