@@ -3,9 +3,7 @@ rings and by every engine; its broken twin is caught by name."""
 
 from __future__ import annotations
 
-import tomllib
 from functools import cache
-from pathlib import Path
 
 import pytest
 
@@ -16,14 +14,11 @@ from pybpfvm.session.hostring import BackendName
 from pybpfvm.session.judging import JudgeRequest, judge
 from pybpfvm.verifier.usermemory.contract_parse import parse_contract
 from pybpfvm.verifier.verdict import Accepted, Rejected, Verdict
+from tests.support.example_hosts import EXAMPLES
+from tests.support.example_hosts import TWINS as ALL_TWINS
 from tests.support.session_ring import SIM_AND_KERNEL, need_backend
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-TWINS: dict[str, dict[str, str]] = {
-    name: caught
-    for name, caught in tomllib.loads((EXAMPLES / "twins.toml").read_text()).items()
-    if name.startswith("x_")
-}
+TWINS = {name: caught for name, caught in ALL_TWINS.items() if name.startswith("x_")}
 EXPERIMENTS = sorted(path.parent.name for path in EXAMPLES.glob("x_*/scenario.toml"))
 
 

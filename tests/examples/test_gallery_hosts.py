@@ -1,6 +1,6 @@
 """Hosts of the gallery print what is kept beside them, on both backends and with both engines; the
-servers among them have many clients (thousands with PYBPFVM_LONG=1). The twins that no scenario of
-its own is for are caught, and each folder has a page."""
+servers among them have many clients (thousands with PYBPFVM_LONG=1). The twins that hosts catch are
+caught, and each folder has a page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pybpfvm.scenario import parse, run_scenario
 from pybpfvm.session import Machine, Ring
 from pybpfvm.session.hostring import BackendName
 from pybpfvm.verifier.verdict import Accepted
-from tests.support.example_hosts import EXAMPLES, host_of
+from tests.support.example_hosts import EXAMPLES, TWINS, host_of
 from tests.support.session_ring import SIM_AND_KERNEL, need_backend
 
 TOPICS = sorted(path.parent.name for path in EXAMPLES.glob("*/twin.bpf.c"))
@@ -39,8 +39,13 @@ def test_the_second_series_is_accepted_without_a_warning(topic: str) -> None:
             assert verdict.warnings == ()
 
 
-def test_every_server_and_the_two_rings_have_a_host() -> None:
-    assert [*SERVERS, "26_two_rings"] == HOSTS
+def test_every_program_of_the_gallery_has_a_host() -> None:
+    assert [topic for topic in TOPICS if topic[0] in "12"] == HOSTS
+    assert len(HOSTS) == 17
+    for topic in HOSTS:
+        (host,) = (EXAMPLES / topic).glob("*_host.py")
+        page = (EXAMPLES / topic / "README.md").read_text()
+        assert f"    python examples/{topic}/{host.name} --backend kernel\n" in page
 
 
 @pytest.mark.parametrize("backend", SIM_AND_KERNEL)
@@ -84,12 +89,16 @@ def test_thousands_of_clients(topic: str, capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize("backend", SIM_AND_KERNEL)
-def test_two_rings_catch_their_twin(
-    backend: BackendName, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("topic", [topic for topic in TWINS if "prints" in TWINS[topic]])
+def test_a_host_catches_its_twin(
+    topic: str, backend: BackendName, capsys: pytest.CaptureFixture[str]
 ) -> None:
     need_backend(backend)
-    host_of("26_two_rings").main(backend, "v3", program="twin")
-    assert "the copies are alike: False" in capsys.readouterr().out.splitlines()
+    line = TWINS[topic]["prints"]
+    assert f"The host says `{line}`" in (EXAMPLES / topic / "README.md").read_text()
+    assert line not in (EXAMPLES / topic / "host.out").read_text().splitlines()
+    host_of(topic).main(backend, "v3", program="twin")
+    assert line in capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.parametrize("backend", SIM_AND_KERNEL)

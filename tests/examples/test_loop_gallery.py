@@ -4,8 +4,6 @@ says on both rings and by both engines; its broken twin is caught by name."""
 from __future__ import annotations
 
 import re
-import tomllib
-from pathlib import Path
 
 import pytest
 
@@ -15,14 +13,11 @@ from pybpfvm.session.judging import JudgeRequest, judge_case, read_cases
 from pybpfvm.uring_backend.faults import parse_faults
 from pybpfvm.uring_backend.loop.shape import parse_setup, shape_of
 from pybpfvm.verifier.verdict import Accepted, Rejected
+from tests.support.example_hosts import EXAMPLES
+from tests.support.example_hosts import TWINS as ALL_TWINS
 from tests.support.session_ring import SIM_AND_KERNEL, need_backend
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-TWINS: dict[str, dict[str, str]] = {
-    name: caught
-    for name, caught in tomllib.loads((EXAMPLES / "twins.toml").read_text()).items()
-    if name.startswith("loop_")
-}
+TWINS = {name: caught for name, caught in ALL_TWINS.items() if name.startswith("loop_")}
 GALLERY = sorted(path.parent.name for path in EXAMPLES.glob("loop_*/twin.bpf.c"))
 PROFILES = ("loop-7.1", "loop-7.2")
 # The ring of the scenarios.

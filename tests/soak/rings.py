@@ -20,6 +20,7 @@ from pybpfvm.session.registering import require_accepted
 from pybpfvm.uring_backend.base import Backend
 from pybpfvm.uring_backend.conditions import Conditions
 from pybpfvm.uring_backend.kernel.backend import KernelBackend
+from pybpfvm.verifier.usermemory.contract import Contract
 from tests.soak.ledger import Ledger
 
 # What rings and engines take for themselves; maps and user blocks are objects' and hosts'.
@@ -214,11 +215,15 @@ def _given_back(watch: Watch, backend: Backend) -> None:
 _accepted: set[tuple[str, str, str]] = set()  # programs that the verifier has accepted before
 
 
-def _once_accepted(program: LoadedProgram, *, strict_ctx: bool) -> None:
-    """What registering asks of the verifier, asked once in a process."""
+def _once_accepted(
+    program: LoadedProgram, *, strict_ctx: bool, contract: Contract | None = None
+) -> None:
+    """What registering asks of the verifier, asked once in a process; a contract each time."""
     owner = program.owner
     key = owner.object.path, program.name, owner.profile.name
-    if key not in _accepted:
+    if contract is not None:
+        require_accepted(program, strict_ctx=strict_ctx, contract=contract)
+    elif key not in _accepted:
         require_accepted(program, strict_ctx=strict_ctx)
         _accepted.add(key)
 

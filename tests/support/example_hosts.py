@@ -1,12 +1,14 @@
-"""The hosts of examples/, as modules."""
+"""The hosts of examples/, as modules, and what catches the broken twins there."""
 
 from __future__ import annotations
 
 import importlib.util
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+TWINS: dict[str, dict[str, str]] = tomllib.loads((EXAMPLES / "twins.toml").read_text())
 
 
 def host_of(topic: str) -> ModuleType:
