@@ -26,9 +26,10 @@ from __future__ import annotations
 import ctypes
 import mmap as _mmap
 import os
+import threading
 import weakref
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
@@ -262,9 +263,11 @@ class AddressSpace:
         self._handles: dict[int, object] = {}
         self._next_handle = self.base + _HANDLE_START
         self._closed = False
+        self.changes = 0  # grows with each region that comes or goes
         self._before_close: list[Callable[[], None]] = []
         self._on_free: list[Callable[[], None]] = []
         self._pins: dict[int, int] = {}  # by where regions start: how often each is pinned
+        self._pinning = threading.Lock()
         # Where read-only regions are writable for us, and how long that is.
         self._twins: dict[int, tuple[int, int]] = {}
 
@@ -405,6 +408,7 @@ class AddressSpace:
         if ours != start:
             self._twins[start] = (ours, span)
         self.committed_bytes += span
+        self.changes += 1
         buffer = (ctypes.c_ubyte * size).from_address(ours)
         self._buffers[start] = weakref.ref(buffer)
         view = memoryview(buffer).cast("B")
@@ -424,19 +428,22 @@ class AddressSpace:
         """
         if self._closed:
             return
-        index = bisect_left(self._starts, region.start)
-        if index == len(self._starts) or self._entries[index][0] is not region:
-            raise InternalError(f"{region.kind.value} {region.name} is freed, but does not exist")
-        if region.start in self._pins:
-            raise InputError(
-                f"{region.kind.value} {region.name} is pinned: programs of a ring may access it",
-                where=region.name,
-                remedy="unregister it when its requests are over, or close the ring",
-            )
-        self._entries[index][2].release()
-        del self._starts[index], self._entries[index]
+        what = f"{region.kind.value} {region.name}"
+        with self._pinning:
+            index = bisect_left(self._starts, region.start)
+            if index == len(self._starts) or self._entries[index][0] is not region:
+                raise InternalError(f"{what} is freed, but does not exist")
+            if region.start in self._pins:
+                raise InputError(
+                    f"{what} is pinned: programs of a ring may access it",
+                    where=region.name,
+                    remedy="unregister it when its requests are over, or close the ring",
+                )
+            self._entries[index][2].release()
+            del self._starts[index], self._entries[index]
         span = align_up(region.size, PAGE)
         self.committed_bytes -= span
+        self.changes += 1
         for action in self._on_free:
             action()
         if self._buffers[region.start]() is not None:
@@ -448,15 +455,22 @@ class AddressSpace:
             raise InternalError(f"unmapping {span} bytes at {region.start:#x} failed")
         self._ranges_of(region.kind).give(region.start, span + _GUARD)
 
-    def pin(self, region: Region) -> None:
-        """Keep the region until `unpin` was called as often."""
-        self._pins[region.start] = self._pins.get(region.start, 0) + 1
+    def pin_at(self, addr: int, size: int, kinds: Container[RegionKind]) -> Region | None:
+        """Keep the region that holds `size` bytes at `addr` until `unpin` was called as often;
+        None where there is none of these kinds."""
+        with self._pinning:  # another thread may free it
+            found = self._find(addr, size)
+            if found is None or found[0].kind not in kinds:
+                return None
+            self._pins[found[0].start] = self._pins.get(found[0].start, 0) + 1
+            return found[0]
 
     def unpin(self, region: Region) -> None:
-        """Take one `pin` back."""
-        self._pins[region.start] -= 1
-        if not self._pins[region.start]:
-            del self._pins[region.start]
+        """Take one `pin_at` back."""
+        with self._pinning:
+            self._pins[region.start] -= 1
+            if not self._pins[region.start]:
+                del self._pins[region.start]
 
     def _ranges_of(self, kind: RegionKind) -> _Ranges:
         if kind is RegionKind.USER:

@@ -13,8 +13,8 @@ TABLE_BYTES = 16 * (BLOCKS + 1)
 class UserBlocks:
     """Pairs of 64-bit words (start, end) in `table`, TABLE_BYTES long; a zero pair ends them.
 
-    It has the newest blocks: of others compiled code asks Python. Each thread may free blocks;
-    from then on they are not in the table, as long as `follow` is on.
+    It has those at the highest addresses: of others compiled code asks Python. Each thread may free
+    blocks; from then on they are not in the table, as long as `follow` is on.
     """
 
     def __init__(self, memory: AddressSpace, table: memoryview) -> None:
@@ -22,13 +22,20 @@ class UserBlocks:
         self._table = table.cast("Q")
         self._lock = threading.RLock()
         self.follow = False
+        self._changes = -1
         memory.on_free(self._freed)
+
+    @property
+    def current(self) -> bool:
+        """Whether no region has come or gone since they were written down."""
+        return self._changes == self._memory.changes
 
     def refresh(self) -> None:
         """Write down which blocks there are."""
         if self._memory.closed:
             return
         with self._lock:
+            self._changes = self._memory.changes
             blocks = [r for r in self._memory.regions() if r.kind in USER_KINDS][-BLOCKS:]
             for index, region in enumerate(blocks):
                 self._table[2 * index] = region.start

@@ -419,6 +419,9 @@ class BpfRequests:
         """Whether the run asked to wait, and why that is refused ("": it is not)."""
         if self._has_ctx:
             request.wait_nr, request.wait_idx = _WAIT.unpack_from(self._ctx_view)
+            if self._rules.contexts:
+                word, value = _FUTEX.unpack_from(self._ctx_view)
+                request.futex = (word, value, request.futex[2])
         if not self._waits(request, result & U32):
             return False, ""
         if request.wait_idx >= len(self._cqs):

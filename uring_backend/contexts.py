@@ -69,17 +69,25 @@ class RequestMemory:
         """These are the descriptors. RingError EFAULT: memory that programs can not write."""
         regions: list[Region] = []
         for index, one in enumerate(contexts):
-            region = self._memory.region_at(one.start)
-            end = one.start + one.stride * (one.count - 1) + one.size
-            if region is None or region.kind not in _ACCESSIBLE or not region.writable:
-                raise RingError(errno.EFAULT, f"context {index}: no memory that programs can write")
-            if one.size < 1 or one.count < 1 or end > region.end:
-                raise RingError(errno.EFAULT, f"context {index} ends outside {region.name}")
-            regions.append(region)
-        for region in regions:
-            self._memory.pin(region)
+            try:
+                regions.append(self._pinned_at(index, one))
+            except RingError:
+                for region in regions:
+                    self._memory.unpin(region)
+                raise
         self._pinned = regions
         self._contexts = tuple(contexts)
+
+    def _pinned_at(self, index: int, one: Context) -> Region:
+        region = self._memory.pin_at(one.start, 1, _ACCESSIBLE)
+        if region is not None:
+            end = one.start + one.stride * (one.count - 1) + one.size
+            if region.writable and one.size >= 1 and one.count >= 1 and end <= region.end:
+                return region
+            self._memory.unpin(region)
+            if region.writable:
+                raise RingError(errno.EFAULT, f"context {index} ends outside {region.name}")
+        raise RingError(errno.EFAULT, f"context {index}: no memory that programs can write")
 
     def unregister(self) -> None:
         """There are no descriptors."""
@@ -104,12 +112,9 @@ class RequestMemory:
             return 0
         if sqe.user_data % _ALIGNMENT:
             return errno.EINVAL
-        region = self._memory.region_at(sqe.user_data)
-        if region is None or region.kind is not RegionKind.SHARED:
+        region = self._memory.pin_at(sqe.user_data, size, (RegionKind.SHARED,))
+        if region is None:
             return errno.EFAULT
-        if sqe.user_data + size > region.end:
-            return errno.EFAULT
-        self._memory.pin(region)
         request.unpin = partial(self._memory.unpin, region)
         request.user = sqe.user_data
         return 0

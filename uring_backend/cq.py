@@ -38,7 +38,8 @@ def cq_bytes(entries: int, cqe_bytes: int) -> int:
 class CompletionQueue:
     """The ring in `view`, which is zeroed and at least `cq_bytes(entries, cqe_bytes)` long.
 
-    `address` is where it lies; `tail` is ours, memory only shows it.
+    `address` is where it lies; `tail` is ours, memory only shows it. While it is `lent`, compiled
+    code posts to it: memory is what tells the tail then, `reaped` how many CQEs Python took.
     """
 
     __slots__ = (
@@ -51,7 +52,9 @@ class CompletionQueue:
         "epoch",
         "index",
         "least",
+        "lent",
         "most",
+        "reaped",
         "tail",
     )
 
@@ -68,6 +71,10 @@ class CompletionQueue:
         self._words[_ENTRIES] = entries
         self.epoch = -1
         self.most = self.least = 0
+        self.lent, self.reaped = False, 0
+
+    def _end(self) -> int:
+        return self._words[_TAIL] if self.lent else self.tail
 
     @property
     def head(self) -> int:
@@ -76,7 +83,7 @@ class CompletionQueue:
 
     def count(self) -> int:
         """CQEs that nobody has reaped yet (more than `entries` only if a reader broke the head)."""
-        return (self.tail - self._words[_HEAD]) & U32
+        return (self._end() - self._words[_HEAD]) & U32
 
     def push(self, user_data: int, res: int, flags: int, extra: tuple[int, int] = NO_EXTRA) -> bool:
         """Write and publish a CQE; False when the ring is full. `extra`: its second half, if it
@@ -95,7 +102,7 @@ class CompletionQueue:
     def peek(self, index: int = 0) -> bytes | None:
         """The CQE `index` places behind the oldest one, or None; it stays where it is."""
         head = self._words[_HEAD]
-        if index >= (self.tail - head) & U32:
+        if index >= (self._end() - head) & U32:
             return None
         return self._at(head + index)
 
@@ -114,6 +121,7 @@ class CompletionQueue:
         raw = self.peek()
         if raw is not None:
             self._words[_HEAD] = (self._words[_HEAD] + 1) & U32
+            self.reaped += self.lent
         return raw
 
     def resume(self, head: int, cqes: Sequence[bytes]) -> None:

@@ -155,13 +155,14 @@ class Ring:
         """What lets compiled code loop over this ring by itself; None where nothing does.
 
         The caller gives it the code. Only over the running kernel's ring, with extra CQs, and
-        when nobody observes: events are Python's. Not over rings that requests notice.
+        when nobody observes: events are Python's. Not over rings that requests notice, nor where
+        programs store into memory of requests: what is pending would have to be issued before.
         """
         rules = self.profile.ring
         backend = self.backend
         if self.setup.flags & NOTICED:
             return None
-        if rules is None or not rules.extra_cqs or rules.submit_returns_errno:
+        if rules is None or not rules.extra_cqs or rules.submit_returns_errno or rules.contexts:
             return None
         if self._observer is not None or self._filtered:
             return None
@@ -386,6 +387,7 @@ class Ring:
             raise RingError(errno.ENXIO, "no contexts are registered")
         self.requests_memory.unregister()
 
+    @in_turn
     def put_filter(self, filter_: RequestFilter) -> None:
         """Requests pass this filter from now on; compiled code loops over the ring no more."""
         self._check_open()
@@ -393,42 +395,51 @@ class Ring:
         self._bpf.loop = None
         self._submitter.gate.put(filter_)
 
+    @in_turn
     def register_files(self, fds: Sequence[int]) -> None:
         """IORING_REGISTER_FILES; -1 leaves a slot empty. Raises RingError."""
         self._registered("register_files", self._open_backend().register_files(fds))
 
+    @in_turn
     def update_files(self, offset: int, fds: Sequence[int]) -> int:
         """IORING_REGISTER_FILES_UPDATE; how many were updated. Raises RingError."""
         return self._registered("update_files", self._open_backend().update_files(offset, fds))
 
+    @in_turn
     def unregister_files(self) -> None:
         """IORING_UNREGISTER_FILES. Raises RingError."""
         self._registered("unregister_files", self._open_backend().unregister_files())
 
+    @in_turn
     def register_buffers(self, buffers: Sequence[tuple[int, int]]) -> None:
         """IORING_REGISTER_BUFFERS with (user address, length) pairs. Raises RingError."""
         self._registered("register_buffers", self._open_backend().register_buffers(buffers))
 
+    @in_turn
     def unregister_buffers(self) -> None:
         """IORING_UNREGISTER_BUFFERS. Raises RingError."""
         self._registered("unregister_buffers", self._open_backend().unregister_buffers())
 
+    @in_turn
     def register_buffer_ring(self, addr: int, entries: int, group: int, flags: int = 0) -> None:
         """IORING_REGISTER_PBUF_RING of a ring in user memory. Raises RingError."""
         result = self._open_backend().register_buffer_ring(addr, entries, group, flags)
         self._registered("register_buffer_ring", result)
 
+    @in_turn
     def unregister_buffer_ring(self, group: int) -> None:
         """IORING_UNREGISTER_PBUF_RING. Raises RingError."""
         result = self._open_backend().unregister_buffer_ring(group)
         self._registered("unregister_buffer_ring", result)
 
+    @in_turn
     def update_buffers(self, offset: int, buffers: Sequence[tuple[int, int]]) -> int:
         """IORING_REGISTER_BUFFERS_UPDATE; how many were updated. Raises RingError."""
         return self._registered(
             "update_buffers", self._open_backend().update_buffers(offset, buffers)
         )
 
+    @in_turn
     def register_eventfd(self, fd: int) -> None:
         """IORING_REGISTER_EVENTFD: an eventfd of the world counts the CQEs of all CQs from now
         on. Raises RingError EBUSY; InputError for another descriptor."""
@@ -438,6 +449,7 @@ class Ring:
         world.signal(fd, 0)
         self.cqs.signal = lambda count: world.signal(fd, count)
 
+    @in_turn
     def unregister_eventfd(self) -> None:
         """IORING_UNREGISTER_EVENTFD. Raises RingError ENXIO."""
         self._check_open()
@@ -558,7 +570,7 @@ class Ring:
             if not self.backend.can_progress():
                 if self._submitter.drain():
                     continue
-                if not hopes:
+                if not (hopes and self.turns.shared):
                     return _Stop.STUCK
             if deadline_ns is not None:
                 left_ns = deadline_ns - self.backend.now_ns()
@@ -612,8 +624,7 @@ class Ring:
         told = None if done() else self._observer
         if told is not None:
             told(HostWaits(self.backend.now_ns(), cq, wanted))
-        hopes = self._sleeps and self.turns.shared
-        stop = self._until(done, deadline_ns, cq, hopes=hopes)
+        stop = self._until(done, deadline_ns, cq, hopes=self._sleeps)
         if stop is _Stop.IDLE:
             seconds = self.budgets.idle_timeout_ns / 1e9
             raise self._hang(f"no event for {seconds:g} s", waiter())

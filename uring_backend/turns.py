@@ -22,13 +22,12 @@ _LOOK_S = 0.05  # after so long who waits for a turn looks for signals
 class Turns:
     """A context manager around each call; a call within a call of the same thread is let through.
     Who comes first is first.
-
-    `shared`: some call came from another thread than the one that made this.
     """
 
     def __init__(self) -> None:
-        self.shared = False
-        self._maker = threading.get_ident()
+        maker = threading.current_thread()
+        self._last = threading.get_ident()  # whose call was the last
+        self._callers = {self._last: maker}
         self._guard = threading.Lock()  # of what follows
         self._holder = 0
         self._depth = 0
@@ -36,8 +35,9 @@ class Turns:
 
     def __enter__(self) -> None:
         me = threading.get_ident()
-        if me != self._maker:
-            self.shared = True
+        if me != self._last:
+            self._last = me
+            self._callers[me] = threading.current_thread()
         if self._holder != me:
             with self._guard:
                 place = None if not self._holder else self._queue_up(me)
@@ -55,6 +55,12 @@ class Turns:
             with self._guard:
                 self._pass_on()
 
+    @property
+    def shared(self) -> bool:
+        """Whether another thread lives that has made calls, or made this."""
+        me = threading.get_ident()
+        return any(one.is_alive() for who, one in list(self._callers.items()) if who != me)
+
     def let_others(self) -> bool:
         """In a call, where nothing is half done: who waits for a turn has it first. Whether
         somebody did."""
@@ -64,8 +70,17 @@ class Turns:
         with self._guard:
             place = self._queue_up(self._holder)
             self._pass_on()
-        place.called.acquire()
+        raised: BaseException | None = None
+        while self._holder != place.who:
+            # What is raised waits for the turn, which the call that is left gives up.
+            try:
+                place.called.acquire(timeout=_LOOK_S)
+                breathe()
+            except BaseException as error:
+                raised = raised or error
         self._depth = depth
+        if raised is not None:
+            raise raised
         return True
 
     def _queue_up(self, who: int) -> _Place:

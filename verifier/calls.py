@@ -476,7 +476,7 @@ def _memory(
     """
     env, reg = call.env, call.regs[number]
     kind = reg.type
-    if kind in _SHARED and env.profile.ring is not None:
+    if kind in _SHARED and env.profile.ring is not None and env.profile.ring.contexts:
         _check_read_once(call, number, reg)
     if kind is _STACK:
         _stack_memory(call, number, reg, size, writes=writes, raw=raw, exact=exact)

@@ -286,7 +286,11 @@ def _type(name: str | None) -> str | None:
         )
     kind = unsupported_type(name)
     of_rings = (*PROFILES_2021, *DIALECTS)
-    ordinary = ", ".join(name for name, profile in known.items() if profile not in of_rings)
+    ordinary = ", ".join(
+        name
+        for name, profile in known.items()
+        if profile not in of_rings and not profile.experimental
+    )
     raise InputError(
         f"programs of type {kind} are not supported" if kind else f"no program type is {name!r}",
         where="--type",

@@ -168,8 +168,15 @@ class Compiling(Accesses):
             checks=checks,
             hooked=self.hook is not None,
             check_return=profile is not None and profile.ring is not None,
-            shares=profile is not None and profile.ring is not None and profile.ring.contexts,
+            shares=self._shares(),
         )
+
+    def _shares(self) -> bool:
+        """Whether others may write to memory that programs load from, while they run."""
+        profile = self.environment.profile
+        if profile is None:
+            return False
+        return profile.loop is not None or (profile.ring is not None and profile.ring.contexts)
 
     def _callee(self, build: Build) -> Callee:
         """What code calls for a helper: its implementation, or that with what the build adds."""

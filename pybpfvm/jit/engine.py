@@ -238,7 +238,7 @@ class JitEngine(Answers):
             return program_of(number)
 
         def compiled(program: Program, callee: Callee) -> Unit:
-            return self._made(program, Build(Checks.NONE), callee)
+            return self._made(program, Build(Checks.NONE, shares=self._shares()), callee)
 
         def context(addr: int) -> None:
             self.ctx_addr = self._state.words[Slot.CTX] = addr

@@ -51,8 +51,8 @@ class UserCopies:
         assert helper is not None
 
         def call(context: HelperContext, *args: int) -> int:
-            if self._memory.is_user(args[user], args[size] & U32):
-                self._blocks.refresh()  # the block is new
+            if not self._blocks.current and self._memory.is_user(args[user], args[size] & U32):
+                self._blocks.refresh()  # the block may be new
             return helper(context, *args)
 
         return call

@@ -37,6 +37,8 @@ _CTX = (
 )
 
 assert V3.ring is not None
+# A program that is called so would get the blocks that the ring checked for its caller.
+_HELPERS = {number: name for number, name in V3.helpers.items() if name != "tail_call"}
 X = replace(
     V3,
     name="iouring-x",
@@ -47,7 +49,7 @@ X = replace(
     ctx_fields=(*V3.ctx_fields, *_MORE_FIELDS),
     returns=(0, 2),
     ring=replace(V3.ring, contexts=True, futex_value=2, later_opcodes=True),
-    helpers={**V3.helpers, 1001: "io_uring_requeue"},
+    helpers={**_HELPERS, 1001: "io_uring_requeue"},
     types=(*(one for one in V3.types if one[0] != "io_uring_bpf_ctx"), _CTX),
     packet_access=PacketAccess.FREE,
     experimental=True,

@@ -186,6 +186,9 @@ def test_python_is_asked_only_for_what_no_block_holds(monkeypatch: pytest.Monkey
     side.copy(side.blocks[4].start, 32, 0)
     assert asked == []
     side.copy(side.blocks[4].start + 4090, 32, 0)
+    assert asked == [], "no block is new"
+    side.block(8)
+    side.copy(side.blocks[4].start + 4090, 32, 0)
     assert asked == [side.blocks[4].start + 4090]
     side.close()
 

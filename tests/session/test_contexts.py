@@ -10,6 +10,7 @@ import pytest
 
 from pybpfvm.errors import InputError, RingError
 from pybpfvm.maps import make_map
+from pybpfvm.profiles import profile_named
 from pybpfvm.program import BPF_F_RDONLY_PROG, BPF_F_WRONLY_PROG, MapSpec, MapType
 from pybpfvm.session import Block, Machine, Ring
 from pybpfvm.session.objects import LoadedObject, MapView
@@ -80,3 +81,9 @@ def test_memory_that_is_not_all_for_programs_is_no_context(
 def test_other_rings_have_none(machine: Machine, obj: LoadedObject) -> None:
     with Ring(abi="iouring-v3", machine=machine) as ring:
         assert refusal(ring, obj.maps["groups"]) == errno.EINVAL
+
+
+def test_programs_call_no_others_that_were_verified_for_larger_blocks() -> None:
+    profile = profile_named("iouring-x")
+    assert "tail_call" not in profile.helpers.values()
+    assert "tail_call" in profile_named("iouring-v3").helpers.values()

@@ -153,3 +153,21 @@ def test_other_abis_wait_for_no_word(make_bench: MakeBench) -> None:
     bench = make_bench("v3", lambda run: ON_WORD)
     bench.submit(bpf(0, user_data=5))
     assert bench.cqes() == [(5, 0)]
+
+
+@on_both
+def test_the_fields_keep_their_values_while_it_waits_for_cqes(make_bench: MakeBench) -> None:
+    seen: list[tuple[int, int, int]] = []
+
+    def program(run: Run) -> int:
+        seen.append(futex(run))
+        if len(seen) > 1:
+            return run.done()
+        wait_for(run, 0x1234, 7)
+        run.submit(Sqe(Op.NOP).pack()[:48] + b"\1\0" + bytes(14))  # its CQE goes to CQ 1
+        return run.wait(1, 1)
+
+    bench = make_bench("x", program)
+    bench.submit(bpf(0))
+    bench.ring.wait_cqes(1, 50_000_000)
+    assert seen == [(0, 0, 0), (0x1234, 7, 0)]

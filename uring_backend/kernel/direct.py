@@ -225,7 +225,6 @@ class Direct:
         words[Word.WAIT_ARG] = ctypes.addressof(self._wait_arg)
         for index in reversed(range(SLOTS)):
             self._free(index)
-        self._lent = [False] * cqs
         self._number: int | None = None  # what the thread has for the real ring meanwhile
         self._thread: int | None = None  # which one is between `begin` and `end`
         self._marked: set[int] = set()  # the descriptors that _fds has, and larger ones
@@ -302,7 +301,7 @@ class Direct:
             self._queues[at + Queue.TAIL] = self._queues[at + Queue.TAIL_BEFORE] = queue.tail
             self._queues[at + Queue.HEAD_BEFORE] = queue.head
             self._queues[at + Queue.DROPPED] = 0
-            self._lent[queue.index] = True
+            queue.lent, queue.reaped = True, 0
 
     def take_back(
         self,
@@ -312,14 +311,14 @@ class Direct:
         """Take the queues back; `changed` is told of each that did how many CQEs were posted to
         it, reaped from it and dropped. What an exception breaks off can be done again."""
         for queue in queues:
-            if not self._lent[queue.index]:
+            if not queue.lent:
                 continue
             at = _QUEUE_WORDS * queue.index
             queue.tail = self._queues[at + Queue.TAIL]
             posted = (queue.tail - self._queues[at + Queue.TAIL_BEFORE]) & U32
-            reaped = (queue.head - self._queues[at + Queue.HEAD_BEFORE]) & U32
+            reaped = (queue.head - self._queues[at + Queue.HEAD_BEFORE] - queue.reaped) & U32
             dropped = self._queues[at + Queue.DROPPED]
-            self._lent[queue.index] = False
+            queue.lent = False
             if posted or reaped or dropped:
                 changed(queue, posted, reaped, dropped)
 

@@ -8,6 +8,7 @@ loop ends with the run; until then completions wait for it, and submitting may b
 from __future__ import annotations
 
 import errno
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,10 +29,11 @@ from pybpfvm.uring_backend.kernel.direct import (
 )
 from pybpfvm.uring_backend.requests import BpfRequest, Request
 from pybpfvm.uring_backend.submitter import Submitter
+from pybpfvm.uring_backend.turns import SLICE_NS
 
 # (program, as the runner numbers it) -> address of its code, None where it can not be run so
 Address = Callable[[int], int | None]
-_SLEEP_NS = 50_000_000  # of one sleep, after which Python looks around
+_SLEEP_NS = 50_000_000  # of one sleep, after which Python looks around, if nobody else lives
 _MAIN = 0
 
 
@@ -96,13 +98,14 @@ class KernelLoop:
         may_sleep, self._may_sleep = self._may_sleep, False
         if not may_sleep:
             return 0, TURN_NS
+        sleep_ns = _SLEEP_NS if threading.active_count() == 1 else SLICE_NS
         if self._deadline_ns is None:
-            return _SLEEP_NS, TURN_NS
+            return sleep_ns, TURN_NS
         left_ns = self._deadline_ns - time.monotonic_ns()
         if left_ns <= 0:
             return 0, TURN_NS
         turn_ns = min(TURN_NS, left_ns // 2)
-        return min(_SLEEP_NS, left_ns - turn_ns), turn_ns
+        return min(sleep_ns, left_ns - turn_ns), turn_ns
 
     def run(
         self, request: BpfRequest, most: int, stalled: tuple[int, int], limits: tuple[int, int]

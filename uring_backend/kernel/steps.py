@@ -8,6 +8,7 @@ ends behind a run of the program, and the rest of that turn is Python's.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from pybpfvm.bits import U32
 from pybpfvm.uring_backend.cq import CompletionQueue
 from pybpfvm.uring_backend.kernel.backend import KernelBackend
 from pybpfvm.uring_backend.kernel.direct import TURN_NS, Care, Direct, Stop, Word
+from pybpfvm.uring_backend.turns import SLICE_NS
 
 if TYPE_CHECKING:
     from pybpfvm.uring_backend.loop.ring import LoopRing
@@ -85,7 +87,8 @@ class KernelSteps:
         words[Word.IDLE], words[Word.MOST_IDLE] = self.quiet, ring.budgets.livelock_steps
         words[Word.ASLEEP] = 0
         self.show_regions()
-        self.direct.begin((), _SLEEP_NS, TURN_NS)
+        alone = threading.active_count() == 1
+        self.direct.begin((), _SLEEP_NS if alone else SLICE_NS, TURN_NS)
         self._lend()
         try:
             if words[Word.STOP]:

@@ -297,6 +297,8 @@ class LoopRing:
         """Requests pass this filter from now on."""
         self._check_open()
         self._gate.put(filter_)
+        if self.native is not None:
+            self.native.look_up()
 
     # --- for hosts --------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from tests.support.engine_programs import FAMILIES, Case, generate, steered
 from tests.support.generate import insn
 from tests.support.journal import Chunk
 
-SEEDS = range(3)
+SEEDS = range(4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
