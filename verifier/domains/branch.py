@@ -393,24 +393,15 @@ def _kernel_within_s64(a: Scalar, low: int, high: int) -> Scalar | None:
 
 
 def _kernel_sync(
-    value: int,
-    mask: int,
-    smin: int,
-    smax: int,
-    umin: int,
-    umax: int,
-    s32min: int,
-    s32max: int,
-    u32min: int,
-    u32max: int,
+    value: int, mask: int, smin: int, smax: int, umin: int, umax: int, *low_half: int
 ) -> Scalar | None:
     """As `sync`, but of a word that its two 64-bit ranges only together show to be its low half,
     and not negative, the signed one is forgotten: kernels take both from what is known of the low
     half by then, which the signed range has not narrowed if it reaches below S32_MIN."""
-    found = sync(value, mask, smin, smax, umin, umax, s32min, s32max, u32min, u32max)
+    found = sync(value, mask, smin, smax, umin, umax, *low_half)
     if found is None or smin >= S32_MIN or smax > S32_MAX or found.umax > S32_MAX:
         return found
-    alone = sync(value, mask, -SIGN64, S64_MAX, umin, umax, s32min, s32max, u32min, u32max)
+    alone = sync(value, mask, -SIGN64, S64_MAX, umin, umax, *low_half)
     if alone is None or alone.s32min < 0:
         return found
     return sync_small(value & U32, mask & U32, alone.s32min, alone.s32max)
