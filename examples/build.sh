@@ -107,6 +107,9 @@ build $servers/echo.bpf.c $servers/echo.v3.bpf.o 3
 # Refused programs whose way out is told in the words of the C source.
 build tests/verifier/data/advice.bpf.c tests/verifier/data/advice.bpf.o 0
 
+# An SQE that a global function submits.
+build tests/verifier/data/sqe_param.bpf.c tests/verifier/data/sqe_param.bpf.o 3
+
 # Dialects of rings driven from inside an enter, before and after the merged one.
 dialects=tests/data/dialects
 for name in prototype june november timeout gate; do

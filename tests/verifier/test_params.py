@@ -14,6 +14,7 @@ from pybpfvm.verifier.verdict import Accepted, Inconclusive, Rejected, Rule
 from pybpfvm.verifier.verify import verify
 
 OBJECT = load(Path(__file__).parent / "data" / "params.bpf.o", target_btf=lambda _: None)
+OBJECT_WITH_SQE = Path(__file__).parent / "data" / "sqe_param.bpf.o"
 XDP = PROFILES["xdp"]
 # None: accepted.
 EXPECTED = {
@@ -52,6 +53,12 @@ def test_verdict(name: str) -> None:
     else:
         assert isinstance(verdict, Rejected)
         assert verdict.errors[0].rule is rule
+
+
+def test_an_sqe_that_a_global_function_got_may_be_submitted() -> None:
+    """Only iouring-x has memory that changes while a helper reads it."""
+    obj = load(OBJECT_WITH_SQE)
+    assert isinstance(verify(obj.programs[0], obj, PROFILES["iouring-v3"]), Accepted)
 
 
 @pytest.mark.kernel_bpf
