@@ -65,7 +65,7 @@ def test_its_abi_is_detected(name: str, object_name: str) -> None:
 def test_it_does_what_its_scenario_says(name: str, backend: BackendName, engine: str) -> None:
     need_backend(backend)
     if engine == "llvm":
-        pytest.importorskip("llvmlite")
+        pytest.importorskip("llvmlite", reason="the extra llvm is not installed")
     outcome = run(name, "prog.x.bpf.o", backend, engine)
     assert (outcome.findings, outcome.stopped, outcome.ok) == ((), None, True)
 

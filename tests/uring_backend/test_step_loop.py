@@ -26,9 +26,10 @@ from typing import Any
 import pytest
 
 from pybpfvm.errors import RingError, RingHang, Trap, UnsupportedError
+from pybpfvm.jit.engine import JitEngine
 from pybpfvm.session import Block, LoadedObject, LoopRing, Machine
 from pybpfvm.session.hostring import BackendName
-from pybpfvm.session.loopring import LOOP_FLAGS
+from pybpfvm.session.loopring import LOOP_FLAGS, _Stepper
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Op, Sqe
 from pybpfvm.uring_backend.kernel import direct, steps
@@ -192,6 +193,23 @@ def test_nops(depth: int) -> None:
 
     outcome = compare(scenario, "nops", least=1000 // depth - 1)
     assert outcome["seen"] == [0]
+
+
+@pytest.mark.parametrize("engine", _COMPILING)
+def test_loops_are_compiled_for_memory_that_others_write_to(engine: str) -> None:
+    """LLVM would load a value again behind its test, or not at all in a loop that polls."""
+    with looping("nops", engine=engine) as table:
+        table.obj.globals["depth"], table.obj.globals["left"] = 1, 100
+        table.ring.enter()
+        assert table.looped > 0
+        native = table.ring.core.native
+        assert native is not None
+        assert isinstance(native.owner, _Stepper)
+        compiled = native.owner._engine
+        assert isinstance(compiled, JitEngine)
+        assert compiled._loops is not None
+        assert all(unit.build.shares for unit in compiled._loops._units.values())
+        assert compiled._loops._units
 
 
 @dataclass
