@@ -302,6 +302,7 @@ ENTER_REGISTERED_RING: Final = 1 << 4
 ENTER_ABS_TIMER: Final = 1 << 5
 ENTER_EXT_ARG_REG: Final = 1 << 6
 ENTER_NO_IOWAIT: Final = 1 << 7
+ENTER_ALL: Final = (1 << 8) - 1
 
 REGISTER_BUFFERS: Final = 0
 UNREGISTER_BUFFERS: Final = 1

@@ -23,6 +23,7 @@ from typing import Final, Protocol
 
 from pybpfvm.uring_backend.abi import AF_INET, NO_EXTRA, SOCK_STREAM
 from pybpfvm.uring_backend.conditions import VirtualNetwork
+from pybpfvm.uring_backend.settings import Settings
 from pybpfvm.uring_backend.trees import Entry
 
 EXTERNAL = 0xFF
@@ -159,6 +160,10 @@ class Backend(Protocol):
     @property
     def world(self) -> World:
         """Files and sockets around the ring."""
+
+    @property
+    def settings(self) -> Settings:
+        """What the ring is asked and told about itself."""
 
     def now_ns(self) -> int:
         """Nanoseconds since the backend was made: virtual time, or CLOCK_MONOTONIC."""

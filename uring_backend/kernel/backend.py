@@ -59,6 +59,7 @@ from pybpfvm.uring_backend.kernel.requests import (
     Stage,
     Start,
 )
+from pybpfvm.uring_backend.kernel.settings import KernelSettings
 from pybpfvm.uring_backend.kernel.sysring import SysRing
 from pybpfvm.uring_backend.kernel.transport import Transport
 from pybpfvm.uring_backend.kernel.world import KernelWorld
@@ -106,6 +107,7 @@ class KernelBackend:
         self._guard = Guard(memory, self.world)
         self._rings = BufferRings(memory, self._ring, self._guard.fault_addr)
         self._registration = Registration(memory, self._ring, self._guard)
+        self.settings = KernelSettings(self._ring, self._guard)
         self._events: list[Event] = []
         self._flight = InFlight()
         self._gates = GatePool()
@@ -418,6 +420,7 @@ class KernelBackend:
         self._cancel_everything()
         self._closed = True
         self._memory.forget_before_close(self.close)
+        self.settings.close()
         self._ring.close()
         self._preparation.close()
         self._rings.close()
