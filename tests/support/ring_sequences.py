@@ -272,6 +272,8 @@ class Generator:
         if random.random() < 0.03:
             offset = random.choice(((1 << 64) - 2, 1 << 63, abi.MAX_OFFSET))
         fields["off"] = offset
+        if random.random() < 0.04:
+            fields["ioprio"] = random.choice((1, 8, 0x2001, 0x4008, 0x6000, 0x8000))
         what = random.randrange(11)
         wild = random.random() < 0.06
         if what <= 1:

@@ -34,6 +34,7 @@ from pybpfvm.uring_backend.base import (
     Message,
     Started,
 )
+from pybpfvm.uring_backend.filtering import refusal
 from pybpfvm.uring_backend.kernel import messages
 from pybpfvm.uring_backend.kernel.bufferring import BufferRings
 from pybpfvm.uring_backend.kernel.direct import Direct
@@ -46,7 +47,7 @@ from pybpfvm.uring_backend.kernel.plan import (
     Planner,
     zero_copy_held_back,
 )
-from pybpfvm.uring_backend.kernel.preparing import Preparation, refusal
+from pybpfvm.uring_backend.kernel.preparing import Preparation
 from pybpfvm.uring_backend.kernel.registration import Registration
 from pybpfvm.uring_backend.kernel.requests import (
     ZERO_COPY,

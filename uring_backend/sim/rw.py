@@ -51,6 +51,7 @@ _WRITES: Final = frozenset({Op.WRITE, Op.WRITEV, Op.WRITE_FIXED, Op.WRITEV_FIXED
 _VECTORS: Final = frozenset({Op.READV, Op.WRITEV, Op.READV_FIXED, Op.WRITEV_FIXED})
 _FIXED: Final = frozenset({Op.READ_FIXED, Op.WRITE_FIXED, Op.READV_FIXED, Op.WRITEV_FIXED})
 _PRIORITY_CLASSES: Final = 4  # ioprio: class in the upper three bits; 0 none .. 3 idle
+_PRIORITY_LEVEL: Final = 7  # its lower three bits; no class has none
 
 
 def prepare_nop(core: Core, request: Request) -> Issue:
@@ -141,7 +142,9 @@ def prepare_read_write(core: Core, request: Request) -> Issue:
     op = Op(sqe.opcode)
     writing = op in _WRITES
     selecting = bool(sqe.flags & SQE_BUFFER_SELECT)
-    if sqe.ioprio >> 13 >= _PRIORITY_CLASSES or sqe.pad:
+    priority = sqe.ioprio >> 13
+    levelled = not priority and sqe.ioprio & _PRIORITY_LEVEL
+    if priority >= _PRIORITY_CLASSES or levelled or sqe.pad:
         raise Refused(errno.EINVAL)
     vector: Blocks | None = None
     if op in _VECTORS:
