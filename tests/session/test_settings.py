@@ -167,7 +167,7 @@ def some_rows(random: Random) -> list[Row]:
     rows: list[Row] = [
         (
             random.choice((1, 1, 1, 1, 0, 2, 3, 2, 4)) if random.random() < 0.5 else 1,
-            random.choice((0, 0, 0, 1, 4, 16, 20, 22, 8, 64)),
+            random.choice((0, 0, 0, 1, 4, 16, 20, 22, 8, 24, 64)),
         )
         for _ in range(random.choice((0, 1, 2, 3, 5)))
     ]
@@ -187,7 +187,7 @@ def some_chain(random: Random, most: int) -> list[Sqe]:
         flags = link if token < count else 0
         flags |= random.choice((0, 0, 0, abi.SQE_ASYNC, abi.SQE_IO_DRAIN, 0x80, 32))
         odd = random.choice(({}, {}, {}, {"ioprio": 1}, {"personality": 3}))
-        op = random.choice((0, 0, 0, Op.READ, Op.READV, Op.TIMEOUT_REMOVE, 200))
+        op = random.choice((0, 0, 0, Op.READ, Op.READV, Op.FADVISE, 200))
         chain.append(Sqe(op, flags, user_data=token, **odd))
     return chain
 
