@@ -34,7 +34,8 @@ Denied = Callable[[int], bool]
 @dataclass(frozen=True, slots=True)
 class Completion:
     """A CQE of the backend: `token` of the request, `res`, `flags` (F_MORE: more will follow), and
-    `extra`, the second half of a CQE that has one (backends made with SETUP_CQE32)."""
+    `extra`, the second half of a CQE that has one (backends made with SETUP_CQE32 or, where F_32 is
+    among the flags, SETUP_CQE_MIXED)."""
 
     token: int
     res: int

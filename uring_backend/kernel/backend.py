@@ -96,7 +96,7 @@ class KernelBackend:
             raise InputError(f"a ring of {entries} entries", remedy="ask for 1 or more")
         if flags:
             make_ring = partial(make_ring, flags=flags)
-        self._big_cqes = bool(flags & abi.SETUP_CQE32)
+        self._big_cqes = bool(flags & (abi.SETUP_CQE32 | abi.SETUP_CQE_MIXED))
         # Twice as many, because an external request in a chain takes two.
         self._ring = make_ring(min(2 * entries, abi.MAX_SQ_ENTRIES), cq_entries=_CQ_ENTRIES)
         try:

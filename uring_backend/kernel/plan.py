@@ -90,7 +90,7 @@ class Planner:
         setup_flags: int,
     ) -> None:
         self._polls = bool(setup_flags & abi.SETUP_IOPOLL)
-        self._big_cqes = bool(setup_flags & abi.SETUP_CQE32)
+        self._big_cqes = bool(setup_flags & (abi.SETUP_CQE32 | abi.SETUP_CQE_MIXED))
         self._guard = guard
         self._world = world
         self._flight = flight

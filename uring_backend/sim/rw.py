@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from pybpfvm.bits import s32, s64
 from pybpfvm.memory import UserFault
 from pybpfvm.uring_backend.abi import (
+    CQE_F_32,
     CURRENT_POSITION,
     IOV_MAX,
     IOVEC,
@@ -32,6 +33,7 @@ from pybpfvm.uring_backend.abi import (
     RWF_NOWAIT,
     RWF_SYNC,
     SETUP_CQE32,
+    SETUP_CQE_MIXED,
     SQE_BUFFER_SELECT,
     Op,
 )
@@ -58,13 +60,16 @@ def prepare_nop(core: Core, request: Request) -> Issue:
     """NOP: 0, or the result that Sqe.len injects. NOP_CQE32: Sqe.off and addr are the second half
     of its CQE."""
     sqe = request.sqe
-    known = _NOP_FLAGS | NOP_CQE32 if core.setup_flags & SETUP_CQE32 else _NOP_FLAGS
+    halves = core.setup_flags & (SETUP_CQE32 | SETUP_CQE_MIXED)
+    known = _NOP_FLAGS | NOP_CQE32 if halves else _NOP_FLAGS
     if sqe.op_flags & ~known:
         raise Refused(errno.EINVAL)
 
     def issue() -> int | None:
         if sqe.op_flags & NOP_CQE32:
             request.extra = sqe.off, sqe.addr
+            if halves & SETUP_CQE_MIXED:
+                request.cqe_flags |= CQE_F_32
         if sqe.op_flags & NOP_FILE:
             fixed = sqe.op_flags & NOP_FIXED_FILE
             if fixed:
