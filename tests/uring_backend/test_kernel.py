@@ -825,8 +825,8 @@ def test_drains_are_refused_after_a_skip_as_the_kernel_does(bench: Bench) -> Non
 
 
 def test_entries_of_two_sizes_find_their_places() -> None:
-    """In a small CQ that ends in the middle of large ones, and that overflows: then an ordinary
-    one may take the last place, before large ones that wait for room (Linux 6.18)."""
+    """In a small CQ that ends in the middle of large ones, but never overflows: there Linux 6.18
+    lets ordinary ones overtake large ones that wait."""
     try:
         ring = SysRing(8, flags=abi.SETUP_CQE_MIXED)
     except InputError as refusal:
@@ -834,16 +834,12 @@ def test_entries_of_two_sizes_find_their_places() -> None:
     chance = random.Random(1)
     with ring:
         for _ in range(300):
-            wide = [chance.random() < 0.6 for _ in range(chance.randint(1, 40))]
+            wide = [chance.random() < 0.6 for _ in range(chance.randint(1, 6))]
             for token, large in enumerate(wide):
                 flags = abi.NOP_CQE32 if large else 0
                 sqe = Sqe(Op.NOP, op_flags=flags, off=token, addr=7, user_data=token)
                 assert ring.submit([sqe.pack()]) == 1
-            reaped = ring.reap()
-            sizes = [bool(cqe[2] & abi.CQE_F_32) for cqe in reaped]
-            for size in (False, True):
-                assert [cqe for cqe, large in zip(reaped, sizes, strict=True) if large == size] == [
-                    (token, 0, abi.CQE_F_32, token, 7) if large else (token, 0, 0, 0, 0)
-                    for token, large in enumerate(wide)
-                    if large == size
-                ]
+            assert ring.reap() == [
+                (token, 0, abi.CQE_F_32, token, 7) if large else (token, 0, 0, 0, 0)
+                for token, large in enumerate(wide)
+            ]
