@@ -19,7 +19,7 @@ import struct
 import weakref
 from collections.abc import Sequence
 
-from pybpfvm.errors import InputError, errno_name
+from pybpfvm.errors import InputError, RingError, errno_name
 from pybpfvm.uring_backend import abi
 
 # One number on every architecture that took up system calls after 5.1 with the common table.
@@ -192,6 +192,8 @@ class SysRing:
             while head != tail:
                 if self._mixed:
                     head = self._take_mixed(head, found)
+                    if (tail - head) & 0xFFFFFFFF > self.cq_entries:
+                        raise RingError(errno.EOVERFLOW, "a CQE of two sizes ends beyond the CQ")
                     continue
                 found.append(unpack(ring, base + (head & mask) * stride))
                 head = (head + 1) & 0xFFFFFFFF
