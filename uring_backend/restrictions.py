@@ -92,7 +92,7 @@ class Restrictions:
 
     def refuses(self, opcode: int, flags: int) -> bool:
         """Whether a request, of a known opcode and with known flags, ends with -EACCES."""
-        if not self.active:
+        if self._rows is None or self.disabled:
             return False
         missing = self._required & ~flags & SQE_VALID_FLAGS
         odd = flags & ~(self._allowed | self._required)

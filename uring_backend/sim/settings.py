@@ -73,11 +73,9 @@ class SimSettings:
         known = self._core.personalities
         if len(known) == _MOST_PERSONALITIES:
             return -errno.EBUSY
-        number = self._last_personality
-        while not number or number in known:
+        number = self._last_personality % _MOST_PERSONALITIES + 1
+        while number in known:
             number = number % _MOST_PERSONALITIES + 1
-            if number not in known:
-                break
         self._last_personality = number
         known.add(number)
         return number
