@@ -216,7 +216,7 @@ class Sqe:
 
 CQE_BYTES: Final = 16
 _CQE = struct.Struct("<QiI")
-BIG_CQE: Final = struct.Struct("<QiIQQ")  # on rings with SETUP_CQE32
+BIG_CQE: Final = struct.Struct("<QiIQQ")  # with SETUP_CQE32; with SETUP_CQE_MIXED, some
 NO_EXTRA: Final = (0, 0)
 
 CQE_F_BUFFER: Final = 1 << 0  # the upper 16 bits of flags are the buffer's id
@@ -224,6 +224,8 @@ CQE_F_MORE: Final = 1 << 1
 CQE_F_SOCK_NONEMPTY: Final = 1 << 2
 CQE_F_NOTIF: Final = 1 << 3
 CQE_F_BUF_MORE: Final = 1 << 4
+CQE_F_SKIP: Final = 1 << 5  # on rings with SETUP_CQE_MIXED: no CQE, the next one did not fit here
+CQE_F_32: Final = 1 << 15  # there: it has a second half
 CQE_BUFFER_SHIFT: Final = 16
 
 
@@ -277,7 +279,8 @@ SETUP_CQE_MIXED: Final = 1 << 18
 SETUP_SQE_MIXED: Final = 1 << 19  # Linux 6.19
 SETUP_SQ_REWIND: Final = 1 << 20  # Linux 7.0
 ENTRY_SIZES: Final = SETUP_SQE128 | SETUP_CQE32
-NOTICED: Final = ENTRY_SIZES | SETUP_IOPOLL  # the set-up flags of which requests notice something
+# The set-up flags of which requests notice something.
+NOTICED: Final = ENTRY_SIZES | SETUP_CQE_MIXED | SETUP_IOPOLL
 
 
 def sqe_bytes(setup_flags: int) -> int:
@@ -302,6 +305,7 @@ ENTER_REGISTERED_RING: Final = 1 << 4
 ENTER_ABS_TIMER: Final = 1 << 5
 ENTER_EXT_ARG_REG: Final = 1 << 6
 ENTER_NO_IOWAIT: Final = 1 << 7
+ENTER_ALL: Final = (1 << 8) - 1
 
 REGISTER_BUFFERS: Final = 0
 UNREGISTER_BUFFERS: Final = 1

@@ -23,6 +23,7 @@ from typing import Final, Protocol
 
 from pybpfvm.uring_backend.abi import AF_INET, NO_EXTRA, SOCK_STREAM
 from pybpfvm.uring_backend.conditions import VirtualNetwork
+from pybpfvm.uring_backend.settings import Settings
 from pybpfvm.uring_backend.trees import Entry
 
 EXTERNAL = 0xFF
@@ -33,7 +34,8 @@ Denied = Callable[[int], bool]
 @dataclass(frozen=True, slots=True)
 class Completion:
     """A CQE of the backend: `token` of the request, `res`, `flags` (F_MORE: more will follow), and
-    `extra`, the second half of a CQE that has one (backends made with SETUP_CQE32)."""
+    `extra`, the second half of a CQE that has one (backends made with SETUP_CQE32 or, where F_32 is
+    among the flags, SETUP_CQE_MIXED)."""
 
     token: int
     res: int
@@ -159,6 +161,10 @@ class Backend(Protocol):
     @property
     def world(self) -> World:
         """Files and sockets around the ring."""
+
+    @property
+    def settings(self) -> Settings:
+        """What the ring is asked and told about itself."""
 
     def now_ns(self) -> int:
         """Nanoseconds since the backend was made: virtual time, or CLOCK_MONOTONIC."""

@@ -24,19 +24,31 @@ from pybpfvm.uring_backend.abi import (
     Sqe,
 )
 from pybpfvm.uring_backend.contexts import misused
+from pybpfvm.uring_backend.restrictions import Restrictions
+from pybpfvm.uring_backend.settings import Settings
 
 _TAKES_BUFFERS = frozenset((Op.READV, Op.RECVMSG, Op.READ, Op.RECV, Op.READ_MULTISHOT))
 
 
 class SqeChecks:
-    """The checks of one ring. `programs` is its program table, None while nothing is registered.
+    """The checks of one ring. `programs` is its program table, None while nothing is registered;
+    `settings` know which personalities there are, `restrictions` what the ring refuses.
 
     `later_opcodes`: opcodes that mainline got after the ABI's time count, too.
     """
 
     def __init__(
-        self, rules: RingRules, setup_flags: int, cqs: int, *, later_opcodes: bool = False
+        self,
+        rules: RingRules,
+        setup_flags: int,
+        cqs: int,
+        *,
+        later_opcodes: bool = False,
+        settings: Settings,
+        restrictions: Restrictions,
     ) -> None:
+        self._settings = settings
+        self._restrictions = restrictions
         self._last_opcode = OP_LAST - 1 if later_opcodes else rules.bpf_opcode
         self.programs: Sequence[int | None] | None = None
         self._has_contexts = rules.contexts
@@ -47,6 +59,11 @@ class SqeChecks:
         self._unpolled = frozenset(Op) - POLLED_OPS if setup_flags & SETUP_IOPOLL else frozenset()
         self._cqs = cqs if rules.extra_cqs else None
         self._skip_seen = False
+
+    @property
+    def last_opcode(self) -> int:
+        """The highest one that there is."""
+        return self._last_opcode
 
     def queue_of(self, cq_idx: int) -> int | None:
         """The CQ an SQE with this cq_idx completes in; None if there is no such CQ."""
@@ -62,15 +79,17 @@ class SqeChecks:
             return errno.EINVAL
         if flags & SQE_BUFFER_SELECT and opcode not in _TAKES_BUFFERS:
             return errno.EOPNOTSUPP
-        if opcode in self._unpolled:
-            return errno.EINVAL
         if flags & (SQE_CQE_SKIP_SUCCESS | SQE_IO_DRAIN):
             # Drains count CQEs, so mainline refuses them for good once one has been skipped.
             self._skip_seen |= bool(flags & SQE_CQE_SKIP_SUCCESS)
             if flags & SQE_IO_DRAIN and self._skip_seen:
                 return errno.EOPNOTSUPP
-        if personality:
-            return errno.EINVAL  # none can be registered
+        if self._restrictions.refuses(opcode, flags):
+            return errno.EACCES
+        if opcode in self._unpolled:
+            return errno.EINVAL
+        if personality and personality not in self._settings.personalities:
+            return errno.EINVAL
         return 0
 
     def bpf(self, raw: bytes) -> tuple[int, int, int]:

@@ -7,6 +7,7 @@
     run#3=write:word+4:ff00 the user side writes these bytes before the third run of a program
     run#3=reap:1            the user side takes a CQE from CQ 1 before the third run
     backlog=0               there is no memory for CQEs beyond a full CQ 0: they are lost
+    READ=EIO@0.1            each READ that is tried fails with this probability; without one, all
 
 In a block's name, what has a meaning here is written as in addresses of the web: `my%20word`.
 Requests are counted per opcode, runs over all programs, both from 1. Only what a kernel can do is
@@ -198,6 +199,18 @@ class SmallBacklog:
         return f"backlog={self.entries}"
 
 
+@dataclass(frozen=True, slots=True)
+class AtRate:
+    """`harm` comes to each request of opcode `op` that is tried, with probability `rate`."""
+
+    op: Op
+    harm: Harm
+    rate: float
+
+    def __str__(self) -> str:
+        return f"{self.op.name}={self.harm}@{self.rate:g}"
+
+
 Fault = AtRequest | UserWrites | UserReaps | SmallBacklog
 
 
@@ -214,11 +227,12 @@ class Missed:
 
 @dataclass(frozen=True, slots=True)
 class Odds:
-    """Faults drawn from the seed: `rates` gives each (opcode, kind) its probability in [0, 1].
+    """Faults drawn from the seed: `rates` gives each (opcode, kind) its probability in [0, 1],
+    `chosen` what else comes to requests of an opcode, whatever the swarm leaves out.
 
     `shared` are the blocks that the user side may write between runs, `reaped` the CQs that it may
     take a CQE from, with probability `user_rate` each time; `swarm` lets the seed switch a random
-    subset of all this on.
+    subset of all this on, and may leave CQ 0 little backlog.
     """
 
     rates: Mapping[tuple[Op, str], float]
@@ -226,6 +240,7 @@ class Odds:
     reaped: tuple[int, ...] = ()
     user_rate: float = 0.0
     swarm: bool = False
+    chosen: tuple[AtRate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,14 +284,30 @@ def plan_text(plan: Iterable[Fault]) -> str:
 
 
 def parse_faults(text: str, where: str = "faults") -> Faults:
-    """Read `swarm`, `rate:0.1`, `none`, or a plan. Raises InputError that names `where`."""
+    """Read `swarm`, `rate:0.1`, `none`, or a list of a plan's faults and of opcodes' (AtRate).
+
+    Raises InputError that names `where`.
+    """
     if text == NO_FAULTS:
         return Faults()
     if text == "swarm":
         return Faults(odds=even_odds(SWARM_RATE, swarm=True))
     if text.startswith("rate:"):
         return Faults(odds=even_odds(parse_rate(text.removeprefix("rate:"), where)))
-    return Faults(tuple(parse_fault(item, where) for item in text.split(",") if item.strip()))
+    plan: list[Fault] = []
+    chosen: list[AtRate] = []
+    for item in text.split(","):
+        if match := _RATE_ITEM.fullmatch(item):
+            chosen.append(_at_rate(match, where))
+        elif item.strip():
+            plan.append(parse_fault(item, where))
+    return Faults(tuple(plan), Odds({}, chosen=tuple(chosen)) if chosen else None)
+
+
+def _at_rate(match: re.Match[str], where: str) -> AtRate:
+    op = _opcode(match["op"], where)
+    rate = 1.0 if match["rate"] is None else parse_rate(match["rate"], where)
+    return AtRate(op, _harm(op, match["what"], where), rate)
 
 
 def parse_rate(value: object, where: str) -> float:
@@ -291,6 +322,7 @@ def parse_rate(value: object, where: str) -> float:
 
 
 _ITEM = re.compile(r"\s*(?:(?P<op>\w+)#(?P<nth>\d{1,9})|(?P<whole>backlog))=(?P<what>\S+)\s*")
+_RATE_ITEM = re.compile(r"\s*(?!backlog=)(?P<op>\w+)=(?P<what>[^\s@]+)(?:@(?P<rate>\S+))?\s*")
 _WRITE_ITEM = re.compile(
     r"write:(?P<block>[^+:]+)\+(?P<offset>\d{1,10}):(?P<data>(?:[0-9a-f]{2})+)"
 )
@@ -303,7 +335,7 @@ def parse_fault(item: str, where: str = "faults") -> Fault:
         raise InputError(
             f"{item.strip()!r} is no fault",
             where=where,
-            remedy="e.g. READ#2=EIO, RECV#1=short:3, WRITE#1=late:20us; or swarm, rate:0.1",
+            remedy="e.g. READ#2=EIO, RECV#1=short:3, READ=EIO@0.1; or swarm, rate:0.1",
         )
     what = match["what"]
     if match["whole"]:
@@ -313,15 +345,20 @@ def parse_fault(item: str, where: str = "faults") -> Fault:
         raise InputError(f"{item.strip()!r}: counting starts at 1", where=where)
     if match["op"] == "run":
         return _at_run(nth, what, where)
-    name = match["op"].upper()
+    op = _opcode(match["op"], where)
+    return AtRequest(op, nth, _harm(op, what, where))
+
+
+def _opcode(text: str, where: str) -> Op:
+    name = text.upper()
     if name not in Op.__members__:
         close = get_close_matches(name, list(Op.__members__), 1)
         raise InputError(
-            f"no opcode is called {match['op']!r}",
+            f"no opcode is called {text!r}",
             where=where,
             remedy=f"did you mean {close[0]}?" if close else "e.g. READ#2=EIO",
         )
-    return AtRequest(Op[name], nth, _harm(Op[name], what, where))
+    return Op[name]
 
 
 def _at_run(nth: int, what: str, where: str) -> Fault:

@@ -12,7 +12,21 @@ from collections.abc import Callable
 from typing import Protocol
 
 from pybpfvm.events import Noted, Observer
+from pybpfvm.uring_backend.abi import (
+    SQE_ANY_LINK,
+    SQE_CQE_SKIP_SUCCESS,
+    SQE_IO_DRAIN,
+    Op,
+    Sqe,
+)
 from pybpfvm.uring_backend.base import Backend
+
+_ORDERED = SQE_ANY_LINK | SQE_IO_DRAIN | SQE_CQE_SKIP_SUCCESS
+
+
+def refusal(token: int, flags: int) -> bytes:
+    """An SQE that every backend refuses (-EINVAL) in the place that `flags` give it."""
+    return Sqe(Op.NOP, flags & _ORDERED, ioprio=1, user_data=token).pack()
 
 
 class RequestFilter(Protocol):

@@ -19,7 +19,14 @@ from pybpfvm.events import HostWaits, HostWoke, Observer
 from pybpfvm.interrupts import breathe, uninterrupted
 from pybpfvm.memory import AddressSpace
 from pybpfvm.profiles.base import Profile
-from pybpfvm.uring_backend.abi import CQE_BYTES, NOTICED, SQE_BYTES, Cqe
+from pybpfvm.uring_backend.abi import (
+    CQE_BYTES,
+    NOTICED,
+    SETUP_R_DISABLED,
+    SQE_BYTES,
+    Cqe,
+    Register,
+)
 from pybpfvm.uring_backend.base import Backend
 from pybpfvm.uring_backend.bpf import BpfRequests, Budgets, ProgramRunner, wait_line
 from pybpfvm.uring_backend.checks import SqeChecks
@@ -29,6 +36,7 @@ from pybpfvm.uring_backend.cq import CompletionQueue, CompletionQueues
 from pybpfvm.uring_backend.filtering import RequestFilter
 from pybpfvm.uring_backend.layout import RingMemory
 from pybpfvm.uring_backend.requests import LINK
+from pybpfvm.uring_backend.restrictions import REGISTER_BPF, UNREGISTER_BPF, Restrictions, Row
 from pybpfvm.uring_backend.setup import check_setup
 from pybpfvm.uring_backend.submitter import Submitter
 from pybpfvm.uring_backend.turns import SLICE_NS, Turns, in_turn
@@ -59,6 +67,7 @@ class Ring:
     decides how they are rounded and refused (RingError; -ENOMEM when `memory` is used up).
     `runner` executes registered programs; `observer` sees every event. `later_opcodes` admits
     opcodes of mainline above BPF, the last one of the ABI, which the kernels of its time refused.
+    `restrictions`: the ring's, if others look at them, too.
     """
 
     def __init__(
@@ -75,6 +84,7 @@ class Ring:
         observer: Observer | None = None,
         budgets: Budgets | None = None,
         later_opcodes: bool = False,
+        restrictions: Restrictions | None = None,
     ) -> None:
         if profile.ring is None:
             raise InputError(
@@ -92,6 +102,7 @@ class Ring:
         self._observer = observer
         self._loop: KernelLoop | None = None
         self._filtered = False
+        self._eventfd_async = False
         self._runner = runner
         self.requests_memory = RequestMemory(memory)
         self._memory = RingMemory(memory, profile, setup)
@@ -104,7 +115,16 @@ class Ring:
             now_ns=backend.now_ns,
         )
         later = later_opcodes or rules.later_opcodes
-        self._checks = SqeChecks(rules, setup.flags, len(queues), later_opcodes=later)
+        disabled = bool(setup.flags & SETUP_R_DISABLED)
+        self.restrictions = restrictions or Restrictions(disabled=disabled)
+        self._checks = SqeChecks(
+            rules,
+            setup.flags,
+            len(queues),
+            later_opcodes=later,
+            settings=backend.settings,
+            restrictions=self.restrictions,
+        )
         self._submitter = Submitter(
             rules,
             self._checks,
@@ -160,7 +180,7 @@ class Ring:
         """
         rules = self.profile.ring
         backend = self.backend
-        if self.setup.flags & NOTICED:
+        if self.setup.flags & (NOTICED | SETUP_R_DISABLED):
             return None
         if rules is None or not rules.extra_cqs or rules.submit_returns_errno or rules.contexts:
             return None
@@ -215,6 +235,7 @@ class Ring:
         the ring can be used or closed afterwards.
         """
         self._check_open()
+        self.restrictions.enter()
         return self.enter(self.sq.publish(), wait_nr)
 
     @uninterrupted
@@ -226,6 +247,7 @@ class Ring:
         wait early. How many SQEs were consumed.
         """
         self._begin_call()
+        self.restrictions.enter()
         consumed = self._submitter.take(self.sq, to_submit)
         self._work()
         if min_complete > 0 and consumed == min(to_submit, U32):
@@ -258,6 +280,7 @@ class Ring:
         Raises RingHang when the CQEs can never come.
         """
         self._begin_call()
+        self.restrictions.enter()
         queue = self._queue(cq)
         wanted = min(wait_nr, queue.entries) if cq == 0 else wait_nr
         deadline = None if timeout_ns is None else self.backend.now_ns() + timeout_ns
@@ -321,6 +344,19 @@ class Ring:
 
     # --- registration -----------------------------------------------------------------------
 
+    @in_turn
+    def register_restrictions(self, rows: Sequence[Row]) -> None:
+        """IORING_REGISTER_RESTRICTIONS (see restrictions). Raises RingError."""
+        self._check_open()
+        self.restrictions.command(Register.RESTRICTIONS)
+        self.restrictions.register(rows, self._checks.last_opcode)
+
+    @in_turn
+    def enable(self) -> None:
+        """IORING_REGISTER_ENABLE_RINGS. Raises RingError EBADFD."""
+        self._check_open()
+        self.restrictions.enable()
+
     @uninterrupted
     @in_turn
     def register_bpf(self, programs: Sequence[int | None], user_bytes: Sequence[int] = ()) -> None:
@@ -331,6 +367,7 @@ class Ring:
         (section 1.5).
         """
         self._begin_call()
+        self.restrictions.command(REGISTER_BPF)
         if not 0 < len(programs) <= MAX_PROGRAMS:
             raise RingError(errno.EINVAL, f"{len(programs)} programs, 1 to {MAX_PROGRAMS} can be")
         self._quiesce()
@@ -356,6 +393,7 @@ class Ring:
         A parked request is not woken by this: if no CQE can come, RingHang names it.
         """
         self._begin_call()
+        self.restrictions.command(UNREGISTER_BPF)
         self._quiesce()
         if self._checks.programs is None:
             raise RingError(errno.ENXIO, "no programs are registered")
@@ -398,43 +436,51 @@ class Ring:
     @in_turn
     def register_files(self, fds: Sequence[int]) -> None:
         """IORING_REGISTER_FILES; -1 leaves a slot empty. Raises RingError."""
+        self.restrictions.command(Register.FILES)
         self._registered("register_files", self._open_backend().register_files(fds))
 
     @in_turn
     def update_files(self, offset: int, fds: Sequence[int]) -> int:
         """IORING_REGISTER_FILES_UPDATE; how many were updated. Raises RingError."""
+        self.restrictions.command(Register.FILES_UPDATE)
         return self._registered("update_files", self._open_backend().update_files(offset, fds))
 
     @in_turn
     def unregister_files(self) -> None:
         """IORING_UNREGISTER_FILES. Raises RingError."""
+        self.restrictions.command(Register.UNREGISTER_FILES)
         self._registered("unregister_files", self._open_backend().unregister_files())
 
     @in_turn
     def register_buffers(self, buffers: Sequence[tuple[int, int]]) -> None:
         """IORING_REGISTER_BUFFERS with (user address, length) pairs. Raises RingError."""
+        self.restrictions.command(Register.BUFFERS)
         self._registered("register_buffers", self._open_backend().register_buffers(buffers))
 
     @in_turn
     def unregister_buffers(self) -> None:
         """IORING_UNREGISTER_BUFFERS. Raises RingError."""
+        self.restrictions.command(Register.UNREGISTER_BUFFERS)
         self._registered("unregister_buffers", self._open_backend().unregister_buffers())
 
     @in_turn
     def register_buffer_ring(self, addr: int, entries: int, group: int, flags: int = 0) -> None:
         """IORING_REGISTER_PBUF_RING of a ring in user memory. Raises RingError."""
+        self.restrictions.command(Register.PBUF_RING)
         result = self._open_backend().register_buffer_ring(addr, entries, group, flags)
         self._registered("register_buffer_ring", result)
 
     @in_turn
     def unregister_buffer_ring(self, group: int) -> None:
         """IORING_UNREGISTER_PBUF_RING. Raises RingError."""
+        self.restrictions.command(Register.UNREGISTER_PBUF_RING)
         result = self._open_backend().unregister_buffer_ring(group)
         self._registered("unregister_buffer_ring", result)
 
     @in_turn
     def update_buffers(self, offset: int, buffers: Sequence[tuple[int, int]]) -> int:
         """IORING_REGISTER_BUFFERS_UPDATE; how many were updated. Raises RingError."""
+        self.restrictions.command(Register.BUFFERS_UPDATE)
         return self._registered(
             "update_buffers", self._open_backend().update_buffers(offset, buffers)
         )
@@ -443,16 +489,33 @@ class Ring:
     def register_eventfd(self, fd: int) -> None:
         """IORING_REGISTER_EVENTFD: an eventfd of the world counts the CQEs of all CQs from now
         on. Raises RingError EBUSY; InputError for another descriptor."""
+        self.restrictions.command(Register.EVENTFD)
         world = self._open_backend().world
-        if self.cqs.signal is not None:
+        if self.cqs.signal is not None or self._eventfd_async:
             raise RingError(errno.EBUSY, "an eventfd is already registered")
         world.signal(fd, 0)
         self.cqs.signal = lambda count: world.signal(fd, count)
 
     @in_turn
+    def register_eventfd_async(self, fd: int) -> None:
+        """IORING_REGISTER_EVENTFD_ASYNC: an eventfd of the world counts what workers of the kernel
+        end: never what programs post. Raises RingError."""
+        self.restrictions.command(Register.EVENTFD_ASYNC)
+        settings = self._open_backend().settings
+        if self.cqs.signal is not None:
+            raise RingError(errno.EBUSY, "an eventfd is already registered")
+        self._registered("register_eventfd_async", settings.register_eventfd_async(fd))
+        self._eventfd_async = True
+
+    @in_turn
     def unregister_eventfd(self) -> None:
         """IORING_UNREGISTER_EVENTFD. Raises RingError ENXIO."""
+        self.restrictions.command(Register.UNREGISTER_EVENTFD)
         self._check_open()
+        if self._eventfd_async:
+            self.backend.settings.unregister_eventfd_async()
+            self._eventfd_async = False
+            return
         if self.cqs.signal is None:
             raise RingError(errno.ENXIO, "no eventfd is registered")
         self.cqs.signal = None

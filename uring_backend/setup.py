@@ -27,7 +27,7 @@ _KNOWN_FLAGS = (
     | abi.SETUP_R_DISABLED
     | abi.ENTRY_SIZES  # Linux 5.19
 )
-_UNSUPPORTED_FLAGS = abi.SETUP_ATTACH_WQ | abi.SETUP_R_DISABLED
+_UNSUPPORTED_FLAGS = abi.SETUP_ATTACH_WQ
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +59,13 @@ def check_setup(
     """The sizes of a ring asked for with these parameters (`cq0_entries` for SETUP_CQSIZE).
 
     Raises RingError with the errno of io_uring_setup, UnsupportedError for flags of the time
-    that this version does not play (ATTACH_WQ, R_DISABLED).
+    that this version does not play (ATTACH_WQ).
     """
     if flags & ~_KNOWN_FLAGS:
         raise invalid(f"unknown setup flags {flags & ~_KNOWN_FLAGS:#x}")
     if flags & _UNSUPPORTED_FLAGS:
         raise UnsupportedError(
-            f"setup flags {flags & _UNSUPPORTED_FLAGS:#x}", remedy="leave ATTACH_WQ and R_DISABLED"
+            f"setup flags {flags & _UNSUPPORTED_FLAGS:#x}", remedy="leave ATTACH_WQ out"
         )
     if flags & abi.SETUP_SQ_AFF and not flags & abi.SETUP_SQPOLL:
         raise invalid("SETUP_SQ_AFF without SETUP_SQPOLL")

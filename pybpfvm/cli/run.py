@@ -100,8 +100,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ring.add_argument(
         "--faults",
         metavar="WHAT",
-        help="what requests and programs meet: swarm (drawn from the seed), rate:0.1, or a plan, "
-        "e.g. READ#2=EIO,RECV#1=short:3 (docs/faults.md)",
+        help="what requests and programs meet: swarm (drawn from the seed), rate:0.1, a plan, "
+        "e.g. READ#2=EIO,RECV#1=short:3, or READ=EIO@0.1 (docs/faults.md)",
     )
     ring.add_argument(
         "--timeline",

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import errno
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, get_args
@@ -19,10 +19,19 @@ from pybpfvm.session.machine import Machine, default_machine
 from pybpfvm.session.ringfaults import RingFaults
 from pybpfvm.session.sqe import SqeBuilder
 from pybpfvm.session.user import Block, UserMemory
-from pybpfvm.uring_backend.abi import NOTICED, PBUF_RING_INC, Cqe
+from pybpfvm.uring_backend.abi import (
+    NOTICED,
+    PBUF_RING_INC,
+    REGISTER_BPF_FILTER,
+    SETUP_R_DISABLED,
+    Cqe,
+    Register,
+)
 from pybpfvm.uring_backend.base import Backend, World
 from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.faults import Fault, Faults, Missed
+from pybpfvm.uring_backend.restrictions import Restrict, Restrictions, Row
+from pybpfvm.uring_backend.settings import Capabilities, Settings
 
 if TYPE_CHECKING:
     from pybpfvm.uring_backend.sim.injector import Injector
@@ -86,6 +95,7 @@ class HostRing(ABC):
         faults: Faults | str | None,
         machine: Machine | None,
         task: Task | None,
+        flags: int,
     ) -> None:
         self.machine = machine if machine is not None else default_machine()
         self.verify = verify
@@ -97,6 +107,7 @@ class HostRing(ABC):
         self._random = Random(seed)
         self._filters = FilterTable() if task is None else task.table
         self._faults = RingFaults(self, faults, seed, observer)
+        self._restrictions = Restrictions(disabled=bool(flags & SETUP_R_DISABLED))
         self._closed = False
 
     def __enter__(self) -> Self:
@@ -141,6 +152,7 @@ class HostRing(ABC):
 
     def register_filter(self, wanted: Registration) -> int:
         """IORING_REGISTER_BPF_FILTER on this ring: the kernel's pdu_size. Raises RingError."""
+        self._restrictions.command(REGISTER_BPF_FILTER)
         self._filters, size = self._filters.register(wanted, Scope.RING)
         self._put_filters()
         return size
@@ -157,10 +169,12 @@ class HostRing(ABC):
 
     def register_files(self, fds: Sequence[int]) -> None:
         """IORING_REGISTER_FILES; -1 leaves a slot empty. Raises RingError."""
+        self._restrictions.command(Register.FILES)
         self._registered("register_files", self.backend.register_files(fds))
 
     def register_buffers(self, blocks: Sequence[Block]) -> None:
         """IORING_REGISTER_BUFFERS. Raises RingError."""
+        self._restrictions.command(Register.BUFFERS)
         pairs = [(block.addr, block.size) for block in blocks]
         self._registered("register_buffers", self.backend.register_buffers(pairs))
 
@@ -168,6 +182,7 @@ class HostRing(ABC):
         self, ring: Block, entries: int, group: int, *, incremental: bool = False
     ) -> None:
         """IORING_REGISTER_PBUF_RING: `ring` holds so many entries of 16 bytes. Raises RingError."""
+        self._restrictions.command(Register.PBUF_RING)
         flags = PBUF_RING_INC if incremental else 0
         result = self.backend.register_buffer_ring(ring.addr, entries, group, flags)
         self._registered("register_buffer_ring", result)
@@ -178,14 +193,113 @@ class HostRing(ABC):
         self._check_open()
         return self.backend.ring_fd(other.backend)
 
+    def register_restrictions(
+        self,
+        *,
+        sqe_ops: Iterable[int] = (),
+        register_ops: Iterable[int] = (),
+        sqe_flags_allowed: int = 0,
+        sqe_flags_required: int = 0,
+    ) -> None:
+        """IORING_REGISTER_RESTRICTIONS of a ring made with SETUP_R_DISABLED: what requests may be,
+        and what may be registered, from `enable` on; everything else is -EACCES. Raises RingError
+        EBADFD, EBUSY, EINVAL."""
+        rows = [(Restrict.SQE_OP, op) for op in sqe_ops]
+        rows += [(Restrict.REGISTER_OP, op) for op in register_ops]
+        rows.append((Restrict.SQE_FLAGS_ALLOWED, sqe_flags_allowed))
+        rows.append((Restrict.SQE_FLAGS_REQUIRED, sqe_flags_required))
+        self._restrict(rows)
+
+    @abstractmethod
+    def _restrict(self, rows: Sequence[Row]) -> None:
+        """The same, by rows."""
+
+    @abstractmethod
+    def enable(self) -> None:
+        """IORING_REGISTER_ENABLE_RINGS. Raises RingError EBADFD."""
+
+    # --- what the ring is asked and told about itself -----------------------------------------
+
+    def probe(self) -> frozenset[int]:
+        """IORING_REGISTER_PROBE: the opcodes that the backend performs; the ring's ABI may have
+        fewer. Raises RingError."""
+        return self._settings(Register.PROBE).probe()
+
+    def query(self) -> Capabilities:
+        """IORING_REGISTER_QUERY: what the kernel has; of Linux 6.18 in `sim`. Raises RingError
+        EINVAL on kernels before that."""
+        self._check_open()
+        found = self.backend.settings.query()
+        if isinstance(found, int):
+            raise RingError(-found, "this kernel knows no IORING_REGISTER_QUERY")
+        return found
+
+    def register_personality(self) -> int:
+        """IORING_REGISTER_PERSONALITY: a number for SQEs, of the credentials that this process has
+        now. Raises RingError."""
+        result = self._settings(Register.PERSONALITY).register_personality()
+        return self._registered("register_personality", result)
+
+    def unregister_personality(self, number: int) -> None:
+        """IORING_UNREGISTER_PERSONALITY. Raises RingError EINVAL."""
+        result = self._settings(Register.UNREGISTER_PERSONALITY).unregister_personality(number)
+        self._registered("unregister_personality", result)
+
+    def register_iowq_aff(self, cpus: Iterable[int]) -> None:
+        """IORING_REGISTER_IOWQ_AFF: the processors that workers run on. Raises RingError."""
+        result = self._settings(Register.IOWQ_AFF).register_iowq_aff(cpus)
+        self._registered("register_iowq_aff", result)
+
+    def unregister_iowq_aff(self) -> None:
+        """IORING_UNREGISTER_IOWQ_AFF: any processors. Raises RingError."""
+        result = self._settings(Register.UNREGISTER_IOWQ_AFF).unregister_iowq_aff()
+        self._registered("unregister_iowq_aff", result)
+
+    def register_iowq_max_workers(self, bounded: int = 0, unbounded: int = 0) -> tuple[int, int]:
+        """IORING_REGISTER_IOWQ_MAX_WORKERS (0: as before): the numbers until now, which are those
+        of all rings of this thread. Raises RingError."""
+        found = self._settings(Register.IOWQ_MAX_WORKERS).iowq_max_workers(bounded, unbounded)
+        if isinstance(found, int):
+            raise RingError(-found, "register_iowq_max_workers was refused")
+        return found
+
+    def register_ring_fd(self) -> int:
+        """IORING_REGISTER_RING_FDS: a number by which this thread may name the ring. Raises
+        RingError."""
+        result = self._settings(Register.RING_FDS).register_ring_fd()
+        return self._registered("register_ring_fd", result)
+
+    def unregister_ring_fd(self, number: int) -> None:
+        """IORING_UNREGISTER_RING_FDS. Raises RingError."""
+        result = self._settings(Register.UNREGISTER_RING_FDS).unregister_ring_fd(number)
+        self._registered("unregister_ring_fd", result)
+
+    def register_clock(self, clock: int) -> None:
+        """IORING_REGISTER_CLOCK: settings.CLOCK_MONOTONIC or CLOCK_BOOTTIME times waits for CQEs.
+        Raises RingError EINVAL."""
+        result = self._settings(Register.CLOCK).register_clock(clock)
+        self._registered("register_clock", result)
+
+    def register_sync_msg(self, sqe: SqeBuilder) -> None:
+        """IORING_REGISTER_SEND_MSG_RING: deliver the data of a MSG_RING request now, which no ring
+        performs; `ring_fd` gives its descriptor. Raises RingError."""
+        self._check_open()
+        self._registered("register_sync_msg", self.backend.settings.sync_message(sqe.pack()))
+
+    def _settings(self, command: Register) -> Settings:
+        self._check_open()
+        self._restrictions.command(command)
+        return self.backend.settings
+
     def _check_open(self) -> None:
         if self._closed:
             raise RingError(errno.ENXIO, "the ring is closed")
 
-    def _registered(self, what: str, result: int) -> None:
+    def _registered(self, what: str, result: int) -> int:
         self._check_open()
         if result < 0:
             raise RingError(-result, f"{what} was refused")
+        return result
 
     # --- what rings of every ABI do -----------------------------------------------------------
 

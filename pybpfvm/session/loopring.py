@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from pybpfvm.btf.types import Btf, BtfKind, Member, Struct
@@ -53,6 +53,7 @@ from pybpfvm.uring_backend.loop.attach import Link, OpsValue
 from pybpfvm.uring_backend.loop.memory import ring_layout
 from pybpfvm.uring_backend.loop.ring import LoopBudgets
 from pybpfvm.uring_backend.loop.ring import LoopRing as CoreRing
+from pybpfvm.uring_backend.restrictions import Row
 
 # What the simplest programs ask for: one thread, no index array, every batch from SQE 0.
 LOOP_FLAGS = SETUP_SINGLE_ISSUER | SETUP_DEFER_TASKRUN | SETUP_NO_SQARRAY | SETUP_SQ_REWIND
@@ -98,6 +99,7 @@ class LoopRing(HostRing):
             faults=faults,
             machine=machine,
             task=task,
+            flags=flags,
         )
         self._profile = profile_named(abi) if isinstance(abi, str) else abi
         if self.profile.loop is None:
@@ -121,6 +123,7 @@ class LoopRing(HostRing):
             table=self.machine.rings,
             observer=observer,
             budgets=self._faults.limited(budgets or LoopBudgets()),
+            restrictions=self._restrictions,
         )
         self._put_filters()
 
@@ -158,6 +161,9 @@ class LoopRing(HostRing):
     def now_ns(self) -> int:
         """The ring's clock, in ns: the backend's, and what was slept through without it."""
         return self.core.now_ns()
+
+    def _restrict(self, rows: Sequence[Row]) -> None:
+        self.core.register_restrictions(rows)
 
     def enable(self) -> None:
         """IORING_REGISTER_ENABLE_RINGS."""

@@ -36,6 +36,7 @@ from pybpfvm.uring_backend.contexts import Context
 from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.faults import Faults
 from pybpfvm.uring_backend.kernel.loop import KernelLoop
+from pybpfvm.uring_backend.restrictions import Row
 from pybpfvm.uring_backend.ring import Ring as CoreRing
 from pybpfvm.uring_backend.setup import check_setup
 from pybpfvm.verifier.loadcheck import check_load
@@ -88,6 +89,7 @@ class Ring(HostRing):
             faults=faults,
             machine=machine,
             task=task,
+            flags=flags,
         )
         self._profile = profile_named(abi) if isinstance(abi, str) else abi
         rules = (self._profile or profile_named(_DEFAULT_ABI)).ring
@@ -130,6 +132,7 @@ class Ring(HostRing):
                 runner=self._runner,
                 observer=self._observer,
                 budgets=self._budgets,
+                restrictions=self._restrictions,
             )
             self._put_filters()
         return self._core
@@ -222,9 +225,22 @@ class Ring(HostRing):
         """Take `register_contexts` back. Raises RingError."""
         self.core.unregister_contexts()
 
+    def _restrict(self, rows: Sequence[Row]) -> None:
+        self.core.register_restrictions(rows)
+
+    def enable(self) -> None:
+        """IORING_REGISTER_ENABLE_RINGS: until then a ring with SETUP_R_DISABLED takes what is
+        registered, and can not be entered. Raises RingError EBADFD."""
+        self.core.enable()
+
     def register_eventfd(self, fd: int) -> None:
         """IORING_REGISTER_EVENTFD: an eventfd of the world counts CQEs. Raises RingError."""
         self.core.register_eventfd(fd)
+
+    def register_eventfd_async(self, fd: int) -> None:
+        """IORING_REGISTER_EVENTFD_ASYNC: it counts what workers of the kernel end, never what
+        programs post. Raises RingError."""
+        self.core.register_eventfd_async(fd)
 
     def unregister_eventfd(self) -> None:
         """IORING_UNREGISTER_EVENTFD. Raises RingError."""

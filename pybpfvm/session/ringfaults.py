@@ -13,10 +13,12 @@ from pybpfvm.errors import InputError, RingError
 from pybpfvm.events import Noted
 from pybpfvm.uring_backend.bpf import Budgets
 from pybpfvm.uring_backend.faults import (
+    SWARM_RATE,
     AtRequest,
     Fault,
     Faults,
     Missed,
+    Odds,
     SmallBacklog,
     UserReaps,
     UserWrites,
@@ -32,7 +34,18 @@ if TYPE_CHECKING:
 
 _WIDTHS: Final = (1, 2, 4, 8)
 _OWN_STREAM: Final = 0x05E8
+_BACKLOG_STREAM: Final = 0xB10C
 _Budgets = TypeVar("_Budgets", Budgets, LoopBudgets)
+
+
+def _drawn_backlog(odds: Odds | None, seed: int) -> SmallBacklog | None:
+    """How little memory for overflown CQEs the seed leaves, in a swarm that switches that on."""
+    if odds is None or not odds.swarm:
+        return None
+    random = Random(seed << 16 | _BACKLOG_STREAM)
+    if random.random() >= SWARM_RATE:
+        return None
+    return SmallBacklog(random.choice((0, 1, 4, 16)))
 
 
 class RingFaults:
@@ -49,6 +62,7 @@ class RingFaults:
         self._ring = ring
         self._observer = observer
         self._backlogs = [fault for fault in faults.plan if isinstance(fault, SmallBacklog)]
+        self._drawn = None if self._backlogs else _drawn_backlog(odds, seed)
         self._done: list[UserWrites | UserReaps] = []
         self._runs = 0
         self._planned: dict[int, list[UserWrites | UserReaps]] = {}
@@ -72,7 +86,8 @@ class RingFaults:
     def injected(self) -> tuple[Fault, ...]:
         """The faults that came so far, as a plan that makes them come again."""
         requests = self.injector.injected if self.injector is not None else []
-        return (*self._backlogs, *requests, *self._done)
+        drawn = () if self._drawn is None or not self._ring.counts.dropped[0] else (self._drawn,)
+        return (*self._backlogs, *drawn, *requests, *self._done)
 
     @property
     def missed(self) -> tuple[Missed, ...]:
@@ -91,9 +106,10 @@ class RingFaults:
 
     def limited(self, budgets: _Budgets) -> _Budgets:
         """The ring's budgets, with as little backlog as a fault leaves it."""
-        if not self._backlogs:
+        backlog = self._backlogs[-1] if self._backlogs else self._drawn
+        if backlog is None:
             return budgets
-        return replace(budgets, backlog_entries=self._backlogs[-1].entries)
+        return replace(budgets, backlog_entries=backlog.entries)
 
     def before_run(self) -> None:
         """A program is about to run. Raises InputError for a block or CQ that there is not."""

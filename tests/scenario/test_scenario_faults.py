@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,35 @@ def test_a_small_backlog_loses_completions() -> None:
     scenario = parse_bytes(text.encode(), "t.toml", EXAMPLES)
     assert run_scenario(scenario).overflow == 0
     assert run_scenario(scenario, faults=parse_faults("backlog=3")).overflow == 5
+
+
+def test_some_swarms_leave_little_backlog() -> None:
+    sqes = ", ".join(['{ op = "nop" }'] * 8)
+    text = (
+        f'object = "{EXAMPLES}/01_hello/prog.v3.bpf.o"\nabi = "iouring-v3"\n'
+        + f"[[steps]]\nsubmit = [{sqes}]\n" * 3
+    )
+    scenario = parse_bytes(text.encode(), "t.toml", EXAMPLES)
+    swarm = parse_faults("swarm")
+    lost: Counter[int] = Counter()
+    for seed in range(60):
+        outcome = run_scenario(scenario, seed=seed, faults=swarm)
+        lost[outcome.overflow] += 1
+        plan = plan_text(outcome.injected)
+        assert ("backlog=" in plan) == bool(outcome.overflow)
+        assert run_scenario(scenario, seed=seed, faults=parse_faults(plan or "none")) == outcome
+    assert set(lost) == {0, 4, 7, 8}  # eight CQEs find the queue full
+    assert lost[0] > 30
+
+
+def test_rates_of_single_errors() -> None:
+    table = with_faults("faults = { op.read = { EIO = 0.5, short = 0.25 } }")
+    assert table is not None
+    assert table.odds is not None
+    assert table.odds.rates[Op.READ, "short"] == 0.25
+    assert ",".join(map(str, table.odds.chosen)) == "READ=EIO@0.5"
+    with pytest.raises(InputError, match="ENOSPC"):
+        with_faults("faults = { op.read = { ENOSPC = 0.5 } }")
 
 
 def test_a_table_gives_rates_a_plan_and_shared_blocks() -> None:

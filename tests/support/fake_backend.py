@@ -8,6 +8,7 @@ import errno
 import struct
 from collections import deque
 from collections.abc import Sequence
+from typing import cast
 
 from pybpfvm.errors import UnsupportedError
 from pybpfvm.memory import AddressSpace, UserFault
@@ -22,6 +23,14 @@ from pybpfvm.uring_backend.abi import (
     Sqe,
 )
 from pybpfvm.uring_backend.base import EXTERNAL, Backend, Completion, Denied, Event, Started, World
+from pybpfvm.uring_backend.settings import Settings
+
+
+class _NoSettings:
+    """Those of a ring that knows no personality."""
+
+    personalities = frozenset[int]()
+
 
 _SUPPORTED = (
     Op.NOP,
@@ -39,6 +48,7 @@ class FakeBackend:
 
     name = "fake"
     world: World
+    settings: Settings = cast(Settings, _NoSettings())
 
     def __init__(self, memory: AddressSpace) -> None:
         self.memory = memory

@@ -17,17 +17,20 @@ from pybpfvm.uring_backend.abi import OP_LAST, SETUP_IOPOLL, Op, Register
 from pybpfvm.uring_backend.contract import LAWS, check_law
 from pybpfvm.uring_backend.kernel import KernelBackend
 from pybpfvm.uring_backend.kernel.guard import SUPPORTED
+from pybpfvm.uring_backend.kernel.settings import KernelSettings
 from pybpfvm.uring_backend.loop.ring import LoopRing
 from pybpfvm.uring_backend.ring import Ring
 from pybpfvm.uring_backend.sim import SimBackend
 from pybpfvm.uring_backend.sim.opcodes import PREPARE
+from pybpfvm.uring_backend.sim.settings import SimSettings
 from tests.support.ring_families import ACTIONS_REGISTER, ALWAYS_REGISTERED
 from tests.support.ring_sequences import Generator
 
 PAGE: Final = Path(__file__).parents[2] / "docs/opcodes.md"
 _SEEDS: Final = range(1, 1001)  # the sequences that are looked through
 
-# Commands and the method that plays each; where it is a backend's, both must have it.
+# Commands and the method that plays each; where it is a backend's or its settings', both must have
+# it.
 METHODS: Final[dict[Register, str]] = {
     Register.FILES: "register_files",
     Register.FILES2: "register_files",
@@ -53,7 +56,28 @@ METHODS: Final[dict[Register, str]] = {
     Register.UNREGISTER_PBUF_RING: "unregister_buffer_ring",
     Register.PBUF_STATUS: "buffer_ring_head",
     Register.PROBE: "probe",
+    Register.QUERY: "query",
+    Register.EVENTFD_ASYNC: "register_eventfd_async",
+    Register.IOWQ_AFF: "register_iowq_aff",
+    Register.UNREGISTER_IOWQ_AFF: "unregister_iowq_aff",
+    Register.IOWQ_MAX_WORKERS: "iowq_max_workers",
+    Register.RING_FDS: "register_ring_fd",
+    Register.UNREGISTER_RING_FDS: "unregister_ring_fd",
+    Register.CLOCK: "register_clock",
+    Register.SEND_MSG_RING: "sync_message",
 }
+_COMMAND_NOTES: Final[dict[Register, str]] = {
+    Register.EVENTFD_ASYNC: "by its law: what else goes to a worker is the kernel's choice",
+    Register.RESTRICTIONS: "compared with the kernel's by `tests/session/test_settings.py`",
+    Register.IOWQ_AFF: "sim: any processors, no effect",
+    Register.IOWQ_MAX_WORKERS: "sim: no effect on the order of completions",
+    Register.CLOCK: "sim: virtual time never stands still, so both clocks are one",
+    Register.NAPI: "refused: polls the queue of a network card (Linux 6.18 takes it without one)",
+    Register.UNREGISTER_NAPI: "refused, as NAPI",
+    Register.ZCRX_IFQ: "refused: needs a receive queue of a network card",
+}
+# A backend, and its settings.
+BACKENDS: Final = ((SimBackend, SimSettings), (KernelBackend, KernelSettings))
 _NOTES: Final[dict[Op, str]] = {
     Op.RECV_ZC: "needs a receive queue of a network card",
     Op.MADVISE: "advice that changes no content",
@@ -101,6 +125,11 @@ def generated() -> tuple[frozenset[int], frozenset[Register]]:
     return frozenset(opcodes), frozenset(commands)
 
 
+def has(kinds: Sequence[type], method: str) -> bool:
+    """Whether one of these classes has it."""
+    return any(hasattr(kind, method) for kind in kinds)
+
+
 def page() -> str:
     """The text of docs/opcodes.md."""
     laws = opcodes_of_laws()
@@ -125,18 +154,19 @@ def page() -> str:
         lines.append(f"| {op.name} | {_marks(marks)} | {_NOTES.get(op, '')} |")
     lines += [
         "",
-        "*ring*: the ring above the backends plays it, once for both (ENABLE_RINGS, MEM_REGION and",
-        "RESIZE_RINGS: a ring whose loop is a program's).",
+        "*ring*: the ring above the backends plays it, once for both (MEM_REGION and RESIZE_RINGS:",
+        "a ring whose loop is a program's).",
         "",
-        "| register command | sim | kernel | ring | agreement |",
-        "|---|---|---|---|---|",
+        "| register command | sim | kernel | ring | agreement | |",
+        "|---|---|---|---|---|---|",
     ]
     for command in Register:
         method = METHODS.get(command, "")
-        backends = [bool(method) and hasattr(kind, method) for kind in (SimBackend, KernelBackend)]
+        backends = [bool(method) and has(kinds, method) for kinds in BACKENDS]
         ring = bool(method) and any(hasattr(kind, method) for kind in (Ring, LoopRing))
         marks = [*backends, ring, command in commands]
-        lines.append(f"| {command.name} | {_marks(marks)} |")
+        note = _COMMAND_NOTES.get(command, "")
+        lines.append(f"| {command.name} | {_marks(marks)} | {note} |")
     return "\n".join(lines) + "\n"
 
 

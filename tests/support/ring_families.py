@@ -25,6 +25,7 @@ _HERE: Final = abi.AT_FDCWD & 0xFFFF_FFFF
 _SERVER_SLOT: Final = 5
 _RING_AT: Final = (1 << 18) - 4096  # of a buffer ring, at the end of the block
 _RING_GROUP: Final = 3
+_SOME_NUMBER: Final = 8  # of a ring; lower ones may be in use
 _PRIVATE: Final = abi.FUTEX2_PRIVATE | abi.FUTEX2_SIZE_U32
 
 
@@ -569,6 +570,66 @@ def _buffer_ring_head(player: Player, data: bytes) -> object:
     return player.backend.buffer_ring_head(_RING_GROUP - (len(data) % 5 == 0))
 
 
+def _personality(player: Player, data: bytes) -> object:
+    return player.backend.settings.register_personality()
+
+
+def _no_personality(player: Player, data: bytes) -> object:
+    return player.backend.settings.unregister_personality(len(data) % 4)
+
+
+def _cpus(player: Player, data: bytes) -> object:
+    return player.backend.settings.register_iowq_aff(range(len(data) % 4))
+
+
+def _no_cpus(player: Player, data: bytes) -> object:
+    return player.backend.settings.unregister_iowq_aff()
+
+
+def _workers(player: Player, data: bytes) -> object:
+    """The numbers that the machine began with are no answer, and come back."""
+    settings, size = player.backend.settings, len(data)
+    before = settings.iowq_max_workers(2 + size % 5, size % 3)
+    assert isinstance(before, tuple)
+    answers = settings.iowq_max_workers(0, -(size % 2)), settings.iowq_max_workers(*before)
+    return [answer if isinstance(answer, int) else answer[0] for answer in answers]
+
+
+def _clock(player: Player, data: bytes) -> object:
+    return player.backend.settings.register_clock(len(data) % 12)
+
+
+def _ring_number(player: Player, data: bytes) -> object:
+    return player.backend.settings.register_ring_fd(_SOME_NUMBER + len(data) % 10)
+
+
+def _no_ring_number(player: Player, data: bytes) -> object:
+    return player.backend.settings.unregister_ring_fd(_SOME_NUMBER + len(data) % 10)
+
+
+def _sync_message(player: Player, data: bytes) -> object:
+    """To the ring itself, or to what is none."""
+    size = len(data)
+    sqe = abi.Sqe(
+        Op.MSG_RING if size % 11 else Op.NOP,
+        fd=player.fds[("ring", "ring", "ring", "eventfd", "epoll")[size % 5]],
+        off=7000 + size,
+        len=size,
+        addr=size % 13 == 0,
+        op_flags=abi.MSG_RING_FLAGS_PASS if size % 2 else 0,
+        file_index=size % 7,
+    )
+    return player.backend.settings.sync_message(sqe.pack())
+
+
+def _probe(player: Player, data: bytes) -> object:
+    return sorted(player.backend.settings.probe())
+
+
+def _query(player: Player, data: bytes) -> object:
+    return player.backend.settings.query()
+
+
 _WAITING: Final = frozenset({Op.POLL_ADD, Op.TIMEOUT, Op.FUTEX_WAIT, Op.EPOLL_WAIT, Op.RECV})
 
 HOST_ACTIONS: Final[dict[str, Callable[[Player, bytes], object]]] = {
@@ -583,6 +644,17 @@ HOST_ACTIONS: Final[dict[str, Callable[[Player, bytes], object]]] = {
     "buffer_ring": _buffer_ring,
     "no_buffer_ring": _no_buffer_ring,
     "buffer_ring_head": _buffer_ring_head,
+    "personality": _personality,
+    "no_personality": _no_personality,
+    "cpus": _cpus,
+    "no_cpus": _no_cpus,
+    "workers": _workers,
+    "clock": _clock,
+    "ring_number": _ring_number,
+    "no_ring_number": _no_ring_number,
+    "sync_message": _sync_message,
+    "probe": _probe,
+    "query": _query,
 }
 
 # What the player does on each sequence, and what an action of the host stands for.
@@ -604,4 +676,15 @@ ACTIONS_REGISTER: Final[dict[str, abi.Register]] = {
     "buffer_ring": abi.Register.PBUF_RING,
     "no_buffer_ring": abi.Register.UNREGISTER_PBUF_RING,
     "buffer_ring_head": abi.Register.PBUF_STATUS,
+    "personality": abi.Register.PERSONALITY,
+    "no_personality": abi.Register.UNREGISTER_PERSONALITY,
+    "cpus": abi.Register.IOWQ_AFF,
+    "no_cpus": abi.Register.UNREGISTER_IOWQ_AFF,
+    "workers": abi.Register.IOWQ_MAX_WORKERS,
+    "clock": abi.Register.CLOCK,
+    "ring_number": abi.Register.RING_FDS,
+    "no_ring_number": abi.Register.UNREGISTER_RING_FDS,
+    "sync_message": abi.Register.SEND_MSG_RING,
+    "probe": abi.Register.PROBE,
+    "query": abi.Register.QUERY,
 }

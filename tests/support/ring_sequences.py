@@ -241,7 +241,10 @@ class Generator:
             waits = spec.fields.get("fd") in (Fd("reader"), Fd("writer"), Fd("sock"))
             if random.random() < 0.04 and spec.op in _MAY_GO_ASYNC and not waits:
                 flags |= abi.SQE_ASYNC  # docs/sim-kernel-differences.md
-            done.append(Spec(spec.op, spec.token, {**spec.fields, "flags": flags}, spec.fails))
+            fields: dict[str, Value] = {**spec.fields, "flags": flags}
+            if random.random() < 0.03 and spec.op != EXTERNAL:
+                fields["personality"] = random.choice((1, 1, 2, 3))
+            done.append(Spec(spec.op, spec.token, fields, spec.fails))
         return done
 
     def spec(self, op: int, /, **fields: Value) -> Spec:
@@ -269,6 +272,8 @@ class Generator:
         if random.random() < 0.03:
             offset = random.choice(((1 << 64) - 2, 1 << 63, abi.MAX_OFFSET))
         fields["off"] = offset
+        if random.random() < 0.04:
+            fields["ioprio"] = random.choice((1, 8, 0x2001, 0x4008, 0x6000, 0x8000))
         what = random.randrange(11)
         wild = random.random() < 0.06
         if what <= 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections import Counter
 
 import pytest
 
@@ -347,6 +348,46 @@ def test_seeds_differ_and_rates_count() -> None:
     few, many = injected(0.02, 1), injected(0.6, 1)
     assert 0 < few < many <= 200
     assert len({injected(0.1, seed) for seed in range(8)}) > 1
+
+
+def test_faults_of_an_opcode() -> None:
+    def failed(text: str, seed: int) -> dict[int, int]:
+        world = World(parse_faults(text), seed)
+        for _ in range(100):
+            world.read()
+            world.write(50)
+        results = Counter(res for res in world.results().values() if res < 0)
+        again = World(Faults(tuple(world.injector.injected)), seed)
+        for _ in range(100):
+            again.read()
+            again.write(50)
+        assert Counter(res for res in again.results().values() if res < 0) == results
+        return results
+
+    assert failed("READ=EIO", 1) == {-errno.EIO: 100}
+    some = failed("READ=EIO@0.2,WRITE=ENOSPC@0.5", 1)
+    assert set(some) == {-errno.EIO, -errno.ENOSPC}
+    assert 5 < some[-errno.EIO] < 40 < some[-errno.ENOSPC] < 70
+    assert failed("READ=EIO@0.2,WRITE=ENOSPC@0.5", 2) != some
+    assert failed("READ=EIO@0", 1) == {}
+    planned = failed("READ=EIO@1,READ#3=EINTR", 1)
+    assert planned == {-errno.EIO: 99, -errno.EINTR: 1}
+
+
+def test_opcodes_faults_are_read_back() -> None:
+    text = "READ=EIO@0.25,RECV=short:3@1,WRITE=late:20us@0.5,SEND=reset@0.125"
+    odds = parse_faults(text).odds
+    assert odds is not None
+    assert ",".join(map(str, odds.chosen)) == text
+    for wrong, reason in (
+        ("READ=ENOSPC@0.1", "does not meet"),
+        ("READ=EIO@2", "no probability"),
+        ("READ=EIO@", "no fault"),
+        ("READING=EIO", "no opcode"),
+        ("FSYNC=short:3", "never short"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            parse_faults(wrong)
 
 
 def test_a_swarm_leaves_kinds_out() -> None:

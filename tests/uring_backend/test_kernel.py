@@ -822,3 +822,24 @@ def test_drains_are_refused_after_a_skip_as_the_kernel_does(bench: Bench) -> Non
             assert ours == theirs
         backend.close()
         plain.ring.close()
+
+
+def test_entries_of_two_sizes_find_their_places() -> None:
+    """In a small CQ that ends in the middle of large ones, but never overflows: there Linux 6.18
+    lets ordinary ones overtake large ones that wait."""
+    try:
+        ring = SysRing(8, flags=abi.SETUP_CQE_MIXED)
+    except InputError as refusal:
+        pytest.skip(str(refusal))
+    chance = random.Random(1)
+    with ring:
+        for _ in range(300):
+            wide = [chance.random() < 0.6 for _ in range(chance.randint(1, 6))]
+            for token, large in enumerate(wide):
+                flags = abi.NOP_CQE32 if large else 0
+                sqe = Sqe(Op.NOP, op_flags=flags, off=token, addr=7, user_data=token)
+                assert ring.submit([sqe.pack()]) == 1
+            assert ring.reap() == [
+                (token, 0, abi.CQE_F_32, token, 7) if large else (token, 0, 0, 0, 0)
+                for token, large in enumerate(wide)
+            ]

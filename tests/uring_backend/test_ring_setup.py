@@ -92,7 +92,7 @@ def test_refused_sizes(
 
 def test_flags_that_are_not_played_say_so() -> None:
     with pytest.raises(UnsupportedError):
-        check_setup(rules("v2"), 8, (), abi.SETUP_R_DISABLED)
+        check_setup(rules("v2"), 8, (), abi.SETUP_ATTACH_WQ)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ from pybpfvm.uring_backend.base import (
     Message,
     Started,
 )
+from pybpfvm.uring_backend.filtering import refusal
 from pybpfvm.uring_backend.kernel import messages
 from pybpfvm.uring_backend.kernel.bufferring import BufferRings
 from pybpfvm.uring_backend.kernel.direct import Direct
@@ -46,7 +47,7 @@ from pybpfvm.uring_backend.kernel.plan import (
     Planner,
     zero_copy_held_back,
 )
-from pybpfvm.uring_backend.kernel.preparing import Preparation, refusal
+from pybpfvm.uring_backend.kernel.preparing import Preparation
 from pybpfvm.uring_backend.kernel.registration import Registration
 from pybpfvm.uring_backend.kernel.requests import (
     ZERO_COPY,
@@ -59,6 +60,7 @@ from pybpfvm.uring_backend.kernel.requests import (
     Stage,
     Start,
 )
+from pybpfvm.uring_backend.kernel.settings import KernelSettings
 from pybpfvm.uring_backend.kernel.sysring import SysRing
 from pybpfvm.uring_backend.kernel.transport import Transport
 from pybpfvm.uring_backend.kernel.world import KernelWorld
@@ -94,7 +96,7 @@ class KernelBackend:
             raise InputError(f"a ring of {entries} entries", remedy="ask for 1 or more")
         if flags:
             make_ring = partial(make_ring, flags=flags)
-        self._big_cqes = bool(flags & abi.SETUP_CQE32)
+        self._big_cqes = bool(flags & (abi.SETUP_CQE32 | abi.SETUP_CQE_MIXED))
         # Twice as many, because an external request in a chain takes two.
         self._ring = make_ring(min(2 * entries, abi.MAX_SQ_ENTRIES), cq_entries=_CQ_ENTRIES)
         try:
@@ -106,6 +108,7 @@ class KernelBackend:
         self._guard = Guard(memory, self.world)
         self._rings = BufferRings(memory, self._ring, self._guard.fault_addr)
         self._registration = Registration(memory, self._ring, self._guard)
+        self.settings = KernelSettings(self._ring, self._guard)
         self._events: list[Event] = []
         self._flight = InFlight()
         self._gates = GatePool()
@@ -418,6 +421,7 @@ class KernelBackend:
         self._cancel_everything()
         self._closed = True
         self._memory.forget_before_close(self.close)
+        self.settings.close()
         self._ring.close()
         self._preparation.close()
         self._rings.close()

@@ -284,6 +284,7 @@ class Guard:
         }
         # 4 GiB from here are never committed: the kernel faults on the first byte.
         self.fault_addr = memory.base + (1 << 31)
+        self.personalities: set[int] = set()  # what Sqe.personality may be, beside 0
         # Of the SQE being admitted.
         self._kept: list[ctypes.Array[ctypes.c_char]] = []
         self._on_result: Callable[[int], None] | None = None

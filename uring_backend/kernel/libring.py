@@ -86,6 +86,12 @@ class LibRing:
 
     def __init__(self, entries: int, *, cq_entries: int = 0, flags: int = 0) -> None:
         self._lib = lib = library()
+        if flags & abi.SETUP_CQE_MIXED:
+            raise InputError(
+                "CQEs of two sizes in one queue, of which not every liburing knows",
+                where="backend liburing",
+                remedy="use the backend kernel, or leave CQE_MIXED out",
+            )
         if cq_entries:
             flags |= abi.SETUP_CQSIZE
         params = ctypes.create_string_buffer(abi.SETUP_PARAMS_BYTES)

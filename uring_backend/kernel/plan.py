@@ -90,7 +90,7 @@ class Planner:
         setup_flags: int,
     ) -> None:
         self._polls = bool(setup_flags & abi.SETUP_IOPOLL)
-        self._big_cqes = bool(setup_flags & abi.SETUP_CQE32)
+        self._big_cqes = bool(setup_flags & (abi.SETUP_CQE32 | abi.SETUP_CQE_MIXED))
         self._guard = guard
         self._world = world
         self._flight = flight
@@ -157,6 +157,7 @@ class Planner:
                     continue
                 sqe = replace(sqe, op_flags=0, addr=NO_TOKEN)
             entry = Entry(sqe, chain)
+            entry.bad_sqe |= self._unknown(sqe.personality)
             self._mark(entry, sqe, skips, refused_from)
             if closes:
                 entry.closes = sqe.fd
@@ -211,8 +212,11 @@ class Planner:
         if self._polls:
             return False
         refused = sqe.off or sqe.addr or sqe.len or sqe.op_flags or sqe.buf_index
-        refused = refused or sqe.ioprio or sqe.personality
+        refused = refused or sqe.ioprio or self._unknown(sqe.personality)
         return not refused and not sqe.flags & _NOT_OF_CLOSE
+
+    def _unknown(self, personality: int) -> bool:
+        return bool(personality) and personality not in self._guard.personalities
 
     def _plan_external(
         self, external: External, sqe: Sqe, consumed: int, alone: bool

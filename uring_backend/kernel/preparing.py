@@ -13,17 +13,13 @@ from dataclasses import replace
 
 from pybpfvm.errors import RingError
 from pybpfvm.uring_backend import abi
-from pybpfvm.uring_backend.abi import Op, Sqe
+from pybpfvm.uring_backend.abi import Sqe
+from pybpfvm.uring_backend.filtering import refusal
 from pybpfvm.uring_backend.kernel.guard import Guard
 from pybpfvm.uring_backend.kernel.transport import Transport
 
 _ORDERED = abi.SQE_ANY_LINK | abi.SQE_IO_DRAIN | abi.SQE_CQE_SKIP_SUCCESS
 _HEAD, _ASKED = 1, 2
-
-
-def refusal(token: int, flags: int) -> bytes:
-    """An SQE that every kernel refuses (-EINVAL) in the place that `flags` give it."""
-    return Sqe(Op.NOP, flags & _ORDERED, ioprio=1, user_data=token).pack()
 
 
 class Preparation:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
-import struct
 from dataclasses import dataclass
 
 from pybpfvm.errors import InputError
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Op
 from pybpfvm.uring_backend.kernel.guard import SUPPORTED
+from pybpfvm.uring_backend.kernel.settings import probed
 from pybpfvm.uring_backend.kernel.sysring import SysRing, disabled_setting
 
-_PROBE_OPS = 256
-_PROBE_HEAD = 16
-_PROBE_OP = struct.Struct("<BBHI")
-_OP_SUPPORTED = 1
 _UNREADABLE = 8
 
 
@@ -57,14 +52,7 @@ def probe() -> KernelRing:
     except InputError as error:
         return KernelRing(release, error, setting, 0, frozenset(), ())
     with ring:
-        answer = ctypes.create_string_buffer(_PROBE_HEAD + _PROBE_OPS * _PROBE_OP.size)
-        result = ring.register(abi.REGISTER_PROBE, ctypes.addressof(answer), _PROBE_OPS)
-        opcodes: frozenset[int] = frozenset()
-        if result >= 0:
-            count = answer.raw[1]
-            table = answer.raw[_PROBE_HEAD : _PROBE_HEAD + count * _PROBE_OP.size]
-            rows = _PROBE_OP.iter_unpack(table)
-            opcodes = frozenset(op for op, _, flags, _ in rows if flags & _OP_SUPPORTED)
+        opcodes = probed(ring)
         # An argument that can not be read: whoever has the command tries to.
         filters = ring.register(abi.REGISTER_BPF_FILTER, _UNREADABLE, 1) == -errno.EFAULT
         missing = tuple(op for op in sorted(SUPPORTED) if op not in opcodes)

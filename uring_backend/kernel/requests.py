@@ -198,12 +198,12 @@ class Entry:
 def _is_bad(sqe: Sqe) -> bool:
     """Whether mainline refuses the SQE before it comes to issuing it.
 
-    Complete for abi.NEVER_FAILS, but for what the SQE points to (see Effect); for other opcodes
-    only what all have in common.
+    Complete for abi.NEVER_FAILS, but for personalities and what the SQE points to (see Effect);
+    for other opcodes only what all have in common.
     """
     if sqe.opcode == EXTERNAL:
         return False
-    if sqe.opcode >= abi.OP_LAST or sqe.flags & ~abi.SQE_VALID_FLAGS or sqe.personality:
+    if sqe.opcode >= abi.OP_LAST or sqe.flags & ~abi.SQE_VALID_FLAGS:
         return True
     info = abi.OPS[Op(sqe.opcode)]
     if sqe.flags & abi.SQE_BUFFER_SELECT and not info.buffer_select:
@@ -225,7 +225,7 @@ def _is_bad(sqe: Sqe) -> bool:
         return bool(sqe.op_flags & ~known or placed)
     if sqe.opcode == Op.MSG_RING:
         known = abi.MSG_RING_CQE_SKIP | abi.MSG_RING_FLAGS_PASS
-        return bool(sqe.op_flags & ~known or sqe.buf_index)
+        return bool(sqe.op_flags & ~known or sqe.buf_index or sqe.personality)
     return sqe.opcode in abi.NEVER_FAILS and _is_bad_quiet(sqe)
 
 

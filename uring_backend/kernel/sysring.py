@@ -19,7 +19,7 @@ import struct
 import weakref
 from collections.abc import Sequence
 
-from pybpfvm.errors import InputError, errno_name
+from pybpfvm.errors import InputError, RingError, errno_name
 from pybpfvm.uring_backend import abi
 
 # One number on every architecture that took up system calls after 5.1 with the common table.
@@ -88,6 +88,7 @@ class SysRing:
         self.cq_mask = self.words[cq_off[2] // 4]
         self.cqes_at: int = cq_off[5]
         self._cqe = abi.BIG_CQE if flags & abi.SETUP_CQE32 else _CQE
+        self._mixed = bool(flags & abi.SETUP_CQE_MIXED)
         self._sqe_bytes = sqe_bytes
         self.sq_array = 0 if flags & abi.SETUP_NO_SQARRAY else sq_off[6] // 4
         if self.sq_array:
@@ -189,6 +190,11 @@ class SysRing:
         ring, base, mask = self.ring, self.cqes_at, self.cq_mask
         while True:
             while head != tail:
+                if self._mixed:
+                    head = self._take_mixed(head, found)
+                    if (tail - head) & 0xFFFFFFFF > self.cq_entries:
+                        raise RingError(errno.EOVERFLOW, "a CQE of two sizes ends beyond the CQ")
+                    continue
                 found.append(unpack(ring, base + (head & mask) * stride))
                 head = (head + 1) & 0xFFFFFFFF
             words[self.cq_head] = head
@@ -198,6 +204,17 @@ class SysRing:
             tail = words[self.cq_tail]
             if head == tail:
                 return found
+
+    def _take_mixed(self, head: int, found: list[tuple[int, ...]]) -> int:
+        """Add the entry at `head`, which has one place or two; the head behind it."""
+        at = self.cqes_at + (head & self.cq_mask) * abi.CQE_BYTES
+        user_data, res, flags = _CQE.unpack_from(self.ring, at)
+        if flags & abi.CQE_F_32:
+            found.append(abi.BIG_CQE.unpack_from(self.ring, at))
+            return (head + 2) & 0xFFFFFFFF
+        if not flags & abi.CQE_F_SKIP:
+            found.append((user_data, res, flags, *abi.NO_EXTRA))
+        return (head + 1) & 0xFFFFFFFF
 
     def register(self, opcode: int, arg: int, count: int) -> int:
         """io_uring_register(2) on this ring; `arg` is an address or 0."""

@@ -22,7 +22,7 @@ class Transport(Protocol):
 
     def reap(self) -> list[tuple[int, ...]]:
         """(user_data, res, flags) of every CQE there is, an overflow backlog included; two numbers
-        more, big_cqe, on a ring made with SETUP_CQE32."""
+        more, big_cqe, on a ring made with SETUP_CQE32 or SETUP_CQE_MIXED."""
 
     def register(self, opcode: int, arg: int, count: int) -> int:
         """io_uring_register(2) on this ring; `arg` is an address or 0."""

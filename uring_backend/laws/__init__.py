@@ -16,6 +16,7 @@ from pybpfvm.uring_backend.laws import (
     polled,
     registration,
     selecting,
+    settings,
     sockets,
     waiting,
 )
@@ -32,4 +33,5 @@ FAMILIES: Final[Sequence[Law]] = (
     *entries.LAWS,
     *polled.LAWS,
     *selecting.LAWS,
+    *settings.LAWS,
 )

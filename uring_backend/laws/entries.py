@@ -1,4 +1,4 @@
-"""Laws of entries of twice the size: SETUP_SQE128 and SETUP_CQE32."""
+"""Laws of entries of twice the size: SETUP_SQE128, SETUP_CQE32 and SETUP_CQE_MIXED."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from typing import Final
 
 from pybpfvm.uring_backend.abi import (
+    CQE_F_32,
     NOP_CQE32,
     NOP_FILE,
     NOP_INJECT_RESULT,
     NOP_TW,
     O_RDONLY,
     SETUP_CQE32,
+    SETUP_CQE_MIXED,
     SETUP_SQE128,
     SQE_ASYNC,
     SQE_IO_DRAIN,
@@ -24,6 +26,8 @@ from pybpfvm.uring_backend.base import Completion, Message
 from pybpfvm.uring_backend.lawbench import Bench, Law, bad, expect, nop
 
 _WORDS: Final = (0x1111_2222_3333_4444, (1 << 64) - 1)
+_MANY: Final = 8_000  # three times as many take more places than the CQ of a real backend has
+_BATCH: Final = 1000
 _CANCELED: Final = -errno.ECANCELED
 
 
@@ -72,6 +76,46 @@ def the_second_half(bench: Bench) -> None:
     expect("a message", ring.collect(1), [Message(9, 5, 0)])
 
 
+def some_have_a_second_half(bench: Bench) -> None:
+    """CQE_MIXED: what NOP_CQE32 fills is marked, wherever in the queue it comes to stand."""
+
+    def plain(token: int, res: int = 0) -> Completion:
+        return Completion(token, res, 0)
+
+    def marked(token: int, res: int = 0) -> Completion:
+        return Completion(token, res, CQE_F_32, _WORDS)
+
+    ring = bench.another(SETUP_CQE_MIXED)
+    for way in (0, SQE_ASYNC, SQE_IO_DRAIN):
+        ring.submit(_wide(1, way))
+        expect("filled", ring.collect(1), [marked(1)])
+        ring.submit(nop(1, way))
+        expect("an ordinary one", ring.collect(1), [plain(1)])
+    ring.submit(_wide(1, result=(1 << 32) - errno.EIO))
+    expect("of an error", ring.collect(1), [marked(1, -errno.EIO)])
+    ring.submit(_wide(1, also=NOP_FILE))
+    expect("no file", ring.collect(1), [marked(1, -errno.EBADF)])
+    ring.submit(nop(1, SQE_IO_LINK, fails=True), _wide(2))
+    expect("cancelled", ring.collect(2), [plain(1, -errno.EIO), plain(2, _CANCELED)])
+    ring.submit(_wide(1, SQE_IO_LINK), nop(2))
+    expect("in a chain", ring.collect(2), [marked(1), plain(2)])
+    message = Sqe(Op.MSG_RING, fd=bench.backend.ring_fd(ring.backend), off=9, len=5)
+    expect("sent", bench.result(message), 0)
+    expect("a message", ring.collect(1), [Message(9, 5, 0)])
+    for shift in range(3):  # so that every place becomes the last one of the queue
+        tokens = range(1, _MANY + shift)
+        for first in range(0, len(tokens), _BATCH):
+            part = tokens[first : first + _BATCH]
+            ring.submit(*(nop(token) if token % 3 == shift else _wide(token) for token in part))
+        wanted = [
+            Completion(token, 0, 0)
+            if token % 3 == shift
+            else Completion(token, 0, CQE_F_32, _WORDS)
+            for token in tokens
+        ]
+        expect("in order", ring.collect(len(tokens)), wanted)
+
+
 def no_second_half(bench: Bench) -> None:
     """Without CQE32, NOP_CQE32 is refused when it is read; larger SQEs are no help."""
     for ring in (bench, bench.another(SETUP_SQE128)):
@@ -83,7 +127,8 @@ def no_second_half(bench: Bench) -> None:
 
 def larger_entries_change_nothing_else(bench: Bench) -> None:
     """Batches, links, drains, timeouts and what is refused are as on any ring."""
-    for flags in (SETUP_SQE128, SETUP_CQE32, SETUP_SQE128 | SETUP_CQE32):
+    wide = SETUP_SQE128 | SETUP_CQE32
+    for flags in (SETUP_SQE128, SETUP_CQE32, wide, SETUP_CQE_MIXED, SETUP_CQE_MIXED | SETUP_SQE128):
         ring = bench.another(flags)
         count = 200
         batch = [nop(token) for token in range(1, count + 1)]
@@ -99,6 +144,7 @@ def larger_entries_change_nothing_else(bench: Bench) -> None:
 
 LAWS: Final[Sequence[Law]] = (
     the_second_half,
+    some_have_a_second_half,
     no_second_half,
     larger_entries_change_nothing_else,
 )

@@ -41,7 +41,7 @@ from pybpfvm.profiles.base import LoopAnswer, LoopPlace, LoopRules
 from pybpfvm.profiles.base import Region as RingRegion
 from pybpfvm.profiles.upstream_types import CTX_FIELDS
 from pybpfvm.uring_backend import abi
-from pybpfvm.uring_backend.abi import Cqe
+from pybpfvm.uring_backend.abi import Cqe, Register
 from pybpfvm.uring_backend.base import (
     EXTERNAL,
     OTHER_RING,
@@ -52,12 +52,13 @@ from pybpfvm.uring_backend.base import (
     Message,
 )
 from pybpfvm.uring_backend.counts import Counts
-from pybpfvm.uring_backend.filtering import FilterGate, RequestFilter
+from pybpfvm.uring_backend.filtering import FilterGate, RequestFilter, refusal
 from pybpfvm.uring_backend.loop.attach import OpsValue, RingTable, release
 from pybpfvm.uring_backend.loop.memory import LoopMemory, Posting
 from pybpfvm.uring_backend.loop.naming import NAMES_ANOTHER, Live, Naming
 from pybpfvm.uring_backend.loop.setup import LoopSetup, check_setup
 from pybpfvm.uring_backend.requests import DIRECT_TOKENS
+from pybpfvm.uring_backend.restrictions import Restrictions, Row
 
 if TYPE_CHECKING:
     from pybpfvm.uring_backend.kernel.steps import KernelSteps
@@ -122,6 +123,7 @@ class LoopRing:
         table: RingTable,
         observer: Observer | None = None,
         budgets: LoopBudgets | None = None,
+        restrictions: Restrictions | None = None,
     ) -> None:
         self.rules = rules
         self.setup: LoopSetup = check_setup(entries, flags, cq_entries)
@@ -142,8 +144,10 @@ class LoopRing:
         # Where programs get none, it is a word that nobody can get at.
         self.params = memory.alloc(rules.params_bytes or 8, RegionKind.RING, rules.params or "none")
         self._wait_count = 0
-        self._disabled = bool(self.setup.flags & abi.SETUP_R_DISABLED)
-        self._submitter = None if self._disabled else threading.get_ident()
+        disabled = bool(self.setup.flags & abi.SETUP_R_DISABLED)
+        self.restrictions = restrictions or Restrictions(disabled=disabled)
+        self._refused: set[int] = set()  # tokens of requests that these refuse
+        self._submitter = None if disabled else threading.get_ident()
         self._live: dict[int, Live] = {}  # by token
         self._silent: set[int] = set()  # of these, those that may end without a CQE
         self._naming = Naming(self._live)
@@ -252,12 +256,16 @@ class LoopRing:
 
     # --- registration -----------------------------------------------------------------------
 
+    def register_restrictions(self, rows: Sequence[Row]) -> None:
+        """IORING_REGISTER_RESTRICTIONS (see restrictions). Raises RingError."""
+        self._check_open()
+        self.restrictions.command(Register.RESTRICTIONS)
+        self.restrictions.register(rows)
+
     def enable(self) -> None:
         """IORING_REGISTER_ENABLE_RINGS: the caller becomes the submitter."""
         self._check_open()
-        if not self._disabled:
-            raise RingError(errno.EBADFD, "the ring is enabled")
-        self._disabled = False
+        self.restrictions.enable()
         self._submitter = threading.get_ident()
 
     @uninterrupted
@@ -266,9 +274,10 @@ class LoopRing:
         many. RingError EINVAL without DEFER_TASKRUN, EEXIST from another thread than the
         submitter's, EOVERFLOW for less than what is in a queue."""
         self._check_open()
+        self.restrictions.command(Register.RESIZE_RINGS)
         if self._inside:
             raise InputError("the ring is inside an enter", remedy="call it afterwards")
-        single = self.setup.flags & abi.SETUP_SINGLE_ISSUER and not self._disabled
+        single = self.setup.flags & abi.SETUP_SINGLE_ISSUER and not self.restrictions.disabled
         if single and threading.get_ident() != self._submitter:
             raise RingError(errno.EEXIST, "only the thread that made the ring may resize it")
         if not self.setup.defers:
@@ -287,6 +296,7 @@ class LoopRing:
     def register_mem(self, region: Region) -> None:
         """IORING_REGISTER_MEM_REGION with memory of the host's."""
         self._check_open()
+        self.restrictions.command(Register.MEM_REGION)
         if self.queues.region(RingRegion.MEM) is not None:
             raise RingError(errno.EBUSY, "a memory region is registered")
         self.queues.set_mem(region)
@@ -337,7 +347,7 @@ class LoopRing:
 
     def _run_thread(self) -> None:
         """The kernel's thread looks, if there is one and it is awake; then it may fall asleep."""
-        if not self.setup.has_thread or self._disabled:
+        if not self.setup.has_thread or self.restrictions.disabled:
             return
         if self.now_ns() >= self._thread_sleeps_ns:
             self.queues.show(abi.SQ_NEED_WAKEUP, on=True)
@@ -352,6 +362,7 @@ class LoopRing:
 
     def submit(self) -> int:
         """As libraries do: enter with what was queued. 0 where a program decides."""
+        self.restrictions.enter()
         count, self._pending_sqes = self._pending_sqes, 0
         return self.enter(count)
 
@@ -390,8 +401,7 @@ class LoopRing:
             raise RingError(errno.EINVAL, f"unknown enter flags {flags & ~_ENTER_FLAGS:#x}")
         if self._inside:
             raise InputError("the ring is inside an enter", remedy="call it afterwards")
-        if self._disabled:
-            raise RingError(errno.EBADFD, "the ring is disabled")
+        self.restrictions.enter()
         single = self.setup.flags & abi.SETUP_SINGLE_ISSUER
         acts = to_submit or self.attached or (self.setup.defers and flags & abi.ENTER_GETEVENTS)
         if single and acts and threading.get_ident() != self._submitter:
@@ -690,7 +700,11 @@ class LoopRing:
         taken = 0
         try:
             for token, raw in zip(tokens, batch, strict=True):
-                if raw[0] in NAMES_ANOTHER:
+                if self._is_refused(raw):
+                    encoded.append(refusal(token, raw[1]))
+                    self._refused.add(token)
+                    del self._submitting[token]  # no filter is asked
+                elif raw[0] in NAMES_ANOTHER:
                     encoded.append(self._naming.start(token, raw))
                 else:
                     opcode = raw[:1] if raw[0] != EXTERNAL else _UNKNOWN
@@ -706,6 +720,7 @@ class LoopRing:
                 self._live.pop(token, None)
                 self._silent.discard(token)
                 self._naming.forget(token)
+                self._refused.discard(token)
         self._next_token = tokens[0] + taken
         if self._observer is not None:
             now = self.now_ns()
@@ -714,6 +729,14 @@ class LoopRing:
                 issued = SqeIssued(now, token, raw[0], one.user_data, 0, raw[1], one.origin, raw)
                 self._observer(issued)
         return taken
+
+    def _is_refused(self, raw: bytes) -> bool:
+        """Whether restrictions refuse the SQE, and nothing that the kernel looks at before."""
+        opcode, flags = raw[0], raw[1]
+        if not self.restrictions.refuses(opcode, flags) or opcode >= abi.OP_LAST:
+            return False
+        selects = flags & abi.SQE_BUFFER_SELECT and not abi.OPS[abi.Op(opcode)].buffer_select
+        return not selects and not flags & ~abi.SQE_VALID_FLAGS
 
     def queue_sqe(self, sqe: bytes) -> int:
         """bpf_io_uring_queue_sqe: an entry for the SQ's tail; -EINVAL for one of another size."""
@@ -778,6 +801,8 @@ class LoopRing:
             assert isinstance(event, Completion)
             more = event.flags & abi.CQE_F_MORE
             one = self._live[event.token]
+            if event.token in self._refused:
+                event = replace(event, res=self._refusal_said(event.token, event.res))
             res, again = self._naming.answered(event.token, event.res)
             if again is not None and self.backend.submit([again]):
                 events += self._completed(within)
@@ -795,6 +820,10 @@ class LoopRing:
         if self.setup.flags & abi.SETUP_TASKRUN_FLAG and (runs or self._task_work):
             self.queues.show(abi.SQ_TASKRUN, on=bool(self._task_work))
         return bool(events)
+
+    def _refusal_said(self, token: int, res: int) -> int:
+        self._refused.discard(token)
+        return -errno.EACCES if res == -errno.EINVAL else res
 
     def _post(self, posting: Posting) -> None:
         self._posted += 1
@@ -892,7 +921,7 @@ class LoopRing:
         merged = rules.of_structs and rules.place is LoopPlace.INSTEAD and not rules.go_on
         if not merged or rules.timeout is not None or rules.untold:
             return None
-        if self._observer is not None:
+        if self._observer is not None or self.restrictions.active:
             return None
         if self.setup.flags & (abi.SETUP_TASKRUN_FLAG | abi.NOTICED):
             return None

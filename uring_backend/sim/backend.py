@@ -36,6 +36,7 @@ from pybpfvm.uring_backend.sim.descriptors import FdTable, OpenFile
 from pybpfvm.uring_backend.sim.injector import Injector
 from pybpfvm.uring_backend.sim.messages import RingNode
 from pybpfvm.uring_backend.sim.opcodes import PREPARE, unsupported
+from pybpfvm.uring_backend.sim.settings import SimSettings
 from pybpfvm.uring_backend.sim.vfs import DEFAULT_LIMIT_BYTES
 from pybpfvm.uring_backend.sim.world import SimWorld
 
@@ -62,6 +63,7 @@ class SimBackend:
         self.world = SimWorld(self._fds, self._clock, disk_bytes, seed=seed)
         self._core = Core(memory, self._fds, self._clock, self.world, PREPARE, seed, injector)
         self._core.setup_flags = flags
+        self.settings = SimSettings(self._core)
         self._closed = False
 
     def __enter__(self) -> SimBackend:
@@ -214,5 +216,6 @@ class SimBackend:
         if self._closed:
             return
         self._closed = True
+        self.settings.close()
         self._core.close()
         self._fds.close_all()

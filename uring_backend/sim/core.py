@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from random import Random
 from typing import Final
 
@@ -32,6 +32,7 @@ from pybpfvm.uring_backend.abi import (
     POLLERR,
     POLLHUP,
     SETUP_IOPOLL,
+    SQE_ASYNC,
     SQE_BUFFER_SELECT,
     SQE_CQE_SKIP_SUCCESS,
     SQE_FIXED_FILE,
@@ -102,6 +103,8 @@ class Core:
         self.working: Request | None = None  # what a worker performs at this moment
         self.denied: Denied | None = None  # filters of requests
         self.setup_flags = 0  # of abi.NOTICED
+        self.personalities: set[int] = set()  # what Sqe.personality may be, beside 0
+        self.worker_signal: Callable[[], None] | None = None  # told what workers end
         self.posted = 0  # CQEs so far, those of skipped successes not counted
         self._prepare = prepare
         self._injector = injector
@@ -114,6 +117,11 @@ class Core:
         self._drain_active = False
         self._drain_next = False
         self._drain_disabled = False
+
+    @property
+    def opcodes(self) -> Collection[Op]:
+        """What this ring performs."""
+        return self._prepare.keys()
 
     @property
     def polls(self) -> bool:
@@ -208,7 +216,7 @@ class Core:
             request.drain = request.through_worker = True
         if sqe.ioprio and not info.ioprio:
             raise Refused(errno.EINVAL)
-        if sqe.personality:
+        if sqe.personality and sqe.personality not in self.personalities:
             raise Refused(errno.EINVAL)
         if external:
             request.issue = lambda: self._start_external(request)
@@ -270,8 +278,10 @@ class Core:
     def issue(self, request: Request) -> None:
         """Perform a prepared request as far as that goes without waiting."""
         request.state = State.QUEUED
+        found = False
         try:
             self._find_file(request)
+            found = True
             request.errors_pass = request.sqe.opcode in NEVER_FAILS
             harm = self._harm(request)
             if isinstance(harm, Late):
@@ -293,6 +303,8 @@ class Core:
             if request.state is not State.WORKER:
                 self._arm_link_timeout(request)
         else:
+            worker = request is self.working or request.sqe.flags & SQE_ASYNC
+            request.worker_ends = found and bool(worker)
             self.complete(request, result, failed=False if request.errors_pass else None)
 
     def perform(self, request: Request) -> int | None:
@@ -584,6 +596,8 @@ class Core:
                     self._emit(request, request.res, request.cqe_flags | CQE_F_MORE)
                 elif not request.skip_cqe:
                     self._emit(request, request.res, request.cqe_flags)
+                if request.worker_ends and self.worker_signal is not None:
+                    self.worker_signal()
             self.timers.count(self.posted)
             for request in batch:
                 if request.starting:

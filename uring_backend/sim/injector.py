@@ -50,6 +50,7 @@ class Injector:
         self._counts: Counter[Op] = Counter()
         self._random = Random(seed << 16 | _OWN_STREAM)
         self.rates = _switched_on(faults.odds, self._random)
+        self._chosen = () if faults.odds is None else faults.odds.chosen
 
     def at(self, op: Op, token: int, possible: Chances) -> Harm | None:
         """What comes to the next request of opcode `op`, of what is `possible` for it."""
@@ -82,6 +83,9 @@ class Injector:
 
     def _draw(self, op: Op, possible: Chances) -> Harm | None:
         random, size = self._random, possible.size
+        for chosen in self._chosen:
+            if chosen.op == op and random.random() < chosen.rate and _comes(chosen.harm, possible):
+                return chosen.harm
         for kind in kinds_of(op):
             rate = self.rates.get((op, kind), 0.0)
             if not rate or random.random() >= rate:

@@ -89,6 +89,7 @@ class Request:
         "was_polled",
         "woken",
         "woken_events",
+        "worker_ends",
     )
 
     def __init__(self, sqe: Sqe) -> None:
@@ -120,6 +121,7 @@ class Request:
         self.multishot = False
         self.starting = False  # an external request whose Started is not reported yet
         self.tried = False
+        self.worker_ends = False  # its result comes from a worker
         self.size_bytes = 0  # what a transfer that may be cut short wants to move, where known
         self.most_bytes = MAX_RW_COUNT  # what one try may move: less by a fault
         self.done_bytes = 0  # of a transfer that must be complete (MSG_WAITALL)

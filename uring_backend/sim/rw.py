@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from pybpfvm.bits import s32, s64
 from pybpfvm.memory import UserFault
 from pybpfvm.uring_backend.abi import (
+    CQE_F_32,
     CURRENT_POSITION,
     IOV_MAX,
     IOVEC,
@@ -32,6 +33,7 @@ from pybpfvm.uring_backend.abi import (
     RWF_NOWAIT,
     RWF_SYNC,
     SETUP_CQE32,
+    SETUP_CQE_MIXED,
     SQE_BUFFER_SELECT,
     Op,
 )
@@ -51,19 +53,23 @@ _WRITES: Final = frozenset({Op.WRITE, Op.WRITEV, Op.WRITE_FIXED, Op.WRITEV_FIXED
 _VECTORS: Final = frozenset({Op.READV, Op.WRITEV, Op.READV_FIXED, Op.WRITEV_FIXED})
 _FIXED: Final = frozenset({Op.READ_FIXED, Op.WRITE_FIXED, Op.READV_FIXED, Op.WRITEV_FIXED})
 _PRIORITY_CLASSES: Final = 4  # ioprio: class in the upper three bits; 0 none .. 3 idle
+_PRIORITY_LEVEL: Final = 7  # its lower three bits; no class has none
 
 
 def prepare_nop(core: Core, request: Request) -> Issue:
     """NOP: 0, or the result that Sqe.len injects. NOP_CQE32: Sqe.off and addr are the second half
     of its CQE."""
     sqe = request.sqe
-    known = _NOP_FLAGS | NOP_CQE32 if core.setup_flags & SETUP_CQE32 else _NOP_FLAGS
+    halves = core.setup_flags & (SETUP_CQE32 | SETUP_CQE_MIXED)
+    known = _NOP_FLAGS | NOP_CQE32 if halves else _NOP_FLAGS
     if sqe.op_flags & ~known:
         raise Refused(errno.EINVAL)
 
     def issue() -> int | None:
         if sqe.op_flags & NOP_CQE32:
             request.extra = sqe.off, sqe.addr
+            if halves & SETUP_CQE_MIXED:
+                request.cqe_flags |= CQE_F_32
         if sqe.op_flags & NOP_FILE:
             fixed = sqe.op_flags & NOP_FIXED_FILE
             if fixed:
@@ -141,7 +147,9 @@ def prepare_read_write(core: Core, request: Request) -> Issue:
     op = Op(sqe.opcode)
     writing = op in _WRITES
     selecting = bool(sqe.flags & SQE_BUFFER_SELECT)
-    if sqe.ioprio >> 13 >= _PRIORITY_CLASSES or sqe.pad:
+    priority = sqe.ioprio >> 13
+    levelled = not priority and sqe.ioprio & _PRIORITY_LEVEL
+    if priority >= _PRIORITY_CLASSES or levelled or sqe.pad:
         raise Refused(errno.EINVAL)
     vector: Blocks | None = None
     if op in _VECTORS:
