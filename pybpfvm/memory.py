@@ -29,6 +29,7 @@ import os
 import threading
 import weakref
 from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from enum import Enum
@@ -270,6 +271,8 @@ class AddressSpace:
         self._pinning = threading.Lock()
         # Where read-only regions are writable for us, and how long that is.
         self._twins: dict[int, tuple[int, int]] = {}
+        # Where freed regions wait to be the same ones again; None: they do not (`recycle`).
+        self._kept: dict[tuple[int, RegionKind, str], deque[_Entry]] | None = None
 
     def __enter__(self) -> AddressSpace:
         return self
@@ -302,6 +305,30 @@ class AddressSpace:
     def forget_on_free(self, action: Callable[[], None]) -> None:
         """Take `on_free` back."""
         self._on_free.remove(action)
+
+    def recycle(self) -> None:
+        """From now on a region that is freed, if anybody can write to it, waits with its pages for
+        the next one of the same size, kind and name, which gets its address: for who sets up the
+        same things again and again, and wants them at the same place."""
+        self._kept = {} if self._kept is None else self._kept
+
+    def _again(self, size: int, kind: RegionKind, name: str) -> Region | None:
+        """A region that was freed like this one, zeroed."""
+        waiting = self._kept.get((size, kind, name)) if self._kept else None
+        if not waiting:
+            return None
+        region, end, _, readable, writable = waiting.popleft()
+        span = align_up(size, PAGE)
+        ctypes.memset(region.start, 0, size)
+        buffer = (ctypes.c_ubyte * size).from_address(region.start)
+        self._buffers[region.start] = weakref.ref(buffer)
+        view = memoryview(buffer).cast("B")
+        index = bisect_right(self._starts, region.start)
+        self._starts.insert(index, region.start)
+        self._entries.insert(index, (region, end, view, readable, writable))
+        self.committed_bytes += span
+        self.changes += 1
+        return region
 
     def close(self) -> None:
         """Unmap everything. Accesses afterwards fault; closing twice is fine.
@@ -344,6 +371,10 @@ class AddressSpace:
         """
         if size < 1:
             raise InputError(f"a region of {size} bytes", where=name, remedy="ask for 1 or more")
+        if self._kept and writable and owner is None:
+            again = self._again(size, kind, name)
+            if again is not None:
+                return again
         span = align_up(size, PAGE)
         start = self._take(span, span + _GUARD, kind, name)
         try:
@@ -439,7 +470,8 @@ class AddressSpace:
                     where=region.name,
                     remedy="unregister it when its requests are over, or close the ring",
                 )
-            self._entries[index][2].release()
+            entry = self._entries[index]
+            entry[2].release()
             del self._starts[index], self._entries[index]
         span = align_up(region.size, PAGE)
         self.committed_bytes -= span
@@ -447,6 +479,10 @@ class AddressSpace:
         for action in self._on_free:
             action()
         if self._buffers[region.start]() is not None:
+            return
+        if self._kept is not None and region.writable and region.owner is None:
+            key = region.size, region.kind, region.name
+            self._kept.setdefault(key, deque()).append(entry)
             return
         del self._buffers[region.start]
         if region.start in self._twins:

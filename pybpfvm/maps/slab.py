@@ -30,6 +30,7 @@ class Slab:
         self._writable = writable
         self._chunk_bytes = _FIRST_CHUNK
         self._free: list[int] = []
+        self._chunks: list[range] = []
 
     def take(self) -> int:
         """Address of a slot with unspecified content.
@@ -43,6 +44,10 @@ class Slab:
     def release(self, addr: int) -> None:
         """Give a slot back."""
         self._free.append(addr)
+
+    def clear(self) -> None:
+        """All slots are free, and handed out in the order in which they were the first time."""
+        self._free = [addr for chunk in reversed(self._chunks) for addr in chunk]
 
     def _grow(self) -> None:
         count = max(1, min(self._missing, self._chunk_bytes // self._slot_bytes))
@@ -58,4 +63,5 @@ class Slab:
         self._missing -= count
         self._chunk_bytes = min(2 * self._chunk_bytes, _LARGEST_CHUNK)
         step = self._slot_bytes
-        self._free.extend(range(region.start + (count - 1) * step, region.start - 1, -step))
+        self._chunks.append(range(region.start + (count - 1) * step, region.start - 1, -step))
+        self._free.extend(self._chunks[-1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TypedDict
 
@@ -21,7 +22,6 @@ from pybpfvm.events import CqeReaped, Event, Noted, Observer
 from pybpfvm.filters.table import Scope, Task
 from pybpfvm.filters.uapi import Registrar
 from pybpfvm.loader.kconfig import Kconfig
-from pybpfvm.profiles import profile_named
 from pybpfvm.profiles.base import Profile
 from pybpfvm.scenario.compare import Finding, compare, differing
 from pybpfvm.scenario.live import Live, placed
@@ -34,16 +34,13 @@ from pybpfvm.scenario.model import (
     Detach,
     Enable,
     Enter,
-    Field,
     FilterSpec,
     Later,
     NetworkChange,
     PeerEnd,
     PeerRecv,
     PeerSend,
-    Ref,
     Register,
-    RingSetup,
     Scenario,
     Signal,
     Sleep,
@@ -53,17 +50,14 @@ from pybpfvm.scenario.model import (
     Wait,
     Write,
 )
-from pybpfvm.scenario.names import check_names
+from pybpfvm.scenario.stage import Stage, loop_flags
+from pybpfvm.scenario.watching import Checks, Watch, left_in_flight, lost, too_many_left
 from pybpfvm.session import Budgets, Cqe, LoopRing, Machine, Ring
 from pybpfvm.session.engines import chosen
 from pybpfvm.session.hostring import BackendName, HostRing
-from pybpfvm.session.loopring import LOOP_FLAGS
-from pybpfvm.session.values import Value
-from pybpfvm.uring_backend.abi import SETUP_CQSIZE
+from pybpfvm.uring_backend.choices import Chooser, Footprint
 from pybpfvm.uring_backend.faults import Fault, Faults, Missed
-from pybpfvm.uring_backend.loop.memory import ring_layout
 from pybpfvm.uring_backend.loop.ring import LoopBudgets
-from pybpfvm.uring_backend.loop.setup import check_setup
 
 __all__ = ["Finding", "Live", "Outcome", "run_scenario"]
 
@@ -109,6 +103,7 @@ class Outcome:
     missed: tuple[Missed, ...] = ()
     short_submits: tuple[ShortSubmit, ...] = ()
     not_judged: int = 0
+    left: tuple[str, ...] = ()  # with checks: requests in flight that nothing will end
 
     @property
     def ok(self) -> bool:
@@ -131,6 +126,7 @@ class _Progress:
     cqes: dict[int, list[Cqe]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     short_submits: list[ShortSubmit] = field(default_factory=list)
+    watch: Watch | None = None
     step: int = -1  # index of the step being taken; -1 before the first
     collecting: bool = False
 
@@ -164,6 +160,9 @@ def run_scenario(
     observer: Observer | None = None,
     on_start: Callable[[Live], None] | None = None,
     on_end: Callable[[Live], None] | None = None,
+    chooser: Chooser | None = None,
+    checks: Checks | None = None,
+    stage: Stage | None = None,
 ) -> Outcome:
     """Run `scenario` on a ring of its own, in a machine of its own.
 
@@ -172,27 +171,33 @@ def run_scenario(
     CqeReaped events are of waits and programs: what queues hold at the end is collected silently,
     and nothing is told of what the ring cancels when it closes. Without an observer compiled code
     loops by itself where it can.
-    `on_start` and `on_end` see the live ring,
-    object and blocks before the first step and after the last. Raises InputError and RingError
-    for what the scenario sets up wrongly; hangs, traps and load rejections are in the outcome.
+    `on_start` and `on_end` see the live ring, object and blocks before the first step and after the
+    last. A `chooser` (in `sim`) decides the order of what is free; with `checks` findings of
+    `watching` come, too. `stage` has the object in its machine already, and is left as it was
+    before; `object_path`, `abi`, `helpers`, `btf` and `kconfig` are its own. Raises InputError and
+    RingError for what the scenario sets up wrongly; hangs, traps and load rejections are in the
+    outcome.
     """
+    watch = None if checks is None or not checks.events else Watch(observer)
+    if watch is not None:
+        observer = watch
     progress = _Progress(observer)
-    with Machine() as machine:
-        source = object_path if object_path is not None else scenario.object
-        profile = _abi(scenario, abi)
-        with placed(scenario, scenario.path):
-            constants = _constants(scenario)
-            obj = machine.load(
-                source,
-                abi=profile,
-                helpers=helpers,
-                btf=btf,
-                kconfig=kconfig,
-                constants=constants,
-                replace=scenario.replace,
+    with ExitStack() as held:
+        if stage is None:
+            stage = held.enter_context(
+                Stage(
+                    scenario,
+                    object_path=object_path,
+                    abi=abi,
+                    helpers=helpers,
+                    btf=btf,
+                    kconfig=kconfig,
+                )
             )
-            loops = obj.profile.loop is not None
-        check_names(scenario, obj)
+        else:
+            held.callback(stage.rewind)
+        machine, obj = stage.machine, stage.object
+        loops = obj.profile.loop is not None
         setup = scenario.ring
         task = Task()
         progress.findings += _register_filters(scenario, task, Scope.TASK)
@@ -207,13 +212,14 @@ def run_scenario(
             "faults": _faults(scenario, faults),
             "machine": machine,
             "task": task,
+            "chooser": chooser,
         }
         ring: HostRing
         try:
             if loops:
                 ring = LoopRing(
                     setup.entries,
-                    flags=_loop_flags(setup),
+                    flags=loop_flags(setup),
                     cq_entries=setup.cq0_entries or 0,
                     budgets=_loop_budgets(budgets),
                     **common,
@@ -226,6 +232,7 @@ def run_scenario(
                     flags=setup.flags or 0,
                     cq0_entries=setup.cq0_entries,
                     budgets=budgets,
+                    engines=stage.engines,
                     **common,
                 )
         except RingError as error:
@@ -233,10 +240,14 @@ def run_scenario(
         with ring:
             with placed(scenario, scenario.path):
                 live = Live(scenario, ring, obj)
+            stage.live = live
+            if watch is not None:
+                watch.begins(live)
+                progress.watch = watch
             progress.findings += _register_filters(scenario, ring, Scope.RING)
             if on_start is not None:
                 on_start(live)
-            stopped = live.stopped = _take_steps(scenario, live, progress)
+            stopped = live.stopped = _take_steps(scenario, live, progress, chooser)
             live.counts = ring.counts.copy()
             _collect(live, progress)
             live.dump()
@@ -250,6 +261,14 @@ def run_scenario(
                     )
             else:
                 not_judged = _expectations_left(scenario, progress.step)
+            left: tuple[str, ...] = ()
+            if checks is not None:
+                if stopped is None:
+                    left = left_in_flight(ring, chooser)
+                    progress.findings += too_many_left(left, checks, scenario)
+                progress.findings += lost(scenario, ring)
+            if watch is not None:
+                progress.findings += watch.findings
             if on_end is not None:
                 on_end(live)
             progress.observer = None  # what the ring cancels when it closes is not of the run
@@ -269,6 +288,7 @@ def run_scenario(
                 missed=ring.missed_faults,
                 short_submits=tuple(progress.short_submits),
                 not_judged=not_judged,
+                left=left,
             )
 
 
@@ -285,10 +305,7 @@ class _Common(TypedDict):
     faults: Faults | None
     machine: Machine
     task: Task
-
-
-def _loop_flags(setup: RingSetup) -> int:
-    return LOOP_FLAGS if setup.flags is None else setup.flags
+    chooser: Chooser | None
 
 
 def _loop_budgets(budgets: Budgets | None) -> LoopBudgets | None:
@@ -305,32 +322,6 @@ def _loop_budgets(budgets: Budgets | None) -> LoopBudgets | None:
     )
 
 
-def _constants(scenario: Scenario) -> Mapping[str, Value]:
-    """What the object's constants are: known before there is a ring, whose numbers they may be."""
-    setup = scenario.ring
-
-    def value(given: Field) -> Value:
-        match given:
-            case Ref():
-                flags = _loop_flags(setup) | (SETUP_CQSIZE if setup.cq0_entries else 0)
-                layout = ring_layout(check_setup(setup.entries, flags, setup.cq0_entries or 0))
-                if given.name not in layout:
-                    raise InputError(f"{given.name} is not known when an object is loaded")
-                return layout[given.name] + given.offset
-            case tuple():
-                return [value(item) for item in given]
-            case Mapping():
-                return {name: value(item) for name, item in given.items()}
-            case _:
-                return given
-
-    found = {}
-    for name, given in scenario.constants.items():
-        with placed(scenario, f"{scenario.path}: constants.{name}"):
-            found[name] = value(given)
-    return found
-
-
 def _faults(scenario: Scenario, given: Faults | None) -> Faults | None:
     """The faults that decide: the caller's, with what the scenario shares if it has odds."""
     own = scenario.faults
@@ -341,16 +332,6 @@ def _faults(scenario: Scenario, given: Faults | None) -> Faults | None:
     user = own.odds
     odds = replace(given.odds, shared=user.shared, reaped=user.reaped, user_rate=user.user_rate)
     return replace(given, odds=odds)
-
-
-def _abi(scenario: Scenario, abi: str | None) -> str | None:
-    """The profile's name that decides. Raises InputError with the place that gave a wrong one."""
-    if abi is None and scenario.abi is not None:
-        profile_named(scenario.abi, f"{scenario.path}: abi")
-        return scenario.abi
-    if abi is not None:
-        profile_named(abi)
-    return abi
 
 
 def _register_filters(scenario: Scenario, registrar: Registrar, scope: Scope) -> list[Finding]:
@@ -368,7 +349,13 @@ def _registered(spec: FilterSpec, registrar: Registrar, where: str) -> list[Find
     return _refused(lambda: registrar.register_filter(spec.wanted), spec.errno, where)
 
 
-def _take_steps(scenario: Scenario, live: Live, progress: _Progress) -> Stopped | None:
+# Before these nothing needs to happen first: it can happen in them.
+_PASSES_TIME = (Wait, Sleep, PeerRecv, Enter)
+
+
+def _take_steps(
+    scenario: Scenario, live: Live, progress: _Progress, chooser: Chooser | None
+) -> Stopped | None:
     try:
         if scenario.programs:
             with placed(scenario, f"{scenario.path}: programs"):
@@ -379,6 +366,10 @@ def _take_steps(scenario: Scenario, live: Live, progress: _Progress) -> Stopped 
                     live.attach(name)
         for index, step in enumerate(scenario.steps):
             progress.step = index
+            if chooser is not None:
+                chooser.touches(Footprint.ALL)
+                if index and not isinstance(step.action, _PASSES_TIME):
+                    live.ring.before_step()
             if progress.observer is not None:
                 now_ns = live.ring.now_ns()
                 progress.see(Noted(now_ns, "step", f"steps[{index}]: {_told(step.action)}"))
@@ -519,7 +510,10 @@ def _act(action: Action, live: Live, progress: _Progress, where: str) -> Iterabl
         case Sleep():
             ring.run_until_idle(action.duration_ns)
         case Write():
-            live.blocks[action.block].write(live.render(action.content), action.offset)
+            block, data = live.blocks[action.block], live.render(action.content)
+            if progress.watch is not None:
+                progress.watch.host_writes(block.addr + action.offset, len(data))
+            block.write(data, action.offset)
         case Connect():
             live.peers[action.peer] = ring.world.connect(live.fds[action.to])
         case PeerSend():

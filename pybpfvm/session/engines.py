@@ -24,6 +24,11 @@ _MODULES = {
 }
 
 
+EnginePool = dict[int, Engine]
+"""Engines of rings that come one after the other, by the identity of the object whose programs they
+run; who keeps it closes them. The same programs are verified, and registered, on each ring."""
+
+
 @cache
 def jit_refusal() -> str | None:
     """Why the JIT can not run here, None if it can."""

@@ -28,6 +28,7 @@ from pybpfvm.uring_backend.abi import (
     Register,
 )
 from pybpfvm.uring_backend.base import Backend, World
+from pybpfvm.uring_backend.choices import Chooser
 from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.faults import Fault, Faults, Missed
 from pybpfvm.uring_backend.restrictions import Restrict, Restrictions, Row
@@ -45,17 +46,24 @@ def make_backend(
     seed: int,
     injector: Injector | None = None,
     setup_flags: int = 0,
+    chooser: Chooser | None = None,
 ) -> Backend:
     """The backend called `name`; InputError when it can not be had.
 
     `injector` gives requests faults, in `sim` only. `setup_flags`: the ring's, of which requests
-    notice some.
+    notice some. `chooser` is for `sim`, too.
     """
     flags = setup_flags & NOTICED
     if name == "sim":
         from pybpfvm.uring_backend.sim import SimBackend
 
-        return SimBackend(memory, seed=seed, injector=injector, flags=flags)
+        return SimBackend(memory, seed=seed, injector=injector, flags=flags, chooser=chooser)
+    if chooser is not None:
+        raise InputError(
+            "the kernel decides the order of what happens on its ring",
+            where="schedule",
+            remedy="use the sim backend",
+        )
     if injector is not None:
         raise InputError(
             "requests on the kernel's ring meet no faults but its own",
@@ -79,7 +87,8 @@ class HostRing(ABC):
     """`verify`: programs are judged before they get onto the ring; else they run sandboxed.
     `engine` executes them, `trace` has what they print, unless `log` takes it. `faults` are what
     requests (in `sim`) and programs meet, as values or text of `uring_backend.faults`. `task`
-    makes the ring: its filters of requests are the first that the ring has."""
+    makes the ring: its filters of requests are the first that the ring has. `chooser` (in `sim`)
+    decides what the seed would."""
 
     backend: Backend
 
@@ -96,6 +105,7 @@ class HostRing(ABC):
         machine: Machine | None,
         task: Task | None,
         flags: int,
+        chooser: Chooser | None = None,
     ) -> None:
         self.machine = machine if machine is not None else default_machine()
         self.verify = verify
@@ -106,7 +116,8 @@ class HostRing(ABC):
         self._budget_insns = budget_insns
         self._random = Random(seed)
         self._filters = FilterTable() if task is None else task.table
-        self._faults = RingFaults(self, faults, seed, observer)
+        self._chooser = chooser
+        self._faults = RingFaults(self, faults, seed, observer, chooser)
         self._restrictions = Restrictions(disabled=bool(flags & SETUP_R_DISABLED))
         self._closed = False
 
@@ -127,6 +138,14 @@ class HostRing(ABC):
     def world(self) -> World:
         """Files and sockets that requests can reach."""
         return self.backend.world
+
+    def before_step(self) -> None:
+        """The host is about to do something: what a chooser wants to happen before it does."""
+        if self._chooser is not None:
+            from pybpfvm.uring_backend.sim import SimBackend
+
+            assert isinstance(self.backend, SimBackend)
+            self.backend.let_happen()
 
     def now_ns(self) -> int:
         """The ring's clock, in ns: virtual in `sim`."""

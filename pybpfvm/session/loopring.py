@@ -47,6 +47,7 @@ from pybpfvm.uring_backend.abi import (
     SETUP_SQ_REWIND,
     Cqe,
 )
+from pybpfvm.uring_backend.choices import Chooser
 from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.faults import Faults
 from pybpfvm.uring_backend.loop.attach import Link, OpsValue
@@ -65,8 +66,8 @@ class LoopRing(HostRing):
     """An io_uring whose `enter` runs a program; a context manager.
 
     `flags` and `cq_entries` are io_uring_setup's (SETUP_CQSIZE is added when `cq_entries` is
-    given). `backend`, `seed`, `verify`, `engine`, `faults`, `budget_insns` and `task` are those of
-    Ring.
+    given). `backend`, `seed`, `verify`, `engine`, `faults`, `budget_insns`, `task` and `chooser`
+    are those of Ring.
     `fd` is its descriptor, which goes into structs of callbacks; `attach` puts it there.
     """
 
@@ -88,6 +89,7 @@ class LoopRing(HostRing):
         faults: Faults | str | None = None,
         machine: Machine | None = None,
         task: Task | None = None,
+        chooser: Chooser | None = None,
     ) -> None:
         super().__init__(
             seed=seed,
@@ -100,6 +102,7 @@ class LoopRing(HostRing):
             machine=machine,
             task=task,
             flags=flags,
+            chooser=chooser,
         )
         self._profile = profile_named(abi) if isinstance(abi, str) else abi
         if self.profile.loop is None:
@@ -112,7 +115,7 @@ class LoopRing(HostRing):
         self._steppers: list[_Stepper] = []
         self._pending: list[SqeBuilder] = []
         memory = self.machine.memory
-        self.backend = make_backend(backend, memory, seed, self._faults.injector, flags)
+        self.backend = make_backend(backend, memory, seed, self._faults.injector, flags, chooser)
         self.core = CoreRing(
             self.profile.loop,
             memory,

@@ -22,7 +22,7 @@ from pybpfvm.maps.array import ArrayMap
 from pybpfvm.profiles import profile_named
 from pybpfvm.profiles.base import Profile
 from pybpfvm.program import BPF_F_RDONLY_PROG, BPF_F_WRONLY_PROG, MapType, Program
-from pybpfvm.session.engines import make_engine, prepare
+from pybpfvm.session.engines import EnginePool, make_engine, prepare
 from pybpfvm.session.hostring import BackendName, HostRing, make_backend
 from pybpfvm.session.machine import Machine
 from pybpfvm.session.objects import LoadedObject, LoadedProgram, MapView, helpers_of
@@ -32,6 +32,7 @@ from pybpfvm.session.user import Block
 from pybpfvm.uring_backend.abi import Cqe
 from pybpfvm.uring_backend.base import Backend
 from pybpfvm.uring_backend.bpf import Budgets
+from pybpfvm.uring_backend.choices import Chooser
 from pybpfvm.uring_backend.contexts import Context
 from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.faults import Faults
@@ -55,7 +56,9 @@ class Ring(HostRing):
     the system's; docs/engines.md). `seed` decides everything in `sim`, and the programs' random
     numbers on both backends. `faults` are what requests (in `sim`) and programs meet, as values or
     text of `uring_backend.faults`. `task` is whose filters of requests the ring begins with
-    (docs/filters.md). Budgets: `budget_insns` for each run of a program, the rest in `Budgets`.
+    (docs/filters.md). `chooser` (in `sim`) decides the order of what is free; `engines` are kept
+    for the next ring with the same programs. Budgets: `budget_insns` for each run of a program, the
+    rest in `Budgets`.
     """
 
     def __init__(
@@ -78,6 +81,8 @@ class Ring(HostRing):
         faults: Faults | str | None = None,
         machine: Machine | None = None,
         task: Task | None = None,
+        chooser: Chooser | None = None,
+        engines: EnginePool | None = None,
     ) -> None:
         super().__init__(
             seed=seed,
@@ -90,6 +95,7 @@ class Ring(HostRing):
             machine=machine,
             task=task,
             flags=flags,
+            chooser=chooser,
         )
         self._profile = profile_named(abi) if isinstance(abi, str) else abi
         rules = (self._profile or profile_named(_DEFAULT_ABI)).ring
@@ -104,10 +110,10 @@ class Ring(HostRing):
         self._flags, self._cq0_entries = flags, cq0_entries
         self._budgets = self._faults.limited(budgets or Budgets())
         self.backend: Backend = make_backend(
-            backend, self.machine.memory, seed, self._faults.injector, flags
+            backend, self.machine.memory, seed, self._faults.injector, flags, chooser
         )
         self._core: CoreRing | None = None
-        self._runner = _Runner(self)
+        self._runner = _Runner(self, engines)
         self._pending: list[SqeBuilder] = []
 
     @property
@@ -133,6 +139,7 @@ class Ring(HostRing):
                 observer=self._observer,
                 budgets=self._budgets,
                 restrictions=self._restrictions,
+                chooser=self._chooser,
             )
             self._put_filters()
         return self._core
@@ -369,8 +376,9 @@ def _require_sizes(cq_entries: object) -> None:
 class _Runner:
     """Executes a ring's programs: one engine per object, programs by number."""
 
-    def __init__(self, ring: Ring) -> None:
+    def __init__(self, ring: Ring, kept: EnginePool | None) -> None:
         self._ring = ring
+        self._kept = kept
         self._programs: list[LoadedProgram] = []
         self._verified: set[int] = set()
         self._engines: dict[int, Engine] = {}
@@ -400,13 +408,7 @@ class _Runner:
         owner = loaded.owner
         engine = self._engines.get(id(owner))
         if engine is None:
-            engine = make_engine(
-                self._ring.engine,
-                owner.image,
-                helpers_of(owner.profile),
-                self._ring.environment(owner),
-                trusted=self._trusts,
-            )
+            engine = self._engine_for(owner)
             self._engines[id(owner)] = engine
             self._offer_loop(engine, owner)
         self._ring._faults.before_run()
@@ -419,6 +421,23 @@ class _Runner:
             raise
         self._executed = done.insns
         return done.r0
+
+    def _engine_for(self, owner: LoadedObject) -> Engine:
+        environment = self._ring.environment(owner)
+        engine = self._kept.get(id(owner)) if self._kept is not None else None
+        if engine is not None:
+            engine.environment = environment
+            return engine
+        engine = make_engine(
+            self._ring.engine,
+            owner.image,
+            helpers_of(owner.profile),
+            environment,
+            trusted=self._trusts,
+        )
+        if self._kept is not None:
+            self._kept[id(owner)] = engine
+        return engine
 
     def _offer_loop(self, engine: Engine, owner: LoadedObject) -> None:
         """Let compiled code loop over the ring by itself, where both can."""
@@ -448,8 +467,9 @@ class _Runner:
         return self._executed
 
     def close(self) -> None:
-        for engine in self._engines.values():
-            engine.close()
+        if self._kept is None:
+            for engine in self._engines.values():
+                engine.close()
         self._engines.clear()
 
 

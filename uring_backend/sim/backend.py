@@ -29,6 +29,7 @@ from pybpfvm.errors import InputError, UnsupportedError
 from pybpfvm.memory import AddressSpace
 from pybpfvm.uring_backend.abi import O_RDWR, Sqe
 from pybpfvm.uring_backend.base import Backend, Denied, Event
+from pybpfvm.uring_backend.choices import Chooser
 from pybpfvm.uring_backend.sim.cancel import sync_cancel
 from pybpfvm.uring_backend.sim.clock import NEVER, Clock
 from pybpfvm.uring_backend.sim.core import Core
@@ -43,7 +44,8 @@ from pybpfvm.uring_backend.sim.world import SimWorld
 
 class SimBackend:
     """The `sim` backend (see base.Backend). `disk_bytes` bounds the content of all files;
-    `injector` decides which requests meet faults; `flags` as of base.Backend."""
+    `injector` decides which requests meet faults, `chooser` what else may come in another order;
+    `flags` as of base.Backend."""
 
     name = "sim"
 
@@ -55,13 +57,16 @@ class SimBackend:
         disk_bytes: int = DEFAULT_LIMIT_BYTES,
         injector: Injector | None = None,
         flags: int = 0,
+        chooser: Chooser | None = None,
     ) -> None:
         self.seed = seed
         self._memory = memory
         self._clock = Clock()
         self._fds = FdTable()
         self.world = SimWorld(self._fds, self._clock, disk_bytes, seed=seed)
-        self._core = Core(memory, self._fds, self._clock, self.world, PREPARE, seed, injector)
+        self._core = Core(
+            memory, self._fds, self._clock, self.world, PREPARE, seed, injector, chooser
+        )
         self._core.setup_flags = flags
         self.settings = SimSettings(self._core)
         self._closed = False
@@ -111,6 +116,11 @@ class SimBackend:
                 return False
             core.run()
         return True
+
+    def let_happen(self) -> None:
+        """The host is about to take a step: what a chooser wants to happen before it does."""
+        while self._clock.let_happen():
+            self._core.run()
 
     def can_progress(self) -> bool:
         """Whether an event is unreported, queued, or set on the clock."""

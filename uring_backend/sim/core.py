@@ -44,6 +44,7 @@ from pybpfvm.uring_backend.abi import (
     Sqe,
 )
 from pybpfvm.uring_backend.base import EXTERNAL, Completion, Denied, Event, Message, Started
+from pybpfvm.uring_backend.choices import Chooser, Footprint
 from pybpfvm.uring_backend.faults import Fails, Harm, Late, Reset, Short
 from pybpfvm.uring_backend.sim.buffers import BufferGroups
 from pybpfvm.uring_backend.sim.chances import chances
@@ -84,6 +85,7 @@ class Core:
         prepare: Mapping[Op, Prepare],
         seed: int,
         injector: Injector | None = None,
+        chooser: Chooser | None = None,
     ) -> None:
         self.memory = memory
         self.fds = fds
@@ -108,6 +110,7 @@ class Core:
         self.posted = 0  # CQEs so far, those of skipped successes not counted
         self._prepare = prepare
         self._injector = injector
+        self._chooser = clock.chooser = chooser
         self._random = Random(seed)
         self._work: deque[Callable[[], None]] = deque()
         self._completed: list[Request] = []
@@ -314,6 +317,8 @@ class Core:
         here; what faults are to come to it is decided just before (`_harm`).
         """
         assert request.issue is not None
+        if self._chooser is not None:
+            self._chooser.touches(_touched(request))
         return request.issue()
 
     def _harm(self, request: Request) -> Harm | None:
@@ -358,13 +363,15 @@ class Core:
         if delay_ns is None:
             delay_ns = self._random.randint(*_WORKER_NS)
         start = self.clock.now_ns + delay_ns
+        stream = None
         node = request.file.node if request.file else None
         if request.sqe.opcode in (Op.WRITE, Op.WRITEV, Op.WRITE_FIXED):
             node = node or self._peek_node(request)
             if isinstance(node, RegularFile):  # writes to one file keep their order
                 start = max(start, node.busy_until_ns + 1)
                 node.busy_until_ns = start
-        self.clock.at(start, lambda: self._work_on(request))
+                stream = node
+        self.clock.loosely(start, request.token, lambda: self._work_on(request), stream)
 
     def _peek_node(self, request: Request) -> Node | None:
         try:
@@ -684,6 +691,23 @@ class Core:
         return bool(self.outbox or self._work or self._completed) or (
             self.clock.next_ns() is not None
         )
+
+
+# What these touch is their file, their memory and no more.
+_ONE_FILE: Final = frozenset(
+    (Op.READ, Op.READV, Op.READ_FIXED, Op.WRITE, Op.WRITEV, Op.WRITE_FIXED, Op.FSYNC)
+)
+
+
+def _touched(request: Request) -> object:
+    """What a request reads or changes, for who asks which requests can change places."""
+    alone = request.next is None and not request.linked and not request.drain
+    if request.sqe.opcode == Op.NOP and alone:
+        return None
+    file = request.file
+    if request.sqe.opcode in _ONE_FILE and file is not None and alone:
+        return file.node if isinstance(file.node, RegularFile) else Footprint.ALL
+    return Footprint.ALL
 
 
 def _done_all_the_same(request: Request) -> bool:
