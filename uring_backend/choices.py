@@ -33,9 +33,8 @@ class Point(Enum):
 
 
 class Footprint(Enum):
-    """What an action touches that is no queue and no memory."""
+    """What a request may touch that is no file."""
 
-    TIME = "the clock was read"
     ALL = "anything"
 
 
@@ -53,6 +52,9 @@ class Chooser(Protocol):
     def user(self, acts: Sequence[UserWrites | UserReaps | None]) -> int:
         """The index of what the user side does before a run."""
 
-    def touches(self, what: object) -> None:
-        """What acts at this moment reads or changes `what`: a Footprint, or an object of the
-        simulated world that others may touch, too."""
+    def performs(self, token: int, what: object) -> None:
+        """A request is carried out at this moment: its memory, its queue and `what` are touched: a
+        file of the simulated world, or None, or Footprint.ALL."""
+
+    def host_acts(self) -> None:
+        """The host takes a step, which may touch anything."""

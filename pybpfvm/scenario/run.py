@@ -55,7 +55,7 @@ from pybpfvm.scenario.watching import Checks, Watch, left_in_flight, lost, too_m
 from pybpfvm.session import Budgets, Cqe, LoopRing, Machine, Ring
 from pybpfvm.session.engines import chosen
 from pybpfvm.session.hostring import BackendName, HostRing
-from pybpfvm.uring_backend.choices import Chooser, Footprint
+from pybpfvm.uring_backend.choices import Chooser
 from pybpfvm.uring_backend.faults import Fault, Faults, Missed
 from pybpfvm.uring_backend.loop.ring import LoopBudgets
 
@@ -367,7 +367,7 @@ def _take_steps(
         for index, step in enumerate(scenario.steps):
             progress.step = index
             if chooser is not None:
-                chooser.touches(Footprint.ALL)
+                chooser.host_acts()
                 if index and not isinstance(step.action, _PASSES_TIME):
                     live.ring.before_step()
             if progress.observer is not None:

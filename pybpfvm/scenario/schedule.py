@@ -148,7 +148,10 @@ class Player:
         self.faults_left -= acts[index] is not None
         return index
 
-    def touches(self, what: object) -> None:
+    def performs(self, token: int, what: object) -> None:
+        """See choices.Chooser."""
+
+    def host_acts(self) -> None:
         """See choices.Chooser."""
 
     def _asked(self, point: Point, options: Sequence[object]) -> int:
@@ -157,6 +160,16 @@ class Player:
         index = self.pick(point, options)
         self.answers.append(Answer(point, tuple(options), index))
         return index
+
+    @property
+    def faulty(self) -> bool:
+        """Whether a fault was chosen; being late is none."""
+        return any(
+            answer.point in (Point.HARM, Point.USER)
+            and answer.options[answer.index] is not None
+            and not isinstance(answer.options[answer.index], Late)
+            for answer in self.answers
+        )
 
     @property
     def picks(self) -> dict[int, int]:

@@ -50,10 +50,11 @@ class Stage:
         self._rewinders: list[Callable[[], None]] = []
         self.machine = Machine()
         try:
+            profile = _abi(scenario, abi)
             with placed(scenario, scenario.path):
                 self.object = self.machine.load(
                     object_path if object_path is not None else scenario.object,
-                    abi=_abi(scenario, abi),
+                    abi=profile,
                     helpers=helpers,
                     btf=btf,
                     kconfig=kconfig,

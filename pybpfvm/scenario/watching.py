@@ -66,6 +66,7 @@ _HOST: Final = 0  # an actor; the others are requests
 _SETTLE_NS: Final = 1_000_000_000
 _FILLS: Final = frozenset((Op.READ, Op.READ_FIXED, Op.RECV))  # Sqe.addr, Sqe.len
 _SENDS: Final = frozenset((Op.WRITE, Op.WRITE_FIXED, Op.SEND, Op.SEND_ZC))
+_OPCODES: Final = frozenset(map(int, Op))
 _STATX_BYTES: Final = 256
 _MOST_ACCESSES: Final = 4096
 COPIES: Final = {
@@ -113,6 +114,27 @@ class _Access:
     who: str
 
 
+def memory_of(raw: bytes, live: Live | None) -> list[tuple[str, int, int, bool]]:
+    """What memory the request of a 64-byte SQE uses while it is in flight: its opcode, address,
+    bytes, whether it fills them. Not looked into: messages' headers, and provided buffers."""
+    sqe = Sqe.unpack(raw)
+    if sqe.flags & SQE_BUFFER_SELECT or sqe.opcode not in _OPCODES:
+        return []
+    op = Op(sqe.opcode)
+    if op in _FILLS or op in _SENDS:
+        return [(op.name, sqe.addr, sqe.len, op in _FILLS)] if sqe.len else []
+    if op == Op.STATX:
+        return [(op.name, sqe.off, _STATX_BYTES, True)]
+    if op not in (Op.READV, Op.WRITEV) or live is None or not 0 < sqe.len <= IOV_MAX:
+        return []
+    try:
+        vector = live.ring.machine.memory.user_read(sqe.addr, sqe.len * IOVEC.size)
+    except UserFault:
+        return []
+    pieces = IOVEC.iter_unpack(vector)
+    return [(op.name, addr, size, op == Op.READV) for addr, size in pieces if size]
+
+
 def left_in_flight(ring: HostRing, chooser: Chooser | None) -> tuple[str, ...]:
     """What is in flight when everything that can happen has happened, by name and in order."""
     if not isinstance(ring, Ring):
@@ -148,7 +170,7 @@ class Watch:
         self._inner = inner
         self._live: Live | None = None
         self._found: dict[tuple[str, str], Finding] = {}
-        self._flying: dict[int, _Transfer] = {}
+        self._flying: dict[int, list[_Transfer]] = {}
         self._runs: tuple[int, str] | None = None  # the actor that runs, and its program
         self._clocks: dict[int, Clocks] = {_HOST: {}}
         self._sent: dict[int, Clocks] = {}  # by request: what its submitter knew
@@ -228,46 +250,25 @@ class Watch:
         self._learn(event.request, known)
         if event.chain:
             self._chains[event.request] = event.chain
-        if event.flags & SQE_BUFFER_SELECT or not event.sqe:
-            return
-        for op, start, size, fills in self._memory_of(Sqe.unpack(event.sqe)):
+        for op, start, size, fills in memory_of(event.sqe, self._live):
             new = _Transfer(event.request, event.chain, op, start, start + size, fills)
             if not event.flags & SQE_IO_DRAIN:
                 self._meets(new)
-            self._flying[event.request] = new
-
-    def _memory_of(self, sqe: Sqe) -> list[tuple[str, int, int, bool]]:
-        """What memory a request reads or fills: name, address, bytes, whether it fills."""
-        try:
-            op = Op(sqe.opcode)
-        except ValueError:
-            return []
-        if op in _FILLS or op in _SENDS:
-            return [(op.name, sqe.addr, sqe.len, op in _FILLS)] if sqe.len else []
-        if op == Op.STATX:
-            return [(op.name, sqe.off, _STATX_BYTES, True)]
-        if op in (Op.READV, Op.WRITEV) and 0 < sqe.len <= IOV_MAX and self._live is not None:
-            memory = self._live.ring.machine.memory
-            try:
-                raw = memory.user_read(sqe.addr, sqe.len * IOVEC.size)
-            except UserFault:
-                return []
-            return [
-                (op.name, addr, size, op == Op.READV)
-                for addr, size in IOVEC.iter_unpack(raw)
-                if size
-            ]
-        return []
+            self._flying.setdefault(event.request, []).append(new)
 
     def _meets(self, new: _Transfer) -> None:
-        for other in self._flying.values():
+        for other in self._in_flight():
             if new.chain and new.chain == other.chain:
                 continue
             if other.token != new.token and (new.fills or other.fills):
                 self._clash(f"request {new.token} ({new.op})", new.start, new.end, other, new.fills)
 
+    def _in_flight(self) -> Iterator[_Transfer]:
+        for transfers in self._flying.values():
+            yield from transfers
+
     def _uses(self, who: str, start: int, size: int, *, writes: bool) -> None:
-        for other in self._flying.values():
+        for other in self._in_flight():
             if writes or other.fills:
                 self._clash(who, start, start + size, other, writes)
 

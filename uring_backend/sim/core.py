@@ -318,7 +318,7 @@ class Core:
         """
         assert request.issue is not None
         if self._chooser is not None:
-            self._chooser.touches(_touched(request))
+            self._chooser.performs(request.token, _touched(request))
         return request.issue()
 
     def _harm(self, request: Request) -> Harm | None:
