@@ -74,11 +74,12 @@ class PctPlayer(RandomPlayer):
         of = self._priorities
         for who in options:
             of.setdefault(who, self._random.random())
-        best: int = max(range(len(options)), key=lambda at: of[options[at]])
         if len(self.answers) in self._changes:
-            of[options[best]] = -self._random.random()
-            best = max(range(len(options)), key=lambda at: of[options[at]])
-        return best
+            of[options[self._best(options)]] = -self._random.random()
+        return self._best(options)
+
+    def _best(self, options: Sequence[object]) -> int:
+        return max(range(len(options)), key=lambda at: self._priorities[options[at]])
 
 
 class RoundRobinPlayer(RandomPlayer):

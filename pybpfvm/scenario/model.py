@@ -452,6 +452,7 @@ class Scenario:
     constants: Mapping[str, Field] = field(default_factory=dict)
     globals: Mapping[str, Field] = field(default_factory=dict)
     replace: Mapping[str, str] = field(default_factory=dict)
+    schedule: str | None = None  # in which order things happen: see `schedule`
     seed: Path | None = None  # a host directory that the files begin as
     dump: Path | None = None  # and one that gets them at the end
 

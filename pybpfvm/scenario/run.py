@@ -50,6 +50,7 @@ from pybpfvm.scenario.model import (
     Wait,
     Write,
 )
+from pybpfvm.scenario.schedule import Player, parse_schedule
 from pybpfvm.scenario.stage import Stage, loop_flags
 from pybpfvm.scenario.watching import Checks, Watch, left_in_flight, lost, too_many_left
 from pybpfvm.session import Budgets, Cqe, LoopRing, Machine, Ring
@@ -173,11 +174,42 @@ def run_scenario(
     loops by itself where it can.
     `on_start` and `on_end` see the live ring, object and blocks before the first step and after the
     last. A `chooser` (in `sim`) decides the order of what is free; with `checks` findings of
-    `watching` come, too. `stage` has the object in its machine already, and is left as it was
+    `watching` come, too. A scenario with a schedule has both of its own, and the schedule's seed. `stage` has the object in its machine already, and is left as it was
     before; `object_path`, `abi`, `helpers`, `btf` and `kconfig` are its own. Raises InputError and
     RingError for what the scenario sets up wrongly; hangs, traps and load rejections are in the
     outcome.
     """
+    if scenario.schedule is not None and chooser is None:
+        schedule = parse_schedule(scenario.schedule, f"{scenario.path}: schedule")
+        plain, seed = schedule.applied(replace(scenario, schedule=None)), schedule.seed
+        given: _Given = {
+            "backend": backend,
+            "seed": seed,
+            "object_path": object_path,
+            "abi": abi,
+            "helpers": helpers,
+            "btf": btf,
+            "kconfig": kconfig,
+            "verify": verify,
+            "strict_ctx": strict_ctx,
+            "engine": engine,
+            "budgets": budgets,
+            "budget_insns": budget_insns,
+            "faults": faults,
+        }
+        usual = run_scenario(plain, **given, chooser=Player({}), checks=Checks())
+        where = f"{scenario.path}: schedule"
+        chooser = Player(schedule.picks, schedule.faults, strict=True, where=where)
+        checks = Checks(left=len(usual.left) if usual.stopped is None else None)
+        return run_scenario(
+            plain,
+            **given,
+            chooser=chooser,
+            checks=checks,
+            observer=observer,
+            on_start=on_start,
+            on_end=on_end,
+        )
     watch = None if checks is None or not checks.events else Watch(observer)
     if watch is not None:
         observer = watch
@@ -232,7 +264,7 @@ def run_scenario(
                     flags=setup.flags or 0,
                     cq0_entries=setup.cq0_entries,
                     budgets=budgets,
-                    engines=stage.engines,
+                    kept=stage.kept,
                     **common,
                 )
         except RingError as error:
@@ -290,6 +322,24 @@ def run_scenario(
                 not_judged=not_judged,
                 left=left,
             )
+
+
+class _Given(TypedDict):
+    """How a scenario is run, whatever its schedule."""
+
+    backend: BackendName
+    seed: int
+    object_path: str | os.PathLike[str] | None
+    abi: str | None
+    helpers: Mapping[int, str] | None
+    btf: Btf | None
+    kconfig: Kconfig | None
+    verify: bool
+    strict_ctx: bool
+    engine: str
+    budgets: Budgets | None
+    budget_insns: int
+    faults: Faults | None
 
 
 class _Common(TypedDict):

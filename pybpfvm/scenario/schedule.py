@@ -13,12 +13,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pybpfvm.errors import InputError
-from pybpfvm.scenario.model import Scenario
 from pybpfvm.uring_backend.choices import CLOCK, HOST, Point
 from pybpfvm.uring_backend.faults import Harm, Late, UserReaps, UserWrites
+
+if TYPE_CHECKING:
+    from pybpfvm.scenario.model import Scenario
 
 _ITEM: Final = re.compile(
     r"(seed|faults)=(\d{1,20})|without=(\d{1,6}(?:\+\d{1,6})*)|(\d{1,9}):(\d{1,6})"

@@ -20,7 +20,7 @@ from pybpfvm.scenario.live import Live, placed
 from pybpfvm.scenario.model import Field, Ref, RingSetup, Scenario
 from pybpfvm.scenario.names import check_names
 from pybpfvm.session import Machine
-from pybpfvm.session.engines import EnginePool
+from pybpfvm.session.engines import Kept
 from pybpfvm.session.loopring import LOOP_FLAGS
 from pybpfvm.session.values import Value
 from pybpfvm.uring_backend.abi import SETUP_CQSIZE
@@ -46,7 +46,7 @@ class Stage:
         kconfig: Kconfig | None = None,
     ) -> None:
         self.live: Live | None = None  # of the run that is going on
-        self.engines: EnginePool | None = None  # kept from run to run, if there may be several
+        self.kept: Kept | None = None  # from run to run, if there may be several
         self._rewinders: list[Callable[[], None]] = []
         self.machine = Machine()
         try:
@@ -82,13 +82,13 @@ class Stage:
         if self.object.profile.loop is not None or None in rewinders:
             return False
         self._rewinders = [one for one in rewinders if one is not None]
-        self.engines = {}
+        self.kept = Kept()
         self.machine.memory.recycle()
         return True
 
     def rewind(self) -> None:
         """The ring of a run is closed: free its blocks, give maps their first content."""
-        if self.engines is None:
+        if self.kept is None:
             raise InternalError("a stage that is not kept is used again")
         if self.live is not None:
             for block in self.live.blocks.values():
@@ -99,7 +99,7 @@ class Stage:
 
     def close(self) -> None:
         """Free everything; the ring must be closed before."""
-        for engine in (self.engines or {}).values():
+        for engine in self.kept.engines.values() if self.kept is not None else ():
             engine.close()
         self.machine.close()
 

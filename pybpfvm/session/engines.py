@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 
@@ -24,9 +25,14 @@ _MODULES = {
 }
 
 
-EnginePool = dict[int, Engine]
-"""Engines of rings that come one after the other, by the identity of the object whose programs they
-run; who keeps it closes them. The same programs are verified, and registered, on each ring."""
+@dataclass(slots=True)
+class Kept:
+    """What rings that come one after the other, with the same programs and the same contract, need
+    not make again: `engines` by the identity of the object whose programs they run, and names of
+    programs that were `accepted`. Who keeps it closes the engines."""
+
+    engines: dict[int, Engine] = field(default_factory=dict)
+    accepted: set[str] = field(default_factory=set)
 
 
 @cache

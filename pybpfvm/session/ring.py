@@ -22,7 +22,7 @@ from pybpfvm.maps.array import ArrayMap
 from pybpfvm.profiles import profile_named
 from pybpfvm.profiles.base import Profile
 from pybpfvm.program import BPF_F_RDONLY_PROG, BPF_F_WRONLY_PROG, MapType, Program
-from pybpfvm.session.engines import EnginePool, make_engine, prepare
+from pybpfvm.session.engines import Kept, make_engine, prepare
 from pybpfvm.session.hostring import BackendName, HostRing, make_backend
 from pybpfvm.session.machine import Machine
 from pybpfvm.session.objects import LoadedObject, LoadedProgram, MapView, helpers_of
@@ -56,8 +56,8 @@ class Ring(HostRing):
     the system's; docs/engines.md). `seed` decides everything in `sim`, and the programs' random
     numbers on both backends. `faults` are what requests (in `sim`) and programs meet, as values or
     text of `uring_backend.faults`. `task` is whose filters of requests the ring begins with
-    (docs/filters.md). `chooser` (in `sim`) decides the order of what is free; `engines` are kept
-    for the next ring with the same programs. Budgets: `budget_insns` for each run of a program, the
+    (docs/filters.md). `chooser` (in `sim`) decides the order of what is free; what is `kept` was
+    made for an earlier ring with the same programs, and is left for the next. Budgets: `budget_insns` for each run of a program, the
     rest in `Budgets`.
     """
 
@@ -82,7 +82,7 @@ class Ring(HostRing):
         machine: Machine | None = None,
         task: Task | None = None,
         chooser: Chooser | None = None,
-        engines: EnginePool | None = None,
+        kept: Kept | None = None,
     ) -> None:
         super().__init__(
             seed=seed,
@@ -113,7 +113,8 @@ class Ring(HostRing):
             backend, self.machine.memory, seed, self._faults.injector, flags, chooser
         )
         self._core: CoreRing | None = None
-        self._runner = _Runner(self, engines)
+        self._kept = kept
+        self._runner = _Runner(self, kept)
         self._pending: list[SqeBuilder] = []
 
     @property
@@ -184,7 +185,8 @@ class Ring(HostRing):
             promised = self._promised(program, contract)
             block = None if promised is None else promised.pinned_block(program.name)
             user_bytes[-1] = 0 if block is None else block.size
-            if self.verify:
+            known = self._kept is not None and program.name in self._kept.accepted
+            if self.verify and not known:
                 check_load(
                     program.facts,
                     profile,
@@ -192,6 +194,8 @@ class Ring(HostRing):
                     source_at=program.program.line_at,
                 )
                 require_accepted(program, strict_ctx=self.strict_ctx, contract=promised)
+                if self._kept is not None:
+                    self._kept.accepted.add(program.name)
             prepare(self.engine, program.owner.image)
             numbers.append(self._runner.add(program, verified=self.verify))
         self.core.register_bpf(numbers, user_bytes)
@@ -376,7 +380,7 @@ def _require_sizes(cq_entries: object) -> None:
 class _Runner:
     """Executes a ring's programs: one engine per object, programs by number."""
 
-    def __init__(self, ring: Ring, kept: EnginePool | None) -> None:
+    def __init__(self, ring: Ring, kept: Kept | None) -> None:
         self._ring = ring
         self._kept = kept
         self._programs: list[LoadedProgram] = []
@@ -424,7 +428,7 @@ class _Runner:
 
     def _engine_for(self, owner: LoadedObject) -> Engine:
         environment = self._ring.environment(owner)
-        engine = self._kept.get(id(owner)) if self._kept is not None else None
+        engine = self._kept.engines.get(id(owner)) if self._kept is not None else None
         if engine is not None:
             engine.environment = environment
             return engine
@@ -436,7 +440,7 @@ class _Runner:
             trusted=self._trusts,
         )
         if self._kept is not None:
-            self._kept[id(owner)] = engine
+            self._kept.engines[id(owner)] = engine
         return engine
 
     def _offer_loop(self, engine: Engine, owner: LoadedObject) -> None:
