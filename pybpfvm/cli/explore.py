@@ -151,6 +151,7 @@ def _replayed(scenario: Scenario, options: Options, schedule: Schedule) -> Repor
         for _ in range(2):
             player = Player(schedule.picks, schedule.faults, strict=True, where="--replay")
             outcome = table.play(player, scenario=schedule.applied(scenario))
+            player.require_all()
             players.append(player.answers)
     report.uncontrolled = players[0] != players[1]
     shown = shown_by(outcome, scenario.path, faulty=player.faulty)

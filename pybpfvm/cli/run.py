@@ -191,6 +191,7 @@ _RING = (
     "backend",
     "seed",
     "faults",
+    "schedule",
     "timeline",
     "no_verify",
     "budget_runs",

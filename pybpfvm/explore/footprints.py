@@ -163,9 +163,9 @@ class Footprints:
         elif name in _SUBMITS:
             self.now.writes.add("submitting")
         elif name in COPIES:
-            argument, writes = COPIES[name]
-            start = event.args[argument]
-            self.now.memory.append((start, start + event.args[1], writes))
+            at, length, writes = COPIES[name]
+            start = event.args[at]
+            self.now.memory.append((start, start + event.args[length], writes))
         elif name in _CLOCKS:
             self.reads_time = True
         elif name not in _APART:

@@ -79,7 +79,8 @@ class PctPlayer(RandomPlayer):
         return self._best(options)
 
     def _best(self, options: Sequence[object]) -> int:
-        return max(range(len(options)), key=lambda at: self._priorities[options[at]])
+        order = sorted(range(len(options)), key=lambda at: self._priorities[options[at]])
+        return order[-1]
 
 
 class RoundRobinPlayer(RandomPlayer):
@@ -95,7 +96,7 @@ class RoundRobinPlayer(RandomPlayer):
             return self.datum(len(options)) if self._turn else 0
         start = self._turn % len(options)
         order = [*range(start, len(options)), *range(start)]
-        index = min(order, key=lambda at: self._last.get(options[at], -1))
+        index: int = min(order, key=lambda at: self._last.get(options[at], -1))
         self._last[options[index]] = len(self.answers)
         return index
 

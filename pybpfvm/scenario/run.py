@@ -174,10 +174,10 @@ def run_scenario(
     loops by itself where it can.
     `on_start` and `on_end` see the live ring, object and blocks before the first step and after the
     last. A `chooser` (in `sim`) decides the order of what is free; with `checks` findings of
-    `watching` come, too. A scenario with a schedule has both of its own, and the schedule's seed. `stage` has the object in its machine already, and is left as it was
-    before; `object_path`, `abi`, `helpers`, `btf` and `kconfig` are its own. Raises InputError and
-    RingError for what the scenario sets up wrongly; hangs, traps and load rejections are in the
-    outcome.
+    `watching` come, too. A scenario with a schedule has both of its own, and the schedule's seed.
+    `stage` has the object in its machine already, and is left as it was before; `object_path`,
+    `abi`, `helpers`, `btf` and `kconfig` are its own. Raises InputError and RingError for what the
+    scenario sets up wrongly; hangs, traps and load rejections are in the outcome.
     """
     if scenario.schedule is not None and chooser is None:
         schedule = parse_schedule(scenario.schedule, f"{scenario.path}: schedule")
@@ -199,17 +199,19 @@ def run_scenario(
         }
         usual = run_scenario(plain, **given, chooser=Player({}), checks=Checks())
         where = f"{scenario.path}: schedule"
-        chooser = Player(schedule.picks, schedule.faults, strict=True, where=where)
+        player = Player(schedule.picks, schedule.faults, strict=True, where=where)
         checks = Checks(left=len(usual.left) if usual.stopped is None else None)
-        return run_scenario(
+        outcome = run_scenario(
             plain,
             **given,
-            chooser=chooser,
+            chooser=player,
             checks=checks,
             observer=observer,
             on_start=on_start,
             on_end=on_end,
         )
+        player.require_all()
+        return outcome
     watch = None if checks is None or not checks.events else Watch(observer)
     if watch is not None:
         observer = watch

@@ -119,6 +119,16 @@ class Player:
         self._strict = strict
         self._where = where
 
+    def require_all(self) -> None:
+        """Raise InputError if there is an answer to a question that was not asked."""
+        late = [at for at in sorted(self._picks) if at >= len(self.answers)]
+        if late:
+            raise InputError(
+                f"question {late[0]} was not asked: there were {len(self.answers)}",
+                where=self._where,
+                remedy="the schedule is of another scenario, object or version",
+            )
+
     def pick(self, point: Point, options: Sequence[object]) -> int:
         """The answer to the question with the number `len(self.answers)`."""
         at = len(self.answers)

@@ -70,12 +70,12 @@ _OPCODES: Final = frozenset(map(int, Op))
 _STATX_BYTES: Final = 256
 _MOST_ACCESSES: Final = 4096
 COPIES: Final = {
-    "copy_from_user": (2, False),
-    "probe_read_user": (2, False),
-    "bpf_copy_to_user": (0, True),
-    "probe_write_user": (0, True),
+    "copy_from_user": (2, 1, False),
+    "probe_read_user": (2, 1, False),
+    "bpf_copy_to_user": (0, 2, True),
+    "probe_write_user": (0, 2, True),
 }
-"""Helpers that copy args[1] bytes: which argument is the user's address, and whether they write."""
+"""Helpers that copy: which argument is the user's address, which the bytes, whether they write."""
 
 Clocks = dict[int, int]
 """Of each actor, how many of its actions are known to have come before."""
@@ -286,8 +286,8 @@ class Watch:
     def _called(self, event: HelperCalled) -> None:
         if self._runs is None or event.helper not in COPIES:
             return
-        argument, writes = COPIES[event.helper]
-        start, size = event.args[argument], event.args[1]
+        at, length, writes = COPIES[event.helper]
+        start, size = event.args[at], event.args[length]
         actor, program = self._runs
         self._uses(program, start, size, writes=writes)
         self._access(actor, program, start, size, writes=writes)

@@ -57,8 +57,8 @@ class Ring(HostRing):
     numbers on both backends. `faults` are what requests (in `sim`) and programs meet, as values or
     text of `uring_backend.faults`. `task` is whose filters of requests the ring begins with
     (docs/filters.md). `chooser` (in `sim`) decides the order of what is free; what is `kept` was
-    made for an earlier ring with the same programs, and is left for the next. Budgets: `budget_insns` for each run of a program, the
-    rest in `Budgets`.
+    made for an earlier ring with the same programs, and is left for the next. Budgets:
+    `budget_insns` for each run of a program, the rest in `Budgets`.
     """
 
     def __init__(

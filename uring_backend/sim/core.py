@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from random import Random
 from typing import Final
 
@@ -329,6 +330,8 @@ class Core:
         possible = chances(request, self.fds)
         if possible is None:
             return None
+        if self._chooser is not None and request is self.working:
+            possible = replace(possible, late=False)  # it is: when it came was chosen
         harm = self._injector.at(Op(request.sqe.opcode), request.token, possible)
         if isinstance(harm, Short):
             request.most_bytes = harm.most_bytes
