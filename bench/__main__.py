@@ -23,6 +23,7 @@ from bench import (
     engine_costs,
     engines,
     experiments,
+    exploring,
     gallery,
     interp,
     llvm,
@@ -48,6 +49,7 @@ PARTS: dict[str, tuple[str, Callable[[], Rows]]] = {
     "gallery": ("Gallery", gallery.run),
     "experiments": ("Experiments", experiments.run),
     "sim": ("The simulated ring", simulated.run),
+    "explore": ("Exploring", exploring.run),
     "domains": ("Domains", domains.run),
     "verifier": ("Verifier", verification.run),
 }
