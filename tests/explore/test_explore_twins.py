@@ -1,4 +1,4 @@
-"""Broken twins of the gallery that the explorer finds by name, and their programs, which it does not."""
+"""Twins of the gallery that the explorer finds by name; in their programs it finds nothing."""
 
 from __future__ import annotations
 
