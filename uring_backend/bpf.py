@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Protocol
 
 from pybpfvm.bits import U32
-from pybpfvm.errors import RingHang, Trap
+from pybpfvm.errors import LIVELOCK, RingHang, Trap
 from pybpfvm.events import Noted, Observer, Parked, RunEnded, RunFaulted, RunStarted, Woken
 from pybpfvm.interrupts import breathe
 from pybpfvm.memory import AddressSpace, Region
@@ -541,7 +541,7 @@ class BpfRequests:
                 return
         name = self._runner.name(request.program)
         raise RingHang(
-            f"live-lock: {self._stalled:,} runs in a row, the last of program {name}, "
+            f"{LIVELOCK}: {self._stalled:,} runs in a row, the last of program {name}, "
             "changed nothing: no request was submitted or completed, no CQ grew or shrank",
             tuple(self.waiters()),
         )

@@ -71,8 +71,7 @@ def shown_by(outcome: Outcome, path: str, *, faulty: bool) -> tuple[Shown, ...]:
         if isinstance(stop, Trap):
             found.append(Shown("trap", f"{stop.program}+{stop.pc}", text))
         elif isinstance(stop, RingHang):
-            locked = stop.reason.startswith("live-lock")
-            found.append(Shown("live-lock" if locked else "hang", "", text))
+            found.append(Shown("live-lock" if stop.livelock else "hang", "", text))
     for finding in outcome.findings:
         if finding.kind == "expectation" and faulty:
             continue

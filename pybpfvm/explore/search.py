@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from pybpfvm.btf.types import Btf
-from pybpfvm.errors import InputError
+from pybpfvm.errors import InputError, LoadRejected
 from pybpfvm.events import Event, Observer
 from pybpfvm.explore.findings import Found, Shown, shown_by
 from pybpfvm.explore.footprints import Footprints
 from pybpfvm.explore.shrink import Small, smaller
 from pybpfvm.explore.strategies import NAMES, Dfs, Drawn, Redundant, Strategy, Unsteady
+from pybpfvm.interrupts import uninterrupted
 from pybpfvm.loader.kconfig import Kconfig
 from pybpfvm.scenario import Live, Outcome, Scenario, run_scenario
 from pybpfvm.scenario.schedule import Player, Schedule
@@ -147,7 +148,8 @@ class Table:
         stage = self._stage
         own = stage is not None
         try:
-            return run_scenario(
+            # All of it is one call: to make signals wait, and not to, takes time each time.
+            return uninterrupted(run_scenario)(
                 scenario or self.scenario,
                 seed=options.seed,
                 object_path=None if own else options.object_path,
@@ -248,8 +250,8 @@ class _Exploration:
         for _ in range(2):
             player, events = Player({}, self._options.faults), list[Event]()
             outcome = table.play(player, observer=events.append)
-            if outcome.stopped is not None and not outcome.expected_stop and not outcome.runs:
-                raise outcome.stopped  # nothing of it ever ran
+            if isinstance(outcome.stopped, LoadRejected) and not outcome.expected_stop:
+                raise outcome.stopped
             table.left = len(outcome.left) if outcome.stopped is None else None
             seen.append(events)
         report.questions = len(player.answers)
