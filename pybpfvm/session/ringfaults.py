@@ -70,7 +70,8 @@ class RingFaults:
         self._ring = ring
         self._observer = observer
         self._backlogs = [fault for fault in faults.plan if isinstance(fault, SmallBacklog)]
-        self._drawn = None if self._backlogs else _drawn_backlog(odds, seed)
+        draws = chooser is None and not self._backlogs
+        self._drawn = _drawn_backlog(odds, seed) if draws else None
         self._done: list[UserWrites | UserReaps] = []
         self._runs = 0
         self._planned: dict[int, list[UserWrites | UserReaps]] = {}

@@ -62,7 +62,7 @@ class Injector:
         nth = self._counts[op]
         harm = self._planned.get((op, nth))
         if harm is None and self._chooser is not None:
-            harm = _chosen(self._chooser, op, token, possible)
+            harm = self._certain(op, possible) or _asked(self._chooser, op, token, possible)
         elif harm is None:
             harm = self._draw(op, possible)
         if harm is None or not _comes(harm, possible):
@@ -89,6 +89,13 @@ class Injector:
             return "that request wants no more than that, or all or nothing"
         return "no kernel does that to such a file"
 
+    def _certain(self, op: Op, possible: Chances) -> Harm | None:
+        """What comes to every request of the opcode."""
+        for chosen in self._chosen:
+            if chosen.op == op and chosen.rate >= 1 and _comes(chosen.harm, possible):
+                return chosen.harm
+        return None
+
     def _draw(self, op: Op, possible: Chances) -> Harm | None:
         random, size = self._random, possible.size
         for chosen in self._chosen:
@@ -109,7 +116,7 @@ class Injector:
         return None
 
 
-def _chosen(chooser: Chooser, op: Op, token: int, possible: Chances) -> Harm | None:
+def _asked(chooser: Chooser, op: Op, token: int, possible: Chances) -> Harm | None:
     """What a chooser lets come to a request: being late is no fault, all else is one of those."""
     harms: list[Harm | None] = [None]
     if possible.late:
