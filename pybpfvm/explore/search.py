@@ -66,6 +66,7 @@ class Report:
     deviations: int | None = None
     longest: int = 0
     saved: int = 0
+    redundant: int = 0  # schedules that were broken off: all that could come had been seen
     reduced: bool = False
     questions: int = 0  # of the usual schedule
     uncontrolled: bool = False
@@ -234,11 +235,14 @@ class _Exploration:
                 self._play(strategy, player)
             except Redundant:
                 strategy.played(player)
+                report.redundant += 1
             except Unsteady:
                 report.uncontrolled = True
                 break
+            if dfs is not None and dfs.spoilt:  # once more, with everything
+                strategy = dfs = self._dfs(None)
             if dfs is not None:
-                report.saved = dfs.asleep + dfs.redundant
+                report.saved = dfs.asleep
                 report.longest, report.reduced = dfs.longest, dfs.reducing
         report.seconds = time.perf_counter() - self._began
         return report
@@ -263,11 +267,13 @@ class _Exploration:
     def _strategy(self) -> Strategy:
         options, report = self._options, self._report
         if options.strategy == "dfs":
-            footprints = self._table.footprints() if options.reduce and options.events else None
-            return Dfs(
-                footprints, options.faults, depth=options.depth, deviations=options.deviations
-            )
+            reduces = options.reduce and options.events
+            return self._dfs(self._table.footprints() if reduces else None)
         return Drawn(options.strategy, options.seed, options.faults, report.questions)
+
+    def _dfs(self, footprints: Footprints | None) -> Dfs:
+        options = self._options
+        return Dfs(footprints, options.faults, depth=options.depth, deviations=options.deviations)
 
     def _over(self) -> bool:
         report, options = self._report, self._options
@@ -275,6 +281,8 @@ class _Exploration:
             return True
         if report.schedules >= options.schedules:
             report.stopped_by = f"{options.schedules:,} schedules"
+        elif report.redundant >= options.schedules:
+            report.stopped_by = f"{options.schedules:,} schedules that were broken off"
         elif time.perf_counter() - self._began >= options.seconds:
             report.stopped_by = f"{options.seconds:g} s"
         return bool(report.stopped_by)

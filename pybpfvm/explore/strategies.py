@@ -152,7 +152,6 @@ class Dfs:
         deviations: int | None = None,
     ) -> None:
         self.footprints = footprints if deviations is None else None
-        self.redundant = 0  # schedules that were broken off
         self.asleep = 0  # answers that were not tried
         self.cut = False  # whether a bound left something out
         self.longest = 0  # actions of the longest schedule
@@ -178,6 +177,12 @@ class Dfs:
     def reducing(self) -> bool:
         """Whether independent actions are explored in one order only."""
         return self.footprints is not None and not self.footprints.reads_time
+
+    @property
+    def spoilt(self) -> bool:
+        """Whether something was left out that would not have been, had it been known that the
+        clock is read."""
+        return self.footprints is not None and not self.reducing and bool(self.asleep)
 
     def _next(self) -> bool:
         """Move on to the next answer of the last question that has one; False if none has."""
@@ -278,8 +283,8 @@ class DfsPlayer(Player):
             awake = [at for at, who in enumerate(options) if who not in node.sleeping]
             self._search.asleep += awake[0] if awake else len(options)
             if not awake:
-                self._search.redundant += 1
                 self.over = True
+                self._acting = None
                 raise Redundant
             node.index = awake[0]
         path.append(node)

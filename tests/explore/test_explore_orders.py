@@ -9,9 +9,9 @@ import pytest
 
 from pybpfvm.events import Event
 from pybpfvm.explore import Report, explore
-from pybpfvm.explore.footprints import Touched
+from pybpfvm.explore.footprints import Footprints, Touched
 from pybpfvm.explore.search import Options, Table
-from pybpfvm.scenario import Scenario, parse, run_scenario
+from pybpfvm.scenario import Live, Scenario, parse, run_scenario
 from pybpfvm.scenario.schedule import Player
 from pybpfvm.scenario.watching import Checks
 from tests.support.example_hosts import EXAMPLES
@@ -115,6 +115,25 @@ def test_reduction_over_an_example() -> None:
     assert reduced.states == full.states
     assert {one.shown.key for one in reduced.found} == {one.shown.key for one in full.found}
     assert reduced.schedules <= full.schedules
+
+
+def test_a_clock_that_is_read_late_takes_the_reduction_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begins = Footprints.begins
+    runs = []
+
+    def third_run_reads(self: Footprints, live: Live) -> None:
+        runs.append(live)
+        self.reads_time |= len(runs) > 2
+        begins(self, live)
+
+    monkeypatch.setattr(Footprints, "begins", third_run_reads)
+    report = explore(apart(3), ALL)
+    assert report.exhaustive
+    assert not report.reduced
+    assert report.schedules > math.factorial(3)  # all of them, after those before it was known
+    assert report.saved == 0
 
 
 def test_bounds() -> None:
