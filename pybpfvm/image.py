@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import cast
 
 from pybpfvm.errors import InputError, UnsupportedError
+from pybpfvm.isa.codec import target_pc
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Kind, Pseudo
 from pybpfvm.isa.table import SPECS
@@ -55,12 +56,6 @@ def executable(program: Program) -> Program:
 
 def _helper_number(insn: Insn) -> int:
     return -insn.imm if insn.imm > 0 and not insn.off else _NO_FUNCTION
-
-
-def _named_pc(pc: int, insn: Insn) -> int:
-    """Where the function begins that the LDDW `insn` at `pc` names."""
-    low = insn.imm & 0xFFFF_FFFF
-    return pc + 1 + (low - (1 << 32) if low >> 31 else low)
 
 
 _NO_FUNCTION = -(1 << 31)
@@ -113,17 +108,16 @@ class Image:
                 live.freeze()
 
     def _name_all(self) -> None:
-        """Give a handle to whatever programs name, so that no handle depends on what runs first."""
-        for name, program in self.programs.items():
-            self.program_handle(name)
+        """Give handles to the functions that programs name: none depends on what runs first."""
+        for program in self.programs.values():
             starts = {sub.start for sub in program.subprogs}
             pc = 0
             for insn in program.insns:
                 if insn.spec.kind is Kind.LDDW:
-                    if insn.src == Pseudo.FUNC and (target := _named_pc(pc, insn)) in starts:
+                    target = target_pc(insn, pc)
+                    if target in starts:
                         self.function_handle(program, target)
-                    pc += 1
-                pc += 1
+                pc += insn.slots
         for name in self.object.kernel_functions.values():
             self._kernel_function(name)
 
@@ -184,8 +178,8 @@ class Image:
                 )
             return value + high
         if insn.src == Pseudo.FUNC:
-            target = _named_pc(pc, insn)
-            if all(sub.start != target for sub in program.subprogs):
+            target = target_pc(insn, pc)
+            if target is None or all(sub.start != target for sub in program.subprogs):
                 raise InputError(f"no subprogram starts at {target}", where=where)
             return self.function_handle(program, target)
         if insn.src == Pseudo.BTF_ID and low in self.object.kernel_functions:

@@ -8,7 +8,14 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from pybpfvm.bits import U64, sign_extend
-from pybpfvm.engine import DEFAULT_BUDGET_INSNS, RunEnvironment, RunResult, trust_nobody
+from pybpfvm.engine import (
+    DEFAULT_BUDGET_INSNS,
+    Paused,
+    PausedFrame,
+    RunEnvironment,
+    RunResult,
+    trust_nobody,
+)
 from pybpfvm.errors import InputError, InternalError, Trap, TrapKind
 from pybpfvm.helpers.proto import Helper
 from pybpfvm.image import Image
@@ -17,12 +24,14 @@ from pybpfvm.isa.opcodes import (
     MAX_FRAMES,
     MAX_TAIL_CALLS,
     MAY_GOTO_ITERATIONS,
+    REGISTERS,
     STACK_BYTES,
     Kind,
 )
 from pybpfvm.jit.answers import SLICE_INSNS, Answers
 from pybpfvm.jit.emitted import Build, Callee
 from pybpfvm.jit.faults import fault_handler
+from pybpfvm.jit.frames import PauseReached
 from pybpfvm.jit.options import Checks
 from pybpfvm.jit.recorder import Recorder
 from pybpfvm.jit.state import Slot, State
@@ -43,7 +52,8 @@ class JitEngine(Answers):
 
     Programs that `trusted` names are compiled without checks, the others with `checks`.
     `counted`: budgets hold and instructions are counted; without, RunResult.insns is 0.
-    `record` is what runs leave in `recorded`.
+    `record` is what runs leave in `recorded`; `stack` the frames, of AddressSpace.alloc_frames, if
+    it is to share another's.
     Raises InputError where executable memory is refused.
     """
 
@@ -57,6 +67,7 @@ class JitEngine(Answers):
         trusted: Callable[[Program], bool] = trust_nobody,
         counted: bool = True,
         record: Recording = NOTHING,
+        stack: Sequence[Region] | None = None,
     ) -> None:
         if image.object.big_endian:
             raise InputError("the object is big-endian", where="jit", remedy="use --engine interp")
@@ -81,11 +92,12 @@ class JitEngine(Answers):
         self._lasting_sites = 0
         self._last = None
         self._callees = {}
-        self._running = self._looping = False
+        self._running = self._looping = self._pausing = False
         self._one_run = threading.Lock()
         self._closed = False
         self._beyond = 0
         self._budget = 0
+        self._back = -1, 0  # executed when a callback ended last; the same before that call
         self._tail_calls_left = 0
         self._current = None
         self._faults = fault_handler()
@@ -95,8 +107,11 @@ class JitEngine(Answers):
             self._recorder = Recorder(record, self.memory, state) if record != NOTHING else None
             if self._recorder is not None:
                 made.callback(self._recorder.close)
-            self._stack = self.memory.alloc_frames(MAX_FRAMES, STACK_BYTES)
-            for frame in self._stack:
+            self._own_stack: list[Region] = []
+            if stack is None:
+                self._own_stack = self.memory.alloc_frames(MAX_FRAMES, STACK_BYTES)
+            self._stack = stack or self._own_stack
+            for frame in self._own_stack:
                 made.callback(self.memory.free, frame)
             self._thunks = Thunks(state, self.memory.base, self._faults)
             made.pop_all()
@@ -122,6 +137,31 @@ class JitEngine(Answers):
         try:
             return self._run(program, ctx_addr, budget_insns, packet)
         finally:
+            self._end()
+
+    def run_to(
+        self, program: Program, ctx_addr: int, insns: int, *, packet: Region | None = None
+    ) -> Paused | RunResult:
+        """Pause when `insns` have been executed: see PausingEngine. The program is compiled for
+        that, with all checks."""
+        if not self._build.fuel:
+            raise InternalError("an engine that does not count is to pause")
+        self._begin(program)
+        self._pausing, self._last = True, None
+        try:
+            return self._run(program, ctx_addr, insns, packet)
+        except PauseReached as reached:
+            return Paused(
+                tuple(reversed(reached.frames)),
+                insns,
+                self._state.words[Slot.MAY_GOTO],
+                self._tail_calls_left,
+                ctx_addr,
+                packet,
+                reached.called_back,
+            )
+        finally:
+            self._pausing, self._last = False, None
             self._end()
 
     def _begin(self, program: Program | None) -> None:
@@ -152,6 +192,7 @@ class JitEngine(Answers):
         self._budget = budget_insns
         self._beyond = budget_insns - first
         self._tail_calls_left = MAX_TAIL_CALLS
+        self._back = -1, 0
         turns = self.environment.may_goto_turns
         words[Slot.FUEL] = first
         words[Slot.CTX] = ctx_addr
@@ -200,7 +241,7 @@ class JitEngine(Answers):
         if self._recorder is not None:
             self._recorder.close()
         self._state.close()
-        for region in self._stack:
+        for region in self._own_stack:
             self.memory.free(region)
 
     def __enter__(self) -> JitEngine:
@@ -268,6 +309,7 @@ class JitEngine(Answers):
         for number, value in enumerate(args, 1):
             words[number] = value & U64
         words[FRAME_POINTER] += FRAME_STRIDE
+        before = self._before_call() if self._pausing else 0
         try:
             r0 = self._guarded(self._thunks.enter, unit.base + unit.code.entries[target.pc])
         except Trap:
@@ -276,11 +318,26 @@ class JitEngine(Answers):
                 pc = caller.pc_of(caller.index_at(saved[Slot.PC]))
                 self._recorder.ended(self._recorder.place(caller.program, pc))
             raise
+        except PauseReached as reached:
+            caller = self._unit_at(saved[Slot.PC])
+            pc = caller.pc_of(caller.index_at(saved[Slot.PC]))
+            regs = (0, 0, 0, 0, 0, 0, *saved[Slot.REGS + 6 : Slot.REGS + REGISTERS])
+            reached.frames += PausedFrame(caller.program, pc, regs), *self._callers(saved)
+            reached.called_back = before
+            raise
         fuel = words[Slot.FUEL]
         for number, value in enumerate(saved):
             words[number] = value
         words[Slot.FUEL] = fuel
+        if self._pausing:
+            self._back = self.executed, before
         return r0
+
+    def _before_call(self) -> int:
+        """Instructions executed before the call of the helper that calls back now."""
+        ended, before = self._back
+        executed = self.executed  # the call is counted, and the last of its block
+        return before if executed == ended else executed - 1
 
 
 __all__ = ["SLICE_INSNS", "JitEngine"]

@@ -256,6 +256,7 @@ class Thunks:
         asm(
             rm(MOV, RAX, RSP, 0),
             store(disp(Slot.PC), RAX),
+            store(disp(Slot.STACK), RSP),
             rr(MOV, RBX, RSP),  # the C side keeps rbx; r6 is in the state
             group(SUB, RSP, 32),
             group(AND, RSP, -16),
@@ -297,6 +298,7 @@ class Thunks:
         asm(
             rm(MOV, RAX, RSP, 0),
             store(disp(Slot.PC), RAX),
+            store(disp(Slot.STACK), RSP),
             rr(MOV, RBX, RSP),
             rr(MOV, R13, R11),
             group(SUB, RSP, 80),
