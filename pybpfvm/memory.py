@@ -330,7 +330,8 @@ class AddressSpace:
         self._twins: dict[int, tuple[int, int]] = {}
         # Where regions were whose pages are left to slices, and how long they are.
         self._left: dict[int, int] = {}
-        self._latest: weakref.ref[MemorySnapshot] | None = None
+        # What was taken or restored, the last one last.
+        self._snapshots: list[weakref.ref[MemorySnapshot]] = []
 
     def __enter__(self) -> AddressSpace:
         return self
@@ -550,7 +551,7 @@ class AddressSpace:
         """
         if self._closed:
             raise InputError("the machine is closed", where="snapshot")
-        latest = self._latest() if self._latest is not None else None
+        latest = self._latest()
         known: dict[int, Pages] = {}
         if latest is not None:
             known = {id(r): c for r, c in zip(latest.regions, latest.contents, strict=True)}
@@ -564,8 +565,17 @@ class AddressSpace:
             dict(self._handles),
             self._next_handle,
         )
-        self._latest = weakref.ref(taken)
+        self._snapshots.append(weakref.ref(taken))
         return taken
+
+    def _latest(self) -> MemorySnapshot | None:
+        """The snapshot that was taken or restored last, of those that someone has."""
+        while self._snapshots:
+            found = self._snapshots[-1]()
+            if found is not None:
+                return found
+            self._snapshots.pop()
+        return None
 
     def restore(self, snapshot: MemorySnapshot) -> None:
         """Have again what `snapshot` found: the same regions with the same bytes, and the addresses
@@ -595,7 +605,8 @@ class AddressSpace:
             views = (entry[2] for entry in self._entries if entry[0].kind is not RegionKind.HOST)
             for view, pages in zip(views, snapshot.contents, strict=True):
                 put_back(view, pages)
-            self._latest = weakref.ref(snapshot)
+            others = [ref for ref in self._snapshots if ref() is not snapshot]
+            self._snapshots = [*others, weakref.ref(snapshot)]
         if going:
             for action in self._on_free:
                 action()
