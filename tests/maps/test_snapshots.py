@@ -180,6 +180,35 @@ class Replayed(RuleBasedStateMachine):
             assert compared(anew) == found
 
 
+def test_orders_come_back() -> None:
+    with Image(_OBJECT, cpus=2) as image:
+        for key in (0, 1, 2):
+            for name in ("hash", "lru", "queue", "stack"):
+                do(image, (name, "update" if name in ("hash", "lru") else "host update", key, key))
+        do(image, ("lru", "lookup", 0, 0))
+        taken = image.snapshot()
+        for name in ("hash", "lru"):
+            do(image, (name, "delete", 1, 0))
+            do(image, (name, "update", 1, 0))
+        for name in ("queue", "stack"):
+            do(image, (name, "pop", 0, 0))
+            do(image, (name, "host update", 0, 3))
+        image.restore(taken)
+        keys = [key_of(image.maps["hash"].spec, key) for key in range(4)]
+        for name in ("hash", "lru"):
+            walked = do(image, (name, "walk", 0, 0))
+            assert isinstance(walked, list)
+            assert [key for key, _ in walked] == keys[:3]
+        do(image, ("lru", "update", 3, 3))  # drops what was used least recently
+        assert not image.maps["lru"].lookup(keys[1], 0)
+        assert [do(image, ("queue", "pop", 0, 0)) for _ in range(3)] == [
+            bytes((n,) * 8) for n in (1, 2, 3)
+        ]
+        assert [do(image, ("stack", "pop", 0, 0)) for _ in range(3)] == [
+            bytes((n,) * 8) for n in (3, 2, 1)
+        ]
+
+
 def check_index(live: HashMap) -> None:
     """Compiled code finds what is there: each key once, beside the address of its value."""
     index = live.index()
