@@ -201,12 +201,9 @@ def test_orders_come_back() -> None:
             assert [key for key, _ in walked] == keys[:3]
         do(image, ("lru", "update", 3, 3))  # drops what was used least recently
         assert not image.maps["lru"].lookup(keys[1], 0)
-        assert [do(image, ("queue", "pop", 0, 0)) for _ in range(3)] == [
-            bytes((n,) * 8) for n in (1, 2, 3)
-        ]
-        assert [do(image, ("stack", "pop", 0, 0)) for _ in range(3)] == [
-            bytes((n,) * 8) for n in (3, 2, 1)
-        ]
+        for name, order in (("queue", (1, 2, 3)), ("stack", (3, 2, 1))):
+            popped = [do(image, (name, "pop", 0, 0)) for _ in order]
+            assert popped == [bytes((number,) * 8) for number in order]
 
 
 def check_index(live: HashMap) -> None:
