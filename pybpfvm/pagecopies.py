@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 
 _PAGE = mmap.PAGESIZE
-_CHUNK = 256 * _PAGE  # looked at in one go
+_CHUNK = 16 * _PAGE  # looked at in one go: below what allocators ask the system for
 _ZERO = bytes(_PAGE)
 
 # Page by page; the last one may be shorter.
