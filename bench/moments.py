@@ -32,7 +32,7 @@ _REPEATS = 15
 _PROGRAMS = {
     "arithmetic": "r0 += r6\nr0 ^= 91\nr6 += 1\ngoto -4",
     "half memory": "*(u64 *)(r10 - 8) = r6\nr2 = *(u64 *)(r10 - 8)\nr0 += r2\nr6 += 1\ngoto -5",
-    "helper call in a hundred": "call 14\n" + "r6 += 1\n" * 98 + "goto -100",
+    "helper in Python, one in a hundred": "call 5\n" + "r6 += 1\n" * 98 + "goto -100",
 }
 
 

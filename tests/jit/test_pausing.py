@@ -215,6 +215,73 @@ def test_frames_through_calls_and_callbacks() -> None:
         assert [addr - r10[0] for addr in r10] == [FRAME_STRIDE * depth for depth in range(4)]
 
 
+_TWICE_BACK = f"""
+    r6 = 6
+    r7 = 2
+again:
+    r1 = 2
+    r2 = func outer ll
+    r3 = r10
+    r4 = 0
+    call {NUMBERS["loop"]}
+    r7 += -1
+    if r7 != 0 goto again
+    exit
+outer:
+    r6 = r1
+    r8 = 8
+    r1 = 2
+    r2 = func inner ll
+    r3 = r10
+    r4 = 0
+    call {NUMBERS["loop"]}
+    r0 = 0
+    exit
+inner:
+    r9 = 9
+    call deepest
+    r0 = 0
+    exit
+deepest:
+    r6 = r1
+    exit
+"""
+
+
+def test_callbacks_of_callbacks_begin_at_the_first_call() -> None:
+    """Twice the outermost helper is called, twice it calls back, twice each of these does."""
+    with both(made_of(_TWICE_BACK)) as made:
+        program = made.image.programs["made"]
+        once = 7 + 2 * 6 + 2  # of outer
+        turn = 7 + 2 * once
+        paused_at, called_back = check(made, program, 400, [*range(120)])
+        assert (paused_at, called_back) == (2 + 2 * turn + 1, 2 * 2 * once)
+        seen = [made.to(made.jit, program, insns) for insns in range(2 + 2 * turn)]
+        assert {one.called_back for one in seen if isinstance(one, Paused)} == {None, 6, 6 + turn}
+        assert max(len(one.frames) for one in seen if isinstance(one, Paused)) == 4
+
+
+def test_the_engine_of_llvm_pauses_in_code_of_the_jit() -> None:
+    pytest.importorskip("llvmlite")
+    from pybpfvm.jit.llvm.engine import LlvmEngine
+
+    with both(made_of(_NESTED)) as made:
+        program = made.image.programs["made"]
+        made.begin()
+        end = made.straight(program, 400)
+        wanted = made.to(made.interp, program, 15)
+        assert isinstance(wanted, Paused)
+        with LlvmEngine(made.image, BY_NUMBER, made.environment(), cache=None) as llvm:
+            for _ in range(2):
+                ran = llvm.run(program, made.ctx)
+                assert (ran.r0, ran.insns) == end
+                found = llvm.run_to(program, made.ctx, 15)
+                assert isinstance(found, Paused)
+                assert found.called_back == wanted.called_back
+                for ours, theirs in zip(found.frames, wanted.frames, strict=True):
+                    assert (ours.pc, ours.regs[6:10]) == (theirs.pc, theirs.regs[6:10])
+
+
 def test_where_control_leaves_the_program() -> None:
     """A function whose last instruction is a call, and one that runs into the next."""
     text = "r6 = 1\ncall f\nf: r0 = 2\nif r6 == 1 goto g\nexit\ng: call h\nh: r1 = 1\nexit"
