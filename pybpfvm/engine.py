@@ -130,6 +130,12 @@ class PausingEngine(Protocol):
         Nothing is promised of what such runs leave in `recorded`.
         """
 
+    def resume_to(self, paused: Paused, insns: int) -> Paused | RunResult:
+        """Go on with a run that any engine on the same frames paused, as `run_to` would have:
+        counts are those of all of it. Memory, maps and the environment must be as they were left.
+        InternalError if it is not resumable; compiled code goes on at the start of a block only.
+        """
+
 
 def trust_nobody(_: Program) -> bool:
     """For engines that are told which programs were verified: none was."""

@@ -59,7 +59,8 @@ class Code:
     offsets of functions by pc, `sites` those behind the calls of the callout thunk, `ends` by
     index of the first instruction of a block that of its last; `rooms` likewise for instructions
     whose room in the trace is taken at once. `blocks` are the offsets of blocks by pc, `saved` by
-    function the registers that its prologue pushes. `start` is the offset of the way in, `tail` of
+    function the registers that its prologue pushes, `returns` by index of a local call where that
+    comes back to. `start` is the offset of the way in, `tail` of
     the main function behind its prologue.
     """
 
@@ -73,6 +74,7 @@ class Code:
     starts: list[int] = field(default_factory=list)
     blocks: dict[int, int] = field(default_factory=dict)
     saved: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    returns: dict[int, int] = field(default_factory=dict)
     start: int = 0
     tail: int = 0
 

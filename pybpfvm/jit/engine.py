@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -29,13 +30,15 @@ from pybpfvm.isa.opcodes import (
     Kind,
 )
 from pybpfvm.jit.answers import SLICE_INSNS, Answers
+from pybpfvm.jit.compiling import Enter
 from pybpfvm.jit.emitted import Build, Callee
 from pybpfvm.jit.faults import fault_handler
 from pybpfvm.jit.frames import PauseReached
 from pybpfvm.jit.options import Checks
+from pybpfvm.jit.pages import code_area
 from pybpfvm.jit.recorder import Recorder
 from pybpfvm.jit.state import Slot, State
-from pybpfvm.jit.thunks import Thunks
+from pybpfvm.jit.thunks import Thunks, c_function
 from pybpfvm.jit.unit import Unit
 from pybpfvm.memory import FRAME_STRIDE, Region
 from pybpfvm.program import Program
@@ -146,18 +149,29 @@ class JitEngine(Answers):
         that, with all checks."""
         if not self._build.fuel:
             raise InternalError("an engine that does not count is to pause")
+        return self._paused(program, insns, lambda: self._run(program, ctx_addr, insns, packet))
+
+    def resume_to(self, paused: Paused, insns: int) -> Paused | RunResult:
+        """Go on where a run paused, at the start of a block: see PausingEngine."""
+        program = paused.frames[0].program
+        return self._paused(program, insns, lambda: self._resumed(paused, insns))
+
+    def _paused(
+        self, program: Program, insns: int, run: Callable[[], RunResult]
+    ) -> Paused | RunResult:
+        """What a run gives, or where it paused after `insns` instructions."""
         self._begin(program)
         self._pausing, self._last = True, None
         try:
-            return self._run(program, ctx_addr, insns, packet)
+            return run()
         except PauseReached as reached:
             return Paused(
                 tuple(reversed(reached.frames)),
                 insns,
                 self._state.words[Slot.MAY_GOTO],
                 self._tail_calls_left,
-                ctx_addr,
-                packet,
+                self.ctx_addr,
+                self.packet,
                 reached.called_back,
             )
         finally:
@@ -183,14 +197,48 @@ class JitEngine(Answers):
         self, program: Program, ctx_addr: int, budget_insns: int, packet: Region | None
     ) -> RunResult:
         unit, start = self._prepared(program)
+        self._set_up(ctx_addr, packet, budget_insns, 0)
+        return self._entered(unit, start, ctx_addr)
+
+    def _resumed(self, paused: Paused, budget_insns: int) -> RunResult:
+        """The rest of a run, whose counts go on."""
+        *callers, last = paused.frames
+        unit = self.unit(last.program)
+        if not paused.resumable or last.astray or last.pc not in unit.code.blocks:
+            raise InternalError("compiled code is to go on elsewhere than at the start of a block")
+        self._set_up(paused.ctx_addr, paused.packet, budget_insns, paused.insns)
+        words = self._state.words
+        words[Slot.MAY_GOTO] = paused.may_goto_left
+        self._tail_calls_left = paused.tail_calls_left
+        for number, value in enumerate(last.regs):
+            words[Slot.REGS + number] = value
+        waiting = [(self._return_of(frame), frame.regs[6:10]) for frame in callers]
+        code = self._thunks.taking_up(waiting, unit.base + unit.code.blocks[last.pc])
+        pages = code_area().place(code)
+        try:
+            return self._entered(unit, c_function(pages.start), 0)
+        finally:
+            code_area().release(pages)
+
+    def _return_of(self, frame: PausedFrame) -> int:
+        """Where the function that waits goes on, in its code."""
+        unit = self.unit(frame.program)
+        behind = bisect_left(unit.code.starts, frame.pc)
+        return unit.base + unit.code.returns[behind if frame.astray else behind - 1]
+
+    def _set_up(
+        self, ctx_addr: int, packet: Region | None, budget_insns: int, executed: int
+    ) -> None:
+        """What a run begins with that has executed so many instructions already."""
         if ctx_addr != self.ctx_addr:
             self._state.forget_sites()  # the same bytes may be other fields now, or no context's
         self.ctx_addr = ctx_addr
         self.packet = packet
         words = self._state.words
-        first = min(budget_insns, SLICE_INSNS)
+        left = max(budget_insns - executed, 0)
+        first = min(left, SLICE_INSNS)
         self._budget = budget_insns
-        self._beyond = budget_insns - first
+        self._beyond = left - first
         self._tail_calls_left = MAX_TAIL_CALLS
         self._back = -1, 0
         turns = self.environment.may_goto_turns
@@ -198,12 +246,16 @@ class JitEngine(Answers):
         words[Slot.CTX] = ctx_addr
         words[Slot.MAY_GOTO] = MAY_GOTO_ITERATIONS if turns is None else turns
         words[Slot.EXIT_PC] = 0
+
+    def _entered(self, unit: Unit, start: Enter, argument: int) -> RunResult:
+        """Run code that begins in `unit`."""
+        words = self._state.words
         if unit.build.checks is not Checks.EXACT:
             self._faults.ensure()
         if self._recorder is not None:
             self._recorder.run_begins()
         self._current = unit
-        r0 = self._guarded(start, ctx_addr)
+        r0 = self._guarded(start, argument)
         if words[Slot.EXIT_PC]:
             self._check_exit(r0)
         return RunResult(r0, self.executed if self._build.fuel else 0)

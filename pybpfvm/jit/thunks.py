@@ -12,7 +12,7 @@ r12 and the fuel in r9; it reaches its state by displacements from r12 and these
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 from pybpfvm.jit.faults import CURRENT, FAULT_ADDR, FAULT_RIP, FaultHandler
@@ -167,6 +167,21 @@ class Thunks:
         asm.call("main")
         self._go_out(asm)
         asm.label("main")
+        return asm.finish()
+
+    def taking_up(self, callers: Sequence[tuple[int, Sequence[int]]], target: int) -> bytes:
+        """A way into code that is walked (see `frames`): past the prologues, at `target`, with the
+        registers of the state. `callers` from the outermost: where each goes on, its r6 to r9."""
+        asm = Assembler()
+        self._come_in(asm)
+        asm.call("go on")
+        self._go_out(asm)
+        asm.label("go on")
+        for word in (0, 0, 0, 0, *(w for back, kept in callers for w in (back, *kept))):
+            asm(mov_imm(RAX, word), push(RAX))
+        asm(mov_imm(R11, target))
+        self._load_registers(asm)
+        asm(jump_reg(R11))
         return asm.finish()
 
     def _come_in(self, asm: Assembler) -> None:

@@ -97,12 +97,13 @@ def both(case: Case) -> Iterator[Both]:
         made.close()
 
 
-def check(made: Both, program: Program, budget: int, points: list[int]) -> tuple[int, int]:
-    """Pause at each of these points; how often that was in a run, and how often in a callback."""
+def check(made: Both, program: Program, budget: int, points: list[int]) -> tuple[int, int, int]:
+    """Pause at each of these points; how often that was in a run, how often in a callback, and how
+    often compiled code could go on from there."""
     made.begin()
     end = made.straight(program, budget)
     after = made.now()
-    paused_at = called_back = 0
+    paused_at = called_back = taken_up = 0
     for insns in points:
         made.begin()
         wanted = made.to(made.interp, program, insns)
@@ -128,21 +129,42 @@ def check(made: Both, program: Program, budget: int, points: list[int]) -> tuple
             assert again.resumable
             assert again.frames == found.frames[: len(again.frames) - 1] + again.frames[-1:]
             found = again
+        taken_up += check_further(made, program, found)
+        made.begin()
+        again = made.to(made.jit, program, found.insns)
+        assert again == found
         assert made.on(found, budget) == end
         assert made.now() == after
-    return paused_at, called_back
+    return paused_at, called_back, taken_up
+
+
+def check_further(made: Both, program: Program, paused: Paused) -> bool:
+    """Whether the compiled code could go on; to the same state as that of one who never paused."""
+    insns = paused.insns + 23
+    try:
+        found = ended(lambda: made.jit.resume_to(paused, insns))
+    except InternalError:
+        return False
+    state = made.now()
+    made.begin()
+    assert found == made.to(made.interp, program, insns)
+    assert state == made.now()
+    return True
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_point_of_short_runs(family: str) -> None:
-    paused_at = 0
+    paused_at = taken_up = 0
     for seed in range(2):
         case = generate(seed, family, programs=3)
         with both(case) as made:
             for number in range(3):
-                program = case.object.programs[number]
-                paused_at += check(made, made.image.programs[program.name], 400, [*range(45)])[0]
+                program = made.image.programs[case.object.programs[number].name]
+                counts = check(made, program, 400, [*range(45)])
+                paused_at += counts[0]
+                taken_up += counts[2]
     assert paused_at > 60
+    assert taken_up > 3
 
 
 @pytest.mark.parametrize("family", ["branches", "calls", "helpers", "hostile"])
@@ -199,7 +221,7 @@ deepest:
 def test_frames_through_calls_and_callbacks() -> None:
     with both(made_of(_NESTED)) as made:
         program = made.image.programs["made"]
-        assert check(made, program, 400, [*range(60)]) == (39, 3 * 8)
+        assert check(made, program, 400, [*range(60)])[:2] == (39, 3 * 8)
         made.begin()
         inner = made.to(made.jit, program, 15)
         assert isinstance(inner, Paused)
@@ -254,7 +276,7 @@ def test_callbacks_of_callbacks_begin_at_the_first_call() -> None:
         program = made.image.programs["made"]
         once = 7 + 2 * 6 + 2  # of outer
         turn = 7 + 2 * once
-        paused_at, called_back = check(made, program, 400, [*range(120)])
+        paused_at, called_back, _ = check(made, program, 400, [*range(120)])
         assert (paused_at, called_back) == (2 + 2 * turn + 1, 2 * 2 * once)
         seen = [made.to(made.jit, program, insns) for insns in range(2 + 2 * turn)]
         assert {one.called_back for one in seen if isinstance(one, Paused)} == {None, 6, 6 + turn}
@@ -287,7 +309,7 @@ def test_where_control_leaves_the_program() -> None:
     text = "r6 = 1\ncall f\nf: r0 = 2\nif r6 == 1 goto g\nexit\ng: call h\nh: r1 = 1\nexit"
     with both(made_of(text)) as made:
         program = made.image.programs["made"]
-        assert check(made, program, 400, [*range(12)]) == (8, 0)
+        assert check(made, program, 400, [*range(12)])[:2] == (8, 0)
 
 
 def test_budgets_are_those_of_the_whole_run() -> None:
