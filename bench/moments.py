@@ -17,6 +17,7 @@ from pybpfvm.image import Image
 from pybpfvm.isa.asm import assemble
 from pybpfvm.isa.opcodes import MAX_FRAMES, STACK_BYTES
 from pybpfvm.memory import PAGE, RegionKind
+from pybpfvm.profiles.base import Profile
 from pybpfvm.program import BpfObject, MapSpec, MapType, Program
 from pybpfvm.session.engines import jit_refusal
 from pybpfvm.session.moments import Moments
@@ -54,6 +55,10 @@ def _ms(call: Callable[[], object]) -> float:
     return 1e3 / undisturbed([once() for _ in range(_REPEATS)])
 
 
+def _around(profile: Profile, _: object) -> RunEnvironment:
+    return RunEnvironment(profile=profile)
+
+
 def _seeking() -> Iterator[Row]:
     for name, text in _PROGRAMS.items():
         program = Program("made", "syscall", assemble(text))
@@ -66,7 +71,8 @@ def _seeking() -> Iterator[Row]:
                 image.snapshot(),
                 image.programs["made"],
                 ctx.start,
-                partial(RunEnvironment, profile=profile),
+                partial(_around, profile),
+                mark=lambda: None,
                 helpers=helpers_of(profile),
                 stack=stack,
                 budget_insns=2 * _FAR,
@@ -78,6 +84,10 @@ def _seeking() -> Iterator[Row]:
                         raise AssertionError("the run has ended")
 
                 yield f"step back after 10^7 instructions, {name}", _ms(seek), "ms"
+                if not moments.keep(_FAR - 100_000):
+                    raise AssertionError("a moment could not be kept")
+                what = "step back after 10^7 instructions, 10^5 of them behind one that is kept"
+                yield f"{what}, {name}", _ms(seek), "ms"
                 if name == "arithmetic":
                     yield from _near(moments)
 

@@ -1,13 +1,16 @@
 """Any moment of a run: the state after any number of instructions, and what happens between two.
 
-A run is executed again from a snapshot of its beginning: compiled code covers the distance and
-pauses at the exact instruction, the interpreter shows instructions one by one from there. Where a
-moment lies in a function that a helper called back, it goes on from the call of that helper.
+A run is executed again from a snapshot of its beginning, or of a moment that was kept: compiled
+code covers the distance and pauses at the exact instruction, the interpreter shows instructions one
+by one from there. Where a moment lies in a function that a helper called back, it goes on from the
+call of that helper.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_right, insort
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass
 
 from pybpfvm.engine import (
     DEFAULT_BUDGET_INSNS,
@@ -20,6 +23,7 @@ from pybpfvm.errors import Trap
 from pybpfvm.helpers.proto import Helper
 from pybpfvm.image import Image, ImageSnapshot
 from pybpfvm.memory import Region
+from pybpfvm.outline import outline_of
 from pybpfvm.program import Program
 from pybpfvm.session.engines import jit_refusal
 from pybpfvm.vm.interp import Interpreter
@@ -33,12 +37,26 @@ Watch = Callable[[int, Program, int, tuple[int, ...], int], bool]
 _NEAR = 20_000  # the interpreter goes so far in about the time that beginning anew takes
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A moment with all that it takes to go on from it."""
+
+    paused: Paused
+    image: ImageSnapshot
+    mark: object
+
+    def executed(self) -> int:
+        """The instructions before it."""
+        return self.paused.insns
+
+
 class Moments:
     """The moments of one run of `program`. A context manager that gives its engines back.
 
     `start` is the image when the run began: its context, its packet and the frames `stack` were
     there. `environment` makes what surrounds the run, anew each time: it must give the answers of
-    the first time again, and what it changes outside of memory and maps is its own business.
+    the first time again, from where `mark` said they were (None: the first); what it changes
+    outside of memory and maps is its own business.
     Memory and maps are those of the moment asked for last, to be looked at only.
     """
 
@@ -48,8 +66,9 @@ class Moments:
         start: ImageSnapshot,
         program: Program,
         ctx_addr: int,
-        environment: Callable[[], RunEnvironment],
+        environment: Callable[[object], RunEnvironment],
         *,
+        mark: Callable[[], object] | None = None,
         helpers: Mapping[int, Helper],
         stack: Sequence[Region],
         packet: Region | None = None,
@@ -61,8 +80,12 @@ class Moments:
         self._ctx_addr = ctx_addr
         self._packet = packet
         self._environment = environment
+        self._mark = mark
+        self._kept: list[_Kept] = []  # by instructions executed
+        self._blocks: dict[int, Container[int]] = {}  # where they begin, by identity of programs
+        self._helpers = helpers
         self._budget = budget_insns
-        around = environment()
+        around = environment(None)
         self._interp = Interpreter(image, helpers, around, stack=stack)
         self._far: PausingEngine = self._interp
         self._closing = [self._interp.close]
@@ -85,9 +108,37 @@ class Moments:
         if isinstance(here, Paused) and here.resumable and 0 <= insns - here.insns <= _NEAR:
             self._here = self._go_on(here, insns)
         else:
-            self._begin()
-            self._here = _ended(lambda: self._run_to(insns))
+            self._here = self._reach(insns)
         return self._here
+
+    def keep(self, insns: int) -> bool:
+        """Keep a snapshot of the moment at `insns`, or soon after it: those behind are reached from
+        there. False if compiled code can go on nowhere near, or there is no `mark`."""
+        here = self.at(insns)
+        if isinstance(here, Paused) and here.called_back is not None:
+            here = self.at(here.called_back)
+        if not isinstance(here, Paused) or self._mark is None:
+            return False
+        low = len(here.frames) - 1
+
+        def goes_on(_: int, program: Program, pc: int, regs: tuple[int, ...], depth: int) -> bool:
+            nonlocal low  # deeper than that may be in a callback
+            low = min(low, depth)
+            return depth == low and pc in self._blocks_of(program)
+
+        found = self.walk(here.insns, here.insns + _NEAR, goes_on)
+        if not isinstance(found, Paused) or not found.resumable:
+            return False
+        last = found.frames[-1]
+        if last.astray is not None or last.pc not in self._blocks_of(last.program):
+            return False
+        insort(self._kept, _Kept(found, self.image.snapshot(), self._mark()), key=_Kept.executed)
+        return True
+
+    def _blocks_of(self, program: Program) -> Container[int]:
+        if id(program) not in self._blocks:
+            self._blocks[id(program)] = outline_of(program).blocks(self._helpers)
+        return self._blocks[id(program)]
 
     def walk(self, first: int, last: int, watch: Watch) -> Moment:
         """Tell `watch` each instruction that is executed when at least `first` and less than `last`
@@ -119,12 +170,17 @@ class Moments:
         self._here = found
         return found
 
-    def _begin(self) -> None:
-        self.image.restore(self._start)
-        self._far.environment = self._interp.environment = self._environment()
-
-    def _run_to(self, insns: int) -> Moment:
-        return self._far.run_to(self.program, self._ctx_addr, insns, packet=self._packet)
+    def _reach(self, insns: int) -> Moment:
+        """The moment, from the last before it of which there is a snapshot."""
+        place = bisect_right(self._kept, insns, key=_Kept.executed)
+        kept = self._kept[place - 1] if place else None
+        self.image.restore(kept.image if kept else self._start)
+        around = self._environment(kept.mark if kept else None)
+        self._far.environment = self._interp.environment = around
+        if kept is not None:
+            return _ended(lambda: self._far.resume_to(kept.paused, insns))
+        program, ctx_addr, packet = self.program, self._ctx_addr, self._packet
+        return _ended(lambda: self._far.run_to(program, ctx_addr, insns, packet=packet))
 
     def _go_on(self, here: Paused, insns: int) -> Moment:
         return _ended(lambda: self._interp.resume_to(here, insns))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import count
 from random import Random
 
 import pytest
@@ -81,26 +80,35 @@ class Made:
         self.stack = image.memory.alloc_frames(MAX_FRAMES, STACK_BYTES)
         self.start = image.snapshot()
         self.budget = budget
+        self.marks: list[object] = []
         self.moments = Moments(
             image,
             self.start,
             self.program,
             self.ctx.start,
             self.environment,
+            mark=lambda: self.time,
             helpers=BY_NUMBER,
             stack=self.stack,
             budget_insns=budget,
         )
 
-    def environment(self) -> RunEnvironment:
-        clock = count(5)
-        return RunEnvironment(now_ns=lambda: next(clock))
+    def environment(self, mark: object) -> RunEnvironment:
+        """The clock goes on from a mark, which is a time."""
+        assert mark is None or isinstance(mark, int)
+        self.marks.append(mark)
+        self.time = mark or 5
+        return RunEnvironment(now_ns=self.now)
+
+    def now(self) -> int:
+        self.time += 3
+        return self.time
 
     def story(self) -> list[_Told]:
         """Every instruction of the run, by an interpreter that does nothing else."""
         seen: list[_Told] = []
         self.image.restore(self.start)
-        with Interpreter(self.image, BY_NUMBER, self.environment(), stack=self.stack) as engine:
+        with Interpreter(self.image, BY_NUMBER, self.environment(None), stack=self.stack) as engine:
             engine.hook = lambda p, pc, regs, depth: seen.append(
                 (len(seen), p.name, pc, regs, depth)
             )
@@ -150,6 +158,26 @@ def teller(seen: list[_Told]) -> Watch:
         return False
 
     return watch
+
+
+def test_moments_that_are_kept() -> None:
+    with made("made") as one:
+        length = len(one.story())
+        wanted = [(one.moments.at(insns), one.image.snapshot()) for insns in range(length + 1)]
+        kept = []
+        for insns in (0, 33, 34, 120, 180, 201, length - 4, 60):
+            if one.moments.keep(insns):
+                kept.append(insns)
+        assert len(kept) >= 7
+        assert not one.moments.keep(length)
+        at = [found.paused.insns for found in one.moments._kept]
+        assert at == sorted(at)
+        assert all(any(0 <= there - insns < 120 for there in at) for insns in kept)
+        one.marks.clear()
+        for insns in Random(5).sample(range(length + 1), length):
+            assert (one.moments.at(insns), one.image.snapshot()) == wanted[insns]
+        assert len(one.marks) > 100  # not all by the interpreter
+        assert len(set(one.marks)) >= 6
 
 
 def test_each_instruction_between_two() -> None:
