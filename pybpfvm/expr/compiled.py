@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from lark import Token, Tree
 
-from pybpfvm.expr.bind import MAX_LOOP, Binder, Quantified
+from pybpfvm.expr.bind import Binder
 from pybpfvm.expr.ctype import Shape
+from pybpfvm.expr.elements import MAX_LOOP, Loops, Quantified
 from pybpfvm.expr.mistake import Mistake
 from pybpfvm.expr.node import Node, truth
 from pybpfvm.expr.parse import Node as Tree_
@@ -51,7 +52,7 @@ class Compiled:
 
     def __init__(self, text: str, scope: Scope) -> None:
         self.text = text
-        self._budget = [MAX_LOOP]
+        self._loops = Loops()
         self._bound: dict[tuple[str, int] | None, _Bound] = {}
         try:
             self._tree, self.format = parse(text)
@@ -66,7 +67,7 @@ class Compiled:
         """What it is now. Raises ExpressionError."""
         try:
             bound = self._at(scope)
-            self._budget[0] = MAX_LOOP
+            self._loops.left = MAX_LOOP
             return bound.node.value(scope)
         except Mistake as mistake:
             raise mistake.of(self.text) from None
@@ -78,7 +79,7 @@ class Compiled:
             if bound.holds is None:
                 truth(bound.node)
                 raise AssertionError("a condition that is none")
-            self._budget[0] = MAX_LOOP
+            self._loops.left = MAX_LOOP
             return bound.holds(scope)
         except Mistake as mistake:
             raise mistake.of(self.text) from None
@@ -122,7 +123,7 @@ class Compiled:
         return bound
 
     def _bind(self, scope: Scope) -> Binder:
-        binder = Binder(scope, self.text, self._budget)
+        binder = Binder(scope, self._loops)
         node = binder.node(self._tree)
         condition = None
         if node.type.shape in (Shape.NUMBER, Shape.POINTER, Shape.ARRAY):
@@ -157,10 +158,10 @@ class Compiled:
     def _part(self, tree: Tree[Token], scope: Scope) -> Part:
         start, end = span_of(tree)
         text = " ".join(self.text[start:end].split())
-        binder = Binder(scope, self.text, self._budget)
+        binder = Binder(scope, self._loops)
         try:
             node = binder.node(tree)
-            self._budget[0] = MAX_LOOP
+            self._loops.left = MAX_LOOP
             value = node.value(scope)
             shown = value.text(self.format)
             quantified = binder.quantified.get(id(tree))

@@ -227,8 +227,7 @@ def integer_type(words: Sequence[str]) -> CType | None:
             return U64
         digits = word.lstrip("usint").removesuffix("_t")
         if digits.isdigit() and word[0] in "usi":
-            signed = word[0] in "si"
-            return _BY_SIZE[int(digits) // 8, signed]
+            return _BY_SIZE[int(digits) // 8, word[0] in "si"]
     counts = {word: left.count(word) for word in left}
     unsigned, signed = counts.pop("unsigned", 0), counts.pop("signed", 0)
     if unsigned + signed > 1:

@@ -1,7 +1,7 @@
 """Expressions bound to where they are asked: closures with a C type.
 
-Arithmetic is C's with an `int` of 64 bits: what is narrower keeps its value, and only operands of 64
-unsigned bits (registers, addresses, u64) make an operation unsigned. Results wrap at 64 bits.
+Arithmetic is C's with an `int` of 64 bits: what is narrower keeps its value, and only operands of
+64 unsigned bits (registers, addresses, u64) make an operation unsigned. Results wrap at 64 bits.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Bytes = Callable[[Scope], bytes]
 @dataclass(frozen=True, slots=True)
 class Node:
     """A value of `type`. `get` is of numbers and pointers, `data` of structs and arrays, `string`
-    of texts. `addr` is where it lies, if it is somewhere. `sliced`: parts are cut from `data`, which
-    need not lie anywhere. `constant` is a number that is known."""
+    of texts. `addr` is where it lies, if it is somewhere. `sliced`: parts are cut from `data`,
+    which need not lie anywhere. `constant` is a number that is known."""
 
     type: CType
     span: Span
@@ -135,6 +135,12 @@ def part(base: Node, inner: CType, offset: Numbers, span: Span) -> Node:
 # --- arithmetic -----------------------------------------------------------------------------------
 
 
+def numbers(node: Node) -> Numbers:
+    """What gives the number that a node is known to be."""
+    assert node.get is not None, f"{node.type} is no number"
+    return node.get
+
+
 def require_number(node: Node, what: str) -> Node:
     """The node, an array as the pointer to its first element; Mistake for what is no number."""
     if node.type.shape is Shape.ARRAY:
@@ -155,8 +161,7 @@ def truth(node: Node) -> Callable[[Scope], bool]:
     """Whether it is not zero."""
     if node.type.shape is Shape.TEXT or node.type.shape is Shape.RECORD:
         raise Mistake(node.span, f"{node.type.shape.value} is no condition", "compare it")
-    get = require_number(node, "is no condition").get
-    assert get is not None
+    get = numbers(require_number(node, "is no condition"))
     return lambda scope: get(scope) != 0
 
 
@@ -196,8 +201,7 @@ def binary(sign: str, left: Node, right: Node, span: Span) -> Node:
         return _pointer_sum(sign, left, right, span)
     if sign in ("<<", ">>"):
         return _shift(sign, left, right, span)
-    a, b = left.get, right.get
-    assert a is not None and b is not None
+    a, b = numbers(left), numbers(right)
     unsigned = _is_unsigned(left) or _is_unsigned(right)
     type_ = U64 if unsigned else S64
     if sign in ("/", "%"):
@@ -212,8 +216,7 @@ def binary(sign: str, left: Node, right: Node, span: Span) -> Node:
 
 
 def _pointer_sum(sign: str, left: Node, right: Node, span: Span) -> Node:
-    a, b = left.get, right.get
-    assert a is not None and b is not None
+    a, b = numbers(left), numbers(right)
     both = left.type.shape is right.type.shape
     if both and sign == "+":
         raise Mistake(span, "two pointers can not be added")
@@ -252,8 +255,7 @@ def _division(sign: str, type_: CType, a: Numbers, b: Numbers, span: Span) -> No
 
 
 def _shift(sign: str, left: Node, right: Node, span: Span) -> Node:
-    a, b = left.get, right.get
-    assert a is not None and b is not None
+    a, b = numbers(left), numbers(right)
     unsigned = _is_unsigned(left)
 
     def shift(scope: Scope) -> int:
@@ -274,8 +276,7 @@ def compare(sign: str, left: Node, right: Node, span: Span) -> Node:
         return _compare_texts(sign, texts[0], texts[1], span)
     left = require_number(left, f"can not stand beside {sign}")
     right = require_number(right, f"can not stand beside {sign}")
-    a, b, k = left.get, right.get, right.constant
-    assert a is not None and b is not None
+    a, b, k = numbers(left), numbers(right), right.constant
     if _is_unsigned(left) or _is_unsigned(right):
         if _may_be_negative(left):
             signed = a
@@ -309,8 +310,7 @@ def _compare_texts(sign: str, a: Bytes, b: Bytes, span: Span) -> Node:
 def converted(node: Node, type_: CType, span: Span) -> Node:
     """A cast to a number or pointer."""
     source = require_number(node, "can not be cast")
-    get = source.get
-    assert get is not None
+    get = numbers(source)
     bits, signed = 8 * type_.size, type_.signed
     if source.constant is not None:
         return constant(wrapped(source.constant, bits, signed), span, type_)

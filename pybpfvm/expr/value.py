@@ -1,7 +1,7 @@
 """What comes of an expression: a typed value, written as C programmers write it.
 
-Format letters are gdb's: x hexadecimal, z the same with leading zeros, d signed, u unsigned, o octal,
-t binary, c character, a address, s string.
+Format letters are gdb's: x hexadecimal, z the same with leading zeros, d signed, u unsigned, o
+octal, t binary, c character, a address, s string.
 """
 
 from __future__ import annotations
@@ -234,4 +234,3 @@ def size_or_none(type_: CType) -> int | None:
         return type_.btf.size(type_.type_id) if type_.target is None else type_.size
     except InputError:
         return None
-

@@ -140,7 +140,9 @@ def read_dwarf(data: bytes, path: str) -> Dwarf | None:
             "to read DWARF takes pyelftools, which is not installed", where=path, remedy=_EXTRA
         ) from None
     try:
-        info = ELFFile(io.BytesIO(_laid_out(elf, data))).get_dwarf_info(relocate_dwarf_sections=False)
+        info = ELFFile(io.BytesIO(_laid_out(elf, data))).get_dwarf_info(
+            relocate_dwarf_sections=False
+        )
         return _Reader(info, elf).read()
     except InputError:
         raise
@@ -271,7 +273,7 @@ class _Unit:
         attribute = die.attributes.get("DW_AT_location")
         if attribute is None:
             return ()
-        found = self._locations.parse_from_attribute(attribute, self._unit["version"], die)
+        found: Any = self._locations.parse_from_attribute(attribute, self._unit["version"], die)
         if hasattr(found, "loc_expr"):
             return (Place(None, self._ops(found.loc_expr)),)
         places, base = [], self._base

@@ -6,6 +6,7 @@ DWARF 5, chapter 5. What BTF can not say (classes, floating point of odd sizes) 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from pybpfvm.btf.types import (
@@ -36,7 +37,7 @@ MAX_TYPES = 100_000
 _SIGNED = {0x05, 0x0D, 0x06}  # DW_ATE_signed, signed_fixed, signed_char
 _CHARS = {0x06, 0x08, 0x10}  # DW_ATE_signed_char, unsigned_char, UTF
 _BOOLEAN, _FLOAT = 0x02, 0x04
-_WRAPPERS = {
+_WRAPPERS: dict[str, Callable[[int], BtfType]] = {
     "DW_TAG_pointer_type": Ptr,
     "DW_TAG_const_type": Const,
     "DW_TAG_volatile_type": Volatile,
@@ -120,7 +121,9 @@ class TypeTable:
                 )
                 return FuncProto(self.type_of(die), params)
             case _:  # an attribute of a type (DW_TAG_LLVM_annotation, ...), or what C has not
-                return Typedef(name, self.type_of(die)) if "DW_AT_type" in die.attributes else Void()
+                return (
+                    Typedef(name, self.type_of(die)) if "DW_AT_type" in die.attributes else Void()
+                )
 
     def _array(self, die: Die) -> BtfType:
         """Dimensions become arrays of arrays, the first one outside."""

@@ -1,6 +1,6 @@
 """What is known of the source of an object's programs: from BTF always, from DWARF if there is any.
 
-    info = debug_info(obj, data)
+    info = debug_info(obj)
     for variable in info.variables(program, pc):
         print(variable.name, info.locate(variable, program, pc, machine))
 
@@ -10,16 +10,19 @@ pcs are slots of a program, whose functions come from several sections of the ob
 from __future__ import annotations
 
 import hashlib
+import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from pybpfvm.bits import align_up
 from pybpfvm.btf.types import Btf, Func, FuncProto
 from pybpfvm.errors import InputError, SourceLine
+from pybpfvm.inputfile import read_input_file
 from pybpfvm.isa.codec import SLOT_BYTES
-from pybpfvm.loader.elf import STT_FUNC
+from pybpfvm.loader.elf import MAX_FILE_BYTES, STT_FUNC
 from pybpfvm.program import BpfObject, Program, Subprog
 from pybpfvm.source.dwarf import Block, Dwarf, Variable, read_dwarf
 from pybpfvm.source.frames import frame_bytes
@@ -54,22 +57,46 @@ class Frame:
 
 
 class DebugInfo:
-    """The source of one object. `why_no_dwarf` says what is missing, "" if nothing is."""
+    """The source of one object. `data` gives the bytes of its file when DWARF is first asked for,
+    None where they are gone. DWARF that can not be had is no error: BTF is used alone."""
 
-    def __init__(self, obj: BpfObject, dwarf: Dwarf | None, why_no_dwarf: str = "") -> None:
+    def __init__(self, obj: BpfObject, data: Callable[[], bytes | None]) -> None:
         self.object = obj
-        self.dwarf = dwarf
-        self.why_no_dwarf = why_no_dwarf
+        self._data_of_file = data
         self._frames: dict[tuple[str, int], int] = {}
         self._starts: dict[tuple[str, int], int | None] = {}
 
+    @cached_property
+    def _read(self) -> tuple[Dwarf | None, str]:
+        data = self._data_of_file()
+        if data is None:
+            return None, "only DWARF tells where it is by now, and its file is gone"
+        if hashlib.sha256(data).hexdigest() != self.object.sha256:
+            return None, f"{self.object.path} has changed since it was loaded"
+        try:
+            return read_dwarf(data, self.object.path), ""
+        except InputError as error:
+            return None, str(error)
+
+    @property
+    def dwarf(self) -> Dwarf | None:
+        """What the object has of it, None if it has none or that can not be read."""
+        return self._read[0]
+
+    @property
+    def why_no_dwarf(self) -> str:
+        """Why DWARF that there may be can not be had, "" if there is none or it was read."""
+        return self._read[1]
+
     # --- types --------------------------------------------------------------------------------
 
-    @cached_property
-    def type_tables(self) -> tuple[Btf, ...]:
-        """Where types are found by name, in this order."""
-        tables = (None if self.dwarf is None else self.dwarf.btf, self.object.btf)
-        return tuple(table for table in tables if table is not None)
+    def type_tables(self) -> Iterator[Btf]:
+        """Where types are found by name: BTF has those of maps, globals and arguments, DWARF all.
+        It is read only by whoever gets as far."""
+        if self.object.btf is not None:
+            yield self.object.btf
+        if self.dwarf is not None:
+            yield self.dwarf.btf
 
     # --- lines --------------------------------------------------------------------------------
 
@@ -122,9 +149,7 @@ class DebugInfo:
         function = ""
         for depth, block in enumerate(blocks):
             function = block.name or function
-            found += (
-                self._local(variable, function, depth, addr) for variable in block.variables
-            )
+            found += (self._local(variable, function, depth, addr) for variable in block.variables)
         return tuple(sorted(found, key=lambda one: -one.depth))
 
     def _local(self, variable: Variable, function: str, depth: int, addr: int) -> Local:
@@ -249,19 +274,14 @@ class DebugInfo:
         return self.dwarf.address(*places.pop()) if len(places) == 1 else None
 
 
-def debug_info(obj: BpfObject, data: bytes | None) -> DebugInfo:
-    """What is known of the source of `obj`, whose file has the bytes `data` (None: not at hand).
+def debug_info(obj: BpfObject, path: str | os.PathLike[str] | None = None) -> DebugInfo:
+    """What is known of the source of `obj`, read from the file at `path` (its own without)."""
+    file = Path(obj.path if path is None else path)
 
-    DWARF that can not be had is no error here: `why_no_dwarf` tells, and BTF is used alone.
-    """
-    if data is None:
-        return DebugInfo(obj, None, "only DWARF tells where it is by now, and its file is gone")
-    if hashlib.sha256(data).hexdigest() != obj.sha256:
-        return DebugInfo(obj, None, f"{obj.path} has changed since it was loaded")
-    try:
-        return DebugInfo(obj, read_dwarf(data, obj.path))
-    except InputError as error:
-        return DebugInfo(obj, None, str(error))
+    def data() -> bytes | None:
+        return read_input_file(file, MAX_FILE_BYTES) if file.is_file() else None
+
+    return DebugInfo(obj, data)
 
 
 def _function_at(program: Program, pc: int) -> Subprog | None:

@@ -24,7 +24,9 @@ class FakeRing:
 
     def cq(self, index: int, field: str) -> int:
         ready = len(self.queues[index])
-        return {"ready": ready, "head": 5, "tail": 5 + ready, "entries": 8, "free": 8 - ready}[field]
+        return {"ready": ready, "head": 5, "tail": 5 + ready, "entries": 8, "free": 8 - ready}[
+            field
+        ]
 
     def cqe(self, index: int, ahead: int) -> bytes | None:
         held = self.queues[index]
