@@ -116,7 +116,8 @@ class DebugInfo:
                 if row.addr >= start + size:
                     break
                 pc = sub.start + (row.addr - start) // SLOT_BYTES
-                found.setdefault(pc, SourceLine(row.file, row.line, row.column, ""))
+                # Of several rows for an address the last one is for the code behind it.
+                found[pc] = SourceLine(row.file, row.line, row.column, "")
         return found
 
     def pcs_of(self, program: Program, file: str, line: int) -> tuple[int, ...]:
