@@ -3,12 +3,11 @@ watches, filters and what scenarios expect. The language is described in docs/ex
 
 from pybpfvm.expr.compiled import Compiled, compile_expression
 from pybpfvm.expr.mistake import ExpressionError
-from pybpfvm.expr.scope import Element, Moment, RingView, Scope, Unreadable, moment_of
+from pybpfvm.expr.scope import Moment, RingView, Scope, Unreadable, moment_of
 from pybpfvm.expr.value import Value
 
 __all__ = [
     "Compiled",
-    "Element",
     "ExpressionError",
     "Moment",
     "RingView",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lark import Token, Tree
 
-from pybpfvm.expr.ctype import BUILTIN, CQE, U8, U16, U32, U64, CType, Shape, ctype
+from pybpfvm.expr.ctype import BUILTIN, CQE, S64, U8, U16, U32, U64, CType, Shape, ctype
 from pybpfvm.expr.literals import string
 from pybpfvm.expr.members import find_member
 from pybpfvm.expr.mistake import Mistake
@@ -24,7 +24,7 @@ from pybpfvm.expr.node import (
 from pybpfvm.expr.parse import Node as Tree_
 from pybpfvm.expr.parse import Span, span_of
 from pybpfvm.expr.rings import MapThing, QueueThing, Thing
-from pybpfvm.expr.scope import Element, Scope, Unreadable
+from pybpfvm.expr.scope import Scope, Unreadable
 from pybpfvm.source.info import DebugInfo
 
 MAX_LOOP = 1 << 16  # elements that one evaluation looks at
@@ -61,19 +61,19 @@ def element(thing: MapThing, type_: CType, key: Bytes, span: Span) -> Node:
 
     def data(scope: Scope) -> bytes:
         wanted = key(scope)
-        found = _asked(lambda: scope.element(name, wanted), span)
+        found = _asked(scope, name, wanted, span)
         if found is None:
             shown = int.from_bytes(wanted, scope.byteorder) if len(wanted) <= 8 else wanted.hex()
             raise Mistake(
                 span, f"{name} has no element with key {shown}", f"ask first: key in {name}"
             )
-        return found.data
+        return found
 
     def addr(scope: Scope) -> int:
-        found = _asked(lambda: scope.element(name, key(scope)), span)
-        if found is None or found.addr is None:
+        found = scope.element_addr(name, key(scope))
+        if found is None:
             raise Mistake(span, "it lies nowhere in memory")
-        return found.addr
+        return found
 
     return in_bytes(type_, data, span, addr)
 
@@ -81,16 +81,12 @@ def element(thing: MapThing, type_: CType, key: Bytes, span: Span) -> Node:
 def contains(thing: MapThing, key: Bytes, span: Span) -> Node:
     """Whether there is one."""
     name = thing.spec.name
-    return computed(
-        U64,
-        span,
-        lambda scope: int(_asked(lambda: scope.element(name, key(scope)), span) is not None),
-    )
+    return computed(S64, span, lambda scope: int(_asked(scope, name, key(scope), span) is not None))
 
 
-def _asked(ask: Callable[[], Element | None], span: Span) -> Element | None:
+def _asked(scope: Scope, name: str, key: bytes, span: Span) -> bytes | None:
     try:
-        return ask()
+        return scope.element(name, key)
     except Unreadable as error:
         raise Mistake(span, str(error)) from None
 
@@ -232,9 +228,9 @@ class Loops:
     ) -> Callable[[Scope], Iterator[bytes]]:
         def walk(scope: Scope) -> Iterator[bytes]:
             for item in self.keys(scope, name, span):
-                found = _asked(lambda: scope.element(name, item), span)  # noqa: B023
+                found = _asked(scope, name, item, span)
                 if found is not None:
-                    key.data, value.data = item, found.data
+                    key.data, value.data = item, found
                     yield item
 
         return walk

@@ -312,10 +312,12 @@ def converted(node: Node, type_: CType, span: Span) -> Node:
     source = require_number(node, "can not be cast")
     get = numbers(source)
     bits, signed = 8 * type_.size, type_.signed
+    if type_.is_bool():
+        if source.constant is not None:
+            return constant(int(source.constant != 0), span, type_)
+        return computed(type_, span, lambda scope: int(get(scope) != 0))
     if source.constant is not None:
         return constant(wrapped(source.constant, bits, signed), span, type_)
-    if type_.is_bool():
-        return computed(type_, span, lambda scope: int(get(scope) != 0))
     if type_.size == 8 and not signed:
         return computed(type_, span, lambda scope: get(scope) & MASK)
     return computed(type_, span, lambda scope: wrapped(get(scope), bits, signed))

@@ -21,14 +21,6 @@ class Unreadable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Element:
-    """The value of an element of a map, and where it lies if it lies anywhere."""
-
-    data: bytes
-    addr: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Moment:
     """What an event tells: a CQE (16 or 32 bytes), an SQE (64), a helper by name, what it or a run
     returned (unsigned 64-bit)."""
@@ -116,8 +108,12 @@ class Scope(Protocol):
     def maps(self) -> Mapping[str, MapSpec]:
         """The object's maps."""
 
-    def element(self, name: str, key: bytes) -> Element | None:
-        """An element of a map. Looking must not change it. Raises Unreadable."""
+    def element(self, name: str, key: bytes) -> bytes | None:
+        """The value of an element of a map; None if there is none with this key. Looking must not
+        change the map. Raises Unreadable."""
+
+    def element_addr(self, name: str, key: bytes) -> int | None:
+        """Where it lies, None if that is nowhere or there is none."""
 
     def keys(self, name: str) -> Iterable[bytes]:
         """The keys of a map, in its order. Raises Unreadable."""

@@ -58,7 +58,7 @@ class Value:
             case Shape.POINTER:
                 return self._pointer(format)
             case Shape.TEXT:
-                return quoted(self.string.encode())
+                return quoted(self.string.encode("utf-8", "surrogateescape"))
             case Shape.ARRAY if self.type.pointee().is_char() and format in ("", "s"):
                 return _characters(self.data)
             case Shape.ARRAY | Shape.RECORD:

@@ -472,7 +472,7 @@ class Scenario:
         for step in self.steps:
             if isinstance(step.action, Check):
                 for index, text in enumerate(step.action.expect.that):
-                    yield f"{step.where}.check.that[{index}]", text
+                    yield f"{step.where}.that[{index}]", text
         for index, text in enumerate(self.expect.that):
             yield f"{self.path}: expect.that[{index}]", text
 

@@ -7,8 +7,8 @@ from errno import ENOENT
 from typing import Literal
 
 from pybpfvm.bits import u32
-from pybpfvm.expr.scope import Element, Moment, RingView, Unreadable
-from pybpfvm.maps.base import BpfMap, MapError
+from pybpfvm.expr.scope import Moment, RingView, Unreadable
+from pybpfvm.maps.base import MapError
 from pybpfvm.program import MapSpec, MapType, Program
 from pybpfvm.session.hostring import HostRing
 from pybpfvm.session.loopring import LoopRing
@@ -89,18 +89,19 @@ class LiveScope:
         """The object's maps."""
         return self._specs
 
-    def element(self, name: str, key: bytes) -> Element | None:
-        """An element as the host finds it; of a per-CPU map that of CPU 0, where programs run."""
+    def element(self, name: str, key: bytes) -> bytes | None:
+        """A value as the host finds it; of a per-CPU map that of CPU 0, where programs run."""
         live = self._object.image.maps[name]
         try:
-            data = live.host_lookup(key)[: live.spec.value_size]
+            return live.host_lookup(key)[: live.spec.value_size]
         except MapError as error:
             if error.errno == ENOENT:
                 return None
             raise Unreadable(error.reason) from None
-        return Element(data, self._lies_at(live, key))
 
-    def _lies_at(self, live: BpfMap, key: bytes) -> int | None:
+    def element_addr(self, name: str, key: bytes) -> int | None:
+        """Where it lies; of maps that count a look as use, nobody is told."""
+        live = self._object.image.maps[name]
         return live.lookup(key, 0) or None if live.spec.type in _STILL else None
 
     def keys(self, name: str) -> Iterator[bytes]:

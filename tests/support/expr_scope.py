@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pybpfvm.expr import Element, Moment, RingView, Unreadable
+from pybpfvm.expr import Moment, RingView, Unreadable
 from pybpfvm.program import MapSpec, Program
 from pybpfvm.source.info import DebugInfo
 
@@ -83,9 +83,11 @@ class FakeScope:
     def maps(self) -> Mapping[str, MapSpec]:
         return self.specs
 
-    def element(self, name: str, key: bytes) -> Element | None:
-        data = self.elements[name].get(key)
-        return None if data is None else Element(data)
+    def element(self, name: str, key: bytes) -> bytes | None:
+        return self.elements[name].get(key)
+
+    def element_addr(self, name: str, key: bytes) -> int | None:
+        return None
 
     def keys(self, name: str) -> Iterable[bytes]:
         return list(self.elements[name])
