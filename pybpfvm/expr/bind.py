@@ -224,8 +224,7 @@ class Binder:
         addr = self.scope.data_address(section, offset)
         if addr is None:
             raise Mistake(span, f"{name} is in {section}, which has no memory")
-        variable = debug.object.btf.type(type_id)
-        type_ = ctype(debug.object.btf, getattr(variable, "type_id", type_id))
+        type_ = ctype(debug.object.btf, type_id)
         return in_memory(type_, lambda _: addr, span, known_addr=addr)
 
     def _enumerator(self, name: str, span: Span) -> Node | None:
