@@ -14,7 +14,15 @@ from pybpfvm.expr.value import wrapped
 from pybpfvm.isa.opcodes import FRAME_POINTER, REGISTERS
 from pybpfvm.program import Program
 from pybpfvm.source.info import DebugInfo, Local
-from pybpfvm.source.location import Absent, InMemory, InRegister, IsValue, Location, Pieces
+from pybpfvm.source.location import (
+    Absent,
+    InMemory,
+    InRegister,
+    IsValue,
+    Location,
+    Pieces,
+    from_frame_pointer,
+)
 
 _Located = Callable[[Scope], Location]
 _FRAME = ("DW_OP_fbreg", f"DW_OP_breg{FRAME_POINTER}")
@@ -33,7 +41,7 @@ def variable(local: Local, debug: DebugInfo, program: Program, pc: int, span: Sp
     if ops is not None and len(ops) == 1:
         name, args = ops[0]
         if name in _FRAME:
-            offset = args[0] - debug.frame_bytes(program, pc)
+            offset = from_frame_pointer(args[0], debug.frame_bytes(program, pc))
             return in_memory(type_, _frame_address(offset), span)
         if name.startswith("DW_OP_reg") and type_.shape in (Shape.NUMBER, Shape.POINTER):
             return _in_register(int(name.removeprefix("DW_OP_reg")), type_, span)

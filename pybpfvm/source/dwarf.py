@@ -17,7 +17,7 @@ from typing import Any
 from pybpfvm.btf.types import Btf
 from pybpfvm.errors import InputError
 from pybpfvm.loader.elf import SHF_ALLOC, SHT_REL, ElfObject, read_elf
-from pybpfvm.source.dwarftypes import Die, TypeTable, name_of, number, referred
+from pybpfvm.source.dwarftypes import Die, TypeTable, name_of, number, referred, text_of
 from pybpfvm.source.location import Op, Ops
 
 _SECTION_SHIFT = 32
@@ -25,6 +25,7 @@ MAX_ENTRIES = 500_000
 MAX_LINES = 1 << 20
 _REL_BYTES = 16
 _WORDS = {2: "Q", 3: "I"}  # R_BPF_64_ABS64 and R_BPF_64_ABS32, which DWARF has
+_IN_FRAME = frozenset({"DW_OP_fbreg", "DW_OP_breg10"})
 _EXTRA = "pip install 'pybpfvm[debug]'"
 
 
@@ -227,6 +228,8 @@ class _Unit:
         self._expressions = DWARFExprParser(unit.structs)
         self._locations = LocationParser(info.location_lists())
         self._known_ops: dict[bytes, Ops] = {}
+        # Other compilers than those of LLVM count what lies in frames otherwise.
+        self._frames_known = "clang" in text_of(unit.get_top_DIE(), "DW_AT_producer")
 
     def functions(self, top: Die) -> Iterator[Block]:
         for die in top.iter_children():
@@ -299,6 +302,8 @@ class _Unit:
         signed)."""
         if name == "DW_OP_addrx":
             return "DW_OP_addr", (self._info.get_addr(self._unit, args[0]),)
+        if name in _IN_FRAME and not self._frames_known:
+            return "the frame of another compiler than clang", ()
         if name == "DW_OP_convert":
             if not args[0]:
                 return name, (0, 0)

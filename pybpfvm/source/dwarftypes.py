@@ -171,7 +171,12 @@ def _count(die: Die) -> int:
 
 def name_of(die: Die) -> str:
     """DW_AT_name, "" without."""
-    found = die.attributes.get("DW_AT_name")
+    return text_of(die, "DW_AT_name")
+
+
+def text_of(die: Die, attribute: str) -> str:
+    """An attribute that is a text, "" without."""
+    found = die.attributes.get(attribute)
     return "" if found is None else found.value.decode("utf-8", "replace")
 
 

@@ -68,6 +68,12 @@ class Machine:
     address: Callable[[int], int | None]
 
 
+def from_frame_pointer(offset: int, frame_bytes: int) -> int:
+    """An offset in the frame, counted from its lowest byte, as one from r10. A negative one can
+    only be counted from r10 already."""
+    return offset - frame_bytes if offset >= 0 else offset
+
+
 def locate(ops: Ops, machine: Machine) -> Location:
     """Where the variable is that `ops` describe."""
     if not ops:
@@ -114,8 +120,10 @@ def _step(name: str, args: tuple[int, ...], stack: list[int], machine: Machine) 
         index = FRAME_POINTER if name == "DW_OP_fbreg" else int(name.removeprefix("DW_OP_breg"))
         if index >= len(machine.regs):
             return f"described by register {index}"
-        below = machine.frame_bytes if index == FRAME_POINTER else 0
-        stack.append((machine.regs[index] - below + args[0]) & U64)
+        offset = args[0]
+        if index == FRAME_POINTER:
+            offset = from_frame_pointer(offset, machine.frame_bytes)
+        stack.append((machine.regs[index] + offset) & U64)
     elif name == "DW_OP_addr":
         found = machine.address(args[0])
         if found is None:

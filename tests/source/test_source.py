@@ -37,6 +37,12 @@ ROOT = Path(__file__).resolve().parents[2]
 OBJECTS = sorted(ROOT.glob("examples/*/*.bpf.o"))
 PINGPONG = ROOT / "examples/03_pingpong/prog.v3.bpf.o"
 CLANG = shutil.which("clang-19")
+MACHINE = Machine(
+    [*range(0, 110, 11), 1000],
+    32,
+    lambda addr, size: 7,
+    lambda addr: 105 if addr == 5 else None,
+)
 
 
 @cache
@@ -173,6 +179,17 @@ def test_an_object_without_dwarf_is_no_error() -> None:
     assert debug_info(obj).why_no_dwarf == ""
 
 
+def test_frames_of_other_compilers_are_not_guessed_at() -> None:
+    raw = PINGPONG.read_bytes().replace(b"clang version 19", b"gnats version 19")
+    dwarf = read_dwarf(raw, "x.o")
+    assert dwarf is not None
+    (player,) = dwarf.functions
+    me = next(one for one in player.variables if one.name == "me")
+    place = locate(me.ops_at(player.spans[0].start), MACHINE)
+    assert isinstance(place, Absent)
+    assert "the frame of another compiler than clang" in place.reason
+
+
 @given(st.data())
 def test_broken_dwarf_is_read_or_refused(data: st.DataObject) -> None:
     raw = bytearray(PINGPONG.read_bytes())
@@ -208,6 +225,7 @@ def op(name: str, *args: int) -> tuple[str, tuple[int, ...]]:
         ((op("reg11"),), Absent("in register 11")),
         ((op("fbreg", 16),), InMemory(1000 - 32 + 16)),
         ((op("breg10", 0),), InMemory(1000 - 32)),
+        ((op("fbreg", -16),), InMemory(1000 - 16)),
         ((op("breg6", -4),), InMemory(62)),
         ((op("fbreg", 8), op("stack_value")), IsValue(976)),
         ((op("lit0"), op("not"), op("stack_value")), IsValue((1 << 64) - 1)),
@@ -237,13 +255,7 @@ def op(name: str, *args: int) -> tuple[str, tuple[int, ...]]:
     ],
 )  # fmt: skip
 def test_locations(ops: Ops, place: Location) -> None:
-    machine = Machine(
-        [index * 11 for index in range(10)] + [1000],
-        32,
-        lambda addr, size: 7,
-        lambda addr: 105 if addr == 5 else None,
-    )
-    assert locate(ops, machine) == place
+    assert locate(ops, MACHINE) == place
 
 
 def test_a_location_can_not_grow_for_ever() -> None:
