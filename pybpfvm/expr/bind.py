@@ -1,27 +1,19 @@
-"""An expression's tree becomes closures, for a scope and a place in a program.
-
-What a name stands for is decided here, in this order: a name that any() or all() gives; what C
-knows at the pc (locals, parameters, globals, enum constants); maps and blocks of user memory;
-registers, the ring and the event; constants of the kernel. `$name` passes over all but the last
-two.
-"""
+"""An expression's tree becomes closures, for a scope and a place in a program."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
 from lark import Token, Tree
 
 from pybpfvm.bits import U64 as MASK
-from pybpfvm.btf.types import Btf
-from pybpfvm.expr.ctype import CQE, S64, SQE, TEXT, U64, CType, Shape, ctype
+from pybpfvm.expr.ctype import S64, TEXT, U64, CType, Shape
 from pybpfvm.expr.elements import (
     Cell,
     Loops,
     Quantified,
-    byte_array,
     contains,
     element,
     key_of,
@@ -32,7 +24,6 @@ from pybpfvm.expr.elements import (
 from pybpfvm.expr.literals import character, number, string
 from pybpfvm.expr.members import element_of, member_of, pointed
 from pybpfvm.expr.mistake import Mistake
-from pybpfvm.expr.names import constants, enumerators, variables
 from pybpfvm.expr.node import (
     Node,
     binary,
@@ -41,14 +32,13 @@ from pybpfvm.expr.node import (
     constant,
     converted,
     elsewhere,
-    in_bytes,
-    in_memory,
     numbers,
     require_number,
     truth,
 )
 from pybpfvm.expr.parse import Node as Tree_
 from pybpfvm.expr.parse import Span, span_of
+from pybpfvm.expr.resolver import FUNCTIONS, Resolver
 from pybpfvm.expr.rings import (
     KINDS,
     REMEDIES,
@@ -62,13 +52,6 @@ from pybpfvm.expr.rings import (
 from pybpfvm.expr.scope import CQ_FIELDS, RING_FIELDS, SQ_FIELDS, Scope
 from pybpfvm.expr.typenames import pointer_of_name, type_of
 from pybpfvm.expr.value import size_or_none
-from pybpfvm.expr.variables import register, variable
-from pybpfvm.isa.opcodes import REGISTERS
-
-_REGISTERS = {f"r{index}": index for index in range(REGISTERS)}
-_MOMENT = ("cqe", "sqe", "helper", "ret")
-_WORDS = ("pc", "cq", "sq", *RING_FIELDS, *_MOMENT)
-_FUNCTIONS = ("len", "runs", "ring", "block", "map", "any", "all")
 
 
 @dataclass(slots=True)
@@ -81,6 +64,10 @@ class Binder:
     needs: set[str] = field(default_factory=set)
     quantified: dict[int, Quantified] = field(default_factory=dict)
     _given: list[Mapping[str, Cell]] = field(default_factory=list)
+    _names: Resolver = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._names = Resolver(self.scope, self.needs)
 
     def node(self, tree: Tree_) -> Node:
         """The value that a tree stands for. Raises Mistake."""
@@ -112,162 +99,10 @@ class Binder:
         for given in reversed(self._given):
             if name in given:
                 return elsewhere(given[name].node, span)
-        found: Thing | None
-        for find in (self._local, self._global, self._enumerator, self._map, self._block):
-            found = find(name, span)
-            if found is not None:
-                return found
-        found = self._machine_word(name, span) or self._rare_enumerator(name, span)
-        if found is None:
-            raise Mistake(span, f"nothing is called {name!r} here", self._like(name))
-        return found
+        return self._names.find(name, span)
 
     def _machine(self, tree: Tree[Token], span: Span) -> Thing:
-        name = str(tree.children[0])[1:]
-        found = self._machine_word(name, span)
-        if found is None:
-            close = get_close_matches(name, (*_REGISTERS, *_WORDS), 1)
-            raise Mistake(
-                span,
-                f"no register, ring word or event is called ${name}",
-                f"did you mean ${close[0]}?" if close else f"known: {', '.join(_WORDS)}",
-            )
-        return found
-
-    def _machine_word(self, name: str, span: Span) -> Thing | None:
-        if name in _REGISTERS:
-            self.needs.add("regs")
-            return computed(U64, span, register(_REGISTERS[name]))
-        if name == "pc":
-            self.needs.add("regs")
-            return computed(U64, span, lambda scope: scope.pc)
-        ring = RingThing(span)
-        if name == "cq":
-            return QueuesThing(ring, span)
-        if name == "sq":
-            return SqThing(ring, span)
-        if name in RING_FIELDS:
-            return ring.word(name, span)
-        if name in _MOMENT:
-            self.needs.add(name)
-            return self._of_moment(name, span)
-        number = self.scope.constants.get(name, constants().get(name))
-        return None if number is None else constant(number, span)
-
-    def _of_moment(self, name: str, span: Span) -> Node:
-        def missing() -> Mistake:
-            return Mistake(span, f"no {name} here", f"only an event with one has {name}")
-
-        def number(scope: Scope) -> int:
-            moment = scope.moment
-            if moment is None or moment.ret is None:
-                raise missing()
-            return moment.ret
-
-        def helper(scope: Scope) -> str:
-            moment = scope.moment
-            if moment is None or moment.helper is None:
-                raise missing()
-            return moment.helper
-
-        def entry(scope: Scope) -> bytes:
-            moment = scope.moment
-            found = None if moment is None else moment.cqe if name == "cqe" else moment.sqe
-            if found is None:
-                raise missing()
-            return found.ljust(size, b"\0")
-
-        if name == "ret":
-            return computed(U64, span, number)
-        if name == "helper":
-            return Node(TEXT, span, string=helper)
-        type_ = CQE if name == "cqe" else SQE
-        size = type_.size
-        return in_bytes(type_, entry, span)
-
-    def _like(self, name: str) -> str:
-        known = {*self._known()}
-        close = get_close_matches(name, known, 1)
-        if close:
-            return f"did you mean {close[0]!r}?"
-        scope = self.scope
-        if scope.debug is not None and scope.program is not None and scope.debug.why_no_dwarf:
-            return f"local variables are not known: {scope.debug.why_no_dwarf}"
-        if scope.debug is not None and scope.debug.object.btf is None:
-            return "the object was compiled without -g: it has no names"
-        return ""
-
-    def _known(self) -> Iterator[str]:
-        scope = self.scope
-        if scope.debug is not None:
-            yield from variables(scope.debug)
-            for table in scope.debug.type_tables():
-                yield from enumerators(table)
-            if scope.program is not None:
-                yield from (one.name for one in scope.debug.variables(scope.program, scope.pc))
-        yield from scope.maps()
-        yield from scope.block_names()
-        yield from scope.constants
-        yield from constants()
-        yield from (*_REGISTERS, *_WORDS, *_FUNCTIONS)
-
-    # --- what C knows ---------------------------------------------------------------------------
-
-    def _global(self, name: str, span: Span) -> Node | None:
-        debug = self.scope.debug
-        if debug is None or debug.object.btf is None:
-            return None
-        place = variables(debug).get(name)
-        if place is None:
-            return None
-        section, offset, type_id = place
-        addr = self.scope.data_address(section, offset)
-        if addr is None:
-            raise Mistake(span, f"{name} is in {section}, which has no memory")
-        type_ = ctype(debug.object.btf, type_id)
-        return in_memory(type_, lambda _: addr, span, known_addr=addr)
-
-    def _enumerator(self, name: str, span: Span) -> Node | None:
-        """A constant of an enum that BTF has."""
-        debug = self.scope.debug
-        btf = None if debug is None else debug.object.btf
-        return None if btf is None else self._enumerator_of(btf, name, span)
-
-    def _rare_enumerator(self, name: str, span: Span) -> Node | None:
-        """One that only DWARF has, which takes longer to read."""
-        debug = self.scope.debug
-        dwarf = None if debug is None else debug.dwarf
-        return None if dwarf is None else self._enumerator_of(dwarf.btf, name, span)
-
-    def _enumerator_of(self, table: Btf, name: str, span: Span) -> Node | None:
-        found = enumerators(table).get(name)
-        if found is None:
-            return None
-        value, type_id = found
-        type_ = ctype(table, type_id)
-        return constant(value, span, type_ if type_.shape is Shape.NUMBER else None)
-
-    def _map(self, name: str, span: Span) -> MapThing | None:
-        spec = self.scope.maps().get(name)
-        return None if spec is None else MapThing(spec, span)
-
-    def _block(self, name: str, span: Span) -> Node | None:
-        found = self.scope.block(name)
-        if found is None:
-            return None
-        addr, size = found
-        return in_memory(byte_array(size), lambda _: addr, span, known_addr=addr)
-
-    def _local(self, name: str, span: Span) -> Node | None:
-        scope = self.scope
-        if scope.debug is None or scope.program is None:
-            return None
-        named = (one for one in scope.debug.variables(scope.program, scope.pc) if one.name == name)
-        local = next(named, None)
-        if local is None:
-            return None
-        self.needs.add("regs")
-        return variable(local, scope.debug, scope.program, scope.pc, span)
+        return self._names.machine(str(tree.children[0])[1:], span)
 
     # --- operators ------------------------------------------------------------------------------
 
@@ -433,9 +268,9 @@ class Binder:
     def _call(self, tree: Tree[Token], span: Span) -> Thing:
         name, arguments = str(tree.children[0]), tree.children[1]
         given = list(arguments.children) if isinstance(arguments, Tree) else []
-        if name not in _FUNCTIONS or name in ("any", "all"):
-            close = get_close_matches(name, _FUNCTIONS, 1)
-            remedy = f"did you mean {close[0]}?" if close else f"there are {', '.join(_FUNCTIONS)}"
+        if name not in FUNCTIONS or name in ("any", "all"):
+            close = get_close_matches(name, FUNCTIONS, 1)
+            remedy = f"did you mean {close[0]}?" if close else f"there are {', '.join(FUNCTIONS)}"
             if name in ("any", "all"):
                 remedy = f"{name}(c.res < 0 for c in cq[0])"
             raise Mistake(span, f"{name} can not be called so", remedy)
@@ -451,7 +286,7 @@ class Binder:
             return RingThing(span).runs(word, span)
         if name == "ring":
             return RingThing(span, word)
-        found = self._block(word, span) if name == "block" else self._map(word, span)
+        found = self._names.block(word, span) if name == "block" else self._names.map(word, span)
         if found is None:
             known = self.scope.block_names() if name == "block" else self.scope.maps()
             close = get_close_matches(word, list(known), 1)
