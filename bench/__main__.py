@@ -23,6 +23,7 @@ from bench import (
     engine_costs,
     engines,
     experiments,
+    expressions,
     gallery,
     interp,
     llvm,
@@ -51,6 +52,7 @@ PARTS: dict[str, tuple[str, Callable[[], Rows]]] = {
     "experiments": ("Experiments", experiments.run),
     "sim": ("The simulated ring", simulated.run),
     "domains": ("Domains", domains.run),
+    "expressions": ("Expressions", expressions.run),
     "verifier": ("Verifier", verification.run),
 }
 

@@ -773,6 +773,15 @@ class AddressSpace:
         offset = addr - found[0].start
         return bytes(found[1][offset : offset + size])
 
+    def look(self, addr: int, size: int) -> bytes | None:
+        """What a person who looks at programs and user memory reads; None where none of theirs
+        is."""
+        found = self._find(addr, size)
+        if found is None or found[0].kind is RegionKind.HOST:
+            return None
+        offset = addr - found[0].start
+        return bytes(found[1][offset : offset + size])
+
     def write(self, addr: int, data: bytes) -> None:
         """The VM writes its own structures. An address outside every region is our bug."""
         found = self._find(addr, len(data))

@@ -169,6 +169,7 @@ def _findings() -> Iterator[Finding]:
     for module, extra, purpose in (
         ("llvmlite", "llvm", "engine llvm"),
         ("capstone", "native", "disasm --native"),
+        ("elftools", "debug", "local variables"),
         ("hypothesis", "dev", "property tests"),
     ):
         found = importlib.util.find_spec(module) is not None

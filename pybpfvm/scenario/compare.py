@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pybpfvm.bits import U64
 from pybpfvm.errors import errno_name
+from pybpfvm.expr.mistake import ExpressionError
 from pybpfvm.scenario.live import Live, placed
 from pybpfvm.scenario.model import BytesSpec, CqeSpec, CqSpec, Expect, Field, MapSpecs
 from pybpfvm.session import Cqe
@@ -56,8 +57,23 @@ def compare(
     for name, count in expect.runs.items():
         if runs[name] != count:
             yield Finding(f"{place}.runs.{name}", f"{count} runs", str(runs[name]))
+    for index, text in enumerate(expect.that):
+        yield from failed(text, live, f"{place}.that[{index}]")
     if expect.overflow is not None and live.ring.cq_overflow != expect.overflow:
         yield Finding(f"{place}.overflow", f"{expect.overflow} lost", str(live.ring.cq_overflow))
+
+
+def failed(text: str, live: Live, where: str) -> Iterator[Finding]:
+    """A finding unless the expression holds now: with its parts, or why it has no value."""
+    expression = live.expression(text)
+    try:
+        if not expression.holds(live.scope):
+            parts = expression.parts(live.scope)
+            whole = len(parts) == 1 and parts[0].text == text
+            found = parts[0].value if whole else ", ".join(map(str, parts))
+            yield Finding(where, text, found or "that it does not")
+    except ExpressionError as error:
+        yield Finding(where, text, f"no value ({error})")
 
 
 # --- CQEs -----------------------------------------------------------------------------------------

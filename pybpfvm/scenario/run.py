@@ -17,13 +17,14 @@ from pybpfvm.errors import (
     Trap,
     errno_name,
 )
-from pybpfvm.events import CqeReaped, Event, Noted, Observer
+from pybpfvm.events import CqeReaped, Event, Noted, Observer, RunEnded
 from pybpfvm.filters.table import Scope, Task
 from pybpfvm.filters.uapi import Registrar
 from pybpfvm.loader.kconfig import Kconfig
 from pybpfvm.profiles import profile_named
 from pybpfvm.profiles.base import Profile
 from pybpfvm.scenario.compare import Finding, compare, differing
+from pybpfvm.scenario.invariants import Invariants
 from pybpfvm.scenario.live import Live, placed
 from pybpfvm.scenario.model import (
     Action,
@@ -133,6 +134,7 @@ class _Progress:
     short_submits: list[ShortSubmit] = field(default_factory=list)
     step: int = -1  # index of the step being taken; -1 before the first
     collecting: bool = False
+    invariants: Invariants | None = None
 
     def submitted(self, short: ShortSubmit, *, decides: bool) -> None:
         """A submit that expects nothing has returned; where a program `decides`, 0 says nothing."""
@@ -140,6 +142,8 @@ class _Progress:
             self.short_submits.append(short)
 
     def see(self, event: Event) -> None:
+        if self.invariants is not None and isinstance(event, RunEnded):
+            self.findings += self.invariants.after(event)
         if self.observer is None or (self.collecting and isinstance(event, CqeReaped)):
             return  # nobody in the scenario waited for what is collected at its end
         self.observer(event)
@@ -202,7 +206,7 @@ def run_scenario(
             "abi": obj.profile,
             "verify": verify and not scenario.unverified,
             "engine": engine,
-            "observer": progress.see if observer is not None else None,
+            "observer": progress.see if observer is not None or scenario.invariants else None,
             "budget_insns": budget_insns,
             "faults": _faults(scenario, faults),
             "machine": machine,
@@ -233,11 +237,14 @@ def run_scenario(
         with ring:
             with placed(scenario, scenario.path):
                 live = Live(scenario, ring, obj)
+                if scenario.invariants:
+                    progress.invariants = Invariants(live)
             progress.findings += _register_filters(scenario, ring, Scope.RING)
             if on_start is not None:
                 on_start(live)
             stopped = live.stopped = _take_steps(scenario, live, progress)
             live.counts = ring.counts.copy()
+            progress.invariants = None  # they are of the runs of steps
             _collect(live, progress)
             live.dump()
             expected_stop = _judge_stop(scenario, stopped, progress)
