@@ -177,6 +177,7 @@ class Ring(HostRing):
             promised = self._promised(program, contract)
             block = None if promised is None else promised.pinned_block(program.name)
             user_bytes[-1] = 0 if block is None else block.size
+            unchecked = False
             if self.verify:
                 check_load(
                     program.facts,
@@ -184,9 +185,9 @@ class Ring(HostRing):
                     strict_ctx=self.strict_ctx,
                     source_at=program.program.line_at,
                 )
-                require_accepted(program, strict_ctx=self.strict_ctx, contract=promised)
+                unchecked = require_accepted(program, strict_ctx=self.strict_ctx, contract=promised)
             prepare(self.engine, program.owner.image)
-            numbers.append(self._runner.add(program, verified=self.verify))
+            numbers.append(self._runner.add(program, unchecked=unchecked))
         self.core.register_bpf(numbers, user_bytes)
 
     def _promised(
@@ -372,16 +373,16 @@ class _Runner:
     def __init__(self, ring: Ring) -> None:
         self._ring = ring
         self._programs: list[LoadedProgram] = []
-        self._verified: set[int] = set()
+        self._unchecked: set[int] = set()  # those that the verifier answers for
         self._engines: dict[int, Engine] = {}
         self._executed = 0
         self._loop: KernelLoop | None = None
 
-    def add(self, program: LoadedProgram, *, verified: bool) -> int:
+    def add(self, program: LoadedProgram, *, unchecked: bool) -> int:
         self._programs.append(program)
         number = len(self._programs) - 1
-        if verified:
-            self._verified.add(number)
+        if unchecked:
+            self._unchecked.add(number)
         return number
 
     def check(self, program: int) -> int:
@@ -414,7 +415,7 @@ class _Runner:
             done = engine.run(loaded.executable, ctx_addr, budget_insns=self._ring._budget_insns)
         except Trap as trap:
             self._executed = trap.insns
-            if program in self._verified:
+            if program in self._unchecked:
                 blame_verifier(loaded.name, trap)
             raise
         self._executed = done.insns
@@ -438,11 +439,11 @@ class _Runner:
     def _loops(self, owner: LoadedObject, number: int) -> Program | None:
         """The program with that number, if it may run in a loop."""
         loaded = self._programs[number]
-        return loaded.executable if number in self._verified and loaded.owner is owner else None
+        return loaded.executable if number in self._unchecked and loaded.owner is owner else None
 
     def _trusts(self, program: Program) -> bool:
-        """Whether the program was verified: a tail call may lead to one that was not."""
-        return any(self._programs[number].executable is program for number in self._verified)
+        """Whether the program needs no checks: a tail call may lead to one that does."""
+        return any(self._programs[number].executable is program for number in self._unchecked)
 
     def executed(self) -> int:
         return self._executed
