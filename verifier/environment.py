@@ -205,10 +205,12 @@ class Environment:
 
     @property
     def maps(self) -> tuple[MapSpec, ...]:
+        """The object's maps, in the order of their indices."""
         return self.obj.maps
 
     @property
     def little(self) -> bool:
+        """Whether the program is for a little-endian machine."""
         return not self.program.big_endian
 
     @property
