@@ -90,6 +90,7 @@ full:       r4 = *(u64 *)(r6 + @QUEUE_TABLE)
             if r8 != r1 goto cqe
             goto taken
 main_full:  *(u64 *)(r6 + @STOP) = @FULL
+            r5 = 0                          ; what stands there as its tail stays, whoever wrote it
             goto taken
 other_cq:   if r3 s< 0 goto not_direct      ; Python's by now
             if r5 == 0 goto enter
