@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -107,6 +108,7 @@ class Ring(HostRing):
             backend, self.machine.memory, seed, self._faults.injector, flags
         )
         self._core: CoreRing | None = None
+        self._making = threading.RLock()  # of it
         self._runner = _Runner(self)
         self._pending: list[SqeBuilder] = []
 
@@ -121,21 +123,31 @@ class Ring(HostRing):
         if self._closed:
             raise RingError(errno.ENXIO, "the ring is closed")
         if self._core is None:
-            self._core = CoreRing(
-                self._profile or profile_named(_DEFAULT_ABI),
-                self.machine.memory,
-                self.backend,
-                self._entries,
-                self._cq_entries,
-                flags=self._flags,
-                cq0_entries=self._cq0_entries,
-                runner=self._runner,
-                observer=self._observer,
-                budgets=self._budgets,
-                restrictions=self._restrictions,
-            )
-            self._put_filters()
+            with self._making:
+                self._make_core()
+        assert self._core is not None
         return self._core
+
+    def _make_core(self) -> None:
+        if self._core is not None:
+            return
+        self._core = CoreRing(
+            self._profile or profile_named(_DEFAULT_ABI),
+            self.machine.memory,
+            self.backend,
+            self._entries,
+            self._cq_entries,
+            flags=self._flags,
+            cq0_entries=self._cq0_entries,
+            runner=self._runner,
+            observer=self._observer,
+            budgets=self._budgets,
+            restrictions=self._restrictions,
+        )
+        self._put_filters()
+
+    def _turn(self) -> AbstractContextManager[bool | None]:
+        return self._making if self._core is None else self._core.turns
 
     def _put_filters(self) -> None:
         if self._core is not None and self._filters:
