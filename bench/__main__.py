@@ -58,6 +58,7 @@ PARTS: dict[str, tuple[str, Callable[[], Rows]]] = {
 
 
 def main() -> None:
+    """Measure what the command line names, print it and keep it."""
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description=__doc__,

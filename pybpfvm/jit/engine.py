@@ -355,7 +355,7 @@ class JitEngine(Answers):
             unit = self._loops.unit(target.program)  # the ring is lent to its code
         else:
             unit = self.unit(target.program)
-        saved = tuple(words[: Slot.FAULT])
+        saved = memoryview(words[: Slot.FAULT].tobytes()).cast("Q")
         if words[FRAME_POINTER] == words[Slot.LAST_FRAME]:
             raise Stop(TrapKind.STACK_DEPTH)
         for number, value in enumerate(args, 1):
@@ -378,8 +378,7 @@ class JitEngine(Answers):
             reached.called_back = before
             raise
         fuel = words[Slot.FUEL]
-        for number, value in enumerate(saved):
-            words[number] = value
+        words[: Slot.FAULT] = saved
         words[Slot.FUEL] = fuel
         if self._pausing:
             self._back = self.executed, before

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -107,6 +108,7 @@ class Ring(HostRing):
             backend, self.machine.memory, seed, self._faults.injector, flags
         )
         self._core: CoreRing | None = None
+        self._making = threading.RLock()  # of it
         self._runner = _Runner(self)
         self._pending: list[SqeBuilder] = []
 
@@ -121,21 +123,31 @@ class Ring(HostRing):
         if self._closed:
             raise RingError(errno.ENXIO, "the ring is closed")
         if self._core is None:
-            self._core = CoreRing(
-                self._profile or profile_named(_DEFAULT_ABI),
-                self.machine.memory,
-                self.backend,
-                self._entries,
-                self._cq_entries,
-                flags=self._flags,
-                cq0_entries=self._cq0_entries,
-                runner=self._runner,
-                observer=self._observer,
-                budgets=self._budgets,
-                restrictions=self._restrictions,
-            )
-            self._put_filters()
+            with self._making:
+                self._make_core()
+        assert self._core is not None
         return self._core
+
+    def _make_core(self) -> None:
+        if self._core is not None:
+            return
+        self._core = CoreRing(
+            self._profile or profile_named(_DEFAULT_ABI),
+            self.machine.memory,
+            self.backend,
+            self._entries,
+            self._cq_entries,
+            flags=self._flags,
+            cq0_entries=self._cq0_entries,
+            runner=self._runner,
+            observer=self._observer,
+            budgets=self._budgets,
+            restrictions=self._restrictions,
+        )
+        self._put_filters()
+
+    def _turn(self) -> AbstractContextManager[bool | None]:
+        return self._making if self._core is None else self._core.turns
 
     def _put_filters(self) -> None:
         if self._core is not None and self._filters:
@@ -177,6 +189,7 @@ class Ring(HostRing):
             promised = self._promised(program, contract)
             block = None if promised is None else promised.pinned_block(program.name)
             user_bytes[-1] = 0 if block is None else block.size
+            unchecked = False
             if self.verify:
                 check_load(
                     program.facts,
@@ -184,9 +197,9 @@ class Ring(HostRing):
                     strict_ctx=self.strict_ctx,
                     source_at=program.program.line_at,
                 )
-                require_accepted(program, strict_ctx=self.strict_ctx, contract=promised)
+                unchecked = require_accepted(program, strict_ctx=self.strict_ctx, contract=promised)
             prepare(self.engine, program.owner.image)
-            numbers.append(self._runner.add(program, verified=self.verify))
+            numbers.append(self._runner.add(program, unchecked=unchecked))
         self.core.register_bpf(numbers, user_bytes)
 
     def _promised(
@@ -372,16 +385,16 @@ class _Runner:
     def __init__(self, ring: Ring) -> None:
         self._ring = ring
         self._programs: list[LoadedProgram] = []
-        self._verified: set[int] = set()
+        self._unchecked: set[int] = set()  # those that the verifier answers for
         self._engines: dict[int, Engine] = {}
         self._executed = 0
         self._loop: KernelLoop | None = None
 
-    def add(self, program: LoadedProgram, *, verified: bool) -> int:
+    def add(self, program: LoadedProgram, *, unchecked: bool) -> int:
         self._programs.append(program)
         number = len(self._programs) - 1
-        if verified:
-            self._verified.add(number)
+        if unchecked:
+            self._unchecked.add(number)
         return number
 
     def check(self, program: int) -> int:
@@ -414,7 +427,7 @@ class _Runner:
             done = engine.run(loaded.executable, ctx_addr, budget_insns=self._ring._budget_insns)
         except Trap as trap:
             self._executed = trap.insns
-            if program in self._verified:
+            if program in self._unchecked:
                 blame_verifier(loaded.name, trap)
             raise
         self._executed = done.insns
@@ -438,11 +451,11 @@ class _Runner:
     def _loops(self, owner: LoadedObject, number: int) -> Program | None:
         """The program with that number, if it may run in a loop."""
         loaded = self._programs[number]
-        return loaded.executable if number in self._verified and loaded.owner is owner else None
+        return loaded.executable if number in self._unchecked and loaded.owner is owner else None
 
     def _trusts(self, program: Program) -> bool:
-        """Whether the program was verified: a tail call may lead to one that was not."""
-        return any(self._programs[number].executable is program for number in self._verified)
+        """Whether the program needs no checks: a tail call may lead to one that does."""
+        return any(self._programs[number].executable is program for number in self._unchecked)
 
     def executed(self) -> int:
         return self._executed
