@@ -116,7 +116,7 @@ for name in prototype june november timeout gate; do
     build $dialects/$name.bpf.c $dialects/$name.bpf.o 0 -mcpu=v4
 done
 for number in 81 82 83; do
-    build $dialects/recognized.bpf.c $dialects/recognized.$number.bpf.o 0 -mcpu=v4 -DDIALECT=$number
+    build $dialects/op.bpf.c $dialects/op.$number.bpf.o 0 -mcpu=v4 -DDIALECT=$number
 done
 
 # Ring programs with a function, and programs of another object that take its place.
