@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pybpfvm.errors import RingError, UnsupportedError
+from pybpfvm.errors import LoadRejected, RingError, UnsupportedError
 from pybpfvm.session import LoadedObject, LoopRing, Machine, timespec
 from pybpfvm.session.hostring import BackendName
 from pybpfvm.session.loopring import LOOP_FLAGS
@@ -87,6 +87,29 @@ def test_a_value_is_on_one_ring_at_a_time() -> None:
         assert other.core.attached is None
         with refused(errno.EINVAL):
             ring.machine.rings.attach(OpsValue(_Never(), other.fd, priv=1))
+
+
+def test_the_kernels_own_member_is_zero() -> None:
+    """`priv`: whatever byte of it is set. A member that no kernel has is another error."""
+    with Machine() as machine:
+        obj = machine.load(ROWS.with_name("loop_members.bpf.o"), abi="loop-7.2")
+        with LoopRing(machine=machine) as ring:
+            for name in ("own", "highest"):
+                with refused(errno.EINVAL):
+                    ring.attach(obj, name)
+            with pytest.raises(LoadRejected, match="unknown.later is set") as rejected:
+                ring.attach(obj, "unknown")
+            assert rejected.value.errno == errno.ENOTSUP
+            ring.attach(obj, "plain")
+            assert ring.enter() == 0
+
+
+def test_a_ring_that_is_closed_has_no_descriptor() -> None:
+    with desk() as (ring, obj):
+        with LoopRing(machine=ring.machine) as other:
+            fd = other.fd
+        with refused(errno.EBADF):
+            ring.attach(obj, "stop", ring_fd=fd)
 
 
 @contextmanager

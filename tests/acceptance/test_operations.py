@@ -91,6 +91,20 @@ def test_two_operations(backend: BackendName, version: str, engine: str) -> None
 
 
 @both_backends
+def test_one_of_four_is_refused(backend: BackendName) -> None:
+    """8.4, `simple`: ids 0 to 3 end well, badly, well and well."""
+    flags = flags_of("op-bpf-v2") | abi.SETUP_SUBMIT_ALL
+    with desk("op-bpf-v2", backend, flags) as (ring, obj):
+        for name in ("basic0", "told", "basic1", "copies"):
+            ring.attach(obj, name)
+        obj.globals["prep_answer"] = -errno.EINVAL
+        for number in (0, 7, 1, 3):
+            ask(ring, number, tag=number)
+        assert ring.submit() == 4
+        assert results(ring) == [(0, 42), (7, -errno.EINVAL), (1, 42), (3, 0)]
+
+
+@both_backends
 @every_version
 def test_which_programs_there_are(backend: BackendName, version: str) -> None:
     """No program, and an id that there can not be."""
