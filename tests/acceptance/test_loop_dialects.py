@@ -24,6 +24,7 @@ from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import ENTER_GETEVENTS
 from pybpfvm.uring_backend.base import Peer
 from pybpfvm.verifier.verdict import Accepted, Inconclusive, Rejected, Rule
+from pybpfvm.verifier.verify import verify
 from tests.support.session_ring import SIM_AND_KERNEL, need_backend
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "dialects"
@@ -482,6 +483,15 @@ def test_verdicts(name: str) -> None:
             else:
                 assert isinstance(verdict, Rejected), program.name
                 assert verdict.errors[0].rule is wanted, program.name
+
+
+def test_only_functions_that_return_nothing_may_leave_r0_alone() -> None:
+    obj, profile = read_object(FOLDER / "op.82.bpf.o"), profile_named("op-bpf-v2")
+    program = obj.program("told_cleanup")
+    assert isinstance(verify(program, obj, profile), Accepted)
+    verdict = verify(replace(program, attach_to="uring_bpf_ops/issue"), obj, profile)
+    assert isinstance(verdict, Rejected)
+    assert verdict.errors[0].rule is Rule.UNINIT_REG
 
 
 def test_every_refusal_is_of_a_program_there_is() -> None:

@@ -97,7 +97,7 @@ def test_the_kernels_own_member_is_zero() -> None:
             for name in ("own", "highest"):
                 with refused(errno.EINVAL):
                     ring.attach(obj, name)
-            with pytest.raises(LoadRejected, match="unknown.later is set") as rejected:
+            with pytest.raises(LoadRejected, match=r"unknown\.later is set") as rejected:
                 ring.attach(obj, "unknown")
             assert rejected.value.errno == errno.ENOTSUP
             ring.attach(obj, "plain")
