@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from pybpfvm.errors import InputError, RingError, RingHang, UnsupportedError
+from pybpfvm.filters.asm import assemble
+from pybpfvm.filters.table import FILTER_DENY_REST, Registration
 from pybpfvm.session import Block, LoadedObject, LoopRing, Machine
 from pybpfvm.session.hostring import BackendName
 from pybpfvm.session.sqe import SqeBuilder
@@ -330,6 +332,22 @@ def test_rings_of_others_have_no_operations() -> None:
         ring.get_sqe().prep_operation(1)
     with LoopRing(abi="op-bpf-v2") as ring, pytest.raises(InputError, match="does not fit 8"):
         ring.get_sqe().prep_operation(1, 1 << 24)
+
+
+@both_backends
+def test_filters_may_deny_what_was_prepared(backend: BackendName) -> None:
+    """As every prepared request (6.3): the program is told that it is over."""
+    with desk("op-bpf-v3", backend) as (ring, obj), ring.attach(obj, "told"):
+        allow = assemble("ret #1")
+        ring.register_filter(Registration(abi.Op.NOP, allow, FILTER_DENY_REST))
+        ask(ring, tag=1)
+        assert ring.submit() == 1
+        assert results(ring) == [(1, -errno.EACCES)]
+        assert (obj.globals["turns"], obj.globals["ends"]) == (0, 1)
+        obj.globals["prep_answer"] = -errno.EPERM  # an error of preparing wins
+        ask(ring, tag=2)
+        ring.submit()
+        assert results(ring) == [(2, -errno.EPERM)]
 
 
 # --- 8.3: copies ----------------------------------------------------------------------------------
