@@ -252,6 +252,21 @@ def test_order(backend: BackendName) -> None:
 
 
 @both_backends
+def test_chains_move_on_while_the_host_does_something_else(backend: BackendName) -> None:
+    with desk("op-bpf-v3", backend) as (ring, obj), ring.attach(obj, "told"):
+        for tag in (1, 2, 3):
+            ask(ring, tag=tag, flags=abi.SQE_IO_LINK)
+            at = ring.user.alloc((0).to_bytes(8, "little") + (1_000_000).to_bytes(8, "little"))
+            ring.get_sqe().prep_timeout(at.addr, user_data=10 + tag, flags=abi.SQE_IO_HARDLINK)
+        ask(ring, tag=4)
+        ring.submit()
+        assert ring.run_until_idle()
+        assert obj.globals["order"] == 1234
+        tags = [cqe.user_data for cqe in ring.reap()]
+        assert tags == [1, 11, 2, 12, 3, 13, 4]
+
+
+@both_backends
 def test_success_without_a_cqe(backend: BackendName) -> None:
     with desk("op-bpf-v3", backend) as (ring, obj), ring.attach(obj, "told"):
         ask(ring, tag=1, flags=abi.SQE_CQE_SKIP_SUCCESS)

@@ -262,6 +262,8 @@ class LoopRing:
         while True:
             self._act()
             self._task_work += self.backend.poll()
+            if self.operations is not None:
+                self._settle()  # what a program performs may be what others wait for
             if not self.backend.can_progress() and not self._due:
                 return True
             if self.now_ns() >= deadline:
