@@ -88,6 +88,9 @@ class LoopRing(HostRing):
         machine: Machine | None = None,
         task: Task | None = None,
     ) -> None:
+        self._profile = profile_named(abi) if isinstance(abi, str) else abi
+        if flags is None:
+            flags = flags_for(self._profile)
         super().__init__(
             seed=seed,
             verify=verify,
@@ -100,9 +103,6 @@ class LoopRing(HostRing):
             task=task,
             flags=flags,
         )
-        self._profile = profile_named(abi) if isinstance(abi, str) else abi
-        if flags is None:
-            flags = flags_for(self.profile)
         if self.profile.loop is None:
             raise InputError(
                 f"programs of {self.profile.name} drive no ring from inside an enter",

@@ -20,7 +20,7 @@ import heapq
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
@@ -839,7 +839,7 @@ class LoopRing:
         an entry that it refuses."""
         operations = self.operations
         assert operations is not None
-        error = _bad_operation(raw)
+        error = _bad_operation(raw, self.backend.settings.personalities)
         if not error and self.restrictions.refuses(raw[0], raw[1]):
             error = -errno.EACCES
         error = error or operations.prepare(token, raw)
@@ -1174,9 +1174,11 @@ class _Event:
         return "event"
 
 
-def _bad_operation(raw: bytes) -> int:
+def _bad_operation(raw: bytes, personalities: Collection[int]) -> int:
     """What ends a request before its program looks at it: an errno, negative, or 0."""
     sqe = abi.Sqe.unpack(raw)
-    if sqe.flags & ~abi.SQE_VALID_FLAGS or sqe.ioprio or sqe.personality:
+    if sqe.flags & ~abi.SQE_VALID_FLAGS or sqe.ioprio:
+        return -errno.EINVAL
+    if sqe.personality and sqe.personality not in personalities:
         return -errno.EINVAL
     return -errno.EOPNOTSUPP if sqe.flags & abi.SQE_BUFFER_SELECT else 0
