@@ -10,6 +10,7 @@ from pybpfvm.btf.types import BtfKind
 from pybpfvm.errors import InputError, PybpfvmError, RingError
 from pybpfvm.expr.compiled import Compiled, compile_expression
 from pybpfvm.expr.mistake import ExpressionError
+from pybpfvm.profiles.base import OperationRules
 from pybpfvm.scenario.model import (
     AddressOf,
     Content,
@@ -102,6 +103,12 @@ class Live:
         """The ring, whose programs drive it: what the scenario does fits it."""
         assert isinstance(self.ring, LoopRing)
         return self.ring
+
+    @property
+    def operation(self) -> OperationRules | None:
+        """How programs perform requests of the ring; None if they do not."""
+        loop = self.ring.profile.loop
+        return None if loop is None else loop.operation
 
     def name_of(self, addr: int) -> str | None:
         """`block+offset` for an address in a user block, None for any other."""
@@ -231,6 +238,8 @@ class Live:
     def attach(self, name: str) -> None:
         """Put callbacks onto the ring; LoadRejected or RingError as the ring says."""
         self.links[name] = self.loop.attach(self.object, name)
+        if self.operation is not None:
+            self.slots[name] = self.loop.operation_number(self.object, name)
 
     def detach(self, name: str) -> None:
         """Take callbacks off the ring; InputError if they are not there."""
@@ -326,9 +335,13 @@ class Live:
     def fill_sqe(self, spec: SqeSpec) -> None:
         """Put an SQE into the ring's submission queue."""
         builder = self.ring.get_sqe()
-        if spec.opcode is None:
+        fields = {name: self.number(value) for name, value in spec.fields.items()}
+        if spec.opcode is not None:
+            builder.set(opcode=spec.opcode)
+        elif self.operation is None:
             builder.prep_bpf(0)
         else:
-            builder.set(opcode=spec.opcode)
-        fields = {name: self.number(value) for name, value in spec.fields.items()}
+            named = isinstance(spec.fields.get("off"), Ref)
+            number = fields.pop("off") if named else 0
+            builder.prep_operation(number, fields.pop("op_flags", 0) if named else 0)
         builder.set(cq_idx=spec.cq_idx or None, **fields)

@@ -89,6 +89,9 @@ class _Names:
             for variable in obj.struct_ops.values():
                 self.runs |= set(variable.programs.values())
             self.runs |= set(obj.callbacks) & set(obj.programs)
+            loop = obj.profile.loop
+            if loop is not None and loop.operation is not None:
+                self.programs |= set(obj.callbacks)
 
     def _define(self, name: str) -> None:
         if name in self.fds or not name:

@@ -44,7 +44,6 @@ from pybpfvm.scenario.model import (
     PeerSend,
     Ref,
     Register,
-    RingSetup,
     Scenario,
     Signal,
     Sleep,
@@ -217,7 +216,7 @@ def run_scenario(
             if loops:
                 ring = LoopRing(
                     setup.entries,
-                    flags=_loop_flags(setup),
+                    flags=setup.flags,
                     cq_entries=setup.cq0_entries or 0,
                     budgets=_loop_budgets(budgets),
                     **common,
@@ -294,10 +293,6 @@ class _Common(TypedDict):
     task: Task
 
 
-def _loop_flags(setup: RingSetup) -> int:
-    return LOOP_FLAGS if setup.flags is None else setup.flags
-
-
 def _loop_budgets(budgets: Budgets | None) -> LoopBudgets | None:
     """The same, as rings of a loop have them."""
     if budgets is None:
@@ -319,7 +314,8 @@ def _constants(scenario: Scenario) -> Mapping[str, Value]:
     def value(given: Field) -> Value:
         match given:
             case Ref():
-                flags = _loop_flags(setup) | (SETUP_CQSIZE if setup.cq0_entries else 0)
+                flags = LOOP_FLAGS if setup.flags is None else setup.flags
+                flags |= SETUP_CQSIZE if setup.cq0_entries else 0
                 layout = ring_layout(check_setup(setup.entries, flags, setup.cq0_entries or 0))
                 if given.name not in layout:
                     raise InputError(f"{given.name} is not known when an object is loaded")
@@ -514,7 +510,7 @@ def _act(action: Action, live: Live, progress: _Progress, where: str) -> Iterabl
             live.starts()
             if action.errno:
                 return _refused(ring.submit, action.errno, where)
-            decides = isinstance(ring, LoopRing) and ring.core.attached is not None
+            decides = isinstance(ring, LoopRing) and ring.core.driven
             consumed = ring.submit()
             if action.consumed is None:
                 short = ShortSubmit(where, len(action.sqes), consumed)

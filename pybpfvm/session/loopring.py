@@ -22,7 +22,6 @@ from pybpfvm.errors import (
     RingError,
     RingHang,
     Trap,
-    UnsupportedError,
 )
 from pybpfvm.events import Observer, RunEnded, RunFaulted, RunStarted
 from pybpfvm.filters.table import Task
@@ -65,8 +64,8 @@ class LoopRing(HostRing):
     """An io_uring whose `enter` runs a program; a context manager.
 
     `flags` and `cq_entries` are io_uring_setup's (SETUP_CQSIZE is added when `cq_entries` is
-    given). `backend`, `seed`, `verify`, `engine`, `faults`, `budget_insns` and `task` are those of
-    Ring.
+    given); `flags` None: what the ABI's simplest programs need (`flags_for`).
+    `backend`, `seed`, `verify`, `engine`, `faults`, `budget_insns` and `task` are those of Ring.
     `fd` is its descriptor, which goes into structs of callbacks; `attach` puts it there.
     """
 
@@ -74,7 +73,7 @@ class LoopRing(HostRing):
         self,
         entries: int = 8,
         *,
-        flags: int = LOOP_FLAGS,
+        flags: int | None = None,
         cq_entries: int = 0,
         backend: BackendName = "sim",
         seed: int = 0,
@@ -89,6 +88,9 @@ class LoopRing(HostRing):
         machine: Machine | None = None,
         task: Task | None = None,
     ) -> None:
+        self._profile = profile_named(abi) if isinstance(abi, str) else abi
+        if flags is None:
+            flags = flags_for(self._profile)
         super().__init__(
             seed=seed,
             verify=verify,
@@ -101,7 +103,6 @@ class LoopRing(HostRing):
             task=task,
             flags=flags,
         )
-        self._profile = profile_named(abi) if isinstance(abi, str) else abi
         if self.profile.loop is None:
             raise InputError(
                 f"programs of {self.profile.name} drive no ring from inside an enter",
@@ -112,6 +113,8 @@ class LoopRing(HostRing):
         self._steppers: list[_Stepper] = []
         self._pending: list[SqeBuilder] = []
         memory = self.machine.memory
+        operation = self.profile.loop.operation
+        self._operation = None if operation is None else operation.opcode
         self.backend = make_backend(backend, memory, seed, self._faults.injector, flags)
         self.core = CoreRing(
             self.profile.loop,
@@ -202,25 +205,37 @@ class LoopRing(HostRing):
         assert rules is not None
         name = _callbacks(obj, name)
         fd = self.fd if ring_fd is None else ring_fd
-        priv, called = 0, name if not rules.of_structs else None
-        if rules.of_structs:
+        if not rules.of_structs:
+            value = OpsValue(self._stepper(obj, name, fd), fd)
+        else:
             variable = obj.struct_ops[name]
-            priv = _kernels_own(obj, variable, self.profile)
-            if rules.gate in variable.programs:
-                raise UnsupportedError(
-                    "a ring with a poll gate", where=obj.object.path, remedy="verify judges it"
-                )
-            called = variable.programs.get(rules.callback)
-        stepper = None
-        if called is not None:
-            program = obj[called]
-            unchecked = self.verify and require_accepted(program, strict_ctx=True)
-            core = self.machine.rings.ring(fd) or self.core
-            stepper = _Stepper(self, core, program, unchecked=unchecked)
-            self._steppers.append(stepper)
-        link = self.machine.rings.attach(OpsValue(stepper, fd, priv))
+            numbers = _numbers(obj, variable, self.profile)
+            called = dict(variable.programs)
+            step = called.pop(rules.callback, None)
+            value = OpsValue(
+                None if step is None else self._stepper(obj, step, fd),
+                fd,
+                priv=numbers.get(rules.own, 0),
+                map=obj.ops_map(name),
+                calls={member: self._stepper(obj, one, fd) for member, one in called.items()},
+                number=numbers.get("id", 0),
+            )
+        link = self.machine.rings.attach(value)
         self._links.append(link)
         return link
+
+    def operation_number(self, obj: LoadedObject, name: str) -> int:
+        """Which operation the callbacks `name` of an object are."""
+        return _numbers(obj, obj.struct_ops[name], self.profile).get("id", 0)
+
+    def _stepper(self, obj: LoadedObject, name: str, fd: int) -> _Stepper:
+        """What runs the program `name` on the ring behind `fd`."""
+        program = obj[name]
+        unchecked = self.verify and require_accepted(program, strict_ctx=True)
+        core = self.machine.rings.ring(fd) or self.core
+        stepper = _Stepper(self, core, program, unchecked=unchecked)
+        self._steppers.append(stepper)
+        return stepper
 
     def environment(self, core: CoreRing) -> RunEnvironment:
         """What runs of programs on the ring `core` see around them."""
@@ -237,7 +252,7 @@ class LoopRing(HostRing):
 
     def get_sqe(self) -> SqeBuilder:
         """The next free submission entry."""
-        self._pending.append(SqeBuilder(None))
+        self._pending.append(SqeBuilder(None, self._operation))
         return self._pending[-1]
 
     def submit(self) -> int:
@@ -328,6 +343,8 @@ class LoopRing(HostRing):
     def close(self) -> None:
         """Give everything back; twice is fine."""
         self._closed = True
+        if self.core.operations is not None:
+            self.core.close()  # else links would wait for its requests
         for link in self._links:
             link.destroy()
         self.core.close()
@@ -363,14 +380,26 @@ class _Stepper:
     def _trusts(self, program: Program) -> bool:
         return self._unchecked and program is self._program
 
+    def call(self, *args: int) -> int:
+        memory = self._ring.machine.memory
+        for index, value in enumerate(args):
+            memory.write(self._ctx.start + 8 * index, value.to_bytes(8, "little"))
+        return self._run()
+
     def step(self) -> int:
+        r0 = self._run()
+        if not self._offered:
+            self._offer_loop()
+        return r0
+
+    def _run(self) -> int:
         core, name, observer = self._core, self.name, self._ring._observer
         loop = core.native if core.native is not None and core.native.owner is self else None
         self._runs += 1
         self._ring._faults.before_run()
         if observer is not None:
             observer(RunStarted(core.now_ns(), 0, name, 0, self._runs, 0))
-        core.running(name)
+        outer = core.running(name)
         budget = self._ring._budget_insns
         try:
             done = loop.run(name, self._context, budget) if loop is not None else None
@@ -386,14 +415,12 @@ class _Stepper:
                 blame_verifier(name, trap)
             raise
         finally:
-            core.running("")
+            core.running(outer)
         r0, insns = done
         core.ran(name, insns)
         if observer is not None:
             now = core.now_ns()
             observer(RunEnded(now, 0, name, self._runs, r0, insns, None, 0))
-        if not self._offered:
-            self._offer_loop()
         return r0
 
     def _offer_loop(self) -> None:
@@ -421,6 +448,15 @@ class _Stepper:
             memory.free(self._ctx)
 
 
+def flags_for(profile: Profile) -> int:
+    """Set-up flags of a ring for simple programs of the ABI: LOOP_FLAGS, or what lets programs
+    perform requests."""
+    loop = profile.loop
+    if loop is None or loop.operation is None:
+        return LOOP_FLAGS
+    return loop.operation.setup_flag
+
+
 def _callbacks(obj: LoadedObject, name: str | None) -> str:
     found = obj.callbacks
     if name is None and len(found) == 1:
@@ -432,29 +468,28 @@ def _callbacks(obj: LoadedObject, name: str | None) -> str:
     return name
 
 
-def _kernels_own(obj: LoadedObject, variable: StructOps, profile: Profile) -> int:
-    """What the struct says of the kernel's own member. Members are matched by name: one that
-    the kernel does not have must be zero, else LoadRejected."""
+def _numbers(obj: LoadedObject, variable: StructOps, profile: Profile) -> dict[str, int]:
+    """What the struct says of members that are no programs, by name. One that the kernel does not
+    have must be zero, else LoadRejected."""
     kernel, btf = kernel_btf_of(profile), obj.object.btf
     assert kernel is not None
     assert btf is not None
     theirs = kernel.find(variable.struct, BtfKind.STRUCT)
     assert theirs is not None
     known = {member.name for member in _members(kernel, theirs)}
-    priv = 0
-    assert profile.loop is not None
+    numbers: dict[str, int] = {}
     for member in _members(btf, variable.type_id):
         at = member.bit_offset // 8
         value = int.from_bytes(variable.data[at : at + btf.size(member.type_id)], "little")
-        if member.name == profile.loop.own:
-            priv = value
-        elif member.name not in known and (value or member.name in variable.programs):
+        if member.name in known:
+            numbers[member.name] = value
+        elif value or member.name in variable.programs:
             raise LoadRejected(
                 errno.EOPNOTSUPP,
                 f"{variable.name}.{member.name} is set, which the kernel does not know",
                 where=obj.object.path,
             )
-    return priv
+    return numbers
 
 
 def _members(btf: Btf, type_id: int) -> tuple[Member, ...]:

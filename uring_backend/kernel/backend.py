@@ -32,6 +32,7 @@ from pybpfvm.uring_backend.base import (
     Denied,
     Event,
     Message,
+    PollGate,
     Started,
 )
 from pybpfvm.uring_backend.filtering import refusal
@@ -71,6 +72,7 @@ DEFAULT_ENTRIES = 1024
 _CQ_ENTRIES = 32768  # large, because a full CQ ends multishot requests
 _CLOSE_LIMIT_NS = 10_000_000_000
 _CLOSE_STEP_NS = 20_000_000
+_ON_SIM = "run it on the sim backend"
 
 
 class KernelBackend:
@@ -259,6 +261,17 @@ class KernelBackend:
     def filter_requests(self, denied: Denied) -> None:
         """Ask `denied` before the kernel sees a request: this process plays the filter's part."""
         self._denied = denied
+
+    def gate_polls(self, gate: PollGate | None) -> None:
+        """Nobody asks us whether a wake counts: UnsupportedError for a gate."""
+        if gate is not None:
+            raise UnsupportedError("a poll gate over the kernel's ring", remedy=_ON_SIM)
+
+    def buffer_at(self, index: int) -> tuple[int, int] | None:
+        """The kernel keeps the table: UnsupportedError."""
+        raise UnsupportedError(
+            "registered buffers of programs' own over the kernel's ring", remedy=_ON_SIM
+        )
 
     def _filtered(self, sqes: Sequence[bytes], denied: Denied) -> list[bytes]:
         """With SQEs that the kernel refuses in the place of denied ones."""

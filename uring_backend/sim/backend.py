@@ -28,7 +28,7 @@ from typing import Literal
 from pybpfvm.errors import InputError, UnsupportedError
 from pybpfvm.memory import AddressSpace
 from pybpfvm.uring_backend.abi import O_RDWR, Sqe
-from pybpfvm.uring_backend.base import Backend, Denied, Event
+from pybpfvm.uring_backend.base import Backend, Denied, Event, PollGate
 from pybpfvm.uring_backend.sim.cancel import sync_cancel
 from pybpfvm.uring_backend.sim.clock import NEVER, Clock
 from pybpfvm.uring_backend.sim.core import Core
@@ -127,6 +127,14 @@ class SimBackend:
     def filter_requests(self, denied: Denied) -> None:
         """Ask `denied` when a request was prepared."""
         self._core.denied = denied
+
+    def gate_polls(self, gate: PollGate | None) -> None:
+        """Ask `gate` whether a wake counts, of receives that want it."""
+        self._core.gate = gate
+
+    def buffer_at(self, index: int) -> tuple[int, int] | None:
+        """(address, bytes) of a registered buffer, None if there is none."""
+        return self._core.buffers.place(index)
 
     def register_files(self, fds: Sequence[int], tags: Sequence[int] = ()) -> int:
         """IORING_REGISTER_FILES: 0 or -errno."""
