@@ -66,7 +66,7 @@ class LoopRing(HostRing):
 
     `flags` and `cq_entries` are io_uring_setup's (SETUP_CQSIZE is added when `cq_entries` is
     given). `backend`, `seed`, `verify`, `engine`, `faults`, `budget_insns` and `task` are those of
-    Ring.
+    Ring. `beside` is, too, but programs run only on the ring that is entered.
     `fd` is its descriptor, which goes into structs of callbacks; `attach` puts it there.
     """
 
@@ -88,6 +88,7 @@ class LoopRing(HostRing):
         faults: Faults | str | None = None,
         machine: Machine | None = None,
         task: Task | None = None,
+        beside: LoopRing | None = None,
     ) -> None:
         super().__init__(
             seed=seed,
@@ -100,6 +101,7 @@ class LoopRing(HostRing):
             machine=machine,
             task=task,
             flags=flags,
+            beside=beside,
         )
         self._profile = profile_named(abi) if isinstance(abi, str) else abi
         if self.profile.loop is None:
@@ -112,8 +114,16 @@ class LoopRing(HostRing):
         self._steppers: list[_Stepper] = []
         self._pending: list[SqeBuilder] = []
         memory = self.machine.memory
-        self.backend = make_backend(backend, memory, seed, self._faults.injector, flags)
-        self.core = CoreRing(
+        self.backend = make_backend(
+            backend,
+            memory,
+            seed,
+            self._faults.injector,
+            flags,
+            None if beside is None else beside.backend,
+            apart=True,
+        )
+        self.core: CoreRing = CoreRing(
             self.profile.loop,
             memory,
             self.backend,
@@ -124,6 +134,7 @@ class LoopRing(HostRing):
             observer=observer,
             budgets=self._faults.limited(budgets or LoopBudgets()),
             restrictions=self._restrictions,
+            beside=None if beside is None else beside.core,
         )
         self._put_filters()
 

@@ -56,6 +56,8 @@ class Ring(HostRing):
     numbers on both backends. `faults` are what requests (in `sim`) and programs meet, as values or
     text of `uring_backend.faults`. `task` is whose filters of requests the ring begins with
     (docs/filters.md). Budgets: `budget_insns` for each run of a program, the rest in `Budgets`.
+    `beside` is another ring of the same thread, with the same backend: the two share files, sockets
+    and descriptors, clock and faults, and while the host waits on one, programs run on both.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Ring(HostRing):
         faults: Faults | str | None = None,
         machine: Machine | None = None,
         task: Task | None = None,
+        beside: Ring | None = None,
     ) -> None:
         super().__init__(
             seed=seed,
@@ -90,7 +93,9 @@ class Ring(HostRing):
             machine=machine,
             task=task,
             flags=flags,
+            beside=beside,
         )
+        self._beside = beside
         self._profile = profile_named(abi) if isinstance(abi, str) else abi
         rules = (self._profile or profile_named(_DEFAULT_ABI)).ring
         if rules is None:
@@ -104,7 +109,12 @@ class Ring(HostRing):
         self._flags, self._cq0_entries = flags, cq0_entries
         self._budgets = self._faults.limited(budgets or Budgets())
         self.backend: Backend = make_backend(
-            backend, self.machine.memory, seed, self._faults.injector, flags
+            backend,
+            self.machine.memory,
+            seed,
+            self._faults.injector,
+            flags,
+            None if beside is None else beside.backend,
         )
         self._core: CoreRing | None = None
         self._runner = _Runner(self)
@@ -133,6 +143,7 @@ class Ring(HostRing):
                 observer=self._observer,
                 budgets=self._budgets,
                 restrictions=self._restrictions,
+                beside=None if self._beside is None else self._beside.core,
             )
             self._put_filters()
         return self._core
