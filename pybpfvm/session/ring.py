@@ -144,9 +144,15 @@ class Ring(HostRing):
                 budgets=self._budgets,
                 restrictions=self._restrictions,
                 beside=None if self._beside is None else self._beside.core,
+                beside=self._core_beside(),
             )
             self._put_filters()
         return self._core
+
+    def _core_beside(self) -> CoreRing | None:
+        """That of the ring beside this one, while that is open."""
+        beside = self._beside
+        return None if beside is None or beside._closed else beside.core
 
     def _put_filters(self) -> None:
         if self._core is not None and self._filters:
