@@ -627,7 +627,7 @@ def _act(step: Step, live: Live, progress: _Progress) -> Iterable[Finding]:
             on.loop.core.signal()
         case Later():
             later = replace(step, action=action.action)
-            on.loop.core.at(action.delay_ns, lambda: _step(later, live, progress))
+            on.loop.at(action.delay_ns, lambda: _step(later, live, progress))
         case NetworkChange():
             live.change_network(action)
         case FilterSpec():

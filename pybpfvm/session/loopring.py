@@ -169,6 +169,11 @@ class LoopRing(HostRing):
             block.write(content)
         return block
 
+    def at(self, delay_ns: int, action: Callable[[], None]) -> None:
+        """Let `action` happen when so much of the ring's clock has passed, while `enter` sleeps or
+        when the next one comes. It may use what is the host's, and call this again."""
+        self.core.at(delay_ns, action)
+
     def now_ns(self) -> int:
         """The ring's clock, in ns: the backend's, and what was slept through without it."""
         return self.core.now_ns()
