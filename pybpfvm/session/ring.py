@@ -143,7 +143,6 @@ class Ring(HostRing):
                 observer=self._observer,
                 budgets=self._budgets,
                 restrictions=self._restrictions,
-                beside=None if self._beside is None else self._beside.core,
                 beside=self._core_beside(),
             )
             self._put_filters()
