@@ -106,7 +106,8 @@ class RingFaults:
     def injected(self) -> tuple[Fault, ...]:
         """The faults that came so far, as a plan that makes them come again."""
         requests = self.injector.injected if self.injector is not None else []
-        drawn = () if self._drawn is None or not self._ring.counts.dropped[0] else (self._drawn,)
+        lost = any(ring.counts.dropped[0] for ring in self._rings)
+        drawn = () if self._drawn is None or not lost else (self._drawn,)
         return (*self._backlogs, *drawn, *requests, *self._done)
 
     @property
