@@ -23,9 +23,11 @@ from bench import (
     engine_costs,
     engines,
     experiments,
+    expressions,
     gallery,
     interp,
     llvm,
+    moments,
     ring,
     ringloops,
     simulated,
@@ -43,17 +45,20 @@ PARTS: dict[str, tuple[str, Callable[[], Rows]]] = {
     "costs": ("Costs of the JIT", engine_costs.run),
     "llvm": ("Compiling through LLVM", llvm.run),
     "interp": ("Interpreter", interp.run),
+    "moments": ("Moments of a run", moments.run),
     "ring": ("Ring", ring.run),
     "loops": ("Ring loops", ringloops.run),
     "gallery": ("Gallery", gallery.run),
     "experiments": ("Experiments", experiments.run),
     "sim": ("The simulated ring", simulated.run),
     "domains": ("Domains", domains.run),
+    "expressions": ("Expressions", expressions.run),
     "verifier": ("Verifier", verification.run),
 }
 
 
 def main() -> None:
+    """Measure what the command line names, print it and keep it."""
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description=__doc__,

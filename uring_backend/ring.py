@@ -176,6 +176,15 @@ class Ring:
         """What the ring has counted so far."""
         return self.cqs.counts
 
+    def in_flight(self) -> int:
+        """Requests that live: submitted, and not at their last CQE yet."""
+        return len(self._submitter.table.live)
+
+    @property
+    def parked(self) -> int:
+        """BPF requests that wait, for CQEs or a futex."""
+        return self._bpf.waiting
+
     @property
     def sq_array_offset(self) -> int:
         """sq_off.array: where the SQ's index array lies in the main ring."""

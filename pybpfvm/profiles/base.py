@@ -213,11 +213,6 @@ class LoopRules:
         """Whether programs are members of a struct."""
         return bool(self.ops)
 
-    @property
-    def opaque(self) -> bool:
-        """Whether programs can not look into the ring's struct."""
-        return not self.ctx_bytes
-
 
 @dataclass(frozen=True, slots=True)
 class SectionRule:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pybpfvm.bits import U64
 from pybpfvm.errors import errno_name
+from pybpfvm.expr.mistake import ExpressionError
 from pybpfvm.scenario.live import Live, LiveRing, placed
 from pybpfvm.scenario.model import BytesSpec, CqeSpec, CqSpec, Expect, Field, MapSpecs
 from pybpfvm.session import Cqe
@@ -72,6 +73,19 @@ def _compare_counters(expect: Expect, of: LiveRing, place: str) -> Iterator[Find
             yield Finding(f"{place}.runs.{name}", f"{count} runs", str(runs[name]))
     if expect.overflow is not None and lost != expect.overflow:
         yield Finding(f"{place}.overflow", f"{expect.overflow} lost", str(lost))
+
+
+def failed(text: str, live: Live, where: str) -> Iterator[Finding]:
+    """A finding unless the expression holds now: with its parts, or why it has no value."""
+    expression = live.expression(text)
+    try:
+        if not expression.holds(live.scope):
+            parts = expression.parts(live.scope)
+            whole = len(parts) == 1 and parts[0].text == text
+            found = parts[0].value if whole else ", ".join(map(str, parts))
+            yield Finding(where, text, found or "that it does not")
+    except ExpressionError as error:
+        yield Finding(where, text, f"no value ({error})")
 
 
 # --- CQEs -----------------------------------------------------------------------------------------

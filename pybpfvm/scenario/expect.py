@@ -17,6 +17,7 @@ from pybpfvm.scenario.model import (
 from pybpfvm.scenario.table import Table, TomlValue, array, integer, nearest, result
 
 MAX_SET = 256  # CQEs that are compared as a set
+MAX_EXPRESSIONS = 1_000
 
 
 def expectations(table: Table, base: Path) -> Expect:
@@ -48,6 +49,7 @@ def expectations(table: Table, base: Path) -> Expect:
         files=_bytes_specs(table.tables("files"), table.at("files"), base, offsets=False),
         runs=runs,
         overflow=overflow,
+        that=expressions(table, "that"),
         hang=table.flag("hang"),
         trap=trap,
         load_errno=table.errno("load_error"),
@@ -55,6 +57,33 @@ def expectations(table: Table, base: Path) -> Expect:
     )
     table.finish()
     return expect
+
+
+def expressions(table: Table, key: str) -> tuple[str, ...]:
+    """Expressions in an array, whose syntax is right; what their names stand for only a run
+    tells."""
+    items = table.items(key)
+    if not items:
+        return ()
+    from pybpfvm.expr.mistake import Mistake
+    from pybpfvm.expr.parse import parse
+
+    where = table.at(key)
+    if len(items) > MAX_EXPRESSIONS:
+        raise InputError(f"{len(items)} expressions, {MAX_EXPRESSIONS} at most", where=where)
+    texts = []
+    for index, item in enumerate(items):
+        place = f"{where}[{index}]"
+        if not isinstance(item, str):
+            raise InputError(
+                "an expression is a string", where=place, remedy=f'{key} = ["cq[0].ready == 1"]'
+            )
+        try:
+            parse(item)
+        except Mistake as mistake:
+            raise mistake.of(item).inside(place) from None
+        texts.append(item)
+    return tuple(texts)
 
 
 def _of_ring(table: Table) -> Expect:

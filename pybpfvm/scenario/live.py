@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
 
 from pybpfvm.btf.types import BtfKind
 from pybpfvm.errors import InputError, PybpfvmError, RingError
+from pybpfvm.expr.compiled import Compiled, compile_expression
+from pybpfvm.expr.mistake import ExpressionError
 from pybpfvm.scenario.model import (
     AddressOf,
     Content,
@@ -31,6 +34,7 @@ from pybpfvm.scenario.names import structs_like
 from pybpfvm.scenario.table import nearest
 from pybpfvm.session import Block, LoadedObject, LoopRing, Ring, cstring
 from pybpfvm.session.hostring import HostRing
+from pybpfvm.session.scope import LiveScope
 from pybpfvm.session.values import Value, encode
 from pybpfvm.uring_backend.base import Peer
 from pybpfvm.uring_backend.conditions import port_of
@@ -112,7 +116,26 @@ class Live:
         self.peers: dict[str, Peer] = {}
         self.stopped: PybpfvmError | None = None  # what ended the steps before their time
         self._start_ns = 0 if self.ring.backend.name == "sim" else None
+        self._compiled: dict[str, Compiled] = {}
         self._set_up()
+        for place, text in scenario.expressions():
+            try:
+                self.expression(text).check_condition()
+            except ExpressionError as error:
+                raise error.inside(place) from None
+
+    @cached_property
+    def scope(self) -> LiveScope:
+        """What expressions see: of several rings, the first."""
+        return LiveScope(self.object, {"ring": self.ring}, self.blocks)
+
+    def expression(self, text: str) -> Compiled:
+        """An expression of the scenario. Raises ExpressionError for a name that stands for
+        nothing."""
+        known = self._compiled.get(text)
+        if known is None:
+            known = self._compiled[text] = compile_expression(text, self.scope)
+        return known
 
     def on(self, name: str) -> LiveRing:
         """The ring of that name; the first one for ""."""

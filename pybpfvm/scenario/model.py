@@ -7,7 +7,7 @@ description.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -419,6 +419,7 @@ class Expect:
     files: tuple[BytesSpec, ...] = ()
     runs: Mapping[str, int] = field(default_factory=dict)
     overflow: int | None = None
+    that: tuple[str, ...] = ()  # expressions that hold (docs/expressions.md)
     hang: bool = False
     trap: str | None = None
     load_errno: int = 0
@@ -428,7 +429,7 @@ class Expect:
     def about_state(self) -> int:
         """How many of these are about queues, maps, memory, files and runs."""
         elements = sum(len(spec.elements) for spec in self.maps)
-        parts = (self.cqs, self.counts, self.globals, self.memory, self.files, self.runs)
+        parts = (self.cqs, self.counts, self.globals, self.memory, self.files, self.runs, self.that)
         beside = sum(expect.about_state for expect in self.rings.values())
         return sum(map(len, parts)) + elements + (self.overflow is not None) + beside
 
@@ -471,6 +472,7 @@ class Scenario:
     constants: Mapping[str, Field] = field(default_factory=dict)
     globals: Mapping[str, Field] = field(default_factory=dict)
     replace: Mapping[str, str] = field(default_factory=dict)
+    invariants: tuple[str, ...] = ()  # expressions that hold after each run of a program
     seed: Path | None = None  # a host directory that the files begin as
     dump: Path | None = None  # and one that gets them at the end
     ring_name: str = MAIN_RING
@@ -484,9 +486,22 @@ class Scenario:
 
     @property
     def stated(self) -> int:
-        """How many expectations there are: at the end, in steps, of filters at the beginning."""
+        """How many expectations there are: at the end, in steps, of filters at the beginning, and
+        always."""
         steps = sum(_stated(step.action) for step in self.steps)
-        return self.expect.stated + steps + sum(map(_stated, self.filters))
+        filters = sum(map(_stated, self.filters))
+        return self.expect.stated + steps + filters + len(self.invariants)
+
+    def expressions(self) -> Iterator[tuple[str, str]]:
+        """(place, text) of every expression, in the file's order."""
+        for index, text in enumerate(self.invariants):
+            yield f"{self.path}: invariant[{index}]", text
+        for step in self.steps:
+            if isinstance(step.action, Check):
+                for index, text in enumerate(step.action.expect.that):
+                    yield f"{step.where}.that[{index}]", text
+        for index, text in enumerate(self.expect.that):
+            yield f"{self.path}: expect.that[{index}]", text
 
 
 def _stated(action: Action) -> int:

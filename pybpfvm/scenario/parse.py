@@ -14,7 +14,7 @@ from pybpfvm.errors import InputError
 from pybpfvm.filters.table import Scope
 from pybpfvm.inputfile import read_input_file
 from pybpfvm.scenario.content import CONTENT_KEYS, check_total, content, field
-from pybpfvm.scenario.expect import expectations
+from pybpfvm.scenario.expect import expectations, expressions
 from pybpfvm.scenario.faults import faults_of
 from pybpfvm.scenario.filters import filter_spec, filter_specs
 from pybpfvm.scenario.model import (
@@ -126,6 +126,7 @@ def _scenario(table: Table, name: str, base: Path) -> Scenario:
     attach = _attach(table)
     constants = _fields(table, "constants")
     variables = _fields(table, "globals")
+    invariants = expressions(table, "invariant")
     replacing = Table(table.take("replace") or {}, table.at("replace"))
     replaced = {key: str(base / replacing.name(key)) for key in list(replacing.keys())}
     steps = []
@@ -161,6 +162,7 @@ def _scenario(table: Table, name: str, base: Path) -> Scenario:
         constants=constants,
         globals=variables,
         replace=replaced,
+        invariants=invariants,
         seed=seed,
         dump=dump,
         ring_name=ring_name,

@@ -19,13 +19,14 @@ from pybpfvm.errors import (
     Trap,
     errno_name,
 )
-from pybpfvm.events import CqeReaped, Event, Noted, Observer, OfRing
+from pybpfvm.events import CqeReaped, Event, Noted, Observer, OfRing, RunEnded
 from pybpfvm.filters.table import Scope, Task
 from pybpfvm.filters.uapi import Registrar
 from pybpfvm.loader.kconfig import Kconfig
 from pybpfvm.profiles import profile_named
 from pybpfvm.profiles.base import Profile
 from pybpfvm.scenario.compare import Finding, compare, differing
+from pybpfvm.scenario.invariants import Invariants
 from pybpfvm.scenario.live import Live, LiveRing, placed
 from pybpfvm.scenario.model import (
     Action,
@@ -148,6 +149,8 @@ class _Progress:
     step: int = -1  # index of the step being taken; -1 before the first
     place: str = ""  # before the first
     collecting: bool = False
+    invariants: Invariants | None = None
+    watched: bool = False  # because there are invariants
 
     def submitted(self, short: ShortSubmit, *, decides: bool) -> None:
         """A submit that expects nothing has returned; where a program `decides`, 0 says nothing."""
@@ -161,13 +164,15 @@ class _Progress:
     def watch(self, ring: str) -> Observer | None:
         """Whom a ring is to tell of its events, which get its name if there are several; None:
         nobody."""
-        if self.observer is None:
+        if self.observer is None and not self.watched:
             return None
         several = len(self.cqes) > 1
 
         def watch(event: Event) -> None:
             if self.collecting and isinstance(event, CqeReaped):
                 return  # nobody in the scenario waited for what is collected at its end
+            if self.invariants is not None and isinstance(event, RunEnded):
+                self.findings += self.invariants.after(event)
             self.see(OfRing(ring, event) if several else event)
 
         return watch
@@ -204,7 +209,9 @@ def run_scenario(
     object and blocks before the first step and after the last. Raises InputError and RingError
     for what the scenario sets up wrongly; hangs, traps and load rejections are in the outcome.
     """
-    progress = _Progress(observer, {name: {} for name in scenario.plans})
+    progress = _Progress(
+        observer, {name: {} for name in scenario.plans}, watched=bool(scenario.invariants)
+    )
     with Machine() as machine, ExitStack() as stack:
         source = object_path if object_path is not None else scenario.object
         profile = _abi(scenario, abi)
@@ -252,7 +259,10 @@ def run_scenario(
         progress.findings += _register_filters(scenario, live.ring, Scope.RING)
         if on_start is not None:
             on_start(live)
+        if scenario.invariants:
+            progress.invariants = Invariants(live)
         stopped = live.stopped = _take_steps(scenario, live, progress)
+        progress.invariants = None  # they are of the runs of steps
         _collect(live, progress)
         live.dump()
         expected_stop = _judge_stop(scenario, stopped, progress)

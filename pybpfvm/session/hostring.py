@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, get_args
@@ -210,13 +211,15 @@ class HostRing(ABC):
     def register_files(self, fds: Sequence[int]) -> None:
         """IORING_REGISTER_FILES; -1 leaves a slot empty. Raises RingError."""
         self._restrictions.command(Register.FILES)
-        self._registered("register_files", self.backend.register_files(fds))
+        with self._turn():
+            self._registered("register_files", self.backend.register_files(fds))
 
     def register_buffers(self, blocks: Sequence[Block]) -> None:
         """IORING_REGISTER_BUFFERS. Raises RingError."""
         self._restrictions.command(Register.BUFFERS)
         pairs = [(block.addr, block.size) for block in blocks]
-        self._registered("register_buffers", self.backend.register_buffers(pairs))
+        with self._turn():
+            self._registered("register_buffers", self.backend.register_buffers(pairs))
 
     def register_buffer_ring(
         self, ring: Block, entries: int, group: int, *, incremental: bool = False
@@ -224,8 +227,13 @@ class HostRing(ABC):
         """IORING_REGISTER_PBUF_RING: `ring` holds so many entries of 16 bytes. Raises RingError."""
         self._restrictions.command(Register.PBUF_RING)
         flags = PBUF_RING_INC if incremental else 0
-        result = self.backend.register_buffer_ring(ring.addr, entries, group, flags)
-        self._registered("register_buffer_ring", result)
+        with self._turn():
+            result = self.backend.register_buffer_ring(ring.addr, entries, group, flags)
+            self._registered("register_buffer_ring", result)
+
+    def _turn(self) -> AbstractContextManager[bool | None]:
+        """Around a call: other threads' calls come before or behind it, where they may be made."""
+        return nullcontext()
 
     def ring_fd(self, other: HostRing) -> int:
         """An fd of another ring, or of this one, for MSG_RING requests of this ring: their CQEs

@@ -230,9 +230,9 @@ class LoopRing(HostRing):
         stepper = None
         if called is not None:
             program = obj[called]
-            if self.verify:
-                require_accepted(program, strict_ctx=True)
-            stepper = _Stepper(self, self.machine.rings.ring(fd) or self.core, program)
+            unchecked = self.verify and require_accepted(program, strict_ctx=True)
+            core = self.machine.rings.ring(fd) or self.core
+            stepper = _Stepper(self, core, program, unchecked=unchecked)
             self._steppers.append(stepper)
         link = self.machine.rings.attach(OpsValue(stepper, fd, priv))
         self._links.append(link)
@@ -352,13 +352,16 @@ class LoopRing(HostRing):
 
 
 class _Stepper:
-    """Runs the callback of one program on a ring."""
+    """Runs the callback of one program on a ring; `unchecked`: the verifier answers for it."""
 
-    def __init__(self, ring: LoopRing, core: CoreRing, program: LoadedProgram) -> None:
+    def __init__(
+        self, ring: LoopRing, core: CoreRing, program: LoadedProgram, *, unchecked: bool
+    ) -> None:
         self._ring = ring
         self._core = core
         self.name = program.name
         self._program = program.executable
+        self._unchecked = unchecked
         memory = ring.machine.memory
         self._ctx = memory.alloc(_CTX.size, RegionKind.CTX, f"arguments of {program.name}")
         memory.write(self._ctx.start, _CTX.pack(core.handle, core.params.start))
@@ -374,11 +377,7 @@ class _Stepper:
         )
 
     def _trusts(self, program: Program) -> bool:
-        """Programs that may look into the ring's own struct run with checks: of it we have its size
-        and a few numbers, and nothing that its pointers would lead to."""
-        loop = self._ring.profile.loop
-        assert loop is not None
-        return self._ring.verify and loop.opaque and program is self._program
+        return self._unchecked and program is self._program
 
     def step(self) -> int:
         core, name, observer = self._core, self.name, self._ring._observer
@@ -399,7 +398,7 @@ class _Stepper:
             if observer is not None:
                 now = core.now_ns()
                 observer(RunFaulted(now, 0, name, self._runs, trap.pc, trap.summary, trap.insns))
-            if self._trusts(self._program):
+            if self._unchecked:
                 blame_verifier(name, trap)
             raise
         finally:
@@ -417,7 +416,7 @@ class _Stepper:
         """Let compiled code make the loop by itself from the next run on, where it can."""
         self._offered = True
         ring, engine = self._ring, self._engine
-        if ring.engine not in ("auto", "jit", "llvm") or not self._trusts(self._program):
+        if ring.engine not in ("auto", "jit", "llvm") or not self._unchecked:
             return
         if ring._observer is not None or not ring._faults.idle:
             return

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -117,6 +118,7 @@ class Ring(HostRing):
             None if beside is None else beside.backend,
         )
         self._core: CoreRing | None = None
+        self._making = threading.RLock()  # of it
         self._runner = _Runner(self)
         self._pending: list[SqeBuilder] = []
 
@@ -131,22 +133,32 @@ class Ring(HostRing):
         if self._closed:
             raise RingError(errno.ENXIO, "the ring is closed")
         if self._core is None:
-            self._core = CoreRing(
-                self._profile or profile_named(_DEFAULT_ABI),
-                self.machine.memory,
-                self.backend,
-                self._entries,
-                self._cq_entries,
-                flags=self._flags,
-                cq0_entries=self._cq0_entries,
-                runner=self._runner,
-                observer=self._observer,
-                budgets=self._budgets,
-                restrictions=self._restrictions,
-                beside=self._core_beside(),
-            )
-            self._put_filters()
+            with self._making:
+                self._make_core()
+        assert self._core is not None
         return self._core
+
+    def _make_core(self) -> None:
+        if self._core is not None:
+            return
+        self._core = CoreRing(
+            self._profile or profile_named(_DEFAULT_ABI),
+            self.machine.memory,
+            self.backend,
+            self._entries,
+            self._cq_entries,
+            flags=self._flags,
+            cq0_entries=self._cq0_entries,
+            runner=self._runner,
+            observer=self._observer,
+            budgets=self._budgets,
+            restrictions=self._restrictions,
+            beside=self._core_beside(),
+        )
+        self._put_filters()
+
+    def _turn(self) -> AbstractContextManager[bool | None]:
+        return self._making if self._core is None else self._core.turns
 
     def _core_beside(self) -> CoreRing | None:
         """That of the ring beside this one, while that is open."""
@@ -193,6 +205,7 @@ class Ring(HostRing):
             promised = self._promised(program, contract)
             block = None if promised is None else promised.pinned_block(program.name)
             user_bytes[-1] = 0 if block is None else block.size
+            unchecked = False
             if self.verify:
                 check_load(
                     program.facts,
@@ -200,9 +213,9 @@ class Ring(HostRing):
                     strict_ctx=self.strict_ctx,
                     source_at=program.program.line_at,
                 )
-                require_accepted(program, strict_ctx=self.strict_ctx, contract=promised)
+                unchecked = require_accepted(program, strict_ctx=self.strict_ctx, contract=promised)
             prepare(self.engine, program.owner.image)
-            numbers.append(self._runner.add(program, verified=self.verify))
+            numbers.append(self._runner.add(program, unchecked=unchecked))
         self.core.register_bpf(numbers, user_bytes)
 
     def _promised(
@@ -388,16 +401,16 @@ class _Runner:
     def __init__(self, ring: Ring) -> None:
         self._ring = ring
         self._programs: list[LoadedProgram] = []
-        self._verified: set[int] = set()
+        self._unchecked: set[int] = set()  # those that the verifier answers for
         self._engines: dict[int, Engine] = {}
         self._executed = 0
         self._loop: KernelLoop | None = None
 
-    def add(self, program: LoadedProgram, *, verified: bool) -> int:
+    def add(self, program: LoadedProgram, *, unchecked: bool) -> int:
         self._programs.append(program)
         number = len(self._programs) - 1
-        if verified:
-            self._verified.add(number)
+        if unchecked:
+            self._unchecked.add(number)
         return number
 
     def check(self, program: int) -> int:
@@ -430,7 +443,7 @@ class _Runner:
             done = engine.run(loaded.executable, ctx_addr, budget_insns=self._ring._budget_insns)
         except Trap as trap:
             self._executed = trap.insns
-            if program in self._verified:
+            if program in self._unchecked:
                 blame_verifier(loaded.name, trap)
             raise
         self._executed = done.insns
@@ -454,11 +467,11 @@ class _Runner:
     def _loops(self, owner: LoadedObject, number: int) -> Program | None:
         """The program with that number, if it may run in a loop."""
         loaded = self._programs[number]
-        return loaded.executable if number in self._verified and loaded.owner is owner else None
+        return loaded.executable if number in self._unchecked and loaded.owner is owner else None
 
     def _trusts(self, program: Program) -> bool:
-        """Whether the program was verified: a tail call may lead to one that was not."""
-        return any(self._programs[number].executable is program for number in self._verified)
+        """Whether the program needs no checks: a tail call may lead to one that does."""
+        return any(self._programs[number].executable is program for number in self._unchecked)
 
     def executed(self) -> int:
         return self._executed

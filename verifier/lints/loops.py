@@ -139,6 +139,7 @@ class LoopLints(Watching):
     # --- what is remembered -----------------------------------------------------------------
 
     def step(self, pc: int, state: State) -> None:
+        """See Observer.step."""
         insn = self._code[pc]
         kind = insn.spec.kind
         notes = _notes(state)
