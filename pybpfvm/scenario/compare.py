@@ -49,6 +49,8 @@ def compare(
         data = live.ring.world.file_data(file.name)
         yield from _compare_bytes(file, data, live, f"{place}.files.{file.name}")
     yield from _compare_counters(expect, first, place)
+    for index, text in enumerate(expect.that):
+        yield from failed(text, live, f"{place}.that[{index}]")
     for name, beside in expect.rings.items():
         where = f"{place}.rings.{name}"
         yield from _compare_queues(beside, live, seen[name], where)
