@@ -22,6 +22,10 @@ MAX_EXPRESSIONS = 1_000
 
 def expectations(table: Table, base: Path) -> Expect:
     """The expectations in a table: all of its keys."""
+    rings = {
+        name: _of_ring(Table(item, f"{table.at('rings')}.{name}"))
+        for name, item in table.tables("rings").items()
+    }
     trap = table.text("trap") or None
     if trap is not None and trap not in TrapKind.__members__:
         raise InputError(
@@ -29,20 +33,10 @@ def expectations(table: Table, base: Path) -> Expect:
             where=table.at("trap"),
             remedy=nearest(trap, TrapKind.__members__),
         )
-    counts = {
-        _cq(cq, table.at("counts")): integer(item, f"{table.at('counts')}.{cq}", 0, 1 << 32)
-        for cq, item in table.tables("counts").items()
-    }
-    runs = {
-        name: integer(item, f"{table.at('runs')}.{name}", 0, 1 << 32)
-        for name, item in table.tables("runs").items()
-    }
+    cqs, counts, runs, overflow = _queues_and_runs(table)
     where = table.at("globals")
     expect = Expect(
-        cqs=tuple(
-            _cq_spec(_cq(cq, table.at("cqes")), item, f"{table.at('cqes')}.{cq}")
-            for cq, item in table.tables("cqes").items()
-        ),
+        cqs=cqs,
         counts=counts,
         maps=tuple(
             _map_specs(name, item, f"{table.at('maps')}.{name}")
@@ -54,11 +48,12 @@ def expectations(table: Table, base: Path) -> Expect:
         memory=_bytes_specs(table.tables("memory"), table.at("memory"), base, offsets=True),
         files=_bytes_specs(table.tables("files"), table.at("files"), base, offsets=False),
         runs=runs,
-        overflow=table.integer("overflow", 0, 1 << 32),
+        overflow=overflow,
         that=expressions(table, "that"),
         hang=table.flag("hang"),
         trap=trap,
         load_errno=table.errno("load_error"),
+        rings=rings,
     )
     table.finish()
     return expect
@@ -89,6 +84,31 @@ def expressions(table: Table, key: str) -> tuple[str, ...]:
             raise mistake.of(item).inside(place) from None
         texts.append(item)
     return tuple(texts)
+
+
+def _of_ring(table: Table) -> Expect:
+    """What is expected of one of several rings."""
+    cqs, counts, runs, overflow = _queues_and_runs(table)
+    table.finish()
+    return Expect(cqs=cqs, counts=counts, runs=runs, overflow=overflow)
+
+
+def _queues_and_runs(
+    table: Table,
+) -> tuple[tuple[CqSpec, ...], dict[int, int], dict[str, int], int | None]:
+    cqs = tuple(
+        _cq_spec(_cq(cq, table.at("cqes")), item, f"{table.at('cqes')}.{cq}")
+        for cq, item in table.tables("cqes").items()
+    )
+    counts = {
+        _cq(cq, table.at("counts")): integer(item, f"{table.at('counts')}.{cq}", 0, 1 << 32)
+        for cq, item in table.tables("counts").items()
+    }
+    runs = {
+        name: integer(item, f"{table.at('runs')}.{name}", 0, 1 << 32)
+        for name, item in table.tables("runs").items()
+    }
+    return cqs, counts, runs, table.integer("overflow", 0, 1 << 32)
 
 
 def _cq(key: str, where: str) -> int:

@@ -46,17 +46,25 @@ def make_backend(
     seed: int,
     injector: Injector | None = None,
     setup_flags: int = 0,
+    beside: Backend | None = None,
+    *,
+    apart: bool = False,
 ) -> Backend:
     """The backend called `name`; InputError when it can not be had.
 
     `injector` gives requests faults, in `sim` only. `setup_flags`: the ring's, of which requests
-    notice some.
+    notice some. `beside`: another of this name, whose world and clock it shares; `apart`: and what
+    comes to that one does not end a wait for this one.
     """
     flags = setup_flags & NOTICED
     if name == "sim":
         from pybpfvm.uring_backend.sim import SimBackend
 
-        return SimBackend(memory, seed=seed, injector=injector, flags=flags)
+        if not isinstance(beside, SimBackend | None):
+            raise _not_beside(name, beside)
+        return SimBackend(
+            memory, seed=seed, injector=injector, flags=flags, beside=beside, apart=apart
+        )
     if injector is not None:
         raise InputError(
             "requests on the kernel's ring meet no faults but its own",
@@ -66,21 +74,46 @@ def make_backend(
     if name == "kernel":
         from pybpfvm.uring_backend.kernel import KernelBackend
 
-        return KernelBackend(memory, flags=flags)
+        if not isinstance(beside, KernelBackend | None):
+            raise _not_beside(name, beside)
+        return KernelBackend(memory, flags=flags, beside=beside)
     if name == "liburing":
         from pybpfvm.uring_backend.kernel import KernelBackend
         from pybpfvm.uring_backend.kernel.libring import LibRing
 
-        return KernelBackend(memory, make_ring=LibRing, flags=flags)
+        if not isinstance(beside, KernelBackend | None):
+            raise _not_beside(name, beside)
+        return KernelBackend(memory, make_ring=LibRing, flags=flags, beside=beside)
     names = " or ".join(get_args(BackendName))
     raise InputError(f"no backend is called {name!r}", where="backend", remedy=names)
+
+
+def _not_beside(name: str, beside: Backend) -> InputError:
+    return InputError(
+        f"a ring of {name} is not beside one of {beside.name}",
+        where="beside",
+        remedy="give both the same backend",
+    )
+
+
+def _require_alike(machine: Machine, faults: object, beside: HostRing) -> None:
+    """Raise unless a ring with these can be beside that one."""
+    if machine is not beside.machine:
+        raise InputError("rings beside one another are of one machine", where="machine")
+    if faults is not None:
+        raise InputError(
+            "rings beside one another meet the same faults",
+            where="faults",
+            remedy="give them to the first",
+        )
 
 
 class HostRing(ABC):
     """`verify`: programs are judged before they get onto the ring; else they run sandboxed.
     `engine` executes them, `trace` has what they print, unless `log` takes it. `faults` are what
     requests (in `sim`) and programs meet, as values or text of `uring_backend.faults`. `task`
-    makes the ring: its filters of requests are the first that the ring has."""
+    makes the ring: its filters of requests are the first that the ring has. `beside` is a ring
+    whose machine and faults this one shares."""
 
     backend: Backend
 
@@ -97,8 +130,11 @@ class HostRing(ABC):
         machine: Machine | None,
         task: Task | None,
         flags: int,
+        beside: HostRing | None = None,
     ) -> None:
-        self.machine = machine if machine is not None else default_machine()
+        if machine is None:
+            machine = default_machine() if beside is None else beside.machine
+        self.machine: Machine = machine
         self.verify = verify
         self.engine = engine
         self.trace: list[str] = []
@@ -107,7 +143,11 @@ class HostRing(ABC):
         self._budget_insns = budget_insns
         self._random = Random(seed)
         self._filters = FilterTable() if task is None else task.table
-        self._faults = RingFaults(self, faults, seed, observer)
+        if beside is None:
+            self._faults = RingFaults(self, faults, seed, observer)
+        else:
+            _require_alike(self.machine, faults, beside)
+            self._faults = beside._faults.beside(self, observer)
         self._restrictions = Restrictions(disabled=bool(flags & SETUP_R_DISABLED))
         self._closed = False
 

@@ -66,6 +66,7 @@ class LoopRing(HostRing):
     `flags` and `cq_entries` are io_uring_setup's (SETUP_CQSIZE is added when `cq_entries` is
     given); `flags` None: what the ABI's simplest programs need (`flags_for`).
     `backend`, `seed`, `verify`, `engine`, `faults`, `budget_insns` and `task` are those of Ring.
+    `beside` is, too, but programs run only on the ring that is entered.
     `fd` is its descriptor, which goes into structs of callbacks; `attach` puts it there.
     """
 
@@ -87,6 +88,7 @@ class LoopRing(HostRing):
         faults: Faults | str | None = None,
         machine: Machine | None = None,
         task: Task | None = None,
+        beside: LoopRing | None = None,
     ) -> None:
         self._profile = profile_named(abi) if isinstance(abi, str) else abi
         if flags is None:
@@ -102,6 +104,7 @@ class LoopRing(HostRing):
             machine=machine,
             task=task,
             flags=flags,
+            beside=beside,
         )
         if self.profile.loop is None:
             raise InputError(
@@ -115,8 +118,16 @@ class LoopRing(HostRing):
         memory = self.machine.memory
         operation = self.profile.loop.operation
         self._operation = None if operation is None else operation.opcode
-        self.backend = make_backend(backend, memory, seed, self._faults.injector, flags)
-        self.core = CoreRing(
+        self.backend = make_backend(
+            backend,
+            memory,
+            seed,
+            self._faults.injector,
+            flags,
+            None if beside is None else beside.backend,
+            apart=True,
+        )
+        self.core: CoreRing = CoreRing(
             self.profile.loop,
             memory,
             self.backend,
@@ -127,6 +138,7 @@ class LoopRing(HostRing):
             observer=observer,
             budgets=self._faults.limited(budgets or LoopBudgets()),
             restrictions=self._restrictions,
+            beside=None if beside is None else beside.core,
         )
         self._put_filters()
 
@@ -160,6 +172,11 @@ class LoopRing(HostRing):
         if not isinstance(content, int):
             block.write(content)
         return block
+
+    def at(self, delay_ns: int, action: Callable[[], None]) -> None:
+        """Let `action` happen when so much of the ring's clock has passed, while `enter` sleeps or
+        when the next one comes. It may use what is the host's, and call this again."""
+        self.core.at(delay_ns, action)
 
     def now_ns(self) -> int:
         """The ring's clock, in ns: the backend's, and what was slept through without it."""

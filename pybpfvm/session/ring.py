@@ -57,6 +57,8 @@ class Ring(HostRing):
     numbers on both backends. `faults` are what requests (in `sim`) and programs meet, as values or
     text of `uring_backend.faults`. `task` is whose filters of requests the ring begins with
     (docs/filters.md). Budgets: `budget_insns` for each run of a program, the rest in `Budgets`.
+    `beside` is another ring of the same thread, with the same backend: the two share files, sockets
+    and descriptors, clock and faults, and while the host waits on one, programs run on both.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Ring(HostRing):
         faults: Faults | str | None = None,
         machine: Machine | None = None,
         task: Task | None = None,
+        beside: Ring | None = None,
     ) -> None:
         super().__init__(
             seed=seed,
@@ -91,7 +94,9 @@ class Ring(HostRing):
             machine=machine,
             task=task,
             flags=flags,
+            beside=beside,
         )
+        self._beside = beside
         self._profile = profile_named(abi) if isinstance(abi, str) else abi
         rules = (self._profile or profile_named(_DEFAULT_ABI)).ring
         if rules is None:
@@ -105,7 +110,12 @@ class Ring(HostRing):
         self._flags, self._cq0_entries = flags, cq0_entries
         self._budgets = self._faults.limited(budgets or Budgets())
         self.backend: Backend = make_backend(
-            backend, self.machine.memory, seed, self._faults.injector, flags
+            backend,
+            self.machine.memory,
+            seed,
+            self._faults.injector,
+            flags,
+            None if beside is None else beside.backend,
         )
         self._core: CoreRing | None = None
         self._making = threading.RLock()  # of it
@@ -143,11 +153,17 @@ class Ring(HostRing):
             observer=self._observer,
             budgets=self._budgets,
             restrictions=self._restrictions,
+            beside=self._core_beside(),
         )
         self._put_filters()
 
     def _turn(self) -> AbstractContextManager[bool | None]:
         return self._making if self._core is None else self._core.turns
+
+    def _core_beside(self) -> CoreRing | None:
+        """That of the ring beside this one, while that is open."""
+        beside = self._beside
+        return None if beside is None or beside._closed else beside.core
 
     def _put_filters(self) -> None:
         if self._core is not None and self._filters:

@@ -60,7 +60,7 @@ from pybpfvm.uring_backend.loop.memory import LoopMemory, Posting
 from pybpfvm.uring_backend.loop.naming import NAMES_ANOTHER, Live, Naming
 from pybpfvm.uring_backend.loop.operations import Operations, Performed, copy, set_result
 from pybpfvm.uring_backend.loop.setup import LoopSetup, check_setup
-from pybpfvm.uring_backend.requests import DIRECT_TOKENS
+from pybpfvm.uring_backend.requests import DIRECT_TOKENS, Tokens
 from pybpfvm.uring_backend.restrictions import Restrictions, Row
 
 if TYPE_CHECKING:
@@ -105,7 +105,8 @@ class LoopRing:
 
     `entries`, `flags`, `cq_entries` and `sq_thread_idle_ms` (0: the kernel's second) are
     io_uring_setup's. `fd` is its descriptor in `table`,
-    `handle` the address that programs know it by, `params` what they get beside it.
+    `handle` the address that programs know it by, `params` what they get beside it. No request has
+    the token of one on a ring `beside`.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class LoopRing:
         observer: Observer | None = None,
         budgets: LoopBudgets | None = None,
         restrictions: Restrictions | None = None,
+        beside: LoopRing | None = None,
     ) -> None:
         self.rules = rules
         operation = rules.operation
@@ -167,7 +169,7 @@ class LoopRing:
         self._naming = Naming(self._live)
         self._submitting: dict[int, bytes] = {}  # token -> SQE, while the backend takes them
         self._gate = FilterGate(backend, self._submitting.get, observer)
-        self._next_token = 1
+        self._tokens: Tokens = Tokens() if beside is None else beside._tokens
         self._task_work: list[Event] = []  # what waits for GETEVENTS
         self._later: set[int] = set()  # tokens of the last batch that do not complete inline
         self._thread_idle_ns = (sq_thread_idle_ms or _THREAD_IDLE_MS) * 1_000_000
@@ -611,7 +613,7 @@ class LoopRing:
     def state(self) -> tuple[int, int, int, int]:
         """What changes when a step gets anywhere: completions, requests, what is taken."""
         queues = self.queues
-        return self._posted, self._next_token, queues.cq.count(), queues.backlog
+        return self._posted, self._tokens.next, queues.cq.count(), queues.backlog
 
     def _sleep(self, wanted: int, deadline_ns: int | None, *, asleep: bool = False) -> bool:
         """Until so many completions more are there, or something else wakes the task; whether that
@@ -707,13 +709,13 @@ class LoopRing:
     def submit_sqes(self, count: int, *, whole: bool = True) -> int:
         """bpf_io_uring_submit_sqes: how many entries were consumed. Completions that come at
         once are in the CQ when this returns; `whole`: so is what is task work."""
-        first = self._next_token
+        first = self._tokens.next
         self._later.clear()
         consumed = self._submit(count)
         if whole or not self.setup.defers:
             self._take()
         else:
-            self._take(within=range(first, self._next_token))
+            self._take(within=range(first, self._tokens.next))
         return consumed
 
     def _submit(self, count: int) -> int:
@@ -768,10 +770,10 @@ class LoopRing:
             self.native.claim_all()  # what was submitted before comes first in `_live`
         encoded: list[bytes] = []
         tokens: list[int] = []
-        linked, chain = False, self._next_token
+        linked, chain = False, self._tokens.next
         for raw in batch:
-            token = self._next_token
-            self._next_token += 1
+            token = self._tokens.next
+            self._tokens.next += 1
             if linked or raw[1] & _NOT_INLINE:
                 self._later.add(token)
             chain = chain if linked else token
@@ -779,7 +781,7 @@ class LoopRing:
             tokens.append(token)
             self._submitting[token] = raw
         if linked:  # a chain that the batch leaves open goes to a worker
-            self._later.update(range(chain, self._next_token))
+            self._later.update(range(chain, self._tokens.next))
         taken = 0
         try:
             for token, raw in zip(tokens, batch, strict=True):
@@ -813,7 +815,7 @@ class LoopRing:
                 self._refused.pop(token, None)
                 if self.operations is not None and self.operations.performs(token):
                     self.operations.end(token)
-        self._next_token = tokens[0] + taken
+        self._tokens.next = tokens[0] + taken
         if self._observer is not None:
             now = self.now_ns()
             for token, raw in zip(tokens[:taken], batch, strict=False):
@@ -1121,7 +1123,7 @@ class LoopRing:
 
     def submitted(self, count: int) -> None:
         """Compiled code submitted so many requests."""
-        self._next_token += count
+        self._tokens.next += count
 
     def posted(self, count: int) -> None:
         """Compiled code posted so many CQEs."""

@@ -696,7 +696,6 @@ class Core:
         self._work.clear()
         self._completed.clear()
         self._deferred.clear()
-        self.clock.clear()
 
     def busy(self) -> bool:
         """Whether anything will still happen by itself."""
