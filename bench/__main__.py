@@ -24,9 +24,11 @@ from bench import (
     engines,
     experiments,
     exploring,
+    expressions,
     gallery,
     interp,
     llvm,
+    moments,
     ring,
     ringloops,
     simulated,
@@ -44,6 +46,7 @@ PARTS: dict[str, tuple[str, Callable[[], Rows]]] = {
     "costs": ("Costs of the JIT", engine_costs.run),
     "llvm": ("Compiling through LLVM", llvm.run),
     "interp": ("Interpreter", interp.run),
+    "moments": ("Moments of a run", moments.run),
     "ring": ("Ring", ring.run),
     "loops": ("Ring loops", ringloops.run),
     "gallery": ("Gallery", gallery.run),
@@ -51,11 +54,13 @@ PARTS: dict[str, tuple[str, Callable[[], Rows]]] = {
     "sim": ("The simulated ring", simulated.run),
     "explore": ("Exploring", exploring.run),
     "domains": ("Domains", domains.run),
+    "expressions": ("Expressions", expressions.run),
     "verifier": ("Verifier", verification.run),
 }
 
 
 def main() -> None:
+    """Measure what the command line names, print it and keep it."""
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description=__doc__,

@@ -62,14 +62,17 @@ class Figures:
 
     @property
     def speed(self) -> float:
+        """Thousand instructions processed in a second."""
         return self.insns / self.seconds / 1e3
 
     @property
     def work(self) -> float:
+        """Instructions processed as a multiple of the kernel's, 0 if it was not asked."""
         return self.insns / self.kernel_insns if self.kernel_insns else 0.0
 
     @property
     def times(self) -> float:
+        """Time as a multiple of the kernel's, 0 if it was not asked."""
         return self.seconds / self.kernel_seconds if self.kernel_seconds else 0.0
 
 

@@ -74,7 +74,7 @@ build $acceptance/submit_bad.bpf.c $acceptance/submit_bad.v2.bpf.o 2
 build $acceptance/not_sleepable.bpf.c $acceptance/not_sleepable.v2.bpf.o 2
 
 # Programs with a loop: rows that run, rows that are loaded or not, the programs of the tables.
-for name in loop_rows loop_load loop_licence loop_tables; do
+for name in loop_rows loop_load loop_licence loop_members loop_tables; do
     build $acceptance/$name.bpf.c $acceptance/$name.bpf.o 0 -mcpu=v4
 done
 
@@ -119,7 +119,7 @@ for name in prototype june november timeout gate; do
     build $dialects/$name.bpf.c $dialects/$name.bpf.o 0 -mcpu=v4
 done
 for number in 81 82 83; do
-    build $dialects/recognized.bpf.c $dialects/recognized.$number.bpf.o 0 -mcpu=v4 -DDIALECT=$number
+    build $dialects/op.bpf.c $dialects/op.$number.bpf.o 0 -mcpu=v4 -DDIALECT=$number
 done
 
 # Ring programs with a function, and programs of another object that take its place.

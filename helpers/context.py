@@ -46,6 +46,26 @@ class RingPort(Protocol):
         """Move requests that wait on a CQ (iouring-x, docs/abi-x.md): how many, or -EINVAL."""
 
 
+class SocketNumbers(Protocol):
+    """What a TCP socket holds, in bytes."""
+
+    @property
+    def inq(self) -> int:
+        """Unread."""
+
+    @property
+    def rcvbuf(self) -> int:
+        """As many as it can hold."""
+
+    @property
+    def rmem_alloc(self) -> int:
+        """Memory that the unread ones take."""
+
+    @property
+    def mss(self) -> int:
+        """What one segment carries."""
+
+
 class LoopPort(Protocol):
     """The ring that a program drives from inside an enter, as its kernel functions see it."""
 
@@ -73,6 +93,18 @@ class LoopPort(Protocol):
 
     def next_cqe_addr(self) -> int:
         """Where the oldest CQE stands, which is taken; 0 if there is none."""
+
+    def set_result(self, data: int, res: int) -> bool:
+        """The result of the request whose data is there; False if there is none."""
+
+    def copy_buffers(self, data: int, dst: bytes, src: bytes) -> int | None:
+        """How many bytes were copied for that request, or -errno; None if there is none."""
+
+    def socket_state(self, event: int) -> SocketNumbers | int | None:
+        """Of the socket that woke a request, or -errno; None if `event` is none."""
+
+    def socket_peek(self, event: int, size: int) -> bytes | int | None:
+        """Up to `size` bytes that wait in it, or -errno; None if `event` is none."""
 
 
 class HelperContext(Protocol):

@@ -1,16 +1,27 @@
-"""Kernel functions of programs that drive a ring from inside io_uring_enter.
+"""Kernel functions of programs that drive a ring, perform its requests or gate its polls.
 
-abi/iouring-bpf-upstream, sections 3, 7 and 9.2.
+abi/iouring-bpf-upstream, sections 3, 7, 8 and 9.2.
 """
 
 from __future__ import annotations
 
 from errno import EINVAL
+from struct import Struct
+from typing import Final
 
 from pybpfvm.bits import u32
 from pybpfvm.helpers.context import BadArgument, HelperContext, LoopPort
 from pybpfvm.helpers.iouring import CQE_BYTES, SQE_BYTES
 from pybpfvm.helpers.proto import ArgType, Helper, RetType
+
+_SOCKET_STATE: Final = Struct("<IIII")  # inq, rcvbuf, rmem_alloc, mss
+_BUFFER_BYTES: Final = 16
+
+
+def _loop(ctx: HelperContext) -> LoopPort:
+    if ctx.loop is None:
+        raise BadArgument(1, "the program is on no ring")
+    return ctx.loop
 
 
 def _ring(ctx: HelperContext, ring: int) -> LoopPort:
@@ -64,6 +75,49 @@ def wait_params(ctx: HelperContext, ring: int, count: int, _3: int, _4: int, _5:
     """0."""
     _ring(ctx, ring).wait_for(u32(count))
     return 0
+
+
+def set_result(ctx: HelperContext, data: int, res: int, _3: int, _4: int, _5: int) -> int:
+    """0."""
+    if not _loop(ctx).set_result(data, u32(res)):
+        raise BadArgument(1, f"{data:#x} is no request's data")
+    return 0
+
+
+def memcpy(ctx: HelperContext, data: int, dst: int, src: int, _4: int, _5: int) -> int:
+    """How many bytes were copied, or -errno."""
+    buffers = (ctx.memory.program_read(at, _BUFFER_BYTES) for at in (dst, src))
+    copied = _loop(ctx).copy_buffers(data, *buffers)
+    if copied is None:
+        raise BadArgument(1, f"{data:#x} is no request's data")
+    return copied
+
+
+def socket_state(ctx: HelperContext, event: int, out: int, size: int, _4: int, _5: int) -> int:
+    """0, or -errno; -EINVAL for another size than the numbers have."""
+    found = _loop(ctx).socket_state(event)
+    if found is None:
+        raise BadArgument(1, f"{event:#x} is no event")
+    ctx.memory.check(out, u32(size), write=True)
+    if isinstance(found, int):
+        return found
+    if u32(size) != _SOCKET_STATE.size:
+        return -EINVAL
+    state = _SOCKET_STATE.pack(found.inq, found.rcvbuf, found.rmem_alloc, found.mss)
+    ctx.memory.program_write(out, state)
+    return 0
+
+
+def socket_peek(ctx: HelperContext, event: int, out: int, size: int, _4: int, _5: int) -> int:
+    """How many bytes there were, or -errno."""
+    found = _loop(ctx).socket_peek(event, u32(size))
+    if found is None:
+        raise BadArgument(1, f"{event:#x} is no event")
+    ctx.memory.check(out, u32(size), write=True)
+    if isinstance(found, int):
+        return found
+    ctx.memory.program_write(out, found)
+    return len(found)
 
 
 ROWS = (
@@ -135,14 +189,28 @@ ROWS = (
         "io_uring_sock_state",
         (ArgType.PTR_TO_BTF_ID, ArgType.PTR_TO_UNINIT_MEM, ArgType.CONST_SIZE),
         RetType.INTEGER,
-        None,
+        socket_state,
         "What a socket holds. iouring-bpf-upstream, section 9.2.",
     ),
     Helper(
         "io_uring_sock_peek",
         (ArgType.PTR_TO_BTF_ID, ArgType.PTR_TO_UNINIT_MEM, ArgType.CONST_SIZE),
         RetType.INTEGER,
-        None,
+        socket_peek,
         "Look at what a socket holds. iouring-bpf-upstream, section 9.2.",
+    ),
+    Helper(
+        "uring_bpf_set_result",
+        (ArgType.PTR_TO_BTF_ID, ArgType.ANYTHING),
+        RetType.VOID,
+        set_result,
+        "What the request's CQE will say. iouring-bpf-upstream, section 8.1.",
+    ),
+    Helper(
+        "uring_bpf_memcpy",
+        (ArgType.PTR_TO_BTF_ID, ArgType.PTR_TO_BTF_ID, ArgType.PTR_TO_BTF_ID),
+        RetType.INTEGER,
+        memcpy,
+        "Copy between buffers of user memory. iouring-bpf-upstream, section 8.3.",
     ),
 )

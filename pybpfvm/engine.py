@@ -45,6 +45,45 @@ class RunResult:
     insns: int
 
 
+@dataclass(frozen=True, slots=True)
+class PausedFrame:
+    """A function that is being executed, and the `pc` in `program` at which it goes on; where a
+    helper called back, the helper's.
+
+    `regs` are r0 to r10, but for callers r0 to r5 are 0: they get back the others only. `astray`:
+    behind `pc` control leaves the program, and why that is so.
+    """
+
+    program: Program
+    pc: int
+    regs: tuple[int, ...]
+    astray: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """A run before its next instruction; what is not here is memory, maps and the environment.
+
+    `frames` from the outermost to that which executes; `insns` have been executed. `called_back`
+    is None, or the run is in a function that a helper called back, and so many instructions had
+    been executed before the call of that helper (the outermost such). Then it can not be resumed:
+    what is left of the helper is not here.
+    """
+
+    frames: tuple[PausedFrame, ...]
+    insns: int
+    may_goto_left: int
+    tail_calls_left: int
+    ctx_addr: int
+    packet: Region | None
+    called_back: int | None = None
+
+    @property
+    def resumable(self) -> bool:
+        """Whether an interpreter can go on from here."""
+        return self.called_back is None
+
+
 def _nowhere(_: str) -> None:
     """Where trace output goes by default."""
 
@@ -76,6 +115,26 @@ class RunEnvironment:
     log: Callable[[str], None] = _nowhere
     observer: Observer | None = None
     may_goto_turns: int | None = None
+
+
+class PausingEngine(Protocol):
+    """An engine that can stop between two instructions."""
+
+    environment: RunEnvironment
+
+    def run_to(
+        self, program: Program, ctx_addr: int, insns: int, *, packet: Region | None = None
+    ) -> Paused | RunResult:
+        """As Engine.run, but pause when `insns` have been executed and there is a next one.
+
+        Nothing is promised of what such runs leave in `recorded`.
+        """
+
+    def resume_to(self, paused: Paused, insns: int) -> Paused | RunResult:
+        """Go on with a run that any engine on the same frames paused, as `run_to` would have:
+        counts are those of all of it. Memory, maps and the environment must be as they were left.
+        InternalError if it is not resumable; compiled code goes on at the start of a block only.
+        """
 
 
 def trust_nobody(_: Program) -> bool:

@@ -198,6 +198,20 @@ class Noted:
     cq: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class OfRing:
+    """An event of the ring called `ring`, where there are several. No two of their requests have
+    the same number."""
+
+    ring: str
+    event: Event
+
+    @property
+    def time_ns(self) -> int:
+        """The event's."""
+        return self.event.time_ns
+
+
 Event = (
     RunStarted
     | HelperCalled
@@ -213,5 +227,6 @@ Event = (
     | HostWaits
     | HostWoke
     | Noted
+    | OfRing
 )
 Observer = Callable[[Event], None]

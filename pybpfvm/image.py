@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
+from typing import cast
 
 from pybpfvm.errors import InputError, UnsupportedError
+from pybpfvm.isa.codec import target_pc
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Kind, Pseudo
 from pybpfvm.isa.table import SPECS
 from pybpfvm.maps import make_map
-from pybpfvm.maps.base import BpfMap
-from pybpfvm.memory import AddressSpace
+from pybpfvm.maps.base import BpfMap, MapState
+from pybpfvm.maps.live import LiveMap
+from pybpfvm.memory import AddressSpace, MemorySnapshot
 from pybpfvm.program import BpfObject, Program
 
 
@@ -59,6 +62,16 @@ _NO_FUNCTION = -(1 << 31)
 _CALL = next(spec for spec in SPECS.values() if spec.kind is Kind.CALL)
 
 
+@dataclass(frozen=True, slots=True)
+class ImageSnapshot:
+    """Memory, and every map in it with what it keeps beside its bytes. `named`: what the image had
+    given handles to."""
+
+    memory: MemorySnapshot
+    maps: tuple[tuple[BpfMap, MapState], ...]
+    named: tuple[dict[tuple[str, int], int], dict[str, int], dict[str, int]]
+
+
 class Image:
     """Maps and programs of one object, in one AddressSpace. A context manager."""
 
@@ -80,6 +93,7 @@ class Image:
                 if region not in before:
                     self.memory.free(region)
             raise
+        self._name_all()
 
     def _make_maps(self, cpus: int) -> None:
         obj = self.object
@@ -92,6 +106,20 @@ class Image:
                 self._fill_slot(spec.name, live, index, name)
             if spec.frozen:
                 live.freeze()
+
+    def _name_all(self) -> None:
+        """Give handles to the functions that programs name: none depends on what runs first."""
+        for program in self.programs.values():
+            starts = {sub.start for sub in program.subprogs}
+            pc = 0
+            for insn in program.insns:
+                if insn.spec.kind is Kind.LDDW:
+                    target = target_pc(insn, pc)
+                    if target in starts:
+                        self.function_handle(program, target)
+                pc += insn.slots
+        for name in self.object.kernel_functions.values():
+            self._kernel_function(name)
 
     def _fill_slot(self, map_name: str, live: BpfMap, index: int, name: str) -> None:
         key = index.to_bytes(live.spec.key_size, self.memory.byteorder)
@@ -150,8 +178,8 @@ class Image:
                 )
             return value + high
         if insn.src == Pseudo.FUNC:
-            target = pc + 1 + (low - (1 << 32) if low >> 31 else low)
-            if all(sub.start != target for sub in program.subprogs):
+            target = target_pc(insn, pc)
+            if target is None or all(sub.start != target for sub in program.subprogs):
                 raise InputError(f"no subprogram starts at {target}", where=where)
             return self.function_handle(program, target)
         if insn.src == Pseudo.BTF_ID and low in self.object.kernel_functions:
@@ -163,6 +191,25 @@ class Image:
         raise InputError(
             f"lddw with pseudo source {insn.src}, which only a kernel can resolve", where=where
         )
+
+    def snapshot(self) -> ImageSnapshot:
+        """Its memory, and all maps that live there: those of other images, too, and those that the
+        host made. Engines are no part of it: see AddressSpace.snapshot."""
+        memory = self.memory.snapshot()
+        maps = (
+            cast(BpfMap, found) for found in memory.handles.values() if isinstance(found, LiveMap)
+        )
+        named = dict(self._functions), dict(self._programs), dict(self._kernel_functions)
+        return ImageSnapshot(memory, tuple((live, live.state()) for live in maps), named)
+
+    def restore(self, snapshot: ImageSnapshot) -> None:
+        """Have again what `snapshot` found. Raises as AddressSpace.restore."""
+        self.memory.restore(snapshot.memory)
+        for live, state in snapshot.maps:
+            live.restore(state)
+        functions, programs, kernel_functions = snapshot.named
+        self._functions, self._programs = dict(functions), dict(programs)
+        self._kernel_functions = dict(kernel_functions)
 
     def close(self) -> None:
         """Give the address space back."""

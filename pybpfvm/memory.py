@@ -19,6 +19,9 @@ Everything is a region between guard gaps. Read-only regions are mapped twice: r
 program sees them, writable for us elsewhere, so that engines without checks can not write there.
 Handles are addresses that are never committed and stand for an object (a map, a function): they
 can be passed around and compared, not read.
+
+A snapshot is everything that programs and hosts see of it; what engines and rings keep for
+themselves is left alone by taking one and by going back to it.
 """
 
 from __future__ import annotations
@@ -30,13 +33,14 @@ import threading
 import weakref
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
 
 from pybpfvm.bits import align_up
 from pybpfvm.errors import InputError, InternalError, TrapKind
+from pybpfvm.pagecopies import Pages, copied, put_back
 
 _WINDOW = 1 << 32
 _HALF = 1 << 31
@@ -67,6 +71,7 @@ _MAP_FIXED_NOREPLACE = 0x100000
 _PREFERRED = 0x2000_0000_0000
 _PREFERRED_SLOTS = 8
 _SLOT = 3 * _WINDOW
+_HIGHEST = (1 << 47) - 3 * _WINDOW
 _PROT_NONE = 0
 _FAILED = ctypes.c_void_p(-1).value
 
@@ -123,6 +128,26 @@ class UserFault(Exception):
 
 USER_KINDS = frozenset({RegionKind.USER, RegionKind.SHARED})
 
+
+# What `_Ranges` has left: the next fresh address, and (start, bytes) freed.
+_FreeState = tuple[int, tuple[tuple[int, int], ...]]
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class MemorySnapshot:
+    """The regions of an address space at `base` but for HOST ones, their bytes beside them, and
+    what it would have given out next. Snapshots share the pages that did not change between them.
+    """
+
+    base: int
+    regions: tuple[Region, ...]
+    contents: tuple[Pages, ...]
+    program_range: _FreeState
+    user_range: _FreeState
+    handles: Mapping[int, object]
+    next_handle: int
+
+
 # (region, its end, its bytes, may the program read, may it write)
 _Entry = tuple[Region, int, memoryview, bool, bool]
 
@@ -150,6 +175,14 @@ class _Ranges:
     def give(self, start: int, span: int) -> None:
         """Take back what `take` gave."""
         self._freed.append((start, span))
+
+    def state(self) -> _FreeState:
+        """What is free, for `restore`."""
+        return self._next, tuple(self._freed)
+
+    def restore(self, state: _FreeState) -> None:
+        """Have free again what was."""
+        self._next, self._freed = state[0], list(state[1])
 
     def _from_freed(self, span: int) -> int | None:
         for index, (start, free) in enumerate(self._freed):
@@ -207,6 +240,27 @@ def _map_twice(start: int, span: int) -> int | None:
         os.close(fd)
 
 
+def _reserve_at(base: int) -> None:
+    """The private range and two windows without access, at this base. InputError if it is taken."""
+    what, reserved = f"base {base:#x}", _PRIVATE + 2 * _WINDOW
+    if base % _WINDOW or not _WINDOW <= base <= _HIGHEST:
+        raise InputError(
+            "no address space begins here",
+            where=what,
+            remedy="take a multiple of 4 GiB, below 128 TiB",
+        )
+    addr = _claim(base - _PRIVATE, reserved, _MAP_FIXED_NOREPLACE)
+    if addr == base - _PRIVATE:
+        return
+    if addr is not None:
+        _munmap_call(addr, reserved)
+    raise InputError(
+        "these addresses are taken, or refused by the system",
+        where=what,
+        remedy="close the machine that has them, use another process, or raise ulimit -v",
+    )
+
+
 def _reserve() -> int:
     """The private range and two windows without access, where they were the last time if that is
     free: a program sees addresses, so a run is the same run only at the same place. The base of
@@ -247,11 +301,15 @@ class AddressSpace:
     `user_read`/`user_write` are the fault-safe copies to and from user memory.
     """
 
-    def __init__(self, *, limit_bytes: int = 1 << 30) -> None:
+    def __init__(self, *, limit_bytes: int = 1 << 30, base: int | None = None) -> None:
+        """`base`: where the windows lie, for a run that is to see the addresses of another.
+        InputError if something else lies there."""
         self.byteorder: Literal["little", "big"] = "little"
         self.limit_bytes = limit_bytes
         self.committed_bytes = 0
-        self.base: int = _reserve()
+        if base is not None:
+            _reserve_at(base)
+        self.base: int = _reserve() if base is None else base
         self.user_base = self.base + _WINDOW
         # By address: where regions start, and beside each its entry.
         self._starts: list[int] = []
@@ -271,6 +329,10 @@ class AddressSpace:
         self._pinning = threading.Lock()
         # Where read-only regions are writable for us, and how long that is.
         self._twins: dict[int, tuple[int, int]] = {}
+        # Where regions were whose pages are left to slices, and how long they are.
+        self._left: dict[int, int] = {}
+        # What was taken or restored, the last one last.
+        self._snapshots: list[weakref.ref[MemorySnapshot]] = []
         # Where freed regions wait to be the same ones again; None: they do not (`recycle`).
         self._kept: dict[tuple[int, RegionKind, str], deque[_Entry]] | None = None
 
@@ -424,31 +486,48 @@ class AddressSpace:
         owner: object = None,
     ) -> Region:
         """Commit a region at an address that was taken for it."""
-        span = align_up(size, PAGE)
+        region = Region(start, size, kind, name, writable, owner)
+        self._map_region(region)
+        self._enter(region)
+        return region
+
+    def _map_region(self, region: Region) -> None:
+        """Give the region new, zeroed pages."""
+        start, span = region.start, align_up(region.size, PAGE)
         ours: int | None = start
-        if not writable and kind is not RegionKind.USER:
+        if not region.writable and region.kind is not RegionKind.USER:
             ours = _map_twice(start, span)
         elif not _map(start, span, _READ_WRITE):
             ours = None
         if ours is None:
             raise InputError(
-                f"the system refuses {size} bytes after {len(self._starts)} regions",
-                where=name,
+                f"the system refuses {region.size} bytes after {len(self._starts)} regions",
+                where=region.name,
                 remedy="use fewer maps or blocks, or raise vm.max_map_count",
             )
         if ours != start:
             self._twins[start] = (ours, span)
-        self.committed_bytes += span
+
+    def _enter(self, region: Region) -> None:
+        """The region, which has its pages, is there from now on."""
+        start, kind = region.start, region.kind
+        self.committed_bytes += align_up(region.size, PAGE)
         self.changes += 1
-        buffer = (ctypes.c_ubyte * size).from_address(ours)
-        self._buffers[start] = weakref.ref(buffer)
-        view = memoryview(buffer).cast("B")
-        region = Region(start, size, kind, name, writable, owner)
         readable = kind not in (RegionKind.USER, RegionKind.HOST)
         index = bisect_right(self._starts, start)
+        entry = (region, region.end, self._bytes(region), readable, readable and region.writable)
         self._starts.insert(index, start)
-        self._entries.insert(index, (region, start + size, view, readable, readable and writable))
-        return region
+        self._entries.insert(index, entry)
+
+    def _bytes(self, region: Region) -> memoryview:
+        """The region's pages, as those see them who hold slices of them."""
+        start = region.start
+        buffer = self._buffers[start]() if start in self._buffers else None
+        if buffer is None:
+            ours = self._twins[start][0] if start in self._twins else start
+            buffer = (ctypes.c_ubyte * region.size).from_address(ours)
+            self._buffers[start] = weakref.ref(buffer)
+        return memoryview(buffer).cast("B")
 
     def free(self, region: Region) -> None:
         """Take the region out of existence.
@@ -472,24 +551,138 @@ class AddressSpace:
                 )
             entry = self._entries[index]
             entry[2].release()
-            del self._starts[index], self._entries[index]
+            self._leave(index)
         span = align_up(region.size, PAGE)
-        self.committed_bytes -= span
-        self.changes += 1
         for action in self._on_free:
             action()
         if self._buffers[region.start]() is not None:
+            self._left[region.start] = span
             return
         if self._kept is not None and region.writable and region.owner is None:
             key = region.size, region.kind, region.name
             self._kept.setdefault(key, deque()).append(entry)
             return
-        del self._buffers[region.start]
-        if region.start in self._twins:
-            _munmap_call(*self._twins.pop(region.start))
-        if not _map(region.start, span, _PROT_NONE):
-            raise InternalError(f"unmapping {span} bytes at {region.start:#x} failed")
+        self._unmap(region.start, span)
         self._ranges_of(region.kind).give(region.start, span + _GUARD)
+
+    def _leave(self, index: int) -> None:
+        """The region, whose bytes were released, is there no more."""
+        self.committed_bytes -= align_up(self._entries[index][0].size, PAGE)
+        self.changes += 1
+        del self._starts[index], self._entries[index]
+
+    def _unmap(self, start: int, span: int) -> None:
+        """Give the pages back that no slice looks at."""
+        del self._buffers[start]
+        if start in self._twins:
+            _munmap_call(*self._twins.pop(start))
+        if not _map(start, span, _PROT_NONE):
+            raise InternalError(f"unmapping {span} bytes at {start:#x} failed")
+
+    def snapshot(self) -> MemorySnapshot:
+        """What regions there are but for HOST ones, their bytes, and what would be given out next.
+
+        It costs a look at all bytes, and memory for the pages that differ from the snapshot that
+        was taken or restored last. InputError after `close`.
+        """
+        if self._closed:
+            raise InputError("the machine is closed", where="snapshot")
+        latest = self._latest()
+        known: dict[int, Pages] = {}
+        if latest is not None:
+            known = {id(r): c for r, c in zip(latest.regions, latest.contents, strict=True)}
+        seen = [entry for entry in self._entries if entry[0].kind is not RegionKind.HOST]
+        taken = MemorySnapshot(
+            self.base,
+            tuple(entry[0] for entry in seen),
+            tuple(copied(entry[2], known.get(id(entry[0]))) for entry in seen),
+            self._program_range.state(),
+            self._user_range.state(),
+            dict(self._handles),
+            self._next_handle,
+        )
+        self._snapshots.append(weakref.ref(taken))
+        return taken
+
+    def _latest(self) -> MemorySnapshot | None:
+        """The snapshot that was taken or restored last, of those that someone has."""
+        while self._snapshots:
+            found = self._snapshots[-1]()
+            if found is not None:
+                return found
+            self._snapshots.pop()
+        return None
+
+    def restore(self, snapshot: MemorySnapshot) -> None:
+        """Have again what `snapshot` found: the same regions with the same bytes, and the addresses
+        and handles next that came next then. HOST regions and pins stay as they are.
+
+        InputError, and nothing changes, where a region came since that is pinned, or that someone
+        holds a slice of.
+        """
+        if self._closed or snapshot.base != self.base:
+            raise InputError("the snapshot's machine is closed", where="restore")
+        with self._pinning:
+            before = {id(region) for region in snapshot.regions}
+            going = [
+                entry[0]
+                for entry in self._entries
+                if entry[0].kind is not RegionKind.HOST and id(entry[0]) not in before
+            ]
+            self._let_go(going, snapshot)
+            present = {id(entry[0]) for entry in self._entries}
+            for region in snapshot.regions:
+                if id(region) not in present:
+                    self._come_back(region)
+            self._program_range.restore(snapshot.program_range)
+            self._user_range.restore(snapshot.user_range)
+            self._handles = dict(snapshot.handles)
+            self._next_handle = snapshot.next_handle
+            views = (entry[2] for entry in self._entries if entry[0].kind is not RegionKind.HOST)
+            for view, pages in zip(views, snapshot.contents, strict=True):
+                put_back(view, pages)
+            others = [ref for ref in self._snapshots if ref() is not snapshot]
+            self._snapshots = [*others, weakref.ref(snapshot)]
+        if going:
+            for action in self._on_free:
+                action()
+
+    def _let_go(self, going: list[Region], snapshot: MemorySnapshot) -> None:
+        """Take these regions out of existence, and pages left to slices that are gone."""
+        indices = [bisect_left(self._starts, region.start) for region in going]
+        for index in indices:
+            self._entries[index][2].release()
+        coming = {r.start for r in snapshot.regions} - {r.start for r in going}
+        spans = {r.start: align_up(r.size, PAGE) for r in going}
+        left = {at: span for at, span in self._left.items() if at >= self.base and at not in coming}
+        held = [at for at in (*spans, *left) if self._buffers[at]() is not None]
+        pinned = [at for at in spans if at in self._pins]
+        if held or pinned:
+            for region, index in zip(going, indices, strict=True):
+                entry = self._entries[index]
+                self._entries[index] = (region, entry[1], self._bytes(region), *entry[3:])
+            at, why = (*((at, "is held") for at in held), *((at, "is pinned") for at in pinned))[0]
+            raise InputError(
+                f"memory at {at:#x}, which came after the snapshot, {why}",
+                where="restore",
+                remedy="let go of slices of its bytes, and unregister it from rings",
+            )
+        for index in reversed(indices):
+            self._leave(index)
+        for at, span in (spans | left).items():
+            self._unmap(at, span)
+            self._left.pop(at, None)
+
+    def _come_back(self, region: Region) -> None:
+        """A region that was freed is there again, with the pages that slices still hold."""
+        start = region.start
+        span = self._left.pop(start, None)
+        if span is not None and self._buffers[start]() is None:
+            self._unmap(start, span)
+            span = None
+        if span is None:
+            self._map_region(region)
+        self._enter(region)
 
     def pin_at(self, addr: int, size: int, kinds: Container[RegionKind]) -> Region | None:
         """Keep the region that holds `size` bytes at `addr` until `unpin` was called as often;
@@ -613,6 +806,15 @@ class AddressSpace:
         found = self._find(addr, size)
         if found is None:
             raise InternalError(f"read of {size} bytes at {addr:#x}: {self.explain(addr)}")
+        offset = addr - found[0].start
+        return bytes(found[1][offset : offset + size])
+
+    def look(self, addr: int, size: int) -> bytes | None:
+        """What a person who looks at programs and user memory reads; None where none of theirs
+        is."""
+        found = self._find(addr, size)
+        if found is None or found[0].kind is RegionKind.HOST:
+            return None
         offset = addr - found[0].start
         return bytes(found[1][offset : offset + size])
 

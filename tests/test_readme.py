@@ -50,6 +50,15 @@ def test_the_python_example_runs(
     assert capsys.readouterr().out == "Cqe(user_data=29, res=42, flags=0) 71 1\n"
 
 
+def test_the_python_examples_of_the_upstream_abi_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / "docs/abi-upstream.md").read_text()
+    exec(compile("".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), "docs", "exec"), {})
+    assert capsys.readouterr().out == "126 0 12\n42\n"
+
+
 def test_the_examples_of_filters_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

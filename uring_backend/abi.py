@@ -400,6 +400,8 @@ RECVSEND_FIXED_BUF: Final = 1 << 2
 SEND_ZC_REPORT_USAGE: Final = 1 << 3
 RECVSEND_BUNDLE: Final = 1 << 4
 SEND_VECTORIZED: Final = 1 << 5
+# Of a private branch, which nobody wrote the number down of: the first that is free.
+RECV_POLL_BPF: Final = 1 << 6
 
 # Sqe.ioprio of ACCEPT
 ACCEPT_MULTISHOT: Final = 1 << 0

@@ -32,6 +32,30 @@ Denied = Callable[[int], bool]
 
 
 @dataclass(frozen=True, slots=True)
+class SocketState:
+    """What a TCP socket holds, in bytes: `inq` unread, out of `rcvbuf`, which take `rmem_alloc`;
+    `mss` is what one segment carries."""
+
+    inq: int
+    rcvbuf: int
+    rmem_alloc: int
+    mss: int
+
+
+class Wake(Protocol):
+    """A file has woken a request that waits for it."""
+
+    def state(self) -> SocketState | int:
+        """What the socket holds; -ENOTSOCK, or -EOPNOTSUPP for another one than TCP's."""
+
+    def peek(self, size: int) -> bytes | int:
+        """Up to `size` bytes that wait there, which stay; -EAGAIN without any, or as `state`."""
+
+
+PollGate = Callable[[Wake], bool]
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """A CQE of the backend: `token` of the request, `res`, `flags` (F_MORE: more will follow), and
     `extra`, the second half of a CQE that has one (backends made with SETUP_CQE32 or, where F_32 is
@@ -199,6 +223,14 @@ class Backend(Protocol):
         """Ask `denied` for the token of every request from now on, but external ones: True ends it
         with -EACCES, as one that could not be prepared. An error of preparing it wins. Asked
         within `submit` only, perhaps for requests that are then not consumed."""
+
+    def gate_polls(self, gate: PollGate | None) -> None:
+        """Ask `gate` whether a wake counts, of receives with RECV_POLL_BPF; None: no more, and such
+        receives are -EINVAL. UnsupportedError where the kernel performs them."""
+
+    def buffer_at(self, index: int) -> tuple[int, int] | None:
+        """(address, bytes) of a registered buffer, None if there is none. UnsupportedError where
+        only the kernel knows."""
 
     def register_files(self, fds: Sequence[int], tags: Sequence[int] = ()) -> int:
         """IORING_REGISTER_FILES or FILES2 (-1: sparse slot); 0 or -errno. A Message(tag, 0, 0)

@@ -156,6 +156,11 @@ class BpfRequests:
         self._queue.append(request)
 
     @property
+    def waiting(self) -> int:
+        """How many requests wait, for CQEs or a futex."""
+        return sum(map(len, self._parked.values())) + len(self._on_words)
+
+    @property
     def queued(self) -> bool:
         """Whether there is task work."""
         return bool(self._queue)

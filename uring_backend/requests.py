@@ -102,12 +102,20 @@ class DirectRequests(Protocol):
         """One that was claimed is over; whether it was at once, in a run that goes on."""
 
 
+class Tokens:
+    """The token of the next request; rings beside one another take theirs from one of these."""
+
+    __slots__ = ("next",)
+
+    def __init__(self) -> None:
+        self.next = 1
+
+
 class RequestTable:
     """Live requests by token and by user_data (oldest first), and hidden ones."""
 
     def __init__(self) -> None:
         self.live: dict[int, Request] = {}
-        self.next_token = 1
         self._by_user_data: dict[int, dict[int, Request]] = {}
         self._hidden: dict[int, Ended] = {}
         self._next_hidden = _HIDDEN

@@ -36,7 +36,7 @@ from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.cq import CompletionQueue, CompletionQueues
 from pybpfvm.uring_backend.filtering import RequestFilter
 from pybpfvm.uring_backend.layout import RingMemory
-from pybpfvm.uring_backend.requests import LINK, Request
+from pybpfvm.uring_backend.requests import LINK, Request, Tokens
 from pybpfvm.uring_backend.restrictions import REGISTER_BPF, UNREGISTER_BPF, Restrictions, Row
 from pybpfvm.uring_backend.setup import check_setup
 from pybpfvm.uring_backend.submitter import Submitter
@@ -70,6 +70,8 @@ class Ring:
     opcodes of mainline above BPF, the last one of the ABI, which the kernels of its time refused.
     `restrictions`: the ring's, if others look at them, too.
     `chooser` says which program runs next where the order is free.
+    `beside` is another ring of the same thread, with a backend beside this one's: while the thread
+    waits on either, programs run on both, and no two of their requests have the same token.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Ring:
         later_opcodes: bool = False,
         restrictions: Restrictions | None = None,
         chooser: Chooser | None = None,
+        beside: Ring | None = None,
     ) -> None:
         if profile.ring is None:
             raise InputError(
@@ -117,6 +120,9 @@ class Ring:
             observer=observer,
             now_ns=backend.now_ns,
         )
+        # All rings of the thread, oldest first: this one, and those beside it.
+        self.together: list[Ring] = [] if beside is None else beside.together
+        self.together.append(self)
         later = later_opcodes or rules.later_opcodes
         disabled = bool(setup.flags & SETUP_R_DISABLED)
         self.restrictions = restrictions or Restrictions(disabled=disabled)
@@ -128,7 +134,7 @@ class Ring:
             settings=backend.settings,
             restrictions=self.restrictions,
         )
-        self._submitter = Submitter(
+        self._submitter: Submitter = Submitter(
             rules,
             self._checks,
             memory,
@@ -137,6 +143,7 @@ class Ring:
             self.requests_memory,
             live_requests=budgets.live_requests,
             observer=observer,
+            tokens=Tokens() if beside is None else beside._submitter.tokens,
         )
         self._bpf = BpfRequests(
             profile,
@@ -152,6 +159,9 @@ class Ring:
             chooser=chooser,
         )
         self._submitter.bpf = self._bpf
+        if beside is not None:
+            for ring in self.together:
+                ring._bpf.loop = None  # compiled code would wait for its own ring only
         memory.before_close(self.close)
 
     def __enter__(self) -> Self:
@@ -169,6 +179,15 @@ class Ring:
     def counts(self) -> Counts:
         """What the ring has counted so far."""
         return self.cqs.counts
+
+    def in_flight(self) -> int:
+        """Requests that live: submitted, and not at their last CQE yet."""
+        return len(self._submitter.table.live)
+
+    @property
+    def parked(self) -> int:
+        """BPF requests that wait, for CQEs or a futex."""
+        return self._bpf.waiting
 
     @property
     def sq_array_offset(self) -> int:
@@ -188,7 +207,7 @@ class Ring:
             return None
         if rules is None or not rules.extra_cqs or rules.submit_returns_errno or rules.contexts:
             return None
-        if self._observer is not None or self._filtered:
+        if self._observer is not None or self._filtered or len(self.together) > 1:
             return None
         if backend.name != "kernel":
             return None
@@ -601,7 +620,8 @@ class Ring:
             raise InputError("the ring is running a program", remedy="call it after the run")
         if self._bpf.dying:
             raise RingError(errno.ENXIO, "another thread registers programs, or closes the ring")
-        self._bpf.begin_call()
+        for ring in self.together:
+            ring._bpf.begin_call()
         self._submitter.drain()
         self.cqs.flush_backlog()
         self._submitter.settle()
@@ -609,6 +629,10 @@ class Ring:
     def _work(self, deadline_ns: int | None = None) -> None:
         self._submitter.drain()
         self._bpf.run_all(deadline_ns)
+
+    @property
+    def _beside(self) -> list[Ring]:
+        return [ring for ring in self.together if ring is not self]
 
     def _until(
         self, done: Callable[[], bool], deadline_ns: int | None, cq: int, *, hopes: bool = False
@@ -624,6 +648,7 @@ class Ring:
     def _until_done(
         self, done: Callable[[], bool], deadline_ns: int | None, cq: int, *, hopes: bool
     ) -> _Stop:
+        beside = self._beside
         idle_ns = self.budgets.idle_timeout_ns
         patience_ns = idle_ns
         began = last_event = time.monotonic_ns()
@@ -634,13 +659,16 @@ class Ring:
                 left_ns = None if deadline_ns is None else deadline_ns - self.backend.now_ns()
                 self._loop.waits(cq, left_ns)
             self._work(None if polls else deadline_ns)
+            for ring in beside:
+                ring._work(None if polls else deadline_ns)
             if done():
                 return _Stop.DONE
             breathe()
-            if self._bpf.queued:  # the deadline came while programs ran
+            # The deadline came while programs ran.
+            if self._bpf.queued or any(ring._bpf.queued for ring in beside):
                 return _Stop.LATE
-            if not self.backend.can_progress():
-                if self._submitter.drain():
+            if not any(ring.backend.can_progress() for ring in self.together):
+                if any(ring._submitter.drain() for ring in self.together):
                     continue
                 if not (hopes and self.turns.shared):
                     return _Stop.STUCK
@@ -661,8 +689,10 @@ class Ring:
         return _Stop.SPENT
 
     def _rest(self, time_ns: int) -> bool:
-        """Let the backend wait; True when it has an event, or another thread had a turn."""
-        if not self._sleeps or threading.active_count() == 1:
+        """Let the backend wait; True when it, or one beside it, has an event, or another thread had
+        a turn."""
+        beside = self._beside
+        if not self._sleeps or (threading.active_count() == 1 and not beside):
             return self.backend.wait(time_ns)
         end_ns = time.monotonic_ns() + time_ns
         while time_ns > 0:
@@ -670,6 +700,8 @@ class Ring:
             if not self.backend.can_progress():
                 time.sleep(slice_ns / 1e9)
             elif self.backend.wait(slice_ns):
+                return True
+            if any(ring.backend.wait(0) for ring in beside):
                 return True
             if self.turns.let_others():
                 self._check_open()
@@ -713,7 +745,8 @@ class Ring:
             told(HostWoke(self.backend.now_ns(), cq, held, stop is not _Stop.DONE))
 
     def _hang(self, reason: str, waiter: str) -> RingHang:
-        return RingHang(reason, (waiter, *self._bpf.waiters()))
+        waiters = (line for ring in self.together for line in ring._bpf.waiters())
+        return RingHang(reason, (waiter, *waiters))
 
     # --- the end ----------------------------------------------------------------------------
 
@@ -742,6 +775,7 @@ class Ring:
             self._submitter.end_everything()
         finally:
             self._closed = True
+            self.together.remove(self)
             self.backend.close()
             if self._loop is not None:
                 self._loop.close()

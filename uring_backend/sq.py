@@ -44,6 +44,16 @@ class SubmissionQueue:
         self._head = 0  # the kernel's private copy
 
     @property
+    def head(self) -> int:
+        """How many SQEs were consumed, modulo 2^32."""
+        return self._head
+
+    @property
+    def tail(self) -> int:
+        """How many were published, modulo 2^32."""
+        return self._words[_TAIL]
+
+    @property
     def dropped(self) -> int:
         """Index array entries that named no SQE."""
         return self._words[_DROPPED]

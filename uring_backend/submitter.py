@@ -41,6 +41,7 @@ from pybpfvm.uring_backend.requests import (
     DirectRequests,
     Request,
     RequestTable,
+    Tokens,
 )
 from pybpfvm.uring_backend.sq import SubmissionQueue
 
@@ -72,7 +73,9 @@ class Submitter:
         *,
         live_requests: int,
         observer: Observer | None,
+        tokens: Tokens,
     ) -> None:
+        self.tokens = tokens
         self._table = RequestTable()
         self.performed = Performed(self, backend, cqs)
         self.gate = FilterGate(backend, self._filtered_sqe, observer)
@@ -192,7 +195,7 @@ class Submitter:
             back = [*batch[taken:], *(request for request, _ in later)]
             for request in reversed(back):
                 self.table.retire(request)
-            self.table.next_token = back[0].token
+            self.tokens.next = back[0].token
             del batch[taken:]
         self.drain()
         return whole
@@ -359,8 +362,9 @@ class Submitter:
         if cq is not None:
             error = self._checks.generic(opcode, flags, personality)
         table = self._table
-        token = table.next_token
-        table.next_token += 1
+        tokens = self.tokens
+        token = tokens.next
+        tokens.next += 1
         request: Request
         if opcode == self._rules.bpf_opcode:
             request = bpf = BpfRequest(token, raw, user_data, cq or 0, origin)

@@ -122,7 +122,8 @@ class Environment:
     `speculating`: the path is one that only a mispredicted branch
     takes; it ends before `barriers` and behind `store_barriers`. `tail_call_maps`: the map that
     each tail call names. `deferred`: the callbacks that were seen to be set to run
-    later, `called_back` where those start that helpers were seen to call at once."""
+    later, `called_back` where those start that helpers were seen to call at once. `probes` as in
+    `verdict.Accepted`."""
 
     program: Program
     obj: BpfObject
@@ -154,6 +155,7 @@ class Environment:
     barriers: set[int] = field(default_factory=set)
     store_barriers: set[int] = field(default_factory=set)
     tail_call_maps: dict[int, int] = field(default_factory=dict)
+    probes: bool = False
     _attachment: Attachment | None = None
 
     def pcs(self, *kinds: Kind) -> Sequence[int]:
@@ -203,10 +205,12 @@ class Environment:
 
     @property
     def maps(self) -> tuple[MapSpec, ...]:
+        """The object's maps, in the order of their indices."""
         return self.obj.maps
 
     @property
     def little(self) -> bool:
+        """Whether the program is for a little-endian machine."""
         return not self.program.big_endian
 
     @property

@@ -848,6 +848,8 @@ def _check_result(env: Environment, state: State, entry: int, *, later: bool) ->
         raise reference_leak(state, text)
     check_unlocked(state, "BPF_EXIT instruction in main prog")
     rcu.check_closed(state, "BPF_EXIT instruction in main prog")
+    if not entry and not later and is_btf_typed(env.profile) and env.attachment.void:
+        return
     check_readable(value, 0)
     check_conceals(env, value, "R0 leaks addr as return value")
     if later:

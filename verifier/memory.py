@@ -142,7 +142,7 @@ def _loaded(
         checks.check_map_key(pointer, number, off, size)
     elif kind is btfptr.MEM:
         checks.check_alignment(pointer, off, size, strict=strict)
-        btfptr.check_memory(pointer, number, off, size, store=False)
+        btfptr.check_memory(env, pointer, number, off, size, store=False)
         if env.traces:
             value = scalar(load_result(size, signed), pc)
             return usermem.from_block(env, pointer, off, size, value)
@@ -292,7 +292,7 @@ def check_store(
         btfptr.check_store(env, pointer, number, off, size)
     elif kind is btfptr.MEM:
         checks.check_alignment(pointer, off, size, strict=strict)
-        btfptr.check_memory(pointer, number, off, size, store=True)
+        btfptr.check_memory(env, pointer, number, off, size, store=True)
         slices.stored_through(env, state, pointer)
     elif kind in PACKET_TYPES:
         checks.check_packet_writable(env)

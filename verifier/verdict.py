@@ -220,10 +220,15 @@ class Statistics:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The program can not fault, leak or hang, as far as the rules of its profile go."""
+    """The program can not fault, leak or hang, as far as the rules of its profile go.
+
+    `probes`: it accesses objects that only a kernel has, or looks through pointers that may be
+    stale or a number that was put in the place of one. Kernels catch the faults of such accesses.
+    """
 
     stats: Statistics
     warnings: tuple[Finding, ...] = ()
+    probes: bool = False
 
     def _repr_html_(self) -> str:
         return _html("accepted", self.warnings)

@@ -117,7 +117,7 @@ def _explored(env: Environment, insns: int) -> Verdict:
     if undecided is not None:
         return Inconclusive(stats, undecided, warnings)
     deep = tuple(structure.stack_errors(env, frozenset(tail_calls)))
-    return Rejected(stats, deep, warnings) if deep else Accepted(stats, warnings)
+    return Rejected(stats, deep, warnings) if deep else Accepted(stats, warnings, env.probes)
 
 
 def _map_errors(env: Environment) -> tuple[Finding, ...]:

@@ -346,15 +346,19 @@ class DecodedTypes:
     types: tuple[BtfType, ...]
 
     def count(self) -> int:
+        """See TypeSource.count."""
         return len(self.types) + 1
 
     def kind(self, type_id: int) -> BtfKind:
+        """See TypeSource.kind."""
         return self.decode(type_id).kind
 
     def name(self, type_id: int) -> str:
+        """See TypeSource.name."""
         return getattr(self.decode(type_id), "name", "")
 
     def decode(self, type_id: int) -> BtfType:
+        """See TypeSource.decode."""
         return self.types[type_id - 1] if type_id else Void()
 
 

@@ -17,6 +17,7 @@ _MAX_BYTES = 4 * MAX_TEXT_CHARS  # UTF-8 has 4 bytes a character at most
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments and options."""
     parser.add_argument("file", metavar="FILE", help="assembly text; - for standard input")
     parser.add_argument("-o", "--output", metavar="OUT", help="write raw bytecode to this file")
     parser.add_argument("--big-endian", action="store_true", help="encode for bpfeb")
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Do what the command is asked for: its exit code."""
     text = _read(args.file)
     try:
         insns = assemble(text)

@@ -17,6 +17,7 @@ _HEAD = 20  # events: enough to see the game begin
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments and options."""
     parser.add_argument(
         "example", nargs="?", default=_FLAGSHIP, help=f"an example's name (default {_FLAGSHIP})"
     )
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Do what the command is asked for: its exit code."""
     folders = sorted(path.parent for path in EXAMPLES.glob("*/scenario.toml"))
     if args.list:
         table(("example", "shows"), ((f.name, parse(f / "scenario.toml").title) for f in folders))

@@ -29,6 +29,7 @@ from pybpfvm.program import BpfObject, Program
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments and options."""
     parser.add_argument("object", metavar="OBJ", help="ELF object that clang made")
     parser.add_argument("program", metavar="PROG", nargs="?", help="one program only")
     parser.add_argument(
@@ -61,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Do what the command is asked for: its exit code."""
     renamed = overrides(args)
     obj = read_object(args.object, btf=target_btf(args), kconfig=kconfig(args))
     profile = profile_named(args.abi) if args.abi else detect_abi(obj).profile

@@ -54,6 +54,7 @@ class Finding:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments and options."""
     parser.add_argument("--json", action="store_true", help="one JSON document instead of text")
     parser.add_argument(
         "--helpers",
@@ -84,6 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Do what the command is asked for: its exit code."""
     if args.helpers is not None:
         _print_helpers(args.helpers)
         return 0
@@ -169,6 +171,7 @@ def _findings() -> Iterator[Finding]:
     for module, extra, purpose in (
         ("llvmlite", "llvm", "engine llvm"),
         ("capstone", "native", "disasm --native"),
+        ("elftools", "debug", "local variables"),
         ("hypothesis", "dev", "property tests"),
     ):
         found = importlib.util.find_spec(module) is not None

@@ -18,11 +18,13 @@ _WIDTH = 96
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments and options."""
     parser.add_argument("rule", metavar="RULE", nargs="?", help="its id; without, all are listed")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of text")
 
 
 def run(args: argparse.Namespace) -> int:
+    """Do what the command is asked for: its exit code."""
     rules = [rule_named(args.rule)] if args.rule else list(Rule)
     if args.json:
         print_json("explain/1", {"rules": [_document(card(rule)) for rule in rules]})

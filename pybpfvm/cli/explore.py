@@ -186,7 +186,7 @@ def _print(
 
 def _tell(scenario: Scenario, options: Options, found: Found, *, draws: bool) -> None:
     """Play a finding once more, to know what its requests are: tell it, and draw it."""
-    drawing = TimelineOutput(TERMINAL, json=False)
+    drawing = TimelineOutput(TERMINAL, scenario, json=False)
     opcodes = {int(op): op.name for op in Op}
     requests: dict[int, str] = {}
 

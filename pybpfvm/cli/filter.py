@@ -46,6 +46,7 @@ _COMMON = ("user_data", "sqe_flags")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments and options."""
     tasks = parser.add_subparsers(dest="task", metavar="TASK", required=True)
     asm = tasks.add_parser("asm", help="assemble text into instructions of 8 bytes")
     asm.add_argument("file", metavar="FILE", help="assembly text")
@@ -73,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Do what the command is asked for: its exit code."""
     return {"asm": _asm, "disasm": _disasm, "check": _check, "explain": _explain}[args.task](args)
 
 

@@ -17,12 +17,14 @@ from pybpfvm.report.terminal import heading, table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments and options."""
     parser.add_argument("object", metavar="OBJ", help="ELF object that clang made")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of text")
     add_abi_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    """Do what the command is asked for: its exit code."""
     renamed = overrides(args)
     obj = read_object(args.object, btf=target_btf(args), kconfig=kconfig(args))
     detection = detect_abi(obj)

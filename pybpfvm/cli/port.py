@@ -16,6 +16,7 @@ from pybpfvm.session.judging import JudgeRequest, read_cases
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments and options."""
     parser.add_argument("object", metavar="OBJ", help="ELF object of a 2021 ABI")
     parser.add_argument(
         "--to",
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Do what the command is asked for: its exit code."""
     target = _target(args.to)
     request = JudgeRequest(abi=args.abi, helpers=overrides(args), btf=target_btf(args))
     found = read_cases(args.object, request)

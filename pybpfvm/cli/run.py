@@ -37,6 +37,7 @@ _MAX_BYTES = 16 << 20  # of a context, and of a packet
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments and options."""
     parser.add_argument("file", metavar="OBJ|SCENARIO", help="a scenario (.toml), or an object")
     parser.add_argument(
         "--json",
@@ -155,6 +156,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Do what the command is asked for: its exit code."""
     if args.file.endswith(".toml"):
         from pybpfvm.cli import run_scenario
 

@@ -23,7 +23,7 @@ from pybpfvm.report.run import global_values, map_rows, print_maps
 from pybpfvm.report.terminal import heading, table
 from pybpfvm.scenario import Live, Outcome, Scenario, parse, run_scenario
 from pybpfvm.scenario.schedule import parse_schedule
-from pybpfvm.session import Budgets
+from pybpfvm.session import Budgets, Cqe
 from pybpfvm.session.engines import chosen
 from pybpfvm.session.hostring import BackendName
 from pybpfvm.uring_backend.abi import Op
@@ -118,7 +118,7 @@ def show(scenario: Scenario, options: Options) -> int:
     drawing = None
     observer: Observer = account
     if options.timeline is not None:
-        drawing = TimelineOutput(options.timeline, json=options.json)
+        drawing = TimelineOutput(options.timeline, scenario, json=options.json)
         observer = drawing.observer(account)
 
     def on_start(live: Live) -> None:
@@ -127,7 +127,7 @@ def show(scenario: Scenario, options: Options) -> int:
 
     def on_end(live: Live) -> None:
         progress.stop()
-        counts.append(live.counts)
+        counts.update({name: one.counts for name, one in live.rings.items()})
         if drawing is not None:
             seed = options.seed if options.backend == "sim" else None
             drawing.draw(live, _opcodes(live), seed=seed, engine=options.engine)
@@ -144,7 +144,7 @@ def show(scenario: Scenario, options: Options) -> int:
 
     # Where nobody asks for the events, none are made.
     observed = options.json or not options.quiet or drawing is not None
-    counts: list[Counts] = []
+    counts: dict[str, Counts] = {}
     maps: dict[str, list[dict[str, object]]] = {}
     variables: dict[str, object] = {}
     progress = on_stderr()
@@ -169,7 +169,7 @@ def show(scenario: Scenario, options: Options) -> int:
             on_end=on_end,
         )
     if options.json:
-        _print_document(scenario, options, account, counts[0], outcome, maps, variables)
+        _print_document(scenario, options, account, counts, outcome, maps, variables)
     else:
         print()
         if options.timings:
@@ -222,15 +222,17 @@ def _print_account(live: Live, account: Account) -> None:
 def _print_queues(live: Live) -> None:
     heading("Completion queues")
     names = AddressNames(live.ring.machine.memory, live.object.object)
-    counts = live.counts
     rows = []
-    for cq in range(1 + len(live.scenario.ring.cq_entries)):
-        last = live.ring.newest(cq)
-        text = "-"
-        if last is not None:
-            text = f"user_data {names(last.user_data)}, res {result(last.res)}"
-        posted, reaped, lost = counts.posted[cq], counts.reaped[cq], counts.dropped[cq]
-        rows.append((cq, posted, reaped, posted - reaped, lost, text))
+    for one in live.rings.values():
+        counts = one.counts
+        for cq in one.cqs:
+            last = one.ring.newest(cq)
+            text = "-"
+            if last is not None:
+                text = f"user_data {names(last.user_data)}, res {result(last.res)}"
+            posted, reaped, lost = counts.posted[cq], counts.reaped[cq], counts.dropped[cq]
+            name = f"{one.name} {cq}" if len(live.rings) > 1 else cq
+            rows.append((name, posted, reaped, posted - reaped, lost, text))
     table(("CQ", "posted", "reaped", "left", "lost", "last CQE"), rows)
 
 
@@ -326,7 +328,7 @@ def _print_document(
     scenario: Scenario,
     options: Options,
     account: Account,
-    counts: Counts,
+    counts: Mapping[str, Counts],
     outcome: Outcome,
     maps: Mapping[str, object],
     variables: Mapping[str, object],
@@ -358,24 +360,15 @@ def _print_document(
             "runs": dict(outcome.runs),
             "insns": account.insns,
             "helper_calls": dict(account.helper_calls),
-            "cqs": [
+            "cqs": _cq_rows(counts[scenario.ring_name], outcome.cqes),
+            "rings": [
                 {
-                    "cq": cq,
-                    "posted": counts.posted[cq],
-                    "reaped": counts.reaped[cq],
-                    "left": counts.posted[cq] - counts.reaped[cq],
-                    "lost": counts.dropped[cq],
-                    "cqes_to_user": [
-                        {
-                            "user_data": c.user_data,
-                            "res": c.res,
-                            "flags": c.flags,
-                            **({"big_cqe": list(c.extra)} if any(c.extra) else {}),
-                        }
-                        for c in cqes
-                    ],
+                    "ring": name,
+                    "runs": dict(one.runs),
+                    "cqs": _cq_rows(counts[name], one.cqes),
+                    "cq_overflow": one.overflow,
                 }
-                for cq, cqes in sorted(outcome.cqes.items())
+                for name, one in outcome.rings.items()
             ],
             "faults": [str(fault) for fault in outcome.injected],
             "missed_faults": [{"fault": str(m.fault), "why": m.why} for m in outcome.missed],
@@ -390,3 +383,25 @@ def _print_document(
             "globals": variables,
         },
     )
+
+
+def _cq_rows(counts: Counts, cqes: Mapping[int, Sequence[Cqe]]) -> list[dict[str, object]]:
+    return [
+        {
+            "cq": cq,
+            "posted": counts.posted[cq],
+            "reaped": counts.reaped[cq],
+            "left": counts.posted[cq] - counts.reaped[cq],
+            "lost": counts.dropped[cq],
+            "cqes_to_user": [
+                {
+                    "user_data": cqe.user_data,
+                    "res": cqe.res,
+                    "flags": cqe.flags,
+                    **({"big_cqe": list(cqe.extra)} if any(cqe.extra) else {}),
+                }
+                for cqe in of
+            ],
+        }
+        for cq, of in sorted(cqes.items())
+    ]

@@ -14,7 +14,7 @@ from pybpfvm.report.names import AddressNames
 from pybpfvm.report.paint import Paint, wants_colour
 from pybpfvm.report.timeline import Setting, Timeline
 from pybpfvm.report.timeline_builder import TimelineBuilder
-from pybpfvm.scenario import Live
+from pybpfvm.scenario import Live, Scenario
 from pybpfvm.session.engines import chosen
 
 TERMINAL = "-"
@@ -29,9 +29,10 @@ class TimelineOutput:
     InputError and OSError, before anything runs, for a target that can not be meant or written.
     """
 
-    def __init__(self, target: str, *, json: bool) -> None:
+    def __init__(self, target: str, scenario: Scenario, *, json: bool) -> None:
         self.target = target
-        self._builder = TimelineBuilder()
+        cqs = {name: 1 + len(plan.setup.cq_entries) for name, plan in scenario.plans.items()}
+        self._builder = TimelineBuilder(rings=cqs if len(cqs) > 1 else None)
         if target == TERMINAL:
             if json:
                 raise InputError(
@@ -79,7 +80,7 @@ class TimelineOutput:
             seed=seed,
             virtual=ring.backend.name == "sim",
             cq_entries=tuple(
-                ring.cq_entries(cq) for cq in range(1 + len(live.scenario.ring.cq_entries))
+                one.ring.cq_entries(cq) for one in live.rings.values() for cq in one.cqs
             ),
             opcodes=opcodes,
             stopped="" if live.stopped is None else str(live.stopped),

@@ -53,6 +53,7 @@ same); 130 interrupted, with the verdicts there were by then."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments and options."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     parser.add_argument("objects", metavar="OBJ", nargs="+", help="ELF objects that clang made")
@@ -169,6 +170,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Do what the command is asked for: its exit code."""
     # Ctrl-C cuts judging short, and nothing else: what is known is written in full.
     request, assignment, chosen, output = _asked(args)
     with JudgingProgress() as progress:

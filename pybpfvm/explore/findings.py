@@ -33,6 +33,9 @@ KINDS: Final = (
 assert set(watching.KINDS) < set(KINDS)
 
 
+_INVARIANT: Final = "invariant["  # how the places of invariants begin, which hold whatever comes
+
+
 @dataclass(frozen=True, slots=True)
 class Shown:
     """One thing that a run showed. `place` is where, as far as it does not depend on the order."""
@@ -73,9 +76,9 @@ def shown_by(outcome: Outcome, path: str, *, faulty: bool) -> tuple[Shown, ...]:
         elif isinstance(stop, RingHang):
             found.append(Shown("live-lock" if stop.livelock else "hang", "", text))
     for finding in outcome.findings:
-        if finding.kind == "expectation" and faulty:
-            continue
         place = finding.where.removeprefix(f"{path}: ")
+        if finding.kind == "expectation" and faulty and not place.startswith(_INVARIANT):
+            continue
         # What byte or element differs first depends on the order.
         place = place.split(",")[0] if finding.kind == "expectation" else place
         found.append(

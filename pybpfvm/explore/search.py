@@ -186,7 +186,7 @@ def _state(live: Live) -> list[object]:
         except InputError:
             found.append(name)
     found.append(memory.committed_bytes)
-    found += sorted(dict(live.counts.posted).items())
+    found += sorted(dict(live.first.counts.posted).items())
     return found
 
 

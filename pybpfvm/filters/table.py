@@ -24,7 +24,7 @@ from pybpfvm.uring_backend.abi import OP_LAST
 FILTER_DENY_REST: Final = 1
 FILTER_SZ_STRICT: Final = 2
 _KNOWN_FLAGS: Final = FILTER_DENY_REST | FILTER_SZ_STRICT
-_MAX_PDU: Final = 0xFF
+_MAX_OPCODE: Final = 0xFF
 
 
 class Scope(Enum):
@@ -99,7 +99,7 @@ class FilterTable:
         Raises RingError with the errno of section 6.5; SizeError, which has the size too, for
         EMSGSIZE; UnsupportedError for opcodes newer than our table of them.
         """
-        if not 0 <= wanted.opcode <= _MAX_PDU:
+        if not 0 <= wanted.opcode <= _MAX_OPCODE:
             raise RingError(errno.EINVAL, f"there is no opcode {wanted.opcode}")
         if wanted.opcode >= OP_LAST:
             raise UnsupportedError(
@@ -125,7 +125,8 @@ class FilterTable:
         stacks[wanted.opcode] = (added, *stacks.get(wanted.opcode, ()))
         if wanted.flags & FILTER_DENY_REST:
             sentinel = (Filter(f"DENY_REST of {name}", scope, None),)
-            stacks = {opcode: stacks.get(opcode, sentinel) for opcode in range(OP_LAST)}
+            # Also for opcodes of proposals, which our table does not have.
+            stacks = {opcode: stacks.get(opcode, sentinel) for opcode in range(_MAX_OPCODE + 1)}
         return replace(self, stacks=MappingProxyType(stacks)), size
 
     def judge(self, opcode: int, context: bytes) -> Verdict:

@@ -35,6 +35,7 @@ _Setter = Callable[[Draft, Node], Draft]
 
 
 def mnemonic(tree: Tree[Token], opcode: int | None) -> Draft:
+    """The instruction of a line in mnemonics; `opcode` is not looked at. Raises Mistake."""
     name = token_of(tree.children[0])
     operands = tree.children[1:]
     rows = _WRITTEN.get(str(name))

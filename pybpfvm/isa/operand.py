@@ -31,6 +31,7 @@ class Mistake(Exception):
         self.remedy = remedy
 
     def located(self, where: str, line: int) -> InputError:
+        """The error, with the place in the text."""
         place = f"line {line}, column {self.column}"
         return InputError(
             self.reason, where=f"{where}, {place}" if where else place, remedy=self.remedy
@@ -60,6 +61,7 @@ def pointer_of(node: Node) -> tuple[MemSize, bool, int, int]:
 
 
 def unsigned_pointer_of(node: Node) -> tuple[MemSize, int, int]:
+    """(size, base register, offset) of a pointer that something is stored to. Raises Mistake."""
     size, signed, base, off = pointer_of(node)
     if signed:
         raise Mistake(node, "only loads have signed types", f"write u{size * 8}")
@@ -67,6 +69,7 @@ def unsigned_pointer_of(node: Node) -> tuple[MemSize, int, int]:
 
 
 def address_of(node: Node) -> tuple[int, int]:
+    """(register, offset) of `reg + off`. Raises Mistake."""
     assert isinstance(node, Tree)
     base, off = node.children
     if off is not None and token_of(off)[0] not in "+-":
@@ -82,6 +85,7 @@ def index_of(tree: Tree[Token]) -> tuple[Token | None, Token | None]:
 
 
 def type_of(token: Token) -> tuple[MemSize, bool]:
+    """(size, signed) of a type like `u8` or `s32 *`."""
     text = token.rstrip("* \t")
     return MemSize(int(text[1:]) // 8), text[0] == "s"
 
@@ -101,6 +105,7 @@ def target_of(node: Node) -> tuple[int, Token | None]:
 
 
 def address_space(token: Token) -> int:
+    """The number of an address space, 16 bits. Raises Mistake."""
     value = integer(token)
     if not 0 <= value <= 0xFFFF:
         raise Mistake(token, f"address space {quote(token)}", "it must lie between 0 and 65535")
@@ -108,14 +113,17 @@ def address_space(token: Token) -> int:
 
 
 def width_of(token: Token) -> int:
+    """64 for `r1`, 32 for `w1`."""
     return 64 if token[0] == "r" else 32
 
 
 def reg(token: Token) -> int:
+    """The register's number, whichever half is named."""
     return int(token[1:])
 
 
 def reg64(token: Token) -> int:
+    """The number of a whole register. Raises Mistake for a low half."""
     if width_of(token) != 64:
         raise Mistake(token, f"{token} is the low half of a register", f"write r{token[1:]}")
     return reg(token)
@@ -127,11 +135,13 @@ def value_reg(token: Token, size: MemSize) -> int:
 
 
 def require_same_width(dst: Token, src: Token) -> None:
+    """Raise Mistake unless both are whole registers, or both low halves."""
     if width_of(dst) != width_of(src):
         raise Mistake(src, f"{dst} and {src} differ in width", "use two r or two w registers")
 
 
 def require_same(dst: Token, src: Token) -> None:
+    """Raise Mistake unless the operation works in place."""
     if dst != src:
         raise Mistake(src, f"this operation works in place, on {dst}", f"write {dst} here")
 
@@ -168,14 +178,17 @@ def imm32(token: Token, text: str | None = None, *, wraps: bool) -> int:
 
 
 def offset32(token: Token | None) -> int:
+    """A signed 32-bit offset, 0 if there is none. Raises Mistake."""
     return 0 if token is None else imm32(token, wraps=True)
 
 
 def imm64(token: Token) -> int:
+    """A 64-bit number as the bits of an LDDW. Raises Mistake."""
     return u64(integer(token))
 
 
 def unsigned32(token: Token) -> int:
+    """A number of 32 bits without sign. Raises Mistake."""
     value = integer(token)
     if not 0 <= value < 1 << 32:
         raise Mistake(token, f"{quote(token)} is not an unsigned 32-bit number")
@@ -183,6 +196,7 @@ def unsigned32(token: Token) -> int:
 
 
 def token_of(node: Node) -> Token:
+    """The node, where the grammar has no tree."""
     assert isinstance(node, Token), node
     return node
 
@@ -229,6 +243,7 @@ def column_of(node: Node) -> int:
 
 
 def quote(token: str) -> str:
+    """The token in quotes, cut if it is long."""
     return repr(str(token) if len(token) <= 40 else f"{token[:37]}...")
 
 

@@ -60,12 +60,13 @@ class Accounting(Writer):
 
     def _way_out(self, why: str) -> None:
         """Control leaves the program: an instruction of its own that can not be executed."""
+        refused = TrapKind.BAD_PC, why
         if self._build.fuel:
-            self._take_fuel(Site(Ask.FUEL, self._pc, self._index, 0, count=1))
+            self._take_fuel(Site(Ask.FUEL, self._pc, self._index, 0, why=refused, count=1))
         if self._build.hooked:
             self._ask_site(Site(Ask.HOOK, self._pc, self._index, 0))
         self._count(self._index, self._index)
-        self._ask_site(Site(Ask.REFUSE, self._pc, self._index, 0, why=(TrapKind.BAD_PC, why)))
+        self._ask_site(Site(Ask.REFUSE, self._pc, self._index, 0, why=refused))
 
     def _edge_to(self, pc: int) -> int:
         """The edge from the block that is being emitted to that at `pc`."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pybpfvm.bits import U64, s32, sign_extend
+from pybpfvm.engine import PausedFrame
 from pybpfvm.errors import TrapKind
 from pybpfvm.helpers.context import TailCall
 from pybpfvm.interrupts import breathe
 from pybpfvm.isa.opcodes import FRAME_POINTER, REGISTERS, Kind
 from pybpfvm.jit.emitted import Ask, Site
+from pybpfvm.jit.frames import PauseReached, callers
 from pybpfvm.jit.state import Slot
 from pybpfvm.jit.stopping import Stopping
 from pybpfvm.jit.unit import Unit
@@ -48,6 +50,10 @@ class Answers(Stopping):
         words[Slot.FUEL] = fuel
         if fuel >= max(site.count, 1):
             return 0
+        if fuel == 0 and self._pausing:
+            astray = site.why[1] if site.why is not None else None
+            innermost = PausedFrame(unit.program, site.pc, self._registers(), astray)
+            raise PauseReached([innermost, *self._callers(words)])
         if fuel == 0:
             raise Stop(TrapKind.BUDGET, f"{self._budget} instructions")
         return self._rest(unit, site, fuel)
@@ -61,6 +67,16 @@ class Answers(Stopping):
         piece = Unit(unit.program, unit.build, emitter.emit_rest(site.index, count, site.edge))
         self._pieces.append(piece)
         return piece.base
+
+    def _callers(self, words: Sequence[int]) -> Iterator[PausedFrame]:
+        """Who called the function from which Python was asked or told, innermost first, up to
+        where this code was entered. `words` are those of the state then."""
+        return callers(
+            words[Slot.STACK],
+            self._state.words[Slot.SAVED_RSP],
+            words[FRAME_POINTER],
+            self._unit_at,
+        )
 
     def _on_access(self, unit: Unit, site: Site) -> int:
         insn = unit.program.insns[site.index]

@@ -47,7 +47,8 @@ class Compiling(Accesses):
     """Compiles programs at first use, and finds the unit that an address is in.
 
     `_units` are kept by program and by what their code depends on, `_pieces` were compiled for this
-    run only. `_lasting_sites`: so many access sites are not of pieces.
+    run only. `_lasting_sites`: so many access sites are not of pieces. `_pausing`: the run is to
+    stop between two instructions.
     """
 
     hook: Hook | None
@@ -63,6 +64,7 @@ class Compiling(Accesses):
     _units: dict[tuple[int, Build, bool, int], tuple[Unit, Enter]]
     _pieces: list[Unit]
     _lasting_sites: int
+    _pausing: bool
     _last: tuple[Program, RunEnvironment, bool, Unit, Enter] | None
     _callees: dict[tuple[str, bool, bool], object]
     _current: Unit | None
@@ -161,11 +163,13 @@ class Compiling(Accesses):
         checks = Checks.NONE if self._trusted(program) else self._checks
         # Context fields that stand for packet pointers are not what lies in memory: only the
         # exact checks see such loads.
-        if profile is not None and profile.packet is not None:
+        if self._pausing or (profile is not None and profile.packet is not None):
             checks = Checks.EXACT
         return replace(
             self._build,
             checks=checks,
+            uniform=self._build.uniform or self._pausing,
+            walked=self._pausing,
             hooked=self.hook is not None,
             check_return=profile is not None and profile.ring is not None,
             shares=self._shares(),

@@ -37,7 +37,7 @@ class Site:
     is the displacement of the site's words (0: always ask) and `skip` the offset behind the
     access. KEY: as for ACCESS, for `count` bytes at r2. PACKET: `skip` is the offset of the code
     that leaves the function. REFUSE: `why`. FUEL: the block has `count` instructions from `index`
-    on, `edge` leads to it (None: the state knows).
+    on, `edge` leads to it (None: the state knows); where control leaves the program, `why`.
     """
 
     ask: Ask
@@ -59,7 +59,8 @@ class Code:
     offsets of functions by pc, `sites` those behind the calls of the callout thunk, `ends` by
     index of the first instruction of a block that of its last; `rooms` likewise for instructions
     whose room in the trace is taken at once. `blocks` are the offsets of blocks by pc, `saved` by
-    function the registers that its prologue pushes. `start` is the offset of the way in, `tail` of
+    function the registers that its prologue pushes, `returns` by index of a local call where that
+    comes back to. `start` is the offset of the way in, `tail` of
     the main function behind its prologue.
     """
 
@@ -73,6 +74,7 @@ class Code:
     starts: list[int] = field(default_factory=list)
     blocks: dict[int, int] = field(default_factory=dict)
     saved: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    returns: dict[int, int] = field(default_factory=dict)
     start: int = 0
     tail: int = 0
 
@@ -84,7 +86,8 @@ class Build:
     `fuel`: instructions are counted and limited. `uniform`: every function saves all registers,
     so that tail calls may go from any to any. `hooked`: Python sees each instruction.
     `check_return`: note where the program ends, for its return value will be checked. `shares`:
-    others change its memory while it runs, so each load is made once, where it stands.
+    others change its memory while it runs, so each load is made once, where it stands. `walked`:
+    frames are read from the native stack; such code is `uniform`, too, and checked EXACT.
     """
 
     checks: Checks = Checks.EXACT
@@ -93,6 +96,7 @@ class Build:
     hooked: bool = False
     check_return: bool = False
     shares: bool = False
+    walked: bool = False
     record: Recording = NOTHING
 
 

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from pybpfvm.bits import U64, sign_extend
-from pybpfvm.engine import DEFAULT_BUDGET_INSNS, RunEnvironment, RunResult, trust_nobody
+from pybpfvm.engine import (
+    DEFAULT_BUDGET_INSNS,
+    Paused,
+    PausedFrame,
+    RunEnvironment,
+    RunResult,
+    trust_nobody,
+)
 from pybpfvm.errors import InputError, InternalError, Trap, TrapKind
 from pybpfvm.helpers.proto import Helper
 from pybpfvm.image import Image
@@ -17,16 +25,20 @@ from pybpfvm.isa.opcodes import (
     MAX_FRAMES,
     MAX_TAIL_CALLS,
     MAY_GOTO_ITERATIONS,
+    REGISTERS,
     STACK_BYTES,
     Kind,
 )
 from pybpfvm.jit.answers import SLICE_INSNS, Answers
+from pybpfvm.jit.compiling import Enter
 from pybpfvm.jit.emitted import Build, Callee
 from pybpfvm.jit.faults import fault_handler
+from pybpfvm.jit.frames import PauseReached
 from pybpfvm.jit.options import Checks
+from pybpfvm.jit.pages import code_area
 from pybpfvm.jit.recorder import Recorder
 from pybpfvm.jit.state import Slot, State
-from pybpfvm.jit.thunks import Thunks
+from pybpfvm.jit.thunks import Thunks, c_function
 from pybpfvm.jit.unit import Unit
 from pybpfvm.memory import FRAME_STRIDE, Region
 from pybpfvm.program import Program
@@ -43,7 +55,8 @@ class JitEngine(Answers):
 
     Programs that `trusted` names are compiled without checks, the others with `checks`.
     `counted`: budgets hold and instructions are counted; without, RunResult.insns is 0.
-    `record` is what runs leave in `recorded`.
+    `record` is what runs leave in `recorded`; `stack` the frames, of AddressSpace.alloc_frames, if
+    it is to share another's.
     Raises InputError where executable memory is refused.
     """
 
@@ -57,6 +70,7 @@ class JitEngine(Answers):
         trusted: Callable[[Program], bool] = trust_nobody,
         counted: bool = True,
         record: Recording = NOTHING,
+        stack: Sequence[Region] | None = None,
     ) -> None:
         if image.object.big_endian:
             raise InputError("the object is big-endian", where="jit", remedy="use --engine interp")
@@ -81,11 +95,12 @@ class JitEngine(Answers):
         self._lasting_sites = 0
         self._last = None
         self._callees = {}
-        self._running = self._looping = False
+        self._running = self._looping = self._pausing = False
         self._one_run = threading.Lock()
         self._closed = False
         self._beyond = 0
         self._budget = 0
+        self._back = -1, 0  # executed when a callback ended last; the same before that call
         self._tail_calls_left = 0
         self._current = None
         self._faults = fault_handler()
@@ -95,8 +110,11 @@ class JitEngine(Answers):
             self._recorder = Recorder(record, self.memory, state) if record != NOTHING else None
             if self._recorder is not None:
                 made.callback(self._recorder.close)
-            self._stack = self.memory.alloc_frames(MAX_FRAMES, STACK_BYTES)
-            for frame in self._stack:
+            self._own_stack: list[Region] = []
+            if stack is None:
+                self._own_stack = self.memory.alloc_frames(MAX_FRAMES, STACK_BYTES)
+            self._stack = stack or self._own_stack
+            for frame in self._own_stack:
                 made.callback(self.memory.free, frame)
             self._thunks = Thunks(state, self.memory.base, self._faults)
             made.pop_all()
@@ -124,6 +142,42 @@ class JitEngine(Answers):
         finally:
             self._end()
 
+    def run_to(
+        self, program: Program, ctx_addr: int, insns: int, *, packet: Region | None = None
+    ) -> Paused | RunResult:
+        """Pause when `insns` have been executed: see PausingEngine. The program is compiled for
+        that, with all checks."""
+        if not self._build.fuel:
+            raise InternalError("an engine that does not count is to pause")
+        return self._paused(program, insns, lambda: self._run(program, ctx_addr, insns, packet))
+
+    def resume_to(self, paused: Paused, insns: int) -> Paused | RunResult:
+        """Go on where a run paused, at the start of a block: see PausingEngine."""
+        program = paused.frames[0].program
+        return self._paused(program, insns, lambda: self._resumed(paused, insns))
+
+    def _paused(
+        self, program: Program, insns: int, run: Callable[[], RunResult]
+    ) -> Paused | RunResult:
+        """What a run gives, or where it paused after `insns` instructions."""
+        self._begin(program)
+        self._pausing, self._last = True, None
+        try:
+            return run()
+        except PauseReached as reached:
+            return Paused(
+                tuple(reversed(reached.frames)),
+                insns,
+                self._state.words[Slot.MAY_GOTO],
+                self._tail_calls_left,
+                self.ctx_addr,
+                self.packet,
+                reached.called_back,
+            )
+        finally:
+            self._pausing, self._last = False, None
+            self._end()
+
     def _begin(self, program: Program | None) -> None:
         """This thread runs; raises unless nothing does."""
         if not self._one_run.acquire(blocking=False):
@@ -143,26 +197,65 @@ class JitEngine(Answers):
         self, program: Program, ctx_addr: int, budget_insns: int, packet: Region | None
     ) -> RunResult:
         unit, start = self._prepared(program)
+        self._set_up(ctx_addr, packet, budget_insns, 0)
+        return self._entered(unit, start, ctx_addr)
+
+    def _resumed(self, paused: Paused, budget_insns: int) -> RunResult:
+        """The rest of a run, whose counts go on."""
+        *callers, last = paused.frames
+        unit = self.unit(last.program)
+        if not paused.resumable or last.astray or last.pc not in unit.code.blocks:
+            raise InternalError("compiled code is to go on elsewhere than at the start of a block")
+        self._set_up(paused.ctx_addr, paused.packet, budget_insns, paused.insns)
+        words = self._state.words
+        words[Slot.MAY_GOTO] = paused.may_goto_left
+        self._tail_calls_left = paused.tail_calls_left
+        for number, value in enumerate(last.regs):
+            words[Slot.REGS + number] = value
+        waiting = [(self._return_of(frame), frame.regs[6:10]) for frame in callers]
+        code = self._thunks.taking_up(waiting, unit.base + unit.code.blocks[last.pc])
+        pages = code_area().place(code)
+        try:
+            return self._entered(unit, c_function(pages.start), 0)
+        finally:
+            code_area().release(pages)
+
+    def _return_of(self, frame: PausedFrame) -> int:
+        """Where the function that waits goes on, in its code."""
+        unit = self.unit(frame.program)
+        behind = bisect_left(unit.code.starts, frame.pc)
+        return unit.base + unit.code.returns[behind if frame.astray else behind - 1]
+
+    def _set_up(
+        self, ctx_addr: int, packet: Region | None, budget_insns: int, executed: int
+    ) -> None:
+        """What a run begins with that has executed so many instructions already."""
         if ctx_addr != self.ctx_addr:
             self._state.forget_sites()  # the same bytes may be other fields now, or no context's
         self.ctx_addr = ctx_addr
         self.packet = packet
         words = self._state.words
-        first = min(budget_insns, SLICE_INSNS)
+        left = max(budget_insns - executed, 0)
+        first = min(left, SLICE_INSNS)
         self._budget = budget_insns
-        self._beyond = budget_insns - first
+        self._beyond = left - first
         self._tail_calls_left = MAX_TAIL_CALLS
+        self._back = -1, 0
         turns = self.environment.may_goto_turns
         words[Slot.FUEL] = first
         words[Slot.CTX] = ctx_addr
         words[Slot.MAY_GOTO] = MAY_GOTO_ITERATIONS if turns is None else turns
         words[Slot.EXIT_PC] = 0
+
+    def _entered(self, unit: Unit, start: Enter, argument: int) -> RunResult:
+        """Run code that begins in `unit`."""
+        words = self._state.words
         if unit.build.checks is not Checks.EXACT:
             self._faults.ensure()
         if self._recorder is not None:
             self._recorder.run_begins()
         self._current = unit
-        r0 = self._guarded(start, ctx_addr)
+        r0 = self._guarded(start, argument)
         if words[Slot.EXIT_PC]:
             self._check_exit(r0)
         return RunResult(r0, self.executed if self._build.fuel else 0)
@@ -200,7 +293,7 @@ class JitEngine(Answers):
         if self._recorder is not None:
             self._recorder.close()
         self._state.close()
-        for region in self._stack:
+        for region in self._own_stack:
             self.memory.free(region)
 
     def __enter__(self) -> JitEngine:
@@ -262,12 +355,13 @@ class JitEngine(Answers):
             unit = self._loops.unit(target.program)  # the ring is lent to its code
         else:
             unit = self.unit(target.program)
-        saved = tuple(words[: Slot.FAULT])
+        saved = memoryview(words[: Slot.FAULT].tobytes()).cast("Q")
         if words[FRAME_POINTER] == words[Slot.LAST_FRAME]:
             raise Stop(TrapKind.STACK_DEPTH)
         for number, value in enumerate(args, 1):
             words[number] = value & U64
         words[FRAME_POINTER] += FRAME_STRIDE
+        before = self._before_call() if self._pausing else 0
         try:
             r0 = self._guarded(self._thunks.enter, unit.base + unit.code.entries[target.pc])
         except Trap:
@@ -276,11 +370,25 @@ class JitEngine(Answers):
                 pc = caller.pc_of(caller.index_at(saved[Slot.PC]))
                 self._recorder.ended(self._recorder.place(caller.program, pc))
             raise
+        except PauseReached as reached:
+            caller = self._unit_at(saved[Slot.PC])
+            pc = caller.pc_of(caller.index_at(saved[Slot.PC]))
+            regs = (0, 0, 0, 0, 0, 0, *saved[Slot.REGS + 6 : Slot.REGS + REGISTERS])
+            reached.frames += PausedFrame(caller.program, pc, regs), *self._callers(saved)
+            reached.called_back = before
+            raise
         fuel = words[Slot.FUEL]
-        for number, value in enumerate(saved):
-            words[number] = value
+        words[: Slot.FAULT] = saved
         words[Slot.FUEL] = fuel
+        if self._pausing:
+            self._back = self.executed, before
         return r0
+
+    def _before_call(self) -> int:
+        """Instructions executed before the call of the helper that calls back now."""
+        ended, before = self._back
+        executed = self.executed  # the call is counted, and the last of its block
+        return before if executed == ended else executed - 1
 
 
 __all__ = ["SLICE_INSNS", "JitEngine"]

@@ -145,6 +145,7 @@ class Flow(Accounting):
         data += b"\xe8"
         called = len(data)
         data += bytes(4)
+        self._code.returns[self._index] = len(data)
         astray = self._outline.astray(self._pc, target, is_call=True)
         if astray is None:
             self._calls.append((called, target))

@@ -1,9 +1,9 @@
 """The hot paths of programs on a ring as BPF of our own, compiled for an engine without checks.
 
 The sources are `code/ring.s` for BPF requests and `code/step.s` for programs that drive a ring from
-inside io_uring_enter. Their functions are the loop of a program and what that calls in place of
-the helpers: the same arguments, the same results as the helpers in Python, which they call for
-whatever is not simple.
+inside io_uring_enter; `code/take.s` is in both. Their functions are the loop of a program and what
+that calls in place of the helpers: the same arguments, the same results as the helpers in Python,
+which they call for whatever is not simple.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class LoopSource:
 
 RING = LoopSource(
     "ring",
-    ("ring", "user"),
+    ("ring", "take", "user"),
     ("loop", "submit", "emit", "reap", "copy_from_user", "copy_to_user"),
     {
         "io_uring_submit": "submit",
@@ -96,7 +96,7 @@ RING = LoopSource(
 )
 STEP = LoopSource(
     "step",
-    ("step",),
+    ("step", "take"),
     ("loop", "submit", "region"),
     {"io_uring_submit_sqes": "submit", "io_uring_get_region": "region"},
     {4: ("submit", 2)},

@@ -31,6 +31,7 @@ class Slot(IntEnum):
     FUEL = _next()  # instructions that may still be executed in this slice, signed
     PC = _next()  # native address that Python was asked from, or faulted
     NATIVE = _next()  # where code of LLVM's has its registers while it asks
+    STACK = _next()  # the native stack when Python is asked or told: where the return address is
     FAULT = _next()  # address of a fault
     SAVED_RSP = _next()  # where the entry that runs left the native stack
     FIRST_FRAME = _next()  # r10 of the outermost function

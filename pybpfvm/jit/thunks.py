@@ -12,7 +12,7 @@ r12 and the fuel in r9; it reaches its state by displacements from r12 and these
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 from pybpfvm.jit.faults import CURRENT, FAULT_ADDR, FAULT_RIP, FaultHandler
@@ -169,6 +169,21 @@ class Thunks:
         asm.label("main")
         return asm.finish()
 
+    def taking_up(self, callers: Sequence[tuple[int, Sequence[int]]], target: int) -> bytes:
+        """A way into code that is walked (see `frames`): past the prologues, at `target`, with the
+        registers of the state. `callers` from the outermost: where each goes on, its r6 to r9."""
+        asm = Assembler()
+        self._come_in(asm)
+        asm.call("go on")
+        self._go_out(asm)
+        asm.label("go on")
+        for word in (0, 0, 0, 0, *(w for back, kept in callers for w in (back, *kept))):
+            asm(mov_imm(RAX, word), push(RAX))
+        asm(mov_imm(R11, target))
+        self._load_registers(asm)
+        asm(jump_reg(R11))
+        return asm.finish()
+
     def _come_in(self, asm: Assembler) -> None:
         """From C, with one int in a vector at rsi: the int in r11, base, fuel and bookkeeping."""
         disp = self._state.disp
@@ -256,6 +271,7 @@ class Thunks:
         asm(
             rm(MOV, RAX, RSP, 0),
             store(disp(Slot.PC), RAX),
+            store(disp(Slot.STACK), RSP),
             rr(MOV, RBX, RSP),  # the C side keeps rbx; r6 is in the state
             group(SUB, RSP, 32),
             group(AND, RSP, -16),
@@ -297,6 +313,7 @@ class Thunks:
         asm(
             rm(MOV, RAX, RSP, 0),
             store(disp(Slot.PC), RAX),
+            store(disp(Slot.STACK), RSP),
             rr(MOV, RBX, RSP),
             rr(MOV, R13, R11),
             group(SUB, RSP, 80),

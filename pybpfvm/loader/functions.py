@@ -34,6 +34,7 @@ class Function:
 
     @property
     def slots(self) -> int:
+        """Its length in slots of 8 bytes."""
         return self.end - self.start
 
 

@@ -31,7 +31,6 @@ from pybpfvm.loader.relo import Body, MapTable, Relocator
 from pybpfvm.loader.structops import struct_ops_of
 from pybpfvm.loader.tags import exception_callbacks
 from pybpfvm.loader.target import TargetBtf, chosen_target, default_target, kernel_of, loop_facts
-from pybpfvm.profiles.detect import Detection
 from pybpfvm.profiles.detect_loop import detect_loop
 from pybpfvm.program import BpfObject, MapType, Program, StructOps
 
@@ -108,7 +107,6 @@ def _assemble(
         if reference.target != function
     )
     programs, left_out = _programs(elf, functions.programs(called), bodies, lines, license_, btf)
-    left_out = {name: _only_recognized(dialect) or why for name, why in left_out.items()}
     programs = [_attached(program, struct_ops) for program in programs]
     _check_struct_ops(elf, struct_ops, {*(program.name for program in programs), *left_out})
     _check_slots(elf, placed, bodies)
@@ -131,13 +129,6 @@ def _assemble(
         kernel.variables,
         dialect,
     )
-
-
-def _only_recognized(dialect: Detection | None) -> str:
-    """What programs of a dialect are, that nothing is known of here; "" for all others."""
-    candidates = () if dialect is None else dialect.candidates
-    known = not candidates or any(not profile.not_judged for profile in candidates)
-    return "" if known else candidates[-1].not_judged
 
 
 def _attached(program: Program, struct_ops: Sequence[StructOps]) -> Program:

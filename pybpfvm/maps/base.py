@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from pybpfvm.program import MapSpec
+
+# What a map type keeps of itself: its own business.
+MapState = tuple[Any, ...]
 
 
 class MapError(Exception):
@@ -51,3 +54,10 @@ class BpfMap(Protocol):
 
     def freeze(self) -> None:
         """BPF_MAP_FREEZE: the host may write no more. Raises MapError."""
+
+    def state(self) -> MapState:
+        """All that the map is beside the bytes in memory; what is done to the map later does not
+        change it."""
+
+    def restore(self, state: MapState) -> None:
+        """Be again what `state` was taken of. Memory is what it was then, already."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from errno import E2BIG, EBADF, EINVAL, ENOENT
 
 from pybpfvm.maps.array import IndexedMap
-from pybpfvm.maps.base import MapError
+from pybpfvm.maps.base import MapError, MapState
 from pybpfvm.maps.hash import HashMap
 from pybpfvm.maps.live import BPF_ANY, LiveMap
 from pybpfvm.memory import AddressSpace
@@ -62,6 +62,15 @@ class HandleArrayMap(IndexedMap):
             raise MapError(E2BIG, f"{self}: index {index} of {self.spec.max_entries}")
         if self._slots.pop(index, None) is None:
             raise MapError(ENOENT, f"{self}: slot {index} is empty")
+
+    def state(self) -> MapState:
+        """With the slots."""
+        return *super().state(), dict(self._slots)
+
+    def restore(self, state: MapState) -> None:
+        """Have the slots again."""
+        super().restore(state)
+        self._slots = dict(state[1])
 
 
 class ProgArrayMap(HandleArrayMap):

@@ -12,7 +12,7 @@ from errno import E2BIG, EEXIST, ENOENT
 
 from pybpfvm.bits import align_up
 from pybpfvm.errors import InputError
-from pybpfvm.maps.base import MapError
+from pybpfvm.maps.base import MapError, MapState
 from pybpfvm.maps.hashindex import MOST_ENTRIES, HashIndex
 from pybpfvm.maps.live import BPF_EXIST, BPF_NOEXIST, LiveMap
 from pybpfvm.maps.slab import Slab
@@ -224,6 +224,27 @@ class HashMap(LiveMap):
             element.newer.older = element.older
         self._slab.release(element.addr)
 
+    def state(self) -> MapState:
+        """With the elements in order of insertion, as (key, address of the value)."""
+        elements = tuple((key, found.addr) for key, found in self._elements.items())
+        return *super().state(), self._slab.state(), elements
+
+    def restore(self, state: MapState) -> None:
+        """Have the elements again."""
+        super().restore(state)
+        _, slab, elements = state[:3]
+        self._slab.restore(slab)
+        # What compiled code finds is no part of snapshots: it learns what differs.
+        index, self._index = self._index, None
+        before = {key: found.addr for key, found in self._elements.items()}
+        self._elements = {}
+        self._oldest = self._newest = None
+        for key, addr in elements:
+            self._insert(key, addr)
+        self._index = index
+        if index is not None:
+            index.become(before, dict(elements))
+
 
 class LruHashMap(HashMap):
     """A full map drops the element that was least recently used to make room.
@@ -253,3 +274,14 @@ class LruHashMap(HashMap):
     def _remove(self, element: _Element) -> None:
         super()._remove(element)
         del self._by_use[element.key]
+
+    def state(self) -> MapState:
+        """With the keys, the least recently used first."""
+        return *super().state(), tuple(self._by_use)
+
+    def restore(self, state: MapState) -> None:
+        """Have the elements again, and their order by use."""
+        self._by_use.clear()
+        super().restore(state)
+        for key in state[3]:
+            self._by_use.move_to_end(key)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from pybpfvm.bits import U64, align_up
 from pybpfvm.memory import AddressSpace, Region, RegionKind
@@ -84,6 +84,14 @@ class HashIndex:
         """The key is gone."""
         place = self._places.pop(key)
         _HEAD.pack_into(self._view, place * self._entry_bytes, _DELETED, 0)
+
+    def become(self, before: Mapping[bytes, int], now: Mapping[bytes, int]) -> None:
+        """It has the keys of `before`, beside each where its value lies; have those of `now`."""
+        for key in before.keys() - now.keys():
+            self.remove(key)
+        for key, addr in now.items():
+            if before.get(key) != addr:
+                self.put(key, addr)
 
     def _free_place(self, hashed: int) -> int:
         place = (hashed >> 8) & self._mask

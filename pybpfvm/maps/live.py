@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from errno import EINVAL, EPERM
 
-from pybpfvm.maps.base import MapError
+from pybpfvm.maps.base import MapError, MapState
 from pybpfvm.maps.rules import ENOTSUPP
 from pybpfvm.memory import AddressSpace
 from pybpfvm.program import BPF_F_RDONLY, BPF_F_WRONLY, MapSpec, MapType
@@ -88,6 +88,14 @@ class LiveMap:
         """
         self.check_host_write()
         self._frozen = True
+
+    def state(self) -> MapState:
+        """What the map is beside its bytes in memory: a type with more to say puts it behind."""
+        return (self._frozen,)
+
+    def restore(self, state: MapState) -> None:
+        """Be again what `state` was taken of, memory being what it was then."""
+        self._frozen = state[0]
 
     def check_host_read(self) -> None:
         """Raises MapError(EPERM) if the map is write-only for the host."""

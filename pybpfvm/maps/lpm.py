@@ -8,10 +8,11 @@ Iteration is in order of insertion (kernels: along the trie).
 from __future__ import annotations
 
 from bisect import bisect_right, insort
+from collections import Counter
 from errno import EEXIST, EINVAL, ENOENT, ENOSPC
 
 from pybpfvm.bits import align_up
-from pybpfvm.maps.base import MapError
+from pybpfvm.maps.base import MapError, MapState
 from pybpfvm.maps.live import BPF_EXIST, BPF_NOEXIST, LiveMap
 from pybpfvm.maps.slab import Slab
 from pybpfvm.memory import AddressSpace
@@ -136,3 +137,16 @@ class LpmTrieMap(LiveMap):
         if following is None:
             raise MapError(ENOENT, f"{self}: no further key")
         return self._nodes[following][0]
+
+    def state(self) -> MapState:
+        """With the prefixes in order of insertion."""
+        return *super().state(), self._slab.state(), tuple(self._nodes.items())
+
+    def restore(self, state: MapState) -> None:
+        """Have the prefixes again."""
+        super().restore(state)
+        _, slab, nodes = state
+        self._slab.restore(slab)
+        self._nodes = dict(nodes)
+        self._by_length = dict(Counter(length for length, _ in self._nodes))
+        self._lengths = sorted(self._by_length)

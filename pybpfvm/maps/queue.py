@@ -6,7 +6,7 @@ from collections import deque
 from errno import E2BIG, EINVAL, ENOENT
 
 from pybpfvm.errors import InputError
-from pybpfvm.maps.base import MapError
+from pybpfvm.maps.base import MapError, MapState
 from pybpfvm.maps.live import BPF_EXIST, BPF_NOEXIST, LiveMap
 from pybpfvm.memory import AddressSpace
 from pybpfvm.program import MapSpec, MapType
@@ -91,3 +91,12 @@ class QueueMap(LiveMap):
         """EINVAL: there are no keys."""
         self.check_host_read()
         raise MapError(EINVAL, f"{self}: queues and stacks have no keys")
+
+    def state(self) -> MapState:
+        """With the values, oldest first."""
+        return *super().state(), tuple(self._values)
+
+    def restore(self, state: MapState) -> None:
+        """Have the values again."""
+        super().restore(state)
+        self._values = deque(state[1])

@@ -13,7 +13,7 @@ from errno import EAGAIN, EINVAL
 
 from pybpfvm.bits import align_up
 from pybpfvm.errors import InputError
-from pybpfvm.maps.base import MapError
+from pybpfvm.maps.base import MapError, MapState
 from pybpfvm.maps.live import LiveMap
 from pybpfvm.memory import AddressSpace, Region, RegionKind
 from pybpfvm.program import MapSpec
@@ -134,3 +134,17 @@ class RingbufMap(LiveMap):
             if record.data is not None:
                 taken.append(record.data)
         return taken
+
+    def state(self) -> MapState:
+        """With the positions and the records, oldest first."""
+        records = tuple((record.span, record.region, record.data) for record in self._records)
+        return *super().state(), self._producer, self._consumer, records
+
+    def restore(self, state: MapState) -> None:
+        """Have the records again; those that were reserved are in their regions."""
+        super().restore(state)
+        _, self._producer, self._consumer, records = state
+        self._records = deque(_Record(*one) for one in records)
+        self._reserved = {
+            record.region.start: record for record in self._records if record.region is not None
+        }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from errno import ENOMEM
 
 from pybpfvm.errors import InputError
-from pybpfvm.maps.base import MapError
+from pybpfvm.maps.base import MapError, MapState
 from pybpfvm.memory import PAGE, AddressSpace, RegionKind
 
 _FIRST_CHUNK = PAGE
@@ -44,6 +44,15 @@ class Slab:
     def release(self, addr: int) -> None:
         """Give a slot back."""
         self._free.append(addr)
+
+    def state(self) -> MapState:
+        """Which slots are free, and how it goes on."""
+        return self._missing, self._chunk_bytes, tuple(self._free)
+
+    def restore(self, state: MapState) -> None:
+        """Hand out again what was handed out next then; its regions are those of then."""
+        self._missing, self._chunk_bytes, free = state
+        self._free = list(free)
 
     def clear(self) -> None:
         """All slots are free, and handed out in the order in which they were the first time."""

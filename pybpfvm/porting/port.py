@@ -30,7 +30,7 @@ def port(program: Program, obj: BpfObject, profiles: Sequence[Profile], target: 
     them. Raises InputError where it does not, and for programs of other ABIs.
     """
     where = f"{obj.path}: {program.name}"
-    if target.loop is None:
+    if target.loop is None or target.loop.operation is not None:
         raise InputError(f"{target.name} has no loop to port to", remedy="loop-7.1 or loop-7.2")
     if not profiles or any(profile.ring is None for profile in profiles):
         what = profiles[-1].name if profiles else "of no known ABI"

@@ -146,6 +146,7 @@ class LoopPlace(Enum):
 
     INSTEAD = "it takes the place of io_uring_enter"
     WAITING = "inside the wait of an enter with GETEVENTS"
+    REQUEST = "for each request of an opcode of its own"
 
 
 class LoopAnswer(Enum):
@@ -170,21 +171,48 @@ class LoopTimeout:
 
 
 @dataclass(frozen=True, slots=True)
+class OperationRules:
+    """Requests that are performed by programs: abi/iouring-bpf-upstream, section 8.
+
+    SQEs of `opcode` have in the upper 8 bits of their op-flags which program it is, below `ids`;
+    the lower 24 are the program's. A ring has programs of its own and needs `setup_flag` for them;
+    0: programs are everybody's. A request has `data_bytes` for its programs, as `fields` (name,
+    type, offset); the op-flags are at `flags_at`, and from `own_at` on they may write. `queued` is
+    what a request that goes on later would answer, which these can not.
+    """
+
+    opcode: int
+    ids: int
+    setup_flag: int
+    fields: tuple[tuple[str, str, int], ...]
+    own_at: int
+    data_bytes: int = 64
+    flags_at: int = 16
+    prepare: str = "prep"
+    fail: str = "fail"
+    cleanup: str = "cleanup"
+    queued: int = -529
+
+
+@dataclass(frozen=True, slots=True)
 class LoopRules:
     """How programs drive a ring from inside io_uring_enter: abi/iouring-bpf-upstream, 1.3 to 3.4,
-    and 7 and 9.2 for other dialects.
+    and 7 to 9.2 for other dialects.
 
     A program is member `callback` of `struct ops`; it gets a `struct ctx` and a `struct params`.
     Where `ops` is "", it has a type of its own and gets the ring only; it says by a function for
     how many CQEs it waits. `members` of the struct are (name, type, offset), "step()" being the
-    callback's type; `own` is the one that only the kernel sets. Of `writable` structs it may write
-    the bytes [low, high) as (struct, low, high). `regions` are the ids that the region kfunc takes;
-    the index to wait for is a u32 of the parameters, at `wait_index_at`. `ctx_bytes` of the ring's
-    struct can be read (0: none). `stop` and `go_on` are what the program returns, `other` is what
-    other answers mean. `deferred`: only rings with DEFER_TASKRUN take a program. `untold` fields of
-    the parameters, as (name, offset, size), have a meaning that we do not know, unless they are
-    zero. `gate` is a member that decides whether a poll's wake counts: its programs get an event,
-    can not be sleepable, and are judged only, for no ring here asks them.
+    callback's type (others: `upstream_types`); `own` is the one that only the kernel sets. Of
+    `writable` structs it may write the bytes [low, high) as (struct, low, high). `regions` are the
+    ids that the region kfunc takes; the index to wait for is a u32 of the parameters, at
+    `wait_index_at`. `ctx_bytes` of the ring's struct can be read (0: none). `stop` and `go_on` are
+    what the program returns, `other` is what other answers mean. `deferred`: only rings with
+    DEFER_TASKRUN take a program. `untold` fields of the parameters, as (name, offset, size), have a
+    meaning that we do not know, unless they are zero. `gate` is a member that decides whether a
+    poll's wake counts: its programs get an event and can not be sleepable. `operation`: the
+    callbacks are what requests do; `callback` performs one, and `ctx` is not the ring but what a
+    request has for its programs. `rebinds`: a map that is on a ring gets onto another one, and
+    leaves the first one dangling.
     """
 
     ops: str
@@ -198,6 +226,7 @@ class LoopRules:
     members: tuple[tuple[str, str, int], ...]
     own: str = "priv"
     gate: str = ""
+    operation: OperationRules | None = None
     place: LoopPlace = LoopPlace.INSTEAD
     other: LoopAnswer = LoopAnswer.INVALID
     deferred: bool = True
@@ -207,16 +236,12 @@ class LoopRules:
     ctx_bytes: int = 0
     go_on: int = 0
     stop: int = 1
+    rebinds: bool = False
 
     @property
     def of_structs(self) -> bool:
         """Whether programs are members of a struct."""
         return bool(self.ops)
-
-    @property
-    def opaque(self) -> bool:
-        """Whether programs can not look into the ring's struct."""
-        return not self.ctx_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,8 +270,8 @@ class Profile:
     and this version does not. `packet_access` is for loads and stores, `packet_loads` says whether
     LD_ABS and LD_IND are offered. `runs` is False for types that are verified and never run here.
 
-    `experimental`: it was proposed, and no kernel was released with it. `not_judged` says what of
-    such an ABI this version knows no rules for; its programs are recognized, and that is all.
+    `experimental`: it was proposed, and no kernel was released with it. `objects_of`: the profile
+    that has the same objects, so that none of them tells of this one.
 
     `family` is the program type of an ABI that is one of several with it; `loop` the rules of
     programs that drive a ring from inside io_uring_enter. `kfuncs` are the kernel's functions that
@@ -270,6 +295,7 @@ class Profile:
     ring: RingRules | None = None
     types: tuple[tuple[str, int, tuple[tuple[str, int, int], ...]], ...] = ()
     experimental: bool = False
+    objects_of: str = ""
     notes: tuple[str, ...] = field(default=())
     packet: PacketRules | None = None
     missing_helpers: Mapping[int, str] = field(default_factory=dict)
@@ -282,7 +308,6 @@ class Profile:
     loop: LoopRules | None = None
     kfuncs: tuple[str, ...] = ()
     kfunc_rows: Mapping[str, str] = field(default_factory=dict)
-    not_judged: str = ""
 
     def row_of(self, kfunc: str) -> str:
         """The name in the table of helpers of one of `kfuncs`."""

@@ -100,11 +100,11 @@ def detect(profiles: Iterable[Profile], programs: Iterable[ProgramFacts]) -> Det
 
     A section or helper number that a profile does not have rules it out. Calls and returns that
     look wrong only count against it: a program may be wrong, and still of that ABI. The profiles
-    with the least against them are the candidates. Profiles that other things tell apart, with a
-    loop or recognized only, are none of them: see `detect_loop`.
+    with the least against them are the candidates. Profiles that other things tell apart, of rings
+    with callbacks, are none of them: see `detect_loop`.
     """
     facts = tuple(programs)
-    tried = tuple(one for one in profiles if one.loop is None and not one.not_judged)
+    tried = tuple(one for one in profiles if one.loop is None)
     if not facts:
         return Detection(None, (), ("the object has no programs",))
     why: list[str] = []

@@ -1,8 +1,8 @@
 """What was proposed before and after the merged ABI, as experimental profiles.
 
 abi/iouring-bpf-upstream, sections 7 (earlier forms), 8 (IORING_OP_BPF) and 9.2 (wait timeouts, poll
-gate). Programs of the dialects with a loop are judged and run by the same code as the merged ones',
-gates are judged, the others recognized: neither their types nor their prototypes were written down.
+gate). They are judged and run by the same code as the merged ones. What was never written down is
+read as docs/abi-upstream.md says, or is unsupported.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from pybpfvm.profiles.base import (
     LoopPlace,
     LoopRules,
     LoopTimeout,
+    OperationRules,
     Profile,
     Region,
     SectionRule,
     Sleepable,
 )
 from pybpfvm.profiles.loop_upstream import (
+    BEFORE_715,
     LOOP_PROFILES,
     MERGED_KFUNCS,
-    PROG_TYPE_STRUCT_OPS,
     RULES_72,
     loop_profile,
 )
@@ -111,28 +112,6 @@ _RULES_GATE = replace(
 )
 
 
-def _recognized(name: str, title: str, not_judged: str) -> Profile:
-    """A profile for programs of which nothing more is known here."""
-    return Profile(
-        name=name,
-        title=title,
-        prog_type=PROG_TYPE_STRUCT_OPS,
-        family="struct_ops",
-        sections=(SectionRule("struct_ops"),),
-        ctx_name="u64[]",
-        ctx_bytes=0,
-        ctx_fields=(),
-        helpers={},
-        returns=None,
-        sleepable=Sleepable.OPTIONAL,
-        experimental=True,
-        runs=False,
-        not_judged=not_judged,
-    )
-
-
-_OP_BPF = "programs that are the operation of an IORING_OP_BPF request"
-
 _KFUNC_ROWS_2024 = {"bpf_io_uring_get_cqe": "io_uring_copy_cqe"}
 PROTOTYPE_2024 = replace(
     loop_profile(
@@ -181,14 +160,73 @@ WITH_LOOP = (
     ),
     POLL_GATE,
 )
-OP_BPF_V1 = _recognized(
-    "op-bpf-v1", "uring_bpf_ops as posted in November 2025", f"{_OP_BPF}, version 1"
+# 2025 and 2026, programs that are the operation of a request: section 8. The opcode's number is the
+# first behind those of Linux 6.19, where the first version was proposed for the release after it.
+_OPCODE = 65
+_DATA, _DATA_BYTES = "uring_bpf_data", 64
+_OPS_FIELDS = (
+    ("prep", "prep()", 8),
+    ("issue", "issue()", 16),
+    ("fail", "end()", 24),
+    ("cleanup", "end()", 32),
 )
-OP_BPF_V2 = _recognized(
-    "op-bpf-v2", "uring_bpf_ops as posted in January 2026", f"{_OP_BPF}, version 2"
-)
-OP_BPF_V3 = _recognized(
-    "op-bpf-v3", "uring_bpf_ops as posted in March 2026", f"{_OP_BPF}, version 3"
-)
-RECOGNIZED = (OP_BPF_V1, OP_BPF_V2, OP_BPF_V3)
-DIALECTS = (*WITH_LOOP, *RECOGNIZED)
+
+
+def _operation(ids: int, setup_flag: int, *, issue_flags: bool) -> OperationRules:
+    """Where there are no `issue_flags` in a request's data, the program's part begins there."""
+    own_at = 24 if issue_flags else 20
+    shown = (("issue_flags", "unsigned int", 20),) if issue_flags else ()
+    return OperationRules(
+        opcode=_OPCODE,
+        ids=ids,
+        setup_flag=setup_flag,
+        fields=(
+            ("req_data", " *", 0),
+            ("ops", " *", 8),
+            ("opf", "unsigned int", 16),
+            *shown,
+            ("pdu", f"unsigned char[{_DATA_BYTES - own_at}]", own_at),
+        ),
+        own_at=own_at,
+    )
+
+
+def _operation_rules(
+    operation: OperationRules, members: tuple[tuple[str, str, int], ...]
+) -> LoopRules:
+    return LoopRules(
+        ops="uring_bpf_ops",
+        callback="issue",
+        ctx=_DATA,
+        params="",
+        params_fields=(),
+        params_bytes=0,
+        writable=((_DATA, operation.own_at, operation.data_bytes),),
+        regions={},
+        members=(*members, *_OPS_FIELDS),
+        own="",
+        operation=operation,
+        place=LoopPlace.REQUEST,
+        other=LoopAnswer.UNTOLD,
+        deferred=False,
+        stop=-22,
+    )
+
+
+_PER_RING = (("id", "unsigned short", 0), ("ring_fd", "int", 4))
+_OP_BPF_V1 = _operation_rules(_operation(256, 0, issue_flags=False), (("id", "unsigned char", 0),))
+_OP_BPF_V2 = _operation_rules(_operation(16, 1 << 20, issue_flags=True), _PER_RING)
+_OP_BPF_V3 = _operation_rules(_operation(16, 1 << 21, issue_flags=True), _PER_RING)
+
+
+def _op_bpf(name: str, posted: str, rules: LoopRules, *kfuncs: str) -> Profile:
+    title = f"IORING_OP_BPF, uring_bpf_ops as posted in {posted}"
+    made = loop_profile(name, title, rules, ("uring_bpf_set_result",), experimental=True)
+    return replace(made, sleepable=Sleepable.NEVER, kfuncs=(*made.kfuncs, *kfuncs))
+
+
+OP_BPF_V1 = _op_bpf("op-bpf-v1", "November 2025", _OP_BPF_V1)
+OP_BPF_V2 = _op_bpf("op-bpf-v2", "January 2026", _OP_BPF_V2, "uring_bpf_memcpy")
+OP_BPF_V3 = _op_bpf("op-bpf-v3", "March 2026", _OP_BPF_V3)
+OP_BPF = (OP_BPF_V1, OP_BPF_V2, OP_BPF_V3)
+DIALECTS = (*WITH_LOOP, *OP_BPF, BEFORE_715)

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pybpfvm.btf.types import Btf
 from pybpfvm.profiles.base import LoopRules, Profile, Region, SectionRule, Sleepable
 from pybpfvm.profiles.mainline import MAINLINE_NAMES, NUMBERS
-from pybpfvm.profiles.upstream_types import CTX_BYTES, kernel_side
+from pybpfvm.profiles.upstream_types import CTX_BYTES, CTX_FIELDS, kernel_side
 
 PROG_TYPE_STRUCT_OPS = 27
 
@@ -85,8 +85,17 @@ def loop_profile(
 
 
 LOOP_PROFILES = (
-    loop_profile("loop-7.1", "io_uring_bpf_ops.loop_step of Linux 7.1", _RULES_71),
+    loop_profile("loop-7.1", "io_uring_bpf_ops.loop_step of Linux 7.1, from 7.1.5 on", _RULES_71),
     loop_profile("loop-7.2", "io_uring_bpf_ops.loop_step of Linux 7.2", RULES_72),
+)
+# As 7.1 but for what 7.1.5 mended. No object tells them apart: who wants this one names it.
+BEFORE_715 = replace(
+    loop_profile(
+        "loop-7.1.0",
+        "io_uring_bpf_ops.loop_step of Linux 7.1.0 to 7.1.4",
+        replace(_RULES_71, rebinds=True),
+    ),
+    objects_of="loop-7.1",
 )
 
 
@@ -95,9 +104,14 @@ def kernel_btf_of(profile: Profile) -> Btf | None:
     rules = profile.loop
     if rules is None:
         return None
+    operation = rules.operation
+    if operation is not None:
+        size, fields = operation.data_bytes, operation.fields
+    else:
+        size, fields = rules.ctx_bytes, CTX_FIELDS if rules.ctx_bytes else ()
     return kernel_side(
         profile.name,
-        rules.ctx,
+        (rules.ctx, size, fields),
         (rules.params, rules.params_bytes, rules.params_fields),
         (rules.ops, rules.members),
         tuple((name, profile.row_of(name)) for name in profile.kfuncs),

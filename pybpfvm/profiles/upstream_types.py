@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from pybpfvm.btf.types import (
+    Array,
     Btf,
     BtfType,
     Func,
@@ -31,7 +32,7 @@ _VALUE_DATA_AT = 64  # the value's common header fills a cache line
 # (name, type, byte offset)
 Fields = Sequence[tuple[str, str, int]]
 
-CTX_FIELDS: Fields = (
+CTX_FIELDS: tuple[tuple[str, str, int], ...] = (
     ("flags", "unsigned int", 0),
     ("clockid", "int", 40),
     ("sq_thread_idle", "unsigned int", 52),
@@ -133,7 +134,16 @@ class _Types:
 
     def of(self, kind: str) -> int:
         """The id of a type by its text."""
+        if kind.endswith("]"):
+            return self._array(kind)
         return self.pointer(kind.removesuffix(" *")) if kind.endswith(" *") else self._ids[kind]
+
+    def _array(self, kind: str) -> int:
+        if kind not in self._ids:
+            element, _, count = kind.removesuffix("]").partition("[")
+            made = Array(self.of(element), self._ids["unsigned int"], int(count))
+            self._ids[kind] = self.add(made)
+        return self._ids[kind]
 
     def prototype(self, result: str, params: Sequence[tuple[str, str]]) -> int:
         returned = self.of(result) if result else 0
@@ -153,8 +163,18 @@ class _Types:
 
 
 _COUNTER = ("bpf_iter_num *", "it")
-# Result and parameters of kfuncs, by rows of the table of helpers; _RING stands for the ring.
+# Result and parameters of kfuncs, by rows of the table of helpers; _RING stands for the ring, or
+# for what a request has for its programs.
 _RING = ("", "")
+_PARAMS = ("params", "")
+_BUFFER = "uring_bpf_buf"  # this name is ours, too
+_BUFFER_FIELDS: Fields = (
+    ("type", "unsigned char", 0),
+    ("resv", "unsigned char", 1),
+    ("index", "unsigned short", 2),
+    ("len", "unsigned int", 4),
+    ("addr", "unsigned long long", 8),
+)
 _EVENT = ("io_poll_event *", "ev")  # the name is ours: no one compares it
 _KFUNCS: Mapping[str, tuple[str, Sequence[tuple[str, str]]]] = {
     "io_uring_submit_sqes": ("int", (_RING, ("unsigned int", "nr"))),
@@ -179,48 +199,62 @@ _KFUNCS: Mapping[str, tuple[str, Sequence[tuple[str, str]]]] = {
     "io_uring_set_wait_params": ("int", (_RING, ("unsigned int", "nr"))),
     "io_uring_sock_state": ("int", (_EVENT, (" *", "out"), ("unsigned int", "out__sz"))),
     "io_uring_sock_peek": ("int", (_EVENT, (" *", "buf"), ("unsigned int", "buf__sz"))),
+    "uring_bpf_set_result": ("", (_RING, ("int", "res"))),
+    "uring_bpf_memcpy": ("int", (_RING, (f"{_BUFFER} *", "dst"), (f"{_BUFFER} *", "src"))),
     "iter_num_new": ("int", (_COUNTER, ("int", "start"), ("int", "end"))),
     "iter_num_next": ("int *", (_COUNTER,)),
     "iter_num_destroy": ("", (_COUNTER,)),
+}
+# Result and parameters of callbacks, by the type of their member.
+_CALLBACKS: Mapping[str, tuple[str, Sequence[tuple[str, str]]]] = {
+    "step()": ("int", (_RING, _PARAMS)),
+    "gate()": ("int", (_EVENT,)),
+    "prep()": ("int", (_RING, ("io_uring_sqe *", "sqe"))),
+    "issue()": ("int", (_RING,)),
+    "end()": ("", (_RING,)),
 }
 
 
 @lru_cache(maxsize=8)
 def kernel_side(
     name: str,
-    ctx: str,
+    ctx: tuple[str, int, Fields],
     params: tuple[str, int, Fields],
     ops: tuple[str, Fields],
     kfuncs: tuple[tuple[str, str], ...],
 ) -> Btf:
-    """The BTF of dialect `name`, whose ring is a `struct ctx`. `params` are the step's parameters
-    (struct, size, fields), `ops` the struct of its callback (name, members), if it is in one;
-    `kfuncs` are names, with the rows that tell their prototypes."""
+    """The BTF of dialect `name`. `ctx` is what programs get first, `params` are the step's
+    parameters (struct, size, fields), `ops` the struct of its callbacks (name, members), if they
+    are in one; `kfuncs` are names, with the rows that tell their prototypes."""
     types = _Types()
-    transparent = ctx == "io_ring_ctx"
-    types.struct(ctx, CTX_BYTES if transparent else 0, CTX_FIELDS if transparent else ())
+    types.struct(*ctx)
     if params[0]:
         types.struct(*params)
     types.struct("io_uring_sqe", 64, _SQE_FIELDS)
     types.struct("io_uring_cqe", 16, _CQE_FIELDS)
     types.struct("io_uring", 8, (("head", "unsigned int", 0), ("tail", "unsigned int", 4)))
     if ops[0]:
-        _add_callbacks(types, ctx, params[0], *ops)
+        _add_callbacks(types, ctx[0], params[0], *ops)
     types.struct("bpf_iter_num", 8, (("__opaque", "unsigned long long", 0),))
     for kfunc, row in kfuncs:
         result, parameters = _KFUNCS[row]
-        own = ((f"{ctx} *", "ctx") if one == _RING else one for one in parameters)
+        if any(kind == f"{_BUFFER} *" for kind, _ in parameters):
+            types.struct(_BUFFER, 16, _BUFFER_FIELDS)
+        own = ((f"{ctx[0]} *", "ctx") if one == _RING else one for one in parameters)
         types.function(kfunc, result, tuple(own))
     return types.btf(f"built-in types of {name}")
 
 
 def _add_callbacks(types: _Types, ctx: str, params: str, ops: str, members: Fields) -> None:
     """The struct of callbacks, and what the kernel makes of it."""
-    types.callback("step()", "int", ((f"{ctx} *", "ctx"), (f"{params} *", "lp")))
-    if any(kind == "gate()" for _, kind, _ in members):
+    kinds = dict.fromkeys(kind for _, kind, _ in members if kind in _CALLBACKS)
+    if "gate()" in kinds:
         types.struct("io_poll_event", 0, ())
-        types.callback("gate()", "int", (_EVENT,))
-    types.struct(ops, 8 * len(members), members)
+    own = {_RING: (f"{ctx} *", "ctx"), _PARAMS: (f"{params} *", "lp")}
+    for kind in kinds:
+        result, parameters = _CALLBACKS[kind]
+        types.callback(kind, result, tuple(own.get(one, one) for one in parameters))
+    types.struct(ops, max(at for _, _, at in members) + 8, members)
     common = (("refcnt", "int", 0), ("state", "unsigned int", 4))
     types.struct("bpf_struct_ops_common", 8, common)
     types.struct(

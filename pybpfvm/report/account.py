@@ -19,6 +19,7 @@ from pybpfvm.events import (
     HostWaits,
     HostWoke,
     Noted,
+    OfRing,
     Parked,
     RequestEnded,
     RequestStarted,
@@ -49,6 +50,7 @@ class Account:
         self._head_limit = head
         self._head: list[Event] = []
         self._tail: deque[Event] = deque(maxlen=tail)
+        self._ring_width = 0  # of the longest name
         self.events = 0
         self.insns = 0
         self.runs: Counter[str] = Counter()
@@ -58,13 +60,17 @@ class Account:
         self.dropped: Counter[int] = Counter()
 
     def __call__(self, event: Event) -> None:
+        told = event
+        while isinstance(event, OfRing):
+            self._ring_width = max(self._ring_width, len(event.ring))
+            event = event.event
         if isinstance(event, _UNTOLD) or (isinstance(event, Noted) and event.kind == "step"):
             return
         self.events += 1
         if len(self._head) < self._head_limit:
-            self._head.append(event)
+            self._head.append(told)
         else:
-            self._tail.append(event)
+            self._tail.append(told)
         match event:
             case RunEnded() | RunFaulted():
                 self.runs[event.program] += 1
@@ -98,7 +104,7 @@ class Account:
     ) -> Iterator[str]:
         """The account as text; `name_addr` turns words that may be addresses into text. Times
         are shown since `start_ns`."""
-        writer = _Writer(name_addr, opcodes or {}, start_ns)
+        writer = _Writer(name_addr, opcodes or {}, start_ns, self._ring_width)
         for event in self._head:
             yield writer.line(event)
         skipped = self.events - len(self._head) - len(self._tail)
@@ -109,7 +115,10 @@ class Account:
 
 
 class _Writer:
-    def __init__(self, name_addr: AddressNamer, opcodes: Mapping[int, str], start_ns: int) -> None:
+    def __init__(
+        self, name_addr: AddressNamer, opcodes: Mapping[int, str], start_ns: int, ring_width: int
+    ) -> None:
+        self._ring_width = ring_width
         self._name = name_addr
         self._opcodes = opcodes
         self._start_ns = start_ns
@@ -119,6 +128,8 @@ class _Writer:
 
     def _text(self, event: Event) -> str:
         match event:
+            case OfRing():
+                return f"{event.ring:<{self._ring_width}} {self._text(event.event)}"
             case SqeIssued():
                 opcode = self._opcodes.get(event.opcode, f"opcode {event.opcode}")
                 who = "user" if event.origin == "user" else f"  {event.origin}"

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from pybpfvm.events import Event, Observer, RunEnded
+from pybpfvm.events import Event, Observer, OfRing, RunEnded
 
 _DELAY_S = 1.0
 _PER_SECOND = 8.0
@@ -48,8 +48,9 @@ class Progress:
             return inner
 
         def observe(event: Event) -> None:
-            if type(event) is RunEnded:
-                self.after_run(event.insns)
+            what = event.event if type(event) is OfRing else event
+            if type(what) is RunEnded:
+                self.after_run(what.insns)
             inner(event)
 
         return observe

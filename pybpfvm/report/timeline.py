@@ -28,7 +28,8 @@ class Request:
 
     `by` is the run that submitted it. `behind` is the request before it in its chain, and
     `started` when its turn came: as told, or else when the one before it ended.
-    `quiet`: it ended without a CQE. `cqes` are those that it has posted.
+    `quiet`: it ended without a CQE. `cqes` are those that it has posted. `ring` is the name of its
+    ring, where there are several: their CQs are numbered one ring after the other.
     """
 
     id: int
@@ -49,6 +50,7 @@ class Request:
     cqe_flags: int = 0
     quiet: bool = False
     cqes: int = 0
+    ring: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +190,7 @@ class Waiting:
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What was run. `virtual`: times are a simulated clock's. `cq_entries` are the sizes of all
-    CQs, `opcodes` names, `stopped` what broke the run off ("": nothing)."""
+    CQs (of all rings), `opcodes` names, `stopped` what broke the run off ("": nothing)."""
 
     title: str = ""
     object: str = ""
@@ -241,6 +243,10 @@ class Timeline:
         yield from self.host_waits
         yield from self.cqes
         yield from self.marks
+
+    def cq_name(self, cq: int) -> str:
+        """What a CQ is called."""
+        return next((lane.name for lane in self.lanes if lane.cq == cq), f"CQ {cq}")
 
     @property
     def missing(self) -> int:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from heapq import heappop, heappush
 from typing import TypeVar
 
+from pybpfvm.errors import InternalError
 from pybpfvm.events import (
     CqePosted,
     CqeReaped,
@@ -16,6 +17,7 @@ from pybpfvm.events import (
     HostWaits,
     HostWoke,
     Noted,
+    OfRing,
     Parked,
     RequestEnded,
     RequestStarted,
@@ -63,9 +65,17 @@ def timeline(
 
 
 class TimelineBuilder:
-    """An observer that keeps what a timeline will show, within its budget."""
+    """An observer that keeps what a timeline will show, within its budget.
 
-    def __init__(self, budget: Budget | None = None) -> None:
+    `rings`: how many CQs the rings have, by name, where there are several.
+    """
+
+    def __init__(
+        self, budget: Budget | None = None, rings: Mapping[str, int] | None = None
+    ) -> None:
+        cqs = [(ring, cq) for ring, count in (rings or {}).items() for cq in range(count)]
+        self._flat = {one: number for number, one in enumerate(cqs)}
+        self._ring = ""
         self._budget = budget or Budget()
         self._kept: dict[int, Item] = {}  # by id; those of the middle are taken out again
         self._left_out: Counter[str] = Counter()
@@ -81,7 +91,7 @@ class TimelineBuilder:
         self._run: int | None = None
         self._host_wait: int | None = None
         self._held: dict[int, deque[tuple[int, int, int]]] = {}  # cq -> (id, user_data, res)
-        self._backlog: deque[int] = deque()
+        self._backlog: dict[int, deque[int]] = {}  # by CQ: of each ring, the first has one
         self._newest: dict[int, int] = {}  # cq -> the CQE that entered it last
         self._programs: dict[str, None] = {}
         self._cqs: set[int] = {0}
@@ -90,7 +100,13 @@ class TimelineBuilder:
         # Clocks of several processors may disagree by a little: a picture's time never goes back.
         at = self._now = At(self._steps, max(event.time_ns, self._now.time_ns))
         self._steps += 1
+        self._ring = ""
+        if isinstance(event, OfRing):
+            self._ring = event.ring
+            event = self._numbered(event.ring, event.event)
         match event:
+            case OfRing():
+                raise InternalError("a ring in a ring")
             case SqeIssued():
                 self._issue(event, at)
             case RequestStarted():
@@ -147,6 +163,24 @@ class TimelineBuilder:
                 mark = Mark(self._id(), at, event.kind, event.text, event.request, event.cq)
                 self._keep(mark)
 
+    def _numbered(self, ring: str, event: Event) -> Event:
+        """The event with CQs numbered one ring after the other."""
+
+        def flat(cq: int) -> int:
+            return self._flat.setdefault((ring, cq), len(self._flat))
+
+        match event:
+            case SqeIssued() | CqePosted() | CqeReaped() | Parked() | Woken():
+                return replace(event, cq=flat(event.cq))
+            case HostWaits() | HostWoke():
+                return replace(event, cq=flat(event.cq))
+            case RunEnded() if event.wait_cq is not None:
+                return replace(event, wait_cq=flat(event.wait_cq))
+            case Noted() if event.cq is not None:
+                return replace(event, cq=flat(event.cq))
+            case _:
+                return event
+
     # --- keeping ----------------------------------------------------------------------------
 
     def _id(self) -> int:
@@ -190,6 +224,7 @@ class TimelineBuilder:
             by=None if event.origin == USER else self._run,
             chain=event.chain,
             behind=before,
+            ring=self._ring,
         )
         self._live[event.request] = self._keep(request)
 
@@ -232,9 +267,10 @@ class TimelineBuilder:
     def _post(self, event: CqePosted, at: At) -> None:
         cq = event.cq
         self._cqs.add(cq)
-        if event.fate == "posted" and cq == 0 and self._backlog:
+        backlog = self._backlog.setdefault(cq, deque())
+        if event.fate == "posted" and backlog:
             # While there is a backlog, nothing enters CQ 0 but the oldest of it.
-            one = self._get(id_ := self._backlog.popleft(), Cqe)
+            one = self._get(id_ := backlog.popleft(), Cqe)
             held = self._enter(cq, id_, event)
             if one is not None:
                 self._kept[id_] = replace(one, entered=at, held=held)
@@ -244,7 +280,7 @@ class TimelineBuilder:
         if event.fate == "posted":
             held, entered = self._enter(cq, id_, event), at
         elif event.fate == "backlog":
-            self._backlog.append(id_)
+            backlog.append(id_)
         source = self._run
         if event.request is not None:
             number, ended = self._ended
@@ -296,14 +332,15 @@ class TimelineBuilder:
         items = list(self._kept.values()) if items is None else items
         end = _moved(At(max(self._steps - 1, 0), self._now.time_ns), start_ns)
         requests = _of(items, Request)
-        cqs = max(len(setting.cq_entries), max(self._cqs) + 1)
+        cqs = max(len(setting.cq_entries), len(self._flat), max(self._cqs) + 1)
+        names = {number: f"{ring} CQ {cq}" for (ring, cq), number in self._flat.items()}
         lanes = [Lane("host", "host")]
         lanes += (Lane("program", name) for name in self._programs)
-        lanes += (Lane("cq", f"CQ {cq}", cq) for cq in range(cqs))
+        lanes += (Lane("cq", names.get(cq, f"CQ {cq}"), cq) for cq in range(cqs))
         lanes.append(Lane("requests", "requests"))
         gap = self._gap and (_moved(self._gap[0], start_ns), _moved(self._gap[1], start_ns))
         held = {cq: len(queue) for cq, queue in self._held.items()}
-        return Timeline(
+        drawn = Timeline(
             setting,
             self._steps,
             end,
@@ -317,10 +354,11 @@ class TimelineBuilder:
             tuple(lanes),
             _rows(requests, end),
             tuple(_arrows(items)),
-            tuple(_waiting(items, held, setting)),
+            (),
             dict(self._left_out),
             gap,
         )
+        return replace(drawn, waiting=tuple(_waiting(items, held, drawn)))
 
 
 _KINDS: Mapping[type[Item], str] = {
@@ -410,8 +448,9 @@ def _arrows(items: Iterable[Item]) -> Iterator[Arrow]:
                 pass
 
 
-def _waiting(items: Iterable[Item], held: Mapping[int, int], setting: Setting) -> Iterator[Waiting]:
+def _waiting(items: Iterable[Item], held: Mapping[int, int], drawn: Timeline) -> Iterator[Waiting]:
     """The host first, then parked requests, then those in flight."""
+    setting = drawn.setting
     parked: set[int] = set()
     flight: list[Waiting] = []
     parks: list[Waiting] = []
@@ -420,11 +459,11 @@ def _waiting(items: Iterable[Item], held: Mapping[int, int], setting: Setting) -
             case HostWait(end=None):
                 text = "until no request is in flight"
                 if item.wanted:
-                    text = _cqes_missing(item.wanted, item.cq, held, setting)
+                    text = _cqes_missing(item.wanted, item.cq, held, drawn)
                 yield Waiting(item.id, "the host", f"waits {text}")
             case Park(end=None):
                 parked.add(item.request)
-                text = _cqes_missing(item.wanted, item.cq, held, setting)
+                text = _cqes_missing(item.wanted, item.cq, held, drawn)
                 who = f"request {item.request} ({item.program})"
                 parks.append(Waiting(item.id, who, f"waits {text}"))
             case Request(end=None):
@@ -441,8 +480,10 @@ def _waiting(items: Iterable[Item], held: Mapping[int, int], setting: Setting) -
     yield from (one for one in flight if numbers[one.id] not in parked)
 
 
-def _cqes_missing(wanted: int, cq: int, held: Mapping[int, int], setting: Setting) -> str:
-    text = f"for {wanted} CQE{'s' if wanted != 1 else ''} on CQ {cq}, which holds {held.get(cq, 0)}"
-    if cq < len(setting.cq_entries) and wanted > setting.cq_entries[cq]:
-        text += f" and can never hold more than {setting.cq_entries[cq]}"
+def _cqes_missing(wanted: int, cq: int, held: Mapping[int, int], drawn: Timeline) -> str:
+    many, name = "s" if wanted != 1 else "", drawn.cq_name(cq)
+    text = f"for {wanted} CQE{many} on {name}, which holds {held.get(cq, 0)}"
+    sizes = drawn.setting.cq_entries
+    if cq < len(sizes) and wanted > sizes[cq]:
+        text += f" and can never hold more than {sizes[cq]}"
     return text

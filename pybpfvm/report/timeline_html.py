@@ -306,6 +306,7 @@ class _Data:
             self._text(outcome),
             int(one.quiet),
             one.cqes,
+            self._text(one.ring),
         ]
 
     def _fields(self, one: Request) -> str:
@@ -333,7 +334,7 @@ class _Data:
             if one.wait_cq is None:
                 text += "done"
             else:
-                asked = f"{count(one.wait_nr, 'CQE')} on CQ {one.wait_cq}"
+                asked = f"{count(one.wait_nr, 'CQE')} on {self._picture.cq_name(one.wait_cq)}"
                 text += f"run again after {asked}"
                 if one.refused:
                     text = f"asks to wait for {asked}, but {one.refused}: -EINVAL"

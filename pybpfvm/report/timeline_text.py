@@ -276,7 +276,8 @@ def _request(
 
 
 def request_label(picture: Timeline, one: Request, runs: Sequence[Run]) -> str:
-    """`2 WRITE by writer`, `1 BPF writer`."""
+    """`2 WRITE by writer`, `1 BPF writer`, of several rings with the ring's name before it."""
     name = picture.setting.opcodes.get(one.opcode, f"opcode {one.opcode}")
     whose = runs[0].program if runs else f"by {one.origin}"
-    return f"{one.number} {name} {whose}"
+    ring = f"{one.ring} " if one.ring else ""
+    return f"{ring}{one.number} {name} {whose}"

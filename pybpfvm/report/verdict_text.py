@@ -83,7 +83,7 @@ def _program(
     facts = [work(judged)]
     if judged.abi:
         rules = "" if judged.abi.startswith("iouring-") else f" of Linux {one.kernel}"
-        if judged.abi.startswith("loop-"):
+        if judged.abi.startswith(("loop-", "op-bpf-")):
             rules = f" by the rules of Linux {one.kernel}"
         facts.insert(0, f"{judged.abi}{rules}")
     if report.timings:

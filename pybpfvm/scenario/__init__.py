@@ -7,6 +7,15 @@ from __future__ import annotations
 
 from pybpfvm.scenario.model import Scenario
 from pybpfvm.scenario.parse import parse, parse_bytes
-from pybpfvm.scenario.run import Finding, Live, Outcome, run_scenario
+from pybpfvm.scenario.run import Finding, Live, Outcome, RingOutcome, run_scenario
 
-__all__ = ["Finding", "Live", "Outcome", "Scenario", "parse", "parse_bytes", "run_scenario"]
+__all__ = [
+    "Finding",
+    "Live",
+    "Outcome",
+    "RingOutcome",
+    "Scenario",
+    "parse",
+    "parse_bytes",
+    "run_scenario",
+]

@@ -1,4 +1,5 @@
-"""The scenario of an object that drives a ring, where nobody wrote one: a ring, one enter."""
+"""The scenario of an object with callbacks of a ring, where nobody wrote one: a ring, one enter, or
+one request that the callbacks perform."""
 
 from __future__ import annotations
 
@@ -8,7 +9,19 @@ from types import MappingProxyType
 
 from pybpfvm.errors import InputError
 from pybpfvm.scenario.content import MAX_CONTENT_BYTES
-from pybpfvm.scenario.model import Enter, Expect, Fill, RingSetup, Scenario, Step
+from pybpfvm.scenario.model import (
+    Enter,
+    Expect,
+    Fill,
+    Ref,
+    RefKind,
+    RingSetup,
+    Scenario,
+    SqeSpec,
+    Step,
+    Submit,
+    Wait,
+)
 from pybpfvm.session import LoadedObject
 from pybpfvm.session.constants import is_constant, parse_value, variable_bytes
 from pybpfvm.session.values import Value
@@ -26,7 +39,8 @@ def alone(
     mem_bytes: int = 0,
     replace: Mapping[str, str] = MappingProxyType({}),
 ) -> Scenario:
-    """The callbacks `name`, or those with the program `name`, on a ring that is entered once.
+    """The callbacks `name`, or those with the program `name`, on a ring that is entered once; those
+    that perform requests get one.
 
     `settings` are values of global variables, as text; `replace` as a scenario's. The ring has as
     many entries as the object has in constants called sq_entries and cq_entries, 8 and twice that
@@ -57,6 +71,16 @@ def alone(
         mem=_MEM if mem_bytes else None,
     )
     path = obj.object.path
+    attach = None if name is None else (_callbacks(obj, name),)
+    steps: tuple[Step, ...] = (Step(Enter(flags=ENTER_GETEVENTS), f"{path}: enter"),)
+    loop = obj.profile.loop
+    if loop is not None and loop.operation is not None:
+        names = attach or obj.callbacks
+        sqes = tuple(SqeSpec(None, {"off": Ref(RefKind.PROG, one)}) for one in names)
+        steps = (
+            Step(Submit(sqes, len(sqes)), f"{path}: submit"),
+            Step(Wait(len(sqes)), f"{path}: wait"),
+        )
     return Scenario(
         path=path,
         object=Path(path),
@@ -66,9 +90,9 @@ def alone(
         blocks={_MEM: Fill(0, mem_bytes)} if mem_bytes else {},
         files={},
         fds=(),
-        steps=(Step(Enter(flags=ENTER_GETEVENTS), f"{path}: enter"),),
+        steps=steps,
         expect=Expect(),
-        attach=None if name is None else (_callbacks(obj, name),),
+        attach=attach,
         constants=_fields(constants),
         globals=_fields({key: values[key] for key in values.keys() - constants.keys()}),
         replace=replace,

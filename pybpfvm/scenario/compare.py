@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pybpfvm.bits import U64
 from pybpfvm.errors import errno_name
-from pybpfvm.scenario.live import Live, placed
+from pybpfvm.expr.mistake import ExpressionError
+from pybpfvm.scenario.live import Live, LiveRing, placed
 from pybpfvm.scenario.model import BytesSpec, CqeSpec, CqSpec, Expect, Field, MapSpecs
 from pybpfvm.session import Cqe
 from pybpfvm.session.values import Value
@@ -31,17 +31,12 @@ class Finding:
 def compare(
     expect: Expect,
     live: Live,
-    seen: Mapping[int, Sequence[Cqe]],
-    runs: Counter[str],
+    seen: Mapping[str, Mapping[int, Sequence[Cqe]]],
     place: str,
 ) -> Iterator[Finding]:
-    """All differences. `seen` holds the CQEs of each CQ, `runs` the runs of each program."""
-    for spec in expect.cqs:
-        yield from _compare_cq(spec, live, seen.get(spec.cq, ()), f"{place}.cqes.{spec.cq}")
-    for cq, count in expect.counts.items():
-        found = len(seen.get(cq, ()))
-        if found != count:
-            yield Finding(f"{place}.counts.{cq}", f"{count} CQEs", str(found))
+    """All differences. `seen` holds, by ring, the CQEs of each CQ."""
+    first = live.first
+    yield from _compare_queues(expect, live, seen[first.name], place)
     for elements in expect.maps:
         yield from _compare_map(elements, live, f"{place}.maps.{elements.name}")
     for name, field in expect.globals.items():
@@ -55,11 +50,46 @@ def compare(
     for file in expect.files:
         data = live.ring.world.file_data(file.name)
         yield from _compare_bytes(file, data, live, f"{place}.files.{file.name}")
+    yield from _compare_counters(expect, first, place)
+    for index, text in enumerate(expect.that):
+        yield from failed(text, live, f"{place}.that[{index}]")
+    for name, beside in expect.rings.items():
+        where = f"{place}.rings.{name}"
+        yield from _compare_queues(beside, live, seen[name], where)
+        yield from _compare_counters(beside, live.rings[name], where)
+
+
+def _compare_queues(
+    expect: Expect, live: Live, seen: Mapping[int, Sequence[Cqe]], place: str
+) -> Iterator[Finding]:
+    for spec in expect.cqs:
+        yield from _compare_cq(spec, live, seen.get(spec.cq, ()), f"{place}.cqes.{spec.cq}")
+    for cq, count in expect.counts.items():
+        found = len(seen.get(cq, ()))
+        if found != count:
+            yield Finding(f"{place}.counts.{cq}", f"{count} CQEs", str(found))
+
+
+def _compare_counters(expect: Expect, of: LiveRing, place: str) -> Iterator[Finding]:
+    runs, lost = of.ring.counts.runs, of.ring.cq_overflow
     for name, count in expect.runs.items():
         if runs[name] != count:
             yield Finding(f"{place}.runs.{name}", f"{count} runs", str(runs[name]))
-    if expect.overflow is not None and live.ring.cq_overflow != expect.overflow:
-        yield Finding(f"{place}.overflow", f"{expect.overflow} lost", str(live.ring.cq_overflow))
+    if expect.overflow is not None and lost != expect.overflow:
+        yield Finding(f"{place}.overflow", f"{expect.overflow} lost", str(lost))
+
+
+def failed(text: str, live: Live, where: str) -> Iterator[Finding]:
+    """A finding unless the expression holds now: with its parts, or why it has no value."""
+    expression = live.expression(text)
+    try:
+        if not expression.holds(live.scope):
+            parts = expression.parts(live.scope)
+            whole = len(parts) == 1 and parts[0].text == text
+            found = parts[0].value if whole else ", ".join(map(str, parts))
+            yield Finding(where, text, found or "that it does not")
+    except ExpressionError as error:
+        yield Finding(where, text, f"no value ({error})")
 
 
 # --- CQEs -----------------------------------------------------------------------------------------

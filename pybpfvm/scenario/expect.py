@@ -17,10 +17,15 @@ from pybpfvm.scenario.model import (
 from pybpfvm.scenario.table import Table, TomlValue, array, integer, nearest, result
 
 MAX_SET = 256  # CQEs that are compared as a set
+MAX_EXPRESSIONS = 1_000
 
 
 def expectations(table: Table, base: Path) -> Expect:
     """The expectations in a table: all of its keys."""
+    rings = {
+        name: _of_ring(Table(item, f"{table.at('rings')}.{name}"))
+        for name, item in table.tables("rings").items()
+    }
     trap = table.text("trap") or None
     if trap is not None and trap not in TrapKind.__members__:
         raise InputError(
@@ -28,20 +33,10 @@ def expectations(table: Table, base: Path) -> Expect:
             where=table.at("trap"),
             remedy=nearest(trap, TrapKind.__members__),
         )
-    counts = {
-        _cq(cq, table.at("counts")): integer(item, f"{table.at('counts')}.{cq}", 0, 1 << 32)
-        for cq, item in table.tables("counts").items()
-    }
-    runs = {
-        name: integer(item, f"{table.at('runs')}.{name}", 0, 1 << 32)
-        for name, item in table.tables("runs").items()
-    }
+    cqs, counts, runs, overflow = _queues_and_runs(table)
     where = table.at("globals")
     expect = Expect(
-        cqs=tuple(
-            _cq_spec(_cq(cq, table.at("cqes")), item, f"{table.at('cqes')}.{cq}")
-            for cq, item in table.tables("cqes").items()
-        ),
+        cqs=cqs,
         counts=counts,
         maps=tuple(
             _map_specs(name, item, f"{table.at('maps')}.{name}")
@@ -53,13 +48,67 @@ def expectations(table: Table, base: Path) -> Expect:
         memory=_bytes_specs(table.tables("memory"), table.at("memory"), base, offsets=True),
         files=_bytes_specs(table.tables("files"), table.at("files"), base, offsets=False),
         runs=runs,
-        overflow=table.integer("overflow", 0, 1 << 32),
+        overflow=overflow,
+        that=expressions(table, "that"),
         hang=table.flag("hang"),
         trap=trap,
         load_errno=table.errno("load_error"),
+        rings=rings,
     )
     table.finish()
     return expect
+
+
+def expressions(table: Table, key: str) -> tuple[str, ...]:
+    """Expressions in an array, whose syntax is right; what their names stand for only a run
+    tells."""
+    items = table.items(key)
+    if not items:
+        return ()
+    from pybpfvm.expr.mistake import Mistake
+    from pybpfvm.expr.parse import parse
+
+    where = table.at(key)
+    if len(items) > MAX_EXPRESSIONS:
+        raise InputError(f"{len(items)} expressions, {MAX_EXPRESSIONS} at most", where=where)
+    texts = []
+    for index, item in enumerate(items):
+        place = f"{where}[{index}]"
+        if not isinstance(item, str):
+            raise InputError(
+                "an expression is a string", where=place, remedy=f'{key} = ["cq[0].ready == 1"]'
+            )
+        try:
+            parse(item)
+        except Mistake as mistake:
+            raise mistake.of(item).inside(place) from None
+        texts.append(item)
+    return tuple(texts)
+
+
+def _of_ring(table: Table) -> Expect:
+    """What is expected of one of several rings."""
+    cqs, counts, runs, overflow = _queues_and_runs(table)
+    table.finish()
+    return Expect(cqs=cqs, counts=counts, runs=runs, overflow=overflow)
+
+
+def _queues_and_runs(
+    table: Table,
+) -> tuple[tuple[CqSpec, ...], dict[int, int], dict[str, int], int | None]:
+    cqs = tuple(
+        _cq_spec(_cq(cq, table.at("cqes")), item, f"{table.at('cqes')}.{cq}")
+        for cq, item in table.tables("cqes").items()
+    )
+    counts = {
+        _cq(cq, table.at("counts")): integer(item, f"{table.at('counts')}.{cq}", 0, 1 << 32)
+        for cq, item in table.tables("counts").items()
+    }
+    runs = {
+        name: integer(item, f"{table.at('runs')}.{name}", 0, 1 << 32)
+        for name, item in table.tables("runs").items()
+    }
+    return cqs, counts, runs, table.integer("overflow", 0, 1 << 32)
 
 
 def _cq(key: str, where: str) -> int:

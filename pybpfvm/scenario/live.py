@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
 
 from pybpfvm.btf.types import BtfKind
 from pybpfvm.errors import InputError, PybpfvmError, RingError
+from pybpfvm.expr.compiled import Compiled, compile_expression
+from pybpfvm.expr.mistake import ExpressionError
+from pybpfvm.profiles.base import OperationRules
 from pybpfvm.scenario.model import (
     AddressOf,
     Content,
@@ -21,6 +25,7 @@ from pybpfvm.scenario.model import (
     Raw,
     Ref,
     RefKind,
+    RingPlan,
     Scenario,
     SqeSpec,
     Typed,
@@ -30,6 +35,7 @@ from pybpfvm.scenario.names import structs_like
 from pybpfvm.scenario.table import nearest
 from pybpfvm.session import Block, LoadedObject, LoopRing, Ring, cstring
 from pybpfvm.session.hostring import HostRing
+from pybpfvm.session.scope import LiveScope
 from pybpfvm.session.values import Value, encode
 from pybpfvm.uring_backend.base import Peer
 from pybpfvm.uring_backend.conditions import port_of
@@ -51,22 +57,21 @@ def placed(scenario: Scenario, where: str) -> Iterator[None]:
         raise error.inside(where) from None
 
 
-class Live:
-    """The ring, object, user blocks, descriptors and peers of a running scenario."""
+class LiveRing:
+    """A ring of a running scenario, and what is registered on it or attached to it."""
 
-    def __init__(self, scenario: Scenario, ring: HostRing, obj: LoadedObject) -> None:
-        self.scenario = scenario
+    def __init__(self, name: str, plan: RingPlan, ring: HostRing) -> None:
+        self.name = name
+        self.plan = plan
         self.ring = ring
-        self.object = obj
-        self.blocks: dict[str, Block] = {}
-        self.fds: dict[str, int] = {}
-        self.peers: dict[str, Peer] = {}
         self.slots: dict[str, int] = {}
         self.links: dict[str, Link] = {}
-        self.counts = Counts()  # of the ring, before its queues are emptied at the end
-        self.stopped: PybpfvmError | None = None  # what ended the steps before their time
-        self._start_ns = 0 if ring.backend.name == "sim" else None
-        self._set_up()
+        self.counts = Counts()  # before its queues are emptied at the end
+
+    @property
+    def cqs(self) -> range:
+        """The numbers of its CQs."""
+        return range(1 + len(self.plan.setup.cq_entries))
 
     @property
     def requests(self) -> Ring:
@@ -79,6 +84,69 @@ class Live:
         """The ring, whose programs drive it: what the scenario does fits it."""
         assert isinstance(self.ring, LoopRing)
         return self.ring
+
+    @property
+    def operation(self) -> OperationRules | None:
+        """How programs perform requests of the ring; None if they do not."""
+        loop = self.ring.profile.loop
+        return None if loop is None else loop.operation
+
+    def slot(self, name: str) -> int:
+        """The slot of a program; InputError if it is not registered."""
+        if name not in self.slots:
+            raise InputError(f"program {name!r} is not registered")
+        return self.slots[name]
+
+    def detach(self, name: str) -> None:
+        """Take callbacks off the ring; InputError if they are not there."""
+        if name not in self.links:
+            raise InputError(f"{name!r} is not attached")
+        self.links.pop(name).destroy()
+
+
+class Live:
+    """The rings, object, user blocks, descriptors and peers of a running scenario. `first` is the
+    ring of which a scenario speaks that has no other."""
+
+    def __init__(
+        self, scenario: Scenario, rings: Mapping[str, HostRing], obj: LoadedObject
+    ) -> None:
+        self.scenario = scenario
+        self.rings = {
+            name: LiveRing(name, plan, rings[name]) for name, plan in scenario.plans.items()
+        }
+        self.first = self.rings[scenario.ring_name]
+        self.ring = self.first.ring
+        self.object = obj
+        self.blocks: dict[str, Block] = {}
+        self.fds: dict[str, int] = {}
+        self.peers: dict[str, Peer] = {}
+        self.stopped: PybpfvmError | None = None  # what ended the steps before their time
+        self._start_ns = 0 if self.ring.backend.name == "sim" else None
+        self._compiled: dict[str, Compiled] = {}
+        self._set_up()
+        for place, text in scenario.expressions():
+            try:
+                self.expression(text).check_condition()
+            except ExpressionError as error:
+                raise error.inside(place) from None
+
+    @cached_property
+    def scope(self) -> LiveScope:
+        """What expressions see: of several rings, the first."""
+        return LiveScope(self.object, {"ring": self.ring}, self.blocks)
+
+    def expression(self, text: str) -> Compiled:
+        """An expression of the scenario. Raises ExpressionError for a name that stands for
+        nothing."""
+        known = self._compiled.get(text)
+        if known is None:
+            known = self._compiled[text] = compile_expression(text, self.scope)
+        return known
+
+    def on(self, name: str) -> LiveRing:
+        """The ring of that name; the first one for ""."""
+        return self.rings[name] if name else self.first
 
     def name_of(self, addr: int) -> str | None:
         """`block+offset` for an address in a user block, None for any other."""
@@ -121,13 +189,14 @@ class Live:
         for fd in scenario.fds:
             with self._placed(f"fds.{fd.name}"):
                 self._open(fd)
+        region_of = {one.plan.setup.mem: one for one in self.rings.values()}
         for name, content in scenario.blocks.items():
             with self._placed(f"user.{name}"):
                 size = self.size(content)
                 if size == 0:
                     raise InputError("a block without bytes")
-                if name == scenario.ring.mem:
-                    self.blocks[name] = self.loop.register_mem(size, name)
+                if name in region_of:
+                    self.blocks[name] = region_of[name].loop.register_mem(size, name)
                 else:
                     rules = self.object.profile.ring
                     shared = rules is not None and rules.contexts
@@ -136,22 +205,33 @@ class Live:
             if not isinstance(content, Fill) or content.byte:
                 with self._placed(f"user.{name}"):
                     self.blocks[name].write(self.render(content))
-        if scenario.ring.files:
-            files = [-1 if name is None else self.fds[name] for name in scenario.ring.files]
-            with self._placed("ring.files"):
-                ring.register_files(files)
-        if scenario.ring.buffers:
-            blocks = [self.blocks[name] for name in scenario.ring.buffers]
-            with self._placed("ring.buffers"):
-                ring.register_buffers(blocks)
-        if scenario.ring.contexts:
-            maps = self.object.maps
-            memory = [self.blocks.get(name) or maps[name] for name in scenario.ring.contexts]
-            with self._placed("ring.contexts"):
-                self.requests.register_contexts(memory)
+        for one in self.rings.values():
+            self._register_memory(one)
         for name, value in scenario.globals.items():
             with self._placed(f"globals.{name}"):
                 self.object.globals[name] = self.value(value)
+
+    def place(self, one: LiveRing, key: str = "") -> str:
+        """Where a scenario says something of a ring's set-up."""
+        where = "ring" if one is self.first else f"rings.{one.name}"
+        return f"{where}.{key}" if key else where
+
+    def _register_memory(self, one: LiveRing) -> None:
+        """Files, buffers and contexts of a ring."""
+        setup, ring = one.plan.setup, one.ring
+        if setup.files:
+            files = [-1 if name is None else self.fds[name] for name in setup.files]
+            with self._placed(self.place(one, "files")):
+                ring.register_files(files)
+        if setup.buffers:
+            blocks = [self.blocks[name] for name in setup.buffers]
+            with self._placed(self.place(one, "buffers")):
+                ring.register_buffers(blocks)
+        if setup.contexts:
+            maps = self.object.maps
+            memory = [self.blocks.get(name) or maps[name] for name in setup.contexts]
+            with self._placed(self.place(one, "contexts")):
+                one.requests.register_contexts(memory)
 
     def _placed(self, key: str) -> AbstractContextManager[None]:
         return placed(self.scenario, f"{self.scenario.path}: {key}")
@@ -177,6 +257,8 @@ class Live:
                 self.fds[fd.name], self.peers[fd.target] = world.socketpair()
             case FdKind.PIPE:
                 self.fds[fd.name], self.fds[fd.target] = world.pipe()
+            case FdKind.RING:
+                self.fds[fd.name] = self.ring.ring_fd(self.rings[fd.target].ring)
 
     def change_network(self, change: NetworkChange) -> None:
         """Set what the simulated network is like; InputError on the kernel's ring."""
@@ -197,40 +279,33 @@ class Live:
             return ""
         return nearest(name, files) if files else 'no [files]: flags = ["creat"] would make one'
 
-    def register(self, programs: Sequence[str | None]) -> None:
+    def register(self, programs: Sequence[str | None], on: LiveRing) -> None:
         """Register programs by name; LoadRejected or RingError as the ring says."""
-        self.requests.register_bpf(
+        on.requests.register_bpf(
             [None if name is None else self.object[name] for name in programs],
             contract=self.scenario.contract,
         )
-        self.slots = {name: slot for slot, name in enumerate(programs) if name is not None}
+        on.slots = {name: slot for slot, name in enumerate(programs) if name is not None}
 
-    def attach(self, name: str) -> None:
+    def attach(self, name: str, on: LiveRing) -> None:
         """Put callbacks onto the ring; LoadRejected or RingError as the ring says."""
-        self.links[name] = self.loop.attach(self.object, name)
+        on.links[name] = on.loop.attach(self.object, name)
+        if on.operation is not None:
+            on.slots[name] = on.loop.operation_number(self.object, name)
 
-    def detach(self, name: str) -> None:
-        """Take callbacks off the ring; InputError if they are not there."""
-        if name not in self.links:
-            raise InputError(f"{name!r} is not attached")
-        self.links.pop(name).destroy()
-
-    def number(self, value: Number) -> int:
-        """What a number or name stands for now."""
+    def number(self, value: Number, on: LiveRing | None = None) -> int:
+        """What a number or name stands for now; a program, or a number of a ring's, on that ring
+        (None: the first)."""
         if not isinstance(value, Ref):
             return value
+        of = on or self.first
         table: Mapping[RefKind, Callable[[str], int]] = {
             RefKind.BLOCK: lambda name: self.blocks[name].addr,
             RefKind.FD: lambda name: self.fds[name],
-            RefKind.PROG: self._slot,
-            RefKind.RING: lambda name: self.loop.layout[name],
+            RefKind.PROG: of.slot,
+            RefKind.RING: lambda name: of.loop.layout[name],
         }
         return table[value.kind](value.name) + value.offset
-
-    def _slot(self, name: str) -> int:
-        if name not in self.slots:
-            raise InputError(f"program {name!r} is not registered", where=self.scenario.path)
-        return self.slots[name]
 
     def value(self, field: Field) -> Value:
         """A field with its names resolved."""
@@ -300,12 +375,16 @@ class Live:
             )
         return found, btf.size(found)
 
-    def fill_sqe(self, spec: SqeSpec) -> None:
-        """Put an SQE into the ring's submission queue."""
-        builder = self.ring.get_sqe()
-        if spec.opcode is None:
+    def fill_sqe(self, spec: SqeSpec, on: LiveRing) -> None:
+        """Put an SQE into a ring's submission queue."""
+        builder = on.ring.get_sqe()
+        fields = {name: self.number(value, on) for name, value in spec.fields.items()}
+        if spec.opcode is not None:
+            builder.set(opcode=spec.opcode)
+        elif on.operation is None:
             builder.prep_bpf(0)
         else:
-            builder.set(opcode=spec.opcode)
-        fields = {name: self.number(value) for name, value in spec.fields.items()}
+            named = isinstance(spec.fields.get("off"), Ref)
+            number = fields.pop("off") if named else 0
+            builder.prep_operation(number, fields.pop("op_flags", 0) if named else 0)
         builder.set(cq_idx=spec.cq_idx or None, **fields)

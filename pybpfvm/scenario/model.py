@@ -7,7 +7,7 @@ description.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -102,6 +102,9 @@ Content = Raw | Fill | Words | PathOf | AddressOf | Typed | Joined
 # --- set-up ---------------------------------------------------------------------------------
 
 
+MAIN_RING = "main"
+
+
 @dataclass(frozen=True, slots=True)
 class RingSetup:
     """io_uring_setup's arguments (`flags` None: what rings of the ABI have by default), and what is
@@ -116,6 +119,16 @@ class RingSetup:
     buffers: tuple[str, ...] = ()
     mem: str | None = None
     contexts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RingPlan:
+    """A ring of a scenario, and what is on it before the first step: `programs` and `attach` as of
+    a Scenario."""
+
+    setup: RingSetup
+    programs: tuple[str | None, ...] = ()
+    attach: tuple[str, ...] | None = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +152,13 @@ class FdKind(Enum):
     SOCKETPAIR = "socketpair"
     DATAGRAMS = "datagrams"
     PIPE = "pipe"
+    RING = "ring"
 
 
 @dataclass(frozen=True, slots=True)
 class FdSetup:
-    """A descriptor. `target` is the file to open, the peer's name, or the name of a pipe's write
-    end; `flags` and `mode` are open(2)'s."""
+    """A descriptor. `target` is the file to open, the peer's name, the name of a pipe's write end,
+    or a ring's; `flags` and `mode` are open(2)'s."""
 
     name: str
     kind: FdKind
@@ -346,10 +360,11 @@ Action = (
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """An action, and where the scenario says so."""
+    """An action, where the scenario says so, and the ring that it is for ("": the first)."""
 
     action: Action
     where: str
+    ring: str = ""
 
 
 # --- expectations -----------------------------------------------------------------------------
@@ -393,7 +408,8 @@ class BytesSpec:
 
 @dataclass(frozen=True, slots=True)
 class Expect:
-    """What must hold. None or empty: not looked at."""
+    """What must hold. None or empty: not looked at. `rings`: of rings beside the first, their
+    `cqs`, `counts`, `runs` and `overflow`."""
 
     cqs: tuple[CqSpec, ...] = ()
     counts: Mapping[int, int] = field(default_factory=dict)  # CQ -> number of its CQEs
@@ -403,16 +419,19 @@ class Expect:
     files: tuple[BytesSpec, ...] = ()
     runs: Mapping[str, int] = field(default_factory=dict)
     overflow: int | None = None
+    that: tuple[str, ...] = ()  # expressions that hold (docs/expressions.md)
     hang: bool = False
     trap: str | None = None
     load_errno: int = 0
+    rings: Mapping[str, Expect] = field(default_factory=dict)
 
     @property
     def about_state(self) -> int:
         """How many of these are about queues, maps, memory, files and runs."""
         elements = sum(len(spec.elements) for spec in self.maps)
-        parts = (self.cqs, self.counts, self.globals, self.memory, self.files, self.runs)
-        return sum(map(len, parts)) + elements + (self.overflow is not None)
+        parts = (self.cqs, self.counts, self.globals, self.memory, self.files, self.runs, self.that)
+        beside = sum(expect.about_state for expect in self.rings.values())
+        return sum(map(len, parts)) + elements + (self.overflow is not None) + beside
 
     @property
     def stated(self) -> int:
@@ -429,7 +448,8 @@ class Scenario:
     only ones, unless a step attaches some. `constants` are given when the object is loaded,
     `globals` to the variables of the object then. `replace` names, by function, the object (PATH or
     PATH:PROGRAM) whose freplace program takes its place. `contract` is the text of one, by which
-    programs are verified when they are registered.
+    programs are verified when they are registered. `ring` is the first ring, whose name is
+    `ring_name`, `rings` are those beside it.
     """
 
     path: str
@@ -453,14 +473,36 @@ class Scenario:
     globals: Mapping[str, Field] = field(default_factory=dict)
     replace: Mapping[str, str] = field(default_factory=dict)
     schedule: str | None = None  # in which order things happen: see `schedule`
+    invariants: tuple[str, ...] = ()  # expressions that hold after each run of a program
     seed: Path | None = None  # a host directory that the files begin as
     dump: Path | None = None  # and one that gets them at the end
+    ring_name: str = MAIN_RING
+    rings: Mapping[str, RingPlan] = field(default_factory=dict)
+
+    @property
+    def plans(self) -> Mapping[str, RingPlan]:
+        """All rings by name, the first one first."""
+        first = RingPlan(self.ring, self.programs, self.attach)
+        return {self.ring_name: first, **self.rings}
 
     @property
     def stated(self) -> int:
-        """How many expectations there are: at the end, in steps, of filters at the beginning."""
+        """How many expectations there are: at the end, in steps, of filters at the beginning, and
+        always."""
         steps = sum(_stated(step.action) for step in self.steps)
-        return self.expect.stated + steps + sum(map(_stated, self.filters))
+        filters = sum(map(_stated, self.filters))
+        return self.expect.stated + steps + filters + len(self.invariants)
+
+    def expressions(self) -> Iterator[tuple[str, str]]:
+        """(place, text) of every expression, in the file's order."""
+        for index, text in enumerate(self.invariants):
+            yield f"{self.path}: invariant[{index}]", text
+        for step in self.steps:
+            if isinstance(step.action, Check):
+                for index, text in enumerate(step.action.expect.that):
+                    yield f"{step.where}.that[{index}]", text
+        for index, text in enumerate(self.expect.that):
+            yield f"{self.path}: expect.that[{index}]", text
 
 
 def _stated(action: Action) -> int:

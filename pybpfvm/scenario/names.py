@@ -30,6 +30,8 @@ from pybpfvm.scenario.model import (
     Ref,
     RefKind,
     Register,
+    RingPlan,
+    RingSetup,
     Scenario,
     Signal,
     Submit,
@@ -80,7 +82,8 @@ class _Names:
                 self._define(fd.target)
             elif fd.kind is FdKind.SOCKETPAIR:
                 self.peers.add(fd.target)
-        self.programs = {name for name in scenario.programs if name}
+        self.rings = scenario.plans
+        self.programs = {name for plan in self.rings.values() for name in plan.programs if name}
         for step in scenario.steps:
             if isinstance(step.action, Register):
                 self.programs |= {name for name in step.action.programs if name}
@@ -89,6 +92,9 @@ class _Names:
             for variable in obj.struct_ops.values():
                 self.runs |= set(variable.programs.values())
             self.runs |= set(obj.callbacks) & set(obj.programs)
+            loop = obj.profile.loop
+            if loop is not None and loop.operation is not None:
+                self.programs |= set(obj.callbacks)
 
     def _define(self, name: str) -> None:
         if name in self.fds or not name:
@@ -105,7 +111,16 @@ class _Names:
 
     def check(self) -> None:
         scenario = self.scenario
-        self._listed(scenario.programs, "programs")
+        if scenario.ring_name in scenario.rings:
+            self._fail(
+                f"two rings are called {scenario.ring_name!r}",
+                f"rings.{scenario.ring_name}",
+                "ring.name gives the first another name",
+            )
+        if len(scenario.rings) >= MAX_RINGS:
+            self._fail(f"{1 + len(scenario.rings)} rings, {MAX_RINGS} at most", "rings")
+        for place, plan in self._placed_plans():
+            self._listed(plan.programs, f"{place}programs")
         if scenario.network is not None and (scenario.network.peer or scenario.network.reset):
             self._fail("nobody is connected yet", "network", "say it in a step")
         for step in scenario.steps:
@@ -114,17 +129,14 @@ class _Names:
         for fd in scenario.fds:
             if fd.kind is FdKind.OPEN and not fd.target:
                 self._fail("open needs the name of a file", f"fds.{fd.name}")
-        for name in scenario.ring.files:
-            if name is not None:
-                self._known(name, "descriptor", self.fds, "ring.files")
-        for name in scenario.ring.buffers:
-            self._known(name, "block", self.blocks, "ring.buffers")
-        if self.object is not None:
-            memory = {*self.blocks, *self.object.maps}
-            for name in scenario.ring.contexts:
-                self._known(name, "block or map", memory, "ring.contexts")
-        if scenario.ring.mem is not None:
-            self._known(scenario.ring.mem, "block", self.blocks, "ring.mem")
+            if fd.kind is FdKind.RING:
+                self._known(fd.target, "ring", self.rings, f"fds.{fd.name}.ring")
+        for place, plan in self._placed_plans():
+            self._setup(plan.setup, place or "ring.")
+        mems = [plan.setup.mem for plan in self.rings.values() if plan.setup.mem is not None]
+        for name in mems:
+            if mems.count(name) > 1:
+                self._fail(f"block {name!r} is the MEM region of two rings", "rings")
         for name, value in scenario.constants.items():
             if any(ref.kind is not RefKind.RING for ref in _references(value)):
                 self._fail(
@@ -143,17 +155,37 @@ class _Names:
         for name, content in scenario.files.items():
             self._content(content, f"files.{name}")
         for step in scenario.steps:
-            self._step(step.action, step.where)
+            if step.ring:
+                self._known(step.ring, "ring", self.rings, f"{step.where}.ring")
+            self._step(step.action, step.where, step.ring or scenario.ring_name)
         self._expect(scenario.expect, "expect")
 
-    def _step(self, action: object, place: str) -> None:
+    def _placed_plans(self) -> Iterator[tuple[str, RingPlan]]:
+        """Each ring with what its keys are behind: nothing for the first one."""
+        for name, plan in self.rings.items():
+            yield ("" if name == self.scenario.ring_name else f"rings.{name}."), plan
+
+    def _setup(self, setup: RingSetup, place: str) -> None:
+        for name in setup.files:
+            if name is not None:
+                self._known(name, "descriptor", self.fds, f"{place}files")
+        for name in setup.buffers:
+            self._known(name, "block", self.blocks, f"{place}buffers")
+        if self.object is not None:
+            memory = {*self.blocks, *self.object.maps}
+            for name in setup.contexts:
+                self._known(name, "block or map", memory, f"{place}contexts")
+        if setup.mem is not None:
+            self._known(setup.mem, "block", self.blocks, f"{place}mem")
+
+    def _step(self, action: object, place: str, ring: str) -> None:
         match action:
             case Submit():
                 for index, sqe in enumerate(action.sqes):
                     for value in sqe.fields.values():
                         self._field(value, f"{place}.submit[{index}]")
             case Wait():
-                self._cq(action.cq, f"{place}.cq")
+                self._cq(action.cq, f"{place}.cq", ring)
             case Write():
                 self._known(action.block, "block", self.blocks, place)
                 self._content(action.content, place)
@@ -174,7 +206,7 @@ class _Names:
             case CloseFd():
                 self._known(action.fd, "descriptor", self.fds, place)
             case Later():
-                self._step(action.action, place)
+                self._step(action.action, place, ring)
             case Check():
                 self._expect(action.expect, f"{place}.check")
             case _:
@@ -210,11 +242,15 @@ class _Names:
             }[ref.kind]
             self._known(ref.name, _KIND_TEXT[ref.kind], known, place)
 
-    def _expect(self, expect: Expect, place: str) -> None:
+    def _expect(self, expect: Expect, place: str, ring: str = "") -> None:
+        ring = ring or self.scenario.ring_name
+        for name, beside in expect.rings.items():
+            self._known(name, "ring", self.rings, f"{place}.rings.{name}")
+            self._expect(beside, f"{place}.rings.{name}", name)
         for cq in expect.counts:
-            self._cq(cq, f"{place}.counts.{cq}")
+            self._cq(cq, f"{place}.counts.{cq}", ring)
         for spec in expect.cqs:
-            self._cq(spec.cq, f"{place}.cqes.{spec.cq}")
+            self._cq(spec.cq, f"{place}.cqes.{spec.cq}", ring)
             for cqe in spec.cqes:
                 if cqe.user_data is not None:
                     self._field(cqe.user_data, place)
@@ -230,12 +266,15 @@ class _Names:
         if self.object is not None:
             self._expect_of_object(expect, self.object, place)
 
-    def _cq(self, cq: int, place: str) -> None:
-        count = 1 + len(self.scenario.ring.cq_entries)
+    def _cq(self, cq: int, place: str, ring: str) -> None:
+        if ring not in self.rings:
+            return  # which is refused in its place
+        count = 1 + len(self.rings[ring].setup.cq_entries)
+        key = "ring" if ring == self.scenario.ring_name else f"rings.{ring}"
         if cq >= count:
             having = f"{count} CQs, 0 to {count - 1}" if count > 1 else "CQ 0 only"
             self._fail(
-                f"CQ {cq} of a ring with {having}", place, "ring.cq_entries makes more of them"
+                f"CQ {cq} of a ring with {having}", place, f"{key}.cq_entries makes more of them"
             )
 
     # --- names that the object decides about ----------------------------------------------------
@@ -294,19 +333,24 @@ class _Names:
                 (Attach, Detach, Enter, Enable, Signal, Later),
             )
             said = [
-                ("attach", scenario.attach is not None),
-                ("ring.mem", scenario.ring.mem is not None),
                 ("constants", any(map(_of_ring, scenario.constants.values()))),
                 ("globals", any(map(_of_ring, scenario.globals.values()))),
             ]
+            for place, plan in self._placed_plans():
+                first = not place
+                said += [
+                    (f"{place}attach", plan.attach is not None if first else bool(plan.attach)),
+                    (f"{place or 'ring.'}mem", plan.setup.mem is not None),
+                ]
         else:
             what, others = "BPF requests", (Register, Unregister)
-            said = [
-                ("programs", bool(scenario.programs)),
-                ("ring.cq_entries", bool(scenario.ring.cq_entries)),
-                ("ring.contexts", bool(scenario.ring.contexts)),
-                ("contract", scenario.contract is not None),
-            ]
+            said = [("contract", scenario.contract is not None)]
+            for place, plan in self._placed_plans():
+                said += [
+                    (f"{place}programs", bool(plan.programs)),
+                    (f"{place or 'ring.'}cq_entries", bool(plan.setup.cq_entries)),
+                    (f"{place or 'ring.'}contexts", bool(plan.setup.contexts)),
+                ]
             self._callbacks(obj)
         said += [(step.where, isinstance(step.action, others)) for step in scenario.steps]
         for place, wrong in said:
@@ -315,7 +359,11 @@ class _Names:
 
     def _callbacks(self, obj: LoadedObject) -> None:
         """Callbacks to be attached are callbacks of the object."""
-        named = [(name, "attach") for name in self.scenario.attach or ()]
+        named = [
+            (name, f"{place}attach")
+            for place, plan in self._placed_plans()
+            for name in plan.attach or ()
+        ]
         for step in self.scenario.steps:
             action = step.action.action if isinstance(step.action, Later) else step.action
             if isinstance(action, Attach | Detach):
@@ -365,6 +413,7 @@ class _Names:
             self._fields(item, members[name].type_id, f"{place}.{name}")
 
 
+MAX_RINGS = 16
 _PER_CPU = frozenset({MapType.PERCPU_ARRAY, MapType.PERCPU_HASH, MapType.LRU_PERCPU_HASH})
 _KIND_TEXT = {
     RefKind.BLOCK: "block",

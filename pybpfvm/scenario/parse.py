@@ -14,10 +14,11 @@ from pybpfvm.errors import InputError
 from pybpfvm.filters.table import Scope
 from pybpfvm.inputfile import read_input_file
 from pybpfvm.scenario.content import CONTENT_KEYS, check_total, content, field
-from pybpfvm.scenario.expect import expectations
+from pybpfvm.scenario.expect import expectations, expressions
 from pybpfvm.scenario.faults import faults_of
 from pybpfvm.scenario.filters import filter_spec, filter_specs
 from pybpfvm.scenario.model import (
+    MAIN_RING,
     Action,
     Attach,
     Check,
@@ -36,6 +37,7 @@ from pybpfvm.scenario.model import (
     PeerRecv,
     PeerSend,
     Register,
+    RingPlan,
     RingSetup,
     Scenario,
     Signal,
@@ -104,7 +106,13 @@ def _scenario(table: Table, name: str, base: Path) -> Scenario:
     unverified = table.flag("unverified")
     contract = _text_of(table, "contract", base)
     programs = _programs(table.items("programs"), table.at("programs"))
-    ring = _ring(table.take("ring"), table.at("ring"))
+    ring_table = Table(table.take("ring") or {}, table.at("ring"))
+    ring_name = ring_table.text("name") or MAIN_RING
+    ring = _ring(ring_table)
+    rings = {
+        key: _plan(Table(item, f"{table.at('rings')}.{key}"))
+        for key, item in table.tables("rings").items()
+    }
     blocks = _contents(table.tables("user"), table.at("user"), base)
     file_table = Table(table.take("files") or {}, table.at("files"))
     seed = base / file_table.name("from") if "from" in file_table else None
@@ -119,6 +127,7 @@ def _scenario(table: Table, name: str, base: Path) -> Scenario:
     attach = _attach(table)
     constants = _fields(table, "constants")
     variables = _fields(table, "globals")
+    invariants = expressions(table, "invariant")
     replacing = Table(table.take("replace") or {}, table.at("replace"))
     replaced = {key: str(base / replacing.name(key)) for key in list(replacing.keys())}
     steps = []
@@ -126,7 +135,9 @@ def _scenario(table: Table, name: str, base: Path) -> Scenario:
         where = f"{table.at('steps')}[{index}]"
         if index >= MAX_STEPS:
             raise InputError(f"more than {MAX_STEPS} steps", where=where)
-        steps.append(Step(_step(Table(item, where), base), where))
+        step = Table(item, where)
+        of = step.text("ring")
+        steps.append(Step(_step(step, base, of), where, of))
     expect = expectations(Table(table.take("expect") or {}, table.at("expect")), base)
     filters = filter_specs(table.take("filters"), table.at("filters"), base)
     faults = faults_of(table.take("faults"), table.at("faults"))
@@ -156,8 +167,11 @@ def _scenario(table: Table, name: str, base: Path) -> Scenario:
         globals=variables,
         replace=replaced,
         schedule=schedule,
+        invariants=invariants,
         seed=seed,
         dump=dump,
+        ring_name=ring_name,
+        rings=rings,
     )
 
 
@@ -197,9 +211,15 @@ def _fields(table: Table, key: str) -> Mapping[str, Field]:
     return {name: field(item, f"{where}.{name}") for name, item in table.tables(key).items()}
 
 
-def _ring(value: TomlValue, where: str) -> RingSetup:
-    table = Table(value or {}, where)
-    limit = (1 << 32) - 1
+def _plan(table: Table) -> RingPlan:
+    """A ring beside the first."""
+    programs = _programs(table.items("programs"), table.at("programs"))
+    attach = _attach(table) or ()
+    return RingPlan(_ring(table), programs, attach)
+
+
+def _ring(table: Table) -> RingSetup:
+    where, limit = table.where, (1 << 32) - 1
     entries = table.integer("entries", 0, limit)
     cq_entries = tuple(
         integer(item, f"{where}.cq_entries[{index}]", 0, limit)
@@ -312,7 +332,23 @@ _STEP_KEYS = (
 _LATER = (Write, Connect, PeerSend, PeerEnd, CloseFd, Detach, Signal)
 
 
-def _step(table: Table, base: Path) -> Action:
+# What is done on a ring.
+_ON_A_RING = (
+    "submit",
+    "wait",
+    "sleep",
+    "register",
+    "unregister",
+    "attach",
+    "detach",
+    "enter",
+    "enable",
+    "signal",
+    "filter",
+)
+
+
+def _step(table: Table, base: Path, ring: str) -> Action:
     kinds = [key for key in _STEP_KEYS if key in table]
     if len(kinds) != 1:
         if not kinds:
@@ -321,6 +357,12 @@ def _step(table: Table, base: Path) -> Action:
             f"a step does {' and '.join(kinds) or 'nothing'}",
             where=table.where,
             remedy=f"one of {', '.join(_STEP_KEYS)}",
+        )
+    if ring and kinds[0] not in _ON_A_RING:
+        raise InputError(
+            f"{kinds[0]} is not done on a ring",
+            where=table.at("ring"),
+            remedy=f"leave it out; it is for {', '.join(_ON_A_RING)}",
         )
     delay_ns = _duration(table, "after")
     action = _action(table, kinds[0], base)

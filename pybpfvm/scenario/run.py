@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -16,15 +17,17 @@ from pybpfvm.errors import (
     RingError,
     RingHang,
     Trap,
+    UnsupportedError,
     errno_name,
 )
-from pybpfvm.events import CqeReaped, Event, Noted, Observer
+from pybpfvm.events import CqeReaped, Event, Noted, Observer, OfRing, RunEnded
 from pybpfvm.filters.table import Scope, Task
 from pybpfvm.filters.uapi import Registrar
 from pybpfvm.loader.kconfig import Kconfig
 from pybpfvm.profiles.base import Profile
 from pybpfvm.scenario.compare import Finding, compare, differing
-from pybpfvm.scenario.live import Live, placed
+from pybpfvm.scenario.invariants import Invariants
+from pybpfvm.scenario.live import Live, LiveRing, placed
 from pybpfvm.scenario.model import (
     Action,
     Attach,
@@ -41,6 +44,7 @@ from pybpfvm.scenario.model import (
     PeerRecv,
     PeerSend,
     Register,
+    RingSetup,
     Scenario,
     Signal,
     Sleep,
@@ -51,16 +55,16 @@ from pybpfvm.scenario.model import (
     Write,
 )
 from pybpfvm.scenario.schedule import Player, parse_schedule
-from pybpfvm.scenario.stage import Stage, loop_flags
+from pybpfvm.scenario.stage import Stage
 from pybpfvm.scenario.watching import Checks, Watch, left_in_flight, lost, too_many_left
 from pybpfvm.session import Budgets, Cqe, LoopRing, Machine, Ring
-from pybpfvm.session.engines import chosen
+from pybpfvm.session.engines import Kept, chosen
 from pybpfvm.session.hostring import BackendName, HostRing
 from pybpfvm.uring_backend.choices import Chooser
 from pybpfvm.uring_backend.faults import Fault, Faults, Missed
 from pybpfvm.uring_backend.loop.ring import LoopBudgets
 
-__all__ = ["Finding", "Live", "Outcome", "run_scenario"]
+__all__ = ["Finding", "Live", "Outcome", "RingOutcome", "run_scenario"]
 
 _PEER_TRIES = 500
 _SHOWN_BYTES = 80  # of what a peer received, as text
@@ -82,10 +86,21 @@ class ShortSubmit:
 
 
 @dataclass(frozen=True, slots=True)
+class RingOutcome:
+    """What came of a ring beside the first."""
+
+    cqes: Mapping[int, tuple[Cqe, ...]]
+    runs: Mapping[str, int]
+    overflow: int
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a scenario. `stopped` is the hang, trap or load rejection that ended it, or
-    None; `expected_stop` says that the scenario wanted exactly that. An unexpected stop at
-    `stopped_at` ("steps[2]") leaves `not_judged` expectations that nothing can be said of.
+    """What came of a scenario: on its first ring, `cqes` and `overflow`; on all of them, `runs` and
+    `insns`; `rings` is what came of those beside the first. `stopped` is the hang, trap or load
+    rejection that ended it, or None; `expected_stop` says that the scenario wanted exactly that.
+    An unexpected stop at `stopped_at` ("steps[2]") leaves `not_judged` expectations that nothing
+    can be said of.
     `time_ns` counts from the first submit on a kernel's ring, all of virtual time in `sim`.
     `injected` are the faults that came, `missed` those of a plan that did not."""
 
@@ -104,6 +119,7 @@ class Outcome:
     missed: tuple[Missed, ...] = ()
     short_submits: tuple[ShortSubmit, ...] = ()
     not_judged: int = 0
+    rings: Mapping[str, RingOutcome] = field(default_factory=dict)
     left: tuple[str, ...] = ()  # with checks: requests in flight that nothing will end
 
     @property
@@ -124,12 +140,15 @@ class _Progress:
     """What has happened so far."""
 
     observer: Observer | None
-    cqes: dict[int, list[Cqe]] = field(default_factory=dict)
+    cqes: dict[str, dict[int, list[Cqe]]]  # by ring and CQ
     findings: list[Finding] = field(default_factory=list)
     short_submits: list[ShortSubmit] = field(default_factory=list)
-    watch: Watch | None = None
+    watcher: Watch | None = None
     step: int = -1  # index of the step being taken; -1 before the first
+    place: str = ""  # before the first
     collecting: bool = False
+    invariants: Invariants | None = None
+    watched: bool = False  # because there are invariants
 
     def submitted(self, short: ShortSubmit, *, decides: bool) -> None:
         """A submit that expects nothing has returned; where a program `decides`, 0 says nothing."""
@@ -137,9 +156,24 @@ class _Progress:
             self.short_submits.append(short)
 
     def see(self, event: Event) -> None:
-        if self.observer is None or (self.collecting and isinstance(event, CqeReaped)):
-            return  # nobody in the scenario waited for what is collected at its end
-        self.observer(event)
+        if self.observer is not None:
+            self.observer(event)
+
+    def watch(self, ring: str) -> Observer | None:
+        """Whom a ring is to tell of its events, which get its name if there are several; None:
+        nobody."""
+        if self.observer is None and not self.watched:
+            return None
+        several = len(self.cqes) > 1
+
+        def watch(event: Event) -> None:
+            if self.collecting and isinstance(event, CqeReaped):
+                return  # nobody in the scenario waited for what is collected at its end
+            if self.invariants is not None and isinstance(event, RunEnded):
+                self.findings += self.invariants.after(event)
+            self.see(OfRing(ring, event) if several else event)
+
+        return watch
 
 
 def run_scenario(
@@ -165,13 +199,13 @@ def run_scenario(
     checks: Checks | None = None,
     stage: Stage | None = None,
 ) -> Outcome:
-    """Run `scenario` on a ring of its own, in a machine of its own.
+    """Run `scenario` on rings of its own, in a machine of its own.
 
     `object_path`, `abi` and `faults` replace the scenario's; `helpers`, `btf` and `kconfig` are
     those of Machine.load.
     CqeReaped events are of waits and programs: what queues hold at the end is collected silently,
     and nothing is told of what the ring cancels when it closes. Without an observer compiled code
-    loops by itself where it can.
+    loops by itself where it can. With several rings, each event that is a ring's comes as OfRing.
     `on_start` and `on_end` see the live ring, object and blocks before the first step and after the
     last. A `chooser` (in `sim`) decides the order of what is free; with `checks` findings of
     `watching` come, too. A scenario with a schedule has both of its own, and the schedule's seed.
@@ -201,7 +235,7 @@ def run_scenario(
         where = f"{scenario.path}: schedule"
         player = Player(schedule.picks, schedule.faults, strict=True, where=where)
         checks = Checks(left=len(usual.left) if usual.stopped is None else None)
-        outcome = run_scenario(
+        replayed = run_scenario(
             plain,
             **given,
             chooser=player,
@@ -211,14 +245,20 @@ def run_scenario(
             on_end=on_end,
         )
         player.require_all()
-        return outcome
+        return replayed
+    if (chooser is not None or checks is not None) and len(scenario.plans) > 1:
+        raise UnsupportedError(
+            "the order of things on several rings is not explored", where=scenario.path
+        )
     watch = None if checks is None or not checks.events else Watch(observer)
     if watch is not None:
         observer = watch
-    progress = _Progress(observer)
-    with ExitStack() as held:
+    progress = _Progress(
+        observer, {name: {} for name in scenario.plans}, watched=bool(scenario.invariants)
+    )
+    with ExitStack() as stack:
         if stage is None:
-            stage = held.enter_context(
+            stage = stack.enter_context(
                 Stage(
                     scenario,
                     object_path=object_path,
@@ -229,101 +269,101 @@ def run_scenario(
                 )
             )
         else:
-            held.callback(stage.rewind)
+            stack.callback(stage.rewind)
         machine, obj = stage.machine, stage.object
-        loops = obj.profile.loop is not None
-        setup = scenario.ring
         task = Task()
         progress.findings += _register_filters(scenario, task, Scope.TASK)
         common: _Common = {
             "backend": backend,
-            "seed": seed,
             "abi": obj.profile,
             "verify": verify and not scenario.unverified,
             "engine": engine,
-            "observer": progress.see if observer is not None else None,
             "budget_insns": budget_insns,
-            "faults": _faults(scenario, faults),
             "machine": machine,
             "task": task,
             "chooser": chooser,
         }
-        ring: HostRing
-        try:
-            if loops:
-                ring = LoopRing(
-                    setup.entries,
-                    flags=loop_flags(setup),
-                    cq_entries=setup.cq0_entries or 0,
-                    budgets=_loop_budgets(budgets),
-                    **common,
+        rings: dict[str, HostRing] = {}
+        first: HostRing | None = None
+        for index, (name, plan) in enumerate(scenario.plans.items()):
+            own: _Own = {
+                "seed": seed + (index << 32),
+                "observer": progress.watch(name),
+                "faults": _faults(scenario, faults) if first is None else None,
+                "log": None if first is None else first.trace.append,
+            }
+            try:
+                ring = _make_ring(
+                    plan.setup, common, own, budgets, first, stage.kept, strict_ctx=strict_ctx
                 )
-            else:
-                ring = Ring(
-                    setup.entries,
-                    setup.cq_entries,
-                    strict_ctx=strict_ctx,
-                    flags=setup.flags or 0,
-                    cq0_entries=setup.cq0_entries,
-                    budgets=budgets,
-                    kept=stage.kept,
-                    **common,
-                )
-        except RingError as error:
-            raise RingError(error.errno, f"{scenario.path}: ring: {error.reason}") from None
-        with ring:
-            with placed(scenario, scenario.path):
-                live = Live(scenario, ring, obj)
-            stage.live = live
-            if watch is not None:
-                watch.begins(live)
-                progress.watch = watch
-            progress.findings += _register_filters(scenario, ring, Scope.RING)
-            if on_start is not None:
-                on_start(live)
-            stopped = live.stopped = _take_steps(scenario, live, progress, chooser)
-            live.counts = ring.counts.copy()
-            _collect(live, progress)
-            live.dump()
-            expected_stop = _judge_stop(scenario, stopped, progress)
-            not_judged = 0
-            if stopped is None or expected_stop:
-                place = f"{scenario.path}: expect"
-                with placed(scenario, place):
-                    progress.findings += compare(
-                        scenario.expect, live, progress.cqes, ring.counts.runs, place
-                    )
-            else:
-                not_judged = _expectations_left(scenario, progress.step)
-            left: tuple[str, ...] = ()
-            if checks is not None:
-                if stopped is None:
-                    left = left_in_flight(ring, chooser)
-                    progress.findings += too_many_left(left, checks, scenario)
-                progress.findings += lost(scenario, ring)
-            if watch is not None:
-                progress.findings += watch.findings
-            if on_end is not None:
-                on_end(live)
-            progress.observer = None  # what the ring cancels when it closes is not of the run
-            return Outcome(
-                backend=backend,
-                findings=tuple(progress.findings),
-                stopped=stopped,
-                expected_stop=expected_stop,
-                cqes={cq: tuple(cqes) for cq, cqes in progress.cqes.items()},
-                runs=dict(ring.counts.runs),
-                insns=ring.counts.insns,
-                overflow=ring.cq_overflow,
-                time_ns=max(ring.now_ns() - live.start_ns, 0),
-                engine=chosen(engine, obj.image),
-                stopped_at="" if stopped is None else _place_of_stop(progress.step, loops=loops),
-                injected=ring.injected,
-                missed=ring.missed_faults,
-                short_submits=tuple(progress.short_submits),
-                not_judged=not_judged,
-                left=left,
-            )
+            except RingError as error:
+                place = "ring" if first is None else f"rings.{name}"
+                raise RingError(error.errno, f"{scenario.path}: {place}: {error.reason}") from None
+            rings[name] = stack.enter_context(ring)
+            first = first or ring
+        with placed(scenario, scenario.path):
+            live = Live(scenario, rings, obj)
+        stage.live = live
+        if watch is not None:
+            watch.begins(live)
+            progress.watcher = watch
+        progress.findings += _register_filters(scenario, live.ring, Scope.RING)
+        if on_start is not None:
+            on_start(live)
+        if scenario.invariants:
+            progress.invariants = Invariants(live)
+        stopped = live.stopped = _take_steps(scenario, live, progress, chooser)
+        progress.invariants = None  # they are of the runs of steps
+        _collect(live, progress)
+        live.dump()
+        expected_stop = _judge_stop(scenario, stopped, progress)
+        not_judged = 0
+        if stopped is None or expected_stop:
+            place = f"{scenario.path}: expect"
+            with placed(scenario, place):
+                progress.findings += compare(scenario.expect, live, progress.cqes, place)
+        else:
+            not_judged = _expectations_left(scenario, progress.step)
+        left: tuple[str, ...] = ()
+        if checks is not None:
+            if stopped is None:
+                left = left_in_flight(live.ring, chooser)
+                progress.findings += too_many_left(left, checks, scenario)
+            progress.findings += lost(scenario, live.ring)
+        if watch is not None:
+            progress.findings += watch.findings
+        if on_end is not None:
+            on_end(live)
+        progress.observer = None  # what the rings cancel when they close is not of the run
+        outcomes = {name: _ring_outcome(one, progress) for name, one in live.rings.items()}
+        of_first = outcomes.pop(live.first.name)
+        runs = Counter(of_first.runs)
+        for outcome in outcomes.values():
+            runs.update(outcome.runs)
+        return Outcome(
+            backend=backend,
+            findings=tuple(progress.findings),
+            stopped=stopped,
+            expected_stop=expected_stop,
+            cqes=of_first.cqes,
+            runs=dict(runs),
+            insns=sum(one.ring.counts.insns for one in live.rings.values()),
+            overflow=of_first.overflow,
+            time_ns=max(live.ring.now_ns() - live.start_ns, 0),
+            engine=chosen(engine, obj.image),
+            stopped_at="" if stopped is None else _place_of_stop(progress),
+            injected=live.ring.injected,
+            missed=live.ring.missed_faults,
+            short_submits=tuple(progress.short_submits),
+            not_judged=not_judged,
+            rings=outcomes,
+            left=left,
+        )
+
+
+def _ring_outcome(one: LiveRing, progress: _Progress) -> RingOutcome:
+    cqes = {cq: tuple(cqes) for cq, cqes in progress.cqes[one.name].items()}
+    return RingOutcome(cqes, dict(one.ring.counts.runs), one.ring.cq_overflow)
 
 
 class _Given(TypedDict):
@@ -345,19 +385,62 @@ class _Given(TypedDict):
 
 
 class _Common(TypedDict):
-    """What rings of every ABI are given."""
+    """What all rings are given."""
 
     backend: BackendName
-    seed: int
     abi: Profile
     verify: bool
     engine: str
-    observer: Observer | None
     budget_insns: int
-    faults: Faults | None
     machine: Machine
     task: Task
     chooser: Chooser | None
+
+
+class _Own(TypedDict):
+    """What a ring is given that others are not."""
+
+    seed: int
+    observer: Observer | None
+    faults: Faults | None
+    log: Callable[[str], None] | None
+
+
+def _make_ring(
+    setup: RingSetup,
+    common: _Common,
+    own: _Own,
+    budgets: Budgets | None,
+    beside: HostRing | None,
+    kept: Kept | None,
+    *,
+    strict_ctx: bool,
+) -> HostRing:
+    """A ring of the kind that the profile has, beside the first one if there is one."""
+    if common["abi"].loop is not None:
+        assert isinstance(beside, LoopRing | None)
+        return LoopRing(
+            setup.entries,
+            flags=setup.flags,
+            cq_entries=setup.cq0_entries or 0,
+            budgets=_loop_budgets(budgets),
+            beside=beside,
+            **common,
+            **own,
+        )
+    assert isinstance(beside, Ring | None)
+    return Ring(
+        setup.entries,
+        setup.cq_entries,
+        strict_ctx=strict_ctx,
+        flags=setup.flags or 0,
+        cq0_entries=setup.cq0_entries,
+        budgets=budgets,
+        beside=beside,
+        kept=kept,
+        **common,
+        **own,
+    )
 
 
 def _loop_budgets(budgets: Budgets | None) -> LoopBudgets | None:
@@ -409,13 +492,8 @@ def _take_steps(
     scenario: Scenario, live: Live, progress: _Progress, chooser: Chooser | None
 ) -> Stopped | None:
     try:
-        if scenario.programs:
-            with placed(scenario, f"{scenario.path}: programs"):
-                live.register(scenario.programs)
-        if live.object.profile.loop is not None:
-            with placed(scenario, f"{scenario.path}: attach"):
-                for name in _attached_first(scenario, live):
-                    live.attach(name)
+        for one in live.rings.values():
+            _put_programs(scenario, live, one, progress)
         for index, step in enumerate(scenario.steps):
             progress.step = index
             if chooser is not None:
@@ -423,18 +501,34 @@ def _take_steps(
                 if index and not isinstance(step.action, _PASSES_TIME):
                     live.ring.before_step()
             if progress.observer is not None:
-                now_ns = live.ring.now_ns()
-                progress.see(Noted(now_ns, "step", f"steps[{index}]: {_told(step.action)}"))
+                on = live.on(step.ring)
+                told = f"steps[{index}]: {_told(step.action)}"
+                told += f" on {on.name}" if step.ring else ""
+                progress.see(Noted(on.ring.now_ns(), "step", told))
             _step(step, live, progress)
     except (RingHang, Trap, LoadRejected) as stop:
         return stop
     return None
 
 
-def _attached_first(scenario: Scenario, live: Live) -> Sequence[str]:
+def _put_programs(scenario: Scenario, live: Live, one: LiveRing, progress: _Progress) -> None:
+    """Register or attach what is on a ring from the beginning."""
+    prefix = "" if one is live.first else f"rings.{one.name}."
+    if one.plan.programs:
+        progress.place = f"{prefix}programs"
+        with placed(scenario, f"{scenario.path}: {progress.place}"):
+            live.register(one.plan.programs, one)
+    if live.object.profile.loop is not None:
+        progress.place = f"{prefix}attach"
+        with placed(scenario, f"{scenario.path}: {progress.place}"):
+            for name in _attached_first(scenario, live, one):
+                live.attach(name, one)
+
+
+def _attached_first(scenario: Scenario, live: Live, one: LiveRing) -> Sequence[str]:
     """The callbacks that are on the ring from the beginning."""
-    if scenario.attach is not None:
-        return scenario.attach
+    if one.plan.attach is not None:
+        return one.plan.attach
     if any(isinstance(step.action, Attach) for step in scenario.steps):
         return ()
     known = live.object.callbacks
@@ -515,10 +609,8 @@ def _judge_stop(scenario: Scenario, stopped: Stopped | None, progress: _Progress
     return any(right for _, _, right in wanted)
 
 
-def _place_of_stop(step: int, *, loops: bool) -> str:
-    if step >= 0:
-        return f"steps[{step}]"
-    return "attach" if loops else "programs"
+def _place_of_stop(progress: _Progress) -> str:
+    return f"steps[{progress.step}]" if progress.step >= 0 else progress.place
 
 
 def _expectations_left(scenario: Scenario, step: int) -> int:
@@ -530,27 +622,30 @@ def _expectations_left(scenario: Scenario, step: int) -> int:
 def _collect(live: Live, progress: _Progress) -> None:
     """Add what the queues still hold to what the host has reaped."""
     progress.collecting = True
-    for cq in range(1 + len(live.scenario.ring.cq_entries)):
-        progress.cqes.setdefault(cq, []).extend(live.ring.reap(cq))
+    for one in live.rings.values():
+        one.counts = one.ring.counts.copy()
+        for cq in one.cqs:
+            progress.cqes[one.name].setdefault(cq, []).extend(one.ring.reap(cq))
 
 
 def _step(step: Step, live: Live, progress: _Progress) -> None:
     with placed(live.scenario, step.where):
-        progress.findings += _act(step.action, live, progress, step.where)
+        progress.findings += _act(step, live, progress)
 
 
-def _act(action: Action, live: Live, progress: _Progress, where: str) -> Iterable[Finding]:
-    ring = live.ring
+def _act(step: Step, live: Live, progress: _Progress) -> Iterable[Finding]:
+    action, where, on = step.action, step.where, live.on(step.ring)
+    ring = on.ring
     match action:
         case PeerSend() | PeerRecv() | PeerEnd() | NetworkChange() if _awaits(action.peer, live):
             return [Finding(where, f"{action.peer} is connected", "its step has not come yet")]
         case Submit():
             for sqe in action.sqes:
-                live.fill_sqe(sqe)
+                live.fill_sqe(sqe, on)
             live.starts()
             if action.errno:
                 return _refused(ring.submit, action.errno, where)
-            decides = isinstance(ring, LoopRing) and ring.core.attached is not None
+            decides = isinstance(ring, LoopRing) and ring.core.driven
             consumed = ring.submit()
             if action.consumed is None:
                 short = ShortSubmit(where, len(action.sqes), consumed)
@@ -558,13 +653,13 @@ def _act(action: Action, live: Live, progress: _Progress, where: str) -> Iterabl
             elif consumed != action.consumed:
                 return [Finding(where, f"{action.consumed} SQEs consumed", str(consumed))]
         case Wait():
-            return _wait(action, ring, progress, where)
+            return _wait(action, on, progress, where)
         case Sleep():
             ring.run_until_idle(action.duration_ns)
         case Write():
             block, data = live.blocks[action.block], live.render(action.content)
-            if progress.watch is not None:
-                progress.watch.host_writes(block.addr + action.offset, len(data))
+            if progress.watcher is not None:
+                progress.watcher.host_writes(block.addr + action.offset, len(data))
             block.write(data, action.offset)
         case Connect():
             live.peers[action.peer] = ring.world.connect(live.fds[action.to])
@@ -581,43 +676,44 @@ def _act(action: Action, live: Live, progress: _Progress, where: str) -> Iterabl
         case CloseFd():
             ring.world.close(live.fds[action.fd])
         case Register():
-            return _refused(lambda: live.register(action.programs), action.errno, where)
+            return _refused(lambda: live.register(action.programs, on), action.errno, where)
         case Unregister():
-            return _refused(live.requests.unregister_bpf, action.errno, where)
+            return _refused(on.requests.unregister_bpf, action.errno, where)
         case Attach():
-            return _refused(lambda: live.attach(action.callbacks), action.errno, where)
+            return _refused(lambda: live.attach(action.callbacks, on), action.errno, where)
         case Detach():
-            live.detach(action.callbacks)
+            on.detach(action.callbacks)
         case Enter():
-            return _enter(action, live, progress, where)
+            return _enter(action, live, on, progress, where)
         case Enable():
-            return _refused(live.loop.enable, action.errno, where)
+            return _refused(on.loop.enable, action.errno, where)
         case Signal():
-            live.loop.core.signal()
+            on.loop.core.signal()
         case Later():
-            live.loop.core.at(
-                action.delay_ns, lambda: _step(Step(action.action, where), live, progress)
-            )
+            later = replace(step, action=action.action)
+            on.loop.at(action.delay_ns, lambda: _step(later, live, progress))
         case NetworkChange():
             live.change_network(action)
         case FilterSpec():
             return _registered(action, ring, where)
         case Check():
-            return list(compare(action.expect, live, progress.cqes, ring.counts.runs, where))
+            return list(compare(action.expect, live, progress.cqes, where))
     return []
 
 
-def _enter(action: Enter, live: Live, progress: _Progress, where: str) -> list[Finding]:
+def _enter(
+    action: Enter, live: Live, on: LiveRing, progress: _Progress, where: str
+) -> list[Finding]:
     """A finding unless it returns, or is refused, as expected."""
     live.starts()
     result, errno = 0, 0
     try:
-        result = live.loop.enter(action.to_submit, action.min_complete, action.flags)
+        result = on.loop.enter(action.to_submit, action.min_complete, action.flags)
     except RingError as error:
         errno = error.errno
     found = f"-{errno_name(errno)}" if errno else str(result)
-    if progress.observer is not None:
-        progress.see(Noted(live.ring.now_ns(), "enter", f"returned {found}"))
+    if (see := progress.watch(on.name)) is not None:
+        see(Noted(on.ring.now_ns(), "enter", f"returned {found}"))
     if errno != action.errno:
         wanted = f"-{errno_name(action.errno)}" if action.errno else "no refusal"
         return [Finding(where, f"enter: {wanted}", found)]
@@ -626,11 +722,11 @@ def _enter(action: Enter, live: Live, progress: _Progress, where: str) -> list[F
     return []
 
 
-def _wait(action: Wait, ring: HostRing, progress: _Progress, where: str) -> list[Finding]:
-    got = progress.cqes.setdefault(action.cq, [])
+def _wait(action: Wait, on: LiveRing, progress: _Progress, where: str) -> list[Finding]:
+    got = progress.cqes[on.name].setdefault(action.cq, [])
     for index in range(action.count):
         try:
-            got.append(ring.wait_cqe(action.timeout_ns, action.cq))
+            got.append(on.ring.wait_cqe(action.timeout_ns, action.cq))
         except TimeoutError:
             wanted = f"{action.count} CQEs on CQ {action.cq} in time"
             return [Finding(where, wanted, f"{index} until the timeout")]

@@ -155,7 +155,7 @@ def choice(value: TomlValue, where: str, known: Mapping[str, int]) -> int:
     return known[value]
 
 
-_ERRNO = {name: number for number, name in _errno.errorcode.items()}
+_ERRNO = {name: number for name, number in vars(_errno).items() if name.startswith("E")}
 
 
 def result(value: TomlValue, where: str) -> int:

@@ -28,11 +28,11 @@ _MODULES = {
 @dataclass(slots=True)
 class Kept:
     """What rings that come one after the other, with the same programs and the same contract, need
-    not make again: `engines` by the identity of the object whose programs they run, and names of
-    programs that were `accepted`. Who keeps it closes the engines."""
+    not make again: `engines` by the identity of the object whose programs they run, and by name
+    which programs were `accepted`, as require_accepted says. Who keeps it closes the engines."""
 
     engines: dict[int, Engine] = field(default_factory=dict)
-    accepted: set[str] = field(default_factory=set)
+    accepted: dict[str, bool] = field(default_factory=dict)
 
 
 @cache

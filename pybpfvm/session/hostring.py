@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, get_args
@@ -46,18 +47,32 @@ def make_backend(
     seed: int,
     injector: Injector | None = None,
     setup_flags: int = 0,
+    beside: Backend | None = None,
+    *,
+    apart: bool = False,
     chooser: Chooser | None = None,
 ) -> Backend:
     """The backend called `name`; InputError when it can not be had.
 
     `injector` gives requests faults, in `sim` only. `setup_flags`: the ring's, of which requests
-    notice some. `chooser` is for `sim`, too.
+    notice some. `beside`: another of this name, whose world and clock it shares; `apart`: and what
+    comes to that one does not end a wait for this one. `chooser` is for `sim`, too.
     """
     flags = setup_flags & NOTICED
     if name == "sim":
         from pybpfvm.uring_backend.sim import SimBackend
 
-        return SimBackend(memory, seed=seed, injector=injector, flags=flags, chooser=chooser)
+        if not isinstance(beside, SimBackend | None):
+            raise _not_beside(name, beside)
+        return SimBackend(
+            memory,
+            seed=seed,
+            injector=injector,
+            flags=flags,
+            beside=beside,
+            apart=apart,
+            chooser=chooser,
+        )
     if chooser is not None:
         raise InputError(
             "the kernel decides the order of what happens on its ring",
@@ -73,22 +88,46 @@ def make_backend(
     if name == "kernel":
         from pybpfvm.uring_backend.kernel import KernelBackend
 
-        return KernelBackend(memory, flags=flags)
+        if not isinstance(beside, KernelBackend | None):
+            raise _not_beside(name, beside)
+        return KernelBackend(memory, flags=flags, beside=beside)
     if name == "liburing":
         from pybpfvm.uring_backend.kernel import KernelBackend
         from pybpfvm.uring_backend.kernel.libring import LibRing
 
-        return KernelBackend(memory, make_ring=LibRing, flags=flags)
+        if not isinstance(beside, KernelBackend | None):
+            raise _not_beside(name, beside)
+        return KernelBackend(memory, make_ring=LibRing, flags=flags, beside=beside)
     names = " or ".join(get_args(BackendName))
     raise InputError(f"no backend is called {name!r}", where="backend", remedy=names)
+
+
+def _not_beside(name: str, beside: Backend) -> InputError:
+    return InputError(
+        f"a ring of {name} is not beside one of {beside.name}",
+        where="beside",
+        remedy="give both the same backend",
+    )
+
+
+def _require_alike(machine: Machine, faults: object, beside: HostRing) -> None:
+    """Raise unless a ring with these can be beside that one."""
+    if machine is not beside.machine:
+        raise InputError("rings beside one another are of one machine", where="machine")
+    if faults is not None:
+        raise InputError(
+            "rings beside one another meet the same faults",
+            where="faults",
+            remedy="give them to the first",
+        )
 
 
 class HostRing(ABC):
     """`verify`: programs are judged before they get onto the ring; else they run sandboxed.
     `engine` executes them, `trace` has what they print, unless `log` takes it. `faults` are what
     requests (in `sim`) and programs meet, as values or text of `uring_backend.faults`. `task`
-    makes the ring: its filters of requests are the first that the ring has. `chooser` (in `sim`)
-    decides what the seed would."""
+    makes the ring: its filters of requests are the first that the ring has. `beside` is a ring
+    whose machine and faults this one shares. `chooser` (in `sim`) decides what the seed would."""
 
     backend: Backend
 
@@ -106,8 +145,11 @@ class HostRing(ABC):
         task: Task | None,
         flags: int,
         chooser: Chooser | None = None,
+        beside: HostRing | None = None,
     ) -> None:
-        self.machine = machine if machine is not None else default_machine()
+        if machine is None:
+            machine = default_machine() if beside is None else beside.machine
+        self.machine: Machine = machine
         self.verify = verify
         self.engine = engine
         self.trace: list[str] = []
@@ -117,7 +159,11 @@ class HostRing(ABC):
         self._random = Random(seed)
         self._filters = FilterTable() if task is None else task.table
         self._chooser = chooser
-        self._faults = RingFaults(self, faults, seed, observer, chooser)
+        if beside is None:
+            self._faults = RingFaults(self, faults, seed, observer, chooser)
+        else:
+            _require_alike(self.machine, faults, beside)
+            self._faults = beside._faults.beside(self, observer)
         self._restrictions = Restrictions(disabled=bool(flags & SETUP_R_DISABLED))
         self._closed = False
 
@@ -189,13 +235,15 @@ class HostRing(ABC):
     def register_files(self, fds: Sequence[int]) -> None:
         """IORING_REGISTER_FILES; -1 leaves a slot empty. Raises RingError."""
         self._restrictions.command(Register.FILES)
-        self._registered("register_files", self.backend.register_files(fds))
+        with self._turn():
+            self._registered("register_files", self.backend.register_files(fds))
 
     def register_buffers(self, blocks: Sequence[Block]) -> None:
         """IORING_REGISTER_BUFFERS. Raises RingError."""
         self._restrictions.command(Register.BUFFERS)
         pairs = [(block.addr, block.size) for block in blocks]
-        self._registered("register_buffers", self.backend.register_buffers(pairs))
+        with self._turn():
+            self._registered("register_buffers", self.backend.register_buffers(pairs))
 
     def register_buffer_ring(
         self, ring: Block, entries: int, group: int, *, incremental: bool = False
@@ -203,8 +251,13 @@ class HostRing(ABC):
         """IORING_REGISTER_PBUF_RING: `ring` holds so many entries of 16 bytes. Raises RingError."""
         self._restrictions.command(Register.PBUF_RING)
         flags = PBUF_RING_INC if incremental else 0
-        result = self.backend.register_buffer_ring(ring.addr, entries, group, flags)
-        self._registered("register_buffer_ring", result)
+        with self._turn():
+            result = self.backend.register_buffer_ring(ring.addr, entries, group, flags)
+            self._registered("register_buffer_ring", result)
+
+    def _turn(self) -> AbstractContextManager[bool | None]:
+        """Around a call: other threads' calls come before or behind it, where they may be made."""
+        return nullcontext()
 
     def ring_fd(self, other: HostRing) -> int:
         """An fd of another ring, or of this one, for MSG_RING requests of this ring: their CQEs

@@ -163,10 +163,6 @@ def judge(
     """The verdict on `program` of `obj` by the rules of `profile`. `observer` hears the
     exploration. Raises nothing for what a program contains, and Interrupted after Ctrl-C once it
     is being explored."""
-    if profile.not_judged:
-        reason = f"{profile.name} ({profile.title}) is recognized, and no more"
-        found = _unsupported(program, profile.not_judged, reason, "")
-        return Inconclusive(Statistics(insns=program.slots), found)
     options = Options(
         budget_insns=request.budget_insns,
         budget_states=request.budget_states,

@@ -22,7 +22,6 @@ from pybpfvm.errors import (
     RingError,
     RingHang,
     Trap,
-    UnsupportedError,
 )
 from pybpfvm.events import Observer, RunEnded, RunFaulted, RunStarted
 from pybpfvm.filters.table import Task
@@ -66,8 +65,9 @@ class LoopRing(HostRing):
     """An io_uring whose `enter` runs a program; a context manager.
 
     `flags` and `cq_entries` are io_uring_setup's (SETUP_CQSIZE is added when `cq_entries` is
-    given). `backend`, `seed`, `verify`, `engine`, `faults`, `budget_insns`, `task` and `chooser`
-    are those of Ring.
+    given); `flags` None: what the ABI's simplest programs need (`flags_for`).
+    `backend`, `seed`, `verify`, `engine`, `faults`, `budget_insns`, `task` and `chooser` are those
+    of Ring. `beside` is, too, but programs run only on the ring that is entered.
     `fd` is its descriptor, which goes into structs of callbacks; `attach` puts it there.
     """
 
@@ -75,7 +75,7 @@ class LoopRing(HostRing):
         self,
         entries: int = 8,
         *,
-        flags: int = LOOP_FLAGS,
+        flags: int | None = None,
         cq_entries: int = 0,
         backend: BackendName = "sim",
         seed: int = 0,
@@ -89,8 +89,12 @@ class LoopRing(HostRing):
         faults: Faults | str | None = None,
         machine: Machine | None = None,
         task: Task | None = None,
+        beside: LoopRing | None = None,
         chooser: Chooser | None = None,
     ) -> None:
+        self._profile = profile_named(abi) if isinstance(abi, str) else abi
+        if flags is None:
+            flags = flags_for(self._profile)
         super().__init__(
             seed=seed,
             verify=verify,
@@ -102,9 +106,9 @@ class LoopRing(HostRing):
             machine=machine,
             task=task,
             flags=flags,
+            beside=beside,
             chooser=chooser,
         )
-        self._profile = profile_named(abi) if isinstance(abi, str) else abi
         if self.profile.loop is None:
             raise InputError(
                 f"programs of {self.profile.name} drive no ring from inside an enter",
@@ -115,8 +119,19 @@ class LoopRing(HostRing):
         self._steppers: list[_Stepper] = []
         self._pending: list[SqeBuilder] = []
         memory = self.machine.memory
-        self.backend = make_backend(backend, memory, seed, self._faults.injector, flags, chooser)
-        self.core = CoreRing(
+        operation = self.profile.loop.operation
+        self._operation = None if operation is None else operation.opcode
+        self.backend = make_backend(
+            backend,
+            memory,
+            seed,
+            self._faults.injector,
+            flags,
+            None if beside is None else beside.backend,
+            apart=True,
+            chooser=chooser,
+        )
+        self.core: CoreRing = CoreRing(
             self.profile.loop,
             memory,
             self.backend,
@@ -127,6 +142,7 @@ class LoopRing(HostRing):
             observer=observer,
             budgets=self._faults.limited(budgets or LoopBudgets()),
             restrictions=self._restrictions,
+            beside=None if beside is None else beside.core,
         )
         self._put_filters()
 
@@ -160,6 +176,11 @@ class LoopRing(HostRing):
         if not isinstance(content, int):
             block.write(content)
         return block
+
+    def at(self, delay_ns: int, action: Callable[[], None]) -> None:
+        """Let `action` happen when so much of the ring's clock has passed, while `enter` sleeps or
+        when the next one comes. It may use what is the host's, and call this again."""
+        self.core.at(delay_ns, action)
 
     def now_ns(self) -> int:
         """The ring's clock, in ns: the backend's, and what was slept through without it."""
@@ -205,25 +226,37 @@ class LoopRing(HostRing):
         assert rules is not None
         name = _callbacks(obj, name)
         fd = self.fd if ring_fd is None else ring_fd
-        priv, called = 0, name if not rules.of_structs else None
-        if rules.of_structs:
+        if not rules.of_structs:
+            value = OpsValue(self._stepper(obj, name, fd), fd)
+        else:
             variable = obj.struct_ops[name]
-            priv = _kernels_own(obj, variable, self.profile)
-            if rules.gate in variable.programs:
-                raise UnsupportedError(
-                    "a ring with a poll gate", where=obj.object.path, remedy="verify judges it"
-                )
-            called = variable.programs.get(rules.callback)
-        stepper = None
-        if called is not None:
-            program = obj[called]
-            if self.verify:
-                require_accepted(program, strict_ctx=True)
-            stepper = _Stepper(self, self.machine.rings.ring(fd) or self.core, program)
-            self._steppers.append(stepper)
-        link = self.machine.rings.attach(OpsValue(stepper, fd, priv))
+            numbers = _numbers(obj, variable, self.profile)
+            called = dict(variable.programs)
+            step = called.pop(rules.callback, None)
+            value = OpsValue(
+                None if step is None else self._stepper(obj, step, fd),
+                fd,
+                priv=numbers.get(rules.own, 0),
+                map=obj.ops_map(name),
+                calls={member: self._stepper(obj, one, fd) for member, one in called.items()},
+                number=numbers.get("id", 0),
+            )
+        link = self.machine.rings.attach(value)
         self._links.append(link)
         return link
+
+    def operation_number(self, obj: LoadedObject, name: str) -> int:
+        """Which operation the callbacks `name` of an object are."""
+        return _numbers(obj, obj.struct_ops[name], self.profile).get("id", 0)
+
+    def _stepper(self, obj: LoadedObject, name: str, fd: int) -> _Stepper:
+        """What runs the program `name` on the ring behind `fd`."""
+        program = obj[name]
+        unchecked = self.verify and require_accepted(program, strict_ctx=True)
+        core = self.machine.rings.ring(fd) or self.core
+        stepper = _Stepper(self, core, program, unchecked=unchecked)
+        self._steppers.append(stepper)
+        return stepper
 
     def environment(self, core: CoreRing) -> RunEnvironment:
         """What runs of programs on the ring `core` see around them."""
@@ -240,7 +273,7 @@ class LoopRing(HostRing):
 
     def get_sqe(self) -> SqeBuilder:
         """The next free submission entry."""
-        self._pending.append(SqeBuilder(None))
+        self._pending.append(SqeBuilder(None, self._operation))
         return self._pending[-1]
 
     def submit(self) -> int:
@@ -331,6 +364,8 @@ class LoopRing(HostRing):
     def close(self) -> None:
         """Give everything back; twice is fine."""
         self._closed = True
+        if self.core.operations is not None:
+            self.core.close()  # else links would wait for its requests
         for link in self._links:
             link.destroy()
         self.core.close()
@@ -339,13 +374,16 @@ class LoopRing(HostRing):
 
 
 class _Stepper:
-    """Runs the callback of one program on a ring."""
+    """Runs the callback of one program on a ring; `unchecked`: the verifier answers for it."""
 
-    def __init__(self, ring: LoopRing, core: CoreRing, program: LoadedProgram) -> None:
+    def __init__(
+        self, ring: LoopRing, core: CoreRing, program: LoadedProgram, *, unchecked: bool
+    ) -> None:
         self._ring = ring
         self._core = core
         self.name = program.name
         self._program = program.executable
+        self._unchecked = unchecked
         memory = ring.machine.memory
         self._ctx = memory.alloc(_CTX.size, RegionKind.CTX, f"arguments of {program.name}")
         memory.write(self._ctx.start, _CTX.pack(core.handle, core.params.start))
@@ -361,20 +399,28 @@ class _Stepper:
         )
 
     def _trusts(self, program: Program) -> bool:
-        """Programs that may look into the ring's own struct run with checks: of it we have its size
-        and a few numbers, and nothing that its pointers would lead to."""
-        loop = self._ring.profile.loop
-        assert loop is not None
-        return self._ring.verify and loop.opaque and program is self._program
+        return self._unchecked and program is self._program
+
+    def call(self, *args: int) -> int:
+        memory = self._ring.machine.memory
+        for index, value in enumerate(args):
+            memory.write(self._ctx.start + 8 * index, value.to_bytes(8, "little"))
+        return self._run()
 
     def step(self) -> int:
+        r0 = self._run()
+        if not self._offered:
+            self._offer_loop()
+        return r0
+
+    def _run(self) -> int:
         core, name, observer = self._core, self.name, self._ring._observer
         loop = core.native if core.native is not None and core.native.owner is self else None
         self._runs += 1
         self._ring._faults.before_run()
         if observer is not None:
             observer(RunStarted(core.now_ns(), 0, name, 0, self._runs, 0))
-        core.running(name)
+        outer = core.running(name)
         budget = self._ring._budget_insns
         try:
             done = loop.run(name, self._context, budget) if loop is not None else None
@@ -386,25 +432,23 @@ class _Stepper:
             if observer is not None:
                 now = core.now_ns()
                 observer(RunFaulted(now, 0, name, self._runs, trap.pc, trap.summary, trap.insns))
-            if self._trusts(self._program):
+            if self._unchecked:
                 blame_verifier(name, trap)
             raise
         finally:
-            core.running("")
+            core.running(outer)
         r0, insns = done
         core.ran(name, insns)
         if observer is not None:
             now = core.now_ns()
             observer(RunEnded(now, 0, name, self._runs, r0, insns, None, 0))
-        if not self._offered:
-            self._offer_loop()
         return r0
 
     def _offer_loop(self) -> None:
         """Let compiled code make the loop by itself from the next run on, where it can."""
         self._offered = True
         ring, engine = self._ring, self._engine
-        if ring.engine not in ("auto", "jit", "llvm") or not self._trusts(self._program):
+        if ring.engine not in ("auto", "jit", "llvm") or not self._unchecked:
             return
         if ring._observer is not None or not ring._faults.idle:
             return
@@ -425,6 +469,15 @@ class _Stepper:
             memory.free(self._ctx)
 
 
+def flags_for(profile: Profile) -> int:
+    """Set-up flags of a ring for simple programs of the ABI: LOOP_FLAGS, or what lets programs
+    perform requests."""
+    loop = profile.loop
+    if loop is None or loop.operation is None:
+        return LOOP_FLAGS
+    return loop.operation.setup_flag
+
+
 def _callbacks(obj: LoadedObject, name: str | None) -> str:
     found = obj.callbacks
     if name is None and len(found) == 1:
@@ -436,29 +489,28 @@ def _callbacks(obj: LoadedObject, name: str | None) -> str:
     return name
 
 
-def _kernels_own(obj: LoadedObject, variable: StructOps, profile: Profile) -> int:
-    """What the struct says of the kernel's own member. Members are matched by name: one that
-    the kernel does not have must be zero, else LoadRejected."""
+def _numbers(obj: LoadedObject, variable: StructOps, profile: Profile) -> dict[str, int]:
+    """What the struct says of members that are no programs, by name. One that the kernel does not
+    have must be zero, else LoadRejected."""
     kernel, btf = kernel_btf_of(profile), obj.object.btf
     assert kernel is not None
     assert btf is not None
     theirs = kernel.find(variable.struct, BtfKind.STRUCT)
     assert theirs is not None
     known = {member.name for member in _members(kernel, theirs)}
-    priv = 0
-    assert profile.loop is not None
+    numbers: dict[str, int] = {}
     for member in _members(btf, variable.type_id):
         at = member.bit_offset // 8
         value = int.from_bytes(variable.data[at : at + btf.size(member.type_id)], "little")
-        if member.name == profile.loop.own:
-            priv = value
-        elif member.name not in known and (value or member.name in variable.programs):
+        if member.name in known:
+            numbers[member.name] = value
+        elif value or member.name in variable.programs:
             raise LoadRejected(
                 errno.EOPNOTSUPP,
                 f"{variable.name}.{member.name} is set, which the kernel does not know",
                 where=obj.object.path,
             )
-    return priv
+    return numbers
 
 
 def _members(btf: Btf, type_id: int) -> tuple[Member, ...]:

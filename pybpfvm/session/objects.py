@@ -32,6 +32,7 @@ from pybpfvm.recording import NOTHING, Recorded, Recording
 from pybpfvm.session.engines import chosen, make_engine
 from pybpfvm.session.testrun import TestRun, run_program
 from pybpfvm.session.values import Value, decode, encode
+from pybpfvm.uring_backend.loop.attach import OpsMap
 
 if TYPE_CHECKING:  # to run a program takes no verifier, and importing it takes longer than a run
     from pybpfvm.session.judging import JudgeRequest
@@ -59,6 +60,7 @@ class LoadedObject:
         )
         self.globals = Globals(self)
         self._verdicts: dict[tuple[str, bool], Verdict] = {}
+        self._ops_maps: dict[str, OpsMap] = {}
         self._engine: Engine | None = None
         self._engine_is: tuple[str, Profile, Recording] | None = None
 
@@ -111,6 +113,10 @@ class LoadedObject:
         loop = None if self._profile is None else self._profile.loop
         return tuple(self.programs if loop is not None and not loop.of_structs else self.struct_ops)
 
+    def ops_map(self, name: str) -> OpsMap:
+        """The map that a struct of callbacks is loaded as."""
+        return self._ops_maps.setdefault(name, OpsMap())
+
     @property
     def drives_ring(self) -> bool:
         """Whether its programs are for the loop of a ring; InputError when it is one of several."""
@@ -125,7 +131,8 @@ class LoadedObject:
         candidates = self.detection.candidates
         if self._profile is None or not candidates:
             return ""
-        if self._profile.name in {profile.name for profile in candidates}:
+        fitting = {profile.name for profile in candidates}
+        if self._profile.name in fitting or self._profile.objects_of in fitting:
             return ""
         names = " or ".join(profile.name for profile in candidates)
         reason = next((line for line in self.detection.why if self._profile.name in line), "")

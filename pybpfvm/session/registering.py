@@ -11,8 +11,9 @@ from pybpfvm.verifier.verdict import Finding, Inconclusive, Rejected
 
 def require_accepted(
     program: LoadedProgram, *, strict_ctx: bool, contract: Contract | None = None
-) -> None:
-    """Raise unless the verifier accepts the program."""
+) -> bool:
+    """Raise unless the verifier accepts the program. Whether it may run without checks of its
+    memory accesses: kernels catch what some accesses may come to, here nobody does."""
     verdict = program.verdict(strict_ctx=strict_ctx, contract=contract)
     if isinstance(verdict, Rejected):
         first = verdict.errors[0]
@@ -28,6 +29,7 @@ def require_accepted(
             where=_place(program, verdict.finding),
             remedy="register it with verify=False (--no-verify) to run it sandboxed, unverified",
         )
+    return not verdict.probes
 
 
 # What also verified programs may meet: budgets are ours, and so is what engines lack. Eight frames

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -59,6 +60,8 @@ class Ring(HostRing):
     (docs/filters.md). `chooser` (in `sim`) decides the order of what is free; what is `kept` was
     made for an earlier ring with the same programs, and is left for the next. Budgets:
     `budget_insns` for each run of a program, the rest in `Budgets`.
+    `beside` is another ring of the same thread, with the same backend: the two share files, sockets
+    and descriptors, clock and faults, and while the host waits on one, programs run on both.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class Ring(HostRing):
         faults: Faults | str | None = None,
         machine: Machine | None = None,
         task: Task | None = None,
+        beside: Ring | None = None,
         chooser: Chooser | None = None,
         kept: Kept | None = None,
     ) -> None:
@@ -95,8 +99,10 @@ class Ring(HostRing):
             machine=machine,
             task=task,
             flags=flags,
+            beside=beside,
             chooser=chooser,
         )
+        self._beside = beside
         self._profile = profile_named(abi) if isinstance(abi, str) else abi
         rules = (self._profile or profile_named(_DEFAULT_ABI)).ring
         if rules is None:
@@ -110,9 +116,16 @@ class Ring(HostRing):
         self._flags, self._cq0_entries = flags, cq0_entries
         self._budgets = self._faults.limited(budgets or Budgets())
         self.backend: Backend = make_backend(
-            backend, self.machine.memory, seed, self._faults.injector, flags, chooser
+            backend,
+            self.machine.memory,
+            seed,
+            self._faults.injector,
+            flags,
+            None if beside is None else beside.backend,
+            chooser=chooser,
         )
         self._core: CoreRing | None = None
+        self._making = threading.RLock()  # of it
         self._kept = kept
         self._runner = _Runner(self, kept)
         self._pending: list[SqeBuilder] = []
@@ -128,22 +141,38 @@ class Ring(HostRing):
         if self._closed:
             raise RingError(errno.ENXIO, "the ring is closed")
         if self._core is None:
-            self._core = CoreRing(
-                self._profile or profile_named(_DEFAULT_ABI),
-                self.machine.memory,
-                self.backend,
-                self._entries,
-                self._cq_entries,
-                flags=self._flags,
-                cq0_entries=self._cq0_entries,
-                runner=self._runner,
-                observer=self._observer,
-                budgets=self._budgets,
-                restrictions=self._restrictions,
-                chooser=self._chooser,
-            )
-            self._put_filters()
+            with self._making:
+                self._make_core()
+        assert self._core is not None
         return self._core
+
+    def _make_core(self) -> None:
+        if self._core is not None:
+            return
+        self._core = CoreRing(
+            self._profile or profile_named(_DEFAULT_ABI),
+            self.machine.memory,
+            self.backend,
+            self._entries,
+            self._cq_entries,
+            flags=self._flags,
+            cq0_entries=self._cq0_entries,
+            runner=self._runner,
+            observer=self._observer,
+            budgets=self._budgets,
+            restrictions=self._restrictions,
+            chooser=self._chooser,
+            beside=self._core_beside(),
+        )
+        self._put_filters()
+
+    def _turn(self) -> AbstractContextManager[bool | None]:
+        return self._making if self._core is None else self._core.turns
+
+    def _core_beside(self) -> CoreRing | None:
+        """That of the ring beside this one, while that is open."""
+        beside = self._beside
+        return None if beside is None or beside._closed else beside.core
 
     def _put_filters(self) -> None:
         if self._core is not None and self._filters:
@@ -185,19 +214,20 @@ class Ring(HostRing):
             promised = self._promised(program, contract)
             block = None if promised is None else promised.pinned_block(program.name)
             user_bytes[-1] = 0 if block is None else block.size
-            known = self._kept is not None and program.name in self._kept.accepted
-            if self.verify and not known:
+            known = None if self._kept is None else self._kept.accepted.get(program.name)
+            unchecked = bool(known)
+            if self.verify and known is None:
                 check_load(
                     program.facts,
                     profile,
                     strict_ctx=self.strict_ctx,
                     source_at=program.program.line_at,
                 )
-                require_accepted(program, strict_ctx=self.strict_ctx, contract=promised)
+                unchecked = require_accepted(program, strict_ctx=self.strict_ctx, contract=promised)
                 if self._kept is not None:
-                    self._kept.accepted.add(program.name)
+                    self._kept.accepted[program.name] = unchecked
             prepare(self.engine, program.owner.image)
-            numbers.append(self._runner.add(program, verified=self.verify))
+            numbers.append(self._runner.add(program, unchecked=unchecked))
         self.core.register_bpf(numbers, user_bytes)
 
     def _promised(
@@ -384,16 +414,16 @@ class _Runner:
         self._ring = ring
         self._kept = kept
         self._programs: list[LoadedProgram] = []
-        self._verified: set[int] = set()
+        self._unchecked: set[int] = set()  # those that the verifier answers for
         self._engines: dict[int, Engine] = {}
         self._executed = 0
         self._loop: KernelLoop | None = None
 
-    def add(self, program: LoadedProgram, *, verified: bool) -> int:
+    def add(self, program: LoadedProgram, *, unchecked: bool) -> int:
         self._programs.append(program)
         number = len(self._programs) - 1
-        if verified:
-            self._verified.add(number)
+        if unchecked:
+            self._unchecked.add(number)
         return number
 
     def check(self, program: int) -> int:
@@ -420,7 +450,7 @@ class _Runner:
             done = engine.run(loaded.executable, ctx_addr, budget_insns=self._ring._budget_insns)
         except Trap as trap:
             self._executed = trap.insns
-            if program in self._verified:
+            if program in self._unchecked:
                 blame_verifier(loaded.name, trap)
             raise
         self._executed = done.insns
@@ -461,11 +491,11 @@ class _Runner:
     def _loops(self, owner: LoadedObject, number: int) -> Program | None:
         """The program with that number, if it may run in a loop."""
         loaded = self._programs[number]
-        return loaded.executable if number in self._verified and loaded.owner is owner else None
+        return loaded.executable if number in self._unchecked and loaded.owner is owner else None
 
     def _trusts(self, program: Program) -> bool:
-        """Whether the program was verified: a tail call may lead to one that was not."""
-        return any(self._programs[number].executable is program for number in self._verified)
+        """Whether the program needs no checks: a tail call may lead to one that does."""
+        return any(self._programs[number].executable is program for number in self._unchecked)
 
     def executed(self) -> int:
         return self._executed

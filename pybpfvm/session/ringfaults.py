@@ -5,6 +5,7 @@ works over both backends.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -51,9 +52,16 @@ def _drawn_backlog(odds: Odds | None, seed: int) -> SmallBacklog | None:
     return SmallBacklog(random.choice((0, 1, 4, 16)))
 
 
+class _Runs:
+    """How many runs of programs there were."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
 class RingFaults:
-    """What `faults` mean for `ring`. `injector` decides about requests, None when none is meant;
-    `idle`: the user side will never do anything between runs."""
+    """What `faults` mean for `ring`, and those beside it. `injector` decides about requests, None
+    when none is meant; `idle`: the user side will never do anything between runs."""
 
     def __init__(
         self,
@@ -68,12 +76,13 @@ class RingFaults:
         faults = faults or Faults()
         odds = faults.odds
         self._ring = ring
+        self._rings = [ring]  # with those beside it
         self._observer = observer
         self._backlogs = [fault for fault in faults.plan if isinstance(fault, SmallBacklog)]
         draws = chooser is None and not self._backlogs
         self._drawn = _drawn_backlog(odds, seed) if draws else None
         self._done: list[UserWrites | UserReaps] = []
-        self._runs = 0
+        self._runs = _Runs()
         self._planned: dict[int, list[UserWrites | UserReaps]] = {}
         for fault in faults.plan:
             if isinstance(fault, UserWrites | UserReaps):
@@ -96,25 +105,37 @@ class RingFaults:
             self.injector = Injector(faults, seed, chooser)
             self.injector.told = self._tell
 
+    def beside(self, ring: HostRing, observer: Observer | None) -> RingFaults:
+        """The same for a ring beside this one: requests and runs of both are counted together, and
+        each has as little backlog."""
+        other = copy(self)
+        other._ring, other._observer = ring, observer
+        other._rings.append(ring)
+        if self.injector is not None:
+            other.injector = self.injector.beside()
+            other.injector.told = other._tell
+        return other
+
     @property
     def injected(self) -> tuple[Fault, ...]:
         """The faults that came so far, as a plan that makes them come again."""
         requests = self.injector.injected if self.injector is not None else []
-        drawn = () if self._drawn is None or not self._ring.counts.dropped[0] else (self._drawn,)
+        lost = any(ring.counts.dropped[0] for ring in self._rings)
+        drawn = () if self._drawn is None or not lost else (self._drawn,)
         return (*self._backlogs, *drawn, *requests, *self._done)
 
     @property
     def missed(self) -> tuple[Missed, ...]:
         """What of the plan did not come so far, and why."""
         found = [] if self.injector is None else self.injector.missed()
-        if self._backlogs and not self._ring.counts.dropped[0]:
+        if self._backlogs and not any(ring.counts.dropped[0] for ring in self._rings):
             found += [Missed(fault, "CQ 0 lost no CQE") for fault in self._backlogs]
         came = set(self._done)
         for fault in (fault for faults in self._planned.values() for fault in faults):
             if fault in came:
                 continue
-            late = self._runs < fault.nth
-            why = f"program runs: {self._runs}" if late else "the queue was empty"
+            late = self._runs.count < fault.nth
+            why = f"program runs: {self._runs.count}" if late else "the queue was empty"
             found.append(Missed(fault, why))
         return tuple(found)
 
@@ -129,8 +150,8 @@ class RingFaults:
         """A program is about to run. Raises InputError for a block or CQ that there is not."""
         if self.idle:
             return
-        self._runs += 1
-        for fault in self._planned.get(self._runs, ()):
+        self._runs.count += 1
+        for fault in self._planned.get(self._runs.count, ()):
             self._do(fault)
         if self._chooser is not None:
             self._do_chosen(self._chooser)
@@ -138,17 +159,17 @@ class RingFaults:
         if self._shared and self._random.random() < self._rate:
             self._do(self._some_write())
         if self._reaped and self._random.random() < self._rate:
-            self._do(UserReaps(self._runs, self._random.choice(self._reaped)))
+            self._do(UserReaps(self._runs.count, self._random.choice(self._reaped)))
 
     def _do_chosen(self, chooser: Chooser) -> None:
         """What a chooser has the user side do, of a little."""
         if not chooser.faults_left:
             return
         acts: list[UserWrites | UserReaps | None] = [None]
-        acts += [UserReaps(self._runs, cq) for cq in self._reaped]
+        acts += [UserReaps(self._runs.count, cq) for cq in self._reaped]
         for name in self._shared:
             for offset in range(0, min(self._block(name).size, _CHOSEN_BYTES) - 3, 4):
-                acts += [UserWrites(self._runs, name, offset, word) for word in _CHOSEN_WORDS]
+                acts += [UserWrites(self._runs.count, name, offset, word) for word in _CHOSEN_WORDS]
         if len(acts) > 1 and (act := acts[chooser.user(acts)]) is not None:
             self._do(act)
 
@@ -161,7 +182,7 @@ class RingFaults:
         top = (1 << 8 * width) - 1
         old = int.from_bytes(block.read(width, offset), "little")
         value = random.choice((0, 1, top, top >> 1, old ^ 1 << random.randrange(8 * width)))
-        return UserWrites(self._runs, name, offset, value.to_bytes(width, "little"))
+        return UserWrites(self._runs.count, name, offset, value.to_bytes(width, "little"))
 
     def _do(self, fault: UserWrites | UserReaps) -> None:
         try:

@@ -21,9 +21,10 @@ class SqeBuilder:
     `set` change single fields. Numbers that do not fit their field raise InputError.
     """
 
-    def __init__(self, bpf_opcode: int | None) -> None:
+    def __init__(self, bpf_opcode: int | None, operation: int | None = None) -> None:
         self.sqe = Sqe(Op.NOP)
         self._bpf_opcode = bpf_opcode
+        self._operation = operation
 
     def set(self, *, cq_idx: int | None = None, **fields: int) -> SqeBuilder:
         """Replace fields by name (those of `abi.Sqe`, and `cq_idx`)."""
@@ -64,6 +65,17 @@ class SqeBuilder:
         if self._bpf_opcode is None:
             raise InputError("this ring has no BPF requests", remedy="attach a program to it")
         return self._prep(self._bpf_opcode, common, off=index)
+
+    def prep_operation(self, number: int, opf: int = 0, **common: int) -> SqeBuilder:
+        """Have program `number` perform it; the 24 bits of `opf` are the program's. For
+        rings with IORING_OP_BPF."""
+        if self._operation is None:
+            raise InputError(
+                "programs perform no requests of this ring", remedy="make one with abi=op-bpf-v3"
+            )
+        if not 0 <= number < 1 << 8 or not 0 <= opf < 1 << 24:
+            raise InputError(f"operation {number} with opf {opf:#x} does not fit 8 + 24 bits")
+        return self._prep(self._operation, common, op_flags=number << 24 | opf)
 
     def prep_read(self, fd: int, addr: int, length: int, offset: int, **common: int) -> SqeBuilder:
         """Read `length` bytes at file `offset` (2**64-1: the file position) to user `addr`."""

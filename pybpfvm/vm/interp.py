@@ -6,19 +6,19 @@ over handlers (`operations`) whose arithmetic is the tables of `pybpfvm.isa.sema
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Hook, RunEnvironment, RunResult
+from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Hook, Paused, RunEnvironment, RunResult
 from pybpfvm.errors import InternalError
 from pybpfvm.helpers.proto import Helper
 from pybpfvm.image import Image
 from pybpfvm.isa.opcodes import MAX_FRAMES, STACK_BYTES
-from pybpfvm.memory import Region, RegionKind
+from pybpfvm.memory import Region
 from pybpfvm.program import Program
 from pybpfvm.recording import NOTHING, Recorded, Recording
 from pybpfvm.vm.prepare import prepare
 from pybpfvm.vm.recorder import Recorder
-from pybpfvm.vm.run import Run
+from pybpfvm.vm.run import PauseReached, Run
 from pybpfvm.vm.step import Step
 
 
@@ -27,6 +27,7 @@ class Interpreter:
 
     `helpers` are the helpers by the numbers that programs call. `hook`, if set, is called before
     each instruction, `record` is what runs leave in `recorded`; without them there is no cost.
+    `stack` are the frames, of AddressSpace.alloc_frames, if it is to share another's.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Interpreter:
         environment: RunEnvironment,
         *,
         record: Recording = NOTHING,
+        stack: Sequence[Region] | None = None,
     ) -> None:
         self.image = image
         self.environment = environment
@@ -44,7 +46,8 @@ class Interpreter:
         self._recorder = Recorder(record) if record != NOTHING else None
         # Keyed by identity, with the program kept alive: programs hold mappings, so no hash.
         self._prepared: dict[int, tuple[Program, list[Step]]] = {}
-        self._stack: list[Region] = []
+        self._own_stack: list[Region] = []
+        self._stack: Sequence[Region] = stack or ()
         self._running = False
 
     def run(
@@ -56,30 +59,60 @@ class Interpreter:
         packet: Region | None = None,
     ) -> RunResult:
         """Run `program` with r1 = `ctx_addr` until it exits: see Engine.run."""
+        run = self._run(ctx_addr, budget_insns, packet)
+        return self._executed(run, lambda: run.begin(program))
+
+    def run_to(
+        self, program: Program, ctx_addr: int, insns: int, *, packet: Region | None = None
+    ) -> Paused | RunResult:
+        """Pause when `insns` have been executed: see PausingEngine."""
+        run = self._run(ctx_addr, insns, packet, pauses=True)
+        try:
+            return self._executed(run, lambda: run.begin(program))
+        except PauseReached as reached:
+            return reached.paused
+
+    def resume(self, paused: Paused, *, budget_insns: int = DEFAULT_BUDGET_INSNS) -> RunResult:
+        """Go on with a run that any engine on the same frames paused, as `run` would have: counts
+        and the budget are those of all of it. Memory, maps and the environment must be as they
+        were left. InternalError if it is not resumable."""
+        run = self._run(paused.ctx_addr, budget_insns, paused.packet)
+        return self._executed(run, lambda: _resumed(run, paused))
+
+    def resume_to(self, paused: Paused, insns: int) -> Paused | RunResult:
+        """As `resume`, but pause when `insns` have been executed, from the start of the run on."""
+        run = self._run(paused.ctx_addr, insns, paused.packet, pauses=True)
+        try:
+            return self._executed(run, lambda: _resumed(run, paused))
+        except PauseReached as reached:
+            return reached.paused
+
+    def _run(
+        self, ctx_addr: int, budget_insns: int, packet: Region | None, *, pauses: bool = False
+    ) -> Run:
         if self._running:
             raise InternalError("an interpreter runs one program at a time")
         if not self._stack:
-            self._stack = [
-                self.image.memory.alloc(STACK_BYTES, RegionKind.STACK, f"frame {depth}")
-                for depth in range(MAX_FRAMES)
-            ]
+            self._stack = self._own_stack = self.image.memory.alloc_frames(MAX_FRAMES, STACK_BYTES)
         if self._recorder is not None:
             self._recorder.run_begins()
+        return Run(
+            self._steps_of,
+            self.image,
+            self._stack,
+            self.environment,
+            ctx_addr,
+            budget_insns,
+            packet,
+            self.hook,
+            self._recorder,
+            pauses=pauses,
+        )
+
+    def _executed(self, run: Run, begin: Callable[[], int]) -> RunResult:
         self._running = True
         try:
-            run = Run(
-                program,
-                self._steps_of,
-                self.image,
-                self._stack,
-                self.environment,
-                ctx_addr,
-                budget_insns,
-                packet,
-                self.hook,
-                self._recorder,
-            )
-            run.execute(0)
+            run.execute(begin())
         finally:
             self._running = False
         return RunResult(run.regs[0], run.executed)
@@ -91,7 +124,8 @@ class Interpreter:
 
     def close(self) -> None:
         """Give the stack back; twice is fine."""
-        stack, self._stack = self._stack, []
+        stack, self._own_stack = self._own_stack, []
+        self._stack = ()
         for region in stack:
             self.image.memory.free(region)
 
@@ -109,3 +143,9 @@ class Interpreter:
             if self._recorder is not None:
                 self._recorder.number(program, found[1], self._helpers)
         return found[1]
+
+
+def _resumed(run: Run, paused: Paused) -> int:
+    if not paused.resumable:
+        raise InternalError("a run that a helper called back is to be resumed")
+    return run.take_up(paused)

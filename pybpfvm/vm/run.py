@@ -8,7 +8,7 @@ from itertools import chain
 from operator import length_hint
 
 from pybpfvm.bits import U64
-from pybpfvm.engine import Hook, RunEnvironment
+from pybpfvm.engine import Hook, Paused, PausedFrame, RunEnvironment
 from pybpfvm.errors import TrapKind
 from pybpfvm.events import HelperCalled
 from pybpfvm.helpers.proto import Helper
@@ -48,16 +48,27 @@ class Frame:
         self.steps = steps
 
 
+class PauseReached(Exception):
+    """The run has executed what it should."""
+
+    def __init__(self, paused: Paused) -> None:
+        super().__init__()
+        self.paused = paused
+
+
 class Run(RunContext):
-    """One run of a program.
+    """One run of a program, which begins with `begin` or `take_up`.
 
     `stack` are the regions of the eight frames; `steps_of` prepares programs for tail calls and
-    callbacks. The handlers of `pybpfvm.vm.operations` read and change it.
+    callbacks. `pauses`: PauseReached, not a trap, where the budget ends. The handlers of
+    `pybpfvm.vm.operations` read and change it.
     """
+
+    program: Program
+    steps: list[Step]
 
     def __init__(
         self,
-        program: Program,
         steps_of: Callable[[Program], list[Step]],
         image: Image,
         stack: Sequence[Region],
@@ -67,10 +78,10 @@ class Run(RunContext):
         packet: Region | None,
         hook: Hook | None,
         recorder: Recorder | None,
+        *,
+        pauses: bool,
     ) -> None:
         super().__init__(image, environment, ctx_addr, packet)
-        self.program = program
-        self.steps = steps_of(program)
         self.hook = hook
         self.recorder = recorder
         self.regs = [0] * REGISTERS
@@ -84,8 +95,53 @@ class Run(RunContext):
         self._tail_calls_left = MAX_TAIL_CALLS
         self._steps_of = steps_of
         self._stack = stack
+        self._pauses = pauses
+        self._call_pc = 0  # of the helper that was called last
+        # For each helper that is calling back: its pc, and what was executed before its call.
+        self._calling_back: list[tuple[int, int]] = []
+        self._back = -1, 0  # executed when a callback ended last; the same before that call
+
+    def begin(self, program: Program) -> int:
+        """Begin with `program`; the index to execute from."""
+        self.program, self.steps = program, self._steps_of(program)
         self._begin_frame(self.steps[0])
-        self.regs[1] = ctx_addr
+        self.regs[1] = self.ctx_addr
+        return 0
+
+    def take_up(self, paused: Paused) -> int:
+        """Begin where another run paused; the index to execute from."""
+        *callers, last = paused.frames
+        for caller in callers:
+            steps = self._steps_of(caller.program)
+            saved = list(caller.regs[_FIRST_SAVED:])
+            self.frames.append(Frame(_index_of(caller, steps), saved, caller.program, steps))
+        self.program, self.steps = last.program, self._steps_of(last.program)
+        self.regs[:] = last.regs
+        self.may_goto_left = paused.may_goto_left
+        self._tail_calls_left = paused.tail_calls_left
+        self._beyond = max(self._budget_insns - paused.insns, 0)
+        return _index_of(last, self.steps)
+
+    def _paused(self, index: int) -> Paused:
+        """The state before the step at `index`."""
+        frames = []
+        calls = iter(self._calling_back)
+        for frame in self.frames:
+            regs = (0,) * _FIRST_SAVED + tuple(frame.saved)
+            if frame.return_to == LEAVE:
+                frames.append(PausedFrame(frame.program, next(calls)[0], regs))
+            else:
+                frames.append(_frame_at(frame.program, frame.steps[frame.return_to], regs))
+        frames.append(_frame_at(self.program, self.steps[index], tuple(self.regs)))
+        return Paused(
+            tuple(frames),
+            self.executed,
+            self.may_goto_left,
+            self._tail_calls_left,
+            self.ctx_addr,
+            self.packet,
+            self._calling_back[0][1] if self._calling_back else None,
+        )
 
     @property
     def executed(self) -> int:
@@ -123,6 +179,8 @@ class Run(RunContext):
                     index = step.handler(self, step)
                     if index < 0:
                         return
+            if self._pauses:
+                raise PauseReached(self._paused(index))
             step = self.steps[index]
             raise Stop(TrapKind.BUDGET, f"{self.executed} instructions")
         except STOPS as stop:
@@ -149,6 +207,7 @@ class Run(RunContext):
     def call_helper(self, helper: Helper, args: tuple[int, ...], pc: int) -> int:
         """Call an implemented helper and tell the observer; r0, unsigned 64-bit."""
         assert helper.impl is not None
+        self._call_pc = pc
         result = helper.impl(self, *args) & U64
         observer = self.environment.observer
         if observer is not None:
@@ -201,6 +260,11 @@ class Run(RunContext):
         target = self.function_at(function)
         program, steps, regs = self.program, self.steps, self.regs.copy()
         callee = self._steps_of(target.program)
+        pc = self._call_pc
+        ended, before = self._back
+        if self.executed != ended:  # the helper's first call back: nothing else ran since
+            before = self.executed - 1
+        self._calling_back.append((pc, before))
         self.enter(LEAVE, callee, target.pc)
         self.program, self.steps = target.program, callee
         for register, value in zip(_ARGUMENTS, args, strict=False):
@@ -209,4 +273,30 @@ class Run(RunContext):
         result = self.regs[0]
         self.program, self.steps = program, steps
         self.regs[:] = regs
+        self._calling_back.pop()
+        self._back = self.executed, before
+        self._call_pc = pc
         return result
+
+
+def _frame_at(program: Program, step: Step, regs: tuple[int, ...]) -> PausedFrame:
+    """The frame that goes on with `step`, which may be a way out of the program."""
+    if _leads_out(step):
+        return PausedFrame(program, step.pc, regs, step.meaning[1])
+    return PausedFrame(program, step.pc, regs)
+
+
+def _index_of(frame: PausedFrame, steps: list[Step]) -> int:
+    """Where the frame goes on."""
+    if frame.astray is None:
+        return frame.pc
+    return next(
+        index
+        for index, step in enumerate(steps)
+        if step.pc == frame.pc and _leads_out(step) and step.meaning[1] == frame.astray
+    )
+
+
+def _leads_out(step: Step) -> bool:
+    """Whether control leaves the program there: a step behind its instructions."""
+    return isinstance(step.meaning, tuple) and step.meaning[0] is TrapKind.BAD_PC

@@ -217,6 +217,65 @@ RING_STEP(mem_nops)
 }
 RING_OPS(ops_mem_nops, mem_nops);
 
+/* --- 5.4, `cp`: as above, with its state in memory that the host registered --- */
+
+struct copy {
+	s32 input_fd;
+	s32 output_fd;
+	u64 buffer;
+	u32 nr;
+	u32 offset;
+	u64 buffer_size;
+	s32 res;
+};
+
+RING_STEP(mem_cp)
+{
+	volatile struct copy *own = (struct copy *)REGION(REGION_MEM, sizeof(*own));
+	struct sqe *sq = (struct sqe *)REGION(REGION_SQ, SQ_BYTES);
+	u8 *cq = REGION(REGION_CQ, CQ_BYTES);
+	u32 head, opcode = OP_READ, len;
+
+	if (!own || !sq || !cq)
+		return LOOP_STOP;
+	head = WORD(cq, CQ_HEAD_AT);
+	len = own->buffer_size;
+	if (own->nr) {
+		struct cqe *done = SLOT(cq, head);
+		u64 mark = done->user_data;
+		s32 res = done->res;
+
+		if (WORD(cq, CQ_TAIL_AT) == head) {
+			params->cq_wait_idx = head + 1;
+			return LOOP_CONTINUE;
+		}
+		if (res < 0 || (mark == MARK_READ && !res)) {
+			own->res = res;
+			return LOOP_STOP;
+		}
+		WORD(cq, CQ_HEAD_AT) = ++head;
+		if (mark == MARK_READ) {
+			opcode = OP_WRITE;
+			len = res;
+		} else {
+			own->offset += res;
+		}
+	}
+	own->nr = 1;
+	sqe_clear(sq);
+	sq->opcode = opcode;
+	sq->fd = opcode == OP_READ ? own->input_fd : own->output_fd;
+	sq->off = own->offset;
+	sq->addr = own->buffer;
+	sq->len = len;
+	sq->user_data = opcode == OP_READ ? MARK_READ : MARK_WRITE;
+	if (bpf_io_uring_submit_sqes(ring, 1) != 1)
+		return LOOP_STOP;
+	params->cq_wait_idx = head + 1;
+	return LOOP_CONTINUE;
+}
+RING_OPS(ops_mem_cp, mem_cp);
+
 RING_STEP(counts)
 {
 	u8 *own = REGION(REGION_MEM, 4);

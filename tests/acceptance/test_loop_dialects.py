@@ -15,14 +15,16 @@ from pybpfvm.errors import InputError, RingError, UnsupportedError
 from pybpfvm.objectfile import detect_abi, read_object
 from pybpfvm.profiles import profile_named
 from pybpfvm.profiles.detect_loop import Callbacks, LoopFacts, detect_loop
-from pybpfvm.profiles.loop_dialects import DIALECTS, RECOGNIZED, WITH_LOOP
+from pybpfvm.profiles.loop_dialects import DIALECTS, OP_BPF, WITH_LOOP
 from pybpfvm.profiles.loop_upstream import kernel_btf_of
-from pybpfvm.session import LoadedObject, LoopRing, Machine, timespec
+from pybpfvm.session import Block, LoadedObject, LoopRing, Machine, timespec
 from pybpfvm.session.hostring import BackendName
 from pybpfvm.session.loopring import LOOP_FLAGS
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import ENTER_GETEVENTS
+from pybpfvm.uring_backend.base import Peer
 from pybpfvm.verifier.verdict import Accepted, Inconclusive, Rejected, Rule
+from pybpfvm.verifier.verify import verify
 from tests.support.session_ring import SIM_AND_KERNEL, need_backend
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "dialects"
@@ -32,6 +34,8 @@ NAMES = {
     "november": "loop-2025-11",
     "timeout": "loop-timeout",
     "gate": "loop-poll-gate",
+    "op.81": "op-bpf-v1",
+    "op.82": "op-bpf-v2",
 }
 TAIL_FLAGS = abi.SETUP_SINGLE_ISSUER | abi.SETUP_DEFER_TASKRUN | abi.SETUP_NO_SQARRAY
 MS = 1_000_000
@@ -302,8 +306,129 @@ def test_flags_are_cleared_after_each_step_and_known() -> None:
             ring.enter()
 
 
-def test_no_ring_here_has_a_poll_gate() -> None:
-    with desk("gate") as (ring, obj), pytest.raises(UnsupportedError, match="a poll gate"):
+# --- the poll gate ------------------------------------------------------------------------------
+
+
+def connection(ring: LoopRing) -> tuple[int, Peer]:
+    """A TCP socket of the ring's, and the host's end."""
+    listener = ring.world.listen()
+    peer = ring.world.connect(listener)
+    ring.get_sqe().prep_accept(listener)
+    ring.submit()
+    return ring.wait_cqe().res, peer
+
+
+def receive(ring: LoopRing, fd: int, size: int = 64) -> Block:
+    block = ring.user.alloc(size)
+    ring.get_sqe().prep_recv(fd, block.addr, size).set(ioprio=abi.RECV_POLL_BPF)
+    assert ring.submit() == 1
+    return block
+
+
+def arrives(ring: LoopRing, peer: Peer, data: bytes) -> list[int]:
+    """What completes when the peer has sent this."""
+    peer.send(data)
+    ring.run_until_idle()
+    ring.enter(flags=ENTER_GETEVENTS)
+    return [cqe.res for cqe in ring.reap()]
+
+
+@pytest.mark.parametrize("engine", ["interp", "auto"])
+def test_a_gate_decides_which_wakes_count(engine: str) -> None:
+    """9.2: 0 fires. The bytes of a wake that does not count stay for one that does."""
+    with desk("gate", TAIL_FLAGS, engine=engine) as (ring, obj), ring.attach(obj, "ops_enough"):
+        fd, peer = connection(ring)
+        block = receive(ring, fd)
+        assert arrives(ring, peer, b"a" * 63) == []
+        assert arrives(ring, peer, b"b") == [64]
+        assert block.read() == b"a" * 63 + b"b"
+        receive(ring, fd)
+        assert arrives(ring, peer, b"quit") == [4]
+
+
+def test_what_a_gate_sees() -> None:
+    with desk("gate", TAIL_FLAGS) as (ring, obj), ring.attach(obj, "ops_told"):
+        fd, peer = connection(ring)
+        block = receive(ring, fd)
+        assert arrives(ring, peer, b"abcdef") == []
+        found = obj.globals["found"]
+        assert isinstance(found, dict)
+        assert (found["inq"], found["rmem_alloc"]) == (6, 6)
+        assert found["rcvbuf"] >= found["inq"]
+        assert found["mss"] == 1460
+        assert (obj.globals["answer_state"], obj.globals["answer_peek"]) == (0, 4)
+        assert obj.globals["looked"] == b"abcd"
+        obj.globals["fires"] = 1
+        assert arrives(ring, peer, b"g") == [7]
+        assert block.read()[:7] == b"abcdefg"
+        assert obj.globals["asked"] == 2
+
+
+def test_a_gate_is_asked_of_wakes_only() -> None:
+    """What is there when the request comes is taken; other receives are nobody's business."""
+    with desk("gate", TAIL_FLAGS) as (ring, obj), ring.attach(obj, "ops_told"):
+        fd, peer = connection(ring)
+        peer.send(b"there")
+        ring.run_until_idle()
+        receive(ring, fd)
+        ring.enter(flags=ENTER_GETEVENTS)
+        assert [cqe.res for cqe in ring.reap()] == [5]
+        block = ring.user.alloc(8)
+        ring.get_sqe().prep_recv(fd, block.addr, 8)
+        ring.submit()
+        assert arrives(ring, peer, b"abc") == [3]
+        assert obj.globals["asked"] == 0
+
+
+def test_only_tcp_tells_what_it_holds() -> None:
+    with desk("gate", TAIL_FLAGS) as (ring, obj), ring.attach(obj, "ops_told"):
+        fd, peer = ring.world.socketpair()
+        receive(ring, fd)
+        assert arrives(ring, peer, b"abc") == []
+        answers = (obj.globals["answer_state"], obj.globals["answer_peek"])
+        assert answers == (2**32 - errno.EOPNOTSUPP, 2**32 - errno.EOPNOTSUPP)
+
+
+def test_numbers_have_16_bytes_and_an_end_can_be_looked_at() -> None:
+    with desk("gate", TAIL_FLAGS) as (ring, obj):
+        fd, peer = connection(ring)
+        with ring.attach(obj, "ops_short_room"):
+            receive(ring, fd)
+            assert arrives(ring, peer, b"abc") == [3]
+            assert obj.globals["answer_size"] == 2**32 - errno.EINVAL
+        with ring.attach(obj, "ops_told"):
+            obj.globals["fires"] = 1
+            receive(ring, fd)
+            peer.shutdown()
+            assert arrives(ring, peer, b"") == [0]
+            assert obj.globals["answer_peek"] == 2**32 - errno.EAGAIN
+
+
+def test_a_ring_has_a_step_or_a_gate_or_both() -> None:
+    with desk("gate", TAIL_FLAGS) as (ring, obj):
+        with refused(errno.EINVAL):
+            ring.attach(obj, "ops_neither")
+        fd, peer = connection(ring)
+        with ring.attach(obj, "ops_both"):
+            with refused(errno.EBUSY):
+                ring.attach(obj, "ops_told")
+            assert (ring.enter(), obj.globals["steps"]) == (0, 1)
+        with ring.attach(obj, "ops_told"):
+            receive(ring, fd)
+            assert arrives(ring, peer, b"abc") == []
+        # Without a gate the request that waits is an ordinary one, and there are no others.
+        assert arrives(ring, peer, b"d") == [4]
+        block = ring.user.alloc(8)
+        ring.get_sqe().prep_recv(fd, block.addr, 8).set(ioprio=abi.RECV_POLL_BPF)
+        ring.submit()
+        assert [cqe.res for cqe in ring.reap()] == [-errno.EINVAL]
+
+
+def test_no_gate_over_the_kernels_ring() -> None:
+    with (
+        desk("gate", TAIL_FLAGS, "kernel") as (ring, obj),
+        pytest.raises(UnsupportedError, match="a poll gate"),
+    ):
         ring.attach(obj, "ops_enough")
 
 
@@ -329,6 +454,18 @@ VERDICTS = {
     ("timeout", "no_beyond"): Rule.BTF_ACCESS,
     ("timeout", "no_across"): Rule.BTF_ACCESS,
     ("timeout", "reads_ring"): Rule.BTF_ACCESS,
+    ("op.82", "no_buffer"): Rule.STACK_ACCESS,
+    **{
+        (name, program): rule
+        for name in ("op.81", "op.82")
+        for program, rule in (
+            ("no_header", Rule.READ_ONLY),
+            ("no_beyond", Rule.BTF_ACCESS),
+            ("no_entry", Rule.READ_ONLY),
+            ("no_second", Rule.CTX_ACCESS),
+            ("no_sleep", Rule.HELPER_NOT_ALLOWED),
+        )
+    },
 }
 
 
@@ -348,34 +485,18 @@ def test_verdicts(name: str) -> None:
                 assert verdict.errors[0].rule is wanted, program.name
 
 
+def test_only_functions_that_return_nothing_may_leave_r0_alone() -> None:
+    obj, profile = read_object(FOLDER / "op.82.bpf.o"), profile_named("op-bpf-v2")
+    program = obj.program("told_cleanup")
+    assert isinstance(verify(program, obj, profile), Accepted)
+    verdict = verify(replace(program, attach_to="uring_bpf_ops/issue"), obj, profile)
+    assert isinstance(verdict, Rejected)
+    assert verdict.errors[0].rule is Rule.UNINIT_REG
+
+
 def test_every_refusal_is_of_a_program_there_is() -> None:
     for name, program in VERDICTS:
         assert program in {one.name for one in read_object(FOLDER / f"{name}.bpf.o").programs}
-
-
-@pytest.mark.parametrize(
-    ("number", "names", "what"),
-    [
-        (81, ["op-bpf-v1"], "version 1"),
-        (82, ["op-bpf-v2"], "version 2"),
-        (83, ["op-bpf-v2", "op-bpf-v3"], ""),
-    ],
-)
-def test_the_others_are_recognized_and_no_more(number: int, names: list[str], what: str) -> None:
-    path = FOLDER / f"recognized.{number}.bpf.o"
-    detection = detect_abi(read_object(path))
-    assert [profile.name for profile in detection.candidates] == names
-    with Machine() as machine:
-        obj = machine.load(path, abi=names[0])
-        for program in obj.programs.values():
-            verdict = program.verdict()
-            assert isinstance(verdict, Inconclusive)
-            assert what in verdict.finding.message
-        for left_out in obj.object.left_out.values():
-            assert what in left_out
-        assert obj.programs or obj.object.left_out
-        with pytest.raises(InputError, match="drive no ring"):
-            LoopRing(abi=names[0], machine=machine)
 
 
 # --- detection ----------------------------------------------------------------------------------
@@ -387,6 +508,12 @@ def test_dialects_are_detected_on_the_object(name: str) -> None:
     assert detection.profile is not None
     assert detection.profile.name == NAMES[name]
     assert detection.profile.experimental
+
+
+def test_two_versions_of_operations_may_fit_one_object() -> None:
+    detection = detect_abi(read_object(FOLDER / "op.83.bpf.o"))
+    assert detection.profile is None
+    assert [profile.name for profile in detection.candidates] == ["op-bpf-v2", "op-bpf-v3"]
 
 
 def facts(struct: str, *programs: str, **fields: set[str]) -> LoopFacts:
@@ -434,18 +561,21 @@ def test_other_structs_are_of_no_such_dialect() -> None:
 def test_profiles_are_experimental_and_have_their_names() -> None:
     for profile in DIALECTS:
         assert profile_named(profile.name) is profile
-        assert profile.experimental == (profile.name not in ("loop-7.1", "loop-7.2"))
-        assert bool(profile.not_judged) == (profile in RECOGNIZED) == (profile.loop is None)
+        assert profile.experimental == (not profile.name.startswith("loop-7."))
+        assert profile.loop is not None
+        assert (profile.loop.operation is not None) == (profile in OP_BPF)
 
 
 def test_dialects_that_may_fit_one_object_number_functions_alike() -> None:
     """What was loaded for one of several that fit can be judged by the others."""
     numbers: dict[tuple[str, str, str], set[tuple[int | None, ...]]] = {}
-    for profile in WITH_LOOP:
+    for profile in (*WITH_LOOP, OP_BPF[1], OP_BPF[2]):
         rules, btf = profile.loop, kernel_btf_of(profile)
         assert rules is not None
         assert btf is not None
         ids = tuple(btf.find(name, BtfKind.FUNC) for name in profile.kfuncs)
         assert None not in ids
+        if rules.operation is not None:  # the one that only version 2 has comes last
+            ids = ids[: len(OP_BPF[2].kfuncs)]
         numbers.setdefault((rules.ops, rules.callback, rules.gate), set()).add(ids)
-    assert [len(found) for found in numbers.values()] == [1, 1, 1, 1, 1]
+    assert [len(found) for found in numbers.values()] == [1, 1, 1, 1, 1, 1]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pybpfvm.errors import RingError
+from pybpfvm.errors import LoadRejected, RingError, UnsupportedError
 from pybpfvm.session import LoadedObject, LoopRing, Machine, timespec
 from pybpfvm.session.hostring import BackendName
 from pybpfvm.session.loopring import LOOP_FLAGS
@@ -84,13 +84,81 @@ def test_a_value_is_on_one_ring_at_a_time() -> None:
         value.ring_fd = other.fd
         with refused(errno.EBUSY):
             ring.machine.rings.attach(value)
+        assert other.core.attached is None
         with refused(errno.EINVAL):
             ring.machine.rings.attach(OpsValue(_Never(), other.fd, priv=1))
+
+
+def test_the_kernels_own_member_is_zero() -> None:
+    """`priv`: whatever byte of it is set. A member that no kernel has is another error."""
+    with Machine() as machine:
+        obj = machine.load(ROWS.with_name("loop_members.bpf.o"), abi="loop-7.2")
+        with LoopRing(machine=machine) as ring:
+            for name in ("own", "highest"):
+                with refused(errno.EINVAL):
+                    ring.attach(obj, name)
+            with pytest.raises(LoadRejected, match=r"unknown\.later is set") as rejected:
+                ring.attach(obj, "unknown")
+            assert rejected.value.errno == errno.ENOTSUP
+            ring.attach(obj, "plain")
+            assert ring.enter() == 0
+
+
+def test_a_ring_that_is_closed_has_no_descriptor() -> None:
+    with desk() as (ring, obj):
+        with LoopRing(machine=ring.machine) as other:
+            fd = other.fd
+        with refused(errno.EBADF):
+            ring.attach(obj, "stop", ring_fd=fd)
+
+
+@contextmanager
+def two_rings(version: str) -> Iterator[tuple[LoopRing, LoopRing, LoadedObject]]:
+    with Machine() as machine:
+        obj = machine.load(ROWS, abi=version, constants={"sq_entries": 8, "cq_entries": 16})
+        with (
+            LoopRing(abi=version, machine=machine) as first,
+            LoopRing(abi=version, machine=machine) as second,
+        ):
+            yield first, second, obj
+
+
+@pytest.mark.parametrize("version", ["loop-7.1", "loop-7.2"])
+def test_one_map_gets_onto_no_second_ring(version: str) -> None:
+    """From 7.1.5 on. Another map of the same object does, and so does this one afterwards."""
+    with two_rings(version) as (first, second, obj):
+        link = first.attach(obj, "stop")
+        with refused(errno.EBUSY):
+            second.attach(obj, "stop")
+        second.attach(obj, "answer_ops").destroy()
+        link.destroy()
+        second.attach(obj, "stop")
+        assert (first.enter(), obj.globals["steps"]) == (0, 0)
+        assert (second.enter(), obj.globals["steps"]) == (0, 1)
+
+
+def test_one_map_on_two_rings() -> None:
+    """7.1.0 to 7.1.4: accepted. The map forgets the first ring, which goes on to call it."""
+    with two_rings("loop-7.1.0") as (first, second, obj):
+        links = [ring.attach(obj, "stop") for ring in (first, second)]
+        assert (first.enter(), second.enter(), obj.globals["steps"]) == (0, 0, 2)
+        links[0].destroy()  # takes the map off the ring that it was put on last
+        assert (second.enter(), obj.globals["steps"]) == (0, 2)
+        assert (first.enter(), obj.globals["steps"]) == (0, 3)
+        links[1].destroy()  # the map is freed, and the first ring does not know
+        with pytest.raises(UnsupportedError, match="callbacks that were freed"):
+            first.enter()
+        with refused(errno.EBUSY):
+            first.attach(obj, "answer_ops")
+        assert obj.globals["steps"] == 3
 
 
 class _Never:
     def step(self) -> int:
         raise AssertionError("no step was to run")
+
+    def call(self, *args: int) -> int:
+        raise AssertionError("nothing was to be called")
 
 
 @both_backends

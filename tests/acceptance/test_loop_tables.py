@@ -7,6 +7,7 @@ backend completes them later the number differs, and what is there at the end mu
 from __future__ import annotations
 
 import errno
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -120,6 +121,25 @@ def test_nops_with_their_state_in_memory_of_the_hosts(backend: BackendName) -> N
         cqes, sqes, result, in_flight, left = (block.u32(4 * word) for word in range(5))
         assert (cqes, sqes, result, in_flight, left) == (1000, 1000, 0, 0, 0)
         assert ring.core.steps == 32
+
+
+@both_backends
+@pytest.mark.parametrize("size", [0, BLOCK, 2 * BLOCK + 100])
+def test_a_copy_with_its_state_in_memory_of_the_hosts(backend: BackendName, size: int) -> None:
+    """5.4, `cp`. Files here are buffered, as in `test_copy`."""
+    content = bytes(index * 5 & 0xFF for index in range(size))
+    with desk(backend) as (ring, obj), ring.attach(obj, "ops_mem_cp"):
+        ring.world.add_file("in", content)
+        ring.world.add_file("out", b"")
+        fds = ring.world.open("in", abi.O_RDONLY), ring.world.open("out", abi.O_WRONLY)
+        buffer = ring.user.alloc(BLOCK)
+        block = ring.register_mem(4096)
+        block.write(struct.pack("<iiQIIQi", *fds, buffer.addr, 0, 0, BLOCK, -errno.EBUSY))
+        assert ring.enter(flags=abi.ENTER_GETEVENTS) == 0
+        assert ring.world.file_data("out") == content
+        assert (block.u32(32), block.u32(20)) == (0, size)  # res, offset
+        words = ring.core.queues.words
+        assert words["cq_tail"] - words["cq_head"] == 1  # the CQE that says the file has ended
 
 
 @both_backends

@@ -9,15 +9,19 @@ from functools import partial
 
 import pytest
 
+from pybpfvm.examples.clients import Client
 from pybpfvm.scenario import parse, run_scenario
 from pybpfvm.session import Machine, Ring
 from pybpfvm.session.hostring import BackendName
 from pybpfvm.verifier.verdict import Accepted
-from tests.support.example_hosts import EXAMPLES, TWINS, host_of
+from tests.support.example_hosts import EXAMPLES, host_of
 from tests.support.session_ring import SIM_AND_KERNEL, need_backend
 
 TOPICS = sorted(path.parent.name for path in EXAMPLES.glob("*/twin.bpf.c"))
 HOSTS = sorted(path.parent.name for path in EXAMPLES.glob("[12]?_*/*_host.py"))
+# In the others a host would do what the scenario does.
+LOOP_HOSTS = sorted(path.parent.name for path in EXAMPLES.glob("loop_*/*_host.py"))
+LOOP_SERVERS = {"loop_accept": 5000, "loop_echo": 2000}
 SERVERS = {"20_accept_loop": 5000, "21_echo": 4000, "22_parser": 3000, "23_proxy": 1500}
 
 
@@ -59,12 +63,67 @@ def test_host(
     assert capsys.readouterr().out == (EXAMPLES / topic / "host.out").read_text()
 
 
+@pytest.mark.parametrize("backend", SIM_AND_KERNEL)
+@pytest.mark.parametrize(
+    ("abi", "engine"), [("loop-7.1", "auto"), ("loop-7.2", "auto"), ("loop-7.2", "interp")]
+)
+@pytest.mark.parametrize("topic", LOOP_HOSTS)
+def test_host_of_a_loop(
+    topic: str, abi: str, engine: str, backend: BackendName, capsys: pytest.CaptureFixture[str]
+) -> None:
+    need_backend(backend)
+    host_of(topic).main(backend, abi, engine=engine)
+    assert capsys.readouterr().out == (EXAMPLES / topic / "host.out").read_text()
+
+
+def test_loops_of_files_and_sockets_have_hosts() -> None:
+    topics = [
+        "accept",
+        "broadcast",
+        "cat",
+        "checksum",
+        "copy",
+        "echo",
+        "group_commit",
+        "lines",
+        "proxy",
+    ]
+    assert [f"loop_{topic}" for topic in topics] == LOOP_HOSTS
+    for topic in LOOP_HOSTS:
+        page = EXAMPLES / topic / "README.md"
+        line = f"    python examples/{topic}/{topic}_host.py --backend kernel\n"
+        assert line in page.read_text() if page.exists() else topic == "loop_copy"
+
+
+def test_a_client_that_waits_for_ever_ends_the_enter(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = host_of("loop_echo")
+    monkeypatch.setattr(host, "client", lambda number: Client(b"", wanted=1))
+    monkeypatch.setattr("pybpfvm.examples.clients._PATIENCE_S", 0.2)
+    with pytest.raises(TimeoutError, match="clients wait for the server"):
+        host.main("sim", "loop-7.2", 2)
+
+
 def test_the_parsers_host_takes_no_error_for_a_question(monkeypatch: pytest.MonkeyPatch) -> None:
     host = host_of("22_parser")
     monkeypatch.setattr(host, "Ring", partial(Ring, faults="ACCEPT#3=EMFILE"))
     monkeypatch.setattr("pybpfvm.examples.clients._PATIENCE_S", 0.2)
     with pytest.raises(TimeoutError, match="clients wait for the server"):
         host.main("sim", "v3")
+
+
+@pytest.mark.skipif(not os.environ.get("PYBPFVM_LONG"), reason="PYBPFVM_LONG=1: some seconds each")
+@pytest.mark.kernel_ring
+@pytest.mark.parametrize("topic", LOOP_SERVERS)
+def test_thousands_of_clients_of_a_loop(topic: str, capsys: pytest.CaptureFixture[str]) -> None:
+    need_backend("kernel")
+    clients = LOOP_SERVERS[topic]
+    host_of(topic).main("kernel", "loop-7.2", clients)
+    out = capsys.readouterr().out
+    # One of ten never says a word, or is gone before it is greeted.
+    right = {"loop_accept": "greeted and let go: {};", "loop_echo": "{} heard what they said"}
+    assert f"{clients} clients were served" in out
+    assert right[topic].format(clients * 9 // 10) in out
+    assert "False" not in out
 
 
 @pytest.mark.skipif(not os.environ.get("PYBPFVM_LONG"), reason="PYBPFVM_LONG=1: some seconds each")
@@ -89,12 +148,11 @@ def test_thousands_of_clients(topic: str, capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize("backend", SIM_AND_KERNEL)
-@pytest.mark.parametrize("topic", [topic for topic in TWINS if "prints" in TWINS[topic]])
-def test_a_host_catches_its_twin(
-    topic: str, backend: BackendName, capsys: pytest.CaptureFixture[str]
+def test_the_host_of_two_rings_catches_its_twin(
+    backend: BackendName, capsys: pytest.CaptureFixture[str]
 ) -> None:
     need_backend(backend)
-    line = TWINS[topic]["prints"]
+    topic, line = "26_two_rings", "the copies are alike: False"
     assert f"The host says `{line}`" in (EXAMPLES / topic / "README.md").read_text()
     assert line not in (EXAMPLES / topic / "host.out").read_text().splitlines()
     host_of(topic).main(backend, "v3", program="twin")

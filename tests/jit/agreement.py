@@ -52,7 +52,7 @@ class _Sharing(Interpreter):
     """Takes the steps of programs that an interpreter before prepared, and leaves its own.
 
     `kept` is for images alike: the same maps at the same addresses. Handles of functions depend on
-    what ran before, so programs that have some are always prepared anew.
+    the other programs, so those that have some are always prepared anew.
     """
 
     kept: dict[int, tuple[Program, list[Step]]]

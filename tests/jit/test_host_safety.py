@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -76,8 +76,8 @@ def memory() -> Iterator[AddressSpace]:
         yield made
 
 
-def program(name: str, text: str) -> Program:
-    insns = assemble(text)
+def program(name: str, text: str, maps: Mapping[str, int] | None = None) -> Program:
+    insns = assemble(text, maps=maps)
     starts = pcs(insns)
     functions = Outline(Program(name, "test", insns)).functions
     ends = [*functions[1:], starts[-1] + insns[-1].slots]

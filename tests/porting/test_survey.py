@@ -10,7 +10,7 @@ import pytest
 
 from pybpfvm.cli import main
 from pybpfvm.errors import InputError
-from pybpfvm.events import Event, HelperCalled, RunEnded, RunStarted, SqeIssued
+from pybpfvm.events import Event, HelperCalled, OfRing, RunEnded, RunStarted, SqeIssued
 from pybpfvm.objectfile import read_object
 from pybpfvm.porting.changes import changes
 from pybpfvm.porting.places import Places
@@ -54,6 +54,8 @@ class Witness:
 
     def __call__(self, event: Event) -> None:
         match event:
+            case OfRing():
+                self(event.event)
             case RunStarted():
                 self._program = event.program
             case SqeIssued() if event.origin != "user":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from pybpfvm.events import (
     Event,
     HelperCalled,
     Noted,
+    OfRing,
     RequestEnded,
     RequestStarted,
     RunEnded,
@@ -70,8 +72,22 @@ def line(picture: Timeline, label: str) -> str:
     return found[23:]
 
 
+def of_rings(events: list[Event], picture: Timeline) -> list[Event]:
+    """The events; those of several rings with the numbers that their CQs have in the picture."""
+    numbers = {lane.name: lane.cq for lane in picture.lanes if lane.kind == "cq"}
+    found = []
+    for event in events:
+        if isinstance(event, OfRing):
+            ring, event = event.ring, event.event
+            if isinstance(event, CqePosted | CqeReaped):
+                event = replace(event, cq=numbers[f"{ring} CQ {event.cq}"])
+        found.append(event)
+    return found
+
+
 def check_laws(events: list[Event], picture: Timeline) -> None:
     """What holds of every picture from which nothing was left out."""
+    events = of_rings(events, picture)
     assert picture.steps == len(events)
     assert picture.missing == 0
     assert picture.gap is None

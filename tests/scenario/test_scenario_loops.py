@@ -419,3 +419,108 @@ def test_values_are_set_for_programs_that_run_once(capsys: pytest.CaptureFixture
     code, _, err = command(capsys, obj, "--set", "nothing=1")
     assert code == 2
     assert "nothing" in err
+
+
+OPERATIONS = """
+object = "../data/dialects/op.82.bpf.o"
+attach = ["basic0", "told", "copies"]
+user.source = { u32 = [1, 2, 3] }
+user.target.zero = 12
+globals.from = { type = 0, len = 12, addr = { block = "source" } }
+globals.to = { type = 0, len = 12, addr = { block = "target" } }
+globals.sets_result = 1
+globals.result = -5
+[[steps]]
+submit = [
+    { prog = "basic0", user_data = 1 },
+    { prog = "copies", user_data = 2 },
+    { prog = "told", bpf_flags = 0xabc, addr = 7, user_data = 3, flags = ["link"] },
+    { op = "nop", user_data = 4 },
+    { op = "bpf", bpf_flags = 0x05000000, user_data = 5 },
+]
+consumed = 5
+[[steps]]
+wait = 5
+[expect]
+globals = { seen_opf = 0xabc, order = 7, ends = 1 }
+memory.target = { u32 = [1, 2, 3] }
+runs = { basic0_prep = 1, basic0_issue = 1, basic0_cleanup = 1, told_issue = 1 }
+cqes.0 = [
+    { user_data = 1, res = 42 },
+    { user_data = 2, res = 12 },
+    { user_data = 3, res = -5 },
+    { user_data = 5, res = "-EOPNOTSUPP" },
+    { user_data = 4, res = "-ECANCELED" },
+]
+"""
+
+
+@both_backends
+def test_requests_that_programs_perform(backend: BackendName) -> None:
+    outcome = run(OPERATIONS, backend, head="")
+    assert (outcome.findings, outcome.stopped) == ((), None)
+
+
+def test_programs_of_requests_are_named_by_their_structs() -> None:
+    head = 'object = "../data/dialects/op.82.bpf.o"\nattach = "told"\n'
+    with pytest.raises(InputError, match="'basic0' is not registered"):
+        run('steps = [{ submit = [{ prog = "basic0" }] }]', head=head)
+    with pytest.raises(InputError, match="no program is called 'basic0_issue'"):
+        run('steps = [{ submit = [{ prog = "basic0_issue" }] }]', head=head)
+
+
+def test_a_gate_in_a_scenario() -> None:
+    head = 'object = "../data/dialects/gate.bpf.o"\nattach = "ops_enough"\n'
+    outcome = run(
+        """
+ring = { files = [-1], flags = ["single_issuer", "defer_taskrun"] }
+user.buffer.zero = 64
+fds.server.listen = true
+[[steps]]
+connect = "peer"
+to = "server"
+[[steps]]
+submit = [{ op = "accept", fd = "server", file_index = 1 }]
+[[steps]]
+wait = 1
+[[steps]]
+[[steps.submit]]
+op = "recv"
+fd = 0
+flags = ["fixed_file"]
+addr = { block = "buffer" }
+len = 64
+ioprio = 64
+user_data = 7
+[[steps]]
+send = "peer"
+u8 = [1, 2, 3]
+[[steps]]
+sleep = "1 ms"
+[[steps]]
+check = { runs = { enough = 1 }, memory.buffer = { u8 = [0, 0, 0, 0] } }
+[[steps]]
+send = "peer"
+zero = 61
+[[steps]]
+wait = 1
+[expect]
+cqes.0 = [{ user_data = 0, res = 0 }, { user_data = 7, res = 64 }]
+runs.enough = 2
+memory.buffer = { u8 = [1, 2, 3, 0] }
+""",
+        head=head,
+    )
+    assert (outcome.findings, outcome.stopped) == ((), None)
+
+
+@both_backends
+def test_an_object_of_operations_alone_gets_a_request(
+    backend: BackendName, capsys: pytest.CaptureFixture[str]
+) -> None:
+    need_backend(backend)
+    path = str(ACCEPTANCE.parent / "data" / "dialects" / "op.82.bpf.o")
+    assert main(["run", path, "--prog", "basic1", "--backend", backend]) == 0
+    assert "basic1_issue 1" in capsys.readouterr().out
+    assert main(["run", path, "--prog", "idle", "--backend", backend]) == 2
+    assert "issue is not set" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pybpfvm.btf.types import Btf, BtfKind
+from pybpfvm.btf.types import Btf, BtfKind, Int, Struct
 from pybpfvm.errors import InputError, RingError
 from pybpfvm.profiles import profile_named
 from pybpfvm.profiles.loop_upstream import kernel_btf_of
@@ -124,7 +124,20 @@ def test_an_opcode_that_no_kernel_has(backend: BackendName) -> None:
 
 
 def test_in_71_the_rings_struct_can_be_read() -> None:
-    """Compiled code runs with checks then: what the struct's pointers lead to is not there."""
+    """Numbers only: what its pointers lead to is not there, nor are they."""
+    for name in ("loop-7.1", "loop-2025-06", "loop-2025-11"):
+        profile = profile_named(name)
+        btf, rules = kernel_btf_of(profile), profile.loop
+        assert btf is not None
+        assert rules is not None
+        found = btf.find(rules.ctx, BtfKind.STRUCT)
+        assert found is not None
+        struct = btf.type(found)
+        assert isinstance(struct, Struct)
+        assert struct.size == rules.ctx_bytes
+        assert struct.members
+        for member in struct.members:
+            assert isinstance(btf.type(btf.resolve(member.type_id)), Int)
     with Machine() as machine:
         obj = machine.load(NOPS, abi="loop-7.1", constants=SIZES)
         with LoopRing(8, cq_entries=8, abi="loop-7.1", machine=machine) as ring:

@@ -9,14 +9,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pybpfvm.errors import PybpfvmError, RingError, RingHang
 from pybpfvm.session import Machine, Ring
+from pybpfvm.session import ring as session_ring
 from pybpfvm.session.hostring import BackendName
 from pybpfvm.uring_backend import turns
 from pybpfvm.uring_backend.abi import Cqe
+from pybpfvm.uring_backend.ring import Ring as CoreRing
 from pybpfvm.uring_backend.turns import Turns
 from tests.support.session_ring import need_backend
 
@@ -214,3 +217,43 @@ def test_while_a_ring_waits_for_its_requests_to_end_nothing_new_is_begun() -> No
             ring.submit()
         ring.core._bpf.dying = False
         assert ring.submit() == 0
+
+
+def test_threads_that_use_a_new_ring_at_once_use_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made at first use, when its ABI is known."""
+    made: list[CoreRing] = []
+
+    def slow(*args: Any, **options: Any) -> CoreRing:
+        time.sleep(0.05)
+        made.append(CoreRing(*args, **options))
+        return made[-1]
+
+    monkeypatch.setattr(session_ring, "CoreRing", slow)
+    with Ring(8) as ring:
+        with beside(lambda: ring.core) as raised:
+            ring.get_sqe().prep_nop(user_data=1)
+            assert ring.submit() == 1
+        assert raised == []
+        assert made == [ring.core]
+
+
+@pytest.mark.parametrize("backend", EVERY)
+def test_registering_takes_its_turn(backend: BackendName) -> None:
+    need_backend(backend)
+    with Ring(8, backend=backend) as ring:
+        reader, _ = ring.world.pipe()
+        block = ring.user.alloc(4096)
+        registered = threading.Event()
+
+        def register() -> None:
+            ring.register_files([reader])
+            ring.register_buffers([block])
+            registered.set()
+
+        turn = ring.core.turns
+        turn.__enter__()
+        with beside(register) as raised:
+            assert not registered.wait(0.05)
+            turn.__exit__(None, None, None)
+            assert registered.wait(10)
+        assert raised == []

@@ -55,6 +55,15 @@ def test_an_unverified_one_runs_until_it_faults(machine: Machine) -> None:
     assert caught.value.kind is TrapKind.BAD_RETURN
 
 
+def test_what_only_kernels_make_safe_runs_with_checks(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer(monkeypatch, Accepted(Statistics(), probes=True))
+    with pytest.raises(Trap) as caught:  # the verifier answers for what it runs without them
+        run(machine)
+    assert caught.value.kind is TrapKind.BAD_RETURN
+
+
 def test_no_decision_is_no_permission(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     finding = Finding(Rule.UNSUPPORTED, Kind.UNSUPPORTED, 0, "unsupported: magic")
     answer(monkeypatch, Inconclusive(Statistics(), finding))

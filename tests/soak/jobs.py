@@ -172,7 +172,7 @@ def _run_host(job: Job) -> list[str]:
     out = io.StringIO()
     try:
         with contextlib.redirect_stdout(out):
-            host_of(job.topic).main(job.backend, job.version)
+            host_of(job.topic).main(job.backend, job.version or "loop-7.2")
     finally:
         default_machine().close()
     wanted = (EXAMPLES / job.topic / "host.out").read_text()

@@ -22,7 +22,16 @@ from pybpfvm.uring_backend.abi import (
     Op,
     Sqe,
 )
-from pybpfvm.uring_backend.base import EXTERNAL, Backend, Completion, Denied, Event, Started, World
+from pybpfvm.uring_backend.base import (
+    EXTERNAL,
+    Backend,
+    Completion,
+    Denied,
+    Event,
+    PollGate,
+    Started,
+    World,
+)
 from pybpfvm.uring_backend.settings import Settings
 
 
@@ -262,6 +271,12 @@ class FakeBackend:
 
     def unregister_buffer_ring(self, group: int) -> int:
         return -errno.ENOENT
+
+    def gate_polls(self, gate: PollGate | None) -> None:
+        raise NotImplementedError
+
+    def buffer_at(self, index: int) -> tuple[int, int] | None:
+        raise NotImplementedError
 
     def filter_requests(self, denied: Denied) -> None:
         raise UnsupportedError("filters")

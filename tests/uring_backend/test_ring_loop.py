@@ -338,6 +338,31 @@ def test_scripts(seed: int) -> None:
     compare(scenario, "v3", least=2, entries=(512, 512, 4))
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_completions_spread_over_small_queues(seed: int) -> None:
+    """One intake fills several, some of which overflow while others go on."""
+    random = Random(seed)
+    steps: list[bytes] = []
+    while len(steps) < 250:
+        for _ in range(random.choice([1, 3, 9, 20])):
+            cq = random.choice([0, 1, 1, 2, 2, 3, 3])
+            steps.append(_STEP.pack(_SUBMIT, 0, Sqe(0, user_data=len(steps), addr3=cq).pack()))
+        for _ in range(random.choice([0, 2, 9])):
+            steps.append(_STEP.pack(_REAP, random.randrange(4), bytes(64)))
+        steps.append(_STEP.pack(_EMIT, 1, Sqe(0, user_data=len(steps)).pack()))
+        steps.append(_STEP.pack(_WAIT, 1, Sqe(0, len=1).pack()))
+
+    def scenario(table: Table) -> None:
+        for index in range(256):
+            step = steps[index] if index < min(len(steps), 255) else bytes(_STEP.size)
+            table.obj.maps["script"][index] = step
+        table.submit("scripted")
+
+    outcome = compare(scenario, "v3", least=2, entries=(8, 4, 8))
+    assert isinstance(outcome["overflow"], int)
+    assert outcome["overflow"] > 10
+
+
 def test_what_a_drain_holds_back_is_known_to_python() -> None:
     """Its descriptors must not become anybody else's before the kernel looks them up."""
     with looping("v3") as table:

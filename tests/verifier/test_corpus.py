@@ -74,6 +74,24 @@ def test_verdict(case: Case) -> None:
     assert not problem, "\n".join((problem, *format_program(case.program.insns, style="kernel")))
 
 
+@pytest.mark.parametrize(
+    ("id_", "probes"),
+    [
+        ("kptrs: untrusted, compared and read", True),
+        ("kptrs: the program's own object, read and written where RCU keeps it", True),
+        ("kptrs: NULL is stored to an untrusted pointer", False),
+        ("objects: a pointer to numbers that was stored is read, probed", True),
+        ("btf: memory that is no struct is probed", True),
+        ("ctx: register of a kprobe", False),
+    ],
+)
+def test_what_only_kernels_can_look_through_is_told(id_: str, probes: bool) -> None:
+    (case,) = (one for one in CASES if one.id == id_)
+    verdict = verify(case.program, case.object, case.profile)
+    assert isinstance(verdict, Accepted)
+    assert verdict.probes is probes
+
+
 def disagreement(case: Case, verdict: Verdict) -> str:
     """What is wrong with the verdict, "" if nothing is."""
     expected = case.expected

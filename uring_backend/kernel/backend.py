@@ -32,6 +32,7 @@ from pybpfvm.uring_backend.base import (
     Denied,
     Event,
     Message,
+    PollGate,
     Started,
 )
 from pybpfvm.uring_backend.filtering import refusal
@@ -71,6 +72,7 @@ DEFAULT_ENTRIES = 1024
 _CQ_ENTRIES = 32768  # large, because a full CQ ends multishot requests
 _CLOSE_LIMIT_NS = 10_000_000_000
 _CLOSE_STEP_NS = 20_000_000
+_ON_SIM = "run it on the sim backend"
 
 
 class KernelBackend:
@@ -78,7 +80,8 @@ class KernelBackend:
 
     `entries` bounds what one chain may hold. Raises InputError where the kernel refuses a ring.
     `make_ring` makes the ring: by system calls of our own, or LibRing, through liburing; `flags`
-    are its set-up flags (abi.NOTICED).
+    are its set-up flags (abi.NOTICED). `beside` is another whose world this one shares, and its
+    clock; the last of them to close closes the world.
     Requests may reach blocks of `memory` until `close`, which closing the memory calls first.
     """
 
@@ -91,6 +94,7 @@ class KernelBackend:
         entries: int = DEFAULT_ENTRIES,
         make_ring: MakeRing = SysRing,
         flags: int = 0,
+        beside: KernelBackend | None = None,
     ) -> None:
         if entries < 1:
             raise InputError(f"a ring of {entries} entries", remedy="ask for 1 or more")
@@ -100,12 +104,14 @@ class KernelBackend:
         # Twice as many, because an external request in a chain takes two.
         self._ring = make_ring(min(2 * entries, abi.MAX_SQ_ENTRIES), cq_entries=_CQ_ENTRIES)
         try:
-            self.world = KernelWorld()
+            self.world: KernelWorld = KernelWorld() if beside is None else beside.world
         except BaseException:
             self._ring.close()
             raise
+        self._sharing: list[KernelBackend] = [] if beside is None else beside._sharing
+        self._sharing.append(self)
         self._memory = memory
-        self._guard = Guard(memory, self.world)
+        self._guard: Guard = Guard(memory, self.world, None if beside is None else beside._guard)
         self._rings = BufferRings(memory, self._ring, self._guard.fault_addr)
         self._registration = Registration(memory, self._ring, self._guard)
         self.settings = KernelSettings(self._ring, self._guard)
@@ -259,6 +265,17 @@ class KernelBackend:
     def filter_requests(self, denied: Denied) -> None:
         """Ask `denied` before the kernel sees a request: this process plays the filter's part."""
         self._denied = denied
+
+    def gate_polls(self, gate: PollGate | None) -> None:
+        """Nobody asks us whether a wake counts: UnsupportedError for a gate."""
+        if gate is not None:
+            raise UnsupportedError("a poll gate over the kernel's ring", remedy=_ON_SIM)
+
+    def buffer_at(self, index: int) -> tuple[int, int] | None:
+        """The kernel keeps the table: UnsupportedError."""
+        raise UnsupportedError(
+            "registered buffers of programs' own over the kernel's ring", remedy=_ON_SIM
+        )
 
     def _filtered(self, sqes: Sequence[bytes], denied: Denied) -> list[bytes]:
         """With SQEs that the kernel refuses in the place of denied ones."""
@@ -428,7 +445,9 @@ class KernelBackend:
         self._gates.close()
         self._flight.live.clear()
         self._flight.hidden.clear()
-        self.world.close_all()
+        self._sharing.remove(self)
+        if not self._sharing:
+            self.world.close_all()
 
     # --- from plans to CQEs to events -------------------------------------------------------------
 

@@ -83,27 +83,28 @@ class Word(IntEnum):
     MOST_IDLE_INSNS = 40
     ENTER_FLAGS = 41  # what FD is, for io_uring_enter
     ALL_INSNS = 42  # of all runs of the loop
+    TAKE_TO = 43  # tail of the real CQ when taking in began
 
     # Of programs that drive a ring from inside io_uring_enter only (see steps).
-    WAIT_INDEX = 43  # address of the u32 that says for which tail of the CQ the program waits
-    REGION_0 = 44  # addresses of the regions by their ids, and sizes; 0: there is none
-    REGION_0_BYTES = 45
-    REGION_1 = 46
-    REGION_1_BYTES = 47
-    REGION_2 = 48
-    REGION_2_BYTES = 49
-    SQ_REGION = 50  # two of these once more
-    CQ_REGION = 51
-    ARRAY = 52  # address of the SQ's index array, 0: there is none
-    ENTRIES = 53  # of the SQ
-    HEAD = 54  # of the SQ: the kernel's own copy
-    REWINDS = 55  # SETUP_SQ_REWIND
-    SUBMITS_ALL = 56  # SETUP_SUBMIT_ALL
-    ROOM = 57  # so many requests may be in flight here
-    ASKED = 58  # of the submission under way: how many SQEs the program wants submitted,
-    TAIL_BEFORE = 59  # TAIL before it
-    HELD_BEFORE = 60  # CQEs in the CQ before the last run
-    ASLEEP = 61  # the last run asked to wait, and that has begun
+    WAIT_INDEX = 44  # address of the u32 that says for which tail of the CQ the program waits
+    REGION_0 = 45  # addresses of the regions by their ids, and sizes; 0: there is none
+    REGION_0_BYTES = 46
+    REGION_1 = 47
+    REGION_1_BYTES = 48
+    REGION_2 = 49
+    REGION_2_BYTES = 50
+    SQ_REGION = 51  # two of these once more
+    CQ_REGION = 52
+    ARRAY = 53  # address of the SQ's index array, 0: there is none
+    ENTRIES = 54  # of the SQ
+    HEAD = 55  # of the SQ: the kernel's own copy
+    REWINDS = 56  # SETUP_SQ_REWIND
+    SUBMITS_ALL = 57  # SETUP_SUBMIT_ALL
+    ROOM = 58  # so many requests may be in flight here
+    ASKED = 59  # of the submission under way: how many SQEs the program wants submitted,
+    TAIL_BEFORE = 60  # TAIL before it
+    HELD_BEFORE = 61  # CQEs in the CQ before the last run
+    ASLEEP = 62  # the last run asked to wait, and that has begun
 
 
 class Care(IntFlag):
@@ -134,9 +135,9 @@ class Slot(IntEnum):
     """Index of a 64-bit word of a slot."""
 
     USER_DATA = 0  # of a free slot: the address of the next free one
-    PLACE = 1  # opcode << OPCODE_SHIFT, and the address of the CQ's entry in the queue table.
-    #            0: the slot is free; negative: the request is Python's by now
-    NUMBER = 2  # Word.TAIL before the request
+    PLACE = 1  # the address of the CQ's entry in the queue table. 0: the slot is free; negative:
+    #            the request is Python's by now
+    NUMBER = 2  # opcode << OPCODE_SHIFT, and Word.TAIL before the request
 
 
 class Stop(IntEnum):
@@ -156,7 +157,7 @@ TURN_NS = 10_000_000  # of a loop, after which signals and other threads get the
 _ISSUE_LIMIT_S = 1.0  # that a run takes to issue what it submitted, at the most
 _LOOK_S = 0.0001
 WAIT_BY_FIELDS = (1 << 64) - 1
-OPCODE_SHIFT = 48
+OPCODE_SHIFT = 32
 _PYTHONS = 1 << 63
 QUEUE_SHIFT = 7
 QUEUE_BYTES = 1 << QUEUE_SHIFT
@@ -359,8 +360,8 @@ class Direct:
             raise InternalError(f"{token:#x} is no request of compiled code")
         self._slots[at + Slot.PLACE] = place | _PYTHONS
         words[Word.DONE_TO] = (words[Word.DONE_TO] + 1) & U32
-        opcode, queue = divmod(place, 1 << OPCODE_SHIFT)
-        cq = (queue - words[Word.QUEUE_TABLE]) // QUEUE_BYTES
+        opcode = self._slots[at + Slot.NUMBER] >> OPCODE_SHIFT
+        cq = (place - words[Word.QUEUE_TABLE]) // QUEUE_BYTES
         return Claimed(token, opcode, self._slots[at], cq)
 
     def claim_all(self) -> list[Claimed]:

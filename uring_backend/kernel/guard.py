@@ -273,15 +273,18 @@ class Effect:
 
 
 class Guard:
-    """Admits SQEs for one address space and one world. Changes neither."""
+    """Admits SQEs for one address space and one world. Changes neither. Its clock is that of the
+    guard `beside`, if there is one."""
 
-    def __init__(self, memory: AddressSpace, places: Places) -> None:
+    def __init__(self, memory: AddressSpace, places: Places, beside: Guard | None = None) -> None:
         self._memory = memory
         self._places = places
         self._epoch_ns = {
             0: time.clock_gettime_ns(time.CLOCK_MONOTONIC),
             abi.TIMEOUT_BOOTTIME: time.clock_gettime_ns(time.CLOCK_BOOTTIME),
         }
+        if beside is not None:
+            self._epoch_ns = beside._epoch_ns
         # 4 GiB from here are never committed: the kernel faults on the first byte.
         self.fault_addr = memory.base + (1 << 31)
         self.personalities: set[int] = set()  # what Sqe.personality may be, beside 0

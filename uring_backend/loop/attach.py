@@ -3,35 +3,64 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 from pybpfvm.errors import RingError
 from pybpfvm.uring_backend import abi
 
 if TYPE_CHECKING:
-    from pybpfvm.uring_backend.loop.ring import LoopRing, Stepper
+    from pybpfvm.uring_backend.loop.operations import Performed
+    from pybpfvm.uring_backend.loop.ring import LoopRing
+
+
+class Stepper(Protocol):
+    """Runs a callback of a ring."""
+
+    def step(self) -> int:
+        """r0 of a run on the ring and its parameters; of the last one, where the ring's `native`
+        loop makes some of them."""
+
+    def call(self, *args: int) -> int:
+        """r0 of a run with these arguments."""
+
+
+@dataclass(slots=True)
+class OpsMap:
+    """A map of callbacks: the ring that it was put on last, and how many links keep it."""
+
+    bound: LoopRing | None = None
+    links: int = 0
 
 
 @dataclass(slots=True)
 class OpsValue:
-    """A map of callbacks, loaded: its program, the ring it was made for, and where it is now.
+    """A map of callbacks, loaded: its program, and the ring it was made for.
 
-    `priv`: the kernel's own member, which nobody else may set.
+    `priv`: the kernel's own member, which nobody else may set. `calls` are the other members that
+    are programs, by name. `number`: which of the ring's operations it is; `in_flight` requests
+    are performed by it.
     """
 
     step: Stepper | None
     ring_fd: int
     priv: int = 0
-    bound: LoopRing | None = None
+    map: OpsMap = field(default_factory=OpsMap)
+    calls: Mapping[str, Stepper] = field(default_factory=dict)
+    number: int = 0
+    in_flight: int = 0
 
 
 class RingTable:
-    """Descriptors of rings, and of other files, in one process."""
+    """Descriptors of rings, and of other files, in one process. `operations` are programs that
+    perform requests of every ring, by id, `requests` those that are performed, by their data."""
 
     def __init__(self) -> None:
         self._rings: dict[int, LoopRing | None] = {}
         self._next = 3
+        self.operations: dict[int, OpsValue] = {}
+        self.requests: dict[int, Performed] = {}
 
     def add(self, ring: LoopRing | None) -> int:
         """A descriptor for a ring, or (None) for a file that is no ring."""
@@ -68,11 +97,14 @@ class RingTable:
             raise RingError(errno.EOPNOTSUPP, "the ring was made without DEFER_TASKRUN")
         if ring.attached is not None:
             raise RingError(errno.EBUSY, "the ring has callbacks already")
-        if value.bound is not None:
+        if value.map.bound is not None and not rules.rebinds:
             raise RingError(errno.EBUSY, "these callbacks are on another ring")
-        if value.step is None:
-            raise RingError(errno.EINVAL, f"{rules.callback or 'the program'} is not set")
-        ring.attached, value.bound = value, ring
+        if value.step is None and (not rules.gate or rules.gate not in value.calls):
+            wanted = " and ".join(filter(None, (rules.callback or "the program", rules.gate)))
+            raise RingError(errno.EINVAL, f"{wanted} is not set")
+        ring.take_callbacks(value)
+        value.map.bound = ring
+        value.map.links += 1
         return Link(value)
 
 
@@ -89,15 +121,17 @@ class Link:
         self.destroy()
 
     def destroy(self) -> None:
-        """Take the callbacks off the ring, which is an ordinary one from then on; twice is fine."""
-        value, self._value = self._value, None
+        """Take the callbacks off the ring, which is an ordinary one from then on; twice is fine.
+        Operations wait until no request is performed by them: RingHang when that never comes."""
+        value = self._value
         if value is not None:
-            release(value)
+            release(value.map)
+            value.map.links -= 1
+            self._value = None
 
 
-def release(value: OpsValue) -> None:
+def release(ops: OpsMap) -> None:
     """Unbind callbacks and ring, whichever goes first."""
-    ring, value.bound = value.bound, None
-    if ring is not None:
-        ring.attached = None
-        ring.look_up()
+    if ops.bound is not None:
+        ops.bound.lose_callbacks(ops)
+        ops.bound = None

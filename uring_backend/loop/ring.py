@@ -20,9 +20,9 @@ import heapq
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 from pybpfvm.bits import U32, s32
 from pybpfvm.errors import InputError, RingError, RingHang, UnsupportedError
@@ -47,17 +47,20 @@ from pybpfvm.uring_backend.base import (
     OTHER_RING,
     UNKNOWN_OPCODE,
     Backend,
-    Completion,
     Event,
     Message,
+    SocketState,
+    Started,
+    Wake,
 )
 from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.filtering import FilterGate, RequestFilter, refusal
-from pybpfvm.uring_backend.loop.attach import OpsValue, RingTable, release
+from pybpfvm.uring_backend.loop.attach import OpsMap, OpsValue, RingTable, release
 from pybpfvm.uring_backend.loop.memory import LoopMemory, Posting
 from pybpfvm.uring_backend.loop.naming import NAMES_ANOTHER, Live, Naming
+from pybpfvm.uring_backend.loop.operations import Operations, Performed, copy, set_result
 from pybpfvm.uring_backend.loop.setup import LoopSetup, check_setup
-from pybpfvm.uring_backend.requests import DIRECT_TOKENS
+from pybpfvm.uring_backend.requests import DIRECT_TOKENS, Tokens
 from pybpfvm.uring_backend.restrictions import Restrictions, Row
 
 if TYPE_CHECKING:
@@ -77,14 +80,9 @@ _ENTER_FLAGS = (
 )
 
 _UNKNOWN = bytes((UNKNOWN_OPCODE,))
+_PROBE_TOKEN = 0  # no request has it
+_PROBE = _UNKNOWN + bytes(63)  # an entry that every ring refuses
 _FAR_NS = 1 << 62  # no clock gets there
-
-
-class Stepper(Protocol):
-    """Runs the callback of a ring."""
-
-    def step(self) -> int:
-        """r0 of a run; of the last one, where the ring's `native` loop makes some of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +105,8 @@ class LoopRing:
 
     `entries`, `flags`, `cq_entries` and `sq_thread_idle_ms` (0: the kernel's second) are
     io_uring_setup's. `fd` is its descriptor in `table`,
-    `handle` the address that programs know it by, `params` what they get beside it.
+    `handle` the address that programs know it by, `params` what they get beside it. No request has
+    the token of one on a ring `beside`.
     """
 
     def __init__(
@@ -124,9 +123,12 @@ class LoopRing:
         observer: Observer | None = None,
         budgets: LoopBudgets | None = None,
         restrictions: Restrictions | None = None,
+        beside: LoopRing | None = None,
     ) -> None:
         self.rules = rules
-        self.setup: LoopSetup = check_setup(entries, flags, cq_entries)
+        operation = rules.operation
+        own_flag = operation.setup_flag if operation is not None else 0
+        self.setup: LoopSetup = check_setup(entries, flags & ~own_flag, cq_entries)
         self.backend = backend
         self.memory = memory
         self.attached: OpsValue | None = None
@@ -139,6 +141,21 @@ class LoopRing:
         self._observer = observer
         self._table = table
         self.fd = table.add(self)
+        self.operations: Operations | None = None
+        if operation is not None:
+            self.operations = Operations(
+                operation,
+                memory,
+                backend,
+                {} if own_flag else table.operations,
+                table.requests,
+                allowed=not own_flag or bool(flags & own_flag),
+            )
+        self._cut = False  # the last of a batch's entries ended it
+        # Token -> errno, negative, of what programs or restrictions refuse.
+        self._refused: dict[int, int] = {}
+        self._event = _Event()
+        self._event_handle = memory.handle(self._event) if rules.gate else 0
         self._ctx_region: Region | None = None
         self.handle = self._make_ctx()
         # Where programs get none, it is a word that nobody can get at.
@@ -146,14 +163,13 @@ class LoopRing:
         self._wait_count = 0
         disabled = bool(self.setup.flags & abi.SETUP_R_DISABLED)
         self.restrictions = restrictions or Restrictions(disabled=disabled)
-        self._refused: set[int] = set()  # tokens of requests that these refuse
         self._submitter = None if disabled else threading.get_ident()
         self._live: dict[int, Live] = {}  # by token
         self._silent: set[int] = set()  # of these, those that may end without a CQE
         self._naming = Naming(self._live)
         self._submitting: dict[int, bytes] = {}  # token -> SQE, while the backend takes them
         self._gate = FilterGate(backend, self._submitting.get, observer)
-        self._next_token = 1
+        self._tokens: Tokens = Tokens() if beside is None else beside._tokens
         self._task_work: list[Event] = []  # what waits for GETEVENTS
         self._later: set[int] = set()  # tokens of the last batch that do not complete inline
         self._thread_idle_ns = (sq_thread_idle_ms or _THREAD_IDLE_MS) * 1_000_000
@@ -248,6 +264,8 @@ class LoopRing:
         while True:
             self._act()
             self._task_work += self.backend.poll()
+            if self.operations is not None:
+                self._settle()  # what a program performs may be what others wait for
             if not self.backend.can_progress() and not self._due:
                 return True
             if self.now_ns() >= deadline:
@@ -292,6 +310,46 @@ class LoopRing:
         self.setup = setup
         if self._ctx_region is not None:
             self._fill_ctx(self._ctx_region)
+
+    def take_callbacks(self, value: OpsValue) -> None:
+        """A map of callbacks gets onto this ring. RingError as what they are for says."""
+        if self.operations is not None:
+            self.operations.put(value)
+            return
+        if self.rules.gate in value.calls:
+            self.backend.gate_polls(self._lets_through)
+        self.attached = value
+
+    def lose_callbacks(self, ops: OpsMap) -> None:
+        """The callbacks leave the ring; operations when no request is performed by them."""
+        if self.operations is not None:
+            self._unregister(ops)
+        elif self.attached is not None and self.attached.map is ops:
+            if self.rules.gate in self.attached.calls:
+                self.backend.gate_polls(None)
+            self.attached = None
+            self.look_up()
+
+    def _unregister(self, ops: OpsMap) -> None:
+        assert self.operations is not None
+        value = self.operations.of_map(ops)
+        if self._closed:
+            value.step, value.calls = None, {}
+        else:
+            name = f"the program of operation {value.number} is asked to leave"
+            self._wait_for(lambda: not value.in_flight, None, name)
+        self.operations.remove(value)
+
+    def _lets_through(self, wake: Wake) -> bool:
+        """Whether the program of the gate lets a wake count."""
+        value = self.attached
+        if value is None or self.rules.gate not in value.calls:
+            return True
+        self._event.wake = wake
+        try:
+            return s32(value.calls[self.rules.gate].call(self._event_handle)) == 0
+        finally:
+            self._event.wake = None
 
     def register_mem(self, region: Region) -> None:
         """IORING_REGISTER_MEM_REGION with memory of the host's."""
@@ -403,18 +461,23 @@ class LoopRing:
             raise InputError("the ring is inside an enter", remedy="call it afterwards")
         self.restrictions.enter()
         single = self.setup.flags & abi.SETUP_SINGLE_ISSUER
-        acts = to_submit or self.attached or (self.setup.defers and flags & abi.ENTER_GETEVENTS)
+        acts = to_submit or self.driven or (self.setup.defers and flags & abi.ENTER_GETEVENTS)
         if single and acts and threading.get_ident() != self._submitter:
             raise RingError(errno.EEXIST, "only the thread that made the ring may enter it")
         self._inside = True
         try:
-            if self.attached is not None and self.rules.place is LoopPlace.WAITING:
+            if self.driven and self.rules.place is LoopPlace.WAITING:
                 return self._waiting_loop(to_submit, flags)
-            if self.attached is not None:
+            if self.driven:
                 return self._loop()
             return self._ordinary(to_submit, min_complete, flags, timeout_ns)
         finally:
             self._inside = False
+
+    @property
+    def driven(self) -> bool:
+        """Whether a program is there that enters call."""
+        return self.attached is not None and self.attached.step is not None
 
     def _waiting_loop(self, to_submit: int, flags: int) -> int:
         """The program inside the wait of an ordinary enter: abi/iouring-bpf-upstream, section 7."""
@@ -450,6 +513,11 @@ class LoopRing:
             value = self.attached
             if value is None:
                 raise RingError(errno.EFAULT, "the program was detached inside the loop")
+            if not value.map.links:
+                raise UnsupportedError(
+                    "callbacks that were freed while they are on the ring",
+                    remedy="kernels from 7.1.5 on do not let a map onto a second ring",
+                )
             assert value.step is not None
             before, made, asleep = self.state(), 1, False
             native = self.native
@@ -545,7 +613,7 @@ class LoopRing:
     def state(self) -> tuple[int, int, int, int]:
         """What changes when a step gets anywhere: completions, requests, what is taken."""
         queues = self.queues
-        return self._posted, self._next_token, queues.cq.count(), queues.backlog
+        return self._posted, self._tokens.next, queues.cq.count(), queues.backlog
 
     def _sleep(self, wanted: int, deadline_ns: int | None, *, asleep: bool = False) -> bool:
         """Until so many completions more are there, or something else wakes the task; whether that
@@ -641,12 +709,13 @@ class LoopRing:
     def submit_sqes(self, count: int, *, whole: bool = True) -> int:
         """bpf_io_uring_submit_sqes: how many entries were consumed. Completions that come at
         once are in the CQ when this returns; `whole`: so is what is task work."""
-        first = self._next_token
+        first = self._tokens.next
+        self._later.clear()
         consumed = self._submit(count)
         if whole or not self.setup.defers:
             self._take()
         else:
-            self._take(within=range(first, self._next_token))
+            self._take(within=range(first, self._tokens.next))
         return consumed
 
     def _submit(self, count: int) -> int:
@@ -666,29 +735,45 @@ class LoopRing:
                     dropped = True
                     break
                 batch.append(raw)
-            taken = self._hand_over(batch) if batch else 0
+            more = False
+            if self.operations is not None:
+                whole = len(batch)
+                batch = self._first_chain(batch)
+                more = len(batch) < whole
+                dropped &= not more
+            taken = self._hand_over(batch, more=more) if batch else 0
             consumed += taken
             queues.consume(taken)
             if taken == len(batch) and dropped:
                 queues.drop()
                 break
-            if taken < len(batch) and not self.setup.submits_all:
+            if (taken < len(batch) or self._cut) and not self.setup.submits_all:
                 break
             if taken == 0:
                 break
         return consumed
 
-    def _hand_over(self, batch: list[bytes]) -> int:
-        """Give SQEs to the backend, with tokens for their user_data; how many it consumed."""
+    def _first_chain(self, batch: list[bytes]) -> list[bytes]:
+        """The first chain of a batch in which programs look at SQEs: they see no entry behind one
+        that ends the batch. All of any other batch."""
+        assert self.operations is not None
+        opcode = self.operations.rules.opcode
+        if all(raw[0] != opcode for raw in batch):
+            return batch
+        ends = (at for at, raw in enumerate(batch, 1) if not raw[1] & abi.SQE_ANY_LINK)
+        return batch[: next(ends, len(batch))]
+
+    def _hand_over(self, batch: list[bytes], *, more: bool = False) -> int:
+        """Give SQEs to the backend, with tokens for their user_data; how many it consumed. `more`
+        of them follow: `_cut` says that the last one ends the batch."""
         if self.native is not None:
             self.native.claim_all()  # what was submitted before comes first in `_live`
         encoded: list[bytes] = []
         tokens: list[int] = []
-        linked, chain = False, self._next_token
-        self._later.clear()
+        linked, chain = False, self._tokens.next
         for raw in batch:
-            token = self._next_token
-            self._next_token += 1
+            token = self._tokens.next
+            self._tokens.next += 1
             if linked or raw[1] & _NOT_INLINE:
                 self._later.add(token)
             chain = chain if linked else token
@@ -696,13 +781,15 @@ class LoopRing:
             tokens.append(token)
             self._submitting[token] = raw
         if linked:  # a chain that the batch leaves open goes to a worker
-            self._later.update(range(chain, self._next_token))
+            self._later.update(range(chain, self._tokens.next))
         taken = 0
         try:
             for token, raw in zip(tokens, batch, strict=True):
-                if self._is_refused(raw):
+                if self._is_operation(raw):
+                    encoded.append(self._prepare(token, raw))
+                elif self._is_refused(raw):
                     encoded.append(refusal(token, raw[1]))
-                    self._refused.add(token)
+                    self._refused[token] = -errno.EACCES
                     del self._submitting[token]  # no filter is asked
                 elif raw[0] in NAMES_ANOTHER:
                     encoded.append(self._naming.start(token, raw))
@@ -711,17 +798,24 @@ class LoopRing:
                     encoded.append(opcode + raw[1:32] + token.to_bytes(8, "little") + raw[40:])
                 user_data = int.from_bytes(raw[32:40], "little")
                 self._live[token] = Live(user_data, self._running or "user", raw[0])
-                if raw[1] & abi.SQE_CQE_SKIP_SUCCESS:
+                performed = self.operations is not None and self.operations.performs(token)
+                if raw[1] & abi.SQE_CQE_SKIP_SUCCESS or performed:
                     self._silent.add(token)
-            taken = self.backend.submit(encoded)
+            # Whether the last one was refused shows in what becomes of an entry behind it.
+            probes = more and not self.setup.submits_all and not self._is_operation(batch[-1])
+            taken = self.backend.submit([*encoded, _PROBE] if probes else encoded)
+            self._cut = tokens[-1] in self._refused or (probes and taken == len(batch))
+            taken = min(taken, len(batch))
         finally:
             self._submitting.clear()
             for token in tokens[taken:]:
                 self._live.pop(token, None)
                 self._silent.discard(token)
                 self._naming.forget(token)
-                self._refused.discard(token)
-        self._next_token = tokens[0] + taken
+                self._refused.pop(token, None)
+                if self.operations is not None and self.operations.performs(token):
+                    self.operations.end(token)
+        self._tokens.next = tokens[0] + taken
         if self._observer is not None:
             now = self.now_ns()
             for token, raw in zip(tokens[:taken], batch, strict=False):
@@ -737,6 +831,28 @@ class LoopRing:
             return False
         selects = flags & abi.SQE_BUFFER_SELECT and not abi.OPS[abi.Op(opcode)].buffer_select
         return not selects and not flags & ~abi.SQE_VALID_FLAGS
+
+    def _is_operation(self, raw: bytes) -> bool:
+        """Whether a program performs this SQE."""
+        return self.operations is not None and raw[0] == self.operations.rules.opcode
+
+    def _prepare(self, token: int, raw: bytes) -> bytes:
+        """What the backend gets of a request that a program performs: its place among others, or
+        an entry that it refuses."""
+        operations = self.operations
+        assert operations is not None
+        error = _bad_operation(raw, self.backend.settings.personalities)
+        if not error and self.restrictions.refuses(raw[0], raw[1]):
+            error = -errno.EACCES
+        error = error or operations.prepare(token, raw)
+        if not error and self._gate.active and self._gate.denies(token, raw):
+            operations.end(token)
+            error = -errno.EACCES
+        if error:
+            self._refused[token] = error
+            return refusal(token, raw[1])
+        flags = raw[1] & (abi.SQE_ANY_LINK | _NOT_INLINE)
+        return bytes((EXTERNAL, flags)) + bytes(30) + token.to_bytes(8, "little") + bytes(24)
 
     def queue_sqe(self, sqe: bytes) -> int:
         """bpf_io_uring_queue_sqe: an entry for the SQ's tail; -EINVAL for one of another size."""
@@ -771,6 +887,31 @@ class LoopRing:
         cq.pop()
         return addr
 
+    def set_result(self, data: int, res: int) -> bool:
+        """uring_bpf_set_result; False when `data` is that of no request."""
+        request = self._request(data)
+        if request is not None:
+            set_result(request, res)
+        return request is not None
+
+    def copy_buffers(self, data: int, dst: bytes, src: bytes) -> int | None:
+        """uring_bpf_memcpy: how many bytes, or -errno; None when `data` is that of no request."""
+        request = self._request(data)
+        return None if request is None else copy(self.memory, request, dst, src)
+
+    def _request(self, data: int) -> Performed | None:
+        return self._table.requests.get(data)
+
+    def socket_state(self, event: int) -> SocketState | int | None:
+        """bpf_io_uring_sock_state: what the socket holds, or -errno; None: `event` is none."""
+        wake = self._event.wake if event == self._event_handle else None
+        return None if wake is None else wake.state()
+
+    def socket_peek(self, event: int, size: int) -> bytes | int | None:
+        """bpf_io_uring_sock_peek: what waits in the socket, or -errno; None: `event` is none."""
+        wake = self._event.wake if event == self._event_handle else None
+        return None if wake is None else wake.peek(size)
+
     def region_addr(self, region_id: int, size: int) -> int:
         """bpf_io_uring_get_region: its address, 0 for a wrong id, a size beyond the region, or a
         MEM that is not registered."""
@@ -778,10 +919,12 @@ class LoopRing:
         region = self.queues.region(kind) if kind is not None else None
         return region.start if region is not None and size <= region.size else 0
 
-    def running(self, name: str) -> None:
-        """The program of this name runs now ("": none): it is who submits and reaps."""
+    def running(self, name: str) -> str:
+        """The program of this name runs now ("": none): it is who submits and reaps. Who did
+        before."""
         self._tell_reaped()
-        self._running = name
+        before, self._running = self._running, name
+        return before
 
     # --- completions ------------------------------------------------------------------------
 
@@ -798,12 +941,16 @@ class LoopRing:
             if isinstance(event, Message):
                 self._post(Posting(event.user_data, event.res, event.flags, OTHER_RING, None))
                 continue
-            assert isinstance(event, Completion)
+            if isinstance(event, Started):
+                self._perform(event.token)
+                events += self._completed(within)
+                continue
             more = event.flags & abi.CQE_F_MORE
             one = self._live[event.token]
             if event.token in self._refused:
                 event = replace(event, res=self._refusal_said(event.token, event.res))
             res, again = self._naming.answered(event.token, event.res)
+            self._give_up(event.token)
             if again is not None and self.backend.submit([again]):
                 events += self._completed(within)
                 continue
@@ -813,17 +960,41 @@ class LoopRing:
                 Posting(one.user_data, res, event.flags, one.origin, event.token, event.extra)
             )
         if self._silent:
-            waiting = {one.token for one in self._task_work if isinstance(one, Completion)}
+            waiting = {one.token for one in self._task_work if not isinstance(one, Message)}
             for token in sorted(self._silent - waiting):
                 if not self.backend.holds(token):
+                    self._give_up(token)
                     self._over(token, 0, 0, quiet=True)
         if self.setup.flags & abi.SETUP_TASKRUN_FLAG and (runs or self._task_work):
             self.queues.show(abi.SQ_TASKRUN, on=bool(self._task_work))
         return bool(events)
 
     def _refusal_said(self, token: int, res: int) -> int:
-        self._refused.discard(token)
-        return -errno.EACCES if res == -errno.EINVAL else res
+        error = self._refused.pop(token)
+        return error if res == -errno.EINVAL else res
+
+    def _perform(self, token: int) -> None:
+        """A program performs the request, whose turn has come."""
+        operations, one = self.operations, self._live[token]
+        assert operations is not None
+        try:
+            res, failed, skips = operations.perform(token)
+        except BaseException:
+            operations.abandon(token)
+            raise
+        self.backend.finish(token, failed=failed)
+        quiet = skips and not failed
+        self._over(token, res, 0, quiet=quiet)
+        if not quiet:
+            self._post(Posting(one.user_data, res, 0, one.origin, token))
+        operations.end(token)
+
+    def _give_up(self, token: int) -> None:
+        """If a program was to perform the request: it has ended before."""
+        operations = self.operations
+        if operations is not None and operations.performs(token):
+            operations.give_up(token)
+            operations.end(token)
 
     def _post(self, posting: Posting) -> None:
         self._posted += 1
@@ -844,6 +1015,8 @@ class LoopRing:
         """What the backend has completed, but for the task work that waits, as `_take` says."""
         events = self._task_work + self.backend.poll()
         self._task_work = []
+        if self.operations is not None:
+            events = [e for e in events if isinstance(e, Message) or e.token != _PROBE_TOKEN]
         if within is not None:
             self._task_work = [e for e in events if not self._is_inline(e, within)]
             events = [e for e in events if self._is_inline(e, within)]
@@ -894,7 +1067,6 @@ class LoopRing:
     def _is_inline(self, event: Event, within: Sequence[int]) -> bool:
         if isinstance(event, Message):
             return False  # it comes as task work, from this ring, too
-        assert isinstance(event, Completion)
         return event.token in within and event.token not in self._later
 
     def in_flight(self) -> int:
@@ -919,7 +1091,7 @@ class LoopRing:
             return self.native
         rules = self.rules
         merged = rules.of_structs and rules.place is LoopPlace.INSTEAD and not rules.go_on
-        if not merged or rules.timeout is not None or rules.untold:
+        if not merged or rules.timeout is not None or rules.untold or rules.gate:
             return None
         if self._observer is not None or self.restrictions.active:
             return None
@@ -951,7 +1123,7 @@ class LoopRing:
 
     def submitted(self, count: int) -> None:
         """Compiled code submitted so many requests."""
-        self._next_token += count
+        self._tokens.next += count
 
     def posted(self, count: int) -> None:
         """Compiled code posted so many CQEs."""
@@ -976,8 +1148,12 @@ class LoopRing:
         if self._inside:
             raise InputError("the ring is inside an enter", remedy="close it afterwards")
         self._closed = True
-        if self.attached is not None:
-            release(self.attached)
+        if self.attached is not None and self.attached.map.bound is self:
+            release(self.attached.map)
+        if self.operations is not None:
+            self.operations.drop()
+            for value in self.operations.of_ring(self):
+                release(value.map)
         self._table.close(self.fd)
         self.backend.close()
         if self.native is not None:
@@ -988,3 +1164,23 @@ class LoopRing:
         if self._ctx_region is not None:
             self.memory.free(self._ctx_region)
         self.memory.forget_before_close(self.close)
+
+
+class _Event:
+    """What a program of a poll gate is asked about, while it is asked."""
+
+    def __init__(self) -> None:
+        self.wake: Wake | None = None
+
+    def __str__(self) -> str:
+        return "event"
+
+
+def _bad_operation(raw: bytes, personalities: Collection[int]) -> int:
+    """What ends a request before its program looks at it: an errno, negative, or 0."""
+    sqe = abi.Sqe.unpack(raw)
+    if sqe.flags & ~abi.SQE_VALID_FLAGS or sqe.ioprio:
+        return -errno.EINVAL
+    if sqe.personality and sqe.personality not in personalities:
+        return -errno.EINVAL
+    return -errno.EOPNOTSUPP if sqe.flags & abi.SQE_BUFFER_SELECT else 0

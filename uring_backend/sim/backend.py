@@ -28,7 +28,7 @@ from typing import Literal
 from pybpfvm.errors import InputError, UnsupportedError
 from pybpfvm.memory import AddressSpace
 from pybpfvm.uring_backend.abi import O_RDWR, Sqe
-from pybpfvm.uring_backend.base import Backend, Denied, Event
+from pybpfvm.uring_backend.base import Backend, Denied, Event, PollGate
 from pybpfvm.uring_backend.choices import Chooser
 from pybpfvm.uring_backend.sim.cancel import sync_cancel
 from pybpfvm.uring_backend.sim.clock import NEVER, Clock
@@ -45,7 +45,9 @@ from pybpfvm.uring_backend.sim.world import SimWorld
 class SimBackend:
     """The `sim` backend (see base.Backend). `disk_bytes` bounds the content of all files;
     `injector` decides which requests meet faults, `chooser` what else may come in another order;
-    `flags` as of base.Backend."""
+    `flags` as of base.Backend. `beside` is another whose clock, descriptors and world this one
+    shares; the last of them to close closes these. Waiting ends with an event of either, unless
+    they are `apart`."""
 
     name = "sim"
 
@@ -57,18 +59,26 @@ class SimBackend:
         disk_bytes: int = DEFAULT_LIMIT_BYTES,
         injector: Injector | None = None,
         flags: int = 0,
+        beside: SimBackend | None = None,
+        apart: bool = False,
         chooser: Chooser | None = None,
     ) -> None:
         self.seed = seed
         self._memory = memory
-        self._clock = Clock()
-        self._fds = FdTable()
-        self.world = SimWorld(self._fds, self._clock, disk_bytes, seed=seed)
+        if beside is None:
+            self._clock = Clock()
+            self._fds = FdTable()
+            self.world = SimWorld(self._fds, self._clock, disk_bytes, seed=seed)
+        else:
+            self._clock, self._fds, self.world = beside._clock, beside._fds, beside.world
+        self._cores: list[Core] = [] if beside is None else beside._cores  # of this clock
         self._core = Core(
             memory, self._fds, self._clock, self.world, PREPARE, seed, injector, chooser
         )
         self._core.setup_flags = flags
         self.settings = SimSettings(self._core)
+        self._cores.append(self._core)
+        self._awaited = [self._core] if apart else self._cores
         self._closed = False
 
     def __enter__(self) -> SimBackend:
@@ -108,13 +118,11 @@ class SimBackend:
 
     def wait(self, timeout_ns: int | None) -> bool:
         """Move virtual time to the next event; see base.Backend."""
-        core, clock = self._core, self._clock
+        clock = self._clock
         end = NEVER if timeout_ns is None else min(clock.now_ns + timeout_ns, NEVER)
-        core.run()
-        while not core.outbox:
+        while not self._run_all():
             if clock.next_ns() is None or not clock.advance(end):
                 return False
-            core.run()
         return True
 
     def let_happen(self) -> None:
@@ -122,9 +130,15 @@ class SimBackend:
         while self._clock.let_happen():
             self._core.run()
 
+    def _run_all(self) -> bool:
+        """Let rings do what is due; whether one that is awaited has an event."""
+        for core in self._awaited:
+            core.run()
+        return any(core.outbox for core in self._awaited)
+
     def can_progress(self) -> bool:
         """Whether an event is unreported, queued, or set on the clock."""
-        return self._core.busy()
+        return any(core.busy() for core in self._awaited)
 
     def finish(self, token: int, *, failed: bool = False) -> None:
         """End an external request."""
@@ -137,6 +151,14 @@ class SimBackend:
     def filter_requests(self, denied: Denied) -> None:
         """Ask `denied` when a request was prepared."""
         self._core.denied = denied
+
+    def gate_polls(self, gate: PollGate | None) -> None:
+        """Ask `gate` whether a wake counts, of receives that want it."""
+        self._core.gate = gate
+
+    def buffer_at(self, index: int) -> tuple[int, int] | None:
+        """(address, bytes) of a registered buffer, None if there is none."""
+        return self._core.buffers.place(index)
 
     def register_files(self, fds: Sequence[int], tags: Sequence[int] = ()) -> int:
         """IORING_REGISTER_FILES: 0 or -errno."""
@@ -228,4 +250,7 @@ class SimBackend:
         self._closed = True
         self.settings.close()
         self._core.close()
-        self._fds.close_all()
+        self._cores.remove(self._core)
+        if not self._cores:
+            self._clock.clear()
+            self._fds.close_all()

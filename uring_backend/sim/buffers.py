@@ -27,6 +27,7 @@ class Provided:
         self.waiting: deque[tuple[int, int, int]] = deque()
 
     def choose_one(self, size: int) -> Chosen:
+        """The first buffer, taken out: all of it for `size` 0, else as much. Refused ENOBUFS."""
         if not self.waiting:
             raise Refused(errno.ENOBUFS)
         whole = self.waiting.popleft()
@@ -34,16 +35,20 @@ class Provided:
         return Chosen(self, [(*whole[:2], length)], emptied=not self.waiting, whole=whole)
 
     def choose(self, size: int, most: int) -> Chosen:
+        """As `choose_one`: such a group gives one buffer at a time, whatever `most` says."""
         return self.choose_one(size)
 
     def put_back(self, chosen: Chosen) -> None:
+        """A transfer that moved nothing gives back, as the first, what it had chosen."""
         self.waiting.appendleft(chosen.whole)
 
     def use(self, chosen: Chosen, size: int) -> int:
+        """Of `chosen`, `size` bytes were used: the CQE's flags of it, for which this has none."""
         return 0
 
     @property
     def empty(self) -> bool:
+        """Whether there is no buffer to choose."""
         return not self.waiting
 
 

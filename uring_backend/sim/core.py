@@ -44,7 +44,15 @@ from pybpfvm.uring_backend.abi import (
     OpInfo,
     Sqe,
 )
-from pybpfvm.uring_backend.base import EXTERNAL, Completion, Denied, Event, Message, Started
+from pybpfvm.uring_backend.base import (
+    EXTERNAL,
+    Completion,
+    Denied,
+    Event,
+    Message,
+    PollGate,
+    Started,
+)
 from pybpfvm.uring_backend.choices import Chooser, Footprint
 from pybpfvm.uring_backend.faults import Fails, Harm, Late, Reset, Short
 from pybpfvm.uring_backend.sim.buffers import BufferGroups
@@ -60,7 +68,7 @@ from pybpfvm.uring_backend.sim.descriptors import (
 from pybpfvm.uring_backend.sim.injector import Injector
 from pybpfvm.uring_backend.sim.request import Issue, Refused, Request, State
 from pybpfvm.uring_backend.sim.resources import RegisteredBuffers, SlotTable
-from pybpfvm.uring_backend.sim.tcp import TcpSocket
+from pybpfvm.uring_backend.sim.tcp import SocketWake, TcpSocket
 from pybpfvm.uring_backend.sim.timers import Timers
 from pybpfvm.uring_backend.sim.vfs import RegularFile
 from pybpfvm.uring_backend.sim.world import SimWorld
@@ -105,6 +113,7 @@ class Core:
         self.parked: dict[Request, Callable[[], None]] = {}  # and how each gives up waiting
         self.working: Request | None = None  # what a worker performs at this moment
         self.denied: Denied | None = None  # filters of requests
+        self.gate: PollGate | None = None  # whether a wake counts
         self.setup_flags = 0  # of abi.NOTICED
         self.personalities: set[int] = set()  # what Sqe.personality may be, beside 0
         self.worker_signal: Callable[[], None] | None = None  # told what workers end
@@ -440,14 +449,24 @@ class Core:
     def _woken(self, request: Request, events: int) -> None:
         """A waker that names no events has mainline try again what waits for one try."""
         if events or request.multishot:
-            self._retry(request)
-        else:
+            if self._ready(request) and self._counts(request):
+                self.retry_later(request)
+        elif self._counts(request):
             self.retry_later(request)
 
     def _retry(self, request: Request) -> None:
-        ready = self.file_of(request).node.poll() & (request.wait_events | POLLERR | POLLHUP)
-        if ready:
+        if self._ready(request):
             self.retry_later(request)
+
+    def _ready(self, request: Request) -> bool:
+        ready = self.file_of(request).node.poll() & (request.wait_events | POLLERR | POLLHUP)
+        return bool(ready)
+
+    def _counts(self, request: Request) -> bool:
+        """Whether this wake is worth a try: where a program decides, it is asked."""
+        if self.gate is None or not request.gated or request.woken:
+            return True
+        return self.gate(SocketWake(self.file_of(request).node))
 
     def _retry_now(self, request: Request) -> None:
         if request.state is State.POLLED:  # else it was cancelled in between
@@ -687,7 +706,6 @@ class Core:
         self._work.clear()
         self._completed.clear()
         self._deferred.clear()
-        self.clock.clear()
 
     def busy(self) -> bool:
         """Whether anything will still happen by itself."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from copy import copy
 from random import Random
 from typing import Final
 
@@ -40,7 +41,8 @@ _OWN_STREAM: Final = 0xFA17  # keeps these draws apart from the ring's own
 
 
 class Injector:
-    """Decides for one ring; `injected` is what came of it, in order, `rates` what may be drawn.
+    """Decides for a ring, and those beside it; `injected` is what came of it, in order, `rates`
+    what may be drawn.
 
     `told` is called with the token of a request and its fault. With a `chooser` nothing is drawn.
     """
@@ -55,6 +57,11 @@ class Injector:
         self._random = Random(seed << 16 | _OWN_STREAM)
         self.rates = _switched_on(faults.odds, self._random)
         self._chosen = () if faults.odds is None else faults.odds.chosen
+
+    def beside(self) -> Injector:
+        """The same for a ring beside this one: requests of both are counted together, and only
+        `told` is its own."""
+        return copy(self)
 
     def at(self, op: Op, token: int, possible: Chances) -> Harm | None:
         """What comes to the next request of opcode `op`, of what is `possible` for it."""

@@ -62,6 +62,7 @@ class Request:
         "extra",
         "failed",
         "file",
+        "gated",
         "hardlink",
         "issue",
         "link",
@@ -117,6 +118,7 @@ class Request:
         self.wait_events = 0  # poll events that make another try worth while; 0: never wait
         self.woken = False  # its file became ready, the next try is queued
         self.woken_events = 0  # what the waker said of POLL_ADD's file; 0: nothing
+        self.gated = False  # a program decides whether a wake counts
         self.nowait = False
         self.multishot = False
         self.starting = False  # an external request whose Started is not reported yet

@@ -319,6 +319,14 @@ class RegisteredBuffers:
             raise Refused(errno.EFAULT)
         return buffer
 
+    def place(self, index: int) -> tuple[int, int] | None:
+        """(address, bytes) of buffer `index`, None if there is none."""
+        try:
+            buffer = self.at(index)
+        except Refused:
+            return None
+        return buffer.addr, buffer.size
+
 
 def _tagged(items: Sequence[T], tags: Sequence[int]) -> list[tuple[T, int]]:
     return [(item, tags[at] if at < len(tags) else 0) for at, item in enumerate(items)]

@@ -24,8 +24,9 @@ from pybpfvm.uring_backend.abi import (
     SOL_TCP,
     TCP_CORK,
 )
+from pybpfvm.uring_backend.base import SocketState as Held
 from pybpfvm.uring_backend.sim.clock import Alarm
-from pybpfvm.uring_backend.sim.descriptors import WaitQueue
+from pybpfvm.uring_backend.sim.descriptors import Node, WaitQueue
 from pybpfvm.uring_backend.sim.inet import Ports, family_of, port_of
 from pybpfvm.uring_backend.sim.network import CONNECT_LIMIT_NS, Network, Path
 from pybpfvm.uring_backend.sim.request import Refused
@@ -462,3 +463,30 @@ class TcpSocket(Socket):
         if closed or self.shut_out or self._room * 2 >= SOCKET_BYTES:
             events |= OUT
         return events
+
+
+class SocketWake:
+    """base.Wake of a file `node`."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def _socket(self) -> TcpSocket | int:
+        if isinstance(self._node, TcpSocket):
+            return self._node
+        return -errno.EOPNOTSUPP if isinstance(self._node, Socket) else -errno.ENOTSOCK
+
+    def state(self) -> Held | int:
+        """What the socket holds, or -errno. Memory is what the bytes take, and no more."""
+        socket = self._socket()
+        if isinstance(socket, int):
+            return socket
+        held = len(socket.incoming)
+        return Held(held, socket.incoming.capacity, held, _SEGMENT_BYTES)
+
+    def peek(self, size: int) -> bytes | int:
+        """What waits there, or -errno."""
+        socket = self._socket()
+        if isinstance(socket, int):
+            return socket
+        return socket.incoming.get(size, keep=True) or -errno.EAGAIN

@@ -30,6 +30,7 @@ from pybpfvm.uring_backend.abi import (
     POLLIN,
     POLLOUT,
     RECV_MULTISHOT,
+    RECV_POLL_BPF,
     RECVMSG_OUT,
     RECVSEND_BUNDLE,
     RECVSEND_POLL_FIRST,
@@ -261,8 +262,11 @@ def send_blocks(
 def prepare_recv(core: Core, request: Request) -> Issue:
     """RECV and RECVMSG: what is there; with MSG_WAITALL all; multishot until the end."""
     sqe = request.sqe
-    if sqe.off or sqe.ioprio & ~(RECVSEND_POLL_FIRST | RECV_MULTISHOT | RECVSEND_BUNDLE):
+    request.gated = core.gate is not None and sqe.opcode == Op.RECV
+    known = RECVSEND_POLL_FIRST | RECV_MULTISHOT | RECVSEND_BUNDLE
+    if sqe.off or sqe.ioprio & ~(known | (RECV_POLL_BPF if request.gated else 0)):
         raise Refused(errno.EINVAL)
+    request.gated &= bool(sqe.ioprio & RECV_POLL_BPF)
     selecting = bool(sqe.flags & SQE_BUFFER_SELECT)
     multishot = bool(sqe.ioprio & RECV_MULTISHOT)
     messages = sqe.opcode == Op.RECVMSG

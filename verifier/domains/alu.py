@@ -305,6 +305,8 @@ def _mov32(_: Scalar, b: Scalar) -> Scalar:
 
 
 def movsx64(bits: int) -> Transfer:
+    """The transfer of a move that extends the sign of the low `bits` to 64."""
+
     def transfer(_: Scalar, b: Scalar) -> Scalar:
         return low_field(b, bits, signed=True)
 

@@ -12,6 +12,7 @@ Interval = tuple[int, int, int, int]
 
 
 def everything(full: int) -> Interval:
+    """What is known of a word of which nothing is."""
     half = full >> 1
     return -half - 1, half, 0, full
 
@@ -37,6 +38,7 @@ def _signed(low: int, high: int, full: int) -> tuple[int, int]:
 
 
 def add(a: Interval, b: Interval, full: int) -> Interval:
+    """Sums."""
     asmin, asmax, aumin, aumax = a
     bsmin, bsmax, bumin, bumax = b
     return (
@@ -46,6 +48,7 @@ def add(a: Interval, b: Interval, full: int) -> Interval:
 
 
 def sub(a: Interval, b: Interval, full: int) -> Interval:
+    """Differences a - b."""
     asmin, asmax, aumin, aumax = a
     bsmin, bsmax, bumin, bumax = b
     return (

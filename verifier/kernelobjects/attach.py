@@ -67,13 +67,14 @@ class Word:
 @dataclass(frozen=True, slots=True)
 class Attachment:
     """`name` of the function (without prefixes), the context's words, and the least and greatest
-    value that the program may return (None: any); `struct`
-    of the member, for struct_ops."""
+    value that the program may return (None: any; `void`: there need be none); `struct` of the
+    member, for struct_ops."""
 
     name: str
     words: tuple[Word, ...]
     returns: tuple[int, int] | None
     struct: str = ""
+    void: bool = False
 
 
 def is_btf_typed(profile: Profile) -> bool:
@@ -162,7 +163,7 @@ def _lsm(btf: Btf, kind: str, target: str) -> Attachment:
         for word in _words(btf, param.name, param.type_id, Trust.TRUSTED)
     ]
     if _is_void(btf, proto.return_id):
-        return Attachment(f"bpf_lsm_{target}", tuple(words), None)
+        return Attachment(f"bpf_lsm_{target}", tuple(words), None, void=True)
     words += _words(btf, "return value", proto.return_id)
     allowed = (0, 1) if target in _YES_NO_HOOKS else (-_MAX_ERRNO, 0)
     return Attachment(f"bpf_lsm_{target}", tuple(words), allowed)
@@ -194,7 +195,7 @@ def _struct_ops(btf: Btf, kind: str, target: str) -> Attachment:
         words += _words(btf, told.name, param.type_id, Trust.TRUSTED, nullable=nullable)
     if _returns_pointer(btf, proto.return_id):
         raise unsupported(f"struct_ops functions that return a pointer ({member_name})")
-    return Attachment(member_name, tuple(words), None, struct)
+    return Attachment(member_name, tuple(words), None, struct, void=_is_void(btf, proto.return_id))
 
 
 _ATTACH = {"tracing": _tracing, "lsm": _lsm, "struct_ops": _struct_ops}

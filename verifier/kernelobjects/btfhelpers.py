@@ -120,7 +120,7 @@ def check_memory(
 ) -> None:
     """A helper reads (or `writes`) `size` bytes of a kernel object, or of memory."""
     if reg.type is MEM:
-        btfptr.check_memory(reg, number, 0, size, store=writes)
+        btfptr.check_memory(env, reg, number, 0, size, store=writes)
         return
     if writes:
         raise forbidden(

@@ -168,6 +168,10 @@ def load_map(env: Environment, pointer: Reg, number: int, off: int, size: int, p
 def check_access(env: Environment, pointer: Reg, number: int, off: int, size: int) -> Reached:
     """The bytes are those of a member of the object; what lies there."""
     btf = env.btf_of(pointer)
+    # Of a kernel's objects only a ring and its parameters are here. What map values hold as a
+    # pointer any program may have written there.
+    if env.profile.loop is None or pointer.trust != Trust.TRUSTED:
+        env.probes = True
     check_kernel_access(env, struct_name(btf, pointer.btf_id), pointer)
     own = pointer.trust & Trust.ALLOC
     if own and pointer.trust & Trust.UNTRUSTED:
@@ -315,7 +319,9 @@ def _is_listed(btf: Btf, name: str, reached: Reached) -> bool:
     return False
 
 
-def check_memory(reg: Reg, number: int, off: int, size: int, *, store: bool) -> None:
+def check_memory(
+    env: Environment, reg: Reg, number: int, off: int, size: int, *, store: bool
+) -> None:
     """An access to memory of known size, or to memory that loads probe."""
     if store and reg.trust & Trust.RDONLY:
         name = "rdonly_untrusted_mem" if reg.trust & Trust.UNTRUSTED else "rdonly_mem"
@@ -326,6 +332,7 @@ def check_memory(reg: Reg, number: int, off: int, size: int, *, store: bool) -> 
             culprit=reg,
         )
     if reg.trust & Trust.UNTRUSTED:
+        env.probes = True
         return
     invalid = f"invalid access to memory, mem_size={reg.mem_size} off={{off}} size={{size}}"
     check_region(reg, number, off, size, reg.mem_size, Rule.MEM_ACCESS, invalid)

@@ -183,7 +183,8 @@ KFUNCS: Mapping[str, Kfunc] = {
             Kf.TRUSTED_ARGS | Kf.RET_NULL: "bpf_io_uring_get_region bpf_io_uring_extract_next_cqe"
             " bpf_io_uring_get_cqe2",
             Kf.TRUSTED_ARGS: "bpf_io_uring_queue_sqe bpf_io_uring_post_cqe bpf_io_uring_get_cqe"
-            " bpf_io_uring_set_wait_params bpf_io_uring_sock_state bpf_io_uring_sock_peek",
+            " bpf_io_uring_set_wait_params bpf_io_uring_sock_state bpf_io_uring_sock_peek"
+            " uring_bpf_set_result uring_bpf_memcpy",
         },
     ),
     **_rows(

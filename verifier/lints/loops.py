@@ -91,6 +91,8 @@ class _Access:
 def loop_rules(profile: Profile, program: Program) -> LoopRules | None:
     """The rules that these lints hold a program against; None for one that has no ring."""
     rules = profile.loop
+    if rules is not None and rules.operation is not None:
+        return None
     if rules is not None and rules.gate and program.attach_to == f"{rules.ops}/{rules.gate}":
         return None
     return rules
@@ -139,6 +141,7 @@ class LoopLints(Watching):
     # --- what is remembered -----------------------------------------------------------------
 
     def step(self, pc: int, state: State) -> None:
+        """See Observer.step."""
         insn = self._code[pc]
         kind = insn.spec.kind
         notes = _notes(state)

@@ -34,15 +34,18 @@ class Site:
 
     @property
     def regs(self) -> list[Reg]:
+        """The registers of the frame that executes it, by number."""
         return self.state.frame.regs
 
     @property
     def ring(self) -> RingRules:
+        """The rules of the program's ring."""
         assert self.profile.ring is not None
         return self.profile.ring
 
     @property
     def notes(self) -> Notes:
+        """What the lints have noted on the way to this state; may be set."""
         return notes_of(self.state)
 
     @notes.setter
@@ -56,6 +59,7 @@ class Site:
         return len(declared) or MAX_CQS
 
     def warn(self, rule: Rule, message: str, reason: str, suggestion: str) -> None:
+        """Keep a warning of this instruction, if a run can come here at all."""
         self.warn_at(self.pc, rule, message, reason, suggestion)
 
     def warn_at(self, pc: int, rule: Rule, message: str, reason: str, suggestion: str) -> None:

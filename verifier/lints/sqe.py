@@ -49,10 +49,12 @@ class Sqe:
 
     @property
     def opcode(self) -> int | None:
+        """Its opcode, None if that is not known."""
         return self.value("opcode")
 
     @property
     def cq_idx(self) -> int | None:
+        """Index of the CQ that it completes to, None if that is not known."""
         return self.value("cq_idx")
 
     @property

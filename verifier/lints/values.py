@@ -21,6 +21,7 @@ class Value:
     via: frozenset[int] = frozenset()
 
     def same_root(self, other: Value | None) -> bool:
+        """Whether both are the same value but for a constant."""
         return other is not None and self.root == other.root
 
 
@@ -32,6 +33,7 @@ class Values:
     published: Value | None = None
 
     def get(self, place: Place) -> Value | None:
+        """What the place holds, None if that is not known."""
         return self.at.get(place)
 
     def put(self, place: Place, value: Value | None) -> Values:

@@ -71,10 +71,12 @@ class Lints(Watching):
         self._results.finish(self._profile, self._report)
 
     def resumed(self, origin: int, pc: int, state: State) -> None:
+        """See Observer.resumed."""
         self._last = origin
         super().resumed(origin, pc, state)
 
     def step(self, pc: int, state: State) -> None:
+        """See Observer.step."""
         tested = self._null_tests.get(self._last)
         if tested is not None and is_null(state.frame.regs[tested]):
             self._nothing_found(state, self._last)

@@ -120,82 +120,6 @@ behind:     r1 = *(u64 *)(r6 + @WAIT_INDEX)
             w0 -= w1
             exit
 
-; --- take in what has completed -----------------------------------------------------------------
-; CQEs of direct requests go from the real ring into the CQ, until there is none or Python has
-; something to do. r8 to r9 is what the real CQ holds, r7 the CQ's tail, r5 its room, r0 the first
-; free slot.
-
-take:       r1 = *(u64 *)(r6 + @CARE)
-            if r1 & @HELD goto foreign      ; Python's are first
-            r8 = *(u64 *)(r6 + @CQ_HEAD)
-            r8 = *(u32 *)(r8 + 0)
-            r9 = *(u64 *)(r6 + @CQ_TAIL)
-            r9 = *(u32 *)(r9 + 0)
-            if r8 == r9 goto nothing
-            r7 = *(u64 *)(r6 + @Q0_TAIL)
-            r1 = *(u64 *)(r6 + @CQ_REGION)
-            r2 = *(u32 *)(r1 + 8)
-            r1 = r7
-            w1 -= w2
-            r5 = *(u64 *)(r6 + @Q0_ENTRIES)
-            if r1 > r5 goto full            ; somebody broke the head
-            r5 -= r1
-            r0 = *(u64 *)(r6 + @FREE)
-cqe:        r1 = *(u64 *)(r6 + @CQ_MASK)
-            r1 &= r8
-            r1 <<= 4
-            r2 = *(u64 *)(r6 + @CQES)
-            r1 += r2                        ; the CQE
-            r2 = *(u64 *)(r1 + 0)
-            r3 = r2
-            r3 >>= 48
-            if r3 != 0x2000 goto not_direct ; DIRECT_TOKENS
-            r2 <<= 16
-            r2 >>= 16                       ; the slot
-            r3 = *(u64 *)(r2 + @S_PLACE)
-            if r3 s< 0 goto not_direct      ; Python's by now
-            if r5 == 0 goto no_room
-            r4 = *(u64 *)(r6 + @Q0_MASK)
-            r4 &= r7
-            r4 <<= 4
-            r3 = *(u64 *)(r6 + @Q0_CQES)
-            r4 += r3                        ; where the CQE goes
-            r3 = *(u64 *)(r2 + @S_USER_DATA)
-            *(u64 *)(r4 + 0) = r3
-            r3 = *(u64 *)(r1 + 8)
-            *(u64 *)(r4 + 8) = r3
-            *(u64 *)(r2 + @S_PLACE) = 0     ; the slot is free again
-            *(u64 *)(r2 + @S_USER_DATA) = r0
-            r0 = r2
-            w7 += 1
-            r5 += -1
-            w8 += 1
-            if r8 != r9 goto cqe
-            goto taken
-no_room:    *(u64 *)(r6 + @STOP) = @FULL
-            goto taken
-not_direct: *(u64 *)(r6 + @STOP) = @FOREIGN
-taken:      *(u64 *)(r6 + @FREE) = r0
-            *(u64 *)(r6 + @Q0_TAIL) = r7
-            r1 = *(u64 *)(r6 + @CQ_REGION)
-            *(u32 *)(r1 + 12) = r7
-            r2 = *(u64 *)(r6 + @CQ_HEAD)
-            r1 = *(u32 *)(r2 + 0)
-            *(u32 *)(r2 + 0) = r8
-            w8 -= w1                        ; so many have been taken
-            if r8 == 0 goto nothing
-            r1 = *(u64 *)(r6 + @DONE_TO)
-            w1 += w8
-            *(u64 *)(r6 + @DONE_TO) = r1
-            r1 = *(u64 *)(r6 + @CHANGES)
-            r1 += 1
-            *(u64 *)(r6 + @CHANGES) = r1
-nothing:    exit
-full:       *(u64 *)(r6 + @STOP) = @FULL
-            exit
-foreign:    *(u64 *)(r6 + @STOP) = @FOREIGN
-            exit
-
 ; --- submit(ring, count): how many SQEs were consumed -----------------------------------------
 ; r8 is the place of an SQE in the program's queue, r9 where the batch ends, r7 the real SQ's tail.
 
@@ -284,14 +208,14 @@ admitted:   r1 = *(u64 *)(r2 + 56)          ; attributes
             if r5 == 0 goto slow            ; all are in flight
             r0 = *(u64 *)(r5 + @S_USER_DATA)
             *(u64 *)(r6 + @FREE) = r0       ; the next free one
-            *(u64 *)(r5 + @S_NUMBER) = r7
             r0 = *(u64 *)(r2 + 32)
             *(u64 *)(r5 + @S_USER_DATA) = r0
             r1 = *(u8 *)(r2 + 0)
             r1 <<= @OPCODE_SHIFT
+            r1 |= r7
+            *(u64 *)(r5 + @S_NUMBER) = r1
             r0 = *(u64 *)(r6 + @QUEUE_TABLE)
-            r1 |= r0
-            *(u64 *)(r5 + @S_PLACE) = r1
+            *(u64 *)(r5 + @S_PLACE) = r0
             r0 = 0x2000000000000000 ll      ; DIRECT_TOKENS
             r5 |= r0
             *(u64 *)(r2 + 32) = r5

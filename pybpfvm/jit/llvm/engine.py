@@ -1,6 +1,7 @@
 """The engine that compiles with LLVM: a JitEngine whose units are LLVM's where they can be.
 
-Hooks and recordings are the templates' business, so a program that is watched runs on them. The
+Hooks, recordings and pauses are the templates' business, so a program that is watched runs on
+them. The
 last instructions of a budget that ends inside a block do too.
 
 Two things are not as in the JIT. A trap shows 0 for registers that nothing would have read again:
@@ -98,7 +99,7 @@ class LlvmEngine(JitEngine):
     # --- compiling --------------------------------------------------------------------------
 
     def _made(self, program: Program, build: Build, callee: Callee | None = None) -> Unit:
-        if build.hooked or build.record != NOTHING:
+        if build.hooked or build.walked or build.record != NOTHING:
             return super()._made(program, build, callee)
         ir = self._ir(program, build, callee).emit()
         made = read_object(self._object(ir.text))

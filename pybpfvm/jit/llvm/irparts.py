@@ -78,4 +78,5 @@ class Linked:
 
 
 def word_at(number: int) -> str:
+    """Where the word of this number in the engine's block is, as a constant of the IR."""
     return f"getelementptr (i8, ptr @words, i64 {8 * number})"

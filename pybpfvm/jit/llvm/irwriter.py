@@ -33,6 +33,7 @@ POINT = "i64 (i64, i32, ptr, i32, ...) @llvm.experimental.patchpoint.i64"
 
 
 def no_callee(helper: Helper) -> object:
+    """The callee of each helper, in code that calls none. Raises InternalError."""
     raise InternalError(f"{helper.name} is called where nothing can be")
 
 

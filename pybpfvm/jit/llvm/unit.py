@@ -14,7 +14,7 @@ from pybpfvm.errors import InternalError
 from pybpfvm.isa.opcodes import FRAME_POINTER
 from pybpfvm.jit.emitted import Build, Code, Site
 from pybpfvm.jit.llvm.irparts import CALL_BYTES, HELPER_BYTES, Ir, Place
-from pybpfvm.jit.llvm.objectfile import CONSTANT, DIRECT, INDIRECT, REGISTER, Object
+from pybpfvm.jit.llvm.objectfile import CONSTANT, DIRECT, INDIRECT, REGISTER, Location, Object
 from pybpfvm.jit.llvm.thunks import RETURN, LlvmThunks
 from pybpfvm.jit.state import SITE_BYTES, Slot, State
 from pybpfvm.jit.thunks import BPF, FUEL, Thunks, load, store
@@ -40,6 +40,7 @@ _CALL = b"\xff\x15"  # call [rip + x]
 _LOAD_R11 = b"\x4c\x8b\x1d"  # mov r11, [rip + x]
 _RSP_NUMBER = 7  # DWARF's
 _WORD = ctypes.c_uint64
+_FRAME = _WORD * RETURN
 
 
 class LlvmUnit(Unit):
@@ -58,6 +59,7 @@ class LlvmUnit(Unit):
         self.places = ir.places
         self._object = made
         self._at: dict[int, tuple[Place, int]] = {}  # by return address: place, its record
+        self._live: dict[int, list[Location]] = {}  # by record, once looked up: fuel and registers
         code = Code(starts=ir.starts, ends=ir.ends)
         sites = state.row_of_sites(ir.sites) if ir.sites else 0
         self.sites = sites
@@ -159,10 +161,12 @@ class LlvmUnit(Unit):
         where the thunk keeps the machine's registers at `native`. `moved`: how far the stack has
         been copied from where it was."""
         place, record = self._at[address - self.base]
-        frame = (_WORD * RETURN).from_address(native + moved)
+        frame = _FRAME.from_address(native + moved)
         values: list[int] = []
-        live = len(place.shown) + 2
-        for kind, register, offset in self._object.locations(record)[-live:]:
+        live = self._live.get(record)
+        if live is None:
+            live = self._live[record] = self._object.locations(record)[-len(place.shown) - 2 :]
+        for kind, register, offset in live:
             if kind == CONSTANT:
                 values.append(offset)
                 continue

@@ -21,7 +21,7 @@
     items.set(item.id, item);
     return item;
   });
-  const requests = record("request", ["id", "row", "number", "begin", "started", "end", "opcode", "origin", "by", "cq", "userData", "flags", "fields", "chain", "behind", "outcome", "quiet", "cqes"]);
+  const requests = record("request", ["id", "row", "number", "begin", "started", "end", "opcode", "origin", "by", "cq", "userData", "flags", "fields", "chain", "behind", "outcome", "quiet", "cqes", "ring"]);
   const runs = record("run", ["id", "program", "begin", "end", "request", "number", "slot", "insns", "outcome", "fault", "line"]);
   const calls = record("call", ["id", "run", "begin", "text", "line"]);
   const parks = record("park", ["id", "request", "program", "begin", "end", "cq", "wanted", "held", "by"]);
@@ -49,16 +49,19 @@
   const plural = (n, word) => `${n.toLocaleString("en")} ${word}${n === 1 ? "" : "s"}`;
   const clock = (at) => `${(times[at] / 1e6).toFixed(times[LAST] < 1e7 ? 6 : 3)} ms`;
 
+  const cqNames = new Map(data.lanes.filter(([kind]) => kind === "cq").map(([, name, cq]) => [cq, T[name]]));
+  const cqName = (cq) => (cqNames.has(cq) ? cqNames.get(cq) : `CQ ${cq}`);
+
   function title(item) {
     if (item.kind === "request") {
       const program = programOf.get(item.number);
-      return `request ${item.number}: ${T[item.opcode]}${program === undefined ? "" : ` ${T[program]}`}`;
+      return `request ${item.number}: ${T[item.opcode]}${program === undefined ? "" : ` ${T[program]}`}${item.ring ? ` on ${T[item.ring]}` : ""}`;
     }
     if (item.kind === "run") return `${T[item.program]}, run ${item.number} of request ${item.request}`;
     if (item.kind === "call") return T[item.text];
-    if (item.kind === "park") return `request ${item.request} (${T[item.program]}) waits for ${plural(item.wanted, "CQE")} on CQ ${item.cq}`;
-    if (item.kind === "host") return item.wanted ? `the host waits for ${plural(item.wanted, "CQE")} on CQ ${item.cq}` : "the host waits until no request is in flight";
-    if (item.kind === "cqe") return `CQE on CQ ${item.cq}: ${T[item.outcome]}, ${item.request >= 0 ? `of request ${item.request}` : `emitted by ${T[item.origin]}`}`;
+    if (item.kind === "park") return `request ${item.request} (${T[item.program]}) waits for ${plural(item.wanted, "CQE")} on ${cqName(item.cq)}`;
+    if (item.kind === "host") return item.wanted ? `the host waits for ${plural(item.wanted, "CQE")} on ${cqName(item.cq)}` : "the host waits until no request is in flight";
+    if (item.kind === "cqe") return `CQE on ${cqName(item.cq)}: ${T[item.outcome]}, ${item.request >= 0 ? `of request ${item.request}` : `emitted by ${T[item.origin]}`}`;
     return `${T[item.word]}: ${T[item.text]}`;
   }
 
@@ -556,7 +559,7 @@
       say("SQE", T[item.fields]);
       say("flags", T[item.flags]);
       say("user_data", T[item.userData]);
-      say("completes on", `CQ ${item.cq}`);
+      say("completes on", cqName(item.cq));
       if (item.chain && (item.behind || requests.some((one) => one.behind === item.number))) say("chain", `of request ${item.chain}`, item.behind ? ", behind " : null, item.behind ? number(item.behind) : null);
       if (item.started >= 0) say("its turn", clock(item.started));
       else if (item.behind) say("its turn", "never came");
@@ -565,7 +568,7 @@
       const own = runs.filter((run) => run.request === item.number);
       if (own.length) say("runs", ...own.slice(0, 12).flatMap((run, at) => [at ? ", " : "", link(run, `run ${run.number}`)]), own.length > 12 ? ` … ${own.length} in all` : null);
       const waits = parks.filter((park) => park.request === item.number);
-      if (waits.length) say("waits", ...waits.slice(0, 12).flatMap((park, at) => [at ? ", " : "", link(park, `${park.wanted} on CQ ${park.cq}`)]), waits.length > 12 ? ` … ${waits.length} in all` : null);
+      if (waits.length) say("waits", ...waits.slice(0, 12).flatMap((park, at) => [at ? ", " : "", link(park, `${park.wanted} on ${cqName(park.cq)}`)]), waits.length > 12 ? ` … ${waits.length} in all` : null);
     } else if (item.kind === "run") {
       say("of", number(item.request));
       say("outcome", T[item.outcome] || "not over");
@@ -577,7 +580,7 @@
       if (items.has(item.run)) say("in", link(items.get(item.run)));
     } else if (item.kind === "park") {
       say("of", number(item.request));
-      say("waits for", `${plural(item.wanted, "CQE")} on CQ ${item.cq}`);
+      say("waits for", `${plural(item.wanted, "CQE")} on ${cqName(item.cq)}`);
       say("ended with", item.end < 0 ? "nothing: it still waits" : `${plural(item.held, "CQE")} held`, items.has(item.by) ? ", the last is " : null, items.has(item.by) ? link(items.get(item.by)) : null);
     } else if (item.kind === "host") {
       say("ended with", item.end < 0 ? "nothing: it still waits" : `${plural(item.held, "CQE")} held${item.late ? ", at its deadline" : ""}`);

@@ -35,6 +35,51 @@ SEC("struct_ops/enough") int enough(u64 *args)
 }
 OPS(enough);
 
+/* Fires when the host says so; what it found the host can see. */
+u32 asked, fires, answer_state, answer_peek;
+struct sock_state found;
+u8 looked[4];
+
+SEC("struct_ops/told") int told(u64 *args)
+{
+	struct event *event = (struct event *)args[0];
+	struct sock_state state = {};
+	u8 bytes[4] = {};
+
+	asked++;
+	answer_state = bpf_io_uring_sock_state(event, &state, sizeof(state));
+	answer_peek = bpf_io_uring_sock_peek(event, bytes, sizeof(bytes));
+	found = state;
+	__builtin_memcpy(looked, bytes, sizeof(bytes));
+	return !fires;
+}
+OPS(told);
+
+u32 answer_size;
+
+SEC("struct_ops/short_room") int short_room(u64 *args)
+{
+	u64 half[1];
+
+	answer_size = bpf_io_uring_sock_state((struct event *)args[0], half, sizeof(half));
+	return 0;
+}
+OPS(short_room);
+
+/* Both on one ring: the step stops at once. */
+u32 steps;
+
+SEC("struct_ops.s/step") int step(u64 *args)
+{
+	steps++;
+	return 1;
+}
+SEC(".struct_ops.link") struct io_uring_bpf_ops ops_both = {
+	.loop_step = (void *)step,
+	.poll_gate = (void *)told,
+};
+SEC(".struct_ops.link") struct io_uring_bpf_ops ops_neither = {};
+
 /* Refused. */
 SEC("struct_ops.s/no_sleep") int no_sleep(u64 *args)
 {

@@ -38,7 +38,26 @@ u32 turns; /* of `idles` and `spends` */
 u32 opcode, flags; /* of `transfers` */
 s32 fd, result;
 u64 buffer;
-u32 found; /* whether it has got a MEM region */
+u32 found; /* whether it has got a MEM region; by `keeps`: what is there */
+u64 address;
+
+struct shown { /* by Linux 7.1 */
+	u8 before[116];
+	u32 sq_entries;
+};
+
+struct kept {
+	struct iou_loop_params __attribute__((btf_type_tag("kptr_untrusted"))) *params;
+};
+struct {
+	int (*type)[2]; /* an array */
+	int (*max_entries)[1];
+	u32 *key;
+	struct kept *value;
+} pointers SEC(".maps");
+static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
+static long (*bpf_map_update_elem)(void *map, const void *key, const void *value, u64 flags) =
+	(void *)2;
 
 INLINE void note(struct mem *mem, u64 value)
 {
@@ -104,7 +123,7 @@ RING_STEP(scripted)
 }
 
 /* `depth` NOPs at a time, until `left` of them are through. */
-RING_STEP(nops)
+INLINE int some_nops(struct iou_ctx *ring, struct iou_loop_params *params, u32 depth)
 {
 	u8 *cq = bpf_io_uring_get_region(ring, REGION_CQ, CQES_AT);
 	struct sqe *sq = (void *)bpf_io_uring_get_region(ring, REGION_SQ,
@@ -129,6 +148,39 @@ RING_STEP(nops)
 	left -= count;
 	in_flight += count;
 	params->cq_wait_idx = head + count;
+	return LOOP_CONTINUE;
+}
+
+RING_STEP(nops)
+{
+	return some_nops(ring, params, depth);
+}
+
+/* As many at a time as the SQ has entries: Linux 7.1 lets programs look into the ring. */
+RING_STEP(looks)
+{
+	return some_nops(ring, params, ((struct shown *)ring)->sq_entries);
+}
+
+/*
+ * Kernels let programs keep a pointer and look through it later, whatever has become of it: they
+ * catch the fault, and do not let a program put `address` in its place.
+ */
+RING_STEP(keeps)
+{
+	struct kept forged = {(void *)address}, *kept;
+	u32 key = 0;
+
+	steps++;
+	if (address)
+		bpf_map_update_elem(&pointers, &key, &forged, 0);
+	kept = bpf_map_lookup_elem(&pointers, &key);
+	if (!kept || steps > 3)
+		return LOOP_STOP;
+	if (kept->params)
+		found = kept->params->cq_wait_idx;
+	else
+		kept->params = params;
 	return LOOP_CONTINUE;
 }
 
@@ -195,6 +247,8 @@ RING_STEP(transfers)
 
 RING_OPS(scripted_ops, scripted);
 RING_OPS(nops_ops, nops);
+RING_OPS(looks_ops, looks);
+RING_OPS(keeps_ops, keeps);
 RING_OPS(idles_ops, idles);
 RING_OPS(spends_ops, spends);
 RING_OPS(transfers_ops, transfers);
