@@ -38,6 +38,7 @@ _EVERY_S = 1.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
     parser.add_argument("scenario", metavar="SCENARIO", help="a scenario (.toml), on sim")
     parser.add_argument("--object", metavar="OBJ", help="this object instead of the scenario's")
     parser.add_argument(
@@ -105,6 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Explore, print what was found; the exit code."""
     scenario = replace(parse(args.scenario), schedule=None)
     options = Options(
         strategy=args.strategy,
