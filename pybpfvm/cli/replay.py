@@ -14,6 +14,7 @@ _DIVERGED = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments and options."""
     parser.add_argument("file", metavar="FILE", help="a recording: see pybpfvm run --record")
     parser.add_argument(
         "--engine",
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Replay the recording; the exit code."""
     start = time.perf_counter_ns()
     with Replay(args.file, engine=args.engine) as replay:
         with on_stderr() as progress:

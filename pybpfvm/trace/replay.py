@@ -298,12 +298,13 @@ class Replay:
         prepared = self.prepare(number)
         ended: RunResult | Trap | BrokenOff | Cut | Diverged
         try:
-            ended = prepared.engine.run(
-                prepared.program,
-                prepared.ctx_addr,
-                budget_insns=prepared.budget_insns,
-                packet=prepared.packet,
-            )
+            with _told(self.file.path, number):
+                ended = prepared.engine.run(
+                    prepared.program,
+                    prepared.ctx_addr,
+                    budget_insns=prepared.budget_insns,
+                    packet=prepared.packet,
+                )
         except (Trap, BrokenOff, Cut, Diverged) as stop:
             ended = stop
         return self.finish(number, ended)
