@@ -198,6 +198,7 @@ def run_scenario(
     chooser: Chooser | None = None,
     checks: Checks | None = None,
     stage: Stage | None = None,
+    record: str | os.PathLike[str] | None = None,
 ) -> Outcome:
     """Run `scenario` on rings of its own, in a machine of its own.
 
@@ -206,6 +207,7 @@ def run_scenario(
     CqeReaped events are of waits and programs: what queues hold at the end is collected silently,
     and nothing is told of what the ring cancels when it closes. Without an observer compiled code
     loops by itself where it can. With several rings, each event that is a ring's comes as OfRing.
+    `record` is a file to record to, until the rings are closed.
     `on_start` and `on_end` see the live ring, object and blocks before the first step and after the
     last. A `chooser` (in `sim`) decides the order of what is free; with `checks` findings of
     `watching` come, too. A scenario with a schedule has both of its own, and the schedule's seed.
@@ -243,6 +245,7 @@ def run_scenario(
             observer=observer,
             on_start=on_start,
             on_end=on_end,
+            record=record,
         )
         player.require_all()
         return replayed
@@ -291,6 +294,7 @@ def run_scenario(
                 "observer": progress.watch(name),
                 "faults": _faults(scenario, faults) if first is None else None,
                 "log": None if first is None else first.trace.append,
+                "record": record if first is None else None,
             }
             try:
                 ring = _make_ring(
@@ -404,6 +408,7 @@ class _Own(TypedDict):
     observer: Observer | None
     faults: Faults | None
     log: Callable[[str], None] | None
+    record: str | os.PathLike[str] | None
 
 
 def _make_ring(
