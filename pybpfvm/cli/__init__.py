@@ -30,6 +30,7 @@ COMMANDS = {
     "filter": "filters of requests in classic BPF: assemble, check, explain who denies what",
     "port": "what must change in programs of 2021 for Linux 7.1, with a skeleton in C",
     "run": "run a scenario, or one program once",
+    "explore": "run a scenario in many orders, and find those in which it fails",
     "replay": "run a recording again, and prove that it does the same",
     "demo": "an example on both rings: ping-pong over two completion queues, or the one named",
     "doctor": "what works on this machine, and what to do about what does not",

@@ -31,6 +31,7 @@ from pybpfvm.uring_backend.abi import (
     Register,
 )
 from pybpfvm.uring_backend.base import Backend, World
+from pybpfvm.uring_backend.choices import Chooser
 from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.faults import Fault, Faults, Missed
 from pybpfvm.uring_backend.restrictions import Restrict, Restrictions, Row
@@ -51,12 +52,13 @@ def make_backend(
     beside: Backend | None = None,
     *,
     apart: bool = False,
+    chooser: Chooser | None = None,
 ) -> Backend:
     """The backend called `name`; InputError when it can not be had.
 
     `injector` gives requests faults, in `sim` only. `setup_flags`: the ring's, of which requests
     notice some. `beside`: another of this name, whose world and clock it shares; `apart`: and what
-    comes to that one does not end a wait for this one.
+    comes to that one does not end a wait for this one. `chooser` is for `sim`, too.
     """
     flags = setup_flags & NOTICED
     if name == "sim":
@@ -65,7 +67,19 @@ def make_backend(
         if not isinstance(beside, SimBackend | None):
             raise _not_beside(name, beside)
         return SimBackend(
-            memory, seed=seed, injector=injector, flags=flags, beside=beside, apart=apart
+            memory,
+            seed=seed,
+            injector=injector,
+            flags=flags,
+            beside=beside,
+            apart=apart,
+            chooser=chooser,
+        )
+    if chooser is not None:
+        raise InputError(
+            "the kernel decides the order of what happens on its ring",
+            where="schedule",
+            remedy="use the sim backend",
         )
     if injector is not None:
         raise InputError(
@@ -116,7 +130,8 @@ class HostRing(ABC):
     requests (in `sim`) and programs meet, as values or text of `uring_backend.faults`. `task`
     makes the ring: its filters of requests are the first that the ring has. `beside` is a ring
     whose machine and faults this one shares. `record` is the file to which all that happens on its
-    machine is recorded until the ring is closed."""
+    machine is recorded until the ring is closed. `chooser` (in `sim`) decides what the seed
+    would."""
 
     backend: Backend
 
@@ -135,6 +150,7 @@ class HostRing(ABC):
         flags: int,
         record: str | os.PathLike[str] | None,
         options: Mapping[str, Any],
+        chooser: Chooser | None = None,
         beside: HostRing | None = None,
     ) -> None:
         if machine is None:
@@ -162,8 +178,9 @@ class HostRing(ABC):
         self._budget_insns = budget_insns
         self._random = Random(seed)
         self._filters = FilterTable() if task is None else task.table
+        self._chooser = chooser
         if beside is None:
-            self._faults = RingFaults(self, faults, seed, observer)
+            self._faults = RingFaults(self, faults, seed, observer, chooser)
         else:
             _require_alike(self.machine, faults, beside)
             self._faults = beside._faults.beside(self, observer)
@@ -187,6 +204,14 @@ class HostRing(ABC):
     def world(self) -> World:
         """Files and sockets that requests can reach."""
         return self.backend.world
+
+    def before_step(self) -> None:
+        """The host is about to do something: what a chooser wants to happen before it does."""
+        if self._chooser is not None:
+            from pybpfvm.uring_backend.sim import SimBackend
+
+            assert isinstance(self.backend, SimBackend)
+            self.backend.let_happen()
 
     def now_ns(self) -> int:
         """The ring's clock, in ns: virtual in `sim`."""

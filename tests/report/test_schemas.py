@@ -89,6 +89,7 @@ def test_there_is_a_schema_for_each_document() -> None:
         "disasm-native-1",
         "doctor-1",
         "explain-1",
+        "explore-1",
         "filter-asm-1",
         "filter-check-1",
         "filter-explain-1",

@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from random import Random
 from typing import Final
 
@@ -52,6 +53,7 @@ from pybpfvm.uring_backend.base import (
     PollGate,
     Started,
 )
+from pybpfvm.uring_backend.choices import Chooser, Footprint
 from pybpfvm.uring_backend.faults import Fails, Harm, Late, Reset, Short
 from pybpfvm.uring_backend.sim.buffers import BufferGroups
 from pybpfvm.uring_backend.sim.chances import chances
@@ -92,6 +94,7 @@ class Core:
         prepare: Mapping[Op, Prepare],
         seed: int,
         injector: Injector | None = None,
+        chooser: Chooser | None = None,
     ) -> None:
         self.memory = memory
         self.fds = fds
@@ -117,6 +120,7 @@ class Core:
         self.posted = 0  # CQEs so far, those of skipped successes not counted
         self._prepare = prepare
         self._injector = injector
+        self._chooser = clock.chooser = chooser
         self._random = Random(seed)
         self._work: deque[Callable[[], None]] = deque()
         self._completed: list[Request] = []
@@ -323,6 +327,8 @@ class Core:
         here; what faults are to come to it is decided just before (`_harm`).
         """
         assert request.issue is not None
+        if self._chooser is not None:
+            self._chooser.performs(request.token, _touched(request))
         return request.issue()
 
     def _harm(self, request: Request) -> Harm | None:
@@ -333,6 +339,8 @@ class Core:
         possible = chances(request, self.fds)
         if possible is None:
             return None
+        if self._chooser is not None and request is self.working:
+            possible = replace(possible, late=False)  # it is: when it came was chosen
         harm = self._injector.at(Op(request.sqe.opcode), request.token, possible)
         if isinstance(harm, Short):
             request.most_bytes = harm.most_bytes
@@ -367,13 +375,15 @@ class Core:
         if delay_ns is None:
             delay_ns = self._random.randint(*_WORKER_NS)
         start = self.clock.now_ns + delay_ns
+        stream = None
         node = request.file.node if request.file else None
         if request.sqe.opcode in (Op.WRITE, Op.WRITEV, Op.WRITE_FIXED):
             node = node or self._peek_node(request)
             if isinstance(node, RegularFile):  # writes to one file keep their order
                 start = max(start, node.busy_until_ns + 1)
                 node.busy_until_ns = start
-        self.clock.at(start, lambda: self._work_on(request))
+                stream = node
+        self.clock.loosely(start, request.token, lambda: self._work_on(request), stream)
 
     def _peek_node(self, request: Request) -> Node | None:
         try:
@@ -702,6 +712,23 @@ class Core:
         return bool(self.outbox or self._work or self._completed) or (
             self.clock.next_ns() is not None
         )
+
+
+# What these touch is their file, their memory and no more.
+_ONE_FILE: Final = frozenset(
+    (Op.READ, Op.READV, Op.READ_FIXED, Op.WRITE, Op.WRITEV, Op.WRITE_FIXED, Op.FSYNC)
+)
+
+
+def _touched(request: Request) -> object:
+    """What a request reads or changes, for who asks which requests can change places."""
+    alone = request.next is None and not request.linked and not request.drain
+    if request.sqe.opcode == Op.NOP and alone:
+        return None
+    file = request.file
+    if request.sqe.opcode in _ONE_FILE and file is not None and alone:
+        return file.node if isinstance(file.node, RegularFile) else Footprint.ALL
+    return Footprint.ALL
 
 
 def _done_all_the_same(request: Request) -> bool:
