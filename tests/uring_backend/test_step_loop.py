@@ -30,6 +30,7 @@ import pytest
 
 from pybpfvm.errors import RingError, RingHang, Trap, TrapKind, UnsupportedError
 from pybpfvm.jit.engine import JitEngine
+from pybpfvm.maps.array import ArrayMap
 from pybpfvm.session import Block, LoadedObject, LoopRing, Machine
 from pybpfvm.session.hostring import BackendName
 from pybpfvm.session.loopring import LOOP_FLAGS, _Stepper
@@ -227,12 +228,37 @@ def test_what_only_kernels_can_look_through_is_checked(release: str, engine: str
         assert verdict.probes
         assert table.ring.enter() == 0
         assert table.number("found") == 0
-        table.obj.globals["address"], table.obj.globals["steps"] = ctypes.addressof(ours), 0
+        pointers = table.obj.maps["pointers"].live
+        assert isinstance(pointers, ArrayMap)
+        pointers.memory.write(pointers.region.start, ctypes.addressof(ours).to_bytes(8, "little"))
+        table.obj.globals["steps"] = 0
         with pytest.raises(Trap) as caught:
             table.ring.enter()
         assert caught.value.kind is TrapKind.OUT_OF_BOUNDS
         assert table.number("found") == 0
         assert table.looped == 0
+
+
+@pytest.mark.parametrize("engine", ["interp", *_COMPILING])
+@pytest.mark.parametrize("release", RELEASES)
+def test_no_update_puts_a_number_where_a_pointer_is(release: str, engine: str) -> None:
+    ours = ctypes.create_string_buffer(b"SECRET!!")
+    with looping("keeps", engine=engine, abi=release) as table:
+        pointers = table.obj.maps["pointers"]
+        assert isinstance(pointers.live, ArrayMap)
+        table.obj.globals["address"] = ctypes.addressof(ours)
+        assert table.ring.enter() == 0  # each step forges it anew
+        assert table.number("steps") == 4
+        assert table.number("found") == 0
+        start = pointers.live.region.start
+        assert pointers.live.memory.read(start, 8) == bytes(8)
+        table.obj.globals["address"], table.obj.globals["steps"] = 0, 0
+        assert table.ring.enter() == 0  # keeps the pointer that it was given
+        kept = pointers.live.memory.read(start, 8)
+        assert kept != bytes(8)
+        assert pointers.live.host_lookup(bytes(4)) == bytes(8)
+        pointers[0] = ctypes.addressof(ours).to_bytes(8, "little")
+        assert pointers.live.memory.read(start, 8) == bytes(8)
 
 
 @pytest.mark.parametrize("engine", _COMPILING)

@@ -130,6 +130,7 @@ _HOLDERS: Mapping[FieldKind, frozenset[MapType]] = {
     FieldKind.TASK_WORK: _CALLED_BACK,
     FieldKind.LIST_HEAD: _LISTS,
     FieldKind.RB_ROOT: _LISTS,
+    FieldKind.REFCOUNT: _HASHES | _PERCPU | _STORAGE | {MapType.ARRAY},
     FieldKind.KPTR_UNREF: _HASHES | _PERCPU | _STORAGE | {MapType.ARRAY},
     FieldKind.KPTR_REF: _HASHES | _PERCPU | _STORAGE | {MapType.ARRAY},
     FieldKind.KPTR_PERCPU: _HASHES | _PERCPU | _STORAGE | {MapType.ARRAY},
