@@ -197,6 +197,11 @@ class LoopRing(HostRing):
         """IORING_REGISTER_ENABLE_RINGS."""
         self.core.enable()
 
+    def register_clock(self, clock: int) -> None:
+        """As on any ring; programs of loop-7.1 see which it is."""
+        super().register_clock(clock)
+        self.core.register_clock(clock)
+
     def resize(self, entries: int, cq_entries: int = 0, *, clamp: bool = False) -> None:
         """IORING_REGISTER_RESIZE_RINGS: other sizes (`cq_entries` 0: twice `entries`), at other
         addresses. RingError EINVAL without DEFER_TASKRUN, EOVERFLOW for less than what waits."""

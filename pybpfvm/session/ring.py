@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -171,8 +171,14 @@ class Ring(HostRing):
         )
         self._put_filters()
 
-    def _turn(self) -> AbstractContextManager[bool | None]:
-        return self._making if self._core is None else self._core.turns
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        with self._making:  # so that the ring is not made meanwhile
+            if self._core is None:
+                yield
+                return
+        with self._core.turns:
+            yield
 
     def _core_beside(self) -> CoreRing | None:
         """That of the ring beside this one, while that is open."""
