@@ -458,8 +458,9 @@ class Submitter:
         return head + token + raw[40:48] + tail
 
     def hidden(self, raw: bytes) -> None:
-        """Issue a request of our own, complete with its token."""
-        self._backend.submit([raw])
+        """Issue a request of our own, complete with its token: drains are of requests that there
+        would be without it."""
+        self._backend.submit_aside(raw)
         self.activity += 1
 
     def drain(self) -> bool:

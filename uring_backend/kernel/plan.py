@@ -2,8 +2,9 @@
 
 An external request is played by hidden requests:
 
-    alone        NOP [|DRAIN]            its CQE is "Started"; nothing else waits for it
+    alone        NOP                     its CQE is "Started"; nothing else waits for it
     in a chain   NOP|LINK [|DRAIN]  →  READ of a pipe, 2 bytes, with the request's own link flag
+    a drain      the same, as what is submitted after it waits for it
     later drain  one more READ of a pipe, submitted before the draining request, keeps it back
 
 A CLOSE is played in the same way when something that waits for its turn, or may, names the
@@ -141,7 +142,9 @@ class Planner:
         lone = len(members) == 1 and not members[0].flags & _ANY_LINK
         for consumed, sqe in enumerate(members, before + 1):
             if sqe.opcode == EXTERNAL:
-                yield from self._plan_external(External(sqe, chain), sqe, consumed, lone)
+                waited_for = not lone or chain.drain
+                external = External(sqe, chain)
+                yield from self._plan_external(external, sqe, consumed, alone=not waited_for)
                 continue
             closes = self._closes(sqe)
             later = not lone or sqe.flags & LATER or self._flight.drains
@@ -149,7 +152,7 @@ class Planner:
                 closing = Closing(sqe, chain)
                 self._mark(closing, sqe, skips, refused_from)
                 last = not sqe.flags & _ANY_LINK
-                yield from self._plan_external(closing, sqe, consumed, last)
+                yield from self._plan_external(closing, sqe, consumed, alone=last)
                 continue
             if sqe.opcode == Op.ASYNC_CANCEL and self._hits_hidden(sqe):
                 if lone and not sqe.flags & ORDERED:
@@ -219,9 +222,9 @@ class Planner:
         return bool(personality) and personality not in self._guard.personalities
 
     def _plan_external(
-        self, external: External, sqe: Sqe, consumed: int, alone: bool
+        self, external: External, sqe: Sqe, consumed: int, *, alone: bool
     ) -> Iterator[Planned]:
-        """`alone`: nothing is linked behind it."""
+        """`alone`: nothing waits for it."""
         self._remember(external)
         start = Sqe(
             Op.NOP, flags=sqe.flags & abi.SQE_IO_DRAIN, user_data=self._flight.hidden_token()

@@ -361,6 +361,16 @@ class InFlight:
         """The external requests that are not over."""
         return [entry for entry in self.live.values() if isinstance(entry, External)]
 
+    def kept_back(self, token: int) -> bool:
+        """Whether the live request `token` is one of a chain that drains, or behind one that is not
+        over: while somebody else's turn is, its own is not."""
+        for other, entry in self.live.items():
+            if isinstance(entry, Entry) and entry.chain.drain:
+                return True
+            if other == token:
+                return False
+        return False
+
     def can_move(self) -> bool:
         """Whether something may complete without the caller finishing an external request: what is
         done and still here waits for its notification."""
