@@ -182,8 +182,12 @@ class Performed:
         renamed: int | None = None,
     ) -> None:
         # A BPF request is never found: parked, it is neither a timer, a poll nor in a worker.
+        # Nor is one that the ring performs, but for timers: it waits for its turn, or is at it.
         found = deque(
-            other for other in targets if other is not request and not isinstance(other, BpfRequest)
+            other
+            for other in targets
+            if not isinstance(other, BpfRequest)
+            and (other.token in self._timers or not is_performed(other))
         )
         search = _Search(request, template, found, every, renamed=renamed)
         if found:
@@ -207,8 +211,6 @@ class Performed:
                     if self._note(search, 0):
                         return
                     continue
-            elif is_performed(target):
-                continue  # waits for its turn in a chain, or is being performed: not to be found
             search.template = replace(search.template, addr=addr)
             self._try(search, target)
             return

@@ -45,6 +45,7 @@ from pybpfvm.uring_backend.kernel.gates import Gate, GatePool
 from pybpfvm.uring_backend.kernel.guard import NO_TOKEN, SUPPORTED, TOKEN_LIMIT, Guard
 from pybpfvm.uring_backend.kernel.plan import (
     LATER,
+    LOOK_TOKEN,
     PLAIN,
     Planned,
     Planner,
@@ -503,10 +504,12 @@ class KernelBackend:
 
     def _take_back(self, planned: Sequence[Planned]) -> None:
         """These were planned, but the kernel never saw them."""
-        for _, _, _, record in planned:
-            if isinstance(record, Gate):
-                for token in record.waits_for:
-                    external = self._flight.live.get(token)
+        for _, _, token, record in planned:
+            if token == LOOK_TOKEN:
+                self._flight.looks -= 1
+            elif isinstance(record, Gate):
+                for waited in record.waits_for:
+                    external = self._flight.live.get(waited)
                     if isinstance(external, External) and external.gate is not record:
                         external.fenced = False
                 self._gates.give(record)
@@ -548,6 +551,9 @@ class KernelBackend:
     def _complete(
         self, token: int, res: int, flags: int, extra: tuple[int, int] = abi.NO_EXTRA
     ) -> None:
+        if token == LOOK_TOKEN:
+            self._flight.looks -= 1
+            return
         if token == WAKE:
             self._report(self._aside.reap())
             return

@@ -71,7 +71,8 @@ PLAIN = frozenset(map(int, ACCEPTED - _WATCHED - _CONDITIONAL - {Op.ASYNC_CANCEL
 _NO_DRAINS = Sqe(Op.NOP, flags=abi.SQE_CQE_SKIP_SUCCESS, user_data=NO_TOKEN)
 # The kernel takes the first request after a drain for held back until it looks. A zero-copy send
 # would then wait for its own notification, for ever, so something else goes first.
-_LOOK = Sqe(Op.NOP, user_data=NO_TOKEN)
+LOOK_TOKEN = NO_TOKEN - 2
+_LOOK = Sqe(Op.NOP, user_data=LOOK_TOKEN)
 
 Planned = tuple[bytes, int, int, Record | None]
 """A real SQE; how many of the caller's are consumed with it; its user_data; what to remember
@@ -105,14 +106,18 @@ class Planner:
         """Per chain, the real SQEs that stand for the caller's; hidden ones included."""
         self._skip_planned = False
         self._lone_externals.clear()
+        if self._flight.drained and not self._flight.drains:
+            # If anything is in flight it goes on to take what comes for held back.
+            flight = self._flight
+            flight.drained = flight.drain_next or bool(flight.live or flight.hidden or flight.looks)
+            flight.drain_next = False
+            flight.looks += 1
+            yield [(_LOOK.pack(), 0, LOOK_TOKEN, None)]
         index, count = 0, len(sqes)
         while index < count:
             raw = sqes[index]
             opcode, flags = raw[0], raw[1]
             index += 1
-            if self._flight.drained and not self._flight.drains:
-                self._flight.drained = False
-                yield [(_LOOK.pack(), index - 1, NO_TOKEN, None)]
             plain = not flags & LATER and opcode not in _WATCHED and not self._flight.drains
             if plain and not (opcode == Op.ASYNC_CANCEL and self._flight.hidden):
                 real, effect = self._guard.admit(raw)
@@ -137,6 +142,7 @@ class Planner:
         self._skip_planned |= bool(skips)
         if drain:
             yield from self._fence(before)
+        self._flight.drain_next |= any(sqe.flags & abi.SQE_IO_DRAIN for sqe in members[1:])
         chain = Chain(drain)
         self._fresh.append(chain)
         lone = len(members) == 1 and not members[0].flags & _ANY_LINK
