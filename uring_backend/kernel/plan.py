@@ -4,7 +4,7 @@ An external request is played by hidden requests:
 
     alone        NOP                     its CQE is "Started"; nothing else waits for it
     in a chain   NOP|LINK [|DRAIN]  →  READ of a pipe, 2 bytes, with the request's own link flag
-    a drain      the same, as what is submitted after it waits for it
+    a drain      the same, and so is what is alone behind one: later requests may wait for it
     later drain  one more READ of a pipe, submitted before the draining request, keeps it back
 
 A CLOSE is played in the same way when something that waits for its turn, or may, names the
@@ -106,19 +106,21 @@ class Planner:
         """Per chain, the real SQEs that stand for the caller's; hidden ones included."""
         self._skip_planned = False
         self._lone_externals.clear()
-        if self._flight.drained and not self._flight.drains:
-            # If anything is in flight it goes on to take what comes for held back.
-            flight = self._flight
-            flight.drained = flight.drain_next or bool(flight.live or flight.hidden or flight.looks)
-            flight.drain_next = False
-            flight.looks += 1
-            yield [(_LOOK.pack(), 0, LOOK_TOKEN, None)]
+        flight = self._flight
+        if flight.drained and not flight.drains:
+            # While anything is in flight, looking is of no use to what comes after it.
+            busy = bool(flight.live or flight.hidden or flight.looks) or flight.drain_next
+            if not busy or any(raw[0] in ZERO_COPY for raw in sqes):
+                flight.drained, flight.drain_next = busy, False
+                flight.looks += 1
+                yield [(_LOOK.pack(), 0, LOOK_TOKEN, None)]
         index, count = 0, len(sqes)
         while index < count:
             raw = sqes[index]
             opcode, flags = raw[0], raw[1]
             index += 1
-            plain = not flags & LATER and opcode not in _WATCHED and not self._flight.drains
+            plain = not flags & LATER and opcode not in _WATCHED
+            plain = plain and not flight.drains and not flight.drain_next
             if plain and not (opcode == Op.ASYNC_CANCEL and self._flight.hidden):
                 real, effect = self._guard.admit(raw)
                 if effect is None:
@@ -140,15 +142,19 @@ class Planner:
             if refused_from <= last_drain:
                 yield _NO_DRAINS.pack(), before, NO_TOKEN, None
         self._skip_planned |= bool(skips)
+        drain |= self._flight.drain_next
         if drain:
             yield from self._fence(before)
-        self._flight.drain_next |= any(sqe.flags & abi.SQE_IO_DRAIN for sqe in members[1:])
+        self._flight.drain_next = any(
+            sqe.flags & abi.SQE_IO_DRAIN for sqe in members[1:refused_from]
+        )
         chain = Chain(drain)
         self._fresh.append(chain)
         lone = len(members) == 1 and not members[0].flags & _ANY_LINK
         for consumed, sqe in enumerate(members, before + 1):
             if sqe.opcode == EXTERNAL:
-                waited_for = not lone or chain.drain
+                # While the kernel looks for drains, it counts what is in flight.
+                waited_for = not lone or self._flight.drains or self._flight.drained or chain.drain
                 external = External(sqe, chain)
                 yield from self._plan_external(external, sqe, consumed, alone=not waited_for)
                 continue
