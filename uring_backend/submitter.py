@@ -30,7 +30,14 @@ from pybpfvm.uring_backend.abi import (
     Op,
     Sqe,
 )
-from pybpfvm.uring_backend.base import EXTERNAL, OTHER_RING, Backend, Message, Started
+from pybpfvm.uring_backend.base import (
+    EXTERNAL,
+    OTHER_RING,
+    UNKNOWN_OPCODE,
+    Backend,
+    Message,
+    Started,
+)
 from pybpfvm.uring_backend.checks import SqeChecks
 from pybpfvm.uring_backend.contexts import RequestMemory
 from pybpfvm.uring_backend.cq import CompletionQueues
@@ -96,6 +103,7 @@ class Submitter:
         # Chains that a failure broke, of which members live: whether these post nothing.
         self._broken: dict[int, bool] = {}
         self._deferred: list[tuple[Request, int, int, tuple[int, int]]] = []
+        self._drains = False  # whether a request ever drained: then places count
         self._inline_from: int | None = None  # requests from this token on complete inline
 
     @property
@@ -149,9 +157,7 @@ class Submitter:
             batch.append(request)
         return self._issue_batch(sq, batch, [])
 
-    def _issue_batch(
-        self, sq: SubmissionQueue, batch: list[Request], later: list[Request]
-    ) -> int:
+    def _issue_batch(self, sq: SubmissionQueue, batch: list[Request], later: list[Request]) -> int:
         """Hand the batch to the backend and give its SQ slots back; how many were consumed.
 
         Fewer than all when the backend stopped early (a bad SQE): the rest of the batch and
@@ -250,17 +256,17 @@ class Submitter:
 
     def _issue_alone(self, request: Request) -> bool:
         """Issue a request without links; whether a filter denied it."""
-        if isinstance(request, BpfRequest):
+        if isinstance(request, BpfRequest) and not self._drains:
             self._announce_start(request)
             self.bpf.enqueue(request)
             return False
         self._inline_from = request.token
         try:
-            if is_performed(request):
+            if is_performed(request) and not self._drains:
                 self._announce_start(request)
                 self.performed.start(request)
             else:
-                self._hand_over([request], placed=False)
+                self._hand_over([request], placed=True)
             denied = self.gate.denied(request.token)
             self.drain()
         finally:
@@ -362,6 +368,8 @@ class Submitter:
             if ours and self.gate.denies(token, raw):
                 error = errno.EACCES
         request.refused = error
+        if flags & SQE_IO_DRAIN and not self._drains:
+            self._drains = self._checks.drains(opcode, flags)
         return request
 
     def _filtered_sqe(self, token: int) -> bytes | None:
@@ -427,11 +435,15 @@ class Submitter:
         raw = request.sqe
         token = request.token.to_bytes(8, "little")
         if request.refused:
-            flags = request.flags & SQE_ANY_LINK
-            if self._checks.drains(request.opcode, request.flags):
-                flags |= SQE_IO_DRAIN
+            flags = request.flags & (SQE_ANY_LINK | SQE_IO_DRAIN)
+            if self._checks.early(request.opcode, request.flags):
+                flags &= ~SQE_IO_DRAIN
+                return Sqe(UNKNOWN_OPCODE, flags, user_data=request.token).pack()
             return refusal(request.token, flags)
-        if isinstance(request, BpfRequest) or (placed and is_performed(request)):
+        named = 0
+        if self._drains and placed and is_performed(request):
+            named = self.performed.named_by_update(request)
+        if isinstance(request, BpfRequest) or (placed and is_performed(request) and not named):
             request.external = True
             flags = request.flags & (SQE_ANY_LINK | SQE_IO_DRAIN)
             return bytes((EXTERNAL, flags)) + bytes(30) + token + bytes(24)
@@ -445,6 +457,8 @@ class Submitter:
         if request.opcode in _READS_ADDR3:
             low = _NO_TAIL[:2] if self._rules.extra_cqs else raw[48:50]
             tail = low + raw[50:56] + _NO_TAIL[:8]
+        if named:
+            head = head[:16] + named.to_bytes(8, "little") + head[24:]
         return head + token + raw[40:48] + tail
 
     def hidden(self, raw: bytes) -> None:

@@ -68,14 +68,16 @@ class Aside:
         if sqe.opcode not in _NAMING:
             batch = [bytes((admitted[0], admitted[1] | abi.SQE_IO_HARDLINK)) + admitted[2:]]
             quiet = abi.SQE_CQE_SKIP_SUCCESS
-            batch.append(
-                Sqe(Op.MSG_RING, quiet, fd=self._main.fd, off=WAKE, user_data=WAKE).pack()
-            )
+            batch.append(Sqe(Op.MSG_RING, quiet, fd=self._main.fd, off=WAKE, user_data=WAKE).pack())
         taken = self._ring.submit(batch)
         if taken != len(batch):
             raise RingError(-taken if taken < 0 else errno.EIO, "the ring aside took no request")
         return [
-            (token, self._in_main(sqe) if token == sqe.user_data and _finds_none(sqe, res) else res, flags)
+            (
+                token,
+                self._in_main(sqe) if token == sqe.user_data and _finds_none(sqe, res) else res,
+                flags,
+            )
             for token, res, flags in self.reap()
         ]
 

@@ -1,9 +1,9 @@
 """The Backend over the running kernel's io_uring.
 
 Requests go to one real ring, in the order given and with their flags; user_data is the caller's
-token. Four things are ours: every SQE passes the guard (`guard`), external requests are played by hidden
-ones (`plan`), IOSQE_CQE_SKIP_SUCCESS is played on CQEs (`requests`), and what drains are to know
-nothing of goes to another ring (`aside`).
+token. Four things are ours: every SQE passes the guard (`guard`), external requests are played by
+hidden ones (`plan`), IOSQE_CQE_SKIP_SUCCESS is played on CQEs (`requests`), and what drains are to
+know nothing of goes to another ring (`aside`).
 
 To end an external request 2 bytes go into its gate, or 1 after a failure: the short read breaks
 the chain as any failed request does.
@@ -76,6 +76,7 @@ _CQ_ENTRIES = 32768  # large, because a full CQ ends multishot requests
 _CLOSE_LIMIT_NS = 10_000_000_000
 _CLOSE_STEP_NS = 20_000_000
 _ON_SIM = "run it on the sim backend"
+_SETTLE_TRIES, _SETTLE_NS = 5, 1_000_000
 
 
 class KernelBackend:
@@ -164,6 +165,7 @@ class KernelBackend:
                 "a zero-copy send that a drain holds back, on the kernel's ring",
                 remedy="use SEND or SENDMSG, or submit it when the drain is over",
             )
+        self._settle_drains()
         consumed = 0
         batch: list[Planned] = []
         for plan in self._planner.plan(sqes):
@@ -191,6 +193,21 @@ class KernelBackend:
         self._reap()
         self._planner.settled()
         return consumed
+
+    def _settle_drains(self) -> None:
+        """Where drains are over, let what is hidden and was let go end first: the kernel counts it,
+        and would take what is submitted now for held back."""
+        flight = self._flight
+        if not flight.drained or flight.drains:
+            return
+        for _ in range(_SETTLE_TRIES):
+            opened = any(
+                isinstance(record, Gate) and record.opened for record in flight.hidden.values()
+            )
+            if not opened and not flight.looks:
+                return
+            self._ring.wait(_SETTLE_NS)
+            self._reap()
 
     def _submit_plain(self, sqes: Sequence[bytes]) -> int | None:
         """The short way for SQEs that need nothing remembered; None if one of them does."""

@@ -142,10 +142,14 @@ class Planner:
             if refused_from <= last_drain:
                 yield _NO_DRAINS.pack(), before, NO_TOKEN, None
         self._skip_planned |= bool(skips)
-        drain |= self._flight.drain_next
+        unknown = (
+            abi.OP_LAST <= members[0].opcode != EXTERNAL
+        )  # refused before drains are looked at
+        drain |= self._flight.drain_next and not unknown
         if drain:
             yield from self._fence(before)
-        self._flight.drain_next = any(
+        self._flight.drain_next &= unknown
+        self._flight.drain_next |= any(
             sqe.flags & abi.SQE_IO_DRAIN for sqe in members[1:refused_from]
         )
         chain = Chain(drain)
