@@ -376,8 +376,9 @@ class Submitter:
         """The SQE that filters see for the backend's request `token`; None for what `_admit` has
         asked about, and for requests of our own."""
         request = self._table.live.get(token)
-        known = request is None or request.external or request.refused
-        return None if known else request.sqe
+        if request is None or request.external or request.refused:
+            return None
+        return request.sqe
 
     def _announce(self, request: Request) -> None:
         if self._observer is not None:

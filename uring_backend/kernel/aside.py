@@ -20,7 +20,7 @@ from pybpfvm.uring_backend.kernel.registration import Registration
 from pybpfvm.uring_backend.kernel.requests import InFlight
 from pybpfvm.uring_backend.kernel.transport import Transport
 
-WAKE: Final = NO_TOKEN - 1
+WAKE: Final = NO_TOKEN - 3
 """user_data of a CQE in the main ring that says: look aside."""
 
 _NAMING = frozenset({Op.ASYNC_CANCEL, Op.TIMEOUT_REMOVE, Op.POLL_REMOVE})

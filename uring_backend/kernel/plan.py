@@ -159,6 +159,8 @@ class Planner:
             if sqe.opcode == EXTERNAL:
                 # While the kernel looks for drains, it counts what is in flight.
                 waited_for = not lone or self._flight.drains or self._flight.drained or chain.drain
+                if lone and refused_from == 0 and sqe.flags & abi.SQE_IO_DRAIN:
+                    waited_for = False  # a bad SQE, which ends the batch
                 external = External(sqe, chain)
                 yield from self._plan_external(external, sqe, consumed, alone=not waited_for)
                 continue
