@@ -31,6 +31,7 @@ _SHORT, _LONG = 0, 1  # what `addr` or `off` of a timespec says until it is reso
 _TIMES_NS = (1_000_000, 60 * 10**9)
 _READER = 1 << 20  # the same for the descriptor of an empty pipe
 _TIMED = frozenset({Op.TIMEOUT, Op.LINK_TIMEOUT})
+_NAMING = frozenset({Op.TIMEOUT_REMOVE, Op.ASYNC_CANCEL, Op.POLL_REMOVE})
 _UNKNOWN_FLAG = 1 << 7
 _NEVER = 100  # more CQEs than a sequence has
 
@@ -66,6 +67,7 @@ class Generator:
         self.random = Random(seed)
         self.sequence = Sequence(seed)
         self.last = 0
+        self.named: set[int] = set()  # by requests of the submission
         self.before = 1  # the first user_data of the submission
         self.skips = self.random.random() < 0.25
         self.drains = not self.skips  # which are refused where a CQE was skipped
@@ -73,7 +75,7 @@ class Generator:
     def generate(self) -> Sequence:
         for _ in range(self.random.randint(1, 4)):
             step: list[Sqe] = []
-            self.before = self.last + 1
+            self.begin()
             for _ in range(self.random.choice((1, 1, 2, 3, 4))):
                 step += self.chain()
             self.sequence.steps.append(step)
@@ -81,10 +83,15 @@ class Generator:
             self.counting()  # (Linux 6.18 miscounts once a TIMEOUT has posted no CQE.)
         return self.sequence
 
+    def begin(self) -> None:
+        """Another submission."""
+        self.before = self.last + 1
+        self.named.clear()
+
     def counting(self) -> None:
         """A chain in which timeouts count, and then requests to be counted, one by one: which of
         those that end with one submission are counted is not ours to say."""
-        self.before = self.last + 1
+        self.begin()
         chain = [
             replace(sqe, addr=_LONG, off=self.random.randint(1, 2)) if sqe.off == _NEVER else sqe
             for sqe in self.chain()
@@ -122,14 +129,17 @@ class Generator:
         sqe = self.kind()
         while not may_be_bad and (sqe.ioprio or sqe.personality or sqe.opcode == 200):
             sqe = self.kind()
+        if sqe.opcode in _NAMING:
+            self.named.add(sqe.addr)
         return replace(sqe, user_data=self.last)
 
     def kind(self) -> Sqe:
         random = self.random
         what = random.random()
-        # A request of an earlier submission, or none. (Which of this one's are found depends on
-        # how chains take turns; a request that a worker performs finds itself at work.)
-        target = random.choice([*range(1, self.before), 999])
+        # A request of an earlier submission that no other one of this names, or none. (Which comes
+        # first depends on how chains take turns; one that a worker performs finds itself at work.)
+        targets = [target for target in range(1, self.before) if target not in self.named]
+        target = random.choice([*targets, 999])
         how_long = _LONG if random.random() < 0.7 else _SHORT
         if what < 0.2:
             return Sqe(Op.NOP)
