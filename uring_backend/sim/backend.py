@@ -109,6 +109,10 @@ class SimBackend:
                 )
         return self._core.submit(entries)
 
+    def submit_aside(self, sqe: bytes) -> None:
+        """Issue one SQE that has no place among the others."""
+        self._core.submit_aside(Sqe.unpack(sqe))
+
     def poll(self) -> list[Event]:
         """What has happened since the last call, in order."""
         self._core.run()

@@ -127,6 +127,7 @@ class Core:
         self._chain: list[Request] = []  # the open chain of the batch being submitted
         self._deferred: list[Request] = []  # behind a drain
         self._deferred_count = 0  # the same, with the members of their chains
+        self._aside: set[Request] = set()  # those of `submit_aside` that live
         self._drain_active = False
         self._drain_next = False
         self._drain_disabled = False
@@ -158,12 +159,29 @@ class Core:
         self.run()
         return consumed
 
-    def _submit_one(self, sqe: Sqe) -> bool:
-        """False: a bad SQE, not followed by others of its chain, ends the batch."""
+    def submit_aside(self, sqe: Sqe) -> None:
+        """Issue a request of which drains know nothing."""
+        request = self._admit(sqe)
+        self._aside.add(request)
+        try:
+            request.issue = self._prepare[Op(sqe.opcode)](self, request)
+        except Refused as refused:
+            self.complete(request, -refused.errno)
+        else:
+            self.issue(request)
+        self.flush()
+        self.run()
+
+    def _admit(self, sqe: Sqe) -> Request:
         if sqe.user_data in self.live or sqe.user_data in self.notifying:
             raise InternalError(f"token {sqe.user_data} is already in use")
         request = Request(sqe)
         self.live[request.token] = request
+        return request
+
+    def _submit_one(self, sqe: Sqe) -> bool:
+        """False: a bad SQE, not followed by others of its chain, ends the batch."""
+        request = self._admit(sqe)
         chain = self._chain
         try:
             self._init(request)
@@ -271,7 +289,8 @@ class Core:
         while self._deferred:
             head = self._deferred[0]
             drain_seen |= head.drain
-            if (drain_seen or first) and len(self.live) != self._deferred_count:
+            counted = len(self.live) - len(self._aside)
+            if (drain_seen or first) and counted != self._deferred_count:
                 return
             del self._deferred[0]
             self._deferred_count -= _chain_length(head)
@@ -639,6 +658,7 @@ class Core:
     def _retire(self, request: Request) -> None:
         request.state = State.DONE
         del self.live[request.token]
+        self._aside.discard(request)
         if request.notification is not None:
             self.notifying[request.token] = request
             self.later(lambda: self._notify(request))
@@ -700,6 +720,7 @@ class Core:
                 give_up()
             request.let_go()
         self.live.clear()
+        self._aside.clear()
         self.notifying.clear()
         self.slots.unregister()
         self.outbox.clear()
