@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from enum import Enum
 from random import Random
 
+from pybpfvm.fuzz.lines import Line
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.table import SPECS
 from pybpfvm.profiles.base import CtxHolds, PacketAccess, Profile
-from tests.support.verifier_lines import Line
 
 _FP = 10
 IMMEDIATES = (0, 1, 2, 3, 7, 8, 15, 16, 31, 32, 63, 64, 127, 255, 0x7FFF_FFFF, -1, -2, -8, -128)

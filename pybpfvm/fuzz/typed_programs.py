@@ -11,6 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
+from pybpfvm.fuzz.lines import DAMAGES, Line, damaged, linked, subprogs_of
+from pybpfvm.fuzz.typed_elements import TypedWriter
+from pybpfvm.fuzz.typed_writer import IMMEDIATES, NOTHING, NUMBER, Holds, Is
 from pybpfvm.isa.opcodes import Pseudo
 from pybpfvm.isa.table import SPECS
 from pybpfvm.profiles import PROFILES
@@ -18,10 +21,6 @@ from pybpfvm.profiles.base import CtxHolds, Profile
 from pybpfvm.profiles.mainline import MAINLINE_NAMES
 from pybpfvm.profiles.ordinary import ORDINARY
 from pybpfvm.program import BpfObject, MapSpec, MapType, Program
-from tests.support.typed_elements import TypedWriter
-from tests.support.verifier_cases import subprogs_of
-from tests.support.verifier_lines import DAMAGES, Line, damaged, linked
-from tests.support.verifier_writer import IMMEDIATES, NOTHING, NUMBER, Holds, Is
 
 __all__ = ["DAMAGES", "MAPS", "TYPES", "Generated", "generate"]
 

@@ -21,12 +21,12 @@ from itertools import pairwise
 from random import Random
 
 from pybpfvm.errors import InputError
+from pybpfvm.fuzz.ring_families import FAMILIES, FAMILY_FILES, HOST_ACTIONS, set_up_families
+from pybpfvm.fuzz.ring_specs import At, Fd, Resolve, Spec, Value, Wild
 from pybpfvm.memory import AddressSpace, RegionKind
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Op
 from pybpfvm.uring_backend.base import EXTERNAL, Backend, Completion, Message, Peer, Started
-from tests.support.ring_families import FAMILIES, FAMILY_FILES, HOST_ACTIONS, set_up_families
-from tests.support.ring_specs import At, Fd, Resolve, Spec, Value, Wild
 
 BLOCK_BYTES = 1 << 18
 OUT_START = 1 << 17  # answers with times and ports in them: compared field by field

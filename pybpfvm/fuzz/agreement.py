@@ -17,6 +17,8 @@ from types import TracebackType
 from pybpfvm.engine import RunEnvironment
 from pybpfvm.errors import InputError, Trap, TrapKind
 from pybpfvm.events import Event, HelperCalled
+from pybpfvm.fuzz.raw_programs import BY_NUMBER, POINTERS, Case, generate
+from pybpfvm.fuzz.visible import insn
 from pybpfvm.image import Image
 from pybpfvm.isa.disasm import format_program
 from pybpfvm.isa.opcodes import Kind, Pseudo
@@ -29,8 +31,6 @@ from pybpfvm.memory import FRAME_STRIDE, Region, RegionKind
 from pybpfvm.program import Program
 from pybpfvm.vm.interp import Interpreter
 from pybpfvm.vm.step import Step
-from tests.support.engine_programs import BY_NUMBER, POINTERS, Case, generate
-from tests.support.generate import insn
 
 Engine = Interpreter | JitEngine
 Making = Callable[[Image, RunEnvironment], Engine]

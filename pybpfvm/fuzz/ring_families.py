@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from pybpfvm.errors import InputError
+from pybpfvm.fuzz.ring_specs import At, Fd, Resolve, Spec, Value
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Op
-from tests.support.ring_specs import At, Fd, Resolve, Spec, Value
 
 if TYPE_CHECKING:
-    from tests.support.ring_sequences import Generator, Player
+    from pybpfvm.fuzz.ring_sequences import Generator, Player
 
 FAMILY_FILES: Final = ("k1", "k2", "k3", "kd/x", "kf", "spliced", "v")
 WORDS_AT: Final = 40  # offset of two futex words, below what the generator gives out

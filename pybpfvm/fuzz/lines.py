@@ -10,8 +10,9 @@ from random import Random
 from pybpfvm.errors import InputError
 from pybpfvm.isa.codec import check_fields
 from pybpfvm.isa.insn import Insn
-from pybpfvm.isa.opcodes import Kind
+from pybpfvm.isa.opcodes import Kind, Pseudo
 from pybpfvm.isa.table import SPECS
+from pybpfvm.program import Subprog
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,3 +174,21 @@ def linked(lines: list[Line]) -> tuple[Insn, ...] | None:
         insns.append(insn)
         pc += insn.slots
     return tuple(insns)
+
+
+def subprogs_of(insns: tuple[Insn, ...]) -> tuple[Subprog, ...]:
+    """The functions of a program without symbols: what calls and function addresses lead to."""
+    starts, pc = {0}, 0
+    for insn in insns:
+        if insn.spec.kind is Kind.CALL_LOCAL:
+            starts.add(pc + 1 + insn.imm)
+        elif insn.spec.kind is Kind.LDDW and insn.src == Pseudo.FUNC:
+            low = insn.imm & 0xFFFF_FFFF
+            starts.add(pc + 1 + low - ((low >> 31) << 32))
+        pc += insn.slots
+    ordered = [start for start in sorted(starts) if 0 <= start < pc]
+    ends = [*ordered[1:], pc]
+    return tuple(
+        Subprog(f"sub{number}" if number else "case", start, end)
+        for number, (start, end) in enumerate(zip(ordered, ends, strict=True))
+    )

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from random import Random
 
+from pybpfvm.fuzz.emitter_goals import ACCESSES, ALIGNED, EDGE_OFFSETS, LOADS, Extreme, Goals
+from pybpfvm.fuzz.visible import insn, map_value, word
 from pybpfvm.helpers.proto import ArgType, Helper
 from pybpfvm.helpers.table import HELPERS
 from pybpfvm.isa.insn import Insn, InsnSpec
@@ -30,8 +32,6 @@ from pybpfvm.program import (
     Program,
     Subprog,
 )
-from tests.support.emitter_goals import ACCESSES, ALIGNED, EDGE_OFFSETS, LOADS, Extreme, Goals
-from tests.support.generate import insn, map_value, word
 
 # Every helper by a number of ours: what engines take is any mapping.
 NUMBERS: Mapping[str, int] = {name: number for number, name in enumerate(sorted(HELPERS), 1)}
