@@ -47,6 +47,10 @@ _RUN_BUDGET_INSNS = 1 << 21
 _TURNS = 200
 
 
+class NoCounterpart(AssertionError):
+    """A claim of something that no run here has."""
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A state as it was before an instruction: the innermost frame's registers, all stacks."""
@@ -241,7 +245,7 @@ class Checker:
             return [self._image.function_handle(self.claims.program, reg.subprog)]
         if kind in _FROM_HELPERS:
             return self._results
-        raise AssertionError(f"no concrete counterpart of {kind}")
+        raise NoCounterpart(f"no concrete counterpart of {kind}")
 
     def _stacks_hold(self, snapshot: Snapshot) -> bool:
         return all(

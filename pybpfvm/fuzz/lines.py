@@ -3,12 +3,13 @@ small change each, of the kind that people make."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
+from pybpfvm.bits import U32
 from pybpfvm.errors import InputError
-from pybpfvm.isa.codec import check_fields
+from pybpfvm.isa.codec import check_fields, target_pc
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Kind, Pseudo
 from pybpfvm.isa.table import SPECS
@@ -165,6 +166,8 @@ def linked(lines: list[Line]) -> tuple[Insn, ...] | None:
             distance = places[line.label] - pc - 1
             if insn.spec.kind is Kind.CALL_LOCAL:
                 insn = replace(insn, imm=distance)
+            elif insn.spec.kind is Kind.LDDW:
+                insn = replace(insn, imm=distance & U32)
             else:
                 insn = replace(insn, off=distance)
         try:
@@ -174,6 +177,30 @@ def linked(lines: list[Line]) -> tuple[Insn, ...] | None:
         insns.append(insn)
         pc += insn.slots
     return tuple(insns)
+
+
+def lines_of(insns: Sequence[Insn]) -> list[Line]:
+    """The instructions with labels for what jumps and calls lead to, so that `linked` finds the
+    way after a change. What leads nowhere keeps its distance."""
+    starts: dict[int, int] = {}
+    pc = 0
+    for index, insn in enumerate(insns):
+        starts[pc] = index
+        pc += insn.slots
+    targets: dict[int, int] = {}  # index of the instruction that leads -> of where it leads to
+    pc = 0
+    for index, insn in enumerate(insns):
+        target = target_pc(insn, pc)
+        if target in starts:
+            targets[index] = starts[target]
+        pc += insn.slots
+    places = set(targets.values())
+    lines: list[Line] = []
+    for index, insn in enumerate(insns):
+        if index in places:
+            lines.append(Line(None, index))
+        lines.append(Line(insn, targets.get(index)))
+    return lines
 
 
 def subprogs_of(insns: tuple[Insn, ...]) -> tuple[Subprog, ...]:

@@ -41,7 +41,7 @@ VALUES, POINTERS_MAP, FIXED, ODD, HASH, PERCPU, LRU, QUEUE, RINGBUF, LPM, JUMPS 
 _VALUE_BYTES = 256
 _OUT = 176  # where a program leaves its registers
 POINTERS = 32  # addresses that the map `pointers` holds
-_PLAIN_MAPS = (
+PLAIN_MAPS = (
     MapSpec("values", MapType.ARRAY, 4, _VALUE_BYTES, 1),
     MapSpec("pointers", MapType.ARRAY, 4, 8 * POINTERS, 1),
     MapSpec("fixed", MapType.ARRAY, 4, 64, 1, flags=BPF_F_RDONLY_PROG),
@@ -135,7 +135,7 @@ class _Shape:
         self.astray = 0.0
         self.wild = 0.0
         self.helpers: Sequence[str] = ()
-        self.maps: Sequence[MapSpec] = _PLAIN_MAPS
+        self.maps: Sequence[MapSpec] = PLAIN_MAPS
         self.callbacks = False
         self.tail_calls = False
         self.recursion = False
@@ -812,7 +812,7 @@ def _calls(random: Random) -> _Shape:
 
 def _helpers(random: Random) -> _Shape:
     shape = _Shape(random, tidy=random.random() < 0.5)
-    shape.maps = (*_PLAIN_MAPS, *_HELPER_MAPS)
+    shape.maps = (*PLAIN_MAPS, *_HELPER_MAPS)
     shape.helpers = _HELPERS
     shape.ring = random.random() < 0.5
     shape.packet = random.randbytes(80) if random.random() < 0.5 else None
@@ -886,7 +886,7 @@ def _hostile(random: Random) -> _Shape:
     shape.callbacks = random.random() < 0.3
     shape.tail_calls = random.random() < 0.2
     if random.random() < 0.3:
-        shape.maps = (*_PLAIN_MAPS, *_HELPER_MAPS)
+        shape.maps = (*PLAIN_MAPS, *_HELPER_MAPS)
         shape.helpers = tuple(name for name in _HELPERS if name not in USER_WRITERS)
     return shape
 

@@ -6,11 +6,12 @@ smaller.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import ExitStack
 from itertools import zip_longest
 
 from pybpfvm.errors import errno_name
-from pybpfvm.fuzz.network_sequences import Observation, Player
+from pybpfvm.fuzz.network_sequences import Observation, Player, Step
 from pybpfvm.fuzz.network_sequences import generate as generate_network
 from pybpfvm.fuzz.ring_sequences import (
     BUFFER_BYTES,
@@ -29,10 +30,17 @@ from pybpfvm.uring_backend.kernel import KernelBackend
 from pybpfvm.uring_backend.lawbench import Bench
 from pybpfvm.uring_backend.sim import SimBackend
 
+Steps = Iterable[Step]
+
 
 def compare(seed: int) -> list[str]:
     """What differs for one seed, in words; empty if nothing."""
-    sequence = Generator(seed).sequence()
+    return compare_sequence(Generator(seed).sequence())
+
+
+def compare_sequence(sequence: Sequence) -> list[str]:
+    """What differs for a sequence, in words; empty if nothing."""
+    seed = sequence.seed
     sim = play_on(sequence, lambda memory: SimBackend(memory, seed=seed), None)
     kernel = play_on(sequence, KernelBackend, sim.steps)
     return [
@@ -96,7 +104,11 @@ def sizes(content: bytes | None) -> str:
 
 def compare_network(seed: int) -> list[str]:
     """What differs at the first step that does, in words; empty if nothing."""
-    kind, steps = generate_network(seed)
+    return compare_steps(seed, *generate_network(seed))
+
+
+def compare_steps(seed: int, kind: str, steps: Steps) -> list[str]:
+    """The same of these steps on sockets of the kind."""
     with ExitStack() as stack:
         memory = stack.enter_context(AddressSpace())
         sim = Player(
