@@ -20,7 +20,6 @@ from pybpfvm.fuzz.findings import Finding, command, save
 from pybpfvm.fuzz.target import Problem, Target, Tried
 from pybpfvm.interrupts import released
 
-PROGRESS_SECONDS = 0.5
 SHRINK_SECONDS = 10.0
 _UNLIMITED = 1 << 62
 
@@ -149,10 +148,6 @@ def _places(report: Report) -> list[tuple[int, int]]:
     return [(shard.first, shard.count) for shard in report.shards]
 
 
-# Told what there is so far, about twice a second.
-Progress = Callable[["Campaign"], None]
-
-
 class Campaign:
     """Fuzzes `target` with the seeds from `first` on. Findings go to `out` (None: nowhere);
     `options` are those of the command line, for the command that repeats a finding."""
@@ -166,7 +161,6 @@ class Campaign:
         out: Path | None = None,
         options: Sequence[str] = (),
         shrink_seconds: float = SHRINK_SECONDS,
-        progress: Progress | None = None,
     ) -> None:
         self.target = target
         self.corpus = corpus or Corpus()
@@ -177,7 +171,6 @@ class Campaign:
         self._out = out
         self._options = tuple(options)
         self._shrink_seconds = shrink_seconds
-        self._progress = progress
         self._outcomes: Counter[str] = Counter()
         self._hits: dict[str, Counter[str]] = {}
         self._judged = self._accepted = self._added = 0
@@ -212,11 +205,7 @@ class Campaign:
     def _turns(self, budget: Budget, until: Callable[[Campaign], bool] | None) -> None:
         most = _UNLIMITED if budget.count is None else budget.count
         end = float("inf") if budget.seconds is None else self._begun + budget.seconds
-        shown = 0.0
-        while self.executions < most and (now := time.monotonic()) < end:
-            if self._progress is not None and now - shown > PROGRESS_SECONDS:
-                shown = now
-                self._progress(self)
+        while self.executions < most and time.monotonic() < end:
             turn = self.target.turn(self._seed, self.corpus.entries, most - self.executions)
             for data, tried in turn.tried:
                 self._note(data, tried)

@@ -6,7 +6,7 @@ libFuzzer and atheris (`CustomMutator(data, max_size, seed)`, in another order) 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 
 from pybpfvm.errors import InputError
@@ -33,8 +33,9 @@ def mutate(data: bytes, seed: int, max_size: int) -> bytes:
     return bytes(changed[:max_size])
 
 
-def change_in_place(random: Random, data: bytearray) -> None:
-    """Change some of the bytes, not how many there are; nothing where there are none."""
+def change_in_place(random: Random, data: bytearray, words: Sequence[int] = ()) -> None:
+    """Change some of the bytes, not how many there are; nothing where there are none. `words` are
+    numbers that matter to who reads them."""
     if not data:
         return
     kind = int(random.random() * 8)
@@ -46,7 +47,7 @@ def change_in_place(random: Random, data: bytearray) -> None:
     elif kind < 5:
         data[at] = data[at] + random.choice((-1, 1, 8, -8)) & 0xFF
     elif kind < 7:
-        _number(random, data)
+        _number(random, data, words)
     else:
         _copy(random, data)
 
@@ -61,15 +62,17 @@ def _byte(random: Random, data: bytearray) -> None:
         data[random.randrange(len(data))] = random.getrandbits(8)
 
 
-def _number(random: Random, data: bytearray) -> None:
+def _number(random: Random, data: bytearray, words: Sequence[int] = ()) -> None:
     """A number of 1 to 8 bytes, in either byte order."""
-    size = random.choice(_SIZES)
+    size = _SIZES[int(random.random() * 4)]
     if len(data) < size:
         return
     at = int(random.random() * (len(data) - size + 1))
     if random.random() < 0.7:
         at -= at % size
-    value = random.choice(_NUMBERS if random.random() < 0.7 else _WIDE)
+    chosen = random.random()
+    numbers = words if words and chosen < 0.5 else _NUMBERS if chosen < 0.8 else _WIDE
+    value = numbers[int(random.random() * len(numbers))]
     if random.random() < 0.2:
         value = -value
     order = "big" if random.random() < 0.2 else "little"

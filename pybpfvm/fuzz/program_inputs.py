@@ -120,6 +120,11 @@ class Choice:
                 f"no programs of type {self.type_name!r} are generated", remedy=", ".join(known)
             )
 
+    @property
+    def runs(self) -> bool:
+        """Whether programs of the type can be run here."""
+        return self.type_name is None or PROFILES[self.type_name].runs
+
     def program(self, seed: int) -> ProgramInput:
         """The program of a seed. Raises InputError if none of very many has the feature."""
         style = self.styles[seed % len(self.styles)]

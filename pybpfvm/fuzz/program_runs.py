@@ -29,6 +29,7 @@ from pybpfvm.fuzz.target import Problem, Target, Tried, Turn, without_chunks
 from pybpfvm.helpers.context import HelperContext
 from pybpfvm.helpers.proto import Helper
 from pybpfvm.image import Image
+from pybpfvm.isa.opcodes import Kind
 from pybpfvm.jit.engine import JitEngine
 from pybpfvm.jit.options import Checks
 from pybpfvm.maps.array import ArrayMap
@@ -169,6 +170,9 @@ class ProgramTarget(Target):
         self._seen: set[tuple[int, ...]] = set()
         self._counted = 0
         program = self._image.programs[self._program]
+        # What the program compares with and masks by is what inputs should have in them.
+        imms = {one.imm for one in program.insns if one.spec.kind in (Kind.JUMP, Kind.ALU)}
+        self._words = tuple(sorted(imms - {0}))
         self._mnemonics = dict(
             zip(outline_of(program).starts, (one.spec.mnemonic for one in program.insns))
         )
@@ -194,7 +198,7 @@ class ProgramTarget(Target):
         for number in range(min(_TURN, most)):
             data = bytearray(base)
             for _ in range(1 + int(random.random() * random.random() * 5)):
-                change_in_place(random, data)
+                change_in_place(random, data, self._words)
             if number & 31 == 31:
                 data = bytearray(mutate(bytes(data), seed + number, len(base) + 64))
             elif other is not None and number & 7 == 7 and len(other) > CHOICE_BYTES:
@@ -209,6 +213,7 @@ class ProgramTarget(Target):
         return Turn(tried, others)
 
     def run(self, data: bytes) -> Tried:
+        self._seen.clear()  # what it covers counts, whether that is new or not
         outcome, problem, new = self._execute(data)
         return self._looked_at(data, outcome, problem, new)
 
@@ -531,20 +536,22 @@ class _Edges:
 
     def taken(self, *, everything: bool) -> tuple[int, ...]:
         """The counts of the edges of the run that ended, which are forgotten then."""
-        if everything or not self._indices:
-            self._look_at_all()
         counts: tuple[int, ...] = self._get(self._map)
+        if everything or not self._indices:
+            counted = len(bytes(self._map).translate(None, b"\0"))
+            if counted != sum(map(bool, counts[: len(self._indices)])):
+                self._look_at_all()
+                counts = self._get(self._map)
         ctypes.memset(self._addr, 0, EDGE_MAP_BYTES)
         return counts
 
     def _look_at_all(self) -> None:
         """Learn of edges that nobody expected: returns, callbacks, other programs."""
-        content = bytes(self._map)
         known = set(self._indices)
-        more = [at for at, count in enumerate(content) if count and at not in known]
-        if more:
-            self._indices += more
-            self._take()
+        self._indices += [
+            at for at, count in enumerate(bytes(self._map)) if count and at not in known
+        ]
+        self._take()
 
     def clear(self) -> None:
         """Forget what was counted."""
