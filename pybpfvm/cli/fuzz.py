@@ -28,6 +28,7 @@ from pybpfvm.fuzz.corpus import (
     smallest,
 )
 from pybpfvm.fuzz.findings import Finding
+from pybpfvm.fuzz.harness import target_named
 from pybpfvm.fuzz.program_inputs import STYLES, Choice
 from pybpfvm.fuzz.raw_programs import FAMILIES
 from pybpfvm.fuzz.target import Target
@@ -300,27 +301,22 @@ _TARGETS: dict[str, Callable[[argparse.Namespace], Target]] = {
 }
 
 
+# How inputs begin, and whose they are.
+_WORDS = {"case": "engine", "requests": "ring", "network": "ring"} | dict.fromkeys(
+    STYLES, "verifier"
+)
+
+
 def _target_of(args: argparse.Namespace, data: bytes, where: str) -> Target:
     """The target whose input this is."""
     if args.object is not None:
         return _program(args, args.object)
     head = data[:64]
+    word = head.partition(b" ")[0].decode("ascii", "replace")
     if head.startswith(b"\x7fELF"):
-        from pybpfvm.fuzz.loader import LoaderTarget
-
-        return LoaderTarget()
-    if head.startswith(b"case "):
-        from pybpfvm.fuzz.engine import EngineTarget
-
-        return EngineTarget()
-    if head.startswith((b"requests ", b"network ")):
-        from pybpfvm.fuzz.ring import RingTarget
-
-        return RingTarget()
-    if head.partition(b" ")[0].decode("ascii", "replace") in STYLES:
-        from pybpfvm.fuzz.verifier import VerifierTarget
-
-        return VerifierTarget()
+        return target_named("loader")
+    if word in _WORDS:
+        return target_named(_WORDS[word])
     raise InputError(
         "no target has such inputs", where=where, remedy="for those of a program, name its object"
     )

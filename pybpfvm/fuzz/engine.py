@@ -25,7 +25,7 @@ from random import Random
 from pybpfvm.errors import InputError, TrapKind, UnsupportedError
 from pybpfvm.fuzz.agreement import Outcome, compared, interpreters, outcome
 from pybpfvm.fuzz.lines import subprogs_of
-from pybpfvm.fuzz.program_inputs import damage_insns, smaller_insns
+from pybpfvm.fuzz.program_inputs import damage_insns, encodable, smaller_insns
 from pybpfvm.fuzz.raw_programs import FAMILIES, Case, generate
 from pybpfvm.fuzz.target import OneByOne, Problem, Tried, without_chunks
 from pybpfvm.isa.codec import decode, encode
@@ -116,6 +116,7 @@ class EngineTarget(OneByOne):
     the JIT can not run."""
 
     name = "engine"
+    from_corpus = 0.2  # a changed program mostly traps before it has done much
 
     def __init__(self, families: Sequence[str] = FAMILIES, *, programs: int = PROGRAMS) -> None:
         reason = jit_refusal()
@@ -140,10 +141,14 @@ class EngineTarget(OneByOne):
         return CaseInput(family, seed, self._programs).data()
 
     def mutated(self, data: bytes, seed: int) -> bytes:
-        made, random = read(data), Random(f"mutated {seed}")
+        try:
+            made = read(data)
+        except InputError:
+            return self.fresh(seed)
+        random = Random(f"mutated {seed}")
         number = random.randrange(made.programs)
         program = made.case().object.programs[number]
-        changed = damage_insns(random, program.insns)
+        changed = damage_insns(random, encodable(program.insns))
         if changed is None:
             return data
         codes = dict(made.codes) | {number: changed}
@@ -214,7 +219,7 @@ class EngineTarget(OneByOne):
                 yield replace(made, runs=(*runs[:start], *runs[end:])).data()
         codes = dict(made.codes)
         for number in sorted({one for one, _ in runs}):
-            for insns in smaller_insns(case.object.programs[number].insns):
+            for insns in smaller_insns(encodable(case.object.programs[number].insns)):
                 changed = tuple(sorted((codes | {number: insns}).items()))
                 yield replace(made, runs=runs, codes=changed).data()
 
@@ -226,7 +231,7 @@ class EngineTarget(OneByOne):
         made = {"programs.txt": _listing(case).encode()}
         for number in sorted({one for one, _ in case.runs}):
             program = case.object.programs[number]
-            made[f"{program.name}.bin"] = encode(program.insns)
+            made[f"{program.name}.bin"] = encode(encodable(program.insns))
         return made
 
 

@@ -148,8 +148,28 @@ def _generated(style: str, type_name: str | None, seed: int) -> tuple[ProgramInp
         insns = visible.generate(seed).program.insns
     else:
         family = _HOSTILE_FAMILIES[seed % len(_HOSTILE_FAMILIES)]
-        insns = raw_programs.generate(seed, family, 1).object.programs[0].insns
+        insns = encodable(raw_programs.generate(seed, family, 1).object.programs[0].insns)
     return ProgramInput(style, profile, seed % 1000, insns), frozenset()
+
+
+def encodable(insns: Sequence[Insn]) -> tuple[Insn, ...]:
+    """The instructions as bytes can say them: fields that a row does not use are 0, and what is
+    out of range else is 0 too."""
+    return tuple(insn if _encodes(insn) else _plain(insn) for insn in insns)
+
+
+def _encodes(insn: Insn) -> bool:
+    try:
+        check_fields(insn)
+    except InputError:
+        return False
+    return True
+
+
+def _plain(insn: Insn) -> Insn:
+    used = {name: getattr(insn, name) for name in insn.spec.fields}
+    made = Insn(insn.spec, **used)
+    return made if _encodes(made) else Insn(insn.spec)
 
 
 def features_of(programs: int) -> frozenset[str]:
@@ -212,11 +232,8 @@ def _simpler(insn: Insn) -> Iterator[Insn]:
     for value in (0, 1, insn.imm // 2):
         if abs(value) < abs(insn.imm):
             simpler = replace(insn, imm=value)
-            try:
-                check_fields(simpler)
-            except InputError:
-                continue
-            yield simpler
+            if _encodes(simpler):
+                yield simpler
 
 
 def smaller(data: bytes) -> Iterator[bytes]:

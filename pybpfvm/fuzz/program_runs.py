@@ -49,6 +49,7 @@ PACKET_BYTES = 1 << 11
 BUDGET_INSNS = 1 << 16
 _TURN = 256  # executions of a turn
 _LEAST_PACKET = 15
+_AT_START = 0x10  # of the first byte of choices
 _SCAN_ALL = 64  # once in so many executions all of the map is looked at
 _MOST_PAIRS = 4096  # above it, edges are only found when all is looked at
 _MAP_BYTES = 1 << 12  # of a map, what the input says
@@ -145,7 +146,7 @@ class ProgramTarget(Target):
         self._invariant = invariant
         self._budget = budget_insns
         self._ring = _Ring()
-        rows = _own(loaded.helpers(), helpers or {})
+        self.helpers = rows = _own(loaded.helpers(), helpers or {})
         environment = RunEnvironment(
             profile=profile,
             ring=self._ring if profile.ring is not None else None,
@@ -351,6 +352,11 @@ class ProgramTarget(Target):
         self._other.close()
 
     @property
+    def size(self) -> int:
+        """Bytes of an input before the packet."""
+        return self._place.size
+
+    @property
     def found_edges(self) -> int:
         """Edges that were taken by any input."""
         return 0 if self._edges is None else self._edges.found
@@ -388,7 +394,7 @@ class _Place:
         self.packet: Region | None = None
         self._packets: Region | None = None
         self._data = memoryview(b"")
-        self._hidden = 0
+        self._hidden = self._first = 0
         self._protocol_offsets: list[tuple[int, int, CtxHolds]] = []
         if profile.packet is not None:
             self._packets = memory.alloc(
@@ -454,9 +460,15 @@ class _Place:
         assert self._packets is not None
         frame = frame.ljust(_LEAST_PACKET, b"\0")
         shown = frame[self._hidden :]
-        self._data[: len(shown)] = shown
-        if self.packet is None or self.packet.size != len(shown):
-            self.packet = replace(self._packets, size=len(shown))
+        # It ends where the memory ends, or begins where that begins: what is beside it traps.
+        first = 0 if self.choices & _AT_START else self._packets.size - len(shown)
+        self._first = first
+        self._data[first : first + len(shown)] = shown
+        if self.packet is None or (self.packet.start, self.packet.size) != (
+            self._packets.start + first,
+            len(shown),
+        ):
+            self.packet = replace(self._packets, start=self._packets.start + first, size=len(shown))
         for offset, size, holds in self._protocol_offsets:
             value = 0
             if holds is CtxHolds.LENGTH:
@@ -467,7 +479,9 @@ class _Place:
 
     def left(self) -> tuple[bytes, bytes, bytes, dict[str, bytes]]:
         """Context, packet, user memory and maps as a run left them."""
-        packet = b"" if self.packet is None else bytes(self._data[: self.packet.size])
+        packet = b""
+        if self.packet is not None:
+            packet = bytes(self._data[self._first : self._first + self.packet.size])
         maps: dict[str, bytes] = {}
         for name, view, *_ in self._arrays:
             maps[name] = maps.get(name, b"") + bytes(view)

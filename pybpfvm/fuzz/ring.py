@@ -75,7 +75,11 @@ class RingTarget(OneByOne):
         return SequenceInput("network" if network else "requests", seed).data()
 
     def mutated(self, data: bytes, seed: int) -> bytes:
-        made, random = read(data), Random(f"mutated {seed}")
+        try:
+            made = read(data)
+        except InputError:
+            return self.fresh(seed)
+        random = Random(f"mutated {seed}")
         without = made.without ^ {random.randrange(8)}
         return replace(made, without=frozenset(without)).data()
 

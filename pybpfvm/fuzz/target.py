@@ -11,9 +11,6 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
-# One of two inputs is a changed one of the corpus, once there is a corpus.
-_FROM_CORPUS = 0.5
-
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -82,7 +79,12 @@ class Target(Protocol):
 
 
 class OneByOne:
-    """A turn for targets that try one input with each seed. They have `fresh` beside the rest."""
+    """A turn for targets that try one input with each seed. They have `fresh` beside the rest.
+
+    `from_corpus` is the share of inputs that are changed ones of the corpus, once there is one.
+    """
+
+    from_corpus = 0.5
 
     def fresh(self, seed: int) -> bytes:
         """The input of a seed."""
@@ -99,7 +101,7 @@ class OneByOne:
     def turn(self, seed: int, corpus: Sequence[bytes], most: int) -> Turn:
         """See Target."""
         random = Random(f"turn {seed}")
-        if corpus and random.random() < _FROM_CORPUS:
+        if corpus and random.random() < self.from_corpus:
             data = self.mutated(random.choice(corpus), seed)
         else:
             data = self.fresh(seed)
