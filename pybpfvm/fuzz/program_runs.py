@@ -200,6 +200,10 @@ class ProgramTarget(Target):
             data = bytearray(base)
             for _ in range(1 + int(random.random() * random.random() * 5)):
                 change_in_place(random, data, self._words)
+            if number & 7 == 1:
+                data[0] ^= _AT_START
+            elif number & 7 == 5 and self.profile.packet is not None:
+                data = self._resized(random, data)
             if number & 31 == 31:
                 data = bytearray(mutate(bytes(data), seed + number, len(base) + 64))
             elif other is not None and number & 7 == 7 and len(other) > CHOICE_BYTES:
@@ -212,6 +216,12 @@ class ProgramTarget(Target):
             else:
                 others[outcome] += 1
         return Turn(tried, others)
+
+    def _resized(self, random: Random, data: bytearray) -> bytearray:
+        """With a packet of another length."""
+        most = PACKET_BYTES if random.random() < 0.1 else 128
+        length = self._place.size + int(random.random() * most)
+        return data[:length] + random.randbytes(max(0, length - len(data)))
 
     def run(self, data: bytes) -> Tried:
         self._seen.clear()  # what it covers counts, whether that is new or not
