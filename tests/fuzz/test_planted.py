@@ -1,4 +1,4 @@
-"""Planted bugs are found, each within a minute and a stated number of tries. `make
+"""Planted bugs are found, each within a stated number of tries. `make
 fuzz-planted` looks for all of them from 20 cold starts."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pybpfvm.session.engines import jit_refusal
 from pybpfvm.uring_backend.kernel.probe import available
 from tests.fuzz.planted import PLANTS, Plant, find
 
-SECONDS = 60.0
+SECONDS = 200.0  # far more than it takes: the tries are the budget
 TRIES = {"verifier": 3_000, "jit": 60_000, "loader": 20_000, "ring": 200}
 
 
