@@ -44,6 +44,7 @@ target can not run here; 130 interrupted, with the whole report"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments and options."""
     parser.epilog = _EPILOG
     tasks = parser.add_subparsers(dest="task", metavar="TARGET", required=True)
     verifier = tasks.add_parser("verifier", help="judge generated programs, hold verdicts to runs")
@@ -146,6 +147,7 @@ def _add_campaign(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Do what the arguments ask for; the exit code."""
     if args.task == "cmin":
         return _cmin(args)
     if args.task == "tmin":

@@ -51,6 +51,7 @@ def compare_sequence(sequence: Sequence) -> list[str]:
 
 
 def differing(sequence: Sequence, sim: Outcome, kernel: Outcome) -> list[str]:
+    """What two outcomes of a sequence differ in, in words."""
     found = []
     if sim.consumed != kernel.consumed:
         found.append(f"consumed: sim {sim.consumed}, kernel {kernel.consumed}")
@@ -78,17 +79,20 @@ def differing(sequence: Sequence, sim: Outcome, kernel: Outcome) -> list[str]:
 
 
 def uses(spec: Spec, offset: int) -> bool:
+    """Whether a request's memory has the byte at this offset of the block."""
     addr = spec.fields.get("addr")
     return isinstance(addr, At) and addr.offset <= offset < addr.offset + BUFFER_BYTES * 10
 
 
 def name(spec: Spec) -> str:
+    """A request in words: its token, opcode and fields."""
     op = "EXTERNAL" if spec.op == EXTERNAL else Op(spec.op).name if spec.op < 63 else str(spec.op)
     fields = ", ".join(f"{key}={value}" for key, value in spec.fields.items() if value)
     return f"{spec.token}:{op}({fields}{', fails' if spec.fails else ''})"
 
 
 def said(events: list[tuple[object, int]] | None) -> str:
+    """The completions of a request, in words."""
     if events is None:
         return "nothing"
     return ", ".join(
@@ -99,6 +103,7 @@ def said(events: list[tuple[object, int]] | None) -> str:
 
 
 def sizes(content: bytes | None) -> str:
+    """A file's content, in words."""
     return "missing" if content is None else f"{len(content)} bytes"
 
 
@@ -129,6 +134,7 @@ def compare_steps(seed: int, kind: str, steps: Steps) -> list[str]:
 
 
 def in_words(ours: Observation, theirs: Observation) -> list[str]:
+    """What two observations of one step differ in."""
     names = ("host", "completions", "heads", "rings", "header", "memory")
     found = []
     for name, one, two in zip(names, ours, theirs, strict=True):

@@ -98,6 +98,14 @@ class OneByOne:
         """See Target."""
         raise NotImplementedError
 
+    def smaller(self, data: bytes) -> Iterator[bytes]:
+        """See Target."""
+        raise NotImplementedError
+
+    def files(self, data: bytes) -> Mapping[str, bytes]:
+        """See Target."""
+        raise NotImplementedError
+
     def turn(self, seed: int, corpus: Sequence[bytes], most: int) -> Turn:
         """See Target."""
         random = Random(f"turn {seed}")
