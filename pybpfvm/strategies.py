@@ -102,8 +102,8 @@ def programs(
     """Programs of a type, with the maps that they use: `program`, `object`, `profile`.
 
     They are made of up to `max_elements` elements (a look-up, a bounded access, a loop, ...), which
-    shrink one by one, and damaged in up to `max_damages` places: 0 gives programs that nearly all
-    are accepted, 1 about half. Raises InputError for a profile that there is not.
+    shrink one by one, and damaged in up to `max_damages` places: with 0 nearly all are accepted,
+    the more the more are refused. Raises InputError for a profile that there is not.
     """
     if isinstance(profile, str):
         if profile not in PROFILES:
