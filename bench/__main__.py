@@ -25,6 +25,7 @@ from bench import (
     experiments,
     exploring,
     expressions,
+    fuzz,
     gallery,
     interp,
     llvm,
@@ -58,6 +59,7 @@ PARTS: dict[str, tuple[str, Callable[[], Rows]]] = {
     "domains": ("Domains", domains.run),
     "expressions": ("Expressions", expressions.run),
     "verifier": ("Verifier", verification.run),
+    "fuzz": ("Fuzzing", fuzz.run),
 }
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from enum import Enum
 from random import Random
 
+from pybpfvm.fuzz.lines import Line
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.table import SPECS
 from pybpfvm.profiles.base import CtxHolds, PacketAccess, Profile
-from tests.support.verifier_lines import Line
 
 _FP = 10
 IMMEDIATES = (0, 1, 2, 3, 7, 8, 15, 16, 31, 32, 63, 64, 127, 255, 0x7FFF_FFFF, -1, -2, -8, -128)
@@ -66,10 +66,12 @@ class Writer:
     # Emitting.
 
     def new_label(self) -> int:
+        """A label that stands nowhere yet."""
         self.labels += 1
         return self.labels
 
     def emit(self, mnemonic: str, dst: int = 0, src: int = 0, off: int = 0, imm: int = 0) -> None:
+        """Append an instruction, by its row's mnemonic."""
         self.code.append(Line(_insn(mnemonic, dst, src, off, imm)))
 
     def jump(
@@ -81,12 +83,15 @@ class Writer:
         imm: int = 0,
         null: bool = False,
     ) -> None:
+        """Append a jump to a label."""
         self.code.append(Line(_insn(mnemonic, dst, src, 0, imm), label, null))
 
     def place(self, label: int) -> None:
+        """The next instruction is where the label leads."""
         self.code.append(Line(None, label))
 
     def holding(self, *kinds: Is) -> list[int]:
+        """The registers that hold something of this kind."""
         return [reg for reg, holds in enumerate(self.regs) if holds.kind in kinds]
 
     def number(self) -> int:
@@ -106,6 +111,7 @@ class Writer:
         return self.random.choice(plain or choices)
 
     def clobber(self) -> None:
+        """What a call leaves of what registers hold."""
         for reg in range(6):
             self.regs[reg] = NOTHING
 

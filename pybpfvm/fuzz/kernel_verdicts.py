@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -15,6 +16,7 @@ from types import TracebackType
 from pybpfvm import bpfsys
 from pybpfvm.btf.types import Btf
 from pybpfvm.btf.write import write_btf
+from pybpfvm.fuzz.capabilities import lowered_to
 from pybpfvm.isa.codec import encode
 from pybpfvm.isa.insn import Insn
 from pybpfvm.profiles.base import Profile
@@ -25,8 +27,6 @@ from pybpfvm.session.kernel_journal import Journal
 from pybpfvm.verifier.kernelobjects.attach import is_btf_typed
 from pybpfvm.verifier.privileges.privilege import ALL, Capabilities
 from pybpfvm.verifier.verdict import Accepted, Inconclusive, Kind, Rejected, Verdict
-from tests.support.capabilities import lowered_to
-from tests.support.verifier_btf import func_info
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,3 +183,9 @@ def same_place(kernel: KernelVerdict, ours: Verdict) -> bool | None:
     if kernel.accepted or kernel.pc is None or not isinstance(ours, Rejected):
         return None
     return ours.errors[0].pc == kernel.pc
+
+
+def func_info(subprogs: Sequence[Subprog]) -> bytes:
+    """What tells the kernel the types of functions; none of those without one."""
+    typed = [sub for sub in subprogs if sub.btf_type_id]
+    return b"".join(struct.pack("=II", sub.start, sub.btf_type_id) for sub in typed)

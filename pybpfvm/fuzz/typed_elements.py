@@ -3,13 +3,13 @@ sockets with their references, calls of the helpers that they are offered."""
 
 from __future__ import annotations
 
+from pybpfvm.fuzz.typed_writer import NOTHING, NUMBER, Holds, Is, Writer
 from pybpfvm.helpers.proto import ArgType, RetType
 from pybpfvm.helpers.table import HELPERS
 from pybpfvm.profiles.base import CtxField, CtxHolds, CtxPointer
 from pybpfvm.profiles.mainline import NUMBERS
 from pybpfvm.verifier.kernelobjects.kernelptr import SOCKETS
 from pybpfvm.verifier.states.regstate import RegType
-from tests.support.verifier_writer import NOTHING, NUMBER, Holds, Is, Writer
 
 _FP = 10
 _LETTERS = {1: "b", 2: "h", 4: "w", 8: "dw"}

@@ -3,15 +3,17 @@ small change each, of the kind that people make."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
+from pybpfvm.bits import U32
 from pybpfvm.errors import InputError
-from pybpfvm.isa.codec import check_fields
+from pybpfvm.isa.codec import check_fields, target_pc
 from pybpfvm.isa.insn import Insn
-from pybpfvm.isa.opcodes import Kind
+from pybpfvm.isa.opcodes import Kind, Pseudo
 from pybpfvm.isa.table import SPECS
+from pybpfvm.program import Subprog
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,8 @@ def linked(lines: list[Line]) -> tuple[Insn, ...] | None:
             distance = places[line.label] - pc - 1
             if insn.spec.kind is Kind.CALL_LOCAL:
                 insn = replace(insn, imm=distance)
+            elif insn.spec.kind is Kind.LDDW:
+                insn = replace(insn, imm=distance & U32)
             else:
                 insn = replace(insn, off=distance)
         try:
@@ -173,3 +177,45 @@ def linked(lines: list[Line]) -> tuple[Insn, ...] | None:
         insns.append(insn)
         pc += insn.slots
     return tuple(insns)
+
+
+def lines_of(insns: Sequence[Insn]) -> list[Line]:
+    """The instructions with labels for what jumps and calls lead to, so that `linked` finds the
+    way after a change. What leads nowhere keeps its distance."""
+    starts: dict[int, int] = {}
+    pc = 0
+    for index, insn in enumerate(insns):
+        starts[pc] = index
+        pc += insn.slots
+    targets: dict[int, int] = {}  # index of the instruction that leads -> of where it leads to
+    pc = 0
+    for index, insn in enumerate(insns):
+        target = target_pc(insn, pc)
+        if target in starts:
+            targets[index] = starts[target]
+        pc += insn.slots
+    places = set(targets.values())
+    lines: list[Line] = []
+    for index, insn in enumerate(insns):
+        if index in places:
+            lines.append(Line(None, index))
+        lines.append(Line(insn, targets.get(index)))
+    return lines
+
+
+def subprogs_of(insns: tuple[Insn, ...]) -> tuple[Subprog, ...]:
+    """The functions of a program without symbols: what calls and function addresses lead to."""
+    starts, pc = {0}, 0
+    for insn in insns:
+        if insn.spec.kind is Kind.CALL_LOCAL:
+            starts.add(pc + 1 + insn.imm)
+        elif insn.spec.kind is Kind.LDDW and insn.src == Pseudo.FUNC:
+            low = insn.imm & 0xFFFF_FFFF
+            starts.add(pc + 1 + low - ((low >> 31) << 32))
+        pc += insn.slots
+    ordered = [start for start in sorted(starts) if 0 <= start < pc]
+    ends = [*ordered[1:], pc]
+    return tuple(
+        Subprog(f"sub{number}" if number else "case", start, end)
+        for number, (start, end) in enumerate(zip(ordered, ends, strict=True))
+    )

@@ -8,11 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pybpfvm.engine import RunEnvironment
-from pybpfvm.image import Image
-from pybpfvm.isa.opcodes import FRAME_POINTER
-from pybpfvm.jit.llvm.engine import LlvmEngine
-from pybpfvm.jit.options import Checks
-from tests.jit.agreement import (
+from pybpfvm.fuzz.agreement import (
     Engine,
     Making,
     Outcome,
@@ -21,7 +17,11 @@ from tests.jit.agreement import (
     outcome,
     settled,
 )
-from tests.support.engine_programs import BY_NUMBER, Case
+from pybpfvm.fuzz.raw_programs import BY_NUMBER, Case
+from pybpfvm.image import Image
+from pybpfvm.isa.opcodes import FRAME_POINTER
+from pybpfvm.jit.llvm.engine import LlvmEngine
+from pybpfvm.jit.options import Checks
 
 
 def llvm(checks: Checks) -> Making:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from pybpfvm.errors import InputError
+from pybpfvm.fuzz.ring_specs import At, Fd, Resolve, Spec, Value
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Op
-from tests.support.ring_specs import At, Fd, Resolve, Spec, Value
 
 if TYPE_CHECKING:
-    from tests.support.ring_sequences import Generator, Player
+    from pybpfvm.fuzz.ring_sequences import Generator, Player
 
 FAMILY_FILES: Final = ("k1", "k2", "k3", "kd/x", "kf", "spliced", "v")
 WORDS_AT: Final = 40  # offset of two futex words, below what the generator gives out
@@ -133,6 +133,7 @@ def xattrs(g: Generator) -> list[Spec]:
 
 
 def advice(g: Generator) -> list[Spec]:
+    """FADVISE and MADVISE."""
     random = g.random
     fd: Value = random.choice((Fd("v"), Fd("v"), Fd("v"), Fd("reader2"), Fd("sub"), -1))
     off = random.choice((0, 0, 100, 1 << 63))
@@ -234,6 +235,7 @@ def slots(g: Generator) -> list[Spec]:
 
 
 def fixed_vectors(g: Generator) -> list[Spec]:
+    """READV_FIXED and WRITEV_FIXED."""
     random = g.random
     start = (1 << 17) - 16384 + 2 * 4096 - 1000  # of a part that only these use, see `set_up`
     pieces = [
@@ -255,6 +257,7 @@ def fixed_vectors(g: Generator) -> list[Spec]:
 
 
 def eventfds(g: Generator) -> list[Spec]:
+    """Counts of an eventfd, written and read."""
     random = g.random
     specs: list[Spec] = []
     for _ in range(random.choice((1, 1, 2))):
@@ -282,6 +285,7 @@ def eventfds(g: Generator) -> list[Spec]:
 
 
 def epolls(g: Generator) -> list[Spec]:
+    """EPOLL_CTL and EPOLL_WAIT."""
     random = g.random
     specs: list[Spec] = []
     for _ in range(random.choice((1, 1, 2))):
@@ -314,6 +318,7 @@ def epolls(g: Generator) -> list[Spec]:
 
 
 def futexes(g: Generator) -> list[Spec]:
+    """FUTEX_WAIT, FUTEX_WAKE and FUTEX_WAITV."""
     random = g.random
     at: Value = At(WORDS_AT + random.choice((0, 0, 0, 4, 1)))
     if random.random() < 0.05:
@@ -380,6 +385,7 @@ def messages(g: Generator) -> list[Spec]:
 
 
 def multishot_reads(g: Generator) -> list[Spec]:
+    """READ_MULTISHOT of a pipe."""
     fd: Value = g.random.choice((Fd("reader"),) * 5 + (Fd("v"),))
     flags = g.random.choice((abi.SQE_BUFFER_SELECT,) * 6 + (0,))
     group = g.random.choice((1, 2))

@@ -187,15 +187,18 @@ class Player:
     # --- steps ----------------------------------------------------------------------------------
 
     def peer_send(self, size: int) -> object:
+        """The other end sends."""
         self.sent += 1
         if self.kind == "udp" and size > 100:
             size = 100
         return self.peer.send(bytes((self.sent + i) & 0xFF for i in range(size)))
 
     def peer_recv(self, size: int) -> object:
+        """The other end receives: what it got."""
         return self.peer.recv(size)
 
     def end(self, how: int) -> object:
+        """An end comes: a SHUTDOWN of ours, or the other side's."""
         self.ended = True
         if how <= 2:
             if self.kind in ("udp", "dgram"):
@@ -214,6 +217,7 @@ class Player:
         return self.bench.block + at
 
     def add(self, group: int, count: int, size: int) -> object:
+        """Give buffers to a buffer ring."""
         if group not in _RINGS:
             return self.provide(group, count, size)
         for _ in range(count):
@@ -229,6 +233,7 @@ class Player:
         return None
 
     def provide(self, count: int, size: int, group: int = PROVIDED) -> object:
+        """Provide buffers by a request."""
         if count:
             group = PROVIDED if group == NOBODY else group
             size = min(size, _BUFFER_BYTES)
@@ -241,9 +246,11 @@ class Player:
         return None
 
     def remove(self, group: int) -> object:
+        """Take provided buffers away."""
         return self._submit(Sqe(Op.REMOVE_BUFFERS, fd=1, buf_index=group))
 
     def cancel(self, group: int) -> object:
+        """Cancel all that is in flight."""
         flags = abi.ASYNC_CANCEL_ANY | abi.ASYNC_CANCEL_ALL
         return self._submit(Sqe(Op.ASYNC_CANCEL, op_flags=flags))
 
@@ -265,6 +272,7 @@ class Player:
         return self.bench.put(raw, at), 2
 
     def recv(self, **n: int) -> object:
+        """Submit a RECV or RECVMSG."""
         flags = abi.SQE_BUFFER_SELECT if n["select"] else 0
         if n["multishot"] and self.ended:
             n["first"] = 0  # docs/sim-kernel-differences.md
@@ -290,6 +298,7 @@ class Player:
         return self._submit(Sqe(Op.RECVMSG, addr=at, **fields), n["link"])
 
     def send(self, **n: int) -> object:
+        """Submit a send of some kind."""
         length, fill = n["length"], n["fill"]
         if self.kind == "tcp":
             n["flags"] &= ~abi.MSG_MORE  # it would wait, for real time or virtual

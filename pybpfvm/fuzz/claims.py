@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from random import Random
-from unittest.mock import patch
 
 from pybpfvm.bits import U64
 from pybpfvm.engine import RunEnvironment
 from pybpfvm.errors import Trap, TrapKind
 from pybpfvm.events import Event, HelperCalled
+from pybpfvm.fuzz.visible import word
 from pybpfvm.image import Image
 from pybpfvm.isa.disasm import format_program
 from pybpfvm.memory import RegionKind
@@ -37,9 +37,7 @@ from pybpfvm.verifier.states.stack import SPILL, ZERO, Slot
 from pybpfvm.verifier.states.state import State
 from pybpfvm.verifier.verdict import Accepted, Verdict
 from pybpfvm.verifier.verify import Options, verify
-from pybpfvm.vm import run as vm_run
 from pybpfvm.vm.interp import Interpreter
-from tests.support.generate import word
 
 _OR_NULL = frozenset(
     (RegType.PTR_TO_MAP_VALUE_OR_NULL, RegType.PTR_TO_RINGBUF_MEM_OR_NULL, RegType.MAP_PTR_OR_NULL)
@@ -47,6 +45,10 @@ _OR_NULL = frozenset(
 _FROM_HELPERS = _OR_NULL | {RegType.PTR_TO_MAP_VALUE, RegType.PTR_TO_RINGBUF_MEM}
 _RUN_BUDGET_INSNS = 1 << 21
 _TURNS = 200
+
+
+class NoCounterpart(AssertionError):
+    """A claim of something that no run here has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,7 @@ class Checker:
                 now_ns=lambda: word(random) >> 1,
                 random_u32=lambda: word(random) & 0xFFFF_FFFF,
                 observer=self._observe,
+                may_goto_turns=_TURNS,  # few, so that such loops end soon
             )
             self._run(image, environment_, random)
 
@@ -152,11 +155,7 @@ class Checker:
         elif all(f.holds is CtxHolds.GIVEN for f in claims.profile.ctx_fields):
             ctx = random.randbytes(claims.profile.ctx_bytes)
         self._first = True
-        with (
-            # The budget of may_goto is small, so that its loops end soon.
-            patch.object(vm_run, "MAY_GOTO_ITERATIONS", _TURNS),
-            Interpreter(image, helpers_of(claims.profile), env) as engine,
-        ):
+        with Interpreter(image, helpers_of(claims.profile), env) as engine:
             engine.hook = self._before
             try:
                 run_program(
@@ -246,7 +245,7 @@ class Checker:
             return [self._image.function_handle(self.claims.program, reg.subprog)]
         if kind in _FROM_HELPERS:
             return self._results
-        raise AssertionError(f"no concrete counterpart of {kind}")
+        raise NoCounterpart(f"no concrete counterpart of {kind}")
 
     def _stacks_hold(self, snapshot: Snapshot) -> bool:
         return all(

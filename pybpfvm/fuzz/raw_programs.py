@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from random import Random
 
+from pybpfvm.fuzz.emitter_goals import ACCESSES, ALIGNED, EDGE_OFFSETS, LOADS, Extreme, Goals
+from pybpfvm.fuzz.visible import insn, map_value, word
 from pybpfvm.helpers.proto import ArgType, Helper
 from pybpfvm.helpers.table import HELPERS
 from pybpfvm.isa.insn import Insn, InsnSpec
@@ -30,8 +32,6 @@ from pybpfvm.program import (
     Program,
     Subprog,
 )
-from tests.support.emitter_goals import ACCESSES, ALIGNED, EDGE_OFFSETS, LOADS, Extreme, Goals
-from tests.support.generate import insn, map_value, word
 
 # Every helper by a number of ours: what engines take is any mapping.
 NUMBERS: Mapping[str, int] = {name: number for number, name in enumerate(sorted(HELPERS), 1)}
@@ -41,7 +41,7 @@ VALUES, POINTERS_MAP, FIXED, ODD, HASH, PERCPU, LRU, QUEUE, RINGBUF, LPM, JUMPS 
 _VALUE_BYTES = 256
 _OUT = 176  # where a program leaves its registers
 POINTERS = 32  # addresses that the map `pointers` holds
-_PLAIN_MAPS = (
+PLAIN_MAPS = (
     MapSpec("values", MapType.ARRAY, 4, _VALUE_BYTES, 1),
     MapSpec("pointers", MapType.ARRAY, 4, 8 * POINTERS, 1),
     MapSpec("fixed", MapType.ARRAY, 4, 64, 1, flags=BPF_F_RDONLY_PROG),
@@ -135,7 +135,7 @@ class _Shape:
         self.astray = 0.0
         self.wild = 0.0
         self.helpers: Sequence[str] = ()
-        self.maps: Sequence[MapSpec] = _PLAIN_MAPS
+        self.maps: Sequence[MapSpec] = PLAIN_MAPS
         self.callbacks = False
         self.tail_calls = False
         self.recursion = False
@@ -812,7 +812,7 @@ def _calls(random: Random) -> _Shape:
 
 def _helpers(random: Random) -> _Shape:
     shape = _Shape(random, tidy=random.random() < 0.5)
-    shape.maps = (*_PLAIN_MAPS, *_HELPER_MAPS)
+    shape.maps = (*PLAIN_MAPS, *_HELPER_MAPS)
     shape.helpers = _HELPERS
     shape.ring = random.random() < 0.5
     shape.packet = random.randbytes(80) if random.random() < 0.5 else None
@@ -886,7 +886,7 @@ def _hostile(random: Random) -> _Shape:
     shape.callbacks = random.random() < 0.3
     shape.tail_calls = random.random() < 0.2
     if random.random() < 0.3:
-        shape.maps = (*_PLAIN_MAPS, *_HELPER_MAPS)
+        shape.maps = (*PLAIN_MAPS, *_HELPER_MAPS)
         shape.helpers = tuple(name for name in _HELPERS if name not in USER_WRITERS)
     return shape
 

@@ -17,6 +17,8 @@ from types import TracebackType
 from pybpfvm.engine import RunEnvironment
 from pybpfvm.errors import InputError, Trap, TrapKind
 from pybpfvm.events import Event, HelperCalled
+from pybpfvm.fuzz.raw_programs import BY_NUMBER, POINTERS, Case, generate
+from pybpfvm.fuzz.visible import insn
 from pybpfvm.image import Image
 from pybpfvm.isa.disasm import format_program
 from pybpfvm.isa.opcodes import Kind, Pseudo
@@ -29,8 +31,6 @@ from pybpfvm.memory import FRAME_STRIDE, Region, RegionKind
 from pybpfvm.program import Program
 from pybpfvm.vm.interp import Interpreter
 from pybpfvm.vm.step import Step
-from tests.support.engine_programs import BY_NUMBER, POINTERS, Case, generate
-from tests.support.generate import insn
 
 Engine = Interpreter | JitEngine
 Making = Callable[[Image, RunEnvironment], Engine]
@@ -102,18 +102,22 @@ class FakeRing:
         self.calls: list[tuple[object, ...]] = []
 
     def bpf_submit(self, sqe: bytes) -> int:
+        """-1, 0 or 1, by the SQE's opcode."""
         self.calls.append(("submit", sqe))
         return sqe[0] % 3 - 1
 
     def bpf_emit(self, cq_idx: int, user_data: int, res: int, flags: int) -> int:
+        """0 or -1, by the result's last bit."""
         self.calls.append(("emit", cq_idx, user_data, res, flags))
         return -(res & 1)
 
     def bpf_reap(self, cq_idx: int) -> bytes | int:
+        """16 bytes that count on from call to call, or -2 from odd queues."""
         self.calls.append(("reap", cq_idx))
         return -2 if cq_idx & 1 else bytes(range(len(self.calls) % 200, 16 + len(self.calls) % 200))
 
     def bpf_requeue(self, source: int, target: int, most: int) -> int:
+        """-1, 0 or 1, by the target."""
         self.calls.append(("requeue", source, target, most))
         return target % 3 - 1
 

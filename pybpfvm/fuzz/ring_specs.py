@@ -43,6 +43,7 @@ class Spec:
     fails: bool = False
 
     def pack(self, resolve: Resolve) -> bytes:
+        """The SQE, with symbols resolved."""
         values = {name: resolve(value) for name, value in self.fields.items()}
         for name, bits in _UNSIGNED.items():  # descriptors may be -1
             if name in values:
@@ -51,9 +52,11 @@ class Spec:
 
     @property
     def flags(self) -> int:
+        """Its SQE flags."""
         return self.flags_of("flags")
 
     def flags_of(self, name: str) -> int:
+        """The SQE flags among these fields."""
         value = self.fields.get(name, 0)
         assert isinstance(value, int)
         return value

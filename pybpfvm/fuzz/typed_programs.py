@@ -7,10 +7,15 @@ half of them are accepted, and what is refused is nearly right. One seed decides
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import repeat
 from random import Random
 
+from pybpfvm.fuzz.lines import DAMAGES, Line, damaged, linked, subprogs_of
+from pybpfvm.fuzz.typed_elements import TypedWriter
+from pybpfvm.fuzz.typed_writer import IMMEDIATES, NOTHING, NUMBER, Holds, Is
+from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Pseudo
 from pybpfvm.isa.table import SPECS
 from pybpfvm.profiles import PROFILES
@@ -18,12 +23,8 @@ from pybpfvm.profiles.base import CtxHolds, Profile
 from pybpfvm.profiles.mainline import MAINLINE_NAMES
 from pybpfvm.profiles.ordinary import ORDINARY
 from pybpfvm.program import BpfObject, MapSpec, MapType, Program
-from tests.support.typed_elements import TypedWriter
-from tests.support.verifier_cases import subprogs_of
-from tests.support.verifier_lines import DAMAGES, Line, damaged, linked
-from tests.support.verifier_writer import IMMEDIATES, NOTHING, NUMBER, Holds, Is
 
-__all__ = ["DAMAGES", "MAPS", "TYPES", "Generated", "generate"]
+__all__ = ["DAMAGES", "MAPS", "TYPES", "Generated", "compose", "generate"]
 
 HELPER = {name: number for number, name in MAINLINE_NAMES.items()}
 
@@ -86,7 +87,6 @@ def generate(seed: int, type_name: str | None = None, *, all_types: bool = False
     if all_types:
         profile = random.choice(ORDINARY)
         profile = random.choice((profile, *profile.variants))
-    section = profile.own_section
     for attempt in range(20):
         maker = _Maker(Random(f"{seed}.{attempt}"), profile)
         maker.typed = all_types
@@ -100,8 +100,32 @@ def generate(seed: int, type_name: str | None = None, *, all_types: bool = False
             break
     else:
         raise AssertionError(f"seed {seed}: nothing that can be encoded")
-    program = Program(f"seed{seed}", section, insns, subprogs=subprogs_of(insns), license="GPL")
-    obj = BpfObject(f"seed{seed}", "", (program,), MAPS, license="GPL")
+    return _generated(seed, profile, insns, maker, damages)
+
+
+def compose(
+    profile: Profile, random: Random, elements: Iterable[Random], damages: int = 0
+) -> Generated | None:
+    """A program of as many elements as there are generators of random numbers, each of which
+    decides one; `random` decides the rest, and which of its lines are damaged. None if that can
+    not be encoded."""
+    maker = _Maker(random, profile)
+    lines = maker.lines(elements)
+    names = []
+    for _ in range(damages):
+        lines, name = damaged(random, lines)
+        names.append(name)
+    insns = linked(lines)
+    return None if insns is None else _generated(0, profile, insns, maker, names)
+
+
+def _generated(
+    seed: int, profile: Profile, insns: tuple[Insn, ...], maker: _Maker, damages: list[str]
+) -> Generated:
+    name = f"seed{seed}"
+    section = profile.own_section
+    program = Program(name, section, insns, subprogs=subprogs_of(insns), license="GPL")
+    obj = BpfObject(name, "", (program,), MAPS, license="GPL")
     return Generated(seed, profile, program, obj, frozenset(maker.features), " + ".join(damages))
 
 
@@ -112,13 +136,17 @@ class _Maker(TypedWriter):
 
     # Whole functions.
 
-    def lines(self) -> list[Line]:
+    def lines(self, elements: Iterable[Random] | None = None) -> list[Line]:
+        """The program; `elements`: one for each of its elements, which decides all of it."""
         self.regs[1] = Holds(Is.CTX)
         self.emit("mov64_x", 6, 1)
         self.regs[6] = Holds(Is.CTX)
         for element in self.prologue():
             element()
-        for _ in range(self.random.randint(2, 10)):
+        if elements is None:
+            elements = repeat(self.random, self.random.randint(2, 10))
+        for random in elements:
+            self.random = random
             self.element()
         self.release()
         self.place(self.leave)

@@ -21,12 +21,12 @@ from itertools import pairwise
 from random import Random
 
 from pybpfvm.errors import InputError
+from pybpfvm.fuzz.ring_families import FAMILIES, FAMILY_FILES, HOST_ACTIONS, set_up_families
+from pybpfvm.fuzz.ring_specs import At, Fd, Resolve, Spec, Value, Wild
 from pybpfvm.memory import AddressSpace, RegionKind
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Op
 from pybpfvm.uring_backend.base import EXTERNAL, Backend, Completion, Message, Peer, Started
-from tests.support.ring_families import FAMILIES, FAMILY_FILES, HOST_ACTIONS, set_up_families
-from tests.support.ring_specs import At, Fd, Resolve, Spec, Value, Wild
 
 BLOCK_BYTES = 1 << 18
 OUT_START = 1 << 17  # answers with times and ports in them: compared field by field
@@ -56,6 +56,7 @@ class Step:
 
     @property
     def specs(self) -> list[Spec]:
+        """Its requests, in the order of submission."""
         return [spec for unit in self.units for spec in unit.specs]
 
 
@@ -85,6 +86,7 @@ class Generator:
         self.drains = False
 
     def sequence(self) -> Sequence:
+        """The sequence: 2 to 7 steps."""
         steps: list[Step] = []
         for _ in range(self.random.randint(2, 7)):
             steps.append(self.step())
@@ -95,25 +97,30 @@ class Generator:
     # --- memory -----------------------------------------------------------------------------
 
     def room(self, size: int) -> At:
+        """Memory for so many bytes, which no other request has."""
         at = self.next_at
         self.next_at += size + 8
         assert self.next_at < OUT_START, "a longer sequence needs a larger block"
         return At(at)
 
     def out(self, size: int) -> At:
+        """Memory for an answer that is not compared as bytes."""
         at = self.next_out
         self.next_out += size + 8
         return At(at)
 
     def poke(self, make: Callable[[Resolve], bytes], size: int) -> At:
+        """Memory that holds what `make` gives once addresses are known."""
         at = self.room(size)
         self.pokes.append((at.offset, make))
         return at
 
     def data(self, data: bytes) -> At:
+        """Memory that holds these bytes."""
         return self.poke(lambda _: data, len(data))
 
     def timespec(self, ns: int) -> Value:
+        """A struct timespec of so many ns; seldom a bad one, or nowhere."""
         if self.random.random() < 0.04:
             return self.wild()
         bad = self.random.random() < 0.03
@@ -140,14 +147,17 @@ class Generator:
         return at, count
 
     def wild(self) -> Value:
+        """An address that is no user memory."""
         return Wild(self.random.choice(("null", "low", "program", "edge", "half")))
 
     def noise(self, size: int) -> bytes:
+        """So many random bytes."""
         return self.random.randbytes(size)
 
     # --- steps ------------------------------------------------------------------------------
 
     def step(self) -> Step:
+        """What the host does, and what it submits then."""
         random = self.random
         step = Step()
         for _ in range(random.choice((0, 0, 1, 1, 2))):
@@ -164,6 +174,7 @@ class Generator:
         return step
 
     def host_action(self) -> tuple[str, bytes]:
+        """One thing that the host does between steps."""
         what: str = self.random.choice(
             ("send", "send", "send", "recv", "connect", "pipe", "pipe", "shutdown", "close",
              "files", "unregister", *HOST_ACTIONS)
@@ -173,6 +184,7 @@ class Generator:
         return what, self.noise(self.random.randint(1, 150))
 
     def drained(self, step: Step, unit: Unit) -> None:
+        """Make the chain one that drains, unless it is of what may differ then."""
         again = any(spec.flags_of("ioprio") or spec.op == Op.READ_MULTISHOT for spec in step.specs)
         zero_copy = any(spec.op in (Op.SEND_ZC, Op.SENDMSG_ZC) for spec in step.specs)
         if again or zero_copy or unit.specs[-1].op == _LINKED:
@@ -184,6 +196,7 @@ class Generator:
         unit.specs[index] = Spec(spec.op, spec.token, fields, spec.fails)
 
     def unit(self) -> Unit:
+        """A chain, or a single request, of some kind."""
         random = self.random
         kinds: list[tuple[Callable[[], list[Spec]], str]] = [
             (lambda: self.file_ops("a"), "a"),
@@ -248,12 +261,14 @@ class Generator:
         return done
 
     def spec(self, op: int, /, **fields: Value) -> Spec:
+        """A request with the next token."""
         self.token += 1
         return Spec(op, self.token, fields)
 
     # --- what requests do ---------------------------------------------------------------------
 
     def file_ops(self, name: str) -> list[Spec]:
+        """Requests of one file."""
         count = self.random.choice((1, 1, 2, 3))
         specs = [self.file_op(name) for _ in range(count)]
         if self.random.random() < 0.1:
@@ -261,6 +276,7 @@ class Generator:
         return specs
 
     def file_op(self, name: str) -> Spec:
+        """One request of a file."""
         random = self.random
         fields: dict[str, Value] = {"fd": Fd(name)}
         if random.random() < 0.25:
@@ -322,6 +338,7 @@ class Generator:
         )
 
     def path(self, name: str) -> Value:
+        """A path to a file, in one of its forms."""
         random = self.random
         if random.random() < 0.04:
             return self.wild()
@@ -366,6 +383,7 @@ class Generator:
         return specs
 
     def open_spec(self, name: str, flags: int, *, slots: bool = True) -> Spec:
+        """An OPENAT or OPENAT2."""
         random = self.random
         dirfd: Value = random.choice((abi.AT_FDCWD,) * 8 + (Fd("sub"), -1, 0, Fd("a")))
         # ".." ends at "sub" on the kernel's ring, at "/" in sim.
@@ -419,6 +437,7 @@ class Generator:
         return [spec]
 
     def pipe_ops(self) -> list[Spec]:
+        """Reads and writes of a pipe."""
         random = self.random
         specs: list[Spec] = []
         for _ in range(random.choice((1, 1, 2))):
@@ -440,6 +459,7 @@ class Generator:
         return self.timed(specs)
 
     def timed(self, specs: list[Spec]) -> list[Spec]:
+        """The requests, sometimes with a LINK_TIMEOUT behind them."""
         if self.random.random() < 0.2:
             late = self.random.random() < 0.4
             time_ns = 60 * 10**9 if late else 2_000_000
@@ -453,6 +473,7 @@ class Generator:
         return specs
 
     def poll(self, name: str) -> Spec:
+        """A POLL_ADD."""
         random = self.random
         events = random.choice((abi.POLLIN, abi.POLLOUT, abi.POLLIN | abi.POLLOUT, abi.POLLPRI))
         multi = random.choice((0, 0, abi.POLL_ADD_MULTI))
@@ -461,6 +482,7 @@ class Generator:
         return spec
 
     def socket_ops(self) -> list[Spec]:
+        """Sends and receives of a socket."""
         random = self.random
         what = random.randrange(10)
         if what >= 8:
@@ -555,6 +577,7 @@ class Generator:
         return [spec]
 
     def accepting(self) -> list[Spec]:
+        """ACCEPT and CONNECT."""
         random = self.random
         fields: dict[str, Value] = {}
         if random.random() < 0.3:
@@ -595,6 +618,7 @@ class Generator:
         ]
 
     def timers(self) -> list[Spec]:
+        """TIMEOUT, and what changes or removes it."""
         random = self.random
         what = random.randrange(6)
         if what == 0:
@@ -630,6 +654,7 @@ class Generator:
         return [self.spec(Op.TIMEOUT, addr=self.timespec(1_000_000), len=random.choice((0, 2)))]
 
     def cancels(self) -> list[Spec]:
+        """ASYNC_CANCEL and POLL_REMOVE of what may be there."""
         random = self.random
         target, op = random.choice(self.pending or [(10**6, Op.NOP)])
         what = random.randrange(7)
@@ -681,6 +706,7 @@ class Generator:
         return [self.spec(Op.ASYNC_CANCEL, addr=target)]
 
     def externals(self) -> list[Spec]:
+        """Requests that the caller performs itself."""
         random = self.random
         specs: list[Spec] = []
         for _ in range(random.choice((1, 1, 2, 3))):
@@ -692,6 +718,7 @@ class Generator:
         return specs
 
     def nops(self) -> list[Spec]:
+        """NOPs with results of their own."""
         random = self.random
         specs = []
         for _ in range(random.choice((1, 2, 4))):
@@ -701,6 +728,7 @@ class Generator:
         return specs
 
     def junk(self) -> list[Spec]:
+        """A chain with a request in it that is refused."""
         random = self.random
         specs: list[Spec] = [self.nops()[0] for _ in range(random.choice((0, 1, 2)))]
         bad = random.choice(
@@ -768,6 +796,7 @@ class Player:
         self.clients: list[Peer] = []
 
     def resolve(self, value: Value) -> int:
+        """The number that a symbol stands for here."""
         if isinstance(value, At):
             return self.block.start + value.offset
         if isinstance(value, Fd):
@@ -806,6 +835,7 @@ class Player:
         return Outcome(consumed, self.events, steps, host, memory, files, facts)
 
     def set_up(self) -> None:
+        """Files, sockets, registered files and buffers, as for all sequences."""
         world, fill = self.backend.world, Random(self.sequence.seed ^ 0x5EED)
         for name in FILES:
             world.add_file(name, fill.randbytes(FILE_BYTES))
@@ -855,6 +885,7 @@ class Player:
 
     @staticmethod
     def guarded(action: Callable[[], object]) -> object:
+        """What the action gives, or "refused"."""
         try:
             return action()
         except InputError:
@@ -881,6 +912,7 @@ class Player:
             self.take()
 
     def take(self) -> None:
+        """Take the events there are."""
         while events := self.backend.poll():
             for event in events:
                 if isinstance(event, Started):
@@ -892,6 +924,7 @@ class Player:
                     self.completed(event)
 
     def completed(self, event: Completion) -> None:
+        """Note a completion."""
         spec = self.specs[event.token]
         res: object = event.res
         if spec.op in _OPENERS and event.res >= 0 and not spec.fields.get("file_index"):
@@ -900,17 +933,20 @@ class Player:
         self.events.append((event.token, res, event.flags))
 
     def content(self, name: str) -> bytes | None:
+        """A file's bytes; None if there is no such file."""
         try:
             return self.backend.world.file_data(name)
         except InputError:
             return None
 
     def statx(self, at: int) -> object:
+        """What STATX left there, as far as it must be alike."""
         raw = self.memory.user_read(self.block.start + at, abi.STATX_BYTES)
         fields = abi.STATX.unpack(raw)
         return fields[3], fields[6], fields[8]  # links, mode, size
 
     def peer_family(self, at: int) -> object:
+        """The family of the address that ACCEPT left there."""
         return self.memory.user_read(self.block.start + at, 2)
 
 
