@@ -171,7 +171,8 @@ class _Progress:
                 return  # nobody in the scenario waited for what is collected at its end
             if self.invariants is not None and isinstance(event, RunEnded):
                 self.findings += self.invariants.after(event)
-            self.see(OfRing(ring, event) if several else event)
+            if self.observer is not None:
+                self.observer(OfRing(ring, event) if several else event)
 
         return watch
 
