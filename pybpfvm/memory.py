@@ -597,8 +597,8 @@ class AddressSpace:
             self._buffers[start] = weakref.ref(buffer)
         return memoryview(buffer).cast("B")
 
-    def free(self, region: Region) -> None:
-        """Take the region out of existence.
+    def free(self, *regions: Region) -> None:
+        """Take these regions out of existence, one after the other.
 
         While someone holds a slice of its bytes, its pages stay for that slice alone (until
         `close`): a stale slice must not crash the process, nor see what comes there next.
@@ -606,6 +606,19 @@ class AddressSpace:
         """
         if self._closed:
             return
+        gone: dict[int, int] = {}
+        try:
+            for region in regions:
+                if self._withdraw(region):
+                    gone[region.start] = align_up(region.size, PAGE)
+        finally:
+            self._unmap(gone)
+            for region in regions:
+                if region.start in gone:
+                    self._ranges_of(region.kind).give(region.start, gone[region.start] + _GUARD)
+
+    def _withdraw(self, region: Region) -> bool:
+        """Let nobody find the region any more; whether no slice looks at its pages."""
         what = f"{region.kind.value} {region.name}"
         with self._pinning:
             index = bisect_left(self._starts, region.start)
@@ -620,16 +633,14 @@ class AddressSpace:
             entry = self._entries[index]
             entry[2].release()
             self._leave(index)
-        span = align_up(region.size, PAGE)
         for action in self._on_free:
             action(region.kind)
         if self.watcher is not None:
             self.watcher.went(region)
-        if self._buffers[region.start]() is not None:
-            self._left[region.start] = span
-            return
-        self._unmap(region.start, span)
-        self._ranges_of(region.kind).give(region.start, span + _GUARD)
+        if self._buffers[region.start]() is None:
+            return True
+        self._left[region.start] = align_up(region.size, PAGE)
+        return False
 
     def _leave(self, index: int) -> None:
         """The region, whose bytes were released, is there no more."""
@@ -638,13 +649,20 @@ class AddressSpace:
         self._lasting.discard(self._starts[index])
         del self._starts[index], self._entries[index]
 
-    def _unmap(self, start: int, span: int) -> None:
-        """Give the pages back that no slice looks at."""
-        del self._buffers[start]
-        if start in self._twins:
-            _munmap_call(*self._twins.pop(start))
-        if not _map(start, span, _PROT_NONE):
-            raise InternalError(f"unmapping {span} bytes at {start:#x} failed")
+    def _unmap(self, spans: Mapping[int, int]) -> None:
+        """Give pages back that no slice looks at: how many bytes, by where they start."""
+        joined: list[tuple[int, int]] = []
+        for start in sorted(spans):
+            del self._buffers[start]
+            if start in self._twins:
+                _munmap_call(*self._twins.pop(start))
+            first = start
+            if joined and sum(joined[-1]) + _GUARD == start:  # one call for neighbours
+                first, _ = joined.pop()
+            joined.append((first, start + spans[start] - first))
+        for start, span in joined:
+            if not _map(start, span, _PROT_NONE):
+                raise InternalError(f"unmapping {span} bytes at {start:#x} failed")
 
     def snapshot(self) -> MemorySnapshot:
         """What regions there are but for HOST ones, their bytes, and what would be given out next.
@@ -755,16 +773,16 @@ class AddressSpace:
             )
         for index in reversed(indices):
             self._leave(index)
-        for at, span in (spans | left).items():
-            self._unmap(at, span)
-            self._left.pop(at, None)
+        self._unmap(spans | left)
+        for at in left:
+            del self._left[at]
 
     def _come_back(self, region: Region) -> None:
         """A region that was freed is there again, with the pages that slices still hold."""
         start = region.start
         span = self._left.pop(start, None)
         if span is not None and self._buffers[start]() is None:
-            self._unmap(start, span)
+            self._unmap({start: span})
             span = None
         if span is None:
             self._map_region(region)
