@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 from pybpfvm.uring_backend.abi import (
@@ -11,6 +12,7 @@ from pybpfvm.uring_backend.abi import (
     CQE_BUFFER_SHIFT,
     CQE_F_BUF_MORE,
     CQE_F_BUFFER,
+    IOVEC,
     O_RDONLY,
     O_RDWR,
     O_WRONLY,
@@ -126,6 +128,55 @@ def pieces_are_used_up_as_they_are_selected(bench: Bench) -> None:
         expect(f"a pipe, {turn}", bench.collect(1), [Completion(1, 1, flags_of(1))])
 
 
+def a_waiting_read_keeps_a_provided_buffer(bench: Bench) -> None:
+    """READ and READV that wait hold what they took from PROVIDE_BUFFERS: others do not get it, it
+    is named when the wait is cancelled, and it is gone. A RECV gives it back,
+    and so does a READ from a ring of buffers."""
+    reader, writer = bench.world.pipe()
+    quiet, _ = bench.world.pipe()
+    socket, _ = bench.world.socketpair()
+    vector = bench.put(IOVEC.pack(0, _WANTED), 2048)
+    select = SQE_BUFFER_SELECT
+    read = Sqe(Op.READ, select, fd=reader, len=_WANTED, buf_index=_GROUP, user_data=1)
+    readv = replace(read, opcode=int(Op.READV), addr=vector, len=1)
+    receive = replace(read, opcode=int(Op.RECV), fd=socket)
+    cancel = Sqe(Op.ASYNC_CANCEL, addr=1, user_data=2)
+    remove = Sqe(Op.REMOVE_BUFFERS, fd=_COUNT, buf_index=_GROUP, user_data=3)
+    provide = Sqe(
+        Op.PROVIDE_BUFFERS, fd=1, addr=bench.block, len=_SIZE, off=7, buf_index=_GROUP, user_data=4
+    )
+    named = CQE_F_BUFFER | 7 << CQE_BUFFER_SHIFT
+    for what, waiting, flags in (
+        ("READ", read, named),
+        ("READV", readv, named),
+        ("RECV", receive, 0),
+    ):
+        expect("provided", bench.result(provide), 0)
+        bench.submit(waiting)
+        bench.quiet()
+        if flags:
+            other = replace(read, fd=quiet, user_data=5)
+            expect(f"another beside {what}", bench.result(other), -errno.ENOBUFS)
+        bench.submit(cancel)
+        ended = {event.token: event for event in bench.collect(2)}
+        expect(f"{what}, cancelled", ended[1], Completion(1, -errno.ECANCELED, flags))
+        expect(f"left by {what}", bench.result(remove), 0 if flags else 1)
+    expect("provided", bench.result(provide), 0)
+    bench.submit(read)
+    bench.quiet()
+    bench.put(b"ab", 3000)
+    bench.submit(Sqe(Op.WRITE, fd=writer, addr=bench.block + 3000, len=2, user_data=2))
+    ended = {event.token: event for event in bench.collect(2)}
+    expect("data for it", ended[1], Completion(1, 2, named))
+    expect("the data", bench.get(2), b"ab")
+    _register(bench, 0)
+    bench.submit(read)
+    bench.quiet()
+    bench.submit(cancel)
+    ended = {event.token: event for event in bench.collect(2)}
+    expect("of a ring", ended[1], Completion(1, -errno.ECANCELED, 0))
+
+
 def _register(bench: Bench, flags: int) -> None:
     """A ring of buffers at the bench's block."""
     for index in range(_COUNT):
@@ -140,4 +191,5 @@ LAWS: Final[Sequence[Law]] = (
     failed_reads_use_up_provided_buffers,
     failed_reads_use_up_buffers_of_rings,
     pieces_are_used_up_as_they_are_selected,
+    a_waiting_read_keeps_a_provided_buffer,
 )

@@ -326,7 +326,7 @@ class Core:
                 result = -harm.errno
         except Refused as refused:
             if refused.errno == errno.EAGAIN and self._wait_for_file(request):
-                self.groups.put_back(request)
+                self.groups.wait(request)
                 self._arm_link_timeout(request)
                 return
             request.cqe_flags |= self.groups.spend(request, in_worker=request is self.working)

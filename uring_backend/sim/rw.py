@@ -163,6 +163,8 @@ def prepare_read_write(core: Core, request: Request) -> Issue:
     request.nowait = bool(sqe.op_flags & RWF_NOWAIT)
 
     def blocks() -> Blocks:
+        if selecting and request.buffer is not None:  # it has waited with it
+            return request.buffer.blocks
         if selecting:
             wanted = vector[0][1] if vector is not None else sqe.len
             return [core.groups.select(request, wanted)]
