@@ -12,13 +12,18 @@ from pybpfvm.uring_backend.abi import (
     CQE_BUFFER_SHIFT,
     CQE_F_BUF_MORE,
     CQE_F_BUFFER,
+    CQE_F_MORE,
     IOVEC,
+    MSGHDR,
     O_RDONLY,
     O_RDWR,
     O_WRONLY,
     PBUF_RING_INC,
+    RECV_MULTISHOT,
+    RECVSEND_BUNDLE,
     RWF_HIPRI,
     RWF_NOWAIT,
+    SOCK_DGRAM,
     SQE_ASYNC,
     SQE_BUFFER_SELECT,
     Op,
@@ -175,11 +180,66 @@ def a_waiting_read_keeps_a_provided_buffer(bench: Bench) -> None:
     expect("of a ring", Completion(1, -errno.ECANCELED, 0) in bench.collect(2), True)
 
 
-def _register(bench: Bench, flags: int) -> None:
-    """A ring of buffers at the bench's block."""
+def what_waits_remembers_the_length_of_a_buffer(bench: Bench) -> None:
+    """A READ or RECV that waits has selected a buffer before. When another request takes that one,
+    it takes no more of the next than the first had; later pieces of a multishot RECV may be longer.
+    READ_MULTISHOT and RECVMSG have forgotten the first."""
+    _register(bench, 0, first=_WANTED)
+    receiver, peer = bench.world.socketpair(SOCK_DGRAM)
+    other, _ = bench.world.socketpair(SOCK_DGRAM)
+    reader, writer = bench.world.pipe()
+    bench.put(b"twelve bytes", 2048)
+    take = Sqe(Op.SEND, SQE_BUFFER_SELECT, fd=other, len=1, buf_index=_GROUP, user_data=2)
+    fill = Sqe(Op.WRITE, fd=writer, addr=bench.block + 2048, len=12, user_data=2)
+    read = Sqe(Op.READ, SQE_BUFFER_SELECT, fd=reader, buf_index=_GROUP, user_data=1)
+    receive = replace(read, opcode=int(Op.RECV), fd=receiver)
+    vector = bench.put(IOVEC.pack(0, 0), 3000)
+    message = bench.put(MSGHDR.pack(0, 0, vector, 1, 0, 0, 0), 3100)
+    waiting = (
+        ("READ", read, _WANTED),
+        ("READ of more", replace(read, len=_SIZE), _WANTED),
+        ("READV", replace(read, opcode=int(Op.READV), addr=vector, len=1), _WANTED),
+        ("RECV", receive, _WANTED),
+        ("RECV, a bundle of one", replace(receive, len=_SIZE, ioprio=RECVSEND_BUNDLE), _WANTED),
+        ("RECV, a bundle", replace(receive, len=3 * _SIZE, ioprio=RECVSEND_BUNDLE), 12),
+        ("RECVMSG", replace(receive, opcode=int(Op.RECVMSG), addr=message, len=1), _SIZE),
+    )
+    for what, sqe, size in waiting:
+        _unregister(bench)
+        _register(bench, 0, first=_WANTED)
+        bench.submit(sqe)
+        bench.quiet()
+        expect("taken", bench.result(take), 1)
+        if sqe.fd == reader:
+            bench.submit(fill)
+        else:
+            peer.send(b"twelve bytes")
+        events = bench.collect(2 if sqe.fd == reader else 1)
+        named = CQE_F_BUFFER | 1 << CQE_BUFFER_SHIFT
+        expect(what, Completion(1, size, named) in events, True, events)
+        if sqe.fd == reader:
+            rest = Sqe(Op.READ, fd=reader, addr=bench.block + 2100, len=12, user_data=1)
+            expect("the rest", bench.result(rest), 12 - size)
+    _unregister(bench)
+    _register(bench, 0, first=_WANTED)
+    bench.submit(replace(receive, ioprio=RECV_MULTISHOT))
+    bench.quiet()
+    expect("taken", bench.result(take), 1)
+    for index, size in ((1, _WANTED), (2, _SIZE)):
+        peer.send(b"twelve bytes")
+        named = CQE_F_BUFFER | CQE_F_MORE | index << CQE_BUFFER_SHIFT
+        expect(f"piece {index}", bench.collect(1), [Completion(1, size, named)])
+
+
+def _unregister(bench: Bench) -> None:
+    expect("unregistered", bench.backend.unregister_buffer_ring(_GROUP), 0)
+
+
+def _register(bench: Bench, flags: int, *, first: int = _SIZE) -> None:
+    """A ring of buffers at the bench's block, of which the first is `first` bytes long."""
     for index in range(_COUNT):
         at = bench.block + _BUFFERS_AT + index * _SIZE
-        entry = BUFFER_RING_ENTRY.pack(at, _SIZE, index)[:14]
+        entry = BUFFER_RING_ENTRY.pack(at, _SIZE if index else first, index)[:14]
         bench.put(entry, index * BUFFER_RING_ENTRY.size)
     bench.put(_COUNT.to_bytes(2, "little"), 14)
     expect("registered", bench.backend.register_buffer_ring(bench.block, _COUNT, _GROUP, flags), 0)
@@ -190,4 +250,5 @@ LAWS: Final[Sequence[Law]] = (
     failed_reads_use_up_buffers_of_rings,
     pieces_are_used_up_as_they_are_selected,
     a_waiting_read_keeps_a_provided_buffer,
+    what_waits_remembers_the_length_of_a_buffer,
 )

@@ -308,7 +308,8 @@ class _Receiver:
         # With room for control data mainline asks once.
         with_control = header is not None and header.control_bytes
         self._whole = bool(sqe.op_flags & MSG_WAITALL) and not with_control
-        self._wanted = blocks[0][1] if blocks else 0  # of a selected buffer, 0: all of it
+        self._asked = blocks[0][1] if blocks else 0  # of a selected buffer, 0: all of it
+        self._wanted = self._asked  # the same, of the next one
         self._left = sqe.file_index  # bytes until a multishot RECV ends by itself; 0: it does not
         self._emptied = False  # a bundle took the last buffer there was, if only to wait
         self._capped = False  # a bundle filled all that one round is to have
@@ -385,11 +386,19 @@ class _Receiver:
             got = socket.receive(size, self._flags)
         except Refused:
             if not request.done_bytes:
+                self._remember_length()
                 core.groups.put_back(request)
             raise
         if got.data:
             scatter(core, blocks, got.data)
         return got
+
+    def _remember_length(self) -> None:
+        """A RECV that selected one buffer and waits: whichever it selects then, it takes no more
+        than that one was long."""
+        chosen = self._request.buffer
+        if self._header is None and chosen is not None and len(chosen.buffers) == 1:
+            self._wanted = chosen.buffers[0][2]
 
     def _tell(self, header: Header, got: Received) -> None:
         """Fill in the msghdr: the sender, its length, flags, no control data."""
@@ -433,6 +442,8 @@ class _Receiver:
                 return done
             core.post(request, done, request.cqe_flags)
             request.cqe_flags = request.done_bytes = 0
+            if self._header is None:
+                self._wanted = self._asked
             loops += 1
             pause = self._capped or loops > _LOOPS
             self._capped = False
@@ -503,7 +514,7 @@ class _Receiver:
             request.cqe_flags = now
             if self._emptied:
                 return done, True
-            self._capped = request.multishot and 0 < self._wanted <= done
+            self._capped = request.multishot and 0 < self._asked <= done
             full = len(got.data) == _size(blocks)  # what MSG_TRUNC throws away fills nothing
             last = 0 < self._left <= done
             if retried or last or chosen.partial or self._capped or self._waiting <= 1 or not full:
