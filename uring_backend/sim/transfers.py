@@ -313,6 +313,7 @@ class _Receiver:
         self._left = sqe.file_index  # bytes until a multishot RECV ends by itself; 0: it does not
         self._emptied = False  # a bundle took the last buffer there was, if only to wait
         self._capped = False  # a bundle filled all that one round is to have
+        self._got: Received | None = None  # a part of what must be complete
         self._waiting = -1  # bytes that wait in the socket, as the last receive said
 
     def issue(self) -> int:
@@ -330,6 +331,8 @@ class _Receiver:
                 return 0
             if request.done_bytes and (not again or request.nowait):
                 request.fail()
+                if self._header is not None and self._got is not None:
+                    self._tell(self._header, self._got)
                 request.cqe_flags = self._core.groups.consume(request, request.done_bytes)
                 return request.done_bytes
             raise
@@ -359,6 +362,7 @@ class _Receiver:
                 request.cqe_flags = used & ~CQE_F_BUF_MORE
                 return request.done_bytes
             groups.hold(request)
+            self._got = got
         if short or (self._flags & MSG_WAITALL and got.flags & MSG_TRUNC):
             request.fail()
         if not request.done_bytes:
@@ -442,11 +446,12 @@ class _Receiver:
                 return done
             core.post(request, done, request.cqe_flags)
             request.cqe_flags = request.done_bytes = 0
-            if self._header is None:
-                self._wanted = self._asked
+            # A length is for the first message only.
+            self._wanted = self._asked if self._header is None else 0
             loops += 1
             pause = self._capped or loops > _LOOPS
-            self._capped = False
+            if waiting:  # else what caps this round caps the next one, too, as on 6.18
+                self._capped = False
             if pause or waiting == 0:  # no buffer is asked for before there is data
                 request.looks_first = True
                 raise Refused(errno.EAGAIN)
@@ -456,7 +461,6 @@ class _Receiver:
         for control data: (result, whether it was the last, bytes that wait)."""
         core, request = self._core, self._request
         addr, size = core.groups.select(request, self._wanted)
-        self._wanted = 0  # a length is for the first one
         head = RECVMSG_OUT.size + header.name_bytes + header.control_bytes
         if size < head:
             core.groups.put_back(request)
@@ -514,7 +518,7 @@ class _Receiver:
             request.cqe_flags = now
             if self._emptied:
                 return done, True
-            self._capped = request.multishot and 0 < self._asked <= done
+            self._capped |= request.multishot and 0 < self._asked <= done
             full = len(got.data) == _size(blocks)  # what MSG_TRUNC throws away fills nothing
             last = 0 < self._left <= done
             if retried or last or chosen.partial or self._capped or self._waiting <= 1 or not full:
