@@ -453,7 +453,8 @@ class _Receiver:
             if waiting:  # else what caps this round caps the next one, too, as on 6.18
                 self._capped = False
             if pause or waiting == 0:  # no buffer is asked for before there is data
-                request.looks_first = True
+                # What waits already is not looked at anew: an end that is there wakes nobody.
+                request.looks_first = pause or not request.was_polled
                 raise Refused(errno.EAGAIN)
 
     def _message(self, socket: Socket, header: Header) -> tuple[int, bool, int]:
