@@ -304,8 +304,6 @@ class Player:
             n["flags"] &= ~abi.MSG_MORE  # it would wait, for real time or virtual
         self.bench.put(bytes((fill + i) & 0xFF for i in range(128)), 1024)
         self.bench.put(bytes((fill + i) & 0xFF for i in range(128)), 1536)
-        if n["group"] == INC and self.backend.in_flight():
-            n["group"] = RING  # docs/sim-kernel-differences.md
         select = n["select"] and not n["message"] and not n["zero_copy"]
         flags = abi.SQE_BUFFER_SELECT if select else 0
         ioprio = n["first"] | n["bundle"] | (n["report"] if n["zero_copy"] else 0)

@@ -30,7 +30,7 @@ from pybpfvm.uring_backend.abi import (
     Sqe,
 )
 from pybpfvm.uring_backend.base import Completion
-from pybpfvm.uring_backend.lawbench import Bench, Law, expect
+from pybpfvm.uring_backend.lawbench import Bench, Law, expect, res_of
 
 _GROUP: Final = 9
 _COUNT: Final = 16
@@ -231,6 +231,34 @@ def what_waits_remembers_the_length_of_a_buffer(bench: Bench) -> None:
         expect(f"piece {index}", bench.collect(1), [Completion(1, size, named)])
 
 
+def a_capped_bundle_caps_the_next_round(bench: Bench) -> None:
+    """A multishot bundle with a length takes so much a round; when that was all there was, the next
+    round gets one buffer at a time. It waits on where the end was there before it waited."""
+    provide = Sqe(
+        Op.PROVIDE_BUFFERS, fd=8, addr=bench.block, len=_SIZE, buf_index=_GROUP, user_data=2
+    )
+    expect("provided", bench.result(provide), 0)
+    fd, peer = bench.world.socketpair()
+    flags = RECV_MULTISHOT | RECVSEND_BUNDLE
+    receive = Sqe(
+        Op.RECV, SQE_BUFFER_SELECT, fd=fd, len=2 * _SIZE, ioprio=flags, buf_index=_GROUP,
+        user_data=1,
+    )  # fmt: skip
+    peer.send(bytes(2 * _SIZE))
+    bench.submit(receive)
+    expect("two buffers", [res_of(event) for event in bench.collect(1)], [2 * _SIZE])
+    peer.send(bytes(2 * _SIZE))
+    expect("one by one", [res_of(event) for event in bench.collect(2)], [_SIZE, _SIZE])
+    bench.submit(Sqe(Op.ASYNC_CANCEL, addr=1, user_data=2))
+    bench.collect(2)
+    peer.send(bytes(3 * _SIZE))
+    peer.shutdown()
+    bench.submit(receive)
+    expect("all there is", [res_of(event) for event in bench.collect(2)], [2 * _SIZE, _SIZE])
+    bench.quiet()
+    expect("in flight", bench.backend.in_flight(), 1)
+
+
 def _unregister(bench: Bench) -> None:
     expect("unregistered", bench.backend.unregister_buffer_ring(_GROUP), 0)
 
@@ -251,4 +279,5 @@ LAWS: Final[Sequence[Law]] = (
     pieces_are_used_up_as_they_are_selected,
     a_waiting_read_keeps_a_provided_buffer,
     what_waits_remembers_the_length_of_a_buffer,
+    a_capped_bundle_caps_the_next_round,
 )
