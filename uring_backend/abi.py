@@ -748,7 +748,7 @@ OPS: Final[Mapping[Op, OpInfo]] = {
         pointers=(_PATH, Pointer("off", Target.OUT, "len"), Pointer("addr3", Target.STRING))
     ),
     Op.SOCKET: OpInfo(file_index=True),  # fd: domain, off: type, len: protocol
-    Op.URING_CMD: OpInfo(_F, (Pointer("addr", Target.OPAQUE),)),
+    Op.URING_CMD: OpInfo(_F, (Pointer("addr", Target.OPAQUE),), buffer_select=True),
     Op.SEND_ZC: OpInfo(_F, (_BYTES_IN, Pointer("off", Target.OPAQUE, nullable=True)), True),
     Op.SENDMSG_ZC: OpInfo(_F, (Pointer("addr", Target.MSGHDR_IN),), True),
     Op.READ_MULTISHOT: OpInfo(_F, (_BYTES_OUT,), True, True),

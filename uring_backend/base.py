@@ -59,12 +59,14 @@ PollGate = Callable[[Wake], bool]
 class Completion:
     """A CQE of the backend: `token` of the request, `res`, `flags` (F_MORE: more will follow), and
     `extra`, the second half of a CQE that has one (backends made with SETUP_CQE32 or, where F_32 is
-    among the flags, SETUP_CQE_MIXED)."""
+    among the flags, SETUP_CQE_MIXED). `notified`: a notification will follow without F_MORE, as it
+    does where a zero-copy send ends because its chain does."""
 
     token: int
     res: int
     flags: int
     extra: tuple[int, int] = NO_EXTRA
+    notified: bool = False
 
 
 @dataclass(frozen=True, slots=True)

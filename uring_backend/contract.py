@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from pybpfvm.memory import AddressSpace, RegionKind
@@ -125,6 +126,11 @@ def refused_when_read(bench: Bench) -> None:
         (Sqe(Op.FSYNC, addr=1, user_data=1), errno.EINVAL),
         (Sqe(Op.CLOSE, SQE_FIXED_FILE, fd=0, user_data=1), errno.EBADF),
         (Sqe(Op.TIMEOUT, len=2, user_data=1), errno.EINVAL),
+        (Sqe(Op.TIMEOUT, addr=bench.timespec(1), len=1, addr3=1, user_data=1), errno.EINVAL),
+        (Sqe(Op.TIMEOUT, addr=bench.timespec(1), len=1, pad=1, user_data=1), errno.EINVAL),
+        (Sqe(Op.TIMEOUT_REMOVE, addr=9, addr3=1, user_data=1), errno.EINVAL),
+        (Sqe(Op.TIMEOUT_REMOVE, addr=9, pad=1, user_data=1), errno.EINVAL),
+        (Sqe(Op.URING_CMD, SQE_BUFFER_SELECT, fd=-1, user_data=1), errno.EINVAL),
         (Sqe(Op.TIMEOUT, addr=8, len=1, user_data=1), errno.EFAULT),
         (Sqe(Op.OPENAT, fd=AT_FDCWD, addr=8, user_data=1), errno.EFAULT),
         (Sqe(Op.LINK_TIMEOUT, addr=bench.timespec(1), len=1, user_data=1), errno.EINVAL),
@@ -207,13 +213,33 @@ def the_end_of_a_batch_closes_a_chain(bench: Bench) -> None:
 
 
 def successes_can_be_silent(bench: Bench) -> None:
-    """CQE_SKIP_SUCCESS: no CQE for a success; a failure is told, those it cancels are not."""
+    """CQE_SKIP_SUCCESS: no CQE for a success; a failure is told, those it cancels are not. The head
+    of a chain that is refused cancels all of it, hard links or not, whatever else is refused."""
     skip = SQE_CQE_SKIP_SUCCESS
     bench.submit(nop(1, skip), nop(2))
     expect("success", bench.results(1), [(2, 0)])
     bench.submit(nop(1, skip | _LINK, fails=True), nop(2, _LINK), nop(3))
     expect("failure", bench.results(1), [(1, -errno.EIO)])
     bench.quiet()
+    refused = Sqe(Op.READ, fd=-1, ioprio=1 << 15)
+    head = replace(refused, flags=SQE_IO_HARDLINK | skip, user_data=1)
+    for rest in (
+        (replace(refused, user_data=2),),
+        (nop(2, SQE_IO_HARDLINK), replace(refused, user_data=3)),
+        (replace(refused, flags=_LINK | skip, user_data=2), nop(3)),
+    ):
+        bench.submit(head, *rest)
+        expect("refused head", bench.results(1), [(1, -errno.EINVAL)])
+        bench.quiet()
+    bench.submit(replace(head, ioprio=0), replace(refused, ioprio=0, user_data=2))
+    expect("failed head", bench.results(2), [(1, -errno.EBADF), (2, -errno.EBADF)])
+    bench.submit(
+        replace(head, flags=SQE_IO_HARDLINK),
+        replace(refused, flags=_LINK | skip, user_data=2),
+        nop(3),
+    )
+    told = [(1, -errno.EINVAL), (2, -errno.EINVAL), (3, -errno.ECANCELED)]
+    expect("refused head that does not skip", bench.results(3), told)
     expect("in flight", bench.backend.in_flight(), 0)
     expect_errno("drain afterwards", bench.result(nop(1, _DRAIN)), errno.EOPNOTSUPP)
 

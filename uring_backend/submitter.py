@@ -35,6 +35,7 @@ from pybpfvm.uring_backend.base import (
     OTHER_RING,
     UNKNOWN_OPCODE,
     Backend,
+    Completion,
     Message,
     Started,
 )
@@ -480,7 +481,7 @@ class Submitter:
                 elif isinstance(event, Message):
                     self._cqs.post(0, event.user_data, event.res, event.flags, OTHER_RING)
                 else:
-                    self._ended(event.token, event.res, event.flags, event.extra)
+                    self._ended(event)
             self.settle()
         return any_events
 
@@ -500,18 +501,18 @@ class Submitter:
         else:
             self.performed.start(request)
 
-    def _ended(self, token: int, res: int, flags: int, extra: tuple[int, int]) -> None:
-        hidden = self._table.take_hidden(token)
+    def _ended(self, event: Completion) -> None:
+        hidden = self._table.take_hidden(event.token)
         if hidden is not None:
-            hidden(res)
+            hidden(event.res)
             return
-        request = self._table.live.get(token)
+        request = self._table.live.get(event.token)
         if request is None:
-            raise InternalError(f"the backend completed an unknown request {token}")
-        if flags & CQE_F_MORE:
-            self._post(request, res, flags, extra)
+            raise InternalError(f"the backend completed an unknown request {event.token}")
+        if event.flags & CQE_F_MORE or event.notified:
+            self._post(request, event.res, event.flags, event.extra)
         else:
-            self.complete(request, res, flags, extra)
+            self.complete(request, event.res, event.flags, event.extra)
 
     def complete(
         self, request: Request, res: int, flags: int = 0, extra: tuple[int, int] = NO_EXTRA

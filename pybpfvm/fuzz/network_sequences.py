@@ -112,7 +112,7 @@ class Player:
             assert self.backend.register_buffer_ring(at, ENTRIES, group, flags) == 0
         self.fd, self.peer = self._connect(kind)
         self.header = 0
-        self.ended = False
+        self.finished = False  # a FIN was sent, whose acknowledgement wakes at some time
 
     def _connect(self, kind: str) -> tuple[int, Peer]:
         world, bench = self.bench.world, self.bench
@@ -199,7 +199,7 @@ class Player:
 
     def end(self, how: int) -> object:
         """An end comes: a SHUTDOWN of ours, or the other side's."""
-        self.ended = True
+        self.finished |= self.kind == "tcp" and how in (abi.SHUT_WR, abi.SHUT_RDWR)
         if how <= 2:
             if self.kind in ("udp", "dgram"):
                 how = abi.SHUT_WR  # docs/sim-kernel-differences.md
@@ -274,8 +274,8 @@ class Player:
     def recv(self, **n: int) -> object:
         """Submit a RECV or RECVMSG."""
         flags = abi.SQE_BUFFER_SELECT if n["select"] else 0
-        if n["multishot"] and self.ended:
-            n["first"] = 0  # docs/sim-kernel-differences.md
+        if n["multishot"] and self.finished:
+            n["first"] = n["bundle"] = 0  # docs/sim-kernel-differences.md
         ioprio = n["first"] | n["multishot"] | n["bundle"]
         fields = {"fd": self.fd, "flags": flags, "ioprio": ioprio, "op_flags": n["flags"]}
         fields["buf_index"] = n["group"] if n["select"] else 0
@@ -304,8 +304,6 @@ class Player:
             n["flags"] &= ~abi.MSG_MORE  # it would wait, for real time or virtual
         self.bench.put(bytes((fill + i) & 0xFF for i in range(128)), 1024)
         self.bench.put(bytes((fill + i) & 0xFF for i in range(128)), 1536)
-        if n["group"] == INC and self.backend.in_flight():
-            n["group"] = RING  # docs/sim-kernel-differences.md
         select = n["select"] and not n["message"] and not n["zero_copy"]
         flags = abi.SQE_BUFFER_SELECT if select else 0
         ioprio = n["first"] | n["bundle"] | (n["report"] if n["zero_copy"] else 0)

@@ -113,7 +113,7 @@ def xattrs(g: Generator) -> list[Spec]:
         by_path = random.random() < 0.4
         where: dict[str, Value] = {"fd": random.choice((Fd("x"),) * 6 + (Fd("reader2"), -1))}
         if by_path:
-            path = random.choice(("x", "x", "/x", "../x", "none", "x/", ""))
+            path = random.choice(("x", "x", "/x", "../x", "no-x", "x/", ""))
             where = {"addr3": g.data(path.encode() + b"\0")}
         if random.random() < 0.04:
             where["flags"] = abi.SQE_FIXED_FILE

@@ -61,6 +61,7 @@ from pybpfvm.uring_backend.kernel.requests import (
     External,
     Hidden,
     InFlight,
+    Notice,
     Stage,
     Start,
 )
@@ -593,8 +594,11 @@ class KernelBackend:
             entry = self._flight.live.get(token)
         if entry is None:
             raise InternalError(f"the kernel completed {token:#x}, which is not in flight")
-        posts = True
+        posts, notified = True, False
         if isinstance(entry, Entry):
+            # Taken along by another one of its chain, a zero-copy send has no F_MORE.
+            final = not flags & (abi.CQE_F_MORE | abi.CQE_F_NOTIF)
+            notified = final and entry.notifies and res != -errno.EACCES
             if not flags & abi.CQE_F_NOTIF:
                 for action in entry.after:
                     action(res)
@@ -602,12 +606,12 @@ class KernelBackend:
             if not entry.done and (not flags & abi.CQE_F_MORE or entry.opcode in ZERO_COPY):
                 entry.done = True
                 posts = entry.chain.posts(entry, res)
-        if not flags & abi.CQE_F_MORE:
+        if not flags & abi.CQE_F_MORE and not notified:
             del self._flight.live[token]
             if isinstance(entry, Entry):
                 self._planner.over(entry)
         if posts:
-            self._events.append(Completion(token, res, flags, extra))
+            self._events.append(Completion(token, res, flags, extra, notified))
 
     def _complete_hidden(self, record: Hidden, res: int) -> None:
         if isinstance(record, Gate):
@@ -615,6 +619,8 @@ class KernelBackend:
                 self._gates.drop(record)
             else:
                 self._gates.give(record)
+        elif isinstance(record, Notice):
+            record.chain.noticed(res)
         elif isinstance(record, CancelAll):
             record.left -= 1
             record.found += res != -errno.ENOENT

@@ -7,6 +7,9 @@ An external request is played by hidden requests:
     a drain      the same, and so is what is alone behind one: later requests may wait for it
     later drain  one more READ of a pipe, submitted before the draining request, keeps it back
 
+A chain with skip flags whose head has a hard link gets a hidden NOP behind that: whether it is
+cancelled tells if the kernel has accepted the chain.
+
 A CLOSE is played in the same way when something that waits for its turn, or may, names the
 descriptor (`numbers`). They carry user_data from TOKEN_LIMIT up. Nothing here talks to the kernel.
 Document: the project's notes on host supervision, section 5.
@@ -30,6 +33,7 @@ from pybpfvm.uring_backend.kernel.requests import (
     Entry,
     External,
     InFlight,
+    Notice,
     Record,
     Start,
 )
@@ -192,6 +196,8 @@ class Planner:
             if entry.skip and sqe.opcode in ZERO_COPY:
                 sqe = replace(sqe, addr3=1)  # refused alike, before there is a notification
                 entry.bad_sqe = True
+            if sqe.opcode in ZERO_COPY:
+                entry.notifies = not (entry.bad_sqe or sqe.addr3 or sqe.pad)
             raw = replace(sqe, flags=flags).pack()
             real, effect, names = self._guard.admit_waiting(raw)
             self._remember(entry, names if later else ())
@@ -203,6 +209,16 @@ class Planner:
                 if effect.on_result is not None:
                     entry.after.append(effect.on_result)
             yield real, consumed, sqe.user_data, entry
+            if entry.position == 0 and self._to_be_noticed(members, skips):
+                token = self._flight.hidden_token()
+                notice = Sqe(Op.NOP, flags=abi.SQE_IO_HARDLINK, user_data=token)
+                yield notice.pack(), consumed, token, Notice(chain)
+
+    def _to_be_noticed(self, members: Sequence[Sqe], skips: Sequence[int]) -> bool:
+        """Whether it matters for skip flags, and does not show, if a failed head was refused."""
+        if self._polls or not skips or not members[0].flags & abi.SQE_IO_HARDLINK:
+            return False
+        return len(members) > 1 and members[1].opcode != Op.LINK_TIMEOUT
 
     def _mark(self, entry: Entry, sqe: Sqe, skips: Sequence[int], refused_from: int) -> None:
         """What the skip flags of its chain mean for it."""

@@ -87,6 +87,11 @@ class Chain:
         behind = members[head.position + 1 : head.position + 2]
         return not (behind and behind[0].opcode == Op.LINK_TIMEOUT)
 
+    def noticed(self, res: int) -> None:
+        """The hidden NOP behind a head with a hard link ended: cancelled, the chain never began."""
+        self.hard_failure = False
+        self.cancelled |= res == -errno.ECANCELED
+
     def posts(self, entry: Entry, res: int) -> bool:
         """Whether the last CQE of `entry` is to be seen; call once per entry, in CQE order."""
         position = entry.position
@@ -125,6 +130,7 @@ class Entry:
     `bad_sqe`: mainline refuses the SQE itself (known only where it makes a difference).
     `has_file`: it is not refused for want of a file, so -EBADF is a result like others.
     `into_slot`: it makes a socket; that it finds no slot is no failure.
+    `notifies`: a zero-copy send that was accepted so far that a notification will come.
     `vector_counts`: less than its iovecs ask for is such a result.
     `shows_skip`: mainline looks at its skip flag (a worse SQE is refused before that).
     `after` is called with each result >= 0 or -errno before the completion is reported.
@@ -145,6 +151,7 @@ class Entry:
         "into_slot",
         "kept",
         "names",
+        "notifies",
         "opcode",
         "position",
         "shows_skip",
@@ -170,6 +177,7 @@ class Entry:
         self.bad_sqe = _is_bad(sqe)
         self.after: list[Callable[[int], None]] = []
         self.has_file = False
+        self.notifies = False
         self.shows_skip = False
         self.vector_counts = sqe.opcode not in _VECTOR_MESSAGES or bool(
             sqe.op_flags & abi.MSG_WAITALL
@@ -302,6 +310,15 @@ class Start:
         self.external = external
 
 
+class Notice:
+    """A hidden NOP that tells whether a chain was accepted."""
+
+    __slots__ = ("chain",)
+
+    def __init__(self, chain: Chain) -> None:
+        self.chain = chain
+
+
 class CancelAll:
     """Hidden cancels that stand for one ASYNC_CANCEL with ANY: what they found so far."""
 
@@ -313,7 +330,7 @@ class CancelAll:
         self.found = 0
 
 
-Hidden = Start | Gate | CancelAll
+Hidden = Start | Gate | Notice | CancelAll
 Record = int | Entry | Hidden
 """What to remember of a real request; an int is the opcode of one with nothing to remember."""
 

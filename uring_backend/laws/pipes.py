@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from pybpfvm.uring_backend.abi import (
@@ -212,7 +213,12 @@ def installing_a_slot(bench: Bench) -> None:
     flags = FIXED_FD_NO_CLOEXEC
     again = bench.result(Sqe(Op.FIXED_FD_INSTALL, SQE_FIXED_FILE, fd=0, op_flags=flags))
     expect("inheritable", again >= 0, True)
+    other = bench.backend.settings.register_personality()
+    as_other = Sqe(Op.FIXED_FD_INSTALL, SQE_FIXED_FILE, fd=9, personality=other)
     refused = [
+        (as_other, errno.EPERM),
+        (replace(as_other, op_flags=2), errno.EINVAL),
+        (replace(as_other, flags=0), errno.EBADF),
         (Sqe(Op.FIXED_FD_INSTALL, fd=0), errno.EBADF),
         (Sqe(Op.FIXED_FD_INSTALL, SQE_FIXED_FILE, fd=1), errno.EBADF),
         (Sqe(Op.FIXED_FD_INSTALL, SQE_FIXED_FILE, fd=0, op_flags=2), errno.EINVAL),

@@ -39,11 +39,14 @@ from pybpfvm.uring_backend.abi import (
     SOCKET_OP_SIOCINQ,
     SOL_SOCKET,
     SQE_BUFFER_SELECT,
+    SQE_CQE_SKIP_SUCCESS,
+    SQE_IO_HARDLINK,
+    SQE_IO_LINK,
     Op,
     Sqe,
 )
 from pybpfvm.uring_backend.base import Completion
-from pybpfvm.uring_backend.lawbench import Bench, Broken, Law, expect, expect_errno, nop
+from pybpfvm.uring_backend.lawbench import Bench, Broken, Law, bad, expect, expect_errno, nop
 
 
 def _message(
@@ -274,7 +277,8 @@ def messages_again_and_again(bench: Bench) -> None:
 
 
 def sends_without_copies(bench: Bench) -> None:
-    """SEND_ZC, SENDMSG_ZC: the result with F_MORE, then a notification, of failures too."""
+    """SEND_ZC, SENDMSG_ZC: the result with F_MORE, then a notification, of failures too; one that
+    ends because another one of its chain failed has no F_MORE, and its notification always."""
     listener = bench.world.listen()
     peer = bench.world.connect(listener)
     fd = bench.result(Sqe(Op.ACCEPT, fd=listener, user_data=1))
@@ -294,6 +298,21 @@ def sends_without_copies(bench: Bench) -> None:
         expect("both", bench.collect(2), wanted)
         expect("in flight", bench.backend.in_flight(), 0)
     expect("data", peer.recv(100), b"zerozero")
+    failing, later = nop(2, SQE_IO_LINK, fails=True), replace(plain, fd=900)
+    refused = replace(plain, ioprio=1 << 15)
+    silent = SQE_IO_LINK | SQE_CQE_SKIP_SUCCESS
+    chains = (
+        ((failing, later), [(2, -errno.EIO, 0), (1, -errno.ECANCELED, 0)]),
+        ((replace(failing, flags=silent), later), [(2, -errno.EIO, 0)]),
+        ((nop(2, SQE_IO_LINK), refused), [(2, -errno.ECANCELED, 0), (1, -errno.EINVAL, 0)]),
+        ((bad(2, SQE_IO_HARDLINK), later), [(2, -errno.EINVAL, 0), (1, -errno.ECANCELED, 0)]),
+    )
+    for chain, ends in chains:
+        bench.submit(*chain)
+        wanted = [Completion(*end, notified=end[0] == 1) for end in ends]
+        wanted.append(Completion(1, 0, CQE_F_NOTIF))
+        expect("taken along", bench.collect(len(wanted)), wanted)
+        expect("in flight", bench.backend.in_flight(), 0)
 
 
 def commands_to_sockets(bench: Bench) -> None:

@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from pybpfvm.memory import AddressSpace
-from pybpfvm.uring_backend.abi import CQE_BUFFER_SHIFT, CQE_F_BUFFER
+from pybpfvm.uring_backend.abi import CQE_BUFFER_SHIFT, CQE_F_BUFFER, Op
 from pybpfvm.uring_backend.bufferrings import check_ring
 from pybpfvm.uring_backend.sim.bufferring import BufferRing
 from pybpfvm.uring_backend.sim.request import Issue, Refused, Request
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pybpfvm.uring_backend.sim.core import Core
 
 _MAX_IDS: Final = 1 << 16
+_KEEP: Final = frozenset({Op.READ, Op.READV})
 _MAX_PROVIDED: Final = 1 << 20  # in all groups: the kernel's limit is its memory
 
 
@@ -148,6 +149,19 @@ class BufferGroups:
         request.buffer = chosen = group.choose(wanted, most)
         chosen.flags = group.use(chosen, sum(length for _, length in chosen.blocks))
         chosen.held = True
+
+    def wait(self, request: Request) -> None:
+        """The request waits for its file: a READ keeps what it took from PROVIDE_BUFFERS until it
+        is over, and names it even when it is cancelled; all else is put back."""
+        chosen = request.buffer
+        if (
+            chosen is not None
+            and request.sqe.opcode in _KEEP
+            and isinstance(chosen.group, Provided)
+        ):
+            self.hold(request)
+        else:
+            self.put_back(request)
 
     def put_back(self, request: Request) -> None:
         """The selected buffer was not used after all."""

@@ -326,7 +326,7 @@ class Core:
                 result = -harm.errno
         except Refused as refused:
             if refused.errno == errno.EAGAIN and self._wait_for_file(request):
-                self.groups.put_back(request)
+                self.groups.wait(request)
                 self._arm_link_timeout(request)
                 return
             request.cqe_flags |= self.groups.spend(request, in_worker=request is self.working)
@@ -627,9 +627,9 @@ class Core:
         self.outbox.append(Message(user_data, res, flags))
         self.timers.count(self.posted)
 
-    def _emit(self, request: Request, res: int, flags: int) -> None:
+    def _emit(self, request: Request, res: int, flags: int, *, notified: bool = False) -> None:
         self.posted += 1
-        self.outbox.append(Completion(request.token, res, flags, request.extra))
+        self.outbox.append(Completion(request.token, res, flags, request.extra, notified))
 
     def flush(self) -> None:
         """Post what has completed, in order; then let links and drains move on."""
@@ -640,10 +640,11 @@ class Core:
                     self.outbox.append(Started(request.token))
                 elif request.sqe.opcode == EXTERNAL and request.state is State.EXTERNAL:
                     pass
-                elif request.notification is not None:
+                elif request.notification is not None and not request.taken_along:
                     self._emit(request, request.res, request.cqe_flags | CQE_F_MORE)
                 elif not request.skip_cqe:
-                    self._emit(request, request.res, request.cqe_flags)
+                    notified = request.notification is not None
+                    self._emit(request, request.res, request.cqe_flags, notified=notified)
                 if request.worker_ends and self.worker_signal is not None:
                     self.worker_signal()
             self.timers.count(self.posted)
@@ -698,6 +699,7 @@ class Core:
             if not member.failed:
                 member.res = -errno.ECANCELED
             member.skip_cqe = request.skip_links
+            member.taken_along = True
             self.later(lambda member=member: self._record(member))  # type: ignore[misc]
             member = following
 

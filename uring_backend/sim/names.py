@@ -213,6 +213,8 @@ def prepare_fixed_fd_install(core: Core, request: Request) -> Issue:
         raise Refused(errno.EBADF)
     if sqe.op_flags & ~FIXED_FD_NO_CLOEXEC:
         raise Refused(errno.EINVAL)
+    if sqe.personality:  # whoever opens a descriptor does so as itself
+        raise Refused(errno.EPERM)
     return lambda: core.fds.install(core.file_of(request))
 
 

@@ -49,8 +49,9 @@ class State(Enum):
 class Request:
     """A live request. `next` is the request linked behind it.
 
-    `failed` breaks a soft link. `skip_links` says that the request wanted no CQE on success and
-    failed, so that those it takes with it post none either (mainline since 5.17).
+    `failed` breaks a soft link. `taken_along`: another one of its chain failed, and ended it.
+    `skip_links` says that the request wanted no CQE on success and failed, so that those
+    it takes with it post none either (mainline since 5.17).
     """
 
     __slots__ = (
@@ -82,6 +83,7 @@ class Request:
         "sqe",
         "starting",
         "state",
+        "taken_along",
         "through_worker",
         "token",
         "tried",
@@ -110,6 +112,7 @@ class Request:
         self.next: Request | None = None
         self.link_timeout: Request | None = None  # armed or to be armed when this one has to wait
         self.failed = False
+        self.taken_along = False
         self.errors_pass = False  # what it comes to is never a failure
         self.skip_links = False
         self.res = 0

@@ -162,10 +162,17 @@ def prepare_read_write(core: Core, request: Request) -> Issue:
     request.wait_events = POLLOUT if writing else POLLIN
     request.nowait = bool(sqe.op_flags & RWF_NOWAIT)
 
+    wanted = sqe.len if vector is None else request.size_bytes  # of a selected buffer, 0: all
+
     def blocks() -> Blocks:
+        nonlocal wanted
+        if selecting and request.buffer is not None:  # it has waited with it
+            return request.buffer.blocks
         if selecting:
-            wanted = vector[0][1] if vector is not None else sqe.len
-            return [core.groups.select(request, wanted)]
+            block = core.groups.select(request, wanted)
+            if not request.multishot:  # after a wait it takes no more, whichever it selects then
+                wanted = block[1]
+            return [block]
         if vector is not None:
             return vector
         return [(sqe.addr, min(sqe.len, MAX_RW_COUNT))]

@@ -17,6 +17,7 @@ from pybpfvm.uring_backend.abi import (
     SOCKET_OP_SIOCINQ,
     SOCKET_OP_SIOCOUTQ,
     SOL_SOCKET,
+    SQE_BUFFER_SELECT,
 )
 from pybpfvm.uring_backend.sim.request import Issue, Refused, Request
 from pybpfvm.uring_backend.sim.sockets import Socket
@@ -32,7 +33,7 @@ _INT_BYTES: Final = 4
 def prepare_uring_cmd(core: Core, request: Request) -> Issue:
     """URING_CMD: a SOCKET_URING_OP_* on a socket; no other file takes commands."""
     sqe = request.sqe
-    if sqe.off >> 32 or sqe.op_flags:
+    if sqe.off >> 32 or sqe.op_flags or sqe.flags & SQE_BUFFER_SELECT:
         raise Refused(errno.EINVAL)
     level, name = option_of(sqe)
     size = s32(sqe.file_index)

@@ -43,7 +43,7 @@ def _checked(core: Core, request: Request, allowed: int) -> tuple[int, int]:
     """(flags, duration) of a TIMEOUT or LINK_TIMEOUT."""
     sqe = request.sqe
     flags = sqe.op_flags
-    if sqe.buf_index or sqe.len != 1 or sqe.file_index:
+    if sqe.buf_index or sqe.len != 1 or sqe.file_index or sqe.addr3 or sqe.pad:
         raise Refused(errno.EINVAL)
     if flags & ~allowed or flags & _CLOCKS == _CLOCKS:
         raise Refused(errno.EINVAL)
@@ -88,7 +88,7 @@ def prepare_timeout_remove(core: Core, request: Request) -> Issue:
     flags = sqe.op_flags
     if sqe.flags & (SQE_FIXED_FILE | SQE_BUFFER_SELECT):
         raise Refused(errno.EINVAL)
-    if sqe.buf_index or sqe.len or sqe.file_index:
+    if sqe.buf_index or sqe.len or sqe.file_index or sqe.addr3 or sqe.pad:
         raise Refused(errno.EINVAL)
     duration = 0
     if flags & (TIMEOUT_UPDATE | LINK_TIMEOUT_UPDATE):

@@ -308,10 +308,12 @@ class _Receiver:
         # With room for control data mainline asks once.
         with_control = header is not None and header.control_bytes
         self._whole = bool(sqe.op_flags & MSG_WAITALL) and not with_control
-        self._wanted = blocks[0][1] if blocks else 0  # of a selected buffer, 0: all of it
+        self._asked = blocks[0][1] if blocks else 0  # of a selected buffer, 0: all of it
+        self._wanted = self._asked  # the same, of the next one
         self._left = sqe.file_index  # bytes until a multishot RECV ends by itself; 0: it does not
         self._emptied = False  # a bundle took the last buffer there was, if only to wait
         self._capped = False  # a bundle filled all that one round is to have
+        self._got: Received | None = None  # a part of what must be complete
         self._waiting = -1  # bytes that wait in the socket, as the last receive said
 
     def issue(self) -> int:
@@ -329,6 +331,8 @@ class _Receiver:
                 return 0
             if request.done_bytes and (not again or request.nowait):
                 request.fail()
+                if self._header is not None and self._got is not None:
+                    self._tell(self._header, self._got)
                 request.cqe_flags = self._core.groups.consume(request, request.done_bytes)
                 return request.done_bytes
             raise
@@ -358,6 +362,7 @@ class _Receiver:
                 request.cqe_flags = used & ~CQE_F_BUF_MORE
                 return request.done_bytes
             groups.hold(request)
+            self._got = got
         if short or (self._flags & MSG_WAITALL and got.flags & MSG_TRUNC):
             request.fail()
         if not request.done_bytes:
@@ -385,11 +390,19 @@ class _Receiver:
             got = socket.receive(size, self._flags)
         except Refused:
             if not request.done_bytes:
+                self._remember_length()
                 core.groups.put_back(request)
             raise
         if got.data:
             scatter(core, blocks, got.data)
         return got
+
+    def _remember_length(self) -> None:
+        """A RECV that selected one buffer and waits: whichever it selects then, it takes no more
+        than that one was long."""
+        chosen = self._request.buffer
+        if self._header is None and chosen is not None and len(chosen.buffers) == 1:
+            self._wanted = chosen.buffers[0][2]
 
     def _tell(self, header: Header, got: Received) -> None:
         """Fill in the msghdr: the sender, its length, flags, no control data."""
@@ -433,11 +446,15 @@ class _Receiver:
                 return done
             core.post(request, done, request.cqe_flags)
             request.cqe_flags = request.done_bytes = 0
+            # A length is for the first message only.
+            self._wanted = self._asked if self._header is None else 0
             loops += 1
             pause = self._capped or loops > _LOOPS
-            self._capped = False
+            if waiting:  # else what caps this round caps the next one, too, as on 6.18
+                self._capped = False
             if pause or waiting == 0:  # no buffer is asked for before there is data
-                request.looks_first = True
+                # What waits already is not looked at anew: an end that is there wakes nobody.
+                request.looks_first = pause or not request.was_polled
                 raise Refused(errno.EAGAIN)
 
     def _message(self, socket: Socket, header: Header) -> tuple[int, bool, int]:
@@ -445,7 +462,6 @@ class _Receiver:
         for control data: (result, whether it was the last, bytes that wait)."""
         core, request = self._core, self._request
         addr, size = core.groups.select(request, self._wanted)
-        self._wanted = 0  # a length is for the first one
         head = RECVMSG_OUT.size + header.name_bytes + header.control_bytes
         if size < head:
             core.groups.put_back(request)
@@ -503,7 +519,7 @@ class _Receiver:
             request.cqe_flags = now
             if self._emptied:
                 return done, True
-            self._capped = request.multishot and 0 < self._wanted <= done
+            self._capped |= request.multishot and 0 < self._asked <= done
             full = len(got.data) == _size(blocks)  # what MSG_TRUNC throws away fills nothing
             last = 0 < self._left <= done
             if retried or last or chosen.partial or self._capped or self._waiting <= 1 or not full:
