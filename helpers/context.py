@@ -107,12 +107,29 @@ class LoopPort(Protocol):
         """Up to `size` bytes that wait in it, or -errno; None if `event` is none."""
 
 
+class UserPort(Protocol):
+    """User memory as helpers copy from it and to it: an AddressSpace, or what stands before one."""
+
+    def user_read(self, addr: int, size: int) -> bytes:
+        """As AddressSpace.user_read."""
+
+    def user_write(self, addr: int, data: bytes) -> None:
+        """As AddressSpace.user_write."""
+
+    def user_cstring(self, addr: int, limit: int = 4096) -> bytes:
+        """As AddressSpace.user_cstring."""
+
+
 class HelperContext(Protocol):
     """The running program, as a helper sees it."""
 
     @property
     def memory(self) -> AddressSpace:
         """Where every pointer points."""
+
+    @property
+    def user_memory(self) -> UserPort:
+        """User memory: helpers reach it by this alone."""
 
     @property
     def ctx_addr(self) -> int:

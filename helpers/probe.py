@@ -12,17 +12,17 @@ from pybpfvm.helpers.context import HelperContext
 from pybpfvm.helpers.proto import ArgType, Helper, RetType
 from pybpfvm.memory import AddressSpace, MemoryFault, UserFault
 
-_Reader = Callable[[AddressSpace, int, int], bytes]
+_Reader = Callable[[HelperContext, int, int], bytes]
 
 
-def _read_user(memory: AddressSpace, addr: int, size: int) -> bytes:
-    return memory.user_read(addr, size)
+def _read_user(ctx: HelperContext, addr: int, size: int) -> bytes:
+    return ctx.user_memory.user_read(addr, size)
 
 
-def _read_kernel(memory: AddressSpace, addr: int, size: int) -> bytes:
+def _read_kernel(ctx: HelperContext, addr: int, size: int) -> bytes:
     """Program memory is all the kernel memory there is."""
     try:
-        return memory.program_read(addr, size)
+        return ctx.memory.program_read(addr, size)
     except MemoryFault as fault:
         raise UserFault(str(fault)) from fault
 
@@ -41,7 +41,7 @@ def _copy(ctx: HelperContext, dst: int, size: int, src: int, read: _Reader) -> i
         return 0
     memory.check(dst, size, write=True)
     try:
-        data = read(memory, src, size)
+        data = read(ctx, src, size)
     except UserFault:
         zero(memory, dst, size)
         return -EFAULT
@@ -59,7 +59,7 @@ def _copy_string(ctx: HelperContext, dst: int, size: int, src: int, read: _Reade
     text = bytearray()
     try:
         while len(text) < size and not text.endswith(b"\0"):
-            text += _up_to_nul(memory, src + len(text), size - len(text), read)
+            text += _up_to_nul(ctx, src + len(text), size - len(text), read)
     except UserFault:
         zero(memory, dst, size)
         return -EFAULT
@@ -68,12 +68,12 @@ def _copy_string(ctx: HelperContext, dst: int, size: int, src: int, read: _Reade
     return len(text)
 
 
-def _up_to_nul(memory: AddressSpace, addr: int, limit: int, read: _Reader) -> bytes:
+def _up_to_nul(ctx: HelperContext, addr: int, limit: int, read: _Reader) -> bytes:
     """Bytes at `addr` up to and with the first NUL, at most `limit`, of the region there."""
-    region = memory.region_at(addr)
+    region = ctx.memory.region_at(addr)
     if region is None:
-        raise UserFault(memory.explain(addr))
-    data = read(memory, addr, min(limit, region.end - addr))
+        raise UserFault(ctx.memory.explain(addr))
+    data = read(ctx, addr, min(limit, region.end - addr))
     end = data.find(b"\0")
     return data if end < 0 else data[: end + 1]
 
@@ -104,7 +104,7 @@ def copy_to_user(ctx: HelperContext, dst: int, src: int, size: int, _4: int, _5:
     """0, or -EFAULT (what fits before the fault is written)."""
     data = ctx.memory.program_read(src, size & 0xFFFF_FFFF)
     try:
-        ctx.memory.user_write(dst, data)
+        ctx.user_memory.user_write(dst, data)
     except UserFault:
         return -EFAULT
     return 0

@@ -25,7 +25,7 @@ def _format(ctx: HelperContext, text: bytes, args: Sequence[int]) -> bytes:
     def read_string(addr: int, in_user: bool) -> bytes:
         try:
             if in_user:
-                return ctx.memory.user_cstring(addr, _STRING_MAX)[: _STRING_MAX - 1]
+                return ctx.user_memory.user_cstring(addr, _STRING_MAX)[: _STRING_MAX - 1]
             return cstring(ctx.memory, addr, _STRING_MAX - 1, truncate=True)
         except (MemoryFault, UserFault):
             return b""

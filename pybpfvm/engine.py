@@ -24,7 +24,7 @@ from random import Random
 from typing import Protocol
 
 from pybpfvm.events import Observer
-from pybpfvm.helpers.context import LoopPort, RingPort
+from pybpfvm.helpers.context import LoopPort, RingPort, UserPort
 from pybpfvm.image import Image
 from pybpfvm.memory import Region
 from pybpfvm.profiles.base import Profile
@@ -99,10 +99,12 @@ class RunEnvironment:
     `profile` decides context accesses and return values (None: ordinary program, any). `ring` is
     the ring of BPF requests, `loop` the one that a program drives from inside an enter. `now_ns`
     and `random_u32` answer the helpers of those names; the default random source is seeded with
-    0. `cpu` is the CPU programs believe to run on. `log` gets the lines of bpf_trace_printk,
-    `observer` a HelperCalled for each call. `may_goto_turns` is how often a run goes on at
-    may_goto, MAY_GOTO_ITERATIONS by default: kernels that bound loops by time may end them
-    earlier.
+    0. `event_ns` is the clock of events, where that is not the programs'. `user` is how helpers
+    reach user memory, where that is not the address space itself: compiled code then copies nothing
+    by itself. `cpu` is the CPU programs believe to run on. `log` gets the lines of
+    bpf_trace_printk, `observer` a HelperCalled for each call. `may_goto_turns` is how often a run
+    goes on at may_goto, MAY_GOTO_ITERATIONS by default: kernels that bound loops by time may end
+    them earlier.
     """
 
     profile: Profile | None = None
@@ -111,6 +113,8 @@ class RunEnvironment:
     loop: LoopPort | None = None
     now_ns: Callable[[], int] = time.monotonic_ns
     random_u32: Callable[[], int] = field(default_factory=_seeded_u32)
+    event_ns: Callable[[], int] | None = None
+    user: UserPort | None = None
     cpu: int = 0
     log: Callable[[str], None] = _nowhere
     observer: Observer | None = None

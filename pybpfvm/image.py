@@ -6,7 +6,7 @@ programs are resolved here, once: an engine asks `constant(insn)` what an LDDW l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import cast
@@ -119,7 +119,7 @@ class Image:
                         self.function_handle(program, target)
                 pc += insn.slots
         for name in self.object.kernel_functions.values():
-            self._kernel_function(name)
+            self.kernel_function(name)
 
     def _fill_slot(self, map_name: str, live: BpfMap, index: int, name: str) -> None:
         key = index.to_bytes(live.spec.key_size, self.memory.byteorder)
@@ -147,7 +147,14 @@ class Image:
             self._functions[key] = self.memory.handle(FunctionRef(program, pc))
         return self._functions[key]
 
-    def _kernel_function(self, name: str) -> int:
+    def handles(self) -> Iterator[tuple[int, object]]:
+        """(address, what it stands for) of each handle that was made for a program or function."""
+        for addr in (*self._programs.values(), *self._functions.values()):
+            yield addr, self.memory.resolve(addr)
+        for name, addr in self._kernel_functions.items():
+            yield addr, name
+
+    def kernel_function(self, name: str) -> int:
         """What stands for the address of a function of the kernel, which nobody can look behind."""
         if name not in self._kernel_functions:
             self._kernel_functions[name] = self.memory.handle(name)
@@ -183,7 +190,7 @@ class Image:
                 raise InputError(f"no subprogram starts at {target}", where=where)
             return self.function_handle(program, target)
         if insn.src == Pseudo.BTF_ID and low in self.object.kernel_functions:
-            return self._kernel_function(self.object.kernel_functions[low])
+            return self.kernel_function(self.object.kernel_functions[low])
         if insn.src == Pseudo.BTF_ID and low in self.object.kernel_variables:
             raise UnsupportedError(
                 f"variable {self.object.kernel_variables[low]} of a kernel in a run", where=where

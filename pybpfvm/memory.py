@@ -35,7 +35,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal
+from typing import Literal, Protocol
 
 from pybpfvm.bits import align_up
 from pybpfvm.errors import InputError, InternalError, TrapKind
@@ -155,15 +155,15 @@ class _Ranges:
     """Free addresses of one window: fresh ones first, then the oldest freed that are enough."""
 
     def __init__(self, start: int, end: int) -> None:
-        self._next = start
+        self.fresh = start
         self._end = end
         self._freed: list[tuple[int, int]] = []  # (start, bytes), in the order they were freed
 
     def take(self, span: int) -> int | None:
         """The start of `span` free bytes, None if there are none."""
-        if self._next + span <= self._end:
-            start: int | None = self._next
-            self._next += span
+        if self.fresh + span <= self._end:
+            start: int | None = self.fresh
+            self.fresh += span
             return start
         start = self._from_freed(span)
         if start is None and self._freed:
@@ -177,11 +177,11 @@ class _Ranges:
 
     def state(self) -> _FreeState:
         """What is free, for `restore`."""
-        return self._next, tuple(self._freed)
+        return self.fresh, tuple(self._freed)
 
     def restore(self, state: _FreeState) -> None:
         """Have free again what was."""
-        self._next, self._freed = state[0], list(state[1])
+        self.fresh, self._freed = state[0], list(state[1])
 
     def _from_freed(self, span: int) -> int | None:
         for index, (start, free) in enumerate(self._freed):
@@ -200,10 +200,10 @@ class _Ranges:
                 merged[-1] = (merged[-1][0], merged[-1][1] + span)
             else:
                 merged.append((start, span))
-        if merged and sum(merged[-1]) == self._next:
+        if merged and sum(merged[-1]) == self.fresh:
             start, span = merged.pop()
-            merged.append((start, span + self._end - self._next))
-            self._next = self._end
+            merged.append((start, span + self._end - self.fresh))
+            self.fresh = self._end
         self._freed = merged
 
 
@@ -292,6 +292,19 @@ def _claim(wanted: int | None, span: int, flags: int) -> int | None:
     return None if addr is None or addr == _FAILED else addr
 
 
+class Watcher(Protocol):
+    """Whoever is told which regions and handles there are: recordings."""
+
+    def came(self, region: Region) -> None:
+        """The region is there, zeroed."""
+
+    def went(self, region: Region) -> None:
+        """The region is no more."""
+
+    def named(self, addr: int, target: object) -> None:
+        """The handle `addr` stands for `target`."""
+
+
 class AddressSpace:
     """Reserved range of one loaded image; a context manager that gives everything back.
 
@@ -321,6 +334,7 @@ class AddressSpace:
         self._handles: dict[int, object] = {}
         self._next_handle = self.base + _HANDLE_START
         self._closed = False
+        self.watcher: Watcher | None = None
         self.changes = 0  # grows with each region that comes or goes
         self._before_close: list[Callable[[], None]] = []
         self._on_free: list[Callable[[], None]] = []
@@ -414,6 +428,52 @@ class AddressSpace:
             self._ranges_of(kind).give(start, span + _GUARD)
             raise
 
+    def alloc_at(
+        self, start: int, size: int, kind: RegionKind, name: str, *, writable: bool = True
+    ) -> Region:
+        """A zeroed region where a recording had it. `place` says where others come: this takes
+        nothing from the addresses that `alloc` gives out.
+
+        Raises InputError where that is no place for it, else as `alloc`.
+        """
+        span = align_up(max(size, 1), PAGE)
+        low, high = self._bounds_of(kind)
+        inside = low <= start and start + span + _GUARD <= high and start % PAGE == 0
+        index = bisect_left(self._starts, start)
+        below = self._entries[index - 1][1] if index else 0
+        above = self._starts[index] if index < len(self._starts) else high
+        if size < 1 or not inside or below > start or above < start + span:
+            raise InputError(f"{size} bytes at {start:#x}, which is no free place", where=name)
+        if self._closed or self.committed_bytes + span > self.limit_bytes:
+            raise InputError(f"{size} bytes exceed the memory limit", where=name)
+        return self._establish(start, size, kind, name, writable=writable)
+
+    def _bounds_of(self, kind: RegionKind) -> tuple[int, int]:
+        """From where to where regions of a kind lie."""
+        if kind is RegionKind.USER:
+            return self.user_base + _HALF, self.user_base + _WINDOW
+        if kind is RegionKind.HOST:
+            return self.base - _PRIVATE, self.base
+        return self.base + _HANDLE_END, self.base + _HALF
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Where the next new program memory comes to lie, and the next handle."""
+        return self._program_range.fresh, self._next_handle
+
+    @place.setter
+    def place(self, place: tuple[int, int]) -> None:
+        """Go on there, as a recording did. Raises InputError for what can not be."""
+        start, handle = place
+        low, high = self._bounds_of(RegionKind.STACK)
+        first = self.base + _HANDLE_START
+        if not low <= start <= high or start % PAGE:
+            raise InputError(f"program memory at {start:#x}, where none can be")
+        if not first <= handle <= self.base + _HANDLE_END or handle % 8:
+            raise InputError(f"a handle at {handle:#x}, where none can be")
+        self._program_range.fresh = start
+        self._next_handle = handle
+
     def alloc_frames(self, count: int, size: int) -> list[Region]:
         """Regions for `count` stack frames of up to a page, each FRAME_STRIDE above the last."""
         start = self._take(count * PAGE, count * FRAME_STRIDE, RegionKind.STACK, "stack")
@@ -458,6 +518,8 @@ class AddressSpace:
         region = Region(start, size, kind, name, writable, owner)
         self._map_region(region)
         self._enter(region)
+        if self.watcher is not None:
+            self.watcher.came(region)
         return region
 
     def _map_region(self, region: Region) -> None:
@@ -523,6 +585,8 @@ class AddressSpace:
         span = align_up(region.size, PAGE)
         for action in self._on_free:
             action()
+        if self.watcher is not None:
+            self.watcher.went(region)
         if self._buffers[region.start]() is not None:
             self._left[region.start] = span
             return
@@ -677,6 +741,8 @@ class AddressSpace:
         if self._next_handle > self.base + _HANDLE_END:
             raise InputError("more than two million handles", remedy="use fewer maps")
         self._handles[addr] = target
+        if self.watcher is not None:
+            self.watcher.named(addr, target)
         return addr
 
     def resolve(self, addr: int) -> object | None:

@@ -11,7 +11,7 @@ from typing import cast
 
 from pybpfvm.engine import RunEnvironment
 from pybpfvm.errors import Trap, TrapKind
-from pybpfvm.helpers.context import BadArgument, LoopPort, RingPort
+from pybpfvm.helpers.context import BadArgument, LoopPort, RingPort, UserPort
 from pybpfvm.image import FunctionRef, Image, ProgramRef
 from pybpfvm.isa.disasm import format_insn
 from pybpfvm.isa.insn import Insn
@@ -224,6 +224,12 @@ class RunContext:
         return self.environment.ring
 
     @property
+    def user_memory(self) -> UserPort:
+        """User memory."""
+        user = self.environment.user
+        return self.memory if user is None else user
+
+    @property
     def loop(self) -> LoopPort | None:
         """The ring that the program drives."""
         return self.environment.loop
@@ -249,6 +255,11 @@ class RunContext:
     def now_ns(self) -> int:
         """The environment's clock."""
         return self.environment.now_ns()
+
+    def event_ns(self) -> int:
+        """The time that events bear."""
+        environment = self.environment
+        return environment.now_ns() if environment.event_ns is None else environment.event_ns()
 
     def random_u32(self) -> int:
         """The environment's random source."""

@@ -294,3 +294,68 @@ class AllocationModel(RuleBasedStateMachine):
 
 TestAllocation = AllocationModel.TestCase
 TestAllocation.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
+
+
+def test_regions_come_where_a_recording_had_them() -> None:
+    with AddressSpace() as memory:
+        first = memory.alloc(100, RegionKind.CTX, "first")
+        user = memory.alloc(5000, RegionKind.USER, "user")
+        place = memory.place
+        later = memory.alloc(100, RegionKind.MAP_VALUE, "later")
+        base = memory.base
+    with AddressSpace(base=base) as memory:
+        for region in (first, user):
+            made = memory.alloc_at(region.start, region.size, region.kind, region.name)
+            assert made == region
+        memory.write(first.start, b"x")
+        memory.place = place
+        assert memory.alloc(100, RegionKind.MAP_VALUE, "later") == later
+        assert memory.handle("one") == place[1]
+        memory.free(memory.regions()[0])
+        memory.alloc_at(first.start, first.size, first.kind, first.name)
+        assert memory.read(first.start, 1) == b"\0"
+
+
+def test_regions_do_not_come_where_others_are_or_none_can_be() -> None:
+    with AddressSpace() as memory:
+        there = memory.alloc(3 * PAGE, RegionKind.CTX, "there")
+        end = there.start + 3 * PAGE
+        for start, size, kind in (
+            (there.start, 1, RegionKind.CTX),
+            (there.start + PAGE, 1, RegionKind.CTX),
+            (there.start - PAGE, 2 * PAGE, RegionKind.CTX),
+            (end + 8, 8, RegionKind.CTX),
+            (end, 0, RegionKind.CTX),
+            (memory.base, 8, RegionKind.CTX),
+            (memory.user_base, 8, RegionKind.CTX),
+            (end, 8, RegionKind.USER),
+            (memory.user_base + (1 << 32), 8, RegionKind.USER),
+        ):
+            with pytest.raises(InputError, match="no free place"):
+                memory.alloc_at(start, size, kind, "x")
+        with pytest.raises(InputError, match="limit"):
+            memory.alloc_at(end, 1 << 30, RegionKind.CTX, "large")
+        for place in ((0, memory.place[1]), (end + 8, memory.place[1]), (end, 0), (end, 1 << 63)):
+            with pytest.raises(InputError, match="none can be"):
+                memory.place = place
+
+
+def test_a_watcher_is_told_what_comes_and_goes() -> None:
+    told: list[tuple[str, object]] = []
+
+    class Watcher:
+        def came(self, region: Region) -> None:
+            told.append(("came", region))
+
+        def went(self, region: Region) -> None:
+            told.append(("went", region))
+
+        def named(self, addr: int, target: object) -> None:
+            told.append(("named", target))
+
+    with AddressSpace() as memory:
+        memory.watcher = Watcher()
+        one = memory.alloc(8, RegionKind.USER, "one")
+        memory.handle("thing")
+        memory.free(one)
+    assert told == [("came", one), ("named", "thing"), ("went", one)]

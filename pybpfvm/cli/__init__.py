@@ -30,6 +30,7 @@ COMMANDS = {
     "filter": "filters of requests in classic BPF: assemble, check, explain who denies what",
     "port": "what must change in programs of 2021 for Linux 7.1, with a skeleton in C",
     "run": "run a scenario, or one program once",
+    "replay": "run a recording again, and prove that it does the same",
     "demo": "an example on both rings: ping-pong over two completion queues, or the one named",
     "doctor": "what works on this machine, and what to do about what does not",
 }
@@ -78,8 +79,9 @@ def _run(command: str, arguments: Sequence[str]) -> int:
 
 
 def _answered(command: str, arguments: Sequence[str]) -> int:
-    from pybpfvm.errors import InternalError, PybpfvmError
+    from pybpfvm.errors import InputError, InternalError, PybpfvmError
 
+    args = None
     try:
         # Looking for garbage among what imports make takes a tenth of their time.
         with no_collection():
@@ -88,11 +90,12 @@ def _answered(command: str, arguments: Sequence[str]) -> int:
         code: int = run(args)
         sys.stdout.flush()
     except InternalError as error:
-        return _report(
-            error, error.exit_code, "internal error (a bug of pybpfvm, please report it)"
-        )
+        what = "internal error (a bug of pybpfvm, please report it)"
+        return _report(error, error.exit_code, what, _recording(args))
     except PybpfvmError as error:
-        return _report(error, error.exit_code, "error")
+        # Who gave wrong input knows where; what happened while programs ran is in the recording.
+        recorded = "" if isinstance(error, InputError) else _recording(args)
+        return _report(error, error.exit_code, "error", recorded)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -117,7 +120,7 @@ def _answered(command: str, arguments: Sequence[str]) -> int:
         print(f"pybpfvm: error: {place}{error.strerror or error}", file=sys.stderr)
         return 2
     except Exception as error:
-        return _crashed(error, arguments)
+        return _crashed(error, arguments, _recording(args))
     return code
 
 
@@ -128,7 +131,17 @@ def _drop_output() -> None:
     os.close(devnull)
 
 
-def _crashed(error: Exception, arguments: Sequence[str]) -> int:
+def _recording(args: argparse.Namespace | None) -> str:
+    """The line about the recording of the run that went wrong, "" if there is none."""
+    path = getattr(args, "record", None)
+    if path is None or not os.path.exists(path):
+        return ""
+    from pybpfvm.cli.common import open_command
+
+    return f"\n  recording: {path}, open it: {open_command(path)}"
+
+
+def _crashed(error: Exception, arguments: Sequence[str], recording: str) -> int:
     """What no error class covers is our bug: the details go to a file, one line to the user."""
     import tempfile
     import traceback
@@ -138,16 +151,17 @@ def _crashed(error: Exception, arguments: Sequence[str]) -> int:
     ) as file:
         print(f"pybpfvm {__version__}, Python {sys.version}\n{arguments}\n", file=file)
         traceback.print_exception(error, file=file)
+        print(recording, file=file)
     print(
         f"pybpfvm: internal error: {type(error).__name__}: {error}\n"
-        f"  details are in {file.name}; please report it with the input that caused it",
+        f"  details are in {file.name}; please report it with the input that caused it{recording}",
         file=sys.stderr,
     )
     return _INTERNAL_ERROR
 
 
-def _report(error: Exception, code: int, label: str) -> int:
-    print(f"pybpfvm: {label}: {error}", file=sys.stderr)
+def _report(error: Exception, code: int, label: str, more: str = "") -> int:
+    print(f"pybpfvm: {label}: {error}{more}", file=sys.stderr)
     return code
 
 

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 
 from pybpfvm.btf.types import Btf
 from pybpfvm.errors import InputError
@@ -93,6 +94,11 @@ def print_json(schema: str, body: Mapping[str, object]) -> None:
 
     json.dump({"schema": f"pybpfvm.{schema}", **body}, sys.stdout, indent=2)
     print()
+
+
+def open_command(recording: str) -> str:
+    """What a user types to look into a recording."""
+    return f"pybpfvm replay {quote(recording)}"
 
 
 def positive(text: str) -> int:

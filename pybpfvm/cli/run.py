@@ -60,6 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "system's, to compare with",
     )
     parser.add_argument(
+        "--record",
+        metavar="FILE",
+        help="record the run, to be replayed and looked into: pybpfvm replay FILE",
+    )
+    parser.add_argument(
         "--budget-insns",
         type=positive,
         default=DEFAULT_BUDGET_INSNS,
@@ -275,6 +280,8 @@ def _run_once(args: argparse.Namespace, machine: Machine, obj: LoadedObject) -> 
     account = Account(head=1 << 20 if args.all else 160)
     obj = _set(machine, args, obj)
     program = _choose(obj, args.prog)
+    if args.record is not None:
+        machine.record(args.record, {"engine": args.engine, "program": program.name})
     engine = chosen(args.engine, obj.image)
     ctx, data = _bytes(args.ctx, "--ctx"), _bytes(args.data, "--data") or b""
     names = AddressNames(machine.memory, obj.object)
@@ -312,6 +319,8 @@ def _run_once(args: argparse.Namespace, machine: Machine, obj: LoadedObject) -> 
     print(f"returned {s64(done.retval)} (as int {s32(done.retval)}), {done.insns} instructions")
     if done.data:
         print(f"data {done.data.hex()}")
+    if args.record is not None:
+        print(f"recording: {args.record}")
     if args.timings:
         print(f"took {seconds * 1e3:.3f} ms: {rates(repeat, done.insns, seconds)}")
     print_maps(obj)
@@ -336,6 +345,7 @@ def _print_document(
             "retval": None if done is None else done.retval,
             "insns": end.insns,
             "repeat": args.repeat or 1,
+            "recording": args.record,
             "ctx": None if done is None else done.ctx.hex(),
             "data": None if done is None else done.data.hex(),
             "helper_calls": dict(account.helper_calls),

@@ -10,7 +10,14 @@ from pathlib import Path
 from shlex import quote
 
 from pybpfvm.btf.types import Btf
-from pybpfvm.cli.common import kconfig, overrides, print_json, settings, target_btf
+from pybpfvm.cli.common import (
+    kconfig,
+    open_command,
+    overrides,
+    print_json,
+    settings,
+    target_btf,
+)
 from pybpfvm.cli.timeline import TimelineOutput
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS
 from pybpfvm.errors import LoadRejected, PybpfvmError, RingHang, Trap
@@ -58,6 +65,7 @@ class Options:
     settings: Mapping[str, str] = field(default_factory=dict)  # of an object without a scenario
     prog: str | None = None  # the same
     mem_bytes: int = 0  # the same
+    record: str | None = None  # a file to record to
 
 
 def run(args: argparse.Namespace, scenario: Scenario | None = None) -> int:
@@ -84,6 +92,7 @@ def run(args: argparse.Namespace, scenario: Scenario | None = None) -> int:
         settings=settings(args),
         prog=args.prog,
         mem_bytes=args.mem or 0,
+        record=args.record,
     )
     scenario = scenario or parse(args.file)
     if args.object is not None:
@@ -163,6 +172,7 @@ def show(scenario: Scenario, options: Options) -> int:
             observer=progress.observer(observer) if observed else None,
             on_start=on_start,
             on_end=on_end,
+            record=options.record,
         )
     if options.json:
         _print_document(scenario, options, account, counts, outcome, maps, variables)
@@ -315,6 +325,10 @@ def _print_outcome(scenario: Scenario, options: Options, outcome: Outcome) -> No
         print("all expectations met")
     elif not isinstance(stop, LoadRejected) and (outcome.backend == "sim" or outcome.injected):
         print(f"replay: {_replay_command(scenario, options, outcome)}")
+    if options.record is not None:
+        print(f"recording: {options.record}")
+        if not outcome.ok:
+            print(f"open it: {open_command(options.record)}")
 
 
 def _print_document(
@@ -350,6 +364,7 @@ def _print_document(
             ],
             "expectations": scenario.stated,
             "not_judged": outcome.not_judged,
+            "recording": options.record,
             "runs": dict(outcome.runs),
             "insns": account.insns,
             "helper_calls": dict(account.helper_calls),

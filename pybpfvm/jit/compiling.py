@@ -61,7 +61,7 @@ class Compiling(Accesses):
     _loops: Looping | None
     _natives: Natives | None
     _copies: UserCopies | None
-    _units: dict[tuple[int, Build, bool, int], tuple[Unit, Enter]]
+    _units: dict[tuple[int, Build, tuple[bool, bool], int], tuple[Unit, Enter]]
     _pieces: list[Unit]
     _lasting_sites: int
     _pausing: bool
@@ -93,7 +93,9 @@ class Compiling(Accesses):
         if last is not None and not _judges_alike(last[1], self.environment):
             self._state.forget_sites()
         build = self._build_for(program)
-        key = (id(program), build, self.environment.observer is not None, self.environment.cpu)
+        environment = self.environment
+        watched = environment.observer is not None, environment.user is not None
+        key = (id(program), build, watched, environment.cpu)
         found = self._units.get(key)
         if found is None:
             unit = self._compiled(program, build)
@@ -186,13 +188,14 @@ class Compiling(Accesses):
         """What code calls for a helper: its implementation, or that with what the build adds."""
         checked = build.checks is not Checks.NONE
         observed = self.environment.observer is not None
+        user = self.environment.user is not None
 
         def callee(helper: Helper) -> object:
             key = (helper.name, checked, observed)
             if helper.steady and not observed:
                 assert helper.impl is not None
                 return Known(helper.impl(self, 0, 0, 0, 0, 0) & U64)
-            if helper.name in _COPIES and not checked and not observed:
+            if helper.name in _COPIES and not checked and not observed and not user:
                 return self._copying().entries[_COPIES[helper.name]]
             if key not in self._callees:
                 self._callees[key] = self._wrapped(helper, checked=checked, observed=observed)
@@ -221,7 +224,7 @@ class Compiling(Accesses):
             observer = context.environment.observer
             if observer is not None:
                 event = HelperCalled(
-                    context.now_ns(), helper.name, context.pc, args[:shown], result
+                    context.event_ns(), helper.name, context.pc, args[:shown], result
                 )
                 observer(event)
             return result

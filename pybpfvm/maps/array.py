@@ -127,6 +127,10 @@ class ArrayMap(IndexedMap):
         self.check_host_write()
         self.delete(self.check_key(key))
 
+    def content(self) -> Iterator[bytes | memoryview]:
+        """As every map: see LiveMap."""
+        yield from map(self.memory.view, self.regions)
+
     def elements(self, cpu: int) -> Iterator[tuple[bytes, int]]:
         """All elements in ascending order."""
         start = self._region_of(cpu).start

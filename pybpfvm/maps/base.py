@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 from pybpfvm.program import MapSpec
@@ -51,6 +52,9 @@ class BpfMap(Protocol):
     def next_key(self, key: bytes | None) -> bytes:
         """The key after `key` (first one for None or a key that is not there); MapError(ENOENT)
         after the last."""
+
+    def content(self) -> Iterator[bytes | memoryview]:
+        """Everything that the map holds: for checksums."""
 
     def freeze(self) -> None:
         """BPF_MAP_FREEZE: the host may write no more. Raises MapError."""

@@ -6,6 +6,7 @@ host writes and reads the object's handle, 8 bytes in the program's byte order.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from errno import E2BIG, EBADF, EINVAL, ENOENT
 
 from pybpfvm.maps.array import IndexedMap
@@ -32,6 +33,11 @@ class HandleArrayMap(IndexedMap):
     def at(self, index: int) -> int:
         """The handle in slot `index`, 0 for an empty one or an index out of range."""
         return self._slots.get(index, 0)
+
+    def content(self) -> Iterator[bytes | memoryview]:
+        """As every map: see LiveMap."""
+        for index in sorted(self._slots):
+            yield f"{index}:{self._slots[index]:#x} ".encode()
 
     def host_lookup(self, key: bytes) -> bytes:
         """The handle; ENOENT for an empty slot or an index out of range."""

@@ -162,6 +162,12 @@ class HashMap(LiveMap):
             if found is not None:
                 yield key, found.addr + offset
 
+    def content(self) -> Iterator[bytes | memoryview]:
+        """As every map: see LiveMap."""
+        for key, found in self._elements.items():
+            yield key + found.addr.to_bytes(8, "little")
+            yield self.memory.read(found.addr, self._host_bytes)
+
     def _existing(self, key: bytes, flags: int) -> _Element | None:
         self.check_flags(flags)
         found = self._elements.get(self.check_key(key))
@@ -256,6 +262,11 @@ class LruHashMap(HashMap):
     def _make_room(self) -> None:
         if len(self) >= self.spec.max_entries:
             self._remove(next(iter(self._by_use.values())))
+
+    def content(self) -> Iterator[bytes | memoryview]:
+        """As every map: see LiveMap."""
+        yield from super().content()
+        yield from self._by_use
 
     def _used(self, element: _Element) -> None:
         self._by_use.move_to_end(element.key)

@@ -81,6 +81,11 @@ class LiveMap:
         """(key, address of the value on `cpu`) for bpf_for_each_map_elem. Refused: EINVAL."""
         raise MapError(EINVAL, f"{self}: {self.type.name} can not be iterated by programs")
 
+    def content(self) -> Iterator[bytes | memoryview]:
+        """Everything that a program may find in the map, where it finds it, and what decides of
+        later operations: for checksums."""
+        yield from ()
+
     def freeze(self) -> None:
         """BPF_MAP_FREEZE: from now on host updates and deletes fail with EPERM.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections import Counter
+from collections.abc import Iterator
 from errno import EEXIST, EINVAL, ENOENT, ENOSPC
 
 from pybpfvm.bits import align_up
@@ -121,6 +122,12 @@ class LpmTrieMap(LiveMap):
         """As `delete`."""
         self.check_host_write()
         self.delete(key)
+
+    def content(self) -> Iterator[bytes | memoryview]:
+        """As every map: see LiveMap."""
+        for key, addr in self._nodes.values():
+            yield key + addr.to_bytes(8, "little")
+            yield self.memory.read(addr, self.spec.value_size)
 
     def next_key(self, key: bytes | None) -> bytes:
         """In order of insertion; a prefix that is not there starts over. O(number of elements)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from errno import E2BIG, EINVAL, ENOENT
 
 from pybpfvm.errors import InputError
@@ -82,6 +83,10 @@ class QueueMap(LiveMap):
         self.check_host_read()
         self.check_key(key)
         return self.pop()
+
+    def content(self) -> Iterator[bytes | memoryview]:
+        """As every map: see LiveMap."""
+        yield from self._values
 
     def next_key(self, key: bytes | None) -> bytes:
         """EINVAL: there are no keys."""

@@ -8,7 +8,9 @@ data is held as bytes until the host takes it.
 
 from __future__ import annotations
 
+import struct
 from collections import deque
+from collections.abc import Iterator
 from errno import EAGAIN, EINVAL
 
 from pybpfvm.bits import align_up
@@ -19,6 +21,7 @@ from pybpfvm.memory import AddressSpace, Region, RegionKind
 from pybpfvm.program import MapSpec
 
 HEADER_BYTES = 8
+_POSITIONS = struct.Struct("<QQ")
 MAX_RECORD_BYTES = 0xFFFF_FFFF // 4
 
 BPF_RB_NO_WAKEUP = 1
@@ -111,6 +114,15 @@ class RingbufMap(LiveMap):
         if not self._has_room(len(data), span):
             raise MapError(EAGAIN, f"{self}: no room for {len(data)} bytes")
         self._append(_Record(span, None, bytes(data)))
+
+    def content(self) -> Iterator[bytes | memoryview]:
+        """As every map: see LiveMap."""
+        yield _POSITIONS.pack(self._producer, self._consumer)
+        for record in self._records:
+            if record.region is not None:
+                yield record.region.start.to_bytes(8, "little")
+            elif record.data is not None:
+                yield record.data
 
     def query(self, what: int) -> int:
         """One of the BPF_RB_* quantities in bytes, 0 for an unknown one."""

@@ -293,7 +293,7 @@ class UbpfEngine(RunContext):
                 result = impl(self, *args) & U64
                 observer = self.environment.observer
                 if observer is not None:
-                    now = self.now_ns()
+                    now = self.event_ns()
                     observer(HelperCalled(now, helper.name, _NOWHERE, args[:shown], result))
             except BaseException as stopped:
                 self._stopped = stopped

@@ -197,6 +197,7 @@ def run_scenario(
     observer: Observer | None = None,
     on_start: Callable[[Live], None] | None = None,
     on_end: Callable[[Live], None] | None = None,
+    record: str | os.PathLike[str] | None = None,
 ) -> Outcome:
     """Run `scenario` on rings of its own, in a machine of its own.
 
@@ -205,6 +206,7 @@ def run_scenario(
     CqeReaped events are of waits and programs: what queues hold at the end is collected silently,
     and nothing is told of what the ring cancels when it closes. Without an observer compiled code
     loops by itself where it can. With several rings, each event that is a ring's comes as OfRing.
+    `record` is a file to record to, until the rings are closed.
     `on_start` and `on_end` see the live ring,
     object and blocks before the first step and after the last. Raises InputError and RingError
     for what the scenario sets up wrongly; hangs, traps and load rejections are in the outcome.
@@ -246,6 +248,7 @@ def run_scenario(
                 "observer": progress.watch(name),
                 "faults": _faults(scenario, faults) if first is None else None,
                 "log": None if first is None else first.trace.append,
+                "record": record if first is None else None,
             }
             try:
                 ring = _make_ring(plan.setup, common, own, budgets, first, strict_ctx=strict_ctx)
@@ -325,6 +328,7 @@ class _Own(TypedDict):
     observer: Observer | None
     faults: Faults | None
     log: Callable[[str], None] | None
+    record: str | os.PathLike[str] | None
 
 
 def _make_ring(

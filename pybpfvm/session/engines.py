@@ -112,4 +112,7 @@ def make_engine(
         return UbpfEngine(image, helpers, environment, trusted=trusted)
     from pybpfvm.vm.interp import Interpreter
 
-    return Interpreter(image, helpers, environment, record=record)
+    interpreter = Interpreter(image, helpers, environment, record=record)
+    # Compiled code has its frames from the beginning, and programs see where they are.
+    interpreter.make_stack()
+    return interpreter

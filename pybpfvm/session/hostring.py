@@ -4,12 +4,14 @@ memory, a way to run programs, and a seed."""
 from __future__ import annotations
 
 import errno
+import os
+import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from random import Random
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from pybpfvm.errors import InputError, RingError
 from pybpfvm.events import Observer
@@ -113,7 +115,8 @@ class HostRing(ABC):
     `engine` executes them, `trace` has what they print, unless `log` takes it. `faults` are what
     requests (in `sim`) and programs meet, as values or text of `uring_backend.faults`. `task`
     makes the ring: its filters of requests are the first that the ring has. `beside` is a ring
-    whose machine and faults this one shares."""
+    whose machine and faults this one shares. `record` is the file to which all that happens on its
+    machine is recorded until the ring is closed."""
 
     backend: Backend
 
@@ -130,6 +133,8 @@ class HostRing(ABC):
         machine: Machine | None,
         task: Task | None,
         flags: int,
+        record: str | os.PathLike[str] | None,
+        options: Mapping[str, Any],
         beside: HostRing | None = None,
     ) -> None:
         if machine is None:
@@ -139,6 +144,20 @@ class HostRing(ABC):
         self.engine = engine
         self.trace: list[str] = []
         self._log = log if log is not None else self.trace.append
+        # Engines tell of calls of helpers, which a replay makes anew: recordings do without.
+        self._given_observer = observer
+        recorder = self.machine.recorder
+        how = {"seed": seed, "engine": engine, "budget_insns": budget_insns, **options}
+        self.recording = None if record is None else os.fspath(record)
+        self._recording_ends: Callable[[], object] | None = None
+        if record is not None:
+            self.machine.record(record, how)
+            self._recording_ends = weakref.finalize(self, recorder.stop)
+        self.number = 0  # in the recording
+        if recorder.active:
+            looks = not verify or "loop" in options
+            self.number = recorder.ring(how, self, looks=looks)
+            observer = recorder.observer(self.number, observer)
         self._observer = observer
         self._budget_insns = budget_insns
         self._random = Random(seed)
@@ -397,6 +416,16 @@ class HostRing(ABC):
     @abstractmethod
     def cq_overflow(self) -> int:
         """CQEs lost so far."""
+
+    @property
+    @abstractmethod
+    def counts_so_far(self) -> Counts:
+        """`counts`, as far as the observer was told, without making anything for it."""
+
+    def _end_recording(self) -> None:
+        """The ring is closed: so is the recording that it began."""
+        if self._recording_ends is not None:
+            self._recording_ends()
 
     @abstractmethod
     def close(self) -> None:

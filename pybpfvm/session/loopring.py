@@ -10,6 +10,7 @@ with pybpfvm.LoopRing(8, flags=LOOP_FLAGS, backend="sim") as ring:
 from __future__ import annotations
 
 import errno
+import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -30,10 +31,9 @@ from pybpfvm.profiles import profile_named
 from pybpfvm.profiles.base import Profile
 from pybpfvm.profiles.loop_upstream import kernel_btf_of
 from pybpfvm.program import Program, StructOps
-from pybpfvm.session.engines import make_engine
 from pybpfvm.session.hostring import BackendName, HostRing, make_backend
 from pybpfvm.session.machine import Machine
-from pybpfvm.session.objects import LoadedObject, LoadedProgram, helpers_of
+from pybpfvm.session.objects import LoadedObject, LoadedProgram
 from pybpfvm.session.registering import blame_verifier, require_accepted
 from pybpfvm.session.sqe import SqeBuilder
 from pybpfvm.session.user import Block
@@ -65,8 +65,8 @@ class LoopRing(HostRing):
 
     `flags` and `cq_entries` are io_uring_setup's (SETUP_CQSIZE is added when `cq_entries` is
     given); `flags` None: what the ABI's simplest programs need (`flags_for`).
-    `backend`, `seed`, `verify`, `engine`, `faults`, `budget_insns` and `task` are those of Ring.
-    `beside` is, too, but programs run only on the ring that is entered.
+    `backend`, `seed`, `verify`, `engine`, `faults`, `budget_insns`, `task` and `record` are those
+    of Ring. `beside` is, too, but programs run only on the ring that is entered.
     `fd` is its descriptor, which goes into structs of callbacks; `attach` puts it there.
     """
 
@@ -89,6 +89,7 @@ class LoopRing(HostRing):
         machine: Machine | None = None,
         task: Task | None = None,
         beside: LoopRing | None = None,
+        record: str | os.PathLike[str] | None = None,
     ) -> None:
         self._profile = profile_named(abi) if isinstance(abi, str) else abi
         if flags is None:
@@ -105,6 +106,8 @@ class LoopRing(HostRing):
             task=task,
             flags=flags,
             beside=beside,
+            record=record,
+            options={"backend": backend, "entries": entries, "loop": True},
         )
         if self.profile.loop is None:
             raise InputError(
@@ -135,7 +138,7 @@ class LoopRing(HostRing):
             flags=flags | (SETUP_CQSIZE if cq_entries else 0),
             cq_entries=cq_entries,
             table=self.machine.rings,
-            observer=observer,
+            observer=self._observer,
             budgets=self._faults.limited(budgets or LoopBudgets()),
             restrictions=self._restrictions,
             beside=None if beside is None else beside.core,
@@ -262,7 +265,7 @@ class LoopRing(HostRing):
             now_ns=core.now_ns,
             random_u32=self.random_u32,
             log=self._log,
-            observer=self._observer,
+            observer=self._given_observer,
         )
 
     # --- requests and completions -------------------------------------------------------------
@@ -321,6 +324,11 @@ class LoopRing(HostRing):
         return self.core.counts
 
     @property
+    def counts_so_far(self) -> Counts:
+        """`counts`, as far as the observer was told."""
+        return self.core.counts_told
+
+    @property
     def cq_overflow(self) -> int:
         """CQEs lost so far."""
         return self.core.queues.words["cq_overflow"]
@@ -367,6 +375,7 @@ class LoopRing(HostRing):
         self.core.close()
         for stepper in self._steppers:
             stepper.close()
+        self._end_recording()
 
 
 class _Stepper:
@@ -386,12 +395,12 @@ class _Stepper:
         self._context = self._ctx.start if core.rules.of_structs else core.handle
         self._runs = 0
         self._offered = False
-        self._engine: Engine = make_engine(
+        self._engine: Engine = program.owner.make_engine(
             ring.engine,
-            program.owner.image,
-            helpers_of(ring.profile),
             ring.environment(core),
+            ring.profile,
             trusted=self._trusts,
+            ring=ring.number,
         )
 
     def _trusts(self, program: Program) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from types import TracebackType
+from typing import Any
 
+from pybpfvm import __version__
 from pybpfvm.btf.types import Btf
 from pybpfvm.errors import InputError
 from pybpfvm.helpers.table import HELPERS
@@ -18,6 +20,7 @@ from pybpfvm.session.constants import with_constants
 from pybpfvm.session.objects import LoadedObject
 from pybpfvm.session.user import UserMemory
 from pybpfvm.session.values import Value
+from pybpfvm.trace.recorder import Recorder
 from pybpfvm.uring_backend.loop.attach import RingTable
 
 
@@ -31,6 +34,7 @@ class Machine:
     def __init__(self, *, limit_bytes: int = 1 << 30) -> None:
         self.memory = AddressSpace(limit_bytes=limit_bytes)
         self.user = UserMemory(self.memory)
+        self.recorder = Recorder(self.memory)
         self.rings = RingTable()  # descriptors of the rings that programs drive from inside enter
 
     def load(
@@ -76,10 +80,28 @@ class Machine:
                 raise InputError(f"no helper is called {name!r}", where="helpers")
         if profile is not None and helpers:
             profile = with_helpers(profile, helpers)
-        return LoadedObject(Image(obj, self.memory, cpus=cpus), profile, detection, btf)
+        place = self.memory.place
+        image = Image(obj, self.memory, cpus=cpus)
+        named = None if profile is None else profile.name
+        self.recorder.loaded(image, source, place, named, helpers or {}, cpus)
+        return LoadedObject(image, profile, detection, btf, self.recorder)
+
+    def record(
+        self, path: str | os.PathLike[str], options: Mapping[str, Any] | None = None
+    ) -> None:
+        """Record to `path` what happens from now on, until `end_recording` or `close`; `options`
+        are kept with it. Programs outside any ring are recorded, and rings that are made from now
+        on. Raises InputError where a recording is being made, and for a file that can not be
+        written; engines do for objects whose programs have run before."""
+        self.recorder.start(path, __version__, options or {})
+
+    def end_recording(self) -> None:
+        """End the recording; twice is fine."""
+        self.recorder.stop()
 
     def close(self) -> None:
         """Free all memory; rings must be closed before. Twice is fine."""
+        self.recorder.stop()
         self.memory.close()
 
     def __enter__(self) -> Machine:

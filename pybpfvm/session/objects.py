@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno as _errno
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pybpfvm.btf.types import Btf, BtfKind
 from pybpfvm.cfg import Cfg
-from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Engine, RunEnvironment
+from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Engine, RunEnvironment, trust_nobody
 from pybpfvm.errors import InputError, UnsupportedError, errno_name
 from pybpfvm.events import Observer
 from pybpfvm.facts import program_facts
@@ -32,10 +33,12 @@ from pybpfvm.recording import NOTHING, Recorded, Recording
 from pybpfvm.session.engines import chosen, make_engine
 from pybpfvm.session.testrun import TestRun, run_program
 from pybpfvm.session.values import Value, decode, encode
+from pybpfvm.trace.records import Op
 from pybpfvm.uring_backend.loop.attach import OpsMap
 
 if TYPE_CHECKING:  # to run a program takes no verifier, and importing it takes longer than a run
     from pybpfvm.session.judging import JudgeRequest
+    from pybpfvm.trace.recorder import Recorder
     from pybpfvm.verifier.usermemory.contract import Contract
     from pybpfvm.verifier.verdict import Verdict
 
@@ -50,8 +53,10 @@ class LoadedObject:
         profile: Profile | None,
         detection: Detection,
         target: Btf | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.image = image
+        self.recorder = recorder  # the machine's
         self.target = target  # what `load` was told to resolve CO-RE against
         self.detection = detection
         self._profile = profile
@@ -65,20 +70,66 @@ class LoadedObject:
         self._engine_is: tuple[str, Profile, Recording] | None = None
 
     def engine(
-        self, environment: RunEnvironment, choice: str = "auto", record: Recording = NOTHING
+        self,
+        environment: RunEnvironment,
+        choice: str = "auto",
+        record: Recording = NOTHING,
+        program: str = "",
     ) -> Engine:
-        """The engine for runs outside any ring, in this environment; it lives as the object, or
-        until a program of another profile is run, or by another engine, or recorded otherwise."""
+        """The engine for runs of `program` outside any ring, in this environment; it lives as the
+        object, or until a program of another profile is run, or by another engine, or recorded
+        otherwise."""
         profile = environment.profile or self.profile
         wanted = chosen(choice, self.image), profile, record
         if self._engine is None or self._engine_is != wanted:
             if self._engine is not None:
                 self._engine.close()
-            helpers = helpers_of(profile)
-            self._engine = make_engine(wanted[0], self.image, helpers, environment, record=record)
+            self._engine = self.make_engine(
+                wanted[0], environment, profile, record=record, program=program
+            )
             self._engine_is = wanted
         self._engine.environment = environment
         return self._engine
+
+    def make_engine(
+        self,
+        choice: str,
+        environment: RunEnvironment,
+        profile: Profile,
+        *,
+        trusted: Callable[[Program], bool] = trust_nobody,
+        record: Recording = NOTHING,
+        ring: int = 0,
+        program: str = "",
+    ) -> Engine:
+        """An engine of its own for programs of this profile: see `engines.make_engine`. While the
+        machine is recorded its runs are, as those of the ring with this number; 0: outside any,
+        those of `program`."""
+
+        def make(around: RunEnvironment) -> Engine:
+            helpers = helpers_of(profile)
+            return make_engine(choice, self.image, helpers, around, trusted=trusted, record=record)
+
+        if self.recorder is None:
+            return make(environment)
+        if self.recorder.active and choice == "ubpf":
+            raise UnsupportedError(
+                "recording what libubpf runs",
+                where="engine",
+                remedy="its frames lie elsewhere than other engines': record with jit or interp",
+            )
+        return self.recorder.engine(self.image, environment, make, ring=ring, program=program)
+
+    @contextmanager
+    def operation(
+        self, live: BpfMap, op: Op, key: bytes = b"", value: bytes = b""
+    ) -> Iterator[None]:
+        """The host does this to a map: recordings tell."""
+        if self.recorder is None:
+            yield
+            return
+        with self.recorder.operation(self.image, live, op, key, value):
+            yield
 
     @property
     def recorded(self) -> Recorded | None:
@@ -293,7 +344,7 @@ class LoadedProgram:
             observer=observer,
         )
         return run_program(
-            self.owner.engine(environment, engine, record),
+            self.owner.engine(environment, engine, record, self.name),
             profile,
             self.executable,
             ctx,
@@ -343,6 +394,7 @@ class MapView:
 
     def __init__(self, live: BpfMap, btf: Btf | None, owner: LoadedObject) -> None:
         self.live = live
+        self._owner = owner
         self._btf = btf
         self._order = owner.image.memory.byteorder
 
@@ -385,14 +437,18 @@ class MapView:
         data = encode(
             value, self.spec.value_size, self._btf, self.spec.btf_value_type_id, self._order
         )
+        raw = self._key(key)
         try:
-            self.live.host_update(self._key(key), data)
+            with self._owner.operation(self.live, Op.UPDATE, raw, data):
+                self.live.host_update(raw, data)
         except MapError as error:
             raise self._failure(error, key) from None
 
     def __delitem__(self, key: Value) -> None:
+        raw = self._key(key)
         try:
-            self.live.host_delete(self._key(key))
+            with self._owner.operation(self.live, Op.DELETE, raw):
+                self.live.host_delete(raw)
         except MapError as error:
             raise self._failure(error, key) from None
 
@@ -480,6 +536,7 @@ class Globals:
         whole = bytearray(live.host_lookup(key))
         whole[offset : offset + size] = encode(value, size, self._owner.object.btf, type_id, order)
         try:
-            live.host_update(key, bytes(whole))
+            with self._owner.operation(live, Op.UPDATE, key, bytes(whole)):
+                live.host_update(key, bytes(whole))
         except MapError as error:
             raise InputError(error.reason, where=f"{name} in {map_name}") from None

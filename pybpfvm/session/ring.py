@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -23,10 +24,10 @@ from pybpfvm.maps.array import ArrayMap
 from pybpfvm.profiles import profile_named
 from pybpfvm.profiles.base import Profile
 from pybpfvm.program import BPF_F_RDONLY_PROG, BPF_F_WRONLY_PROG, MapType, Program
-from pybpfvm.session.engines import make_engine, prepare
+from pybpfvm.session.engines import prepare
 from pybpfvm.session.hostring import BackendName, HostRing, make_backend
 from pybpfvm.session.machine import Machine
-from pybpfvm.session.objects import LoadedObject, LoadedProgram, MapView, helpers_of
+from pybpfvm.session.objects import LoadedObject, LoadedProgram, MapView
 from pybpfvm.session.registering import blame_verifier, require_accepted
 from pybpfvm.session.sqe import SqeBuilder
 from pybpfvm.session.user import Block
@@ -56,7 +57,8 @@ class Ring(HostRing):
     the system's; docs/engines.md). `seed` decides everything in `sim`, and the programs' random
     numbers on both backends. `faults` are what requests (in `sim`) and programs meet, as values or
     text of `uring_backend.faults`. `task` is whose filters of requests the ring begins with
-    (docs/filters.md). Budgets: `budget_insns` for each run of a program, the rest in `Budgets`.
+    (docs/filters.md). `record` is a file to record to (docs/debugging.md). Budgets: `budget_insns`
+    for each run of a program, the rest in `Budgets`.
     `beside` is another ring of the same thread, with the same backend: the two share files, sockets
     and descriptors, clock and faults, and while the host waits on one, programs run on both.
     """
@@ -82,6 +84,7 @@ class Ring(HostRing):
         machine: Machine | None = None,
         task: Task | None = None,
         beside: Ring | None = None,
+        record: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__(
             seed=seed,
@@ -95,6 +98,8 @@ class Ring(HostRing):
             task=task,
             flags=flags,
             beside=beside,
+            record=record,
+            options={"backend": backend, "entries": entries},
         )
         self._beside = beside
         self._profile = profile_named(abi) if isinstance(abi, str) else abi
@@ -284,7 +289,7 @@ class Ring(HostRing):
             now_ns=self.backend.now_ns,
             random_u32=self.random_u32,
             log=self._log,
-            observer=self._observer,
+            observer=self._given_observer,
         )
 
     # --- requests ---------------------------------------------------------------------------
@@ -361,6 +366,11 @@ class Ring(HostRing):
         return self.core.counts
 
     @property
+    def counts_so_far(self) -> Counts:
+        """`counts`, without making anything for it."""
+        return Counts() if self._core is None else self._core.counts
+
+    @property
     def cq_overflow(self) -> int:
         """CQEs lost so far."""
         return self.core.cq_overflow
@@ -377,6 +387,7 @@ class Ring(HostRing):
         finally:
             self._closed = True
             self._runner.close()
+            self._end_recording()
 
 
 def _require_sizes(cq_entries: object) -> None:
@@ -429,12 +440,12 @@ class _Runner:
         owner = loaded.owner
         engine = self._engines.get(id(owner))
         if engine is None:
-            engine = make_engine(
+            engine = owner.make_engine(
                 self._ring.engine,
-                owner.image,
-                helpers_of(owner.profile),
                 self._ring.environment(owner),
+                owner.profile,
                 trusted=self._trusts,
+                ring=self._ring.number,
             )
             self._engines[id(owner)] = engine
             self._offer_loop(engine, owner)

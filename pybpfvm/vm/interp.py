@@ -92,8 +92,7 @@ class Interpreter:
     ) -> Run:
         if self._running:
             raise InternalError("an interpreter runs one program at a time")
-        if not self._stack:
-            self._stack = self._own_stack = self.image.memory.alloc_frames(MAX_FRAMES, STACK_BYTES)
+        self.make_stack()
         if self._recorder is not None:
             self._recorder.run_begins()
         return Run(
@@ -116,6 +115,11 @@ class Interpreter:
         finally:
             self._running = False
         return RunResult(run.regs[0], run.executed)
+
+    def make_stack(self) -> None:
+        """Have the frames that runs need, which come with the first run otherwise."""
+        if not self._stack:
+            self._stack = self._own_stack = self.image.memory.alloc_frames(MAX_FRAMES, STACK_BYTES)
 
     @property
     def recorded(self) -> Recorded | None:

@@ -212,7 +212,7 @@ class Run(RunContext):
         observer = self.environment.observer
         if observer is not None:
             shown = args[: len(helper.args)]
-            observer(HelperCalled(self.now_ns(), helper.name, pc, shown, result))
+            observer(HelperCalled(self.event_ns(), helper.name, pc, shown, result))
         return result
 
     def enter(self, return_to: int, steps: list[Step], target: int) -> None:

@@ -94,6 +94,7 @@ def test_there_is_a_schema_for_each_document() -> None:
         "filter-explain-1",
         "info-1",
         "port-1",
+        "replay-1",
         "ring-1",
         "run-1",
         "run-once-1",

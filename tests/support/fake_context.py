@@ -52,7 +52,7 @@ class FakeContext:
     """A program's surroundings, with one scratch region and one block of user memory."""
 
     def __init__(self, *, ring: RingPort | None = None, length_checked: bool = True) -> None:
-        self.memory = AddressSpace(limit_bytes=64 << 20)
+        self.memory = self.user_memory = AddressSpace(limit_bytes=64 << 20)
         self.ring = ring
         self.loop: LoopPort | None = None
         self.helper_length_checked = length_checked

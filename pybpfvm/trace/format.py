@@ -1,0 +1,253 @@
+"""The file of a recording: records in compressed chunks, each with its lengths and a checksum.
+
+    magic   8 bytes   "\\x93pybpfvm"
+    u16     version of the format (VERSION)
+    chunks  u32 bytes of its data as they stand here, u32 bytes of them decompressed,
+            u32 crc32 of those 8 bytes and the data; then the data: zlib over records in msgpack
+
+All numbers are little-endian. A chunk holds whole records. Who reads takes what is whole: the first
+chunk that is not ends the recording, and `damage` says why and where.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO
+
+from pybpfvm.errors import InputError
+
+MAGIC = b"\x93pybpfvm"
+VERSION = 1
+
+_START = struct.Struct("<8sH")
+_HEAD = struct.Struct("<II")
+_CRC = struct.Struct("<I")
+_HEAD_BYTES = _HEAD.size + _CRC.size
+_CHUNK_BYTES = 1 << 18  # after so many of records a chunk is written
+_FLUSH_S = 0.25  # or after so long
+MAX_CHUNK_BYTES = 1 << 26  # of one with a large record, decompressed
+_MAX_ITEMS = 1 << 14  # of an array or a table in a record
+_KEPT_CHUNKS = 4
+
+Record = Sequence[Any]
+
+
+class TraceWriter:
+    """Writes records to a new file as they come. OSError becomes InputError that names the file."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        import msgpack
+
+        self.path = os.fspath(path)
+        self.bytes = 0  # in the file so far
+        # use_bin_type keeps text and bytes apart; what is no UTF-8 in a name goes there and back.
+        self._pack = msgpack.Packer(unicode_errors="surrogateescape").pack
+        self._buffer = bytearray()
+        self._due = 0.0
+        try:
+            self._file: BinaryIO = open(self.path, "wb")  # noqa: SIM115
+        except OSError as error:
+            raise self._failed(error) from None
+        self._put(_START.pack(MAGIC, VERSION))
+
+    def add(self, record: Record) -> None:
+        """Append a record. Raises InputError when the file can not be written."""
+        self._buffer += self._pack(record)
+        if len(self._buffer) >= _CHUNK_BYTES:
+            self.flush()
+
+    def breathe(self) -> None:
+        """Write what is there, if the last chunk is some time ago."""
+        now = time.monotonic()
+        if now >= self._due:
+            self._due = now + _FLUSH_S
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is there."""
+        if not self._buffer:
+            return
+        if len(self._buffer) > MAX_CHUNK_BYTES:
+            raise InputError(f"a record of {len(self._buffer)} bytes", where=self.path)
+        data = zlib.compress(self._buffer, 1)
+        head = _HEAD.pack(len(data), len(self._buffer))
+        self._buffer.clear()
+        self._put(head + _CRC.pack(zlib.crc32(data, zlib.crc32(head))) + data)
+
+    def close(self) -> None:
+        """Write the rest; twice is fine."""
+        if self._file.closed:
+            return
+        try:
+            self.flush()
+        finally:
+            self._file.close()
+
+    def _put(self, data: bytes) -> None:
+        try:
+            self._file.write(data)
+            self._file.flush()
+        except OSError as error:
+            raise self._failed(error) from None
+        self.bytes += len(data)
+
+    def _failed(self, error: OSError) -> InputError:
+        return InputError(
+            f"the recording can not be written: {error.strerror or error}",
+            where=self.path,
+            remedy="record to a place with room that you may write to",
+        )
+
+
+class TraceFile:
+    """A recording to read: `chunks` are what is whole, `damage` why the file ends there (None: it
+    ends by itself). A context manager.
+
+    Raises InputError for a file that is no recording, or of a version that is not known.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self.damage: InputError | None = None
+        self.chunks: list[tuple[int, int, int]] = []  # (where its data is, bytes, decompressed)
+        self._kept: dict[int, list[Record]] = {}
+        try:
+            self._file: BinaryIO = open(self.path, "rb")  # noqa: SIM115
+        except OSError as error:
+            raise InputError(
+                f"{error.strerror or error}", where=self.path, remedy="name a recording"
+            ) from None
+        try:
+            self._size = os.fstat(self._file.fileno()).st_size
+            self._check_start()
+            self._find_chunks()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> TraceFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; twice is fine."""
+        self._file.close()
+
+    @property
+    def size_bytes(self) -> int:
+        """The file's size."""
+        return self._size
+
+    def _read(self, at: int, size: int) -> bytes:
+        try:
+            self._file.seek(at)
+            return self._file.read(size)
+        except OSError as error:
+            raise InputError(f"{error.strerror or error}", where=self.path) from None
+
+    def _check_start(self) -> None:
+        start = self._read(0, _START.size)
+        if len(start) < _START.size or not start.startswith(MAGIC):
+            raise InputError(
+                "this is no recording of pybpfvm",
+                where=self.path,
+                remedy="make one with: pybpfvm run FILE --record NAME",
+            )
+        version = _START.unpack(start)[1]
+        if version != VERSION:
+            raise InputError(
+                f"format version {version}, where this pybpfvm reads version {VERSION}",
+                where=self.path,
+                remedy="use the version of pybpfvm that recorded it, or record again",
+            )
+
+    def _find_chunks(self) -> None:
+        at = _START.size
+        while at < self._size:
+            head = self._read(at, _HEAD_BYTES)
+            if len(head) < _HEAD_BYTES:
+                self._end(at, "the file is cut off in the head of a chunk")
+                return
+            packed, unpacked = _HEAD.unpack_from(head)
+            if packed > self._size - at - _HEAD_BYTES:
+                self._end(at, "the file is cut off, or damaged, in a chunk")
+                return
+            if unpacked > MAX_CHUNK_BYTES:
+                self._end(at, f"a chunk of {unpacked} bytes")
+                return
+            self.chunks.append((at + _HEAD_BYTES, packed, unpacked))
+            at += _HEAD_BYTES + packed
+
+    def _end(self, at: int, reason: str) -> None:
+        self.damage = InputError(
+            f"at byte {at}: {reason}",
+            where=self.path,
+            remedy="what is before it can be used; record again for the rest",
+        )
+
+    def records(self, chunk: int) -> Sequence[Record]:
+        """The records of a chunk, decoded; none, and none of the chunks behind it, when it is
+        damaged."""
+        if chunk in self._kept:
+            return self._kept[chunk]
+        if chunk >= len(self.chunks):
+            return ()
+        at, packed, unpacked = self.chunks[chunk]
+        try:
+            found = self._decoded(at, packed, unpacked)
+        except InputError as error:
+            self._end(at - _HEAD_BYTES, error.reason)
+            del self.chunks[chunk:]
+            return ()
+        while len(self._kept) >= _KEPT_CHUNKS:
+            del self._kept[next(iter(self._kept))]
+        self._kept[chunk] = found
+        return found
+
+    def _decoded(self, at: int, packed: int, unpacked: int) -> list[Record]:
+        import msgpack
+
+        head = self._read(at - _HEAD_BYTES, _HEAD_BYTES)
+        data = self._read(at, packed)
+        crc = _CRC.unpack_from(head, _HEAD.size)[0]
+        if zlib.crc32(data, zlib.crc32(head[: _HEAD.size])) != crc:
+            raise InputError("the checksum of a chunk is wrong")
+        try:
+            raw = zlib.decompressobj().decompress(data, unpacked + 1)
+        except zlib.error as error:
+            raise InputError(f"a chunk can not be decompressed: {error}") from None
+        if len(raw) != unpacked:
+            raise InputError(f"a chunk of {unpacked} bytes has others")
+        unpacker = msgpack.Unpacker(
+            raw=False,
+            use_list=False,
+            strict_map_key=False,
+            unicode_errors="surrogateescape",
+            max_buffer_size=max(unpacked, 1),
+            max_array_len=_MAX_ITEMS,
+            max_map_len=_MAX_ITEMS,
+        )
+        try:
+            unpacker.feed(raw)
+            found: list[Record] = list(unpacker)
+            if unpacker.tell() != unpacked:
+                raise ValueError("the last record is cut off")
+        except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+            raise InputError(f"a chunk holds no records: {error}") from None
+        return found
+
+    def all_records(self, chunk: int = 0, index: int = 0) -> Iterator[tuple[int, int, Record]]:
+        """(chunk, index in it, record) from there on."""
+        while records := self.records(chunk):
+            for number in range(index, len(records)):
+                yield chunk, number, records[number]
+            chunk, index = chunk + 1, 0
+
+
+__all__ = ["MAGIC", "VERSION", "Record", "TraceFile", "TraceWriter"]

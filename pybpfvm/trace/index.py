@@ -1,0 +1,280 @@
+"""What is in a recording, without what is in its runs: found in one pass over the file."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+from pybpfvm.errors import InputError
+from pybpfvm.events import CqePosted, CqeReaped, RunEnded, RunFaulted, RunStarted
+from pybpfvm.trace.format import Record, TraceFile
+from pybpfvm.trace.records import Kind, event_number, field_of, items, kind_of
+
+Place = tuple[int, int]  # a chunk, and the number of a record in it
+
+
+@dataclass(slots=True)
+class RunEntry:
+    """A run, by what was recorded of it.
+
+    `ring` is the number of the ring (0: none), `request` that of the request (0: a ring's loop),
+    `first_insn` how many instructions were executed before it, `insns` by it. The times are the
+    ring's clock in ns, 0 outside rings. `how` is None where it returned `r0`; else what ended it:
+    ("trap" or "left", kind, program, pc, in words). `whole`: the recording has its end.
+    """
+
+    number: int
+    program: str
+    engine: int
+    ring: int
+    ctx_addr: int
+    packet: tuple[int, int] | None
+    budget_insns: int
+    first_insn: int
+    since: Place  # the first record after the run before
+    start: Place  # its RUN
+    request: int = 0
+    started_ns: int = 0
+    ended_ns: int = 0
+    r0: int = 0
+    insns: int = 0
+    how: tuple[str, str, str, int, str] | None = None
+    digest: tuple[int, Sequence[Sequence[int]], Sequence[Any]] | None = None
+    whole: bool = False
+    queues: tuple[str, str] | None = None  # where events and the ring's counters differ: both
+
+
+@dataclass(slots=True)
+class EngineEntry:
+    """An engine: the number of its object and ring, what it runs outside rings, where its memory
+    begins, and its environment."""
+
+    number: int
+    obj: int
+    ring: int
+    program: str
+    place: Place
+    cpu: int
+    strict_ctx: bool
+    may_goto_turns: int | None
+    loop: int | None
+
+
+@dataclass(slots=True)
+class Index:
+    """All of a recording. `closed`: it has its last record; `recorded_ns` is how long it took."""
+
+    header: Mapping[str, Any] = field(default_factory=dict)
+    objects: list[Mapping[str, Any]] = field(default_factory=list)
+    engines: dict[int, EngineEntry] = field(default_factory=dict)
+    rings: list[Mapping[str, Any]] = field(default_factory=list)
+    runs: list[RunEntry] = field(default_factory=list)
+    followed: set[int] = field(default_factory=set)
+    events: int = 0
+    completions: int = 0
+    insns: int = 0
+    digests: int = 0
+    closed: bool = False
+    recorded_ns: int = 0
+    end: Place = (0, 0)  # behind the last record
+
+
+def read_index(file: TraceFile) -> Index:
+    """The index of a file. A record that is none ends it, as damage does. Raises InputError where
+    not even the beginning can be read."""
+    found = Index()
+    reader = _Reader(found)
+    for chunk, number, record in file.all_records():
+        try:
+            reader.read((chunk, number), record)
+        except (InputError, TypeError, ValueError, LookupError, OverflowError) as error:
+            reason = error.reason if isinstance(error, InputError) else str(error)
+            if not found.header:
+                raise InputError(reason, where=file.path, remedy="record again") from None
+            file.damage = InputError(
+                f"chunk {chunk}, record {number}: {reason}",
+                where=file.path,
+                remedy="what is before it can be used; record again for the rest",
+            )
+            break
+        found.end = chunk, number + 1
+    if not found.header:
+        raise file.damage or InputError(
+            "the recording is empty", where=file.path, remedy="record again"
+        )
+    if not found.closed and file.damage is None:
+        file.damage = InputError(
+            "the recording has no end: whoever made it was stopped",
+            where=file.path,
+            remedy="what is there can be used",
+        )
+    return found
+
+
+class _Reader:
+    """Reads one record after the other into an index."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._since: Place = (0, 0)
+        self._open: RunEntry | None = None
+        self._started: tuple[int, int] | None = None  # request and time
+        self._queues: defaultdict[int, Counter[tuple[int, str]]] = defaultdict(Counter)
+
+    def read(self, place: Place, record: Record) -> None:
+        """Raises InputError, TypeError, ValueError for a record that is none."""
+        index = self._index
+        # Nine of ten records are of these two kinds.
+        if record[0] == Kind.EVENT and index.header:
+            self._event(*items(record, int, int, tuple)[1:])
+            return
+        if record[0] == Kind.ASKED and self._open is not None:
+            if changes := items(record, int, tuple, _ANSWER, tuple)[4]:
+                _changes(changes)
+            return
+        kind = kind_of(record)
+        if (kind is Kind.HEADER) == bool(index.header) or index.closed:
+            raise InputError(f"a record {kind.name} out of place")
+        match kind:
+            case Kind.HEADER:
+                header = items(record, dict)[1]
+                for name in ("base", "limit_bytes"):
+                    if not isinstance(header.get(name), int):
+                        raise InputError(f"a header without {name}")
+                index.header = header
+            case Kind.LOAD:
+                index.objects.append(items(record, dict)[1])
+            case Kind.RING:
+                index.rings.append(items(record, int, dict)[2])
+            case Kind.ENGINE:
+                self._engine(record)
+            case Kind.CAME:
+                items(record, int, int, int, str, bool, bool)
+                if record[6]:
+                    index.followed.add(record[1])
+            case Kind.WENT:
+                items(record, int)
+            case Kind.HANDLE:
+                items(record, int, int, str, str, int)
+            case Kind.MAP:
+                items(record, int, str, int, bytes, bytes, tuple)
+                _pair(record[6])
+            case Kind.RUN:
+                self._run(place, record)
+            case Kind.READ:
+                items(record, int, bytes)
+                self._need_run()
+            case Kind.END:
+                self._end(place, record)
+            case Kind.CLOSED:
+                _, _, _, index.recorded_ns = items(record, int, int, int)
+                index.closed = True
+            case _:
+                raise InputError(f"a record {kind.name} out of place")
+
+    def _need_run(self) -> None:
+        if self._open is None:
+            raise InputError("what a program asks for, and no run")
+
+    def _engine(self, record: Record) -> None:
+        items(record, int, int, int, str, tuple, int, bool, _INT_OR_NONE, _INT_OR_NONE)
+        entry = EngineEntry(*record[1:])
+        _pair(entry.place)
+        if not 0 <= entry.obj < len(self._index.objects) or entry.cpu < 0:
+            raise InputError(f"engine {entry.number} of object {entry.obj}")
+        self._index.engines[entry.number] = entry
+
+    def _run(self, place: Place, record: Record) -> None:
+        items(record, int, str, int, (tuple, type(None)), int, tuple, tuple)
+        _, engine, program, ctx_addr, packet, budget, at, changes = record
+        index = self._index
+        if engine not in index.engines or self._open is not None:
+            raise InputError(f"a run of engine {engine}")
+        _pair(at)
+        _changes(changes)
+        if packet is not None:
+            _pair(packet)
+        ring = index.engines[engine].ring
+        entry = RunEntry(
+            len(index.runs), program, engine, ring, ctx_addr, packet, budget, index.insns,
+            self._since, place,
+        )  # fmt: skip
+        if self._started is not None:
+            entry.request, entry.started_ns = self._started
+            self._started = None
+        index.runs.append(entry)
+        self._open = entry
+
+    def _end(self, place: Place, record: Record) -> None:
+        items(record, int, int, (tuple, type(None)), (tuple, type(None)))
+        self._need_run()
+        entry = self._open
+        assert entry is not None
+        _, entry.r0, entry.insns, how, found = record
+        if how is not None:
+            if [type(one) for one in how] != [str, str, str, int, str]:
+                raise InputError(f"a run that ended by {how!r:.60}")
+            entry.how = how
+        if found is not None:
+            memory, maps, queues = found
+            if not all(isinstance(one, int) for one in (memory, *chain(*maps))):
+                raise InputError(f"a digest {found!r:.60}")
+            entry.digest = memory, maps, queues
+            entry.queues = self._compared(queues)
+            self._index.digests += 1
+        entry.whole = True
+        self._index.insns += entry.insns
+        self._open = None
+        self._since = place[0], place[1] + 1
+
+    def _event(self, ring: int, number: int, fields: tuple[Any, ...]) -> None:
+        self._index.events += 1
+        if number == _POSTED:
+            fate = fields[_POSTED_FATE]
+            self._queues[ring][fields[_POSTED_CQ], fate] += 1
+            self._index.completions += fate == "posted"
+        elif number == _REAPED:
+            self._queues[ring][fields[_REAPED_CQ], "reaped"] += 1
+        elif number == _STARTED:
+            self._started = fields[_STARTED_REQUEST], fields[0]
+        elif number in _ENDED and self._index.runs:
+            self._index.runs[-1].ended_ns = fields[0]
+
+    def _compared(self, queues: Sequence[Any]) -> tuple[str, str] | None:
+        """What the rings counted and what their events come to, where these differ."""
+        for number, counted in enumerate(queues, 1):
+            events = self._queues[number]
+            for cq, posted, reaped, dropped in counted or ():
+                told = events[cq, "posted"], events[cq, "reaped"], events[cq, "dropped"]
+                if told != (posted, reaped, dropped):
+                    where = f"ring {number}, CQ {cq}: (posted, reaped, dropped)"
+                    return f"{where} {(posted, reaped, dropped)}", str(told)
+        return None
+
+
+_INT_OR_NONE = (int, type(None))
+_ANSWER = (int, bytes, tuple, type(None))
+# Events are told apart by their numbers: making them of all would take most of the time.
+_POSTED, _REAPED = event_number(CqePosted), event_number(CqeReaped)
+_STARTED, _ENDED = event_number(RunStarted), {event_number(RunEnded), event_number(RunFaulted)}
+_POSTED_CQ, _POSTED_FATE = field_of(CqePosted, "cq"), field_of(CqePosted, "fate")
+_REAPED_CQ, _STARTED_REQUEST = field_of(CqeReaped, "cq"), field_of(RunStarted, "request")
+
+
+def _pair(value: Any) -> None:
+    if len(value) != 2 or not all(isinstance(one, int) for one in value):
+        raise InputError(f"{value!r:.60}, where two numbers stand")
+
+
+def _changes(changes: tuple[Any, ...]) -> None:
+    for one in changes:
+        if (
+            not isinstance(one, tuple)
+            or len(one) != 2
+            or not isinstance(one[0], int)
+            or not isinstance(one[1], bytes)
+        ):
+            raise InputError(f"{one!r:.60}, where an address and bytes stand")

@@ -1,0 +1,163 @@
+"""A recording that was changed is not replayed as if nothing were: the first run that differs is
+named, with both sides."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pybpfvm.errors import InputError
+from pybpfvm.scenario import parse
+from pybpfvm.trace.records import Ask, Kind
+from tests.trace.recordings import REPLAYERS, changed, recorded, replayed
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+Change = Callable[[list[Any]], None]
+
+
+@pytest.fixture(scope="module")
+def pingpong(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve runs on one ring: program `player`, which adds to a counter in a map."""
+    path = tmp_path_factory.mktemp("trace") / "t.bpftrace"
+    recorded(parse(EXAMPLES / "03_pingpong" / "scenario.toml"), path)
+    return path
+
+
+def _another_context(record: list[Any]) -> None:
+    """RUN: the program is given another user_data, or finds other memory."""
+    (addr, data), *rest = record[7]
+    record[7] = ((addr, bytes([data[0] ^ 8]) + data[1:]), *rest)
+
+
+def _another_result(record: list[Any]) -> None:
+    record[1] ^= 1
+
+
+def _more_instructions(record: list[Any]) -> None:
+    record[2] += 1
+
+
+def _a_trap(record: list[Any]) -> None:
+    record[3] = ("trap", "NULL", "player", 7, "NULL pointer access")
+
+
+def _another_question(record: list[Any]) -> None:
+    record[2] = (*record[2][:-1], 77)
+
+
+CHANGES: list[tuple[str, Kind, Change, str]] = [
+    ("result", Kind.END, _another_result, "how the run ends"),
+    ("instructions", Kind.END, _more_instructions, "how the run ends"),
+    ("trap", Kind.END, _a_trap, "how the run ends"),
+    ("question", Kind.ASKED, _another_question, "what the program asks for"),
+]
+
+
+@pytest.mark.parametrize("engine", REPLAYERS)
+@pytest.mark.parametrize("run", [0, 4, 11])
+@pytest.mark.parametrize(("name", "kind", "change", "what"), CHANGES, ids=[c[0] for c in CHANGES])
+def test_a_run_that_differs_is_named(
+    name: str,
+    kind: Kind,
+    change: Change,
+    what: str,
+    run: int,
+    engine: str,
+    pingpong: Path,
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "t"
+    changed(pingpong, path, run, kind, change)
+    found, replay = replayed(path, engine)
+    assert found is not None
+    assert (found.run, found.program, found.what) == (run, "player", what)
+    assert found.then != found.now
+    assert replay.totals.runs == run
+
+
+@pytest.mark.parametrize("engine", REPLAYERS)
+def test_changed_memory_before_a_run_is_noticed(
+    engine: str, pingpong: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "t"
+    changed(pingpong, path, 3, Kind.RUN, _another_context)
+    found, _ = replayed(path, engine)
+    assert found is not None
+    assert found.run == 3
+
+
+@pytest.mark.parametrize("engine", REPLAYERS)
+@pytest.mark.parametrize("part", ["memory", "maps", "queues"])
+def test_a_changed_digest_is_named(part: str, engine: str, pingpong: Path, tmp_path: Path) -> None:
+    def change(record: list[Any]) -> None:
+        memory, maps, queues = record[4]
+        if part == "memory":
+            memory ^= 1
+        elif part == "maps":
+            maps = ((maps[0][0] ^ 1, *maps[0][1:]),)
+        else:
+            (cq, posted, reaped, dropped), *rest = queues[0]
+            queues = (((cq, posted, reaped + 1, dropped), *rest),)
+        record[4] = memory, maps, queues
+
+    path = tmp_path / "t"
+    changed(pingpong, path, 0, Kind.END, change)
+    found, _ = replayed(path, engine)
+    assert found is not None
+    assert found.run == 0
+    assert {"memory": "memory", "maps": "map ", "queues": "queues"}[part] in found.what
+
+
+@pytest.mark.parametrize("engine", REPLAYERS)
+def test_a_changed_answer_is_noticed_where_it_matters(engine: str, tmp_path: Path) -> None:
+    """The program reaps a CQE; another one leads it elsewhere in the same run."""
+
+    def change(record: list[Any]) -> None:
+        assert record[1] == Ask.REAP
+        user_data, _res, flags = struct.unpack("<QiI", record[3])
+        record[3] = struct.pack("<QiI", user_data, -5, flags)
+
+    scenario, path, other = tmp_path / "a", tmp_path / "t", EXAMPLES / "04_write_file"
+    recorded(parse(other / "scenario.toml"), scenario)
+    changed(scenario, path, 1, Kind.ASKED, change)
+    found, _ = replayed(path, engine)
+    assert found is not None
+    assert found.run == 1
+
+
+@pytest.mark.parametrize("engine", REPLAYERS)
+def test_changed_user_memory_is_noticed(engine: str, tmp_path: Path) -> None:
+    """The program copies what a request has read into a large buffer, and parses it."""
+
+    def change(record: list[Any]) -> None:
+        record[2] = bytes(byte ^ 1 for byte in record[2])
+
+    scenario, path = tmp_path / "a", tmp_path / "t"
+    recorded(parse(EXAMPLES / "22_parser" / "scenario.toml"), scenario)
+    changed(scenario, path, 2, Kind.READ, change)
+    found, _ = replayed(path, engine)
+    assert found is not None
+    assert found.run == 2
+
+
+def test_an_object_that_was_changed_is_refused(pingpong: Path, tmp_path: Path) -> None:
+    def change(record: list[Any]) -> None:
+        programs = record[1]["programs"]
+        code = programs[0]["code"][:-8] + b"\x05\0\xff\xff\0\0\0\0"
+        record[1] = {**record[1], "programs": ({**programs[0], "code": code}, *programs[1:])}
+
+    path = tmp_path / "t"
+    from tests.trace.recordings import records_of, write_records
+
+    records = records_of(pingpong)
+    at = next(n for n, record in enumerate(records) if record[0] == Kind.LOAD)
+    new = list(records[at])
+    change(new)
+    records[at] = tuple(new)
+    write_records(path, records)
+    with pytest.raises(InputError, match="not those that were recorded"):
+        replayed(path, "jit")
