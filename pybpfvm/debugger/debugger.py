@@ -46,6 +46,7 @@ from pybpfvm.program import Program
 from pybpfvm.session.objects import LoadedObject
 from pybpfvm.source.info import DebugInfo
 from pybpfvm.trace.index import RunEntry
+from pybpfvm.uring_backend.abi import Op
 
 How = Literal["step", "next", "finish", "continue", "stepi", "nexti", "run", "cqe", "helper"]
 Reason = Literal[
@@ -273,6 +274,17 @@ class Debugger:
     def rings(self) -> list[RingState]:
         """The rings, as far as they have told of themselves by now."""
         return list(self.history.rings().values())
+
+    def opcode_name(self, opcode: int) -> str:
+        """What the requests of the recording's ABI with this opcode are called."""
+        obj = self.object
+        rules = None if obj is None or obj.known_profile is None else obj.known_profile.ring
+        if rules is not None and opcode == rules.bpf_opcode:
+            return "BPF"
+        try:
+            return Op(opcode).name
+        except ValueError:
+            return f"opcode {opcode}"
 
     def maps(self) -> Mapping[str, BpfMap]:
         """The maps of the object, to be looked at only."""
