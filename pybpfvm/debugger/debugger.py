@@ -31,7 +31,7 @@ from pybpfvm.debugger.writes import Write, Writers
 from pybpfvm.engine import RunResult
 from pybpfvm.errors import InputError, SourceLine, Trap
 from pybpfvm.events import Noted
-from pybpfvm.expr.compiled import compile_expression
+from pybpfvm.expr.compiled import Compiled, compile_expression
 from pybpfvm.expr.mistake import ExpressionError, Mistake
 from pybpfvm.expr.value import Value
 from pybpfvm.expr.variables import variable
@@ -54,6 +54,7 @@ Reason = Literal[
 ]
 
 _MOST_LOG = 10_000
+_MOST_SAID = 256
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _REGISTER = re.compile(r"\$?r(10|[0-9])$")
 _CALLS = frozenset({Kind.CALL, Kind.CALL_KFUNC})
@@ -127,6 +128,7 @@ class Debugger:
         self.breakpoints: dict[int, Breakpoint] = {}
         self._next_id = 1
         self._log: list[str] = []
+        self._said: dict[tuple[int, str], Compiled] = {}  # by object and text
         self._unlogged = 0
         self._lines: dict[int, Lines] = {}
         self._scopes: dict[int, RecordedScope] = {}
@@ -611,8 +613,13 @@ class Debugger:
         scope = placed(self._scope(here.run), here, None)
 
         def value(found: re.Match[str]) -> str:
+            key = self._number(here.run), found[1]
             try:
-                return compile_expression(found[1], scope).text_of(scope)
+                if key not in self._said:
+                    if len(self._said) >= _MOST_SAID:
+                        self._said.clear()
+                    self._said[key] = compile_expression(found[1], scope)
+                return self._said[key].text_of(scope)
             except ExpressionError as error:
                 return f"<{error.reason}>"
 
