@@ -371,6 +371,11 @@ class Debugger:
         self.breakpoints[wanted.id] = wanted
         return wanted
 
+    def resolve(self, wanted: Breakpoint) -> Breakpoint:
+        """Only say where that would be: the same object, with places and whether there are any."""
+        self._resolve(wanted)
+        return wanted
+
     def clear(self, number: int) -> None:
         """Take a breakpoint back. InputError for none."""
         if self.breakpoints.pop(number, None) is None:

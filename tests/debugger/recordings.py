@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -50,10 +51,8 @@ def record_text(text: str, path: Path, *, runs: int = 1, budget_insns: int = 1 <
     with Machine() as machine:
         program = machine.load(data)[NAME]
         machine.record(path)
-        try:
+        with suppress(Trap):
             program.run(bytes(192), bytes(64), repeat=runs, budget_insns=budget_insns)
-        except Trap:
-            pass
 
 
 def generated(seed: int) -> str:

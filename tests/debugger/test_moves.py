@@ -119,7 +119,9 @@ def test_continuing_back_stops_where_continuing_did(wanted: Breakpoint, tmp_path
         one = debugger.set_breakpoint(wanted)
         assert one.verified
         forth = [stop.position for stop in hits(debugger, backward=False)]
-        assert len(forth) == {"start": 2, "data": 17}.get(wanted.kind, 12 if wanted.condition else 3)
+        assert len(forth) == {"start": 2, "data": 17}.get(
+            wanted.kind, 12 if wanted.condition else 3
+        )
         back = [stop.position for stop in hits(debugger, backward=True)]
         assert [at for at in back[::-1] if at != debugger.history.start] == forth
         # The last hit before a place is what continuing back finds from there.

@@ -198,8 +198,7 @@ class Looking:
     def _list(self, text: str) -> None:
         frames = self.debugger.frames()
         if text and not text.isdigit():
-            one = self.debugger.set_breakpoint(Breakpoint("function", function=text))
-            self.debugger.clear(one.id)
+            one = self.debugger.resolve(Breakpoint("function", function=text))
             if not one.places:
                 raise InputError(f"no function is called {text!r}", remedy="info functions")
             name, at = next(iter(one.places.items()))
