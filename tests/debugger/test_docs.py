@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from pybpfvm.cli import main
 from tests.debugger.recordings import ROOT
+from tests.report.test_schemas import check
 
 TEXT = (ROOT / "docs" / "debugging.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(python|)\n(.*?)```", TEXT, re.DOTALL)
@@ -56,6 +58,10 @@ def test_where_it_held(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "me.hits == 3 held at 4:22: run 4 of player, 22 of 56 instructions, request 1 of ring 1"
     )
     assert out[-1] == "  me.hits = 3"
+    to = ["replay", "t.bpftrace", "--format", "json", "--to"]
+    for condition, code in (("players[1].hits == 3", 0), ("cqe.res < 0", 1)):
+        assert main([*to, condition]) == code
+        check(json.loads(capsys.readouterr().out), "replay-to-1")
     assert main(["replay", "t.bpftrace", "--to", "cqe.res < 0"]) == 1
     assert capsys.readouterr().out == "cqe.res < 0 never held\n"
 
