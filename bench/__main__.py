@@ -24,7 +24,9 @@ from bench import (
     engine_costs,
     engines,
     experiments,
+    exploring,
     expressions,
+    fuzz,
     gallery,
     interp,
     llvm,
@@ -55,9 +57,11 @@ PARTS: dict[str, tuple[str, Callable[[], Rows]]] = {
     "gallery": ("Gallery", gallery.run),
     "experiments": ("Experiments", experiments.run),
     "sim": ("The simulated ring", simulated.run),
+    "explore": ("Exploring", exploring.run),
     "domains": ("Domains", domains.run),
     "expressions": ("Expressions", expressions.run),
     "verifier": ("Verifier", verification.run),
+    "fuzz": ("Fuzzing", fuzz.run),
 }
 
 
