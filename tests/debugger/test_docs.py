@@ -29,7 +29,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def shown(start: str) -> list[str]:
     """The lines of the block that begins with a command."""
-    return next(text for _, text in BLOCKS if text.startswith(f"$ {start}")).splitlines()
+    text: str = next(text for _, text in BLOCKS if text.startswith(f"$ {start}"))
+    return text.splitlines()
 
 
 def test_the_walk_is_what_is_printed(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
