@@ -32,8 +32,8 @@ import os
 import threading
 import weakref
 from bisect import bisect_left, bisect_right
-from collections import deque
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal, Protocol
@@ -159,30 +159,50 @@ class _Ranges:
         self.fresh = start
         self._end = end
         self._freed: list[tuple[int, int]] = []  # (start, bytes), in the order they were freed
+        self._ahead: list[tuple[int, int]] = []  # the same, not free among the fresh ones; by start
 
     def take(self, span: int) -> int | None:
         """The start of `span` free bytes, None if there are none."""
+        while self._ahead and self.fresh + span > self._ahead[0][0]:
+            start, taken = self._ahead.pop(0)
+            if self.fresh < start:
+                self._freed.append((self.fresh, start - self.fresh))
+            self.fresh = max(self.fresh, start + taken)
         if self.fresh + span <= self._end:
-            start: int | None = self.fresh
+            start = self.fresh
             self.fresh += span
             return start
-        start = self._from_freed(span)
-        if start is None and self._freed:
+        found = self._from_freed(span)
+        if found is None and self._freed:
             self._merge()
-            start = self._from_freed(span)
-        return start
+            found = self._from_freed(span)
+        return found
 
     def give(self, start: int, span: int) -> None:
         """Take back what `take` gave."""
-        self._freed.append((start, span))
+        if (start, span) in self._ahead:
+            self._ahead.remove((start, span))
+        else:
+            self._freed.append((start, span))
 
     def state(self) -> _FreeState:
         """What is free, for `restore`."""
         return self.fresh, tuple(self._freed)
 
-    def restore(self, state: _FreeState) -> None:
-        """Have free again what was."""
-        self.fresh, self._freed = state[0], list(state[1])
+    def restore(self, state: _FreeState, taken: Sequence[tuple[int, int]] = ()) -> None:
+        """Have free again what was, but for what is `taken`: (start, bytes), by start."""
+        self.fresh = state[0]
+        self._ahead = [(start, span) for start, span in taken if start >= self.fresh]
+        self._freed = []
+        for start, free in state[1]:
+            for at, span in taken:
+                if start <= at < start + free:
+                    if start < at:
+                        self._freed.append((start, at - start))
+                    free -= at + span - start
+                    start = at + span
+            if free:
+                self._freed.append((start, free))
 
     def _from_freed(self, span: int) -> int | None:
         for index, (start, free) in enumerate(self._freed):
@@ -338,7 +358,7 @@ class AddressSpace:
         self.watcher: Watcher | None = None
         self.changes = 0  # grows with each region that comes or goes
         self._before_close: list[Callable[[], None]] = []
-        self._on_free: list[Callable[[], None]] = []
+        self._on_free: list[Callable[[RegionKind], None]] = []
         self._pins: dict[int, int] = {}  # by where regions start: how often each is pinned
         self._pinning = threading.Lock()
         # Where read-only regions are writable for us, and how long that is.
@@ -347,8 +367,9 @@ class AddressSpace:
         self._left: dict[int, int] = {}
         # What was taken or restored, the last one last.
         self._snapshots: list[weakref.ref[MemorySnapshot]] = []
-        # Where freed regions wait to be the same ones again; None: they do not (`recycle`).
-        self._kept: dict[tuple[int, RegionKind, str], deque[_Entry]] | None = None
+        # Where regions lie that going back leaves alone; whether those that come are such.
+        self._lasting: set[int] = set()
+        self._lasts = False
 
     def __enter__(self) -> AddressSpace:
         return self
@@ -374,37 +395,14 @@ class AddressSpace:
         if action in self._before_close:
             self._before_close.remove(action)
 
-    def on_free(self, action: Callable[[], None]) -> None:
-        """Have `free` call `action`: for engines that remember where regions are."""
+    def on_free(self, action: Callable[[RegionKind], None]) -> None:
+        """Have `free` call `action` with what was freed: for engines that remember where regions
+        are."""
         self._on_free.append(action)
 
-    def forget_on_free(self, action: Callable[[], None]) -> None:
+    def forget_on_free(self, action: Callable[[RegionKind], None]) -> None:
         """Take `on_free` back."""
         self._on_free.remove(action)
-
-    def recycle(self) -> None:
-        """From now on a region that is freed, if anybody can write to it, waits with its pages for
-        the next one of the same size, kind and name, which gets its address: for who sets up the
-        same things again and again, and wants them at the same place."""
-        self._kept = {} if self._kept is None else self._kept
-
-    def _again(self, size: int, kind: RegionKind, name: str) -> Region | None:
-        """A region that was freed like this one, zeroed."""
-        waiting = self._kept.get((size, kind, name)) if self._kept else None
-        if not waiting:
-            return None
-        region, end, _, readable, writable = waiting.popleft()
-        span = align_up(size, PAGE)
-        ctypes.memset(region.start, 0, size)
-        buffer = (ctypes.c_ubyte * size).from_address(region.start)
-        self._buffers[region.start] = weakref.ref(buffer)
-        view = memoryview(buffer).cast("B")
-        index = bisect_right(self._starts, region.start)
-        self._starts.insert(index, region.start)
-        self._entries.insert(index, (region, end, view, readable, writable))
-        self.committed_bytes += span
-        self.changes += 1
-        return region
 
     def close(self) -> None:
         """Unmap everything. Accesses afterwards fault; closing twice is fine.
@@ -430,6 +428,16 @@ class AddressSpace:
                 _munmap_call(twin, span)
             self._twins.clear()
 
+    @contextmanager
+    def lasting(self) -> Iterator[None]:
+        """Regions that come inside outlast going back to earlier snapshots: frames of an engine
+        that is to go on, in the main."""
+        self._lasts = True
+        try:
+            yield
+        finally:
+            self._lasts = False
+
     def alloc(
         self,
         size: int,
@@ -447,10 +455,6 @@ class AddressSpace:
         """
         if size < 1:
             raise InputError(f"a region of {size} bytes", where=name, remedy="ask for 1 or more")
-        if self._kept and writable and owner is None:
-            again = self._again(size, kind, name)
-            if again is not None:
-                return again
         span = align_up(size, PAGE)
         start = self._take(span, span + _GUARD, kind, name)
         try:
@@ -549,6 +553,8 @@ class AddressSpace:
         region = Region(start, size, kind, name, writable, owner)
         self._map_region(region)
         self._enter(region)
+        if self._lasts and kind is not RegionKind.HOST:
+            self._lasting.add(start)
         if self.watcher is not None:
             self.watcher.came(region)
         return region
@@ -591,8 +597,8 @@ class AddressSpace:
             self._buffers[start] = weakref.ref(buffer)
         return memoryview(buffer).cast("B")
 
-    def free(self, region: Region) -> None:
-        """Take the region out of existence.
+    def free(self, *regions: Region) -> None:
+        """Take these regions out of existence, one after the other.
 
         While someone holds a slice of its bytes, its pages stay for that slice alone (until
         `close`): a stale slice must not crash the process, nor see what comes there next.
@@ -600,6 +606,19 @@ class AddressSpace:
         """
         if self._closed:
             return
+        gone: dict[int, int] = {}
+        try:
+            for region in regions:
+                if self._withdraw(region):
+                    gone[region.start] = align_up(region.size, PAGE)
+        finally:
+            self._unmap(gone)
+            for region in regions:
+                if region.start in gone:
+                    self._ranges_of(region.kind).give(region.start, gone[region.start] + _GUARD)
+
+    def _withdraw(self, region: Region) -> bool:
+        """Let nobody find the region any more; whether no slice looks at its pages."""
         what = f"{region.kind.value} {region.name}"
         with self._pinning:
             index = bisect_left(self._starts, region.start)
@@ -614,34 +633,36 @@ class AddressSpace:
             entry = self._entries[index]
             entry[2].release()
             self._leave(index)
-        span = align_up(region.size, PAGE)
         for action in self._on_free:
-            action()
+            action(region.kind)
         if self.watcher is not None:
             self.watcher.went(region)
-        if self._buffers[region.start]() is not None:
-            self._left[region.start] = span
-            return
-        if self._kept is not None and region.writable and region.owner is None:
-            key = region.size, region.kind, region.name
-            self._kept.setdefault(key, deque()).append(entry)
-            return
-        self._unmap(region.start, span)
-        self._ranges_of(region.kind).give(region.start, span + _GUARD)
+        if self._buffers[region.start]() is None:
+            return True
+        self._left[region.start] = align_up(region.size, PAGE)
+        return False
 
     def _leave(self, index: int) -> None:
         """The region, whose bytes were released, is there no more."""
         self.committed_bytes -= align_up(self._entries[index][0].size, PAGE)
         self.changes += 1
+        self._lasting.discard(self._starts[index])
         del self._starts[index], self._entries[index]
 
-    def _unmap(self, start: int, span: int) -> None:
-        """Give the pages back that no slice looks at."""
-        del self._buffers[start]
-        if start in self._twins:
-            _munmap_call(*self._twins.pop(start))
-        if not _map(start, span, _PROT_NONE):
-            raise InternalError(f"unmapping {span} bytes at {start:#x} failed")
+    def _unmap(self, spans: Mapping[int, int]) -> None:
+        """Give pages back that no slice looks at: how many bytes, by where they start."""
+        joined: list[tuple[int, int]] = []
+        for start in sorted(spans):
+            del self._buffers[start]
+            if start in self._twins:
+                _munmap_call(*self._twins.pop(start))
+            first = start
+            if joined and sum(joined[-1]) + _GUARD == start:  # one call for neighbours
+                first, _ = joined.pop()
+            joined.append((first, start + spans[start] - first))
+        for start, span in joined:
+            if not _map(start, span, _PROT_NONE):
+                raise InternalError(f"unmapping {span} bytes at {start:#x} failed")
 
     def snapshot(self) -> MemorySnapshot:
         """What regions there are but for HOST ones, their bytes, and what would be given out next.
@@ -679,7 +700,8 @@ class AddressSpace:
 
     def restore(self, snapshot: MemorySnapshot) -> None:
         """Have again what `snapshot` found: the same regions with the same bytes, and the addresses
-        and handles next that came next then. HOST regions and pins stay as they are.
+        and handles next that came next then. HOST regions and pins stay as they are. What is
+        `lasting` stays, too, zeroed if it came since, and what comes next goes around it.
 
         InputError, and nothing changes, where a region came since that is pinned, or that someone
         holds a slice of.
@@ -688,28 +710,46 @@ class AddressSpace:
             raise InputError("the snapshot's machine is closed", where="restore")
         with self._pinning:
             before = {id(region) for region in snapshot.regions}
-            going = [
+            came = [
                 entry[0]
                 for entry in self._entries
                 if entry[0].kind is not RegionKind.HOST and id(entry[0]) not in before
             ]
+            going = [region for region in came if region.start not in self._lasting]
+            stays = [region for region in came if region.start in self._lasting]
+            self._require_apart(stays, snapshot)
             self._let_go(going, snapshot)
             present = {id(entry[0]) for entry in self._entries}
             for region in snapshot.regions:
                 if id(region) not in present:
                     self._come_back(region)
-            self._program_range.restore(snapshot.program_range)
+            lasting = [one for one in self.regions() if one.start in self._lasting]
+            taken = [(one.start, align_up(one.size, PAGE) + _GUARD) for one in lasting]
+            self._program_range.restore(snapshot.program_range, taken)
             self._user_range.restore(snapshot.user_range)
             self._handles = dict(snapshot.handles)
             self._next_handle = snapshot.next_handle
-            views = (entry[2] for entry in self._entries if entry[0].kind is not RegionKind.HOST)
+            views = (entry[2] for entry in self._entries if id(entry[0]) in before)
             for view, pages in zip(views, snapshot.contents, strict=True):
                 put_back(view, pages)
+            for region in stays:
+                self.write(region.start, bytes(region.size))
             others = [ref for ref in self._snapshots if ref() is not snapshot]
             self._snapshots = [*others, weakref.ref(snapshot)]
-        if going:
+        for kind in {region.kind for region in going}:
             for action in self._on_free:
-                action()
+                action(kind)
+
+    def _require_apart(self, stays: Sequence[Region], snapshot: MemorySnapshot) -> None:
+        """Raise InputError where what stays lies where a region comes back."""
+        for one in stays:
+            for region in snapshot.regions:
+                if one.start < region.end and region.start < one.end:
+                    raise InputError(
+                        f"{one.name} at {one.start:#x} came after the snapshot, and is in use",
+                        where="restore",
+                        remedy=f"close its engine: {region.name} comes back there",
+                    )
 
     def _let_go(self, going: list[Region], snapshot: MemorySnapshot) -> None:
         """Take these regions out of existence, and pages left to slices that are gone."""
@@ -733,16 +773,16 @@ class AddressSpace:
             )
         for index in reversed(indices):
             self._leave(index)
-        for at, span in (spans | left).items():
-            self._unmap(at, span)
-            self._left.pop(at, None)
+        self._unmap(spans | left)
+        for at in left:
+            del self._left[at]
 
     def _come_back(self, region: Region) -> None:
         """A region that was freed is there again, with the pages that slices still hold."""
         start = region.start
         span = self._left.pop(start, None)
         if span is not None and self._buffers[start]() is None:
-            self._unmap(start, span)
+            self._unmap({start: span})
             span = None
         if span is None:
             self._map_region(region)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from pybpfvm.memory import USER_KINDS, AddressSpace
+from pybpfvm.memory import USER_KINDS, AddressSpace, RegionKind
 
 BLOCKS = 16
 TABLE_BYTES = 16 * (BLOCKS + 1)
@@ -47,8 +47,8 @@ class UserBlocks:
         starts = self._table[: 2 * BLOCKS : 2].tolist()
         return starts[: starts.index(0)] if 0 in starts else starts
 
-    def _freed(self) -> None:
-        if self.follow:
+    def _freed(self, kind: RegionKind) -> None:
+        if self.follow and kind in USER_KINDS:
             self.refresh()
 
     def close(self) -> None:

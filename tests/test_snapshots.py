@@ -115,7 +115,7 @@ def test_pages_that_did_not_change_are_shared(memory: AddressSpace) -> None:
 def test_engines_hear_of_regions_that_went(memory: AddressSpace) -> None:
     taken = memory.snapshot()
     heard: list[list[Region]] = []
-    memory.on_free(lambda: heard.append(memory.regions()))
+    memory.on_free(lambda _: heard.append(memory.regions()))
     memory.restore(taken)
     assert heard == []
     memory.alloc(8, RegionKind.MAP_VALUE, "came")
@@ -262,3 +262,59 @@ def done(memory: AddressSpace, regions: list[Region], what: str, first: int, sec
 
 Replayed.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestReplayed = Replayed.TestCase
+
+
+def test_frames_stay_and_what_comes_next_goes_around_them(memory: AddressSpace) -> None:
+    taken = memory.snapshot()
+    ring = memory.alloc(8, RegionKind.RING, "ring")
+    with memory.lasting():
+        frames = memory.alloc_frames(2, 512)
+    later = memory.alloc(3 * PAGE, RegionKind.MAP_VALUE, "later")
+    memory.write(frames[0].start, b"left over")
+    for _ in range(2):
+        memory.restore(taken)
+        assert memory.regions() == frames
+        assert memory.read(frames[0].start, 16) == bytes(16)
+        again = [memory.alloc(8, RegionKind.RING, "ring")]
+        again.append(memory.alloc(3 * PAGE, RegionKind.MAP_VALUE, "later"))
+        assert [region.start for region in again] == [ring.start, later.start]
+    large = memory.snapshot()
+    memory.restore(taken)
+    # What does not fit before the frames comes behind them; frames that are gone are no obstacle.
+    assert memory.alloc(2 * PAGE, RegionKind.RING, "ring").start == frames[1].end + 2 * PAGE - 512
+    memory.restore(large)
+    assert memory.regions() == [again[0], *frames, again[1]]
+    memory.restore(taken)
+    for frame in frames:
+        memory.free(frame)
+    assert memory.alloc(2 * PAGE, RegionKind.RING, "ring").start == ring.start
+
+
+def test_frames_where_a_region_comes_back(memory: AddressSpace) -> None:
+    memory._program_range._end = memory._program_range.fresh + 4 * PAGE  # room for little
+    freed = memory.alloc(3 * PAGE, RegionKind.MAP_VALUE, "freed")
+    taken = memory.snapshot()
+    memory.free(freed)
+    with memory.lasting():
+        frames = memory.alloc_frames(1, 512)
+    with pytest.raises(InputError, match="in use"):
+        memory.restore(taken)
+    assert memory.regions() == frames
+    memory.free(frames[0])
+    memory.restore(taken)
+    assert memory.regions() == [freed]
+
+
+def test_freed_places_with_frames_in_them(memory: AddressSpace) -> None:
+    memory._program_range._end = memory._program_range.fresh + 6 * PAGE
+    freed = memory.alloc(5 * PAGE, RegionKind.MAP_VALUE, "freed")
+    memory.free(freed)
+    taken = memory.snapshot()
+    before = memory.alloc(8, RegionKind.RING, "before")
+    with memory.lasting():
+        frames = memory.alloc_frames(1, 512)
+    behind = memory.alloc(8, RegionKind.RING, "behind")
+    memory.restore(taken)
+    assert memory.regions() == frames
+    again = [memory.alloc(8, RegionKind.RING, name) for name in ("before", "behind")]
+    assert [region.start for region in again] == [before.start, behind.start]

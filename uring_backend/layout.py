@@ -99,5 +99,5 @@ class RingMemory:
 
     def free(self) -> None:
         """Give every region back; twice is fine."""
-        while self._regions:
-            self._memory.free(self._regions.pop())
+        regions, self._regions = self._regions, []
+        self._memory.free(*reversed(regions))

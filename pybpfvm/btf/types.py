@@ -397,6 +397,8 @@ class Btf:
         self._source = source
         self._count = source.count()
         self._cache: dict[int, BtfType] = {}
+        self._resolved: dict[int, int] = {}  # by type id, what `resolve` and `size` found
+        self._sizes: dict[int, int] = {}
         self._first_of: dict[str, int] | None = None
         self._next_of: dict[int, int] = {}
         self._flavours: dict[str, list[str]] | None = None
@@ -445,7 +447,8 @@ class Btf:
             self._check(type_id)
             found = self._source.decode(type_id)
             if len(self._cache) >= self.CACHE_TYPES:
-                self._cache.clear()
+                for cache in (self._cache, self._resolved, self._sizes):
+                    cache.clear()
             self._cache[type_id] = found
         return found
 
@@ -482,7 +485,10 @@ class Btf:
 
     def resolve(self, type_id: int) -> int:
         """The id behind typedefs, qualifiers and type tags."""
-        return self._follow(type_id, TRANSPARENT)
+        found = self._resolved.get(type_id)
+        if found is None:
+            found = self._resolved[type_id] = self._follow(type_id, TRANSPARENT)
+        return found
 
     def skip_modifiers(self, type_id: int) -> int:
         """The id behind qualifiers and type tags; stops at a typedef."""
@@ -490,6 +496,12 @@ class Btf:
 
     def size(self, type_id: int) -> int:
         """Size in bytes. InputError for void, functions, declarations and endless types."""
+        known = self._sizes.get(type_id)
+        if known is None:
+            known = self._sizes[type_id] = self._size(type_id)
+        return known
+
+    def _size(self, type_id: int) -> int:
         factor = 1
         current = type_id
         for _ in range(MAX_CHAIN):

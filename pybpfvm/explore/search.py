@@ -89,28 +89,21 @@ class Table:
         self.scenario = scenario
         self.options = options
         self.left: int | None = None  # how many requests usually are in flight at the end
-        self._stage: Stage | None = self._make()
-        if not self._stage.keep():
-            self._stage.close()
-            self._stage = None
-        self.state = 0
-        self._budgets = replace(Budgets(), livelock_runs=_LIVELOCK_RUNS)
-
-    def _make(self) -> Stage:
-        options = self.options
-        return Stage(
-            self.scenario,
+        self._stage = Stage(
+            scenario,
             object_path=options.object_path,
             abi=options.abi,
             helpers=options.helpers,
             btf=options.btf,
             kconfig=options.kconfig,
         )
+        self._stage.keep()
+        self.state = 0
+        self._budgets = replace(Budgets(), livelock_runs=_LIVELOCK_RUNS)
 
     def close(self) -> None:
         """Free everything."""
-        if self._stage is not None:
-            self._stage.close()
+        self._stage.close()
 
     def __enter__(self) -> Table:
         return self
@@ -120,11 +113,7 @@ class Table:
 
     def footprints(self) -> Footprints:
         """An observer of what actions touch, for programs of this object."""
-        stage = self._stage or self._make()
-        found = Footprints(stage.object.object, stage.object.profile)
-        if stage is not self._stage:
-            stage.close()
-        return found
+        return Footprints(self._stage.object.object, self._stage.object.profile)
 
     def play(
         self,
@@ -146,18 +135,11 @@ class Table:
             if on_end is not None:
                 on_end(live)
 
-        stage = self._stage
-        own = stage is not None
         try:
             # All of it is one call: to make signals wait, and not to, takes time each time.
             return uninterrupted(run_scenario)(
                 scenario or self.scenario,
                 seed=options.seed,
-                object_path=None if own else options.object_path,
-                abi=None if own else options.abi,
-                helpers=None if own else options.helpers,
-                btf=None if own else options.btf,
-                kconfig=None if own else options.kconfig,
                 verify=options.verify,
                 engine=options.engine,
                 budgets=self._budgets,
@@ -166,7 +148,7 @@ class Table:
                 on_end=ends,
                 chooser=player,
                 checks=Checks(self.left, events=options.events),
-                stage=stage,
+                stage=self._stage,
             )
         finally:
             player.over = True

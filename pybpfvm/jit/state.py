@@ -84,7 +84,7 @@ class State:
         self.words[Slot.BASE] = memory.base
         self._chunks: list[_Sites] = []
         self._callees: dict[int, tuple[object, int]] = {}
-        memory.on_free(self.forget_sites)
+        memory.on_free(self._freed)
 
     def disp(self, slot: int) -> int:
         """Displacement of a slot from the window's base: negative."""
@@ -148,6 +148,9 @@ class State:
                 chunk.words[index] = start
                 chunk.words[index + 1] = length
 
+    def _freed(self, kind: RegionKind) -> None:
+        self.forget_sites()
+
     def forget_sites(self) -> None:
         """A region was freed: no access passes unasked."""
         for chunk in self._chunks:
@@ -156,7 +159,7 @@ class State:
 
     def close(self) -> None:
         """Give the memory back."""
-        self._memory.forget_on_free(self.forget_sites)
+        self._memory.forget_on_free(self._freed)
         chunks, self._chunks = self._chunks, []
         for chunk in chunks:
             chunk.words.release()

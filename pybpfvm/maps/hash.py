@@ -118,12 +118,6 @@ class HashMap(LiveMap):
             raise MapError(ENOENT, f"{self}: no such key")
         self._remove(found)
 
-    def clear(self) -> None:
-        """Remove everything: the map is as it was when it was made."""
-        for found in list(self._elements.values()):
-            self._remove(found)
-        self._slab.clear()
-
     @property
     def _host_bytes(self) -> int:
         return self.stride * self._copies if self._per_cpu else self._value_bytes

@@ -113,9 +113,7 @@ class UbpfEngine(RunContext):
         loaded = self._loaded.get(id(program))
         if loaded is None:
             loaded = self._loaded[id(program)] = self._load(program)
-        if self._stack is None:
-            self._stack = self.memory.alloc(MAX_FRAMES * STACK_BYTES, RegionKind.STACK, "stack")
-        stack = self._stack
+        stack = self.make_stack()
         self.memory.write(stack.start, bytes(stack.size))
         self.ctx_addr = ctx_addr
         self._stopped, self._said = None, ""
@@ -134,6 +132,12 @@ class UbpfEngine(RunContext):
         finally:
             self._running = False
         return RunResult(r0, 0)
+
+    def make_stack(self) -> Region:
+        """Have the stack that runs need, which comes with the first run otherwise."""
+        if self._stack is None:
+            self._stack = self.memory.alloc(MAX_FRAMES * STACK_BYTES, RegionKind.STACK, "stack")
+        return self._stack
 
     def close(self) -> None:
         """Give everything back; twice is fine."""

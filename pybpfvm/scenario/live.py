@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 
@@ -299,13 +299,16 @@ class Live:
         if not isinstance(value, Ref):
             return value
         of = on or self.first
-        table: Mapping[RefKind, Callable[[str], int]] = {
-            RefKind.BLOCK: lambda name: self.blocks[name].addr,
-            RefKind.FD: lambda name: self.fds[name],
-            RefKind.PROG: of.slot,
-            RefKind.RING: lambda name: of.loop.layout[name],
-        }
-        return table[value.kind](value.name) + value.offset
+        match value.kind:
+            case RefKind.BLOCK:
+                found = self.blocks[value.name].addr
+            case RefKind.FD:
+                found = self.fds[value.name]
+            case RefKind.PROG:
+                found = of.slot(value.name)
+            case RefKind.RING:
+                found = of.loop.layout[value.name]
+        return found + value.offset
 
     def value(self, field: Field) -> Value:
         """A field with its names resolved."""

@@ -171,7 +171,8 @@ class _Progress:
                 return  # nobody in the scenario waited for what is collected at its end
             if self.invariants is not None and isinstance(event, RunEnded):
                 self.findings += self.invariants.after(event)
-            self.see(OfRing(ring, event) if several else event)
+            if self.observer is not None:
+                self.observer(OfRing(ring, event) if several else event)
 
         return watch
 
@@ -298,7 +299,13 @@ def run_scenario(
             }
             try:
                 ring = _make_ring(
-                    plan.setup, common, own, budgets, first, stage.kept, strict_ctx=strict_ctx
+                    plan.setup,
+                    common,
+                    own,
+                    budgets,
+                    first,
+                    stage.kept.get(name),
+                    strict_ctx=strict_ctx,
                 )
             except RingError as error:
                 place = "ring" if first is None else f"rings.{name}"
@@ -307,7 +314,6 @@ def run_scenario(
             first = first or ring
         with placed(scenario, scenario.path):
             live = Live(scenario, rings, obj)
-        stage.live = live
         if watch is not None:
             watch.begins(live)
             progress.watcher = watch
@@ -433,6 +439,7 @@ def _make_ring(
             cq_entries=setup.cq0_entries or 0,
             budgets=_loop_budgets(budgets),
             beside=beside,
+            kept=kept,
             **common,
             **own,
         )

@@ -1,22 +1,22 @@
 """What is set up once for runs of one scenario: its object in a machine, and the engines.
 
 A scenario that runs again and again, in many orders, is loaded, verified and compiled once; between
-runs maps get their first content back, and memory its first addresses.
+runs its maps and all memory that programs see go back to a snapshot of the beginning.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
 from pybpfvm.btf.types import Btf
 from pybpfvm.errors import InputError, InternalError
+from pybpfvm.image import ImageSnapshot
 from pybpfvm.loader.kconfig import Kconfig
-from pybpfvm.maps.rewind import rewinder
 from pybpfvm.profiles import profile_named
-from pybpfvm.scenario.live import Live, placed
+from pybpfvm.scenario.live import placed
 from pybpfvm.scenario.model import Field, Ref, RingSetup, Scenario
 from pybpfvm.scenario.names import check_names
 from pybpfvm.session import Machine
@@ -24,6 +24,7 @@ from pybpfvm.session.engines import Kept
 from pybpfvm.session.loopring import LOOP_FLAGS
 from pybpfvm.session.values import Value
 from pybpfvm.uring_backend.abi import SETUP_CQSIZE
+from pybpfvm.uring_backend.loop.attach import RingTable
 from pybpfvm.uring_backend.loop.memory import ring_layout
 from pybpfvm.uring_backend.loop.setup import check_setup
 
@@ -45,9 +46,9 @@ class Stage:
         btf: Btf | None = None,
         kconfig: Kconfig | None = None,
     ) -> None:
-        self.live: Live | None = None  # of the run that is going on
-        self.kept: Kept | None = None  # from run to run, if there may be several
-        self._rewinders: list[Callable[[], None]] = []
+        self.kept: dict[str, Kept] = {}  # by ring, from run to run if there may be several
+        self._beginning: ImageSnapshot | None = None
+        self._rings = tuple(scenario.plans)
         self.machine = Machine()
         try:
             profile = _abi(scenario, abi)
@@ -75,32 +76,22 @@ class Stage:
     ) -> None:
         self.close()
 
-    def keep(self) -> bool:
-        """Before the first run: make ready for several. False where that is not possible: rings of
-        a loop, and maps that nothing brings back to how they were."""
-        rewinders = [rewinder(live) for live in self.object.image.maps.values()]
-        if self.object.profile.loop is not None or None in rewinders:
-            return False
-        self._rewinders = [one for one in rewinders if one is not None]
-        self.kept = Kept()
-        self.machine.memory.recycle()
-        return True
+    def keep(self) -> None:
+        """Before the first run: make ready for several."""
+        self.kept = {name: Kept() for name in self._rings}
+        self._beginning = self.object.image.snapshot()
 
     def rewind(self) -> None:
-        """The ring of a run is closed: free its blocks, give maps their first content."""
-        if self.kept is None:
+        """The rings of a run are closed: have memory and maps as they were before."""
+        if self._beginning is None:
             raise InternalError("a stage that is not kept is used again")
-        if self.live is not None:
-            for block in self.live.blocks.values():
-                block.free()
-            self.live = None
-        for rewind in self._rewinders:
-            rewind()
+        self.object.image.restore(self._beginning)
+        self.machine.rings = RingTable()
 
     def close(self) -> None:
-        """Free everything; the ring must be closed before."""
-        for engine in self.kept.engines.values() if self.kept is not None else ():
-            engine.close()
+        """Free everything; the rings must be closed before."""
+        for kept in self.kept.values():
+            kept.close()
         self.machine.close()
 
 

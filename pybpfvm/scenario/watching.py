@@ -17,9 +17,9 @@ Ordering of Events in a Distributed System", 1978; vector clocks after Mattern, 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from pybpfvm.events import (
     CqePosted,
@@ -179,6 +179,18 @@ class Watch:
         self._accesses: list[_Access] = []
         self._reapers: dict[int, str] = {}
         self._ended: dict[int, bool] = {}  # by request: whether its last CQE was posted
+        self._looks: Mapping[type, Callable[[Any], None]] = {
+            HelperCalled: self._called,
+            SqeIssued: self._issued,
+            RunStarted: self._starts,
+            RunEnded: self._stops,
+            RunFaulted: self._stops,
+            CqePosted: self._posted,
+            CqeReaped: self._reaped,
+            RequestEnded: self._ends,
+            Woken: lambda event: self._wakes(event.cq, event.request),
+            HostWoke: lambda event: self._wakes(event.cq, _HOST),
+        }
 
     def begins(self, live: Live) -> None:
         """The run is about to begin."""
@@ -193,30 +205,9 @@ class Watch:
         return list(self._found.values())
 
     def __call__(self, event: Event) -> None:
-        match event:
-            case HelperCalled():
-                self._called(event)
-            case SqeIssued():
-                self._issued(event)
-            case RunStarted():
-                self._runs = event.request, event.program
-                self._tick(event.request)
-            case RunEnded() | RunFaulted():
-                self._runs = None
-            case CqePosted():
-                self._posted(event)
-            case CqeReaped():
-                self._reaped(event)
-            case RequestEnded():
-                self._flying.pop(event.request, None)
-                if not event.quiet:
-                    self._ended.setdefault(event.request, False)
-            case Woken():
-                for known in self._queues.get(event.cq, ()):
-                    self._learn(event.request, known)
-            case HostWoke():
-                for known in self._queues.get(event.cq, ()):
-                    self._learn(_HOST, known)
+        looks = self._looks.get(type(event))
+        if looks is not None:
+            looks(event)
         if self._inner is not None:
             self._inner(event)
 
@@ -242,7 +233,16 @@ class Watch:
     def _actor(self, origin: str) -> int:
         return _HOST if origin == _USER or self._runs is None else self._runs[0]
 
+    def _wakes(self, cq: int, actor: int) -> None:
+        for known in self._queues.get(cq, ()):
+            self._learn(actor, known)
+
     # --- requests -------------------------------------------------------------------------------
+
+    def _ends(self, event: RequestEnded) -> None:
+        self._flying.pop(event.request, None)
+        if not event.quiet:
+            self._ended.setdefault(event.request, False)
 
     def _issued(self, event: SqeIssued) -> None:
         known = dict(self._tick(self._actor(event.origin)))
@@ -282,6 +282,13 @@ class Watch:
         self._find("buffer-in-flight", place, "nobody else uses it", found)
 
     # --- programs and queues --------------------------------------------------------------------
+
+    def _starts(self, event: RunStarted) -> None:
+        self._runs = event.request, event.program
+        self._tick(event.request)
+
+    def _stops(self, event: RunEnded | RunFaulted) -> None:
+        self._runs = None
 
     def _called(self, event: HelperCalled) -> None:
         if self._runs is None or event.helper not in COPIES:

@@ -11,6 +11,7 @@ from pybpfvm.engine import Engine, RunEnvironment, trust_nobody
 from pybpfvm.errors import InputError
 from pybpfvm.helpers.proto import Helper
 from pybpfvm.image import Image
+from pybpfvm.memory import AddressSpace
 from pybpfvm.program import Program
 from pybpfvm.recording import NOTHING, Recording
 
@@ -28,11 +29,33 @@ _MODULES = {
 @dataclass(slots=True)
 class Kept:
     """What rings that come one after the other, with the same programs and the same contract, need
-    not make again: `engines` by the identity of the object whose programs they run, and by name
-    which programs were `accepted`, as require_accepted says. Who keeps it closes the engines."""
+    not make again: engines, and by name which programs were `accepted`, as require_accepted says.
+    It is for one ring at a time, and whoever makes it closes it."""
 
-    engines: dict[int, Engine] = field(default_factory=dict)
     accepted: dict[str, bool] = field(default_factory=dict)
+    _engines: dict[object, Engine] = field(default_factory=dict)
+
+    def engine(
+        self,
+        key: object,
+        memory: AddressSpace,
+        environment: RunEnvironment,
+        make: Callable[[], Engine],
+    ) -> Engine:
+        """The engine that is kept under this key, for runs in `environment`; the first time, the
+        one that is made, whose frames in `memory` are lasting."""
+        engine = self._engines.get(key)
+        if engine is None:
+            with memory.lasting():
+                engine = self._engines[key] = make()
+        else:
+            engine.environment = environment
+        return engine
+
+    def close(self) -> None:
+        """Close the engines."""
+        for engine in self._engines.values():
+            engine.close()
 
 
 @cache
@@ -120,7 +143,9 @@ def make_engine(
 
         if record != NOTHING:
             raise InputError("libubpf records nothing", where="engine", remedy="choose jit")
-        return UbpfEngine(image, helpers, environment, trusted=trusted)
+        peer = UbpfEngine(image, helpers, environment, trusted=trusted)
+        peer.make_stack()
+        return peer
     from pybpfvm.vm.interp import Interpreter
 
     interpreter = Interpreter(image, helpers, environment, record=record)

@@ -31,6 +31,7 @@ from pybpfvm.profiles import profile_named
 from pybpfvm.profiles.base import Profile
 from pybpfvm.profiles.loop_upstream import kernel_btf_of
 from pybpfvm.program import Program, StructOps
+from pybpfvm.session.engines import Kept
 from pybpfvm.session.hostring import BackendName, HostRing, make_backend
 from pybpfvm.session.machine import Machine
 from pybpfvm.session.objects import LoadedObject, LoadedProgram
@@ -66,9 +67,9 @@ class LoopRing(HostRing):
 
     `flags` and `cq_entries` are io_uring_setup's (SETUP_CQSIZE is added when `cq_entries` is
     given); `flags` None: what the ABI's simplest programs need (`flags_for`).
-    `backend`, `seed`, `verify`, `engine`, `faults`, `budget_insns`, `task`, `record` and
-    `chooser` are those of Ring. `beside` is, too, but programs run only on the ring that is
-    entered.
+    `backend`, `seed`, `verify`, `engine`, `faults`, `budget_insns`, `task`, `record`,
+    `chooser` and `kept` are those of Ring. `beside` is, too, but programs run only on the ring
+    that is entered.
     `fd` is its descriptor, which goes into structs of callbacks; `attach` puts it there.
     """
 
@@ -92,6 +93,7 @@ class LoopRing(HostRing):
         task: Task | None = None,
         beside: LoopRing | None = None,
         chooser: Chooser | None = None,
+        kept: Kept | None = None,
         record: str | os.PathLike[str] | None = None,
     ) -> None:
         self._profile = profile_named(abi) if isinstance(abi, str) else abi
@@ -124,6 +126,7 @@ class LoopRing(HostRing):
                 where="abi",
                 remedy="choose loop-7.1 or loop-7.2",
             )
+        self._kept = kept
         self._links: list[Link] = []
         self._steppers: list[_Stepper] = []
         self._pending: list[SqeBuilder] = []
@@ -266,9 +269,15 @@ class LoopRing(HostRing):
     def _stepper(self, obj: LoadedObject, name: str, fd: int) -> _Stepper:
         """What runs the program `name` on the ring behind `fd`."""
         program = obj[name]
-        unchecked = self.verify and require_accepted(program, strict_ctx=True)
+        known = None if self._kept is None else self._kept.accepted.get(name)
+        unchecked = bool(known)
+        if self.verify and known is None:
+            unchecked = require_accepted(program, strict_ctx=True)
+            if self._kept is not None:
+                self._kept.accepted[name] = unchecked
         core = self.machine.rings.ring(fd) or self.core
-        stepper = _Stepper(self, core, program, unchecked=unchecked)
+        key = len(self._steppers), name
+        stepper = _Stepper(self, core, program, self._kept, key, unchecked=unchecked)
         self._steppers.append(stepper)
         return stepper
 
@@ -397,9 +406,17 @@ class _Stepper:
     """Runs the callback of one program on a ring; `unchecked`: the verifier answers for it."""
 
     def __init__(
-        self, ring: LoopRing, core: CoreRing, program: LoadedProgram, *, unchecked: bool
+        self,
+        ring: LoopRing,
+        core: CoreRing,
+        program: LoadedProgram,
+        kept: Kept | None,
+        key: object,
+        *,
+        unchecked: bool,
     ) -> None:
         self._ring = ring
+        self._kept = kept
         self._core = core
         self.name = program.name
         self._program = program.executable
@@ -410,13 +427,18 @@ class _Stepper:
         self._context = self._ctx.start if core.rules.of_structs else core.handle
         self._runs = 0
         self._offered = False
-        self._engine: Engine = program.owner.make_engine(
-            ring.engine,
-            ring.environment(core),
-            ring.profile,
-            trusted=self._trusts,
-            ring=ring.number,
-        )
+        environment = ring.environment(core)
+
+        def make() -> Engine:
+            return program.owner.make_engine(
+                ring.engine,
+                environment,
+                ring.profile,
+                trusted=self._trusts,
+                ring=ring.number,
+            )
+
+        self._engine = make() if kept is None else kept.engine(key, memory, environment, make)
 
     def _trusts(self, program: Program) -> bool:
         return self._unchecked and program is self._program
@@ -483,7 +505,8 @@ class _Stepper:
                 loop.owner = self
 
     def close(self) -> None:
-        self._engine.close()
+        if self._kept is None:
+            self._engine.close()
         memory = self._ring.machine.memory
         if not memory.closed:
             memory.free(self._ctx)

@@ -479,20 +479,19 @@ class _Runner:
 
     def _engine_for(self, owner: LoadedObject) -> Engine:
         environment = self._ring.environment(owner)
-        engine = self._kept.engines.get(id(owner)) if self._kept is not None else None
-        if engine is not None:
-            engine.environment = environment
-            return engine
-        engine = owner.make_engine(
-            self._ring.engine,
-            environment,
-            owner.profile,
-            trusted=self._trusts,
-            ring=self._ring.number,
-        )
-        if self._kept is not None:
-            self._kept.engines[id(owner)] = engine
-        return engine
+
+        def make() -> Engine:
+            return owner.make_engine(
+                self._ring.engine,
+                environment,
+                owner.profile,
+                trusted=self._trusts,
+                ring=self._ring.number,
+            )
+
+        if self._kept is None:
+            return make()
+        return self._kept.engine(id(owner), self._ring.machine.memory, environment, make)
 
     def _offer_loop(self, engine: Engine, owner: LoadedObject) -> None:
         """Let compiled code loop over the ring by itself, where both can."""

@@ -12,6 +12,8 @@ from pybpfvm.uring_backend.abi import Op, Sqe
 
 AT_FDCWD = -100
 
+_FIELDS = frozenset(field.name for field in dataclasses.fields(Sqe))
+
 
 class SqeBuilder:
     """A submission entry in the making; `ring.submit()` sends it.
@@ -28,12 +30,11 @@ class SqeBuilder:
 
     def set(self, *, cq_idx: int | None = None, **fields: int) -> SqeBuilder:
         """Replace fields by name (those of `abi.Sqe`, and `cq_idx`)."""
-        known = {field.name for field in dataclasses.fields(Sqe)}
-        strangers = sorted(set(fields) - known)
+        strangers = fields.keys() - _FIELDS
         if strangers:
             raise InputError(
-                f"an SQE has no field {strangers[0]!r}",
-                remedy=f"fields: {', '.join(sorted(known))}",
+                f"an SQE has no field {min(strangers)!r}",
+                remedy=f"fields: {', '.join(sorted(_FIELDS))}",
             )
         if cq_idx is not None:
             fields["addr3"] = (self.sqe.addr3 & ~0xFFFF) | (cq_idx & 0xFFFF)

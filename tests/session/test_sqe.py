@@ -34,6 +34,7 @@ _TIMEOUT = {"addr": 64, "len": 1, "off": 4, "op_flags": 1}
 CASES: list[tuple[str, Prep, int, dict[str, int]]] = [
     ("nop", lambda s: s.prep_nop(), Op.NOP, {}),
     ("bpf", lambda s: s.prep_bpf(3), 77, {"off": 3}),
+    ("operation", lambda s: s.prep_operation(3, 5), 65, {"op_flags": 3 << 24 | 5}),
     ("read", lambda s: s.prep_read(5, 64, 9, 7), Op.READ, _RW),
     ("write", lambda s: s.prep_write(5, 64, 9, 7), Op.WRITE, _RW),
     ("readv", lambda s: s.prep_readv(5, 64, 2, 7), Op.READV, _VEC),
@@ -66,7 +67,7 @@ def test_every_prep_method_has_a_case() -> None:
 
 @pytest.mark.parametrize(("name", "prep", "opcode", "expected"), CASES, ids=[c[0] for c in CASES])
 def test_prep(name: str, prep: Prep, opcode: int, expected: dict[str, int]) -> None:
-    raw = prep(SqeBuilder(77)).pack()
+    raw = prep(SqeBuilder(77, 65)).pack()
     assert len(raw) == 64
     assert raw[0] == opcode
     found = {
