@@ -32,6 +32,7 @@ COMMANDS = {
     "run": "run a scenario, or one program once",
     "explore": "run a scenario in many orders, and find those in which it fails",
     "replay": "run a recording again, and prove that it does the same",
+    "debug": "look into a recording, a scenario or a program: step forward and backward",
     "fuzz": "look for errors: of the verifier, the engines, the loader, rings, a program of yours",
     "demo": "an example on both rings: ping-pong over two completion queues, or the one named",
     "doctor": "what works on this machine, and what to do about what does not",

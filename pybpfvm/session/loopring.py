@@ -113,7 +113,12 @@ class LoopRing(HostRing):
             beside=beside,
             chooser=chooser,
             record=record,
-            options={"backend": backend, "entries": entries, "loop": True},
+            options={
+                "backend": backend,
+                "entries": entries,
+                "cq_entries": (cq_entries or 2 * entries,),
+                "loop": True,
+            },
         )
         if self.profile.loop is None:
             raise InputError(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Engine, Hook, RunEnvironment, RunResult
 from pybpfvm.errors import InputError, Trap
-from pybpfvm.events import Event, Observer
+from pybpfvm.events import Event, Noted, Observer
 from pybpfvm.image import FunctionRef, Image, ProgramRef
 from pybpfvm.inputfile import read_input_file
 from pybpfvm.maps.base import BpfMap
@@ -160,6 +160,12 @@ class Recorder:
                 self._give_up()
                 raise
 
+    def flush(self) -> None:
+        """Have in the file what was recorded until now."""
+        with self._writing:
+            if self._writer is not None:
+                self._writer.flush()
+
     def _give_up(self) -> None:
         """Nothing can be written any more: nothing more is recorded."""
         writer, self._writer = self._writer, None
@@ -286,6 +292,12 @@ class Recorder:
                 given(event)
 
         return see
+
+    def ends(self, ring: int, time_ns: int, kind: str, text: str) -> None:
+        """Note how it ended, for whoever opens the recording: `kind` "stopped" or "failed"."""
+        record = event_record(ring, Noted(time_ns, kind, text))
+        if record is not None:
+            self.put(record)
 
     def engine(
         self,
