@@ -1,0 +1,266 @@
+"""A recording that a client looks at: where it stopped, and how it moves on."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from pybpfvm.debugger.dap.arguments import Initialize, Launch
+from pybpfvm.debugger.dap.breakpoints import Breakpoints
+from pybpfvm.debugger.dap.code import Code
+from pybpfvm.debugger.dap.inspection import Inspection
+from pybpfvm.debugger.dap.refusal import Refused
+from pybpfvm.debugger.dap.sources import Sources
+from pybpfvm.debugger.debugger import Debugger, How, Stop
+from pybpfvm.debugger.target import Target
+
+Body = dict[str, Any]
+_LINES = 1000  # that logpoints told are passed on together
+_LINES_S = 0.2
+_REASONS = {
+    "breakpoint": "breakpoint",
+    "step": "step",
+    "goto": "goto",
+    "pause": "pause",
+    "trap": "exception",
+    "diverged": "exception",
+    "end": "end",
+    "start": "entry",
+}
+_BY_KIND = {
+    "function": "function breakpoint",
+    "insn": "instruction breakpoint",
+    "data": "data breakpoint",
+    "trap": "exception",
+    "cqe": "exception",
+    "helper": "exception",
+}
+_TITLES = {
+    "trap": "Trap",
+    "diverged": "The replay diverges",
+    "end": "The recording ends here",
+    "start": "The recording begins here",
+}
+
+
+class Session:
+    """What was launched. `counts_from` is what the client's first line and column are numbered."""
+
+    def __init__(self, debugger: Debugger, folders: tuple[Path, ...], client: Initialize) -> None:
+        self.debugger = debugger
+        self.target = Target(debugger)
+        lines = (
+            debugger.lines_of(run).debug.lines(program) for run, program in _programs(debugger)
+        )
+        self.sources = Sources(lines, folders)
+        self.code = Code(self.target, self.sources, client)
+        self.breakpoints = Breakpoints(self.target, self.sources, self.code, client)
+        self.inspection = Inspection(self.target, self.sources, self.code, client)
+        self.failed = False  # the run that was recorded did not do what was expected
+        self._logged: list[str] = []
+        self._exception: tuple[str, str] | None = None  # what, and more of it
+
+    @classmethod
+    def opened(
+        cls, path: Path, launch: Launch, client: Initialize, progress: Callable[[int, int], None]
+    ) -> Self:
+        """The recording at `path`. Raises InputError."""
+        debugger = Debugger(path, engine=launch.engine, progress=progress)
+        try:
+            return cls(debugger, _folders(path, launch, debugger), client)
+        except BaseException:
+            debugger.close()
+            raise
+
+    def close(self) -> None:
+        """Give the recording back."""
+        self.debugger.close()
+
+    @property
+    def name(self) -> str:
+        """The object's path."""
+        loaded = self.debugger.object
+        return "no object" if loaded is None else loaded.object.path
+
+    @property
+    def damage(self) -> str:
+        """Why the recording ends early, "" if it does not."""
+        damage = self.debugger.history.replay.damage
+        return "" if damage is None else str(damage)
+
+    def interrupt(self) -> None:
+        """From another thread: the move that is going on ends."""
+        self.debugger.interrupt()
+
+    def threads(self) -> list[Body]:
+        """A thread for each ring, and one for programs that ran outside rings."""
+        return [{"id": _id(number), "name": name} for number, name in self.target.threads().items()]
+
+    def loaded_sources(self) -> list[Body]:
+        """All C files."""
+        return [file.reference() for file in self.sources.files.values()]
+
+    # --- moving -------------------------------------------------------------------------------
+
+    def entry(self, stop_at: str) -> Body:
+        """Where one is at first: "auto", where the debugger opens: at the fault that ended the
+        recording or else at its start; "start"; "end". The `stopped` event."""
+        history = self.debugger.history
+        if stop_at == "start":
+            self._left()
+            self.debugger.goto(history.start)
+        elif stop_at == "end":
+            self._left()
+            self.debugger.goto(history.end)
+        fault = history.fault()
+        if fault is not None and self.debugger.position == fault:
+            return self._stopped(Stop("trap", fault, text=self.debugger.describe()))
+        if self.debugger.position == history.end:
+            return self._stopped(Stop("end", history.end, text=self.debugger.describe()))
+        return self._message("entry", "", self.debugger.describe())
+
+    def move(
+        self,
+        how: How,
+        backward: bool,
+        progress: Callable[[int, int], None],
+        tell: Callable[[str, list[str]], None],
+        given_up: Callable[[], bool],
+    ) -> Body | None:
+        """Move; the `stopped` event, None where the move was interrupted. `tell` gets what
+        logpoints told, with a category."""
+        if given_up():
+            return None
+        self._left()
+        debugger = self.debugger
+        told_at = time.monotonic()
+
+        def log(line: str) -> None:
+            nonlocal told_at
+            self._logged.append(line)
+            now = time.monotonic()
+            if len(self._logged) >= _LINES or now - told_at > _LINES_S:
+                told_at = now
+                self._flush(tell)
+
+        debugger.on_log = log
+        debugger.history.progress = progress
+        try:
+            stop = debugger.move(how, backward=backward)
+        finally:
+            debugger.history.progress = None
+            self._flush(tell)
+        for line in stop.log:
+            tell("console", [line])
+        return None if stop.reason == "pause" else self._stopped(stop)
+
+    def _flush(self, tell: Callable[[str, list[str]], None]) -> None:
+        lines, self._logged = self._logged, []
+        if lines:
+            tell("console", lines)
+
+    def goto(self, target: int) -> Body:
+        """Go to a target that was told; the `stopped` event."""
+        position = self.code.goto_position(target)
+        self._left()
+        return self._stopped(self.debugger.goto(position))
+
+    def _left(self) -> None:
+        self._exception = None
+        self.inspection.forget()
+
+    def paused(self) -> Body:
+        """The `stopped` event of a client that did not want to wait."""
+        return self._message("pause", "", self.debugger.describe())
+
+    def broken(self, reason: str) -> Body:
+        """The `stopped` event of a move that could not be made."""
+        self._exception = "error", reason
+        return self._message("exception", "The move could not be made", reason)
+
+    def _stopped(self, stop: Stop) -> Body:
+        reason = _REASONS.get(stop.reason, stop.reason)
+        title, text = _TITLES.get(stop.reason, ""), stop.text
+        if stop.breakpoints:
+            first = stop.breakpoints[0]
+            reason = _BY_KIND.get(first.kind, "breakpoint")
+            if reason == "exception":
+                title = f"{first.kind}: {first.where}"
+                self._exception = first.kind, stop.text
+        elif stop.reason == "trap" or stop.reason == "diverged":
+            self._exception = stop.reason, stop.text
+        elif stop.reason == "end":
+            reason, title, text = self._at_the_end(text)
+        return self._message(reason, title, text, stop)
+
+    def _at_the_end(self, text: str) -> tuple[str, str, str]:
+        hung = self.target.hung()
+        if hung and self.breakpoints.filters.get("hang"):
+            self._exception = "hang", hung
+            return "exception", "Hang", hung
+        if self.failed and not hung and self.breakpoints.filters.get("failed"):
+            text = "the output of the run says which expectation failed"
+            self._exception = "failed", text
+            return "exception", "Failed expectation", text
+        return "end", _TITLES["end"], hung or text
+
+    def _message(self, reason: str, title: str, text: str, stop: Stop | None = None) -> Body:
+        body: Body = {
+            "reason": reason,
+            "threadId": _id(self.target.thread()),
+            "allThreadsStopped": True,
+        }
+        if title:
+            body["description"] = title
+        if text:
+            body["text"] = text
+        numbers = [one.id for one in stop.breakpoints] if stop is not None else []
+        told = [number for number in numbers if number in self.breakpoints.told]
+        if told:
+            body["hitBreakpointIds"] = told
+        return body
+
+    def exception_info(self) -> Mapping[str, Any]:
+        """What stopped the program, of what is no breakpoint."""
+        if self._exception is None:
+            raise Refused("nothing went wrong where the program stopped")
+        what, more = self._exception
+        return {
+            "exceptionId": what,
+            "description": more,
+            "breakMode": "always",
+            "details": {"message": more, "typeName": what},
+        }
+
+
+def _id(ring: int) -> int:
+    """Of a thread: they are counted from 1."""
+    return ring + 1
+
+
+def _programs(debugger: Debugger) -> list[tuple[int, Any]]:
+    """All programs, each with a run of its object (0 if there is none)."""
+    replay = debugger.history.replay
+    first: dict[int, int] = {}
+    for entry in replay.runs:
+        first.setdefault(replay.index.engines[entry.engine].obj, entry.number)
+        if len(first) == len(replay.objects):
+            break
+    return [
+        (first.get(number, 0), program)
+        for number, loaded in enumerate(replay.objects)
+        for program in loaded.image.programs.values()
+    ]
+
+
+def _folders(path: Path, launch: Launch, debugger: Debugger) -> tuple[Path, ...]:
+    """Where C files may be: beside what was recorded, and where the client works."""
+    found = [Path(launch.cwd or ".")]
+    if launch.program is not None:
+        found.append(found[0] / Path(launch.program).parent)
+    found += [Path(one.object.path).parent for one in debugger.history.replay.objects]
+    found.append(path.parent)
+    return tuple(dict.fromkeys(Path(os.path.abspath(one)) for one in found))

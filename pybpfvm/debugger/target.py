@@ -1,0 +1,104 @@
+"""What protocols want to know of a recording besides where one is in it: its programs and where
+their code is said to lie, their listings, what the verifier knew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+from pybpfvm.debugger.codespace import CodeSpace
+from pybpfvm.debugger.debugger import Debugger
+from pybpfvm.debugger.ranges import Ranges
+from pybpfvm.errors import InputError
+from pybpfvm.isa.codec import encode, pcs
+from pybpfvm.program import Program
+from pybpfvm.session.objects import LoadedObject
+
+class Target:
+    """A recording that `debugger` looks at."""
+
+    def __init__(self, debugger: Debugger) -> None:
+        self.debugger = debugger
+        self._ranges: dict[int, Ranges | None] = {}
+        self._pcs: dict[int, Sequence[int]] = {}
+        self._owners: dict[int, LoadedObject] = {
+            id(program): loaded
+            for loaded in debugger.history.replay.objects
+            for program in loaded.image.programs.values()
+        }
+
+    @cached_property
+    def code(self) -> CodeSpace:
+        """Addresses for all instructions."""
+        return CodeSpace(
+            [
+                program
+                for loaded in self.debugger.history.replay.objects
+                for program in loaded.image.programs.values()
+            ]
+        )
+
+    def owner(self, program: Program) -> LoadedObject:
+        """The object that the program is of."""
+        return self._owners[id(program)]
+
+    def pcs(self, program: Program) -> Sequence[int]:
+        """Where its instructions begin."""
+        found = self._pcs.get(id(program))
+        if found is None:
+            found = self._pcs[id(program)] = tuple(pcs(program.insns))
+        return found
+
+    def code_bytes(self, program: Program) -> bytes:
+        """The program as it is encoded."""
+        return encode(program.insns, big_endian=program.big_endian)
+
+    def ranges(self, program: Program) -> Ranges | None:
+        """What the verifier knew of its registers; None for a program that it does not know."""
+        key = id(program)
+        if key not in self._ranges:
+            loaded = self.owner(program)
+            try:
+                original = loaded[program.name]
+                self._ranges[key] = Ranges(original.program, loaded.object, original.profile)
+            except InputError:
+                self._ranges[key] = None
+        return self._ranges[key]
+
+    def threads(self) -> Mapping[int, str]:
+        """Rings by number, and 0 for programs that run outside any: what is called a thread."""
+        replay = self.debugger.history.replay
+        found = {number: f"ring {number}" for number in range(1, len(replay.index.rings) + 1)}
+        engines = replay.index.engines.values()
+        if not found or any(not engine.ring for engine in engines):
+            found[0] = "programs outside rings"
+        return found
+
+    def thread(self) -> int:
+        """The ring of the run that one is in; at the very end that of the last run."""
+        runs = self.debugger.history.runs
+        if not runs:
+            return next(iter(self.threads()))
+        return runs[min(self.debugger.position.run, len(runs) - 1)].ring
+
+    def hung(self) -> str:
+        """Who still waits for what at the very end, "" if one is not there or nobody waits."""
+        debugger = self.debugger
+        if debugger.position != debugger.history.end:
+            return ""
+        found = [
+            f"the host waits for {nr} CQE(s) on CQ {cq} of {ring.name}"
+            for ring in debugger.rings()
+            if ring.host_waits is not None
+            for cq, nr in (ring.host_waits,)
+        ]
+        if not found:
+            return ""
+        found += [
+            f"request {one.request} of {ring.name} waits for {nr} CQE(s) on CQ {cq}"
+            for ring in debugger.rings()
+            for one in ring.parked
+            if one.waits is not None
+            for cq, nr in (one.waits,)
+        ]
+        return "; ".join(found)
