@@ -107,7 +107,12 @@ class LoopRing(HostRing):
             flags=flags,
             beside=beside,
             record=record,
-            options={"backend": backend, "entries": entries, "loop": True},
+            options={
+                "backend": backend,
+                "entries": entries,
+                "cq_entries": (cq_entries or 2 * entries,),
+                "loop": True,
+            },
         )
         if self.profile.loop is None:
             raise InputError(

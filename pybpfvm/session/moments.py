@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pybpfvm.engine import (
     DEFAULT_BUDGET_INSNS,
@@ -19,11 +19,13 @@ from pybpfvm.engine import (
     RunEnvironment,
     RunResult,
 )
-from pybpfvm.errors import Trap
+from pybpfvm.errors import Trap, TrapKind
 from pybpfvm.helpers.proto import Helper
 from pybpfvm.image import Image, ImageSnapshot
+from pybpfvm.isa.asm import assemble
+from pybpfvm.isa.opcodes import Kind, Pseudo
 from pybpfvm.memory import Region
-from pybpfvm.outline import outline_of
+from pybpfvm.outline import outline_of, runs_others
 from pybpfvm.program import Program
 from pybpfvm.session.engines import jit_refusal
 from pybpfvm.vm.interp import Interpreter
@@ -34,6 +36,7 @@ Moment = Paused | RunResult | Trap
 # before the instruction; True to stop there.
 Watch = Callable[[int, Program, int, tuple[int, ...], int], bool]
 
+_MOST_TRAPPING = 32
 _NEAR = 20_000  # the interpreter goes so far in about the time that beginning anew takes
 
 
@@ -50,13 +53,75 @@ class _Kept:
         return self.paused.insns
 
 
+class MomentEngines:
+    """What executes the runs of one image on the frames `stack`: an interpreter, and compiled code
+    where there is some. Several Moments may share them, one after the other."""
+
+    def __init__(
+        self,
+        image: Image,
+        helpers: Mapping[int, Helper],
+        environment: RunEnvironment,
+        stack: Sequence[Region],
+    ) -> None:
+        self.helpers = helpers
+        self.near = Interpreter(image, helpers, environment, stack=stack)
+        self.far: PausingEngine = self.near
+        self._closing = [self.near.close]
+        if not image.object.big_endian and jit_refusal() is None:
+            from pybpfvm.jit.engine import JitEngine
+
+            jit = JitEngine(image, helpers, environment, stack=stack)
+            self.far = jit
+            self._closing.append(jit.close)
+        self._traps: dict[tuple[int, frozenset[int]], tuple[Program, Program]] = {}
+
+    def trapping(self, program: Program, pcs: frozenset[int]) -> Program | None:
+        """The program, with instructions at `pcs` that trap; None where its code also runs from
+        elsewhere (tail calls, callbacks), or no compiled code would gain anything."""
+        if self.far is self.near:
+            return None
+        known = self._traps.get((id(program), pcs))
+        if known is None:
+            if _runs_from_elsewhere(program, self.helpers):
+                return None
+            if len(self._traps) >= _MOST_TRAPPING:
+                self._traps.clear()
+            known = program, _trapping(program, pcs)
+            self._traps[id(program), pcs] = known
+        return known[1]
+
+    def close(self) -> None:
+        """Give the engines back; twice is fine."""
+        for close in self._closing:
+            close()
+
+
+def _runs_from_elsewhere(program: Program, helpers: Mapping[int, Helper]) -> bool:
+    return any(
+        (insn.spec.kind is Kind.CALL and runs_others(helpers.get(insn.imm)))
+        or (insn.spec.kind is Kind.LDDW and insn.src == Pseudo.FUNC)
+        for insn in program.insns
+    )
+
+
+def _trapping(program: Program, pcs: frozenset[int]) -> Program:
+    wide, narrow = assemble("r10 = 0 ll\nr10 = 0")
+    insns, pc = [], 0
+    for insn in program.insns:
+        stands_in = wide if insn.spec.kind is Kind.LDDW else narrow
+        insns.append(stands_in if pc in pcs else insn)
+        pc += insn.slots
+    return replace(program, insns=tuple(insns))
+
+
 class Moments:
     """The moments of one run of `program`. A context manager that gives its engines back.
 
     `start` is the image when the run began: its context, its packet and the frames `stack` were
     there. `environment` makes what surrounds the run, anew each time: it must give the answers of
     the first time again, from where `mark` said they were (None: the first); what it changes
-    outside of memory and maps is its own business.
+    outside of memory and maps is its own business. `engines` are those of others to share.
     Memory and maps are those of the moment asked for last, to be looked at only.
     """
 
@@ -73,6 +138,7 @@ class Moments:
         stack: Sequence[Region],
         packet: Region | None = None,
         budget_insns: int = DEFAULT_BUDGET_INSNS,
+        engines: MomentEngines | None = None,
     ) -> None:
         self.image = image
         self.program = program
@@ -84,17 +150,10 @@ class Moments:
         self._kept: list[_Kept] = []  # by instructions executed
         self._blocks: dict[int, Container[int]] = {}  # where they begin, by identity of programs
         self._helpers = helpers
-        self._budget = budget_insns
-        around = environment(None)
-        self._interp = Interpreter(image, helpers, around, stack=stack)
-        self._far: PausingEngine = self._interp
-        self._closing = [self._interp.close]
-        if not image.object.big_endian and jit_refusal() is None:
-            from pybpfvm.jit.engine import JitEngine
-
-            jit = JitEngine(image, helpers, around, stack=stack)
-            self._far = jit
-            self._closing.append(jit.close)
+        self.budget_insns = budget_insns
+        self._own = engines is None
+        self._engines = engines or MomentEngines(image, helpers, environment(None), stack)
+        self._interp, self._far = self._engines.near, self._engines.far
         self._here: Moment | None = None
 
     def at(self, insns: int) -> Moment:
@@ -102,7 +161,7 @@ class Moments:
 
         Raises InputError for a program that can not be prepared.
         """
-        if insns > self._budget:
+        if insns > self.budget_insns:
             return self._end()
         here, self._here = self._here, None
         if isinstance(here, Paused) and here.resumable and 0 <= insns - here.insns <= _NEAR:
@@ -159,7 +218,7 @@ class Moments:
         self._here = None
         self._interp.hook = hook
         try:
-            if last > self._budget:
+            if last > self.budget_insns:
                 found = self._finish(here)
             else:
                 found = self._go_on(here, last)
@@ -169,6 +228,75 @@ class Moments:
             self._interp.hook = None
         self._here = found
         return found
+
+    def hunt(self, first: int, last: int, places: Mapping[str, frozenset[int]]) -> int | None:
+        """How many instructions have been executed where the run comes to one of `places` (pcs by
+        program) next, at least `first` and less than `last`; None if it does not."""
+
+        def there(_: int, program: Program, pc: int, regs: tuple[int, ...], depth: int) -> bool:
+            return pc in places.get(program.name, ())
+
+        end = min(last, first + _NEAR)
+        found = self._first(first, end, there)
+        if found is not None or end == last:
+            return found
+        while True:
+            here = self.at(end)
+            if not isinstance(here, Paused):
+                return None
+            trapping = None
+            if here.resumable:
+                pcs = places.get(here.frames[-1].program.name, frozenset())
+                alone = all(one.program is here.frames[-1].program for one in here.frames)
+                trapping = self._engines.trapping(here.frames[-1].program, pcs) if alone else None
+            if trapping is None:
+                return self._first(end, last, there)
+            passed = self._first(end, min(last, end + _NEAR), self._enterable(there))
+            if passed is None:
+                if end + _NEAR >= last:
+                    return None
+                end += _NEAR
+                continue
+            here = self.at(passed)
+            assert isinstance(here, Paused)
+            if there(passed, here.frames[-1].program, here.frames[-1].pc, (), 0):
+                return passed
+            return self._hunted(here, last, trapping)
+
+    def _hunted(self, here: Paused, last: int, trapping: Program) -> int | None:
+        """As `hunt`, by compiled code from the start of a block on."""
+        frames = tuple(replace(one, program=trapping) for one in here.frames)
+        self._here = None
+        try:
+            self._far.resume_to(replace(here, frames=frames), last)
+        except Trap as trap:
+            if trap.kind is TrapKind.BAD_INSN and trap.insns <= last:
+                own = here.frames[-1].program
+                index = bisect_right(outline_of(own).starts, trap.pc) - 1
+                if own.insns[index] is not trapping.insns[index]:
+                    return trap.insns - 1
+        return None
+
+    def _enterable(self, there: Watch) -> Watch:
+        """Whether it is there, or where compiled code can go on."""
+
+        def watch(n: int, program: Program, pc: int, regs: tuple[int, ...], depth: int) -> bool:
+            return there(n, program, pc, regs, depth) or pc in self._blocks_of(program)
+
+        return watch
+
+    def _first(self, first: int, last: int, watch: Watch) -> int | None:
+        """The first instruction of these where `watch` is true."""
+        found: list[int] = []
+
+        def stop(n: int, program: Program, pc: int, regs: tuple[int, ...], depth: int) -> bool:
+            if watch(n, program, pc, regs, depth):
+                found.append(n)
+                return True
+            return False
+
+        self.walk(first, last, stop)
+        return found[0] if found else None
 
     def _reach(self, insns: int) -> Moment:
         """The moment, from the last before it of which there is a snapshot."""
@@ -186,11 +314,11 @@ class Moments:
         return _ended(lambda: self._interp.resume_to(here, insns))
 
     def _finish(self, here: Paused) -> Moment:
-        return _ended(lambda: self._interp.resume(here, budget_insns=self._budget))
+        return _ended(lambda: self._interp.resume(here, budget_insns=self.budget_insns))
 
     def _end(self) -> Moment:
         """The end of the run, be it that of its budget."""
-        here = self.at(self._budget)
+        here = self.at(self.budget_insns)
         if isinstance(here, Paused) and here.called_back is not None:
             here = self.at(here.called_back)
         if isinstance(here, Paused):
@@ -200,8 +328,12 @@ class Moments:
 
     def close(self) -> None:
         """Give the engines back; twice is fine. The image and its frames stay."""
-        for close in self._closing:
-            close()
+        if self._own:
+            self._engines.close()
+
+    def forget(self) -> None:
+        """Others have changed memory and maps: the next moment is reached anew."""
+        self._here = None
 
     def __enter__(self) -> Moments:
         return self
@@ -222,4 +354,4 @@ class _Seen(Exception):
     """The watch wants to stop here."""
 
 
-__all__ = ["Moment", "Moments", "Watch"]
+__all__ = ["Moment", "MomentEngines", "Moments", "Watch"]

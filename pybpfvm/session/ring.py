@@ -99,7 +99,11 @@ class Ring(HostRing):
             flags=flags,
             beside=beside,
             record=record,
-            options={"backend": backend, "entries": entries},
+            options={
+                "backend": backend,
+                "entries": entries,
+                "cq_entries": (cq0_entries or 2 * entries, *cq_entries),
+            },
         )
         self._beside = beside
         self._profile = profile_named(abi) if isinstance(abi, str) else abi

@@ -40,19 +40,19 @@ class Answers:
         self._memory = memory
         self._others = others
         self._records: list[Record] = []
-        self._at = 0
+        self.answered = 0  # how many of the records are done with
 
     def begin(self, records: list[Record], *, whole: bool) -> None:
         """The records between a RUN and its END."""
-        self._records, self._at, self.whole = records, 0, whole
+        self._records, self.answered, self.whole = records, 0, whole
 
     def next(self) -> Record | None:
         """The next ASKED or READ, still to come; what others did before it is done."""
-        while self._at < len(self._records):
-            record = self._records[self._at]
+        while self.answered < len(self._records):
+            record = self._records[self.answered]
             if record[0] == Kind.ASKED or record[0] == Kind.READ:
                 return record
-            self._at += 1
+            self.answered += 1
             self._others(record)
         return None
 
@@ -68,7 +68,7 @@ class Answers:
         _, then, wanted, answer, changes = record
         if then != ask or wanted != args:
             raise Diverged("what the program asks for", _asked(then, wanted), _asked(ask, args))
-        self._at += 1
+        self.answered += 1
         for addr, data in changes:
             put(self._memory, addr, data)
         if answer is None:
@@ -82,7 +82,7 @@ class Answers:
             if not self.whole:
                 raise Cut
         elif record[0] == Kind.READ and record[1] == addr and len(record[2]) <= most:
-            self._at += 1
+            self.answered += 1
             put(self._memory, addr, record[2])
 
     def end(self) -> None:
@@ -94,7 +94,7 @@ class Answers:
 
     def leave(self) -> None:
         """The run was broken off: what others did is still done."""
-        for record in self._records[self._at :]:
+        for record in self._records[self.answered :]:
             if record[0] not in (Kind.ASKED, Kind.READ):
                 self._others(record)
 

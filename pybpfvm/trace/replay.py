@@ -18,7 +18,7 @@ from pybpfvm.events import Event, Observer
 from pybpfvm.image import Image
 from pybpfvm.maps.base import MapError
 from pybpfvm.maps.ringbuf import RingbufMap
-from pybpfvm.memory import AddressSpace, Region
+from pybpfvm.memory import AddressSpace, Region, RegionKind
 from pybpfvm.objectfile import detect_abi
 from pybpfvm.profiles import profile_named, with_helpers
 from pybpfvm.program import Program
@@ -98,7 +98,9 @@ class Replay:
         self.objects: list[LoadedObject] = []
         self._engines: dict[int, Engine] = {}
         self._environments: dict[int, RunEnvironment] = {}
+        self.stacks: dict[int, Sequence[Region]] = {}  # the frames of each engine, by its number
         self._time_ns = 0
+        self._began = -1  # the run whose answers are at hand
         self._observer = observer
         self._choice = engine
         self.file = TraceFile(path)
@@ -192,9 +194,15 @@ class Replay:
         )
         self._memory.place = entry.place
         self._environments[entry.number] = environment
+        before = {one.start for one in self._memory.regions()}
         self._engines[entry.number] = make_engine(
             self._choice, loaded.image, helpers_of(profile), environment
         )
+        self.stacks[entry.number] = [
+            one
+            for one in self._memory.regions()
+            if one.kind is RegionKind.STACK and one.start not in before
+        ]
 
     # --- run by run -------------------------------------------------------------------------
 
@@ -217,6 +225,7 @@ class Replay:
                     self._apply(record)
             left = entry.how is not None and entry.how[0] == "left"
             self._answers.begin(inside, whole=entry.whole and not left)
+            self._began = number
             engine = self._engines[entry.engine]
             program = engine.image.programs.get(entry.program)
             if program is None:
@@ -292,6 +301,24 @@ class Replay:
                 if one != other:
                     raise Diverged(f"the digest of map {name}", f"{one:08x}", f"{other:08x}")
 
+    def again(self, number: int, answered: int = 0) -> RunEnvironment:
+        """The environment of run `number`, which was prepared before, for running it again in the
+        memory and maps of then; so many of its answers have been given."""
+        entry = self.runs[number]
+        self.cursor = number
+        self._time_ns = entry.started_ns
+        if self._began != number:
+            left = entry.how is not None and entry.how[0] == "left"
+            self._answers.begin(list(self._inside(entry)), whole=entry.whole and not left)
+            self._began = number
+        self._answers.answered = answered
+        return self._environments[entry.engine]
+
+    @property
+    def answered(self) -> int:
+        """How many of the records within the run have been used so far."""
+        return self._answers.answered
+
     def step(self) -> Divergence | None:
         """Replay the next run. Raises IndexError after the last."""
         number = self.cursor
@@ -324,18 +351,27 @@ class Replay:
 
     def events_before(self, number: int) -> Iterator[Event]:
         """What rings told between run `number` and the one before."""
-        return _events(self._between(self.runs[number]))
+        return _events(self.between(number))
 
     def events_in(self, number: int) -> Iterator[Event]:
         """What rings told during run `number`."""
-        return _events(self._inside(self.runs[number]))
+        return _events(self.inside(number))
 
     def events_after(self) -> Iterator[Event]:
         """What rings told after the last run."""
-        if not self.runs:
-            return _events(self._records((0, 0)))
-        last = self.runs[-1]
-        return _events(self._after(last))
+        return _events(self.after_all())
+
+    def between(self, number: int) -> Iterator[Record]:
+        """The records between run `number` and the one before."""
+        return self._between(self.runs[number])
+
+    def inside(self, number: int) -> Iterator[Record]:
+        """The records within run `number`, in order."""
+        return self._inside(self.runs[number])
+
+    def after_all(self) -> Iterator[Record]:
+        """The records after the last run."""
+        return self._after(self.runs[-1]) if self.runs else self._records((0, 0))
 
     def _records(self, place: tuple[int, int]) -> Iterator[Record]:
         for chunk, number, record in self.file.all_records(*place):

@@ -1,0 +1,495 @@
+"""A recording as something that can be looked at anywhere: any position, from the nearest snapshot
+before it.
+
+    with History("t.bpftrace") as history:
+        stopped = history.at(Position(3, 17))
+
+Memory and maps are those of the position asked for last, to be looked at only. Runs before it are
+replayed by whole runs, the rest by `pybpfvm.session.moments`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Self
+
+from pybpfvm.debugger.position import Position
+from pybpfvm.debugger.ringstate import RingState
+from pybpfvm.engine import Paused, RunEnvironment, RunResult
+from pybpfvm.errors import InputError, PybpfvmError, Trap, TrapKind
+from pybpfvm.events import CqePosted, Event
+from pybpfvm.image import ImageSnapshot
+from pybpfvm.memory import AddressSpace
+from pybpfvm.program import Program
+from pybpfvm.session.moments import Moment, MomentEngines, Moments, Watch
+from pybpfvm.session.objects import LoadedObject, helpers_of
+from pybpfvm.trace.answering import BrokenOff, Cut, Diverged
+from pybpfvm.trace.index import RunEntry
+from pybpfvm.trace.records import Kind, event_of
+from pybpfvm.trace.replay import Divergence, Replay
+
+# After so much work a snapshot is taken: no position takes longer than that to reach.
+_SNAPSHOT_S = 0.2
+_MOST_SNAPSHOTS = 256
+_MOST_RUNS = 64  # whose moments are kept
+_FAR_INSNS = 4_000_000  # within a run, a moment is kept about so often at first
+_MOST_KEPT = 64
+_FOLDED_RUNS = 256  # ring states are kept every so many runs
+
+Progress = Callable[[int, int], None]
+
+
+class Unreachable(PybpfvmError):
+    """The recording can not be replayed up to there: it diverges, for the reason given."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The state at a position. `moment` is None where no run is: at the very end."""
+
+    position: Position
+    moment: Moment | None
+
+    @property
+    def paused(self) -> Paused | None:
+        """The frames, where a program is about to execute an instruction."""
+        return self.moment if isinstance(self.moment, Paused) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What ring number `ring` told. `position` is where it has just happened; `place` its number
+    among the records within the run, -1 if it was before the run."""
+
+    ring: int
+    event: Event
+    run: int
+    place: int
+
+
+class History:
+    """A recording of `path`; `engine` executes whole runs. A context manager.
+
+    `diverged` says where it can not be replayed any further, `progress` is told (done, all) of long
+    work. Raises InputError as Replay does.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        engine: str = "auto",
+        progress: Progress | None = None,
+    ) -> None:
+        self.replay = Replay(path, engine=engine)
+        self.diverged: Divergence | None = None
+        self.progress = progress
+        self.interrupted = False
+        self._engines: dict[int, MomentEngines] = {}
+        self._snapshots: dict[int, tuple[ImageSnapshot, ...]] = {}
+        self._moments: dict[int, Moments] = {}
+        self._current: int | None = None  # the run that memory and maps are within
+        self._lengths: dict[int, int] = {}
+        self._marked: dict[int, int] = {}  # run -> how far moments of it were kept
+        self._folded: dict[int, dict[int, RingState]] = {}
+        self._inside_told: tuple[int, list[Told]] = (-1, [])
+        self._stopped: Stopped | None = None
+        self._snapshots[0] = self._taken()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give everything back; twice is fine."""
+        for moments in self._moments.values():
+            moments.close()
+        for engines in self._engines.values():
+            engines.close()
+        self._moments.clear()
+        self._engines.clear()
+        self.replay.close()
+
+    # --- what there is ------------------------------------------------------------------------
+
+    @property
+    def runs(self) -> Sequence[RunEntry]:
+        """All runs that can be looked at."""
+        if self.diverged is not None:
+            return self.replay.runs[: self.diverged.run]
+        return self.replay.runs
+
+    @property
+    def memory(self) -> AddressSpace:
+        """As it is at the position asked for last."""
+        assert self.replay.memory is not None
+        return self.replay.memory
+
+    @property
+    def start(self) -> Position:
+        """Before everything."""
+        return Position(0, 0)
+
+    @property
+    def end(self) -> Position:
+        """Behind everything."""
+        return Position(len(self.runs), 0)
+
+    @property
+    def insns(self) -> int:
+        """The instructions of all runs."""
+        return self.number_of(self.end)
+
+    def number_of(self, position: Position) -> int:
+        """How many instructions have been executed before it, in all runs."""
+        if position.run < len(self.replay.runs):
+            return self.replay.runs[position.run].first_insn + position.insns
+        return self.replay.index.insns
+
+    def position_of(self, number: int) -> Position:
+        """Where so many instructions have been executed in all runs; the end if there are less."""
+        runs = self.runs
+        if number >= self.insns:
+            return self.end
+        at = bisect_right(runs, number, key=lambda entry: entry.first_insn) - 1
+        return Position(at, max(number, 0) - runs[at].first_insn) if runs else self.end
+
+    def length(self, run: int) -> int:
+        """The instructions of a run. Where the recording does not say, because the run was broken
+        off, it is executed to find out."""
+        entry = self.runs[run]
+        if entry.whole and (entry.how is None or entry.how[0] == "trap"):
+            return entry.insns
+        if run not in self._lengths:
+            self._lengths[run] = self._found_length(run)
+        return self._lengths[run]
+
+    def last(self, run: int) -> Position:
+        """The last position of a run with an instruction to execute: of one that trapped, the one
+        that did."""
+        entry = self.runs[run]
+        budget = entry.how is not None and entry.how[1] == TrapKind.BUDGET.name
+        length = self.length(run)
+        broken = entry.how is not None and entry.how[0] == "left"
+        return Position(run, length if budget or broken or not entry.whole else max(length - 1, 0))
+
+    def fault(self) -> Position | None:
+        """Where the last run was stopped by a fault, None if it was not."""
+        runs = self.runs
+        if runs and runs[-1].how is not None and runs[-1].how[0] == "trap":
+            return self.last(len(runs) - 1)
+        return None
+
+    def after(self, position: Position) -> Position | None:
+        """The next one; None at the end."""
+        if position.run >= len(self.runs):
+            return None
+        if position.insns < self.length(position.run):
+            return Position(position.run, position.insns + 1)
+        return Position(position.run + 1, 0)
+
+    def before(self, position: Position) -> Position | None:
+        """The one before; None at the start."""
+        if position.insns:
+            return Position(position.run, position.insns - 1)
+        if not position.run:
+            return None
+        return Position(position.run - 1, self.length(position.run - 1))
+
+    # --- going there --------------------------------------------------------------------------
+
+    def at(self, position: Position) -> Stopped:
+        """The state at a position; one that there is not is an InputError. Raises Unreachable where
+        the recording can not be replayed so far."""
+        runs = len(self.runs)
+        if position == self.end:
+            self._enter_end()
+            self._stopped = Stopped(position, None)
+            return self._stopped
+        if not 0 <= position.run < runs or not 0 <= position.insns <= self.length(position.run):
+            raise InputError(f"the recording has no position {position}", where=self.replay.file.path)
+        moments = self.moments(position.run)
+        self._stopped = Stopped(position, self._moment(moments, position))
+        return self._stopped
+
+    def _moment(self, moments: Moments, position: Position) -> Moment:
+        self._keep_up_to(moments, position)
+        try:
+            return moments.at(position.insns)
+        except (BrokenOff, Cut, Diverged):
+            moments.forget()
+            return moments.at(position.insns - 1) if position.insns else moments.at(0)
+
+    def moments(self, run: int) -> Moments:
+        """The moments of a run, with memory and maps within it."""
+        self._enter(run)
+        return self._moments[run]
+
+    def object_of(self, run: int) -> LoadedObject | None:
+        """The object whose program a run is of; the last run's for one that there is not."""
+        if not self.replay.runs:
+            return self.replay.objects[0] if self.replay.objects else None
+        entry = self.replay.runs[min(run, len(self.replay.runs) - 1)]
+        return self.replay.objects[self.replay.index.engines[entry.engine].obj]
+
+    def _taken(self) -> tuple[ImageSnapshot, ...]:
+        return tuple(loaded.image.snapshot() for loaded in self.replay.objects)
+
+    def _restore(self, run: int) -> None:
+        for loaded, taken in zip(self.replay.objects, self._snapshots[run], strict=True):
+            loaded.image.restore(taken)
+        self.replay.cursor = run
+        self._current = None
+
+    def _enter_end(self) -> None:
+        if self._current is not None or self.replay.cursor != len(self.runs):
+            self._whole_runs_to(len(self.runs))
+
+    def _enter(self, run: int) -> None:
+        if self._current == run:
+            return
+        if run in self._moments:
+            self._moments[run].forget()
+            self.replay.again(run)
+            self._current = run
+            return
+        self._whole_runs_to(run)
+        prepared = self.replay.prepare(run)
+        entry = prepared.entry
+        engines = self._engines.get(entry.engine)
+        image = prepared.engine.image
+        profile = prepared.environment.profile
+        assert profile is not None
+        helpers = helpers_of(profile)
+        if engines is None:
+            engines = self._engines[entry.engine] = MomentEngines(
+                image, helpers, prepared.environment, self.replay.stacks[entry.engine]
+            )
+        self._moments[run] = Moments(
+            image,
+            image.snapshot(),
+            prepared.program,
+            prepared.ctx_addr,
+            partial(self._around, run),
+            mark=lambda: self.replay.answered,
+            helpers=helpers,
+            stack=self.replay.stacks[entry.engine],
+            packet=prepared.packet,
+            budget_insns=prepared.budget_insns,
+            engines=engines,
+        )
+        self._current = run
+        if len(self._moments) > _MOST_RUNS:
+            oldest = next(one for one in self._moments if one not in self._marked or one != run)
+            self._moments.pop(oldest).close()
+            self._marked.pop(oldest, None)
+
+    def _around(self, run: int, mark: object) -> RunEnvironment:
+        return self.replay.again(run, mark if isinstance(mark, int) else 0)
+
+    def _whole_runs_to(self, run: int) -> None:
+        """Memory and maps are as they were before run `run` was prepared."""
+        nearest = max(one for one in self._snapshots if one <= run)
+        current = self._current
+        if current is not None and nearest <= current < run:
+            self._leave(current)
+        elif current is not None or not nearest <= self.replay.cursor <= run:
+            self._restore(nearest)
+        since = time.perf_counter()
+        first = self.replay.cursor
+        while self.replay.cursor < run:
+            self._stop_if_interrupted()
+            found = self.replay.step()
+            if found is not None:
+                self._diverges(found)
+            now = time.perf_counter()
+            if now - since >= _SNAPSHOT_S:
+                since = now
+                self._snapshot_here()
+                if self.progress is not None:
+                    self.progress(self.replay.cursor - first, run - first)
+
+    def _snapshot_here(self) -> None:
+        cursor = self.replay.cursor
+        if cursor not in self._snapshots:
+            self._snapshots[cursor] = self._taken()
+            if len(self._snapshots) > _MOST_SNAPSHOTS:
+                for one in sorted(self._snapshots)[1::2]:
+                    del self._snapshots[one]
+
+    def _leave(self, run: int) -> None:
+        """Go behind a run that memory and maps are within."""
+        moments = self._moments[run]
+        ended: RunResult | Trap | BrokenOff | Cut | Diverged
+        try:
+            moment = moments.at(self.length(run))
+            if isinstance(moment, Paused):
+                moment = moments.at(moments.budget_insns + 1)
+            assert not isinstance(moment, Paused)
+            ended = moment
+        except (BrokenOff, Cut, Diverged) as stop:
+            ended = stop
+        moments.forget()
+        self._current = None
+        self.replay.cursor = run
+        found = self.replay.finish(run, ended)
+        if found is not None:
+            self._diverges(found)
+
+    def _diverges(self, found: Divergence) -> None:
+        self.diverged = found
+        self._current = None
+        self._restore(max(one for one in self._snapshots if one <= found.run))
+        raise Unreachable(f"the replay is another from here on: {found}")
+
+    def _stop_if_interrupted(self) -> None:
+        if self.interrupted:
+            raise Interrupted
+
+    def _found_length(self, run: int) -> int:
+        """How many instructions of a run that was broken off were executed whole."""
+        executed = 0
+
+        def count(insns: int, *_: object) -> bool:
+            nonlocal executed
+            executed = insns
+            return False
+
+        moments = self.moments(run)
+        try:
+            moments.walk(0, moments.budget_insns, count)
+            executed += 1
+        except (BrokenOff, Cut, Diverged):
+            pass
+        moments.forget()
+        return executed
+
+    def _keep_up_to(self, moments: Moments, position: Position) -> None:
+        """Keep moments before a far position, so that going back from it is not far."""
+        run, wanted = position
+        marked = self._marked.get(run, 0)
+        step = max(_FAR_INSNS, self.length(run) // _MOST_KEPT)
+        while marked + step < wanted:
+            self._stop_if_interrupted()
+            marked += step
+            self._marked[run] = marked
+            if self.progress is not None:
+                self.progress(marked, wanted)
+            if not moments.keep(marked):
+                moments.forget()
+
+    # --- what rings told ----------------------------------------------------------------------
+
+    def told_before(self, run: int) -> Iterator[Told]:
+        """What rings told between a run and the one before; after the last one for their number."""
+        replay = self.replay
+        if run < len(replay.runs):
+            records = replay.between(run)
+        else:
+            records = replay.after_all()
+        for record in records:
+            if record[0] == Kind.EVENT:
+                yield Told(record[1], event_of(record), run, -1)
+
+    def told_in(self, run: int) -> Sequence[Told]:
+        """What rings told within a run."""
+        if self._inside_told[0] != run:
+            found = [
+                Told(record[1], event_of(record), run, place)
+                for place, record in enumerate(self.replay.inside(run))
+                if record[0] == Kind.EVENT
+            ]
+            self._inside_told = run, found
+        return self._inside_told[1]
+
+    def rings(self) -> Mapping[int, RingState]:
+        """The rings at the position asked for last, by number from 1."""
+        stopped = self._stopped
+        run = stopped.position.run if stopped is not None else 0
+        states = self._rings_before(run)
+        if self._current == run:
+            answered = self.replay.answered
+            for told in self.told_in(run):
+                if told.place < answered:
+                    _state(states, told.ring).apply(told.event)
+        return states
+
+    def _rings_before(self, run: int) -> dict[int, RingState]:
+        """When a run begins."""
+        if not self._folded:
+            made = {
+                number: RingState.made(f"ring{number}", options)
+                for number, options in enumerate(self.replay.index.rings, 1)
+            }
+            self._folded[-1] = made
+        nearest = max(one for one in self._folded if one <= run)
+        states = {number: state.copy() for number, state in self._folded[nearest].items()}
+        for one in range(nearest + 1, run + 1):
+            if one > 0:
+                for told in self._all_told_in(one - 1):
+                    _state(states, told.ring).apply(told.event)
+            for told in self.told_before(one):
+                _state(states, told.ring).apply(told.event)
+            if one % _FOLDED_RUNS == 0 or one == run:
+                self._folded[one] = {number: state.copy() for number, state in states.items()}
+        return states
+
+    def _all_told_in(self, run: int) -> Iterator[Told]:
+        for record in self.replay.inside(run):
+            if record[0] == Kind.EVENT:
+                yield Told(record[1], event_of(record), run, 0)
+
+    def has_cqes(self, run: int) -> bool:
+        """Whether CQEs were posted within a run."""
+        return any(isinstance(told.event, CqePosted) for told in self.told_in(run))
+
+    def walk(self, run: int, first: int, last: int, watch: Watch) -> None:
+        """Tell `watch` the instructions of a run from `first` on, before `last`: see Moments.walk.
+        Where the run was broken off, that is the end."""
+        moments = self.moments(run)
+        self._keep_up_to(moments, Position(run, first))
+
+        def watched(n: int, program: Program, pc: int, regs: tuple[int, ...], depth: int) -> bool:
+            self._stop_if_interrupted()
+            return watch(n, program, pc, regs, depth)
+
+        self._stopped = Stopped(Position(run, first), None)
+        try:
+            moments.walk(first, last, watched)
+        except (BrokenOff, Cut, Diverged):
+            moments.forget()
+        except Interrupted:
+            moments.forget()
+            raise
+
+    def hunt(
+        self, run: int, first: int, last: int, places: Mapping[str, frozenset[int]]
+    ) -> int | None:
+        """As Moments.hunt."""
+        moments = self.moments(run)
+        self._keep_up_to(moments, Position(run, first))
+        try:
+            return moments.hunt(first, last, places)
+        except (BrokenOff, Cut, Diverged):
+            moments.forget()
+            return None
+
+
+class Interrupted(Exception):
+    """Someone wants the work to end."""
+
+
+def _state(states: dict[int, RingState], number: int) -> RingState:
+    return states.setdefault(number, RingState(f"ring{number}"))
+
+
+__all__ = ["History", "Interrupted", "Progress", "Stopped", "Told", "Unreachable"]

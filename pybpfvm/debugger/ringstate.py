@@ -1,0 +1,243 @@
+"""Rings at any position of a recording: folded from what they told of themselves."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pybpfvm.bits import u32
+from pybpfvm.events import (
+    CqePosted,
+    CqeReaped,
+    Event,
+    HostWaits,
+    HostWoke,
+    Noted,
+    Parked,
+    RequestEnded,
+    RequestStarted,
+    RunEnded,
+    RunFaulted,
+    RunStarted,
+    SqeIssued,
+    Woken,
+)
+from pybpfvm.expr.scope import Unreadable
+from pybpfvm.uring_backend.abi import Cqe
+
+
+@dataclass(slots=True)
+class QueueState:
+    """A CQ: the CQEs that nobody has reaped, oldest first; `backlog` wait for room, `lost` were
+    dropped. `entries` is its size, None where the recording does not say."""
+
+    entries: int | None = None
+    cqes: deque[Cqe] = field(default_factory=deque)
+    backlog: deque[Cqe] = field(default_factory=deque)
+    reaped: int = 0
+    posted: int = 0
+    lost: int = 0
+
+    def copy(self) -> QueueState:
+        """One that can be changed by itself."""
+        return QueueState(
+            self.entries, self.cqes.copy(), self.backlog.copy(), self.reaped, self.posted, self.lost
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RequestState:
+    """A request that lives: as it was submitted, by "user" or a program. `started`: its turn has
+    come, as far as rings tell. `waits`: (CQ, CQEs) that it is parked for, None if it is not."""
+
+    request: int
+    opcode: int
+    user_data: int
+    cq: int
+    flags: int
+    origin: str
+    sqe: bytes
+    started: bool = False
+    waits: tuple[int, int] | None = None
+
+
+@dataclass(slots=True)
+class RingState:
+    """A ring: its CQs by number, the requests that live by number, how often programs ran, and
+    its clock in ns. A pybpfvm.expr.RingView."""
+
+    name: str
+    sq_entries: int | None = None
+    queues: dict[int, QueueState] = field(default_factory=dict)
+    requests: dict[int, RequestState] = field(default_factory=dict)
+    ran: Counter[str] = field(default_factory=Counter)
+    time_ns: int = 0
+    host_waits: tuple[int, int] | None = None  # (CQ, CQEs) that the host sleeps for
+
+    @classmethod
+    def made(cls, name: str, options: Mapping[str, Any]) -> RingState:
+        """A new ring, with the options that were recorded."""
+        sizes = options.get("cq_entries")
+        queues = {}
+        if isinstance(sizes, tuple):
+            known = (size if isinstance(size, int) else None for size in sizes)
+            queues = {number: QueueState(size) for number, size in enumerate(known)}
+        entries = options.get("entries")
+        return cls(name, entries if isinstance(entries, int) else None, queues)
+
+    def copy(self) -> RingState:
+        """One that can be changed by itself."""
+        queues = {number: queue.copy() for number, queue in self.queues.items()}
+        return RingState(
+            self.name,
+            self.sq_entries,
+            queues,
+            dict(self.requests),
+            Counter(self.ran),
+            self.time_ns,
+            self.host_waits,
+        )
+
+    @property
+    def inflight(self) -> list[RequestState]:
+        """The requests that live, oldest first."""
+        return list(self.requests.values())
+
+    @property
+    def parked(self) -> list[RequestState]:
+        """Those that wait for CQEs."""
+        return [one for one in self.requests.values() if one.waits is not None]
+
+    @property
+    def overflow(self) -> int:
+        """CQEs that were lost."""
+        return sum(queue.lost for queue in self.queues.values())
+
+    def _queue(self, number: int) -> QueueState:
+        return self.queues.setdefault(number, QueueState())
+
+    def apply(self, event: Event) -> None:
+        """What the ring told happened."""
+        self.time_ns = max(self.time_ns, event.time_ns)
+        match event:
+            case SqeIssued():
+                self.requests[event.request] = RequestState(
+                    event.request,
+                    event.opcode,
+                    event.user_data,
+                    event.cq,
+                    event.flags,
+                    event.origin,
+                    event.sqe,
+                )
+            case RequestStarted():
+                self._change(event.request, started=True)
+            case RequestEnded():
+                self.requests.pop(event.request, None)
+            case RunStarted():
+                self.ran[event.program] += 1
+                self._change(event.request, started=True, waits=None)
+            case Parked():
+                self._change(event.request, waits=(event.cq, event.wanted))
+            case Woken():
+                self._change(event.request, waits=None)
+            case CqePosted():
+                self._posted(event)
+            case CqeReaped():
+                queue = self._queue(event.cq)
+                while queue.cqes:  # a host that moved the head itself told nobody
+                    gone = queue.cqes.popleft()
+                    queue.reaped += 1
+                    if (gone.user_data, gone.res) == (event.user_data, event.res):
+                        break
+            case HostWaits():
+                self.host_waits = event.cq, event.wanted
+            case HostWoke():
+                self.host_waits = None
+            case RunEnded() | RunFaulted() | Noted():
+                pass
+
+    def _posted(self, event: CqePosted) -> None:
+        queue = self._queue(event.cq)
+        cqe = Cqe(event.user_data, event.res, event.flags)
+        match event.fate:
+            case "posted":
+                if queue.backlog:  # nothing enters but the oldest of it
+                    queue.backlog.popleft()
+                queue.cqes.append(cqe)
+                queue.posted += 1
+            case "backlog":
+                queue.backlog.append(cqe)
+            case _:
+                queue.lost += 1
+
+    def _change(
+        self, number: int, *, started: bool = False, waits: tuple[int, int] | None = None
+    ) -> None:
+        one = self.requests.get(number)
+        if one is not None:
+            self.requests[number] = RequestState(
+                one.request,
+                one.opcode,
+                one.user_data,
+                one.cq,
+                one.flags,
+                one.origin,
+                one.sqe,
+                one.started or started,
+                waits,
+            )
+
+    # --- a RingView -----------------------------------------------------------------------------
+
+    def cqs(self) -> int:
+        """How many CQs it has, as far as is known."""
+        return max(self.queues, default=-1) + 1
+
+    def cq(self, index: int, field: str) -> int:
+        """As RingView."""
+        queue = self._queue(index)
+        match field:
+            case "ready":
+                return len(queue.cqes)
+            case "head":
+                return u32(queue.reaped)
+            case "tail":
+                return u32(queue.reaped + len(queue.cqes))
+            case _:
+                if queue.entries is None:
+                    raise Unreadable("the recording does not say how large the CQ is")
+                if field == "free":
+                    return max(queue.entries - len(queue.cqes), 0)
+                return queue.entries
+
+    def cqe(self, index: int, ahead: int) -> bytes | None:
+        """As RingView."""
+        queue = self._queue(index)
+        return queue.cqes[ahead].pack() if ahead < len(queue.cqes) else None
+
+    def sq(self, field: str) -> int:
+        """As RingView. A recording has requests from when they leave the SQ."""
+        if field == "entries" and self.sq_entries is not None:
+            return self.sq_entries
+        raise Unreadable("a recording does not have this of the SQ")
+
+    def word(self, field: str) -> int:
+        """As RingView."""
+        match field:
+            case "inflight":
+                return len(self.requests)
+            case "parked":
+                return len(self.parked)
+            case "overflow":
+                return self.overflow
+            case "backlog":
+                return sum(len(queue.backlog) for queue in self.queues.values())
+            case _:
+                return self.time_ns
+
+    def runs(self, program: str) -> int | None:
+        """As RingView."""
+        return self.ran[program]
