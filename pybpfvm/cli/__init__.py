@@ -31,6 +31,7 @@ COMMANDS = {
     "port": "what must change in programs of 2021 for Linux 7.1, with a skeleton in C",
     "run": "run a scenario, or one program once",
     "replay": "run a recording again, and prove that it does the same",
+    "dap": "debug recordings from an editor, by the Debug Adapter Protocol",
     "demo": "an example on both rings: ping-pong over two completion queues, or the one named",
     "doctor": "what works on this machine, and what to do about what does not",
 }

@@ -1,7 +1,7 @@
 """What the verifier knew of registers, to stand beside what they hold.
 
-The verifier explores a program once, before any of it is shown. Of all states that it followed to an
-instruction, what they say of a register is joined. A path that it did not follow to its end,
+The verifier explores a program once, before any of it is shown. Of all states that it followed to
+an instruction, what they say of a register is joined. A path that it did not follow to its end,
 because a state that it had seen covers it, may bring numbers outside: the verifier did not need
 them.
 """

@@ -8,11 +8,15 @@ from functools import cached_property
 
 from pybpfvm.debugger.codespace import CodeSpace
 from pybpfvm.debugger.debugger import Debugger
+from pybpfvm.debugger.position import Position
 from pybpfvm.debugger.ranges import Ranges
 from pybpfvm.errors import InputError
 from pybpfvm.isa.codec import encode, pcs
 from pybpfvm.program import Program
 from pybpfvm.session.objects import LoadedObject
+
+_FAR_INSNS = 1_000_000  # of a run are looked through for a line
+
 
 class Target:
     """A recording that `debugger` looks at."""
@@ -52,6 +56,49 @@ class Target:
     def code_bytes(self, program: Program) -> bytes:
         """The program as it is encoded."""
         return encode(program.insns, big_endian=program.big_endian)
+
+    def readable(self, addr: int, count: int) -> bytes:
+        """At most `count` bytes from an address on, as far as there is memory."""
+        memory = self.debugger.history.memory
+        found = bytearray()
+        while len(found) < count:
+            region = memory.region_at(addr + len(found))
+            if region is None:
+                break
+            size = min(count - len(found), region.start + region.size - addr - len(found))
+            data = memory.look(addr + len(found), size)
+            if not data:
+                break
+            found += data
+        return bytes(found)
+
+    def visits(self, file: str, line: int, most: int) -> list[Position]:
+        """Where the run that one is in comes to code of a line: the first `most` times. One stays
+        where one is."""
+        debugger, history = self.debugger, self.debugger.history
+        here = debugger.position
+        if here.run >= len(history.runs):
+            return []
+        debug = debugger.lines_of(here.run).debug
+        found: list[Position] = []
+        pcs: dict[int, frozenset[int]] = {}
+        was_there = False
+
+        def watch(insns: int, program: Program, pc: int, _: object, __: int) -> bool:
+            nonlocal was_there
+            if id(program) not in pcs:
+                pcs[id(program)] = frozenset(debug.pcs_of(program, file, line))
+            there = pc in pcs[id(program)]
+            if there and not was_there:
+                found.append(Position(here.run, insns))
+            was_there = there
+            return len(found) >= most
+
+        try:
+            history.walk(here.run, 0, min(history.length(here.run), _FAR_INSNS), watch)
+        finally:
+            debugger.goto(here)
+        return found
 
     def ranges(self, program: Program) -> Ranges | None:
         """What the verifier knew of its registers; None for a program that it does not know."""

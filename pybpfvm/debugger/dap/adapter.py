@@ -23,13 +23,16 @@ from pybpfvm.debugger.dap.connection import (
     Writable,
 )
 from pybpfvm.debugger.dap.launching import recording_of
+from pybpfvm.debugger.dap.progress import Progress
 from pybpfvm.debugger.dap.refusal import Refused
 from pybpfvm.debugger.dap.session import Session
 from pybpfvm.debugger.dap.wire import Readable
+from pybpfvm.debugger.debugger import How
 from pybpfvm.errors import PybpfvmError
 
 Body = Mapping[str, Any]
 _OUTPUT_CHARS = 1 << 16  # lines that come together are told together
+_STOP_AT = ("auto", "start", "end")
 # What can be asked before anything is launched.
 _EARLY = frozenset({"initialize", "launch", "attach", "disconnect", "terminate", "cancel"})
 # What interrupts a program that goes on: it is answered, then the program goes on.
@@ -83,11 +86,7 @@ CAPABILITIES: Body = {
             "label": label,
             "description": description,
             "default": default,
-            **(
-                {"supportsCondition": True, "conditionDescription": condition}
-                if condition
-                else {}
-            ),
+            **({"supportsCondition": True, "conditionDescription": condition} if condition else {}),
         }
         for name, label, description, default, condition in _FILTERS
     ],
@@ -98,7 +97,7 @@ CAPABILITIES: Body = {
 class _Move:
     """What is to be done once a request was answered."""
 
-    how: str
+    how: How
     backward: bool = False
 
 
@@ -227,13 +226,16 @@ class Adapter:
     def _launch(self, args: wanted.Launch) -> None:
         if self._launched is not None:
             raise Refused("launch was asked before")
-        if args.stop_at not in ("start", "end"):
-            raise ArgumentsError(f'arguments.stopAt: "start" or "end", not {args.stop_at!r}')
+        if args.stop_at not in _STOP_AT:
+            known = ", ".join(_STOP_AT)
+            raise ArgumentsError(f"arguments.stopAt: one of {known}, not {args.stop_at!r}")
         self._launched = args
         try:
-            path = recording_of(args, self._folder, self._tell, self._given_up)
+            path, failed = recording_of(args, self._folder, self._tell, self._given_up)
+            assert self._initialized is not None
             with self._progress("Opening the recording") as progress:
                 self._session = Session.opened(path, args, self._initialized, progress)
+            self._session.failed = failed
         except BaseException:
             self._launched = None
             raise
@@ -269,7 +271,7 @@ class Adapter:
 
     def _stopped_on_entry(self) -> None:
         assert self._launched is not None
-        stop = self.session.entry(at_end=self._launched.stop_at == "end")
+        stop = self.session.entry(self._launched.stop_at)
         self._connection.event("stopped", stop)
 
     def _terminate(self, args: wanted.Nothing) -> None:
@@ -283,14 +285,12 @@ class Adapter:
 
     # --- moving -------------------------------------------------------------------------------
 
-    def _progress(self, title: str) -> Any:
-        from pybpfvm.debugger.dap.progress import Progress
-
+    def _progress(self, title: str) -> Progress:
         self._work += 1
         told = self._initialized is not None and self._initialized.supports_progress_reporting
         return Progress(self._connection, title, self._work, wanted=told)
 
-    def _moving(self, how: str, backward: bool = False) -> None:
+    def _moving(self, how: How, backward: bool = False) -> None:
         """Move once it was answered."""
         if not self._configured:
             raise Refused("the program can move after configurationDone")
@@ -304,16 +304,16 @@ class Adapter:
         self._moving("continue", True)
 
     def _next_line(self, args: wanted.Step) -> None:
-        self._moving(_by(args, "next"))
+        self._moving("nexti" if _by_insn(args) else "next")
 
     def _step_in(self, args: wanted.Step) -> None:
-        self._moving(_by(args, "step"))
+        self._moving("stepi" if _by_insn(args) else "step")
 
     def _step_out(self, args: wanted.Step) -> None:
         self._moving("finish")
 
     def _step_back(self, args: wanted.Step) -> None:
-        self._moving(_by(args, "next"), True)
+        self._moving("nexti" if _by_insn(args) else "next", True)
 
     def _go(self, move: _Move) -> None:
         """Move, and tell where that ended. Requests that need not wait are answered meanwhile."""
@@ -323,14 +323,13 @@ class Adapter:
                 return
             title = "Going back" if move.backward else "Going on"
             self._going_on = move.how == "continue"
-            with self._progress(title) as progress:
-                stop = session.move(
-                    move.how,
-                    move.backward,
-                    progress,
-                    self._tell_lines,
-                    lambda: self._interrupting.is_set() or self._leaving.is_set(),
-                )
+            try:
+                with self._progress(title) as progress:
+                    stop = session.move(
+                        move.how, move.backward, progress, self._tell_lines, self._given_up
+                    )
+            except PybpfvmError as error:
+                stop = session.broken(str(error))
             self._going_on = False
             if stop is None and not self._interrupting.is_set():
                 while self._connection.pending():
@@ -381,27 +380,29 @@ class Adapter:
         self._then.append(lambda: self._connection.event("stopped", stop))
 
 
-def _by(args: wanted.Step, how: str) -> str:
-    """The step by the granularity that is asked for."""
-    return f"{how}i" if args.granularity == "instruction" else how
+def _by_insn(args: wanted.Step) -> bool:
+    """Whether the step is one of an instruction, not of a line."""
+    return args.granularity == "instruction"
 
 
-_ANSWERS: Mapping[type[Any], Callable[[Session, Any], Body | None]] = {
-    wanted.SetBreakpoints: Session.set_breakpoints,
-    wanted.SetFunctionBreakpoints: Session.set_function_breakpoints,
-    wanted.SetInstructionBreakpoints: Session.set_instruction_breakpoints,
-    wanted.SetDataBreakpoints: Session.set_data_breakpoints,
-    wanted.SetExceptionBreakpoints: Session.set_exception_breakpoints,
-    wanted.DataBreakpointInfo: Session.data_breakpoint_info,
-    wanted.BreakpointLocations: Session.breakpoint_locations,
-    wanted.StackTrace: Session.stack_trace,
-    wanted.OfFrame: Session.scopes,
-    wanted.Variables: Session.variables,
-    wanted.Evaluate: Session.evaluate,
-    wanted.OfSource: Session.source,
-    wanted.Disassemble: Session.disassemble,
-    wanted.ReadMemory: Session.read_memory,
-    wanted.GotoTargets: Session.goto_targets,
+_ANSWERS: Mapping[type[Any], Callable[[Session, Any], Body]] = {
+    wanted.SetBreakpoints: lambda session, args: session.breakpoints.set_lines(args),
+    wanted.SetFunctionBreakpoints: lambda session, args: session.breakpoints.set_functions(args),
+    wanted.SetInstructionBreakpoints: (
+        lambda session, args: session.breakpoints.set_instructions(args)
+    ),
+    wanted.SetDataBreakpoints: lambda session, args: session.breakpoints.set_data(args),
+    wanted.SetExceptionBreakpoints: lambda session, args: session.breakpoints.set_exceptions(args),
+    wanted.DataBreakpointInfo: lambda session, args: session.data_breakpoint_info(args),
+    wanted.BreakpointLocations: lambda session, args: session.breakpoints.locations(args),
+    wanted.StackTrace: lambda session, args: session.inspection.stack_trace(args),
+    wanted.OfFrame: lambda session, args: session.inspection.scopes(args),
+    wanted.Variables: lambda session, args: session.inspection.variables(args),
+    wanted.Evaluate: lambda session, args: session.inspection.evaluate(args),
+    wanted.OfSource: lambda session, args: session.source(args),
+    wanted.Disassemble: lambda session, args: session.code.disassemble(args),
+    wanted.ReadMemory: lambda session, args: session.code.read_memory(args),
+    wanted.GotoTargets: lambda session, args: session.code.goto_targets(args),
 }
 _Handler = Callable[[Adapter, Any], Body | None]
 _REQUESTS: Mapping[str, tuple[type[Any], _Handler]] = {

@@ -7,7 +7,7 @@ protocol wants it.
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -37,7 +37,8 @@ class Initialize:
 @dataclass(frozen=True, slots=True)
 class Launch:
     """What to debug: `recording`, or `program`, a scenario or an object that is run and recorded
-    first with the options `args` of `pybpfvm run`. `stop_at`: "start" or "end"."""
+    first with the options `args` of `pybpfvm run`. `stop_at`: "start", "end", or "auto": at the
+    fault that ended the recording, at its start if none did."""
 
     recording: str | None = None
     program: str | None = None
@@ -45,7 +46,7 @@ class Launch:
     cwd: str | None = None
     engine: str = "auto"
     stop_on_entry: bool = True
-    stop_at: str = "start"
+    stop_at: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,8 +308,10 @@ def _object(kind: type[Any], raw: object, where: str) -> Any:
 
 
 @cache
-def _fields_of(kind: type[Any]) -> tuple[tuple[str, str, Any, bool], ...]:
+def _fields_of(kind: Hashable) -> tuple[tuple[str, str, Any, bool], ...]:
     """Of each field its name, that in messages, its type, and whether it has to be there."""
+    assert isinstance(kind, type)
+    assert is_dataclass(kind)
     hints = get_type_hints(kind)
     return tuple(
         (one.name, _wire_name(one.name), hints[one.name], one.default is MISSING)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pybpfvm.debugger.dap.arguments import Initialize, Launch
+from pybpfvm.debugger.dap.arguments import DataBreakpointInfo, Initialize, Launch, OfSource
 from pybpfvm.debugger.dap.breakpoints import Breakpoints
 from pybpfvm.debugger.dap.code import Code
 from pybpfvm.debugger.dap.inspection import Inspection
@@ -16,6 +16,7 @@ from pybpfvm.debugger.dap.refusal import Refused
 from pybpfvm.debugger.dap.sources import Sources
 from pybpfvm.debugger.debugger import Debugger, How, Stop
 from pybpfvm.debugger.target import Target
+from pybpfvm.program import Program
 
 Body = dict[str, Any]
 _LINES = 1000  # that logpoints told are passed on together
@@ -47,7 +48,7 @@ _TITLES = {
 
 
 class Session:
-    """What was launched. `counts_from` is what the client's first line and column are numbered."""
+    """What was launched."""
 
     def __init__(self, debugger: Debugger, folders: tuple[Path, ...], client: Initialize) -> None:
         self.debugger = debugger
@@ -102,6 +103,21 @@ class Session:
     def loaded_sources(self) -> list[Body]:
         """All C files."""
         return [file.reference() for file in self.sources.files.values()]
+
+    def source(self, args: OfSource) -> Body:
+        """The text of a C file."""
+        number = args.source_reference or (args.source.source_reference if args.source else 0) or 0
+        file = self.sources.numbered(number)
+        if file is None and args.source is not None:
+            file = self.sources.meant(args.source)
+        if file is None:
+            raise Refused(f"there is no source {number}")
+        return {"content": file.text(), "mimeType": "text/x-c"}
+
+    def data_breakpoint_info(self, args: DataBreakpointInfo) -> Body:
+        """Whether a variable can be watched."""
+        data, why = self.inspection.data_of(args)
+        return self.breakpoints.data_info(data, args.name, why)
 
     # --- moving -------------------------------------------------------------------------------
 
@@ -241,8 +257,8 @@ def _id(ring: int) -> int:
     return ring + 1
 
 
-def _programs(debugger: Debugger) -> list[tuple[int, Any]]:
-    """All programs, each with a run of its object (0 if there is none)."""
+def _programs(debugger: Debugger) -> list[tuple[int, Program]]:
+    """The programs of all objects that ran, each with a run of its object."""
     replay = debugger.history.replay
     first: dict[int, int] = {}
     for entry in replay.runs:
@@ -250,8 +266,9 @@ def _programs(debugger: Debugger) -> list[tuple[int, Any]]:
         if len(first) == len(replay.objects):
             break
     return [
-        (first.get(number, 0), program)
+        (first[number], program)
         for number, loaded in enumerate(replay.objects)
+        if number in first
         for program in loaded.image.programs.values()
     ]
 

@@ -17,8 +17,8 @@ MOST = 10_000  # children that are told at once
 @dataclass(frozen=True, slots=True)
 class Shown:
     """A variable. `inside` gives what it consists of, of which there are `count`, by number where
-    `indexed`. `memory` is an address that it is of or leads to, `place` the (address, bytes) that it
-    lies in, `evaluate` an expression for it."""
+    `indexed`. `memory` is an address that it is of or leads to, `place` the (address, bytes) that
+    it lies in, `evaluate` an expression for it."""
 
     name: str
     value: str
@@ -144,7 +144,9 @@ def text_rows(data: bytes, addr: int) -> Iterator[Shown]:
     for at in range(0, len(data), 16):
         row = data[at : at + 16]
         text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in row)
-        yield Shown(f"+{at:#x}", f"{row.hex(' ')}  {text}", memory=addr + at, place=(addr + at, len(row)))
+        yield Shown(
+            f"+{at:#x}", f"{row.hex(' ')}  {text}", memory=addr + at, place=(addr + at, len(row))
+        )
 
 
 def group(name: str, children: Sequence[Shown], value: str = "") -> Shown:
