@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal, Self, get_args
 
 from pybpfvm.debugger.breakpoints import Breakpoint, parse_hits
-from pybpfvm.debugger.history import History, Interrupted, Progress, Stopped, Told, Unreachable
+from pybpfvm.debugger.history import History, Interrupted, Progress, Stopped, Unreachable
 from pybpfvm.debugger.lines import Lines, Spot
 from pybpfvm.debugger.position import Position
 from pybpfvm.debugger.ringstate import RingState
 from pybpfvm.debugger.scope import RecordedScope
-from pybpfvm.engine import Paused, RunResult
+from pybpfvm.debugger.search import Here, Search, Sought
+from pybpfvm.debugger.sought import (
+    Breakpoints,
+    CodePlaces,
+    Condition,
+    CqeSteps,
+    Either,
+    HelperCalls,
+    LineSteps,
+    NoDeeper,
+    Shallower,
+    placed,
+)
+from pybpfvm.engine import RunResult
 from pybpfvm.errors import InputError, SourceLine, Trap
-from pybpfvm.events import CqePosted
-from pybpfvm.expr.compiled import Compiled, compile_expression
+from pybpfvm.expr.compiled import compile_expression
 from pybpfvm.expr.mistake import ExpressionError, Mistake
-from pybpfvm.expr.scope import moment_of
 from pybpfvm.expr.value import Value
 from pybpfvm.expr.variables import variable
 from pybpfvm.isa.codec import pcs
@@ -38,14 +49,9 @@ Reason = Literal[
     "step", "breakpoint", "end", "start", "trap", "pause", "goto", "diverged", "not found"
 ]
 
-_WINDOW = 20_000  # instructions that are shown one by one, where breakpoints may be met
-_WIDEST = 1_000_000
 _MOST_LOG = 10_000
 _BRACES = re.compile(r"\{([^{}]*)\}")
-_STORES = frozenset({Kind.ST, Kind.STX, Kind.ATOMIC, Kind.STORE_REL})
 _CALLS = frozenset({Kind.CALL, Kind.CALL_KFUNC})
-
-_Check = Callable[["_Here"], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,20 +101,6 @@ class Stop:
     log: tuple[str, ...] = ()
 
 
-@dataclass(slots=True)
-class _Here:
-    """What a check looks at: the instruction that comes next, and the one before it."""
-
-    run: int = 0
-    insns: int = 0
-    program: Program | None = None
-    pc: int = 0
-    regs: tuple[int, ...] = ()
-    depth: int = 0
-    answered: int = 0
-    events: Sequence[Told] = ()
-
-
 class Debugger:
     """A recording that is looked at; a context manager. It opens at the fault that ended the
     recording if one did, else at its start.
@@ -133,6 +125,7 @@ class Debugger:
         self._unlogged = 0
         self._lines: dict[int, Lines] = {}
         self._scopes: dict[int, RecordedScope] = {}
+        self._code = CodePlaces([program for _, program in self._programs()])
         try:
             fault = self.history.fault()
             self._stopped: Stopped = self.history.at(fault or self.history.start)
@@ -303,7 +296,9 @@ class Debugger:
         if entry is None:
             return "the end of the recording"
         length = self.history.length(entry.number)
-        text = f"run {entry.number} of {entry.program}, {self.position.insns} of {length} instructions"
+        text = (
+            f"run {entry.number} of {entry.program}, {self.position.insns} of {length} instructions"
+        )
         return f"{text}, request {entry.request} of ring {entry.ring}" if entry.ring else text
 
     def describe(self) -> str:
@@ -458,16 +453,180 @@ class Debugger:
         self.history.interrupted = True
 
     def move(self, how: How, *, backward: bool = False) -> Stop:
-        """Move, and say why the move ended. Where it is broken off ("pause") one is where one was."""
+        """Move, and say why the move ended. One that is broken off ("pause") leaves one where one
+        was. Backward, logpoints and numbers of hits are nobody's: a move stops where a breakpoint's
+        condition holds."""
         if how not in get_args(How):
             raise InputError(f"there is no move {how!r}", remedy=", ".join(get_args(How)))
-        if how == "stepi":
-            return self._one(backward)
-        raise InputError(f"{how} is not there yet")
+        here = self._stopped
+        history = self.history
+        history.interrupted = False
+        self._log, self._unlogged = [], 0
+        try:
+            stop = self._one(backward) if how == "stepi" else self._moved(how, backward)
+        except (Interrupted, KeyboardInterrupt):
+            stop = self._back(here, "pause", "interrupted")
+        except Unreachable as error:
+            self._stopped = history.at(min(here.position, history.end))
+            stop = Stop("diverged", self.position, text=str(error))
+        if self._unlogged:
+            self._log.append(f"... and {self._unlogged} lines more")
+        return replace(stop, log=tuple(self._log))
+
+    def _back(self, here: Stopped, reason: Reason, text: str) -> Stop:
+        self._stopped = self.history.at(here.position)
+        return Stop(reason, here.position, text=text)
+
+    def _moved(self, how: How, backward: bool) -> Stop:
+        history, here = self.history, self.position
+        if here == (history.start if backward else history.end):
+            return self._at_edge(backward)
+        if how == "run":
+            run = here.run if backward and here.insns else here.run + (-1 if backward else 1)
+            self._stopped = history.at(min(Position(max(run, 0), 0), history.end))
+            return self._at_edge(False) if self.position == history.end else self._stop("step")
+        met = Breakpoints(
+            history,
+            self._code,
+            [one for one in self.breakpoints.values() if one.enabled],
+            self._scope,
+            None if backward else self._fire,
+        )
+        met.start()
+        step = self._step_sought(how, backward)
+        alone = step is not None and not met.any
+        sought: Sought = met if step is None else step if alone else Either(step, met)
+        in_run = how in ("step", "next", "finish", "nexti")
+        search = Search(history)
+        if backward:
+            found = search.backward(here, sought, whole_run=in_run and here.insns > 0)
+        else:
+            found = search.forward(here, sought, whole_run=in_run)
+        if found is None:
+            return self._not_found(how, backward, here, in_run)
+        self._stopped = history.at(found.position)
+        by_breakpoint = sought is met or (isinstance(sought, Either) and sought.by_other)
+        if not by_breakpoint:
+            return self._stop("step")
+        matched = tuple(met.matched)
+        for one in matched:
+            if one.temporary:
+                self.breakpoints.pop(one.id, None)
+        return replace(self._stop("breakpoint"), breakpoints=matched)
+
+    def _stop(self, reason: Reason) -> Stop:
+        return Stop(reason, self.position, text=self.describe())
+
+    def _at_edge(self, backward: bool) -> Stop:
+        return self._stop("start" if backward else "end")
+
+    def _step_sought(self, how: How, backward: bool) -> Sought | None:
+        """What the move itself looks for, breakpoints aside."""
+        frames = self.frames()
+        paused = self._stopped.paused
+        depth = 0 if paused is None else len(paused.frames) - 1
+        logical = max(len(frames) - 1, 0)
+        if backward and not self.position.insns:  # in the run before, no frame is this one
+            depth = logical = 0
+        match how:
+            case "step" | "next":
+                steps = LineSteps(self.lines_of, None if how == "step" else logical)
+                if paused is not None and not backward:
+                    one = paused.frames[-1]
+                    steps.start(Here(*self.position, one.program, one.pc, one.regs, depth))
+                return steps
+            case "finish":
+                return Shallower(self.lines_of, logical)
+            case "nexti":
+                return NoDeeper(depth)
+            case "helper":
+                return HelperCalls(self._code)
+            case "cqe":
+                return CqeSteps(self.history, self._code)
+            case _:
+                return None
+
+    def _not_found(self, how: How, backward: bool, here: Position, in_run: bool) -> Stop:
+        """The move came to the end of where it looks."""
+        history = self.history
+        if in_run and here.run < len(history.runs):
+            length = history.length(here.run)
+            if backward:
+                self._stopped = history.at(Position(here.run, 0))
+                return self._stop("step")
+            if here.insns < length and (how == "finish" or here.run == len(history.runs) - 1):
+                self._stopped = history.at(Position(here.run, length))
+                return self._stop("step")
+            self._stopped = history.at(Position(here.run + 1, 0))
+            return self._stop("step")
+        fault = history.fault()
+        if not backward and fault is not None and here < fault:
+            self._stopped = history.at(fault)
+            return self._trap()
+        self._stopped = history.at(history.start if backward else history.end)
+        return self._at_edge(backward)
+
+    def _trap(self) -> Stop:
+        """The stop at the fault that ended the recording."""
+        how = self.history.runs[-1].how
+        assert how is not None
+        return Stop("trap", self.position, text=f"{how[4]}, {self.describe()}")
+
+    def _fire(self, one: Breakpoint, here: Here) -> bool:
+        """A breakpoint is met: whether the move ends."""
+        one.hits += 1
+        if not one.counts():
+            return False
+        if one.log_message is None:
+            return True
+        scope = placed(self._scope(here.run), here, None)
+
+        def value(found: re.Match[str]) -> str:
+            try:
+                return compile_expression(found[1], scope).text_of(scope)
+            except ExpressionError as error:
+                return f"<{error.reason}>"
+
+        text = _BRACES.sub(value, one.log_message)
+        if self.on_log is not None:
+            self.on_log(text)
+        elif len(self._log) < _MOST_LOG:
+            self._log.append(text)
+        else:
+            self._unlogged += 1
+        return False
+
+    def seek(self, expression: str, *, last: bool = True) -> Stop:
+        """Go where a condition held: the last position of the whole recording, or the first.
+        Reason "not found" where it never did. Raises ExpressionError for what is none, or has no
+        value anywhere."""
+        here, history = self._stopped, self.history
+        history.interrupted = False
+        condition = Condition(history, self._code, expression, self._scope)
+        condition.compile_at(self.scope())
+        search = Search(history)
+        try:
+            if last:
+                end = Here(history.end.run, events=list(history.told_before(history.end.run)))
+                history.at(history.end)
+                found = end if condition.holds(end) else search.backward(history.end, condition)
+            else:
+                found = search.forward(Position(0, -1), condition)
+        except (Interrupted, KeyboardInterrupt):
+            return self._back(here, "pause", "interrupted")
+        except BaseException:
+            self._stopped = history.at(here.position)
+            raise
+        if found is None:
+            if condition.failed is not None and not condition.had_value:
+                self._stopped = history.at(here.position)
+                raise condition.failed
+            return self._back(here, "not found", f"{expression} never held")
+        self._stopped = history.at(found.position)
+        return self._stop("goto")
 
     def _one(self, backward: bool) -> Stop:
         history, here = self.history, self.position
-        history.interrupted = False
         there = history.before(here) if backward else history.after(here)
         if there is None:
             return Stop("start" if backward else "end", here, text=self.describe())

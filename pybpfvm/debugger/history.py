@@ -216,7 +216,9 @@ class History:
             self._stopped = Stopped(position, None)
             return self._stopped
         if not 0 <= position.run < runs or not 0 <= position.insns <= self.length(position.run):
-            raise InputError(f"the recording has no position {position}", where=self.replay.file.path)
+            raise InputError(
+                f"the recording has no position {position}", where=self.replay.file.path
+            )
         moments = self.moments(position.run)
         self._stopped = Stopped(position, self._moment(moments, position))
         return self._stopped
@@ -307,7 +309,7 @@ class History:
         since = time.perf_counter()
         first = self.replay.cursor
         while self.replay.cursor < run:
-            self._stop_if_interrupted()
+            self.stop_if_interrupted()
             found = self.replay.step()
             if found is not None:
                 self._diverges(found)
@@ -351,7 +353,8 @@ class History:
         self._restore(max(one for one in self._snapshots if one <= found.run))
         raise Unreachable(f"the replay is another from here on: {found}")
 
-    def _stop_if_interrupted(self) -> None:
+    def stop_if_interrupted(self) -> None:
+        """Raises Interrupted when someone wants that."""
         if self.interrupted:
             raise Interrupted
 
@@ -379,7 +382,7 @@ class History:
         marked = self._marked.get(run, 0)
         step = max(_FAR_INSNS, self.length(run) // _MOST_KEPT)
         while marked + step < wanted:
-            self._stop_if_interrupted()
+            self.stop_if_interrupted()
             marked += step
             self._marked[run] = marked
             if self.progress is not None:
@@ -459,7 +462,7 @@ class History:
         self._keep_up_to(moments, Position(run, first))
 
         def watched(n: int, program: Program, pc: int, regs: tuple[int, ...], depth: int) -> bool:
-            self._stop_if_interrupted()
+            self.stop_if_interrupted()
             return watch(n, program, pc, regs, depth)
 
         self._stopped = Stopped(Position(run, first), None)
