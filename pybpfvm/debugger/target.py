@@ -8,6 +8,7 @@ from functools import cached_property
 
 from pybpfvm.debugger.codespace import CodeSpace
 from pybpfvm.debugger.debugger import Debugger
+from pybpfvm.debugger.history import Interrupted
 from pybpfvm.debugger.position import Position
 from pybpfvm.debugger.ranges import Ranges
 from pybpfvm.errors import InputError
@@ -94,8 +95,11 @@ class Target:
             was_there = there
             return len(found) >= most
 
+        history.interrupted = False
         try:
             history.walk(here.run, 0, min(history.length(here.run), _FAR_INSNS), watch)
+        except Interrupted:
+            pass
         finally:
             debugger.goto(here)
         return found

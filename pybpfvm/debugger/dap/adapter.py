@@ -1,12 +1,14 @@
 """A debug adapter: what each request of a client does, in the order that they come.
 
-Requests are answered one after the other. While the program moves, the thread that reads interrupts
-it for whoever can not wait: a pause, a breakpoint that is set, a client that leaves.
+Requests are answered one after the other: what comes while the program moves waits until that has
+ended. The thread that reads ends a move for those that can not wait: a pause, and a client that
+leaves or is gone.
 """
 
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,22 +37,9 @@ _OUTPUT_CHARS = 1 << 16  # lines that come together are told together
 _STOP_AT = ("auto", "start", "end")
 # What can be asked before anything is launched.
 _EARLY = frozenset({"initialize", "launch", "attach", "disconnect", "terminate", "cancel"})
-# What interrupts a program that goes on: it is answered, then the program goes on.
-_INTERRUPTING = frozenset(
-    {
-        "setBreakpoints",
-        "setFunctionBreakpoints",
-        "setInstructionBreakpoints",
-        "setDataBreakpoints",
-        "setExceptionBreakpoints",
-        "breakpointLocations",
-        "threads",
-        "loadedSources",
-        "source",
-        "disassemble",
-    }
-)
 _LEAVING = frozenset({"disconnect", "terminate"})
+_ENDING_MOVES = frozenset({"pause", "cancel"})
+_AGAIN_S = 0.02
 _FILTERS = (
     ("trap", "Traps", "A program does what it must not", True, ""),
     ("hang", "Hangs", "The ring can make no progress any more", True, ""),
@@ -112,7 +101,7 @@ class Adapter:
         self._work = 0  # how many pieces of long work there were
         self._interrupting = Event()  # the client does not want to wait any longer
         self._leaving = Event()
-        self._going_on = False  # a move that others may interrupt
+        self._moving = Event()
         self._then: list[Callable[[], None]] = []  # once the request was answered
         self._connection = Connection(source, sink, self._came)
 
@@ -132,15 +121,20 @@ class Adapter:
     # --- the thread that reads ----------------------------------------------------------------
 
     def _came(self, request: Request | None) -> None:
-        session = self._session
         if request is None or request.command in _LEAVING:
             self._leaving.set()
-        elif request.command in ("pause", "cancel"):
+        elif request.command in _ENDING_MOVES:
             self._interrupting.set()
-        elif not (self._going_on and request.command in _INTERRUPTING):
+        else:
             return
-        if session is not None:
-            session.interrupt()
+        self._interrupt()
+        if self._moving.is_set():  # a move that was just about to begin did not hear it
+            time.sleep(_AGAIN_S)
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        if self._session is not None:
+            self._session.interrupt()
 
     # --- requests -----------------------------------------------------------------------------
 
@@ -186,8 +180,6 @@ class Adapter:
             raise Refused(f"{command} before initialize")
         if command not in _EARLY and self._session is None:
             raise Refused(f"{command} before anything was launched")
-        if self._session is not None and command == "cancel":
-            self._interrupting.clear()
         return handler(self, arguments(kind, request.arguments))
 
     @property
@@ -281,7 +273,7 @@ class Adapter:
         pass  # nothing lives on
 
     def _cancel(self, args: wanted.Cancel) -> None:
-        pass  # done by the thread that reads
+        self._interrupting.clear()  # the thread that reads has ended what there was to end
 
     # --- moving -------------------------------------------------------------------------------
 
@@ -290,73 +282,48 @@ class Adapter:
         told = self._initialized is not None and self._initialized.supports_progress_reporting
         return Progress(self._connection, title, self._work, wanted=told)
 
-    def _moving(self, how: How, backward: bool = False) -> None:
+    def _will_move(self, how: How, backward: bool = False) -> None:
         """Move once it was answered."""
         if not self._configured:
             raise Refused("the program can move after configurationDone")
         self._then.append(lambda: self._go(_Move(how, backward)))
 
     def _continue(self, args: wanted.OfThread) -> Body:
-        self._moving("continue")
+        self._will_move("continue")
         return {"allThreadsContinued": True}
 
     def _reverse_continue(self, args: wanted.OfThread) -> None:
-        self._moving("continue", True)
+        self._will_move("continue", True)
 
     def _next_line(self, args: wanted.Step) -> None:
-        self._moving("nexti" if _by_insn(args) else "next")
+        self._will_move("nexti" if _by_insn(args) else "next")
 
     def _step_in(self, args: wanted.Step) -> None:
-        self._moving("stepi" if _by_insn(args) else "step")
+        self._will_move("stepi" if _by_insn(args) else "step")
 
     def _step_out(self, args: wanted.Step) -> None:
-        self._moving("finish")
+        self._will_move("finish")
 
     def _step_back(self, args: wanted.Step) -> None:
-        self._moving("nexti" if _by_insn(args) else "next", True)
+        self._will_move("nexti" if _by_insn(args) else "next", True)
 
     def _go(self, move: _Move) -> None:
-        """Move, and tell where that ended. Requests that need not wait are answered meanwhile."""
+        """Move, and tell where that ended."""
         session = self.session
-        while True:
-            if self._leaving.is_set():
-                return
-            title = "Going back" if move.backward else "Going on"
-            self._going_on = move.how == "continue"
-            try:
-                with self._progress(title) as progress:
-                    stop = session.move(
-                        move.how, move.backward, progress, self._tell_lines, self._given_up
-                    )
-            except PybpfvmError as error:
-                stop = session.broken(str(error))
-            self._going_on = False
-            if stop is None and not self._interrupting.is_set():
-                while self._connection.pending():
-                    if not self._next_while_moving():
-                        return
-                continue
-            self._interrupting.clear()
-            self._connection.event("stopped", stop or session.paused())
-            return
-
-    def _next_while_moving(self) -> bool:
-        """Answer the next request while the program goes on; whether it does."""
-        request = self._connection.next()
-        if request is None:
-            self._leaving.set()
-            return False
-        if isinstance(request, Unusable):
-            self._tell("important", f"what came is no request: {request.reason}\n")
-            return True
-        if request.command in _INTERRUPTING or request.command in _LEAVING:
-            self._answer(request)
-        elif request.command in ("pause", "cancel"):
-            self._answer(request)
-            self._interrupting.set()
-        else:
-            self._connection.refuse(request, "the program is running")
-        return request.command not in _LEAVING
+        title = "Going back" if move.backward else "Going on"
+        self._moving.set()
+        try:
+            with self._progress(title) as progress:
+                stop = session.move(
+                    move.how, move.backward, progress, self._tell_lines, self._given_up
+                )
+        except PybpfvmError as error:
+            stop = session.broken(str(error))
+        finally:
+            self._moving.clear()
+        self._interrupting.clear()
+        if not self._leaving.is_set():
+            self._connection.event("stopped", stop)
 
     def _pause(self, args: wanted.OfThread) -> None:
         self._interrupting.clear()

@@ -7,9 +7,8 @@ protocol wants it.
 from __future__ import annotations
 
 import types
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -307,16 +306,21 @@ def _object(kind: type[Any], raw: object, where: str) -> Any:
     return kind(**values)
 
 
-@cache
-def _fields_of(kind: Hashable) -> tuple[tuple[str, str, Any, bool], ...]:
+_FIELDS: dict[type[Any], tuple[tuple[str, str, Any, bool], ...]] = {}
+
+
+def _fields_of(kind: type[Any]) -> tuple[tuple[str, str, Any, bool], ...]:
     """Of each field its name, that in messages, its type, and whether it has to be there."""
-    assert isinstance(kind, type)
-    assert is_dataclass(kind)
+    known = _FIELDS.get(kind)
+    if known is not None:
+        return known
     hints = get_type_hints(kind)
-    return tuple(
+    found = tuple(
         (one.name, _wire_name(one.name), hints[one.name], one.default is MISSING)
         for one in fields(kind)
     )
+    _FIELDS[kind] = found
+    return found
 
 
 def _wire_name(name: str) -> str:

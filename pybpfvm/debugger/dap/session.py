@@ -42,6 +42,7 @@ _BY_KIND = {
 _TITLES = {
     "trap": "Trap",
     "diverged": "The replay diverges",
+    "pause": "Back where the move began: it was interrupted",
     "end": "The recording ends here",
     "start": "The recording begins here",
 }
@@ -145,11 +146,11 @@ class Session:
         progress: Callable[[int, int], None],
         tell: Callable[[str, list[str]], None],
         given_up: Callable[[], bool],
-    ) -> Body | None:
-        """Move; the `stopped` event, None where the move was interrupted. `tell` gets what
-        logpoints told, with a category."""
+    ) -> Body:
+        """Move; the `stopped` event. `tell` gets what logpoints told, with a category; `given_up`
+        is asked whether there is still somebody who wants it."""
         if given_up():
-            return None
+            return self._message("pause", "", self.debugger.describe())
         self._left()
         debugger = self.debugger
         told_at = time.monotonic()
@@ -171,7 +172,7 @@ class Session:
             self._flush(tell)
         for line in stop.log:
             tell("console", [line])
-        return None if stop.reason == "pause" else self._stopped(stop)
+        return self._stopped(stop)
 
     def _flush(self, tell: Callable[[str, list[str]], None]) -> None:
         lines, self._logged = self._logged, []
@@ -187,10 +188,6 @@ class Session:
     def _left(self) -> None:
         self._exception = None
         self.inspection.forget()
-
-    def paused(self) -> Body:
-        """The `stopped` event of a client that did not want to wait."""
-        return self._message("pause", "", self.debugger.describe())
 
     def broken(self, reason: str) -> Body:
         """The `stopped` event of a move that could not be made."""
