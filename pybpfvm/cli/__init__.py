@@ -32,6 +32,7 @@ COMMANDS = {
     "run": "run a scenario, or one program once",
     "replay": "run a recording again, and prove that it does the same",
     "dap": "debug recordings from an editor, by the Debug Adapter Protocol",
+    "gdbserver": "debug a recording from GDB and what speaks its remote protocol",
     "demo": "an example on both rings: ping-pong over two completion queues, or the one named",
     "doctor": "what works on this machine, and what to do about what does not",
 }

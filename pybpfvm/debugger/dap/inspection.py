@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
+from pybpfvm.bits import s64
 from pybpfvm.debugger.dap import arguments as wanted
 from pybpfvm.debugger.dap.code import Code
 from pybpfvm.debugger.dap.refusal import Refused
@@ -20,12 +21,14 @@ from pybpfvm.expr.ctype import ctype
 from pybpfvm.expr.value import Value, value_of
 from pybpfvm.maps.base import BpfMap
 from pybpfvm.memory import Region
+from pybpfvm.program import MapType
 
 Body = dict[str, Any]
 _MOST_FRAMES = 1000
 _MOST_ELEMENTS = 100_000
 _MOST_BLOCK_BYTES = 1 << 20
 _PREVIEW_BYTES = 16
+_SMALL = 1 << 31  # numbers that are shown in decimal, too
 
 
 class Inspection:
@@ -150,8 +153,8 @@ class Inspection:
             place = scope.describe(value)
             if place:
                 text += f" <{place}>"
-            elif value:
-                text += f" = {value - (1 << 64) if value >> 63 else value}"
+            elif abs(signed := s64(value)) < _SMALL:
+                text += f" = {signed}"
             if number < len(known) and known[number]:
                 text += f" | {known[number]}"
             memory = value if place else None
@@ -166,7 +169,7 @@ class Inspection:
 
     def _map(self, name: str, live: BpfMap) -> Shown:
         spec = live.spec
-        kind = spec.type.name.lower() if hasattr(spec.type, "name") else f"type {spec.type}"
+        kind = _kind(spec.type)
         try:
             count = sum(1 for _ in islice(self._keys(name), _MOST_ELEMENTS))
         except Unreadable as reason:
@@ -219,7 +222,12 @@ class Inspection:
 
     def _rings(self) -> Iterator[Shown]:
         for ring in self._target.debugger.rings():
-            yield ring_shown(ring)
+            yield ring_shown(ring, self._bpf_opcode())
+
+    def _bpf_opcode(self) -> int | None:
+        loaded = self._target.debugger.object
+        profile = None if loaded is None else loaded.known_profile
+        return None if profile is None or profile.ring is None else profile.ring.bpf_opcode
 
     def _blocks(self) -> Iterator[Shown]:
         for region in self._target.debugger.blocks():
@@ -273,6 +281,13 @@ class Inspection:
         if value.addr is None or not value.type.size:
             return None, "it lies nowhere in memory"
         return (value.addr, value.type.size), ""
+
+
+def _kind(number: int) -> str:
+    try:
+        return MapType(number).name.lower()
+    except ValueError:
+        return f"type {number}"
 
 
 def _bytes(name: str, data: bytes, addr: int | None, what: str = "") -> Shown:

@@ -9,17 +9,18 @@ from pybpfvm.bits import s32
 from pybpfvm.debugger.dap.variables import Shown, group
 from pybpfvm.debugger.ringstate import QueueState, RequestState, RingState
 from pybpfvm.errors import errno_name
-from pybpfvm.uring_backend.abi import Cqe, Op
+from pybpfvm.filters.context import opcode_name
+from pybpfvm.uring_backend.abi import Cqe
 
 
-def ring_shown(ring: RingState) -> Shown:
-    """A ring, to be unfolded."""
+def ring_shown(ring: RingState, bpf_opcode: int | None) -> Shown:
+    """A ring, to be unfolded. `bpf_opcode` is that of requests that are programs."""
     children = [
         Shown("time", f"{ring.time_ns} ns"),
         Shown("SQ", "" if ring.sq_entries is None else f"{ring.sq_entries} entries"),
         *(_queue(number, queue) for number, queue in sorted(ring.queues.items())),
-        _requests("in flight", ring.inflight),
-        _requests("parked", ring.parked),
+        _requests("in flight", ring.inflight, bpf_opcode),
+        _requests("parked", ring.parked, bpf_opcode),
         Shown("overflow", f"{ring.overflow} CQE(s) lost"),
         group("runs", [Shown(name, str(count)) for name, count in sorted(ring.ran.items())]),
     ]
@@ -62,19 +63,19 @@ def _cqe(name: str, cqe: Cqe) -> Shown:
     return Shown(name, value, inside=lambda: iter(fields), count=len(fields))
 
 
-def _requests(name: str, requests: Sequence[RequestState]) -> Shown:
+def _requests(name: str, requests: Sequence[RequestState], bpf_opcode: int | None) -> Shown:
     return Shown(
         name,
         f"{len(requests)} request(s)",
-        inside=(lambda: _each(requests)) if requests else None,
+        inside=(lambda: _each(requests, bpf_opcode)) if requests else None,
         count=len(requests),
         indexed=True,
     )
 
 
-def _each(requests: Iterable[RequestState]) -> Iterator[Shown]:
+def _each(requests: Iterable[RequestState], bpf_opcode: int | None) -> Iterator[Shown]:
     for one in requests:
-        op = _opcode(one.opcode)
+        op = "BPF" if one.opcode == bpf_opcode else opcode_name(one.opcode)
         fields = [
             Shown("opcode", op),
             Shown("user_data", f"{one.user_data:#x}"),
@@ -96,10 +97,3 @@ def _each(requests: Iterable[RequestState]) -> Iterator[Shown]:
             inside=partial(iter, fields),
             count=len(fields),
         )
-
-
-def _opcode(number: int) -> str:
-    try:
-        return Op(number).name
-    except ValueError:
-        return f"opcode {number}"
