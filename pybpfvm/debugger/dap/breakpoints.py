@@ -12,7 +12,6 @@ from pybpfvm.debugger.dap.code import Code
 from pybpfvm.debugger.dap.sources import SourceFile, Sources
 from pybpfvm.debugger.target import Target
 from pybpfvm.errors import InputError
-from pybpfvm.expr import ExpressionError
 
 Body = dict[str, Any]
 _DATA = re.compile(r"(0x[0-9a-f]{1,16}):(\d{1,9})\Z")
@@ -188,7 +187,7 @@ class Breakpoints:
         """Set; why it can not be."""
         try:
             return self._target.debugger.set_breakpoint(one)
-        except (InputError, ExpressionError) as error:
+        except InputError as error:
             return str(error)
 
     def _message(self, one: Breakpoint) -> Body:

@@ -13,11 +13,10 @@ from pybpfvm.debugger.breakpoints import Breakpoint
 from pybpfvm.debugger.debugger import Debugger, How, Stop
 from pybpfvm.debugger.gdb.packets import MAX_PACKET_BYTES, ClientGone, Interrupted, Packets, Stream
 from pybpfvm.debugger.gdb.target_xml import COUNT, PC, REGISTER_BYTES, target_xml
-from pybpfvm.debugger.target import Target
 from pybpfvm.debugger.position import Position
 from pybpfvm.debugger.ringstate import RingState
+from pybpfvm.debugger.target import Target
 from pybpfvm.errors import InputError, PybpfvmError
-from pybpfvm.expr import ExpressionError
 
 _OK, _UNKNOWN = b"OK", b""
 _WRITE_REFUSED = b"E01"  # EPERM: a recording can not be changed
@@ -292,7 +291,7 @@ class Stub:
         words = bytes.fromhex(rest).decode("utf-8", "replace").strip()
         try:
             text = self._monitor(words)
-        except (PybpfvmError, ExpressionError) as error:
+        except PybpfvmError as error:
             text = f"{error}\n"
         return text.encode().hex().encode() or _OK
 
