@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import (
+    debugger,
     domains,
     engine_costs,
     engines,
@@ -50,6 +51,7 @@ PARTS: dict[str, tuple[str, Callable[[], Rows]]] = {
     "ring": ("Ring", ring.run),
     "loops": ("Ring loops", ringloops.run),
     "recording": ("Recording", recording.run),
+    "debugger": ("Debugger", debugger.run),
     "gallery": ("Gallery", gallery.run),
     "experiments": ("Experiments", experiments.run),
     "sim": ("The simulated ring", simulated.run),

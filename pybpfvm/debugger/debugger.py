@@ -27,6 +27,7 @@ from pybpfvm.debugger.sought import (
     Shallower,
     placed,
 )
+from pybpfvm.debugger.writes import Write, Writers
 from pybpfvm.engine import RunResult
 from pybpfvm.errors import InputError, SourceLine, Trap
 from pybpfvm.expr.compiled import compile_expression
@@ -35,6 +36,7 @@ from pybpfvm.expr.value import Value
 from pybpfvm.expr.variables import variable
 from pybpfvm.isa.codec import pcs
 from pybpfvm.isa.disasm import format_insn
+from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Kind
 from pybpfvm.listing import Names
 from pybpfvm.maps.base import BpfMap
@@ -51,6 +53,7 @@ Reason = Literal[
 
 _MOST_LOG = 10_000
 _BRACES = re.compile(r"\{([^{}]*)\}")
+_REGISTER = re.compile(r"\$?r(10|[0-9])$")
 _CALLS = frozenset({Kind.CALL, Kind.CALL_KFUNC})
 
 
@@ -408,9 +411,10 @@ class Debugger:
         obj = self.history.object_of(run)
         if obj is None:
             return frozenset()
-        numbers = {-number for number, one in obj.object.kernel_functions.items() if one == name}
-        helpers = obj.profile.helpers if obj.known_profile else {}
-        return frozenset(numbers | {number for number, one in helpers.items() if one == name})
+        plain = name.removeprefix("bpf_")
+        called = {-number: one for number, one in obj.object.kernel_functions.items()}
+        called.update(obj.profile.helpers if obj.known_profile else {})
+        return frozenset(n for n, one in called.items() if one.removeprefix("bpf_") == plain)
 
     def _compile(self, one: Breakpoint) -> None:
         if one.kind == "data":
@@ -497,9 +501,11 @@ class Debugger:
         alone = step is not None and not met.any
         sought: Sought = met if step is None else step if alone else Either(step, met)
         in_run = how in ("step", "next", "finish", "nexti")
+        if backward and in_run and not here.insns:
+            here = Position(here.run - 1, history.length(here.run - 1) + 1)
         search = Search(history)
         if backward:
-            found = search.backward(here, sought, whole_run=in_run and here.insns > 0)
+            found = search.backward(here, sought, whole_run=in_run)
         else:
             found = search.forward(here, sought, whole_run=in_run)
         if found is None:
@@ -554,7 +560,7 @@ class Debugger:
             if backward:
                 self._stopped = history.at(Position(here.run, 0))
                 return self._stop("step")
-            if here.insns < length and (how == "finish" or here.run == len(history.runs) - 1):
+            if here.insns < length and how == "finish":
                 self._stopped = history.at(Position(here.run, length))
                 return self._stop("step")
             self._stopped = history.at(Position(here.run + 1, 0))
@@ -625,6 +631,67 @@ class Debugger:
         self._stopped = history.at(found.position)
         return self._stop("goto")
 
+    def who_wrote(self, target: str | tuple[int, int], frame: int = 0) -> Write:
+        """Who gave a register, a variable, an element of a map, a word of a ring, or (address,
+        size) the value that it has: the last that changed it. One stays where one is.
+
+        Raises ExpressionError for what is none of these. Interrupted: InputError.
+        """
+        here, history = self._stopped, self.history
+        history.interrupted = False
+        try:
+            return self._writer_of(target, frame)
+        except (Interrupted, KeyboardInterrupt):
+            raise InputError("the search was interrupted") from None
+        finally:
+            self._stopped = history.at(here.position)
+
+    def _writer_of(self, target: str | tuple[int, int], frame: int) -> Write:
+        writers = Writers(self.history, self._code, self._scope, self._line_at, self._helper_called)
+        here = self.position
+        if isinstance(target, tuple):
+            return writers.memory(here, *target, f"{target[1]} bytes at {target[0]:#x}")
+        register = self._register_of(target.strip(), frame)
+        if register is not None:
+            frames, paused = self.frames(), self._stopped.paused
+            assert paused is not None
+            outside = sum(not one.inlined for one in frames[:frame])
+            return writers.register(here, register, len(paused.frames) - 1 - outside)
+        scope = self.scope(frame)
+        compiled = compile_expression(target, scope)
+        value = compiled.evaluate(scope)
+        if value.addr is not None and value.type.size:
+            return writers.memory(here, value.addr, value.type.size, target)
+        return writers.expression(here, compiled)
+
+    def _register_of(self, text: str, frame: int) -> int | None:
+        """The register that is called so, or that a local variable is in."""
+        frames = self.frames()
+        if not frames or not 0 <= frame < len(frames):
+            return None
+        found = _REGISTER.match(text)
+        one = frames[frame]
+        debug = self.lines_of(self.position.run).debug
+        for local in debug.variables(one.program, one.shown_pc):
+            if local.name == text and local.ops and len(local.ops) == 1:
+                name = local.ops[0][0]
+                if name.startswith("DW_OP_reg"):
+                    return int(name.removeprefix("DW_OP_reg"))
+            if local.name == text:
+                return None
+        return int(found[1]) if found else None
+
+    def _line_at(self, run: int, program: Program, pc: int) -> SourceLine | None:
+        return self.lines_of(run).spot(program, pc).line
+
+    def _helper_called(self, run: int, program: Program, insn: Insn, pc: int) -> str:
+        obj = self.history.object_of(run)
+        assert obj is not None
+        names = Names(obj.object, program, obj.profile if obj.known_profile else None)
+        if insn.imm < 0:
+            return obj.object.kernel_functions.get(-insn.imm, str(insn.imm))
+        return names(insn, pc) or str(insn.imm)
+
     def _one(self, backward: bool) -> Stop:
         history, here = self.history, self.position
         there = history.before(here) if backward else history.after(here)
@@ -654,4 +721,4 @@ def _calls(program: Program, numbers: frozenset[int]) -> list[int]:
     ]
 
 
-__all__ = ["Debugger", "Frame", "How", "Line", "Reason", "Stop", "Variable"]
+__all__ = ["Debugger", "Frame", "How", "Line", "Reason", "Stop", "Variable", "Write"]

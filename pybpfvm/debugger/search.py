@@ -14,6 +14,7 @@ from pybpfvm.debugger.position import Position
 from pybpfvm.program import Program
 
 WINDOW = 20_000  # instructions that are shown one by one around a place
+_NARROW = 64
 _WIDEST = 1_000_000
 _SLICE = 20_000_000  # compiled code is left so often, for whoever wants to interrupt
 
@@ -101,7 +102,7 @@ class Search:
             first = 1
         if places is not None and not places:
             return None
-        at = first
+        at, width = first, _NARROW
         while at < last:
             if places is None:
                 return self._first_shown(run, at, last, None, sought)
@@ -111,7 +112,9 @@ class Search:
             if hit is None:
                 at = end
                 continue
-            at = min(hit + WINDOW, last)
+            # Where one place comes soon after the other, more is shown at once.
+            width = min(2 * width, WINDOW) if hit - at < 4 * width else _NARROW
+            at = min(hit + width, last)
             found = self._first_shown(run, hit, at, places, sought)
             if found is not None:
                 return found
@@ -145,7 +148,7 @@ class Search:
 
     def _last_in(self, run: int, last: int, sought: Sought) -> Here | None:
         places = sought.places(run)
-        end, width = last, WINDOW
+        end, width = last, _NARROW
         lowest = 0
         while end > lowest and (places is None or places):
             self.history.stop_if_interrupted()
@@ -158,7 +161,9 @@ class Search:
                 near = self._behind_last(run, lowest, end, places)
                 if near is None:
                     break
-                end, width = near, WINDOW
+                if end - near > 4 * width:
+                    width = _NARROW
+                end = near
         if last > 0 and sought.at_start(run):
             for here in self._shown(run, 0, 1, None, sought):
                 if sought.holds(here):
@@ -171,7 +176,7 @@ class Search:
         if hit is None:
             return None
         low, high = hit, last
-        while high - low > WINDOW:
+        while high - low > _NARROW:
             self.history.stop_if_interrupted()
             middle = (low + high) // 2
             hit = self.history.hunt(run, middle, high, places)
@@ -218,6 +223,8 @@ class Search:
                 sought.prime(Here(run, n, program, pc, regs, depth))
                 return False
             if places is not None and pc not in places.get(program.name, ()):
+                if n == shown_from:
+                    sought.prime(Here(run, n, program, pc, regs, depth))
                 return False
             events: Sequence[Told] = ()
             if n == 0:

@@ -37,6 +37,7 @@ Moment = Paused | RunResult | Trap
 Watch = Callable[[int, Program, int, tuple[int, ...], int], bool]
 
 _MOST_TRAPPING = 32
+_SHORT = 500  # compiled code is not worth its while
 _NEAR = 20_000  # the interpreter goes so far in about the time that beginning anew takes
 
 
@@ -236,32 +237,27 @@ class Moments:
         def there(_: int, program: Program, pc: int, regs: tuple[int, ...], depth: int) -> bool:
             return pc in places.get(program.name, ())
 
-        end = min(last, first + _NEAR)
-        found = self._first(first, end, there)
-        if found is not None or end == last:
-            return found
-        while True:
-            here = self.at(end)
+        while last - first > _SHORT:
+            here = self.at(first)
             if not isinstance(here, Paused):
                 return None
+            own = here.frames[-1].program
             trapping = None
-            if here.resumable:
-                pcs = places.get(here.frames[-1].program.name, frozenset())
-                alone = all(one.program is here.frames[-1].program for one in here.frames)
-                trapping = self._engines.trapping(here.frames[-1].program, pcs) if alone else None
+            if here.resumable and all(one.program is own for one in here.frames):
+                trapping = self._engines.trapping(own, places.get(own.name, frozenset()))
             if trapping is None:
-                return self._first(end, last, there)
-            passed = self._first(end, min(last, end + _NEAR), self._enterable(there))
+                break
+            end = min(last, first + _NEAR)
+            passed = self._first(first, end, self._enterable(there))
             if passed is None:
-                if end + _NEAR >= last:
-                    return None
-                end += _NEAR
+                first = end
                 continue
             here = self.at(passed)
             assert isinstance(here, Paused)
-            if there(passed, here.frames[-1].program, here.frames[-1].pc, (), 0):
+            if there(passed, own, here.frames[-1].pc, (), 0):
                 return passed
             return self._hunted(here, last, trapping)
+        return self._first(first, last, there) if first < last else None
 
     def _hunted(self, here: Paused, last: int, trapping: Program) -> int | None:
         """As `hunt`, by compiled code from the start of a block on."""

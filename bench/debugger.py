@@ -1,0 +1,94 @@
+"""How fast a debugger moves in a recording of 10^8 instructions: in one run, and in many.
+
+The time of one move each, in a recording that was opened anew; "first" is what comes before there
+are snapshots. Seconds are those of the clock.
+"""
+
+from __future__ import annotations
+
+import struct
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from pybpfvm.debugger import Breakpoint, Debugger, Position
+from pybpfvm.session import Machine
+from pybpfvm.session.engines import jit_refusal
+
+Rows = list[tuple[str, float, str]]
+
+_PROGRAM = Path(__file__).parent / "programs" / "longrun.bpf.o"
+_INSNS = 100_000_000
+_A_TURN = 9  # instructions
+_RUNS = {"one run": 1, "1,000 runs": 1_000}
+_MARK = 8  # where a context has its mark
+_CTX_BYTES = 192
+
+
+def run() -> Rows:
+    """All rows, where the JIT can run."""
+    refused = jit_refusal()
+    if refused is not None:
+        print(f"the debugger skipped: {refused}")
+        return []
+    rows: Rows = []
+    for name, runs in _RUNS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "t.bpftrace"
+            _record(path, runs)
+            rows += _moves(f"10^8 instructions in {name}", path)
+    return rows
+
+
+def _record(path: Path, runs: int) -> None:
+    ctx = bytearray(_CTX_BYTES)
+    struct.pack_into("<I", ctx, _MARK, _INSNS // runs // _A_TURN)
+    with Machine() as machine:
+        program = machine.load(_PROGRAM)["longrun"]
+        machine.record(path)
+        program.run(bytes(ctx), bytes(64), repeat=runs, engine="jit", budget_insns=2 * _INSNS)
+
+
+def _moves(name: str, path: Path) -> Rows:
+    rows: Rows = []
+
+    def timed(what: str, move: Callable[[], object]) -> None:
+        start = time.perf_counter()
+        move()
+        rows.append((f"{name}: {what}", 1e3 * (time.perf_counter() - start), "ms"))
+
+    start = time.perf_counter()
+    with Debugger(path) as debugger:
+        history = debugger.history
+        rows.append((f"{name}: open", 1e3 * (time.perf_counter() - start), "ms"))
+
+        def at(share: float) -> Position:
+            return history.position_of(int(history.insns * share))
+
+        last = history.position_of(history.insns - 2)
+        timed("go to the end, first", lambda: debugger.goto(last))
+        timed("step back there", lambda: debugger.move("stepi", backward=True))
+        timed("step back by a line", lambda: debugger.move("step", backward=True))
+        for share in (0.5, 0.77, 0.013):
+            timed(f"go to {share:.1%}", partial(debugger.goto, at(share)))
+        timed("step back there", lambda: debugger.move("stepi", backward=True))
+        debugger.goto(at(0.01))
+        end = debugger.set_breakpoint(
+            Breakpoint("line", file="longrun.bpf.c", line=26, condition="turn > 11000000")
+            if len(history.runs) == 1
+            else Breakpoint("line", file="longrun.bpf.c", line=29, condition="0")
+        )
+        timed("continue to a breakpoint whose condition is seldom asked", lambda: _go(debugger))
+        debugger.clear(end.id)
+        debugger.goto(last)
+        timed("who wrote the variable in the frame", lambda: debugger.who_wrote("own"))
+        debugger.goto(last)
+        timed("who wrote the element of the map", lambda: debugger.who_wrote("sums[0]"))
+    return rows
+
+
+def _go(debugger: Debugger) -> None:
+    if debugger.move("continue").reason not in ("breakpoint", "end"):
+        raise AssertionError("the move ended elsewhere")
