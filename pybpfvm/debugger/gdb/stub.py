@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 from pybpfvm.debugger.breakpoints import Breakpoint
 from pybpfvm.debugger.debugger import Debugger, How, Stop
 from pybpfvm.debugger.gdb.packets import MAX_PACKET_BYTES, ClientGone, Interrupted, Packets, Stream
-from pybpfvm.debugger.gdb.target_xml import COUNT, PC, REGISTER_BYTES, target_xml
+from pybpfvm.debugger.gdb.target_xml import ALL, PC, Register, target_xml
 from pybpfvm.debugger.position import Position
 from pybpfvm.debugger.ringstate import RingState
 from pybpfvm.debugger.target import Target
@@ -115,27 +116,33 @@ class Stub:
         part = data[offset : offset + size]
         return (b"m" if offset + size < len(data) else b"l") + part
 
-    def _registers(self) -> list[int | None]:
-        """r0 to r10 and the pc; none where no program is executing."""
+    def _values(self) -> list[int | None]:
+        """r0 to r10 and the pc. Where no program is executing there are none: the pc is 0 then, as
+        GDB goes nowhere without one."""
         frames = self._debugger.frames()
         if not frames:
-            return [None] * COUNT
+            return [*[None] * PC, 0]
         one = frames[0]
         return [*one.regs, self._target.code.address(one.program, one.pc)]
 
-    def _hex(self, value: int | None) -> bytes:
+    def _hex(self, register: Register) -> bytes:
+        """A register's bytes; x for a digit that there is not."""
+        value = self._values()[register.value]
         if value is None:
-            return b"xx" * REGISTER_BYTES
+            return b"xx" * register.size
         program = self._debugger.program
-        big = program is not None and program.big_endian
-        return value.to_bytes(REGISTER_BYTES, "big" if big else "little").hex().encode()
+        order: Literal["big", "little"] = (
+            "big" if program is not None and program.big_endian else "little"
+        )
+        value &= (1 << 8 * register.size) - 1
+        return value.to_bytes(register.size, order).hex().encode()
 
     def _read_registers(self, _: str) -> bytes:
-        return b"".join(self._hex(value) for value in self._registers())
+        return b"".join(self._hex(one) for one in ALL if one.joined)
 
     def _read_register(self, rest: str) -> bytes:
         number = int(rest, 16)
-        return self._hex(self._registers()[number]) if number < COUNT else b"E00"
+        return self._hex(ALL[number]) if 0 <= number < len(ALL) else b"E00"
 
     def _read_memory(self, rest: str) -> bytes:
         addr, size = _two(rest)
@@ -203,8 +210,7 @@ class Stub:
             more = f"watch:{watched.addr:x};"
         elif "insn" in kinds:
             more = self._which_break(stop)
-        pc = self._registers()[PC]
-        where = "" if pc is None else f"{PC:02x}:{self._hex(pc).decode()};"
+        where = f"{PC:02x}:{self._hex(ALL[PC]).decode()};"
         return f"T{signal:02x}thread:{self._thread():x};{where}{more}".encode()
 
     def _which_break(self, stop: Stop) -> str:
