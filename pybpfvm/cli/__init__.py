@@ -31,6 +31,7 @@ COMMANDS = {
     "port": "what must change in programs of 2021 for Linux 7.1, with a skeleton in C",
     "run": "run a scenario, or one program once",
     "replay": "run a recording again, and prove that it does the same",
+    "debug": "look into a recording, a scenario or a program: step forward and backward",
     "dap": "debug recordings from an editor, by the Debug Adapter Protocol",
     "gdbserver": "debug a recording from GDB and what speaks its remote protocol",
     "demo": "an example on both rings: ping-pong over two completion queues, or the one named",

@@ -98,7 +98,7 @@ def print_json(schema: str, body: Mapping[str, object]) -> None:
 
 def open_command(recording: str) -> str:
     """What a user types to look into a recording."""
-    return f"pybpfvm replay {quote(recording)}"
+    return f"pybpfvm debug {quote(recording)}"
 
 
 def positive(text: str) -> int:

@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--record",
         metavar="FILE",
-        help="record the run, to be replayed and looked into: pybpfvm replay FILE",
+        help="record the run, to be replayed and looked into: pybpfvm debug FILE",
     )
     parser.add_argument(
         "--budget-insns",

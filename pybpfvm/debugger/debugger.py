@@ -30,6 +30,7 @@ from pybpfvm.debugger.sought import (
 from pybpfvm.debugger.writes import Write, Writers
 from pybpfvm.engine import RunResult
 from pybpfvm.errors import InputError, SourceLine, Trap
+from pybpfvm.events import Noted
 from pybpfvm.expr.compiled import compile_expression
 from pybpfvm.expr.mistake import ExpressionError, Mistake
 from pybpfvm.expr.value import Value
@@ -106,7 +107,7 @@ class Stop:
 
 class Debugger:
     """A recording that is looked at; a context manager. It opens at the fault that ended the
-    recording if one did, else at its start.
+    recording if one did, at its end if something else went wrong there, else at its start.
 
     Nothing here prints. `on_log` gets what logpoints tell (else it is in Stop.log), `progress`
     (done, all) of what takes long. Raises InputError as Replay does.
@@ -130,8 +131,9 @@ class Debugger:
         self._scopes: dict[int, RecordedScope] = {}
         self._code = CodePlaces([program for _, program in self._programs()])
         try:
-            fault = self.history.fault()
-            self._stopped: Stopped = self.history.at(fault or self.history.start)
+            fault, history = self.history.fault(), self.history
+            begin = history.end if self.ended() else history.start
+            self._stopped: Stopped = history.at(fault or begin)
         except Unreachable:
             self._stopped = self.history.at(self.history.end)
         except BaseException:
@@ -182,6 +184,15 @@ class Debugger:
         """The slot of its next instruction."""
         paused = self._stopped.paused
         return None if paused is None else paused.frames[-1].pc
+
+    def ended(self) -> str:
+        """What went wrong where the recording ends: an unexpected stop, or else an expectation
+        that was not met; "" for nothing that it knows of."""
+        noted: dict[str, str] = {}
+        for told in self.history.told_before(self.history.end.run):
+            if isinstance(told.event, Noted) and told.event.kind in ("stopped", "failed"):
+                noted.setdefault(told.event.kind, told.event.text)
+        return noted.get("stopped") or noted.get("failed", "")
 
     def _number(self, run: int) -> int:
         runs, index = self.history.replay.runs, self.history.replay.index

@@ -99,7 +99,9 @@ class History:
         self._lengths: dict[int, int] = {}
         self._marked: dict[int, int] = {}  # run -> how far moments of it were kept
         self._folded: dict[int, dict[int, RingState]] = {}
+        self._newest_folded = 0
         self._inside_told: tuple[int, list[Told]] = (-1, [])
+        self._rings_at: tuple[tuple[int, int], dict[int, RingState]] = ((-1, -1), {})
         self._stopped: Stopped | None = None
         self._snapshots[0] = self._taken()
 
@@ -418,12 +420,15 @@ class History:
         """The rings at the position asked for last, by number from 1."""
         stopped = self._stopped
         run = stopped.position.run if stopped is not None else 0
+        known = self.replay.told if self._current == run else -1
+        if self._rings_at[0] == (run, known):
+            return self._rings_at[1]
         states = self._rings_before(run)
         if self._current == run:
-            answered = self.replay.answered
             for told in self.told_in(run):
-                if told.place < answered:
+                if told.place < known:
                     _state(states, told.ring).apply(told.event)
+        self._rings_at = (run, known), states
         return states
 
     def _rings_before(self, run: int) -> dict[int, RingState]:
@@ -443,6 +448,9 @@ class History:
             for told in self.told_before(one):
                 _state(states, told.ring).apply(told.event)
             if one % _FOLDED_RUNS == 0 or one == run:
+                if self._newest_folded % _FOLDED_RUNS:
+                    self._folded.pop(self._newest_folded, None)
+                self._newest_folded = one
                 self._folded[one] = {number: state.copy() for number, state in states.items()}
         return states
 

@@ -218,7 +218,7 @@ class Search:
 
         def watch(n: int, program: Program, pc: int, regs: tuple[int, ...], depth: int) -> bool:
             nonlocal answered
-            before, answered = answered, history.replay.answered
+            before, answered = answered, history.replay.told
             if n < first:
                 sought.prime(Here(run, n, program, pc, regs, depth))
                 return False

@@ -278,6 +278,7 @@ def run_scenario(
             not_judged = _expectations_left(scenario, progress.step)
         if on_end is not None:
             on_end(live)
+        _note_end(live, None if expected_stop else stopped, progress.findings)
         progress.observer = None  # what the rings cancel when they close is not of the run
         outcomes = {name: _ring_outcome(one, progress) for name, one in live.rings.items()}
         of_first = outcomes.pop(live.first.name)
@@ -459,6 +460,18 @@ def _take_steps(scenario: Scenario, live: Live, progress: _Progress) -> Stopped 
     except (RingHang, Trap, LoadRejected) as stop:
         return stop
     return None
+
+
+def _note_end(live: Live, stopped: Stopped | None, findings: Sequence[Finding]) -> None:
+    """Tell the recording what went wrong, if something did."""
+    recorder, ring = live.ring.machine.recorder, live.ring
+    if not recorder.active:
+        return
+    for one in findings:
+        text = f"{one.where}: expected {one.expected}, found {one.found}"
+        recorder.ends(ring.number, ring.now_ns(), "failed", text[:1000])
+    if stopped is not None:
+        recorder.ends(ring.number, ring.now_ns(), "stopped", str(stopped)[:1000])
 
 
 def _put_programs(scenario: Scenario, live: Live, one: LiveRing, progress: _Progress) -> None:

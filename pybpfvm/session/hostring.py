@@ -176,6 +176,9 @@ class HostRing(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
+        if exc is not None and self.number and not self._closed:
+            text = f"{type(exc).__name__}: {exc}"
+            self.machine.recorder.ends(self.number, self.now_ns(), "stopped", text[:1000])
         self.close()
 
     @property

@@ -41,10 +41,20 @@ class Answers:
         self._others = others
         self._records: list[Record] = []
         self.answered = 0  # how many of the records are done with
+        self.told = 0  # how many of them before the end of the last answer
 
     def begin(self, records: list[Record], *, whole: bool) -> None:
         """The records between a RUN and its END."""
-        self._records, self.answered, self.whole = records, 0, whole
+        self._records, self.whole = records, whole
+        self.answered = self.told = 0
+
+    def go_on(self, answered: int) -> None:
+        """As many of the records are done with as `answered` said once."""
+        self.answered = answered
+        self.told = 1 + max(
+            (at for at in range(answered) if self._records[at][0] in (Kind.ASKED, Kind.READ)),
+            default=-1,
+        )
 
     def next(self) -> Record | None:
         """The next ASKED or READ, still to come; what others did before it is done."""
@@ -69,6 +79,7 @@ class Answers:
         if then != ask or wanted != args:
             raise Diverged("what the program asks for", _asked(then, wanted), _asked(ask, args))
         self.answered += 1
+        self.told = self.answered
         for addr, data in changes:
             put(self._memory, addr, data)
         if answer is None:
@@ -83,6 +94,7 @@ class Answers:
                 raise Cut
         elif record[0] == Kind.READ and record[1] == addr and len(record[2]) <= most:
             self.answered += 1
+            self.told = self.answered
             put(self._memory, addr, record[2])
 
     def end(self) -> None:

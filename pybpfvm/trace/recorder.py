@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Engine, Hook, RunEnvironment, RunResult
 from pybpfvm.errors import InputError, Trap
-from pybpfvm.events import Event, Observer
+from pybpfvm.events import Event, Noted, Observer
 from pybpfvm.image import FunctionRef, Image, ProgramRef
 from pybpfvm.inputfile import read_input_file
 from pybpfvm.maps.base import BpfMap
@@ -286,6 +286,12 @@ class Recorder:
                 given(event)
 
         return see
+
+    def ends(self, ring: int, time_ns: int, kind: str, text: str) -> None:
+        """Note how it ended, for whoever opens the recording: `kind` "stopped" or "failed"."""
+        record = event_record(ring, Noted(time_ns, kind, text))
+        if record is not None:
+            self.put(record)
 
     def engine(
         self,

@@ -311,13 +311,19 @@ class Replay:
             left = entry.how is not None and entry.how[0] == "left"
             self._answers.begin(list(self._inside(entry)), whole=entry.whole and not left)
             self._began = number
-        self._answers.answered = answered
+        self._answers.go_on(answered)
         return self._environments[entry.engine]
 
     @property
     def answered(self) -> int:
-        """How many of the records within the run have been used so far."""
+        """How many of the records within the run have been used so far: for `again`."""
         return self._answers.answered
+
+    @property
+    def told(self) -> int:
+        """How many of them stand before the end of the last answer that the run was given: what
+        rings told by now is among these."""
+        return self._answers.told
 
     def step(self) -> Divergence | None:
         """Replay the next run. Raises IndexError after the last."""

@@ -100,7 +100,7 @@ def test_a_failed_expectation_names_the_recording(tmp_path: Path, capsys: Captur
     scenario.write_text(text, encoding="utf-8")
     assert main(["run", str(scenario), "--quiet", "--record", str(path)]) == 1
     out = capsys.readouterr().out
-    assert out.endswith(f"recording: {path}\nopen it: pybpfvm replay '{path}'\n")
+    assert out.endswith(f"recording: {path}\nopen it: pybpfvm debug '{path}'\n")
     assert main(["replay", str(path)]) == 0
 
 
@@ -115,7 +115,7 @@ def test_a_hang_names_the_recording(tmp_path: Path, capsys: Capture) -> None:
     assert main(["run", str(scenario), "--quiet", "--record", str(path)]) == 1
     out = capsys.readouterr().out
     assert "STOPPED in steps[1]: hang: " in out
-    assert out.endswith(f"recording: {path}\nopen it: pybpfvm replay {path}\n")
+    assert out.endswith(f"recording: {path}\nopen it: pybpfvm debug {path}\n")
     assert main(["replay", str(path)]) == 0
 
 
@@ -137,7 +137,7 @@ def test_an_internal_error_names_the_recording(
         assert main(command) == 70
         shown = capsys.readouterr().err
         assert "of a test" in shown
-        assert f"recording: {path}, open it: pybpfvm replay {path}" in shown
+        assert f"recording: {path}, open it: pybpfvm debug {path}" in shown
     monkeypatch.undo()
     assert main(["replay", str(path)]) == 0  # it was closed, whole
 
@@ -147,7 +147,7 @@ def test_a_trap_names_the_recording(tmp_path: Path, capsys: Capture) -> None:
     options = ["--prog", "player", "--abi", "iouring-v3", "--budget-insns", "3"]
     assert main(["run", str(OBJECT), *options, "--record", str(path)]) == 4
     error = capsys.readouterr().err
-    assert error.endswith(f"  recording: {path}, open it: pybpfvm replay {path}\n")
+    assert error.endswith(f"  recording: {path}, open it: pybpfvm debug {path}\n")
     assert main(["replay", str(path)]) == 0
     assert "the last run, of player, was stopped: instruction budget" in capsys.readouterr().out
 
