@@ -12,6 +12,7 @@ from pybpfvm.debugger.history import Interrupted
 from pybpfvm.debugger.position import Position
 from pybpfvm.debugger.ranges import Ranges
 from pybpfvm.errors import InputError
+from pybpfvm.events import Noted
 from pybpfvm.isa.codec import encode, pcs
 from pybpfvm.program import Program
 from pybpfvm.session.objects import LoadedObject
@@ -132,24 +133,14 @@ class Target:
             return next(iter(self.threads()))
         return runs[min(self.debugger.position.run, len(runs) - 1)].ring
 
-    def hung(self) -> str:
-        """Who still waits for what at the very end, "" if one is not there or nobody waits."""
+    def ended(self) -> tuple[str, str]:
+        """What went wrong where the recording ends, if one is there: ("hang", why) where it could
+        not go on, ("failed", which) for an expectation; ("", "") for nothing that it knows of."""
         debugger = self.debugger
-        if debugger.position != debugger.history.end:
-            return ""
-        found = [
-            f"the host waits for {nr} CQE(s) on CQ {cq} of {ring.name}"
-            for ring in debugger.rings()
-            if ring.host_waits is not None
-            for cq, nr in (ring.host_waits,)
-        ]
-        if not found:
-            return ""
-        found += [
-            f"request {one.request} of {ring.name} waits for {nr} CQE(s) on CQ {cq}"
-            for ring in debugger.rings()
-            for one in ring.parked
-            if one.waits is not None
-            for cq, nr in (one.waits,)
-        ]
-        return "; ".join(found)
+        text = debugger.ended()
+        if not text or debugger.position != debugger.history.end:
+            return "", ""
+        told = debugger.history.told_before(debugger.history.end.run)
+        stopped = any(isinstance(one.event, Noted) and one.event.kind == "stopped" for one in told)
+        return "hang" if stopped else "failed", text
+

@@ -66,6 +66,7 @@ CAPABILITIES: Body = {
     "supportsReadMemoryRequest": True,
     "supportsDisassembleRequest": True,
     "supportsCancelRequest": True,
+    "supportsCompletionsRequest": True,
     "supportsBreakpointLocationsRequest": True,
     "supportsSteppingGranularity": True,
     "supportsInstructionBreakpoints": True,
@@ -223,11 +224,10 @@ class Adapter:
             raise ArgumentsError(f"arguments.stopAt: one of {known}, not {args.stop_at!r}")
         self._launched = args
         try:
-            path, failed = recording_of(args, self._folder, self._tell, self._given_up)
+            path = recording_of(args, self._folder, self._tell, self._given_up)
             assert self._initialized is not None
             with self._progress("Opening the recording") as progress:
                 self._session = Session.opened(path, args, self._initialized, progress)
-            self._session.failed = failed
         except BaseException:
             self._launched = None
             raise
@@ -342,6 +342,20 @@ class Adapter:
     def _exception_info(self, args: wanted.OfThread) -> Body:
         return self.session.exception_info()
 
+    def _evaluate(self, args: wanted.Evaluate) -> Body:
+        session = self.session
+        if args.context != "repl" or not session.console.knows(args.expression):
+            return session.inspection.evaluate(args)
+        frame = session.inspection.frame_index(args.frame_id)
+        self._moving.set()
+        try:
+            text, stop = session.command(args.expression, frame)
+        finally:
+            self._moving.clear()
+        if stop is not None:
+            self._then.append(lambda: self._connection.event("stopped", stop))
+        return {"result": text.rstrip("\n"), "variablesReference": 0}
+
     def _goto(self, args: wanted.Goto) -> None:
         stop = self.session.goto(args.target_id)
         self._then.append(lambda: self._connection.event("stopped", stop))
@@ -365,7 +379,7 @@ _ANSWERS: Mapping[type[Any], Callable[[Session, Any], Body]] = {
     wanted.StackTrace: lambda session, args: session.inspection.stack_trace(args),
     wanted.OfFrame: lambda session, args: session.inspection.scopes(args),
     wanted.Variables: lambda session, args: session.inspection.variables(args),
-    wanted.Evaluate: lambda session, args: session.inspection.evaluate(args),
+    wanted.Completions: lambda session, args: session.completions(args),
     wanted.OfSource: lambda session, args: session.source(args),
     wanted.Disassemble: lambda session, args: session.code.disassemble(args),
     wanted.ReadMemory: lambda session, args: session.code.read_memory(args),
@@ -401,7 +415,8 @@ _REQUESTS: Mapping[str, tuple[type[Any], _Handler]] = {
     "stackTrace": (wanted.StackTrace, Adapter._ask),
     "scopes": (wanted.OfFrame, Adapter._ask),
     "variables": (wanted.Variables, Adapter._ask),
-    "evaluate": (wanted.Evaluate, Adapter._ask),
+    "evaluate": (wanted.Evaluate, Adapter._evaluate),
+    "completions": (wanted.Completions, Adapter._ask),
     "source": (wanted.OfSource, Adapter._ask),
     "disassemble": (wanted.Disassemble, Adapter._ask),
     "readMemory": (wanted.ReadMemory, Adapter._ask),

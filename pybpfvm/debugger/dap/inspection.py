@@ -64,6 +64,10 @@ class Inspection:
             raise Refused(f"there is no frame {number} where the program is now")
         return self.frames[index]
 
+    def frame_index(self, number: int | None) -> int:
+        """Of a frame that a request is about; the innermost without."""
+        return 0 if number is None else self._frame(number).index
+
     # --- frames -------------------------------------------------------------------------------
 
     def stack_trace(self, args: wanted.StackTrace) -> Body:
@@ -242,8 +246,7 @@ class Inspection:
     def evaluate(self, args: wanted.Evaluate) -> Body:
         """An expression in a frame; in a client's console, too."""
         text = args.expression.strip()
-        index = 0 if args.frame_id is None else self._frame(args.frame_id).index
-        compiled, value = self._evaluated(text, index)
+        compiled, value = self._evaluated(text, self.frame_index(args.frame_id))
         shown = of_value(text, value, text, compiled)
         message = self._tree.message(shown, args.format is not None and args.format.hex)
         found = {
@@ -276,8 +279,7 @@ class Inspection:
             if child.place is not None:
                 return child.place, ""
             return None, "it lies nowhere in memory"
-        index = 0 if args.frame_id is None else self._frame(args.frame_id).index
-        _, value = self._evaluated(args.name, index)
+        _, value = self._evaluated(args.name, self.frame_index(args.frame_id))
         if value.addr is None or not value.type.size:
             return None, "it lies nowhere in memory"
         return (value.addr, value.type.size), ""

@@ -19,7 +19,6 @@ from pybpfvm.debugger.dap.arguments import Launch
 from pybpfvm.errors import InputError
 
 _RECORDED = frozenset({0, 1, 4})  # exit codes of runs that took place
-_FAILED = 1
 _OURS = ("--record", "--json")
 _POLL_S = 0.1
 
@@ -29,10 +28,9 @@ def recording_of(
     folder: Path,
     tell: Callable[[str, str], None],
     stopped: Callable[[], bool],
-) -> tuple[Path, bool]:
-    """The recording to open, and whether it is of a run that did not do what was expected. One that
-    is made lies in `folder`. `tell` is given what the run writes,
-    with "stdout" or "stderr" before it; `stopped` is asked whether anybody still waits.
+) -> Path:
+    """The recording to open. One that is made lies in `folder`. `tell` is given what the run
+    writes, with "stdout" or "stderr" before it; `stopped` is asked whether anybody still waits.
 
     Raises InputError where there is nothing to open.
     """
@@ -44,7 +42,7 @@ def recording_of(
         )
     root = Path(launch.cwd or ".")
     if launch.recording is not None:
-        return root / launch.recording, False
+        return root / launch.recording
     assert launch.program is not None
     taken = next((one for one in launch.args for ours in _OURS if one.startswith(ours)), None)
     if taken is not None:
@@ -57,7 +55,7 @@ def recording_of(
             where=launch.program,
             remedy="its output says why",
         )
-    return path, code == _FAILED
+    return path
 
 
 def _run(

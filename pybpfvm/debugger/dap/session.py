@@ -8,7 +8,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pybpfvm.debugger.dap.arguments import DataBreakpointInfo, Initialize, Launch, OfSource
+from pybpfvm.debugger.console import Console
+from pybpfvm.debugger.dap.arguments import (
+    Completions,
+    DataBreakpointInfo,
+    Initialize,
+    Launch,
+    OfSource,
+)
 from pybpfvm.debugger.dap.breakpoints import Breakpoints
 from pybpfvm.debugger.dap.code import Code
 from pybpfvm.debugger.dap.inspection import Inspection
@@ -44,6 +51,8 @@ _TITLES = {
     "diverged": "The replay diverges",
     "pause": "Back where the move began: it was interrupted",
     "end": "The recording ends here",
+    "hang": "Hang",
+    "failed": "Failed expectation",
     "start": "The recording begins here",
 }
 
@@ -61,7 +70,8 @@ class Session:
         self.code = Code(self.target, self.sources, client)
         self.breakpoints = Breakpoints(self.target, self.sources, self.code, client)
         self.inspection = Inspection(self.target, self.sources, self.code, client)
-        self.failed = False  # the run that was recorded did not do what was expected
+        self.console = Console(debugger)
+        self._first_column = int(client.columns_start_at1)
         self._logged: list[str] = []
         self._exception: tuple[str, str] | None = None  # what, and more of it
 
@@ -115,6 +125,17 @@ class Session:
             raise Refused(f"there is no source {number}")
         return {"content": file.text(), "mimeType": "text/x-c"}
 
+    def completions(self, args: Completions) -> Body:
+        """What could be meant by the last word of what is typed in the console."""
+        text = args.text[: max(args.column - self._first_column, 0)]
+        start = len(text) - len(text.rpartition(" ")[2])
+        return {
+            "targets": [
+                {"label": word, "start": start + self._first_column, "length": len(text) - start}
+                for word in self.console.words(text)
+            ]
+        }
+
     def data_breakpoint_info(self, args: DataBreakpointInfo) -> Body:
         """Whether a variable can be watched."""
         data, why = self.inspection.data_of(args)
@@ -123,8 +144,8 @@ class Session:
     # --- moving -------------------------------------------------------------------------------
 
     def entry(self, stop_at: str) -> Body:
-        """Where one is at first: "auto", where the debugger opens: at the fault that ended the
-        recording or else at its start; "start"; "end". The `stopped` event."""
+        """Where one is at first: "auto", where the debugger opens: where something went wrong in
+        the end, or else at the start; "start"; "end". The `stopped` event."""
         history = self.debugger.history
         if stop_at == "start":
             self._left()
@@ -179,6 +200,16 @@ class Session:
         if lines:
             tell("console", lines)
 
+    def command(self, line: str, frame: int) -> tuple[str, Body | None]:
+        """Do what a line of the console says: what there is to say, and the `stopped` event if one
+        is elsewhere now."""
+        before = self.debugger.position
+        text = self.console.execute(line, frame)
+        if self.debugger.position == before:
+            return text, None
+        self._left()
+        return text, self._message("goto", "", self.debugger.describe())
+
     def goto(self, target: int) -> Body:
         """Go to a target that was told; the `stopped` event."""
         position = self.code.goto_position(target)
@@ -210,15 +241,11 @@ class Session:
         return self._message(reason, title, text, stop)
 
     def _at_the_end(self, text: str) -> tuple[str, str, str]:
-        hung = self.target.hung()
-        if hung and self.breakpoints.filters.get("hang"):
-            self._exception = "hang", hung
-            return "exception", "Hang", hung
-        if self.failed and not hung and self.breakpoints.filters.get("failed"):
-            text = "the output of the run says which expectation failed"
-            self._exception = "failed", text
-            return "exception", "Failed expectation", text
-        return "end", _TITLES["end"], hung or text
+        what, why = self.target.ended()
+        if what and self.breakpoints.filters.get(what):
+            self._exception = what, why
+            return "exception", _TITLES[what], why
+        return "end", _TITLES["end"], why or text
 
     def _message(self, reason: str, title: str, text: str, stop: Stop | None = None) -> Body:
         body: Body = {

@@ -11,13 +11,12 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from pybpfvm.debugger.breakpoints import Breakpoint
+from pybpfvm.debugger.console import Console
 from pybpfvm.debugger.debugger import Debugger, How, Stop
 from pybpfvm.debugger.gdb.packets import MAX_PACKET_BYTES, ClientGone, Interrupted, Packets, Stream
 from pybpfvm.debugger.gdb.target_xml import ALL, PC, Register, target_xml
-from pybpfvm.debugger.position import Position
-from pybpfvm.debugger.ringstate import RingState
 from pybpfvm.debugger.target import Target
-from pybpfvm.errors import InputError, PybpfvmError
+from pybpfvm.errors import PybpfvmError
 
 _OK, _UNKNOWN = b"OK", b""
 _WRITE_REFUSED = b"E01"  # EPERM: a recording can not be changed
@@ -33,13 +32,8 @@ _STEPS: Mapping[str, tuple[How, bool]] = {
 }
 _NUMBERS = re.compile(r"([0-9a-f]+),([0-9a-f]+)\Z", re.IGNORECASE)
 _POINT = re.compile(r"([01234]),([0-9a-f]+),([0-9a-f]+)(;.*)?\Z", re.IGNORECASE)
-_HELP = """monitor commands:
-  where               where the recording is looked at
-  eval EXPRESSION     an expression over registers, C names, maps and rings
-  rings               what is in flight, parked, and in each CQ
-  goto start|end|RUN:INSNS
-                      go there; then "maintenance flush register-cache"
-"""
+_MOST_TOLD = 4000  # characters in a packet
+_MOVED = 'GDB shows where it was: say "maintenance flush register-cache" and "frame"\n'
 
 
 class Stub:
@@ -48,6 +42,7 @@ class Stub:
     def __init__(self, debugger: Debugger, stream: Stream) -> None:
         self._debugger = debugger
         self._target = Target(debugger)
+        self._console = Console(debugger)
         self._packets = Packets(stream, debugger.interrupt)
         self._points: dict[tuple[int, int, int], Breakpoint] = {}
         self._last = self._first_stop()
@@ -294,41 +289,16 @@ class Stub:
     # --- commands, and the end ------------------------------------------------------------------
 
     def _command(self, rest: str) -> bytes:
-        words = bytes.fromhex(rest).decode("utf-8", "replace").strip()
-        try:
-            text = self._monitor(words)
-        except PybpfvmError as error:
-            text = f"{error}\n"
-        return text.encode().hex().encode() or _OK
-
-    def _monitor(self, words: str) -> str:
-        name, _, rest = words.partition(" ")
-        match name:
-            case "where":
-                return f"{self._debugger.run_info()}\n{self._debugger.describe()}\n"
-            case "eval" if rest:
-                return f"{self._debugger.text_of(rest)}\n"
-            case "rings":
-                return "".join(
-                    f"{line}\n" for ring in self._debugger.rings() for line in _ring(ring)
-                )
-            case "goto" if rest:
-                self._last = self._debugger.goto(self._position(rest.strip()))
-                return f"{self._last.text}\n"
-            case _:
-                return _HELP
-
-    def _position(self, text: str) -> Position:
-        history = self._debugger.history
-        if text in ("start", "end"):
-            return history.start if text == "start" else history.end
-        run, _, insns = text.partition(":")
-        try:
-            return Position(int(run), int(insns or "0"))
-        except ValueError:
-            raise InputError(
-                f"{text!r} is no position", where="goto", remedy="start, end, or RUN:INSNS"
-            ) from None
+        line = bytes.fromhex(rest).decode("utf-8", "replace").strip()
+        before = self._debugger.position
+        text = self._console.execute(line or "help")
+        if self._debugger.position != before:
+            self._last = Stop("goto", self._debugger.position)
+            text += _MOVED
+        for start in range(0, len(text), _MOST_TOLD):
+            part = text[start : start + _MOST_TOLD]
+            self._packets.send(b"O" + part.encode("utf-8", "replace").hex().encode())
+        return _OK
 
     def _ok(self, _: str) -> bytes:
         return _OK
@@ -394,21 +364,6 @@ def _two(text: str) -> tuple[int, int]:
     if found is None:
         raise ValueError(text)
     return int(found[1], 16), int(found[2], 16)
-
-
-def _ring(ring: RingState) -> list[str]:
-    """A ring in words."""
-    found = [f"{ring.name}: {len(ring.inflight)} in flight, {len(ring.parked)} parked"]
-    for number, queue in sorted(ring.queues.items()):
-        found.append(f"  CQ {number}: {len(queue.cqes)} CQE(s), {len(queue.backlog)} wait for room")
-    for one in ring.parked:
-        if one.waits is not None:
-            found.append(
-                f"  request {one.request} waits for {one.waits[1]} CQE(s) on CQ {one.waits[0]}"
-            )
-    if ring.host_waits is not None:
-        found.append(f"  the host waits for {ring.host_waits[1]} CQE(s) on CQ {ring.host_waits[0]}")
-    return found
 
 
 def _point(text: str) -> tuple[int, int, int]:

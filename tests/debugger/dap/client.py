@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 
 import jsonschema
 
+from pybpfvm.debugger.dap.adapter import Adapter
 from pybpfvm.debugger.dap.wire import encoded, read_message
 
 ROOT = Path(__file__).parents[3]
@@ -225,6 +226,20 @@ def spawned(*, ends_well: bool = True) -> Iterator[Client]:
         process.wait()
         process.stdout.close()
         process.stderr.close()
+
+
+@contextmanager
+def inside() -> Iterator[Client]:
+    """A client of an adapter in this process: what is replayed must find its addresses free."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, ours.makefile("rb") as source, ours.makefile("wb") as sink:
+        with theirs.makefile("rb") as requests, theirs.makefile("wb") as answers:
+            thread = Thread(target=lambda: Adapter(requests, answers).serve(), daemon=True)
+            thread.start()
+            yield Client(source, sink)
+            ours.shutdown(socket.SHUT_WR)
+            thread.join(TIMEOUT_S)
+            assert not thread.is_alive()
 
 
 @contextmanager

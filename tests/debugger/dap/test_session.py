@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.debugger.dap.client import Client, Failed, has_schema, spawned
+from tests.debugger.dap.client import Client, Failed, has_schema, inside, spawned
 from tests.debugger.recordings import (
     HANGING,
     LONGRUN_C,
@@ -21,7 +21,7 @@ from tests.debugger.recordings import (
 )
 
 _SOURCE = {"path": str(PINGPONG_C)}
-_HITS = line_of(PINGPONG_C, "me.hits++")
+_HITS = line_of(PINGPONG_C, "*seen = me")  # code of this line begins in one place
 _COPY = line_of(PINGPONG_C, "if (copy_from_user")
 
 
@@ -33,7 +33,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def client(recording: Path) -> Iterator[Client]:
     """One that is stopped at the beginning of ping-pong."""
-    with spawned() as found:
+    with inside() as found:
         stop = found.start(recording=str(recording))
         assert stop["reason"] == "entry"
         yield found
@@ -87,7 +87,7 @@ def test_scopes_show_locals_registers_maps_rings_and_memory(client: Client) -> N
     local = client.scope("Locals")
     me = client.inside(local["me"]["variablesReference"])
     assert {name: one["value"] for name, one in me.items()} == {
-        "own_cq": "1", "peer_cq": "2", "rallies": "11", "hits": "0",
+        "own_cq": "1", "peer_cq": "2", "rallies": "11", "hits": "1",
     }  # fmt: skip
     assert local["me"]["type"] == "struct player"
     registers = client.scope("Registers")
@@ -377,11 +377,28 @@ def test_variables_come_in_pages(client: Client) -> None:
 # --- how recordings end ---------------------------------------------------------------------------
 
 
+def test_the_console_takes_commands_and_expressions(client: Client) -> None:
+    def said(line: str) -> str:
+        found: str = client.ask("evaluate", expression=line, context="repl")["result"]
+        return found
+
+    assert "player" in said("backtrace")
+    assert said("r1 + 1 - r1") == "1"
+    assert said("print 2 + 3") == "5" or "5" in said("print 2 + 3")
+    assert said("goto 3:5").count("\n") < 20
+    assert client.event("stopped")["reason"] == "goto"
+    assert "error" in said("goto nowhere")
+    assert "CQ 1" in said("ring")
+    assert "leave with" in said("quit")
+    words = client.ask("completions", text="print pla", column=10)["targets"]
+    assert {"label": "players", "start": 7, "length": 3} in words
+
+
 def test_a_hang_stops_where_nothing_goes_on(tmp_path: Path) -> None:
     scenario = tmp_path / "hang.toml"
     scenario.write_text(HANGING, encoding="utf-8")
     with spawned() as client:
-        client.launch(program=str(scenario))
+        client.launch(program=str(scenario), stopAt="start")
         client.ask("setExceptionBreakpoints", filters=["trap", "hang", "failed"])
         client.ask("configurationDone")
         assert client.event("stopped")["reason"] == "entry"
@@ -400,7 +417,7 @@ def test_a_failed_expectation_stops_at_the_end(tmp_path: Path) -> None:
     scenario = tmp_path / "wrong.toml"
     scenario.write_text(wrong, encoding="utf-8")
     with spawned() as client:
-        client.launch(program=str(scenario), stopOnEntry=False)
+        client.launch(program=str(scenario))
         client.ask("setExceptionBreakpoints", filters=["failed"])
         client.ask("configurationDone")
         stop = client.event("stopped")
@@ -410,7 +427,7 @@ def test_a_failed_expectation_stops_at_the_end(tmp_path: Path) -> None:
 
 def test_a_trap_is_where_a_recording_opens(tmp_path: Path) -> None:
     path = record_longrun(tmp_path / "t.bpftrace", 1000, budget_insns=5000)
-    with spawned() as client:
+    with inside() as client:
         stop = client.start(recording=str(path))
         assert (stop["reason"], stop["description"]) == ("exception", "Trap")
         assert stop["threadId"] == 1
@@ -422,6 +439,6 @@ def test_a_trap_is_where_a_recording_opens(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("stop_at", "reason"), [("start", "entry"), ("end", "end")])
 def test_where_to_begin_can_be_said(recording: Path, stop_at: str, reason: str) -> None:
-    with spawned() as client:
+    with inside() as client:
         assert client.start(recording=str(recording), stopAt=stop_at)["reason"] == reason
         client.ask("disconnect")
