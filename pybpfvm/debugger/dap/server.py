@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from pybpfvm.debugger.dap.adapter import Adapter
 from pybpfvm.debugger.dap.connection import ClientGone, Connection, Request
+from pybpfvm.debugger.dap.wire import Incoming
 from pybpfvm.debugger.listening import listen, serve_each
 
 _BUSY = (
@@ -20,9 +21,9 @@ _BUSY = (
 def serve_stdio() -> None:
     """Serve the client at stdin and stdout. What anything here prints goes to stderr."""
     sys.stdout.flush()
-    with os.fdopen(os.dup(1), "wb") as sink, os.fdopen(os.dup(0), "rb") as source:
+    with os.fdopen(os.dup(1), "wb") as sink:
         os.dup2(2, 1)
-        Adapter(source, sink).serve()
+        Adapter(Incoming(lambda size: os.read(0, size)), sink).serve()
 
 
 def serve_socket(address: tuple[str, int], *, once: bool = False) -> None:
@@ -32,16 +33,16 @@ def serve_socket(address: tuple[str, int], *, once: bool = False) -> None:
 
 
 def _serve(client: socket.socket) -> None:
-    with client.makefile("rb") as source, client.makefile("wb") as sink:
-        Adapter(source, sink).serve()
+    with client.makefile("wb") as sink:
+        Adapter(Incoming(client.recv), sink).serve()
         with suppress(OSError):
             client.shutdown(socket.SHUT_RDWR)  # ends the thread that reads
 
 
 def _refuse(client: socket.socket) -> None:
     """Answer the first request of a client that there is no place for."""
-    with client.makefile("rb") as source, client.makefile("wb") as sink:
-        connection = Connection(source, sink, lambda _: None)
+    with client.makefile("wb") as sink:
+        connection = Connection(Incoming(client.recv), sink, lambda _: None)
         with suppress(ClientGone):
             request = connection.next()
             if isinstance(request, Request):

@@ -10,10 +10,12 @@ Debug Adapter Protocol, "Base Protocol".
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, Protocol
 
 MAX_HEADER_BYTES = 4096
 MAX_BODY_BYTES = 16 << 20
+_AT_ONCE = 1 << 16
 _LENGTH = b"content-length"
 
 
@@ -25,6 +27,42 @@ class Readable(Protocol):
 
     def read(self, size: int, /) -> bytes:
         """So many bytes, fewer at the end of the stream."""
+
+
+class Incoming:
+    """What comes from `receive`, which gives at most so many bytes and none at the end. Nothing is
+    held while it waits, so who waits in another thread need not be waited for."""
+
+    def __init__(self, receive: Callable[[int], bytes]) -> None:
+        self._receive = receive
+        self._held = bytearray()
+        self._at_end = False
+
+    def readline(self, size: int, /) -> bytes:
+        """As Readable."""
+        while True:
+            end = self._held.find(b"\n", 0, size) + 1
+            if end or len(self._held) >= size:
+                return self._taken(end or size)
+            if not self._more():
+                return self._taken(size)
+
+    def read(self, size: int, /) -> bytes:
+        """As Readable."""
+        while len(self._held) < size and self._more():
+            pass
+        return self._taken(size)
+
+    def _more(self) -> bool:
+        data = b"" if self._at_end else self._receive(_AT_ONCE)
+        self._at_end = not data
+        self._held += data
+        return bool(data)
+
+    def _taken(self, size: int) -> bytes:
+        found = bytes(self._held[:size])
+        del self._held[:size]
+        return found
 
 
 class BadMessage(Exception):

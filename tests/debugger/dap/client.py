@@ -24,10 +24,10 @@ from typing import Any, BinaryIO
 import jsonschema
 
 from pybpfvm.debugger.dap.adapter import Adapter
-from pybpfvm.debugger.dap.wire import encoded, read_message
+from pybpfvm.debugger.dap.wire import Incoming, encoded, read_message
 
 ROOT = Path(__file__).parents[3]
-TIMEOUT_S = 60.0
+TIMEOUT_S = 30.0
 Message = dict[str, Any]
 
 
@@ -39,7 +39,7 @@ class Client:
     """Talks to an adapter through two streams. `events` are all that came and were not waited for,
     `output` is what was said, by category."""
 
-    def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
+    def __init__(self, source: Incoming, sink: BinaryIO) -> None:
         self._source = source
         self._sink = sink
         self._seq = 0
@@ -215,7 +215,8 @@ def spawned(*, ends_well: bool = True) -> Iterator[Client]:
     assert process.stdout is not None
     assert process.stderr is not None
     try:
-        yield Client(process.stdout, process.stdin)  # type: ignore[arg-type]
+        fd = process.stdout.fileno()
+        yield Client(Incoming(lambda size: os.read(fd, size)), process.stdin)  # type: ignore[arg-type]
         process.stdin.close()
         code = process.wait(TIMEOUT_S)
         said = process.stderr.read().decode()
@@ -232,14 +233,16 @@ def spawned(*, ends_well: bool = True) -> Iterator[Client]:
 def inside() -> Iterator[Client]:
     """A client of an adapter in this process: what is replayed must find its addresses free."""
     ours, theirs = socket.socketpair()
-    with ours, theirs, ours.makefile("rb") as source, ours.makefile("wb") as sink:
-        with theirs.makefile("rb") as requests, theirs.makefile("wb") as answers:
-            thread = Thread(target=lambda: Adapter(requests, answers).serve(), daemon=True)
-            thread.start()
-            yield Client(source, sink)
+    with ours, theirs, ours.makefile("wb") as sink, theirs.makefile("wb") as answers:
+        adapter = Adapter(Incoming(theirs.recv), answers)
+        thread = Thread(target=adapter.serve, daemon=True)
+        thread.start()
+        try:
+            yield Client(Incoming(ours.recv), sink)
+        finally:
             ours.shutdown(socket.SHUT_WR)
             thread.join(TIMEOUT_S)
-            assert not thread.is_alive()
+        assert not thread.is_alive()
 
 
 @contextmanager
@@ -247,10 +250,9 @@ def connected(port: int) -> Iterator[Client]:
     """A client of the adapter that listens on a port."""
     with (
         socket.create_connection(("127.0.0.1", port), TIMEOUT_S) as connection,
-        connection.makefile("rb") as source,
         connection.makefile("wb") as sink,
     ):
-        yield Client(source, sink)
+        yield Client(Incoming(connection.recv), sink)
 
 
 @lru_cache(maxsize=1)

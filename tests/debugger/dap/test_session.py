@@ -404,7 +404,7 @@ def test_a_hang_stops_where_nothing_goes_on(tmp_path: Path) -> None:
         assert client.event("stopped")["reason"] == "entry"
         stop = client.move("continue")
         assert (stop["reason"], stop["description"]) == ("exception", "Hang")
-        assert "request 1 of ring1 waits for 1 CQE(s) on CQ 1" in stop["text"]
+        assert "request 1 (player) waits for 1 CQE on CQ 1" in stop["text"]
         info = client.ask("exceptionInfo", threadId=2)
         assert (info["exceptionId"], info["description"]) == ("hang", stop["text"])
         client.ask("disconnect")
