@@ -82,6 +82,8 @@ def serve_each(
                     serve(client)
             finally:
                 busy.clear()  # before the client can see that it is over
+                with suppress(OSError):
+                    client.shutdown(socket.SHUT_RDWR)  # ends who reads from it in a thread
         if once:
             with suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)

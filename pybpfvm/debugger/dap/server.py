@@ -35,8 +35,6 @@ def serve_socket(address: tuple[str, int], *, once: bool = False) -> None:
 def _serve(client: socket.socket) -> None:
     with client.makefile("wb") as sink:
         Adapter(Incoming(client.recv), sink).serve()
-        with suppress(OSError):
-            client.shutdown(socket.SHUT_RDWR)  # ends the thread that reads
 
 
 def _refuse(client: socket.socket) -> None:

@@ -19,6 +19,5 @@ def serve_recording(
 
         def serve(client: socket.socket) -> None:
             Stub(debugger, client).serve()
-            client.shutdown(socket.SHUT_RDWR)  # ends the thread that reads
 
         serve_each(listener, serve, lambda _: None, once=once)

@@ -40,6 +40,7 @@ class Client:
     `output` is what was said, by category."""
 
     def __init__(self, source: Incoming, sink: BinaryIO) -> None:
+        self.timeout_s = TIMEOUT_S
         self._source = source
         self._sink = sink
         self._seq = 0
@@ -94,7 +95,7 @@ class Client:
     # --- what comes ---------------------------------------------------------------------------
 
     def _until(self, there: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + TIMEOUT_S
+        deadline = time.monotonic() + self.timeout_s
         while not there():
             try:
                 message = self._came.get(timeout=max(deadline - time.monotonic(), 0.01))
