@@ -172,13 +172,21 @@ def test_a_program_that_is_not_recorded_says_why() -> None:
         assert "/nowhere.toml" in client.output["stderr"]
 
 
-@pytest.mark.parametrize("share", [0.3, 0.9])
-def test_of_a_damaged_recording_what_is_whole_is_shown(
-    recording: Path, tmp_path: Path, share: float
-) -> None:
+def _cut(recording: Path, folder: Path, share: float) -> Path:
     data = recording.read_bytes()
-    cut = tmp_path / "cut.bpftrace"
+    cut = folder / "cut.bpftrace"
     cut.write_bytes(data[: int(len(data) * share)])
+    return cut
+
+
+def test_a_recording_of_which_nothing_is_whole_is_refused(recording: Path, tmp_path: Path) -> None:
+    cut = _cut(recording, tmp_path, 0.3)
+    with inside() as client, pytest.raises(Failed, match=r"at byte \d+: .* cut off"):
+        client.launch(recording=str(cut))
+
+
+def test_of_a_damaged_recording_what_is_whole_is_shown(recording: Path, tmp_path: Path) -> None:
+    cut = _cut(recording, tmp_path, 0.9)
     with inside() as client:
         client.initialize()
         client.launch(recording=str(cut))
