@@ -53,6 +53,11 @@ for folder in examples/x_*/; do
     build "${folder}twin.bpf.c" "${folder}twin.x.bpf.o" 3
 done
 
+# The server that docs/debugging.md looks into, and its twin that does not hang.
+for name in echo fixed; do
+    build tests/data/hang/$name.bpf.c tests/data/hang/$name.v3.bpf.o 3
+done
+
 # Acceptance programs: every profile, then every way an object of the time may look.
 acceptance=tests/acceptance
 for name in tables rows load_checks; do

@@ -1,7 +1,8 @@
 """pybpfvm: verify, run, debug and fuzz BPF programs that drive io_uring.
 
-The host API is `load`, `Ring` and `LoopRing`; they live in `pybpfvm.session` and are imported on
-first use, so that importing one part does not pull in the whole house.
+The host API is `load`, `Ring` and `LoopRing`, which live in `pybpfvm.session`, and `breakpoint`,
+which opens the debugger; they are imported on first use, so that importing one part does not pull
+in the whole house.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 # Not from typing: importing that would be a tenth of the time of `pybpfvm --help`.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pybpfvm.debugger.entry import breakpoint
     from pybpfvm.session import LoopRing, Ring, load
 
 __version__ = "0.1.0"
-__all__ = ["LoopRing", "Ring", "__version__", "load"]
+__all__ = ["LoopRing", "Ring", "__version__", "breakpoint", "load"]
 
 
 def __getattr__(name: str) -> object:
@@ -20,6 +22,10 @@ def __getattr__(name: str) -> object:
         from pybpfvm import session
 
         return getattr(session, name)
+    if name == "breakpoint":
+        from pybpfvm.debugger.entry import breakpoint
+
+        return breakpoint
     raise AttributeError(f"module 'pybpfvm' has no attribute {name!r}")
 
 

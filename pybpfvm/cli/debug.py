@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file", metavar="FILE|SCENARIO|OBJ", help="a recording; or what is to be run and recorded"
     )
     parser.add_argument(
-        "options", nargs="*", metavar="-- OPTIONS", help="of pybpfvm run, for SCENARIO and OBJ"
+        "--options",
+        type=shlex.split,
+        default=[],
+        metavar="TEXT",
+        help="for SCENARIO and OBJ: options of pybpfvm run, e.g. --options='--seed 3'",
     )
     parser.add_argument(
         "--engine",

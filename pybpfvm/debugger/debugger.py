@@ -31,7 +31,7 @@ from pybpfvm.debugger.writes import Write, Writers
 from pybpfvm.engine import RunResult
 from pybpfvm.errors import InputError, SourceLine, Trap
 from pybpfvm.events import Noted
-from pybpfvm.expr.compiled import compile_expression
+from pybpfvm.expr.compiled import Compiled, compile_expression
 from pybpfvm.expr.mistake import ExpressionError, Mistake
 from pybpfvm.expr.value import Value
 from pybpfvm.expr.variables import variable
@@ -46,6 +46,7 @@ from pybpfvm.program import Program
 from pybpfvm.session.objects import LoadedObject
 from pybpfvm.source.info import DebugInfo
 from pybpfvm.trace.index import RunEntry
+from pybpfvm.uring_backend.abi import Op
 
 How = Literal["step", "next", "finish", "continue", "stepi", "nexti", "run", "cqe", "helper"]
 Reason = Literal[
@@ -53,6 +54,7 @@ Reason = Literal[
 ]
 
 _MOST_LOG = 10_000
+_MOST_SAID = 256
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _REGISTER = re.compile(r"\$?r(10|[0-9])$")
 _CALLS = frozenset({Kind.CALL, Kind.CALL_KFUNC})
@@ -126,6 +128,7 @@ class Debugger:
         self.breakpoints: dict[int, Breakpoint] = {}
         self._next_id = 1
         self._log: list[str] = []
+        self._said: dict[tuple[int, str], Compiled] = {}  # by object and text
         self._unlogged = 0
         self._lines: dict[int, Lines] = {}
         self._scopes: dict[int, RecordedScope] = {}
@@ -274,6 +277,17 @@ class Debugger:
         """The rings, as far as they have told of themselves by now."""
         return list(self.history.rings().values())
 
+    def opcode_name(self, opcode: int) -> str:
+        """What the requests of the recording's ABI with this opcode are called."""
+        obj = self.object
+        rules = None if obj is None or obj.known_profile is None else obj.known_profile.ring
+        if rules is not None and opcode == rules.bpf_opcode:
+            return "BPF"
+        try:
+            return Op(opcode).name
+        except ValueError:
+            return f"opcode {opcode}"
+
     def maps(self) -> Mapping[str, BpfMap]:
         """The maps of the object, to be looked at only."""
         return {} if self.object is None else self.object.image.maps
@@ -355,6 +369,11 @@ class Debugger:
         wanted.id = wanted.id or self._next_id
         self._next_id = max(self._next_id, wanted.id + 1)
         self.breakpoints[wanted.id] = wanted
+        return wanted
+
+    def resolve(self, wanted: Breakpoint) -> Breakpoint:
+        """Only say where that would be: the same object, with places and whether there are any."""
+        self._resolve(wanted)
         return wanted
 
     def clear(self, number: int) -> None:
@@ -599,8 +618,13 @@ class Debugger:
         scope = placed(self._scope(here.run), here, None)
 
         def value(found: re.Match[str]) -> str:
+            key = self._number(here.run), found[1]
             try:
-                return compile_expression(found[1], scope).text_of(scope)
+                if key not in self._said:
+                    if len(self._said) >= _MOST_SAID:
+                        self._said.clear()
+                    self._said[key] = compile_expression(found[1], scope)
+                return self._said[key].text_of(scope)
             except ExpressionError as error:
                 return f"<{error.reason}>"
 

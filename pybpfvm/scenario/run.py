@@ -279,7 +279,9 @@ def run_scenario(
         if on_end is not None:
             on_end(live)
         _note_end(live, None if expected_stop else stopped, progress.findings)
-        progress.observer = None  # what the rings cancel when they close is not of the run
+        # What the rings cancel when they close is not of the run.
+        machine.recorder.stop()
+        progress.observer = None
         outcomes = {name: _ring_outcome(one, progress) for name, one in live.rings.items()}
         of_first = outcomes.pop(live.first.name)
         runs = Counter(of_first.runs)

@@ -160,6 +160,12 @@ class Recorder:
                 self._give_up()
                 raise
 
+    def flush(self) -> None:
+        """Have in the file what was recorded until now."""
+        with self._writing:
+            if self._writer is not None:
+                self._writer.flush()
+
     def _give_up(self) -> None:
         """Nothing can be written any more: nothing more is recorded."""
         writer, self._writer = self._writer, None

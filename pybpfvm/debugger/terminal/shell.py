@@ -153,14 +153,11 @@ def open_shell(
     engine: str = "auto",
     script: Sequence[str] = (),
     interactive: bool = True,
-    at_end: bool = False,
 ) -> bool:
     """Open a recording, do the lines of a script, then read commands; whether none was wrong.
-    `at_end`: begin where the recording ends. Raises InputError as Replay does."""
+    Raises InputError as Replay does."""
     with Debugger(path, engine=engine) as debugger:
         history = debugger.history
-        if at_end and history.fault() is None:
-            debugger.goto(history.end)
         shell = Shell(debugger)
         runs = len(history.runs)
         print(f"{os.fspath(path)}: {runs:,} runs, {history.insns:,} instructions")

@@ -16,7 +16,7 @@ import pytest
 
 from pybpfvm.debugger.dap.wire import encoded
 from tests.debugger.dap.client import ROOT, Client, Failed, connected, inside, spawned
-from tests.debugger.recordings import LONGRUN_C, line_of, record_longrun, record_pingpong
+from tests.debugger.recorded import LONGRUN_C, line_of, record_longrun, record_pingpong
 
 _TURN = line_of(LONGRUN_C, "own += turn")
 _MILLION = 1_000_000

@@ -1,4 +1,4 @@
-"""The client side of others drives the adapter: the message channel of debugpy, if that is there."""
+"""The client side of others drives the adapter: debugpy's channel of messages, if that is there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from pybpfvm.debugger.dap.adapter import Adapter
 from pybpfvm.debugger.dap.wire import Incoming
-from tests.debugger.recordings import PINGPONG_C, line_of, record_pingpong
+from tests.debugger.recorded import PINGPONG_C, line_of, record_pingpong
 
 messaging: Any = pytest.importorskip(
     "debugpy.common.messaging", reason="debugpy (extra dev) is not installed"

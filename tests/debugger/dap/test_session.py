@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.debugger.dap.client import Client, Failed, has_schema, inside, spawned
-from tests.debugger.recordings import (
+from tests.debugger.recorded import (
     HANGING,
     LONGRUN_C,
     PINGPONG,

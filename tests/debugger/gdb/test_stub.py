@@ -16,7 +16,7 @@ import pytest
 from pybpfvm.debugger import Debugger
 from pybpfvm.isa.codec import encode
 from tests.debugger.gdb.client import Client, served
-from tests.debugger.recordings import (
+from tests.debugger.recorded import (
     LONGRUN_C,
     PINGPONG_C,
     ROOT,
