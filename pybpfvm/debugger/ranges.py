@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from pybpfvm.errors import PybpfvmError
 from pybpfvm.isa.opcodes import REGISTERS
 from pybpfvm.profiles.base import Profile
 from pybpfvm.program import BpfObject, Program
@@ -22,10 +21,11 @@ from pybpfvm.verifier.observe import Observer
 from pybpfvm.verifier.refusal import Refused
 from pybpfvm.verifier.states.regstate import Reg, RegType
 from pybpfvm.verifier.states.state import State
+from pybpfvm.verifier.verdict import Inconclusive
 from pybpfvm.verifier.verify import verify
 
 _BUDGET_INSNS = 100_000
-_BUDGET_SECONDS = 3.0
+_BUDGET_SECONDS = 1.0
 _MOST_POINTERS = 3  # of different kinds; then there is no point in naming them
 _IDS = re.compile(r"\b(id|ref_obj_id)=\d+([+-]\d+)?,?")
 
@@ -58,7 +58,8 @@ class _Known:
 
 
 class Ranges:
-    """What the verifier knew of the registers of one program."""
+    """What the verifier knew of the registers of one program; `why_none` says why that is nothing,
+    "" if it is something."""
 
     def __init__(self, program: Program, obj: BpfObject, profile: Profile) -> None:
         self._known: dict[int, tuple[_Known, ...]] = {}
@@ -69,10 +70,11 @@ class Ranges:
             all_errors=True,
             observer=watch,
         )
-        try:
-            verify(program, obj, profile, options=options)
-        except PybpfvmError:  # what it saw until then counts
-            return
+        verdict = verify(program, obj, profile, options=options)
+        self.why_none = ""
+        if isinstance(verdict, Inconclusive):
+            self.why_none = "the verifier did not get through the program in time, or can not"
+            self._known.clear()
 
     def at(self, pc: int) -> tuple[str, ...]:
         """What was known of r0 to r10 before the instruction at `pc`, in the notation of the

@@ -164,6 +164,8 @@ class Inspection:
             memory = value if place else None
             yield Shown(f"r{number}", text, "u64", memory=memory, evaluate=f"r{number}")
         yield Shown("pc", str(frame.pc), "slots of the program")
+        if ranges is not None and ranges.why_none:
+            yield Shown("verifier", f"<{ranges.why_none}>", kind="virtual")
 
     # --- maps ---------------------------------------------------------------------------------
 
