@@ -155,7 +155,9 @@ class Session:
             self.debugger.goto(history.end)
         fault = history.fault()
         if fault is not None and self.debugger.position == fault:
-            return self._stopped(Stop("trap", fault, text=self.debugger.describe()))
+            how = history.runs[fault.run].how
+            assert how is not None
+            return self._stopped(Stop("trap", fault, text=f"{how[4]}, {self.debugger.describe()}"))
         if self.debugger.position == history.end:
             return self._stopped(Stop("end", history.end, text=self.debugger.describe()))
         return self._message("entry", "", self.debugger.describe())
