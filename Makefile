@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check format lint types imports unit bench prove oracle oracle-engines oracle-ring servers soak mutate figures bytecode objects clean
+.PHONY: demo test check format lint types imports unit bench prove oracle oracle-engines oracle-ring servers soak mutate fuzz-planted figures bytecode objects clean
 
 $(VENV)/.ready: setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "pybpfvm needs Python 3.11 or newer")'
@@ -73,6 +73,11 @@ soak: $(VENV)/.ready
 # Each rule of the verifier switched off, one at a time: some test must notice.
 mutate: $(VENV)/.ready
 	$(BIN)/python -m tests.verifier.mutate
+
+# Bugs planted in verifier, engines, loader and simulated ring: how soon `fuzz` finds each, from 20
+# cold starts.
+fuzz-planted: $(VENV)/.ready
+	$(BIN)/python -m tests.fuzz.planted
 
 # The tables of README.md, from what the campaigns above kept in docs/evidence/ and bench/results.json.
 figures: $(VENV)/.ready

@@ -25,7 +25,9 @@ from bench import (
     engine_costs,
     engines,
     experiments,
+    exploring,
     expressions,
+    fuzz,
     gallery,
     interp,
     llvm,
@@ -57,9 +59,11 @@ PARTS: dict[str, tuple[str, Callable[[], Rows]]] = {
     "gallery": ("Gallery", gallery.run),
     "experiments": ("Experiments", experiments.run),
     "sim": ("The simulated ring", simulated.run),
+    "explore": ("Exploring", exploring.run),
     "domains": ("Domains", domains.run),
     "expressions": ("Expressions", expressions.run),
     "verifier": ("Verifier", verification.run),
+    "fuzz": ("Fuzzing", fuzz.run),
 }
 
 

@@ -18,6 +18,7 @@ from shutil import copy
 from statistics import median
 
 from pybpfvm import bpfsys
+from pybpfvm.fuzz.typed_programs import MAPS, generate
 from pybpfvm.isa.asm import assemble
 from pybpfvm.isa.codec import encode
 from pybpfvm.loader import load
@@ -29,7 +30,6 @@ from pybpfvm.session.judging import JudgeRequest, judge
 from pybpfvm.session.kernel_object import KernelObject
 from pybpfvm.verifier.verdict import Accepted, Rejected
 from pybpfvm.verifier.verify import Options, verify
-from tests.support.verifier_programs import MAPS, generate
 
 Row = tuple[str, float, str]
 

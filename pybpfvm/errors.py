@@ -201,6 +201,9 @@ class Trap(PybpfvmError):
 _MOST_WAITERS = 20  # lines of a message; `waiters` has them all
 
 
+LIVELOCK = "live-lock"  # how the reason of such a hang begins
+
+
 class RingHang(PybpfvmError):
     """The ring can make no progress, or used up its budget; `waiters` says who waits for what."""
 
@@ -213,6 +216,11 @@ class RingHang(PybpfvmError):
         if len(waiters) > len(shown):
             shown.append(f"  and {len(waiters) - len(shown)} more")
         super().__init__("\n".join((f"hang: {reason}", *shown)))
+
+    @property
+    def livelock(self) -> bool:
+        """Whether programs ran, over and over, and changed nothing."""
+        return self.reason.startswith(LIVELOCK)
 
 
 class InternalError(PybpfvmError):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import cast
 
+from pybpfvm.btf.kernelfields import copied_around
 from pybpfvm.errors import InputError, UnsupportedError
 from pybpfvm.isa.codec import target_pc
 from pybpfvm.isa.insn import Insn
@@ -98,7 +99,8 @@ class Image:
     def _make_maps(self, cpus: int) -> None:
         obj = self.object
         for spec in obj.maps:
-            live = make_map(spec, self.memory, cpus=cpus)
+            fields = copied_around(obj.btf, spec.btf_value_type_id)
+            live = make_map(spec, self.memory, cpus=cpus, fields=fields)
             self._by_index.append(live)
             self.maps[spec.name] = live
         for spec, live in zip(obj.maps, self._by_index, strict=True):

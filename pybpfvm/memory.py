@@ -32,6 +32,7 @@ import os
 import threading
 import weakref
 from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -346,6 +347,8 @@ class AddressSpace:
         self._left: dict[int, int] = {}
         # What was taken or restored, the last one last.
         self._snapshots: list[weakref.ref[MemorySnapshot]] = []
+        # Where freed regions wait to be the same ones again; None: they do not (`recycle`).
+        self._kept: dict[tuple[int, RegionKind, str], deque[_Entry]] | None = None
 
     def __enter__(self) -> AddressSpace:
         return self
@@ -378,6 +381,30 @@ class AddressSpace:
     def forget_on_free(self, action: Callable[[], None]) -> None:
         """Take `on_free` back."""
         self._on_free.remove(action)
+
+    def recycle(self) -> None:
+        """From now on a region that is freed, if anybody can write to it, waits with its pages for
+        the next one of the same size, kind and name, which gets its address: for who sets up the
+        same things again and again, and wants them at the same place."""
+        self._kept = {} if self._kept is None else self._kept
+
+    def _again(self, size: int, kind: RegionKind, name: str) -> Region | None:
+        """A region that was freed like this one, zeroed."""
+        waiting = self._kept.get((size, kind, name)) if self._kept else None
+        if not waiting:
+            return None
+        region, end, _, readable, writable = waiting.popleft()
+        span = align_up(size, PAGE)
+        ctypes.memset(region.start, 0, size)
+        buffer = (ctypes.c_ubyte * size).from_address(region.start)
+        self._buffers[region.start] = weakref.ref(buffer)
+        view = memoryview(buffer).cast("B")
+        index = bisect_right(self._starts, region.start)
+        self._starts.insert(index, region.start)
+        self._entries.insert(index, (region, end, view, readable, writable))
+        self.committed_bytes += span
+        self.changes += 1
+        return region
 
     def close(self) -> None:
         """Unmap everything. Accesses afterwards fault; closing twice is fine.
@@ -420,6 +447,10 @@ class AddressSpace:
         """
         if size < 1:
             raise InputError(f"a region of {size} bytes", where=name, remedy="ask for 1 or more")
+        if self._kept and writable and owner is None:
+            again = self._again(size, kind, name)
+            if again is not None:
+                return again
         span = align_up(size, PAGE)
         start = self._take(span, span + _GUARD, kind, name)
         try:
@@ -580,7 +611,8 @@ class AddressSpace:
                     where=region.name,
                     remedy="unregister it when its requests are over, or close the ring",
                 )
-            self._entries[index][2].release()
+            entry = self._entries[index]
+            entry[2].release()
             self._leave(index)
         span = align_up(region.size, PAGE)
         for action in self._on_free:
@@ -589,6 +621,10 @@ class AddressSpace:
             self.watcher.went(region)
         if self._buffers[region.start]() is not None:
             self._left[region.start] = span
+            return
+        if self._kept is not None and region.writable and region.owner is None:
+            key = region.size, region.kind, region.name
+            self._kept.setdefault(key, deque()).append(entry)
             return
         self._unmap(region.start, span)
         self._ranges_of(region.kind).give(region.start, span + _GUARD)

@@ -12,6 +12,7 @@ import pytest
 from bench import verification
 from bench.__main__ import check_same, merged
 from bench.engines import Speeds, ratios, rows, undisturbed
+from bench.exploring import alone, finding, schedules
 from bench.sides import (
     FOLDER,
     INTERP,
@@ -25,8 +26,11 @@ from bench.sides import (
 )
 from bench.simulated import echoing, fly, ticking
 from pybpfvm.errors import InputError
+from pybpfvm.explore.search import Options
 from pybpfvm.loader import load
+from pybpfvm.scenario import parse
 from tests.examples.test_example_objects import loadable, mentions_of_machine_paths
+from tests.support.example_hosts import EXAMPLES
 
 SIDES = dict(makers())
 EXPERIMENTS = FOLDER.parent / "experiments" / "experiments.bpf.o"
@@ -137,3 +141,12 @@ def test_objects_are_what_their_sources_make(tmp_path: Path) -> None:
         assert loadable(fresh) == loadable(path.read_bytes()), (
             f"{path}: run bench/programs/build.sh"
         )
+
+
+def test_exploring_is_measured() -> None:
+    pingpong = parse(EXAMPLES / "03_pingpong/scenario.toml")
+    assert schedules(pingpong, Options(events=False), 2) > 0
+    assert alone(pingpong) > 0
+    rows = finding("14_broadcast", "buffer-in-flight", 2)
+    assert len(rows) == 6
+    assert all(value > 0 for _, value, _ in rows)

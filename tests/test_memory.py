@@ -296,6 +296,31 @@ TestAllocation = AllocationModel.TestCase
 TestAllocation.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
 
 
+def test_what_is_recycled_comes_back_zeroed_at_its_address() -> None:
+    with AddressSpace() as memory:
+        memory.recycle()
+        first = memory.alloc(100, RegionKind.USER, "block")
+        other = memory.alloc(100, RegionKind.USER, "another")
+        memory.user_write(first.start, b"x" * 100)
+        memory.free(first)
+        with pytest.raises(UserFault):
+            memory.user_read(first.start, 1)
+        assert memory.alloc(100, RegionKind.USER, "a third").start not in (first.start, other.start)
+        again = memory.alloc(100, RegionKind.USER, "block")
+        assert again.start == first.start
+        assert memory.user_read(again.start, 100) == bytes(100)
+        memory.free(other)
+        with pytest.raises(UserFault):
+            memory.user_read(other.start, 1)
+
+
+def test_what_is_not_recycled_gets_fresh_addresses() -> None:
+    with AddressSpace() as memory:
+        first = memory.alloc(100, RegionKind.USER, "block")
+        memory.free(first)
+        assert memory.alloc(100, RegionKind.USER, "block").start != first.start
+
+
 def test_regions_come_where_a_recording_had_them() -> None:
     with AddressSpace() as memory:
         first = memory.alloc(100, RegionKind.CTX, "first")

@@ -200,6 +200,11 @@ class Backend(Protocol):
         the batch after itself. What completes inline is in `poll` when this returns.
         """
 
+    def submit_aside(self, sqe: bytes) -> None:
+        """Issue one SQE, without links, that has no place among the others: no drain keeps it back,
+        none waits for it. One that names another request may be unsupported where a drain waits
+        meanwhile (UnsupportedError)."""
+
     def poll(self) -> list[Event]:
         """What has happened and was not reported yet, in order. Never blocks."""
 

@@ -15,13 +15,14 @@ from itertools import islice
 from typing import Protocol
 
 from pybpfvm.bits import U32
-from pybpfvm.errors import RingHang, Trap
+from pybpfvm.errors import LIVELOCK, RingHang, Trap
 from pybpfvm.events import Noted, Observer, Parked, RunEnded, RunFaulted, RunStarted, Woken
 from pybpfvm.interrupts import breathe
 from pybpfvm.memory import AddressSpace, Region
 from pybpfvm.profiles.base import Profile, RingRules, WaitBy
 from pybpfvm.uring_backend.abi import FUTEX2_SIZE_U32, SQE_ANY_LINK, SQE_IO_DRAIN, Op, Sqe
 from pybpfvm.uring_backend.base import Backend
+from pybpfvm.uring_backend.choices import Chooser, Point
 from pybpfvm.uring_backend.cq import CompletionQueues
 from pybpfvm.uring_backend.requests import BpfRequest
 from pybpfvm.uring_backend.submitter import Submitter
@@ -115,6 +116,7 @@ class BpfRequests:
         *,
         budgets: Budgets,
         observer: Observer | None,
+        chooser: Chooser | None = None,
     ) -> None:
         self.current: BpfRequest | None = None
         self.loop: ProgramLoop | None = None
@@ -130,6 +132,8 @@ class BpfRequests:
         self._budgets = budgets
         self._observer = observer
         self._queue: deque[BpfRequest] = deque()
+        self._chooser = chooser
+        self._batch = 0  # of the queue, those that a chooser may take before others
         self._parked: dict[int, list[BpfRequest]] = {}
         self._on_words: dict[int, BpfRequest] = {}  # who waits for a futex, by the wait's token
         self._park_count = 0
@@ -169,6 +173,8 @@ class BpfRequests:
         began_ns = time.monotonic_ns()
         while self._queue:
             breathe()
+            if self._chooser is not None and not self.dying:
+                self._choose(self._chooser)
             request = self._queue[0]
             if not self.dying:
                 self._check_budget(request, began_ns)
@@ -184,6 +190,18 @@ class BpfRequests:
             if not self._queue or (deadline_ns is not None and self._left(deadline_ns) <= 0):
                 return
             self._watch(request, deadline_ns)
+
+    def _choose(self, chooser: Chooser) -> None:
+        """Let the chooser say who is first. As the kernel takes task work: what is queued while a
+        batch runs is of the next one, so that nobody runs again before others had their turn."""
+        queue = self._queue
+        self._batch = min(self._batch, len(queue)) or len(queue)
+        index = chooser.order(Point.RUN, [one.token for one in islice(queue, self._batch)])
+        self._batch -= 1
+        if index:
+            chosen = queue[index]
+            del queue[index]
+            queue.appendleft(chosen)
 
     def _left(self, deadline_ns: int) -> int:
         return deadline_ns - self._backend.now_ns()
@@ -269,6 +287,7 @@ class BpfRequests:
 
     def _take_from_wait(self, request: BpfRequest) -> None:
         if request.recheck:
+            self._batch -= self._queue.index(request) < self._batch
             self._queue.remove(request)
         else:
             waiting = self._parked[request.wait_idx]
@@ -527,7 +546,7 @@ class BpfRequests:
                 return
         name = self._runner.name(request.program)
         raise RingHang(
-            f"live-lock: {self._stalled:,} runs in a row, the last of program {name}, "
+            f"{LIVELOCK}: {self._stalled:,} runs in a row, the last of program {name}, "
             "changed nothing: no request was submitted or completed, no CQ grew or shrank",
             tuple(self.waiters()),
         )

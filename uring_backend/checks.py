@@ -92,6 +92,19 @@ class SqeChecks:
             return errno.EINVAL
         return 0
 
+    def early(self, opcode: int, flags: int) -> bool:
+        """Whether an SQE is refused before mainline looks at drains. (Any other one drains even
+        when it is refused.)"""
+        if flags & self._unknown_flags or opcode > self._last_opcode:
+            return True
+        if flags & SQE_BUFFER_SELECT and opcode not in _TAKES_BUFFERS:
+            return True
+        return bool(flags & SQE_IO_DRAIN) and self._skip_seen
+
+    def drains(self, opcode: int, flags: int) -> bool:
+        """Whether an SQE drains, refused or not."""
+        return bool(flags & SQE_IO_DRAIN) and not self.early(opcode, flags)
+
     def bpf(self, raw: bytes) -> tuple[int, int, int]:
         """(errno or 0, slot, program) of a BPF SQE that passed the generic checks."""
         sqe = Sqe.unpack(raw)

@@ -275,6 +275,38 @@ def drains_wait_for_external_requests(bench: Bench) -> None:
     expect("in flight", bench.backend.in_flight(), 0)
 
 
+def what_is_aside_is_nothing_to_drains(bench: Bench) -> None:
+    """`submit_aside`: a drain neither waits for it nor keeps it back."""
+    bench.submit(external(1, _DRAIN), nop(2))
+    expect("start", bench.collect(1), [Started(1)])
+    bench.backend.submit_aside(bench.timeout(3, 1 * _MS).pack())
+    expect("beside a drain", bench.collect(1), [Completion(3, -errno.ETIME, 0)])
+    bench.backend.submit_aside(bench.timeout(4, 60_000 * _MS).pack())
+    bench.backend.submit_aside(Sqe(Op.ASYNC_CANCEL, addr=4, user_data=5).pack())
+    results = bench.collect(2)
+    expect(
+        "a cancellation",
+        {(end.token, end.res) for end in results if isinstance(end, Completion)},
+        {(4, _CANCELED), (5, 0)},
+    )
+    bench.backend.submit_aside(bench.timeout(6, 60_000 * _MS).pack())
+    bench.backend.finish(1)
+    expect("behind the drain", bench.collect(1), [Completion(2, 0, 0)])
+    expect("in flight", bench.backend.in_flight(), 1)
+    bench.submit(bench.timeout(7, 60_000 * _MS), external(8), nop(9, _DRAIN))
+    expect("start", bench.collect(1), [Started(8)])
+    bench.quiet()
+    bench.backend.submit_aside(Sqe(Op.TIMEOUT_REMOVE, addr=7, user_data=10).pack())
+    results = bench.collect(2)
+    expect(
+        "what a drain waits for",
+        {(end.token, end.res) for end in results if isinstance(end, Completion)},
+        {(7, _CANCELED), (10, 0)},
+    )
+    bench.backend.finish(8)
+    expect("drained", bench.collect(1), [Completion(9, 0, 0)])
+
+
 def a_waiting_external_request_is_no_progress(bench: Bench) -> None:
     """Only the host can move it: nothing will happen by itself."""
     bench.submit(external(1))
@@ -764,6 +796,7 @@ LAWS: Final[Sequence[Law]] = (
     a_failed_external_request_breaks_soft_links,
     an_external_request_is_cancelled_with_its_chain,
     drains_wait_for_external_requests,
+    what_is_aside_is_nothing_to_drains,
     a_waiting_external_request_is_no_progress,
     reads_and_writes,
     vectors,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from copy import deepcopy
 from dataclasses import dataclass, field
 
 
@@ -20,4 +19,10 @@ class Counts:
 
     def copy(self) -> Counts:
         """As they are now."""
-        return deepcopy(self)
+        return Counts(
+            self.runs.copy(),
+            self.insns,
+            self.posted.copy(),
+            self.reaped.copy(),
+            self.dropped.copy(),
+        )

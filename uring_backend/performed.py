@@ -86,6 +86,25 @@ class Performed:
         else:
             self._remove_poll(request, sqe)
 
+    def named_by_update(self, request: Request) -> int:
+        """The token of the one request that an update (of a timer, or of what a poll waits for)
+        can mean, so that the backend can do it in its turn; 0 if it is none or not the only one.
+
+        An update can not go around drains on every backend.
+        """
+        sqe = Sqe.unpack(request.sqe)
+        if request.opcode == Op.TIMEOUT_REMOVE and sqe.op_flags & TIMEOUT_UPDATE:
+            linked = sqe.op_flags & LINK_TIMEOUT_UPDATE
+            opcode = Op.LINK_TIMEOUT if linked else Op.TIMEOUT
+        elif request.opcode == Op.POLL_REMOVE and sqe.len == POLL_UPDATE_EVENTS:
+            opcode = Op.POLL_ADD
+        else:
+            return 0
+        found = list(self._submitter.table.matches(sqe.addr, (opcode,)))
+        if len(found) != 1 or is_performed(found[0]):
+            return 0
+        return found[0].token
+
     # --- TIMEOUT with a completion count ----------------------------------------------------
 
     def _start_counted(self, request: Request, sqe: Sqe) -> None:
@@ -182,8 +201,12 @@ class Performed:
         renamed: int | None = None,
     ) -> None:
         # A BPF request is never found: parked, it is neither a timer, a poll nor in a worker.
+        # Nor is one that the ring performs, but for timers: it waits for its turn, or is at it.
         found = deque(
-            other for other in targets if other is not request and not isinstance(other, BpfRequest)
+            other
+            for other in targets
+            if not isinstance(other, BpfRequest)
+            and (other.token in self._timers or not is_performed(other))
         )
         search = _Search(request, template, found, every, renamed=renamed)
         if found:
@@ -207,8 +230,6 @@ class Performed:
                     if self._note(search, 0):
                         return
                     continue
-            elif is_performed(target):
-                continue  # waits for its turn in a chain, or is being performed: not to be found
             search.template = replace(search.template, addr=addr)
             self._try(search, target)
             return

@@ -21,7 +21,8 @@ Ended = Callable[[int], None]
 class Request:
     """One SQE on its way. `external`: the backend holds its place in a chain or drain. `chain`:
     the token of the first request in its chain, 0 without links. `wanted`: a success of fewer
-    bytes is a failure, as far as CQE_SKIP_SUCCESS is concerned."""
+    bytes is a failure, as far as CQE_SKIP_SUCCESS is concerned. `refused`: the errno that refuses
+    the SQE, or 0."""
 
     __slots__ = (
         "chain",
@@ -30,6 +31,7 @@ class Request:
         "flags",
         "opcode",
         "origin",
+        "refused",
         "sqe",
         "started",
         "token",
@@ -46,6 +48,7 @@ class Request:
         self.cq = cq
         self.origin = origin
         self.chain = 0
+        self.refused = 0
         self.wanted = 0
         self.external = False
         self.started = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Self
 
@@ -30,12 +30,13 @@ from pybpfvm.uring_backend.abi import (
 from pybpfvm.uring_backend.base import Backend
 from pybpfvm.uring_backend.bpf import BpfRequests, Budgets, ProgramRunner, wait_line
 from pybpfvm.uring_backend.checks import SqeChecks
+from pybpfvm.uring_backend.choices import Chooser
 from pybpfvm.uring_backend.contexts import MAX_CONTEXTS, Context, RequestMemory
 from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.cq import CompletionQueue, CompletionQueues
 from pybpfvm.uring_backend.filtering import RequestFilter
 from pybpfvm.uring_backend.layout import RingMemory
-from pybpfvm.uring_backend.requests import LINK, Tokens
+from pybpfvm.uring_backend.requests import LINK, Request, Tokens
 from pybpfvm.uring_backend.restrictions import REGISTER_BPF, UNREGISTER_BPF, Restrictions, Row
 from pybpfvm.uring_backend.setup import check_setup
 from pybpfvm.uring_backend.submitter import Submitter
@@ -68,6 +69,7 @@ class Ring:
     `runner` executes registered programs; `observer` sees every event. `later_opcodes` admits
     opcodes of mainline above BPF, the last one of the ABI, which the kernels of its time refused.
     `restrictions`: the ring's, if others look at them, too.
+    `chooser` says which program runs next where the order is free.
     `beside` is another ring of the same thread, with a backend beside this one's: while the thread
     waits on either, programs run on both, and no two of their requests have the same token.
     """
@@ -87,6 +89,7 @@ class Ring:
         budgets: Budgets | None = None,
         later_opcodes: bool = False,
         restrictions: Restrictions | None = None,
+        chooser: Chooser | None = None,
         beside: Ring | None = None,
     ) -> None:
         if profile.ring is None:
@@ -153,6 +156,7 @@ class Ring:
             runner,
             budgets=budgets,
             observer=observer,
+            chooser=chooser,
         )
         self._submitter.bpf = self._bpf
         if beside is not None:
@@ -354,6 +358,11 @@ class Ring:
         """The SQ flags word (SQ_CQ_OVERFLOW while CQ 0 has a backlog)."""
         self._check_open()
         return self.sq.flags
+
+    @property
+    def live(self) -> Mapping[int, Request]:
+        """Requests that are not over, by token."""
+        return self._submitter.table.live
 
     def _queue(self, cq: int) -> CompletionQueue:
         self._check_open()

@@ -26,14 +26,22 @@ from pybpfvm.uring_backend.abi import (
     SQE_BUFFER_SELECT,
     SQE_CQE_SKIP_SUCCESS,
     SQE_IO_DRAIN,
+    SQE_IO_HARDLINK,
     Op,
     Sqe,
 )
-from pybpfvm.uring_backend.base import EXTERNAL, OTHER_RING, Backend, Message, Started
+from pybpfvm.uring_backend.base import (
+    EXTERNAL,
+    OTHER_RING,
+    UNKNOWN_OPCODE,
+    Backend,
+    Message,
+    Started,
+)
 from pybpfvm.uring_backend.checks import SqeChecks
 from pybpfvm.uring_backend.contexts import RequestMemory
 from pybpfvm.uring_backend.cq import CompletionQueues
-from pybpfvm.uring_backend.filtering import FilterGate
+from pybpfvm.uring_backend.filtering import FilterGate, refusal
 from pybpfvm.uring_backend.performed import Performed, is_performed
 from pybpfvm.uring_backend.requests import (
     DIRECT_TOKENS,
@@ -91,8 +99,11 @@ class Submitter:
         self._requests_memory = requests_memory
         self._live_requests = live_requests
         self._observer = observer
-        self._chain: list[tuple[Request, int]] = []  # a program's open chain, with errnos
+        self._chain: list[Request] = []  # a program's open chain
+        # Chains that a failure broke, of which members live: whether these post nothing.
+        self._broken: dict[int, bool] = {}
         self._deferred: list[tuple[Request, int, int, tuple[int, int]]] = []
+        self._drains = False  # whether a request ever drained: then places count
         self._inline_from: int | None = None  # requests from this token on complete inline
 
     @property
@@ -110,95 +121,72 @@ class Submitter:
         A bad SQE outside a chain is the last one consumed. SQEs of a chain that is still open at
         the end are a chain of their own.
         """
-        done = 0
         batch: list[Request] = []
-        chain: list[tuple[Request, int]] = []
+        first = 0  # token of the open chain's head
         limit = min(limit, sq.ready())
         for ahead in range(limit):
             if self.room() <= 0:
                 break
-            raw = sq.fetch(ahead - done)
+            raw = sq.fetch(ahead)
             if raw is None:
-                done += self._finish_take(sq, batch, chain)
-                sq.drop()
+                done = self._issue_batch(sq, batch, [])
+                if done == len(batch):
+                    sq.drop()
                 return done
-            request, error = self._admit(raw, _USER)
+            request = self._admit(raw, _USER)
             link = request.flags & SQE_ANY_LINK
-            if error and not (self._rules.bad_sqe_joins_chain and (chain or link)):
-                if not self._issue_batch(sq, batch, [*chain, (request, 0)]):
-                    return done + len(batch)
-                done += len(batch) + len(chain) + 1
+            joins = self._rules.bad_sqe_joins_chain and (first or link)
+            if request.refused and not joins:
+                chain = [other for other in batch if first and other.chain == first]
+                del batch[len(batch) - len(chain) :]
+                done = self._issue_batch(sq, batch, [*chain, request])
+                if done < len(batch):
+                    return done
                 self._fail_chain(chain)
-                self._announce(request)
-                self.complete(request, -error)
-                sq.consume(len(chain) + 1)
+                sq.consume(len(chain))
+                if self._checks.drains(request.opcode, request.flags):
+                    return done + len(chain) + self._issue_batch(sq, [request], [])
+                self._fail_chain([request])
+                sq.consume(1)
                 self.settle()
-                return done
-            if chain or link:
-                request.chain = chain[0][0].token if chain else request.token
-                chain.append((request, error))
-                if link:
-                    continue
-                if any(bad for _, bad in chain):
-                    if not self._issue_batch(sq, batch, chain):
-                        return done + len(batch)
-                    done += len(batch) + len(chain)
-                    batch = []
-                    self._fail_chain(chain)
-                    sq.consume(len(chain))
-                    self.settle()
-                else:
-                    batch.extend(member for member, _ in chain)
-                chain = []
-            else:
-                batch.append(request)
-        return done + self._finish_take(sq, batch, chain)
+                return done + len(chain) + 1
+            if first or link:
+                first = request.chain = first or request.token
+                if not link:
+                    first = 0
+            batch.append(request)
+        return self._issue_batch(sq, batch, [])
 
-    def _finish_take(
-        self, sq: SubmissionQueue, batch: list[Request], chain: list[tuple[Request, int]]
-    ) -> int:
-        """Issue what is left at the end of a submission; how many SQEs that consumed."""
-        failed = any(bad for _, bad in chain)
-        if not failed:
-            batch.extend(member for member, _ in chain)
-            chain = []
-        whole = self._issue_batch(sq, batch, chain)
-        done = len(batch)
-        if whole and failed:
-            done += len(chain)
-            self._fail_chain(chain)
-            sq.consume(len(chain))
-            self.settle()
-        return done
+    def _issue_batch(self, sq: SubmissionQueue, batch: list[Request], later: list[Request]) -> int:
+        """Hand the batch to the backend and give its SQ slots back; how many were consumed.
 
-    def _issue_batch(
-        self, sq: SubmissionQueue, batch: list[Request], later: list[tuple[Request, int]]
-    ) -> bool:
-        """Hand the batch to the backend and give its SQ slots back.
-
-        False when the backend stopped early (a bad SQE): `batch` is then cut to what was
-        consumed, and the rest of it and `later` were never admitted.
+        Fewer than all when the backend stopped early (a bad SQE): the rest of the batch and
+        `later` were then never admitted.
         """
-        if not batch:
-            return True
-        try:
-            taken = self._hand_over(batch, placed=True)
-        except BaseException:
-            for request, _ in later:
-                self.table.retire(request)
-            raise
-        sq.consume(taken)
-        for request in batch[:taken]:
-            self._announce(request)
-        whole = taken == len(batch)
-        if not whole:
-            back = [*batch[taken:], *(request for request, _ in later)]
+        done = 0
+        while done < len(batch):
+            part = batch[done:]
+            try:
+                taken = self._hand_over(part, placed=True)
+            except BaseException:
+                for request in later:
+                    self.table.retire(request)
+                raise
+            done += taken
+            sq.consume(taken)
+            for request in part[:taken]:
+                self._announce(request)
+            # Today's kernels end the batch where the last one of a chain is bad, too.
+            if not (taken and part[taken - 1].chain and self._rules.bad_sqe_joins_chain):
+                break
+        if done < len(batch):
+            back = [*batch[done:], *later]
             for request in reversed(back):
                 self.table.retire(request)
             self.tokens.next = back[0].token
-            del batch[taken:]
-        self.drain()
-        return whole
+        if batch:
+            self.drain()
+        return done
 
     # --- programs -------------------------------------------------------------------------
 
@@ -206,10 +194,11 @@ class Submitter:
         """The submit helper, section 2.4 (a), after its length check."""
         if self.room() <= 0:
             return -errno.ENOMEM
-        request, error = self._admit(raw, origin)
+        request = self._admit(raw, origin)
+        error = request.refused
         link = request.flags & SQE_ANY_LINK
         if self._chain or link:
-            request.chain = self._chain[0][0].token if self._chain else request.token
+            request.chain = self._chain[0].token if self._chain else request.token
         self._announce(request)
         if error:
             if self._rules.submit_returns_errno:
@@ -222,7 +211,7 @@ class Submitter:
                 self.settle()
                 return 0
         if self._chain or link:
-            self._chain.append((request, error))
+            self._chain.append(request)
             if not link:
                 self.close_chain()
             return self._accepted
@@ -256,8 +245,8 @@ class Submitter:
             self._backend.finish(request.token, failed=False)
             request.external = False
         request.started = False
-        request.chain = self._chain[0][0].token
-        self._chain.append((request, 0))
+        request.chain = self._chain[0].token
+        self._chain.append(request)
         self.close_chain()
         return 1
 
@@ -267,17 +256,17 @@ class Submitter:
 
     def _issue_alone(self, request: Request) -> bool:
         """Issue a request without links; whether a filter denied it."""
-        if isinstance(request, BpfRequest):
+        if isinstance(request, BpfRequest) and not self._drains:
             self._announce_start(request)
             self.bpf.enqueue(request)
             return False
         self._inline_from = request.token
         try:
-            if is_performed(request):
+            if is_performed(request) and not self._drains:
                 self._announce_start(request)
                 self.performed.start(request)
             else:
-                self._hand_over([request], placed=False)
+                self._hand_over([request], placed=True)
             denied = self.gate.denied(request.token)
             self.drain()
         finally:
@@ -289,16 +278,15 @@ class Submitter:
         chain = self._take_chain()
         if not chain:
             return
-        if any(bad for _, bad in chain):
+        if len(chain) == 1 and chain[0].refused:
             self._fail_chain(chain)
             self.settle()
-            return
-        if len(chain) == 1:
-            self._issue_alone(chain[0][0])
+        elif len(chain) == 1:
+            self._issue_alone(chain[0])
         else:
-            self._inline_from = chain[0][0].token
+            self._inline_from = chain[0].token
             try:
-                self._hand_over([request for request, _ in chain], placed=True)
+                self._hand_over(chain, placed=True)
                 self.drain()
             finally:
                 self._inline_from = None
@@ -338,7 +326,7 @@ class Submitter:
         """A request that compiled code issued lives."""
         self._table.add(request)
 
-    def _take_chain(self) -> list[tuple[Request, int]]:
+    def _take_chain(self) -> list[Request]:
         chain, self._chain = self._chain, []
         return chain
 
@@ -354,8 +342,8 @@ class Submitter:
 
     # --- both -----------------------------------------------------------------------------
 
-    def _admit(self, raw: bytes, origin: str) -> tuple[Request, int]:
-        """A live request for the SQE, and the errno that refuses it or 0."""
+    def _admit(self, raw: bytes, origin: str) -> Request:
+        """A live request for the SQE."""
         opcode, flags, user_data, personality, cq_idx = _HEAD.unpack(raw)
         cq = self._checks.queue_of(cq_idx)
         error = errno.EINVAL
@@ -379,13 +367,18 @@ class Submitter:
             ours = isinstance(request, BpfRequest) or is_performed(request)
             if ours and self.gate.denies(token, raw):
                 error = errno.EACCES
-        return request, error
+        request.refused = error
+        if flags & SQE_IO_DRAIN and not self._drains:
+            self._drains = self._checks.drains(opcode, flags)
+        return request
 
     def _filtered_sqe(self, token: int) -> bytes | None:
         """The SQE that filters see for the backend's request `token`; None for what `_admit` has
         asked about, and for requests of our own."""
         request = self._table.live.get(token)
-        return None if request is None or request.external else request.sqe
+        if request is None or request.external or request.refused:
+            return None
+        return request.sqe
 
     def _announce(self, request: Request) -> None:
         if self._observer is not None:
@@ -412,12 +405,12 @@ class Submitter:
             now_ns = self._backend.now_ns()
             self._observer(RequestEnded(now_ns, request.token, res, flags, quiet))
 
-    def _fail_chain(self, chain: list[tuple[Request, int]]) -> None:
-        """A chain with a bad member: nobody runs, the bad ones tell why."""
-        for request, error in chain:
+    def _fail_chain(self, chain: list[Request]) -> None:
+        """A chain that never starts: nobody runs, bad ones tell why."""
+        for request in chain:
             if request.origin == _USER:
                 self._announce(request)
-            self.complete(request, -(error or errno.ECANCELED))
+            self.complete(request, -(request.refused or errno.ECANCELED))
 
     def _hand_over(self, requests: list[Request], *, placed: bool) -> int:
         """Give the requests to the backend; how many it consumed.
@@ -442,7 +435,16 @@ class Submitter:
         """The SQE that the backend gets; `placed`: its place among others counts."""
         raw = request.sqe
         token = request.token.to_bytes(8, "little")
-        if isinstance(request, BpfRequest) or (placed and is_performed(request)):
+        if request.refused:
+            flags = request.flags & (SQE_ANY_LINK | SQE_IO_DRAIN)
+            if self._checks.early(request.opcode, request.flags):
+                flags &= ~SQE_IO_DRAIN
+                return Sqe(UNKNOWN_OPCODE, flags, user_data=request.token).pack()
+            return refusal(request.token, flags)
+        named = 0
+        if self._drains and placed and is_performed(request):
+            named = self.performed.named_by_update(request)
+        if isinstance(request, BpfRequest) or (placed and is_performed(request) and not named):
             request.external = True
             flags = request.flags & (SQE_ANY_LINK | SQE_IO_DRAIN)
             return bytes((EXTERNAL, flags)) + bytes(30) + token + bytes(24)
@@ -450,16 +452,20 @@ class Submitter:
         if request.flags & SQE_CQE_SKIP_SUCCESS:
             # The backend must report it, or the token would never be free again.
             head = bytes((raw[0], raw[1] & ~SQE_CQE_SKIP_SUCCESS)) + raw[2:32]
+        if self._rules.cqe_skip and (request.chain or request.flags & SQE_CQE_SKIP_SUCCESS):
             request.wanted = self._wanted(Sqe.unpack(raw))
         tail = _NO_TAIL
         if request.opcode in _READS_ADDR3:
             low = _NO_TAIL[:2] if self._rules.extra_cqs else raw[48:50]
             tail = low + raw[50:56] + _NO_TAIL[:8]
+        if named:
+            head = head[:16] + named.to_bytes(8, "little") + head[24:]
         return head + token + raw[40:48] + tail
 
     def hidden(self, raw: bytes) -> None:
-        """Issue a request of our own, complete with its token."""
-        self._backend.submit([raw])
+        """Issue a request of our own, complete with its token: drains are of requests that there
+        would be without it."""
+        self._backend.submit_aside(raw)
         self.activity += 1
 
     def drain(self) -> bool:
@@ -512,11 +518,12 @@ class Submitter:
     ) -> None:
         """The request is over: its last CQE, posted at once or at the end of the run."""
         self._table.retire(request)
+        res = -request.refused or res
         if self.gate.active:
             self.gate.ended(request.token, res)
         if request.opcode == Op.TIMEOUT:
             self.timeouts_ended += 1
-        if request.flags & SQE_CQE_SKIP_SUCCESS and self._skips(request, res):
+        if self._is_silent(request, res):
             self._announce_end(request, res, flags, quiet=True)
             return
         if self.direct is not None and request.token >= DIRECT_TOKENS:
@@ -550,13 +557,38 @@ class Submitter:
             extra=extra,
         )
 
-    def _skips(self, request: Request, res: int) -> bool:
-        """Whether CQE_SKIP_SUCCESS holds for this result: anything but a failed request."""
+    def _is_silent(self, request: Request, res: int) -> bool:
+        """Whether it posts no CQE: a success that is skipped, or cancelled with a chain that a
+        request with that flag broke (not so for BPF requests, section 3.2)."""
         if not self._rules.cqe_skip:
             return False
+        skips = bool(request.flags & SQE_CQE_SKIP_SUCCESS)
+        failed = self._failed(request, res)
+        if not request.chain:
+            return skips and not failed
+        silent = self._broken.get(request.chain)
+        if silent is not None:
+            if not self._others(request):
+                del self._broken[request.chain]
+            return silent and not isinstance(request, BpfRequest)
+        if failed and request.opcode != Op.LINK_TIMEOUT:
+            others = self._others(request)
+            # Hard links, too, are no use where a member is refused.
+            head = request.token == request.chain
+            refused = head and any(one.refused for one in (request, *others))
+            if others and (refused or not request.flags & SQE_IO_HARDLINK):
+                self._broken[request.chain] = skips
+        return skips and not failed
+
+    def _others(self, request: Request) -> list[Request]:
+        """What still lives of its chain."""
+        return [other for other in self._table.live.values() if other.chain == request.chain]
+
+    def _failed(self, request: Request, res: int) -> bool:
+        """Whether this result is a failure, which breaks a soft link and posts a CQE."""
         if isinstance(request, BpfRequest):
-            return request.runs > 0 and res != -errno.ECANCELED
-        return res >= request.wanted
+            return request.runs == 0 or res == -errno.ECANCELED
+        return res < request.wanted
 
     def _wanted(self, sqe: Sqe) -> int:
         """How many bytes a transfer has to move to be no failure; 0 for anything else."""

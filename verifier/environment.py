@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from typing import TYPE_CHECKING
 
+from pybpfvm.btf.kernelfields import Field
 from pybpfvm.btf.types import Btf
 from pybpfvm.isa.codec import pcs, target_pc
 from pybpfvm.isa.insn import Insn
@@ -23,7 +24,7 @@ from pybpfvm.program import BpfObject, MapSpec, Program, Subprog
 from pybpfvm.verifier.kernelobjects.attach import Attachment, attachment, is_btf_typed
 from pybpfvm.verifier.observe import Observer
 from pybpfvm.verifier.privileges.privilege import ALL, Capabilities, Mask
-from pybpfvm.verifier.resources.fields import Field, fields_of, object_fields, unique
+from pybpfvm.verifier.resources.fields import fields_of, object_fields, unique
 from pybpfvm.verifier.states.regstate import Reg, RegType, Trust
 from pybpfvm.verifier.usermemory.contract import Contract
 from pybpfvm.verifier.usermemory.usernames import FROM_USER

@@ -30,16 +30,18 @@ COMMANDS = {
     "filter": "filters of requests in classic BPF: assemble, check, explain who denies what",
     "port": "what must change in programs of 2021 for Linux 7.1, with a skeleton in C",
     "run": "run a scenario, or one program once",
+    "explore": "run a scenario in many orders, and find those in which it fails",
     "replay": "run a recording again, and prove that it does the same",
     "debug": "look into a recording, a scenario or a program: step forward and backward",
     "dap": "debug recordings from an editor, by the Debug Adapter Protocol",
     "gdbserver": "debug a recording from GDB and what speaks its remote protocol",
+    "fuzz": "look for errors: of the verifier, the engines, the loader, rings, a program of yours",
     "demo": "an example on both rings: ping-pong over two completion queues, or the one named",
     "doctor": "what works on this machine, and what to do about what does not",
 }
 
 # These answer with a whole document also when Ctrl-C comes before they have begun.
-_ANSWER_INTERRUPTED = frozenset({"verify"})
+_ANSWER_INTERRUPTED = frozenset({"verify", "fuzz"})
 _INTERNAL_ERROR = 70
 _NO_STDOUT = (
     "pybpfvm: error: standard output is closed (redirect it to a file or to /dev/null instead)"

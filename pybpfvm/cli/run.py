@@ -110,6 +110,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "e.g. READ#2=EIO,RECV#1=short:3, or READ=EIO@0.1 (docs/faults.md)",
     )
     ring.add_argument(
+        "--schedule",
+        metavar="TEXT",
+        help="the order in which things happen, as `explore` prints it (docs/exploring.md)",
+    )
+    ring.add_argument(
         "--timeline",
         nargs="?",
         const="-",
@@ -193,6 +198,7 @@ _RING = (
     "backend",
     "seed",
     "faults",
+    "schedule",
     "timeline",
     "no_verify",
     "budget_runs",

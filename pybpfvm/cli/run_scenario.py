@@ -29,6 +29,7 @@ from pybpfvm.report.progress import on_stderr, rates
 from pybpfvm.report.run import global_values, map_rows, print_maps
 from pybpfvm.report.terminal import heading, table
 from pybpfvm.scenario import Live, Outcome, Scenario, parse, run_scenario
+from pybpfvm.scenario.schedule import parse_schedule
 from pybpfvm.session import Budgets, Cqe
 from pybpfvm.session.engines import chosen
 from pybpfvm.session.hostring import BackendName
@@ -98,6 +99,9 @@ def run(args: argparse.Namespace, scenario: Scenario | None = None) -> int:
     if args.object is not None:
         scenario = replace(scenario, object=Path(args.object))
         options = replace(options, object=args.object)
+    if args.schedule is not None:
+        parse_schedule(args.schedule, "--schedule")
+        scenario = replace(scenario, schedule=args.schedule)
     return show(scenario, options)
 
 
@@ -273,7 +277,9 @@ def _replay_command(scenario: Scenario, options: Options, outcome: Outcome) -> s
         words += ["--object", options.object]
     if outcome.backend != "sim":
         words += ["--backend", outcome.backend]
-    if outcome.injected or options.faults or scenario.faults:
+    if scenario.schedule is not None:
+        words += ["--schedule", scenario.schedule]
+    elif outcome.injected or options.faults or scenario.faults:
         words += ["--faults", plan_text(outcome.injected) or NO_FAULTS]
     if options.abi:
         words += ["--abi", options.abi]
@@ -306,7 +312,8 @@ def _print_outcome(scenario: Scenario, options: Options, outcome: Outcome) -> No
     if stop is not None and outcome.expected_stop:
         print(f"{_stop_text(stop)} (as expected)")
     for finding in outcome.findings:
-        print(f"FAILED {finding.where}: expected {finding.expected}, found {finding.found}")
+        kind = "" if finding.kind == "expectation" else f"{finding.kind}: "
+        print(f"FAILED {kind}{finding.where}: expected {finding.expected}, found {finding.found}")
     if stop is not None and not outcome.expected_stop:
         if outcome.not_judged:
             are = "expectation was" if outcome.not_judged == 1 else "expectations were"
@@ -359,7 +366,7 @@ def _print_document(
                 "expected": outcome.expected_stop,
             },
             "findings": [
-                {"where": f.where, "expected": f.expected, "found": f.found}
+                {"kind": f.kind, "where": f.where, "expected": f.expected, "found": f.found}
                 for f in outcome.findings
             ],
             "expectations": scenario.stated,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pybpfvm.btf.kernelfields import Field
 from pybpfvm.errors import InputError, UnsupportedError, errno_name
 from pybpfvm.maps.array import ArrayMap
 from pybpfvm.maps.base import BpfMap, MapError
@@ -19,14 +20,16 @@ from pybpfvm.program import MapSpec, MapType
 
 __all__ = ["BpfMap", "MapError", "make_map"]
 
-_Maker = Callable[[MapSpec, AddressSpace, int], LiveMap]
+_Fields = tuple[Field, ...]
+_Maker = Callable[[MapSpec, AddressSpace, int, _Fields], LiveMap]
 
 
-def make_map(spec: MapSpec, memory: AddressSpace, *, cpus: int = 1) -> BpfMap:
+def make_map(spec: MapSpec, memory: AddressSpace, *, cpus: int = 1, fields: _Fields = ()) -> BpfMap:
     """The map that `spec` declares, empty or with its initial data, in `memory`.
 
-    `cpus` is the number of possible CPUs, which per-CPU maps have values for. The initial
-    contents of `spec.slots` and freezing are the caller's. Raises UnsupportedError for a map type
+    `cpus` is the number of possible CPUs, which per-CPU maps have values for; `fields` are those
+    of its values that are the kernel's (see `kernelfields.copied_around`). The initial contents
+    of `spec.slots` and freezing are the caller's. Raises UnsupportedError for a map type
     that this version does not have, InputError for attributes that a kernel would refuse and for
     a map that exceeds the memory limit.
     """
@@ -39,7 +42,7 @@ def make_map(spec: MapSpec, memory: AddressSpace, *, cpus: int = 1) -> BpfMap:
     _check(spec, where)
     if cpus < 1:
         raise InputError(f"{cpus} CPUs", where=where, remedy="1 or more")
-    return maker(spec, memory, cpus)
+    return maker(spec, memory, cpus, fields)
 
 
 def _check(spec: MapSpec, where: str) -> None:
@@ -60,20 +63,21 @@ def _check(spec: MapSpec, where: str) -> None:
         )
 
 
-def _array(spec: MapSpec, memory: AddressSpace, cpus: int) -> LiveMap:
-    return ArrayMap(spec, memory, cpus=cpus)
+def _array(spec: MapSpec, memory: AddressSpace, cpus: int, fields: _Fields) -> LiveMap:
+    return ArrayMap(spec, memory, cpus=cpus, fields=fields)
 
 
-def _hash(spec: MapSpec, memory: AddressSpace, cpus: int) -> LiveMap:
-    return HashMap(spec, memory, cpus=cpus)
+def _hash(spec: MapSpec, memory: AddressSpace, cpus: int, fields: _Fields) -> LiveMap:
+    return HashMap(spec, memory, cpus=cpus, fields=fields)
 
 
-def _lru_hash(spec: MapSpec, memory: AddressSpace, cpus: int) -> LiveMap:
-    return LruHashMap(spec, memory, cpus=cpus)
+def _lru_hash(spec: MapSpec, memory: AddressSpace, cpus: int, fields: _Fields) -> LiveMap:
+    return LruHashMap(spec, memory, cpus=cpus, fields=fields)
 
 
-def _on_one_cpu(make: Callable[[MapSpec, AddressSpace], LiveMap]) -> _Maker:
-    return lambda spec, memory, _cpus: make(spec, memory)
+def _plain(make: Callable[[MapSpec, AddressSpace], LiveMap]) -> _Maker:
+    """On one CPU, of values without fields: kernels make no other maps of such types."""
+    return lambda spec, memory, _cpus, _fields: make(spec, memory)
 
 
 _MAKERS: dict[int, _Maker] = {
@@ -83,11 +87,11 @@ _MAKERS: dict[int, _Maker] = {
     MapType.PERCPU_HASH: _hash,
     MapType.LRU_HASH: _lru_hash,
     MapType.LRU_PERCPU_HASH: _lru_hash,
-    MapType.LPM_TRIE: _on_one_cpu(LpmTrieMap),
-    MapType.QUEUE: _on_one_cpu(QueueMap),
-    MapType.STACK: _on_one_cpu(QueueMap),
-    MapType.RINGBUF: _on_one_cpu(RingbufMap),
-    MapType.PROG_ARRAY: _on_one_cpu(ProgArrayMap),
-    MapType.ARRAY_OF_MAPS: _on_one_cpu(ArrayOfMaps),
-    MapType.HASH_OF_MAPS: _on_one_cpu(HashOfMaps),
+    MapType.LPM_TRIE: _plain(LpmTrieMap),
+    MapType.QUEUE: _plain(QueueMap),
+    MapType.STACK: _plain(QueueMap),
+    MapType.RINGBUF: _plain(RingbufMap),
+    MapType.PROG_ARRAY: _plain(ProgArrayMap),
+    MapType.ARRAY_OF_MAPS: _plain(ArrayOfMaps),
+    MapType.HASH_OF_MAPS: _plain(HashOfMaps),
 }

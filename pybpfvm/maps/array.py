@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from errno import E2BIG, EEXIST, EINVAL, ENOENT
 
 from pybpfvm.bits import align_up
+from pybpfvm.btf.kernelfields import Field
 from pybpfvm.errors import InputError
 from pybpfvm.maps.base import MapError
 from pybpfvm.maps.live import BPF_NOEXIST, LiveMap
+from pybpfvm.maps.values import Values
 from pybpfvm.memory import AddressSpace, Region, RegionKind
 from pybpfvm.program import BPF_F_RDONLY_PROG, MapSpec, MapType
 
@@ -42,9 +44,12 @@ class ArrayMap(IndexedMap):
     nothing: the host reads and writes the region in place, through `region`.
     """
 
-    def __init__(self, spec: MapSpec, memory: AddressSpace, *, cpus: int) -> None:
+    def __init__(
+        self, spec: MapSpec, memory: AddressSpace, *, cpus: int, fields: tuple[Field, ...] = ()
+    ) -> None:
         super().__init__(spec, memory)
         self.cpus = cpus
+        self._values = Values(memory, spec.value_size, fields)
         self.stride = align_up(spec.value_size, 8)
         self._per_cpu = spec.type == MapType.PERCPU_ARRAY
         writable = not spec.flags & BPF_F_RDONLY_PROG
@@ -65,7 +70,7 @@ class ArrayMap(IndexedMap):
                 where=str(self),
             )
         for region in self.regions:
-            self.memory.write(region.start, data)
+            self._values.write(region.start, data)
 
     @property
     def region(self) -> Region:
@@ -96,7 +101,7 @@ class ArrayMap(IndexedMap):
     def update(self, key: bytes, value: bytes, flags: int, cpu: int) -> None:
         """EINVAL for bad flags, E2BIG out of range, EEXIST for BPF_NOEXIST."""
         offset = self._writable_offset(key, flags)
-        self.memory.write(
+        self._values.write(
             self._region_of(cpu).start + offset, self.check_value(value, self.spec.value_size)
         )
 
@@ -111,7 +116,7 @@ class ArrayMap(IndexedMap):
         if offset is None:
             raise MapError(ENOENT, f"{self}: index {self.index(key)} of {self.spec.max_entries}")
         size = self.stride if self._per_cpu else self.spec.value_size
-        return b"".join(self.memory.read(region.start + offset, size) for region in self.regions)
+        return b"".join(self._values.read(region.start + offset, size) for region in self.regions)
 
     def host_update(self, key: bytes, value: bytes, flags: int = 0) -> None:
         """As `update`, for all CPUs at once."""
@@ -120,7 +125,7 @@ class ArrayMap(IndexedMap):
         self.check_value(value, size * len(self.regions))
         offset = self._writable_offset(key, flags)
         for number, region in enumerate(self.regions):
-            self.memory.write(region.start + offset, value[number * size : (number + 1) * size])
+            self._values.write(region.start + offset, value[number * size : (number + 1) * size])
 
     def host_delete(self, key: bytes) -> None:
         """EINVAL, as `delete`."""

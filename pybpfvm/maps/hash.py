@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from errno import E2BIG, EEXIST, ENOENT
 
 from pybpfvm.bits import align_up
+from pybpfvm.btf.kernelfields import Field
 from pybpfvm.errors import InputError
 from pybpfvm.maps.base import MapError, MapState
 from pybpfvm.maps.hashindex import MOST_ENTRIES, HashIndex
 from pybpfvm.maps.live import BPF_EXIST, BPF_NOEXIST, LiveMap
 from pybpfvm.maps.slab import Slab
+from pybpfvm.maps.values import Values
 from pybpfvm.memory import AddressSpace
 from pybpfvm.program import BPF_F_RDONLY_PROG, MapSpec, MapType
 
@@ -44,7 +46,13 @@ class HashMap(LiveMap):
     """
 
     def __init__(
-        self, spec: MapSpec, memory: AddressSpace, *, cpus: int, value_bytes: int | None = None
+        self,
+        spec: MapSpec,
+        memory: AddressSpace,
+        *,
+        cpus: int,
+        value_bytes: int | None = None,
+        fields: tuple[Field, ...] = (),
     ) -> None:
         super().__init__(spec, memory)
         self.cpus = cpus
@@ -52,6 +60,7 @@ class HashMap(LiveMap):
         self.stride = align_up(self._value_bytes, 8)
         self._per_cpu = spec.type in _PER_CPU
         self._copies = cpus if self._per_cpu else 1
+        self._values = Values(memory, self._value_bytes, fields)
         # One slot more than elements: an update in a full map takes the new before the old.
         self._slab = Slab(
             memory,
@@ -98,9 +107,9 @@ class HashMap(LiveMap):
         if self._per_cpu:
             if found is None:
                 self.memory.write(fresh.addr, bytes(self.stride * self._copies))
-            self.memory.write(fresh.addr + cpu * self.stride, value)
+            self._values.write(fresh.addr + cpu * self.stride, value)
         else:
-            self.memory.write(fresh.addr, value)
+            self._values.write(fresh.addr, value)
 
     def delete(self, key: bytes) -> None:
         """ENOENT if there is no such element."""
@@ -109,6 +118,12 @@ class HashMap(LiveMap):
             raise MapError(ENOENT, f"{self}: no such key")
         self._remove(found)
 
+    def clear(self) -> None:
+        """Remove everything: the map is as it was when it was made."""
+        for found in list(self._elements.values()):
+            self._remove(found)
+        self._slab.clear()
+
     @property
     def _host_bytes(self) -> int:
         return self.stride * self._copies if self._per_cpu else self._value_bytes
@@ -116,7 +131,12 @@ class HashMap(LiveMap):
     def host_lookup(self, key: bytes) -> bytes:
         """The value; ENOENT if there is none. Does not count as use for LRU maps."""
         self.check_host_read()
-        return self.memory.read(self._host_found(key).addr, self._host_bytes)
+        return self._host_value(self._host_found(key))
+
+    def _host_value(self, found: _Element) -> bytes:
+        size = self.stride if self._per_cpu else self._value_bytes
+        places = range(found.addr, found.addr + size * self._copies, size)
+        return b"".join(self._values.read(addr, size) for addr in places)
 
     def _host_found(self, key: bytes) -> _Element:
         found = self._elements.get(self.check_key(key))
@@ -129,7 +149,10 @@ class HashMap(LiveMap):
         self.check_host_write()
         self.check_value(value, self._host_bytes)
         found = self._existing(key, flags)
-        self.memory.write(self._place(key, found).addr, value)
+        addr = self._place(key, found).addr
+        size = self.stride if self._per_cpu else self._value_bytes
+        for at in range(0, size * self._copies, size):
+            self._values.write(addr + at, value[at : at + size])
 
     def host_delete(self, key: bytes) -> None:
         """ENOENT if there is no such element."""
@@ -141,7 +164,7 @@ class HashMap(LiveMap):
         self.check_host_write()
         self.check_host_read()
         found = self._host_found(key)
-        value = self.memory.read(found.addr, self._host_bytes)
+        value = self._host_value(found)
         self._remove(found)
         return value
 
@@ -181,15 +204,28 @@ class HashMap(LiveMap):
         """The element to write for `key`: a new slot unless per-CPU values are there already."""
         if found is None:
             self._make_room()
-            return self._insert(bytes(key), self._slab.take())
+            return self._insert(bytes(key), self._take())
         if not self._per_cpu:
-            fresh = self._slab.take()
-            self._slab.release(found.addr)
+            fresh = self._take()
+            self._release(found.addr)
             found.addr = fresh
             if self._index is not None:
                 self._index.put(found.key, fresh)
         self._used(found)
         return found
+
+    def _take(self) -> int:
+        """A slot whose fields are zero: whatever was written there, it was another element's."""
+        addr = self._slab.take()
+        for at in range(0, self.stride * self._copies, self.stride):
+            self._values.clear(addr + at)
+        return addr
+
+    def _release(self, addr: int) -> None:
+        """Give a slot back; what its fields hold is given up."""
+        for at in range(0, self.stride * self._copies, self.stride):
+            self._values.release(addr + at)
+        self._slab.release(addr)
 
     def _make_room(self) -> None:
         if len(self._elements) >= self.spec.max_entries:
@@ -222,7 +258,7 @@ class HashMap(LiveMap):
             self._newest = element.older
         else:
             element.newer.older = element.older
-        self._slab.release(element.addr)
+        self._release(element.addr)
 
     def state(self) -> MapState:
         """With the elements in order of insertion, as (key, address of the value)."""
@@ -255,8 +291,10 @@ class LruHashMap(HashMap):
     kernel is right here, and a run can be repeated.
     """
 
-    def __init__(self, spec: MapSpec, memory: AddressSpace, *, cpus: int) -> None:
-        super().__init__(spec, memory, cpus=cpus)
+    def __init__(
+        self, spec: MapSpec, memory: AddressSpace, *, cpus: int, fields: tuple[Field, ...] = ()
+    ) -> None:
+        super().__init__(spec, memory, cpus=cpus, fields=fields)
         self._by_use: OrderedDict[bytes, _Element] = OrderedDict()
 
     def _make_room(self) -> None:

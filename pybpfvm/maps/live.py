@@ -135,7 +135,7 @@ class LiveMap:
     def check_flags(self, flags: int) -> int:
         """The update flags; MapError(EINVAL) unless BPF_ANY, BPF_NOEXIST or BPF_EXIST.
 
-        BPF_F_LOCK needs a spin lock described by BTF, which specs do not carry: refused too.
+        BPF_F_LOCK is refused, too, also for values that have a spin lock.
         """
         if not BPF_ANY <= flags <= BPF_EXIST:
             raise MapError(EINVAL, f"{self}: update flags {flags:#x}")

@@ -31,6 +31,10 @@ class QueueMap(LiveMap):
     def __len__(self) -> int:
         return len(self._values)
 
+    def clear(self) -> None:
+        """Drop all values."""
+        self._values.clear()
+
     def push(self, value: bytes, flags: int) -> None:
         """BPF_EXIST drops the oldest value of a full map; without it full is E2BIG.
 

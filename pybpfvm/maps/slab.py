@@ -30,6 +30,7 @@ class Slab:
         self._writable = writable
         self._chunk_bytes = _FIRST_CHUNK
         self._free: list[int] = []
+        self._chunks: list[range] = []
 
     def take(self) -> int:
         """Address of a slot with unspecified content.
@@ -53,6 +54,10 @@ class Slab:
         self._missing, self._chunk_bytes, free = state
         self._free = list(free)
 
+    def clear(self) -> None:
+        """All slots are free, and handed out in the order in which they were the first time."""
+        self._free = [addr for chunk in reversed(self._chunks) for addr in chunk]
+
     def _grow(self) -> None:
         count = max(1, min(self._missing, self._chunk_bytes // self._slot_bytes))
         try:
@@ -67,4 +72,5 @@ class Slab:
         self._missing -= count
         self._chunk_bytes = min(2 * self._chunk_bytes, _LARGEST_CHUNK)
         step = self._slot_bytes
-        self._free.extend(range(region.start + (count - 1) * step, region.start - 1, -step))
+        self._chunks.append(range(region.start + (count - 1) * step, region.start - 1, -step))
+        self._free.extend(self._chunks[-1])

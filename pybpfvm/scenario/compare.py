@@ -16,11 +16,13 @@ from pybpfvm.session.values import Value
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """An expectation that does not hold: where, what was expected, what there is."""
+    """An expectation that does not hold: where, what was expected, what there is. `kind` is
+    another where it is one that every scenario has: see `watching`."""
 
     where: str
     expected: str
     found: str
+    kind: str = "expectation"
 
     def __str__(self) -> str:
         return f"{self.where}: expected {self.expected}, found {self.found}"

@@ -472,6 +472,7 @@ class Scenario:
     constants: Mapping[str, Field] = field(default_factory=dict)
     globals: Mapping[str, Field] = field(default_factory=dict)
     replace: Mapping[str, str] = field(default_factory=dict)
+    schedule: str | None = None  # in which order things happen: see `schedule`
     invariants: tuple[str, ...] = ()  # expressions that hold after each run of a program
     seed: Path | None = None  # a host directory that the files begin as
     dump: Path | None = None  # and one that gets them at the end

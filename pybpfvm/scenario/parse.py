@@ -49,6 +49,7 @@ from pybpfvm.scenario.model import (
     Write,
 )
 from pybpfvm.scenario.names import check_names
+from pybpfvm.scenario.schedule import parse_schedule
 from pybpfvm.scenario.sqes import sqe_spec
 from pybpfvm.scenario.table import Table, TomlValue, array, integer
 from pybpfvm.uring_backend import abi as ring_abi
@@ -140,6 +141,9 @@ def _scenario(table: Table, name: str, base: Path) -> Scenario:
     expect = expectations(Table(table.take("expect") or {}, table.at("expect")), base)
     filters = filter_specs(table.take("filters"), table.at("filters"), base)
     faults = faults_of(table.take("faults"), table.at("faults"))
+    schedule = table.text("schedule") or None
+    if schedule is not None:
+        parse_schedule(schedule, table.at("schedule"))
     table.finish()
     return Scenario(
         path=name,
@@ -162,6 +166,7 @@ def _scenario(table: Table, name: str, base: Path) -> Scenario:
         constants=constants,
         globals=variables,
         replace=replaced,
+        schedule=schedule,
         invariants=invariants,
         seed=seed,
         dump=dump,

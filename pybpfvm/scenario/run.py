@@ -17,13 +17,13 @@ from pybpfvm.errors import (
     RingError,
     RingHang,
     Trap,
+    UnsupportedError,
     errno_name,
 )
 from pybpfvm.events import CqeReaped, Event, Noted, Observer, OfRing, RunEnded
 from pybpfvm.filters.table import Scope, Task
 from pybpfvm.filters.uapi import Registrar
 from pybpfvm.loader.kconfig import Kconfig
-from pybpfvm.profiles import profile_named
 from pybpfvm.profiles.base import Profile
 from pybpfvm.scenario.compare import Finding, compare, differing
 from pybpfvm.scenario.invariants import Invariants
@@ -37,14 +37,12 @@ from pybpfvm.scenario.model import (
     Detach,
     Enable,
     Enter,
-    Field,
     FilterSpec,
     Later,
     NetworkChange,
     PeerEnd,
     PeerRecv,
     PeerSend,
-    Ref,
     Register,
     RingSetup,
     Scenario,
@@ -56,17 +54,15 @@ from pybpfvm.scenario.model import (
     Wait,
     Write,
 )
-from pybpfvm.scenario.names import check_names
+from pybpfvm.scenario.schedule import Player, parse_schedule
+from pybpfvm.scenario.stage import Stage
+from pybpfvm.scenario.watching import Checks, Watch, left_in_flight, lost, too_many_left
 from pybpfvm.session import Budgets, Cqe, LoopRing, Machine, Ring
-from pybpfvm.session.engines import chosen
+from pybpfvm.session.engines import Kept, chosen
 from pybpfvm.session.hostring import BackendName, HostRing
-from pybpfvm.session.loopring import LOOP_FLAGS
-from pybpfvm.session.values import Value
-from pybpfvm.uring_backend.abi import SETUP_CQSIZE
+from pybpfvm.uring_backend.choices import Chooser
 from pybpfvm.uring_backend.faults import Fault, Faults, Missed
-from pybpfvm.uring_backend.loop.memory import ring_layout
 from pybpfvm.uring_backend.loop.ring import LoopBudgets
-from pybpfvm.uring_backend.loop.setup import check_setup
 
 __all__ = ["Finding", "Live", "Outcome", "RingOutcome", "run_scenario"]
 
@@ -124,6 +120,7 @@ class Outcome:
     short_submits: tuple[ShortSubmit, ...] = ()
     not_judged: int = 0
     rings: Mapping[str, RingOutcome] = field(default_factory=dict)
+    left: tuple[str, ...] = ()  # with checks: requests in flight that nothing will end
 
     @property
     def ok(self) -> bool:
@@ -146,6 +143,7 @@ class _Progress:
     cqes: dict[str, dict[int, list[Cqe]]]  # by ring and CQ
     findings: list[Finding] = field(default_factory=list)
     short_submits: list[ShortSubmit] = field(default_factory=list)
+    watcher: Watch | None = None
     step: int = -1  # index of the step being taken; -1 before the first
     place: str = ""  # before the first
     collecting: bool = False
@@ -197,6 +195,9 @@ def run_scenario(
     observer: Observer | None = None,
     on_start: Callable[[Live], None] | None = None,
     on_end: Callable[[Live], None] | None = None,
+    chooser: Chooser | None = None,
+    checks: Checks | None = None,
+    stage: Stage | None = None,
     record: str | os.PathLike[str] | None = None,
 ) -> Outcome:
     """Run `scenario` on rings of its own, in a machine of its own.
@@ -207,28 +208,72 @@ def run_scenario(
     and nothing is told of what the ring cancels when it closes. Without an observer compiled code
     loops by itself where it can. With several rings, each event that is a ring's comes as OfRing.
     `record` is a file to record to, until the rings are closed.
-    `on_start` and `on_end` see the live ring,
-    object and blocks before the first step and after the last. Raises InputError and RingError
-    for what the scenario sets up wrongly; hangs, traps and load rejections are in the outcome.
+    `on_start` and `on_end` see the live ring, object and blocks before the first step and after the
+    last. A `chooser` (in `sim`) decides the order of what is free; with `checks` findings of
+    `watching` come, too. A scenario with a schedule has both of its own, and the schedule's seed.
+    `stage` has the object in its machine already, and is left as it was before; `object_path`,
+    `abi`, `helpers`, `btf` and `kconfig` are its own. Raises InputError and RingError for what the
+    scenario sets up wrongly; hangs, traps and load rejections are in the outcome.
     """
+    if scenario.schedule is not None and chooser is None:
+        schedule = parse_schedule(scenario.schedule, f"{scenario.path}: schedule")
+        plain, seed = schedule.applied(replace(scenario, schedule=None)), schedule.seed
+        given: _Given = {
+            "backend": backend,
+            "seed": seed,
+            "object_path": object_path,
+            "abi": abi,
+            "helpers": helpers,
+            "btf": btf,
+            "kconfig": kconfig,
+            "verify": verify,
+            "strict_ctx": strict_ctx,
+            "engine": engine,
+            "budgets": budgets,
+            "budget_insns": budget_insns,
+            "faults": faults,
+        }
+        usual = run_scenario(plain, **given, chooser=Player({}), checks=Checks())
+        where = f"{scenario.path}: schedule"
+        player = Player(schedule.picks, schedule.faults, strict=True, where=where)
+        checks = Checks(left=len(usual.left) if usual.stopped is None else None)
+        replayed = run_scenario(
+            plain,
+            **given,
+            chooser=player,
+            checks=checks,
+            observer=observer,
+            on_start=on_start,
+            on_end=on_end,
+            record=record,
+        )
+        player.require_all()
+        return replayed
+    if (chooser is not None or checks is not None) and len(scenario.plans) > 1:
+        raise UnsupportedError(
+            "the order of things on several rings is not explored", where=scenario.path
+        )
+    watch = None if checks is None or not checks.events else Watch(observer)
+    if watch is not None:
+        observer = watch
     progress = _Progress(
         observer, {name: {} for name in scenario.plans}, watched=bool(scenario.invariants)
     )
-    with Machine() as machine, ExitStack() as stack:
-        source = object_path if object_path is not None else scenario.object
-        profile = _abi(scenario, abi)
-        with placed(scenario, scenario.path):
-            constants = _constants(scenario)
-            obj = machine.load(
-                source,
-                abi=profile,
-                helpers=helpers,
-                btf=btf,
-                kconfig=kconfig,
-                constants=constants,
-                replace=scenario.replace,
+    with ExitStack() as stack:
+        if stage is None:
+            stage = stack.enter_context(
+                Stage(
+                    scenario,
+                    object_path=object_path,
+                    abi=abi,
+                    helpers=helpers,
+                    btf=btf,
+                    kconfig=kconfig,
+                )
             )
-        check_names(scenario, obj)
+        else:
+            stack.callback(stage.rewind)
+        machine, obj = stage.machine, stage.object
         task = Task()
         progress.findings += _register_filters(scenario, task, Scope.TASK)
         common: _Common = {
@@ -239,6 +284,7 @@ def run_scenario(
             "budget_insns": budget_insns,
             "machine": machine,
             "task": task,
+            "chooser": chooser,
         }
         rings: dict[str, HostRing] = {}
         first: HostRing | None = None
@@ -251,7 +297,9 @@ def run_scenario(
                 "record": record if first is None else None,
             }
             try:
-                ring = _make_ring(plan.setup, common, own, budgets, first, strict_ctx=strict_ctx)
+                ring = _make_ring(
+                    plan.setup, common, own, budgets, first, stage.kept, strict_ctx=strict_ctx
+                )
             except RingError as error:
                 place = "ring" if first is None else f"rings.{name}"
                 raise RingError(error.errno, f"{scenario.path}: {place}: {error.reason}") from None
@@ -259,12 +307,16 @@ def run_scenario(
             first = first or ring
         with placed(scenario, scenario.path):
             live = Live(scenario, rings, obj)
+        stage.live = live
+        if watch is not None:
+            watch.begins(live)
+            progress.watcher = watch
         progress.findings += _register_filters(scenario, live.ring, Scope.RING)
         if on_start is not None:
             on_start(live)
         if scenario.invariants:
             progress.invariants = Invariants(live)
-        stopped = live.stopped = _take_steps(scenario, live, progress)
+        stopped = live.stopped = _take_steps(scenario, live, progress, chooser)
         progress.invariants = None  # they are of the runs of steps
         _collect(live, progress)
         live.dump()
@@ -276,6 +328,14 @@ def run_scenario(
                 progress.findings += compare(scenario.expect, live, progress.cqes, place)
         else:
             not_judged = _expectations_left(scenario, progress.step)
+        left: tuple[str, ...] = ()
+        if checks is not None:
+            if stopped is None:
+                left = left_in_flight(live.ring, chooser)
+                progress.findings += too_many_left(left, checks, scenario)
+            progress.findings += lost(scenario, live.ring)
+        if watch is not None:
+            progress.findings += watch.findings
         if on_end is not None:
             on_end(live)
         _note_end(live, None if expected_stop else stopped, progress.findings)
@@ -304,12 +364,31 @@ def run_scenario(
             short_submits=tuple(progress.short_submits),
             not_judged=not_judged,
             rings=outcomes,
+            left=left,
         )
 
 
 def _ring_outcome(one: LiveRing, progress: _Progress) -> RingOutcome:
     cqes = {cq: tuple(cqes) for cq, cqes in progress.cqes[one.name].items()}
     return RingOutcome(cqes, dict(one.ring.counts.runs), one.ring.cq_overflow)
+
+
+class _Given(TypedDict):
+    """How a scenario is run, whatever its schedule."""
+
+    backend: BackendName
+    seed: int
+    object_path: str | os.PathLike[str] | None
+    abi: str | None
+    helpers: Mapping[int, str] | None
+    btf: Btf | None
+    kconfig: Kconfig | None
+    verify: bool
+    strict_ctx: bool
+    engine: str
+    budgets: Budgets | None
+    budget_insns: int
+    faults: Faults | None
 
 
 class _Common(TypedDict):
@@ -322,6 +401,7 @@ class _Common(TypedDict):
     budget_insns: int
     machine: Machine
     task: Task
+    chooser: Chooser | None
 
 
 class _Own(TypedDict):
@@ -340,6 +420,7 @@ def _make_ring(
     own: _Own,
     budgets: Budgets | None,
     beside: HostRing | None,
+    kept: Kept | None,
     *,
     strict_ctx: bool,
 ) -> HostRing:
@@ -364,6 +445,7 @@ def _make_ring(
         cq0_entries=setup.cq0_entries,
         budgets=budgets,
         beside=beside,
+        kept=kept,
         **common,
         **own,
     )
@@ -383,33 +465,6 @@ def _loop_budgets(budgets: Budgets | None) -> LoopBudgets | None:
     )
 
 
-def _constants(scenario: Scenario) -> Mapping[str, Value]:
-    """What the object's constants are: known before there is a ring, whose numbers they may be."""
-    setup = scenario.ring
-
-    def value(given: Field) -> Value:
-        match given:
-            case Ref():
-                flags = LOOP_FLAGS if setup.flags is None else setup.flags
-                flags |= SETUP_CQSIZE if setup.cq0_entries else 0
-                layout = ring_layout(check_setup(setup.entries, flags, setup.cq0_entries or 0))
-                if given.name not in layout:
-                    raise InputError(f"{given.name} is not known when an object is loaded")
-                return layout[given.name] + given.offset
-            case tuple():
-                return [value(item) for item in given]
-            case Mapping():
-                return {name: value(item) for name, item in given.items()}
-            case _:
-                return given
-
-    found = {}
-    for name, given in scenario.constants.items():
-        with placed(scenario, f"{scenario.path}: constants.{name}"):
-            found[name] = value(given)
-    return found
-
-
 def _faults(scenario: Scenario, given: Faults | None) -> Faults | None:
     """The faults that decide: the caller's, with what the scenario shares if it has odds."""
     own = scenario.faults
@@ -420,16 +475,6 @@ def _faults(scenario: Scenario, given: Faults | None) -> Faults | None:
     user = own.odds
     odds = replace(given.odds, shared=user.shared, reaped=user.reaped, user_rate=user.user_rate)
     return replace(given, odds=odds)
-
-
-def _abi(scenario: Scenario, abi: str | None) -> str | None:
-    """The profile's name that decides. Raises InputError with the place that gave a wrong one."""
-    if abi is None and scenario.abi is not None:
-        profile_named(scenario.abi, f"{scenario.path}: abi")
-        return scenario.abi
-    if abi is not None:
-        profile_named(abi)
-    return abi
 
 
 def _register_filters(scenario: Scenario, registrar: Registrar, scope: Scope) -> list[Finding]:
@@ -447,12 +492,22 @@ def _registered(spec: FilterSpec, registrar: Registrar, where: str) -> list[Find
     return _refused(lambda: registrar.register_filter(spec.wanted), spec.errno, where)
 
 
-def _take_steps(scenario: Scenario, live: Live, progress: _Progress) -> Stopped | None:
+# Before these nothing needs to happen first: it can happen in them.
+_PASSES_TIME = (Wait, Sleep, PeerRecv, Enter)
+
+
+def _take_steps(
+    scenario: Scenario, live: Live, progress: _Progress, chooser: Chooser | None
+) -> Stopped | None:
     try:
         for one in live.rings.values():
             _put_programs(scenario, live, one, progress)
         for index, step in enumerate(scenario.steps):
             progress.step = index
+            if chooser is not None:
+                chooser.host_acts()
+                if index and not isinstance(step.action, _PASSES_TIME):
+                    live.ring.before_step()
             if progress.observer is not None:
                 on = live.on(step.ring)
                 told = f"steps[{index}]: {_told(step.action)}"
@@ -622,7 +677,10 @@ def _act(step: Step, live: Live, progress: _Progress) -> Iterable[Finding]:
         case Sleep():
             ring.run_until_idle(action.duration_ns)
         case Write():
-            live.blocks[action.block].write(live.render(action.content), action.offset)
+            block, data = live.blocks[action.block], live.render(action.content)
+            if progress.watcher is not None:
+                progress.watcher.host_writes(block.addr + action.offset, len(data))
+            block.write(data, action.offset)
         case Connect():
             live.peers[action.peer] = ring.world.connect(live.fds[action.to])
         case PeerSend():

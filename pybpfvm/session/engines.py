@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 
@@ -22,6 +23,16 @@ _MODULES = {
     "llvm": "pybpfvm.jit.llvm.engine",
     "ubpf": "pybpfvm.peers.ubpf",
 }
+
+
+@dataclass(slots=True)
+class Kept:
+    """What rings that come one after the other, with the same programs and the same contract, need
+    not make again: `engines` by the identity of the object whose programs they run, and by name
+    which programs were `accepted`, as require_accepted says. Who keeps it closes the engines."""
+
+    engines: dict[int, Engine] = field(default_factory=dict)
+    accepted: dict[str, bool] = field(default_factory=dict)
 
 
 @cache

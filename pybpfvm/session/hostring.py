@@ -7,8 +7,8 @@ import errno
 import os
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
@@ -31,6 +31,7 @@ from pybpfvm.uring_backend.abi import (
     Register,
 )
 from pybpfvm.uring_backend.base import Backend, World
+from pybpfvm.uring_backend.choices import Chooser
 from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.faults import Fault, Faults, Missed
 from pybpfvm.uring_backend.restrictions import Restrict, Restrictions, Row
@@ -51,12 +52,13 @@ def make_backend(
     beside: Backend | None = None,
     *,
     apart: bool = False,
+    chooser: Chooser | None = None,
 ) -> Backend:
     """The backend called `name`; InputError when it can not be had.
 
     `injector` gives requests faults, in `sim` only. `setup_flags`: the ring's, of which requests
     notice some. `beside`: another of this name, whose world and clock it shares; `apart`: and what
-    comes to that one does not end a wait for this one.
+    comes to that one does not end a wait for this one. `chooser` is for `sim`, too.
     """
     flags = setup_flags & NOTICED
     if name == "sim":
@@ -65,7 +67,19 @@ def make_backend(
         if not isinstance(beside, SimBackend | None):
             raise _not_beside(name, beside)
         return SimBackend(
-            memory, seed=seed, injector=injector, flags=flags, beside=beside, apart=apart
+            memory,
+            seed=seed,
+            injector=injector,
+            flags=flags,
+            beside=beside,
+            apart=apart,
+            chooser=chooser,
+        )
+    if chooser is not None:
+        raise InputError(
+            "the kernel decides the order of what happens on its ring",
+            where="schedule",
+            remedy="use the sim backend",
         )
     if injector is not None:
         raise InputError(
@@ -116,7 +130,8 @@ class HostRing(ABC):
     requests (in `sim`) and programs meet, as values or text of `uring_backend.faults`. `task`
     makes the ring: its filters of requests are the first that the ring has. `beside` is a ring
     whose machine and faults this one shares. `record` is the file to which all that happens on its
-    machine is recorded until the ring is closed."""
+    machine is recorded until the ring is closed. `chooser` (in `sim`) decides what the seed
+    would."""
 
     backend: Backend
 
@@ -135,6 +150,7 @@ class HostRing(ABC):
         flags: int,
         record: str | os.PathLike[str] | None,
         options: Mapping[str, Any],
+        chooser: Chooser | None = None,
         beside: HostRing | None = None,
     ) -> None:
         if machine is None:
@@ -162,8 +178,9 @@ class HostRing(ABC):
         self._budget_insns = budget_insns
         self._random = Random(seed)
         self._filters = FilterTable() if task is None else task.table
+        self._chooser = chooser
         if beside is None:
-            self._faults = RingFaults(self, faults, seed, observer)
+            self._faults = RingFaults(self, faults, seed, observer, chooser)
         else:
             _require_alike(self.machine, faults, beside)
             self._faults = beside._faults.beside(self, observer)
@@ -191,6 +208,14 @@ class HostRing(ABC):
         """Files and sockets that requests can reach."""
         return self.backend.world
 
+    def before_step(self) -> None:
+        """The host is about to do something: what a chooser wants to happen before it does."""
+        if self._chooser is not None:
+            from pybpfvm.uring_backend.sim import SimBackend
+
+            assert isinstance(self.backend, SimBackend)
+            self.backend.let_happen()
+
     def now_ns(self) -> int:
         """The ring's clock, in ns: virtual in `sim`."""
         return self.backend.now_ns()
@@ -215,10 +240,11 @@ class HostRing(ABC):
 
     def register_filter(self, wanted: Registration) -> int:
         """IORING_REGISTER_BPF_FILTER on this ring: the kernel's pdu_size. Raises RingError."""
-        self._restrictions.command(REGISTER_BPF_FILTER)
-        self._filters, size = self._filters.register(wanted, Scope.RING)
-        self._put_filters()
-        return size
+        with self._turn():
+            self._restrictions.command(REGISTER_BPF_FILTER)
+            self._filters, size = self._filters.register(wanted, Scope.RING)
+            self._put_filters()
+            return size
 
     def denial(self, sqe: bytes) -> str:
         """By which filter this SQE is denied, "" if by none (see RequestFilter)."""
@@ -232,36 +258,37 @@ class HostRing(ABC):
 
     def register_files(self, fds: Sequence[int]) -> None:
         """IORING_REGISTER_FILES; -1 leaves a slot empty. Raises RingError."""
-        self._restrictions.command(Register.FILES)
         with self._turn():
+            self._restrictions.command(Register.FILES)
             self._registered("register_files", self.backend.register_files(fds))
 
     def register_buffers(self, blocks: Sequence[Block]) -> None:
         """IORING_REGISTER_BUFFERS. Raises RingError."""
-        self._restrictions.command(Register.BUFFERS)
         pairs = [(block.addr, block.size) for block in blocks]
         with self._turn():
+            self._restrictions.command(Register.BUFFERS)
             self._registered("register_buffers", self.backend.register_buffers(pairs))
 
     def register_buffer_ring(
         self, ring: Block, entries: int, group: int, *, incremental: bool = False
     ) -> None:
         """IORING_REGISTER_PBUF_RING: `ring` holds so many entries of 16 bytes. Raises RingError."""
-        self._restrictions.command(Register.PBUF_RING)
         flags = PBUF_RING_INC if incremental else 0
         with self._turn():
+            self._restrictions.command(Register.PBUF_RING)
             result = self.backend.register_buffer_ring(ring.addr, entries, group, flags)
             self._registered("register_buffer_ring", result)
 
-    def _turn(self) -> AbstractContextManager[bool | None]:
+    def _turn(self) -> AbstractContextManager[object]:
         """Around a call: other threads' calls come before or behind it, where they may be made."""
         return nullcontext()
 
     def ring_fd(self, other: HostRing) -> int:
         """An fd of another ring, or of this one, for MSG_RING requests of this ring: their CQEs
         come to its CQ 0. InputError when the two have different backends."""
-        self._check_open()
-        return self.backend.ring_fd(other.backend)
+        with self._turn():
+            self._check_open()
+            return self.backend.ring_fd(other.backend)
 
     def register_restrictions(
         self,
@@ -293,13 +320,14 @@ class HostRing(ABC):
     def probe(self) -> frozenset[int]:
         """IORING_REGISTER_PROBE: the opcodes that the backend performs; the ring's ABI may have
         fewer. Raises RingError."""
-        return self._settings(Register.PROBE).probe()
+        with self._settings(Register.PROBE) as settings:
+            return settings.probe()
 
     def query(self) -> Capabilities:
         """IORING_REGISTER_QUERY: what the kernel has; of Linux 6.18 in `sim`. Raises RingError
         EINVAL on kernels before that."""
-        self._check_open()
-        found = self.backend.settings.query()
+        with self._settings() as settings:
+            found = settings.query()
         if isinstance(found, int):
             raise RingError(-found, "this kernel knows no IORING_REGISTER_QUERY")
         return found
@@ -307,28 +335,29 @@ class HostRing(ABC):
     def register_personality(self) -> int:
         """IORING_REGISTER_PERSONALITY: a number for SQEs, of the credentials that this process has
         now. Raises RingError."""
-        result = self._settings(Register.PERSONALITY).register_personality()
-        return self._registered("register_personality", result)
+        with self._settings(Register.PERSONALITY) as settings:
+            return self._registered("register_personality", settings.register_personality())
 
     def unregister_personality(self, number: int) -> None:
         """IORING_UNREGISTER_PERSONALITY. Raises RingError EINVAL."""
-        result = self._settings(Register.UNREGISTER_PERSONALITY).unregister_personality(number)
-        self._registered("unregister_personality", result)
+        with self._settings(Register.UNREGISTER_PERSONALITY) as settings:
+            self._registered("unregister_personality", settings.unregister_personality(number))
 
     def register_iowq_aff(self, cpus: Iterable[int]) -> None:
         """IORING_REGISTER_IOWQ_AFF: the processors that workers run on. Raises RingError."""
-        result = self._settings(Register.IOWQ_AFF).register_iowq_aff(cpus)
-        self._registered("register_iowq_aff", result)
+        with self._settings(Register.IOWQ_AFF) as settings:
+            self._registered("register_iowq_aff", settings.register_iowq_aff(cpus))
 
     def unregister_iowq_aff(self) -> None:
         """IORING_UNREGISTER_IOWQ_AFF: any processors. Raises RingError."""
-        result = self._settings(Register.UNREGISTER_IOWQ_AFF).unregister_iowq_aff()
-        self._registered("unregister_iowq_aff", result)
+        with self._settings(Register.UNREGISTER_IOWQ_AFF) as settings:
+            self._registered("unregister_iowq_aff", settings.unregister_iowq_aff())
 
     def register_iowq_max_workers(self, bounded: int = 0, unbounded: int = 0) -> tuple[int, int]:
         """IORING_REGISTER_IOWQ_MAX_WORKERS (0: as before): the numbers until now, which are those
         of all rings of this thread. Raises RingError."""
-        found = self._settings(Register.IOWQ_MAX_WORKERS).iowq_max_workers(bounded, unbounded)
+        with self._settings(Register.IOWQ_MAX_WORKERS) as settings:
+            found = settings.iowq_max_workers(bounded, unbounded)
         if isinstance(found, int):
             raise RingError(-found, "register_iowq_max_workers was refused")
         return found
@@ -336,30 +365,34 @@ class HostRing(ABC):
     def register_ring_fd(self) -> int:
         """IORING_REGISTER_RING_FDS: a number by which this thread may name the ring. Raises
         RingError."""
-        result = self._settings(Register.RING_FDS).register_ring_fd()
-        return self._registered("register_ring_fd", result)
+        with self._settings(Register.RING_FDS) as settings:
+            return self._registered("register_ring_fd", settings.register_ring_fd())
 
     def unregister_ring_fd(self, number: int) -> None:
         """IORING_UNREGISTER_RING_FDS. Raises RingError."""
-        result = self._settings(Register.UNREGISTER_RING_FDS).unregister_ring_fd(number)
-        self._registered("unregister_ring_fd", result)
+        with self._settings(Register.UNREGISTER_RING_FDS) as settings:
+            self._registered("unregister_ring_fd", settings.unregister_ring_fd(number))
 
     def register_clock(self, clock: int) -> None:
         """IORING_REGISTER_CLOCK: settings.CLOCK_MONOTONIC or CLOCK_BOOTTIME times waits for CQEs.
         Raises RingError EINVAL."""
-        result = self._settings(Register.CLOCK).register_clock(clock)
-        self._registered("register_clock", result)
+        with self._settings(Register.CLOCK) as settings:
+            self._registered("register_clock", settings.register_clock(clock))
 
     def register_sync_msg(self, sqe: SqeBuilder) -> None:
         """IORING_REGISTER_SEND_MSG_RING: deliver the data of a MSG_RING request now, which no ring
         performs; `ring_fd` gives its descriptor. Raises RingError."""
-        self._check_open()
-        self._registered("register_sync_msg", self.backend.settings.sync_message(sqe.pack()))
+        with self._settings() as settings:
+            self._registered("register_sync_msg", settings.sync_message(sqe.pack()))
 
-    def _settings(self, command: Register) -> Settings:
-        self._check_open()
-        self._restrictions.command(command)
-        return self.backend.settings
+    @contextmanager
+    def _settings(self, command: Register | None = None) -> Iterator[Settings]:
+        """In a turn, to give this command (None: one that is never restricted)."""
+        with self._turn():
+            self._check_open()
+            if command is not None:
+                self._restrictions.command(command)
+            yield self.backend.settings
 
     def _check_open(self) -> None:
         if self._closed:

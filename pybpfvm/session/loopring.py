@@ -46,6 +46,7 @@ from pybpfvm.uring_backend.abi import (
     SETUP_SQ_REWIND,
     Cqe,
 )
+from pybpfvm.uring_backend.choices import Chooser
 from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.faults import Faults
 from pybpfvm.uring_backend.loop.attach import Link, OpsValue
@@ -65,8 +66,9 @@ class LoopRing(HostRing):
 
     `flags` and `cq_entries` are io_uring_setup's (SETUP_CQSIZE is added when `cq_entries` is
     given); `flags` None: what the ABI's simplest programs need (`flags_for`).
-    `backend`, `seed`, `verify`, `engine`, `faults`, `budget_insns`, `task` and `record` are those
-    of Ring. `beside` is, too, but programs run only on the ring that is entered.
+    `backend`, `seed`, `verify`, `engine`, `faults`, `budget_insns`, `task`, `record` and
+    `chooser` are those of Ring. `beside` is, too, but programs run only on the ring that is
+    entered.
     `fd` is its descriptor, which goes into structs of callbacks; `attach` puts it there.
     """
 
@@ -89,6 +91,7 @@ class LoopRing(HostRing):
         machine: Machine | None = None,
         task: Task | None = None,
         beside: LoopRing | None = None,
+        chooser: Chooser | None = None,
         record: str | os.PathLike[str] | None = None,
     ) -> None:
         self._profile = profile_named(abi) if isinstance(abi, str) else abi
@@ -106,6 +109,7 @@ class LoopRing(HostRing):
             task=task,
             flags=flags,
             beside=beside,
+            chooser=chooser,
             record=record,
             options={
                 "backend": backend,
@@ -134,6 +138,7 @@ class LoopRing(HostRing):
             flags,
             None if beside is None else beside.backend,
             apart=True,
+            chooser=chooser,
         )
         self.core: CoreRing = CoreRing(
             self.profile.loop,
@@ -196,6 +201,11 @@ class LoopRing(HostRing):
     def enable(self) -> None:
         """IORING_REGISTER_ENABLE_RINGS."""
         self.core.enable()
+
+    def register_clock(self, clock: int) -> None:
+        """As on any ring; programs of loop-7.1 see which it is."""
+        super().register_clock(clock)
+        self.core.register_clock(clock)
 
     def resize(self, entries: int, cq_entries: int = 0, *, clamp: bool = False) -> None:
         """IORING_REGISTER_RESIZE_RINGS: other sizes (`cq_entries` 0: twice `entries`), at other

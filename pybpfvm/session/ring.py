@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -24,7 +24,7 @@ from pybpfvm.maps.array import ArrayMap
 from pybpfvm.profiles import profile_named
 from pybpfvm.profiles.base import Profile
 from pybpfvm.program import BPF_F_RDONLY_PROG, BPF_F_WRONLY_PROG, MapType, Program
-from pybpfvm.session.engines import prepare
+from pybpfvm.session.engines import Kept, prepare
 from pybpfvm.session.hostring import BackendName, HostRing, make_backend
 from pybpfvm.session.machine import Machine
 from pybpfvm.session.objects import LoadedObject, LoadedProgram, MapView
@@ -34,6 +34,7 @@ from pybpfvm.session.user import Block
 from pybpfvm.uring_backend.abi import Cqe
 from pybpfvm.uring_backend.base import Backend
 from pybpfvm.uring_backend.bpf import Budgets
+from pybpfvm.uring_backend.choices import Chooser
 from pybpfvm.uring_backend.contexts import Context
 from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.faults import Faults
@@ -57,8 +58,10 @@ class Ring(HostRing):
     the system's; docs/engines.md). `seed` decides everything in `sim`, and the programs' random
     numbers on both backends. `faults` are what requests (in `sim`) and programs meet, as values or
     text of `uring_backend.faults`. `task` is whose filters of requests the ring begins with
-    (docs/filters.md). `record` is a file to record to (docs/debugging.md). Budgets: `budget_insns`
-    for each run of a program, the rest in `Budgets`.
+    (docs/filters.md). `record` is a file to record to (docs/debugging.md). `chooser` (in `sim`)
+    decides the order of what is free; what is `kept` was made for an earlier ring with the same
+    programs, and is left for the next. Budgets: `budget_insns` for each run of a program, the rest
+    in `Budgets`.
     `beside` is another ring of the same thread, with the same backend: the two share files, sockets
     and descriptors, clock and faults, and while the host waits on one, programs run on both.
     """
@@ -84,6 +87,8 @@ class Ring(HostRing):
         machine: Machine | None = None,
         task: Task | None = None,
         beside: Ring | None = None,
+        chooser: Chooser | None = None,
+        kept: Kept | None = None,
         record: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__(
@@ -98,6 +103,7 @@ class Ring(HostRing):
             task=task,
             flags=flags,
             beside=beside,
+            chooser=chooser,
             record=record,
             options={
                 "backend": backend,
@@ -125,10 +131,12 @@ class Ring(HostRing):
             self._faults.injector,
             flags,
             None if beside is None else beside.backend,
+            chooser=chooser,
         )
         self._core: CoreRing | None = None
         self._making = threading.RLock()  # of it
-        self._runner = _Runner(self)
+        self._kept = kept
+        self._runner = _Runner(self, kept)
         self._pending: list[SqeBuilder] = []
 
     @property
@@ -162,12 +170,19 @@ class Ring(HostRing):
             observer=self._observer,
             budgets=self._budgets,
             restrictions=self._restrictions,
+            chooser=self._chooser,
             beside=self._core_beside(),
         )
         self._put_filters()
 
-    def _turn(self) -> AbstractContextManager[bool | None]:
-        return self._making if self._core is None else self._core.turns
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        with self._making:  # so that the ring is not made meanwhile
+            if self._core is None:
+                yield
+                return
+        with self._core.turns:
+            yield
 
     def _core_beside(self) -> CoreRing | None:
         """That of the ring beside this one, while that is open."""
@@ -214,8 +229,9 @@ class Ring(HostRing):
             promised = self._promised(program, contract)
             block = None if promised is None else promised.pinned_block(program.name)
             user_bytes[-1] = 0 if block is None else block.size
-            unchecked = False
-            if self.verify:
+            known = None if self._kept is None else self._kept.accepted.get(program.name)
+            unchecked = bool(known)
+            if self.verify and known is None:
                 check_load(
                     program.facts,
                     profile,
@@ -223,6 +239,8 @@ class Ring(HostRing):
                     source_at=program.program.line_at,
                 )
                 unchecked = require_accepted(program, strict_ctx=self.strict_ctx, contract=promised)
+                if self._kept is not None:
+                    self._kept.accepted[program.name] = unchecked
             prepare(self.engine, program.owner.image)
             numbers.append(self._runner.add(program, unchecked=unchecked))
         self.core.register_bpf(numbers, user_bytes)
@@ -413,8 +431,9 @@ def _require_sizes(cq_entries: object) -> None:
 class _Runner:
     """Executes a ring's programs: one engine per object, programs by number."""
 
-    def __init__(self, ring: Ring) -> None:
+    def __init__(self, ring: Ring, kept: Kept | None) -> None:
         self._ring = ring
+        self._kept = kept
         self._programs: list[LoadedProgram] = []
         self._unchecked: set[int] = set()  # those that the verifier answers for
         self._engines: dict[int, Engine] = {}
@@ -444,13 +463,7 @@ class _Runner:
         owner = loaded.owner
         engine = self._engines.get(id(owner))
         if engine is None:
-            engine = owner.make_engine(
-                self._ring.engine,
-                self._ring.environment(owner),
-                owner.profile,
-                trusted=self._trusts,
-                ring=self._ring.number,
-            )
+            engine = self._engine_for(owner)
             self._engines[id(owner)] = engine
             self._offer_loop(engine, owner)
         self._ring._faults.before_run()
@@ -463,6 +476,23 @@ class _Runner:
             raise
         self._executed = done.insns
         return done.r0
+
+    def _engine_for(self, owner: LoadedObject) -> Engine:
+        environment = self._ring.environment(owner)
+        engine = self._kept.engines.get(id(owner)) if self._kept is not None else None
+        if engine is not None:
+            engine.environment = environment
+            return engine
+        engine = owner.make_engine(
+            self._ring.engine,
+            environment,
+            owner.profile,
+            trusted=self._trusts,
+            ring=self._ring.number,
+        )
+        if self._kept is not None:
+            self._kept.engines[id(owner)] = engine
+        return engine
 
     def _offer_loop(self, engine: Engine, owner: LoadedObject) -> None:
         """Let compiled code loop over the ring by itself, where both can."""
@@ -492,8 +522,9 @@ class _Runner:
         return self._executed
 
     def close(self) -> None:
-        for engine in self._engines.values():
-            engine.close()
+        if self._kept is None:
+            for engine in self._engines.values():
+                engine.close()
         self._engines.clear()
 
 

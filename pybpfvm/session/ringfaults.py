@@ -32,8 +32,11 @@ if TYPE_CHECKING:
     from pybpfvm.events import Observer
     from pybpfvm.session.hostring import HostRing
     from pybpfvm.session.user import Block
+    from pybpfvm.uring_backend.choices import Chooser
 
 _WIDTHS: Final = (1, 2, 4, 8)
+_CHOSEN_BYTES: Final = 64  # of each shared block, what a chooser may have written to
+_CHOSEN_WORDS: Final = (bytes(4), b"\xff" * 4)
 _OWN_STREAM: Final = 0x05E8
 _BACKLOG_STREAM: Final = 0xB10C
 _Budgets = TypeVar("_Budgets", Budgets, LoopBudgets)
@@ -61,7 +64,12 @@ class RingFaults:
     when none is meant; `idle`: the user side will never do anything between runs."""
 
     def __init__(
-        self, ring: HostRing, faults: Faults | str | None, seed: int, observer: Observer | None
+        self,
+        ring: HostRing,
+        faults: Faults | str | None,
+        seed: int,
+        observer: Observer | None,
+        chooser: Chooser | None = None,
     ) -> None:
         if isinstance(faults, str):
             faults = parse_faults(faults)
@@ -71,7 +79,8 @@ class RingFaults:
         self._rings = [ring]  # with those beside it
         self._observer = observer
         self._backlogs = [fault for fault in faults.plan if isinstance(fault, SmallBacklog)]
-        self._drawn = None if self._backlogs else _drawn_backlog(odds, seed)
+        draws = chooser is None and not self._backlogs
+        self._drawn = _drawn_backlog(odds, seed) if draws else None
         self._done: list[UserWrites | UserReaps] = []
         self._runs = _Runs()
         self._planned: dict[int, list[UserWrites | UserReaps]] = {}
@@ -85,10 +94,15 @@ class RingFaults:
         self._rate = odds.user_rate if odds is not None and shares else 0.0
         if odds is not None and odds.swarm and self._random.random() < 0.5:
             self._rate = 0.0
-        self.idle = not self._planned and not self._rate
+        self._chooser = chooser if shares else None
+        self.idle = not self._planned and not self._rate and self._chooser is None
         self.injector: Injector | None = None
-        if odds is not None or any(isinstance(fault, AtRequest) for fault in faults.plan):
-            self.injector = Injector(faults, seed)
+        if (
+            chooser is not None
+            or odds is not None
+            or any(isinstance(fault, AtRequest) for fault in faults.plan)
+        ):
+            self.injector = Injector(faults, seed, chooser)
             self.injector.told = self._tell
 
     def beside(self, ring: HostRing, observer: Observer | None) -> RingFaults:
@@ -139,10 +153,25 @@ class RingFaults:
         self._runs.count += 1
         for fault in self._planned.get(self._runs.count, ()):
             self._do(fault)
+        if self._chooser is not None:
+            self._do_chosen(self._chooser)
+            return
         if self._shared and self._random.random() < self._rate:
             self._do(self._some_write())
         if self._reaped and self._random.random() < self._rate:
             self._do(UserReaps(self._runs.count, self._random.choice(self._reaped)))
+
+    def _do_chosen(self, chooser: Chooser) -> None:
+        """What a chooser has the user side do, of a little."""
+        if not chooser.faults_left:
+            return
+        acts: list[UserWrites | UserReaps | None] = [None]
+        acts += [UserReaps(self._runs.count, cq) for cq in self._reaped]
+        for name in self._shared:
+            for offset in range(0, min(self._block(name).size, _CHOSEN_BYTES) - 3, 4):
+                acts += [UserWrites(self._runs.count, name, offset, word) for word in _CHOSEN_WORDS]
+        if len(acts) > 1 and (act := acts[chooser.user(acts)]) is not None:
+            self._do(act)
 
     def _some_write(self) -> UserWrites:
         random = self._random

@@ -11,13 +11,13 @@ import pytest
 
 from pybpfvm.cfg import Cfg, EdgeKind
 from pybpfvm.errors import InputError
+from pybpfvm.fuzz.visible import generate, insn
 from pybpfvm.isa.asm import assemble
 from pybpfvm.isa.codec import target_pc
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Kind
 from pybpfvm.objectfile import read_object
 from pybpfvm.program import Program, Subprog
-from tests.support.generate import generate, insn
 
 ROOT = Path(__file__).parents[2]
 OBJECTS = [*sorted((ROOT / "examples").glob("*/*.o")), ROOT / "tests/loader/data/calls.o"]

@@ -19,10 +19,10 @@ from pybpfvm.cfg.svg import MAX_BLOCKS, svg
 from pybpfvm.cfg.text import lines
 from pybpfvm.cli import main
 from pybpfvm.errors import SourceLine
+from pybpfvm.fuzz.visible import generate, insn
 from pybpfvm.listing import html_listing
 from pybpfvm.objectfile import read_object
 from pybpfvm.program import Program
-from tests.support.generate import generate, insn
 
 ROOT = Path(__file__).parents[2]
 BATCH = ROOT / "examples/07_batch_writer/prog.v3.bpf.o"

@@ -204,7 +204,9 @@ def test_a_terminal(pingpong: Path, tmp_path: Path) -> None:
     child = spawn(pingpong, home)
     child.expect_exact(PROMPT.strip())
     heard = child.before or ""
-    child.send("cq\t\r")
+    child.send("cq\t")
+    child.expect(r"\x1b\[0m(cq)?e")
+    child.send("\r")
     child.expect_exact("[0:48]")
     child.send("stepi\r")
     child.expect_exact("[0:49]")

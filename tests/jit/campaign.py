@@ -29,14 +29,14 @@ from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
+from pybpfvm.fuzz.agreement import Making, Outcome, compared, interpreters, outcome
+from pybpfvm.fuzz.raw_programs import FAMILIES, Case, generate
 from pybpfvm.isa.table import TABLE
 from pybpfvm.jit.cpu import unsupported
 from pybpfvm.jit.options import Checks
 from pybpfvm.program import Program
-from tests.jit.agreement import Making, Outcome, compared, interpreters, outcome
 from tests.jit.hostile import Watched
 from tests.support import journal
-from tests.support.engine_programs import FAMILIES, Case, generate
 from tests.support.evidence import keep
 from tests.support.journal import Chunk, Found, code_of
 
@@ -55,7 +55,7 @@ _CODE = (
         f"{folder}/**/*.{kind}"
         for folder in (
             *("pybpfvm/jit", "pybpfvm/vm", "pybpfvm/isa", "pybpfvm/maps", "pybpfvm/profiles"),
-            *("helpers", "tests/jit", "tests/support"),
+            *("helpers", "pybpfvm/fuzz", "tests/jit", "tests/support"),
         )
         for kind in ("py", "bin")
     ),
@@ -235,7 +235,7 @@ def run_chunk(chunk: Chunk) -> Found:
 def _comparing(kind: str) -> Comparing:
     if kind == "agreement":
         return compared
-    from tests.jit.llvm.agreement import compared as compared_llvm
+    from pybpfvm.fuzz.agreement_llvm import compared as compared_llvm
 
     return compared_llvm
 

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 from pybpfvm.errors import InputError, Trap
+from pybpfvm.fuzz.agreement import CANARY, World, compiler
+from pybpfvm.fuzz.raw_programs import USER_WRITERS, Case, generate
 from pybpfvm.jit.engine import JitEngine
 from pybpfvm.jit.faults import _SIGNALS, _installed, fault_handler
 from pybpfvm.jit.options import Checks
 from pybpfvm.jit.unit import Unit
-from tests.jit.agreement import CANARY, World, compiler
-from tests.support.engine_programs import USER_WRITERS, Case, generate
 
 _FAMILIES = ("hostile", "hostile", "noise", "hostile", "lost", "hostile", "rings", "pairs")
 _LONG = 1 << 20  # a budget that a loop uses up in a millisecond

@@ -9,6 +9,20 @@ from pathlib import Path
 import pytest
 
 from pybpfvm.errors import InputError, InternalError, Trap
+from pybpfvm.fuzz.agreement import (
+    Outcome,
+    World,
+    compared,
+    compiler,
+    difference,
+    interpreter,
+    interpreters,
+    outcome,
+    settled,
+)
+from pybpfvm.fuzz.emitter_goals import Goals, extremes, shown
+from pybpfvm.fuzz.raw_programs import FAMILIES, Case, generate, steered
+from pybpfvm.fuzz.visible import insn
 from pybpfvm.isa.asm import assemble
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import AluOp, Kind, Pseudo
@@ -21,17 +35,6 @@ from pybpfvm.jit.state import State
 from pybpfvm.profiles import PROFILES
 from pybpfvm.program import Program
 from tests.jit import campaign
-from tests.jit.agreement import (
-    Outcome,
-    World,
-    compared,
-    compiler,
-    difference,
-    interpreter,
-    interpreters,
-    outcome,
-    settled,
-)
 from tests.jit.campaign import (
     Journal,
     Pairs,
@@ -40,9 +43,6 @@ from tests.jit.campaign import (
     hostile,
     run_chunk,
 )
-from tests.support.emitter_goals import Goals, extremes, shown
-from tests.support.engine_programs import FAMILIES, Case, generate, steered
-from tests.support.generate import insn
 from tests.support.journal import Chunk
 
 SEEDS = range(12)

@@ -13,15 +13,15 @@ import pytest
 
 from pybpfvm.engine import Paused, RunEnvironment, RunResult
 from pybpfvm.errors import InputError, InternalError, Trap
+from pybpfvm.fuzz.agreement import FakeRing, World
+from pybpfvm.fuzz.raw_programs import BY_NUMBER, FAMILIES, NUMBERS, Case, generate
 from pybpfvm.image import Image, ImageSnapshot
 from pybpfvm.isa.opcodes import MAX_FRAMES, STACK_BYTES
 from pybpfvm.jit.engine import JitEngine
 from pybpfvm.memory import FRAME_STRIDE, Region
 from pybpfvm.program import Program
 from pybpfvm.vm.interp import Interpreter
-from tests.jit.agreement import FakeRing, World
 from tests.jit.test_host_safety import program as program_of
-from tests.support.engine_programs import BY_NUMBER, FAMILIES, NUMBERS, Case, generate
 
 # How a run ended: what it returned or why it trapped, instructions executed, more of the trap.
 End = tuple[object, int, *tuple[object, ...]]

@@ -13,6 +13,7 @@ import pytest
 
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Engine, RunEnvironment
 from pybpfvm.errors import InputError, Trap, TrapKind
+from pybpfvm.fuzz.visible import VALUES_MAP, generate
 from pybpfvm.helpers.proto import Helper
 from pybpfvm.image import Image
 from pybpfvm.jit.engine import JitEngine
@@ -33,7 +34,6 @@ from pybpfvm.recording import (
 from pybpfvm.session import Machine as Session
 from pybpfvm.session.engines import jit_refusal, make_engine
 from pybpfvm.vm.interp import Interpreter
-from tests.support.generate import VALUES_MAP, generate
 from tests.support.vm import BASE_HELPERS, Machine
 
 REFUSED = jit_refusal()

@@ -11,12 +11,12 @@ import capstone
 import pytest
 from capstone import x86_const as cx
 
+from pybpfvm.fuzz.agreement import World, compiler
+from pybpfvm.fuzz.raw_programs import FAMILIES, generate
 from pybpfvm.isa.opcodes import STACK_BYTES
 from pybpfvm.jit import x86
 from pybpfvm.jit.options import Checks
 from pybpfvm.jit.unit import Unit
-from tests.jit.agreement import World, compiler
-from tests.support.engine_programs import FAMILIES, generate
 
 
 def _names(text: str) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pybpfvm.fuzz.lines import subprogs_of
 from pybpfvm.isa.asm import assemble
 from pybpfvm.profiles import PROFILES
 from pybpfvm.program import BpfObject, MapSpec, MapType, Program, SourceLine
@@ -20,7 +21,6 @@ from pybpfvm.session.judged import JudgedObject, JudgedProgram, judged_program
 from pybpfvm.session.judging import JudgeRequest, judge
 from pybpfvm.verifier.verdict import Finding, Kind, Rejected, Rule, Statistics
 from tests.support import chromium
-from tests.support.verifier_cases import subprogs_of
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1><!--"
 MAP = MapSpec("table", MapType.ARRAY, 4, 64, 1)

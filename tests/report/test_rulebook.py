@@ -15,6 +15,7 @@ import pytest
 from pybpfvm import bpfsys
 from pybpfvm.btf.types import Btf
 from pybpfvm.cli import main
+from pybpfvm.fuzz.kernel_verdicts import KernelVerifier
 from pybpfvm.loader.target import kernel_btf
 from pybpfvm.report.formats import Report, format_named
 from pybpfvm.report.rulebook import Sample, card
@@ -26,7 +27,6 @@ from pybpfvm.verifier.explaining.categories import category
 from pybpfvm.verifier.kernelobjects.attach import is_btf_typed
 from pybpfvm.verifier.verdict import Accepted, Finding, Inconclusive, Kind, Rejected, Rule, Verdict
 from tests.report.test_schemas import check
-from tests.support.verifier_oracle import KernelVerifier
 
 ROOT = Path(__file__).parents[2]
 # What is not said of the program but of our judging it.

@@ -16,6 +16,7 @@ from jsonschema import Draft202012Validator, ValidationError
 from pybpfvm.cli import main
 from pybpfvm.report import SCHEMAS
 from pybpfvm.session.engines import jit_refusal
+from pybpfvm.verifier import checks
 
 ROOT = Path(__file__).parents[2]
 OBJECTS = sorted((ROOT / "examples").glob("*/prog.v3.bpf.o"))
@@ -89,9 +90,11 @@ def test_there_is_a_schema_for_each_document() -> None:
         "disasm-native-1",
         "doctor-1",
         "explain-1",
+        "explore-1",
         "filter-asm-1",
         "filter-check-1",
         "filter-explain-1",
+        "fuzz-1",
         "info-1",
         "port-1",
         "replay-1",
@@ -161,6 +164,18 @@ def test_filter(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         found = document(capsys, "filter", "explain", several, op)
         check(found, "filter-explain-1")
         assert found["denied_by"]["sentinel"] == sentinel
+
+
+def test_fuzz(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "check_map_value", lambda *_, **__: None)
+    arguments = ["--count", "400", "--style", "near", "--seed", "300", "--format", "json"]
+    assert main(["fuzz", "verifier", "--out", str(tmp_path), *arguments]) == 1
+    found = json.loads(capsys.readouterr().out)
+    check(found, "fuzz-1")
+    assert found["findings"][0]["folder"].startswith(str(tmp_path))
+    assert found["never"]["rules"]
 
 
 @pytest.mark.parametrize("path", SCENARIOS, ids=lambda p: p.parent.name)

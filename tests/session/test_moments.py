@@ -10,6 +10,7 @@ import pytest
 
 from pybpfvm.engine import Paused, RunEnvironment, RunResult
 from pybpfvm.errors import Trap, TrapKind
+from pybpfvm.fuzz.raw_programs import BY_NUMBER, NUMBERS
 from pybpfvm.image import Image
 from pybpfvm.isa.opcodes import MAX_FRAMES, STACK_BYTES
 from pybpfvm.memory import RegionKind
@@ -18,7 +19,6 @@ from pybpfvm.session import moments
 from pybpfvm.session.moments import Moment, Moments, Watch
 from pybpfvm.vm.interp import Interpreter
 from tests.jit.test_host_safety import program as program_of
-from tests.support.engine_programs import BY_NUMBER, NUMBERS
 
 # Counts in a map under changing keys, from a loop, a local function and a callback; asks the clock.
 _TEXT = f"""

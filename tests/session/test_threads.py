@@ -14,12 +14,16 @@ from typing import Any
 import pytest
 
 from pybpfvm.errors import PybpfvmError, RingError, RingHang
+from pybpfvm.filters.asm import assemble
+from pybpfvm.filters.table import Registration
 from pybpfvm.session import Machine, Ring
 from pybpfvm.session import ring as session_ring
 from pybpfvm.session.hostring import BackendName
+from pybpfvm.session.sqe import SqeBuilder
 from pybpfvm.uring_backend import turns
-from pybpfvm.uring_backend.abi import Cqe
+from pybpfvm.uring_backend.abi import SETUP_R_DISABLED, Cqe, Op
 from pybpfvm.uring_backend.ring import Ring as CoreRing
+from pybpfvm.uring_backend.settings import CLOCK_BOOTTIME
 from pybpfvm.uring_backend.turns import Turns
 from tests.support.session_ring import need_backend
 
@@ -257,3 +261,80 @@ def test_registering_takes_its_turn(backend: BackendName) -> None:
             turn.__exit__(None, None, None)
             assert registered.wait(10)
         assert raised == []
+
+
+@pytest.mark.parametrize("backend", EVERY)
+def test_what_a_ring_is_asked_and_told_waits_for_its_turn(backend: BackendName) -> None:
+    need_backend(backend)
+    with (
+        Ring(8, backend=backend, flags=SETUP_R_DISABLED) as ring,
+        Ring(8, backend=backend) as other,
+    ):
+        numbers: list[int] = []
+        message = SqeBuilder(None).set(opcode=Op.MSG_RING, len=7, off=99)
+        allowed = Registration(Op.NOP, assemble("ret #1"))
+        eventfd = ring.world.eventfd()
+        commands: dict[str, Callable[[], object]] = {
+            "probe": ring.probe,
+            "query": ring.query,
+            "personality": lambda: numbers.append(ring.register_personality()),
+            "unregister personality": lambda: ring.unregister_personality(numbers.pop()),
+            "affinity": lambda: ring.register_iowq_aff([0]),
+            "unregister affinity": ring.unregister_iowq_aff,
+            "workers": ring.register_iowq_max_workers,
+            "ring fd": lambda: ring.unregister_ring_fd(ring.register_ring_fd()),
+            "clock": lambda: ring.register_clock(CLOCK_BOOTTIME),
+            "fd": lambda: message.set(fd=ring.ring_fd(other)),
+            "message": lambda: ring.register_sync_msg(message),
+            "filter": lambda: ring.register_filter(allowed),
+            "eventfd": lambda: ring.register_eventfd_async(eventfd),
+            "unregister eventfd": ring.unregister_eventfd,
+            "restrictions": lambda: ring.register_restrictions(sqe_ops=[Op.NOP]),
+            "enable": ring.enable,
+        }
+        done: list[str] = []
+        waited: list[str] = []
+        refused: dict[str, int] = {}
+        turn = ring.core.turns
+        for name, command in commands.items():
+            called = threading.Event()
+
+            def work(name: str = name, command: Callable[[], object] = command) -> None:
+                called.set()  # noqa: B023
+                try:
+                    command()
+                except RingError as error:
+                    refused[name] = error.errno
+                done.append(name)
+
+            turn.__enter__()
+            with beside(work) as raised:
+                assert called.wait(10)
+                time.sleep(0.005)
+                if name not in done:
+                    waited.append(name)
+                turn.__exit__(None, None, None)
+            assert raised == []
+        assert waited == done == list(commands)
+        # The kernel has them of threads with workers of their own only.
+        assert refused.keys() <= {"affinity", "unregister affinity", "workers"}
+        assert set(refused.values()) <= {errno.EINVAL}
+        assert other.wait_cqe(_SECOND).user_data == 99
+
+
+def test_a_command_comes_before_the_ring_is_made_or_behind() -> None:
+    """A ring is made at first use; what it is told before that is told to its backend."""
+    with Ring(8) as ring:
+        told, made = threading.Event(), threading.Event()
+
+        def use() -> None:
+            assert told.wait(10)
+            ring.core  # noqa: B018
+            made.set()
+
+        with beside(use) as raised, ring._turn():
+            told.set()
+            assert not made.wait(0.05)
+            assert ring._core is None
+        assert raised == []
+        assert made.is_set()

@@ -13,6 +13,8 @@ from functools import cache
 import pytest
 
 from pybpfvm.errors import TrapKind
+from pybpfvm.fuzz.claims import listing
+from pybpfvm.fuzz.typed_programs import Generated, generate
 from pybpfvm.helpers.table import HELPERS
 from pybpfvm.isa.asm import assemble
 from pybpfvm.isa.opcodes import Kind as InsnKind
@@ -31,9 +33,7 @@ from pybpfvm.verifier.explaining.causes import failing_paths
 from pybpfvm.verifier.privileges.privilege import ALL
 from pybpfvm.verifier.verdict import Finding, Kind, Rejected, Rule, Statistics, Witness
 from pybpfvm.verifier.verify import Options, verify
-from tests.support.state_claims import listing
 from tests.support.verifier_cases import Case, corpus
-from tests.support.verifier_programs import Generated, generate
 
 PROGRAMS = int(os.environ.get("PYBPFVM_WITNESS_PROGRAMS", "120"))
 OPTIONS = Options(budget_insns=20_000)

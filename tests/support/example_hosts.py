@@ -8,7 +8,12 @@ from pathlib import Path
 from types import ModuleType
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-TWINS: dict[str, dict[str, str]] = tomllib.loads((EXAMPLES / "twins.toml").read_text())
+_ROWS: dict[str, dict[str, str]] = tomllib.loads((EXAMPLES / "twins.toml").read_text())
+TWINS = {
+    name: {how: what for how, what in row.items() if how != "explore"}
+    for name, row in _ROWS.items()
+}
+EXPLORED = {name: row["explore"] for name, row in _ROWS.items() if "explore" in row}
 
 
 def host_of(topic: str) -> ModuleType:

@@ -72,6 +72,7 @@ class FakeBackend:
         self._deadlines: dict[int, int] = {}
         self._held: deque[list[Sqe]] = deque()  # units behind a drain
         self._live = 0
+        self._aside: set[int] = set()  # tokens of live requests that drains do not wait for
 
     def now_ns(self) -> int:
         return self._now
@@ -96,6 +97,16 @@ class FakeBackend:
             self._place(unit)
         return len(sqes)
 
+    def submit_aside(self, sqe: bytes) -> None:
+        entry = Sqe.unpack(sqe)
+        self.submitted.append(entry)
+        self._live += 1
+        self._aside.add(entry.user_data)
+        if res := self._prep(entry):
+            self._report(entry, res)
+        else:
+            self._issue([entry])
+
     def _prep(self, sqe: Sqe) -> int:
         return -errno.EINVAL if sqe.opcode not in _SUPPORTED or sqe.ioprio else 0
 
@@ -107,7 +118,8 @@ class FakeBackend:
         while self._held:
             unit = self._held[0]
             waiting = sum(len(held) for held in self._held)
-            if unit[0].flags & SQE_IO_DRAIN and self._live > waiting:
+            others = self._live - len(self._aside)
+            if unit[0].flags & SQE_IO_DRAIN and others > waiting:
                 return
             self._held.popleft()
             bad = [self._prep(sqe) for sqe in unit]
@@ -164,6 +176,7 @@ class FakeBackend:
 
     def _report(self, sqe: Sqe, res: int) -> None:
         self._live -= 1
+        self._aside.discard(sqe.user_data)
         self._events.append(Completion(sqe.user_data, res, 0))
 
     def fire(self, mask: int = 1) -> None:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pybpfvm import bpfsys
 from pybpfvm.bits import u32
 from pybpfvm.engine import RunEnvironment
+from pybpfvm.fuzz.visible import VALUE_BYTES, VALUES_MAP, Generated
 from pybpfvm.image import Image
 from pybpfvm.isa.codec import encode
 from pybpfvm.isa.disasm import format_program
 from pybpfvm.memory import RegionKind
 from pybpfvm.program import BpfObject, MapType
 from pybpfvm.vm.interp import Interpreter
-from tests.support.generate import VALUE_BYTES, VALUES_MAP, Generated
 
 _PROG_TYPES = (bpfsys.PROG_TYPE_SOCKET_FILTER, bpfsys.PROG_TYPE_XDP, bpfsys.PROG_TYPE_SYSCALL)
 _KEY = bytes(4)

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from pybpfvm.fuzz.ring_families import ACTIONS_REGISTER, ALWAYS_REGISTERED
+from pybpfvm.fuzz.ring_sequences import Generator
 from pybpfvm.memory import AddressSpace
 from pybpfvm.uring_backend.abi import OP_LAST, SETUP_IOPOLL, Op, Register
 from pybpfvm.uring_backend.contract import LAWS, check_law
@@ -23,8 +25,6 @@ from pybpfvm.uring_backend.ring import Ring
 from pybpfvm.uring_backend.sim import SimBackend
 from pybpfvm.uring_backend.sim.opcodes import PREPARE
 from pybpfvm.uring_backend.sim.settings import SimSettings
-from tests.support.ring_families import ACTIONS_REGISTER, ALWAYS_REGISTERED
-from tests.support.ring_sequences import Generator
 
 PAGE: Final = Path(__file__).parents[2] / "docs/opcodes.md"
 _SEEDS: Final = range(1, 1001)  # the sequences that are looked through

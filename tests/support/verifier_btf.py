@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -25,7 +24,7 @@ from pybpfvm.btf.types import (
     Var,
     VarLinkage,
 )
-from pybpfvm.program import Program, Subprog
+from pybpfvm.program import Program
 
 
 def _struct(name: str, size: int, *members: tuple[str, int, int]) -> Struct:
@@ -193,9 +192,3 @@ def with_types(program: Program, *others: str) -> Program:
         is_global = isinstance(func, Func) and func.linkage is FuncLinkage.GLOBAL
         subprogs.append(replace(sub, btf_type_id=type_id, is_global=is_global and sub.start != 0))
     return replace(program, subprogs=tuple(subprogs))
-
-
-def func_info(subprogs: Sequence[Subprog]) -> bytes:
-    """What tells the kernel the types of functions; none of those without one."""
-    typed = [sub for sub in subprogs if sub.btf_type_id]
-    return b"".join(struct.pack("=II", sub.start, sub.btf_type_id) for sub in typed)

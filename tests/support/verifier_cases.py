@@ -11,15 +11,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pybpfvm.fuzz.lines import subprogs_of
 from pybpfvm.isa.asm import assemble
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Kind as InsnKind
-from pybpfvm.isa.opcodes import Pseudo
 from pybpfvm.profiles import PROFILES
 from pybpfvm.profiles.base import Profile
 from pybpfvm.profiles.btf_typed import BTF_TYPED
 from pybpfvm.profiles.mainline import MAINLINE_NAMES
-from pybpfvm.program import BpfObject, MapSpec, MapType, Program, Subprog
+from pybpfvm.program import BpfObject, MapSpec, MapType, Program
 from pybpfvm.verifier.privileges.privilege import ALL, Capabilities, parse_capabilities
 from pybpfvm.verifier.verdict import Kind, Rule
 from tests.support.attach_targets import with_kernel_ids
@@ -214,24 +214,6 @@ def program_of(
 def with_ids(text: str) -> str:
     """The text with ids for names of the kernel's, and of the program's own structs."""
     return with_kernel_ids(_OWN_STRUCT.sub(lambda match: str(STRUCTS[match[1]]), text))
-
-
-def subprogs_of(insns: tuple[Insn, ...]) -> tuple[Subprog, ...]:
-    """The functions of a program without symbols: what calls and function addresses lead to."""
-    starts, pc = {0}, 0
-    for insn in insns:
-        if insn.spec.kind is InsnKind.CALL_LOCAL:
-            starts.add(pc + 1 + insn.imm)
-        elif insn.spec.kind is InsnKind.LDDW and insn.src == Pseudo.FUNC:
-            low = insn.imm & 0xFFFF_FFFF
-            starts.add(pc + 1 + low - ((low >> 31) << 32))
-        pc += insn.slots
-    ordered = [start for start in sorted(starts) if 0 <= start < pc]
-    ends = [*ordered[1:], pc]
-    return tuple(
-        Subprog(f"sub{number}" if number else "case", start, end)
-        for number, (start, end) in enumerate(zip(ordered, ends, strict=True))
-    )
 
 
 def _marked_pcs(where: str, text: str, insns: tuple[Insn, ...]) -> tuple[int, ...]:

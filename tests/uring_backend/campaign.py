@@ -1,8 +1,8 @@
 """`make oracle-ring`: generated request sequences on the simulated ring and on the kernel's.
 
 PYBPFVM_ORACLE_RING sequences (50000), from seed PYBPFVM_ORACLE_RING_SEED (1): four of five are of
-requests of all kinds (`test_agreement`), one of sockets and buffer rings
-(`test_network_agreement`). What is done is noted in a journal in PYBPFVM_ORACLE_RING_DIR
+requests of all kinds , one of sockets and buffer rings
+. What is done is noted in a journal in PYBPFVM_ORACLE_RING_DIR
 (build/ring), so a campaign may be stopped and goes on there, as long as the code is the same.
 Sequences that ended differently are written there too, each played anew on fresh rings: those
 that differ again are told apart from those that did once. The exit status is 1 if there was any
@@ -19,13 +19,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pybpfvm.fuzz import network_sequences
+from pybpfvm.fuzz.ring_agreement import compare, compare_network
+from pybpfvm.fuzz.ring_sequences import Generator
 from pybpfvm.uring_backend.abi import OP_LAST, Op
 from pybpfvm.uring_backend.kernel.probe import available
-from tests.support import network_sequences
 from tests.support.evidence import keep
 from tests.support.journal import Chunk, Found, Journal, code_of
-from tests.support.ring_sequences import Generator
-from tests.uring_backend import test_agreement, test_network_agreement
 
 PROGRESS_SECONDS = 10
 SEQUENCES = 50  # of a chunk
@@ -35,8 +35,8 @@ _REQUESTS, _NETWORK = "requests", "network"
 # What the outcome depends on: both backends, what they play, and the comparison.
 _CODE = (
     *("uring_backend/*.py", "uring_backend/sim/*.py", "uring_backend/kernel/*.py"),
-    *(f"tests/support/{name}*.py" for name in ("ring_", "network_sequences", "journal")),
-    "tests/uring_backend/*agreement.py",
+    *(f"pybpfvm/fuzz/{name}*.py" for name in ("ring_", "network_sequences")),
+    "tests/support/journal.py",
     "tests/uring_backend/campaign.py",
 )
 
@@ -70,8 +70,8 @@ def chunks(sequences: int, first: int) -> list[Chunk]:
 
 
 _COMPARE: dict[str, Callable[[int], list[str]]] = {
-    _REQUESTS: test_agreement.compare,
-    _NETWORK: test_network_agreement.compare,
+    _REQUESTS: compare,
+    _NETWORK: compare_network,
 }
 
 

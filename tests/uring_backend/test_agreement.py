@@ -4,22 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pybpfvm.errors import errno_name
-from pybpfvm.uring_backend.abi import Op
-from pybpfvm.uring_backend.base import EXTERNAL
-from pybpfvm.uring_backend.kernel import KernelBackend
+from pybpfvm.fuzz.ring_agreement import compare
 from pybpfvm.uring_backend.kernel.probe import available
-from pybpfvm.uring_backend.sim import SimBackend
-from tests.support.ring_sequences import (
-    BUFFER_BYTES,
-    Generator,
-    Outcome,
-    Sequence,
-    by_token,
-    disorder,
-    play_on,
-)
-from tests.support.ring_specs import At, Spec
 from tests.support.seeded import each_seed
 
 pytestmark = pytest.mark.kernel_ring
@@ -30,67 +16,3 @@ def test_sim_and_kernel_agree() -> None:
     if reason is not None:
         pytest.skip(f"no io_uring: {reason}")
     each_seed("PYBPFVM_RING", compare, count=300, seconds=25)
-
-
-def compare(seed: int) -> list[str]:
-    """What differs for one seed, in words; empty if nothing."""
-    sequence = Generator(seed).sequence()
-    sim = play_on(sequence, lambda memory: SimBackend(memory, seed=seed), None)
-    kernel = play_on(sequence, KernelBackend, sim.steps)
-    return [
-        *differing(sequence, sim, kernel),
-        *(f"sim: {text}" for text in disorder(sequence, sim)),
-        *(f"kernel: {text}" for text in disorder(sequence, kernel)),
-    ]
-
-
-def differing(sequence: Sequence, sim: Outcome, kernel: Outcome) -> list[str]:
-    found = []
-    if sim.consumed != kernel.consumed:
-        found.append(f"consumed: sim {sim.consumed}, kernel {kernel.consumed}")
-    ours, theirs = by_token(sequence, sim), by_token(sequence, kernel)
-    for step in sequence.steps:
-        for unit in step.units:
-            for spec in unit.specs:
-                one, two = ours.get(spec.token), theirs.get(spec.token)
-                if one != two:
-                    chain = " -> ".join(name(other) for other in unit.specs)
-                    found.append(f"{name(spec)} of [{chain}]: sim {said(one)}, kernel {said(two)}")
-    if sim.host != kernel.host:
-        found.append(f"host: sim {sim.host}, kernel {kernel.host}")
-    if sim.facts != kernel.facts:
-        found.append(f"facts: sim {sim.facts}, kernel {kernel.facts}")
-    if sim.memory != kernel.memory:
-        pairs = zip(sim.memory, kernel.memory, strict=True)
-        at = 64 + next(index for index, (one, two) in enumerate(pairs) if one != two)
-        users = [name(s) for step in sequence.steps for s in step.specs if uses(s, at)]
-        found.append(f"user memory differs from offset {at} on, used by {users}")
-    for file, content in sim.files.items():
-        if content != kernel.files[file]:
-            found.append(f"file {file}: {sizes(content)} in sim, {sizes(kernel.files[file])}")
-    return found
-
-
-def uses(spec: Spec, offset: int) -> bool:
-    addr = spec.fields.get("addr")
-    return isinstance(addr, At) and addr.offset <= offset < addr.offset + BUFFER_BYTES * 10
-
-
-def name(spec: Spec) -> str:
-    op = "EXTERNAL" if spec.op == EXTERNAL else Op(spec.op).name if spec.op < 63 else str(spec.op)
-    fields = ", ".join(f"{key}={value}" for key, value in spec.fields.items() if value)
-    return f"{spec.token}:{op}({fields}{', fails' if spec.fails else ''})"
-
-
-def said(events: list[tuple[object, int]] | None) -> str:
-    if events is None:
-        return "nothing"
-    return ", ".join(
-        f"{'-' + errno_name(res) if isinstance(res, int) and res < 0 else res}"
-        + (f"/{flags:#x}" if flags else "")
-        for res, flags in events
-    )
-
-
-def sizes(content: bytes | None) -> str:
-    return "missing" if content is None else f"{len(content)} bytes"

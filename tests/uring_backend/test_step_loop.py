@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.util import find_spec
 from itertools import product
@@ -30,6 +30,7 @@ import pytest
 
 from pybpfvm.errors import RingError, RingHang, Trap, TrapKind, UnsupportedError
 from pybpfvm.jit.engine import JitEngine
+from pybpfvm.maps.array import ArrayMap
 from pybpfvm.session import Block, LoadedObject, LoopRing, Machine
 from pybpfvm.session.hostring import BackendName
 from pybpfvm.session.loopring import LOOP_FLAGS, _Stepper
@@ -39,6 +40,7 @@ from pybpfvm.uring_backend.kernel import direct, steps
 from pybpfvm.uring_backend.kernel.world import KernelWorld
 from pybpfvm.uring_backend.loop.attach import Link
 from pybpfvm.uring_backend.loop.ring import LoopBudgets
+from pybpfvm.uring_backend.settings import CLOCK_BOOTTIME
 from pybpfvm.verifier.verdict import Accepted
 from tests.support.session_ring import need_backend
 
@@ -47,7 +49,7 @@ pytestmark = pytest.mark.kernel_ring
 _COMPILING = ("jit", "llvm") if find_spec("llvmlite") is not None else ("jit",)
 STEPS = Path(__file__).resolve().parents[1] / "data" / "loops" / "steps.bpf.o"
 SQ_ENTRIES, CQ_ENTRIES = 8, 16
-END, PUT, SUBMIT, POKE_CQ, POKE_SQ, PEEK_CQ, REAP, WAIT, ANSWER = range(9)
+END, PUT, SUBMIT, POKE_CQ, POKE_SQ, PEEK_CQ, REAP, WAIT, ANSWER, SHOW = range(10)
 HEAD, TAIL, ZERO = range(3)
 _OP = struct.Struct("<IIII64s")
 _OPS, _LOG = 512, 2048
@@ -62,7 +64,7 @@ RINGS = {
     "all": LOOP_FLAGS | abi.SETUP_SUBMIT_ALL,
     "array, all": _DEFER | abi.SETUP_SUBMIT_ALL,
 }
-SQ_TAIL_AT, CQ_HEAD_AT, SQ_FLAGS_AT, ARRAY_AT = 4, 8, 36, 320
+SQ_HEAD_AT, SQ_TAIL_AT, CQ_HEAD_AT, CQ_TAIL_AT, SQ_FLAGS_AT, ARRAY_AT = 0, 4, 8, 12, 36, 320
 
 
 def op(what: int, a: int = 0, b: int = 0, c: int = 0, sqe: Sqe | None = None) -> bytes:
@@ -227,12 +229,37 @@ def test_what_only_kernels_can_look_through_is_checked(release: str, engine: str
         assert verdict.probes
         assert table.ring.enter() == 0
         assert table.number("found") == 0
-        table.obj.globals["address"], table.obj.globals["steps"] = ctypes.addressof(ours), 0
+        pointers = table.obj.maps["pointers"].live
+        assert isinstance(pointers, ArrayMap)
+        pointers.memory.write(pointers.region.start, ctypes.addressof(ours).to_bytes(8, "little"))
+        table.obj.globals["steps"] = 0
         with pytest.raises(Trap) as caught:
             table.ring.enter()
         assert caught.value.kind is TrapKind.OUT_OF_BOUNDS
         assert table.number("found") == 0
         assert table.looped == 0
+
+
+@pytest.mark.parametrize("engine", ["interp", *_COMPILING])
+@pytest.mark.parametrize("release", RELEASES)
+def test_no_update_puts_a_number_where_a_pointer_is(release: str, engine: str) -> None:
+    ours = ctypes.create_string_buffer(b"SECRET!!")
+    with looping("keeps", engine=engine, abi=release) as table:
+        pointers = table.obj.maps["pointers"]
+        assert isinstance(pointers.live, ArrayMap)
+        table.obj.globals["address"] = ctypes.addressof(ours)
+        assert table.ring.enter() == 0  # each step forges it anew
+        assert table.number("steps") == 4
+        assert table.number("found") == 0
+        start = pointers.live.region.start
+        assert pointers.live.memory.read(start, 8) == bytes(8)
+        table.obj.globals["address"], table.obj.globals["steps"] = 0, 0
+        assert table.ring.enter() == 0  # keeps the pointer that it was given
+        kept = pointers.live.memory.read(start, 8)
+        assert kept != bytes(8)
+        assert pointers.live.host_lookup(bytes(4)) == bytes(8)
+        pointers[0] = ctypes.addressof(ours).to_bytes(8, "little")
+        assert pointers.live.memory.read(start, 8) == bytes(8)
 
 
 @pytest.mark.parametrize("engine", _COMPILING)
@@ -265,14 +292,17 @@ class Files:
 class Script:
     """A generated script: what compiled code does and what it leaves to Python, in all orders.
 
-    `hostile`: it also writes where it should not.
+    `hostile`: it also writes where it should not. `shows`: it looks into the ring (by 7.1).
     """
 
-    def __init__(self, seed: int, files: Files, flags: int, *, hostile: bool) -> None:
+    def __init__(
+        self, seed: int, files: Files, flags: int, *, hostile: bool, shows: bool = False
+    ) -> None:
         self._random = Random(seed)
         self._files = files
         self._rewinds = bool(flags & abi.SETUP_SQ_REWIND)
         self._hostile = hostile
+        self._shows = shows
         self._number = 0
         self._tail = 0
         self._silents: list[int] = []
@@ -354,7 +384,11 @@ class Script:
         """All of it."""
         random = self._random
         while True:
+            if self._shows:
+                yield op(SHOW)
             yield from self.batch()
+            if self._shows:
+                yield op(SHOW)
             while random.random() < 0.5:
                 yield op(REAP, random.choice([1, 4, 40]), CQ_ENTRIES - 1)
             if random.random() < 0.2:
@@ -368,7 +402,7 @@ class Script:
                 yield op(ANSWER, random.choice([1, 1, 1, 2, 0xFFFF_FFFF]))
 
 
-def _scenario(seed: int, flags: int, *, hostile: bool) -> Scenario:
+def _scenario(seed: int, flags: int, *, hostile: bool, shows: bool = False) -> Scenario:
     def scenario(table: Table) -> object:
         world = table.ring.world
         (fd, peer), (silent, kept) = world.socketpair(), world.socketpair()
@@ -376,7 +410,7 @@ def _scenario(seed: int, flags: int, *, hostile: bool) -> Scenario:
         world.add_file("data", bytes(range(250)))
         buffer = table.ring.user.alloc(16)
         files = Files(fd, silent, world.open("data", os.O_RDONLY), buffer.addr)
-        script = Script(seed, files, flags, hostile=hostile).ops()
+        script = Script(seed, files, flags, hostile=hostile, shows=shows).ops()
         table.script(*(next(script) for _ in range(_OPS - 1)))
         for _ in range(8):
             table.note(table.ring.enter)
@@ -417,6 +451,59 @@ def test_hostile_scripts(seed: int) -> None:
     flags, budgets = _kind(seed)
     scenario = _scenario(seed, flags, hostile=True)
     compare(scenario, "scripted", flags=flags, budgets=budgets, least=0, sim=False)
+
+
+@pytest.mark.parametrize("seed", range(_SCRIPTS))
+def test_scripts_that_look_into_the_ring(seed: int) -> None:
+    """At every turn, and behind every submission."""
+    flags, budgets = _kind(seed)
+    hostile = seed % 4 == 3
+    compare(
+        _scenario(seed, flags, hostile=hostile, shows=True),
+        "shows",
+        flags=flags,
+        budgets=budgets,
+        least=0 if hostile else 1,
+        sim=not hostile,
+        releases=RELEASES[:1],
+    )
+
+
+@pytest.mark.parametrize("mode", RINGS)
+def test_the_kernels_own_copies_of_heads_and_tails_are_seen(mode: str) -> None:
+    """They are what the regions say, until the program writes there. Where SQEs are rewound there
+    is no head."""
+    sqes = [op(PUT, place, sqe=Sqe(Op.NOP, user_data=place)) for place in range(5)]
+    later = Sqe(Op.TIMEOUT, user_data=9, len=1)
+    rewinds = bool(RINGS[mode] & abi.SETUP_SQ_REWIND)
+
+    def scenario(table: Table) -> None:
+        timeout = table.ring.user.alloc(struct.pack("<QQ", 0, 1_000_000))
+        table.ring.register_clock(CLOCK_BOOTTIME)
+        table.script(
+            *(op(SHOW), *sqes[:3], op(POKE_CQ, SQ_TAIL_AT, 3), op(SUBMIT, 3), op(SHOW)),
+            *(op(POKE_CQ, SQ_HEAD_AT, 77), op(POKE_CQ, CQ_TAIL_AT, 88), op(SHOW)),
+            op(PUT, 0 if rewinds else 3, sqe=replace(later, addr=timeout.addr)),
+            *(op(POKE_CQ, SQ_TAIL_AT, 4), op(SUBMIT, 1), op(SHOW), op(WAIT, ZERO, 4), op(SHOW)),
+        )
+        table.note(table.ring.enter)
+        table.mem.write(bytes(_OPS * _OP.size))  # with an address that differs
+
+    outcome = compare(scenario, "shows", flags=RINGS[mode], releases=RELEASES[:1])
+    assert outcome["seen"] == [0]
+    log = outcome["log"]
+    assert isinstance(log, tuple)
+
+    def shown(cq_tail: int, sq_head: int) -> tuple[int, int]:
+        return cq_tail << 32 | (0 if rewinds else sq_head), CLOCK_BOOTTIME << 32
+
+    expected = (0, *shown(0, 0), 3, 3 << 32 | (0 if rewinds else 3), *shown(3, 3), *shown(3, 3))
+    assert log[: len(expected)] == expected
+    submitted, *rest = log[len(expected) : len(expected) + 7]
+    assert submitted == 1
+    assert tuple(rest[1:3]) == shown(3, 4)
+    assert rest[3] == 4  # the index that it waited for
+    assert tuple(rest[4:6]) == shown(4, 4)
 
 
 def test_more_requests_than_slots(monkeypatch: pytest.MonkeyPatch) -> None:

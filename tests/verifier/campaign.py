@@ -17,6 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pybpfvm import bpfsys
+from pybpfvm.fuzz.claims import Checker, claims
+from pybpfvm.fuzz.kernel_verdicts import (
+    Comparison,
+    KernelVerdict,
+    KernelVerifier,
+    compared,
+    same_place,
+)
+from pybpfvm.fuzz.typed_programs import MAPS, Generated, generate
 from pybpfvm.isa.codec import encode
 from pybpfvm.isa.disasm import format_program
 from pybpfvm.session.kernel_journal import Journal
@@ -24,15 +33,6 @@ from pybpfvm.verifier.privileges.privilege import ALL, Capabilities
 from pybpfvm.verifier.verdict import Inconclusive, Rejected, Verdict
 from pybpfvm.verifier.verify import Options, verify
 from tests.support.evidence import keep
-from tests.support.state_claims import Checker, claims
-from tests.support.verifier_oracle import (
-    Comparison,
-    KernelVerdict,
-    KernelVerifier,
-    compared,
-    same_place,
-)
-from tests.support.verifier_programs import MAPS, Generated, generate
 
 PROGRESS_SECONDS = 10
 # The kernel gives up after a million instructions; programs that reach it are rare and slow.

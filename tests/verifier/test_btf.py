@@ -11,6 +11,7 @@ import pytest
 
 from pybpfvm import bpfsys
 from pybpfvm.btf.types import Btf
+from pybpfvm.fuzz.kernel_verdicts import Comparison, KernelVerifier, compared, same_place
 from pybpfvm.isa.asm import assemble
 from pybpfvm.isa.opcodes import Kind as InsnKind
 from pybpfvm.loader.object import load
@@ -22,7 +23,6 @@ from pybpfvm.verifier.kernelobjects import btfwalk
 from pybpfvm.verifier.verdict import Accepted, Inconclusive, Kind, Rejected, Rule, Verdict
 from pybpfvm.verifier.verify import Options, verify
 from tests.support.btf_programs import Made, generate
-from tests.support.verifier_oracle import Comparison, KernelVerifier, compared, same_place
 
 PROGRAMS = int(os.environ.get("PYBPFVM_BTF_PROGRAMS", "200"))
 FIRST_SEED = int(os.environ.get("PYBPFVM_ORACLE_SEED", "1000"))

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from pybpfvm.fuzz.claims import listing
+from pybpfvm.fuzz.typed_programs import Generated, generate
 from pybpfvm.isa.asm import assemble
 from pybpfvm.isa.opcodes import Kind as InsnKind
 from pybpfvm.profiles import profile_named
@@ -25,9 +27,7 @@ from pybpfvm.verifier.privileges.privilege import ALL
 from pybpfvm.verifier.states.state import State
 from pybpfvm.verifier.verdict import Finding, Rejected
 from pybpfvm.verifier.verify import Options, verify
-from tests.support.state_claims import listing
 from tests.support.verifier_cases import Case, corpus
-from tests.support.verifier_programs import Generated, generate
 
 GENERATED = 150
 OPTIONS = Options(budget_insns=5_000, all_errors=True)

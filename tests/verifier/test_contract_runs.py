@@ -13,6 +13,7 @@ from typing import Any
 
 from pybpfvm.engine import RunEnvironment
 from pybpfvm.events import Event, HelperCalled
+from pybpfvm.fuzz.lines import subprogs_of
 from pybpfvm.image import Image
 from pybpfvm.isa.asm import assemble
 from pybpfvm.isa.codec import pcs
@@ -29,7 +30,6 @@ from pybpfvm.verifier.usermemory.contract_parse import parse_contract
 from pybpfvm.verifier.verdict import Accepted, Rejected, Rule
 from pybpfvm.verifier.verify import Options, verify
 from pybpfvm.vm.interp import Interpreter
-from tests.support.verifier_cases import subprogs_of
 
 PROGRAMS = int(os.environ.get("PYBPFVM_CONTRACT_PROGRAMS", "300"))
 RUNS = 3

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pybpfvm.errors import InputError
+from pybpfvm.fuzz.lines import subprogs_of
 from pybpfvm.isa.asm import assemble
 from pybpfvm.isa.opcodes import AluOp
 from pybpfvm.objectfile import read_object
@@ -22,7 +23,6 @@ from pybpfvm.verifier.usermemory.contract import Block, Contract
 from pybpfvm.verifier.usermemory.contract_parse import parse_contract
 from pybpfvm.verifier.usermemory.origin import Source, carried, fresh
 from pybpfvm.verifier.verdict import Accepted, Inconclusive, Kind, Rejected, Rule, Verdict
-from tests.support.verifier_cases import subprogs_of
 
 ROOT = Path(__file__).parents[2]
 WRITER = read_object(ROOT / "examples/04_write_file/prog.v3.bpf.o")

@@ -9,13 +9,13 @@ from itertools import groupby
 import pytest
 
 from pybpfvm import bpfsys
+from pybpfvm.fuzz.kernel_verdicts import KernelVerifier
 from pybpfvm.isa.disasm import format_program
 from pybpfvm.verifier.kernelobjects.attach import is_btf_typed
 from pybpfvm.verifier.verdict import Accepted, Inconclusive, Kind, Rejected, Verdict
 from pybpfvm.verifier.verify import Options, verify
 from tests.support.verifier_btf import BTF
 from tests.support.verifier_cases import Case, common_maps, corpus
-from tests.support.verifier_oracle import KernelVerifier
 
 CASES = corpus()
 ROWS = 29

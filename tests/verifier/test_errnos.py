@@ -8,13 +8,13 @@ from collections import Counter, defaultdict
 import pytest
 
 from pybpfvm import bpfsys
+from pybpfvm.fuzz.kernel_verdicts import KernelVerifier
 from pybpfvm.verifier.errnos import errno_of
 from pybpfvm.verifier.kernelobjects.attach import is_btf_typed
 from pybpfvm.verifier.verdict import Rejected, Rule
 from pybpfvm.verifier.verify import Options, verify
 from tests.support.verifier_btf import BTF
 from tests.support.verifier_cases import common_maps, corpus
-from tests.support.verifier_oracle import KernelVerifier
 
 BUDGET_INSNS = 100_000
 

@@ -9,6 +9,7 @@ import pytest
 
 from pybpfvm import bpfsys
 from pybpfvm.btf.types import Btf, BtfType, DeclTag, Func, FuncLinkage, FuncProto, Int, Param
+from pybpfvm.fuzz.kernel_verdicts import KernelVerifier
 from pybpfvm.isa.asm import assemble
 from pybpfvm.loader.object import load
 from pybpfvm.loader.target import kernel_btf
@@ -18,7 +19,6 @@ from pybpfvm.program import BpfObject, Program, Subprog
 from pybpfvm.verifier.verdict import Accepted, Rejected, Rule
 from pybpfvm.verifier.verify import verify
 from tests.support.attach_targets import with_kernel_ids
-from tests.support.verifier_oracle import KernelVerifier
 
 DATA = Path(__file__).parent / "data"
 _INT, _LONG, _MAIN, _CALLBACK = 1, 2, 4, 6

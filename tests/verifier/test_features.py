@@ -13,11 +13,11 @@ from random import Random
 import pytest
 
 from pybpfvm import bpfsys
+from pybpfvm.fuzz.kernel_verdicts import Comparison, KernelVerifier, compared
 from pybpfvm.verifier.verify import Options, verify
 from tests.support.verifier_btf import BTF
 from tests.support.verifier_cases import common_maps, program_of
 from tests.support.verifier_features import FEATURES
-from tests.support.verifier_oracle import Comparison, KernelVerifier, compared
 
 SEED = int(os.environ.get("PYBPFVM_ORACLE_SEED", "0"))
 COUNT = int(os.environ.get("PYBPFVM_ORACLE_FEATURES", "40"))

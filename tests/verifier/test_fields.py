@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from pybpfvm.btf.kernelfields import MAX_FIELDS, Field, FieldKind
 from pybpfvm.btf.types import (
     Array,
     Btf,
@@ -25,13 +26,7 @@ from pybpfvm.profiles import PROFILES
 from pybpfvm.program import BpfObject, MapSpec, MapType, Program
 from pybpfvm.verifier.privileges.privilege import parse_capabilities
 from pybpfvm.verifier.refusal import Refused
-from pybpfvm.verifier.resources.fields import (
-    MAX_FIELDS,
-    Field,
-    FieldKind,
-    fields_of,
-    object_fields,
-)
+from pybpfvm.verifier.resources.fields import fields_of, object_fields
 from pybpfvm.verifier.verdict import Accepted, Inconclusive, Kind, Verdict
 from pybpfvm.verifier.verify import Options, verify
 

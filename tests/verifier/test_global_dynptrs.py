@@ -20,6 +20,8 @@ from pybpfvm.btf.types import (
     Ptr,
     Struct,
 )
+from pybpfvm.fuzz.kernel_verdicts import KernelVerifier
+from pybpfvm.fuzz.lines import subprogs_of
 from pybpfvm.isa.asm import assemble
 from pybpfvm.profiles import PROFILES
 from pybpfvm.profiles.mainline import MAINLINE_NAMES
@@ -27,8 +29,7 @@ from pybpfvm.program import BpfObject, Program
 from pybpfvm.verifier.verdict import Accepted, Rejected, Rule
 from pybpfvm.verifier.verify import verify
 from tests.support.attach_targets import with_kernel_ids
-from tests.support.verifier_cases import common_maps, subprogs_of
-from tests.support.verifier_oracle import KernelVerifier
+from tests.support.verifier_cases import common_maps
 
 _INT = 1
 _BTF = Btf.of(

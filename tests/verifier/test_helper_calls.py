@@ -13,13 +13,13 @@ from random import Random
 import pytest
 
 from pybpfvm import bpfsys
+from pybpfvm.fuzz.kernel_verdicts import Comparison, KernelVerifier, compared
 from pybpfvm.helpers.table import HELPERS
 from pybpfvm.program import BpfObject, MapSpec, Program
 from pybpfvm.verifier.verdict import Inconclusive, Kind
 from pybpfvm.verifier.verify import verify
 from tests.support.helper_calls import Call, Caller, maps
 from tests.support.kernel_types import Variant, variants
-from tests.support.verifier_oracle import Comparison, KernelVerifier, compared
 
 SHARE = float(os.environ.get("PYBPFVM_ORACLE_CALLS", "0.002"))
 SEED = int(os.environ.get("PYBPFVM_ORACLE_SEED", "1"))

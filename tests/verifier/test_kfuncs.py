@@ -12,6 +12,7 @@ import pytest
 
 from pybpfvm import bpfsys
 from pybpfvm.btf.types import Btf
+from pybpfvm.fuzz.kernel_verdicts import Comparison, KernelVerifier, compared, same_place
 from pybpfvm.loader.target import kernel_btf
 from pybpfvm.verifier.kernelobjects import kfuncs
 from pybpfvm.verifier.kernelobjects.kfunc_flags import KFUNCS, Kf
@@ -21,7 +22,6 @@ from pybpfvm.verifier.verify import verify
 from tests.support import kfunc_programs
 from tests.support.verifier_btf import BTF
 from tests.support.verifier_cases import common_maps
-from tests.support.verifier_oracle import Comparison, KernelVerifier, compared, same_place
 
 PROGRAMS = int(os.environ.get("PYBPFVM_KFUNC_PROGRAMS", "600"))
 FIRST_SEED = int(os.environ.get("PYBPFVM_ORACLE_SEED", "0"))

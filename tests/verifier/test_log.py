@@ -10,6 +10,8 @@ import pytest
 from pybpfvm import bpfsys
 from pybpfvm.btf.types import Btf, Func, FuncLinkage, FuncProto, Int, Param
 from pybpfvm.btf.write import write_btf
+from pybpfvm.fuzz.kernel_verdicts import func_info
+from pybpfvm.fuzz.lines import subprogs_of
 from pybpfvm.isa.asm import assemble
 from pybpfvm.isa.codec import encode
 from pybpfvm.isa.opcodes import AluOp
@@ -23,8 +25,8 @@ from pybpfvm.verifier.notation import format_reg, number
 from pybpfvm.verifier.states.regstate import Pointer, Reg, RegType, Shift, scalar
 from pybpfvm.verifier.verdict import Accepted, Inconclusive, Verdict
 from pybpfvm.verifier.verify import Options, verify
-from tests.support.verifier_btf import BTF, func_info
-from tests.support.verifier_cases import Case, common_maps, corpus, subprogs_of
+from tests.support.verifier_btf import BTF
+from tests.support.verifier_cases import Case, common_maps, corpus
 from tests.support.verifier_logs import STATISTICS, Entry, normalised, read
 
 BUDGET_INSNS = 2_000  # programs that take more are left out: their logs are long and tell no more

@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 
 from pybpfvm import bpfsys
+from pybpfvm.fuzz.capabilities import lowered_to
+from pybpfvm.fuzz.kernel_verdicts import Comparison
+from pybpfvm.fuzz.typed_programs import DAMAGES, TYPES, generate
 from pybpfvm.isa.asm import assemble
 from pybpfvm.isa.codec import decode, encode
 from pybpfvm.isa.opcodes import AluOp
@@ -28,10 +31,7 @@ from pybpfvm.verifier.privileges.capabilities import PERFMON_HELPERS
 from pybpfvm.verifier.privileges.privilege import FORMS
 from pybpfvm.verifier.verdict import Rejected, Rule
 from pybpfvm.verifier.verify import Options, verify
-from tests.support.capabilities import lowered_to
 from tests.support.kernel_types import offered_helpers, variants
-from tests.support.verifier_oracle import Comparison
-from tests.support.verifier_programs import DAMAGES, TYPES, generate
 from tests.verifier.campaign import campaign
 
 PROGRAMS = 300

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pybpfvm.fuzz.lines import subprogs_of
 from pybpfvm.isa.asm import assemble
 from pybpfvm.objectfile import read_object
 from pybpfvm.profiles import PROFILES, profile_named
@@ -13,7 +14,6 @@ from pybpfvm.program import BpfObject, Program
 from pybpfvm.session.judging import JudgeRequest, judge
 from pybpfvm.verifier.explaining.categories import KIND_NOTES, kind_note
 from pybpfvm.verifier.verdict import Finding, Kind, Rejected, Rule
-from tests.support.verifier_cases import subprogs_of
 
 # bpf_copy_from_user(r10 - 88, size, user_data); the size is set between the two.
 _SIZED = ("r6 = r1", "r3 = *(u64 *)(r6 + 0)", "r1 = r10", "r1 += -88")

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import pytest
 
+from pybpfvm.btf import kernelfields
 from pybpfvm.btf.types import (
     Btf,
     BtfType,
@@ -32,7 +33,6 @@ from pybpfvm.verifier import explore, structure
 from pybpfvm.verifier.kernelobjects import btfwalk
 from pybpfvm.verifier.privileges.privilege import parse_capabilities
 from pybpfvm.verifier.refusal import Refused
-from pybpfvm.verifier.resources import fields
 from pybpfvm.verifier.verdict import Accepted, Inconclusive, Rejected, Rule, Verdict
 from pybpfvm.verifier.verify import Options, verify
 from tests.support.verifier_btf import FUNCTIONS
@@ -140,10 +140,15 @@ def test_maps_with_fields_that_no_kernel_makes() -> None:
     assert "can not hold" in _refused(_verify(_USES, _holder(MapType.QUEUE), btf=_LOCKED))
     read_only = _verify(_USES, _holder(MapType.ARRAY, _READ_ONLY), btf=_LOCKED)
     assert "is read-only and holds" in _refused(read_only)
+    counted = Btf.of(
+        (Int("int", 4, 32), Struct("bpf_refcount", 4, ()), Struct("v", 8, (Member("count", 2, 0),)))
+    )
+    assert isinstance(_verify(_USES, _holder(MapType.PERCPU_HASH), btf=counted), Accepted)
+    assert "can not hold" in _refused(_verify(_USES, _holder(MapType.LPM_TRIE), btf=counted))
 
 
 def test_a_value_with_more_members_than_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fields, "_MAX_MEMBERS", 1)
+    monkeypatch.setattr(kernelfields, "_MAX_MEMBERS", 1)
     assert isinstance(_verify(_USES, _holder(MapType.ARRAY), btf=_LOCKED), Inconclusive)
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
+from pybpfvm.fuzz.claims import Checker, claims, listing
+from pybpfvm.fuzz.typed_programs import Generated, generate
 from pybpfvm.isa.opcodes import AluOp
 from pybpfvm.verifier import transfer
 from pybpfvm.verifier.domains import alu as domain
@@ -18,9 +20,7 @@ from pybpfvm.verifier.domains.scalar import Scalar
 from pybpfvm.verifier.privileges.privilege import ALL
 from pybpfvm.verifier.pruning import prune, screen
 from pybpfvm.verifier.verdict import Accepted
-from tests.support.state_claims import Checker, claims, listing
 from tests.support.verifier_cases import Case, corpus
-from tests.support.verifier_programs import Generated, generate
 
 PROGRAMS = int(os.environ.get("PYBPFVM_CLAIMS_PROGRAMS", "240"))
 FIRST_SEED = int(os.environ.get("PYBPFVM_ORACLE_SEED", "0"))

@@ -26,6 +26,7 @@ from pybpfvm.btf.types import (
     Typedef,
     TypeTag,
 )
+from pybpfvm.fuzz.lines import subprogs_of
 from pybpfvm.isa.asm import assemble
 from pybpfvm.isa.opcodes import Pseudo
 from pybpfvm.profiles import PROFILES
@@ -37,7 +38,6 @@ from pybpfvm.verifier import environment
 from pybpfvm.verifier.verdict import Accepted, Inconclusive, Rejected, Rule, Verdict
 from pybpfvm.verifier.verify import Options, verify
 from tests.support.verifier_btf import Types
-from tests.support.verifier_cases import subprogs_of
 
 _CALLS = {name: number for number, name in MAINLINE_NAMES.items()}
 _TC = PROFILES["sched_cls"]

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from pybpfvm.errors import InputError
+from pybpfvm.fuzz.lines import subprogs_of
 from pybpfvm.isa.asm import assemble
 from pybpfvm.profiles import profile_named
 from pybpfvm.program import BpfObject, Program
 from pybpfvm.session.judging import JudgeRequest, judge
 from pybpfvm.verifier.usermemory.contract_parse import parse_contract
 from pybpfvm.verifier.verdict import Accepted, Rejected, Verdict
-from tests.support.verifier_cases import subprogs_of
 
 USER = "r6 = *(u64 *)(r1 + 32)\n"
 END = "\nr0 = 0\nexit"

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 import pytest
 
 from pybpfvm import bpfsys
+from pybpfvm.fuzz.visible import GENERATED_ROWS, generate, rows_of
 from pybpfvm.isa.opcodes import AluOp
 from pybpfvm.isa.semantics import CONCRETE_ALU
-from tests.support.generate import GENERATED_ROWS, generate, rows_of
 from tests.support.kernel_oracle import KernelOracle, difference
 
 pytestmark = pytest.mark.kernel_bpf

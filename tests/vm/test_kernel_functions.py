@@ -8,6 +8,7 @@ import pytest
 
 from pybpfvm.engine import Engine, RunEnvironment
 from pybpfvm.errors import Trap, TrapKind
+from pybpfvm.fuzz.visible import insn
 from pybpfvm.helpers.proto import Helper
 from pybpfvm.helpers.table import HELPERS
 from pybpfvm.image import Image
@@ -17,7 +18,6 @@ from pybpfvm.jit.engine import JitEngine
 from pybpfvm.memory import RegionKind
 from pybpfvm.program import BpfObject, Program
 from pybpfvm.vm.interp import Interpreter
-from tests.support.generate import insn
 
 Make = Callable[[Image, Mapping[int, Helper], RunEnvironment], Engine]
 both_engines = pytest.mark.parametrize("make", [Interpreter, JitEngine])

@@ -1,8 +1,9 @@
 """The Backend over the running kernel's io_uring.
 
 Requests go to one real ring, in the order given and with their flags; user_data is the caller's
-token. Three things are ours: every SQE passes the guard (`guard`), external requests are played by
-hidden ones (`plan`), and IOSQE_CQE_SKIP_SUCCESS is played on CQEs (`requests`).
+token. Four things are ours: every SQE passes the guard (`guard`), external requests are played by
+hidden ones (`plan`), IOSQE_CQE_SKIP_SUCCESS is played on CQEs (`requests`), and what drains are to
+know nothing of goes to another ring (`aside`).
 
 To end an external request 2 bytes go into its gate, or 1 after a failure: the short read breaks
 the chain as any failed request does.
@@ -37,12 +38,14 @@ from pybpfvm.uring_backend.base import (
 )
 from pybpfvm.uring_backend.filtering import refusal
 from pybpfvm.uring_backend.kernel import messages
+from pybpfvm.uring_backend.kernel.aside import WAKE, Aside
 from pybpfvm.uring_backend.kernel.bufferring import BufferRings
 from pybpfvm.uring_backend.kernel.direct import Direct
 from pybpfvm.uring_backend.kernel.gates import Gate, GatePool
 from pybpfvm.uring_backend.kernel.guard import NO_TOKEN, SUPPORTED, TOKEN_LIMIT, Guard
 from pybpfvm.uring_backend.kernel.plan import (
     LATER,
+    LOOK_TOKEN,
     PLAIN,
     Planned,
     Planner,
@@ -73,6 +76,7 @@ _CQ_ENTRIES = 32768  # large, because a full CQ ends multishot requests
 _CLOSE_LIMIT_NS = 10_000_000_000
 _CLOSE_STEP_NS = 20_000_000
 _ON_SIM = "run it on the sim backend"
+_SETTLE_TRIES, _SETTLE_NS = 5, 1_000_000
 
 
 class KernelBackend:
@@ -122,6 +126,7 @@ class KernelBackend:
         self._denied: Denied | None = None
         self._refused: set[int] = set()  # tokens of denied requests
         self._preparation = Preparation(make_ring, self._guard)
+        self._aside = Aside(make_ring, self._ring, self._guard, self._registration, self._flight)
         self._closed = False
         memory.before_close(self.close)
 
@@ -160,6 +165,7 @@ class KernelBackend:
                 "a zero-copy send that a drain holds back, on the kernel's ring",
                 remedy="use SEND or SENDMSG, or submit it when the drain is over",
             )
+        self._settle_drains()
         consumed = 0
         batch: list[Planned] = []
         for plan in self._planner.plan(sqes):
@@ -188,6 +194,21 @@ class KernelBackend:
         self._planner.settled()
         return consumed
 
+    def _settle_drains(self) -> None:
+        """Where drains are over, let what is hidden and was let go end first: the kernel counts it,
+        and would take what is submitted now for held back."""
+        flight = self._flight
+        if not flight.drained or flight.drains:
+            return
+        for _ in range(_SETTLE_TRIES):
+            opened = any(
+                isinstance(record, Gate) and record.opened for record in flight.hidden.values()
+            )
+            if not opened and not flight.looks:
+                return
+            self._ring.wait(_SETTLE_NS)
+            self._reap()
+
     def _submit_plain(self, sqes: Sequence[bytes]) -> int | None:
         """The short way for SQEs that need nothing remembered; None if one of them does."""
         if len(sqes) > self._ring.sq_entries or self._flight.drained:
@@ -209,6 +230,21 @@ class KernelBackend:
             live[int.from_bytes(raw[32:40], "little")] = raw[0]
         self._reap()
         return taken
+
+    def submit_aside(self, sqe: bytes) -> None:
+        """Issue one SQE that has no place among the others: where a drain may keep it back, not
+        on the ring where it would."""
+        self._check_open()
+        flight = self._flight
+        if not (flight.drains or flight.drained or self._aside):
+            self.submit([sqe])
+            return
+        self._reap()
+        self._report(self._aside.submit(sqe))
+        self._reap()
+
+    def _report(self, over: Sequence[tuple[int, int, int]]) -> None:
+        self._events.extend(Completion(token, res, flags) for token, res, flags in over)
 
     def poll(self) -> list[Event]:
         """What has happened and was not reported yet, in order."""
@@ -241,7 +277,7 @@ class KernelBackend:
     def can_progress(self) -> bool:
         """Whether something in flight may complete without the caller finishing an external
         request. What waits for the outside (a peer, a pipe) counts as able to."""
-        if self._flight.can_move():
+        if self._aside or self._flight.can_move():
             return True
         self._flight.claim_all()
         return self._flight.can_move()
@@ -418,23 +454,24 @@ class KernelBackend:
         nothing is to be reported first, no drain holds it back or did until now, no filter and no
         buffer ring is to be looked at."""
         flight = self._flight
-        busy = self._events or flight.drains or flight.drained
+        busy = self._events or flight.drains or flight.drained or self._aside
         return not (busy or self._denied is not None or self._rings)
 
     def in_flight(self) -> int:
         """Requests submitted and not completed."""
         self._flight.claim_all()
-        return len(self._flight.live)
+        return len(self._flight.live) + len(self._aside)
 
     def holds(self, token: int) -> bool:
         """Whether the request is one of these."""
         self._flight.claim_all()
-        return token in self._flight.live
+        return token in self._flight.live or token in self._aside
 
     def close(self) -> None:
         """Cancel and reap everything, then give back ring, descriptors and files."""
         if self._closed:
             return
+        self._aside.close()
         self._cancel_everything()
         self._closed = True
         self._memory.forget_before_close(self.close)
@@ -484,10 +521,12 @@ class KernelBackend:
 
     def _take_back(self, planned: Sequence[Planned]) -> None:
         """These were planned, but the kernel never saw them."""
-        for _, _, _, record in planned:
-            if isinstance(record, Gate):
-                for token in record.waits_for:
-                    external = self._flight.live.get(token)
+        for _, _, token, record in planned:
+            if token == LOOK_TOKEN:
+                self._flight.looks -= 1
+            elif isinstance(record, Gate):
+                for waited in record.waits_for:
+                    external = self._flight.live.get(waited)
                     if isinstance(external, External) and external.gate is not record:
                         external.fenced = False
                 self._gates.give(record)
@@ -529,6 +568,12 @@ class KernelBackend:
     def _complete(
         self, token: int, res: int, flags: int, extra: tuple[int, int] = abi.NO_EXTRA
     ) -> None:
+        if token == LOOK_TOKEN:
+            self._flight.looks -= 1
+            return
+        if token == WAKE:
+            self._report(self._aside.reap())
+            return
         if token == NO_TOKEN:
             return  # of the planner's own; _NO_DRAINS only when cancelled behind a drain
         if token >= messages.FIRST_TOKEN and (user_data := messages.take(token)) is not None:

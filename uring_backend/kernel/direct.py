@@ -105,6 +105,8 @@ class Word(IntEnum):
     TAIL_BEFORE = 60  # TAIL before it
     HELD_BEFORE = 61  # CQEs in the CQ before the last run
     ASLEEP = 62  # the last run asked to wait, and that has begun
+    SHOWN_HEAD = 63  # addresses of u32 words where the program sees HEAD and the CQ's tail,
+    SHOWN_TAIL = 64  # 0: it does not
 
 
 class Care(IntFlag):

@@ -2,8 +2,9 @@
 
 An external request is played by hidden requests:
 
-    alone        NOP [|DRAIN]            its CQE is "Started"; nothing else waits for it
+    alone        NOP                     its CQE is "Started"; nothing else waits for it
     in a chain   NOP|LINK [|DRAIN]  →  READ of a pipe, 2 bytes, with the request's own link flag
+    a drain      the same, and so is what is alone behind one: later requests may wait for it
     later drain  one more READ of a pipe, submitted before the draining request, keeps it back
 
 A CLOSE is played in the same way when something that waits for its turn, or may, names the
@@ -70,7 +71,8 @@ PLAIN = frozenset(map(int, ACCEPTED - _WATCHED - _CONDITIONAL - {Op.ASYNC_CANCEL
 _NO_DRAINS = Sqe(Op.NOP, flags=abi.SQE_CQE_SKIP_SUCCESS, user_data=NO_TOKEN)
 # The kernel takes the first request after a drain for held back until it looks. A zero-copy send
 # would then wait for its own notification, for ever, so something else goes first.
-_LOOK = Sqe(Op.NOP, user_data=NO_TOKEN)
+LOOK_TOKEN = NO_TOKEN - 2
+_LOOK = Sqe(Op.NOP, user_data=LOOK_TOKEN)
 
 Planned = tuple[bytes, int, int, Record | None]
 """A real SQE; how many of the caller's are consumed with it; its user_data; what to remember
@@ -104,15 +106,21 @@ class Planner:
         """Per chain, the real SQEs that stand for the caller's; hidden ones included."""
         self._skip_planned = False
         self._lone_externals.clear()
+        flight = self._flight
+        if flight.drained and not flight.drains:
+            # While anything is in flight, looking is of no use to what comes after it.
+            busy = bool(flight.live or flight.hidden or flight.looks) or flight.drain_next
+            if not busy or any(raw[0] in ZERO_COPY for raw in sqes):
+                flight.drained, flight.drain_next = busy, False
+                flight.looks += 1
+                yield [(_LOOK.pack(), 0, LOOK_TOKEN, None)]
         index, count = 0, len(sqes)
         while index < count:
             raw = sqes[index]
             opcode, flags = raw[0], raw[1]
             index += 1
-            if self._flight.drained and not self._flight.drains:
-                self._flight.drained = False
-                yield [(_LOOK.pack(), index - 1, NO_TOKEN, None)]
-            plain = not flags & LATER and opcode not in _WATCHED and not self._flight.drains
+            plain = not flags & LATER and opcode not in _WATCHED
+            plain = plain and not flight.drains and not flight.drain_next
             if plain and not (opcode == Op.ASYNC_CANCEL and self._flight.hidden):
                 real, effect = self._guard.admit(raw)
                 if effect is None:
@@ -134,14 +142,27 @@ class Planner:
             if refused_from <= last_drain:
                 yield _NO_DRAINS.pack(), before, NO_TOKEN, None
         self._skip_planned |= bool(skips)
+        unknown = (
+            abi.OP_LAST <= members[0].opcode != EXTERNAL
+        )  # refused before drains are looked at
+        drain |= self._flight.drain_next and not unknown
         if drain:
             yield from self._fence(before)
+        self._flight.drain_next &= unknown
+        self._flight.drain_next |= any(
+            sqe.flags & abi.SQE_IO_DRAIN for sqe in members[1:refused_from]
+        )
         chain = Chain(drain)
         self._fresh.append(chain)
         lone = len(members) == 1 and not members[0].flags & _ANY_LINK
         for consumed, sqe in enumerate(members, before + 1):
             if sqe.opcode == EXTERNAL:
-                yield from self._plan_external(External(sqe, chain), sqe, consumed, lone)
+                # While the kernel looks for drains, it counts what is in flight.
+                waited_for = not lone or self._flight.drains or self._flight.drained or chain.drain
+                if lone and refused_from == 0 and sqe.flags & abi.SQE_IO_DRAIN:
+                    waited_for = False  # a bad SQE, which ends the batch
+                external = External(sqe, chain)
+                yield from self._plan_external(external, sqe, consumed, alone=not waited_for)
                 continue
             closes = self._closes(sqe)
             later = not lone or sqe.flags & LATER or self._flight.drains
@@ -149,7 +170,7 @@ class Planner:
                 closing = Closing(sqe, chain)
                 self._mark(closing, sqe, skips, refused_from)
                 last = not sqe.flags & _ANY_LINK
-                yield from self._plan_external(closing, sqe, consumed, last)
+                yield from self._plan_external(closing, sqe, consumed, alone=last)
                 continue
             if sqe.opcode == Op.ASYNC_CANCEL and self._hits_hidden(sqe):
                 if lone and not sqe.flags & ORDERED:
@@ -219,9 +240,9 @@ class Planner:
         return bool(personality) and personality not in self._guard.personalities
 
     def _plan_external(
-        self, external: External, sqe: Sqe, consumed: int, alone: bool
+        self, external: External, sqe: Sqe, consumed: int, *, alone: bool
     ) -> Iterator[Planned]:
-        """`alone`: nothing is linked behind it."""
+        """`alone`: nothing waits for it."""
         self._remember(external)
         start = Sqe(
             Op.NOP, flags=sqe.flags & abi.SQE_IO_DRAIN, user_data=self._flight.hidden_token()

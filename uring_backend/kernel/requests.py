@@ -324,7 +324,8 @@ class InFlight:
     `renames`: the token that a POLL_REMOVE is giving a poll -> the one it has. `skip_seen`: the
     caller used the skip flag; `drains_off`: the kernel refuses drains for it. `drains`: requests
     in chains with a drain, which hold back whatever is submitted after them; `drained`: the
-    kernel may not know yet that they are over.
+    kernel may not know yet that they are over; `looks`: NOPs to make it look; `drain_next`: it
+    takes the next request, behind such a chain, for one that drains.
     """
 
     def __init__(self) -> None:
@@ -336,6 +337,8 @@ class InFlight:
         self.drains_off = False
         self.drains = 0
         self.drained = False
+        self.looks = 0
+        self.drain_next = False
         self._last_hidden = TOKEN_LIMIT
 
     def claim_all(self) -> None:
@@ -360,6 +363,16 @@ class InFlight:
     def externals(self) -> list[External]:
         """The external requests that are not over."""
         return [entry for entry in self.live.values() if isinstance(entry, External)]
+
+    def kept_back(self, token: int) -> bool:
+        """Whether the live request `token` is one of a chain that drains, or behind one that is not
+        over: while somebody else's turn is, its own is not."""
+        for other, entry in self.live.items():
+            if isinstance(entry, Entry) and entry.chain.drain:
+                return True
+            if other == token:
+                return False
+        return False
 
     def can_move(self) -> bool:
         """Whether something may complete without the caller finishing an external request: what is

@@ -83,6 +83,8 @@ class KernelSteps:
         words[Word.REWINDS] = ring.setup.rewinds
         words[Word.SUBMITS_ALL] = ring.setup.submits_all
         words[Word.ENTRIES] = ring.setup.sq_entries
+        words[Word.SHOWN_HEAD] = ring.shown("cached_sq_head")
+        words[Word.SHOWN_TAIL] = ring.shown("cached_cq_tail")
         words[Word.RUNS_LEFT] = self._most
         words[Word.IDLE], words[Word.MOST_IDLE] = self.quiet, ring.budgets.livelock_steps
         words[Word.ASLEEP] = 0

@@ -15,6 +15,7 @@ takes SQEs while it is awake. `rest` is time that the process spends elsewhere.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import heapq
 import threading
@@ -62,6 +63,7 @@ from pybpfvm.uring_backend.loop.operations import Operations, Performed, copy, s
 from pybpfvm.uring_backend.loop.setup import LoopSetup, check_setup
 from pybpfvm.uring_backend.requests import DIRECT_TOKENS, Tokens
 from pybpfvm.uring_backend.restrictions import Restrictions, Row
+from pybpfvm.uring_backend.settings import CLOCK_MONOTONIC
 
 if TYPE_CHECKING:
     from pybpfvm.uring_backend.kernel.steps import KernelSteps
@@ -83,6 +85,7 @@ _UNKNOWN = bytes((UNKNOWN_OPCODE,))
 _PROBE_TOKEN = 0  # no request has it
 _PROBE = _UNKNOWN + bytes(63)  # an entry that every ring refuses
 _FAR_NS = 1 << 62  # no clock gets there
+_SHOWN = {field: offset for field, _, offset in CTX_FIELDS}  # places in the ring's struct
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +160,7 @@ class LoopRing:
         self._event = _Event()
         self._event_handle = memory.handle(self._event) if rules.gate else 0
         self._ctx_region: Region | None = None
+        self._clock = CLOCK_MONOTONIC
         self.handle = self._make_ctx()
         # Where programs get none, it is a word that nobody can get at.
         self.params = memory.alloc(rules.params_bytes or 8, RegionKind.RING, rules.params or "none")
@@ -209,9 +213,29 @@ class LoopRing:
         setup = self.setup
         numbers = {"flags": setup.flags, "sq_entries": setup.sq_entries}
         numbers["cq_entries"] = setup.cq_entries
-        for field, _, offset in CTX_FIELDS:
-            if field in numbers:
-                self.memory.write(region.start + offset, numbers[field].to_bytes(4, "little"))
+        numbers["clockid"] = self._clock
+        for field, number in numbers.items():
+            self.memory.write(region.start + _SHOWN[field], number.to_bytes(4, "little"))
+        self.show_queues()
+
+    def shown(self, field: str) -> int:
+        """The true address, where it can be written, of a field of the ring's struct that programs
+        see; 0 if they see none."""
+        if self._ctx_region is None:
+            return 0
+        view = self.memory.view(self._ctx_region)
+        return ctypes.addressof(ctypes.c_char.from_buffer(view)) + _SHOWN[field]
+
+    def show_queues(self) -> None:
+        """Let programs see how far the queues are: the kernel's own copies, which the regions may
+        contradict. To be called before a program sees what has changed."""
+        if self._ctx_region is not None:
+            start, queues = self._ctx_region.start, self.queues
+            for field, number in (
+                ("cached_sq_head", queues.sq_head),
+                ("cached_cq_tail", queues.cq.tail),
+            ):
+                self.memory.write(start + _SHOWN[field], number.to_bytes(4, "little"))
 
     # --- the rest of the process ------------------------------------------------------------
 
@@ -350,6 +374,12 @@ class LoopRing:
             return s32(value.calls[self.rules.gate].call(self._event_handle)) == 0
         finally:
             self._event.wake = None
+
+    def register_clock(self, clock: int) -> None:
+        """IORING_REGISTER_CLOCK, which the backend has taken: programs see it."""
+        self._clock = clock
+        if self._ctx_region is not None:
+            self._fill_ctx(self._ctx_region)
 
     def register_mem(self, region: Region) -> None:
         """IORING_REGISTER_MEM_REGION with memory of the host's."""
@@ -519,6 +549,7 @@ class LoopRing:
                     remedy="kernels from 7.1.5 on do not let a map onto a second ring",
                 )
             assert value.step is not None
+            self.show_queues()
             before, made, asleep = self.state(), 1, False
             native = self.native
             if native is not None:
@@ -716,6 +747,7 @@ class LoopRing:
             self._take()
         else:
             self._take(within=range(first, self._tokens.next))
+        self.show_queues()
         return consumed
 
     def _submit(self, count: int) -> int:
@@ -867,6 +899,7 @@ class LoopRing:
         self._tell_reaped()
         fate = self.queues.post(posting)
         self._posted += 1
+        self.show_queues()
         self._tell_posted(posting, fate)
         return -errno.ENOMEM if fate == "dropped" else 0
 

@@ -29,6 +29,7 @@ from pybpfvm.errors import InputError, UnsupportedError
 from pybpfvm.memory import AddressSpace
 from pybpfvm.uring_backend.abi import O_RDWR, Sqe
 from pybpfvm.uring_backend.base import Backend, Denied, Event, PollGate
+from pybpfvm.uring_backend.choices import Chooser
 from pybpfvm.uring_backend.sim.cancel import sync_cancel
 from pybpfvm.uring_backend.sim.clock import NEVER, Clock
 from pybpfvm.uring_backend.sim.core import Core
@@ -43,9 +44,10 @@ from pybpfvm.uring_backend.sim.world import SimWorld
 
 class SimBackend:
     """The `sim` backend (see base.Backend). `disk_bytes` bounds the content of all files;
-    `injector` decides which requests meet faults; `flags` as of base.Backend. `beside` is another
-    whose clock, descriptors and world this one shares; the last of them to close closes these.
-    Waiting ends with an event of either, unless they are `apart`."""
+    `injector` decides which requests meet faults, `chooser` what else may come in another order;
+    `flags` as of base.Backend. `beside` is another whose clock, descriptors and world this one
+    shares; the last of them to close closes these. Waiting ends with an event of either, unless
+    they are `apart`."""
 
     name = "sim"
 
@@ -59,6 +61,7 @@ class SimBackend:
         flags: int = 0,
         beside: SimBackend | None = None,
         apart: bool = False,
+        chooser: Chooser | None = None,
     ) -> None:
         self.seed = seed
         self._memory = memory
@@ -69,7 +72,9 @@ class SimBackend:
         else:
             self._clock, self._fds, self.world = beside._clock, beside._fds, beside.world
         self._cores: list[Core] = [] if beside is None else beside._cores  # of this clock
-        self._core = Core(memory, self._fds, self._clock, self.world, PREPARE, seed, injector)
+        self._core = Core(
+            memory, self._fds, self._clock, self.world, PREPARE, seed, injector, chooser
+        )
         self._core.setup_flags = flags
         self.settings = SimSettings(self._core)
         self._cores.append(self._core)
@@ -104,6 +109,10 @@ class SimBackend:
                 )
         return self._core.submit(entries)
 
+    def submit_aside(self, sqe: bytes) -> None:
+        """Issue one SQE that has no place among the others."""
+        self._core.submit_aside(Sqe.unpack(sqe))
+
     def poll(self) -> list[Event]:
         """What has happened since the last call, in order."""
         self._core.run()
@@ -119,6 +128,11 @@ class SimBackend:
             if clock.next_ns() is None or not clock.advance(end):
                 return False
         return True
+
+    def let_happen(self) -> None:
+        """The host is about to take a step: what a chooser wants to happen before it does."""
+        while self._clock.let_happen():
+            self._core.run()
 
     def _run_all(self) -> bool:
         """Let rings do what is due; whether one that is awaited has an event."""

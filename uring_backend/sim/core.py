@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from random import Random
 from typing import Final
 
@@ -52,6 +53,7 @@ from pybpfvm.uring_backend.base import (
     PollGate,
     Started,
 )
+from pybpfvm.uring_backend.choices import Chooser, Footprint
 from pybpfvm.uring_backend.faults import Fails, Harm, Late, Reset, Short
 from pybpfvm.uring_backend.sim.buffers import BufferGroups
 from pybpfvm.uring_backend.sim.chances import chances
@@ -92,6 +94,7 @@ class Core:
         prepare: Mapping[Op, Prepare],
         seed: int,
         injector: Injector | None = None,
+        chooser: Chooser | None = None,
     ) -> None:
         self.memory = memory
         self.fds = fds
@@ -117,12 +120,14 @@ class Core:
         self.posted = 0  # CQEs so far, those of skipped successes not counted
         self._prepare = prepare
         self._injector = injector
+        self._chooser = clock.chooser = chooser
         self._random = Random(seed)
         self._work: deque[Callable[[], None]] = deque()
         self._completed: list[Request] = []
         self._chain: list[Request] = []  # the open chain of the batch being submitted
         self._deferred: list[Request] = []  # behind a drain
         self._deferred_count = 0  # the same, with the members of their chains
+        self._aside: set[Request] = set()  # those of `submit_aside` that live
         self._drain_active = False
         self._drain_next = False
         self._drain_disabled = False
@@ -154,12 +159,29 @@ class Core:
         self.run()
         return consumed
 
-    def _submit_one(self, sqe: Sqe) -> bool:
-        """False: a bad SQE, not followed by others of its chain, ends the batch."""
+    def submit_aside(self, sqe: Sqe) -> None:
+        """Issue a request of which drains know nothing."""
+        request = self._admit(sqe)
+        self._aside.add(request)
+        try:
+            request.issue = self._prepare[Op(sqe.opcode)](self, request)
+        except Refused as refused:
+            self.complete(request, -refused.errno)
+        else:
+            self.issue(request)
+        self.flush()
+        self.run()
+
+    def _admit(self, sqe: Sqe) -> Request:
         if sqe.user_data in self.live or sqe.user_data in self.notifying:
             raise InternalError(f"token {sqe.user_data} is already in use")
         request = Request(sqe)
         self.live[request.token] = request
+        return request
+
+    def _submit_one(self, sqe: Sqe) -> bool:
+        """False: a bad SQE, not followed by others of its chain, ends the batch."""
+        request = self._admit(sqe)
         chain = self._chain
         try:
             self._init(request)
@@ -267,7 +289,8 @@ class Core:
         while self._deferred:
             head = self._deferred[0]
             drain_seen |= head.drain
-            if (drain_seen or first) and len(self.live) != self._deferred_count:
+            counted = len(self.live) - len(self._aside)
+            if (drain_seen or first) and counted != self._deferred_count:
                 return
             del self._deferred[0]
             self._deferred_count -= _chain_length(head)
@@ -323,6 +346,8 @@ class Core:
         here; what faults are to come to it is decided just before (`_harm`).
         """
         assert request.issue is not None
+        if self._chooser is not None:
+            self._chooser.performs(request.token, _touched(request))
         return request.issue()
 
     def _harm(self, request: Request) -> Harm | None:
@@ -333,6 +358,8 @@ class Core:
         possible = chances(request, self.fds)
         if possible is None:
             return None
+        if self._chooser is not None and request is self.working:
+            possible = replace(possible, late=False)  # it is: when it came was chosen
         harm = self._injector.at(Op(request.sqe.opcode), request.token, possible)
         if isinstance(harm, Short):
             request.most_bytes = harm.most_bytes
@@ -367,13 +394,15 @@ class Core:
         if delay_ns is None:
             delay_ns = self._random.randint(*_WORKER_NS)
         start = self.clock.now_ns + delay_ns
+        stream = None
         node = request.file.node if request.file else None
         if request.sqe.opcode in (Op.WRITE, Op.WRITEV, Op.WRITE_FIXED):
             node = node or self._peek_node(request)
             if isinstance(node, RegularFile):  # writes to one file keep their order
                 start = max(start, node.busy_until_ns + 1)
                 node.busy_until_ns = start
-        self.clock.at(start, lambda: self._work_on(request))
+                stream = node
+        self.clock.loosely(start, request.token, lambda: self._work_on(request), stream)
 
     def _peek_node(self, request: Request) -> Node | None:
         try:
@@ -629,6 +658,7 @@ class Core:
     def _retire(self, request: Request) -> None:
         request.state = State.DONE
         del self.live[request.token]
+        self._aside.discard(request)
         if request.notification is not None:
             self.notifying[request.token] = request
             self.later(lambda: self._notify(request))
@@ -690,6 +720,7 @@ class Core:
                 give_up()
             request.let_go()
         self.live.clear()
+        self._aside.clear()
         self.notifying.clear()
         self.slots.unregister()
         self.outbox.clear()
@@ -702,6 +733,23 @@ class Core:
         return bool(self.outbox or self._work or self._completed) or (
             self.clock.next_ns() is not None
         )
+
+
+# What these touch is their file, their memory and no more.
+_ONE_FILE: Final = frozenset(
+    (Op.READ, Op.READV, Op.READ_FIXED, Op.WRITE, Op.WRITEV, Op.WRITE_FIXED, Op.FSYNC)
+)
+
+
+def _touched(request: Request) -> object:
+    """What a request reads or changes, for who asks which requests can change places."""
+    alone = request.next is None and not request.linked and not request.drain
+    if request.sqe.opcode == Op.NOP and alone:
+        return None
+    file = request.file
+    if request.sqe.opcode in _ONE_FILE and file is not None and alone:
+        return file.node if isinstance(file.node, RegularFile) else Footprint.ALL
+    return Footprint.ALL
 
 
 def _done_all_the_same(request: Request) -> bool:

@@ -15,9 +15,11 @@ from random import Random
 from typing import Final
 
 from pybpfvm.uring_backend.abi import Op
+from pybpfvm.uring_backend.choices import Chooser
 from pybpfvm.uring_backend.faults import (
     ERRNO,
     LATE,
+    LEGAL,
     RESET,
     SHORT,
     AtRequest,
@@ -34,6 +36,7 @@ from pybpfvm.uring_backend.faults import (
 from pybpfvm.uring_backend.sim.chances import Chances
 
 _LATE_NS: Final = (1_000, 5_000_000)
+_CHOSEN_LATE_NS: Final = 20_000
 _OWN_STREAM: Final = 0xFA17  # keeps these draws apart from the ring's own
 
 
@@ -41,10 +44,11 @@ class Injector:
     """Decides for a ring, and those beside it; `injected` is what came of it, in order, `rates`
     what may be drawn.
 
-    `told` is called with the token of a request and its fault.
+    `told` is called with the token of a request and its fault. With a `chooser` nothing is drawn.
     """
 
-    def __init__(self, faults: Faults, seed: int) -> None:
+    def __init__(self, faults: Faults, seed: int, chooser: Chooser | None = None) -> None:
+        self._chooser = chooser
         self.injected: list[AtRequest] = []
         self.told: Callable[[int, AtRequest], None] = lambda token, fault: None
         self._plan = [fault for fault in faults.plan if isinstance(fault, AtRequest)]
@@ -63,7 +67,11 @@ class Injector:
         """What comes to the next request of opcode `op`, of what is `possible` for it."""
         self._counts[op] += 1
         nth = self._counts[op]
-        harm = self._planned.get((op, nth)) or self._draw(op, possible)
+        harm = self._planned.get((op, nth))
+        if harm is None and self._chooser is not None:
+            harm = self._certain(op, possible) or _asked(self._chooser, op, token, possible)
+        elif harm is None:
+            harm = self._draw(op, possible)
         if harm is None or not _comes(harm, possible):
             return None
         fault = AtRequest(op, nth, harm)
@@ -88,6 +96,13 @@ class Injector:
             return "that request wants no more than that, or all or nothing"
         return "no kernel does that to such a file"
 
+    def _certain(self, op: Op, possible: Chances) -> Harm | None:
+        """What comes to every request of the opcode."""
+        for chosen in self._chosen:
+            if chosen.op == op and chosen.rate >= 1 and _comes(chosen.harm, possible):
+                return chosen.harm
+        return None
+
     def _draw(self, op: Op, possible: Chances) -> Harm | None:
         random, size = self._random, possible.size
         for chosen in self._chosen:
@@ -106,6 +121,20 @@ class Injector:
             if kind == SHORT and size > 1:
                 return Short(random.choice((1, size // 2, size - 1, random.randint(1, size - 1))))
         return None
+
+
+def _asked(chooser: Chooser, op: Op, token: int, possible: Chances) -> Harm | None:
+    """What a chooser lets come to a request: being late is no fault, all else is one of those."""
+    harms: list[Harm | None] = [None]
+    if possible.late:
+        harms.append(Late(_CHOSEN_LATE_NS))
+    if chooser.faults_left:
+        harms += [Fails(number) for number in sorted(possible.errors) if number in LEGAL[op]]
+        if SHORT in kinds_of(op) and possible.size > 1:
+            harms += [Short(most) for most in sorted({1, possible.size // 2, possible.size - 1})]
+        if possible.reset:
+            harms.append(Reset())
+    return harms[chooser.harm(token, harms)] if len(harms) > 1 else None
 
 
 def _comes(harm: Harm, possible: Chances) -> bool:

@@ -12,12 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pybpfvm.btf.kernelfields import FieldKind
 from pybpfvm.isa.insn import Insn
 from pybpfvm.verifier.calls import helper_of
 from pybpfvm.verifier.checks import check_readable
 from pybpfvm.verifier.privileges.leaks import check_conceals
 from pybpfvm.verifier.refusal import forbidden, possibly_null, unsupported
-from pybpfvm.verifier.resources.fields import FieldKind
 from pybpfvm.verifier.states.regstate import (
     NON_NULL,
     Pointer,

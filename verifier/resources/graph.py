@@ -8,6 +8,7 @@ Kernel Documentation/bpf/graph_ds_impl.rst; order and messages as the running ke
 
 from __future__ import annotations
 
+from pybpfvm.btf.kernelfields import LOCKS, NODES, Field, FieldKind
 from pybpfvm.isa.insn import Insn
 from pybpfvm.verifier.checks import check_readable
 from pybpfvm.verifier.environment import Environment
@@ -15,7 +16,6 @@ from pybpfvm.verifier.jumps import places
 from pybpfvm.verifier.kernelobjects.btfptr import BTF_ID, BTF_ID_OR_NULL
 from pybpfvm.verifier.kernelobjects.btfwalk import struct_name
 from pybpfvm.verifier.refusal import forbidden, possibly_null, unsupported
-from pybpfvm.verifier.resources.fields import LOCKS, NODES, Field, FieldKind
 from pybpfvm.verifier.resources.lock import in_less
 from pybpfvm.verifier.resources.objects import check_constant_offset, is_scalar
 from pybpfvm.verifier.states.regstate import (

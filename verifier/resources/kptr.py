@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pybpfvm.btf.kernelfields import POINTERS, Field, FieldKind
 from pybpfvm.btf.types import BtfKind, Struct, TypeTag
 from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.kernelobjects.btfptr import (
@@ -22,7 +23,6 @@ from pybpfvm.verifier.kernelobjects.btfptr import (
 )
 from pybpfvm.verifier.kernelobjects.btfwalk import begins_at
 from pybpfvm.verifier.refusal import Refused, forbidden, possibly_null, unsupported
-from pybpfvm.verifier.resources.fields import POINTERS, Field, FieldKind
 from pybpfvm.verifier.states.regstate import (
     NON_NULL,
     Pointer,

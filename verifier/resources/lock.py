@@ -8,10 +8,10 @@ may fail, several; what was taken last is given back first.
 
 from __future__ import annotations
 
+from pybpfvm.btf.kernelfields import FieldKind
 from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.jumps import places
 from pybpfvm.verifier.refusal import Refused, forbidden, possibly_null
-from pybpfvm.verifier.resources.fields import FieldKind
 from pybpfvm.verifier.states.regstate import NON_NULL, Pointer, Reg, RegType, Trust, unknown
 from pybpfvm.verifier.states.state import Lock, LockKind, State
 from pybpfvm.verifier.verdict import Rule

@@ -8,6 +8,7 @@ messages as the running kernel answers.
 
 from __future__ import annotations
 
+from pybpfvm.btf.kernelfields import FieldKind
 from pybpfvm.btf.types import Array, Btf, Enum, Enum64, Int, Struct, Union
 from pybpfvm.isa.insn import Insn
 from pybpfvm.verifier.calls import release
@@ -15,7 +16,6 @@ from pybpfvm.verifier.checks import check_readable
 from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.kernelobjects.btfptr import BTF_ID, BTF_ID_OR_NULL
 from pybpfvm.verifier.refusal import forbidden, possibly_null, unsupported
-from pybpfvm.verifier.resources.fields import FieldKind
 from pybpfvm.verifier.states.regstate import (
     NON_NULL,
     Pointer,

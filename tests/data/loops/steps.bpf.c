@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
  * Programs that drive a ring from inside io_uring_enter: what the native loop does must not differ
- * from what Python does. `scripted` does what the MEM region says, hostile things included.
+ * from what Python does. `scripted` does what the MEM region says, hostile things included; `shows`
+ * does that, too, and looks into the ring.
  */
 #include "io_uring_loop.h"
 
@@ -14,7 +15,7 @@ const volatile u32 sq_entries = 8;
 #define LOG 2048
 #define MOST 64
 
-enum what { END, PUT, SUBMIT, POKE_CQ, POKE_SQ, PEEK_CQ, REAP, WAIT, ANSWER };
+enum what { END, PUT, SUBMIT, POKE_CQ, POKE_SQ, PEEK_CQ, REAP, WAIT, ANSWER, SHOW };
 enum from { HEAD, TAIL, ZERO };
 
 struct op {
@@ -42,8 +43,14 @@ u32 found; /* whether it has got a MEM region; by `keeps`: what is there */
 u64 address;
 
 struct shown { /* by Linux 7.1 */
-	u8 before[116];
-	u32 sq_entries;
+	u8 before[40];
+	u32 clockid;
+	u8 between[8];
+	u32 sq_thread_idle;
+	u8 before_sq[56];
+	u32 cached_sq_head, sq_entries;
+	u8 before_cq[408];
+	u32 cached_cq_tail, cq_entries;
 };
 
 struct kept {
@@ -64,7 +71,7 @@ INLINE void note(struct mem *mem, u64 value)
 	mem->log[logged++ & (LOG - 1)] = value;
 }
 
-RING_STEP(scripted)
+INLINE int play(struct iou_ctx *ring, struct iou_loop_params *params, u32 looks)
 {
 	struct mem *mem = (void *)bpf_io_uring_get_region(ring, REGION_MEM, sizeof(struct mem));
 	u8 *cq = bpf_io_uring_get_region(ring, REGION_CQ, PAGE);
@@ -115,11 +122,27 @@ RING_STEP(scripted)
 
 			params->cq_wait_idx = from + b;
 			return LOOP_CONTINUE;
+		} else if (looks && what == SHOW) {
+			struct shown *shown = (struct shown *)ring;
+
+			note(mem, (u64)shown->cached_cq_tail << 32 | shown->cached_sq_head);
+			note(mem, (u64)shown->clockid << 32 | shown->sq_thread_idle);
 		} else {
 			return a;
 		}
 	}
 	return LOOP_CONTINUE;
+}
+
+RING_STEP(scripted)
+{
+	return play(ring, params, 0);
+}
+
+/* Linux 7.1 lets programs look into the ring. */
+RING_STEP(shows)
+{
+	return play(ring, params, 1);
 }
 
 /* `depth` NOPs at a time, until `left` of them are through. */
@@ -156,7 +179,7 @@ RING_STEP(nops)
 	return some_nops(ring, params, depth);
 }
 
-/* As many at a time as the SQ has entries: Linux 7.1 lets programs look into the ring. */
+/* As many at a time as the SQ has entries, by 7.1. */
 RING_STEP(looks)
 {
 	return some_nops(ring, params, ((struct shown *)ring)->sq_entries);
@@ -246,6 +269,7 @@ RING_STEP(transfers)
 }
 
 RING_OPS(scripted_ops, scripted);
+RING_OPS(shows_ops, shows);
 RING_OPS(nops_ops, nops);
 RING_OPS(looks_ops, looks);
 RING_OPS(keeps_ops, keeps);

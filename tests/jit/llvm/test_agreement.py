@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from pybpfvm.fuzz.agreement import interpreter, interpreters, outcome
+from pybpfvm.fuzz.agreement_llvm import compared
+from pybpfvm.fuzz.raw_programs import FAMILIES, Case, generate, steered
+from pybpfvm.fuzz.visible import insn
 from pybpfvm.isa.asm import assemble
 from pybpfvm.isa.opcodes import AluOp, AtomicOp, JmpOp, Pseudo
 from pybpfvm.jit.llvm import arithmetic
@@ -15,12 +19,8 @@ from pybpfvm.jit.llvm.engine import LlvmEngine
 from pybpfvm.jit.options import Checks
 from pybpfvm.program import Program, Subprog
 from tests.jit import campaign
-from tests.jit.agreement import interpreter, interpreters, outcome
 from tests.jit.campaign import Journal, llvm_chunks, run_chunk
-from tests.jit.llvm.agreement import compared
 from tests.jit.test_agreement import UNLOADABLE, of_program
-from tests.support.engine_programs import FAMILIES, Case, generate, steered
-from tests.support.generate import insn
 from tests.support.journal import Chunk
 
 SEEDS = range(4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pybpfvm.fuzz.lines import subprogs_of
 from pybpfvm.isa.asm import assemble
 from pybpfvm.profiles import profile_named
 from pybpfvm.profiles.base import Profile
@@ -11,7 +12,6 @@ from pybpfvm.program import BpfObject, Program
 from pybpfvm.session.judging import JudgeRequest, judge
 from pybpfvm.verifier.usermemory.contract_parse import parse_contract
 from pybpfvm.verifier.verdict import Accepted
-from tests.support.verifier_cases import subprogs_of
 
 X: Profile = profile_named("iouring-x")
 RING = {"ring": {"cq_entries": [8, 8]}}

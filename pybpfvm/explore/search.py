@@ -1,0 +1,326 @@
+"""Exploring: schedule after schedule on one stage, until nothing is left or a budget is used up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from pybpfvm.btf.types import Btf
+from pybpfvm.errors import InputError, LoadRejected
+from pybpfvm.events import Event, Observer
+from pybpfvm.explore.findings import Found, Shown, shown_by
+from pybpfvm.explore.footprints import Footprints
+from pybpfvm.explore.shrink import Small, smaller
+from pybpfvm.explore.strategies import NAMES, Dfs, Drawn, Redundant, Strategy, Unsteady
+from pybpfvm.interrupts import uninterrupted
+from pybpfvm.loader.kconfig import Kconfig
+from pybpfvm.scenario import Live, Outcome, Scenario, run_scenario
+from pybpfvm.scenario.schedule import Player, Schedule
+from pybpfvm.scenario.stage import Stage
+from pybpfvm.scenario.watching import Checks
+from pybpfvm.session import Budgets
+
+_LIVELOCK_RUNS: Final = 1_000
+DEFAULT_SCHEDULES: Final = 1_000
+DEFAULT_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to explore. `faults` may be chosen in one schedule, `schedules` and `seconds` are used at
+    the most; `depth` and `deviations` bound dfs. `everything`: go on after a finding. `reduce`:
+    leave out orders that only change places of independent actions."""
+
+    strategy: str = "dfs"
+    schedules: int = DEFAULT_SCHEDULES
+    seconds: float = DEFAULT_SECONDS
+    seed: int = 0
+    faults: int = 0
+    depth: int | None = None
+    deviations: int | None = None
+    everything: bool = False
+    reduce: bool = True
+    shrink: bool = True
+    events: bool = True  # False: only what needs no events is checked, which is faster
+    object_path: str | None = None
+    abi: str | None = None
+    helpers: Mapping[int, str] | None = None
+    btf: Btf | None = None
+    kconfig: Kconfig | None = None
+    verify: bool = True
+    engine: str = "auto"
+
+
+@dataclass(slots=True)
+class Report:
+    """What came of it. `exhaustive`: every order, and with `depth`: of so many actions. `saved` are
+    answers that needed no schedule. `uncontrolled`: the same schedule went another way."""
+
+    strategy: str
+    schedules: int = 0
+    seconds: float = 0.0
+    exhaustive: bool = False
+    depth: int | None = None
+    deviations: int | None = None
+    longest: int = 0
+    saved: int = 0
+    redundant: int = 0  # schedules that were broken off: all that could come had been seen
+    reduced: bool = False
+    questions: int = 0  # of the usual schedule
+    uncontrolled: bool = False
+    stopped_by: str = ""
+    found: list[Found] = field(default_factory=list)
+    states: set[int] = field(default_factory=set)  # hashes of what was there at the end
+
+    @property
+    def exit_code(self) -> int:
+        """1 for a finding, 3 when the run is not ours to repeat, else 0."""
+        if self.found:
+            return 1
+        return 3 if self.uncontrolled else 0
+
+
+class Table:
+    """A scenario on its stage: plays one schedule after the other."""
+
+    def __init__(self, scenario: Scenario, options: Options) -> None:
+        self.scenario = scenario
+        self.options = options
+        self.left: int | None = None  # how many requests usually are in flight at the end
+        self._stage: Stage | None = self._make()
+        if not self._stage.keep():
+            self._stage.close()
+            self._stage = None
+        self.state = 0
+        self._budgets = replace(Budgets(), livelock_runs=_LIVELOCK_RUNS)
+
+    def _make(self) -> Stage:
+        options = self.options
+        return Stage(
+            self.scenario,
+            object_path=options.object_path,
+            abi=options.abi,
+            helpers=options.helpers,
+            btf=options.btf,
+            kconfig=options.kconfig,
+        )
+
+    def close(self) -> None:
+        """Free everything."""
+        if self._stage is not None:
+            self._stage.close()
+
+    def __enter__(self) -> Table:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def footprints(self) -> Footprints:
+        """An observer of what actions touch, for programs of this object."""
+        stage = self._stage or self._make()
+        found = Footprints(stage.object.object, stage.object.profile)
+        if stage is not self._stage:
+            stage.close()
+        return found
+
+    def play(
+        self,
+        player: Player,
+        *,
+        scenario: Scenario | None = None,
+        observer: Observer | None = None,
+        on_start: Callable[[Live], None] | None = None,
+        on_end: Callable[[Live], None] | None = None,
+        state: bool = False,
+    ) -> Outcome:
+        """One run; `state`: note a hash of what is there at the end, the clock apart."""
+        options = self.options
+
+        def ends(live: Live) -> None:
+            player.over = True
+            if state:
+                self.state = hash(tuple(_state(live)))
+            if on_end is not None:
+                on_end(live)
+
+        stage = self._stage
+        own = stage is not None
+        try:
+            # All of it is one call: to make signals wait, and not to, takes time each time.
+            return uninterrupted(run_scenario)(
+                scenario or self.scenario,
+                seed=options.seed,
+                object_path=None if own else options.object_path,
+                abi=None if own else options.abi,
+                helpers=None if own else options.helpers,
+                btf=None if own else options.btf,
+                kconfig=None if own else options.kconfig,
+                verify=options.verify,
+                engine=options.engine,
+                budgets=self._budgets,
+                observer=observer,
+                on_start=on_start,
+                on_end=ends,
+                chooser=player,
+                checks=Checks(self.left, events=options.events),
+                stage=stage,
+            )
+        finally:
+            player.over = True
+
+    def shown(self, player: Player, scenario: Scenario | None = None) -> tuple[Shown, ...]:
+        """Play, and say what that showed."""
+        outcome = self.play(player, scenario=scenario)
+        return shown_by(outcome, self.scenario.path, faulty=player.faulty)
+
+
+def _state(live: Live) -> list[object]:
+    memory = live.ring.machine.memory
+    found: list[object] = [block.read() for block in live.blocks.values()]
+    for name, view in live.object.maps.items():
+        try:
+            found += [(name, str(key), str(value)) for key, value in view.items()]
+        except InputError:
+            found.append(name)
+    found.append(memory.committed_bytes)
+    found += sorted(dict(live.first.counts.posted).items())
+    return found
+
+
+def explore(
+    scenario: Scenario,
+    options: Options,
+    told: Callable[[Report], None] = lambda report: None,
+) -> Report:
+    """Explore the orders in which `scenario` can go. `told` is called after each schedule.
+
+    Raises InputError, LoadRejected and UnsupportedError for what can not be run at all.
+    """
+    if options.strategy not in NAMES:
+        raise InputError(
+            f"no strategy is called {options.strategy!r}",
+            where="--strategy",
+            remedy=", ".join(NAMES),
+        )
+    with Table(scenario, options) as table:
+        return _Exploration(table, options, told).run()
+
+
+class _Exploration:
+    def __init__(self, table: Table, options: Options, told: Callable[[Report], None]) -> None:
+        self._table = table
+        self._options = options
+        self._told = told
+        self._report = Report(options.strategy, depth=options.depth, deviations=options.deviations)
+        self._known: set[tuple[str, str]] = set()
+        self._began = time.perf_counter()
+
+    def run(self) -> Report:
+        report, options = self._report, self._options
+        first, usual = self._usual()
+        strategy = self._strategy()
+        dfs = strategy if isinstance(strategy, Dfs) else None
+        if dfs is None:  # dfs begins with it anyway
+            self._count(usual, first)
+        while not self._over():
+            player = strategy.player()
+            if player is None:
+                assert dfs is not None
+                report.exhaustive = not dfs.cut or options.depth is not None
+                break
+            try:
+                self._play(strategy, player)
+            except Redundant:
+                strategy.played(player)
+                report.redundant += 1
+            except Unsteady:
+                report.uncontrolled = True
+                break
+            if dfs is not None and dfs.spoilt:  # once more, with everything
+                strategy = dfs = self._dfs(None)
+            if dfs is not None:
+                report.saved = dfs.asleep
+                report.longest, report.reduced = dfs.longest, dfs.reducing
+        report.seconds = time.perf_counter() - self._began
+        return report
+
+    def _usual(self) -> tuple[tuple[Shown, ...], Player]:
+        """Play the usual schedule twice: what it shows, and whether it is the same each time."""
+        table, report = self._table, self._report
+        seen: list[list[Event]] = []
+        for _ in range(2):
+            player, events = Player({}, self._options.faults), list[Event]()
+            outcome = table.play(player, observer=events.append)
+            if isinstance(outcome.stopped, LoadRejected) and not outcome.expected_stop:
+                raise outcome.stopped
+            table.left = len(outcome.left) if outcome.stopped is None else None
+            seen.append(events)
+        report.questions = len(player.answers)
+        report.uncontrolled = seen[0] != seen[1]
+        if report.uncontrolled:
+            report.stopped_by = "the same schedule went two ways"
+        return shown_by(outcome, table.scenario.path, faulty=False), player
+
+    def _strategy(self) -> Strategy:
+        options, report = self._options, self._report
+        if options.strategy == "dfs":
+            reduces = options.reduce and options.events
+            return self._dfs(self._table.footprints() if reduces else None)
+        return Drawn(options.strategy, options.seed, options.faults, report.questions)
+
+    def _dfs(self, footprints: Footprints | None) -> Dfs:
+        options = self._options
+        return Dfs(footprints, options.faults, depth=options.depth, deviations=options.deviations)
+
+    def _over(self) -> bool:
+        report, options = self._report, self._options
+        if report.uncontrolled or (report.found and not options.everything):
+            return True
+        if report.schedules >= options.schedules:
+            report.stopped_by = f"{options.schedules:,} schedules"
+        elif report.redundant >= options.schedules:
+            report.stopped_by = f"{options.schedules:,} schedules that were broken off"
+        elif time.perf_counter() - self._began >= options.seconds:
+            report.stopped_by = f"{options.seconds:g} s"
+        return bool(report.stopped_by)
+
+    def _play(self, strategy: Strategy, player: Player) -> None:
+        table = self._table
+        watching = strategy.footprints if isinstance(strategy, Dfs) else None
+        outcome = table.play(
+            player,
+            observer=watching,
+            on_start=None if watching is None else watching.begins,
+            state=self._options.everything,
+        )
+        strategy.played(player)
+        self._report.states.add(table.state)
+        shown = shown_by(outcome, table.scenario.path, faulty=player.faulty)
+        self._count(player, shown)
+
+    def _count(self, player: Player, shown: tuple[Shown, ...]) -> None:
+        """A schedule is over: note what is new."""
+        report, options = self._report, self._options
+        report.schedules += 1
+        if shown and shown[0].key not in self._known:
+            self._known |= {one.key for one in shown}
+            schedule = Schedule(options.seed, options.faults, (), player.picks)
+            seconds = time.perf_counter() - self._began
+            small = Small(schedule, tuple(shown), player)
+            if options.shrink:
+                small = smaller(self._table, small)
+            report.found.append(
+                Found(
+                    small.shown[0],
+                    small.schedule,
+                    small.answers,
+                    report.schedules,
+                    seconds,
+                    schedule,
+                    small.shown[1:],
+                )
+            )
+        self._told(report)

@@ -1,0 +1,72 @@
+"""What a campaign found, and the files that let anyone see it again."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pybpfvm.errors import InputError
+from pybpfvm.fuzz.target import Problem, Target
+
+_NAME_CHARS = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One problem of a bucket: `first` is the input as it was found, `data` the smallest that
+    shows it. It came with `seed`, after `executions` and `seconds`; `count` inputs were of the
+    bucket. `folder` and `command` are empty where nothing was saved."""
+
+    problem: Problem
+    data: bytes
+    first: bytes
+    seed: int
+    executions: int
+    seconds: float
+    count: int = 1
+    shrink_tries: int = 0
+    folder: Path | None = None
+    command: str = ""
+
+
+def command(target: str, options: Sequence[str], path: Path) -> str:
+    """The command that tries a saved input."""
+    return shlex.join(("pybpfvm", "fuzz", target, *options, "--repeat", str(path)))
+
+
+def save(found: Finding, target: Target, out: Path, options: Sequence[str]) -> Path:
+    """Write the files of a finding to a folder of `out`, which is named by its bucket:
+
+    input, input.first   the smallest and the first one, for --repeat
+    finding.txt          what is wrong, and the command that repeats it
+    and what the target makes of the input: a program as text and bytes, say.
+
+    Raises InputError where that can not be written.
+    """
+    name = re.sub(r"[^A-Za-z0-9.-]+", "-", found.problem.bucket).strip("-")[:_NAME_CHARS]
+    folder = out / f"{target.name}-{name}"
+    text = "\n".join(
+        (
+            found.problem.message,
+            "",
+            f"bucket: {found.problem.bucket}",
+            f"found with seed {found.seed}, after {found.executions} executions",
+            f"repeat: {command(target.name, options, folder / 'input')}",
+            "",
+            found.problem.details,
+            "",
+        )
+    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "input").write_bytes(found.data)
+        (folder / "input.first").write_bytes(found.first)
+        (folder / "finding.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
+        for file, content in target.files(found.data).items():
+            (folder / file).write_bytes(content)
+    except OSError as error:
+        raise InputError(error.strerror or str(error), where=str(folder)) from None
+    return folder

@@ -1,0 +1,134 @@
+"""`pybpfvm fuzz` from the command line: reports, exit codes, what repeats a finding."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pybpfvm.cli import main
+from pybpfvm.session.engines import jit_refusal
+from pybpfvm.verifier import checks
+
+ROOT = Path(__file__).parents[2]
+HELLO = str(ROOT / "examples/01_hello/prog.v3.bpf.o")
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+    code = main(["fuzz", *map(str, arguments)])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def needs_jit() -> None:
+    if jit_refusal() is not None:
+        pytest.skip(str(jit_refusal()))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("verifier",), ("engine",), ("loader",), ("loader", HELLO), ("ring", "--backend", "sim"),
+     ("engine", HELLO, "--abi", "iouring-v3")],
+    ids=lambda arguments: "-".join(arguments[:1]),
+)  # fmt: skip
+def test_a_campaign_reports(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    needs_jit()
+    code, out, _ = run(capsys, *arguments, "--count", "20", "--out", tmp_path / "out")
+    assert code == 0, out
+    assert "nothing was found" in out
+    assert "executions, " in out
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("engine", HELLO, "--family", "noise"), 2, "OBJ and --family"),
+        (("engine", HELLO, "--abi", "iouring-v3", "--prog", "x"), 2, "no program is called 'x'"),
+        (("engine", "missing.o"), 2, "missing.o"),
+        (("verifier", "--type", "nothing"), 2, "no programs of type 'nothing'"),
+        (("verifier", "--feature", "nothing"), 2, "no program of style"),
+        (("verifier", "--repeat", "missing"), 2, "missing: can not be read"),
+        (("cmin", "missing-folder/", "-o", "x"), 2, "no inputs"),
+        (("tmin", HELLO + ".missing"), 2, "can not be read"),
+    ],
+)
+def test_mistakes_are_said_in_a_line(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    code: int,
+    said: str,
+) -> None:
+    needs_jit()
+    monkeypatch.chdir(tmp_path)
+    got, out, err = run(capsys, *arguments)
+    assert (got, out) == (code, "")
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_a_finding_is_repeated_by_its_command_and_made_smaller(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out_folder = tmp_path / "out"
+    arguments = ("verifier", "--style", "near", "--count", "400", "--seed", "300")
+    with monkeypatch.context() as planted:
+        planted.setattr(checks, "check_map_value", lambda *_, **__: None)
+        code, out, _ = run(capsys, *arguments, "--out", out_folder)
+        assert code == 1
+        line = next(one for one in out.splitlines() if "repeat: " in one)
+        words = shlex.split(line.partition("repeat: ")[2])
+        assert words[:3] == ["pybpfvm", "fuzz", "verifier"]
+        code, said, _ = run(capsys, *words[2:])
+        assert code == 1
+        assert "traps" in said or "impossible" in said
+        saved = Path(words[-1])
+        assert saved.stat().st_size <= saved.with_name("input.first").stat().st_size
+        code, said, _ = run(
+            capsys, "tmin", saved.with_name("input.first"), "-o", tmp_path / "small"
+        )
+        assert code == 0
+        assert "with the same: " in said
+        assert (tmp_path / "small").stat().st_size < saved.with_name("input.first").stat().st_size
+    code, said, _ = run(capsys, *words[2:])  # without the bug
+    assert code == 0
+    assert "nothing is wrong with it" in said
+    listing = saved.with_name("program.s")
+    assembled = tmp_path / "program.bin"
+    assert main(["asm", str(listing), "-o", str(assembled)]) == 0
+    capsys.readouterr()
+    assert assembled.read_bytes() == saved.with_name("program.bin").read_bytes()
+
+
+def test_a_corpus_is_kept_and_made_smaller(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    corpus, less = tmp_path / "corpus", tmp_path / "less"
+    run(capsys, "verifier", "--count", "60", "--corpus", corpus)
+    before = len(list(corpus.iterdir()))
+    code, out, _ = run(capsys, "cmin", corpus, "-o", less)
+    after = len(list(less.iterdir()))
+    assert code == 0
+    assert 0 < after <= before
+    assert f"{after} of {before} inputs" in out
+
+
+def test_ctrl_c_ends_with_a_report(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pybpfvm", "fuzz", "verifier", "--out", str(tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    time.sleep(4)
+    os.kill(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted: this is what there was by then" in out
+    assert "nothing was found" in out
