@@ -143,4 +143,3 @@ class Target:
         told = debugger.history.told_before(debugger.history.end.run)
         stopped = any(isinstance(one.event, Noted) and one.event.kind == "stopped" for one in told)
         return "hang" if stopped else "failed", text
-
