@@ -10,8 +10,8 @@ from __future__ import annotations
 # Not from typing: importing that would be a tenth of the time of `pybpfvm --help`.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pybpfvm.debugger.entry import breakpoint
     from pybpfvm.session import LoopRing, Ring, load
+    from pybpfvm.session.breakpoint import breakpoint
 
 __version__ = "0.1.0"
 __all__ = ["LoopRing", "Ring", "__version__", "breakpoint", "load"]
@@ -23,7 +23,7 @@ def __getattr__(name: str) -> object:
 
         return getattr(session, name)
     if name == "breakpoint":
-        from pybpfvm.debugger.entry import breakpoint
+        from pybpfvm.session.breakpoint import breakpoint
 
         return breakpoint
     raise AttributeError(f"module 'pybpfvm' has no attribute {name!r}")

@@ -98,6 +98,7 @@ def test_there_is_a_schema_for_each_document() -> None:
         "info-1",
         "port-1",
         "replay-1",
+        "replay-to-1",
         "ring-1",
         "run-1",
         "run-once-1",
