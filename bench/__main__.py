@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import (
+    dap,
     debugger,
     domains,
     engine_costs,
@@ -54,6 +55,7 @@ PARTS: dict[str, tuple[str, Callable[[], Rows]]] = {
     "loops": ("Ring loops", ringloops.run),
     "recording": ("Recording", recording.run),
     "debugger": ("Debugger", debugger.run),
+    "dap": ("Debug adapter", dap.run),
     "gallery": ("Gallery", gallery.run),
     "experiments": ("Experiments", experiments.run),
     "sim": ("The simulated ring", simulated.run),

@@ -33,6 +33,8 @@ COMMANDS = {
     "explore": "run a scenario in many orders, and find those in which it fails",
     "replay": "run a recording again, and prove that it does the same",
     "debug": "look into a recording, a scenario or a program: step forward and backward",
+    "dap": "debug recordings from an editor, by the Debug Adapter Protocol",
+    "gdbserver": "debug a recording from GDB and what speaks its remote protocol",
     "fuzz": "look for errors: of the verifier, the engines, the loader, rings, a program of yours",
     "demo": "an example on both rings: ping-pong over two completion queues, or the one named",
     "doctor": "what works on this machine, and what to do about what does not",

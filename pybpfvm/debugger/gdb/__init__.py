@@ -1,0 +1,1 @@
+"""A stub of GDB's remote serial protocol, by which its frontends drive the debugger."""
