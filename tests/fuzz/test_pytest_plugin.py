@@ -10,6 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 HELLO = ROOT / "examples/01_hello/prog.v3.bpf.o"
+# By its module, whether or not it is installed under its name too.
+PLUGIN = ("-p", "no:pybpfvm", "-p", "pybpfvm.pytest_plugin")
 
 TESTS = f"""
 import struct
@@ -55,7 +57,7 @@ def test_failures_say_what_the_verifier_said_and_how_to_make_the_ring_again(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "test_mine.py").write_text(TESTS)
-    done = _pytest(tmp_path, "-p", "pybpfvm.pytest_plugin", "test_mine.py")
+    done = _pytest(tmp_path, *PLUGIN, "test_mine.py")
     first, refused, without = (
         done.stdout.partition(f"_ {name} _")[2].partition("\n____")[0]
         for name in ("test_runs", "test_refused", "test_without")
@@ -74,7 +76,7 @@ def test_unused_it_imports_nothing(tmp_path: Path) -> None:
         "    ours = [name for name in sys.modules if name.startswith('pybpfvm.')]\n"
         "    assert ours == ['pybpfvm.pytest_plugin'], ours\n"
     )
-    done = _pytest(tmp_path, "-p", "pybpfvm.pytest_plugin", "test_other.py")
+    done = _pytest(tmp_path, *PLUGIN, "test_other.py")
     assert "1 passed" in done.stdout, done.stdout
 
 
