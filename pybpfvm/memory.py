@@ -549,8 +549,14 @@ class AddressSpace:
         writable: bool = True,
         owner: object = None,
     ) -> Region:
-        """Commit a region at an address that was taken for it."""
+        """Commit a region at an address that was taken for it. InputError where something lies:
+        `place` can lead there."""
         region = Region(start, size, kind, name, writable, owner)
+        index = bisect_left(self._starts, start)
+        below = self._entries[index - 1][1] if index else start
+        above = self._starts[index] if index < len(self._starts) else start + size
+        if below > start or above < start + size:
+            raise InputError(f"{size} bytes at {start:#x}, which is no free place", where=name)
         self._map_region(region)
         self._enter(region)
         if self._lasts and kind is not RegionKind.HOST:

@@ -22,6 +22,7 @@ from pybpfvm.cli.common import (
     target_btf,
 )
 from pybpfvm.cli.timeline import TERMINAL, TimelineOutput
+from pybpfvm.errors import InputError
 from pybpfvm.events import Event, SqeIssued
 from pybpfvm.explore import Found, Report, explore
 from pybpfvm.explore.findings import shown_by
@@ -132,12 +133,18 @@ def run(args: argparse.Namespace) -> int:
     else:
         with _Line() as line:
             report = explore(scenario, options, line)
-    saved = _save(args, report) if args.save is not None else ""
+    saved, lost = "", None
+    try:
+        saved = _save(args, report) if args.save is not None else ""
+    except (OSError, InputError) as error:
+        lost = error  # what was found is told first
     commands = {index: _command(args, found) for index, found in enumerate(report.found)}
     if args.format == "json":
         print_json("explore/1", document(args.scenario, report, commands))
     else:
         _print(scenario, options, report, commands, saved)
+    if lost is not None:
+        raise lost
     return report.exit_code
 
 

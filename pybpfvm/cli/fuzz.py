@@ -31,7 +31,7 @@ from pybpfvm.fuzz.findings import Finding
 from pybpfvm.fuzz.harness import target_named
 from pybpfvm.fuzz.program_inputs import STYLES, Choice
 from pybpfvm.fuzz.raw_programs import FAMILIES
-from pybpfvm.fuzz.target import Target
+from pybpfvm.fuzz.target import NO_INPUT, Target
 from pybpfvm.inputfile import read_input_file
 from pybpfvm.report.fuzzing import FuzzProgress, document, finding_lines, lines
 from pybpfvm.report.terminal import heading
@@ -187,6 +187,12 @@ def _print(args: argparse.Namespace, report: Report) -> None:
 def _repeat(args: argparse.Namespace, target: Target) -> int:
     data = _input(args.repeat)
     tried = target.run(data)
+    if tried.outcome == NO_INPUT:
+        raise InputError(
+            f"this is no input of fuzz {target.name}",
+            where=args.repeat,
+            remedy="repeat it as the line `repeat:` of its finding.txt says",
+        )
     if args.format == "json":
         report = Campaign(target, first=0, corpus=_holding(data), shrink_seconds=0).run(
             Budget(count=1)

@@ -27,7 +27,7 @@ from pybpfvm.fuzz.agreement import Outcome, compared, interpreters, outcome
 from pybpfvm.fuzz.lines import subprogs_of
 from pybpfvm.fuzz.program_inputs import damage_insns, encodable, smaller_insns
 from pybpfvm.fuzz.raw_programs import FAMILIES, Case, generate
-from pybpfvm.fuzz.target import OneByOne, Problem, Tried, without_chunks
+from pybpfvm.fuzz.target import NO_INPUT, OneByOne, Problem, Tried, without_chunks
 from pybpfvm.isa.codec import decode, encode
 from pybpfvm.isa.disasm import format_program
 from pybpfvm.isa.insn import Insn
@@ -158,7 +158,7 @@ class EngineTarget(OneByOne):
         try:
             case = read(data).case()
         except InputError:
-            return Tried("no case")
+            return Tried(NO_INPUT)
         if not case.runs:
             return Tried("no runs")
         try:

@@ -17,7 +17,7 @@ from pybpfvm.errors import InputError, errno_name
 from pybpfvm.fuzz.network_sequences import generate as generate_network
 from pybpfvm.fuzz.ring_agreement import compare_sequence, compare_steps, differing, name
 from pybpfvm.fuzz.ring_sequences import Generator, Outcome, Sequence, disorder, play_on
-from pybpfvm.fuzz.target import OneByOne, Problem, Tried, without_chunks
+from pybpfvm.fuzz.target import NO_INPUT, OneByOne, Problem, Tried, without_chunks
 from pybpfvm.uring_backend.abi import OP_LAST, Op
 from pybpfvm.uring_backend.kernel.probe import available
 from pybpfvm.uring_backend.sim import SimBackend
@@ -87,7 +87,7 @@ class RingTarget(OneByOne):
         try:
             made = read(data)
         except InputError:
-            return Tried("no sequence")
+            return Tried(NO_INPUT)
         if made.kind == "network":
             return self._network(made)
         sequence = made.requests()

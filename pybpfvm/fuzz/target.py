@@ -25,6 +25,9 @@ class Problem:
     details: str = ""
 
 
+NO_INPUT = "no input"  # the outcome of bytes that are none of the target's inputs
+
+
 @dataclass(frozen=True, slots=True)
 class Tried:
     """What trying one input showed.

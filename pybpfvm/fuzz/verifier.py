@@ -19,7 +19,7 @@ from pybpfvm.fuzz import program_inputs
 from pybpfvm.fuzz.claims import Checker, Claims, NoCounterpart, claims
 from pybpfvm.fuzz.kernel_verdicts import Comparison, KernelVerdict, KernelVerifier, compared
 from pybpfvm.fuzz.program_inputs import STYLES, Choice, ProgramInput, read
-from pybpfvm.fuzz.target import OneByOne, Problem, Tried
+from pybpfvm.fuzz.target import NO_INPUT, OneByOne, Problem, Tried
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.table import SPECS
 from pybpfvm.session.kernel_journal import Journal, default_path
@@ -78,7 +78,7 @@ class VerifierTarget(OneByOne):
         try:
             made = read(data)
         except InputError:
-            return Tried("no program")
+            return Tried(NO_INPUT)
         obj = made.object()
         program = obj.programs[0]
         try:

@@ -29,11 +29,21 @@ _MODULES = {
 @dataclass(slots=True)
 class Kept:
     """What rings that come one after the other, with the same programs and the same contract, need
-    not make again: engines, and by name which programs were `accepted`, as require_accepted says.
-    It is for one ring at a time, and whoever makes it closes it."""
+    not make again: engines, and what require_accepted said of programs. It is for one ring at a
+    time, and whoever makes it closes it."""
 
-    accepted: dict[str, bool] = field(default_factory=dict)
+    # By identity of object and contract, which are kept alive beside what was said.
+    _accepted: dict[tuple[int, str, int], tuple[bool, object, object]] = field(default_factory=dict)
     _engines: dict[object, Engine] = field(default_factory=dict)
+
+    def accepted(self, owner: object, name: str, contract: object) -> bool | None:
+        """What was said of that program of `owner` under this contract; None: not asked."""
+        found = self._accepted.get((id(owner), name, id(contract)))
+        return None if found is None else found[0]
+
+    def accept(self, owner: object, name: str, contract: object, unchecked: bool) -> None:
+        """Keep what was said."""
+        self._accepted[id(owner), name, id(contract)] = unchecked, owner, contract
 
     def engine(
         self,

@@ -269,12 +269,12 @@ class LoopRing(HostRing):
     def _stepper(self, obj: LoadedObject, name: str, fd: int) -> _Stepper:
         """What runs the program `name` on the ring behind `fd`."""
         program = obj[name]
-        known = None if self._kept is None else self._kept.accepted.get(name)
+        known = None if self._kept is None else self._kept.accepted(obj, name, None)
         unchecked = bool(known)
         if self.verify and known is None:
             unchecked = require_accepted(program, strict_ctx=True)
             if self._kept is not None:
-                self._kept.accepted[name] = unchecked
+                self._kept.accept(obj, name, None, unchecked)
         core = self.machine.rings.ring(fd) or self.core
         key = len(self._steppers), name
         stepper = _Stepper(self, core, program, self._kept, key, unchecked=unchecked)

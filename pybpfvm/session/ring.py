@@ -229,7 +229,9 @@ class Ring(HostRing):
             promised = self._promised(program, contract)
             block = None if promised is None else promised.pinned_block(program.name)
             user_bytes[-1] = 0 if block is None else block.size
-            known = None if self._kept is None else self._kept.accepted.get(program.name)
+            known = None
+            if self._kept is not None:
+                known = self._kept.accepted(program.owner, program.name, contract)
             unchecked = bool(known)
             if self.verify and known is None:
                 check_load(
@@ -240,7 +242,7 @@ class Ring(HostRing):
                 )
                 unchecked = require_accepted(program, strict_ctx=self.strict_ctx, contract=promised)
                 if self._kept is not None:
-                    self._kept.accepted[program.name] = unchecked
+                    self._kept.accept(program.owner, program.name, contract, unchecked)
             prepare(self.engine, program.owner.image)
             numbers.append(self._runner.add(program, unchecked=unchecked))
         self.core.register_bpf(numbers, user_bytes)

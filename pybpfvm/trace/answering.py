@@ -10,7 +10,7 @@ from pybpfvm.errors import InputError
 from pybpfvm.helpers.context import SocketNumbers
 from pybpfvm.memory import AddressSpace, UserFault
 from pybpfvm.trace.format import Record
-from pybpfvm.trace.records import Ask, Kind, Numbers
+from pybpfvm.trace.records import WORLD_KINDS, Ask, Kind, Numbers
 
 
 class Diverged(Exception):
@@ -242,8 +242,8 @@ class _User:
 def put(memory: AddressSpace, addr: int, data: bytes) -> None:
     """Put what others wrote into memory. Raises InputError where there is none."""
     region = memory.region_at(addr)
-    if region is None or addr + len(data) > region.end:
-        raise InputError(f"{len(data)} bytes for {addr:#x}, where there is no memory")
+    if region is None or addr + len(data) > region.end or region.kind not in WORLD_KINDS:
+        raise InputError(f"{len(data)} bytes for {addr:#x}, where others than programs write none")
     memory.write(addr, data)
 
 

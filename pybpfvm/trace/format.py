@@ -16,6 +16,7 @@ import struct
 import time
 import zlib
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, BinaryIO
 
 from pybpfvm.errors import InputError
@@ -235,11 +236,13 @@ class TraceFile:
         )
         try:
             unpacker.feed(raw)
-            found: list[Record] = list(unpacker)
+            found: list[Record] = list(islice(unpacker, _CHUNK_BYTES))
             if unpacker.tell() != unpacked:
-                raise ValueError("the last record is cut off")
+                raise ValueError("the last record is cut off, or there are too many")
         except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
             raise InputError(f"a chunk holds no records: {error}") from None
+        if not found:
+            raise InputError("a chunk holds no records: it is empty")
         return found
 
     def all_records(self, chunk: int = 0, index: int = 0) -> Iterator[tuple[int, int, Record]]:

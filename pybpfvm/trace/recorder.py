@@ -25,21 +25,20 @@ from pybpfvm.image import FunctionRef, Image, ProgramRef
 from pybpfvm.inputfile import read_input_file
 from pybpfvm.maps.base import BpfMap
 from pybpfvm.maps.live import LiveMap
-from pybpfvm.memory import USER_KINDS, AddressSpace, Region, RegionKind
+from pybpfvm.memory import AddressSpace, Region
 from pybpfvm.program import Program
 from pybpfvm.recording import Recorded
 from pybpfvm.trace.asking import RecordedLoop, RecordedRing, RecordedUser, recorded_value
 from pybpfvm.trace.digest import digest
 from pybpfvm.trace.following import Changes, Following
 from pybpfvm.trace.objects import object_record
-from pybpfvm.trace.records import REGION_KINDS, Ask, Kind, Op, event_record
+from pybpfvm.trace.records import REGION_KINDS, WORLD_KINDS, Ask, Kind, Op, event_record
 
 if TYPE_CHECKING:
     from pybpfvm.trace.format import Record, TraceWriter
     from pybpfvm.uring_backend.counts import Counts
 
 # Regions that neither objects nor engines nor programs make.
-_OF_THE_WORLD = USER_KINDS | {RegionKind.CTX, RegionKind.PACKET, RegionKind.RING}
 _KEPT_OPERATIONS = 10_000
 _KEPT_BYTES = 1 << 20
 _MAX_OBJECT_BYTES = 1 << 26
@@ -237,7 +236,7 @@ class Recorder:
     def came(self, region: Region) -> None:
         """A region is there."""
         following = self.following
-        if following is None or region.kind not in _OF_THE_WORLD:
+        if following is None or region.kind not in WORLD_KINDS:
             return
         followed = following.follow(region, self.memory.view(region))
         kind = REGION_KINDS[region.kind]
@@ -247,7 +246,7 @@ class Recorder:
 
     def went(self, region: Region) -> None:
         """A region is no more."""
-        if self.following is not None and region.kind in _OF_THE_WORLD:
+        if self.following is not None and region.kind in WORLD_KINDS:
             self.following.forget(region)
             self.put((Kind.WENT, region.start))
 

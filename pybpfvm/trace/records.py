@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pybpfvm import events
 from pybpfvm.errors import InputError
 from pybpfvm.events import Event
-from pybpfvm.memory import RegionKind
+from pybpfvm.memory import USER_KINDS, RegionKind
 
 if TYPE_CHECKING:
     from pybpfvm.trace.format import Record
@@ -99,7 +99,9 @@ class Op(IntEnum):
 
 
 REGION_KINDS = {kind: number for number, kind in enumerate(RegionKind)}
-KIND_OF_REGION = {number: kind for kind, number in REGION_KINDS.items()}
+# What others than programs bring and change, and all of memory that a recording may touch.
+WORLD_KINDS = USER_KINDS | {RegionKind.CTX, RegionKind.PACKET, RegionKind.RING}
+KIND_OF_REGION = {REGION_KINDS[kind]: kind for kind in WORLD_KINDS}
 
 _EVENTS: tuple[tuple[type, tuple[str, ...]], ...] = tuple(
     (kind, tuple(kind.__dataclass_fields__))

@@ -29,11 +29,12 @@ from pybpfvm.trace.digest import digest
 from pybpfvm.trace.format import Record, TraceFile
 from pybpfvm.trace.index import EngineEntry, Index, RunEntry, read_index
 from pybpfvm.trace.objects import recorded_object
-from pybpfvm.trace.records import KIND_OF_REGION, Kind, Op, event_of
+from pybpfvm.trace.records import KIND_OF_REGION, WORLD_KINDS, Kind, Op, event_of
 
 __all__ = ["Divergence", "Prepared", "Replay", "Totals"]
 
 _MAX_CPUS = 4096
+_MOST_BYTES = 1 << 32  # what the windows of a machine can hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,9 @@ class Replay:
 
     def _build(self) -> None:
         header = self.index.header
-        memory = AddressSpace(base=header["base"], limit_bytes=header["limit_bytes"])
+        memory = AddressSpace(
+            base=header["base"], limit_bytes=min(header["limit_bytes"], _MOST_BYTES)
+        )
         self.memory = self._memory = memory
         self._answers = Answers(memory, self._apply)
         # Objects and engines are there from the beginning, each where it was: what a run finds of
@@ -415,7 +418,8 @@ class Replay:
                 memory.alloc_at(start, size, KIND_OF_REGION[kind], name, writable=writable)
             case Kind.WENT:
                 region = memory.region_at(record[1])
-                if region is None or region.start != record[1]:
+                known = region is not None and region.kind in WORLD_KINDS
+                if region is None or region.start != record[1] or not known:
                     raise InputError(f"no region at {record[1]:#x}")
                 memory.free(region)
             case Kind.HANDLE:
