@@ -115,10 +115,10 @@ build tests/verifier/data/advice.bpf.c tests/verifier/data/advice.bpf.o 0
 # An SQE that a global function submits.
 build tests/verifier/data/sqe_param.bpf.c tests/verifier/data/sqe_param.bpf.o 3
 
-# Dialects of rings driven from inside an enter, before and after the merged one.
 # Programs that go wrong in some orders.
 build tests/data/explore/orders.bpf.c tests/data/explore/orders.v3.bpf.o 3
 
+# Dialects of rings driven from inside an enter, before and after the merged one.
 dialects=tests/data/dialects
 for name in prototype june november timeout gate; do
     build $dialects/$name.bpf.c $dialects/$name.bpf.o 0 -mcpu=v4

@@ -59,7 +59,7 @@ def test_every_side_computes_the_same(name: str, oracle: dict[str, int]) -> None
         side.close()
 
 
-VERIFIED = sorted([*verification.PROGRAMS.glob("*.bpf.o"), *verification.LOOPS])
+VERIFIED = sorted([*verification.COMPILED, *verification.LOOPS])
 
 
 @pytest.mark.parametrize("path", VERIFIED, ids=lambda path: f"{path.parent.name}-{path.name}")

@@ -91,6 +91,7 @@ class Ring(HostRing):
         kept: Kept | None = None,
         record: str | os.PathLike[str] | None = None,
     ) -> None:
+        _require_sizes(cq_entries)
         super().__init__(
             seed=seed,
             verify=verify,
@@ -118,7 +119,6 @@ class Ring(HostRing):
             raise InputError(
                 f"profile {abi} has no ring", where="abi", remedy="choose an iouring profile"
             )
-        _require_sizes(cq_entries)
         check_setup(rules, entries, cq_entries, flags, cq0_entries)
         self.strict_ctx = strict_ctx
         self._entries, self._cq_entries = entries, tuple(cq_entries)

@@ -18,6 +18,7 @@ FOLDERS = (
     "examples/*",
     "tests/acceptance",
     "tests/data/dialects",
+    "tests/data/hang",
     "tests/data/explore",
     "tests/data/lints",
     "tests/data/loops",

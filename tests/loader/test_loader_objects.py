@@ -269,7 +269,7 @@ def test_what_only_this_loader_links() -> None:
     }
 
 
-A_KERNEL = kernel_side("a kernel", "iou_ctx", ("iou_loop_params", 4, ()), ("ops", ()), ())
+A_KERNEL = kernel_side("a kernel", ("iou_ctx", 0, ()), ("iou_loop_params", 4, ()), ("", ()), ())
 CONFIG = """# Linux/x86 7.1.300 Kernel Configuration
 # CONFIG_NOT_THERE_AT_ALL is not set
 CONFIG_BPF_SYSCALL=y

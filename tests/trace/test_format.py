@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -214,10 +215,18 @@ run_scenario(scenario, record={str(path)!r}, verify=False, on_end=kill)
         [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False
     )
     assert done.returncode == -signal.SIGKILL
-    with Replay(path) as replay:
-        assert replay.rest() is None
-        assert replay.totals.runs == 12
-        assert replay.damage is not None
+    # In a process whose addresses are as free as those of the one that was killed.
+    again = subprocess.run(
+        [sys.executable, "-m", "pybpfvm", "replay", str(path), "--format", "json"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert again.returncode == 2
+    found = json.loads(again.stdout)
+    assert (found["replayed"]["runs"], found["divergence"]) == (12, None)
+    assert found["damage"] is not None
 
 
 def test_the_index_names_what_ends_it(tmp_path: Path, recording: Path) -> None:

@@ -113,7 +113,10 @@ class Packets:
         if self.acknowledging:
             self._acknowledge(b"+" if good else b"-")
         if good:
-            self._waiting.put(unescaped(data))
+            packet = unescaped(data)
+            if packet == b"QStartNoAckMode":  # from the next packet on, which may be here already
+                self.acknowledging = False
+            self._waiting.put(packet)
 
     def _acknowledge(self, what: bytes) -> None:
         if self.acknowledging:

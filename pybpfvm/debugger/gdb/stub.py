@@ -61,8 +61,6 @@ class Stub:
                 answer = self._answered(packet)
                 if answer is not None:
                     self._packets.send(answer)
-                if packet == b"QStartNoAckMode":
-                    self._packets.acknowledging = False
         except ClientGone:
             pass
         finally:
