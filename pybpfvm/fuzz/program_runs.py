@@ -366,11 +366,6 @@ class ProgramTarget(Target):
         """Bytes of an input before the packet."""
         return self._place.size
 
-    @property
-    def found_edges(self) -> int:
-        """Edges that were taken by any input."""
-        return 0 if self._edges is None else self._edges.found
-
 
 class _Place:
     """Where an input goes in a machine: fixed regions, written before each run.

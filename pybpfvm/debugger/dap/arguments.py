@@ -209,15 +209,6 @@ class Variables:
 
 
 @dataclass(frozen=True, slots=True)
-class SetVariable:
-    """What can not be done in a recording."""
-
-    name: str
-    value: str
-    variables_reference: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class Evaluate:
     """An expression, or with `context` "repl" a command."""
 
