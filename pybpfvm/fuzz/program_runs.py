@@ -546,8 +546,6 @@ class _Edges:
         pairs |= set(numbers)  # the first block of a run: nothing was before it
         self._indices: list[int] = sorted(pairs) if len(pairs) <= _MOST_PAIRS else []
         self._take()
-        self.found = 0
-        self._ever: set[int] = set()
 
     def _take(self) -> None:
         padded = [*self._indices, 0, 0][: max(2, len(self._indices))]
@@ -578,10 +576,9 @@ class _Edges:
 
     def features(self, counts: tuple[int, ...]) -> frozenset[object]:
         """Edges with how often they were taken, in AFL's classes."""
-        taken = {(index, _class_of(count)) for index, count in zip(self._indices, counts) if count}
-        self._ever |= {index for index, _ in taken}
-        self.found = len(self._ever)
-        return frozenset(taken)
+        return frozenset(
+            (index, _class_of(count)) for index, count in zip(self._indices, counts) if count
+        )
 
 
 def _class_of(count: int) -> int:
