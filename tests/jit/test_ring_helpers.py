@@ -89,17 +89,17 @@ class Side:
         loop, engine = self.loop, self.engine
         assert engine._loops is not None
         code = engine._loops._code
-        loop.direct.begin({0}, 0)
-        loop._origin = "test"
-        loop.direct.lend(self.ring.core.cqs.queues)
-        words = engine._state.words
-        for number, value in enumerate(args, 1):
-            words[Slot.REGS + number] = value & U64
-        words[Slot.REGS + 10] = words[Slot.FIRST_FRAME]
-        try:
-            return engine._guarded(engine._thunks.enter, code.entries[RING.native[helper]])
-        finally:
-            loop._take_back()
+        with loop.direct.turn({0}, 0):
+            loop._origin = "test"
+            loop.direct.lend(self.ring.core.cqs.queues)
+            words = engine._state.words
+            for number, value in enumerate(args, 1):
+                words[Slot.REGS + number] = value & U64
+            words[Slot.REGS + 10] = words[Slot.FIRST_FRAME]
+            try:
+                return engine._guarded(engine._thunks.enter, code.entries[RING.native[helper]])
+            finally:
+                loop._take_back()
 
     def put(self, data: bytes) -> int:
         """The address of program memory with this content."""

@@ -771,21 +771,20 @@ def test_what_is_given_up_while_a_loop_is_in_python() -> None:
         assert loop is not None
         direct = loop.direct
         block, fd = table.ring.user.alloc(8), table.ring.world.socket()
-        direct.begin({0}, 0)
-        assert block.addr in direct._blocks.starts()
-        block.free()
-        assert block.addr not in direct._blocks.starts()
-        direct.words[Word.TAIL] += 1
-        closer = threading.Thread(target=table.ring.world.close, args=(fd,))
-        closer.start()
-        closer.join(0.05)
-        assert closer.is_alive()
-        os.fstat(fd)
-        direct.words[Word.TAIL] -= 1
-        closer.join()
-        with pytest.raises(OSError, match="Bad file descriptor"):
+        with direct.turn({0}, 0):
+            assert block.addr in direct._blocks.starts()
+            block.free()
+            assert block.addr not in direct._blocks.starts()
+            direct.words[Word.TAIL] += 1
+            closer = threading.Thread(target=table.ring.world.close, args=(fd,))
+            closer.start()
+            closer.join(0.05)
+            assert closer.is_alive()
             os.fstat(fd)
-        direct.end()
+            direct.words[Word.TAIL] -= 1
+            closer.join()
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(fd)
 
 
 @pytest.mark.parametrize("opcode", [_READ, _READ_FIXED])

@@ -15,7 +15,8 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 
@@ -228,20 +229,34 @@ class Direct:
         words[Word.WAIT_ARG] = ctypes.addressof(self._wait_arg)
         for index in reversed(range(SLOTS)):
             self._free(index)
-        self._number: int | None = None  # what the thread has for the real ring meanwhile
-        self._thread: int | None = None  # which one is between `begin` and `end`
+        self._thread: int | None = None  # which one has its `turn`
         self._marked: set[int] = set()  # the descriptors that _fds has, and larger ones
         self._lock = threading.RLock()  # of these: others than that thread clear them
         world.on_disown(self._disowned)
 
-    def begin(self, watched: Container[int], sleep_ns: int, turn_ns: int = TURN_NS) -> None:
-        """Compiled code is about to start. Posting to `watched` CQs ends its loop, as does the end
+    @contextmanager
+    def turn(
+        self, watched: Container[int], sleep_ns: int, turn_ns: int = TURN_NS
+    ) -> Iterator[None]:
+        """Compiled code may run within. Posting to `watched` CQs ends its loop, as does the end
         of its turn; within that it may sleep for so long at a time, 0: not at all."""
+        number = self._ring.register_ring()
+        try:
+            self._begin(number, watched, sleep_ns, turn_ns)
+            yield
+        finally:
+            self._thread = None
+            self._blocks.follow = False
+            if number is not None:
+                self._ring.unregister_ring(number)
+
+    def _begin(
+        self, number: int | None, watched: Container[int], sleep_ns: int, turn_ns: int
+    ) -> None:
         self._thread = threading.get_ident()
         words = self.words
-        self._number = self._ring.register_ring()
-        words[Word.FD] = self._ring.fd if self._number is None else self._number
-        words[Word.ENTER_FLAGS] = 0 if self._number is None else abi.ENTER_REGISTERED_RING
+        words[Word.FD] = self._ring.fd if number is None else number
+        words[Word.ENTER_FLAGS] = 0 if number is None else abi.ENTER_REGISTERED_RING
         words[Word.STOP] = words[Word.RUNS] = words[Word.CHANGES] = words[Word.SEEN] = 0
         words[Word.MOVED] = words[Word.ALL_INSNS] = 0
         words[Word.CARE] &= Care.CHECKED
@@ -259,13 +274,6 @@ class Direct:
             self._marked = owned
         self._blocks.follow = True
         self._blocks.refresh()
-
-    def end(self) -> None:
-        """Compiled code is through."""
-        self._thread = None
-        self._blocks.follow = False
-        if self._number is not None:
-            self._ring.unregister_ring(self._number)
 
     def _disowned(self, fd: int) -> None:
         """Another thread may close a descriptor meanwhile, whose number is then anybody's.

@@ -130,18 +130,17 @@ class KernelLoop:
         if not stalled[0]:
             words[Word.MEASURED] = 0
         self.runs = 1
-        self.direct.begin({_MAIN, self._awaited}, *self._times())
-        self.direct.lend(self._cqs.queues)
-        try:
-            self.enter()
-        except BaseException:
-            self.runs = words[Word.RUNS] + 1
-            raise
-        finally:
-            self.looped += words[Word.RUNS]
-            self.all_insns = words[Word.ALL_INSNS]
-            self._take_back()
-            self.direct.end()
+        with self.direct.turn({_MAIN, self._awaited}, *self._times()):
+            self.direct.lend(self._cqs.queues)
+            try:
+                self.enter()
+            except BaseException:
+                self.runs = words[Word.RUNS] + 1
+                raise
+            finally:
+                self.looped += words[Word.RUNS]
+                self.all_insns = words[Word.ALL_INSNS]
+                self._take_back()
         self.runs = words[Word.RUNS]
         self._judge()
         submitter.settle()

@@ -90,20 +90,19 @@ class KernelSteps:
         words[Word.ASLEEP] = 0
         self.show_regions()
         alone = threading.active_count() == 1
-        self.direct.begin((), _SLEEP_NS if alone else SLICE_NS, TURN_NS)
-        self._lend()
-        try:
-            if words[Word.STOP]:
-                return None
-            self.enter()
-        except BaseException:
-            self.runs = words[Word.RUNS] + 1
-            ring.ran(name, words[Word.ALL_INSNS], words[Word.RUNS])
-            raise
-        finally:
-            self.looped += words[Word.RUNS]
-            self._take_back()
-            self.direct.end()
+        with self.direct.turn((), _SLEEP_NS if alone else SLICE_NS, TURN_NS):
+            self._lend()
+            try:
+                if words[Word.STOP]:
+                    return None
+                self.enter()
+            except BaseException:
+                self.runs = words[Word.RUNS] + 1
+                ring.ran(name, words[Word.ALL_INSNS], words[Word.RUNS])
+                raise
+            finally:
+                self.looped += words[Word.RUNS]
+                self._take_back()
         self.runs = words[Word.RUNS]
         ring.ran(name, words[Word.ALL_INSNS] - words[Word.INSNS], self.runs - 1)
         self.quiet = words[Word.IDLE]

@@ -34,12 +34,14 @@ _FLAGS = (
 
 
 def cancel_one(core: Core, request: Request) -> int:
-    """Cancel a request if its state allows: 0, -EALREADY (a worker has it) or -ENOENT.
+    """Cancel a request if its state allows: 0, -EALREADY (a worker is at it) or -ENOENT.
 
     Requests in chains or behind drains that have not had their turn, linked timeouts and external
     requests can not be found.
     """
     if request.state is State.WORKER or request is core.working:
+        if core.takes_back(request):
+            return 0
         core.interrupt(request)
         return -errno.EALREADY
     if request.state is State.POLLED:

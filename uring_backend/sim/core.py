@@ -77,6 +77,7 @@ Prepare = Callable[["Core", Request], Issue]
 """Checks a request's fields (raising Refused) and says how to perform it."""
 
 _WORKER_NS: Final = (2_000, 60_000)  # how long a worker takes to get to a request
+_BEGUN: Final = 0.5  # of those that a cancellation finds meanwhile
 _EXTERNAL_INFO: Final = OpInfo()
 _BLOCK_WORKERS: Final = frozenset({Op.SPLICE, Op.TEE})  # mainline starts no LINK_TIMEOUT for them
 _INTERRUPTED: Final = -512  # ERESTARTSYS, which mainline lets through from SPLICE and TEE
@@ -389,6 +390,7 @@ class Core:
     def to_worker(self, request: Request, delay_ns: int | None = None) -> None:
         """Hand over to a worker, which performs it a little later, or after `delay_ns`."""
         request.state = State.WORKER
+        request.begun = delay_ns is not None
         if request.sqe.opcode not in _BLOCK_WORKERS:
             self._arm_link_timeout(request)
         if delay_ns is None:
@@ -415,6 +417,7 @@ class Core:
         if request.state is not State.WORKER:
             return  # forgotten in the meantime
         request.through_worker = False
+        request.begun = True
         self.working = request
         self.issue(request)
         self.flush()
@@ -431,6 +434,15 @@ class Core:
             request.queue.remove(request)
             request.queue = None
             self.later(lambda: self._work_on(request))
+
+    def takes_back(self, request: Request) -> bool:
+        """Whether a cancellation comes before the worker that has the request begins: a race that
+        the seed decides. If so the request ends as cancelled."""
+        if request.begun or request is self.working or self._random.random() < _BEGUN:
+            return False
+        request.state = State.QUEUED
+        self.cancel_later(request)
+        return True
 
     def interrupt(self, request: Request) -> None:
         """A cancellation has found a request in a worker: one that blocks there gives up."""

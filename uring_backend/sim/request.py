@@ -51,10 +51,12 @@ class Request:
 
     `failed` breaks a soft link. `taken_along`: another one of its chain failed, and ended it.
     `skip_links` says that the request wanted no CQE on success and failed, so that those
-    it takes with it post none either (mainline since 5.17).
+    it takes with it post none either (mainline since 5.17). `begun`: the worker that has it is at
+    it, which a cancellation can not undo.
     """
 
     __slots__ = (
+        "begun",
         "buffer",
         "cqe_flags",
         "done_bytes",
@@ -104,6 +106,7 @@ class Request:
         self.skip_cqe = bool(sqe.flags & SQE_CQE_SKIP_SUCCESS)
         self.through_worker = bool(sqe.flags & SQE_ASYNC)
         self.state = State.QUEUED
+        self.begun = False
         self.issue: Issue | None = None
         self.file: OpenFile | None = None
         self.resources: list[Resource] = []  # registered ones that it uses
