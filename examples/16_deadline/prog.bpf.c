@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
 /*
  * Wait for N of M, but not for ever: asks several sockets at once, is content with as many answers
- * as the host wants, and gives up at the deadline. What was not needed is cancelled, and the
- * request ends when nothing of it is in flight any more. user_data is the address of a `struct job`.
+ * as the host wants, and gives up at the deadline. What was not needed is cancelled, again if it
+ * was just being tried and goes on waiting (-EALREADY), and the request ends when nothing of it is
+ * in flight any more. user_data is the address of a `struct job`.
  */
 #include "iouring_bpf.h"
 
@@ -13,6 +14,7 @@ LICENSE("Dual MIT/GPL");
 #define ANSWER 32
 #define DEADLINE 100 /* user_data of the timeout; of a receive, its socket's number */
 #define CANCEL 200   /* added for the request that cancels the one with this user_data */
+#define EALREADY 114
 
 struct job {
 	struct ring_timespec deadline;
@@ -64,27 +66,34 @@ inline_always void ask(struct io_uring_bpf_ctx *ctx, const struct job *job, stru
 	now->open |= OPEN_DEADLINE;
 }
 
+inline_always void cancel(struct io_uring_bpf_ctx *ctx, struct state *now, u32 opcode, u64 which)
+{
+	struct io_uring_sqe sqe = {
+		.opcode = opcode,
+		.addr = which,
+		.user_data = CANCEL + which,
+		.cq_idx = STEPS_CQ,
+	};
+
+	submit(ctx, &sqe);
+	now->cancelling++;
+}
+
 inline_always void cancel_rest(struct io_uring_bpf_ctx *ctx, struct state *now)
 {
-	struct io_uring_sqe cancel = { .cq_idx = STEPS_CQ };
-
 	now->over = 1;
-	cancel.opcode = OP_ASYNC_CANCEL;
-	for (u32 i = 0; i < SOCKETS_MAX; i++) {
-		if (!(now->open & (1u << i)))
-			continue;
-		cancel.addr = i;
-		cancel.user_data = CANCEL + i;
-		submit(ctx, &cancel);
-		now->cancelling++;
-	}
-	if (now->open & OPEN_DEADLINE) {
-		cancel.opcode = OP_TIMEOUT_REMOVE;
-		cancel.addr = DEADLINE;
-		cancel.user_data = CANCEL + DEADLINE;
-		submit(ctx, &cancel);
-		now->cancelling++;
-	}
+	for (u32 i = 0; i < SOCKETS_MAX; i++)
+		if (now->open & (1u << i))
+			cancel(ctx, now, OP_ASYNC_CANCEL, i);
+	if (now->open & OPEN_DEADLINE)
+		cancel(ctx, now, OP_TIMEOUT_REMOVE, DEADLINE);
+}
+
+inline_always void cancelled(struct io_uring_bpf_ctx *ctx, struct state *now, u64 which, s32 res)
+{
+	now->cancelling--;
+	if (res == -EALREADY && which < SOCKETS_MAX && now->open & (1u << which))
+		cancel(ctx, now, OP_ASYNC_CANCEL, which);
 }
 
 RING_PROG(gather)
@@ -109,7 +118,7 @@ RING_PROG(gather)
 		if (reap(ctx, STEPS_CQ, &done))
 			break;
 		if (done.user_data >= CANCEL) {
-			now->cancelling--;
+			cancelled(ctx, now, done.user_data - CANCEL, done.res);
 		} else if (done.user_data == DEADLINE) {
 			now->open &= ~OPEN_DEADLINE;
 			late = 1;

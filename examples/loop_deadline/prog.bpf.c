@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT
 /*
  * Waits until so many of four sockets have said something, but not beyond a deadline. What is still
- * in flight then is cancelled, and has ended when the enter returns.
+ * in flight then is cancelled, again if it was just being tried and goes on waiting (-EALREADY), and
+ * has ended when the enter returns.
  */
 #include "io_uring_loop.h"
 
 LICENSE("Dual MIT/GPL");
 
-enum { SOCKETS = 4, ROOM = 64, ETIME = 62, EIO = 5 };
+enum { SOCKETS = 4, ROOM = 64, ETIME = 62, EALREADY = 114, EIO = 5 };
 enum { DEADLINE = 100, CANCELLED = 200 };
 
 /* The twin (twin.bpf.c) counts on all that it waits for. */
@@ -29,6 +30,7 @@ u32 lengths[SOCKETS]; /* what each has said */
 u32 arrived;
 u32 late; /* the deadline passed first */
 u32 pending; /* a bit for each request that has not ended: sockets, then the deadline */
+u32 again; /* the same bits: of those, which to cancel once more */
 u32 started, ending;
 u32 in_flight;
 s32 error;
@@ -36,8 +38,11 @@ s32 error;
 INLINE void take(u64 what, s32 res)
 {
 	in_flight--;
-	if (what >= CANCELLED)
+	if (what >= CANCELLED) {
+		if (res == -EALREADY)
+			again |= 1 << ((what - CANCELLED) & 7);
 		return;
+	}
 	if (what == DEADLINE) {
 		pending &= ~(1 << SOCKETS);
 		late = res == -ETIME;
@@ -75,15 +80,19 @@ RING_STEP(wait_for)
 			sqe_rw(entries + i, OP_RECV, sockets[i], buffers + i * ROOM, ROOM, 0, i);
 		sqe_rw(entries + SOCKETS, OP_TIMEOUT, -1, deadline, 1, 0, DEADLINE);
 		filled = SOCKETS + 1;
-	} else if (!ending && (arrived >= wanted || late)) {
-		ending = 1;
+	} else {
+		if (!ending && (arrived >= wanted || late)) {
+			ending = 1;
+			again = pending;
+		}
 		for (u32 i = 0; i <= SOCKETS; i++) {
-			if (!(pending >> i & 1))
+			if (!((again & pending) >> i & 1))
 				continue;
 			sqe_rw(entries + (filled & 7), OP_ASYNC_CANCEL, -1, i < SOCKETS ? i : DEADLINE, 0, 0,
 			       CANCELLED + i);
 			filled++;
 		}
+		again = 0;
 	}
 	if (filled) {
 		if (bpf_io_uring_submit_sqes(ring, filled) != (int)filled) {
