@@ -312,6 +312,7 @@ class _Receiver:
         self._wanted = self._asked  # the same, of the next one
         self._left = sqe.file_index  # bytes until a multishot RECV ends by itself; 0: it does not
         self._emptied = False  # a bundle took the last buffer there was, if only to wait
+        self._partial = False  # a bundle left a buffer that is too large, if only to wait
         self._capped = False  # a bundle filled all that one round is to have
         self._got: Received | None = None  # a part of what must be complete
         self._waiting = -1  # bytes that wait in the socket, as the last receive said
@@ -446,6 +447,7 @@ class _Receiver:
                 return done
             core.post(request, done, request.cqe_flags)
             request.cqe_flags = request.done_bytes = 0
+            self._partial = False
             # A length is for the first message only.
             self._wanted = self._asked if self._header is None else 0
             loops += 1
@@ -505,6 +507,7 @@ class _Receiver:
                 request.cqe_flags = flags
                 return done, True
             self._emptied |= chosen.emptied
+            self._partial |= chosen.partial
             blocks = chosen.blocks
             got = self._take(socket, blocks)
             self._waiting = _count(got)
@@ -522,7 +525,7 @@ class _Receiver:
             self._capped |= request.multishot and 0 < self._asked <= done
             full = len(got.data) == _size(blocks)  # what MSG_TRUNC throws away fills nothing
             last = 0 < self._left <= done
-            if retried or last or chosen.partial or self._capped or self._waiting <= 1 or not full:
+            if retried or last or self._partial or self._capped or self._waiting <= 1 or not full:
                 return done, False
             flags, retried, wanted = now & ~_RETRY_FLAGS, True, self._waiting
 
