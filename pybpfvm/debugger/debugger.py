@@ -46,6 +46,7 @@ from pybpfvm.listing import Names
 from pybpfvm.maps.base import BpfMap
 from pybpfvm.memory import Region, RegionKind
 from pybpfvm.program import Program
+from pybpfvm.report.words import printable
 from pybpfvm.session.objects import LoadedObject
 from pybpfvm.source.info import DebugInfo
 from pybpfvm.trace.index import RunEntry
@@ -108,8 +109,8 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Why a move ended and where; `text` says it in words. `log` is what logpoints told, `changes`
-    what became of watched data."""
+    """Why a move ended and where; `text` says it in words. `log` is what logpoints told, and what
+    programs printed on the way forward, `changes` what became of watched data."""
 
     reason: Reason
     position: Position
@@ -123,7 +124,8 @@ class Debugger:
     """A recording that is looked at; a context manager. It opens at the fault that ended the
     recording if one did, at its end if something else went wrong there, else at its start.
 
-    Nothing here prints. `on_log` gets what logpoints tell (else it is in Stop.log), `progress`
+    Nothing here prints. `on_log` gets what logpoints tell, and what programs print on the way
+    forward (else that is in Stop.log), `progress`
     (done, all) of what takes long. Raises InputError as Replay does.
     """
 
@@ -142,6 +144,7 @@ class Debugger:
         self._log: list[str] = []
         self._said: dict[tuple[int, str], Compiled] = {}  # by object and text
         self._unlogged = 0
+        self._printed = (0, 0)
         self._lines: dict[int, Lines] = {}
         self._scopes: dict[int, RecordedScope] = {}
         self.placing = Placing(self.history, self.lines_of, self._scope)
@@ -340,7 +343,9 @@ class Debugger:
         text = (
             f"run {entry.number} of {entry.program}, {self.position.insns} of {length} instructions"
         )
-        return f"{text}, request {entry.request} of ring {entry.ring}" if entry.ring else text
+        if not entry.ring:
+            return text
+        return f"{text}, request {entry.request} of {self.history.ring_title(entry.ring)}"
 
     def describe(self) -> str:
         """Where one is, in a line."""
@@ -415,6 +420,7 @@ class Debugger:
         history = self.history
         history.interrupted = False
         self._log, self._unlogged = [], 0
+        self._printed = self._mark()
         try:
             stop = self._one(backward) if how == "stepi" else self._moved(how, backward)
         except (Interrupted, KeyboardInterrupt):
@@ -422,6 +428,8 @@ class Debugger:
         except Unreachable as error:
             self._stopped = history.at(min(here.position, history.end))
             stop = Stop("diverged", self.position, text=str(error))
+        if not backward and stop.reason not in ("pause", "diverged"):
+            self._print_up_to(*self._mark())
         if self._unlogged:
             self._log.append(f"... and {self._unlogged} lines more")
         return replace(stop, log=tuple(self._log))
@@ -541,6 +549,7 @@ class Debugger:
         """A breakpoint is met: whether the move ends."""
         one = met.breakpoint
         one.hits += 1
+        self._print_up_to(here.run, self.history.replay.answered)
         if not one.counts():
             return False
         if one.log_message is None:
@@ -560,6 +569,23 @@ class Debugger:
 
         self._logged(BRACES.sub(value, one.log_message))
         return False
+
+    def _mark(self) -> tuple[int, int]:
+        """Where one is among what was recorded: the run, and how much of what is in it is past."""
+        here = self.position
+        inside = here.run < len(self.history.runs)
+        return here.run, self.history.replay.answered if inside else 0
+
+    def _print_up_to(self, run: int, answered: int) -> None:
+        """Pass on what programs printed on the way there."""
+        (first, since), runs = self._printed, self.history.runs
+        self._printed = run, answered
+        for number in range(first, min(run + 1, len(runs))):
+            if not runs[number].prints:
+                continue
+            for place, text in self.history.replay.prints(number):
+                if (number, place) >= (first, since) and (number, place) < (run, answered):
+                    self._logged(f"{runs[number].program} prints: {printable(text.rstrip())}")
 
     def _logged(self, text: str) -> None:
         if self.on_log is not None:

@@ -259,7 +259,7 @@ class Writers:
         return Write(at, by, text, str(old), str(new))
 
     def _always(self, what: str) -> Write:
-        text = f"{what}: as it was when the recording began"
+        text = f"{what}: as it was when the first run began"
         return Write(self._history.start, "start", text)
 
     def _in_run(self, at: Position, what: str, old: str, new: str) -> Write:

@@ -114,7 +114,7 @@ class Commands(Looking):
         yield one("list", ("l",), "[LINE | FUNCTION]", "source", self._list)
         yield one("disas", ("disassemble",), "[all]", "instructions", self._disas)
         yield one("info", ("i",), " | ".join(INFO), "what there is", self._info)
-        yield one("ring", (), "[NUMBER]", "queues and requests", self._ring)
+        yield one("ring", (), "[NAME | NUMBER]", "queues and requests", self._ring)
         yield one("maps", (), "[NAME]", "maps and their elements", self._maps)
         yield one("timeline", (), "", "the whole recording as a picture", self._timeline)
         yield one("help", ("h",), "[COMMAND]", "this", self._help)
