@@ -61,12 +61,12 @@ class SqState:
         """One that can be changed by itself."""
         return SqState(self.head, self.tail, self.dropped, self.sqes.copy())
 
-    def left(self, sqe: bytes) -> None:
-        """An SQE was taken from it, and what was before that."""
-        if sqe in self.sqes:
-            while self.sqes.popleft() != sqe:
-                self.head = u32(self.head + 1)
+    def take(self) -> None:
+        """The oldest SQE was submitted, as it was by then: programs can write to it until then."""
+        while self.sqes:
             self.head = u32(self.head + 1)
+            if self.sqes.popleft():
+                break
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ class RingState:
         match event:
             case SqeIssued():
                 if self.queue is not None and (self.loop or event.origin == "user"):
-                    self.queue.left(event.sqe)
+                    self.queue.take()
                 self.requests[event.request] = RequestState(
                     event.request,
                     event.opcode,
