@@ -112,7 +112,7 @@ _FIELDS: list[tuple[type, str, object]] = [
     (events.RunStarted, "program", 7),
     (events.RunEnded, "wait_cq", ()),
     (events.RequestEnded, "quiet", 1),
-    (events.Parked, "time_ns", {}),
+    (events.RequestStarted, "time_ns", {}),
 ]
 
 
