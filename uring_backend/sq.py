@@ -10,10 +10,34 @@ the second half is for commands of drivers, and nobody here reads it.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from pybpfvm.bits import U32
 from pybpfvm.uring_backend.abi import SQE_BYTES
 
 _HEAD, _TAIL, _MASK, _ENTRIES, _DROPPED, _FLAGS = 0, 1, 4, 6, 8, 9  # indices of u32 words
+
+
+class SqView(Protocol):
+    """An SQ that is only looked at; its numbers are modulo 2^32."""
+
+    @property
+    def head(self) -> int:
+        """SQEs consumed."""
+
+    @property
+    def tail(self) -> int:
+        """SQEs published."""
+
+    @property
+    def dropped(self) -> int:
+        """Entries that named none."""
+
+    def ready(self) -> int:
+        """Published SQEs that were not consumed."""
+
+    def fetch(self, ahead: int) -> bytes | None:
+        """64 bytes of the SQE so many places behind the head; None when its index is no SQE's."""
 
 
 class SubmissionQueue:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from pybpfvm.errors import InputError
 from pybpfvm.expr.compiled import Compiled
+from pybpfvm.expr.value import Value, value_of
 
 BreakpointKind = Literal["line", "function", "insn", "helper", "cqe", "start", "data", "trap"]
 
@@ -22,7 +23,7 @@ class Breakpoint:
         line      file, line       where code of that line begins
         function  function         where the function begins, or code of it that was inlined
         insn      program, pc
-        helper    helper           before each call of it
+        helper    helper           before each call of it, behind it where it asks for `ret`
         cqe       cq, ring         behind each CQE that is posted (None: to any)
         start     program          where a run of it begins ("": of any)
         data      addr, size or expression; behind what changed the bytes
@@ -30,8 +31,8 @@ class Breakpoint:
 
     `condition` is an expression, `hit_condition` a number of hits ("3", ">= 3", "% 10"), and
     `log_message` makes it a logpoint: it is told, with the values of {expressions}, and the move
-    goes on. `verified`: there is such a place; else `message` says why not. `where` says where it
-    is, `hits` how often a move came to it with its condition true.
+    goes on; backward nothing is told. `verified`: there is such a place; else `message` says why
+    not. `where` says where it is, `hits` how often a move came to it with its condition true.
     """
 
     kind: BreakpointKind
@@ -57,8 +58,16 @@ class Breakpoint:
     where: str = ""
     hits: int = 0
     places: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    behind: bool = False  # it is met when what is at its places has been executed
     compiled: Compiled | None = None
+    value: Value | None = None  # what is watched, when it was set
     failed: str = ""  # why the condition had no value the last time
+
+    def text_of(self, data: bytes | None) -> str:
+        """These bytes, as what is watched is written; None: there is no memory."""
+        if data is None:
+            return "(no memory)"
+        return shown_bytes(data) if self.value is None else written_as(self.value, data)
 
     def counts(self) -> bool:
         """Whether this many hits are what it waits for."""
@@ -88,3 +97,15 @@ def parse_hits(text: str) -> tuple[str, int]:
             f"{text!r} is no number of hits", where="breakpoint", remedy='"3", ">= 3" or "% 10"'
         )
     return found[1] or ">=", int(found[2])
+
+
+def written_as(value: Value, data: bytes) -> str:
+    """What these bytes would be instead of the value's own."""
+    return value_of(value.type, data, value.addr, value.byteorder, value.scope).text()
+
+
+def shown_bytes(data: bytes) -> str:
+    """Little numbers as such, the rest as bytes."""
+    if len(data) in (1, 2, 4, 8):
+        return f"{int.from_bytes(data, 'little'):#x}"
+    return data[:32].hex() + ("..." if len(data) > 32 else "")

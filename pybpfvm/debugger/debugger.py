@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, Self, get_args
 
-from pybpfvm.debugger.breakpoints import Breakpoint, parse_hits
+from pybpfvm.debugger.breakpoints import Breakpoint, shown_bytes, written_as
 from pybpfvm.debugger.history import History, Interrupted, Progress, Stopped, Unreachable
-from pybpfvm.debugger.lines import Lines, Spot
+from pybpfvm.debugger.lines import Lines
+from pybpfvm.debugger.placing import BRACES, Placing
 from pybpfvm.debugger.position import Position
 from pybpfvm.debugger.ringstate import RingState
 from pybpfvm.debugger.scope import RecordedScope
@@ -23,7 +25,9 @@ from pybpfvm.debugger.sought import (
     Either,
     HelperCalls,
     LineSteps,
+    Match,
     NoDeeper,
+    Returns,
     Shallower,
     placed,
 )
@@ -32,17 +36,17 @@ from pybpfvm.engine import RunResult
 from pybpfvm.errors import InputError, SourceLine, Trap
 from pybpfvm.events import Noted
 from pybpfvm.expr.compiled import Compiled, compile_expression
+from pybpfvm.expr.ctype import Shape
 from pybpfvm.expr.mistake import ExpressionError, Mistake
 from pybpfvm.expr.value import Value
 from pybpfvm.expr.variables import variable
 from pybpfvm.isa.codec import pcs
 from pybpfvm.isa.disasm import format_insn
-from pybpfvm.isa.insn import Insn
-from pybpfvm.isa.opcodes import Kind
 from pybpfvm.listing import Names
 from pybpfvm.maps.base import BpfMap
 from pybpfvm.memory import Region, RegionKind
 from pybpfvm.program import Program
+from pybpfvm.report.words import printable
 from pybpfvm.session.objects import LoadedObject
 from pybpfvm.source.info import DebugInfo
 from pybpfvm.trace.index import RunEntry
@@ -55,9 +59,7 @@ Reason = Literal[
 
 _MOST_LOG = 10_000
 _MOST_SAID = 256
-_BRACES = re.compile(r"\{([^{}]*)\}")
 _REGISTER = re.compile(r"\$?r(10|[0-9])$")
-_CALLS = frozenset({Kind.CALL, Kind.CALL_KFUNC})
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,21 +99,33 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """Data that a breakpoint watches was changed just before: from and to, in words."""
+
+    breakpoint: Breakpoint
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
-    """Why a move ended and where; `text` says it in words. `log` is what logpoints told."""
+    """Why a move ended and where; `text` says it in words. `log` is what logpoints told, and what
+    programs printed on the way forward, `changes` what became of watched data."""
 
     reason: Reason
     position: Position
     breakpoints: tuple[Breakpoint, ...] = ()
     text: str = ""
     log: tuple[str, ...] = ()
+    changes: tuple[Change, ...] = ()
 
 
 class Debugger:
     """A recording that is looked at; a context manager. It opens at the fault that ended the
     recording if one did, at its end if something else went wrong there, else at its start.
 
-    Nothing here prints. `on_log` gets what logpoints tell (else it is in Stop.log), `progress`
+    Nothing here prints. `on_log` gets what logpoints tell, and what programs print on the way
+    forward (else that is in Stop.log), `progress`
     (done, all) of what takes long. Raises InputError as Replay does.
     """
 
@@ -130,9 +144,11 @@ class Debugger:
         self._log: list[str] = []
         self._said: dict[tuple[int, str], Compiled] = {}  # by object and text
         self._unlogged = 0
+        self._printed = (0, 0)
         self._lines: dict[int, Lines] = {}
         self._scopes: dict[int, RecordedScope] = {}
-        self._code = CodePlaces([program for _, program in self._programs()])
+        self.placing = Placing(self.history, self.lines_of, self._scope)
+        self._code = CodePlaces([program for _, program in self.placing.programs])
         try:
             fault, history = self.history.fault(), self.history
             begin = history.end if self.ended() else history.start
@@ -327,7 +343,9 @@ class Debugger:
         text = (
             f"run {entry.number} of {entry.program}, {self.position.insns} of {length} instructions"
         )
-        return f"{text}, request {entry.request} of ring {entry.ring}" if entry.ring else text
+        if not entry.ring:
+            return text
+        return f"{text}, request {entry.request} of {self.history.ring_title(entry.ring)}"
 
     def describe(self) -> str:
         """Where one is, in a line."""
@@ -358,14 +376,13 @@ class Debugger:
 
     # --- breakpoints ----------------------------------------------------------------------------
 
-    def set_breakpoint(self, wanted: Breakpoint) -> Breakpoint:
-        """Have moves stop there: the same object, with id, places and whether there are any.
-        InputError, ExpressionError for a condition that can be none."""
-        if wanted.hit_condition:
-            parse_hits(wanted.hit_condition)
-        self._resolve(wanted)
-        if wanted.condition or wanted.kind == "data":
-            self._compile(wanted)
+    def set_breakpoint(self, wanted: Breakpoint, frame: int = 0) -> Breakpoint:
+        """Have moves stop there: the same object, with id, places and whether there are any. What
+        is watched is what its expression means in a frame. InputError, ExpressionError for
+        expressions that can not be what they are to be there."""
+        self.placing.place(wanted)
+        if wanted.condition or wanted.log_message or wanted.hit_condition or wanted.kind == "data":
+            self.placing.compile(wanted, self.scope(frame))
         wanted.id = wanted.id or self._next_id
         self._next_id = max(self._next_id, wanted.id + 1)
         self.breakpoints[wanted.id] = wanted
@@ -373,106 +390,13 @@ class Debugger:
 
     def resolve(self, wanted: Breakpoint) -> Breakpoint:
         """Only say where that would be: the same object, with places and whether there are any."""
-        self._resolve(wanted)
+        self.placing.place(wanted)
         return wanted
 
     def clear(self, number: int) -> None:
         """Take a breakpoint back. InputError for none."""
         if self.breakpoints.pop(number, None) is None:
             raise InputError(f"there is no breakpoint {number}")
-
-    def _programs(self) -> Iterator[tuple[int, Program]]:
-        """(a run of its object, or 0; the program) of all."""
-        runs, engines = self.history.replay.runs, self.history.replay.index.engines
-        first: dict[int, int] = {}
-        for entry in runs:
-            first.setdefault(engines[entry.engine].obj, entry.number)
-            if len(first) == len(self.history.replay.objects):
-                break
-        for number, loaded in enumerate(self.history.replay.objects):
-            for program in loaded.image.programs.values():
-                yield first.get(number, 0), program
-
-    def _resolve(self, one: Breakpoint) -> None:
-        found: dict[str, frozenset[int]] = {}
-        one.message, one.where = "", ""
-        for run, program in self._programs():
-            at = self._pcs(one, run, program)
-            if at:
-                found[program.name] = frozenset(at)
-                spot = self.lines_of(run).spot(program, min(at))
-                line = f" ({spot.line})" if spot.line else ""
-                one.where = one.where or f"{program.name}+{min(at)}{line}"
-        one.places = found
-        match one.kind:
-            case "cqe":
-                cq = "any CQ" if one.cq is None else f"CQ {one.cq}"
-                one.where = f"CQEs of {cq}" + ("" if one.ring is None else f" of ring {one.ring}")
-                one.verified = True
-            case "start":
-                one.where = f"runs of {one.program}" if one.program else "runs"
-                names = {program.name for _, program in self._programs()}
-                one.verified = not one.program or one.program in names
-                one.message = "" if one.verified else f"no program is called {one.program}"
-            case "trap":
-                one.where, one.verified = "traps", True
-            case "data":
-                one.verified = True
-            case _:
-                one.verified = bool(found)
-                one.message = "" if found else "no code is there"
-
-    def _pcs(self, one: Breakpoint, run: int, program: Program) -> Iterable[int]:
-        lines = self.lines_of(run)
-        match one.kind:
-            case "line":
-                return _line_starts(lines, program, one.file, one.line)
-            case "function":
-                return lines.function_pcs(program, one.function)
-            case "insn":
-                starts = set(pcs(program.insns))
-                return {one.pc} & starts if program.name == one.program else ()
-            case "helper":
-                return _calls(program, self._helper_numbers(run, one.helper))
-            case _:
-                return ()
-
-    def _helper_numbers(self, run: int, name: str) -> frozenset[int]:
-        obj = self.history.object_of(run)
-        if obj is None:
-            return frozenset()
-        plain = name.removeprefix("bpf_")
-        called = {-number: one for number, one in obj.object.kernel_functions.items()}
-        called.update(obj.profile.helpers if obj.known_profile else {})
-        return frozenset(n for n, one in called.items() if one.removeprefix("bpf_") == plain)
-
-    def _compile(self, one: Breakpoint) -> None:
-        if one.kind == "data":
-            if one.expression:
-                value = self.evaluate(one.expression)
-                if value.addr is None or not value.type.size:
-                    raise InputError(
-                        f"{one.expression} lies nowhere in memory",
-                        where="breakpoint",
-                        remedy="watch a variable in memory, an element of a map, *(u64 *)ADDRESS",
-                    )
-                one.addr, one.size = value.addr, value.type.size
-            if one.size < 1:
-                raise InputError("a data breakpoint of no bytes", where="breakpoint")
-            name = f"{one.expression}, " if one.expression else ""
-            one.where = f"{name}{one.size} bytes at {one.addr:#x}"
-        if one.condition and one.kind != "data" and one.places:
-            name, at = next(iter(one.places.items()))
-            run, program = next(pair for pair in self._programs() if pair[1].name == name)
-            scope = self._scope(run)
-            scope.program, scope.pc, scope.moment = program, min(at), None
-            scope.regs = (0,) * 11
-            one.compiled = compile_expression(one.condition, scope)
-            one.compiled.check_condition()
-        elif one.condition:
-            scope = self.scope()
-            one.compiled = compile_expression(one.condition, scope)
-            one.compiled.check_condition()
 
     # --- moving ---------------------------------------------------------------------------------
 
@@ -496,6 +420,7 @@ class Debugger:
         history = self.history
         history.interrupted = False
         self._log, self._unlogged = [], 0
+        self._printed = self._mark()
         try:
             stop = self._one(backward) if how == "stepi" else self._moved(how, backward)
         except (Interrupted, KeyboardInterrupt):
@@ -503,6 +428,8 @@ class Debugger:
         except Unreachable as error:
             self._stopped = history.at(min(here.position, history.end))
             stop = Stop("diverged", self.position, text=str(error))
+        if not backward and stop.reason not in ("pause", "diverged"):
+            self._print_up_to(*self._mark())
         if self._unlogged:
             self._log.append(f"... and {self._unlogged} lines more")
         return replace(stop, log=tuple(self._log))
@@ -522,8 +449,13 @@ class Debugger:
         met = Breakpoints(
             history,
             self._code,
-            [one for one in self.breakpoints.values() if one.enabled],
+            [
+                one
+                for one in self.breakpoints.values()
+                if one.enabled and not (backward and one.log_message is not None)
+            ],
             self._scope,
+            Returns(self.placing.called),
             None if backward else self._fire,
         )
         met.start()
@@ -544,11 +476,16 @@ class Debugger:
         by_breakpoint = sought is met or (isinstance(sought, Either) and sought.by_other)
         if not by_breakpoint:
             return self._stop("step")
-        matched = tuple(met.matched)
+        matched = tuple(one.breakpoint for one in met.matched)
         for one in matched:
             if one.temporary:
                 self.breakpoints.pop(one.id, None)
-        return replace(self._stop("breakpoint"), breakpoints=matched)
+        changes = tuple(
+            Change(one.breakpoint, *map(one.breakpoint.text_of, one.change))
+            for one in met.matched
+            if one.change is not None
+        )
+        return replace(self._stop("breakpoint"), breakpoints=matched, changes=changes)
 
     def _stop(self, reason: Reason) -> Stop:
         return Stop(reason, self.position, text=self.describe())
@@ -608,14 +545,16 @@ class Debugger:
         assert how is not None
         return Stop("trap", self.position, text=f"{how[4]}, {self.describe()}")
 
-    def _fire(self, one: Breakpoint, here: Here) -> bool:
+    def _fire(self, met: Match, here: Here) -> bool:
         """A breakpoint is met: whether the move ends."""
+        one = met.breakpoint
         one.hits += 1
+        self._print_up_to(here.run, self.history.replay.answered)
         if not one.counts():
             return False
         if one.log_message is None:
             return True
-        scope = placed(self._scope(here.run), here, None)
+        scope = placed(self._scope(here.run), here, met.moment)
 
         def value(found: re.Match[str]) -> str:
             key = self._number(here.run), found[1]
@@ -628,14 +567,33 @@ class Debugger:
             except ExpressionError as error:
                 return f"<{error.reason}>"
 
-        text = _BRACES.sub(value, one.log_message)
+        self._logged(BRACES.sub(value, one.log_message))
+        return False
+
+    def _mark(self) -> tuple[int, int]:
+        """Where one is among what was recorded: the run, and how much of what is in it is past."""
+        here = self.position
+        inside = here.run < len(self.history.runs)
+        return here.run, self.history.replay.answered if inside else 0
+
+    def _print_up_to(self, run: int, answered: int) -> None:
+        """Pass on what programs printed on the way there."""
+        (first, since), runs = self._printed, self.history.runs
+        self._printed = run, answered
+        for number in range(first, min(run + 1, len(runs))):
+            if not runs[number].prints:
+                continue
+            for place, text in self.history.replay.prints(number):
+                if (number, place) >= (first, since) and (number, place) < (run, answered):
+                    self._logged(f"{runs[number].program} prints: {printable(text.rstrip())}")
+
+    def _logged(self, text: str) -> None:
         if self.on_log is not None:
             self.on_log(text)
         elif len(self._log) < _MOST_LOG:
             self._log.append(text)
         else:
             self._unlogged += 1
-        return False
 
     def seek(self, expression: str, *, last: bool = True) -> Stop:
         """Go where a condition held: the last position of the whole recording, or the first.
@@ -643,7 +601,8 @@ class Debugger:
         value anywhere."""
         here, history = self._stopped, self.history
         history.interrupted = False
-        condition = Condition(history, self._code, expression, self._scope)
+        returns = Returns(self.placing.called)
+        condition = Condition(history, self._code, expression, self._scope, returns)
         condition.compile_at(self.scope())
         search = Search(history)
         try:
@@ -682,7 +641,8 @@ class Debugger:
             self._stopped = history.at(here.position)
 
     def _writer_of(self, target: str | tuple[int, int], frame: int) -> Write:
-        writers = Writers(self.history, self._code, self._scope, self._line_at, self._helper_called)
+        called = self.placing.helper_called
+        writers = Writers(self.history, self._code, self._scope, self._line_at, called)
         here = self.position
         if isinstance(target, tuple):
             return writers.memory(here, *target, f"{target[1]} bytes at {target[0]:#x}")
@@ -696,7 +656,9 @@ class Debugger:
         compiled = compile_expression(target, scope)
         value = compiled.evaluate(scope)
         if value.addr is not None and value.type.size:
-            return writers.memory(here, value.addr, value.type.size, target)
+            struct = value.type.shape is Shape.RECORD
+            shown = partial(written_as, value) if struct else shown_bytes
+            return writers.memory(here, value.addr, value.type.size, target, shown)
         return writers.expression(here, compiled)
 
     def _register_of(self, text: str, frame: int) -> int | None:
@@ -719,14 +681,6 @@ class Debugger:
     def _line_at(self, run: int, program: Program, pc: int) -> SourceLine | None:
         return self.lines_of(run).spot(program, pc).line
 
-    def _helper_called(self, run: int, program: Program, insn: Insn, pc: int) -> str:
-        obj = self.history.object_of(run)
-        assert obj is not None
-        names = Names(obj.object, program, obj.profile if obj.known_profile else None)
-        if insn.imm < 0:
-            return obj.object.kernel_functions.get(-insn.imm, str(insn.imm))
-        return names(insn, pc) or str(insn.imm)
-
     def _one(self, backward: bool) -> Stop:
         history, here = self.history, self.position
         there = history.before(here) if backward else history.after(here)
@@ -736,24 +690,4 @@ class Debugger:
         return Stop("step", there, text=self.describe())
 
 
-def _line_starts(lines: Lines, program: Program, file: str, line: int) -> list[int]:
-    """Where code of a line begins: of rows that follow one another the first."""
-    found, before = [], None
-    for pc in sorted(lines.debug.lines(program)):
-        spot: Spot = lines.spot(program, pc)
-        now = (spot.functions, None if spot.line is None else (spot.line.file, spot.line.line))
-        if pc in lines.debug.pcs_of(program, file, line) and now != before:
-            found.append(pc)
-        before = now
-    return found
-
-
-def _calls(program: Program, numbers: frozenset[int]) -> list[int]:
-    return [
-        pc
-        for pc, insn in zip(pcs(program.insns), program.insns, strict=True)
-        if insn.spec.kind in _CALLS and insn.imm in numbers
-    ]
-
-
-__all__ = ["Debugger", "Frame", "How", "Line", "Reason", "Stop", "Variable", "Write"]
+__all__ = ["Change", "Debugger", "Frame", "How", "Line", "Reason", "Stop", "Variable", "Write"]

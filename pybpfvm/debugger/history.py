@@ -13,13 +13,14 @@ from __future__ import annotations
 import os
 import time
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Self
 
 from pybpfvm.debugger.position import Position
-from pybpfvm.debugger.ringstate import RingState
+from pybpfvm.debugger.ringstate import RingState, SqState
 from pybpfvm.engine import Paused, RunEnvironment, RunResult
 from pybpfvm.errors import InputError, PybpfvmError, Trap, TrapKind
 from pybpfvm.events import CqePosted, Event
@@ -29,6 +30,7 @@ from pybpfvm.program import Program
 from pybpfvm.session.moments import Moment, MomentEngines, Moments, Watch
 from pybpfvm.session.objects import LoadedObject, helpers_of
 from pybpfvm.trace.answering import BrokenOff, Cut, Diverged
+from pybpfvm.trace.format import Record
 from pybpfvm.trace.index import RunEntry
 from pybpfvm.trace.records import Kind, event_of
 from pybpfvm.trace.replay import Divergence, Replay
@@ -396,14 +398,13 @@ class History:
 
     def told_before(self, run: int) -> Iterator[Told]:
         """What rings told between a run and the one before; after the last one for their number."""
-        replay = self.replay
-        if run < len(replay.runs):
-            records = replay.between(run)
-        else:
-            records = replay.after_all()
-        for record in records:
+        for record in self._between(run):
             if record[0] == Kind.EVENT:
                 yield Told(record[1], event_of(record), run, -1)
+
+    def _between(self, run: int) -> Iterator[Record]:
+        replay = self.replay
+        return replay.between(run) if run < len(replay.runs) else replay.after_all()
 
     def told_in(self, run: int) -> Sequence[Told]:
         """What rings told within a run."""
@@ -416,6 +417,26 @@ class History:
             self._inside_told = run, found
         return self._inside_told[1]
 
+    @cached_property
+    def ring_names(self) -> Sequence[str]:
+        """What rings are called, from number 1 on: as the recording says, or ring1, ring2, ..."""
+        given = [options.get("name", "") for options in self.replay.index.rings]
+        numbered = [f"ring{number}" for number in range(1, len(given) + 1)]
+        return [
+            name if name and given.count(name) == 1 and name not in numbered else number
+            for name, number in zip(given, numbered, strict=True)
+        ]
+
+    def ring_name(self, number: int) -> str:
+        """That of one, which the recording need not have told of."""
+        known = 1 <= number <= len(self.ring_names)
+        return self.ring_names[number - 1] if known else f"ring{number}"
+
+    def ring_title(self, number: int) -> str:
+        """The same in a sentence."""
+        name = self.ring_name(number)
+        return f"ring {number}" if name == f"ring{number}" else name
+
     def rings(self) -> Mapping[int, RingState]:
         """The rings at the position asked for last, by number from 1."""
         stopped = self._stopped
@@ -427,7 +448,7 @@ class History:
         if self._current == run:
             for told in self.told_in(run):
                 if told.place < known:
-                    _state(states, told.ring).apply(told.event)
+                    self._ring(states, told.ring).apply(told.event)
         self._rings_at = (run, known), states
         return states
 
@@ -435,7 +456,7 @@ class History:
         """When a run begins."""
         if not self._folded:
             made = {
-                number: RingState.made(f"ring{number}", options)
+                number: RingState.made(self.ring_name(number), options)
                 for number, options in enumerate(self.replay.index.rings, 1)
             }
             self._folded[-1] = made
@@ -443,10 +464,10 @@ class History:
         states = {number: state.copy() for number, state in self._folded[nearest].items()}
         for one in range(nearest + 1, run + 1):
             if one > 0:
-                for told in self._all_told_in(one - 1):
-                    _state(states, told.ring).apply(told.event)
-            for told in self.told_before(one):
-                _state(states, told.ring).apply(told.event)
+                for record in self.replay.inside(one - 1):
+                    self._fold(states, record)
+            for record in self._between(one):
+                self._fold(states, record)
             if one % _FOLDED_RUNS == 0 or one == run:
                 if self._newest_folded % _FOLDED_RUNS:
                     self._folded.pop(self._newest_folded, None)
@@ -454,10 +475,15 @@ class History:
                 self._folded[one] = {number: state.copy() for number, state in states.items()}
         return states
 
-    def _all_told_in(self, run: int) -> Iterator[Told]:
-        for record in self.replay.inside(run):
-            if record[0] == Kind.EVENT:
-                yield Told(record[1], event_of(record), run, 0)
+    def _ring(self, states: dict[int, RingState], number: int) -> RingState:
+        return states.setdefault(number, RingState(self.ring_name(number)))
+
+    def _fold(self, states: dict[int, RingState], record: Record) -> None:
+        if record[0] == Kind.EVENT:
+            self._ring(states, record[1]).apply(event_of(record))
+        elif record[0] == Kind.SQES:
+            _, number, head, tail, dropped, sqes = record
+            self._ring(states, number).queue = SqState(head, tail, dropped, deque(sqes))
 
     def has_cqes(self, run: int) -> bool:
         """Whether CQEs were posted within a run."""
@@ -497,10 +523,6 @@ class History:
 
 class Interrupted(Exception):
     """Someone wants the work to end."""
-
-
-def _state(states: dict[int, RingState], number: int) -> RingState:
-    return states.setdefault(number, RingState(f"ring{number}"))
 
 
 __all__ = ["History", "Interrupted", "Progress", "Stopped", "Told", "Unreachable"]

@@ -47,6 +47,28 @@ class QueueState:
         )
 
 
+@dataclass(slots=True)
+class SqState:
+    """The SQ when the run began that one is in, without what was submitted since: `sqes` of 64
+    bytes, the oldest first, empty for an entry that names none."""
+
+    head: int
+    tail: int
+    dropped: int
+    sqes: deque[bytes]
+
+    def copy(self) -> SqState:
+        """One that can be changed by itself."""
+        return SqState(self.head, self.tail, self.dropped, self.sqes.copy())
+
+    def take(self) -> None:
+        """The oldest SQE was submitted, as it was by then: programs can write to it until then."""
+        while self.sqes:
+            self.head = u32(self.head + 1)
+            if self.sqes.popleft():
+                break
+
+
 @dataclass(frozen=True, slots=True)
 class RequestState:
     """A request that lives: as it was submitted, by "user" or a program. `started`: its turn has
@@ -75,6 +97,8 @@ class RingState:
     ran: Counter[str] = field(default_factory=Counter)
     time_ns: int = 0
     host_waits: tuple[int, int] | None = None  # (CQ, CQEs) that the host sleeps for
+    queue: SqState | None = None  # None: the recording does not say
+    loop: bool = False  # its programs submit from the SQ, too
 
     @classmethod
     def made(cls, name: str, options: Mapping[str, Any]) -> RingState:
@@ -85,7 +109,8 @@ class RingState:
             known = (size if isinstance(size, int) else None for size in sizes)
             queues = {number: QueueState(size) for number, size in enumerate(known)}
         entries = options.get("entries")
-        return cls(name, entries if isinstance(entries, int) else None, queues)
+        known_entries = entries if isinstance(entries, int) else None
+        return cls(name, known_entries, queues, loop=bool(options.get("loop")))
 
     def copy(self) -> RingState:
         """One that can be changed by itself."""
@@ -98,6 +123,8 @@ class RingState:
             Counter(self.ran),
             self.time_ns,
             self.host_waits,
+            None if self.queue is None else self.queue.copy(),
+            self.loop,
         )
 
     @property
@@ -123,6 +150,8 @@ class RingState:
         self.time_ns = max(self.time_ns, event.time_ns)
         match event:
             case SqeIssued():
+                if self.queue is not None and (self.loop or event.origin == "user"):
+                    self.queue.take()
                 self.requests[event.request] = RequestState(
                     event.request,
                     event.opcode,
@@ -219,10 +248,23 @@ class RingState:
         return queue.cqes[ahead].pack() if ahead < len(queue.cqes) else None
 
     def sq(self, field: str) -> int:
-        """As RingView. A recording has requests from when they leave the SQ."""
-        if field == "entries" and self.sq_entries is not None:
+        """As RingView."""
+        queue = self.queue
+        if field == "entries":
+            if self.sq_entries is None:
+                raise Unreadable("the recording does not say how large the SQ is")
             return self.sq_entries
-        raise Unreadable("a recording does not have this of the SQ")
+        if queue is None:
+            raise Unreadable("the recording does not say what is in the SQ")
+        match field:
+            case "ready":
+                return len(queue.sqes)
+            case "head":
+                return queue.head
+            case "tail":
+                return queue.tail
+            case _:
+                return queue.dropped
 
     def word(self, field: str) -> int:
         """As RingView."""

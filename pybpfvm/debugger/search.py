@@ -56,6 +56,10 @@ class Sought:
     def prime(self, here: Here) -> None:
         """This instruction is shown because the next one is to be judged."""
 
+    def behind_run(self, run: int) -> None:
+        """Going backward, the beginning of `run` is judged next, by what is there at the end of the
+        run before."""
+
     def holds(self, here: Here) -> bool:
         """Whether it holds here. Each instruction at one of `places` is asked about, in order; with
         None each one that is passed is either asked about or shown to `prime`."""
@@ -164,7 +168,8 @@ class Search:
                 if end - near > 4 * width:
                     width = _NARROW
                 end = near
-        if last > 0 and sought.at_start(run):
+        if last > 0 and places is not None and sought.at_start(run):
+            sought.behind_run(run)
             for here in self._shown(run, 0, 1, None, sought):
                 if sought.holds(here):
                     return here
@@ -190,6 +195,8 @@ class Search:
         self, run: int, first: int, last: int, places: Places | None, sought: Sought
     ) -> Here | None:
         found = None
+        if not first:
+            sought.behind_run(run)
         for here in self._shown(run, first, last, places, sought, each=sought.holds):
             found = here
         return found

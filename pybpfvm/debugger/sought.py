@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pybpfvm.debugger.breakpoints import Breakpoint
 from pybpfvm.debugger.history import History, Told
 from pybpfvm.debugger.lines import Lines
+from pybpfvm.debugger.position import Position
 from pybpfvm.debugger.scope import RecordedScope
 from pybpfvm.debugger.search import Here, Places, Sought
-from pybpfvm.events import CqePosted, CqeReaped
+from pybpfvm.events import CqePosted
 from pybpfvm.expr.compiled import Compiled, compile_expression
 from pybpfvm.expr.mistake import ExpressionError
-from pybpfvm.expr.scope import moment_of
-from pybpfvm.isa.codec import pcs
+from pybpfvm.expr.scope import Moment, moment_of
+from pybpfvm.isa.codec import pcs, target_pc
 from pybpfvm.isa.opcodes import Kind
 from pybpfvm.program import Program
 
@@ -191,6 +192,57 @@ class CqeSteps(Sought):
         return any(isinstance(one.event, CqePosted) for one in here.events)
 
 
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A breakpoint that is met: what is told there of what happened, and of data the bytes before
+    and now."""
+
+    breakpoint: Breakpoint
+    moment: Moment | None = None
+    change: tuple[bytes | None, bytes | None] | None = None
+
+
+class Returns:
+    """Which call of a helper has just returned where an instruction comes next. `called` gives the
+    calls of a program, by pc."""
+
+    def __init__(self, called: Callable[[int, Program], Mapping[int, str]]) -> None:
+        self._called = called
+        self._behind: dict[int, tuple[Mapping[int, tuple[int, str]], frozenset[int]]] = {}
+        self._last: tuple[int, int, int] | None = None  # run, instructions and pc
+
+    def seen(self, here: Here) -> None:
+        """This instruction is executed."""
+        self._last = here.run, here.insns, here.pc
+
+    def of(self, here: Here) -> tuple[int, Moment] | None:
+        """(the pc of the call, its name and what it returned)."""
+        program = here.program
+        if program is None or here.regs is None:
+            return None
+        known = self._behind.get(id(program))
+        if known is None:
+            calls = self._called(here.run, program)
+            behind = {pc + 1: (pc, name) for pc, name in calls.items()}
+            jumps = frozenset(_jumped_to(program))
+            known = self._behind[id(program)] = behind, jumps
+        found = known[0].get(here.pc)
+        if found is None:
+            return None
+        # Where jumps lead, too, it takes a look at what was executed.
+        if here.pc in known[1] and self._last != (here.run, here.insns - 1, found[0]):
+            return None
+        return found[0], Moment(helper=found[1], ret=here.regs[0])
+
+
+def _jumped_to(program: Program) -> Iterator[int]:
+    yield from (sub.start for sub in program.subprogs)
+    for pc, insn in zip(pcs(program.insns), program.insns, strict=True):
+        target = target_pc(insn, pc)
+        if target is not None:
+            yield target
+
+
 class Breakpoints(Sought):
     """The breakpoints that are enabled; `matched` are those that were met where it held."""
 
@@ -200,14 +252,16 @@ class Breakpoints(Sought):
         code: CodePlaces,
         breakpoints: Sequence[Breakpoint],
         scope: Callable[[int], RecordedScope],
-        fire: Callable[[Breakpoint, Here], bool] | None,
+        returns: Returns,
+        fire: Callable[[Match, Here], bool] | None,
     ) -> None:
         self._history = history
         self._code = code
         self._all = breakpoints
         self._scope = scope
+        self._returns = returns
         self._fire = fire
-        self.matched: list[Breakpoint] = []
+        self.matched: list[Match] = []
         self._kinds = {one.kind for one in breakpoints}
         self._values: dict[int, bytes | None] = {}
         self._watched = [one for one in breakpoints if one.kind == "data"]
@@ -222,7 +276,9 @@ class Breakpoints(Sought):
         found: dict[str, frozenset[int]] = {}
         for one in self._all:
             for name, places in one.places.items():
-                found[name] = found.get(name, frozenset()) | places
+                # A call is one slot long; it is shown, too, for what comes behind it.
+                behind = {pc + 1 for pc in places} if one.behind else frozenset[int]()
+                found[name] = found.get(name, frozenset()) | places | behind
         return found
 
     def start(self) -> None:
@@ -257,53 +313,81 @@ class Breakpoints(Sought):
         )
 
     def prime(self, here: Here) -> None:
-        """Remember what is watched."""
+        """Remember what is watched, and what is called."""
         self.start()
+        self._returns.seen(here)
+
+    def behind_run(self, run: int) -> None:
+        """What is watched had its values then."""
+        if self._watched:
+            before = Position(run - 1, self._history.length(run - 1)) if run else Position(0, 0)
+            self._history.at(before)
+            self.start()
 
     def holds(self, here: Here) -> bool:
         """Whether one is met that ends the move."""
-        matched = [one for one in self._all if self._matches(one, here)]
+        matched = [found for one in self._all for found in self._matches(one, here)]
+        self._returns.seen(here)
         if self._fire is not None:
-            matched = [one for one in matched if self._fire(one, here)]
+            matched = [found for found in matched if self._fire(found, here)]
         if matched:
             self.matched = matched
         return bool(matched)
 
-    def _matches(self, one: Breakpoint, here: Here) -> bool:
+    def _matches(self, one: Breakpoint, here: Here) -> Iterator[Match]:
+        """It, if it is met."""
+        found = Match(one)
         match one.kind:
             case "cqe":
-                return any(self._is(one, here, told) for told in here.events if _is_of(one, told))
+                for told in here.events:
+                    found = Match(one, moment_of(told.event))
+                    if _is_of(one, told) and self._is(found, here):
+                        yield found
+                        return
+                return
             case "start":
                 if here.insns or here.program is None:
-                    return False
+                    return
                 if one.program not in ("", self._history.runs[here.run].program):
-                    return False
+                    return
             case "data":
                 now = self._history.memory.look(one.addr, one.size)
                 before = self._values.get(one.id, now)
                 self._values[one.id] = now
                 if now == before:
-                    return False
+                    return
+                found = Match(one, change=(before, now))
             case "trap":
                 run = here.run
                 runs = self._history.runs
                 trapped = here.program is not None and runs[run].how is not None
                 if not trapped or here.position != self._history.last(run):
-                    return False
+                    return
                 how = runs[run].how
                 if how is None or how[0] != "trap":
-                    return False
+                    return
             case _:
                 program = here.program
-                if program is None or here.pc not in one.places.get(program.name, ()):
-                    return False
-        return self._is(one, here, None)
+                if program is None:
+                    return
+                pc = here.pc
+                if one.behind:
+                    returned = self._returns.of(here)
+                    if returned is None:
+                        return
+                    pc, moment = returned
+                    found = Match(one, moment)
+                if pc not in one.places.get(program.name, ()):
+                    return
+        if self._is(found, here):
+            yield found
 
-    def _is(self, one: Breakpoint, here: Here, told: Told | None) -> bool:
+    def _is(self, found: Match, here: Here) -> bool:
         """Whether its condition holds."""
+        one = found.breakpoint
         if one.compiled is None:
             return True
-        scope = placed(self._scope(here.run), here, told)
+        scope = placed(self._scope(here.run), here, found.moment)
         try:
             return one.compiled.holds(scope)
         except ExpressionError as error:
@@ -320,10 +404,9 @@ def _is_of(one: Breakpoint, told: Told) -> bool:
     )
 
 
-def placed(scope: RecordedScope, here: Here, told: Told | None) -> RecordedScope:
+def placed(scope: RecordedScope, here: Here, moment: Moment | None) -> RecordedScope:
     """The scope, as it is there."""
-    scope.program, scope.pc, scope.regs = here.program, here.pc, here.regs
-    scope.moment = None if told is None else moment_of(told.event)
+    scope.program, scope.pc, scope.regs, scope.moment = here.program, here.pc, here.regs, moment
     return scope
 
 
@@ -352,6 +435,11 @@ class Either(Sought):
         self.one.prime(here)
         self.other.prime(here)
 
+    def behind_run(self, run: int) -> None:
+        """Both."""
+        self.one.behind_run(run)
+        self.other.behind_run(run)
+
     def holds(self, here: Here) -> bool:
         """Of one."""
         mine, others = self.one.holds(here), self.other.holds(here)
@@ -364,24 +452,24 @@ class Condition(Sought):
     """An expression that holds. Where it has no value it does not; `failed` says why it had none.
     One that asks for an event (`cqe.res < 0`) is asked about events only."""
 
-    _EVENTS: Mapping[str, tuple[type, ...]] = {"cqe": (CqePosted, CqeReaped)}
-
     def __init__(
         self,
         history: History,
         code: CodePlaces,
         text: str,
         scope: Callable[[int], RecordedScope],
+        returns: Returns,
     ) -> None:
         self._history = history
         self._code = code
         self._text = text
         self._scope = scope
+        self._returns = returns
         self._compiled: dict[int, Compiled | None] = {}
         self._tried: set[tuple[int, str, int]] = set()
         self.failed: ExpressionError | None = None
         self.had_value = False
-        self._of_events: bool | None = None
+        self._of_events = self._of_helpers = False
 
     def compile_at(self, scope: RecordedScope) -> None:
         """Try it here, so that what is a mistake anywhere is told at once."""
@@ -404,13 +492,19 @@ class Condition(Sought):
             return None
         self._compiled[key] = found
         self._of_events = bool(found.needs & {"cqe", "sqe", "helper", "ret"})
+        self._of_helpers = bool(found.needs & {"helper", "ret"})
         return found
 
     def places(self, run: int) -> Places | None:
         """Anywhere; of events around calls."""
-        if self._of_events:
-            return self._code.around_calls() if self._history.told_in(run) else _NOWHERE
-        return None
+        if not self._of_events:
+            return None
+        told = self._of_helpers or self._history.told_in(run)
+        return self._code.around_calls() if told else _NOWHERE
+
+    def prime(self, here: Here) -> None:
+        """Remember what is called."""
+        self._returns.seen(here)
 
     def at_start(self, run: int) -> bool:
         """What is before a run, and at the very end, counts too."""
@@ -418,11 +512,13 @@ class Condition(Sought):
 
     def holds(self, here: Here) -> bool:
         """Whether it does."""
-        told: Sequence[Told | None] = (*here.events, None)
-        return any(self._at(here, one) for one in told)
+        returned = self._returns.of(here) if self._of_helpers else None
+        self._returns.seen(here)
+        moments = [*(moment_of(one.event) for one in here.events), returned and returned[1], None]
+        return any(self._at(here, one) for one in dict.fromkeys(moments))
 
-    def _at(self, here: Here, told: Told | None) -> bool:
-        scope = placed(self._scope(here.run), here, told)
+    def _at(self, here: Here, moment: Moment | None) -> bool:
+        scope = placed(self._scope(here.run), here, moment)
         compiled = self._known(scope)
         if compiled is None:
             return False
@@ -443,7 +539,9 @@ __all__ = [
     "Either",
     "HelperCalls",
     "LineSteps",
+    "Match",
     "NoDeeper",
+    "Returns",
     "Shallower",
     "placed",
 ]

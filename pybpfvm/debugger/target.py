@@ -120,7 +120,8 @@ class Target:
     def threads(self) -> Mapping[int, str]:
         """Rings by number, and 0 for programs that run outside any: what is called a thread."""
         replay = self.debugger.history.replay
-        found = {number: f"ring {number}" for number in range(1, len(replay.index.rings) + 1)}
+        numbers = range(1, len(replay.index.rings) + 1)
+        found = {number: self.debugger.history.ring_title(number) for number in numbers}
         engines = replay.index.engines.values()
         if not found or any(not engine.ring for engine in engines):
             found[0] = "programs outside rings"

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from pybpfvm.debugger.breakpoints import shown_bytes
 from pybpfvm.debugger.history import History, Told
 from pybpfvm.debugger.position import Position
 from pybpfvm.debugger.scope import RecordedScope
 from pybpfvm.debugger.search import Here, Places, Search, Sought
 from pybpfvm.debugger.sought import CodePlaces, placed
-from pybpfvm.errors import SourceLine
-from pybpfvm.events import CqePosted, CqeReaped, RequestEnded, SqeIssued
+from pybpfvm.errors import InputError, SourceLine
+from pybpfvm.events import (
+    CqePosted,
+    CqeReaped,
+    Event,
+    Parked,
+    RequestEnded,
+    RunStarted,
+    SqeIssued,
+    Woken,
+)
 from pybpfvm.expr.compiled import Compiled
 from pybpfvm.expr.mistake import ExpressionError
 from pybpfvm.isa.insn import Insn
@@ -27,6 +37,7 @@ _ADDR = struct.Struct("<QI")  # of an SQE, at 16: address, length
 _FILLS = frozenset({"READ", "READ_FIXED", "READV", "RECV", "RECVMSG", "READ_MULTISHOT", "STATX"})
 _WIDEST = 200_000
 _FIRST_WIDTH = 256
+_MOST_TOLD = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,18 +203,27 @@ class Writers:
 
     # --- memory and other values ----------------------------------------------------------------
 
-    def memory(self, here: Position, addr: int, size: int, what: str) -> Write:
-        """Who changed these bytes last before `here`."""
+    def memory(
+        self,
+        here: Position,
+        addr: int,
+        size: int,
+        what: str,
+        shown: Callable[[bytes], str] = shown_bytes,
+    ) -> Write:
+        """Who changed these bytes last before `here`; `shown` writes them."""
         memory = self._history.memory
 
         def look(_: Here) -> object:
             return memory.look(addr, size)
 
         found = self._changed(here, look, lambda _: None)
-        if isinstance(found, Write):
-            return found
+        if found is None:
+            return self._always(what)
         at, old, new, told = found
-        old_text, new_text = _bytes(old), _bytes(new)
+        old_text, new_text = (
+            shown(one) if isinstance(one, bytes) else "(no memory)" for one in (old, new)
+        )
         if at.insns:
             return self._in_run(at, what, old_text, new_text)
         by, who = self._between(at.run, addr, size, told)
@@ -213,6 +233,8 @@ class Writers:
     def expression(self, here: Position, compiled: Compiled) -> Write:
         """What changed the value of an expression last that lies nowhere in memory."""
 
+        if not compiled.needs and not compiled.looks:
+            raise InputError(f"nobody wrote {compiled.text}: it is the same always")
         local = "regs" in compiled.needs
 
         def look(one: Here) -> object:
@@ -223,17 +245,22 @@ class Writers:
             except ExpressionError as error:
                 return f"({error.reason})"
 
-        places = None if local else self._code.around_calls()
+        # What is of rings only changes where they are asked something, or between runs.
+        places = None if local or "memory" in compiled.looks else self._code.around_calls()
         found = self._changed(here, look, lambda _: places)
-        if isinstance(found, Write):
-            return found
+        if found is None:
+            return self._always(compiled.text)
         at, old, new, told = found
         if at.insns:
             return self._in_run(at, compiled.text, str(old), str(new))
-        who = "; ".join(dict.fromkeys(filter(None, map(_told, told)))) or "the host"
+        who = _who(told)
         by = "ring" if told else "host"
         text = f"{compiled.text}: {old} -> {new} by {who}, before run {at.run}"
         return Write(at, by, text, str(old), str(new))
+
+    def _always(self, what: str) -> Write:
+        text = f"{what}: as it was when the first run began"
+        return Write(self._history.start, "start", text)
 
     def _in_run(self, at: Position, what: str, old: str, new: str) -> Write:
         before = Position(at.run, at.insns - 1)
@@ -246,9 +273,9 @@ class Writers:
 
     def _changed(
         self, here: Position, look: Callable[[Here], object], places: Callable[[int], Places | None]
-    ) -> tuple[Position, object, object, list[Told]] | Write:
-        """(where it has just changed, before, after, what rings told between runs), or who never
-        did."""
+    ) -> tuple[Position, object, object, list[Told]] | None:
+        """(where it has just changed, before, after, what rings told between runs), None if it
+        never did."""
         history, search = self._history, Search(self._history)
         end = here
         while True:
@@ -269,8 +296,7 @@ class Writers:
                     return found.position, *sought.found, []
                 end = Position(end.run, 0)
             if not end.run:
-                text = "as it was when the recording began"
-                return Write(history.start, "start", text)
+                return None
             at = history.at(end)
             now = look(_here(end, at.paused and at.paused.frames[-1]))
             before = Position(end.run - 1, history.length(end.run - 1))
@@ -325,15 +351,6 @@ def _writes(insn: Insn, register: int) -> bool:
     return register in (changed(insn), written(insn))
 
 
-def _bytes(found: object) -> str:
-    """Little numbers as such, the rest as bytes."""
-    if not isinstance(found, bytes):
-        return "(no memory)"
-    if len(found) in (1, 2, 4, 8):
-        return f"{int.from_bytes(found, 'little'):#x}"
-    return found[:32].hex() + ("..." if len(found) > 32 else "")
-
-
 def _name(opcode: int) -> str:
     try:
         return Op(opcode).name
@@ -341,8 +358,17 @@ def _name(opcode: int) -> str:
         return str(opcode)
 
 
-def _told(one: Told) -> str:
-    event = one.event
+def _who(told: Sequence[Told]) -> str:
+    """What happened between two runs: to CQEs, or else to requests."""
+    for say in (_of_cqe, _of_request):
+        found = list(dict.fromkeys(filter(None, (say(one.event) for one in told))))
+        if found:
+            more = f"; and {len(found) - _MOST_TOLD} more" if len(found) > _MOST_TOLD else ""
+            return "; ".join(found[:_MOST_TOLD]) + more
+    return "the host"
+
+
+def _of_cqe(event: Event) -> str:
     match event:
         case CqePosted():
             return f"CQE {event.user_data:#x}, res {event.res} to CQ {event.cq} from {event.origin}"
@@ -350,6 +376,22 @@ def _told(one: Told) -> str:
             return (
                 f"CQE {event.user_data:#x}, res {event.res} reaped from CQ {event.cq} by {event.by}"
             )
+        case _:
+            return ""
+
+
+def _of_request(event: Event) -> str:
+    match event:
+        case SqeIssued():
+            return f"{event.origin}, submitting request {event.request}"
+        case RequestEnded():
+            return f"request {event.request}, which ended with {event.res}"
+        case Parked():
+            return f"request {event.request}, which waits until CQ {event.cq} holds {event.wanted}"
+        case Woken():
+            return f"request {event.request}, which goes on"
+        case RunStarted():
+            return f"run {event.run} of request {event.request}"
         case _:
             return ""
 

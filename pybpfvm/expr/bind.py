@@ -57,17 +57,19 @@ from pybpfvm.expr.value import size_or_none
 @dataclass(slots=True)
 class Binder:
     """`scope` is asked for names now, never for values. `needs`: what must be there for a value:
-    "regs", "cqe", "sqe", "helper", "ret". `quantified` are the any() and all(), by their tree."""
+    "regs", "cqe", "sqe", "helper", "ret". `looks`: at what it looks besides, "ring" and "memory".
+    `quantified` are the any() and all(), by their tree."""
 
     scope: Scope
     loops: Loops
     needs: set[str] = field(default_factory=set)
+    looks: set[str] = field(default_factory=set)
     quantified: dict[int, Quantified] = field(default_factory=dict)
     _given: list[Mapping[str, Cell]] = field(default_factory=list)
     _names: Resolver = field(init=False)
 
     def __post_init__(self) -> None:
-        self._names = Resolver(self.scope, self.needs)
+        self._names = Resolver(self.scope, self.needs, self.looks)
 
     def node(self, tree: Tree_) -> Node:
         """The value that a tree stands for. Raises Mistake."""
@@ -155,6 +157,7 @@ class Binder:
         return computed(type_, span, lambda scope: (a if asked(scope) else b)(scope))
 
     def _deref(self, tree: Tree[Token], span: Span) -> Node:
+        self.looks.add("memory")
         return pointed(self.node(tree.children[-1]), span, "say to what: *(u64 *)r1")
 
     def _address(self, tree: Tree[Token], span: Span) -> Node:
@@ -229,6 +232,7 @@ class Binder:
         pointer, name = self.node(tree.children[0]), str(tree.children[1])
         if pointer.type.shape is Shape.RECORD:
             raise Mistake(span, "it is a struct, no pointer to one", f"write .{name}")
+        self.looks.add("memory")
         target = pointed(pointer, span, "cast it: ((struct x *)r1)->field")
         return member_of(target, name, span)
 
@@ -246,6 +250,7 @@ class Binder:
             raise Mistake(span, f"{KINDS[type(base)]} has no elements", REMEDIES[type(base)])
         if base.type.shape is Shape.ARRAY:
             return element_of(base, at, span)
+        self.looks.add("memory")
         return pointed(base, span, "cast it: ((u32 *)r1)[0]", at)
 
     def _index_fields(self, tree: Tree[Token], span: Span) -> Thing:
@@ -282,10 +287,9 @@ class Binder:
         if not (isinstance(text, Tree) and text.data == "string"):
             raise Mistake(span_of(text), f"{name} takes a name in quotes", f'{name}("name")')
         word = string(str(text.children[0]), span_of(text)).decode("utf-8", "replace")
-        if name == "runs":
-            return RingThing(span).runs(word, span)
-        if name == "ring":
-            return RingThing(span, word)
+        if name in ("runs", "ring"):
+            self.looks.add("ring")
+            return RingThing(span).runs(word, span) if name == "runs" else RingThing(span, word)
         found = self._names.block(word, span) if name == "block" else self._names.map(word, span)
         if found is None:
             known = self.scope.block_names() if name == "block" else self.scope.maps()

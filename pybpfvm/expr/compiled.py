@@ -47,7 +47,8 @@ class Compiled:
     """One expression, for one scope: its names are resolved once for each pc it is asked at.
 
     `text` is as it was given, `format` its format letter or "". `needs` says what must be there
-    for it to have a value: "regs", "cqe", "sqe", "helper" and "ret".
+    for it to have a value: "regs", "cqe", "sqe", "helper" and "ret"; `looks` at what it looks
+    besides: "ring", and "memory" of programs, of the user or in maps.
     """
 
     def __init__(self, text: str, scope: Scope) -> None:
@@ -56,9 +57,10 @@ class Compiled:
         self._bound: dict[tuple[str, int] | None, _Bound] = {}
         try:
             self._tree, self.format = parse(text)
-            self.needs = frozenset(self._bind(scope).needs)
+            binder = self._bind(scope)
         except Mistake as mistake:
             raise mistake.of(text) from None
+        self.needs, self.looks = frozenset(binder.needs), frozenset(binder.looks)
 
     def __repr__(self) -> str:
         return f"<Compiled {self.text!r}>"

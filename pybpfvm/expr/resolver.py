@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 
 from pybpfvm.btf.types import Btf
-from pybpfvm.expr.ctype import CQE, SQE, TEXT, U64, Shape, ctype
+from pybpfvm.expr.ctype import CQE, S64, SQE, TEXT, U64, Shape, ctype
 from pybpfvm.expr.elements import byte_array
 from pybpfvm.expr.mistake import Mistake
 from pybpfvm.expr.names import constants, enumerators, variables
@@ -19,21 +19,24 @@ from pybpfvm.expr.node import Node, computed, constant, in_bytes, in_memory
 from pybpfvm.expr.parse import Span
 from pybpfvm.expr.rings import MapThing, QueuesThing, RingThing, SqThing, Thing
 from pybpfvm.expr.scope import RING_FIELDS, Scope
+from pybpfvm.expr.value import wrapped
 from pybpfvm.expr.variables import register, variable
 from pybpfvm.isa.opcodes import REGISTERS
 
 FUNCTIONS = ("len", "runs", "ring", "block", "map", "any", "all")
 _REGISTERS = {f"r{index}": index for index in range(REGISTERS)}
 _MOMENT = ("cqe", "sqe", "helper", "ret")
-_WORDS = ("pc", "cq", "sq", *RING_FIELDS, *_MOMENT)
+_WORDS = ("pc", "ring", "cq", "sq", *RING_FIELDS, *_MOMENT)
 
 
 class Resolver:
-    """Names in `scope`. What must be there for their values is added to `needs`."""
+    """Names in `scope`. What must be there for their values is added to `needs`, "ring" or "memory"
+    to `looks` where they are of these."""
 
-    def __init__(self, scope: Scope, needs: set[str]) -> None:
+    def __init__(self, scope: Scope, needs: set[str], looks: set[str]) -> None:
         self._scope = scope
         self._needs = needs
+        self._looks = looks
 
     def find(self, name: str, span: Span) -> Thing:
         """What a name stands for. Raises Mistake."""
@@ -66,18 +69,27 @@ class Resolver:
         if name == "pc":
             self._needs.add("regs")
             return computed(U64, span, lambda scope: scope.pc)
-        ring = RingThing(span)
-        if name == "cq":
-            return QueuesThing(ring, span)
-        if name == "sq":
-            return SqThing(ring, span)
-        if name in RING_FIELDS:
-            return ring.word(name, span)
+        of_ring = self._of_ring(name, span)
+        if of_ring is not None:
+            self._looks.add("ring")
+            return of_ring
         if name in _MOMENT:
             self._needs.add(name)
             return self._of_moment(name, span)
         number = self._scope.constants.get(name, constants().get(name))
         return None if number is None else constant(number, span)
+
+    def _of_ring(self, name: str, span: Span) -> Thing | None:
+        ring = RingThing(span)
+        match name:
+            case "ring":
+                return ring
+            case "cq":
+                return QueuesThing(ring, span)
+            case "sq":
+                return SqThing(ring, span)
+            case _:
+                return ring.word(name, span) if name in RING_FIELDS else None
 
     def _of_moment(self, name: str, span: Span) -> Node:
         def missing() -> Mistake:
@@ -103,7 +115,7 @@ class Resolver:
             return found.ljust(size, b"\0")
 
         if name == "ret":
-            return computed(U64, span, number)
+            return computed(S64, span, lambda scope: wrapped(number(scope), 64, True))
         if name == "helper":
             return Node(TEXT, span, string=helper)
         type_ = CQE if name == "cqe" else SQE
@@ -120,6 +132,8 @@ class Resolver:
             return f"local variables are not known: {scope.debug.why_no_dwarf}"
         if scope.debug is not None and scope.debug.object.btf is None:
             return "the object was compiled without -g: it has no names"
+        if scope.program is None:
+            return "no program is running here, whose variables there would be"
         return ""
 
     def _known(self) -> Iterator[str]:
@@ -149,6 +163,7 @@ class Resolver:
         addr = self._scope.data_address(section, offset)
         if addr is None:
             raise Mistake(span, f"{name} is in {section}, which has no memory")
+        self._looks.add("memory")
         type_ = ctype(debug.object.btf, type_id)
         return in_memory(type_, lambda _: addr, span, known_addr=addr)
 
@@ -175,13 +190,17 @@ class Resolver:
     def map(self, name: str, span: Span) -> MapThing | None:
         """A map of the object."""
         spec = self._scope.maps().get(name)
-        return None if spec is None else MapThing(spec, span)
+        if spec is None:
+            return None
+        self._looks.add("memory")
+        return MapThing(spec, span)
 
     def block(self, name: str, span: Span) -> Node | None:
         """A block of user memory, as an array of bytes."""
         found = self._scope.block(name)
         if found is None:
             return None
+        self._looks.add("memory")
         addr, size = found
         return in_memory(byte_array(size), lambda _: addr, span, known_addr=addr)
 

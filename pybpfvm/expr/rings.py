@@ -45,14 +45,7 @@ class RingThing:
     def word(self, field: str, span: Span) -> Node:
         """One of RING_FIELDS."""
         view = self.view
-
-        def get(scope: Scope) -> int:
-            try:
-                return view(scope).word(field)
-            except Unreadable as error:
-                raise Mistake(span, str(error)) from None
-
-        return computed(U64, span, get)
+        return _told(span, lambda scope: view(scope).word(field))
 
     def runs(self, program: str, span: Span) -> Node:
         """How often a program ran."""
@@ -100,7 +93,7 @@ class QueueThing:
             view, index = located(scope)
             return view.cq(index, name)
 
-        return computed(U64, span, get)
+        return _told(span, get)
 
     def cqe(self, ahead: Numbers, span: Span) -> Node:
         """The CQE so many places behind the oldest."""
@@ -127,7 +120,19 @@ class SqThing:
     def field(self, name: str, span: Span) -> Node:
         """One of SQ_FIELDS."""
         view = self.ring.view
-        return computed(U64, span, lambda scope: view(scope).sq(name))
+        return _told(span, lambda scope: view(scope).sq(name))
+
+
+def _told(span: Span, ask: Callable[[Scope], int]) -> Node:
+    """What a ring says of itself; what it does not say is a Mistake."""
+
+    def get(scope: Scope) -> int:
+        try:
+            return ask(scope)
+        except Unreadable as error:
+            raise Mistake(span, str(error)) from None
+
+    return computed(U64, span, get)
 
 
 @dataclass(frozen=True, slots=True)

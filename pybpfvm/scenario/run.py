@@ -29,6 +29,7 @@ from pybpfvm.scenario.compare import Finding, compare, differing
 from pybpfvm.scenario.invariants import Invariants
 from pybpfvm.scenario.live import Live, LiveRing, placed
 from pybpfvm.scenario.model import (
+    MAIN_RING,
     Action,
     Attach,
     Check,
@@ -289,6 +290,7 @@ def run_scenario(
         }
         rings: dict[str, HostRing] = {}
         first: HostRing | None = None
+        named = list(scenario.plans) != [MAIN_RING]
         for index, (name, plan) in enumerate(scenario.plans.items()):
             own: _Own = {
                 "seed": seed + (index << 32),
@@ -296,6 +298,7 @@ def run_scenario(
                 "faults": _faults(scenario, faults) if first is None else None,
                 "log": None if first is None else first.trace.append,
                 "record": record if first is None else None,
+                "name": name if named else "",
             }
             try:
                 ring = _make_ring(
@@ -418,6 +421,7 @@ class _Own(TypedDict):
     faults: Faults | None
     log: Callable[[str], None] | None
     record: str | os.PathLike[str] | None
+    name: str
 
 
 def _make_ring(
@@ -649,10 +653,11 @@ def _expectations_left(scenario: Scenario, step: int) -> int:
 def _collect(live: Live, progress: _Progress) -> None:
     """Add what the queues still hold to what the host has reaped."""
     progress.collecting = True
-    for one in live.rings.values():
-        one.counts = one.ring.counts.copy()
-        for cq in one.cqs:
-            progress.cqes[one.name].setdefault(cq, []).extend(one.ring.reap(cq))
+    with live.ring.machine.recorder.quiet():
+        for one in live.rings.values():
+            one.counts = one.ring.counts.copy()
+            for cq in one.cqs:
+                progress.cqes[one.name].setdefault(cq, []).extend(one.ring.reap(cq))
 
 
 def _step(step: Step, live: Live, progress: _Progress) -> None:

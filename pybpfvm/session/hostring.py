@@ -36,6 +36,7 @@ from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.faults import Fault, Faults, Missed
 from pybpfvm.uring_backend.restrictions import Restrict, Restrictions, Row
 from pybpfvm.uring_backend.settings import Capabilities, Settings
+from pybpfvm.uring_backend.sq import SqView
 
 if TYPE_CHECKING:
     from pybpfvm.uring_backend.sim.injector import Injector
@@ -130,8 +131,8 @@ class HostRing(ABC):
     requests (in `sim`) and programs meet, as values or text of `uring_backend.faults`. `task`
     makes the ring: its filters of requests are the first that the ring has. `beside` is a ring
     whose machine and faults this one shares. `record` is the file to which all that happens on its
-    machine is recorded until the ring is closed. `chooser` (in `sim`) decides what the seed
-    would."""
+    machine is recorded until the ring is closed, `name` what recordings call this ring. `chooser`
+    (in `sim`) decides what the seed would."""
 
     backend: Backend
 
@@ -149,6 +150,7 @@ class HostRing(ABC):
         task: Task | None,
         flags: int,
         record: str | os.PathLike[str] | None,
+        name: str,
         options: Mapping[str, Any],
         chooser: Chooser | None = None,
         beside: HostRing | None = None,
@@ -164,6 +166,8 @@ class HostRing(ABC):
         self._given_observer = observer
         recorder = self.machine.recorder
         how = {"seed": seed, "engine": engine, "budget_insns": budget_insns, **options}
+        if name:
+            how["name"] = name
         self.recording = None if record is None else os.fspath(record)
         self._recording_ends: Callable[[], object] | None = None
         if record is not None:
@@ -457,6 +461,10 @@ class HostRing(ABC):
     @abstractmethod
     def counts_so_far(self) -> Counts:
         """`counts`, as far as the observer was told, without making anything for it."""
+
+    @abstractmethod
+    def sq_view(self) -> SqView | None:
+        """The SQ, None where there is none: the ring was never used, or is closed."""
 
     def _end_recording(self) -> None:
         """The ring is closed: so is the recording that it began."""

@@ -55,6 +55,7 @@ from pybpfvm.uring_backend.loop.memory import ring_layout
 from pybpfvm.uring_backend.loop.ring import LoopBudgets
 from pybpfvm.uring_backend.loop.ring import LoopRing as CoreRing
 from pybpfvm.uring_backend.restrictions import Row
+from pybpfvm.uring_backend.sq import SqView
 
 # What the simplest programs ask for: one thread, no index array, every batch from SQE 0.
 LOOP_FLAGS = SETUP_SINGLE_ISSUER | SETUP_DEFER_TASKRUN | SETUP_NO_SQARRAY | SETUP_SQ_REWIND
@@ -67,9 +68,9 @@ class LoopRing(HostRing):
 
     `flags` and `cq_entries` are io_uring_setup's (SETUP_CQSIZE is added when `cq_entries` is
     given); `flags` None: what the ABI's simplest programs need (`flags_for`).
-    `backend`, `seed`, `verify`, `engine`, `faults`, `budget_insns`, `task`, `record`,
-    `chooser` and `kept` are those of Ring. `beside` is, too, but programs run only on the ring
-    that is entered.
+    `backend`, `seed`, `verify`, `engine`, `faults`, `budget_insns`, `task`, `record`, `name`,
+    `chooser` and `kept` are those of Ring. `beside` is, too, but programs run only on the ring that
+    is entered.
     `fd` is its descriptor, which goes into structs of callbacks; `attach` puts it there.
     """
 
@@ -95,6 +96,7 @@ class LoopRing(HostRing):
         chooser: Chooser | None = None,
         kept: Kept | None = None,
         record: str | os.PathLike[str] | None = None,
+        name: str = "",
     ) -> None:
         self._profile = profile_named(abi) if isinstance(abi, str) else abi
         if flags is None:
@@ -113,6 +115,7 @@ class LoopRing(HostRing):
             beside=beside,
             chooser=chooser,
             record=record,
+            name=name,
             options={
                 "backend": backend,
                 "entries": entries,
@@ -317,6 +320,10 @@ class LoopRing(HostRing):
         """io_uring_enter; see uring_backend.loop.ring."""
         return self.core.enter(to_submit, min_complete, flags, timeout_ns)
 
+    def sq_view(self) -> SqView | None:
+        """The SQ, None when the ring is closed."""
+        return None if self._closed else self.core.queues
+
     def wait_cqe(self, timeout_ns: int | None = None, cq: int = 0) -> Cqe:
         """The next CQE, reaped: enters until there is one, as libraries do.
 
@@ -391,6 +398,7 @@ class LoopRing(HostRing):
 
     def close(self) -> None:
         """Give everything back; twice is fine."""
+        self.machine.recorder.tell_queues()
         self._closed = True
         if self.core.operations is not None:
             self.core.close()  # else links would wait for its requests

@@ -42,6 +42,7 @@ from pybpfvm.uring_backend.kernel.loop import KernelLoop
 from pybpfvm.uring_backend.restrictions import Row
 from pybpfvm.uring_backend.ring import Ring as CoreRing
 from pybpfvm.uring_backend.setup import check_setup
+from pybpfvm.uring_backend.sq import SqView
 from pybpfvm.verifier.loadcheck import check_load
 from pybpfvm.verifier.usermemory.contract import Contract
 
@@ -58,10 +59,10 @@ class Ring(HostRing):
     the system's; docs/engines.md). `seed` decides everything in `sim`, and the programs' random
     numbers on both backends. `faults` are what requests (in `sim`) and programs meet, as values or
     text of `uring_backend.faults`. `task` is whose filters of requests the ring begins with
-    (docs/filters.md). `record` is a file to record to (docs/debugging.md). `chooser` (in `sim`)
-    decides the order of what is free; what is `kept` was made for an earlier ring with the same
-    programs, and is left for the next. Budgets: `budget_insns` for each run of a program, the rest
-    in `Budgets`.
+    (docs/filters.md). `record` is a file to record to, `name` what the ring is called there
+    (docs/debugging.md). `chooser` (in `sim`) decides the order of what is free; what is `kept` was
+    made for an earlier ring with the same programs, and is left for the next. Budgets:
+    `budget_insns` for each run of a program, the rest in `Budgets`.
     `beside` is another ring of the same thread, with the same backend: the two share files, sockets
     and descriptors, clock and faults, and while the host waits on one, programs run on both.
     """
@@ -90,6 +91,7 @@ class Ring(HostRing):
         chooser: Chooser | None = None,
         kept: Kept | None = None,
         record: str | os.PathLike[str] | None = None,
+        name: str = "",
     ) -> None:
         _require_sizes(cq_entries)
         super().__init__(
@@ -106,6 +108,7 @@ class Ring(HostRing):
             beside=beside,
             chooser=chooser,
             record=record,
+            name=name,
             options={
                 "backend": backend,
                 "entries": entries,
@@ -340,6 +343,10 @@ class Ring(HostRing):
             self.core.queue(builder.pack())
         return self.core.submit(wait_nr)
 
+    def sq_view(self) -> SqView | None:
+        """The SQ, None before the ring is used and when it is closed."""
+        return None if self._core is None or self._closed else self._core.sq
+
     # --- completions ------------------------------------------------------------------------
 
     def wait_cqe(self, timeout_ns: int | None = None, cq: int = 0) -> Cqe:
@@ -403,6 +410,7 @@ class Ring(HostRing):
         """Cancel everything and give it back; twice is fine."""
         if self._closed:
             return
+        self.machine.recorder.tell_queues()
         try:
             if self._core is not None:
                 self._core.close()

@@ -9,6 +9,7 @@ from typing import Any
 from pybpfvm.errors import InputError
 from pybpfvm.helpers.context import SocketNumbers
 from pybpfvm.memory import AddressSpace, UserFault
+from pybpfvm.trace.digest import READS, READS_TEXT, WRITES, Handed
 from pybpfvm.trace.format import Record
 from pybpfvm.trace.records import WORLD_KINDS, Ask, Kind, Numbers
 
@@ -42,15 +43,18 @@ class Answers:
         self._records: list[Record] = []
         self.answered = 0  # how many of the records are done with
         self.told = 0  # how many of them before the end of the last answer
+        self.handed: Handed | None = Handed()  # None: not all of the run was seen
 
     def begin(self, records: list[Record], *, whole: bool) -> None:
         """The records between a RUN and its END."""
         self._records, self.whole = records, whole
         self.answered = self.told = 0
+        self.handed = Handed()
 
     def go_on(self, answered: int) -> None:
         """As many of the records are done with as `answered` said once."""
         self.answered = answered
+        self.handed = None
         self.told = 1 + max(
             (at for at in range(answered) if self._records[at][0] in (Kind.ASKED, Kind.READ)),
             default=-1,
@@ -221,12 +225,14 @@ class _User:
 
     def user_read(self, addr: int, size: int) -> bytes:
         """What the program read then."""
+        self._access(READS, addr, size)
         if size and self._memory.is_user(addr, size):
             self._answers.take_read(addr, size)
         return self._memory.user_read(addr, size)
 
     def user_cstring(self, addr: int, limit: int = 4096) -> bytes:
         """What the program read then."""
+        self._access(READS_TEXT, addr, limit)
         region = self._memory.region_at(addr)
         if region is not None:
             if not self._memory.is_user(addr, 1):
@@ -236,7 +242,12 @@ class _User:
 
     def user_write(self, addr: int, data: bytes) -> None:
         """The program writes."""
+        self._access(WRITES, addr, len(data), data)
         self._memory.user_write(addr, data)
+
+    def _access(self, kind: int, addr: int, size: int, data: bytes = b"") -> None:
+        if self._answers.handed is not None:
+            self._answers.handed.access(kind, addr, size, data)
 
 
 def put(memory: AddressSpace, addr: int, data: bytes) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pybpfvm.helpers.context import LoopPort, RingPort, SocketNumbers
 from pybpfvm.memory import AddressSpace, UserFault
+from pybpfvm.trace.digest import READS, READS_TEXT, WRITES
 from pybpfvm.trace.records import Ask, Kind, Numbers
 
 if TYPE_CHECKING:
@@ -126,12 +127,14 @@ class RecordedUser:
 
     def user_read(self, addr: int, size: int) -> bytes:
         """As user memory is."""
+        self._recorder.handed.access(READS, addr, size)
         data = self._memory.user_read(addr, size)
         self._seen(addr, data)
         return data
 
     def user_cstring(self, addr: int, limit: int = 4096) -> bytes:
         """As user memory is. What is read is noted before it is looked at: others may write."""
+        self._recorder.handed.access(READS_TEXT, addr, limit)
         region = self._memory.region_at(addr)
         if region is None:
             return self._memory.user_cstring(addr, limit)
@@ -152,6 +155,7 @@ class RecordedUser:
 
     def user_write(self, addr: int, data: bytes) -> None:
         """As user memory is."""
+        self._recorder.handed.access(WRITES, addr, len(data), data)
         region = self._memory.region_at(addr)
         following = self._recorder.following
         if region is not None and following is not None:

@@ -22,7 +22,8 @@ from typing import Any, BinaryIO
 from pybpfvm.errors import InputError
 
 MAGIC = b"\x93pybpfvm"
-VERSION = 1
+VERSION = 2
+_READ_VERSIONS = (1, 2)  # 1 had no SQES, and no checksum of what runs handed over
 
 _START = struct.Struct("<8sH")
 _HEAD = struct.Struct("<II")
@@ -32,6 +33,11 @@ _CHUNK_BYTES = 1 << 18  # after so many of records a chunk is written
 _FLUSH_S = 0.25  # or after so long
 MAX_CHUNK_BYTES = 1 << 26  # of one with a large record, decompressed
 _MAX_ITEMS = 1 << 14  # of an array or a table in a record
+# In memory an array costs some fifty times what it may cost in the file: chunks that are larger
+# than those that whole records fill may have so many, and so many items in all of them.
+_LARGE_CHUNK_BYTES = 1 << 20
+_MAX_ARRAYS = 1 << 20
+_MAX_ALL_ITEMS = 1 << 22
 _KEPT_CHUNKS = 4
 
 Record = Sequence[Any]
@@ -116,6 +122,7 @@ class TraceFile:
         self.damage: InputError | None = None
         self.chunks: list[tuple[int, int, int]] = []  # (where its data is, bytes, decompressed)
         self._kept: dict[int, list[Record]] = {}
+        self.version = VERSION
         try:
             self._file: BinaryIO = open(self.path, "rb")  # noqa: SIM115
         except OSError as error:
@@ -161,12 +168,14 @@ class TraceFile:
                 remedy="make one with: pybpfvm run FILE --record NAME",
             )
         version = _START.unpack(start)[1]
-        if version != VERSION:
+        if version not in _READ_VERSIONS:
+            known = " and ".join(map(str, _READ_VERSIONS))
             raise InputError(
-                f"format version {version}, where this pybpfvm reads version {VERSION}",
+                f"format version {version}, where this pybpfvm reads versions {known}",
                 where=self.path,
                 remedy="use the version of pybpfvm that recorded it, or record again",
             )
+        self.version = version
 
     def _find_chunks(self) -> None:
         at = _START.size
@@ -233,6 +242,7 @@ class TraceFile:
             max_buffer_size=max(unpacked, 1),
             max_array_len=_MAX_ITEMS,
             max_map_len=_MAX_ITEMS,
+            list_hook=_Counting().array if unpacked > _LARGE_CHUNK_BYTES else None,
         )
         try:
             unpacker.feed(raw)
@@ -251,6 +261,20 @@ class TraceFile:
             for number in range(index, len(records)):
                 yield chunk, number, records[number]
             chunk, index = chunk + 1, 0
+
+
+class _Counting:
+    """Holds a chunk to what it may cost in memory."""
+
+    def __init__(self) -> None:
+        self._arrays = self._items = 0
+
+    def array(self, found: Sequence[Any]) -> Sequence[Any]:
+        self._arrays += 1
+        self._items += len(found)
+        if self._arrays > _MAX_ARRAYS or self._items > _MAX_ALL_ITEMS:
+            raise ValueError("it has too many parts")
+        return found
 
 
 __all__ = ["MAGIC", "VERSION", "Record", "TraceFile", "TraceWriter"]

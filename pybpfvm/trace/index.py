@@ -11,7 +11,8 @@ from typing import Any
 from pybpfvm.errors import InputError
 from pybpfvm.events import CqePosted, CqeReaped, RunEnded, RunFaulted, RunStarted
 from pybpfvm.trace.format import Record, TraceFile
-from pybpfvm.trace.records import Kind, event_number, field_of, items, kind_of
+from pybpfvm.trace.records import Ask, Kind, check_event, event_number, field_of, items, kind_of
+from pybpfvm.uring_backend.abi import SQE_BYTES
 
 Place = tuple[int, int]  # a chunk, and the number of a record in it
 
@@ -44,6 +45,8 @@ class RunEntry:
     how: tuple[str, str, str, int, str] | None = None
     digest: tuple[int, Sequence[Sequence[int]], Sequence[Any]] | None = None
     whole: bool = False
+    handed: int | None = None  # see Handed; None where the recording does not say
+    prints: int = 0  # how often it printed
     queues: tuple[str, str] | None = None  # where events and the ring's counters differ: both
 
 
@@ -134,6 +137,8 @@ class _Reader:
         if record[0] == Kind.ASKED and self._open is not None:
             if changes := items(record, int, tuple, _ANSWER, tuple)[4]:
                 _changes(changes)
+            if record[1] == Ask.LOG:
+                self._open.prints += 1
             return
         kind = kind_of(record)
         if (kind is Kind.HEADER) == bool(index.header) or index.closed:
@@ -148,7 +153,10 @@ class _Reader:
             case Kind.LOAD:
                 index.objects.append(items(record, dict)[1])
             case Kind.RING:
-                index.rings.append(items(record, int, dict)[2])
+                options = items(record, int, dict)[2]
+                if not isinstance(options.get("name", ""), str):
+                    raise InputError(f"a ring called {options['name']!r:.60}")
+                index.rings.append(options)
             case Kind.ENGINE:
                 self._engine(record)
             case Kind.CAME:
@@ -169,6 +177,10 @@ class _Reader:
                 self._need_run()
             case Kind.END:
                 self._end(place, record)
+            case Kind.SQES:
+                for one in items(record, int, int, int, int, tuple)[5]:
+                    if not isinstance(one, bytes) or len(one) not in (0, SQE_BYTES):
+                        raise InputError(f"an SQE {one!r:.60}")
             case Kind.CLOSED:
                 _, _, _, index.recorded_ns = items(record, int, int, int)
                 index.closed = True
@@ -209,11 +221,13 @@ class _Reader:
         self._open = entry
 
     def _end(self, place: Place, record: Record) -> None:
-        items(record, int, int, (tuple, type(None)), (tuple, type(None)))
+        handed = (int,) if len(record) == _END_ITEMS else ()
+        items(record, int, int, (tuple, type(None)), (tuple, type(None)), *handed)
         self._need_run()
         entry = self._open
         assert entry is not None
-        _, entry.r0, entry.insns, how, found = record
+        _, entry.r0, entry.insns, how, found, *more = record
+        entry.handed = more[0] if more else None
         if how is not None:
             if [type(one) for one in how] != [str, str, str, int, str]:
                 raise InputError(f"a run that ended by {how!r:.60}")
@@ -232,6 +246,7 @@ class _Reader:
 
     def _event(self, ring: int, number: int, fields: tuple[Any, ...]) -> None:
         self._index.events += 1
+        check_event(number, fields)
         if number == _POSTED:
             fate = fields[_POSTED_FATE]
             self._queues[ring][fields[_POSTED_CQ], fate] += 1
@@ -255,6 +270,7 @@ class _Reader:
         return None
 
 
+_END_ITEMS = 6  # of version 1 one less
 _INT_OR_NONE = (int, type(None))
 _ANSWER = (int, bytes, tuple, type(None))
 # Events are told apart by their numbers: making them of all would take most of the time.

@@ -29,7 +29,7 @@ from pybpfvm.memory import AddressSpace, Region
 from pybpfvm.program import Program
 from pybpfvm.recording import Recorded
 from pybpfvm.trace.asking import RecordedLoop, RecordedRing, RecordedUser, recorded_value
-from pybpfvm.trace.digest import digest
+from pybpfvm.trace.digest import Handed, digest
 from pybpfvm.trace.following import Changes, Following
 from pybpfvm.trace.objects import object_record
 from pybpfvm.trace.records import REGION_KINDS, WORLD_KINDS, Ask, Kind, Op, event_record
@@ -37,6 +37,7 @@ from pybpfvm.trace.records import REGION_KINDS, WORLD_KINDS, Ask, Kind, Op, even
 if TYPE_CHECKING:
     from pybpfvm.trace.format import Record, TraceWriter
     from pybpfvm.uring_backend.counts import Counts
+    from pybpfvm.uring_backend.sq import SqView
 
 # Regions that neither objects nor engines nor programs make.
 _KEPT_OPERATIONS = 10_000
@@ -47,6 +48,7 @@ _MAX_OBJECT_BYTES = 1 << 26
 _BYTES_A_RUN = 1024
 _INSNS_A_BYTE = 8
 _DIGEST_BYTES = 8192
+_MOST_SQES = 4096
 _T = TypeVar("_T")
 
 
@@ -78,9 +80,12 @@ class Recorder:
         self._writing = threading.Lock()
         self._one_run = threading.RLock()
         self._rings: list[weakref.ref[_Counting]] = []
+        self._queued: dict[int, tuple[int, int, int]] = {}  # head, tail, dropped of SQs as told
+        self.handed = Handed()
         self._engines = 0
         self._runs = self._insns = self._earned = 0
         self._owed = self._start_ns = 0
+        self._quiet = False
         self._at_work = -1  # the number of the object that is loaded or run
 
     # --- beginning and end ------------------------------------------------------------------
@@ -110,7 +115,7 @@ class Recorder:
             )
         self._writer = TraceWriter(path)
         self.following = Following()
-        self._images, self._rings = [], []
+        self._images, self._rings, self._queued = [], [], {}
         self._engines = self._runs = self._insns = self._owed = 0
         self._earned = _DIGEST_BYTES
         self._start_ns = time.perf_counter_ns()
@@ -132,6 +137,7 @@ class Recorder:
 
     def stop(self) -> None:
         """End the recording, if one is being made; twice is fine."""
+        self.tell_queues()
         writer, self._writer = self._writer, None
         if writer is None:
             return
@@ -161,6 +167,7 @@ class Recorder:
 
     def flush(self) -> None:
         """Have in the file what was recorded until now."""
+        self.tell_queues()
         with self._writing:
             if self._writer is not None:
                 self._writer.flush()
@@ -284,13 +291,37 @@ class Recorder:
         """Who is told of a ring's events: the recording, and `given`."""
 
         def see(event: Event) -> None:
-            record = event_record(ring, event)
+            record = None if self._quiet else event_record(ring, event)
             if record is not None:
                 self.put(record)
             if given is not None:
                 given(event)
 
         return see
+
+    def tell_queues(self) -> None:
+        """Note what is in SQs, where that is not what it was."""
+        if self._writer is None:
+            return
+        for number, known in enumerate(self._rings, 1):
+            ring = known()
+            queue = None if ring is None else ring.sq_view()
+            if queue is None:
+                continue
+            now = queue.head, queue.tail, queue.dropped
+            if self._queued.get(number) != now:
+                self._queued[number] = now
+                sqes = map(queue.fetch, range(min(queue.ready(), _MOST_SQES)))
+                self.put((Kind.SQES, number, *now, tuple(one or b"" for one in sqes)))
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """What rings tell here is not of what is recorded: whoever looks takes what is there."""
+        self._quiet = True
+        try:
+            yield
+        finally:
+            self._quiet = False
 
     def ends(self, ring: int, time_ns: int, kind: str, text: str) -> None:
         """Note how it ended, for whoever opens the recording: `kind` "stopped" or "failed"."""
@@ -394,6 +425,8 @@ class Recorder:
             if following is None:
                 yield ended
                 return
+            self.tell_queues()
+            self.handed = Handed()
             seen = None if packet is None else (packet.start, packet.size)
             place, changes = self.memory.place, following.before_run()
             self.put((Kind.RUN, engine, program.name, ctx_addr, seen, budget_insns, place, changes))
@@ -423,7 +456,7 @@ class Recorder:
             self._earned, self._owed = 0, seen.size + _DIGEST_BYTES
             queues = tuple(_queues(ring()) for ring in self._rings)
             found = (seen.memory, seen.maps, queues)
-        self.put((Kind.END, ended.r0, ended.insns, ended.how, found))
+        self.put((Kind.END, ended.r0, ended.insns, ended.how, found, self.handed.crc))
 
 
 @dataclass(slots=True)
@@ -441,6 +474,9 @@ class _Counting(Protocol):
     @property
     def counts_so_far(self) -> Counts:
         """Runs, instructions and CQEs so far."""
+
+    def sq_view(self) -> SqView | None:
+        """Its SQ, None where there is none by now."""
 
 
 def _queues(ring: _Counting | None) -> tuple[tuple[int, int, int, int], ...] | None:

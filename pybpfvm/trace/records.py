@@ -13,9 +13,11 @@
     ASKED   what a program asked for, what with, the answer (null: that raised; an array: numbers,
             or, empty, that there is none), changes of memory by it
     READ    address, bytes: what a program read of user memory, where a replay has it not
-    END     r0, instructions, how else it ended, digest
+    END     r0, instructions, how else it ended, digest, checksum of what was handed over (see
+            digest.py; not in version 1)
     EVENT   ring, what of `pybpfvm.events`, its fields
     CLOSED  runs, instructions, ns of wall time since the beginning
+    SQES    ring, head, tail, dropped, the SQEs in its SQ: where that is another than before
 
 A place is where program memory and handles come next (AddressSpace.place); changes are
 (address, bytes). All of a run stands between its RUN and END: ASKED and READ in order, and what
@@ -27,7 +29,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import IntEnum
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_type_hints
 
 from pybpfvm import events
 from pybpfvm.errors import InputError
@@ -55,6 +57,7 @@ class Kind(IntEnum):
     END = 11
     EVENT = 12
     CLOSED = 13
+    SQES = 14
 
 
 class Ask(IntEnum):
@@ -121,6 +124,16 @@ _EVENTS: tuple[tuple[type, tuple[str, ...]], ...] = tuple(
         events.Noted,
     )
 )
+# The types that the fields of each may have; bool is not int here.
+_TYPES: tuple[tuple[frozenset[type], ...], ...] = tuple(
+    tuple(
+        frozenset(get_args(hint) or (hint,))
+        for name, hint in get_type_hints(kind).items()
+        if name in fields
+    )
+    for kind, fields in _EVENTS
+)
+_KNOWN_TYPES: tuple[set[tuple[type, ...]], ...] = tuple(set() for _ in _EVENTS)
 _FIELDS: dict[type, tuple[int, Callable[[Any], tuple[Any, ...]]]] = {
     kind: (number, attrgetter(*fields)) for number, (kind, fields) in enumerate(_EVENTS)
 }
@@ -138,10 +151,26 @@ def event_record(ring: int, event: Event) -> Record | None:
 def event_of(record: Record) -> Event:
     """The event that `event_record` made. Raises InputError."""
     _, _, number, fields = items(record, int, int, tuple)
-    if not 0 <= number < len(_EVENTS) or len(fields) != len(_EVENTS[number][1]):
-        raise InputError(f"event {number} with {len(fields)} fields")
+    check_event(number, fields)
     event: Event = _EVENTS[number][0](*fields)
     return event
+
+
+def check_event(number: int, fields: tuple[Any, ...]) -> None:
+    """Raise InputError unless an event of this number has such fields."""
+    if not 0 <= number < len(_EVENTS):
+        raise InputError(f"event {number} with {len(fields)} fields")
+    given = tuple(map(type, fields))
+    known = _KNOWN_TYPES[number]
+    if given in known:
+        return
+    kind, names = _EVENTS[number]
+    if len(given) != len(names):
+        raise InputError(f"event {kind.__name__} with {len(given)} fields")
+    for name, allowed, one, value in zip(names, _TYPES[number], given, fields, strict=True):
+        if one not in allowed:
+            raise InputError(f"event {kind.__name__} with {name} {value!r:.60}")
+    known.add(given)
 
 
 def event_number(kind: type) -> int:

@@ -29,7 +29,7 @@ from pybpfvm.trace.digest import digest
 from pybpfvm.trace.format import Record, TraceFile
 from pybpfvm.trace.index import EngineEntry, Index, RunEntry, read_index
 from pybpfvm.trace.objects import recorded_object
-from pybpfvm.trace.records import KIND_OF_REGION, WORLD_KINDS, Kind, Op, event_of
+from pybpfvm.trace.records import KIND_OF_REGION, WORLD_KINDS, Ask, Kind, Op, event_of
 
 __all__ = ["Divergence", "Prepared", "Replay", "Totals"]
 
@@ -275,6 +275,10 @@ class Replay:
             self._answers.leave()
             return
         self._answers.end()
+        handed = self._answers.handed
+        if handed is not None and entry.handed is not None and handed.crc != entry.handed:
+            what = "the checksum of what it read and wrote of user memory"
+            raise Diverged(what, f"{entry.handed:08x}", f"{handed.crc:08x}")
         then, now = _end_then(entry), _end_now(ended)
         if then != now:
             raise Diverged("how the run ends", then, now)
@@ -357,6 +361,12 @@ class Replay:
         return None
 
     # --- records ----------------------------------------------------------------------------
+
+    def prints(self, number: int) -> Iterator[tuple[int, str]]:
+        """What run `number` printed: (which of the records within it that is, the text)."""
+        for place, record in enumerate(self.inside(number)):
+            if record[0] == Kind.ASKED and record[1] == Ask.LOG:
+                yield place, str(record[2][0]) if record[2] else ""
 
     def events_before(self, number: int) -> Iterator[Event]:
         """What rings told between run `number` and the one before."""

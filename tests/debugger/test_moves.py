@@ -9,13 +9,17 @@ from random import Random
 
 import pytest
 
+from pybpfvm.cli import main
 from pybpfvm.debugger import Breakpoint, Debugger, Position, Stop
 from pybpfvm.debugger.debugger import How
 from pybpfvm.engine import Paused
 from pybpfvm.errors import InputError
 from pybpfvm.memory import RegionKind
-from tests.debugger.recordings import COUNTDOWN, NAME, generated, record_example, record_text
+from pybpfvm.session import LoadedProgram
+from pybpfvm.verifier.verdict import Accepted, Statistics
+from tests.debugger.recordings import COUNTDOWN, NAME, ROOT, generated, record_example, record_text
 
+CHECKS = ROOT / "tests" / "acceptance" / "load_checks.v2.bpf.o"
 State = tuple[Position, object, int]
 
 
@@ -246,3 +250,27 @@ def test_a_budget_is_no_instruction(tmp_path: Path) -> None:
         assert debugger.position == Position(0, 50)
         assert debugger.frames()
         assert debugger.move("stepi", backward=True).position == Position(0, 49)
+
+
+def test_a_verified_program_that_faults_opens_at_the_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That is a bug of ours: the command that is named opens what was recorded, at the fault."""
+    path, scenario = tmp_path / "t", tmp_path / "s.toml"
+    scenario.write_text(
+        f'object = "{CHECKS}"\nabi = "iouring-v2"\nprograms = ["return_unknown"]\n'
+        "user.word = { u32 = [1234] }\n"
+        'steps = [{ submit = [{ prog = "return_unknown", user_data = { block = "word" } }] }]\n'
+    )
+    monkeypatch.setattr(LoadedProgram, "verdict", lambda *_, **__: Accepted(Statistics()))
+    assert main(["run", str(scenario), "--record", str(path)]) == 70
+    error = capsys.readouterr().err
+    assert "return_unknown was verified, and faulted all the same" in error
+    assert error.endswith(f"recording: {path}, open it: pybpfvm debug {path}\n")
+    monkeypatch.undo()
+    with Debugger(path) as debugger:
+        fault = debugger.history.fault()
+        assert fault is not None
+        assert debugger.position == fault
+        assert debugger.frames()[0].program.name == "return_unknown"
+    assert main(["replay", str(path)]) == 0

@@ -114,7 +114,7 @@ _LOOKS = [
     ("display me.hits", "1: me.hits = 3"),
     ("si", "1: me.hits = 3"),
     ("watch players[1].hits", "Watchpoint 1: players[1].hits, 4 bytes"),
-    ("rc", "Breakpoint 1"),
+    ("rc", "Watchpoint 1: players[1].hits: 2 -> 3"),
     ("info b", "1  data  players[1].hits"),
     ("up", "error: there is no frame 1"),
     ("tbreak helper io_uring_reap_cqe", "Breakpoint 2: player+"),
@@ -122,7 +122,7 @@ _LOOKS = [
     ("p nothing", "error: column 1: nothing is called 'nothing' here"),
     ("goto 99:1", "has no position 99:1"),
     ("break nowhere", "error: no breakpoint there"),
-    ("break 36 if", "Breakpoint"),
+    ("break 36 if", "error: if what?"),
     ("condition 1", ""),
     ("help step", "to the next line"),
 ]

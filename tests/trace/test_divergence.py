@@ -49,10 +49,21 @@ def _another_question(record: list[Any]) -> None:
     record[2] = (*record[2][:-1], 77)
 
 
+def _other_memory(record: list[Any]) -> None:
+    """END: the program read or wrote other user memory than it does."""
+    record[5] ^= 1
+
+
 CHANGES: list[tuple[str, Kind, Change, str]] = [
     ("result", Kind.END, _another_result, "how the run ends"),
     ("instructions", Kind.END, _more_instructions, "how the run ends"),
     ("trap", Kind.END, _a_trap, "how the run ends"),
+    (
+        "memory",
+        Kind.END,
+        _other_memory,
+        "the checksum of what it read and wrote of user memory",
+    ),
     ("question", Kind.ASKED, _another_question, "what the program asks for"),
 ]
 

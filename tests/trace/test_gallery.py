@@ -10,7 +10,7 @@ from pybpfvm.scenario import parse
 from pybpfvm.session.hostring import BackendName
 from pybpfvm.uring_backend.faults import parse_faults
 from tests.support.session_ring import need_backend
-from tests.trace.recordings import recorded, require_same
+from tests.trace.recordings import recorded, replayed, require_same
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SCENARIOS = sorted(path for path in EXAMPLES.glob("*/scenario*.toml"))
@@ -39,6 +39,19 @@ def test_verified_programs_on_the_jit_and_the_simulated_ring(path: Path, tmp_pat
 def test_sandboxed_programs_on_the_interpreter(path: Path, tmp_path: Path) -> None:
     trace = tmp_path / "t.bpftrace"
     require_same(trace, recorded(parse(path), trace, engine="interp", verify=False))
+
+
+@pytest.mark.parametrize("name", ["03_pingpong", "11_copy", "loop_echo"])
+def test_what_llvm_compiled(name: str, tmp_path: Path) -> None:
+    """Recorded with that engine, replayed with each, that one too."""
+    pytest.importorskip("llvmlite", reason="the extra llvm is not installed")
+    trace = tmp_path / "t.bpftrace"
+    outcome = recorded(parse(EXAMPLES / name / "scenario.toml"), trace, engine="llvm")
+    assert outcome.engine == "llvm"
+    require_same(trace, outcome)
+    found, replay = replayed(trace, "llvm")
+    assert found is None
+    assert replay.totals.insns == outcome.insns > 0
 
 
 @pytest.mark.parametrize("backend", ["kernel", "liburing"])

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from pybpfvm import events
+from pybpfvm.debugger import Debugger
 from pybpfvm.errors import InputError
 from pybpfvm.memory import AddressSpace, RegionKind
 from pybpfvm.scenario import parse
 from pybpfvm.trace.format import TraceFile, TraceWriter
-from pybpfvm.trace.records import REGION_KINDS, Kind
+from pybpfvm.trace.records import REGION_KINDS, Kind, event_number, field_of
 from pybpfvm.trace.replay import Replay
 from tests.trace.recordings import REPLAYERS, changed, recorded, records_of, write_records
 
@@ -97,3 +99,49 @@ def test_a_chunk_of_more_records_than_are_written_is_damage(tmp_path: Path) -> N
     with TraceFile(path) as file:
         assert not list(file.all_records())
         assert "too many" in str(file.damage)
+
+
+# An event's kind, and a value that one of its fields can not have.
+_FIELDS: list[tuple[type, str, object]] = [
+    (events.CqePosted, "cq", "0"),
+    (events.CqePosted, "res", b"0"),
+    (events.CqePosted, "request", "1"),
+    (events.CqeReaped, "user_data", None),
+    (events.SqeIssued, "sqe", "text"),
+    (events.SqeIssued, "user_data", True),
+    (events.RunStarted, "program", 7),
+    (events.RunEnded, "wait_cq", ()),
+    (events.RequestEnded, "quiet", 1),
+    (events.RequestStarted, "time_ns", {}),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"), _FIELDS, ids=[f"{row[0].__name__}.{row[1]}" for row in _FIELDS]
+)
+def test_fields_of_events_have_types(
+    kind: type, field: str, value: object, pingpong: Path, tmp_path: Path
+) -> None:
+    """One clear error, where the record stands; what is before it can be used."""
+    path, records = tmp_path / "t", records_of(pingpong)
+    number = event_number(kind)
+    at = next(n for n, one in enumerate(records) if one[:1] == (Kind.EVENT,) and one[2] == number)
+    fields = list(records[at][3])
+    fields[field_of(kind, field)] = value
+    records[at] = (*records[at][:3], tuple(fields))
+    write_records(path, records)
+    with Debugger(path) as debugger:
+        damage = str(debugger.history.replay.damage)
+        assert f"record {at}: event {kind.__name__} with {field} {value!r}" in damage
+        debugger.move("continue")
+        assert debugger.rings()
+
+
+def test_sqes_are_sqes(pingpong: Path, tmp_path: Path) -> None:
+    path, records = tmp_path / "t", records_of(pingpong)
+    at = next(n for n, one in enumerate(records) if one[0] == Kind.SQES)
+    for wrong in ((b"short",), (7,)):
+        records[at] = (*records[at][:5], wrong)
+        write_records(path, records)
+        with Debugger(path) as debugger:
+            assert "an SQE" in str(debugger.history.replay.damage)

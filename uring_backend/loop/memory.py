@@ -198,6 +198,25 @@ class LoopMemory:
         start = slot * self._setup.sqe_bytes
         return bytes(self._sq[start : start + SQE_BYTES])
 
+    @property
+    def head(self) -> int:
+        """How many SQEs were consumed, modulo 2^32, as the header says."""
+        return self._words[_SQ_HEAD]
+
+    @property
+    def tail(self) -> int:
+        """How many were published, modulo 2^32."""
+        return self._words[_SQ_TAIL]
+
+    @property
+    def dropped(self) -> int:
+        """Entries whose index named no SQE."""
+        return self._words[_DROPPED]
+
+    def ready(self) -> int:
+        """Published SQEs that were not consumed; of a ring that rewinds its SQ none ever is."""
+        return 0 if self._setup.rewinds else self.available()
+
     def consume(self, count: int) -> None:
         """So many entries were taken from the head."""
         if not self._setup.rewinds:

@@ -1,8 +1,8 @@
 """A debug adapter: what each request of a client does, in the order that they come.
 
-Requests are answered one after the other: what comes while the program moves waits until that has
-ended. The thread that reads ends a move for those that can not wait: a pause, and a client that
-leaves or is gone.
+Requests are answered one after the other. While the program moves the thread that reads answers
+those that can not wait: it ends the move for a pause, and for a client that leaves or is gone;
+refuses to move a second time; and tells the threads. All else waits until the move has ended.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 from typing import Any
 
 from pybpfvm.debugger.dap import arguments as wanted
@@ -38,14 +38,15 @@ _STOP_AT = ("auto", "start", "end")
 # What can be asked before anything is launched.
 _EARLY = frozenset({"initialize", "launch", "attach", "disconnect", "terminate", "cancel"})
 _LEAVING = frozenset({"disconnect", "terminate"})
-_ENDING_MOVES = frozenset({"pause", "cancel"})
+_MOVES = frozenset({"continue", "reverseContinue", "next", "stepIn", "stepOut", "stepBack"})
+_NOT_STOPPED = "notStopped"  # the protocol's word for why something can not be done now
 _AGAIN_S = 0.02
 _FILTERS = (
     ("trap", "Traps", "A program does what it must not", True, ""),
     ("hang", "Hangs", "The ring can make no progress any more", True, ""),
     ("failed", "Failed expectations", "The recorded run did not do what was expected", True, ""),
     ("cqe", "CQEs with res < 0", "A completion with an error is posted", False, "an expression"),
-    ("helper", "Helper calls", "A helper is called", False, "the helper's name"),
+    ("helper", "Helper calls", "A helper is called", False, "its name, or: its name if ret < 0"),
 )
 CAPABILITIES: Body = {
     "supportsConfigurationDoneRequest": True,
@@ -103,6 +104,8 @@ class Adapter:
         self._interrupting = Event()  # the client does not want to wait any longer
         self._leaving = Event()
         self._moving = Event()
+        self._running = False  # from when a move is asked for until its end is told
+        self._run_lock = Lock()  # of that and of whether it is to be interrupted
         self._then: list[Callable[[], None]] = []  # once the request was answered
         self._connection = Connection(source, sink, self._came)
 
@@ -121,20 +124,52 @@ class Adapter:
 
     # --- the thread that reads ----------------------------------------------------------------
 
-    def _came(self, request: Request | None) -> None:
+    def _came(self, request: Request | None) -> bool:
+        """Whether that was all there is to do about it."""
         if request is None or request.command in _LEAVING:
             self._leaving.set()
-        elif request.command in _ENDING_MOVES:
+        elif request.command == "cancel":
             self._interrupting.set()
         else:
-            return
+            return self._while_running(request)
         self._interrupt()
-        if self._moving.is_set():  # a move that was just about to begin did not hear it
-            time.sleep(_AGAIN_S)
+        return False
+
+    def _while_running(self, request: Request) -> bool:
+        """Answer what can not wait until a move has ended, if one is going on."""
+        command = request.command
+        with self._run_lock:
+            if not self._running:
+                self._running = command in _MOVES and self._configured
+                return False
+            try:
+                if command == "pause":
+                    self._connection.answer(request)
+                    self._interrupting.set()
+                elif command in _MOVES or command == "goto":
+                    self._connection.refuse(request, _NOT_STOPPED)
+                elif command == "threads" and self._session is not None:
+                    self._connection.answer(request, {"threads": self._session.threads()})
+                else:
+                    return False
+            except ClientGone:
+                return True
+        if command == "pause":
             self._interrupt()
+        return True
+
+    def _rests(self) -> None:
+        """No move is going on any more."""
+        with self._run_lock:
+            self._running = False
+            self._interrupting.clear()
 
     def _interrupt(self) -> None:
-        if self._session is not None:
+        if self._session is None:
+            return
+        self._session.interrupt()
+        if self._moving.is_set():  # a move that was just about to begin did not hear it
+            time.sleep(_AGAIN_S)
             self._session.interrupt()
 
     # --- requests -----------------------------------------------------------------------------
@@ -155,21 +190,26 @@ class Adapter:
 
     def _answer(self, request: Request) -> None:
         """Do what is asked, and tell that it was done or why it was not."""
+        show = False
         try:
             body = self._done(request)
         except ClientGone:
             raise
         except Refused as refused:
-            self._connection.refuse(request, str(refused), show=refused.show)
+            reason, show = str(refused), refused.show
         except ArgumentsError as error:
-            self._connection.refuse(request, str(error))
+            reason = str(error)
         except PybpfvmError as error:
-            self._connection.refuse(request, str(error), show=request.command == "launch")
+            reason, show = str(error), request.command == "launch"
         except (Exception, RecursionError) as error:
             reason = f"internal error (a bug of pybpfvm, please report it): {error!r}"
-            self._connection.refuse(request, reason, show=True)
+            show = True
         else:
             self._connection.answer(request, body)
+            return
+        if request.command in _MOVES:
+            self._rests()
+        self._connection.refuse(request, reason, show=show)
 
     def _done(self, request: Request) -> Body | None:
         command = request.command
@@ -311,6 +351,8 @@ class Adapter:
         """Move, and tell where that ended."""
         session = self.session
         title = "Going back" if move.backward else "Going on"
+        with self._run_lock:
+            self._running = True
         self._moving.set()
         try:
             with self._progress(title) as progress:
@@ -321,7 +363,7 @@ class Adapter:
             stop = session.broken(str(error))
         finally:
             self._moving.clear()
-        self._interrupting.clear()
+        self._rests()
         if not self._leaving.is_set():
             self._connection.event("stopped", stop)
 

@@ -137,7 +137,8 @@ class Breakpoints:
                     both = f"({condition}) && cqe.res < 0" if condition else "cqe.res < 0"
                     asked.append((Breakpoint("cqe", condition=both), {}))
                 case name if name == _HELPER and condition:
-                    asked.append((Breakpoint("helper", helper=condition), {}))
+                    helper, _, more = condition.partition(" if ")
+                    asked.append((Breakpoint("helper", helper=helper, condition=more), {}))
                 case name if name == _HELPER:
                     asked.append(("say which helper: its name is the condition", {}))
                 case name if name in _AT_THE_END:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from queue import Empty, Queue
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any, Protocol
 
 from pybpfvm.debugger.dap.wire import BadMessage, BrokenStream, Readable, encoded, read_message
@@ -46,15 +46,17 @@ class ClientGone(Exception):
 
 class Connection:
     """Messages from `source` and to `sink`. `came` is told each request at once, from the thread
-    that reads, None when there will be no more."""
+    that reads, and None when there will be no more; where it says that it has answered one, `next`
+    will not give it."""
 
     def __init__(
-        self, source: Readable, sink: Writable, came: Callable[[Request | None], None]
+        self, source: Readable, sink: Writable, came: Callable[[Request | None], bool]
     ) -> None:
         self._source = source
         self._sink = sink
         self._came = came
         self._seq = 0
+        self._sending = Lock()
         self._waiting: Queue[Request | Unusable | None] = Queue(_MOST_WAITING)
         self._ended = False
         Thread(target=self._read, daemon=True).start()
@@ -85,8 +87,8 @@ class Connection:
                 found = _request(message)
                 if found is None:
                     continue
-                if isinstance(found, Request):
-                    self._came(found)
+                if isinstance(found, Request) and self._came(found):
+                    continue
                 self._waiting.put(found)
         except BrokenStream as error:
             self._waiting.put(Unusable(str(error)))
@@ -121,15 +123,15 @@ class Connection:
         }
 
     def _send(self, message: dict[str, Any], body: Mapping[str, Any] | None) -> None:
-        self._seq += 1
-        message = {"seq": self._seq, **message}
         if body is not None:
             message["body"] = body
-        try:
-            self._sink.write(encoded(message))
-            self._sink.flush()
-        except (OSError, ValueError):
-            raise ClientGone from None
+        with self._sending:
+            self._seq += 1
+            try:
+                self._sink.write(encoded({"seq": self._seq, **message}))
+                self._sink.flush()
+            except (OSError, ValueError):
+                raise ClientGone from None
 
 
 def _request(message: Mapping[str, Any]) -> Request | Unusable | None:

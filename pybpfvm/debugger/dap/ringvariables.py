@@ -10,14 +10,14 @@ from pybpfvm.debugger.dap.variables import Shown, group
 from pybpfvm.debugger.ringstate import QueueState, RequestState, RingState
 from pybpfvm.errors import errno_name
 from pybpfvm.filters.context import opcode_name
-from pybpfvm.uring_backend.abi import Cqe
+from pybpfvm.uring_backend.abi import Cqe, Sqe
 
 
 def ring_shown(ring: RingState, bpf_opcode: int | None) -> Shown:
     """A ring, to be unfolded. `bpf_opcode` is that of requests that are programs."""
     children = [
         Shown("time", f"{ring.time_ns} ns"),
-        Shown("SQ", "" if ring.sq_entries is None else f"{ring.sq_entries} entries"),
+        _sq(ring, bpf_opcode),
         *(_queue(number, queue) for number, queue in sorted(ring.queues.items())),
         _requests("in flight", ring.inflight, bpf_opcode),
         _requests("parked", ring.parked, bpf_opcode),
@@ -29,6 +29,30 @@ def ring_shown(ring: RingState, bpf_opcode: int | None) -> Shown:
         children.append(Shown("host", f"waits for {wanted} CQE(s) on CQ {cq}"))
     value = f"{len(ring.inflight)} in flight, {len(ring.parked)} parked"
     return Shown(ring.name, value, inside=lambda: iter(children), count=len(children))
+
+
+def _sq(ring: RingState, bpf_opcode: int | None) -> Shown:
+    size = "" if ring.sq_entries is None else f"{ring.sq_entries} entries"
+    if ring.queue is None or not ring.queue.sqes:
+        return Shown("SQ", size)
+    sqes = [_sqe(f"[{number}]", raw, bpf_opcode) for number, raw in enumerate(ring.queue.sqes)]
+    value = f"{len(sqes)} of {size}" if size else f"{len(sqes)} SQE(s)"
+    return Shown("SQ", value, inside=lambda: iter(sqes), count=len(sqes), indexed=True)
+
+
+def _sqe(name: str, raw: bytes, bpf_opcode: int | None) -> Shown:
+    if not raw:
+        return Shown(name, "names no SQE")
+    sqe = Sqe.unpack(raw)
+    op = "BPF" if sqe.opcode == bpf_opcode else opcode_name(sqe.opcode)
+    fields = [
+        Shown("opcode", op),
+        Shown("fd", str(sqe.fd)),
+        Shown("user_data", f"{sqe.user_data:#x}"),
+        Shown("sqe", raw.hex(" ")),
+    ]
+    value = f"{op}, fd = {sqe.fd}, user_data = {sqe.user_data:#x}"
+    return Shown(name, value, inside=lambda: iter(fields), count=len(fields))
 
 
 def _queue(number: int, queue: QueueState) -> Shown:

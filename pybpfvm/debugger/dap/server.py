@@ -40,7 +40,7 @@ def _serve(client: socket.socket) -> None:
 def _refuse(client: socket.socket) -> None:
     """Answer the first request of a client that there is no place for."""
     with client.makefile("wb") as sink:
-        connection = Connection(Incoming(client.recv), sink, lambda _: None)
+        connection = Connection(Incoming(client.recv), sink, lambda _: False)
         with suppress(ClientGone):
             request = connection.next()
             if isinstance(request, Request):

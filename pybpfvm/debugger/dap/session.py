@@ -236,6 +236,10 @@ class Session:
             if reason == "exception":
                 title = f"{first.kind}: {first.where}"
                 self._exception = first.kind, stop.text
+            if stop.changes:
+                title = "; ".join(
+                    f"{one.breakpoint.where}: {one.old} -> {one.new}" for one in stop.changes
+                )
         elif stop.reason == "trap" or stop.reason == "diverged":
             self._exception = stop.reason, stop.text
         elif stop.reason == "end":

@@ -19,6 +19,7 @@ from pybpfvm.report.words import printable
 
 _MOST_STEPS = 1_000_000
 _IF = re.compile(r"(?:^|\s)if\b\s*(.*)$", re.DOTALL)
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _MOVES: dict[str, How] = {
     "step": "step",
     "next": "next",
@@ -113,7 +114,7 @@ class Commands(Looking):
         yield one("list", ("l",), "[LINE | FUNCTION]", "source", self._list)
         yield one("disas", ("disassemble",), "[all]", "instructions", self._disas)
         yield one("info", ("i",), " | ".join(INFO), "what there is", self._info)
-        yield one("ring", (), "[NUMBER]", "queues and requests", self._ring)
+        yield one("ring", (), "[NAME | NUMBER]", "queues and requests", self._ring)
         yield one("maps", (), "[NAME]", "maps and their elements", self._maps)
         yield one("timeline", (), "", "the whole recording as a picture", self._timeline)
         yield one("help", ("h",), "[COMMAND]", "this", self._help)
@@ -154,12 +155,40 @@ class Commands(Looking):
         before, _, word = line.rpartition(" ")
         if not before.strip():
             return [name for name in sorted(self._names) if name.startswith(word)]
-        first = before.split()[0]
-        if first in ("info", "i"):
-            return [name for name in INFO if name.startswith(word)]
-        if first in ("help", "h"):
-            return [name for name in self.all if name.startswith(word)]
-        return [name for name in self._c_names() if name.startswith(word)]
+        first, *rest = before.split()
+        known: Iterable[str]
+        try:
+            command = self._command(first).name
+        except InputError:
+            command = ""
+        match command:
+            case "info":
+                known = INFO
+            case "help":
+                known = self.all
+            case "break" | "tbreak" | "dprintf" if "if" not in rest:
+                known = self._places(rest)
+            case "goto":
+                known = ("start", "end", "fault")
+            case "maps":
+                known = self.debugger.maps()
+            case _:
+                known = self._c_names()
+        return [name for name in known if name.startswith(word)]
+
+    def _places(self, before: Sequence[str]) -> list[str]:
+        """What could name a place behind these words."""
+        placing = self.debugger.placing
+        match before:
+            case []:
+                return sorted({*placing.functions(), "helper", "cqe", "run", "trap"})
+            case ["helper"]:
+                names = placing.helpers()
+                return [*names, *(f"bpf_{one}" for one in names if not one.startswith("bpf_"))]
+            case ["run"]:
+                return [program.name for _, program in placing.programs]
+            case _:
+                return ["if"]
 
     def _c_names(self) -> list[str]:
         debugger = self.debugger
@@ -191,10 +220,12 @@ class Commands(Looking):
         self.frame, self._listed = 0, None
         match stop.reason:
             case "breakpoint":
-                numbers = ", ".join(str(one.id) for one in stop.breakpoints)
-                self._say(self._paint(f"Breakpoint {numbers}", "bold"))
-            case "end" | "start":
-                self._say(f"The {stop.reason} of the recording.")
+                self._met(stop)
+            case "start":
+                self._say("The start of the recording.")
+            case "end":  # where one is says so
+                for line in self.debugger.ended().splitlines():
+                    self._say(printable(line))
             case "trap":
                 self._say(self._paint(f"Trap: {stop.text.partition(',')[0]}", "bold", "red"))
             case "pause":
@@ -208,6 +239,18 @@ class Commands(Looking):
                 self._say(f"the condition of breakpoint {one.id} had no value: {one.failed}")
         self.where()
 
+    def _met(self, stop: Stop) -> None:
+        """Say which breakpoints were met, and what became of what they watch."""
+        changed = {one.breakpoint.id for one in stop.changes}
+        numbers = ", ".join(str(one.id) for one in stop.breakpoints if one.id not in changed)
+        if numbers:
+            self._say(self._paint(f"Breakpoint {numbers}", "bold"))
+        for one in stop.changes:
+            watched = one.breakpoint
+            name = watched.expression or watched.where
+            number = self._paint(f"Watchpoint {watched.id}", "bold")
+            self._say(f"{number}: {name}: {printable(one.old)} -> {printable(one.new)}")
+
     def _goto(self, text: str) -> None:
         history = self.debugger.history
         named = {"start": history.start, "end": history.end, "fault": history.fault()}
@@ -215,12 +258,36 @@ class Commands(Looking):
         if text in named:
             position = named[text]
             if position is None:
-                raise InputError("no fault ended the recording")
-        elif colon:
-            position = Position(self._number(run), self._number(insns))
+                raise InputError("no fault ended the recording", remedy="goto end")
+        elif run.isdigit() and (insns.isdigit() or not colon):
+            position = self._position(int(run), int(insns)) if colon else self._insn(int(run))
         else:
-            position = history.position_of(self._number(text))
+            raise InputError(
+                f"{text!r} is no position" if text else "goto where?",
+                remedy="RUN:INSNS, a number of instructions, start, end or fault",
+            )
         self._stopped(self.debugger.goto(position))
+
+    def _position(self, run: int, insns: int) -> Position:
+        history = self.debugger.history
+        position, runs = Position(run, insns), len(history.runs)
+        if position == history.end or (run < runs and insns <= history.length(run)):
+            return position
+        if run < runs:
+            there = f"run {run} has {history.length(run)} instructions"
+            last = Position(run, history.length(run))
+        else:
+            there = f"there are {runs} runs, numbered from 0"
+            last = history.end
+        raise InputError(f"no position {position}: {there}", remedy=f"the last is {last}")
+
+    def _insn(self, number: int) -> Position:
+        history = self.debugger.history
+        if number > history.insns:
+            raise InputError(
+                f"the recording has {history.insns:,} instructions", remedy="goto end is its end"
+            )
+        return history.position_of(number)
 
     def _seek(self, text: str) -> None:
         first = text.startswith(("first ", "last "))
@@ -258,19 +325,25 @@ class Commands(Looking):
 
     def _dprintf(self, text: str) -> None:
         place, comma, message = text.partition(",")
-        if not comma:
+        message = message.strip()
+        if not comma or not message:
             raise InputError("dprintf says what?", remedy="dprintf PLACE, TEXT with {EXPR}s")
         one = self._parsed(place)
-        message, one.condition = _split_if(message)
-        one.log_message = message.strip().removeprefix('"').removesuffix('"')
+        quoted = _QUOTED.match(message)
+        if quoted is not None:
+            rest, one.condition = _split_if(message[quoted.end() :])
+            if rest:
+                raise InputError(f"{rest!r} behind the text", remedy='dprintf PLACE, "TEXT"')
+            one.log_message = quoted[1]
+        else:
+            one.log_message, one.condition = _split_if(message)
         self._set(one)
 
     def _set(self, one: Breakpoint) -> None:
-        self.debugger.set_breakpoint(one)
+        if not self.debugger.resolve(one).verified:
+            raise InputError(f"no breakpoint there: {one.message}")
+        self.debugger.set_breakpoint(one, self.frame if self.debugger.frames() else 0)
         what = "Watchpoint" if one.kind == "data" else "Breakpoint"
-        if not one.verified:
-            self.debugger.clear(one.id)
-            raise InputError(f"no breakpoint there: {one.message}", remedy="info functions")
         self._say(f"{what} {one.id}: {one.where}")
 
     def _parsed(self, text: str) -> Breakpoint:
@@ -362,10 +435,12 @@ class Commands(Looking):
 
 
 def _split_if(text: str) -> tuple[str, str]:
-    """What stands before `if`, and behind it."""
+    """What stands before `if`, and behind it. InputError where that is nothing."""
     found = _IF.search(text)
     if found is None:
         return text.strip(), ""
+    if not found[1].strip():
+        raise InputError("if what?", remedy="an expression, as in: if cqe.res < 0")
     return text[: found.start()].strip(), found[1].strip()
 
 

@@ -18,6 +18,7 @@ from pybpfvm.report.paint import Paint
 from pybpfvm.report.timeline import Setting
 from pybpfvm.report.timeline_builder import TimelineBuilder
 from pybpfvm.report.words import printable
+from pybpfvm.uring_backend.abi import SQE_BYTES, Sqe
 
 _AROUND = 5  # lines before and behind, in a listing
 _MOST_ROWS = 40
@@ -308,10 +309,11 @@ class Looking:
     def _ring(self, text: str) -> None:
         rings = self.debugger.rings()
         if text:
-            number = self._number(text)
-            if not 1 <= number <= len(rings):
-                raise InputError(f"there is no ring {number}", remedy=f"1 to {len(rings)}")
-            rings = [rings[number - 1]]
+            numbers = [n for n, one in enumerate(rings, 1) if text in (one.name, str(n))]
+            if not numbers:
+                known = ", ".join(one.name for one in rings) or "the recording has none"
+                raise InputError(f"there is no ring {text}", remedy=known)
+            rings = [rings[numbers[0] - 1]]
         if not rings:
             self._say("the recording has no ring")
         for ring in rings:
@@ -367,7 +369,10 @@ class Looking:
     def _timeline(self, _: str) -> None:
         history = self.debugger.history
         rings = history.replay.index.rings
-        names = {f"ring{n}": len(one.get("cq_entries", (0,))) for n, one in enumerate(rings, 1)}
+        names = {
+            name: len(one.get("cq_entries", (0,)))
+            for name, one in zip(history.ring_names, rings, strict=True)
+        }
         builder = TimelineBuilder(rings=names if len(rings) > 1 else None)
         start = None
         for event in self._events():
@@ -388,7 +393,7 @@ class Looking:
             told = [*history.told_before(run)]
             told += history.told_in(run) if run < len(history.runs) else ()
             for one in told:
-                yield OfRing(f"ring{one.ring}", one.event) if several else one.event
+                yield OfRing(history.ring_name(one.ring), one.event) if several else one.event
 
     def _number(self, text: str, most: int = 1 << 62) -> int:
         try:
@@ -403,6 +408,7 @@ class Looking:
 def ring_lines(ring: RingState, opcode: Callable[[int], str]) -> Iterator[str]:
     """A ring, line by line; `opcode` names those of requests."""
     yield f"{ring.name}: {ring.time_ns / 1e6:.3f} ms, SQ of {ring.sq_entries or '?'} entries"
+    yield from _sqe_lines(ring, opcode)
     for number, queue in sorted(ring.queues.items()):
         lost = f", {queue.lost} lost" if queue.lost else ""
         waiting = f", {len(queue.backlog)} wait for room" if queue.backlog else ""
@@ -423,6 +429,21 @@ def ring_lines(ring: RingState, opcode: Callable[[int], str]) -> Iterator[str]:
         cq, wanted = ring.host_waits
         what = f"until CQ {cq} holds {wanted}" if wanted else "until no request lives"
         yield f"  the host waits {what}"
+
+
+def _sqe_lines(ring: RingState, opcode: Callable[[int], str]) -> Iterator[str]:
+    """What waits in the SQ."""
+    queue = ring.queue
+    if queue is None or not (queue.sqes or queue.dropped):
+        return
+    dropped = f", {queue.dropped} named none" if queue.dropped else ""
+    yield f"  SQ: {len(queue.sqes)} SQEs{dropped}"
+    for raw in list(queue.sqes)[:_MOST_ROWS]:
+        if len(raw) < SQE_BYTES:
+            yield "    an entry that names no SQE"
+            continue
+        sqe = Sqe.unpack(raw)
+        yield f"    {opcode(sqe.opcode)}, fd {sqe.fd}, user_data {sqe.user_data:#x}"
 
 
 __all__ = ["INFO", "Looking", "ring_lines"]

@@ -211,6 +211,35 @@ def test_a_pause_ends_a_move(long: Path) -> None:
         assert client.frames(1)
 
 
+def test_what_comes_while_the_program_runs_is_answered_at_once(long: Path) -> None:
+    """A second move is refused, the threads are told, and a pause is answered before the stop."""
+    with inside() as client:
+        client.start(recording=str(long), stopAt="start")
+        _set_turns(client, condition="turn > 5000000")
+        client.ask("continue", threadId=1)
+        for command in ("continue", "next", "stepBack", "reverseContinue"):
+            with pytest.raises(Failed, match="notStopped"):
+                client.ask(command, threadId=1)
+        with pytest.raises(Failed, match="notStopped"):
+            client.ask("goto", threadId=1, targetId=1)
+        assert client.ask("threads")["threads"]
+        assert not [one for one in client.events if one["event"] == "stopped"]
+        client.ask("pause", threadId=1)
+        assert not [one for one in client.events if one["event"] == "stopped"]
+        assert client.event("stopped")["reason"] == "pause"
+        assert client.move("stepIn")["reason"] == "step"
+
+
+def test_a_pause_of_what_stands_still_changes_nothing(recording: Path) -> None:
+    with inside() as client:
+        client.start(recording=str(recording), stopAt="start")
+        client.ask("pause", threadId=1)
+        assert client.move("next")["reason"] == "step"
+        with pytest.raises(Failed, match="threadId"):
+            client.ask("next")
+        assert client.move("next")["reason"] == "step"
+
+
 def test_a_client_that_is_killed_leaves_nothing_behind(long: Path) -> None:
     with spawned() as client:
         client.start(recording=str(long), stopAt="start")

@@ -186,13 +186,20 @@ def test_what_can_be_no_condition_is_said_where_it_was_set(client: Client) -> No
 
 
 def test_logpoints_tell_and_go_on(client: Client) -> None:
-    _set(client, {"line": _HITS, "logMessage": "hit {ball.user_data} of {me.own_cq}, {nothing}"})
+    message = "hit {ball.user_data} of {me.own_cq}, {*(u64 *)0}"
+    _set(client, {"line": _HITS, "logMessage": message})
     assert client.move("continue")["reason"] == "end"
     lines = client.output["console"].splitlines()
     assert [line.partition(",")[0] for line in lines] == [
         f"hit {n} of {1 + n % 2}" for n in range(11)
     ]
     assert all("<" in line.partition(",")[2] for line in lines)
+
+
+def test_a_typo_in_a_logpoint_is_said_where_it_was_set(client: Client) -> None:
+    (one,) = _set(client, {"line": _HITS, "logMessage": "hit {ball.user_dato}"})
+    assert not one["verified"]
+    assert "no member 'user_dato'" in one["message"]
 
 
 def test_breakpoints_move_to_where_code_is(client: Client) -> None:
