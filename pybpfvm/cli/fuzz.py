@@ -194,9 +194,7 @@ def _repeat(args: argparse.Namespace, target: Target) -> int:
             remedy="repeat it as the line `repeat:` of its finding.txt says",
         )
     if args.format == "json":
-        report = Campaign(target, first=0, corpus=_holding(data), shrink_seconds=0).run(
-            Budget(count=1)
-        )
+        report = Campaign(target, corpus=_holding(data), shrink_seconds=0).run(Budget(count=1))
         print_json("fuzz/1", document(report))
         return report.exit_code
     heading(f"fuzz {target.name}: {args.repeat}: {tried.outcome}")

@@ -117,6 +117,7 @@ class ProgramTarget(Target):
     """
 
     name = "engine"
+    seed_executions = _TURN
 
     def __init__(
         self,
@@ -188,6 +189,12 @@ class ProgramTarget(Target):
 
     # --- running -----------------------------------------------------------------------------
 
+    def begin(self) -> None:
+        self._seen.clear()
+        self._counted = 0
+        if self._edges is not None:
+            self._edges.begin()
+
     def turn(self, seed: int, corpus: Sequence[bytes], most: int) -> Turn:
         random = Random(seed)
         base = bytes(self._place.size) if not corpus else random.choice(corpus)
@@ -231,6 +238,8 @@ class ProgramTarget(Target):
     def _execute(self, data: bytes | bytearray) -> tuple[str, Problem | None, frozenset[object]]:
         """One run on the JIT: how it ended, what is wrong, and what is covered if that is new."""
         place, edges = self._place, self._edges
+        if self.before is not None:
+            self.before(data)
         place.put(data)
         self._ring.begin(place.choices)
         trap: Trap | None = None
@@ -544,8 +553,15 @@ class _Edges:
         numbers = [block_number(name, pc) for pc in outline.blocks(helpers)]
         pairs = {(one >> 1) ^ two for one in numbers for two in numbers}
         pairs |= set(numbers)  # the first block of a run: nothing was before it
-        self._indices: list[int] = sorted(pairs) if len(pairs) <= _MOST_PAIRS else []
+        self._expected = sorted(pairs) if len(pairs) <= _MOST_PAIRS else []
+        self._indices: list[int] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """Know only of edges that are expected, and of none that was taken."""
+        self._indices = list(self._expected)
         self._take()
+        self.clear()
 
     def _take(self) -> None:
         padded = [*self._indices, 0, 0][: max(2, len(self._indices))]
