@@ -23,7 +23,7 @@ from random import Random
 from typing import Any
 
 from pybpfvm.engine import RunEnvironment
-from pybpfvm.errors import InputError, Trap, TrapKind, UnsupportedError
+from pybpfvm.errors import InputError, NotAccepted, Trap, TrapKind, UnsupportedError
 from pybpfvm.fuzz.mutation import change_in_place, mutate
 from pybpfvm.fuzz.target import Problem, Target, Tried, Turn, without_chunks
 from pybpfvm.helpers.context import HelperContext
@@ -40,7 +40,7 @@ from pybpfvm.program import BPF_F_RDONLY_PROG
 from pybpfvm.recording import EDGE_MAP_BYTES, NOTHING, Recording, block_number
 from pybpfvm.session.engines import jit_refusal
 from pybpfvm.session.objects import LoadedObject
-from pybpfvm.verifier.verdict import Accepted
+from pybpfvm.verifier.verdict import Accepted, Rejected
 from pybpfvm.vm.interp import Interpreter
 
 CHOICE_BYTES = 8
@@ -113,7 +113,7 @@ class ProgramTarget(Target):
     `invariant` is asked after every run; `helpers` are Python functions in the place of helpers,
     by name, called with the arguments r1 to r5: their result is r0. `unverified`: run it though
     the verifier does not accept it; then its traps are findings all the same. `coverage` False:
-    no edges, every input counts the same. InputError for what can not be run, or is not accepted.
+    no edges, every input counts the same. InputError for what can not be run, NotAccepted.
     """
 
     name = "engine"
@@ -136,10 +136,11 @@ class ProgramTarget(Target):
         self.verdict = verdict = loaded.verdict()
         _check(profile, self._where)
         if not isinstance(verdict, Accepted) and not unverified:
-            raise InputError(
+            raise NotAccepted(
                 "the verifier does not accept the program",
                 where=self._where,
                 remedy="`pybpfvm verify` says why; --no-verify fuzzes it all the same",
+                rejected=isinstance(verdict, Rejected),
             )
         self.notes: list[str] = []
         if not isinstance(verdict, Accepted):

@@ -8,9 +8,14 @@ import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
+import pybpfvm
 from pybpfvm.fuzz.campaign import Recipe
+from pybpfvm.fuzz.program_runs import ProgramTarget
 from pybpfvm.fuzz.target import OneByOne, Problem, Tried, without_chunks
+
+HELLO = Path(__file__).parents[2] / "examples/01_hello/prog.v3.bpf.o"
 
 
 class Letters(OneByOne):
@@ -87,6 +92,11 @@ class Alphabet(Letters):
         if letter is not None:
             problem = Problem(f"{letter}/twice", f"{letter} is there twice", text)
         return Tried("twice" if problem else "fine", tried.accepted, pairs, tried.hits, problem)
+
+
+def hello() -> ProgramTarget:
+    """The first example, on changed inputs."""
+    return ProgramTarget(pybpfvm.load(HELLO, abi="iouring-v3"))
 
 
 def recipe(**how: object) -> Recipe:

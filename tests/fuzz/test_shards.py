@@ -12,6 +12,8 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,12 @@ from pybpfvm.fuzz.campaign.plan import Plan
 from pybpfvm.fuzz.campaign.processes import Processes
 from pybpfvm.fuzz.campaign.shard import Kind, Performance, Result, Shard
 from pybpfvm.fuzz.corpus import Corpus
-from tests.fuzz.letters import Alphabet, recipe
+from pybpfvm.fuzz.engine import EngineTarget
+from pybpfvm.fuzz.loader import LoaderTarget
+from pybpfvm.fuzz.ring import RingTarget
+from pybpfvm.fuzz.verifier import VerifierTarget
+from pybpfvm.session.engines import jit_refusal
+from tests.fuzz.letters import Alphabet, hello, recipe
 
 ROOT = Path(__file__).parents[2]
 COUNT = 1500
@@ -143,6 +150,43 @@ def test_workers_that_die_all_the_time_end_the_campaign(monkeypatch: pytest.Monk
         pytest.raises(InputError, match="worker processes died"),
     ):
         Campaign(Alphabet(), workers=workers).run(Budget(count=10_000))
+
+
+@pytest.mark.parametrize(
+    ("make", "seeds"),
+    [
+        (VerifierTarget, 40),
+        (EngineTarget, 4),
+        (LoaderTarget, 60),
+        (partial(RingTarget, kernel=False), 12),
+        (hello, 20),
+    ],
+    ids=["verifier", "engine", "loader", "ring", "program"],
+)
+def test_a_shard_of_each_target_is_the_same_anywhere(make: Any, seeds: int) -> None:
+    if make in (EngineTarget, hello) and jit_refusal() is not None:
+        pytest.skip(str(jit_refusal()))
+    target = make()
+    most = seeds * target.seed_executions
+    first = Shard(Kind.SEEDS, 0, 0, seeds, most)
+    kept = Performance(target, first, lambda _: False).run().kept
+    assert kept
+    second = replace(
+        first,
+        number=1,
+        first=seeds,
+        corpus=tuple(data for data, _ in kept),
+        known=frozenset(one for _, features in kept for one in features),
+    )
+    here = Performance(target, second, lambda _: False).run()
+    target.close()
+    with processes(Recipe(make), 1) as workers:
+        workers.submit(second)
+        results: list[Result] = []
+        while not results:
+            results = workers.wait(60)
+    assert results[0].executions >= seeds
+    assert replace(results[0], seconds=0.0) == replace(here, seconds=0.0)
 
 
 # --- plans ----------------------------------------------------------------------------------
@@ -282,7 +326,12 @@ from pathlib import Path
 from pybpfvm.fuzz.campaign import Budget, Campaign
 from pybpfvm.fuzz.campaign.journal import Journal
 from pybpfvm.fuzz.campaign.processes import Processes
-from tests.fuzz.letters import Alphabet, recipe
+from pybpfvm.fuzz.engine import EngineTarget
+from pybpfvm.fuzz.loader import LoaderTarget
+from pybpfvm.fuzz.ring import RingTarget
+from pybpfvm.fuzz.verifier import VerifierTarget
+from pybpfvm.session.engines import jit_refusal
+from tests.fuzz.letters import Alphabet, hello, recipe
 
 if __name__ == "__main__":
     made = recipe(slow=0.002)

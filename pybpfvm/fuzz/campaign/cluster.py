@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 import uuid
+from contextlib import suppress
 from typing import Any, Final
 
 import distributed
@@ -79,7 +80,7 @@ class Cluster:
     def wait(self, seconds: float) -> list[Result]:
         futures = list(self._shards)
         try:
-            with released():
+            with released(), self._client.as_current():
                 distributed.wait(futures, timeout=seconds, return_when="FIRST_COMPLETED")
         except TimeoutError:
             return []
@@ -149,13 +150,15 @@ def _perform(recipe: Recipe, about: dict[str, Any], shard: Shard, event: str) ->
     target = _target(recipe, about)
     worker = distributed.get_worker()
     stopped = distributed.Event(event)
-    asked = time.monotonic()
-    answer: bool = stopped.is_set()
+    asked = float("-inf")
+    answer = False
 
     def stop(_: Performance) -> bool:
         nonlocal asked, answer
         if time.monotonic() - asked > _ASK_SECONDS:
-            asked, answer = time.monotonic(), stopped.is_set()
+            asked = time.monotonic()
+            with suppress(OSError, RuntimeError):  # this worker is about to go
+                answer = stopped.is_set()
         return answer
 
     return str(worker.name), Performance(target, shard, stop).run()
