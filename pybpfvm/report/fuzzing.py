@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pybpfvm.fuzz.campaign import Campaign, Report
 from pybpfvm.fuzz.campaign.workers import Working
 from pybpfvm.fuzz.findings import Finding
+from pybpfvm.fuzz.kernel_verdicts import KERNEL
 from pybpfvm.report.progress import Progress, on_stderr, short_number
 
 _WIDTH = 100
@@ -73,6 +74,9 @@ def lines(report: Report) -> Iterator[str]:
         yield f"  {what}: {len(known) - len(never)} of {len(known)} hit"
         if never:
             yield from _wrapped(f"never: {', '.join(name.strip() for name in never)}", "    ")
+    if KERNEL in report.hits:
+        counts = ", ".join(f"{count:,} {how}" for how, count in sorted(report.hits[KERNEL].items()))
+        yield f"  beside the running kernel: {counts}"
     for note in report.notes:
         yield f"  note: {note}"
     if report.interrupted:
@@ -140,6 +144,7 @@ def document(report: Report) -> dict[str, object]:
         "added": report.added,
         "hits": {what: dict(report.hits.get(what, {})) for what in report.known},
         "never": {what: report.never(what) for what in report.known},
+        "kernel": dict(report.hits.get(KERNEL, {})),
         "notes": list(report.notes),
         "interrupted": report.interrupted,
         "findings": [_finding(found) for found in report.findings.values()],

@@ -120,7 +120,7 @@ def test_nor_that_workers_are_killed(plain: tuple[Any, ...]) -> None:
             for _ in range(3):
                 if ended.wait(0.7):
                     return
-                os.kill(random.choice(workers._workers).process.pid or 0, signal.SIGKILL)
+                os.kill(random.choice(workers.pids), signal.SIGKILL)
 
         killer = threading.Thread(target=kill)
         killer.start()

@@ -53,6 +53,11 @@ class Processes:
         theirs.close()
         return _Worker(process, ours, working)
 
+    @property
+    def pids(self) -> list[int]:
+        """The numbers of the processes."""
+        return [one.process.pid or 0 for one in self._workers]
+
     def submit(self, shard: Shard) -> None:
         number = next(at for at, one in enumerate(self._workers) if one.shard is None)
         worker = self._workers[number]
