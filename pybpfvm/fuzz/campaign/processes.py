@@ -45,6 +45,14 @@ class Processes:
         self._recipe = recipe
         self._deaths = 0
         self._workers = [self._started(one) for one in self.working]
+        try:
+            with released():
+                for worker in self._workers:
+                    wait([worker.conn])  # the time of a campaign begins when all are there
+                    self._heard(worker)
+        except BaseException:
+            self.close()
+            raise
 
     def _started(self, working: Working) -> _Worker:
         ours, theirs = _context.Pipe()
@@ -93,8 +101,13 @@ class Processes:
             said = worker.conn.recv()
         except (EOFError, OSError):
             worker.process.join()
-            return self._made_up_for(worker, death(worker.process.exitcode))
+            how = death(worker.process.exitcode)
+            if worker.shard is None:
+                raise InternalError(f"a worker ended before it began: {how}") from None
+            return self._made_up_for(worker, how)
         worker.heard = time.monotonic()
+        if said is None:
+            return None  # it is there
         if isinstance(said, str):
             raise InternalError(f"a worker failed: {said}")
         working, (executions, findings) = worker.working, worker.before
@@ -163,6 +176,7 @@ def _serve(conn: Connection, recipe: Recipe) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who waits for us has it
     try:
         target = recipe.make()
+        conn.send(None)
         told = time.monotonic()
 
         def stop(now: Performance) -> bool:
