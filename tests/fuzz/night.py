@@ -127,29 +127,40 @@ class Night:
             "load": os.getloadavg()[0],
             "interrupted": False,
             "parts": [],
+            "left out": [],
+            "rows": [],
         }
         out.mkdir(parents=True, exist_ok=True)
 
     def run(self, plan: Sequence[tuple[Part, float]]) -> None:
-        """Do the parts."""
+        """Do the parts; what starting them takes longer, those behind it have less."""
         begun = time.monotonic()
-        for part, seconds in plan:
+        end = begun + sum(seconds for _, seconds in plan)
+        for number, (part, seconds) in enumerate(plan):
+            left = sum(seconds for _, seconds in plan[number:])
+            seconds *= min(1.0, (end - time.monotonic()) / left)
+            if seconds < LEAST_SECONDS / 3:
+                self.report["left out"].append(part.title)
+                continue
             print(f"{time.strftime('%H:%M:%S')} {part.title} ({seconds:.0f} s)", flush=True)
             done = self._done(part, seconds)
             self.report["parts"].append(done)
             self.report["seconds"] = time.monotonic() - begun
             self.report["load"] = os.getloadavg()[0]
             self.report["interrupted"] = self.interrupted
+            self.report["rows"] = [list(row) for row in rows(self.report)]
             self.write()
             if self.interrupted:
-                return
+                break
+        self.write()
 
     def _done(self, part: Part, seconds: float) -> dict[str, Any]:
         words = [*part.words, "--seconds", f"{seconds:.0f}", "--seed", str(self.seed)]
         if part.group != "schedules":
             name = re.sub(r"[^a-z0-9]+", "-", " ".join(part.words[1:]).lower())
-            words += ["--jobs", str(self.jobs), "--corpus", str(self.out / "corpus" / name)]
-            words += ["--out", str(self.out / "findings")]
+            out = Path(os.path.relpath(self.out, ROOT))
+            words += ["--jobs", str(self.jobs), "--corpus", str(out / "corpus" / name)]
+            words += ["--out", str(out / "findings")]
         command = [sys.executable, "-m", "pybpfvm", *words, "--format", "json"]
         process = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -263,6 +274,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.exit(f"fuzz-night: {error}")
     night = Night(args.out.resolve(), args.minutes, args.jobs, args.seed)
     night.run(list(shared_out(known, args.minutes * 60, args.seed // _DAY)))
+    for what, figure in rows(night.report):
+        print(f"{what}: {figure}")
     print(f"{night.found} findings; {night.out / 'report.html'}, report.json")
     if args.minutes >= KEPT_MINUTES and not night.interrupted:
         keep("fuzz", "make fuzz-night", rows(night.report))

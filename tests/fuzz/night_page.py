@@ -9,10 +9,12 @@ from pybpfvm.report.htmlpage import asset, document, text_of
 
 _MOST_NEVER = 60  # names that a list shows before it is folded away
 
+_SCRIPT = 'document.documentElement.dataset.ready = "1";'
 _STYLE = """
 main { max-width: 1100px; } header, footer { max-width: 1100px; }
 main section { margin: 22px 0; }
-h3 { margin: 18px 0 4px; }
+.finding .what .soft { font-weight: 400; }
+h3 { margin: 18px 0 4px; text-transform: none; letter-spacing: 0; font-size: .9rem; }
 .scroll-x { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { text-align: left; padding: 4px 10px 4px 0; border-bottom: 1px solid var(--line);
@@ -48,7 +50,7 @@ def page(report: Mapping[str, Any]) -> str:
         )
     )
     title = f"fuzz-night {report['date']} · pybpfvm"
-    return document(title, asset("page.css") + _STYLE, "", body, {})
+    return document(title, asset("page.css") + _STYLE, _SCRIPT, body, {})
 
 
 def _documents(report: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
@@ -84,7 +86,7 @@ def _head(report: Mapping[str, Any]) -> Iterator[str]:
     if compared:
         tiles.append((f"{agreed:,} of {compared:,}", "verdicts agree with the kernel's", ""))
     if failed:
-        tiles.append((f"{failed}", "parts ended without a report", "rejected"))
+        tiles.append((f"{failed}", f"part{'s' * (failed > 1)} ended without a report", "rejected"))
     minutes = report["seconds"] / 60
     ended = ", interrupted" if report["interrupted"] else ""
     yield (
@@ -125,8 +127,8 @@ def _finding(part: Mapping[str, Any], found: Mapping[str, Any]) -> str:
         name, message, command = found["bucket"], found["message"], found["command"]
         more = (
             f"{found['count']:,} inputs, first with seed {found['seed']:,} after "
-            f"{found['executions']:,} executions; {found['first_bytes']:,} bytes, made "
-            f"{found['input_bytes']:,}"
+            f"{found['executions']:,} executions; made smaller from "
+            f"{found['first_bytes']:,} to {found['input_bytes']:,} bytes"
         )
     return (
         f'<div class="finding"><p class="what">{text_of(name)} '
@@ -202,6 +204,7 @@ def _never(report: Mapping[str, Any]) -> Iterator[str]:
 
 def _notes(report: Mapping[str, Any]) -> Iterator[str]:
     notes = [(part["title"], note) for part, one in _documents(report) for note in one["notes"]]
+    notes += [(title, "there was no time left for it") for title in report["left out"]]
     if notes:
         yield "<section><h2>Not done, or done twice</h2><ul>"
         for title, note in notes:
