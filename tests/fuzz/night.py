@@ -158,9 +158,9 @@ class Night:
         words = [*part.words, "--seconds", f"{seconds:.0f}", "--seed", str(self.seed)]
         if part.group != "schedules":
             name = re.sub(r"[^a-z0-9]+", "-", " ".join(part.words[1:]).lower())
-            out = Path(os.path.relpath(self.out, ROOT))
-            words += ["--jobs", str(self.jobs), "--corpus", str(out / "corpus" / name)]
-            words += ["--out", str(out / "findings")]
+            below = Path(os.path.relpath(self.out, ROOT))
+            words += ["--jobs", str(self.jobs), "--corpus", str(below / "corpus" / name)]
+            words += ["--out", str(below / "findings")]
         command = [sys.executable, "-m", "pybpfvm", *words, "--format", "json"]
         process = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
