@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check format lint types imports unit bench prove oracle oracle-engines oracle-ring servers soak mutate fuzz-planted figures bytecode objects clean
+.PHONY: demo test check format lint types imports unit bench prove oracle oracle-engines oracle-ring servers soak mutate fuzz-planted fuzz-night figures bytecode objects clean
 
 $(VENV)/.ready: setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "pybpfvm needs Python 3.11 or newer")'
@@ -78,6 +78,11 @@ mutate: $(VENV)/.ready
 # cold starts.
 fuzz-planted: $(VENV)/.ready
 	$(BIN)/python -m tests.fuzz.planted
+
+# Every oracle of the fuzzer for MINUTES, and one report: build/fuzz-night/report.html and report.json.
+MINUTES ?= 480
+fuzz-night: $(VENV)/.ready
+	$(BIN)/python -m tests.fuzz.night --minutes $(MINUTES)
 
 # The tables of README.md, from what the campaigns above kept in docs/evidence/ and bench/results.json.
 figures: $(VENV)/.ready

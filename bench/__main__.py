@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import (
+    campaigns,
     dap,
     debugger,
     domains,
@@ -64,6 +65,7 @@ PARTS: dict[str, tuple[str, Callable[[], Rows]]] = {
     "expressions": ("Expressions", expressions.run),
     "verifier": ("Verifier", verification.run),
     "fuzz": ("Fuzzing", fuzz.run),
+    "campaigns": ("Campaigns", campaigns.run),
 }
 
 

@@ -2,7 +2,8 @@
 
     PybpfvmError
     ├── InputError          bad ELF, BTF, bytecode, text, option: who gave it can mend it  (exit 2)
-    │   └── UnsupportedErrorwell-formed, but a feature this version does not have          (exit 3)
+    │   ├── UnsupportedErrorwell-formed, but a feature this version does not have          (exit 3)
+    │   └── NotAccepted     a program that must be safe, and is not, or may not be     (exit 1, 3)
     ├── RingError           an io_uring call was refused; carries errno                    (exit 2)
     ├── LoadRejected        a program the kernel of its ABI would not load; carries errno  (exit 1)
     ├── Trap                a running program did something it must not                    (exit 4)
@@ -72,6 +73,17 @@ def errno_name(number: int) -> str:
     name."""
     number = abs(number)
     return _errno.errorcode.get(number) or _KERNEL_ONLY.get(number, str(number))
+
+
+class NotAccepted(InputError):
+    """A program that the verifier does not accept, where only what it accepts is run.
+
+    `exit_code` is 1 for one that it rejects, 3 for one of which it does not know.
+    """
+
+    def __init__(self, reason: str, *, where: str, remedy: str, rejected: bool) -> None:
+        super().__init__(reason, where=where, remedy=remedy)
+        self.exit_code = 1 if rejected else 3
 
 
 class RingError(PybpfvmError):

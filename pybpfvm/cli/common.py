@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from pybpfvm.program import BpfObject, Program
 # C sources, objects and scenarios that ship with the package.
 EXAMPLES = Path(__file__).parents[1] / "examples"
 _LARGEST = (1 << 63) - 1
+_MAX_JOBS = 256
 
 
 def add_abi_arguments(parser: argparse.ArgumentParser) -> None:
@@ -120,6 +122,17 @@ def positive_seconds(text: str) -> float:
     if not 0 < value < 1 << 31:
         raise argparse.ArgumentTypeError(f"{text} is out of range: more than 0")
     return value
+
+
+def jobs(text: str) -> int:
+    """argparse type: a number of processes, which is that of CPUs for 0."""
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0 <= number <= _MAX_JOBS:
+        raise argparse.ArgumentTypeError(f"{text} is out of range: 0 to {_MAX_JOBS}")
+    return number or len(os.sched_getaffinity(0))
 
 
 def _integer(text: str, low: int) -> int:

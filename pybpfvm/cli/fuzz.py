@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from contextlib import ExitStack, closing
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from pybpfvm.cli.common import (
     add_abi_arguments,
+    jobs,
     kconfig,
     not_negative,
     overrides,
@@ -17,8 +21,11 @@ from pybpfvm.cli.common import (
     settings,
     target_btf,
 )
-from pybpfvm.errors import InputError
-from pybpfvm.fuzz.campaign import Budget, Campaign, Report
+from pybpfvm.errors import InputError, UnsupportedError
+from pybpfvm.fuzz.campaign import Budget, Campaign, Recipe, Report
+from pybpfvm.fuzz.campaign.journal import Journal
+from pybpfvm.fuzz.campaign.plan import AHEAD
+from pybpfvm.fuzz.campaign.workers import Workers
 from pybpfvm.fuzz.corpus import (
     MAX_INPUT_BYTES,
     Corpus,
@@ -39,8 +46,14 @@ from pybpfvm.report.terminal import heading
 DEFAULT_SECONDS = 60.0
 _OUT = "pybpfvm-findings"
 _MIXED = ("near", "near", "valid", "near", "hostile")
-_EPILOG = """exit codes: 0 nothing was found; 1 something was; 2 usage or unreadable input; 3 its
-target can not run here; 130 interrupted, with the whole report"""
+_EPILOG = """exit codes: 0 nothing was found; 1 something was, or the program is rejected; 2 usage
+or unreadable input; 3 its target can not run here, or the verifier does not know; 130 interrupted,
+with the whole report"""
+# Options that change nothing about what a shard comes to.
+_NO_MATTER = frozenset(
+    {"command", "seconds", "count", "seed", "corpus", "out", "repeat", "format"}
+    | {"jobs", "scheduler", "journal", "ahead"}
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -144,6 +157,30 @@ def _add_campaign(parser: argparse.ArgumentParser) -> None:
         "--repeat", metavar="FILE", help="try this input alone, and say what it shows"
     )
     group.add_argument("--format", choices=("text", "json"), default="text", help="default text")
+    group = parser.add_argument_group("who does it")
+    who = group.add_mutually_exclusive_group()
+    who.add_argument(
+        "-j",
+        "--jobs",
+        type=jobs,
+        metavar="N",
+        help="so many processes; 0: one a CPU (without: this one, which an input may take down)",
+    )
+    who.add_argument(
+        "--scheduler", metavar="ADDRESS", help="the workers of a Dask scheduler (extra cluster)"
+    )
+    group.add_argument(
+        "--journal",
+        metavar="FILE",
+        help="note what is done, or go on with a campaign that noted it there",
+    )
+    group.add_argument(
+        "--ahead",
+        type=positive,
+        default=AHEAD,
+        metavar="N",
+        help=f"shards under way at once, for large clusters (default {AHEAD})",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -152,26 +189,69 @@ def run(args: argparse.Namespace) -> int:
         return _cmin(args)
     if args.task == "tmin":
         return _tmin(args)
-    target = _TARGETS[args.task](args)
+    target = _target(args)
     try:
         if args.repeat is not None:
             return _repeat(args, target)
+        report = _campaign(args, target)
+    finally:
+        target.close()
+    _print(args, report)
+    return report.exit_code
+
+
+def _campaign(args: argparse.Namespace, target: Target) -> Report:
+    seconds = args.seconds
+    if seconds is None and args.count is None:
+        seconds = DEFAULT_SECONDS
+    recipe = _recipe(args)
+    with ExitStack() as ends:
+        journal = None
+        if args.journal is not None:
+            journal = ends.enter_context(closing(Journal(Path(args.journal))))
         campaign = Campaign(
             target,
             first=args.seed,
             corpus=Corpus(Path(args.corpus) if args.corpus else None),
             out=Path(args.out),
             options=_options(args),
+            workers=_workers(args, recipe, ends),
+            journal=journal,
+            about=recipe.about() if journal is not None else None,
+            ahead=args.ahead,
         )
-        seconds = args.seconds
-        if seconds is None and args.count is None:
-            seconds = DEFAULT_SECONDS
         with FuzzProgress(campaign):
-            report = campaign.run(Budget(seconds, args.count))
-    finally:
-        target.close()
-    _print(args, report)
-    return report.exit_code
+            return campaign.run(Budget(seconds, args.count))
+
+
+def _workers(args: argparse.Namespace, recipe: Recipe, ends: ExitStack) -> Workers | None:
+    if args.jobs is not None:
+        from pybpfvm.fuzz.campaign.processes import Processes
+
+        return ends.enter_context(closing(Processes(recipe, args.jobs)))
+    if args.scheduler is not None:
+        if find_spec("distributed") is None:
+            raise UnsupportedError(
+                "Dask distributed is not installed",
+                where="--scheduler",
+                remedy="pip install 'pybpfvm[cluster]'",
+            )
+        from pybpfvm.fuzz.campaign.cluster import Cluster
+
+        return ends.enter_context(closing(Cluster(recipe, args.scheduler)))
+    return None
+
+
+def _recipe(args: argparse.Namespace) -> Recipe:
+    """How other processes make the same target."""
+    options = {name: value for name, value in vars(args).items() if name not in _NO_MATTER}
+    files = [getattr(args, name, None) for name in ("object", "btf", "kconfig")]
+    files += getattr(args, "objects", ())
+    return Recipe(partial(_target, args), options, tuple(file for file in files if file))
+
+
+def _target(args: argparse.Namespace) -> Target:
+    return _TARGETS[args.task](args)
 
 
 def _print(args: argparse.Namespace, report: Report) -> None:
@@ -194,9 +274,7 @@ def _repeat(args: argparse.Namespace, target: Target) -> int:
             remedy="repeat it as the line `repeat:` of its finding.txt says",
         )
     if args.format == "json":
-        report = Campaign(target, first=0, corpus=_holding(data), shrink_seconds=0).run(
-            Budget(count=1)
-        )
+        report = Campaign(target, corpus=_holding(data), shrink_seconds=0).run(Budget(count=1))
         print_json("fuzz/1", document(report))
         return report.exit_code
     heading(f"fuzz {target.name}: {args.repeat}: {tried.outcome}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pybpfvm.cli.common import (
     add_abi_arguments,
+    jobs,
     kconfig,
     overrides,
     positive,
@@ -38,7 +39,6 @@ from pybpfvm.verifier.privileges.privilege import parse_capabilities
 if TYPE_CHECKING:
     from pybpfvm.uring_backend.loop.shape import RingShape
 
-_MAX_JOBS = 256
 _PIECE = 1 << 14  # characters written at a time
 _MAX_TEXT_BYTES = 1 << 20
 
@@ -148,7 +148,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shown.add_argument(
         "-j",
         "--jobs",
-        type=_jobs,
+        type=jobs,
         default=1,
         metavar="N",
         help="processes (default 1; 0: one a CPU)",
@@ -245,17 +245,6 @@ def _running_kernel() -> AskKernel:
     from pybpfvm.session.against import RunningKernel
 
     return RunningKernel()
-
-
-def _jobs(text: str) -> int:
-    """argparse type: a number of processes."""
-    try:
-        number = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not 0 <= number <= _MAX_JOBS:
-        raise argparse.ArgumentTypeError(f"{text} is out of range: 0 to {_MAX_JOBS}")
-    return number or len(os.sched_getaffinity(0))
 
 
 def _type(name: str | None) -> str | None:

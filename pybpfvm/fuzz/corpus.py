@@ -88,10 +88,11 @@ def smallest(
     *,
     seconds: float,
     tries: int = 5_000,
+    stop: Callable[[], bool] = lambda: False,
 ) -> tuple[bytes, int]:
     """The smallest input found from this one for which `holds` (tmin), and how many were tried.
 
-    Whatever comes first ends the search: nothing smaller holds, the time, the tries.
+    Whatever comes first ends the search: nothing smaller holds, the time, the tries, `stop`.
     """
     until = time.monotonic() + seconds
     tried = 0
@@ -99,7 +100,7 @@ def smallest(
     while again:
         again = False
         for candidate in target.smaller(data):
-            if tried >= tries or time.monotonic() > until:
+            if tried >= tries or time.monotonic() > until or stop():
                 return data, tried
             tried += 1
             if candidate != data and holds(target.run(candidate)):

@@ -117,6 +117,8 @@ class EngineTarget(OneByOne):
 
     name = "engine"
     from_corpus = 0.2  # a changed program mostly traps before it has done much
+    shard_seeds = 32
+    seed_executions = 36
 
     def __init__(self, families: Sequence[str] = FAMILIES, *, programs: int = PROGRAMS) -> None:
         reason = jit_refusal()

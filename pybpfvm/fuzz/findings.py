@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pybpfvm.errors import InputError
-from pybpfvm.fuzz.target import Problem, Target
+from pybpfvm.fuzz.corpus import name_of
+from pybpfvm.fuzz.target import Problem
 
 _NAME_CHARS = 80
 
@@ -18,7 +19,8 @@ _NAME_CHARS = 80
 class Finding:
     """One problem of a bucket: `first` is the input as it was found, `data` the smallest that
     shows it. It came with `seed`, after `executions` and `seconds`; `count` inputs were of the
-    bucket. `folder` and `command` are empty where nothing was saved."""
+    bucket. `files` are `data` for people and other tools. `folder` and `command` are empty where
+    nothing was saved."""
 
     problem: Problem
     data: bytes
@@ -28,6 +30,7 @@ class Finding:
     seconds: float
     count: int = 1
     shrink_tries: int = 0
+    files: Mapping[str, bytes] = field(default_factory=dict)
     folder: Path | None = None
     command: str = ""
 
@@ -37,24 +40,24 @@ def command(target: str, options: Sequence[str], path: Path) -> str:
     return shlex.join(("pybpfvm", "fuzz", target, *options, "--repeat", str(path)))
 
 
-def save(found: Finding, target: Target, out: Path, options: Sequence[str]) -> Path:
+def save(found: Finding, target: str, out: Path, options: Sequence[str]) -> Finding:
     """Write the files of a finding to a folder of `out`, which is named by its bucket:
 
     input, input.first   the smallest and the first one, for --repeat
     finding.txt          what is wrong, and the command that repeats it
     and what the target makes of the input: a program as text and bytes, say.
 
-    Raises InputError where that can not be written.
+    The finding with its folder and command. Raises InputError where that can not be written.
     """
-    name = re.sub(r"[^A-Za-z0-9.-]+", "-", found.problem.bucket).strip("-")[:_NAME_CHARS]
-    folder = out / f"{target.name}-{name}"
+    folder = out / f"{target}-{_file_name(found.problem.bucket)}"
+    line = command(target, options, folder / "input")
     text = "\n".join(
         (
             found.problem.message,
             "",
             f"bucket: {found.problem.bucket}",
             f"found with seed {found.seed}, after {found.executions} executions",
-            f"repeat: {command(target.name, options, folder / 'input')}",
+            f"repeat: {line}",
             "",
             found.problem.details,
             "",
@@ -65,8 +68,16 @@ def save(found: Finding, target: Target, out: Path, options: Sequence[str]) -> P
         (folder / "input").write_bytes(found.data)
         (folder / "input.first").write_bytes(found.first)
         (folder / "finding.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
-        for file, content in target.files(found.data).items():
+        for file, content in found.files.items():
             (folder / file).write_bytes(content)
     except OSError as error:
         raise InputError(error.strerror or str(error), where=str(folder)) from None
-    return folder
+    return replace(found, folder=folder, command=line)
+
+
+def _file_name(bucket: str) -> str:
+    """A name for files; buckets that are too long are told apart by their hash."""
+    name = re.sub(r"[^A-Za-z0-9.-]+", "-", bucket).strip("-")
+    return (
+        name if len(name) <= _NAME_CHARS else f"{name[:_NAME_CHARS]}-{name_of(bucket.encode())[:8]}"
+    )

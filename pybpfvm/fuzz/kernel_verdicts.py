@@ -156,6 +156,9 @@ def _loaded(btf: Btf | None) -> bpfsys.Fd | None:
     return loaded.fd
 
 
+KERNEL = "kernel"  # the hits that count comparisons
+
+
 class Comparison(Enum):
     """How our verdict stands to the kernel's."""
 

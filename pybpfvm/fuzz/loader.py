@@ -27,6 +27,7 @@ class LoaderTarget(OneByOne):
     none. `target_btf` is what CO-RE relocations are resolved against."""
 
     name = "loader"
+    shard_seeds = 1024
     known: Mapping[str, frozenset[str]] = {}
 
     def __init__(self, objects: Sequence[bytes] = (), *, target_btf: Btf | None = None) -> None:

@@ -23,7 +23,7 @@ from random import Random
 from typing import Any
 
 from pybpfvm.engine import RunEnvironment
-from pybpfvm.errors import InputError, Trap, TrapKind, UnsupportedError
+from pybpfvm.errors import InputError, NotAccepted, Trap, TrapKind, UnsupportedError
 from pybpfvm.fuzz.mutation import change_in_place, mutate
 from pybpfvm.fuzz.target import Problem, Target, Tried, Turn, without_chunks
 from pybpfvm.helpers.context import HelperContext
@@ -40,7 +40,7 @@ from pybpfvm.program import BPF_F_RDONLY_PROG
 from pybpfvm.recording import EDGE_MAP_BYTES, NOTHING, Recording, block_number
 from pybpfvm.session.engines import jit_refusal
 from pybpfvm.session.objects import LoadedObject
-from pybpfvm.verifier.verdict import Accepted
+from pybpfvm.verifier.verdict import Accepted, Rejected
 from pybpfvm.vm.interp import Interpreter
 
 CHOICE_BYTES = 8
@@ -113,10 +113,11 @@ class ProgramTarget(Target):
     `invariant` is asked after every run; `helpers` are Python functions in the place of helpers,
     by name, called with the arguments r1 to r5: their result is r0. `unverified`: run it though
     the verifier does not accept it; then its traps are findings all the same. `coverage` False:
-    no edges, every input counts the same. InputError for what can not be run, or is not accepted.
+    no edges, every input counts the same. InputError for what can not be run, NotAccepted.
     """
 
     name = "engine"
+    seed_executions = _TURN
 
     def __init__(
         self,
@@ -135,10 +136,11 @@ class ProgramTarget(Target):
         self.verdict = verdict = loaded.verdict()
         _check(profile, self._where)
         if not isinstance(verdict, Accepted) and not unverified:
-            raise InputError(
+            raise NotAccepted(
                 "the verifier does not accept the program",
                 where=self._where,
                 remedy="`pybpfvm verify` says why; --no-verify fuzzes it all the same",
+                rejected=isinstance(verdict, Rejected),
             )
         self.notes: list[str] = []
         if not isinstance(verdict, Accepted):
@@ -188,6 +190,12 @@ class ProgramTarget(Target):
 
     # --- running -----------------------------------------------------------------------------
 
+    def begin(self) -> None:
+        self._seen.clear()
+        self._counted = 0
+        if self._edges is not None:
+            self._edges.begin()
+
     def turn(self, seed: int, corpus: Sequence[bytes], most: int) -> Turn:
         random = Random(seed)
         base = bytes(self._place.size) if not corpus else random.choice(corpus)
@@ -231,6 +239,8 @@ class ProgramTarget(Target):
     def _execute(self, data: bytes | bytearray) -> tuple[str, Problem | None, frozenset[object]]:
         """One run on the JIT: how it ended, what is wrong, and what is covered if that is new."""
         place, edges = self._place, self._edges
+        if self.before is not None:
+            self.before(data)
         place.put(data)
         self._ring.begin(place.choices)
         trap: Trap | None = None
@@ -544,8 +554,15 @@ class _Edges:
         numbers = [block_number(name, pc) for pc in outline.blocks(helpers)]
         pairs = {(one >> 1) ^ two for one in numbers for two in numbers}
         pairs |= set(numbers)  # the first block of a run: nothing was before it
-        self._indices: list[int] = sorted(pairs) if len(pairs) <= _MOST_PAIRS else []
+        self._expected = sorted(pairs) if len(pairs) <= _MOST_PAIRS else []
+        self._indices: list[int] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """Know only of edges that are expected, and of none that was taken."""
+        self._indices = list(self._expected)
         self._take()
+        self.clear()
 
     def _take(self) -> None:
         padded = [*self._indices, 0, 0][: max(2, len(self._indices))]

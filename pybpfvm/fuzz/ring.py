@@ -60,6 +60,7 @@ class RingTarget(OneByOne):
     """Sequences of requests, one in five of sockets; `kernel` False: without the kernel's ring."""
 
     name = "ring"
+    shard_seeds = 128
 
     def __init__(self, *, kernel: bool = True) -> None:
         known = frozenset(op.name for op in Op if op < OP_LAST)

@@ -6,7 +6,7 @@ over. The same bytes are always tried in the same way, so that a file repeats wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
@@ -54,12 +54,22 @@ class Turn:
     others: Mapping[str, int] = field(default_factory=dict)
 
 
+# Is shown each input before it is tried.
+Before = Callable[[bytes | bytearray], None]
+
+
 class Target(Protocol):
     """Something to fuzz."""
 
     name: str  # as the command line calls it
     known: Mapping[str, frozenset[str]]  # "rules": all that could be hit, ...
     notes: list[str]  # what a report must say of how it was tried
+    shard_seeds: int = 256  # seeds that keep a process busy for a second or two
+    seed_executions: int = 1  # what a seed comes to, about
+    before: Before | None = None  # to be called with what `turn` tries; None: nobody looks
+
+    def begin(self) -> None:
+        """Forget what earlier seeds have shown: what comes is as of a new target."""
 
     def turn(self, seed: int, corpus: Sequence[bytes], most: int) -> Turn:
         """Try what comes of this seed and of inputs that were worth keeping, up to `most`
@@ -82,12 +92,19 @@ class Target(Protocol):
 
 
 class OneByOne:
-    """A turn for targets that try one input with each seed. They have `fresh` beside the rest.
+    """A turn for targets that try one input with each seed, and keep nothing between them. They
+    have `fresh` beside the rest.
 
     `from_corpus` is the share of inputs that are changed ones of the corpus, once there is one.
     """
 
     from_corpus = 0.5
+    shard_seeds: int = 256
+    seed_executions: int = 1
+    before: Before | None = None
+
+    def begin(self) -> None:
+        """See Target."""
 
     def fresh(self, seed: int) -> bytes:
         """The input of a seed."""
@@ -116,6 +133,8 @@ class OneByOne:
             data = self.mutated(random.choice(corpus), seed)
         else:
             data = self.fresh(seed)
+        if self.before is not None:
+            self.before(data)
         return Turn([(data, self.run(data))])
 
     def close(self) -> None:

@@ -17,7 +17,13 @@ from pybpfvm import bpfsys
 from pybpfvm.errors import InputError, UnsupportedError
 from pybpfvm.fuzz import program_inputs
 from pybpfvm.fuzz.claims import Checker, Claims, NoCounterpart, claims
-from pybpfvm.fuzz.kernel_verdicts import Comparison, KernelVerdict, KernelVerifier, compared
+from pybpfvm.fuzz.kernel_verdicts import (
+    KERNEL,
+    Comparison,
+    KernelVerdict,
+    KernelVerifier,
+    compared,
+)
 from pybpfvm.fuzz.program_inputs import STYLES, Choice, ProgramInput, read
 from pybpfvm.fuzz.target import NO_INPUT, OneByOne, Problem, Tried
 from pybpfvm.isa.insn import Insn
@@ -89,16 +95,18 @@ class VerifierTarget(OneByOne):
             return self._crashed(made, error)
         verdict = claimed.verdict
         problem = self._unsound(made, claimed, data) if isinstance(verdict, Accepted) else None
+        hits = {
+            "rules": frozenset(_rules(verdict)),
+            "opcodes": frozenset(insn.spec.mnemonic for insn in made.insns),
+        }
         if problem is None and self._journal is not None:
-            problem = self._kernels_word(made, verdict)
+            comparison, problem = self._kernels_word(made, verdict)
+            hits[KERNEL] = frozenset({comparison.value} if comparison else ())
         return Tried(
             _outcome(verdict),
             isinstance(verdict, Accepted),
             frozenset(_features(made, claimed)),
-            {
-                "rules": frozenset(_rules(verdict)),
-                "opcodes": frozenset(insn.spec.mnemonic for insn in made.insns),
-            },
+            hits,
             problem,
         )
 
@@ -132,13 +140,19 @@ class VerifierTarget(OneByOne):
                 problem = _ran(made, whole)
         return problem
 
-    def _kernels_word(self, made: ProgramInput, ours: Verdict) -> Problem | None:
+    def _kernels_word(
+        self, made: ProgramInput, ours: Verdict
+    ) -> tuple[Comparison | None, Problem | None]:
+        """How the verdict stands to the running kernel's, if it has one, and what is wrong."""
         said = self._kernel(made.style).judge(
             made.insns, made.profile, section=made.profile.own_section
         )
-        if said is None or compared(said, ours) is not Comparison.LOOSER:
-            return None
-        return Problem(
+        if said is None:
+            return None, None
+        comparison = compared(said, ours)
+        if comparison is not Comparison.LOOSER:
+            return comparison, None
+        return comparison, Problem(
             f"kernel-refuses/{_nameless(said.message)}",
             f"accepted, and the running kernel refuses it: {said.message}",
             _kernel_details(made, said),

@@ -6,7 +6,9 @@ import textwrap
 from collections.abc import Iterator
 
 from pybpfvm.fuzz.campaign import Campaign, Report
+from pybpfvm.fuzz.campaign.workers import Working
 from pybpfvm.fuzz.findings import Finding
+from pybpfvm.fuzz.kernel_verdicts import KERNEL
 from pybpfvm.report.progress import Progress, on_stderr, short_number
 
 _WIDTH = 100
@@ -21,14 +23,19 @@ class FuzzProgress:
         self._progress.text = self.text  # type: ignore[method-assign]
 
     def text(self) -> str:
-        """The line as it would be now."""
-        one = self._campaign
-        rate = one.executions / max(one.seconds, 1e-9)
-        return (
-            f"{one.executions:,} executions, {short_number(rate)}/s, "
-            f"{len(one.features):,} features, corpus {len(one.corpus.entries):,}, "
-            f"{len(one.findings)} findings, {one.seconds:.0f} s"
-        )
+        """What it would say now: a line, and one for each worker if there are any."""
+        one, report, working = self._campaign, self._campaign.report, self._campaign.workers.working
+        executions = sum(worker.executions for worker in working)
+        rate = executions / max(one.seconds, 1e-9)
+        covered = max([len(report.features), *(worker.covered for worker in working)])
+        rows = [
+            f"{executions:,} executions, {short_number(rate)}/s, "
+            f"{covered:,} features, corpus {len(one.corpus.entries):,}, "
+            f"{len(report.findings)} findings, {one.seconds:.0f} s"
+        ]
+        if one.workers.jobs:
+            rows += map(_working, working)
+        return "\n".join(rows)
 
     def __enter__(self) -> FuzzProgress:
         self._progress.__enter__()
@@ -38,9 +45,20 @@ class FuzzProgress:
         self._progress.stop()
 
 
+def _working(one: Working) -> str:
+    """What a worker does and has done."""
+    covered = f", {one.covered:,} features" if one.covered else ""
+    return (
+        f"  {one.name}: {one.executions:,} executions, {one.shards} shards, "
+        f"{one.findings} findings{covered}  {one.doing}"
+    )
+
+
 def lines(report: Report) -> Iterator[str]:
     """The report as text."""
-    yield f"fuzz {report.target}: {_seeds(report)}, {report.seconds:.1f} s"
+    yield f"fuzz {report.target}: {_seeds(report)}, {report.elapsed:.1f} s"
+    if report.jobs:
+        yield f"  {report.jobs} processes, which worked for {report.seconds:.1f} s"
     counted = report.outcomes.most_common()
     ends = ", ".join(f"{count:,} {outcome}" for outcome, count in counted)
     yield f"  {report.executions:,} executions, {short_number(report.rate)} a second: {ends}"
@@ -56,6 +74,9 @@ def lines(report: Report) -> Iterator[str]:
         yield f"  {what}: {len(known) - len(never)} of {len(known)} hit"
         if never:
             yield from _wrapped(f"never: {', '.join(name.strip() for name in never)}", "    ")
+    if KERNEL in report.hits:
+        counts = ", ".join(f"{count:,} {how}" for how, count in sorted(report.hits[KERNEL].items()))
+        yield f"  beside the running kernel: {counts}"
     for note in report.notes:
         yield f"  note: {note}"
     if report.interrupted:
@@ -112,6 +133,8 @@ def document(report: Report) -> dict[str, object]:
             for one in report.shards
         ],
         "seconds": report.seconds,
+        "elapsed": report.elapsed,
+        "jobs": report.jobs,
         "executions": report.executions,
         "rate": report.rate,
         "accept_rate": report.accept_rate,
@@ -121,6 +144,7 @@ def document(report: Report) -> dict[str, object]:
         "added": report.added,
         "hits": {what: dict(report.hits.get(what, {})) for what in report.known},
         "never": {what: report.never(what) for what in report.known},
+        "kernel": dict(report.hits.get(KERNEL, {})),
         "notes": list(report.notes),
         "interrupted": report.interrupted,
         "findings": [_finding(found) for found in report.findings.values()],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -132,3 +133,58 @@ def test_ctrl_c_ends_with_a_report(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "interrupted: this is what there was by then" in out
     assert "nothing was found" in out
+
+
+def test_processes_and_a_journal_come_to_the_same(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ("loader", "--seed", "5", "--out", tmp_path / "out")
+    journal = ("--journal", tmp_path / "journal")
+    _, alone, _ = run(capsys, *words, "--count", "300")
+    code, out, err = run(capsys, *words, "--count", "120", "-j", "2", *journal)
+    assert (code, err) == (0, "")
+    assert "  2 processes, which worked for " in out
+    code, out, _ = run(capsys, *words, "--count", "300", *journal)
+    assert code == 0
+    assert _untimed(out) == _untimed(alone)
+    code, _, err = run(capsys, "verifier", "--count", "300", *journal)
+    assert code == 2
+    assert "it is of a campaign with other " in err
+
+
+def _untimed(out: str) -> list[str]:
+    """A report without its times and what depends on them."""
+    head, *rest = out.splitlines()
+    return [
+        head.rpartition(",")[0],
+        *(re.sub(r", [\d,.]+ [a-zA-Z ]*second", "", one) for one in rest),
+    ]
+
+
+def test_a_program_that_is_rejected_is_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    needs_jit()
+    twin = ROOT / "examples/13_lines/twin.v3.bpf.o"
+    code, out, err = run(capsys, "engine", twin, "--abi", "iouring-v3")
+    assert (code, out) == (1, "")
+    assert "the verifier does not accept the program" in err
+
+
+def test_ctrl_c_leaves_a_journal_that_goes_on(tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    words = ["fuzz", "verifier", "--out", str(tmp_path / "out"), "--journal", str(journal)]
+    command = [sys.executable, "-m", "pybpfvm", *words]
+    process = subprocess.Popen(
+        [*command, "--jobs", "2"], cwd=ROOT, stdout=subprocess.PIPE, text=True, process_group=0
+    )
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        if journal.exists() and journal.read_bytes().count(b"\n") > 3:
+            break
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted: this is what there was by then" in out
+    done = journal.read_bytes()
+    assert main([*words, "--count", "80"]) == 0
+    assert journal.read_bytes().startswith(done)

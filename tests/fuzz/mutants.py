@@ -61,7 +61,7 @@ def _look(mutant: Mutant, seconds: float, *, kernel: bool) -> str:
     target = VerifierTarget(Choice(("near", "near", "hostile")), against_kernel=kernel)
     try:
         campaign = Campaign(target, shrink_seconds=0)
-        report = campaign.run(Budget(seconds), until=lambda one: bool(one.findings))
+        report = campaign.run(Budget(seconds, findings=1))
     finally:
         target.close()
     for one in report.findings.values():

@@ -13,7 +13,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 from unittest.mock import patch
@@ -181,7 +181,7 @@ def find(plant: Plant, first: int, budget: Budget) -> Report:
         target = plant.target()
         try:
             campaign = Campaign(target, first=first, shrink_seconds=0)
-            return campaign.run(budget, until=lambda one: bool(one.findings))
+            return campaign.run(replace(budget, findings=1))
         finally:
             target.close()
 

@@ -1,0 +1,390 @@
+"""What campaigns come to does not depend on who does their shards, how often, or when."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pybpfvm.errors import InputError
+from pybpfvm.fuzz.campaign import Budget, Campaign, Recipe, Report
+from pybpfvm.fuzz.campaign.journal import Journal
+from pybpfvm.fuzz.campaign.plan import Plan
+from pybpfvm.fuzz.campaign.processes import Processes
+from pybpfvm.fuzz.campaign.shard import Kind, Performance, Result, Shard
+from pybpfvm.fuzz.corpus import Corpus
+from pybpfvm.fuzz.engine import EngineTarget
+from pybpfvm.fuzz.loader import LoaderTarget
+from pybpfvm.fuzz.ring import RingTarget
+from pybpfvm.fuzz.verifier import VerifierTarget
+from pybpfvm.session.engines import jit_refusal
+from tests.fuzz.letters import Alphabet, hello, recipe
+
+ROOT = Path(__file__).parents[2]
+COUNT = 1500
+
+
+def done(report: Report) -> tuple[Any, ...]:
+    """What a campaign came to, without times."""
+    findings = [
+        (bucket, one.first, one.data, one.seed, one.executions, one.count, one.files)
+        for bucket, one in report.findings.items()
+    ]
+    shards = [(one.first, one.count, one.executions) for one in report.shards]
+    return findings, shards, report.outcomes, report.features, report.hits, report.accept_rate
+
+
+@pytest.fixture(scope="module")
+def plain() -> tuple[Any, ...]:
+    """What the campaign of these tests comes to, in one go in this process."""
+    report = Campaign(Alphabet()).run(Budget(count=COUNT))
+    assert report.executions == COUNT
+    assert len(report.findings) == 3  # some come only by changes of changes
+    assert len(report.features) > 300
+    return done(report)
+
+
+@contextmanager
+def processes(made: Recipe, jobs: int = 2) -> Iterator[Processes]:
+    workers = Processes(made, jobs)
+    try:
+        yield workers
+    finally:
+        workers.close()
+
+
+class Shuffled:
+    """Workers that do shards when they like, in any order, some of them twice."""
+
+    jobs = 0
+    slots = 5
+    working = ()
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._shards: list[Shard] = []
+
+    def submit(self, shard: Shard) -> None:
+        self._shards.append(shard)
+
+    def wait(self, seconds: float) -> list[Result]:
+        self._random.shuffle(self._shards)
+        shard = self._shards.pop()
+        result = Performance(Alphabet(), shard, lambda _: False).run()
+        return [result] * self._random.randrange(1, 3)
+
+    def stop(self) -> None: ...
+    def abandon(self) -> None: ...
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_neither_order_nor_repetition_matters(plain: tuple[Any, ...], seed: int) -> None:
+    workers: Any = Shuffled(seed)
+    assert done(Campaign(Alphabet(), workers=workers).run(Budget(count=COUNT))) == plain
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_nor_how_many_processes_there_are(plain: tuple[Any, ...], jobs: int) -> None:
+    with processes(recipe(), jobs) as workers:
+        report = Campaign(Alphabet(), workers=workers).run(Budget(count=COUNT))
+    assert done(report) == plain
+    assert report.jobs == jobs
+    assert report.notes == ("a note",)
+    assert sum(one.executions for one in workers.working) == COUNT + sum(
+        # Shrinking is no execution of the campaign.
+        0
+        for _ in report.findings
+    )
+
+
+def test_nor_that_workers_are_killed(plain: tuple[Any, ...]) -> None:
+    with processes(recipe(slow=0.0005)) as workers:
+        ended = threading.Event()
+
+        def kill() -> None:
+            for _ in range(3):
+                if ended.wait(0.7):
+                    return
+                os.kill(random.choice(workers.pids), signal.SIGKILL)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        report = Campaign(Alphabet(), workers=workers).run(Budget(count=COUNT))
+        ended.set()
+        killer.join()
+    assert done(report) == plain
+    assert any("SIGKILL" in note for note in report.notes), report.notes
+
+
+def test_an_input_that_kills_is_a_finding_and_the_rest_goes_on() -> None:
+    made = recipe(kill="ua")
+    with processes(made) as workers:
+        report = Campaign(Alphabet(), workers=workers).run(Budget(count=400))
+    found = report.findings["lost/SIGSEGV"]
+    assert b"ua" in found.data
+    assert found.problem.message == "the input takes the process down: SIGSEGV"
+    assert report.executions == 400
+    assert report.outcomes["lost"] == found.count
+    assert report.outcomes["fine"] > 300
+
+
+def test_workers_that_die_all_the_time_end_the_campaign(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pybpfvm.fuzz.campaign.processes.MOST_DEATHS", 2)
+    with (
+        processes(recipe(kill="")) as workers,
+        pytest.raises(InputError, match="worker processes died"),
+    ):
+        Campaign(Alphabet(), workers=workers).run(Budget(count=10_000))
+
+
+@pytest.mark.parametrize(
+    ("make", "seeds"),
+    [
+        (VerifierTarget, 40),
+        (EngineTarget, 4),
+        (LoaderTarget, 60),
+        (partial(RingTarget, kernel=False), 12),
+        (hello, 20),
+    ],
+    ids=["verifier", "engine", "loader", "ring", "program"],
+)
+def test_a_shard_of_each_target_is_the_same_anywhere(make: Any, seeds: int) -> None:
+    if make in (EngineTarget, hello) and jit_refusal() is not None:
+        pytest.skip(str(jit_refusal()))
+    target = make()
+    most = seeds * target.seed_executions
+    first = Shard(Kind.SEEDS, 0, 0, seeds, most)
+    kept = Performance(target, first, lambda _: False).run().kept
+    assert kept
+    second = replace(
+        first,
+        number=1,
+        first=seeds,
+        corpus=tuple(data for data, _ in kept),
+        known=frozenset(one for _, features in kept for one in features),
+    )
+    here = Performance(target, second, lambda _: False).run()
+    target.close()
+    with processes(Recipe(make), 1) as workers:
+        workers.submit(second)
+        results: list[Result] = []
+        while not results:
+            results = workers.wait(60)
+    assert results[0].executions >= seeds
+    assert replace(results[0], seconds=0.0) == replace(here, seconds=0.0)
+
+
+# --- plans ----------------------------------------------------------------------------------
+
+
+def _result(shard: Shard, executions: int) -> Result:
+    kept = ((b"%d" % shard.number, frozenset({shard.number})),)
+    return Result(
+        *(shard.name, shard.kind, shard.number, shard.first, shard.seeds, 1.0),
+        executions=executions,
+        kept=kept,
+    )
+
+
+def test_shards_do_not_overlap_and_wait_for_the_one_eight_before() -> None:
+    plan = Plan([b"a", b"b"], 100, 64, 2)
+    inputs = plan.next()
+    assert inputs is not None
+    assert (inputs.kind, inputs.inputs) == (Kind.INPUTS, (b"a", b"b"))
+    assert plan.next() is None  # what they cover is not known yet
+    plan.done(_result(inputs, 2))
+    shards = []
+    while (shard := plan.next()) is not None:
+        shards.append(shard)
+    assert [shard.number for shard in shards] == list(range(1, 9))
+    assert all(shard.corpus == (b"0",) for shard in shards)
+    ends = [shard.first + shard.seeds for shard in shards]
+    assert [shard.first for shard in shards] == [100, *ends[:-1]]
+    for shard in reversed(shards[1:]):
+        plan.done(_result(shard, 8))
+    assert plan.next() is None
+    assert plan.done(_result(shards[0], 8)) == [b"%d" % number for number in range(1, 9)]
+    following = plan.next()
+    assert following is not None
+    assert following.corpus == (b"0", b"1")
+    assert following.known == {0, 1}
+
+
+@pytest.mark.parametrize("executions", [1, 5, 8])
+def test_a_count_is_kept_whatever_shards_come_to(executions: int) -> None:
+    plan = Plan([], 0, 4, 2, count=100)
+    total = 0
+    under_way: list[Shard] = []
+    while True:
+        while (shard := plan.next()) is not None:
+            under_way.append(shard)
+        if not under_way:
+            break
+        shard = under_way.pop()
+        came = min(shard.most, executions)
+        total += came
+        plan.done(_result(shard, came))
+    assert total == 100
+
+
+# --- journals -------------------------------------------------------------------------------
+
+
+def journalled(path: Path, count: int, first: int = 0, **how: Any) -> Report:
+    made = recipe()
+    journal = Journal(path)
+    try:
+        campaign = Campaign(Alphabet(), first=first, journal=journal, about=made.about(), **how)
+        return campaign.run(Budget(count=count))
+    finally:
+        journal.close()
+
+
+def test_a_campaign_goes_on_from_its_journal(plain: tuple[Any, ...], tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    journalled(path, 700)
+    before = path.read_bytes()
+    assert done(journalled(path, COUNT)) == plain
+    after = path.read_bytes()
+    assert after.startswith(before)
+    assert done(journalled(path, COUNT)) == plain
+    assert path.read_bytes() == after  # nothing was left to do
+
+
+def test_broken_lines_are_done_again(plain: tuple[Any, ...], tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    journalled(path, COUNT)
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    damaged = [*lines[:4], lines[4].replace(b"a", b"b"), *lines[5:-1], lines[-1][:-30]]
+    path.write_bytes(b"".join(damaged))
+    assert done(journalled(path, COUNT)) == plain
+    assert path.read_bytes().splitlines(keepends=True)[:4] == lines[:4]
+    for cut in range(0, len(whole), len(whole) // 7):
+        path.write_bytes(whole[:cut])
+        assert done(journalled(path, COUNT)) == plain
+
+
+def test_each_line_says_its_checksum(tmp_path: Path) -> None:
+    journalled(tmp_path / "journal", 100)
+    for line in (tmp_path / "journal").read_bytes().splitlines():
+        checksum, _, text = line.partition(b" ")
+        assert int(checksum, 16) == zlib.crc32(text)
+
+
+def test_a_journal_is_of_one_campaign(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    journalled(path, 50)
+    with pytest.raises(InputError, match="campaign with other first seed"):
+        journalled(path, 50, first=7)
+    other = Journal(path)
+    with pytest.raises(InputError, match="another campaign writes to it"):
+        Journal(path)
+    other.close()
+    (tmp_path / "text").write_text("what is this\n")
+    with pytest.raises(InputError, match="no journal"):
+        Journal(tmp_path / "text")
+    with pytest.raises(InputError, match="text"):
+        Journal(tmp_path / "text" / "journal")
+
+
+def test_the_corpus_is_the_one_it_began_with(tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    (folder / "one").write_bytes(b"zq")
+    whole = journalled(tmp_path / "whole", 900, corpus=Corpus(folder))
+    assert whole.added > 100
+    for path in folder.iterdir():
+        if path.name != "one":
+            path.unlink()
+    journalled(tmp_path / "parts", 300, corpus=Corpus(folder))
+    parts = journalled(tmp_path / "parts", 900, corpus=Corpus(folder))
+    assert done(parts) == done(whole)
+    (folder / "one").unlink()
+    with pytest.raises(InputError, match="the corpus lacks"):
+        journalled(tmp_path / "parts", 900, corpus=Corpus(folder))
+
+
+_KILLED = """
+import sys
+from pathlib import Path
+from pybpfvm.fuzz.campaign import Budget, Campaign
+from pybpfvm.fuzz.campaign.journal import Journal
+from pybpfvm.fuzz.campaign.processes import Processes
+from pybpfvm.fuzz.engine import EngineTarget
+from pybpfvm.fuzz.loader import LoaderTarget
+from pybpfvm.fuzz.ring import RingTarget
+from pybpfvm.fuzz.verifier import VerifierTarget
+from pybpfvm.session.engines import jit_refusal
+from tests.fuzz.letters import Alphabet, hello, recipe
+
+if __name__ == "__main__":
+    made = recipe(slow=0.002)
+    about = {**made.about(), "options": {}}
+    workers = Processes(made, 2)
+    journal = Journal(Path(sys.argv[1]))
+    campaign = Campaign(Alphabet(), journal=journal, about=about, workers=workers)
+    campaign.run(Budget(count=10**6))
+"""
+
+
+def test_a_campaign_that_was_killed_ends_as_if_it_was_not(
+    plain: tuple[Any, ...], tmp_path: Path
+) -> None:
+    script, path = tmp_path / "killed.py", tmp_path / "journal"
+    script.write_text(_KILLED)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    sizes = []
+    for lines in (3, 6, 9):
+        process = subprocess.Popen([sys.executable, script, path], env=environment, cwd=ROOT)
+        until = time.monotonic() + 60
+        while time.monotonic() < until and process.poll() is None:
+            if path.exists() and path.read_bytes().count(b"\n") >= lines:
+                break
+            time.sleep(0.02)
+        assert process.poll() is None
+        process.kill()
+        process.wait()
+        sizes.append(path.read_bytes().count(b"\n"))
+    assert sizes == sorted(sizes)
+    assert sizes[-1] >= 9
+    assert done(journalled(path, COUNT)) == plain
+
+
+# --- ends -----------------------------------------------------------------------------------
+
+
+def test_time_ends_shards_under_way_and_what_they_found_counts(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    with processes(recipe(slow=0.01)) as workers:
+        campaign = Campaign(Alphabet(), workers=workers, journal=journal, about={})
+        report = campaign.run(Budget(seconds=2.0))
+    assert report.executions > 20
+    assert report.elapsed < 30
+    noted = (tmp_path / "journal").read_bytes().count(b'"kind":"seeds"')
+    assert noted < len(report._parts)  # those that were ended are not whole: not noted
+
+
+def test_ctrl_c_ends_processes_with_a_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    with processes(recipe(slow=0.01)) as workers:
+        timer = threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        report = Campaign(Alphabet(), workers=workers).run(Budget(count=10**6))
+    assert report.interrupted
+    assert report.exit_code == 130
+    assert report.executions > 20
