@@ -101,7 +101,8 @@ class Budgets:
 
 
 class BpfRequests:
-    """The task work of one ring; `ctx` (16 bytes or more) is what a run gets in r1."""
+    """The task work of one ring; `ctx` (16 bytes or more) is what a run gets in r1. `together` has
+    that of all rings of the thread, of which a chooser takes any."""
 
     def __init__(
         self,
@@ -117,7 +118,10 @@ class BpfRequests:
         budgets: Budgets,
         observer: Observer | None,
         chooser: Chooser | None = None,
+        together: list[BpfRequests],
     ) -> None:
+        self.together = together
+        together.append(self)
         self.current: BpfRequest | None = None
         self.loop: ProgramLoop | None = None
         self.dying = False  # quiescing or closing: nothing runs, requests end with -EAGAIN
@@ -173,35 +177,54 @@ class BpfRequests:
         began_ns = time.monotonic_ns()
         while self._queue:
             breathe()
+            at = self
             if self._chooser is not None and not self.dying:
-                self._choose(self._chooser)
-            request = self._queue[0]
-            if not self.dying:
-                self._check_budget(request, began_ns)
-            self._queue.popleft()
-            if request.recheck:
-                request.recheck = False
-                if not self.dying and not self._satisfied(request):
-                    self._park(request)
-                    continue
-            self._runs_left -= 1
-            self._run(request)
-            self._submitter.drain()
+                at = self._choose(self._chooser)
+            request = at._process_first(began_ns)
+            if request is None:
+                continue
             if not self._queue or (deadline_ns is not None and self._left(deadline_ns) <= 0):
                 return
-            self._watch(request, deadline_ns)
+            at._watch(request, deadline_ns)
 
-    def _choose(self, chooser: Chooser) -> None:
-        """Let the chooser say who is first. As the kernel takes task work: what is queued while a
-        batch runs is of the next one, so that nobody runs again before others had their turn."""
-        queue = self._queue
-        self._batch = min(self._batch, len(queue)) or len(queue)
-        index = chooser.order(Point.RUN, [one.token for one in islice(queue, self._batch)])
-        self._batch -= 1
+    def _process_first(self, began_ns: int) -> BpfRequest | None:
+        """Run who is first in the queue, and give it back; None if it only looked, and waits on."""
+        request = self._queue[0]
+        if not self.dying:
+            self._check_budget(request, began_ns)
+        self._queue.popleft()
+        if request.recheck:
+            request.recheck = False
+            if not self.dying and not self._satisfied(request):
+                self._park(request)
+                return None
+        self._runs_left -= 1
+        self._run(request)
+        self._submitter.drain()
+        return request
+
+    def _choose(self, chooser: Chooser) -> BpfRequests:
+        """Let the chooser say who is first; on which ring that is. As the kernel takes task work:
+        what is queued while a batch runs is of the next one, so that nobody runs again before
+        others of its ring had their turn."""
+        sides = [self, *(one for one in self.together if one is not self and not one.dying)]
+        for side in sides:
+            side._batch = min(side._batch, len(side._queue)) or len(side._queue)
+        index = chooser.order(
+            Point.RUN,
+            [one.token for side in sides for one in islice(side._queue, side._batch)],
+        )
+        at = 0
+        while index >= sides[at]._batch:
+            index -= sides[at]._batch
+            at += 1
+        side = sides[at]
+        side._batch -= 1
         if index:
-            chosen = queue[index]
-            del queue[index]
-            queue.appendleft(chosen)
+            chosen = side._queue[index]
+            del side._queue[index]
+            side._queue.appendleft(chosen)
+        return side
 
     def _left(self, deadline_ns: int) -> int:
         return deadline_ns - self._backend.now_ns()

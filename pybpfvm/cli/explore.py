@@ -23,7 +23,7 @@ from pybpfvm.cli.common import (
 )
 from pybpfvm.cli.timeline import TERMINAL, TimelineOutput
 from pybpfvm.errors import InputError
-from pybpfvm.events import Event, SqeIssued
+from pybpfvm.events import Event, OfRing, SqeIssued
 from pybpfvm.explore import Found, Report, explore
 from pybpfvm.explore.findings import shown_by
 from pybpfvm.explore.search import DEFAULT_SCHEDULES, DEFAULT_SECONDS, Options, Table
@@ -200,8 +200,11 @@ def _tell(scenario: Scenario, options: Options, found: Found, *, draws: bool) ->
     requests: dict[int, str] = {}
 
     def see(event: Event) -> None:
+        ring = ""
+        if isinstance(event, OfRing):
+            ring, event = f" on {event.ring}", event.event
         if isinstance(event, SqeIssued):
-            requests[event.request] = opcodes.get(event.opcode, f"opcode {event.opcode}")
+            requests[event.request] = opcodes.get(event.opcode, f"opcode {event.opcode}") + ring
 
     def on_start(live: Live) -> None:
         rules = live.ring.profile.ring

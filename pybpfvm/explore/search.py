@@ -168,7 +168,8 @@ def _state(live: Live) -> list[object]:
         except InputError:
             found.append(name)
     found.append(memory.committed_bytes)
-    found += sorted(dict(live.first.counts.posted).items())
+    for name, ring in live.rings.items():
+        found += [(name, cq, posted) for cq, posted in sorted(ring.counts.posted.items())]
     return found
 
 
