@@ -12,6 +12,7 @@ from pybpfvm.errors import InputError, LoadRejected
 from pybpfvm.events import Event, Observer
 from pybpfvm.explore.findings import Found, Shown, shown_by
 from pybpfvm.explore.footprints import Footprints
+from pybpfvm.explore.known import Came, Known
 from pybpfvm.explore.shrink import Small, smaller
 from pybpfvm.explore.strategies import NAMES, Dfs, Drawn, Redundant, Strategy, Unsteady
 from pybpfvm.interrupts import uninterrupted
@@ -66,6 +67,7 @@ class Report:
     deviations: int | None = None
     longest: int = 0
     saved: int = 0
+    different: int | None = None  # of those that were drawn; what comes again is not played again
     redundant: int = 0  # schedules that were broken off: all that could come had been seen
     reduced: bool = False
     questions: int = 0  # of the usual schedule
@@ -199,6 +201,7 @@ class _Exploration:
         self._told = told
         self._report = Report(options.strategy, depth=options.depth, deviations=options.deviations)
         self._known: set[tuple[str, str]] = set()
+        self._drawn = Known()
         self._began = time.perf_counter()
 
     def run(self) -> Report:
@@ -207,6 +210,7 @@ class _Exploration:
         strategy = self._strategy()
         dfs = strategy if isinstance(strategy, Dfs) else None
         if dfs is None:  # dfs begins with it anyway
+            self._keep(usual, first)
             self._count(usual, first)
         while not self._over():
             player = strategy.player()
@@ -236,7 +240,7 @@ class _Exploration:
         seen: list[list[Event]] = []
         for _ in range(2):
             player, events = Player({}, self._options.faults), list[Event]()
-            outcome = table.play(player, observer=events.append)
+            outcome = table.play(player, observer=events.append, state=self._options.everything)
             if isinstance(outcome.stopped, LoadRejected) and not outcome.expected_stop:
                 raise outcome.stopped
             table.left = len(outcome.left) if outcome.stopped is None else None
@@ -272,6 +276,13 @@ class _Exploration:
 
     def _play(self, strategy: Strategy, player: Player) -> None:
         table = self._table
+        if isinstance(strategy, Drawn):
+            came = self._drawn.of(player)
+            if came is not None:
+                self._report.states.add(came.state)
+                self._count(player, came.shown)
+                return
+            player = strategy.same()
         watching = strategy.footprints if isinstance(strategy, Dfs) else None
         outcome = table.play(
             player,
@@ -282,7 +293,14 @@ class _Exploration:
         strategy.played(player)
         self._report.states.add(table.state)
         shown = shown_by(outcome, table.scenario.path, faulty=player.faulty)
+        if isinstance(strategy, Drawn):
+            self._keep(player, shown)
         self._count(player, shown)
+
+    def _keep(self, player: Player, shown: tuple[Shown, ...]) -> None:
+        """What was drawn has been played: know it when it comes again."""
+        self._drawn.add(player, Came(shown, self._table.state))
+        self._report.different = self._drawn.different
 
     def _count(self, player: Player, shown: tuple[Shown, ...]) -> None:
         """A schedule is over: note what is new."""
