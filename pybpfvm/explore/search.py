@@ -15,7 +15,7 @@ from pybpfvm.explore.footprints import Footprints
 from pybpfvm.explore.known import Came, Known
 from pybpfvm.explore.shrink import Small, smaller
 from pybpfvm.explore.strategies import NAMES, Dfs, Drawn, Redundant, Strategy, Unsteady
-from pybpfvm.interrupts import uninterrupted
+from pybpfvm.interrupts import released, uninterrupted
 from pybpfvm.loader.kconfig import Kconfig
 from pybpfvm.scenario import Live, Outcome, Scenario, run_scenario
 from pybpfvm.scenario.schedule import Player, Schedule
@@ -72,13 +72,16 @@ class Report:
     reduced: bool = False
     questions: int = 0  # of the usual schedule
     uncontrolled: bool = False
+    interrupted: bool = False
     stopped_by: str = ""
     found: list[Found] = field(default_factory=list)
     states: set[int] = field(default_factory=set)  # hashes of what was there at the end
 
     @property
     def exit_code(self) -> int:
-        """1 for a finding, 3 when the run is not ours to repeat, else 0."""
+        """130 after Ctrl-C, 1 for a finding, 3 when the run is not ours to repeat, else 0."""
+        if self.interrupted:
+            return 130
         if self.found:
             return 1
         return 3 if self.uncontrolled else 0
@@ -182,6 +185,7 @@ def explore(
 ) -> Report:
     """Explore the orders in which `scenario` can go. `told` is called after each schedule.
 
+    Ctrl-C ends it, with what there was by then.
     Raises InputError, LoadRejected and UnsupportedError for what can not be run at all.
     """
     if options.strategy not in NAMES:
@@ -190,21 +194,31 @@ def explore(
             where="--strategy",
             remedy=", ".join(NAMES),
         )
-    with Table(scenario, options) as table:
-        return _Exploration(table, options, told).run()
+    report = Report(options.strategy, depth=options.depth, deviations=options.deviations)
+    began = time.perf_counter()
+    try:
+        with released(), Table(scenario, options) as table:
+            _Exploration(table, options, told, report).run()
+    except KeyboardInterrupt:
+        report.interrupted, report.stopped_by = True, "Ctrl-C"
+        report.seconds = time.perf_counter() - began
+    return report
 
 
 class _Exploration:
-    def __init__(self, table: Table, options: Options, told: Callable[[Report], None]) -> None:
+    def __init__(
+        self, table: Table, options: Options, told: Callable[[Report], None], report: Report
+    ) -> None:
         self._table = table
         self._options = options
         self._told = told
-        self._report = Report(options.strategy, depth=options.depth, deviations=options.deviations)
+        self._report = report
         self._known: set[tuple[str, str]] = set()
         self._drawn = Known()
         self._began = time.perf_counter()
 
-    def run(self) -> Report:
+    def run(self) -> None:
+        """Explore; what comes of it is in the report at any time."""
         report, options = self._report, self._options
         first, usual = self._usual()
         strategy = self._strategy()
@@ -232,7 +246,6 @@ class _Exploration:
                 report.saved = dfs.asleep
                 report.longest, report.reduced = dfs.longest, dfs.reducing
         report.seconds = time.perf_counter() - self._began
-        return report
 
     def _usual(self) -> tuple[tuple[Shown, ...], Player]:
         """Play the usual schedule twice: what it shows, and whether it is the same each time."""
@@ -311,17 +324,23 @@ class _Exploration:
             schedule = Schedule(options.seed, options.faults, (), player.picks)
             seconds = time.perf_counter() - self._began
             small = Small(schedule, tuple(shown), player)
+            first = Found(
+                small.shown[0],
+                schedule,
+                small.answers,
+                report.schedules,
+                seconds,
+                schedule,
+                small.shown[1:],
+            )
+            report.found.append(first)  # as it is, if Ctrl-C comes before it is small
             if options.shrink:
                 small = smaller(self._table, small)
-            report.found.append(
-                Found(
-                    small.shown[0],
-                    small.schedule,
-                    small.answers,
-                    report.schedules,
-                    seconds,
-                    schedule,
-                    small.shown[1:],
+                report.found[-1] = replace(
+                    first,
+                    shown=small.shown[0],
+                    schedule=small.schedule,
+                    answers=small.answers,
+                    also=small.shown[1:],
                 )
-            )
         self._told(report)

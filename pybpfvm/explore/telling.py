@@ -90,6 +90,7 @@ def document(scenario: str, report: Report, replays: Mapping[int, str]) -> dict[
         "saved": report.saved,
         "questions": report.questions,
         "uncontrolled": report.uncontrolled,
+        "interrupted": report.interrupted,
         "stopped_by": report.stopped_by,
         "findings": [
             {
