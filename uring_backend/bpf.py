@@ -87,7 +87,9 @@ class Budgets:
     a row in which nothing changes, or `livelock_insns` executed in them; `wall_ns` of wall time in
     runs without a pause, or in a wait without a timeout of its own; `idle_timeout_ns` of it without
     any event in such a wait; `backlog_entries` CQEs beyond a full CQ 0; `live_requests` at a time
-    (with less than 2048 left, requests are not issued by compiled code).
+    (with less than 2048 left, requests are not issued by compiled code). `fruitless_runs` in a row
+    in which no request came to anything (requests.came_to_something) and CQ 0 got no CQE of a
+    program; None: that is not looked at.
     """
 
     max_runs: int = 1_000_000
@@ -98,6 +100,7 @@ class Budgets:
     idle_timeout_ns: int = 10_000_000_000
     backlog_entries: int = 65_536
     live_requests: int = 262_144
+    fruitless_runs: int | None = None
 
 
 class BpfRequests:
@@ -145,6 +148,10 @@ class BpfRequests:
         self._stalled = 0
         self._stalled_insns = 0
         self._insns = 0  # of the last run
+        self._fruitless = 0  # runs in a row
+        self._seen_fruits = -1
+        self._fruitless_ns = 0  # since when
+        self._fruitless_token = 0  # the youngest of what was in flight then
         self._seen_activity = -1
         self._ctx_addr = ctx.start
         self._ctx_view = memory.view(ctx)
@@ -152,6 +159,7 @@ class BpfRequests:
     def begin_call(self) -> None:
         """A host call starts: budgets are whole again, and the host may have changed anything."""
         self._runs_left = self._budgets.max_runs
+        self._seen_fruits = -1
         self._changed()
 
     def enqueue(self, request: BpfRequest) -> None:
@@ -183,6 +191,8 @@ class BpfRequests:
             request = at._process_first(began_ns)
             if request is None:
                 continue
+            if self._budgets.fruitless_runs is not None:
+                at._watch_fruits(request, self._budgets.fruitless_runs, deadline_ns)
             if not self._queue or (deadline_ns is not None and self._left(deadline_ns) <= 0):
                 return
             at._watch(request, deadline_ns)
@@ -567,12 +577,52 @@ class BpfRequests:
                 return
             if deadline_ns is not None and self._left(deadline_ns) <= 0:
                 return
-        name = self._runner.name(request.program)
         raise RingHang(
-            f"{LIVELOCK}: {self._stalled:,} runs in a row, the last of program {name}, "
+            f"{LIVELOCK}: {self._stalled:,} runs in a row, {self._last(request)}, "
             "changed nothing: no request was submitted or completed, no CQ grew or shrank",
             tuple(self.waiters()),
         )
+
+    def _watch_fruits(self, request: BpfRequest, most: int, deadline_ns: int | None) -> None:
+        """Runs whose requests all fail, over and over, are a live-lock unless time can end it: the
+        wait's, or that of what has been in flight since before they began."""
+        now_ns = self._backend.now_ns()
+        if self._submitter.fruits != self._seen_fruits:
+            self._seen_fruits = self._submitter.fruits
+            self._fruitless, self._fruitless_ns = 0, now_ns
+            self._fruitless_token = max(self._in_flight(), default=0)
+            return
+        self._fruitless += 1
+        if self._fruitless < most or self.dying:
+            return
+        if deadline_ns is not None:
+            patience_ns = deadline_ns - now_ns
+        elif any(token <= self._fruitless_token for token in self._in_flight()):
+            patience_ns = self._fruitless_ns + self._budgets.idle_timeout_ns - now_ns
+        else:
+            patience_ns = 0
+        if patience_ns > 0 and self._backend.can_progress():
+            self._backend.wait(patience_ns)
+            self._submitter.drain()
+            self._fruitless = 0
+            return
+        if deadline_ns is not None:
+            return
+        raise RingHang(
+            f"{LIVELOCK}: {self._fruitless:,} runs in a row, {self._last(request)}, came to "
+            "nothing: their requests failed, timed out or moved no byte, the host got no CQE",
+            tuple(self.waiters()),
+        )
+
+    def _in_flight(self) -> Iterator[int]:
+        """Tokens of what is in flight on all rings, but for programs."""
+        for side in self.together:
+            for token, request in side._submitter.table.live.items():
+                if not isinstance(request, BpfRequest):
+                    yield token
+
+    def _last(self, request: BpfRequest) -> str:
+        return f"the last of program {self._runner.name(request.program)}"
 
 
 def wait_line(who: str, wanted: int, cq: int, cqs: CompletionQueues) -> str:

@@ -585,6 +585,7 @@ class Ring:
             return -errno.EINVAL
         if not self.cqs.post(cq_idx, user_data, res, flags, origin):
             return -errno.ENOMEM
+        self._submitter.fruits += cq_idx == 0
         self._submitter.settle()
         return 0
 

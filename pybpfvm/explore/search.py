@@ -104,7 +104,9 @@ class Table:
         )
         self._stage.keep()
         self.state = 0
-        self._budgets = replace(Budgets(), livelock_runs=_LIVELOCK_RUNS)
+        self._budgets = replace(
+            Budgets(), livelock_runs=_LIVELOCK_RUNS, fruitless_runs=_LIVELOCK_RUNS
+        )
 
     def close(self) -> None:
         """Free everything."""
