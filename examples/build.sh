@@ -117,6 +117,7 @@ build tests/verifier/data/sqe_param.bpf.c tests/verifier/data/sqe_param.bpf.o 3
 
 # Programs that go wrong in some orders.
 build tests/data/explore/orders.bpf.c tests/data/explore/orders.v3.bpf.o 3
+build tests/data/explore/tries.bpf.c tests/data/explore/tries.v3.bpf.o 3
 
 # Dialects of rings driven from inside an enter, before and after the merged one.
 dialects=tests/data/dialects

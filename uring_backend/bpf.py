@@ -87,7 +87,9 @@ class Budgets:
     a row in which nothing changes, or `livelock_insns` executed in them; `wall_ns` of wall time in
     runs without a pause, or in a wait without a timeout of its own; `idle_timeout_ns` of it without
     any event in such a wait; `backlog_entries` CQEs beyond a full CQ 0; `live_requests` at a time
-    (with less than 2048 left, requests are not issued by compiled code).
+    (with less than 2048 left, requests are not issued by compiled code). `fruitless_runs` in a row
+    in which no request came to anything (requests.came_to_something) and CQ 0 got no CQE of a
+    program; None: that is not looked at.
     """
 
     max_runs: int = 1_000_000
@@ -98,10 +100,12 @@ class Budgets:
     idle_timeout_ns: int = 10_000_000_000
     backlog_entries: int = 65_536
     live_requests: int = 262_144
+    fruitless_runs: int | None = None
 
 
 class BpfRequests:
-    """The task work of one ring; `ctx` (16 bytes or more) is what a run gets in r1."""
+    """The task work of one ring; `ctx` (16 bytes or more) is what a run gets in r1. `together` has
+    that of all rings of the thread, of which a chooser takes any."""
 
     def __init__(
         self,
@@ -117,7 +121,10 @@ class BpfRequests:
         budgets: Budgets,
         observer: Observer | None,
         chooser: Chooser | None = None,
+        together: list[BpfRequests],
     ) -> None:
+        self.together = together
+        together.append(self)
         self.current: BpfRequest | None = None
         self.loop: ProgramLoop | None = None
         self.dying = False  # quiescing or closing: nothing runs, requests end with -EAGAIN
@@ -141,6 +148,10 @@ class BpfRequests:
         self._stalled = 0
         self._stalled_insns = 0
         self._insns = 0  # of the last run
+        self._fruitless = 0  # runs in a row
+        self._seen_fruits = -1
+        self._fruitless_ns = 0  # since when
+        self._fruitless_token = 0  # the youngest of what was in flight then
         self._seen_activity = -1
         self._ctx_addr = ctx.start
         self._ctx_view = memory.view(ctx)
@@ -148,6 +159,7 @@ class BpfRequests:
     def begin_call(self) -> None:
         """A host call starts: budgets are whole again, and the host may have changed anything."""
         self._runs_left = self._budgets.max_runs
+        self._seen_fruits = -1
         self._changed()
 
     def enqueue(self, request: BpfRequest) -> None:
@@ -173,35 +185,56 @@ class BpfRequests:
         began_ns = time.monotonic_ns()
         while self._queue:
             breathe()
+            at = self
             if self._chooser is not None and not self.dying:
-                self._choose(self._chooser)
-            request = self._queue[0]
-            if not self.dying:
-                self._check_budget(request, began_ns)
-            self._queue.popleft()
-            if request.recheck:
-                request.recheck = False
-                if not self.dying and not self._satisfied(request):
-                    self._park(request)
-                    continue
-            self._runs_left -= 1
-            self._run(request)
-            self._submitter.drain()
+                at = self._choose(self._chooser)
+            request = at._process_first(began_ns)
+            if request is None:
+                continue
+            if self._budgets.fruitless_runs is not None:
+                at._watch_fruits(request, self._budgets.fruitless_runs, deadline_ns)
             if not self._queue or (deadline_ns is not None and self._left(deadline_ns) <= 0):
                 return
-            self._watch(request, deadline_ns)
+            at._watch(request, deadline_ns)
 
-    def _choose(self, chooser: Chooser) -> None:
-        """Let the chooser say who is first. As the kernel takes task work: what is queued while a
-        batch runs is of the next one, so that nobody runs again before others had their turn."""
-        queue = self._queue
-        self._batch = min(self._batch, len(queue)) or len(queue)
-        index = chooser.order(Point.RUN, [one.token for one in islice(queue, self._batch)])
-        self._batch -= 1
+    def _process_first(self, began_ns: int) -> BpfRequest | None:
+        """Run who is first in the queue, and give it back; None if it only looked, and waits on."""
+        request = self._queue[0]
+        if not self.dying:
+            self._check_budget(request, began_ns)
+        self._queue.popleft()
+        if request.recheck:
+            request.recheck = False
+            if not self.dying and not self._satisfied(request):
+                self._park(request)
+                return None
+        self._runs_left -= 1
+        self._run(request)
+        self._submitter.drain()
+        return request
+
+    def _choose(self, chooser: Chooser) -> BpfRequests:
+        """Let the chooser say who is first; on which ring that is. As the kernel takes task work:
+        what is queued while a batch runs is of the next one, so that nobody runs again before
+        others of its ring had their turn."""
+        sides = [self, *(one for one in self.together if one is not self and not one.dying)]
+        for side in sides:
+            side._batch = min(side._batch, len(side._queue)) or len(side._queue)
+        index = chooser.order(
+            Point.RUN,
+            [one.token for side in sides for one in islice(side._queue, side._batch)],
+        )
+        at = 0
+        while index >= sides[at]._batch:
+            index -= sides[at]._batch
+            at += 1
+        side = sides[at]
+        side._batch -= 1
         if index:
-            chosen = queue[index]
-            del queue[index]
-            queue.appendleft(chosen)
+            chosen = side._queue[index]
+            del side._queue[index]
+            side._queue.appendleft(chosen)
+        return side
 
     def _left(self, deadline_ns: int) -> int:
         return deadline_ns - self._backend.now_ns()
@@ -544,12 +577,52 @@ class BpfRequests:
                 return
             if deadline_ns is not None and self._left(deadline_ns) <= 0:
                 return
-        name = self._runner.name(request.program)
         raise RingHang(
-            f"{LIVELOCK}: {self._stalled:,} runs in a row, the last of program {name}, "
+            f"{LIVELOCK}: {self._stalled:,} runs in a row, {self._last(request)}, "
             "changed nothing: no request was submitted or completed, no CQ grew or shrank",
             tuple(self.waiters()),
         )
+
+    def _watch_fruits(self, request: BpfRequest, most: int, deadline_ns: int | None) -> None:
+        """Runs whose requests all fail, over and over, are a live-lock unless time can end it: the
+        wait's, or that of what has been in flight since before they began."""
+        now_ns = self._backend.now_ns()
+        if self._submitter.fruits != self._seen_fruits:
+            self._seen_fruits = self._submitter.fruits
+            self._fruitless, self._fruitless_ns = 0, now_ns
+            self._fruitless_token = max(self._in_flight(), default=0)
+            return
+        self._fruitless += 1
+        if self._fruitless < most or self.dying:
+            return
+        if deadline_ns is not None:
+            patience_ns = deadline_ns - now_ns
+        elif any(token <= self._fruitless_token for token in self._in_flight()):
+            patience_ns = self._fruitless_ns + self._budgets.idle_timeout_ns - now_ns
+        else:
+            patience_ns = 0
+        if patience_ns > 0 and self._backend.can_progress():
+            self._backend.wait(patience_ns)
+            self._submitter.drain()
+            self._fruitless = 0
+            return
+        if deadline_ns is not None:
+            return
+        raise RingHang(
+            f"{LIVELOCK}: {self._fruitless:,} runs in a row, {self._last(request)}, came to "
+            "nothing: their requests failed, timed out or moved no byte, the host got no CQE",
+            tuple(self.waiters()),
+        )
+
+    def _in_flight(self) -> Iterator[int]:
+        """Tokens of what is in flight on all rings, but for programs."""
+        for side in self.together:
+            for token, request in side._submitter.table.live.items():
+                if not isinstance(request, BpfRequest):
+                    yield token
+
+    def _last(self, request: BpfRequest) -> str:
+        return f"the last of program {self._runner.name(request.program)}"
 
 
 def wait_line(who: str, wanted: int, cq: int, cqs: CompletionQueues) -> str:

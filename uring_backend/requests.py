@@ -11,6 +11,7 @@ from typing import Protocol
 
 from pybpfvm.bits import U32
 from pybpfvm.errors import InternalError
+from pybpfvm.uring_backend.abi import Op
 
 _HIDDEN = 1 << 48
 LINK = U32  # where a request is requeued to, in place of a CQ's index: behind the open chain
@@ -173,3 +174,43 @@ class RequestTable:
         del same[request.token]
         if not same:
             del self._by_user_data[request.user_data]
+
+
+# These only tell, or undo: whoever does them over and over comes to nothing.
+_TELLS = frozenset(
+    (
+        Op.NOP,
+        Op.TIMEOUT,
+        Op.TIMEOUT_REMOVE,
+        Op.LINK_TIMEOUT,
+        Op.POLL_ADD,
+        Op.POLL_REMOVE,
+        Op.ASYNC_CANCEL,
+    )
+)
+# Of these, no bytes are nothing.
+_TRANSFERS = frozenset(
+    (
+        Op.READ,
+        Op.READV,
+        Op.READ_FIXED,
+        Op.READ_MULTISHOT,
+        Op.RECV,
+        Op.RECVMSG,
+        Op.WRITE,
+        Op.WRITEV,
+        Op.WRITE_FIXED,
+        Op.SEND,
+        Op.SENDMSG,
+        Op.SEND_ZC,
+        Op.SENDMSG_ZC,
+        Op.SPLICE,
+        Op.TEE,
+    )
+)
+_NOTHING_AT_0 = _TELLS | _TRANSFERS
+
+
+def came_to_something(opcode: int, res: int) -> bool:
+    """Whether a request that ended with `res` has moved bytes or changed what others see."""
+    return res >= 0 and opcode not in (_TELLS if res else _NOTHING_AT_0)

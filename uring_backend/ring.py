@@ -145,7 +145,7 @@ class Ring:
             observer=observer,
             tokens=Tokens() if beside is None else beside._submitter.tokens,
         )
-        self._bpf = BpfRequests(
+        self._bpf: BpfRequests = BpfRequests(
             profile,
             rules,
             memory,
@@ -157,6 +157,7 @@ class Ring:
             budgets=budgets,
             observer=observer,
             chooser=chooser,
+            together=[] if beside is None else beside._bpf.together,
         )
         self._submitter.bpf = self._bpf
         if beside is not None:
@@ -584,6 +585,7 @@ class Ring:
             return -errno.EINVAL
         if not self.cqs.post(cq_idx, user_data, res, flags, origin):
             return -errno.ENOMEM
+        self._submitter.fruits += cq_idx == 0
         self._submitter.settle()
         return 0
 
@@ -658,6 +660,8 @@ class Ring:
             if self._loop is not None:
                 left_ns = None if deadline_ns is None else deadline_ns - self.backend.now_ns()
                 self._loop.waits(cq, left_ns)
+            for ring in beside:  # what it has to run is there before anything runs
+                ring._submitter.drain()
             self._work(None if polls else deadline_ns)
             for ring in beside:
                 ring._work(None if polls else deadline_ns)
@@ -776,6 +780,7 @@ class Ring:
         finally:
             self._closed = True
             self.together.remove(self)
+            self._bpf.together.remove(self._bpf)
             self.backend.close()
             if self._loop is not None:
                 self._loop.close()

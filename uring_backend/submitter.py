@@ -51,6 +51,7 @@ from pybpfvm.uring_backend.requests import (
     Request,
     RequestTable,
     Tokens,
+    came_to_something,
 )
 from pybpfvm.uring_backend.sq import SubmissionQueue
 
@@ -91,6 +92,7 @@ class Submitter:
         self.bpf: BpfRequests  # set once by the ring: the two refer to each other
         self.direct: DirectRequests | None = None  # set by who lets compiled code issue requests
         self.activity = 0  # grows with everything the backend takes or reports
+        self.fruits = 0  # grows with all that comes to something
         self.timeouts_ended = 0
         self._rules = rules
         self._checks = checks
@@ -510,6 +512,7 @@ class Submitter:
         if request is None:
             raise InternalError(f"the backend completed an unknown request {event.token}")
         if event.flags & CQE_F_MORE or event.notified:
+            self.fruits += came_to_something(request.opcode, event.res)
             self._post(request, event.res, event.flags, event.extra)
         else:
             self.complete(request, event.res, event.flags, event.extra)
@@ -520,6 +523,7 @@ class Submitter:
         """The request is over: its last CQE, posted at once or at the end of the run."""
         self._table.retire(request)
         res = -request.refused or res
+        self.fruits += came_to_something(request.opcode, res)
         if self.gate.active:
             self.gate.ended(request.token, res)
         if request.opcode == Op.TIMEOUT:

@@ -41,7 +41,7 @@ COMMANDS = {
 }
 
 # These answer with a whole document also when Ctrl-C comes before they have begun.
-_ANSWER_INTERRUPTED = frozenset({"verify", "fuzz"})
+_ANSWER_INTERRUPTED = frozenset({"verify", "fuzz", "explore"})
 _INTERNAL_ERROR = 70
 _NO_STDOUT = (
     "pybpfvm: error: standard output is closed (redirect it to a file or to /dev/null instead)"
@@ -90,7 +90,7 @@ def _answered(command: str, arguments: Sequence[str]) -> int:
     try:
         # Looking for garbage among what imports make takes a tenth of their time.
         with no_collection():
-            args = _parser(command).parse_args(arguments)
+            args = _parsed(command, arguments)
             run = import_module(f"pybpfvm.cli.{command}").run
         code: int = run(args)
         sys.stdout.flush()
@@ -175,6 +175,15 @@ def _command_in(arguments: Sequence[str]) -> str | None:
     return next((word for word in arguments if not word.startswith("-")), None)
 
 
+def _parsed(command: str, arguments: Sequence[str]) -> argparse.Namespace:
+    """The arguments of a command; what it does not know is told with its own usage."""
+    parser = _parser(command)
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return args
+
+
 def _parser(command: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pybpfvm",
@@ -187,4 +196,5 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
         sub = subparsers.add_parser(name, help=summary, description=summary)
         if name == command:
             import_module(f"pybpfvm.cli.{name}").add_arguments(sub)
+            sub.set_defaults(parser=sub)
     return parser

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pybpfvm.debugger.terminal.shell import open_shell
 from pybpfvm.errors import InputError, PybpfvmError
+from pybpfvm.loader.elf import ELF_MAGIC
 from pybpfvm.trace.format import MAGIC
 
 _MAX_SCRIPT_BYTES = 1 << 20
@@ -58,10 +59,16 @@ def run(args: argparse.Namespace) -> int:
     """Debug; the exit code: 1 where a command of a script was wrong."""
     script = [line for name in args.script for line in _lines(name)] + args.lines
     interactive = args.stay or not script
-    if _is_recording(args.file):
+    if _begins(args.file, MAGIC):
         if args.options:
             raise InputError("options of a run, and a recording", where=args.file)
         return _open(args, args.file, script, interactive)
+    if not args.file.endswith(".toml") and not _begins(args.file, ELF_MAGIC):
+        raise InputError(
+            "neither a recording nor an object, and no scenario by its name",
+            where=args.file,
+            remedy="give what `run ... --record FILE` or clang -c made, or a scenario (.toml)",
+        )
     with tempfile.TemporaryDirectory(prefix="pybpfvm-") as folder:
         path = str(Path(folder) / "run.bpftrace")
         _record(args.file, args.options, path)
@@ -73,9 +80,9 @@ def _open(args: argparse.Namespace, path: str, script: Sequence[str], interactiv
     return 0 if done or interactive else 1
 
 
-def _is_recording(path: str) -> bool:
+def _begins(path: str, magic: bytes) -> bool:
     with open(path, "rb") as file:
-        return file.read(len(MAGIC)) == MAGIC
+        return file.read(len(magic)) == magic
 
 
 def _lines(path: str) -> Sequence[str]:

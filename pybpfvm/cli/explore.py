@@ -23,12 +23,13 @@ from pybpfvm.cli.common import (
 )
 from pybpfvm.cli.timeline import TERMINAL, TimelineOutput
 from pybpfvm.errors import InputError
-from pybpfvm.events import Event, SqeIssued
+from pybpfvm.events import Event, OfRing, SqeIssued
 from pybpfvm.explore import Found, Report, explore
 from pybpfvm.explore.findings import shown_by
 from pybpfvm.explore.search import DEFAULT_SCHEDULES, DEFAULT_SECONDS, Options, Table
 from pybpfvm.explore.strategies import NAMES
 from pybpfvm.explore.telling import document, story, summary
+from pybpfvm.interrupts import released
 from pybpfvm.report.terminal import heading
 from pybpfvm.scenario import Live, Scenario, parse
 from pybpfvm.scenario.schedule import Player, Schedule, parse_schedule
@@ -36,10 +37,13 @@ from pybpfvm.scenario.write import with_schedule
 from pybpfvm.uring_backend.abi import Op
 
 _EVERY_S = 1.0
+_EPILOG = """exit codes: 0 nothing was found; 1 something was; 2 usage or unreadable input; 3 the
+same schedule went two ways; 130 interrupted, with what there was by then"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
+    parser.epilog = _EPILOG
     parser.add_argument("scenario", metavar="SCENARIO", help="a scenario (.toml), on sim")
     parser.add_argument("--object", metavar="OBJ", help="this object instead of the scenario's")
     parser.add_argument(
@@ -129,7 +133,8 @@ def run(args: argparse.Namespace) -> int:
         engine=args.engine,
     )
     if args.replay is not None:
-        report = _replayed(scenario, options, parse_schedule(args.replay, "--replay"))
+        with released():
+            report = _replayed(scenario, options, parse_schedule(args.replay, "--replay"))
     else:
         with _Line() as line:
             report = explore(scenario, options, line)
@@ -187,6 +192,8 @@ def _print(
             "something besides the schedule decides"
         )
     print(summary(report))
+    if report.interrupted:
+        print("interrupted: this is what there was by then")
     if saved:
         print(f"saved: {saved}")
     if not report.found and not report.uncontrolled:
@@ -200,8 +207,11 @@ def _tell(scenario: Scenario, options: Options, found: Found, *, draws: bool) ->
     requests: dict[int, str] = {}
 
     def see(event: Event) -> None:
+        ring = ""
+        if isinstance(event, OfRing):
+            ring, event = f" on {event.ring}", event.event
         if isinstance(event, SqeIssued):
-            requests[event.request] = opcodes.get(event.opcode, f"opcode {event.opcode}")
+            requests[event.request] = opcodes.get(event.opcode, f"opcode {event.opcode}") + ring
 
     def on_start(live: Live) -> None:
         rules = live.ring.profile.ring

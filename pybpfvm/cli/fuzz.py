@@ -40,6 +40,7 @@ from pybpfvm.fuzz.program_inputs import STYLES, Choice
 from pybpfvm.fuzz.raw_programs import FAMILIES
 from pybpfvm.fuzz.target import NO_INPUT, Target
 from pybpfvm.inputfile import read_input_file
+from pybpfvm.loader.elf import ELF_MAGIC
 from pybpfvm.report.fuzzing import FuzzProgress, document, finding_lines, lines
 from pybpfvm.report.terminal import heading
 
@@ -399,7 +400,7 @@ def _target_of(args: argparse.Namespace, data: bytes, where: str) -> Target:
         return _program(args, args.object)
     head = data[:64]
     word = head.partition(b" ")[0].decode("ascii", "replace")
-    if head.startswith(b"\x7fELF"):
+    if head.startswith(ELF_MAGIC):
         return target_named("loader")
     if word in _WORDS:
         return target_named(_WORDS[word])

@@ -6,7 +6,7 @@ touches what the other one writes; then either order leads to the same state, an
 (Mazurkiewicz, "Trace Theory", 1987; Godefroid, "Partial-Order Methods for the Verification of
 Concurrent Systems", 1996). What is not known to be apart is taken to be the same thing:
 
-    a queue              whoever posts to it, reaps from it, looks at it or waits for it writes it
+    a queue of a ring    whoever posts to it, reaps from it, looks at it or waits for it writes it
     submitting           all who submit write one thing: the order decides tokens and the batch
     user memory          the bytes that helpers copy, and those of a request that a worker performs
     maps and globals     a program writes all that it names, read-only data apart
@@ -28,6 +28,7 @@ from pybpfvm.events import (
     CqeReaped,
     Event,
     HelperCalled,
+    OfRing,
     Parked,
     RunEnded,
     RunStarted,
@@ -65,6 +66,7 @@ _APART: Final = frozenset(  # of maps that the program names, which count anyway
 _CLOCKS: Final = frozenset(
     ("ktime_get_ns", "ktime_get_boot_ns", "ktime_get_coarse_ns", "ktime_get_tai_ns", "jiffies64")
 )
+_Queue = tuple[str, int]  # its ring, "" if there is one only, and its number
 _TIMED: Final = frozenset((Op.TIMEOUT, Op.LINK_TIMEOUT, Op.TIMEOUT_REMOVE))
 
 
@@ -102,9 +104,10 @@ class Footprints:
         rules = profile.ring
         self._plain = rules is not None and not rules.contexts  # programs store to their maps only
         self._maps = {program.name: _maps_of(obj, program) for program in obj.programs}
-        self._flying: dict[int, tuple[int, list[tuple[int, int, bool]]]] = {}
-        self._waits: dict[int, int] = {}  # by request: the queue whose CQEs it waits for
+        self._flying: dict[int, tuple[_Queue, list[tuple[int, int, bool]]]] = {}
+        self._waits: dict[int, _Queue] = {}  # by request: the queue whose CQEs it waits for
         self._live: Live | None = None
+        self._ring = ""  # of the event that is looked at, if there are several
         self.reads_time = False
         self.now = Touched()
 
@@ -128,23 +131,26 @@ class Footprints:
         if what is not None:
             self.now.writes.add(id(what))
         cq, memory = self._flying[token]
-        self.now.writes.add(("cq", cq))
+        self.now.writes.add(cq)
         self.now.memory += memory
 
     def __call__(self, event: Event) -> None:
         writes = self.now.writes
+        if isinstance(event, OfRing):
+            self._ring, event = event.ring, event.event
         match event:
             case CqePosted() | CqeReaped() | Parked() | Woken():
-                writes.add(("cq", event.cq))
+                writes.add((self._ring, event.cq))
             case RunStarted():
                 writes |= self._maps.get(event.program, frozenset())
                 if event.request in self._waits:
-                    writes.add(("cq", self._waits[event.request]))
+                    writes.add(self._waits[event.request])
                 self.now.all |= not self._plain
             case RunEnded():
                 if event.wait_cq is not None:
-                    writes.add(("cq", event.wait_cq))
-                    self._waits[event.request] = event.wait_cq
+                    queue = self._ring, event.wait_cq
+                    writes.add(queue)
+                    self._waits[event.request] = queue
                 self.now.all |= event.on_word
             case SqeIssued():
                 writes.add("submitting")
@@ -152,14 +158,14 @@ class Footprints:
                 self.now.all |= bool(event.chain) or bool(event.flags & SQE_IO_DRAIN)
                 memory = memory_of(event.sqe, self._live)
                 ranges = [(start, start + size, fills) for _, start, size, fills in memory]
-                self._flying[event.request] = event.cq, ranges
+                self._flying[event.request] = (self._ring, event.cq), ranges
             case HelperCalled():
                 self._called(event)
 
     def _called(self, event: HelperCalled) -> None:
         name = event.helper
         if name in _OF_QUEUES:
-            self.now.writes.add(("cq", event.args[_OF_QUEUES[name]] & U32))
+            self.now.writes.add((self._ring, event.args[_OF_QUEUES[name]] & U32))
         elif name in _SUBMITS:
             self.now.writes.add("submitting")
         elif name in COPIES:

@@ -12,9 +12,10 @@ from pybpfvm.errors import InputError, LoadRejected
 from pybpfvm.events import Event, Observer
 from pybpfvm.explore.findings import Found, Shown, shown_by
 from pybpfvm.explore.footprints import Footprints
+from pybpfvm.explore.known import Came, Known
 from pybpfvm.explore.shrink import Small, smaller
 from pybpfvm.explore.strategies import NAMES, Dfs, Drawn, Redundant, Strategy, Unsteady
-from pybpfvm.interrupts import uninterrupted
+from pybpfvm.interrupts import released, uninterrupted
 from pybpfvm.loader.kconfig import Kconfig
 from pybpfvm.scenario import Live, Outcome, Scenario, run_scenario
 from pybpfvm.scenario.schedule import Player, Schedule
@@ -66,17 +67,21 @@ class Report:
     deviations: int | None = None
     longest: int = 0
     saved: int = 0
+    different: int | None = None  # of those that were drawn; what comes again is not played again
     redundant: int = 0  # schedules that were broken off: all that could come had been seen
     reduced: bool = False
     questions: int = 0  # of the usual schedule
     uncontrolled: bool = False
+    interrupted: bool = False
     stopped_by: str = ""
     found: list[Found] = field(default_factory=list)
     states: set[int] = field(default_factory=set)  # hashes of what was there at the end
 
     @property
     def exit_code(self) -> int:
-        """1 for a finding, 3 when the run is not ours to repeat, else 0."""
+        """130 after Ctrl-C, 1 for a finding, 3 when the run is not ours to repeat, else 0."""
+        if self.interrupted:
+            return 130
         if self.found:
             return 1
         return 3 if self.uncontrolled else 0
@@ -99,7 +104,9 @@ class Table:
         )
         self._stage.keep()
         self.state = 0
-        self._budgets = replace(Budgets(), livelock_runs=_LIVELOCK_RUNS)
+        self._budgets = replace(
+            Budgets(), livelock_runs=_LIVELOCK_RUNS, fruitless_runs=_LIVELOCK_RUNS
+        )
 
     def close(self) -> None:
         """Free everything."""
@@ -168,7 +175,8 @@ def _state(live: Live) -> list[object]:
         except InputError:
             found.append(name)
     found.append(memory.committed_bytes)
-    found += sorted(dict(live.first.counts.posted).items())
+    for name, ring in live.rings.items():
+        found += [(name, cq, posted) for cq, posted in sorted(ring.counts.posted.items())]
     return found
 
 
@@ -179,6 +187,7 @@ def explore(
 ) -> Report:
     """Explore the orders in which `scenario` can go. `told` is called after each schedule.
 
+    Ctrl-C ends it, with what there was by then.
     Raises InputError, LoadRejected and UnsupportedError for what can not be run at all.
     """
     if options.strategy not in NAMES:
@@ -187,25 +196,37 @@ def explore(
             where="--strategy",
             remedy=", ".join(NAMES),
         )
-    with Table(scenario, options) as table:
-        return _Exploration(table, options, told).run()
+    report = Report(options.strategy, depth=options.depth, deviations=options.deviations)
+    began = time.perf_counter()
+    try:
+        with released(), Table(scenario, options) as table:
+            _Exploration(table, options, told, report).run()
+    except KeyboardInterrupt:
+        report.interrupted, report.stopped_by = True, "Ctrl-C"
+        report.seconds = time.perf_counter() - began
+    return report
 
 
 class _Exploration:
-    def __init__(self, table: Table, options: Options, told: Callable[[Report], None]) -> None:
+    def __init__(
+        self, table: Table, options: Options, told: Callable[[Report], None], report: Report
+    ) -> None:
         self._table = table
         self._options = options
         self._told = told
-        self._report = Report(options.strategy, depth=options.depth, deviations=options.deviations)
+        self._report = report
         self._known: set[tuple[str, str]] = set()
+        self._drawn = Known()
         self._began = time.perf_counter()
 
-    def run(self) -> Report:
+    def run(self) -> None:
+        """Explore; what comes of it is in the report at any time."""
         report, options = self._report, self._options
         first, usual = self._usual()
         strategy = self._strategy()
         dfs = strategy if isinstance(strategy, Dfs) else None
         if dfs is None:  # dfs begins with it anyway
+            self._keep(usual, first)
             self._count(usual, first)
         while not self._over():
             player = strategy.player()
@@ -227,7 +248,6 @@ class _Exploration:
                 report.saved = dfs.asleep
                 report.longest, report.reduced = dfs.longest, dfs.reducing
         report.seconds = time.perf_counter() - self._began
-        return report
 
     def _usual(self) -> tuple[tuple[Shown, ...], Player]:
         """Play the usual schedule twice: what it shows, and whether it is the same each time."""
@@ -235,7 +255,7 @@ class _Exploration:
         seen: list[list[Event]] = []
         for _ in range(2):
             player, events = Player({}, self._options.faults), list[Event]()
-            outcome = table.play(player, observer=events.append)
+            outcome = table.play(player, observer=events.append, state=self._options.everything)
             if isinstance(outcome.stopped, LoadRejected) and not outcome.expected_stop:
                 raise outcome.stopped
             table.left = len(outcome.left) if outcome.stopped is None else None
@@ -271,6 +291,13 @@ class _Exploration:
 
     def _play(self, strategy: Strategy, player: Player) -> None:
         table = self._table
+        if isinstance(strategy, Drawn):
+            came = self._drawn.of(player)
+            if came is not None:
+                self._report.states.add(came.state)
+                self._count(player, came.shown)
+                return
+            player = strategy.same()
         watching = strategy.footprints if isinstance(strategy, Dfs) else None
         outcome = table.play(
             player,
@@ -281,7 +308,14 @@ class _Exploration:
         strategy.played(player)
         self._report.states.add(table.state)
         shown = shown_by(outcome, table.scenario.path, faulty=player.faulty)
+        if isinstance(strategy, Drawn):
+            self._keep(player, shown)
         self._count(player, shown)
+
+    def _keep(self, player: Player, shown: tuple[Shown, ...]) -> None:
+        """What was drawn has been played: know it when it comes again."""
+        self._drawn.add(player, Came(shown, self._table.state))
+        self._report.different = self._drawn.different
 
     def _count(self, player: Player, shown: tuple[Shown, ...]) -> None:
         """A schedule is over: note what is new."""
@@ -292,17 +326,23 @@ class _Exploration:
             schedule = Schedule(options.seed, options.faults, (), player.picks)
             seconds = time.perf_counter() - self._began
             small = Small(schedule, tuple(shown), player)
+            first = Found(
+                small.shown[0],
+                schedule,
+                small.answers,
+                report.schedules,
+                seconds,
+                schedule,
+                small.shown[1:],
+            )
+            report.found.append(first)  # as it is, if Ctrl-C comes before it is small
             if options.shrink:
                 small = smaller(self._table, small)
-            report.found.append(
-                Found(
-                    small.shown[0],
-                    small.schedule,
-                    small.answers,
-                    report.schedules,
-                    seconds,
-                    schedule,
-                    small.shown[1:],
+                report.found[-1] = replace(
+                    first,
+                    shown=small.shown[0],
+                    schedule=small.schedule,
+                    answers=small.answers,
+                    also=small.shown[1:],
                 )
-            )
         self._told(report)

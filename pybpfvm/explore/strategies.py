@@ -113,6 +113,10 @@ class Drawn:
     def player(self) -> Player:
         """See Strategy."""
         self.seed += 1
+        return self.same()
+
+    def same(self) -> Player:
+        """The last player, before it played."""
         if self.name == "pct":
             return PctPlayer(self.seed, self.faults, self.questions)
         if self.name == "rr":

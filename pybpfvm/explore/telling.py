@@ -15,6 +15,8 @@ def summary(report: Report) -> str:
     rate = report.schedules / report.seconds if report.seconds else 0.0
     were = "1 schedule" if report.schedules == 1 else f"{report.schedules:,} schedules"
     text = f"{were} by {report.strategy} in {report.seconds:.1f} s ({rate:,.0f}/s)"
+    if report.different is not None and report.different < report.schedules:
+        text += f", {report.different:,} of them different"
     if report.strategy == "dfs":
         text += f"; {_reach(report)}"
         if report.saved:
@@ -80,6 +82,7 @@ def document(scenario: str, report: Report, replays: Mapping[int, str]) -> dict[
         "strategy": report.strategy,
         "schedules": report.schedules,
         "exhaustive": report.exhaustive,
+        "different": report.different,
         "depth": report.depth,
         "deviations": report.deviations,
         "longest": report.longest,
@@ -87,6 +90,7 @@ def document(scenario: str, report: Report, replays: Mapping[int, str]) -> dict[
         "saved": report.saved,
         "questions": report.questions,
         "uncontrolled": report.uncontrolled,
+        "interrupted": report.interrupted,
         "stopped_by": report.stopped_by,
         "findings": [
             {

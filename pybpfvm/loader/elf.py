@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from pybpfvm.errors import InputError
 
+ELF_MAGIC = b"\x7fELF"
 NOT_ELF = "not an ELF object"  # the reason of the InputError for any other file
 
 MAX_FILE_BYTES = 32 << 20
@@ -130,7 +131,7 @@ def read_elf(data: bytes, path: str) -> ElfObject:
 
 def _check_identity(data: bytes, path: str) -> str:
     """The struct byte order; InputError unless this is a 64-bit BPF object."""
-    if not data.startswith(b"\x7fELF"):
+    if not data.startswith(ELF_MAGIC):
         raise InputError(NOT_ELF, where=f"{path}: offset 0x0", remedy="give what clang -c made")
     if len(data) < 64:
         raise InputError(

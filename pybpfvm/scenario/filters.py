@@ -14,6 +14,7 @@ from pybpfvm.filters.asm import MAX_TEXT_CHARS, assemble, assemble_lines
 from pybpfvm.filters.cbpf import Insn, decode
 from pybpfvm.filters.table import FILTER_DENY_REST, FILTER_SZ_STRICT, Registration, Scope
 from pybpfvm.inputfile import read_input_file
+from pybpfvm.loader.elf import ELF_MAGIC
 from pybpfvm.scenario.model import FilterSpec
 from pybpfvm.scenario.sqes import opcode_named
 from pybpfvm.scenario.table import Table, TomlValue, array, integer, nearest
@@ -72,7 +73,7 @@ def read_program(path: str | os.PathLike[str]) -> tuple[Insn, ...]:
 def read_lines(path: str | os.PathLike[str]) -> tuple[tuple[Insn, ...], tuple[int, ...]]:
     """The same, and the line of each instruction; no lines of instructions as bytes."""
     data = read_input_file(path, MAX_FILE_BYTES)
-    if data.startswith(b"\x7fELF"):
+    if data.startswith(ELF_MAGIC):
         raise InputError(
             "an ELF object, where a filter in classic BPF belongs",
             where=str(path),

@@ -13,6 +13,7 @@ from pathlib import Path
 from pybpfvm.errors import InputError
 from pybpfvm.filters.table import Scope
 from pybpfvm.inputfile import read_input_file
+from pybpfvm.loader.elf import ELF_MAGIC
 from pybpfvm.scenario.content import CONTENT_KEYS, check_total, content, field
 from pybpfvm.scenario.expect import expectations, expressions
 from pybpfvm.scenario.faults import faults_of
@@ -84,6 +85,13 @@ def parse(path: str | os.PathLike[str]) -> Scenario:
 
 def parse_bytes(data: bytes, name: str, base: Path) -> Scenario:
     """The scenario in `data`; `name` is for messages, other files are relative to `base`."""
+    if data.startswith(ELF_MAGIC):
+        raise InputError(
+            "an object, not a scenario",
+            where=name,
+            remedy=f'write a scenario (.toml) with object = "{Path(name).name}", '
+            "as docs/scenarios.md says",
+        )
     try:
         tree = tomllib.loads(data.decode())
     except tomllib.TOMLDecodeError as error:

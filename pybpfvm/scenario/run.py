@@ -17,7 +17,6 @@ from pybpfvm.errors import (
     RingError,
     RingHang,
     Trap,
-    UnsupportedError,
     errno_name,
 )
 from pybpfvm.events import CqeReaped, Event, Noted, Observer, OfRing, RunEnded
@@ -251,10 +250,6 @@ def run_scenario(
         )
         player.require_all()
         return replayed
-    if (chooser is not None or checks is not None) and len(scenario.plans) > 1:
-        raise UnsupportedError(
-            "the order of things on several rings is not explored", where=scenario.path
-        )
     watch = None if checks is None or not checks.events else Watch(observer)
     if watch is not None:
         observer = watch
@@ -340,9 +335,9 @@ def run_scenario(
         left: tuple[str, ...] = ()
         if checks is not None:
             if stopped is None:
-                left = left_in_flight(live.ring, chooser)
+                left = left_in_flight(live)
                 progress.findings += too_many_left(left, checks, scenario)
-            progress.findings += lost(scenario, live.ring)
+            progress.findings += lost(live)
         if watch is not None:
             progress.findings += watch.findings
         if on_end is not None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pybpfvm.errors import InputError
 from pybpfvm.uring_backend.choices import CLOCK, HOST, Point
@@ -159,6 +159,12 @@ class Player:
         index = self._asked(Point.USER, acts)
         self.faults_left -= acts[index] is not None
         return index
+
+    def answers_again(self, point: Point, options: Sequence[Any]) -> int:
+        """The answer to a question as it was kept in `answers`."""
+        if point is Point.HARM:
+            return self.harm(0, options)
+        return self.user(options) if point is Point.USER else self.order(point, options)
 
     def performs(self, token: int, what: object) -> None:
         """See choices.Chooser."""

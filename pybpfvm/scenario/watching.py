@@ -28,6 +28,7 @@ from pybpfvm.events import (
     HelperCalled,
     HostWoke,
     Observer,
+    OfRing,
     RequestEnded,
     RunEnded,
     RunFaulted,
@@ -40,7 +41,6 @@ from pybpfvm.scenario.compare import Finding
 from pybpfvm.scenario.live import Live
 from pybpfvm.scenario.model import Scenario
 from pybpfvm.session import Ring
-from pybpfvm.session.hostring import HostRing
 from pybpfvm.uring_backend.abi import (
     CQE_F_MORE,
     CQE_F_NOTIF,
@@ -51,7 +51,7 @@ from pybpfvm.uring_backend.abi import (
     Op,
     Sqe,
 )
-from pybpfvm.uring_backend.choices import Chooser
+from pybpfvm.uring_backend.base import OTHER_RING
 
 KINDS: Final = (
     "overflow",
@@ -77,6 +77,7 @@ COPIES: Final = {
 }
 """Helpers that copy: which argument is the user's address, which the bytes, whether they write."""
 
+_Queue = tuple[str, int]  # its ring, "" if there is one only, and its number
 Clocks = dict[int, int]
 """Of each actor, how many of its actions are known to have come before."""
 
@@ -135,16 +136,17 @@ def memory_of(raw: bytes, live: Live | None) -> list[tuple[str, int, int, bool]]
     return [(op.name, addr, size, op == Op.READV) for addr, size in pieces if size]
 
 
-def left_in_flight(ring: HostRing, chooser: Chooser | None) -> tuple[str, ...]:
+def left_in_flight(live: Live) -> tuple[str, ...]:
     """What is in flight when everything that can happen has happened, by name and in order."""
-    if not isinstance(ring, Ring):
+    rings = [one.ring for one in live.rings.values() if isinstance(one.ring, Ring)]
+    if not rings:
         return ()
-    ring.run_until_idle(_SETTLE_NS)
-    bpf = ring.core.profile.ring
+    rings[0].run_until_idle(_SETTLE_NS)  # so that those beside it are idle, too
+    bpf = rings[0].core.profile.ring
     assert bpf is not None
+    left = {token: one.opcode for ring in rings for token, one in ring.core.live.items()}
     return tuple(
-        "BPF" if one.opcode == bpf.bpf_opcode else Op(one.opcode).name
-        for _, one in sorted(ring.core.live.items())
+        "BPF" if opcode == bpf.bpf_opcode else Op(opcode).name for _, opcode in sorted(left.items())
     )
 
 
@@ -156,11 +158,14 @@ def too_many_left(left: Sequence[str], checks: Checks, scenario: Scenario) -> It
         yield Finding(f"{scenario.path}: end", expected, shown, "leak")
 
 
-def lost(scenario: Scenario, ring: HostRing) -> Iterator[Finding]:
-    """An overflow that the scenario does not speak of."""
-    if scenario.expect.overflow is None and ring.cq_overflow:
-        found = f"{ring.cq_overflow} lost"
-        yield Finding(f"{scenario.path}: end", "no CQE lost", found, "overflow")
+def lost(live: Live) -> Iterator[Finding]:
+    """Overflows that the scenario does not speak of."""
+    expect = live.scenario.expect
+    for name, one in live.rings.items():
+        of_ring = expect if one is live.first else expect.rings.get(name)
+        if one.ring.cq_overflow and (of_ring is None or of_ring.overflow is None):
+            place = f"{live.scenario.path}: end" + ("" if one is live.first else f" of {name}")
+            yield Finding(place, "no CQE lost", f"{one.ring.cq_overflow} lost", "overflow")
 
 
 class Watch:
@@ -175,9 +180,10 @@ class Watch:
         self._clocks: dict[int, Clocks] = {_HOST: {}}
         self._sent: dict[int, Clocks] = {}  # by request: what its submitter knew
         self._chains: dict[int, int] = {}
-        self._queues: dict[int, deque[Clocks]] = {}
+        self._ring = ""  # of the event that is looked at, if there are several
+        self._queues: dict[_Queue, deque[Clocks]] = {}
         self._accesses: list[_Access] = []
-        self._reapers: dict[int, str] = {}
+        self._reapers: dict[_Queue, str] = {}
         self._ended: dict[int, bool] = {}  # by request: whether its last CQE was posted
         self._looks: Mapping[type, Callable[[Any], None]] = {
             HelperCalled: self._called,
@@ -190,6 +196,7 @@ class Watch:
             RequestEnded: self._ends,
             Woken: lambda event: self._wakes(event.cq, event.request),
             HostWoke: lambda event: self._wakes(event.cq, _HOST),
+            OfRing: self._of_ring,
         }
 
     def begins(self, live: Live) -> None:
@@ -210,6 +217,12 @@ class Watch:
             looks(event)
         if self._inner is not None:
             self._inner(event)
+
+    def _of_ring(self, event: OfRing) -> None:
+        looks = self._looks.get(type(event.event))
+        if looks is not None:
+            self._ring = event.ring
+            looks(event.event)
 
     def host_writes(self, start: int, size: int) -> None:
         """The host is about to write user memory."""
@@ -234,7 +247,7 @@ class Watch:
         return _HOST if origin == _USER or self._runs is None else self._runs[0]
 
     def _wakes(self, cq: int, actor: int) -> None:
-        for known in self._queues.get(cq, ()):
+        for known in self._queues.get((self._ring, cq), ()):
             self._learn(actor, known)
 
     # --- requests -------------------------------------------------------------------------------
@@ -307,21 +320,28 @@ class Watch:
             self._ended[event.request] = True
         if event.fate == "dropped":
             return
-        if event.request is None:
-            known = dict(self._clocks.get(self._actor(event.origin), {}))
-        else:
+        if event.request is not None:
             known = dict(self._clocks.get(event.request, {}))
-        self._queues.setdefault(event.cq, deque()).append(known)
+        elif event.origin == OTHER_RING:  # of whom is not told: what anybody knows
+            known = {}
+            for clocks in self._clocks.values():
+                for actor, clock in clocks.items():
+                    known[actor] = max(clock, known.get(actor, 0))
+        else:
+            known = dict(self._clocks.get(self._actor(event.origin), {}))
+        self._queues.setdefault((self._ring, event.cq), deque()).append(known)
 
     def _reaped(self, event: CqeReaped) -> None:
-        waiting = self._queues.get(event.cq)
+        queue = self._ring, event.cq
+        waiting = self._queues.get(queue)
         if waiting:
             self._learn(self._actor(event.by), waiting.popleft())
-        other = self._reapers.setdefault(event.cq, event.by)
+        other = self._reapers.setdefault(queue, event.by)
         if other != event.by and _USER in (other, event.by):
             program = event.by if other == _USER else other
             found = f"the host and {program} take CQEs from it"
-            self._find("ownership-race", f"CQ {event.cq}", "one side reaps", found)
+            place = f"CQ {event.cq}" + (f" of {self._ring}" if self._ring else "")
+            self._find("ownership-race", place, "one side reaps", found)
 
     def _access(self, actor: int, who: str, start: int, size: int, *, writes: bool) -> None:
         """Host and programs: programs of one ring run one after the other, whole."""

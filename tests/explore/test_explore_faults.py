@@ -9,14 +9,12 @@ from typing import Any
 
 import pytest
 
-from pybpfvm.errors import UnsupportedError
 from pybpfvm.explore import explore, search
 from pybpfvm.explore.search import Options
-from pybpfvm.scenario import parse, run_scenario
+from pybpfvm.scenario import run_scenario
 from pybpfvm.scenario.schedule import Answer
 from pybpfvm.uring_backend.choices import Point
 from pybpfvm.uring_backend.faults import UserReaps
-from tests.support.example_hosts import EXAMPLES
 from tests.support.orders import job, scenario
 
 REAPED = scenario(
@@ -92,13 +90,6 @@ def test_what_no_schedule_controls_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     assert report.uncontrolled
     assert report.exit_code == 3
     assert report.schedules == 0
-
-
-def test_several_rings_are_not_explored() -> None:
-    made = parse(EXAMPLES / "26_two_rings/scenario.toml")
-    assert len(made.plans) == 2
-    with pytest.raises(UnsupportedError, match="several rings"):
-        explore(made, Options())
 
 
 def test_an_invariant_is_judged_after_a_fault() -> None:

@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 from pybpfvm.bits import U32, s32
-from pybpfvm.errors import InputError, RingError, RingHang, UnsupportedError
+from pybpfvm.errors import LIVELOCK, InputError, RingError, RingHang, UnsupportedError
 from pybpfvm.events import (
     CqePosted,
     CqeReaped,
@@ -581,7 +581,9 @@ class LoopRing:
             quiet = quiet + 1 if self.state() == before and not late else 0
             if quiet >= self.budgets.livelock_steps and not self._due:
                 raise RingHang(
-                    f"{quiet:,} steps in a row changed nothing and asked to wait for nothing", ()
+                    f"{LIVELOCK}: {quiet:,} steps in a row changed nothing and asked to wait for "
+                    "nothing",
+                    (),
                 )
         raise RingHang(f"the budget of {self.budgets.max_steps:,} steps is used up", ())
 

@@ -132,7 +132,8 @@ class SimBackend:
     def let_happen(self) -> None:
         """The host is about to take a step: what a chooser wants to happen before it does."""
         while self._clock.let_happen():
-            self._core.run()
+            for core in self._cores:
+                core.run()
 
     def _run_all(self) -> bool:
         """Let rings do what is due; whether one that is awaited has an event."""
