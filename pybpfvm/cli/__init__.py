@@ -179,8 +179,9 @@ def _parsed(command: str, arguments: Sequence[str]) -> argparse.Namespace:
     """The arguments of a command; what it does not know is told with its own usage."""
     parser = _parser(command)
     args, unknown = parser.parse_known_args(arguments)
+    its_own = vars(args).pop("parser")  # which can not be pickled for other processes
     if unknown:
-        args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        its_own.error(f"unrecognized arguments: {' '.join(unknown)}")
     return args
 
 
