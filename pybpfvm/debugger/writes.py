@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pybpfvm.debugger.breakpoints import shown_bytes
+from pybpfvm.debugger.codeplaces import CodePlaces
 from pybpfvm.debugger.history import History, Told
+from pybpfvm.debugger.met import placed
 from pybpfvm.debugger.position import Position
 from pybpfvm.debugger.scope import RecordedScope
 from pybpfvm.debugger.search import Here, Places, Search, Sought
-from pybpfvm.debugger.sought import CodePlaces, placed
 from pybpfvm.errors import InputError, SourceLine
 from pybpfvm.events import (
     CqePosted,
