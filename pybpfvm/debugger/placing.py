@@ -69,7 +69,7 @@ class Placing:
     def place(self, one: Breakpoint) -> None:
         """Say where it is: `places`, `where`, whether there is any, and if not what there is."""
         found: dict[str, frozenset[int]] = {}
-        one.message, one.where = "", ""
+        one.message, one.where, one.behind = "", "", False
         for run, program in self.programs:
             at = self._pcs(one, run, program)
             if at:
@@ -221,7 +221,7 @@ class Placing:
             one.where = f"behind {one.where}"
 
     def _watched(self, one: Breakpoint, here: RecordedScope) -> None:
-        if one.expression:
+        if one.expression and not one.id:  # what it means elsewhere is something else
             value = compile_expression(one.expression, here).evaluate(here)
             if value.addr is None or not value.type.size:
                 raise InputError(

@@ -408,12 +408,12 @@ class Commands(Looking):
         if not number:
             raise InputError("condition of what?", remedy="condition NUMBER EXPRESSION")
         (one,) = self._numbered(number)
-        before = one.condition, one.compiled
+        before = one.condition, one.compiled, one.behind, one.where
         one.condition, one.compiled = condition.strip(), None
         try:
             self.debugger.set_breakpoint(one)
         except InputError:
-            one.condition, one.compiled = before
+            one.condition, one.compiled, one.behind, one.where = before
             raise
 
     def _ignore(self, text: str) -> None:
