@@ -532,7 +532,7 @@ class Debugger:
             self._stopped = history.at(here.position)
 
     def _writer_of(self, target: str | tuple[int, int], frame: int) -> Write:
-        called = self.placing.helper_called
+        called = self.placing.called
         writers = Writers(self.history, self._code, self._scope, self._line_at, called)
         here = self.position
         if isinstance(target, tuple):

@@ -32,7 +32,7 @@ class Returns:
     """Which call of a helper has just returned where an instruction comes next. `called` gives the
     calls of a program, by pc."""
 
-    def __init__(self, called: Callable[[int, Program], Mapping[int, str]]) -> None:
+    def __init__(self, called: Callable[[Program], Mapping[int, str]]) -> None:
         self._called = called
         self._behind: dict[int, tuple[Mapping[int, tuple[int, str]], frozenset[int]]] = {}
         self._last: tuple[int, int, int] | None = None  # run, instructions and pc
@@ -48,7 +48,7 @@ class Returns:
             return None
         known = self._behind.get(id(program))
         if known is None:
-            calls = self._called(here.run, program)
+            calls = self._called(program)
             behind = {pc + 1: (pc, name) for pc, name in calls.items()}
             jumps = frozenset(_jumped_to(program))
             known = self._behind[id(program)] = behind, jumps
