@@ -37,7 +37,7 @@ class Console:
         """Do what a line says, in a frame. What is wrong with it is said, not raised."""
         self._said = []
         self._commands.frame = frame
-        before, self._debugger.on_log = self._debugger.on_log, self._say
+        before, self._debugger.telling.sink = self._debugger.telling.sink, self._say
         try:
             self._commands.execute(line)
         except Quit:
@@ -45,7 +45,7 @@ class Console:
         except PybpfvmError as error:
             self._say(f"error: {error}")
         finally:
-            self._debugger.on_log = before
+            self._debugger.telling.sink = before
         return "".join(f"{one}\n" for one in self._said)
 
     def words(self, line: str) -> Sequence[str]:

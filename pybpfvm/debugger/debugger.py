@@ -3,50 +3,45 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, Self, get_args
 
 from pybpfvm.debugger.breakpoints import Breakpoint, shown_bytes, written_as
+from pybpfvm.debugger.codeplaces import CodePlaces
+from pybpfvm.debugger.frames import Frame, Variable, frames_of, register_of, variables_of
 from pybpfvm.debugger.history import History, Interrupted, Progress, Stopped, Unreachable
 from pybpfvm.debugger.lines import Lines
-from pybpfvm.debugger.placing import BRACES, Placing
+from pybpfvm.debugger.met import Breakpoints, Match, Returns
+from pybpfvm.debugger.placing import Placing
 from pybpfvm.debugger.position import Position
 from pybpfvm.debugger.ringstate import RingState
 from pybpfvm.debugger.scope import RecordedScope
 from pybpfvm.debugger.search import Here, Search, Sought
 from pybpfvm.debugger.sought import (
-    Breakpoints,
-    CodePlaces,
     Condition,
     CqeSteps,
     Either,
     HelperCalls,
     LineSteps,
-    Match,
     NoDeeper,
-    Returns,
     Shallower,
-    placed,
 )
+from pybpfvm.debugger.telling import Telling
 from pybpfvm.debugger.writes import Write, Writers
 from pybpfvm.engine import RunResult
 from pybpfvm.errors import InputError, SourceLine, Trap
 from pybpfvm.events import Noted
-from pybpfvm.expr.compiled import Compiled, compile_expression
+from pybpfvm.expr.compiled import compile_expression
 from pybpfvm.expr.ctype import Shape
-from pybpfvm.expr.mistake import ExpressionError, Mistake
 from pybpfvm.expr.value import Value
-from pybpfvm.expr.variables import variable
 from pybpfvm.isa.codec import pcs
 from pybpfvm.isa.disasm import format_insn
 from pybpfvm.listing import Names
 from pybpfvm.maps.base import BpfMap
 from pybpfvm.memory import Region, RegionKind
 from pybpfvm.program import Program
-from pybpfvm.report.words import printable
 from pybpfvm.session.objects import LoadedObject
 from pybpfvm.source.info import DebugInfo
 from pybpfvm.trace.index import RunEntry
@@ -56,37 +51,6 @@ How = Literal["step", "next", "finish", "continue", "stepi", "nexti", "run", "cq
 Reason = Literal[
     "step", "breakpoint", "end", "start", "trap", "pause", "goto", "diverged", "not found"
 ]
-
-_MOST_LOG = 10_000
-_MOST_SAID = 256
-_REGISTER = re.compile(r"\$?r(10|[0-9])$")
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """A function that is being executed: `pc` in `program` is where it goes on. `line` is 0 where
-    none is known. `inlined` into the next one, whose registers these are too."""
-
-    index: int
-    program: Program
-    pc: int
-    regs: tuple[int, ...]
-    function: str
-    file: str
-    line: int
-    text: str
-    inlined: bool
-    shown_pc: int  # the instruction that `line` is of: of callers the call
-
-
-@dataclass(frozen=True, slots=True)
-class Variable:
-    """A local variable or parameter; `value` is None where `why` says it is not to be had."""
-
-    name: str
-    parameter: bool
-    value: Value | None
-    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +102,10 @@ class Debugger:
         on_log: Callable[[str], None] | None = None,
     ) -> None:
         self.history = History(path, engine=engine, progress=progress)
-        self.on_log = on_log
         self.breakpoints: dict[int, Breakpoint] = {}
         self._next_id = 1
-        self._log: list[str] = []
-        self._said: dict[tuple[int, str], Compiled] = {}  # by object and text
-        self._unlogged = 0
-        self._printed = (0, 0)
+        self.telling = Telling(self.history, self._scope)
+        self.telling.sink = on_log
         self._lines: dict[int, Lines] = {}
         self._scopes: dict[int, RecordedScope] = {}
         self.placing = Placing(self.history, self.lines_of, self._scope)
@@ -253,41 +214,15 @@ class Debugger:
         paused = self._stopped.paused
         if paused is None:
             return []
-        lines = self.lines_of(self.position.run)
-        found: list[Frame] = []
-        for number, one in enumerate(reversed(paused.frames)):
-            shown = one.pc if number == 0 else max(one.pc - 1, 0)
-            spot = lines.spot(one.program, shown)
-            file, line = (spot.line.file, spot.line.line) if spot.line else ("", 0)
-            text = spot.line.text if spot.line else ""
-            for level, (function, call_line) in enumerate(spot.functions):
-                inlined = level < spot.inlined
-                frame = Frame(
-                    len(found), one.program, one.pc, one.regs, function, file, line, text, inlined,
-                    shown,
-                )  # fmt: skip
-                found.append(frame)
-                line, text = call_line, ""
-        return found
+        return frames_of(paused, self.lines_of(self.position.run))
 
-    def variables(self, frame: int = 0) -> list[Variable]:
+    def variables(self, frame: int = 0) -> Sequence[Variable]:
         """The local variables and parameters of a frame, innermost blocks first."""
         frames = self.frames()
         if not 0 <= frame < len(frames):
             return []
-        one, scope = frames[frame], self.scope(frame)
         debug = self.lines_of(self.position.run).debug
-        found: dict[str, Variable] = {}
-        for local in debug.variables(one.program, one.shown_pc):
-            if local.function != one.function or local.name in found:
-                continue
-            try:
-                node = variable(local, debug, one.program, one.shown_pc, (0, 0))
-                value = node.value(scope)
-                found[local.name] = Variable(local.name, local.parameter, value)
-            except Mistake as mistake:
-                found[local.name] = Variable(local.name, local.parameter, None, mistake.reason)
-        return list(found.values())
+        return variables_of(frames[frame], debug, self.scope(frame))
 
     def rings(self) -> list[RingState]:
         """The rings, as far as they have told of themselves by now."""
@@ -419,8 +354,7 @@ class Debugger:
         here = self._stopped
         history = self.history
         history.interrupted = False
-        self._log, self._unlogged = [], 0
-        self._printed = self._mark()
+        self.telling.begin(here.position.run)
         try:
             stop = self._one(backward) if how == "stepi" else self._moved(how, backward)
         except (Interrupted, KeyboardInterrupt):
@@ -428,11 +362,8 @@ class Debugger:
         except Unreachable as error:
             self._stopped = history.at(min(here.position, history.end))
             stop = Stop("diverged", self.position, text=str(error))
-        if not backward and stop.reason not in ("pause", "diverged"):
-            self._print_up_to(*self._mark())
-        if self._unlogged:
-            self._log.append(f"... and {self._unlogged} lines more")
-        return replace(stop, log=tuple(self._log))
+        forward = not backward and stop.reason not in ("pause", "diverged")
+        return replace(stop, log=self.telling.end(self.position.run if forward else None))
 
     def _back(self, here: Stopped, reason: Reason, text: str) -> Stop:
         self._stopped = self.history.at(here.position)
@@ -549,51 +480,11 @@ class Debugger:
         """A breakpoint is met: whether the move ends."""
         one = met.breakpoint
         one.hits += 1
-        self._print_up_to(here.run, self.history.replay.answered)
         if not one.counts():
             return False
-        if one.log_message is None:
-            return True
-        scope = placed(self._scope(here.run), here, met.moment)
-
-        def value(found: re.Match[str]) -> str:
-            key = self._number(here.run), found[1]
-            try:
-                if key not in self._said:
-                    if len(self._said) >= _MOST_SAID:
-                        self._said.clear()
-                    self._said[key] = compile_expression(found[1], scope)
-                return self._said[key].text_of(scope)
-            except ExpressionError as error:
-                return f"<{error.reason}>"
-
-        self._logged(BRACES.sub(value, one.log_message))
-        return False
-
-    def _mark(self) -> tuple[int, int]:
-        """Where one is among what was recorded: the run, and how much of what is in it is past."""
-        here = self.position
-        inside = here.run < len(self.history.runs)
-        return here.run, self.history.replay.answered if inside else 0
-
-    def _print_up_to(self, run: int, answered: int) -> None:
-        """Pass on what programs printed on the way there."""
-        (first, since), runs = self._printed, self.history.runs
-        self._printed = run, answered
-        for number in range(first, min(run + 1, len(runs))):
-            if not runs[number].prints:
-                continue
-            for place, text in self.history.replay.prints(number):
-                if (number, place) >= (first, since) and (number, place) < (run, answered):
-                    self._logged(f"{runs[number].program} prints: {printable(text.rstrip())}")
-
-    def _logged(self, text: str) -> None:
-        if self.on_log is not None:
-            self.on_log(text)
-        elif len(self._log) < _MOST_LOG:
-            self._log.append(text)
-        else:
-            self._unlogged += 1
+        if one.log_message is not None:
+            self.telling.logpoint(met, here)
+        return one.log_message is None
 
     def seek(self, expression: str, *, last: bool = True) -> Stop:
         """Go where a condition held: the last position of the whole recording, or the first.
@@ -641,15 +532,17 @@ class Debugger:
             self._stopped = history.at(here.position)
 
     def _writer_of(self, target: str | tuple[int, int], frame: int) -> Write:
-        called = self.placing.helper_called
+        called = self.placing.called
         writers = Writers(self.history, self._code, self._scope, self._line_at, called)
         here = self.position
         if isinstance(target, tuple):
             return writers.memory(here, *target, f"{target[1]} bytes at {target[0]:#x}")
-        register = self._register_of(target.strip(), frame)
-        if register is not None:
-            frames, paused = self.frames(), self._stopped.paused
-            assert paused is not None
+        frames, paused = self.frames(), self._stopped.paused
+        debug = self.lines_of(here.run).debug
+        register = None
+        if 0 <= frame < len(frames):
+            register = register_of(target.strip(), frames[frame], debug)
+        if register is not None and paused is not None:
             outside = sum(not one.inlined for one in frames[:frame])
             return writers.register(here, register, len(paused.frames) - 1 - outside)
         scope = self.scope(frame)
@@ -660,23 +553,6 @@ class Debugger:
             shown = partial(written_as, value) if struct else shown_bytes
             return writers.memory(here, value.addr, value.type.size, target, shown)
         return writers.expression(here, compiled)
-
-    def _register_of(self, text: str, frame: int) -> int | None:
-        """The register that is called so, or that a local variable is in."""
-        frames = self.frames()
-        if not frames or not 0 <= frame < len(frames):
-            return None
-        found = _REGISTER.match(text)
-        one = frames[frame]
-        debug = self.lines_of(self.position.run).debug
-        for local in debug.variables(one.program, one.shown_pc):
-            if local.name == text and local.ops and len(local.ops) == 1:
-                name = local.ops[0][0]
-                if name.startswith("DW_OP_reg"):
-                    return int(name.removeprefix("DW_OP_reg"))
-            if local.name == text:
-                return None
-        return int(found[1]) if found else None
 
     def _line_at(self, run: int, program: Program, pc: int) -> SourceLine | None:
         return self.lines_of(run).spot(program, pc).line

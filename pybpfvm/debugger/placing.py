@@ -17,7 +17,6 @@ from pybpfvm.errors import InputError
 from pybpfvm.expr.compiled import Compiled, compile_expression
 from pybpfvm.expr.mistake import ExpressionError
 from pybpfvm.isa.codec import pcs
-from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Kind
 from pybpfvm.listing import Names
 from pybpfvm.program import Program
@@ -47,6 +46,13 @@ class Placing:
         self._history = history
         self._lines_of = lines_of
         self._scope_of = scope_of
+        # By identity of programs.
+        self._called: dict[int, Mapping[int, str]] = {}
+        self._owners = {
+            id(program): loaded
+            for loaded in history.replay.objects
+            for program in loaded.image.programs.values()
+        }
 
     @cached_property
     def programs(self) -> Sequence[tuple[int, Program]]:
@@ -69,7 +75,7 @@ class Placing:
     def place(self, one: Breakpoint) -> None:
         """Say where it is: `places`, `where`, whether there is any, and if not what there is."""
         found: dict[str, frozenset[int]] = {}
-        one.message, one.where = "", ""
+        one.message, one.where, one.behind = "", "", False
         for run, program in self.programs:
             at = self._pcs(one, run, program)
             if at:
@@ -109,35 +115,31 @@ class Placing:
                 return {one.pc} & starts if program.name == one.program else ()
             case "helper":
                 wanted = _plain(one.helper)
-                called = self.called(run, program)
+                called = self.called(program)
                 return [pc for pc, name in called.items() if _plain(name) == wanted]
             case _:
                 return ()
 
     # --- calls of helpers -----------------------------------------------------------------------
 
-    def called(self, run: int, program: Program) -> Mapping[int, str]:
-        """The calls of helpers and of the kernel's functions: pc -> name."""
-        return {
-            pc: self.helper_called(run, program, insn, pc)
-            for pc, insn in zip(pcs(program.insns), program.insns, strict=True)
-            if insn.spec.kind in _CALLS
-        }
-
-    def helper_called(self, run: int, program: Program, insn: Insn, pc: int) -> str:
-        """What an instruction calls, by name, or its number where that has none."""
-        obj = self._history.object_of(run)
-        assert obj is not None
-        names = Names(obj.object, program, obj.profile if obj.known_profile else None)
-        if insn.imm < 0:
-            return obj.object.kernel_functions.get(-insn.imm, str(insn.imm))
-        return names(insn, pc) or str(insn.imm)
+    def called(self, program: Program) -> Mapping[int, str]:
+        """The calls of helpers and of the kernel's functions: pc -> name, or number where it has
+        none."""
+        found = self._called.get(id(program))
+        if found is None:
+            obj = self._owners[id(program)]
+            names = Names(obj.object, program, obj.profile if obj.known_profile else None)
+            functions = obj.object.kernel_functions
+            found = self._called[id(program)] = {
+                pc: (functions.get(-insn.imm) if insn.imm < 0 else names(insn, pc)) or str(insn.imm)
+                for pc, insn in zip(pcs(program.insns), program.insns, strict=True)
+                if insn.spec.kind in _CALLS
+            }
+        return found
 
     def helpers(self) -> list[str]:
         """The names of all that programs call."""
-        return sorted(
-            {name for run, one in self.programs for name in self.called(run, one).values()}
-        )
+        return sorted({name for _, one in self.programs for name in self.called(one).values()})
 
     # --- what there is instead ------------------------------------------------------------------
 
@@ -221,7 +223,7 @@ class Placing:
             one.where = f"behind {one.where}"
 
     def _watched(self, one: Breakpoint, here: RecordedScope) -> None:
-        if one.expression:
+        if one.expression and not one.id:  # what it means elsewhere is something else
             value = compile_expression(one.expression, here).evaluate(here)
             if value.addr is None or not value.type.size:
                 raise InputError(

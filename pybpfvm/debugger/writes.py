@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pybpfvm.debugger.breakpoints import shown_bytes
+from pybpfvm.debugger.codeplaces import CodePlaces
 from pybpfvm.debugger.history import History, Told
+from pybpfvm.debugger.met import placed
 from pybpfvm.debugger.position import Position
 from pybpfvm.debugger.scope import RecordedScope
 from pybpfvm.debugger.search import Here, Places, Search, Sought
-from pybpfvm.debugger.sought import CodePlaces, placed
 from pybpfvm.errors import InputError, SourceLine
 from pybpfvm.events import (
     CqePosted,
@@ -88,7 +89,7 @@ class Changes(Sought):
 
 
 class Writers:
-    """Searches for writes in one history. `helper_name` names what an instruction calls."""
+    """Searches for writes in one history. `called` gives the calls of a program, by pc."""
 
     def __init__(
         self,
@@ -96,13 +97,13 @@ class Writers:
         code: CodePlaces,
         scope: Callable[[int], RecordedScope],
         line_at: Callable[[int, Program, int], SourceLine | None],
-        helper_name: Callable[[int, Program, Insn, int], str],
+        called: Callable[[Program], Mapping[int, str]],
     ) -> None:
         self._history = history
         self._code = code
         self._scope = scope
         self._line_at = line_at
-        self._helper_name = helper_name
+        self._called = called
 
     # --- registers ----------------------------------------------------------------------------
 
@@ -183,13 +184,13 @@ class Writers:
         behind = self._history.at(Position(run, n + 1)).paused
         if behind is not None:
             new = f"{behind.frames[-1].regs[register]:#x}"
-        by = self._author(run, program, pc, insn)
+        by = self._author(program, pc, insn)
         old = f"{regs[register]:#x}"
         return self._write(at, by, f"r{register}", old, new, program, pc)
 
-    def _author(self, run: int, program: Program, pc: int, insn: Insn) -> str:
+    def _author(self, program: Program, pc: int, insn: Insn) -> str:
         if insn.spec.kind in _CALLS:
-            return f"helper {self._helper_name(run, program, insn, pc)}"
+            return f"helper {self._called(program)[pc]}"
         return "program"
 
     def _write(
@@ -268,7 +269,7 @@ class Writers:
         assert paused is not None
         frame = paused.frames[-1]
         insn = _insn(frame.program, frame.pc)
-        by = self._author(at.run, frame.program, frame.pc, insn)
+        by = self._author(frame.program, frame.pc, insn)
         return self._write(before, by, what, old, new, frame.program, frame.pc)
 
     def _changed(

@@ -316,3 +316,18 @@ def test_the_end_is_told_once_and_why(debugger: Debugger) -> None:
 def test_where_there_is_nothing_to_go_to(where: str, answer: str, debugger: Debugger) -> None:
     (line,) = said(debugger, f"goto {where}".strip())
     assert answer in line
+
+
+def test_conditions_come_and_go(debugger: Debugger) -> None:
+    """What is watched stays what it was, and a condition that is none changes nothing."""
+    said(debugger, "goto 5:33", "watch now->want", "break helper reap_cqe if ret < 0")
+    watch, call = debugger.breakpoints.values()
+    addr = watch.addr
+    assert call.behind
+    assert "error: " in said(debugger, "condition 2 nonsense")[0]
+    assert (call.condition, call.behind, call.where[:7]) == ("ret < 0", True, "behind ")
+    assert said(debugger, "condition 2", "goto start", "condition 1 state[0].fd > 0") == []
+    assert (call.condition, call.behind, call.compiled) == ("", False, None)
+    assert (watch.addr, watch.condition) == (addr, "state[0].fd > 0")
+    heard = said(debugger, "delete 2", "c")
+    assert heard[0] == "Watchpoint 1: now->want: 0 '\\000' -> 5 '\\005'"

@@ -189,7 +189,7 @@ def test_interrupting_leaves_one_where_one_was(tmp_path: Path) -> None:
             calls += 1
             debugger.interrupt()
 
-        debugger.on_log = condition
+        debugger.telling.sink = condition
         debugger.set_breakpoint(Breakpoint("insn", program=NAME, pc=4, log_message="x"))
         stop = debugger.move("continue")
         assert stop.reason == "pause"

@@ -120,7 +120,7 @@ _LOOKS = [
     ("tbreak helper io_uring_reap_cqe", "Breakpoint 2: player+"),
     ("seek first me.hits == 4", "[6:22]"),
     ("p nothing", "error: column 1: nothing is called 'nothing' here"),
-    ("goto 99:1", "has no position 99:1"),
+    ("goto 99:1", "no position 99:1: there are 12 runs"),
     ("break nowhere", "error: no breakpoint there"),
     ("break 36 if", "error: if what?"),
     ("condition 1", ""),

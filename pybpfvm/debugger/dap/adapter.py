@@ -139,7 +139,10 @@ class Adapter:
         """Answer what can not wait until a move has ended, if one is going on."""
         command = request.command
         with self._run_lock:
-            if not self._running:
+            running = self._running
+            if command == "pause":
+                running = running or self._moving.is_set()  # what the console does, too
+            if not running:
                 self._running = command in _MOVES and self._configured
                 return False
             try:
@@ -394,6 +397,7 @@ class Adapter:
             text, stop = session.command(args.expression, frame)
         finally:
             self._moving.clear()
+            self._rests()
         if stop is not None:
             self._then.append(lambda: self._connection.event("stopped", stop))
         return {"result": text.rstrip("\n"), "variablesReference": 0}

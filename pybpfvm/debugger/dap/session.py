@@ -186,7 +186,7 @@ class Session:
                 told_at = now
                 self._flush(tell)
 
-        debugger.on_log = log
+        debugger.telling.sink = log
         debugger.history.progress = progress
         try:
             stop = debugger.move(how, backward=backward)

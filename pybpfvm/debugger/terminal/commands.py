@@ -20,6 +20,7 @@ from pybpfvm.report.words import printable
 _MOST_STEPS = 1_000_000
 _IF = re.compile(r"(?:^|\s)if\b\s*(.*)$", re.DOTALL)
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_WRITTEN = "a register, a variable, an element of a map, user memory, a word of a ring: cq[1].tail"
 _MOVES: dict[str, How] = {
     "step": "step",
     "next": "next",
@@ -299,7 +300,7 @@ class Commands(Looking):
 
     def _why(self, text: str) -> None:
         if not text:
-            raise InputError("why what?", remedy="a register, a variable, an element of a map")
+            raise InputError("why what?", remedy=_WRITTEN)
         write = self.debugger.who_wrote(text, self.frame)
         self._say(printable(write.text))
         if write.line is not None and write.line.text.strip():
@@ -408,12 +409,12 @@ class Commands(Looking):
         if not number:
             raise InputError("condition of what?", remedy="condition NUMBER EXPRESSION")
         (one,) = self._numbered(number)
-        before = one.condition, one.compiled
+        before = one.condition, one.compiled, one.behind, one.where
         one.condition, one.compiled = condition.strip(), None
         try:
             self.debugger.set_breakpoint(one)
         except InputError:
-            one.condition, one.compiled = before
+            one.condition, one.compiled, one.behind, one.where = before
             raise
 
     def _ignore(self, text: str) -> None:

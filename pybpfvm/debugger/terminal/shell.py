@@ -29,7 +29,7 @@ class Shell:
         self.failed = False
         self._say = say
         self._last = ""
-        debugger.on_log = say
+        debugger.telling.sink = say
 
     def line(self, line: str) -> bool:
         """Do what a line says; whether to go on. A mistake is told in one line."""

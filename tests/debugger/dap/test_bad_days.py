@@ -230,6 +230,17 @@ def test_what_comes_while_the_program_runs_is_answered_at_once(long: Path) -> No
         assert client.move("stepIn")["reason"] == "step"
 
 
+def test_a_pause_ends_what_the_console_does(long: Path) -> None:
+    with inside() as client:
+        client.start(recording=str(long), stopAt="start")
+        _set_turns(client, condition="turn > 5000000")
+        asked = client.send("evaluate", {"expression": "continue", "context": "repl"})
+        time.sleep(0.3)
+        client.ask("pause", threadId=1)
+        assert "Interrupted" in client.answer(asked)["result"]
+        assert client.move("stepIn")["reason"] == "step"
+
+
 def test_a_pause_of_what_stands_still_changes_nothing(recording: Path) -> None:
     with inside() as client:
         client.start(recording=str(recording), stopAt="start")
