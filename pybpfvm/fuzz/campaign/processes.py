@@ -17,7 +17,7 @@ from pybpfvm.errors import InputError, InternalError
 from pybpfvm.fuzz.campaign.careful import HANG_SECONDS, death, retried
 from pybpfvm.fuzz.campaign.recipe import Recipe
 from pybpfvm.fuzz.campaign.shard import Performance, Result, Shard
-from pybpfvm.fuzz.campaign.workers import Working
+from pybpfvm.fuzz.campaign.workers import Workers, Working
 from pybpfvm.interrupts import released
 
 MOST_DEATHS: Final = 20  # of all workers of a campaign
@@ -35,7 +35,7 @@ class _Worker:
     before: tuple[int, int] = (0, 0)  # executions and findings of earlier shards
 
 
-class Processes:
+class Processes(Workers):
     """`jobs` processes for the shards of what `recipe` makes."""
 
     def __init__(self, recipe: Recipe, jobs: int) -> None:
