@@ -46,10 +46,8 @@ class Processes(Workers):
         self._deaths = 0
         self._workers = [self._started(one) for one in self.working]
         try:
-            with released():
-                for worker in self._workers:
-                    wait([worker.conn])  # the time of a campaign begins when all are there
-                    self._heard(worker)
+            for worker in self._workers:  # the time of a campaign begins when all are there
+                self._heard(worker)
         except BaseException:
             self.close()
             raise
