@@ -31,23 +31,28 @@ _MADE = Recipe(partial(VerifierTarget, Choice(("typed",))))
 def run(count: int = _COUNT, turns: int = _TURNS) -> list[Row]:
     """All rows."""
     times: dict[str, list[float]] = {"1": [], "2": [], "died": [], "resumed": []}
+    busy: list[float] = []
     for _ in range(turns):
-        for jobs in ("1", "2"):
-            times[jobs].append(_timed(count, int(jobs)))
-        times["died"].append(_timed(count, 2, kill=True))
+        for jobs in (1, 2):
+            seconds, worked = _timed(count, jobs)
+            times[str(jobs)].append(seconds)
+        busy.append(worked)
+        times["died"].append(_timed(count, 2, kill=True)[0])
         times["resumed"].append(_resumed(count))
     best = {name: min(seconds) for name, seconds in times.items()}
     return [
         ("programs judged, 1 process", count / best["1"], "programs/s"),
         ("programs judged, 2 processes", count / best["2"], "programs/s"),
         ("2 processes, as a multiple of 1", best["1"] / best["2"], ""),
+        ("2 processes, share of the time that they worked", max(busy), ""),
         ("2 processes, one of them killed: longer by", best["died"] - best["2"], "s"),
         ("the whole campaign from its journal", best["resumed"], "s"),
     ]
 
 
-def _timed(count: int, jobs: int, *, kill: bool = False) -> float:
-    """Seconds from when all processes have done something."""
+def _timed(count: int, jobs: int, *, kill: bool = False) -> tuple[float, float]:
+    """Seconds from when all processes have done something, and the share of it that they worked:
+    the rest they waited for shards, or had come to the end before the others."""
     with closing(Processes(_MADE, jobs)) as workers:
         _campaign(workers, 16 * jobs, first=1 << 30)
         killer = Timer(_KILL_SECONDS, os.kill, (workers.pids[0], signal.SIGKILL))
@@ -58,7 +63,7 @@ def _timed(count: int, jobs: int, *, kill: bool = False) -> float:
         seconds = time.monotonic() - begun
         killer.cancel()
         assert kill is any("SIGKILL" in note for note in report.notes), report.notes
-        return seconds
+        return seconds, report.seconds / (jobs * seconds)
 
 
 def _campaign(workers: Processes | None, count: int, **how: object) -> Report:

@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
@@ -13,6 +14,7 @@ from typing import Self
 
 from pybpfvm.cli.common import (
     add_abi_arguments,
+    jobs,
     kconfig,
     not_negative,
     overrides,
@@ -22,7 +24,7 @@ from pybpfvm.cli.common import (
     target_btf,
 )
 from pybpfvm.cli.timeline import TERMINAL, TimelineOutput
-from pybpfvm.errors import InputError
+from pybpfvm.errors import InputError, InternalError
 from pybpfvm.events import Event, OfRing, SqeIssued
 from pybpfvm.explore import Found, Report, explore
 from pybpfvm.explore.findings import shown_by
@@ -97,6 +99,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="only check what needs no events: traps, hangs, expectations, overflow, leaks",
     )
+    parser.add_argument(
+        "-j",
+        "--jobs",
+        type=jobs,
+        metavar="N",
+        help="random and pct: in so many processes, with a seed for each 128 schedules; "
+        "0: one a CPU",
+    )
     parser.add_argument("--all", action="store_true", help="go on after the first finding")
     parser.add_argument("--replay", metavar="TEXT", help="play this schedule, as printed before")
     parser.add_argument(
@@ -135,6 +145,8 @@ def run(args: argparse.Namespace) -> int:
     if args.replay is not None:
         with released():
             report = _replayed(scenario, options, parse_schedule(args.replay, "--replay"))
+    elif args.jobs is not None:
+        report = _shared(scenario, options, args.jobs)
     else:
         with _Line() as line:
             report = explore(scenario, options, line)
@@ -174,6 +186,36 @@ def _replayed(scenario: Scenario, options: Options, schedule: Schedule) -> Repor
         seconds = time.perf_counter() - began
         report.found.append(Found(shown[0], schedule, answers, 1, seconds, schedule, shown[1:]))
     report.questions, report.seconds = len(player.answers), time.perf_counter() - began
+    return report
+
+
+def _shared(scenario: Scenario, options: Options, jobs: int) -> Report:
+    """A report of what several processes found, each finding played once more here."""
+    from pybpfvm.explore.shared import UNCONTROLLED, ScheduleTarget, recipe
+    from pybpfvm.fuzz.campaign import Budget, Campaign
+    from pybpfvm.fuzz.campaign.careful import LOST
+    from pybpfvm.fuzz.campaign.processes import Processes
+    from pybpfvm.report.fuzzing import FuzzProgress
+
+    target = ScheduleTarget(scenario, options)
+    with closing(Processes(recipe(scenario, options), jobs)) as workers:
+        campaign = Campaign(target, first=options.seed, workers=workers, shrink_seconds=0)
+        findings = None if options.everything else 1
+        with FuzzProgress(campaign):
+            done = campaign.run(Budget(options.seconds, options.schedules, findings))
+    report = Report(options.strategy, schedules=done.executions, seconds=done.elapsed)
+    report.uncontrolled = UNCONTROLLED in done.outcomes
+    report.interrupted = done.interrupted
+    report.stopped_by = "Ctrl-C" if done.interrupted else ""
+    for one in list(done.findings.values())[:findings]:
+        if one.problem.bucket.startswith(LOST):
+            raise InternalError(f"seed {one.seed}: {one.problem.message}")
+        schedule = parse_schedule(one.data.decode(), "a finding")
+        again = _replayed(scenario, options, schedule)
+        report.questions = again.questions
+        report.found += [
+            replace(found, tries=one.executions, seconds=one.seconds) for found in again.found
+        ]
     return report
 
 

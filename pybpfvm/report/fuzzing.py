@@ -31,7 +31,7 @@ class FuzzProgress:
         rows = [
             f"{executions:,} executions, {short_number(rate)}/s, "
             f"{covered:,} features, corpus {len(one.corpus.entries):,}, "
-            f"{len(report.findings)} findings, {one.seconds:.0f} s"
+            f"{report.buckets} findings, {one.seconds:.0f} s"
         ]
         if one.workers.jobs:
             rows += map(_working, working)

@@ -30,6 +30,7 @@ from pybpfvm.fuzz.engine import EngineTarget
 from pybpfvm.fuzz.loader import LoaderTarget
 from pybpfvm.fuzz.ring import RingTarget
 from pybpfvm.fuzz.verifier import VerifierTarget
+from pybpfvm.report.fuzzing import FuzzProgress
 from pybpfvm.session.engines import jit_refusal
 from tests.fuzz.letters import Alphabet, hello, recipe
 
@@ -101,8 +102,13 @@ def test_neither_order_nor_repetition_matters(plain: tuple[Any, ...], seed: int)
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_nor_how_many_processes_there_are(plain: tuple[Any, ...], jobs: int) -> None:
     with processes(recipe(), jobs) as workers:
-        report = Campaign(Alphabet(), workers=workers).run(Budget(count=COUNT))
+        campaign = Campaign(Alphabet(), workers=workers)
+        report = campaign.run(Budget(count=COUNT))
+        head, *rows = FuzzProgress(campaign).text().splitlines()
     assert done(report) == plain
+    assert head.startswith("1,500 executions, ")
+    assert ", 3 findings, " in head
+    assert [row.split(":")[0] for row in rows] == [f"  worker {n + 1}" for n in range(jobs)]
     assert report.jobs == jobs
     assert report.notes == ("a note",)
     assert sum(one.executions for one in workers.working) == COUNT + sum(
@@ -132,15 +138,15 @@ def test_nor_that_workers_are_killed(plain: tuple[Any, ...]) -> None:
 
 
 def test_an_input_that_kills_is_a_finding_and_the_rest_goes_on() -> None:
-    made = recipe(kill="ua")
+    made = recipe(kill="ch")
     with processes(made) as workers:
-        report = Campaign(Alphabet(), workers=workers).run(Budget(count=400))
+        report = Campaign(Alphabet(), workers=workers).run(Budget(count=200))
     found = report.findings["lost/SIGSEGV"]
-    assert b"ua" in found.data
+    assert b"ch" in found.data
     assert found.problem.message == "the input takes the process down: SIGSEGV"
-    assert report.executions == 400
+    assert report.executions == 200
     assert report.outcomes["lost"] == found.count
-    assert report.outcomes["fine"] > 300
+    assert report.outcomes["fine"] > 180
 
 
 def test_workers_that_die_all_the_time_end_the_campaign(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +280,7 @@ def test_broken_lines_are_done_again(plain: tuple[Any, ...], tmp_path: Path) -> 
     damaged = [*lines[:4], lines[4].replace(b"a", b"b"), *lines[5:-1], lines[-1][:-30]]
     path.write_bytes(b"".join(damaged))
     assert done(journalled(path, COUNT)) == plain
-    assert path.read_bytes().splitlines(keepends=True)[:4] == lines[:4]
+    assert path.read_bytes().startswith(b"".join(damaged[:-1]))
     for cut in range(0, len(whole), len(whole) // 7):
         path.write_bytes(whole[:cut])
         assert done(journalled(path, COUNT)) == plain
@@ -330,6 +336,7 @@ from pybpfvm.fuzz.engine import EngineTarget
 from pybpfvm.fuzz.loader import LoaderTarget
 from pybpfvm.fuzz.ring import RingTarget
 from pybpfvm.fuzz.verifier import VerifierTarget
+from pybpfvm.report.fuzzing import FuzzProgress
 from pybpfvm.session.engines import jit_refusal
 from tests.fuzz.letters import Alphabet, hello, recipe
 
@@ -350,9 +357,9 @@ def test_a_campaign_that_was_killed_ends_as_if_it_was_not(
     script.write_text(_KILLED)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     sizes = []
-    for lines in (3, 6, 9):
+    for lines in (4, 9):
         process = subprocess.Popen([sys.executable, script, path], env=environment, cwd=ROOT)
-        until = time.monotonic() + 60
+        until = time.monotonic() + 100
         while time.monotonic() < until and process.poll() is None:
             if path.exists() and path.read_bytes().count(b"\n") >= lines:
                 break

@@ -19,7 +19,7 @@ from pybpfvm.errors import InputError, InternalError
 from pybpfvm.fuzz.campaign.careful import retried
 from pybpfvm.fuzz.campaign.recipe import Recipe
 from pybpfvm.fuzz.campaign.shard import Performance, Result, Shard
-from pybpfvm.fuzz.campaign.workers import Working
+from pybpfvm.fuzz.campaign.workers import Workers, Working
 from pybpfvm.fuzz.target import Target
 from pybpfvm.interrupts import released
 
@@ -28,7 +28,7 @@ _ASK_SECONDS: Final = 0.5  # between questions whether to stop
 _MOST_LOST: Final = 3  # times that a shard is handed out anew
 
 
-class Cluster:
+class Cluster(Workers):
     """The workers of the scheduler at `address`, such as `tcp://10.0.0.1:8786`; `about` is what
     they must make of the recipe too. Raises InputError where nobody answers."""
 

@@ -146,7 +146,7 @@ class Campaign:
         workers, under_way = self.workers, self._under_way
         stopped = False
         while True:
-            enough = findings is not None and len(self.report.findings) >= findings
+            enough = findings is not None and self.report.buckets >= findings
             if not stopped and (enough or time.monotonic() >= end):
                 stopped, end = True, time.monotonic() + _LAST_SECONDS
                 workers.stop()

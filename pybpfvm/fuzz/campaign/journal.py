@@ -38,7 +38,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.about: About | None = None
-        self._results: dict[str, Result] = {}
+        self._places: dict[str, tuple[int, int]] = {}  # offsets and lengths of lines
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
@@ -59,26 +59,30 @@ class Journal:
                 where=str(self.path),
                 remedy="wait for its end, or name another journal",
             ) from None
+        at = 0
         try:
-            data = self.path.read_bytes()
-            end = data.rfind(b"\n") + 1
-            if end < len(data):
-                os.ftruncate(self._file, end)  # the line that was broken off
+            with self.path.open("rb") as file:
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        os.ftruncate(self._file, at)  # it was broken off
+                        break
+                    self._take(at, line)
+                    at += len(line)
         except OSError as error:
             raise InputError(error.strerror or str(error), where=str(self.path)) from None
-        for number, line in enumerate(data[:end].splitlines()):
-            entry = _entry(line)
-            if number == 0:
-                if entry is None or "campaign" not in entry:
-                    raise InputError(
-                        "no journal of a campaign",
-                        where=str(self.path),
-                        remedy="name a file that does not exist yet",
-                    )
-                self.about = entry["campaign"]
-            elif entry is not None and "result" in entry:
-                result = _result(entry["result"])
-                self._results.setdefault(result.name, result)
+
+    def _take(self, at: int, line: bytes) -> None:
+        entry = _entry(line)
+        if at == 0:
+            if entry is None or "campaign" not in entry:
+                raise InputError(
+                    "no journal of a campaign",
+                    where=str(self.path),
+                    remedy="name a file that does not exist yet",
+                )
+            self.about = entry["campaign"]
+        elif entry is not None and "result" in entry:
+            self._places.setdefault(entry["result"]["name"], (at, len(line)))
 
     def begin(self, about: About) -> None:
         """Say what the campaign is about. Raises InputError if it is about something else."""
@@ -97,22 +101,29 @@ class Journal:
 
     def get(self, name: str) -> Result | None:
         """What the shard of this name came to, if that is known."""
-        return self._results.get(name)
+        if name not in self._places:
+            return None
+        at, length = self._places[name]
+        entry = _entry(os.pread(self._file, length, at))
+        return None if entry is None else _result(entry["result"])
 
     def add(self, result: Result) -> None:
         """Note a result, and see it on the disk; nothing if it is there."""
-        if result.name in self._results:
-            return
-        self._results[result.name] = result
-        self._append({"result": _plain(result)})
-        os.fdatasync(self._file)
+        if result.name not in self._places:
+            at = os.fstat(self._file).st_size
+            length = self._append({"result": _plain(result)})
+            self._places[result.name] = at, length
+            os.fdatasync(self._file)
 
-    def _append(self, entry: Mapping[str, Any]) -> None:
+    def _append(self, entry: Mapping[str, Any]) -> int:
+        """Write a line; its length."""
         text = json.dumps(entry, separators=(",", ":")).encode()
         line = b"%08x %s\n" % (zlib.crc32(text), text)
+        left = line
         try:
-            while line:
-                line = line[os.write(self._file, line) :]
+            while left:
+                left = left[os.write(self._file, left) :]
+            return len(line)
         except OSError as error:
             raise InputError(error.strerror or str(error), where=str(self.path)) from None
 
@@ -123,7 +134,7 @@ class Journal:
 
 def _entry(line: bytes) -> dict[str, Any] | None:
     """What a line says; None if it is damaged."""
-    checksum, _, text = line.partition(b" ")
+    checksum, _, text = line.removesuffix(b"\n").partition(b" ")
     if checksum != b"%08x" % zlib.crc32(text):
         return None
     try:

@@ -14,7 +14,7 @@ from typing import Final
 from pybpfvm.fuzz.campaign.shard import Kind, Result, Shard
 
 AHEAD: Final = 8
-_RAMP: Final = 4  # the first shards are small, halved so often: early finds are soon shared
+_RAMP: Final = 6  # the first shards are small, halved so often: early finds are soon shared
 _INPUTS: Final = 256  # of a shard that tries those there are
 
 

@@ -17,11 +17,12 @@ from pybpfvm.errors import InputError, InternalError
 from pybpfvm.fuzz.campaign.careful import HANG_SECONDS, death, retried
 from pybpfvm.fuzz.campaign.recipe import Recipe
 from pybpfvm.fuzz.campaign.shard import Performance, Result, Shard
-from pybpfvm.fuzz.campaign.workers import Working
+from pybpfvm.fuzz.campaign.workers import Workers, Working
 from pybpfvm.interrupts import released
 
 MOST_DEATHS: Final = 20  # of all workers of a campaign
 _TELL_SECONDS: Final = 0.25
+_KILLED: Final = signal.SIGKILL.name
 _context = get_context("spawn")  # a fork would take threads' locks and compiled code along
 
 
@@ -35,7 +36,7 @@ class _Worker:
     before: tuple[int, int] = (0, 0)  # executions and findings of earlier shards
 
 
-class Processes:
+class Processes(Workers):
     """`jobs` processes for the shards of what `recipe` makes."""
 
     def __init__(self, recipe: Recipe, jobs: int) -> None:
@@ -44,12 +45,11 @@ class Processes:
         self.working = [Working(f"worker {number + 1}") for number in range(jobs)]
         self._recipe = recipe
         self._deaths = 0
+        self._again: set[str] = set()  # shards that were given once more, as they were
         self._workers = [self._started(one) for one in self.working]
         try:
-            with released():
-                for worker in self._workers:
-                    wait([worker.conn])  # the time of a campaign begins when all are there
-                    self._heard(worker)
+            for worker in self._workers:  # the time of a campaign begins when all are there
+                self._heard(worker)
         except BaseException:
             self.close()
             raise
@@ -74,6 +74,10 @@ class Processes:
         except OSError:  # it died while it had nothing to do
             worker = self._replaced(worker)
             worker.conn.send(shard)
+        self._given(worker, shard)
+
+    @staticmethod
+    def _given(worker: _Worker, shard: Shard) -> None:
         worker.shard, worker.heard = shard, time.monotonic()
         worker.working.doing = shard.name.rpartition(" ")[0]
         worker.before = worker.working.executions, worker.working.findings
@@ -90,9 +94,10 @@ class Processes:
                 found.append(result)
         now = time.monotonic()
         for worker in busy.values():
-            if worker.shard is not None and now - worker.heard > HANG_SECONDS:
+            late = worker.shard is not None and now - worker.heard > HANG_SECONDS
+            if late and not worker.conn.poll():
                 worker.process.kill()
-                found.append(self._made_up_for(worker, "HANG"))
+                found += filter(None, [self._made_up_for(worker, "HANG")])
         return found
 
     def _heard(self, worker: _Worker) -> Result | None:
@@ -122,14 +127,23 @@ class Processes:
         working.covered = covered
         return None
 
-    def _made_up_for(self, worker: _Worker, how: str) -> Result:
-        """The result of the shard with which a worker died."""
+    def _made_up_for(self, worker: _Worker, how: str) -> Result | None:
+        """The result of the shard with which a worker died; None if the next one has it."""
         shard = worker.shard
         assert shard is not None
-        self._replaced(worker, how)
+        working = worker.working
+        working.executions, working.findings = worker.before
+        fresh = self._replaced(worker, how)
+        worker.shard = None
+        if how == _KILLED and shard.name not in self._again:  # by somebody else, surely
+            self._again.add(shard.name)
+            fresh.conn.send(shard)
+            self._given(fresh, shard)
+            return None
         result = retried(self._recipe, shard)
-        worker.working.executions = worker.before[0] + result.executions
-        worker.working.shards += 1
+        working.executions += result.executions
+        working.findings += len(result.findings)
+        working.shards += 1
         return result
 
     def _replaced(self, worker: _Worker, how: str = "idle") -> _Worker:

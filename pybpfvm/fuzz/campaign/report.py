@@ -102,6 +102,11 @@ class Report:
         return found
 
     @property
+    def buckets(self) -> int:
+        """How many findings there are."""
+        return len(self._found)
+
+    @property
     def shards(self) -> list[Part]:
         """What was done, as few ranges of seeds as that comes to."""
         parts: list[Part] = []

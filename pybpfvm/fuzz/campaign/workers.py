@@ -49,7 +49,7 @@ class Workers(Protocol):
         """Let the workers go."""
 
 
-class Here:
+class Here(Workers):
     """This process, one shard at a time."""
 
     jobs = 0
