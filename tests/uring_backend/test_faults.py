@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
@@ -302,7 +303,7 @@ def test_only_what_a_kernel_does_to_such_a_file_comes(
 ) -> None:
     world = World(parse_faults(plan))
     outside = world.backend.world
-    world.fd = {
+    makers: dict[str, Callable[[], int]] = {
         "file": lambda: world.fd,
         "reader": lambda: outside.open("f", 0),
         "pipe": lambda: outside.pipe()[1],
@@ -312,7 +313,8 @@ def test_only_what_a_kernel_does_to_such_a_file_comes(
         "listener": outside.listen,
         "connection": lambda: world.connection()[0],
         "nothing": lambda: 0,
-    }[make]()
+    }
+    world.fd = makers[make]()
     (fault,) = parse_faults(plan).plan
     assert isinstance(fault, AtRequest)
     world.memory.user_write(world.block, outside.address(world.fd) if make == "datagrams" else b"")
