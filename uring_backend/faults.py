@@ -79,6 +79,19 @@ LEGAL: Final[Mapping[Op, Mapping[int, str]]] = {
     Op.SENDMSG: _SEND,
     Op.TIMEOUT: {errno.ENOMEM: _NO_MEMORY},
     Op.POLL_ADD: {errno.ENOMEM: _NO_MEMORY},
+    Op.READV_FIXED: _READ,
+    Op.WRITEV_FIXED: _WRITE,
+    Op.SEND_ZC: _SEND,
+    Op.SENDMSG_ZC: _SEND,
+    Op.SYNC_FILE_RANGE: {errno.EIO: _DEVICE, errno.ENOMEM: _NO_MEMORY, errno.ENOSPC: _FULL},
+    Op.LINKAT: _NEW_NAME,
+    Op.SYMLINKAT: _NEW_NAME,
+    Op.SETXATTR: _NEW_NAME,
+    Op.FSETXATTR: _NEW_NAME,
+    Op.GETXATTR: _NAME,
+    Op.FGETXATTR: _NAME,
+    Op.PIPE: _NEW_FD,
+    Op.FIXED_FD_INSTALL: {errno.EMFILE: _NEW_FD[errno.EMFILE]},
 }
 """Which errors an opcode may meet at any time, and what each stands for."""
 
@@ -94,14 +107,23 @@ MAY_BE_SHORT: Final = frozenset(
         Op.RECVMSG,
         Op.SEND,
         Op.SENDMSG,
+        Op.READV_FIXED,
+        Op.WRITEV_FIXED,
+        Op.SEND_ZC,
+        Op.SENDMSG_ZC,
     }
 )
 """A device error or a full disk part way; on pipes and sockets, what was there or fitted."""
 
-MAY_WAIT: Final = frozenset(LEGAL) - {Op.TIMEOUT, Op.POLL_ADD, Op.FTRUNCATE}
+MAY_WAIT: Final = frozenset(LEGAL) - {
+    *(Op.TIMEOUT, Op.POLL_ADD, Op.FTRUNCATE),
+    *(Op.PIPE, Op.FIXED_FD_INSTALL),
+}
 """What would have to wait, for a lock or for data, goes to a worker: late, and out of turn."""
 
-MAY_BE_RESET: Final = frozenset({Op.RECV, Op.RECVMSG, Op.SEND, Op.SENDMSG})
+MAY_BE_RESET: Final = frozenset(
+    {Op.RECV, Op.RECVMSG, Op.SEND, Op.SENDMSG, Op.SEND_ZC, Op.SENDMSG_ZC}
+)
 """The other side of a TCP connection has gone, and said so by a reset."""
 
 RESET: Final = "reset"

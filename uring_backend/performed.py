@@ -25,6 +25,7 @@ from pybpfvm.uring_backend.abi import (
     POLL_UPDATE_EVENTS,
     POLL_UPDATE_USER_DATA,
     TIMEOUT_ETIME_SUCCESS,
+    TIMEOUT_MULTISHOT,
     TIMEOUT_UPDATE,
     Op,
     Sqe,
@@ -38,13 +39,16 @@ if TYPE_CHECKING:
 
 _NAMES_ANOTHER = frozenset((Op.ASYNC_CANCEL, Op.TIMEOUT_REMOVE, Op.POLL_REMOVE))
 _NO_COUNT = bytes(4)
+_FLAGS_AT = 28  # of timeout_flags in an SQE
 _FEW = 16  # ended timeouts that may stay in the heap
 
 
 def is_performed(request: Request) -> bool:
-    """Whether the ring performs the request: it names another one, or is a counted TIMEOUT."""
+    """Whether the ring performs the request: it names another one, or is a counted TIMEOUT. One
+    with TIMEOUT_MULTISHOT counts how often it is to ring, which is the backend's."""
     if request.opcode == Op.TIMEOUT:
-        return request.sqe[8:12] != _NO_COUNT
+        repeats = request.sqe[_FLAGS_AT] & TIMEOUT_MULTISHOT
+        return request.sqe[8:12] != _NO_COUNT and not repeats
     return request.opcode in _NAMES_ANOTHER
 
 

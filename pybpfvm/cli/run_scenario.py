@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
+from typing import Final
 
 from pybpfvm.btf.types import Btf
 from pybpfvm.cli.common import (
@@ -37,6 +38,9 @@ from pybpfvm.uring_backend.abi import Op
 from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.faults import NO_FAULTS, Faults, parse_faults, plan_text
 
+_ARGUMENT_BYTES: Final = 131_071
+"""What an argument of a command may have, execve(2); odds and seed say a longer plan, too."""
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -54,6 +58,7 @@ class Options:
     budgets: Budgets | None = None
     engine: str = "auto"
     faults: Faults | None = None
+    faults_text: str | None = None  # as they were given
     object: str | None = None  # given instead of the scenario's
     abi: str | None = None
     helpers: Mapping[int, str] | None = None
@@ -84,6 +89,7 @@ def run(args: argparse.Namespace, scenario: Scenario | None = None) -> int:
         budgets=_budgets(args.budget_runs, args.budget_seconds),
         engine=args.engine,
         faults=None if args.faults is None else parse_faults(args.faults, "--faults"),
+        faults_text=args.faults,
         abi=args.abi,
         helpers=overrides(args),
         btf=target_btf(args),
@@ -280,7 +286,11 @@ def _replay_command(scenario: Scenario, options: Options, outcome: Outcome) -> s
     if scenario.schedule is not None:
         words += ["--schedule", scenario.schedule]
     elif outcome.injected or options.faults or scenario.faults:
-        words += ["--faults", plan_text(outcome.injected) or NO_FAULTS]
+        plan = plan_text(outcome.injected) or NO_FAULTS
+        if len(plan.encode()) <= _ARGUMENT_BYTES:
+            words += ["--faults", plan]
+        elif options.faults_text is not None:
+            words += ["--faults", options.faults_text]
     if options.abi:
         words += ["--abi", options.abi]
     for number, name in (options.helpers or {}).items():

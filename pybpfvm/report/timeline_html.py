@@ -49,7 +49,7 @@ _LEGEND = (
     ("behind", "behind its chain"),
     ("host", "host waits"),
     ("depth", "CQEs held"),
-    ("fault", "✗ fault, lost CQE, note"),
+    ("fault", "✗ trap, lost CQE; ◆ fault, note"),
 )
 
 

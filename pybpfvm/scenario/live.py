@@ -13,6 +13,7 @@ from pybpfvm.expr.mistake import ExpressionError
 from pybpfvm.profiles.base import OperationRules
 from pybpfvm.scenario.model import (
     AddressOf,
+    BufferRing,
     Content,
     FdKind,
     FdSetup,
@@ -37,6 +38,7 @@ from pybpfvm.session import Block, LoadedObject, LoopRing, Ring, cstring
 from pybpfvm.session.hostring import HostRing
 from pybpfvm.session.scope import LiveScope
 from pybpfvm.session.values import Value, encode
+from pybpfvm.uring_backend.abi import BUFFER_RING_ENTRY, BUFFER_RING_TAIL_AT
 from pybpfvm.uring_backend.base import Peer
 from pybpfvm.uring_backend.conditions import port_of
 from pybpfvm.uring_backend.counts import Counts
@@ -227,11 +229,27 @@ class Live:
             blocks = [self.blocks[name] for name in setup.buffers]
             with self._placed(self.place(one, "buffers")):
                 ring.register_buffers(blocks)
+        for index, group in enumerate(setup.buffer_rings):
+            with self._placed(self.place(one, f"buffer_rings[{index}]")):
+                self._register_buffer_ring(ring, group)
         if setup.contexts:
             maps = self.object.maps
             memory = [self.blocks.get(name) or maps[name] for name in setup.contexts]
             with self._placed(self.place(one, "contexts")):
                 one.requests.register_contexts(memory)
+
+    def _register_buffer_ring(self, ring: HostRing, group: BufferRing) -> None:
+        table, count = self.blocks[group.block], len(group.buffers)
+        entries = table.size // BUFFER_RING_ENTRY.size
+        if count > entries:
+            raise InputError(f"{count} buffers, and {group.block!r} has {entries} entries")
+        for number, name in enumerate(group.buffers):
+            block = self.blocks[name]
+            entry = BUFFER_RING_ENTRY.pack(block.addr, block.size, number)
+            table.write(entry, number * BUFFER_RING_ENTRY.size)
+        if count:
+            table.write(count.to_bytes(2, "little"), BUFFER_RING_TAIL_AT)
+        ring.register_buffer_ring(table, entries, group.group, incremental=group.incremental)
 
     def _placed(self, key: str) -> AbstractContextManager[None]:
         return placed(self.scenario, f"{self.scenario.path}: {key}")
@@ -257,6 +275,10 @@ class Live:
                 self.fds[fd.name], self.peers[fd.target] = world.socketpair()
             case FdKind.PIPE:
                 self.fds[fd.name], self.fds[fd.target] = world.pipe()
+            case FdKind.EVENTFD:
+                self.fds[fd.name] = world.eventfd(fd.count)
+            case FdKind.EPOLL:
+                self.fds[fd.name] = world.epoll()
             case FdKind.RING:
                 self.fds[fd.name] = self.ring.ring_fd(self.rings[fd.target].ring)
 

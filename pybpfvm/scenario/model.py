@@ -106,6 +106,17 @@ MAIN_RING = "main"
 
 
 @dataclass(frozen=True, slots=True)
+class BufferRing:
+    """Buffers that requests select from group `group`: `block` holds the entries, 16 bytes each,
+    which name the blocks `buffers` by position; as it was filled where there are none."""
+
+    group: int
+    block: str
+    buffers: tuple[str, ...] = ()
+    incremental: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class RingSetup:
     """io_uring_setup's arguments (`flags` None: what rings of the ABI have by default), and what is
     registered before the first step; `mem` is the block that is the MEM region, `contexts` are
@@ -117,6 +128,7 @@ class RingSetup:
     flags: int | None = None
     files: tuple[str | None, ...] = ()  # None: an empty slot
     buffers: tuple[str, ...] = ()
+    buffer_rings: tuple[BufferRing, ...] = ()
     mem: str | None = None
     contexts: tuple[str, ...] = ()
 
@@ -152,19 +164,22 @@ class FdKind(Enum):
     SOCKETPAIR = "socketpair"
     DATAGRAMS = "datagrams"
     PIPE = "pipe"
+    EVENTFD = "eventfd"
+    EPOLL = "epoll"
     RING = "ring"
 
 
 @dataclass(frozen=True, slots=True)
 class FdSetup:
     """A descriptor. `target` is the file to open, the peer's name, the name of a pipe's write end,
-    or a ring's; `flags` and `mode` are open(2)'s."""
+    or a ring's; `flags` and `mode` are open(2)'s, `count` is an eventfd's."""
 
     name: str
     kind: FdKind
     target: str = ""
     flags: int = 0
     mode: int = 0o644
+    count: int = 0
 
 
 # --- steps ------------------------------------------------------------------------------------

@@ -171,6 +171,9 @@ class _Names:
                 self._known(name, "descriptor", self.fds, f"{place}files")
         for name in setup.buffers:
             self._known(name, "block", self.blocks, f"{place}buffers")
+        for index, group in enumerate(setup.buffer_rings):
+            for name in (group.block, *group.buffers):
+                self._known(name, "block", self.blocks, f"{place}buffer_rings[{index}]")
         if self.object is not None:
             memory = {*self.blocks, *self.object.maps}
             for name in setup.contexts:

@@ -22,6 +22,7 @@ from pybpfvm.scenario.model import (
     MAIN_RING,
     Action,
     Attach,
+    BufferRing,
     Check,
     CloseFd,
     Connect,
@@ -247,11 +248,29 @@ def _ring(table: Table) -> RingSetup:
         flags=table.bits("flags", _SETUP_FLAGS) if "flags" in table else None,
         files=files,
         buffers=buffers,
+        buffer_rings=_buffer_rings(table),
         mem=table.text("mem") or None,
         contexts=contexts,
     )
     table.finish()
     return setup
+
+
+def _buffer_rings(table: Table) -> tuple[BufferRing, ...]:
+    """`buffer_rings = [{ group = 1, block = "ring", buffers = ["a"], incremental = true }]`."""
+    found = []
+    for index, item in enumerate(table.items("buffer_rings")):
+        one = Table(item, f"{table.at('buffer_rings')}[{index}]")
+        group = one.integer("group", 0, (1 << 16) - 1)
+        if group is None:
+            raise InputError("a group's number is needed", where=one.at("group"))
+        buffers = tuple(
+            _name(name, f"{one.at('buffers')}[{at}]")
+            for at, name in enumerate(one.items("buffers"))
+        )
+        found.append(BufferRing(group, one.name("block"), buffers, one.flag("incremental")))
+        one.finish()
+    return tuple(found)
 
 
 def _network(value: TomlValue, where: str) -> NetworkChange:
@@ -301,16 +320,18 @@ def _fd(name: str, item: TomlValue, where: str) -> FdSetup:
         table.finish(also=names)
         raise InputError(f"exactly one of {', '.join(names)} is needed", where=where)
     kind = kinds[0]
-    target, flags, mode = "", 0, None
-    if kind in (FdKind.LISTEN, FdKind.SOCKET, FdKind.DATAGRAMS):
+    target, flags, mode, count = "", 0, None, None
+    if kind in (FdKind.LISTEN, FdKind.SOCKET, FdKind.DATAGRAMS, FdKind.EPOLL):
         _only_true(table, kind.value)
+    elif kind is FdKind.EVENTFD:
+        count = table.integer(kind.value, 0, (1 << 32) - 1)
     else:
         target = table.text(kind.value)
     if kind is FdKind.OPEN:
         flags = table.bits("flags", _OPEN_FLAGS)
         mode = table.integer("mode", 0, 0o7777)
     table.finish()
-    return FdSetup(name, kind, target, flags, 0o644 if mode is None else mode)
+    return FdSetup(name, kind, target, flags, 0o644 if mode is None else mode, count or 0)
 
 
 # --- steps --------------------------------------------------------------------------------------

@@ -37,7 +37,8 @@ class SqeBuilder:
                 remedy=f"fields: {', '.join(sorted(_FIELDS))}",
             )
         if cq_idx is not None:
-            fields["addr3"] = (self.sqe.addr3 & ~0xFFFF) | (cq_idx & 0xFFFF)
+            addr3 = fields.get("addr3", self.sqe.addr3)
+            fields["addr3"] = (addr3 & ~0xFFFF) | (cq_idx & 0xFFFF)
             if cq_idx != cq_idx & 0xFFFF:
                 raise InputError(f"cq_idx {cq_idx} does not fit its 16 bits")
         self.sqe = dataclasses.replace(self.sqe, **fields)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pybpfvm.cli import main
+from pybpfvm.cli import run_scenario as run_scenario_command
 from pybpfvm.errors import InputError
 from pybpfvm.events import Event, Noted
 from pybpfvm.scenario import Outcome, parse, parse_bytes, run_scenario
@@ -193,6 +194,19 @@ def test_the_command_line_prints_the_line_that_replays(
     assert main([*args, "--faults", "READ#1=EBADF"]) == 2
     assert "--faults" in capsys.readouterr().err
     assert main([*args, "--faults", "none"]) == 0
+
+
+def test_a_plan_that_no_command_line_holds_is_left_to_the_seed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_scenario_command, "_ARGUMENT_BYTES", 40)
+    args = ["run", str(EXAMPLES / "11_copy" / "scenario.toml"), "--seed", "3"]
+    assert main([*args, "--faults", "swarm"]) == 1
+    text = capsys.readouterr().out
+    line = text.strip().splitlines()[-1]
+    assert line == f"replay: pybpfvm {shlex.join(args)} --faults swarm"
+    assert main(shlex.split(line)[2:]) == 1
+    assert capsys.readouterr().out == text
 
 
 def test_the_line_that_replays_names_the_object_that_was_given(

@@ -557,3 +557,83 @@ def test_a_directory_to_dump_into_is_looked_at_before_anything_runs(tmp_path: Pa
     with pytest.raises(InputError, match="is not empty"):
         run_scenario(scenario, on_start=lambda live: pytest.fail("it began"), observer=seen.append)
     assert seen == []
+
+
+HEAD = ROWS.partition("[ring]")[0]
+BUFFERS = (
+    HEAD
+    + """
+ring.cq_entries = [16]
+ring.buffer_rings = [{ group = 7, block = "table", buffers = ["one", "two"] }]
+user.table = { zero = 32 }
+user.one = { zero = 4 }
+user.two = { zero = 8 }
+fds.sock = { socketpair = "host" }
+steps = [
+    { send = "host", text = "ping" },
+    { submit = [{ op = "recv", fd = "sock", flags = ["buffer_select"], buf_index = 7 }] },
+    { wait = 1 },
+    { send = "host", text = "pong" },
+    { submit = [{ op = "recv", fd = "sock", flags = ["buffer_select"], buf_index = 7 }] },
+    { wait = 1 },
+    { submit = [{ op = "recv", fd = "sock", flags = ["buffer_select"], buf_index = 7 }] },
+    { wait = 1 },
+]
+expect.cqes.0 = [{ res = 4, flags = 1 }, { res = 4, flags = 0x10001 }, { res = "-ENOBUFS" }]
+expect.memory.one = { text = "ping" }
+expect.memory.two = { parts = [{ text = "pong" }, { zero = 4 }] }
+"""
+)
+
+
+@pytest.mark.parametrize("backend", SIM_AND_KERNEL)
+def test_requests_select_from_a_ring_of_buffers(backend: BackendName) -> None:
+    need_backend(backend)
+    assert run(BUFFERS, backend=backend).findings == ()
+    one_buffer = BUFFERS.replace(
+        'buffers = ["one", "two"]', 'buffers = ["two"], incremental = true'
+    )
+    (two, *_) = [f for f in run(one_buffer, backend=backend).findings if "memory.two" in f.where]
+    assert two.found == b"ingpong".hex(" ")
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        (BUFFERS.replace("group = 7, ", ""), r"ring.buffer_rings\[0\].group: a group's number"),
+        (BUFFERS.replace('["one", "two"]', '["three"]'), "no block is called 'three'"),
+        (BUFFERS.replace("zero = 32", "zero = 16"), "2 buffers, and 'table' has 1 entries"),
+        (BUFFERS.replace("zero = 32", "zero = 48"), r"buffer_rings\[0\]: the ring refused.*EINVAL"),
+    ],
+)
+def test_rings_of_buffers_that_can_not_be(text: str, place: str) -> None:
+    with pytest.raises(InputError, match=place):
+        run(text)
+
+
+@pytest.mark.parametrize("backend", SIM_AND_KERNEL)
+def test_eventfds_and_epoll_sets(backend: BackendName) -> None:
+    need_backend(backend)
+    text = (
+        HEAD
+        + """
+ring.cq_entries = [16]
+fds.count = { eventfd = 3 }
+fds.set = { epoll = true }
+user.value = { u64 = 0 }
+user.add = { parts = [{ u32 = 1 }, { u64 = 77 }] }
+steps = [
+    { submit = [
+        { op = "epoll_ctl", fd = "set", off = { fd = "count" }, len = 1, addr = { block = "add" } },
+    ] },
+    { wait = 1 },
+    { submit = [{ op = "poll_add", fd = "set", rw_flags = 1 }] },
+    { wait = 1 },
+    { submit = [{ op = "read", fd = "count", addr = { block = "value" }, len = 8 }] },
+    { wait = 1 },
+]
+expect.cqes.0 = [{ res = 0 }, { res = 1 }, { res = 8 }]
+expect.memory.value = { u64 = 3 }
+"""
+    )
+    assert run(text, backend=backend).findings == ()

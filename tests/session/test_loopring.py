@@ -47,6 +47,21 @@ def test_a_thousand_nops(backend: BackendName, engine: str) -> None:
 
 
 @pytest.mark.parametrize("backend", SIM_AND_KERNEL)
+def test_submitting_wakes_the_thread_of_a_ring(backend: BackendName) -> None:
+    need_backend(backend)
+    with LoopRing(8, backend=backend, flags=abi.SETUP_SQPOLL) as ring:
+        for number in range(3):
+            ring.get_sqe().prep_nop(user_data=number)
+        assert ring.submit() == 3  # it has never been awake
+        assert [ring.wait_cqe(10**9).user_data for _ in range(3)] == [0, 1, 2]
+        assert not ring.core.queues.words["sq_flags"] & abi.SQ_NEED_WAKEUP
+        ring.core.rest(1_100_000_000)  # it falls asleep after a second
+        ring.get_sqe().prep_nop(user_data=3)
+        assert ring.submit() == 1
+        assert ring.wait_cqe(10**9).user_data == 3
+
+
+@pytest.mark.parametrize("backend", SIM_AND_KERNEL)
 def test_requests_without_a_cqe_end_all_the_same(backend: BackendName) -> None:
     need_backend(backend)
     with LoopRing(8, backend=backend, budgets=LoopBudgets(live_requests=4)) as ring:

@@ -87,6 +87,12 @@ def test_common_fields_go_with_every_method() -> None:
     }  # fmt: skip
 
 
+def test_a_queue_leaves_the_rest_of_addr3() -> None:
+    both = SqeBuilder(77).set(addr3=0xFFFF_0007, cq_idx=2)
+    assert both.sqe.addr3 == 0xFFFF_0002
+    assert both.set(cq_idx=3).sqe.addr3 == 0xFFFF_0003
+
+
 @pytest.mark.parametrize(
     ("field", "value", "bits"), [("len", 1 << 32, 32), ("user_data", -1, 64), ("flags", 256, 8)]
 )

@@ -6,7 +6,8 @@ import errno
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,43 @@ def test_a_call_of_another_thread_waits_for_its_turn() -> None:
             order.append("turn")
         thread.join(60)
     assert order == ["turn", "call"]
+
+
+def test_threads_have_their_turns_as_they_came() -> None:
+    order: list[int] = []
+    with Ring(8) as ring, ExitStack() as stack:
+        turns_ = ring.core.turns
+
+        def call(number: int) -> None:
+            with turns_:
+                ring.run_until_idle()
+                order.append(number)
+
+        with turns_:
+            for number in range(8):
+                stack.enter_context(beside(partial(call, number)))
+                while len(turns_._waiting) <= number:
+                    time.sleep(0.001)
+            assert order == []
+    assert order == list(range(8))
+
+
+@pytest.mark.parametrize("backend", EVERY)
+def test_rings_do_not_wait_for_one_another(backend: BackendName) -> None:
+    need_backend(backend)
+    with Ring(8, backend=backend) as one, Ring(8, backend=backend) as other:
+        got: list[int] = []
+
+        def use() -> None:
+            other.get_sqe().prep_nop(user_data=5)
+            other.submit()
+            got.append(other.wait_cqe(20 * _SECOND).user_data)
+
+        with one.core.turns:  # as while its programs run
+            with beside(use) as raised:
+                pass
+            assert got == [5]
+        assert raised == []
 
 
 def test_while_a_ring_waits_for_its_requests_to_end_nothing_new_is_begun() -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
 from pybpfvm.errors import InputError
 from pybpfvm.memory import AddressSpace, RegionKind
 from pybpfvm.uring_backend.abi import (
+    AT_FDCWD,
+    CQE_F_MORE,
+    CQE_F_NOTIF,
     MSG_DONTWAIT,
     MSG_WAITALL,
     RWF_NOWAIT,
@@ -18,7 +22,7 @@ from pybpfvm.uring_backend.abi import (
     Op,
     Sqe,
 )
-from pybpfvm.uring_backend.base import Completion
+from pybpfvm.uring_backend.base import Completion, Peer
 from pybpfvm.uring_backend.faults import (
     LEGAL,
     AtRequest,
@@ -127,6 +131,13 @@ class World:
     def write(self, size: int = 100, **fields: int) -> int:
         return self.submit(Op.WRITE, fd=self.fd, addr=self.block, len=size, **fields)
 
+    def connection(self) -> tuple[int, Peer]:
+        """A TCP connection: the requests' fd and the host's end."""
+        listener = self.backend.world.listen()
+        peer = self.backend.world.connect(listener)
+        accepting = self.submit(Op.ACCEPT, fd=listener)
+        return self.results()[accepting], peer
+
     def results(self) -> dict[int, int]:
         found = {}
         while self.backend.wait(None):
@@ -158,6 +169,40 @@ def test_a_short_transfer_moves_that_much_and_breaks_its_link() -> None:
     world.write()
     assert world.results() == {3: 40}
     assert world.backend.world.file_data("f") == b"x" * 40 + bytes(range(40, 100))
+
+
+def test_a_zero_copy_send_that_fails_gives_its_memory_back() -> None:
+    world = World(parse_faults("SEND_ZC#1=ENOBUFS,SEND_ZC#2=short:40,SEND_ZC#3=reset"))
+    fd, _ = world.connection()
+    seen = []
+    for _ in range(3):
+        world.submit(Op.SEND_ZC, fd=fd, addr=world.block, len=100)
+        while world.backend.wait(None):
+            events = world.backend.poll()
+            seen += [(one.res, one.flags) for one in events if isinstance(one, Completion)]
+    more, over = CQE_F_MORE, CQE_F_NOTIF
+    refused, broken = -errno.ENOBUFS, -errno.ECONNRESET
+    assert seen == [(refused, more), (0, over), (40, more), (0, over), (broken, more), (0, over)]
+
+
+def test_names_of_files_meet_what_opening_does() -> None:
+    world = World(
+        parse_faults("LINKAT#1=ENOSPC,SYMLINKAT#1=EDQUOT,FSETXATTR#1=EIO,FGETXATTR#1=EIO")
+    )
+    world.memory.user_write(world.block, b"f\0g\0h\0user.n\0")
+    old, new, other, name = (world.block + at for at in (0, 2, 4, 6))
+    here = AT_FDCWD & 0xFFFFFFFF
+    for tried, result in ((1, -errno.ENOSPC), (2, 0)):
+        link = world.submit(Op.LINKAT, fd=AT_FDCWD, addr=old, len=here, off=new)
+        assert world.results() == {link: result}, tried
+    for tried, result in ((1, -errno.EDQUOT), (2, 0)):
+        link = world.submit(Op.SYMLINKAT, fd=AT_FDCWD, addr=old, off=other)
+        assert world.results() == {link: result}, tried
+    for op, results in ((Op.FSETXATTR, (-errno.EIO, 0)), (Op.FGETXATTR, (-errno.EIO, 3))):
+        for result in results:
+            attribute = world.submit(op, fd=world.fd, addr=name, off=world.block + 20, len=3)
+            assert world.results() == {attribute: result}
+    assert world.injector.missed() == []
 
 
 def test_a_late_request_is_overtaken() -> None:
@@ -236,6 +281,14 @@ def test_streams_are_split() -> None:
         ("FALLOCATE#1=ENOSPC", "reader", {"addr": 8, "len": 0}, False),
         ("CLOSE#1=EIO", "pipe", {"addr": 0, "len": 0}, False),
         ("CLOSE#1=EIO", "file", {"addr": 0, "len": 0}, True),
+        ("SYNC_FILE_RANGE#1=EIO", "file", {"addr": 0}, True),
+        ("SYNC_FILE_RANGE#1=EIO", "pipe", {"addr": 0}, False),
+        ("PIPE#1=EMFILE", "nothing", {"len": 0}, True),
+        ("PIPE#1=EMFILE", "nothing", {"len": 0, "file_index": 1}, False),
+        ("SEND_ZC#1=ENOBUFS", "connection", {}, True),
+        ("SEND_ZC#1=short:3", "connection", {}, True),
+        ("SEND_ZC#1=short:3", "connection", {"op_flags": MSG_WAITALL}, False),
+        ("SEND_ZC#1=ENOBUFS", "stream", {}, False),
         ("ACCEPT#1=ENFILE", "file", {"addr": 0, "len": 0}, False),
         ("ACCEPT#1=EMFILE", "listener", {"addr": 0, "len": 0}, True),
         ("ACCEPT#1=EMFILE", "listener", {"addr": 0, "len": 0, "file_index": 1}, False),
@@ -250,7 +303,7 @@ def test_only_what_a_kernel_does_to_such_a_file_comes(
 ) -> None:
     world = World(parse_faults(plan))
     outside = world.backend.world
-    world.fd = {
+    makers: dict[str, Callable[[], int]] = {
         "file": lambda: world.fd,
         "reader": lambda: outside.open("f", 0),
         "pipe": lambda: outside.pipe()[1],
@@ -258,7 +311,10 @@ def test_only_what_a_kernel_does_to_such_a_file_comes(
         "stream": lambda: outside.socketpair()[0],
         "datagrams": outside.datagrams,
         "listener": outside.listen,
-    }[make]()
+        "connection": lambda: world.connection()[0],
+        "nothing": lambda: 0,
+    }
+    world.fd = makers[make]()
     (fault,) = parse_faults(plan).plan
     assert isinstance(fault, AtRequest)
     world.memory.user_write(world.block, outside.address(world.fd) if make == "datagrams" else b"")
@@ -306,10 +362,7 @@ def test_what_waits_for_everything_is_not_called_short() -> None:
 
 def test_a_reset_comes_to_both_ends() -> None:
     world = World(parse_faults("RECV#2=reset"))
-    listener = world.backend.world.listen()
-    peer = world.backend.world.connect(listener)
-    accepting = world.submit(Op.ACCEPT, fd=listener)
-    fd = world.results()[accepting]
+    fd, peer = world.connection()
     peer.send(b"abc")
     first = world.submit(Op.RECV, fd=fd, addr=world.block, len=3)
     assert world.results() == {first: 3}

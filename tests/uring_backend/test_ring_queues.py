@@ -224,6 +224,23 @@ def test_a_counted_timeout_may_run_out(make_bench: MakeBench) -> None:
     assert bench.cqes() == [(5, 0), (1, ETIME)]
 
 
+@pytest.mark.parametrize(
+    "backend_name", ["sim", pytest.param("kernel", marks=pytest.mark.kernel_ring)]
+)
+def test_a_timeout_that_repeats_counts_no_cqes(make_bench: MakeBench) -> None:
+    bench = make_bench("v3")
+    repeated = {"len": 1, "op_flags": abi.TIMEOUT_MULTISHOT, "user_data": 1}
+    bench.submit(sqe(Op.TIMEOUT, addr=bench.timespec(2), off=3, **repeated))
+    bench.ring.wait_cqes(3)
+    assert bench.cqes() == [(1, ETIME)] * 3
+    bench.submit(sqe(Op.TIMEOUT, addr=bench.timespec(60_000), off=1, **repeated))
+    bench.submit(sqe(user_data=5))
+    assert bench.cqes() == [(5, 0)]
+    bench.submit(sqe(Op.ASYNC_CANCEL, fd=-1, addr=1, user_data=6))
+    bench.ring.wait_cqes(2)
+    assert sorted(bench.cqes()) == [(1, -errno.ECANCELED), (6, 0)]
+
+
 def test_counted_timeouts_that_ran_out_are_forgotten(make_bench: MakeBench) -> None:
     bench = make_bench("v2")
     for _ in range(200):

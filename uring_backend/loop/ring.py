@@ -449,10 +449,12 @@ class LoopRing:
         self._run_thread()
 
     def submit(self) -> int:
-        """As libraries do: enter with what was queued. 0 where a program decides."""
+        """As libraries do: enter with what was queued, and wake the thread of a ring with SQPOLL
+        if it sleeps. 0 where a program decides."""
         self.restrictions.enter()
         count, self._pending_sqes = self._pending_sqes, 0
-        return self.enter(count)
+        sleeps = self.setup.has_thread and self.queues.words["sq_flags"] & abi.SQ_NEED_WAKEUP
+        return self.enter(count, flags=abi.ENTER_SQ_WAKEUP if sleeps else 0)
 
     def peek(self) -> Cqe | None:
         """The oldest CQE; it stays."""

@@ -22,11 +22,13 @@ from pybpfvm.uring_backend.sim.vfs import Directory, Inode, RegularFile
 if TYPE_CHECKING:
     from pybpfvm.uring_backend.sim.descriptors import FdTable, Node, OpenFile
 
-_READS: Final = frozenset({Op.READ, Op.READV, Op.READ_FIXED})
-_WRITES: Final = frozenset({Op.WRITE, Op.WRITEV, Op.WRITE_FIXED})
+_READS: Final = frozenset({Op.READ, Op.READV, Op.READ_FIXED, Op.READV_FIXED})
+_WRITES: Final = frozenset({Op.WRITE, Op.WRITEV, Op.WRITE_FIXED, Op.WRITEV_FIXED})
 _CHANGES: Final = frozenset({Op.FALLOCATE, Op.FTRUNCATE})
+_OF_INODES: Final = frozenset({Op.FSYNC, Op.SYNC_FILE_RANGE, Op.FSETXATTR, Op.FGETXATTR})
+_ZERO_COPY: Final = frozenset({Op.SEND_ZC, Op.SENDMSG_ZC})
 _OF_SOCKETS: Final = MAY_BE_RESET | {Op.ACCEPT, Op.CONNECT}
-_TO_SLOTS: Final = frozenset({Op.OPENAT, Op.OPENAT2, Op.SOCKET, Op.ACCEPT})
+_TO_SLOTS: Final = frozenset({Op.OPENAT, Op.OPENAT2, Op.SOCKET, Op.ACCEPT, Op.PIPE})
 _OF_DISKS: Final = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT})
 
 
@@ -70,14 +72,14 @@ def _fits(op: Op, file: OpenFile) -> bool:
     """Whether the file is of a kind and a mode that the opcode is for."""
     node = file.node
     if op in _OF_SOCKETS:
-        return isinstance(node, Socket)
+        return isinstance(node, Socket) and (node.zero_copy or op not in _ZERO_COPY)
     if op in _READS:
         return file.readable and not isinstance(node, Directory)
     if op in _WRITES:
         return file.writable
     if op in _CHANGES:
         return file.writable and isinstance(node, RegularFile)
-    return op != Op.FSYNC or isinstance(node, Inode)
+    return op not in _OF_INODES or isinstance(node, Inode)
 
 
 def _closed(request: Request, fds: FdTable) -> Node | None:

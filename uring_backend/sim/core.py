@@ -398,7 +398,7 @@ class Core:
         start = self.clock.now_ns + delay_ns
         stream = None
         node = request.file.node if request.file else None
-        if request.sqe.opcode in (Op.WRITE, Op.WRITEV, Op.WRITE_FIXED):
+        if request.sqe.opcode in (Op.WRITE, Op.WRITEV, Op.WRITE_FIXED, Op.WRITEV_FIXED):
             node = node or self._peek_node(request)
             if isinstance(node, RegularFile):  # writes to one file keep their order
                 start = max(start, node.busy_until_ns + 1)

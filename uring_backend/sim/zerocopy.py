@@ -48,6 +48,8 @@ def prepare_send_zc(core: Core, request: Request) -> Issue:
     vectorized = sqe.opcode == Op.SENDMSG_ZC or bool(sqe.ioprio & SEND_VECTORIZED)
     message = outgoing(core, sqe, fixed=fixed and not vectorized)
     wait_as_asked(request, POLLOUT)
+    whole = bool(sqe.op_flags & MSG_WAITALL)
+    request.size_bytes = 0 if whole else sum(size for _, size in message.blocks)
 
     def issue() -> int:
         socket = socket_of(core, request)
@@ -57,7 +59,6 @@ def prepare_send_zc(core: Core, request: Request) -> Issue:
         if fixed:
             for addr, size in message.blocks:
                 request.use(core.buffers.find(sqe.buf_index, addr, size))
-        whole = bool(sqe.op_flags & MSG_WAITALL)
         send_blocks(core, request, socket, message.address, message.blocks, whole=whole)
         return request.done_bytes
 
