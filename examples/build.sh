@@ -121,7 +121,7 @@ build tests/data/explore/tries.bpf.c tests/data/explore/tries.v3.bpf.o 3
 
 # Dialects of rings driven from inside an enter, before and after the merged one.
 dialects=tests/data/dialects
-for name in prototype june november timeout gate; do
+for name in prototype june november timeout gate xor; do
     build $dialects/$name.bpf.c $dialects/$name.bpf.o 0 -mcpu=v4
 done
 for number in 81 82 83; do

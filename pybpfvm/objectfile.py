@@ -10,7 +10,7 @@ from pybpfvm.errors import InputError
 from pybpfvm.facts import program_facts
 from pybpfvm.loader import load
 from pybpfvm.loader.kconfig import Kconfig
-from pybpfvm.profiles import all_profiles
+from pybpfvm.profiles import all_profiles, profile_named
 from pybpfvm.profiles.detect import Detection, detect
 from pybpfvm.program import BpfObject
 
@@ -20,10 +20,13 @@ def read_object(
     *,
     btf: Btf | None = None,
     kconfig: Kconfig | None = None,
+    abi: str | None = None,
 ) -> BpfObject:
     """The object in a file (or in bytes), relocated; `btf` is what CO-RE and the kernel's symbols
-    are resolved against, `kconfig` what kconfig externs are."""
-    return load(source, target_btf=btf, kconfig=kconfig)
+    are resolved against, `kconfig` what kconfig externs are. `abi` names the profile whose kernel
+    an object that drives a ring is for; the one that it was built for without."""
+    profile = None if abi is None else profile_named(abi)
+    return load(source, target_btf=btf, kconfig=kconfig, profile=profile)
 
 
 def detect_abi(obj: BpfObject) -> Detection:

@@ -76,6 +76,7 @@ ELSEWHERE = {
     "tests/data/dialects/op.83.bpf.o": ("op-bpf-v2", "op-bpf-v3"),
     "tests/data/dialects/prototype.bpf.o": ("iouring-2024",),
     "tests/data/dialects/timeout.bpf.o": ("loop-timeout",),
+    "tests/data/dialects/xor.bpf.o": ("loop-xor",),
     "tests/data/explore/orders.v3.bpf.o": ("iouring-v3",),
     "tests/data/hang/echo.v3.bpf.o": ("iouring-v3",),
     "tests/data/hang/fixed.v3.bpf.o": ("iouring-v3",),

@@ -23,6 +23,8 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import xor
 from typing import TYPE_CHECKING, Self
 
 from pybpfvm.bits import U32, s32
@@ -37,7 +39,7 @@ from pybpfvm.events import (
     SqeIssued,
 )
 from pybpfvm.interrupts import breathe, uninterrupted
-from pybpfvm.memory import AddressSpace, Region, RegionKind
+from pybpfvm.memory import AddressSpace, Region, RegionKind, UserFault
 from pybpfvm.profiles.base import LoopAnswer, LoopPlace, LoopRules
 from pybpfvm.profiles.base import Region as RingRegion
 from pybpfvm.profiles.upstream_types import CTX_FIELDS
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
     from pybpfvm.uring_backend.kernel.steps import KernelSteps
 
 _THREAD_IDLE_MS = 1000
+_MOST_XORED = 512
 _NOT_INLINE = abi.SQE_ASYNC | abi.SQE_IO_DRAIN  # SQEs that do not complete within a submission
 _ENTER_FLAGS = (
     abi.ENTER_GETEVENTS
@@ -921,6 +924,17 @@ class LoopRing:
         addr = self.queues.cqe_addr(cq.head)
         cq.pop()
         return addr
+
+    def xor_buffer(self, index: int, size: int) -> int:
+        """bpf_io_uring_xor_regbuf: the XOR of the first bytes of a registered buffer; 0 for one
+        that is not there, or shorter, or for more than 512."""
+        found = self.backend.buffer_at(index)
+        if found is None or size > min(found[1], _MOST_XORED):
+            return 0
+        try:
+            return reduce(xor, self.memory.user_read(found[0], size), 0)
+        except UserFault:
+            return 0  # the block was given back
 
     def set_result(self, data: int, res: int) -> bool:
         """uring_bpf_set_result; False when `data` is that of no request."""
