@@ -128,6 +128,11 @@ for number in 81 82 83; do
     build $dialects/op.bpf.c $dialects/op.$number.bpf.o 0 -mcpu=v4 -DDIALECT=$number
 done
 
+# Two that libbpf's linker makes one of.
+for name in one two; do
+    build tests/data/linking/$name.bpf.c tests/data/linking/$name.bpf.o 0 -mcpu=v4
+done
+
 # Ring programs with a function, and programs of another object that take its place.
 replacing=tests/data/replacing
 for name in nops depth; do

@@ -9,9 +9,10 @@ of it is one of a helper that no kernel has, so that a verifier refuses a path t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
-from pybpfvm.btf.types import Btf, BtfKind, Func, Var
+from pybpfvm.btf.types import Btf, BtfKind, Datasec, Func, Var
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Kind, Pseudo
 from pybpfvm.isa.table import SPECS
@@ -27,6 +28,19 @@ _NO_BTF = ", and there is no kernel's BTF to look in"
 _SPECS_BY_KIND = {spec.kind: spec for spec in SPECS.values()}
 
 
+def names_of_kernel(btf: Btf | None) -> Iterator[tuple[str, BtfKind]]:
+    """Functions and variables that an object's types say to be the kernel's."""
+    section = btf.find(_KSYMS, BtfKind.DATASEC) if btf is not None else None
+    if btf is None or section is None:
+        return
+    datasec = btf.type(section)
+    assert isinstance(datasec, Datasec)
+    for variable in datasec.variables:
+        named = btf.type(variable.type_id)
+        if isinstance(named, Func | Var):
+            yield named.name, named.kind
+
+
 class KernelSymbols:
     """Resolves an object's references to the kernel. `btf`: the object's own. `symbols` are the
     target's, where it is the running kernel.
@@ -37,6 +51,7 @@ class KernelSymbols:
 
     def __init__(self, btf: Btf | None, target: TargetBtf, symbols: Kallsyms | None = None) -> None:
         self._btf = btf
+        self._of_kernel = frozenset(names_of_kernel(btf))
         self._target = target
         self._symbols = symbols
         self.functions: dict[int, str] = {}
@@ -93,9 +108,7 @@ class KernelSymbols:
 
     def _declared(self, name: str, kind: BtfKind) -> bool:
         """Whether the object's BTF says that this is of the kernel."""
-        if self._btf is None or self._btf.find(_KSYMS, BtfKind.DATASEC) is None:
-            return False
-        return self._btf.find(name, kind) is not None
+        return (name, kind) in self._of_kernel
 
     def _untyped(self, name: str) -> bool:
         assert self._btf is not None

@@ -16,14 +16,14 @@ from dataclasses import replace
 from pybpfvm.btf.types import Btf, BtfKind
 from pybpfvm.errors import InputError
 from pybpfvm.inputfile import read_input_file
-from pybpfvm.loader.btfs import read_btf_sections
+from pybpfvm.loader.btfs import externs_undefined, read_btf_sections
 from pybpfvm.loader.core import CoreResolver
 from pybpfvm.loader.data import data_maps, unsupported_data
 from pybpfvm.loader.elf import MAX_FILE_BYTES, SHN_UNDEF, STB_LOCAL, ElfObject, read_elf
 from pybpfvm.loader.functions import Function, FunctionTable
 from pybpfvm.loader.kallsyms import Kallsyms
 from pybpfvm.loader.kconfig import Kconfig, KconfigVariables, running_kconfig
-from pybpfvm.loader.ksyms import KernelSymbols
+from pybpfvm.loader.ksyms import KernelSymbols, names_of_kernel
 from pybpfvm.loader.lines import LineTable
 from pybpfvm.loader.link import SlotBudget, link, reachable
 from pybpfvm.loader.maps import PlacedMap, declared_maps
@@ -86,6 +86,7 @@ def _assemble(
     sha256: str,
 ) -> BpfObject:
     btf, ext = read_btf_sections(elf)
+    elf = externs_undefined(elf, btf)
     license_ = _license(elf)
     struct_ops = struct_ops_of(elf, btf)
     wanted = (s.name for s in elf.symbols if s.section == SHN_UNDEF and s.name)
@@ -262,6 +263,7 @@ def _externs(
 def _extern_kind(name: str, btf: Btf | None) -> str:
     if name.startswith(("LINUX_", "CONFIG_")):
         return "a kconfig value"
-    if btf is not None and btf.find(name, BtfKind.FUNC) is not None:
-        return "a function of the kernel"
-    return "a variable or function of the kernel"
+    kinds = [kind for known, kind in names_of_kernel(btf) if known == name]
+    if btf is not None and not kinds:
+        return "what another object has, which this one is to be linked with"
+    return f"a {'function' if BtfKind.FUNC in kinds else 'variable or function'} of the kernel"

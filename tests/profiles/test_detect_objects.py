@@ -80,6 +80,8 @@ ELSEWHERE = {
     "tests/data/explore/orders.v3.bpf.o": ("iouring-v3",),
     "tests/data/hang/echo.v3.bpf.o": ("iouring-v3",),
     "tests/data/hang/fixed.v3.bpf.o": ("iouring-v3",),
+    "tests/data/linking/one.bpf.o": _MERGED,
+    "tests/data/linking/two.bpf.o": _MERGED,
     "tests/data/lints/behaviours.v2.bpf.o": ("iouring-v2",),
     "tests/data/lints/behaviours.v3.bpf.o": ("iouring-v3",),
     "tests/data/lints/first_posting.v1.bpf.o": ("iouring-v1",),
