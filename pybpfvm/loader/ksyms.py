@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from pybpfvm.btf.types import Btf, BtfKind, Datasec, Func, Var
+from pybpfvm.btf.types import Btf, BtfKind, Datasec, Func, FuncProto, Fwd, Ptr, Var
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Kind, Pseudo
 from pybpfvm.isa.table import SPECS
@@ -144,7 +144,7 @@ class KernelSymbols:
         assert own is not None
         matcher = TypeMatcher(self._btf, btf)
         if not matcher.types_compatible(_typed(self._btf, own), _typed(btf, found)):
-            return ", which has another type in the kernel"
+            return ", which has another type in the kernel" + _declared_only(self._btf, own)
         (self.functions if kind is BtfKind.FUNC else self.variables)[found] = symbol.name
         return found
 
@@ -156,6 +156,19 @@ class KernelSymbols:
         number = POISON_KFUNC + len(self.missing)
         self.missing[number] = name
         return number
+
+
+def _declared_only(btf: Btf, function: int) -> str:
+    """Advice for a function that takes or returns pointers to what the object only declares."""
+    proto = btf.type(_typed(btf, function))
+    if not isinstance(proto, FuncProto):
+        return ""
+    for type_id in (proto.return_id, *(param.type_id for param in proto.params)):
+        pointer = btf.type(btf.resolve(type_id))
+        pointed = btf.type(btf.resolve(pointer.type_id)) if isinstance(pointer, Ptr) else None
+        if isinstance(pointed, Fwd):
+            return f" (it only declares struct {pointed.name}: write `struct {pointed.name} {{}};`)"
+    return ""
 
 
 def _typed(btf: Btf, id_: int) -> int:
