@@ -15,12 +15,9 @@ takes SQEs while it is awake. `rest` is time that the process spends elsewhere.
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import heapq
 import threading
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -30,8 +27,6 @@ from typing import TYPE_CHECKING, Self
 from pybpfvm.bits import U32, s32
 from pybpfvm.errors import LIVELOCK, InputError, RingError, RingHang, UnsupportedError
 from pybpfvm.events import (
-    CqePosted,
-    CqeReaped,
     HostWaits,
     HostWoke,
     Observer,
@@ -42,7 +37,6 @@ from pybpfvm.interrupts import breathe, uninterrupted
 from pybpfvm.memory import AddressSpace, Region, RegionKind, UserFault
 from pybpfvm.profiles.base import LoopAnswer, LoopPlace, LoopRules
 from pybpfvm.profiles.base import Region as RingRegion
-from pybpfvm.profiles.upstream_types import CTX_FIELDS
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Cqe, Register
 from pybpfvm.uring_backend.base import (
@@ -62,7 +56,10 @@ from pybpfvm.uring_backend.loop.attach import OpsMap, OpsValue, RingTable, relea
 from pybpfvm.uring_backend.loop.memory import LoopMemory, Posting
 from pybpfvm.uring_backend.loop.naming import NAMES_ANOTHER, Live, Naming
 from pybpfvm.uring_backend.loop.operations import Operations, Performed, copy, set_result
+from pybpfvm.uring_backend.loop.posts import Posts
+from pybpfvm.uring_backend.loop.ringtime import RingTime
 from pybpfvm.uring_backend.loop.setup import LoopSetup, check_setup
+from pybpfvm.uring_backend.loop.shownring import ShownRing
 from pybpfvm.uring_backend.requests import DIRECT_TOKENS, Tokens
 from pybpfvm.uring_backend.restrictions import Restrictions, Row
 from pybpfvm.uring_backend.settings import CLOCK_MONOTONIC
@@ -88,7 +85,6 @@ _UNKNOWN = bytes((UNKNOWN_OPCODE,))
 _PROBE_TOKEN = 0  # no request has it
 _PROBE = _UNKNOWN + bytes(63)  # an entry that every ring refuses
 _FAR_NS = 1 << 62  # no clock gets there
-_SHOWN = {field: offset for field, _, offset in CTX_FIELDS}  # places in the ring's struct
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +132,14 @@ class LoopRing:
         own_flag = operation.setup_flag if operation is not None else 0
         self.setup: LoopSetup = check_setup(entries, flags & ~own_flag, cq_entries)
         self.backend = backend
+        self.time = RingTime(backend)
         self.memory = memory
         self.attached: OpsValue | None = None
         self.steps = 0  # calls of the program, over all enters
-        self._counts = Counts()
-        self._held: deque[Posting] = deque()  # in the CQ, as far as an observer knows
         self.budgets: LoopBudgets = budgets or LoopBudgets()
         self.native: KernelSteps | None = None
         self.queues = LoopMemory(memory, self.setup, self.budgets.backlog_entries)
+        self.posts = Posts(self.queues, self.now_ns, observer)
         self._observer = observer
         self._table = table
         self.fd = table.add(self)
@@ -162,9 +158,13 @@ class LoopRing:
         self._refused: dict[int, int] = {}
         self._event = _Event()
         self._event_handle = memory.handle(self._event) if rules.gate else 0
-        self._ctx_region: Region | None = None
         self._clock = CLOCK_MONOTONIC
-        self.handle = self._make_ctx()
+        self._shown: ShownRing | None = None
+        if rules.ctx_bytes:
+            self._shown = ShownRing(memory, rules.ctx, rules.ctx_bytes, self.queues)
+            self._shown.fill(self.setup, self._clock)
+        # What stands for the ring: its struct where programs can look into it.
+        self.handle = memory.handle(self) if self._shown is None else self._shown.start
         # Where programs get none, it is a word that nobody can get at.
         self.params = memory.alloc(rules.params_bytes or 8, RegionKind.RING, rules.params or "none")
         self._wait_count = 0
@@ -181,13 +181,8 @@ class LoopRing:
         self._later: set[int] = set()  # tokens of the last batch that do not complete inline
         self._thread_idle_ns = (sq_thread_idle_ms or _THREAD_IDLE_MS) * 1_000_000
         self._thread_sleeps_ns = backend.now_ns()  # it falls asleep before there is work
-        self._posted = 0
         self._pending_sqes = 0
         self._signals = 0
-        self._due: list[tuple[int, int, Callable[[], None]]] = []
-        self._planned = 0
-        self._skipped_ns = 0
-        self._running = ""  # the program that runs now
         self._inside = False
         self._closed = False
         memory.before_close(self.close)
@@ -202,56 +197,26 @@ class LoopRing:
     def __str__(self) -> str:
         return "ring"
 
-    def _make_ctx(self) -> int:
-        """The address that stands for the ring: of its struct where programs can look into it."""
-        size = self.rules.ctx_bytes
-        if not size:
-            return self.memory.handle(self)
-        name = f"struct {self.rules.ctx}"
-        self._ctx_region = self.memory.alloc(size, RegionKind.RING, name, writable=False)
-        self._fill_ctx(self._ctx_region)
-        return self._ctx_region.start
-
-    def _fill_ctx(self, region: Region) -> None:
-        setup = self.setup
-        numbers = {"flags": setup.flags, "sq_entries": setup.sq_entries}
-        numbers["cq_entries"] = setup.cq_entries
-        numbers["clockid"] = self._clock
-        for field, number in numbers.items():
-            self.memory.write(region.start + _SHOWN[field], number.to_bytes(4, "little"))
-        self.show_queues()
-
     def shown(self, field: str) -> int:
         """The true address, where it can be written, of a field of the ring's struct that programs
         see; 0 if they see none."""
-        if self._ctx_region is None:
-            return 0
-        view = self.memory.view(self._ctx_region)
-        return ctypes.addressof(ctypes.c_char.from_buffer(view)) + _SHOWN[field]
+        return 0 if self._shown is None else self._shown.addr(field)
 
     def show_queues(self) -> None:
-        """Let programs see how far the queues are: the kernel's own copies, which the regions may
-        contradict. To be called before a program sees what has changed."""
-        if self._ctx_region is not None:
-            start, queues = self._ctx_region.start, self.queues
-            for field, number in (
-                ("cached_sq_head", queues.sq_head),
-                ("cached_cq_tail", queues.cq.tail),
-            ):
-                self.memory.write(start + _SHOWN[field], number.to_bytes(4, "little"))
+        """As ShownRing, where programs see something."""
+        if self._shown is not None:
+            self._shown.show_queues()
 
     # --- the rest of the process ------------------------------------------------------------
 
     def now_ns(self) -> int:
-        """The ring's clock: the backend's, and what was skipped because nothing but an action set
-        with `at` could happen."""
-        return self.backend.now_ns() + self._skipped_ns
+        """The ring's clock: see RingTime."""
+        return self.time.now_ns()
 
     def at(self, delay_ns: int, action: Callable[[], None]) -> None:
         """Let `action` happen when the ring's clock has moved on so far, while a caller sleeps in
         `enter` or when the next one comes: a signal, a detachment, a write to shared memory."""
-        self._planned += 1
-        heapq.heappush(self._due, (self.now_ns() + delay_ns, self._planned, action))
+        self.time.plan(delay_ns, action)
         self.look_up()
 
     def signal(self) -> None:
@@ -264,23 +229,6 @@ class LoopRing:
         if self.native is not None:
             self.native.look_up()
 
-    def _act(self) -> None:
-        """Let happen what is due."""
-        while self._due and self._due[0][0] <= self.now_ns():
-            heapq.heappop(self._due)[2]()
-
-    def _pass_time(self, deadline_ns: int | None, patience_ns: int) -> bool:
-        """Until the backend has an event (True), the next action is due, the deadline comes, or,
-        without any of these two, patience ends."""
-        ends = [self._due[0][0]] if self._due else []
-        ends += [] if deadline_ns is None else [deadline_ns]
-        if not ends:
-            return self.backend.wait(patience_ns)
-        moved = self.backend.wait(max(min(ends) - self.now_ns(), 0))
-        if not moved:
-            self._skipped_ns += max(min(ends) - self.now_ns(), 0)
-        return moved
-
     @uninterrupted
     def idle(self, duration_ns: int | None) -> bool:
         """Let time pass outside any enter, until nothing can happen any more (True) or so much is
@@ -289,15 +237,15 @@ class LoopRing:
         limit = self.budgets.idle_timeout_ns if duration_ns is None else duration_ns
         deadline = self.now_ns() + limit
         while True:
-            self._act()
+            self.time.act()
             self._task_work += self.backend.poll()
             if self.operations is not None:
                 self._settle()  # what a program performs may be what others wait for
-            if not self.backend.can_progress() and not self._due:
+            if not self.backend.can_progress() and not self.time.planned:
                 return True
             if self.now_ns() >= deadline:
                 return False
-            self._pass_time(deadline, limit)
+            self.time.pass_by(deadline, limit)
 
     # --- registration -----------------------------------------------------------------------
 
@@ -335,8 +283,8 @@ class LoopRing:
         self.queues.resize(setup)
         self.queues.show(abi.SQ_NEED_WAKEUP | abi.SQ_TASKRUN, on=True)  # "look", whatever it was
         self.setup = setup
-        if self._ctx_region is not None:
-            self._fill_ctx(self._ctx_region)
+        if self._shown is not None:
+            self._shown.fill(self.setup, self._clock)
 
     def take_callbacks(self, value: OpsValue) -> None:
         """A map of callbacks gets onto this ring. RingError as what they are for says."""
@@ -381,8 +329,8 @@ class LoopRing:
     def register_clock(self, clock: int) -> None:
         """IORING_REGISTER_CLOCK, which the backend has taken: programs see it."""
         self._clock = clock
-        if self._ctx_region is not None:
-            self._fill_ctx(self._ctx_region)
+        if self._shown is not None:
+            self._shown.fill(self.setup, self._clock)
 
     def register_mem(self, region: Region) -> None:
         """IORING_REGISTER_MEM_REGION with memory of the host's."""
@@ -425,7 +373,7 @@ class LoopRing:
         end = self.now_ns() + time_ns
         while (left := end - self.now_ns()) > 0 and self.backend.wait(left):
             self._settle()
-        self._skipped_ns += max(end - self.now_ns(), 0)
+        self.time.skip_to(end)
         self._settle()
 
     def _settle(self) -> None:
@@ -470,7 +418,7 @@ class LoopRing:
         cqe = self.peek()
         if cqe is not None:
             self.queues.cq.pop()
-            self._tell_reaped()
+            self.posts.tell_reaped()
         return cqe
 
     # --- io_uring_enter ---------------------------------------------------------------------
@@ -516,7 +464,7 @@ class LoopRing:
         """The program inside the wait of an ordinary enter: abi/iouring-bpf-upstream, section 7."""
         consumed = self.submit_sqes(to_submit) if to_submit else 0
         self._take()
-        self._flush()
+        self.posts.flush()
         if not flags & abi.ENTER_GETEVENTS:
             return consumed
         try:
@@ -575,14 +523,14 @@ class LoopRing:
                 late = self._sleep(wanted, deadline, asleep=asleep)
                 self._tell_woken(late=late)
                 self._report_timeout(late)
-            self._act()
+            self.time.act()
             if self._signals:
                 self._signals -= 1
                 raise RingError(errno.EINTR, "a signal is pending")
             self._take()
-            self._flush()
+            self.posts.flush()
             quiet = quiet + 1 if self.state() == before and not late else 0
-            if quiet >= self.budgets.livelock_steps and not self._due:
+            if quiet >= self.budgets.livelock_steps and not self.time.planned:
                 raise RingHang(
                     f"{LIVELOCK}: {quiet:,} steps in a row changed nothing and asked to wait for "
                     "nothing",
@@ -649,17 +597,17 @@ class LoopRing:
     def state(self) -> tuple[int, int, int, int]:
         """What changes when a step gets anywhere: completions, requests, what is taken."""
         queues = self.queues
-        return self._posted, self._tokens.next, queues.cq.count(), queues.backlog
+        return self.posts.number, self._tokens.next, queues.cq.count(), queues.backlog
 
     def _sleep(self, wanted: int, deadline_ns: int | None, *, asleep: bool = False) -> bool:
         """Until so many completions more are there, or something else wakes the task; whether that
         is the deadline. `asleep`: it sleeps already."""
         if not asleep and (self._take() or self.queues.backlog or self._signals):
             return False  # woken at once: there is work, or a bit set that says "look"
-        goal = self._posted + wanted
+        goal = self.posts.number + wanted
         return not self._wait_for(
             # A signal wakes; a detached program, or other memory, does not.
-            lambda: self._posted >= goal or bool(self._signals),
+            lambda: self.posts.number >= goal or bool(self._signals),
             deadline_ns,
             f"the program waits until the CQ's tail is {wanted} further than {self.queues.cq.tail}",
         )
@@ -673,19 +621,19 @@ class LoopRing:
         last_event = time.monotonic_ns()
         while True:
             breathe()
-            self._act()
+            self.time.act()
             if done():
                 return True
             if deadline_ns is not None and self.now_ns() >= deadline_ns:
                 return False
-            if not self._due and deadline_ns is None and not self.backend.can_progress():
+            if not self.time.planned and deadline_ns is None and not self.backend.can_progress():
                 who = (f"{waiter}; {self.in_flight()} request(s) are in flight",) if waiter else ()
                 raise RingHang("nothing in flight can complete", who)
-            moved = self._pass_time(deadline_ns, patience_ns)
+            moved = self.time.pass_by(deadline_ns, patience_ns)
             self._take()
             if moved:
                 last_event, patience_ns = time.monotonic_ns(), idle_ns
-            elif not self._due and deadline_ns is None:
+            elif not self.time.planned and deadline_ns is None:
                 if time.monotonic_ns() - last_event >= idle_ns:
                     raise RingHang(f"no event for {idle_ns / 1e9:g} s", ())
                 patience_ns *= 2  # the clock is virtual: let more of it pass
@@ -717,13 +665,13 @@ class LoopRing:
         self._settle()
         if flags & abi.ENTER_GETEVENTS:
             self._take()
-            self._flush()
+            self.posts.flush()
             wanted = min(min_complete, self.setup.cq_entries)
             self._tell_wait(wanted - self.queues.cq.count())
             polls = self.setup.flags & abi.SETUP_IOPOLL
 
             def done() -> bool:
-                self._flush()
+                self.posts.flush()
                 # A ring with IOPOLL waits for what its files are polled for, and no longer.
                 over = self._signals or (polls and not self._live)
                 return self.queues.cq.count() >= wanted or bool(over)
@@ -834,7 +782,7 @@ class LoopRing:
                     opcode = raw[:1] if raw[0] != EXTERNAL else _UNKNOWN
                     encoded.append(opcode + raw[1:32] + token.to_bytes(8, "little") + raw[40:])
                 user_data = int.from_bytes(raw[32:40], "little")
-                self._live[token] = Live(user_data, self._running or "user", raw[0])
+                self._live[token] = Live(user_data, self.posts.running or "user", raw[0])
                 performed = self.operations is not None and self.operations.performs(token)
                 if raw[1] & abi.SQE_CQE_SKIP_SUCCESS or performed:
                     self._silent.add(token)
@@ -900,12 +848,10 @@ class LoopRing:
 
     def post_cqe(self, user_data: int, res: int, flags: int) -> int:
         """bpf_io_uring_post_cqe: a CQE of the program's own; -ENOMEM where it is lost."""
-        posting = Posting(user_data, s32(res), flags & U32, self._running, None)
-        self._tell_reaped()
-        fate = self.queues.post(posting)
-        self._posted += 1
+        self.posts.tell_reaped()
+        posting = Posting(user_data, s32(res), flags & U32, self.posts.running, None)
+        fate = self.posts.post(posting)
         self.show_queues()
-        self._tell_posted(posting, fate)
         return -errno.ENOMEM if fate == "dropped" else 0
 
     def cqe_addr(self, index: int) -> int:
@@ -971,9 +917,7 @@ class LoopRing:
     def running(self, name: str) -> str:
         """The program of this name runs now ("": none): it is who submits and reaps. Who did
         before."""
-        self._tell_reaped()
-        before, self._running = self._running, name
-        return before
+        return self.posts.switch(name)
 
     # --- completions ------------------------------------------------------------------------
 
@@ -983,12 +927,12 @@ class LoopRing:
         `within`: only requests that a submission has just issued, and only those that complete
         inline; the rest is task work, which waits.
         """
-        self._tell_reaped()
+        self.posts.tell_reaped()
         events = self._completed(within)
         runs = within is None and events
         for event in events:
             if isinstance(event, Message):
-                self._post(Posting(event.user_data, event.res, event.flags, OTHER_RING, None))
+                self.posts.post(Posting(event.user_data, event.res, event.flags, OTHER_RING, None))
                 continue
             if isinstance(event, Started):
                 self._perform(event.token)
@@ -1005,7 +949,7 @@ class LoopRing:
                 continue
             if not more:
                 self._over(event.token, res, event.flags)
-            self._post(
+            self.posts.post(
                 Posting(one.user_data, res, event.flags, one.origin, event.token, event.extra)
             )
         if self._silent:
@@ -1035,7 +979,7 @@ class LoopRing:
         quiet = skips and not failed
         self._over(token, res, 0, quiet=quiet)
         if not quiet:
-            self._post(Posting(one.user_data, res, 0, one.origin, token))
+            self.posts.post(Posting(one.user_data, res, 0, one.origin, token))
         operations.end(token)
 
     def _give_up(self, token: int) -> None:
@@ -1044,10 +988,6 @@ class LoopRing:
         if operations is not None and operations.performs(token):
             operations.give_up(token)
             operations.end(token)
-
-    def _post(self, posting: Posting) -> None:
-        self._posted += 1
-        self._tell_posted(posting, self.queues.post(posting))
 
     def _over(self, token: int, res: int, flags: int, *, quiet: bool = False) -> None:
         """The request has ended; `quiet`: without a CQE."""
@@ -1071,53 +1011,21 @@ class LoopRing:
             events = [e for e in events if self._is_inline(e, within)]
         return events
 
-    def _flush(self) -> None:
-        """Post what waited for room, as far as there is some now."""
-        for posting in self.queues.flush_backlog():
-            self._tell_posted(posting, "posted")
-
-    def _tell_posted(self, posting: Posting, fate: str) -> None:
-        if fate == "posted":
-            self._counts.posted[0] += 1
-        elif fate == "dropped":
-            self._counts.dropped[0] += 1
-        if self._observer is not None:
-            if fate == "posted":
-                self._held.append(posting)
-            user_data, res, flags, origin, token, _ = posting
-            now = self.now_ns()
-            self._observer(CqePosted(now, 0, user_data, res, flags, fate, origin, token))
-
-    def _tell_reaped(self) -> None:
-        """Tell of the CQEs that are behind the CQ's head now, which who runs has moved."""
-        if self._observer is not None:
-            held = self.queues.cq.count()
-            while len(self._held) > held:
-                cqe = self._held.popleft()
-                self._observer(
-                    CqeReaped(
-                        self.now_ns(), 0, cqe.user_data, cqe.res, cqe.flags, self._running or "user"
-                    )
-                )
-
     @property
     def counts(self) -> Counts:
         """Runs, instructions and CQEs so far; what left the CQ counts as reaped, whoever moved its
         head."""
-        held = min(self.queues.cq.count(), self.setup.cq_entries)
-        self._counts.reaped[0] = max(self._counts.posted[0] - held, 0)
-        return self._counts
+        return self.posts.counts(self.setup.cq_entries)
 
     @property
     def counts_told(self) -> Counts:
         """The same, as far as an observer was told: of CQEs whose leaving is still to be told, it
         says that they are there."""
-        return replace(self._counts, reaped=Counter({0: self._counts.posted[0] - len(self._held)}))
+        return self.posts.counts_told()
 
     def ran(self, name: str, insns: int, runs: int = 1) -> None:
         """Runs of the program of this name, of so many instructions."""
-        self._counts.runs[name] += runs
-        self._counts.insns += insns
+        self.posts.ran(name, insns, runs)
 
     def _is_inline(self, event: Event, within: Sequence[int]) -> bool:
         if isinstance(event, Message):
@@ -1168,13 +1076,13 @@ class LoopRing:
     @property
     def needs_python(self) -> bool:
         """Whether the next turn of the loop has something that compiled code knows nothing of."""
-        if self._due or self._signals or self._task_work or self.queues.backlog:
+        if self.time.planned or self._signals or self._task_work or self.queues.backlog:
             return True
         return self._gate.active or self.attached is None
 
     def adopt(self, token: int, user_data: int, opcode: int) -> None:
         """A request that compiled code submitted is one like others from now on."""
-        self._live[token] = Live(user_data, self._running or "user", opcode)
+        self._live[token] = Live(user_data, self.posts.running or "user", opcode)
 
     def submitted(self, count: int) -> None:
         """Compiled code submitted so many requests."""
@@ -1182,8 +1090,7 @@ class LoopRing:
 
     def posted(self, count: int) -> None:
         """Compiled code posted so many CQEs."""
-        self._posted += count
-        self._counts.posted[0] += count
+        self.posts.posted(count)
 
     def take_in(self) -> None:
         """Post what has completed."""
@@ -1216,8 +1123,8 @@ class LoopRing:
             self.native = None
         self.queues.free()
         self.memory.free(self.params)
-        if self._ctx_region is not None:
-            self.memory.free(self._ctx_region)
+        if self._shown is not None:
+            self._shown.free()
         self.memory.forget_before_close(self.close)
 
 
