@@ -18,7 +18,7 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import xor
@@ -30,8 +30,6 @@ from pybpfvm.events import (
     HostWaits,
     HostWoke,
     Observer,
-    RequestEnded,
-    SqeIssued,
 )
 from pybpfvm.interrupts import breathe, uninterrupted
 from pybpfvm.memory import AddressSpace, Region, RegionKind, UserFault
@@ -40,27 +38,21 @@ from pybpfvm.profiles.base import Region as RingRegion
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Cqe, Register
 from pybpfvm.uring_backend.base import (
-    EXTERNAL,
-    OTHER_RING,
-    UNKNOWN_OPCODE,
     Backend,
-    Event,
-    Message,
     SocketState,
-    Started,
     Wake,
 )
 from pybpfvm.uring_backend.counts import Counts
-from pybpfvm.uring_backend.filtering import FilterGate, RequestFilter, refusal
+from pybpfvm.uring_backend.filtering import RequestFilter
 from pybpfvm.uring_backend.loop.attach import OpsMap, OpsValue, RingTable, release
 from pybpfvm.uring_backend.loop.memory import LoopMemory, Posting
-from pybpfvm.uring_backend.loop.naming import NAMES_ANOTHER, Live, Naming
 from pybpfvm.uring_backend.loop.operations import Operations, Performed, copy, set_result
 from pybpfvm.uring_backend.loop.posts import Posts
+from pybpfvm.uring_backend.loop.requests import Requests
 from pybpfvm.uring_backend.loop.ringtime import RingTime
 from pybpfvm.uring_backend.loop.setup import LoopSetup, check_setup
 from pybpfvm.uring_backend.loop.shownring import ShownRing
-from pybpfvm.uring_backend.requests import DIRECT_TOKENS, Tokens
+from pybpfvm.uring_backend.requests import Tokens
 from pybpfvm.uring_backend.restrictions import Restrictions, Row
 from pybpfvm.uring_backend.settings import CLOCK_MONOTONIC
 
@@ -69,7 +61,6 @@ if TYPE_CHECKING:
 
 _THREAD_IDLE_MS = 1000
 _MOST_XORED = 512
-_NOT_INLINE = abi.SQE_ASYNC | abi.SQE_IO_DRAIN  # SQEs that do not complete within a submission
 _ENTER_FLAGS = (
     abi.ENTER_GETEVENTS
     | abi.ENTER_SQ_WAKEUP
@@ -81,9 +72,6 @@ _ENTER_FLAGS = (
     | abi.ENTER_NO_IOWAIT
 )
 
-_UNKNOWN = bytes((UNKNOWN_OPCODE,))
-_PROBE_TOKEN = 0  # no request has it
-_PROBE = _UNKNOWN + bytes(63)  # an entry that every ring refuses
 _FAR_NS = 1 << 62  # no clock gets there
 
 
@@ -137,7 +125,6 @@ class LoopRing:
         self.attached: OpsValue | None = None
         self.steps = 0  # calls of the program, over all enters
         self.budgets: LoopBudgets = budgets or LoopBudgets()
-        self.native: KernelSteps | None = None
         self.queues = LoopMemory(memory, self.setup, self.budgets.backlog_entries)
         self.posts = Posts(self.queues, self.now_ns, observer)
         self._observer = observer
@@ -153,9 +140,6 @@ class LoopRing:
                 table.requests,
                 allowed=not own_flag or bool(flags & own_flag),
             )
-        self._cut = False  # the last of a batch's entries ended it
-        # Token -> errno, negative, of what programs or restrictions refuse.
-        self._refused: dict[int, int] = {}
         self._event = _Event()
         self._event_handle = memory.handle(self._event) if rules.gate else 0
         self._clock = CLOCK_MONOTONIC
@@ -171,14 +155,18 @@ class LoopRing:
         disabled = bool(self.setup.flags & abi.SETUP_R_DISABLED)
         self.restrictions = restrictions or Restrictions(disabled=disabled)
         self._submitter = None if disabled else threading.get_ident()
-        self._live: dict[int, Live] = {}  # by token
-        self._silent: set[int] = set()  # of these, those that may end without a CQE
-        self._naming = Naming(self._live)
-        self._submitting: dict[int, bytes] = {}  # token -> SQE, while the backend takes them
-        self._gate = FilterGate(backend, self._submitting.get, observer)
-        self._tokens: Tokens = Tokens() if beside is None else beside._tokens
-        self._task_work: list[Event] = []  # what waits for GETEVENTS
-        self._later: set[int] = set()  # tokens of the last batch that do not complete inline
+        self.requests: Requests = Requests(
+            self.setup,
+            backend,
+            self.queues,
+            self.posts,
+            self.restrictions,
+            self.operations,
+            tokens=Tokens() if beside is None else beside.requests.tokens,
+            most=self.budgets.live_requests,
+            now_ns=self.now_ns,
+            observer=observer,
+        )
         self._thread_idle_ns = (sq_thread_idle_ms or _THREAD_IDLE_MS) * 1_000_000
         self._thread_sleeps_ns = backend.now_ns()  # it falls asleep before there is work
         self._pending_sqes = 0
@@ -238,7 +226,7 @@ class LoopRing:
         deadline = self.now_ns() + limit
         while True:
             self.time.act()
-            self._task_work += self.backend.poll()
+            self.requests.gather()
             if self.operations is not None:
                 self._settle()  # what a program performs may be what others wait for
             if not self.backend.can_progress() and not self.time.planned:
@@ -282,7 +270,7 @@ class LoopRing:
         setup = replace(setup, flags=self.setup.flags)
         self.queues.resize(setup)
         self.queues.show(abi.SQ_NEED_WAKEUP | abi.SQ_TASKRUN, on=True)  # "look", whatever it was
-        self.setup = setup
+        self.setup = self.requests.setup = setup
         if self._shown is not None:
             self._shown.fill(self.setup, self._clock)
 
@@ -345,7 +333,7 @@ class LoopRing:
     def put_filter(self, filter_: RequestFilter) -> None:
         """Requests pass this filter from now on."""
         self._check_open()
-        self._gate.put(filter_)
+        self.requests.gate.put(filter_)
         if self.native is not None:
             self.native.look_up()
 
@@ -380,9 +368,9 @@ class LoopRing:
         """What has happened meanwhile shows: task work runs by itself, or waits."""
         self._run_thread()
         if self.setup.defers:
-            self._take(within=())
+            self.requests.take(within=())
         else:
-            self._take()
+            self.requests.take()
 
     def _run_thread(self) -> None:
         """The kernel's thread looks, if there is one and it is awake; then it may fall asleep."""
@@ -391,7 +379,7 @@ class LoopRing:
         if self.now_ns() >= self._thread_sleeps_ns:
             self.queues.show(abi.SQ_NEED_WAKEUP, on=True)
             return
-        if self._take() | (self.submit_sqes(self.queues.available()) > 0):
+        if self.requests.take() | (self.submit_sqes(self.queues.available()) > 0):
             self._thread_sleeps_ns = self.now_ns() + self._thread_idle_ns
 
     def _wake_thread(self) -> None:
@@ -456,6 +444,11 @@ class LoopRing:
             self._inside = False
 
     @property
+    def native(self) -> KernelSteps | None:
+        """What lets compiled code make the loop, if anything does."""
+        return self.requests.native
+
+    @property
     def driven(self) -> bool:
         """Whether a program is there that enters call."""
         return self.attached is not None and self.attached.step is not None
@@ -463,7 +456,7 @@ class LoopRing:
     def _waiting_loop(self, to_submit: int, flags: int) -> int:
         """The program inside the wait of an ordinary enter: abi/iouring-bpf-upstream, section 7."""
         consumed = self.submit_sqes(to_submit) if to_submit else 0
-        self._take()
+        self.requests.take()
         self.posts.flush()
         if not flags & abi.ENTER_GETEVENTS:
             return consumed
@@ -527,7 +520,7 @@ class LoopRing:
             if self._signals:
                 self._signals -= 1
                 raise RingError(errno.EINTR, "a signal is pending")
-            self._take()
+            self.requests.take()
             self.posts.flush()
             quiet = quiet + 1 if self.state() == before and not late else 0
             if quiet >= self.budgets.livelock_steps and not self.time.planned:
@@ -597,12 +590,12 @@ class LoopRing:
     def state(self) -> tuple[int, int, int, int]:
         """What changes when a step gets anywhere: completions, requests, what is taken."""
         queues = self.queues
-        return self.posts.number, self._tokens.next, queues.cq.count(), queues.backlog
+        return self.posts.number, self.requests.tokens.next, queues.cq.count(), queues.backlog
 
     def _sleep(self, wanted: int, deadline_ns: int | None, *, asleep: bool = False) -> bool:
         """Until so many completions more are there, or something else wakes the task; whether that
         is the deadline. `asleep`: it sleeps already."""
-        if not asleep and (self._take() or self.queues.backlog or self._signals):
+        if not asleep and (self.requests.take() or self.queues.backlog or self._signals):
             return False  # woken at once: there is work, or a bit set that says "look"
         goal = self.posts.number + wanted
         return not self._wait_for(
@@ -630,7 +623,7 @@ class LoopRing:
                 who = (f"{waiter}; {self.in_flight()} request(s) are in flight",) if waiter else ()
                 raise RingHang("nothing in flight can complete", who)
             moved = self.time.pass_by(deadline_ns, patience_ns)
-            self._take()
+            self.requests.take()
             if moved:
                 last_event, patience_ns = time.monotonic_ns(), idle_ns
             elif not self.time.planned and deadline_ns is None:
@@ -664,7 +657,7 @@ class LoopRing:
                 return consumed
         self._settle()
         if flags & abi.ENTER_GETEVENTS:
-            self._take()
+            self.requests.take()
             self.posts.flush()
             wanted = min(min_complete, self.setup.cq_entries)
             self._tell_wait(wanted - self.queues.cq.count())
@@ -673,7 +666,7 @@ class LoopRing:
             def done() -> bool:
                 self.posts.flush()
                 # A ring with IOPOLL waits for what its files are polled for, and no longer.
-                over = self._signals or (polls and not self._live)
+                over = self._signals or (polls and not self.requests.live)
                 return self.queues.cq.count() >= wanted or bool(over)
 
             if not self._wait_for(done, deadline):
@@ -693,151 +686,9 @@ class LoopRing:
     def submit_sqes(self, count: int, *, whole: bool = True) -> int:
         """bpf_io_uring_submit_sqes: how many entries were consumed. Completions that come at
         once are in the CQ when this returns; `whole`: so is what is task work."""
-        first = self._tokens.next
-        self._later.clear()
-        consumed = self._submit(count)
-        if whole or not self.setup.defers:
-            self._take()
-        else:
-            self._take(within=range(first, self._tokens.next))
+        consumed = self.requests.submit(count, whole=whole)
         self.show_queues()
         return consumed
-
-    def _submit(self, count: int) -> int:
-        queues = self.queues
-        count = min(count & U32, queues.available())
-        room = self.room()
-        if count and room <= 0:
-            return -errno.EAGAIN
-        count = min(count, room)
-        consumed = 0
-        while consumed < count:
-            batch: list[bytes] = []
-            dropped = False
-            for ahead in range(count - consumed):
-                raw = queues.fetch(consumed + ahead if self.setup.rewinds else ahead)
-                if raw is None:
-                    dropped = True
-                    break
-                batch.append(raw)
-            more = False
-            if self.operations is not None:
-                whole = len(batch)
-                batch = self._first_chain(batch)
-                more = len(batch) < whole
-                dropped &= not more
-            taken = self._hand_over(batch, more=more) if batch else 0
-            consumed += taken
-            queues.consume(taken)
-            if taken == len(batch) and dropped:
-                queues.drop()
-                break
-            if (taken < len(batch) or self._cut) and not self.setup.submits_all:
-                break
-            if taken == 0:
-                break
-        return consumed
-
-    def _first_chain(self, batch: list[bytes]) -> list[bytes]:
-        """The first chain of a batch in which programs look at SQEs: they see no entry behind one
-        that ends the batch. All of any other batch."""
-        assert self.operations is not None
-        opcode = self.operations.rules.opcode
-        if all(raw[0] != opcode for raw in batch):
-            return batch
-        ends = (at for at, raw in enumerate(batch, 1) if not raw[1] & abi.SQE_ANY_LINK)
-        return batch[: next(ends, len(batch))]
-
-    def _hand_over(self, batch: list[bytes], *, more: bool = False) -> int:
-        """Give SQEs to the backend, with tokens for their user_data; how many it consumed. `more`
-        of them follow: `_cut` says that the last one ends the batch."""
-        if self.native is not None:
-            self.native.claim_all()  # what was submitted before comes first in `_live`
-        encoded: list[bytes] = []
-        tokens: list[int] = []
-        linked, chain = False, self._tokens.next
-        for raw in batch:
-            token = self._tokens.next
-            self._tokens.next += 1
-            if linked or raw[1] & _NOT_INLINE:
-                self._later.add(token)
-            chain = chain if linked else token
-            linked = bool(raw[1] & abi.SQE_ANY_LINK)
-            tokens.append(token)
-            self._submitting[token] = raw
-        if linked:  # a chain that the batch leaves open goes to a worker
-            self._later.update(range(chain, self._tokens.next))
-        taken = 0
-        try:
-            for token, raw in zip(tokens, batch, strict=True):
-                if self._is_operation(raw):
-                    encoded.append(self._prepare(token, raw))
-                elif self._is_refused(raw):
-                    encoded.append(refusal(token, raw[1]))
-                    self._refused[token] = -errno.EACCES
-                    del self._submitting[token]  # no filter is asked
-                elif raw[0] in NAMES_ANOTHER:
-                    encoded.append(self._naming.start(token, raw))
-                else:
-                    opcode = raw[:1] if raw[0] != EXTERNAL else _UNKNOWN
-                    encoded.append(opcode + raw[1:32] + token.to_bytes(8, "little") + raw[40:])
-                user_data = int.from_bytes(raw[32:40], "little")
-                self._live[token] = Live(user_data, self.posts.running or "user", raw[0])
-                performed = self.operations is not None and self.operations.performs(token)
-                if raw[1] & abi.SQE_CQE_SKIP_SUCCESS or performed:
-                    self._silent.add(token)
-            # Whether the last one was refused shows in what becomes of an entry behind it.
-            probes = more and not self.setup.submits_all and not self._is_operation(batch[-1])
-            taken = self.backend.submit([*encoded, _PROBE] if probes else encoded)
-            self._cut = tokens[-1] in self._refused or (probes and taken == len(batch))
-            taken = min(taken, len(batch))
-        finally:
-            self._submitting.clear()
-            for token in tokens[taken:]:
-                self._live.pop(token, None)
-                self._silent.discard(token)
-                self._naming.forget(token)
-                self._refused.pop(token, None)
-                if self.operations is not None and self.operations.performs(token):
-                    self.operations.end(token)
-        self._tokens.next = tokens[0] + taken
-        if self._observer is not None:
-            now = self.now_ns()
-            for token, raw in zip(tokens[:taken], batch, strict=False):
-                one = self._live[token]
-                issued = SqeIssued(now, token, raw[0], one.user_data, 0, raw[1], one.origin, raw)
-                self._observer(issued)
-        return taken
-
-    def _is_refused(self, raw: bytes) -> bool:
-        """Whether restrictions refuse the SQE, and nothing that the kernel looks at before."""
-        opcode, flags = raw[0], raw[1]
-        if not self.restrictions.refuses(opcode, flags) or opcode >= abi.OP_LAST:
-            return False
-        selects = flags & abi.SQE_BUFFER_SELECT and not abi.OPS[abi.Op(opcode)].buffer_select
-        return not selects and not flags & ~abi.SQE_VALID_FLAGS
-
-    def _is_operation(self, raw: bytes) -> bool:
-        """Whether a program performs this SQE."""
-        return self.operations is not None and raw[0] == self.operations.rules.opcode
-
-    def _prepare(self, token: int, raw: bytes) -> bytes:
-        """What the backend gets of a request that a program performs: its place among others, or
-        an entry that it refuses."""
-        operations = self.operations
-        assert operations is not None
-        error = _bad_operation(raw, self.backend.settings.personalities)
-        if not error and self.restrictions.refuses(raw[0], raw[1]):
-            error = -errno.EACCES
-        error = error or operations.prepare(token, raw)
-        if not error and self._gate.active and self._gate.denies(token, raw):
-            operations.end(token)
-            error = -errno.EACCES
-        if error:
-            self._refused[token] = error
-            return refusal(token, raw[1])
-        flags = raw[1] & (abi.SQE_ANY_LINK | _NOT_INLINE)
-        return bytes((EXTERNAL, flags)) + bytes(30) + token.to_bytes(8, "little") + bytes(24)
 
     def queue_sqe(self, sqe: bytes) -> int:
         """bpf_io_uring_queue_sqe: an entry for the SQ's tail; -EINVAL for one of another size."""
@@ -919,97 +770,7 @@ class LoopRing:
         before."""
         return self.posts.switch(name)
 
-    # --- completions ------------------------------------------------------------------------
-
-    def _take(self, within: Sequence[int] | None = None) -> bool:
-        """Post what the backend has completed; whether there was anything.
-
-        `within`: only requests that a submission has just issued, and only those that complete
-        inline; the rest is task work, which waits.
-        """
-        self.posts.tell_reaped()
-        events = self._completed(within)
-        runs = within is None and events
-        for event in events:
-            if isinstance(event, Message):
-                self.posts.post(Posting(event.user_data, event.res, event.flags, OTHER_RING, None))
-                continue
-            if isinstance(event, Started):
-                self._perform(event.token)
-                events += self._completed(within)
-                continue
-            more = event.flags & abi.CQE_F_MORE
-            one = self._live[event.token]
-            if event.token in self._refused:
-                event = replace(event, res=self._refusal_said(event.token, event.res))
-            res, again = self._naming.answered(event.token, event.res)
-            self._give_up(event.token)
-            if again is not None and self.backend.submit([again]):
-                events += self._completed(within)
-                continue
-            if not more:
-                self._over(event.token, res, event.flags)
-            self.posts.post(
-                Posting(one.user_data, res, event.flags, one.origin, event.token, event.extra)
-            )
-        if self._silent:
-            waiting = {one.token for one in self._task_work if not isinstance(one, Message)}
-            for token in sorted(self._silent - waiting):
-                if not self.backend.holds(token):
-                    self._give_up(token)
-                    self._over(token, 0, 0, quiet=True)
-        if self.setup.flags & abi.SETUP_TASKRUN_FLAG and (runs or self._task_work):
-            self.queues.show(abi.SQ_TASKRUN, on=bool(self._task_work))
-        return bool(events)
-
-    def _refusal_said(self, token: int, res: int) -> int:
-        error = self._refused.pop(token)
-        return error if res == -errno.EINVAL else res
-
-    def _perform(self, token: int) -> None:
-        """A program performs the request, whose turn has come."""
-        operations, one = self.operations, self._live[token]
-        assert operations is not None
-        try:
-            res, failed, skips = operations.perform(token)
-        except BaseException:
-            operations.abandon(token)
-            raise
-        self.backend.finish(token, failed=failed)
-        quiet = skips and not failed
-        self._over(token, res, 0, quiet=quiet)
-        if not quiet:
-            self.posts.post(Posting(one.user_data, res, 0, one.origin, token))
-        operations.end(token)
-
-    def _give_up(self, token: int) -> None:
-        """If a program was to perform the request: it has ended before."""
-        operations = self.operations
-        if operations is not None and operations.performs(token):
-            operations.give_up(token)
-            operations.end(token)
-
-    def _over(self, token: int, res: int, flags: int, *, quiet: bool = False) -> None:
-        """The request has ended; `quiet`: without a CQE."""
-        del self._live[token]
-        self._silent.discard(token)
-        if token >= DIRECT_TOKENS and self.native is not None:
-            self.native.release(token)
-        if self._gate.active:
-            self._gate.ended(token, res)
-        if self._observer is not None:
-            self._observer(RequestEnded(self.now_ns(), token, res, flags, quiet=quiet))
-
-    def _completed(self, within: Sequence[int] | None) -> list[Event]:
-        """What the backend has completed, but for the task work that waits, as `_take` says."""
-        events = self._task_work + self.backend.poll()
-        self._task_work = []
-        if self.operations is not None:
-            events = [e for e in events if isinstance(e, Message) or e.token != _PROBE_TOKEN]
-        if within is not None:
-            self._task_work = [e for e in events if not self._is_inline(e, within)]
-            events = [e for e in events if self._is_inline(e, within)]
-        return events
+    # --- what was done so far ---------------------------------------------------------------
 
     @property
     def counts(self) -> Counts:
@@ -1027,19 +788,13 @@ class LoopRing:
         """Runs of the program of this name, of so many instructions."""
         self.posts.ran(name, insns, runs)
 
-    def _is_inline(self, event: Event, within: Sequence[int]) -> bool:
-        if isinstance(event, Message):
-            return False  # it comes as task work, from this ring, too
-        return event.token in within and event.token not in self._later
-
     def in_flight(self) -> int:
         """Requests submitted and not completed."""
-        direct = self.native.in_flight() if self.native is not None else 0
-        return len(self._live) + direct
+        return self.requests.in_flight()
 
     def room(self) -> int:
         """How many requests more may be in flight."""
-        return self.budgets.live_requests - self.in_flight()
+        return self.requests.room()
 
     # --- the loop in compiled code --------------------------------------------------------------
 
@@ -1068,7 +823,7 @@ class LoopRing:
         if not isinstance(self.backend, KernelBackend):
             return None
         try:
-            self.native = KernelSteps(self, self.backend)
+            self.requests.native = KernelSteps(self, self.backend)
         except InputError:
             return None  # no memory for its tables, or a library's ring
         return self.native
@@ -1076,17 +831,17 @@ class LoopRing:
     @property
     def needs_python(self) -> bool:
         """Whether the next turn of the loop has something that compiled code knows nothing of."""
-        if self.time.planned or self._signals or self._task_work or self.queues.backlog:
+        if self.time.planned or self._signals or self.requests.task_work or self.queues.backlog:
             return True
-        return self._gate.active or self.attached is None
+        return self.requests.gate.active or self.attached is None
 
     def adopt(self, token: int, user_data: int, opcode: int) -> None:
         """A request that compiled code submitted is one like others from now on."""
-        self._live[token] = Live(user_data, self.posts.running or "user", opcode)
+        self.requests.adopt(token, user_data, opcode)
 
     def submitted(self, count: int) -> None:
         """Compiled code submitted so many requests."""
-        self._tokens.next += count
+        self.requests.tokens.next += count
 
     def posted(self, count: int) -> None:
         """Compiled code posted so many CQEs."""
@@ -1094,7 +849,7 @@ class LoopRing:
 
     def take_in(self) -> None:
         """Post what has completed."""
-        self._take()
+        self.requests.take()
 
     # --- the end ----------------------------------------------------------------------------
 
@@ -1120,7 +875,7 @@ class LoopRing:
         self.backend.close()
         if self.native is not None:
             self.native.close()
-            self.native = None
+            self.requests.native = None
         self.queues.free()
         self.memory.free(self.params)
         if self._shown is not None:
@@ -1136,13 +891,3 @@ class _Event:
 
     def __str__(self) -> str:
         return "event"
-
-
-def _bad_operation(raw: bytes, personalities: Collection[int]) -> int:
-    """What ends a request before its program looks at it: an errno, negative, or 0."""
-    sqe = abi.Sqe.unpack(raw)
-    if sqe.flags & ~abi.SQE_VALID_FLAGS or sqe.ioprio:
-        return -errno.EINVAL
-    if sqe.personality and sqe.personality not in personalities:
-        return -errno.EINVAL
-    return -errno.EOPNOTSUPP if sqe.flags & abi.SQE_BUFFER_SELECT else 0
