@@ -32,7 +32,7 @@ from pybpfvm.events import (
     Observer,
 )
 from pybpfvm.interrupts import breathe, uninterrupted
-from pybpfvm.memory import AddressSpace, Region, RegionKind, UserFault
+from pybpfvm.memory import AddressSpace, Region, UserFault
 from pybpfvm.profiles.base import LoopAnswer, LoopPlace, LoopRules
 from pybpfvm.profiles.base import Region as RingRegion
 from pybpfvm.uring_backend import abi
@@ -47,6 +47,7 @@ from pybpfvm.uring_backend.filtering import RequestFilter
 from pybpfvm.uring_backend.loop.attach import OpsMap, OpsValue, RingTable, release
 from pybpfvm.uring_backend.loop.memory import LoopMemory, Posting
 from pybpfvm.uring_backend.loop.operations import Operations, Performed, copy, set_result
+from pybpfvm.uring_backend.loop.parameters import Parameters
 from pybpfvm.uring_backend.loop.posts import Posts
 from pybpfvm.uring_backend.loop.requests import Requests
 from pybpfvm.uring_backend.loop.ringtime import RingTime
@@ -71,8 +72,6 @@ _ENTER_FLAGS = (
     | abi.ENTER_EXT_ARG_REG
     | abi.ENTER_NO_IOWAIT
 )
-
-_FAR_NS = 1 << 62  # no clock gets there
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +148,8 @@ class LoopRing:
             self._shown.fill(self.setup, self._clock)
         # What stands for the ring: its struct where programs can look into it.
         self.handle = memory.handle(self) if self._shown is None else self._shown.start
-        # Where programs get none, it is a word that nobody can get at.
-        self.params = memory.alloc(rules.params_bytes or 8, RegionKind.RING, rules.params or "none")
-        self._wait_count = 0
+        self._parameters = Parameters(rules, memory, self.queues, self.now_ns)
+        self.params = self._parameters.region
         disabled = bool(self.setup.flags & abi.SETUP_R_DISABLED)
         self.restrictions = restrictions or Restrictions(disabled=disabled)
         self._submitter = None if disabled else threading.get_ident()
@@ -474,8 +472,7 @@ class LoopRing:
 
     def _loop(self) -> int:
         """The callback, until it says STOP or something ends it: what it answered then."""
-        self.memory.write(self.params.start, bytes(self.params.size))  # once for each enter
-        self._wait_count = 0
+        self._parameters.clear()
         quiet, left = 0, self.budgets.max_steps
         began = time.monotonic_ns()
         while left > 0:
@@ -506,16 +503,16 @@ class LoopRing:
                     quiet = native.quiet
                 self.steps += made
                 left -= made
-            if self._ends(result):
+            if self._parameters.ends(result):
                 return result if self.rules.place is LoopPlace.WAITING else 0
-            self._check_untold()
-            wanted = self._wanted()
-            deadline, late = self._deadline(), False
+            self._parameters.check_untold()
+            wanted = self._parameters.wanted()
+            deadline, late = self._parameters.deadline(), False
             if wanted:
                 self._tell_wait(wanted)
                 late = self._sleep(wanted, deadline, asleep=asleep)
                 self._tell_woken(late=late)
-                self._report_timeout(late)
+                self._parameters.report_timeout(late)
             self.time.act()
             if self._signals:
                 self._signals -= 1
@@ -530,62 +527,6 @@ class LoopRing:
                     (),
                 )
         raise RingHang(f"the budget of {self.budgets.max_steps:,} steps is used up", ())
-
-    def _ends(self, answer: int) -> bool:
-        """Whether this answer ends the loop. RingError -EINVAL for one that there is not."""
-        rules = self.rules
-        if answer in (rules.go_on, rules.stop):
-            return answer == rules.stop
-        if rules.other is LoopAnswer.UNTOLD:
-            raise UnsupportedError(
-                f"the answer {answer}", remedy="what it means was never written down"
-            )
-        if rules.other is LoopAnswer.INVALID:
-            raise RingError(errno.EINVAL, f"the program returned {answer}")
-        return rules.other is LoopAnswer.STOPS
-
-    def _param(self, at: int, size: int = 4) -> int:
-        return int.from_bytes(self.memory.read(self.params.start + at, size), "little")
-
-    def _wanted(self) -> int:
-        """How many CQEs more the program waits for."""
-        if self.rules.of_structs:
-            return max(self.queues.behind(self._param(self.rules.wait_index_at)), 0)
-        if self._wait_count and self.queues.cq.count():
-            raise UnsupportedError(
-                "a wait for CQEs while there are some",
-                remedy="whether these count was never written down: take them first",
-            )
-        return self._wait_count
-
-    def _check_untold(self) -> None:
-        for name, at, size in self.rules.untold:
-            if self._param(at, size):
-                raise UnsupportedError(
-                    f"{self.rules.params}.{name} other than 0",
-                    remedy="what it means was never written down: leave it alone",
-                )
-
-    def _deadline(self) -> int | None:
-        """When the wait that the program asks for ends, by the ring's clock; the flags that say so
-        are cleared. RingError -EINVAL for unknown flags."""
-        rules = self.rules.timeout
-        if rules is None:
-            return None
-        flags = self._param(rules.flags_at)
-        self.memory.write(self.params.start + rules.flags_at, bytes(4))
-        if flags & ~(rules.given | rules.absolute | rules.over):
-            raise RingError(errno.EINVAL, f"the program set unknown flags {flags:#x}")
-        if not flags & rules.given:
-            return None
-        timeout_ns = min(self._param(rules.ns_at, 8), _FAR_NS)
-        return timeout_ns if flags & rules.absolute else self.now_ns() + timeout_ns
-
-    def _report_timeout(self, late: bool) -> None:
-        rules = self.rules.timeout
-        if rules is not None and late:
-            at = self.params.start + rules.flags_at
-            self.memory.write(at, rules.over.to_bytes(4, "little"))
 
     def state(self) -> tuple[int, int, int, int]:
         """What changes when a step gets anywhere: completions, requests, what is taken."""
@@ -711,7 +652,7 @@ class LoopRing:
 
     def wait_for(self, count: int) -> None:
         """bpf_io_uring_set_wait_params: the next waits of this enter are for so many CQEs."""
-        self._wait_count = count
+        self._parameters.wait_for(count)
 
     def next_cqe_addr(self) -> int:
         """bpf_io_uring_extract_next_cqe: where the oldest CQE stands, which is taken; 0: none."""
