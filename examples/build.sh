@@ -121,11 +121,16 @@ build tests/data/explore/tries.bpf.c tests/data/explore/tries.v3.bpf.o 3
 
 # Dialects of rings driven from inside an enter, before and after the merged one.
 dialects=tests/data/dialects
-for name in prototype june november timeout gate; do
+for name in prototype june november timeout gate xor; do
     build $dialects/$name.bpf.c $dialects/$name.bpf.o 0 -mcpu=v4
 done
 for number in 81 82 83; do
     build $dialects/op.bpf.c $dialects/op.$number.bpf.o 0 -mcpu=v4 -DDIALECT=$number
+done
+
+# Two that libbpf's linker makes one of.
+for name in one two; do
+    build tests/data/linking/$name.bpf.c tests/data/linking/$name.bpf.o 0 -mcpu=v4
 done
 
 # Ring programs with a function, and programs of another object that take its place.

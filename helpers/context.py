@@ -94,6 +94,9 @@ class LoopPort(Protocol):
     def next_cqe_addr(self) -> int:
         """Where the oldest CQE stands, which is taken; 0 if there is none."""
 
+    def xor_buffer(self, index: int, size: int) -> int:
+        """The XOR of the first bytes of a registered buffer; 0 for any error."""
+
     def set_result(self, data: int, res: int) -> bool:
         """The result of the request whose data is there; False if there is none."""
 

@@ -77,6 +77,11 @@ def wait_params(ctx: HelperContext, ring: int, count: int, _3: int, _4: int, _5:
     return 0
 
 
+def xor_buffer(ctx: HelperContext, ring: int, index: int, size: int, _4: int, _5: int) -> int:
+    """The XOR of the bytes, 0 for any error."""
+    return _ring(ctx, ring).xor_buffer(u32(index), size)
+
+
 def set_result(ctx: HelperContext, data: int, res: int, _3: int, _4: int, _5: int) -> int:
     """0."""
     if not _loop(ctx).set_result(data, u32(res)):
@@ -198,6 +203,14 @@ ROWS = (
         RetType.INTEGER,
         socket_peek,
         "Look at what a socket holds. iouring-bpf-upstream, section 9.2.",
+    ),
+    Helper(
+        "io_uring_xor_regbuf",
+        (ArgType.PTR_TO_BTF_ID, ArgType.ANYTHING, ArgType.ANYTHING),
+        RetType.INTEGER,
+        xor_buffer,
+        "The XOR of a registered buffer's bytes. iouring-bpf-upstream, section 9.2.",
+        sleeps=True,
     ),
     Helper(
         "uring_bpf_set_result",

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from pybpfvm.btf.types import Btf, Datasec, Var
+from pybpfvm.btf.types import Btf, Datasec, Var, VarLinkage
 from pybpfvm.errors import InputError
 from pybpfvm.facts import program_facts
 from pybpfvm.loader import load
 from pybpfvm.loader.kconfig import Kconfig
-from pybpfvm.profiles import all_profiles
+from pybpfvm.profiles import all_profiles, profile_named
 from pybpfvm.profiles.detect import Detection, detect
-from pybpfvm.program import BpfObject
+from pybpfvm.program import BpfObject, told_apart
 
 
 def read_object(
@@ -20,10 +20,13 @@ def read_object(
     *,
     btf: Btf | None = None,
     kconfig: Kconfig | None = None,
+    abi: str | None = None,
 ) -> BpfObject:
     """The object in a file (or in bytes), relocated; `btf` is what CO-RE and the kernel's symbols
-    are resolved against, `kconfig` what kconfig externs are."""
-    return load(source, target_btf=btf, kconfig=kconfig)
+    are resolved against, `kconfig` what kconfig externs are. `abi` names the profile whose kernel
+    an object that drives a ring is for; the one that it was built for without."""
+    profile = None if abi is None else profile_named(abi)
+    return load(source, target_btf=btf, kconfig=kconfig, profile=profile)
 
 
 def detect_abi(obj: BpfObject) -> Detection:
@@ -50,6 +53,12 @@ def abi_unknown(obj: BpfObject, detection: Detection) -> InputError:
 
 def global_variables(obj: BpfObject) -> Iterator[tuple[str, tuple[str, int, int, int]]]:
     """(variable, (map, offset, size, type id)) of every data section that became a map."""
+    places = list(_places(obj))
+    names = told_apart(name for name, _ in places)
+    yield from zip(names, (place for _, place in places), strict=True)
+
+
+def _places(obj: BpfObject) -> Iterator[tuple[str, tuple[str, int, int, int]]]:
     if obj.btf is None:
         return
     sections = {spec.section: spec.name for spec in obj.maps if spec.data is not None}
@@ -58,6 +67,6 @@ def global_variables(obj: BpfObject) -> Iterator[tuple[str, tuple[str, int, int,
             continue
         for place in found.variables:
             variable = obj.btf.type(place.type_id)
-            if isinstance(variable, Var):
+            if isinstance(variable, Var) and variable.linkage != VarLinkage.EXTERN:
                 where = (sections[found.name], place.offset, place.size, variable.type_id)
                 yield variable.name, where

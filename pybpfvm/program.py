@@ -8,7 +8,7 @@ points outside, and the encoded bytes go to bpf(2) as they are, with map fds as 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING
@@ -37,6 +37,7 @@ __all__ = [
     "SourceLine",
     "StructOps",
     "Subprog",
+    "told_apart",
 ]
 
 
@@ -241,3 +242,18 @@ class BpfObject:
             if spec.name == name:
                 return index
         raise KeyError(name)
+
+
+def told_apart(names: Iterable[str]) -> list[str]:
+    """The names, a number behind those that others have: `own`, `own_2`. In an object that was
+    linked of several, each may have maps and variables of its own under the same name."""
+    known = list(names)
+    taken, turns = set(known), Counter[str]()
+    for index, name in enumerate(known):
+        turns[name] += 1
+        while turns[name] > 1 and (other := f"{name}_{turns[name]}") in taken:
+            turns[name] += 1
+        if turns[name] > 1:
+            known[index] = other
+            taken.add(other)
+    return known

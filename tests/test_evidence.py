@@ -115,15 +115,25 @@ def test_a_page_of_rings_has_all_sides_of_a_case_in_one_row(tmp_path: Path) -> N
     gallery = {f"echo: {side}": [value, "k/s"] for side, value in sides.items()}
     gallery |= {f"echo: CPU, {side}": [value / 10, "us"] for side, value in sides.items()}
     gallery["echo: system calls, BPF program"] = [0.0123, "each"]
+    loops = {f"tee: {side}": [value / 4, "k/s"] for side, value in sides.items()}
     machine = {"date": "2026-01-02", "cpus": 2, "load": 0.25}
     again = {"sim": {"date": "2026-01-03", "load": 3}}
     sim = {"NOP: sim": [1234.5, "k/s"]}
     path.write_text(
-        json.dumps({"machine": machine, "gallery": gallery, "sim": sim, "again": again})
+        json.dumps(
+            {
+                "machine": machine,
+                "gallery": gallery,
+                "gallery_loops": loops,
+                "sim": sim,
+                "again": again,
+            }
+        )
     )
     page = rings_page(path)
     row = "| echo | 40.0 / 50.0 / 8,000 | 0.800 / 0.00500 | 4.00 / 5.00 / 800 | 0.0123 / - / - |"
     assert row in page.splitlines()
+    assert "| tee | 10.0 / 12.5 / 2,000 | 0.800 / 0.00500 | - / - / - | - / - / - |" in page
     assert "kernel's ring (2026-01-02, 2 CPUs, load average 0.2)" in page
     assert "simulated ring (2026-01-03, 2 CPUs, load average 3.0), by" in page
     assert "| NOP: sim | 1,234 | k/s |" in page

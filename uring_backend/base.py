@@ -236,8 +236,7 @@ class Backend(Protocol):
         receives are -EINVAL. UnsupportedError where the kernel performs them."""
 
     def buffer_at(self, index: int) -> tuple[int, int] | None:
-        """(address, bytes) of a registered buffer, None if there is none. UnsupportedError where
-        only the kernel knows."""
+        """(address, bytes) of a registered buffer, None if there is none."""
 
     def register_files(self, fds: Sequence[int], tags: Sequence[int] = ()) -> int:
         """IORING_REGISTER_FILES or FILES2 (-1: sparse slot); 0 or -errno. A Message(tag, 0, 0)

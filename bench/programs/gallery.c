@@ -3,7 +3,7 @@
  * What a C programmer writes for programs of the gallery: on liburing, and without it.
  *
  *      gallery copy DEPTH FROM TO        blocks of 16 KiB on liburing; DEPTH 0: pread and pwrite
- *      gallery sum DEPTH FILE            blocks of 4 KiB on liburing; DEPTH 0: pread
+ *      gallery sum DEPTH FILE            blocks of SUM_BLOCK on liburing; DEPTH 0: pread
  *      gallery echo uring|epoll          a server; its port is the first line
  *      gallery tee uring|loop FROM TO... sends what a socket says to others
  *
@@ -11,7 +11,8 @@
  * seconds, seconds of CPU, system calls, and the sum. And what servers are used by, at once:
  *
  *      gallery load PORT CLIENTS EACH       clients that send EACH messages of 64 bytes
- *      gallery spread BYTES SOURCE SINK...  the other ends of tee's sockets
+ *      gallery spread BYTES EACH SOURCE SINK...   the other ends of tee's sockets, EACH bytes for
+ *                                                 every sink
  *
  * They print seconds.
  */
@@ -31,8 +32,12 @@
 #include <unistd.h>
 
 #define COPY_BLOCK 16384
+#ifndef SUM_BLOCK
 #define SUM_BLOCK 4096
+#endif
+#ifndef TEE_BLOCK
 #define TEE_BLOCK 4096
+#endif
 #define SLOTS 1024
 #define BUFFER 1024
 #define MESSAGE 64
@@ -486,7 +491,7 @@ static void tee_loop(int from, const int *to, int sinks)
                 fail("send", errno);
 }
 
-static void spread(long bytes, int source, const int *sinks, int count)
+static void spread(long bytes, long each, int source, const int *sinks, int count)
 {
     static char data[65536];
     struct epoll_event events[64];
@@ -517,7 +522,7 @@ static void spread(long bytes, int source, const int *sinks, int count)
             if (moved <= 0)
                 fail("sink", moved);
             got[i] += moved;
-            if (got[i] == bytes) {
+            if (got[i] == each) {
                 epoll_ctl(poll, EPOLL_CTL_DEL, sinks[i], NULL);
                 active--;
             }
@@ -537,10 +542,10 @@ int main(int argc, char **argv)
         return 0;
     }
     if (!strcmp(mode, "tee") || !strcmp(mode, "spread"))
-        while (3 + count < argc && count < SINKS)
-            fds[count] = atoi(argv[3 + count]), count++;
+        for (int at = *mode == 's' ? 4 : 3; at < argc && count < SINKS; at++)
+            fds[count++] = atoi(argv[at]);
     if (!strcmp(mode, "spread") && count > 1) {
-        spread(atol(how), fds[0], fds + 1, count - 1);
+        spread(atol(how), atol(argv[3]), fds[0], fds + 1, count - 1);
         return 0;
     }
     if (io_uring_queue_init(256, &ring, 0))

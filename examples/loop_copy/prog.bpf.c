@@ -4,6 +4,11 @@
 
 LICENSE("Dual MIT/GPL");
 
+/* The twin (twin.bpf.c) writes what the buffer holds, whatever was read. */
+#ifndef HAVE
+#define HAVE res
+#endif
+
 /* Set by the host before loading, from what io_uring_setup reported. */
 const volatile u32 cq_entries = 16;
 
@@ -58,7 +63,7 @@ RING_STEP(copy)
 		if (what == READ_DONE) {
 			if (!res) /* the end of the file */
 				return LOOP_STOP;
-			if (!next(ring, sq, OP_WRITE, to, res, WRITE_DONE))
+			if (!next(ring, sq, OP_WRITE, to, HAVE, WRITE_DONE))
 				return LOOP_STOP;
 		} else {
 			copied += res; /* a short write is read again from there */

@@ -299,7 +299,8 @@ def _target(args: argparse.Namespace) -> Target | None:
     if args.target is None:
         return None
     path, program = split_program(args.target)
-    return Target(read_object(path, btf=target_btf(args), kconfig=kconfig(args)), program)
+    obj = read_object(path, btf=target_btf(args), kconfig=kconfig(args), abi=args.abi)
+    return Target(obj, program)
 
 
 def _ring(path: str | None) -> RingShape | None:

@@ -12,9 +12,9 @@ from dataclasses import replace
 
 from pybpfvm.btf.ext import BtfExt, parse_btf_ext
 from pybpfvm.btf.parse import MAX_BYTES, btf_strings, parse_btf
-from pybpfvm.btf.types import Btf, BtfKind, BtfType, Datasec
+from pybpfvm.btf.types import Btf, BtfKind, BtfType, Datasec, SectionVar, Var, VarLinkage
 from pybpfvm.errors import InputError
-from pybpfvm.loader.elf import ElfObject, Section
+from pybpfvm.loader.elf import SHN_UNDEF, STB_LOCAL, STT_NOTYPE, ElfObject, Section
 
 R_BPF_NONE = 0
 R_BPF_64_ABS32 = 3
@@ -69,14 +69,51 @@ def _relocated(elf: ElfObject, section: Section) -> bytes:
     return bytes(data)
 
 
+def externs_undefined(elf: ElfObject, btf: Btf | None) -> ElfObject:
+    """The object with its symbols for what another object has undefined: libbpf's linker puts those
+    of maps that it does not find at the begin of `.maps`, where another one is."""
+    if btf is None:
+        return elf
+    externs = {
+        named.name
+        for type_id in btf.ids_of(BtfKind.VAR)
+        if isinstance(named := btf.type(type_id), Var) and named.linkage == VarLinkage.EXTERN
+    }
+    symbols = tuple(
+        replace(symbol, section=SHN_UNDEF)
+        if symbol.type == STT_NOTYPE and symbol.name in externs
+        else symbol
+        for symbol in elf.symbols
+    )
+    return replace(elf, symbols=symbols)
+
+
 def _with_section_sizes(elf: ElfObject, btf: Btf) -> Btf:
-    """Each DATASEC with the size of its ELF section, its variables in order of their place."""
+    """Each DATASEC with the size of its ELF section, its variables in order of their place.
+
+    Symbols say where a variable is that other objects see. libbpf's linker leaves it at the place
+    of a weak one where the strong one of another object takes over.
+    """
     sizes = {section.name: section.size for section in elf.sections if section.name}
+    places = {
+        (elf.sections[symbol.section].name, symbol.name): symbol.value
+        for symbol in elf.symbols
+        if 0 < symbol.section < len(elf.sections) and symbol.binding != STB_LOCAL
+    }
+
+    def placed(section: str, variable: SectionVar) -> SectionVar:
+        named = btf.type(variable.type_id)
+        if not isinstance(named, Var):
+            return variable
+        return replace(variable, offset=places.get((section, named.name), variable.offset))
+
     changes: dict[int, BtfType] = {}
     for type_id in btf.ids_of(BtfKind.DATASEC):
         found = btf.type(type_id)
         assert isinstance(found, Datasec)
-        variables = tuple(sorted(found.variables, key=lambda variable: variable.offset))
+        variables = tuple(
+            sorted((placed(found.name, one) for one in found.variables), key=lambda one: one.offset)
+        )
         size = found.size or sizes.get(found.name, 0)
         changes[type_id] = replace(found, size=size, variables=variables)
     return btf.replaced(changes) if changes else btf

@@ -9,9 +9,10 @@ of it is one of a helper that no kernel has, so that a verifier refuses a path t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
-from pybpfvm.btf.types import Btf, BtfKind, Func, Var
+from pybpfvm.btf.types import Btf, BtfKind, Datasec, Func, FuncProto, Fwd, Ptr, Var
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Kind, Pseudo
 from pybpfvm.isa.table import SPECS
@@ -27,6 +28,19 @@ _NO_BTF = ", and there is no kernel's BTF to look in"
 _SPECS_BY_KIND = {spec.kind: spec for spec in SPECS.values()}
 
 
+def names_of_kernel(btf: Btf | None) -> Iterator[tuple[str, BtfKind]]:
+    """Functions and variables that an object's types say to be the kernel's."""
+    section = btf.find(_KSYMS, BtfKind.DATASEC) if btf is not None else None
+    if btf is None or section is None:
+        return
+    datasec = btf.type(section)
+    assert isinstance(datasec, Datasec)
+    for variable in datasec.variables:
+        named = btf.type(variable.type_id)
+        if isinstance(named, Func | Var):
+            yield named.name, named.kind
+
+
 class KernelSymbols:
     """Resolves an object's references to the kernel. `btf`: the object's own. `symbols` are the
     target's, where it is the running kernel.
@@ -37,6 +51,7 @@ class KernelSymbols:
 
     def __init__(self, btf: Btf | None, target: TargetBtf, symbols: Kallsyms | None = None) -> None:
         self._btf = btf
+        self._of_kernel = frozenset(names_of_kernel(btf))
         self._target = target
         self._symbols = symbols
         self.functions: dict[int, str] = {}
@@ -93,9 +108,7 @@ class KernelSymbols:
 
     def _declared(self, name: str, kind: BtfKind) -> bool:
         """Whether the object's BTF says that this is of the kernel."""
-        if self._btf is None or self._btf.find(_KSYMS, BtfKind.DATASEC) is None:
-            return False
-        return self._btf.find(name, kind) is not None
+        return (name, kind) in self._of_kernel
 
     def _untyped(self, name: str) -> bool:
         assert self._btf is not None
@@ -131,7 +144,7 @@ class KernelSymbols:
         assert own is not None
         matcher = TypeMatcher(self._btf, btf)
         if not matcher.types_compatible(_typed(self._btf, own), _typed(btf, found)):
-            return ", which has another type in the kernel"
+            return ", which has another type in the kernel" + _declared_only(self._btf, own)
         (self.functions if kind is BtfKind.FUNC else self.variables)[found] = symbol.name
         return found
 
@@ -143,6 +156,19 @@ class KernelSymbols:
         number = POISON_KFUNC + len(self.missing)
         self.missing[number] = name
         return number
+
+
+def _declared_only(btf: Btf, function: int) -> str:
+    """Advice for a function that takes or returns pointers to what the object only declares."""
+    proto = btf.type(_typed(btf, function))
+    if not isinstance(proto, FuncProto):
+        return ""
+    for type_id in (proto.return_id, *(param.type_id for param in proto.params)):
+        pointer = btf.type(btf.resolve(type_id))
+        pointed = btf.type(btf.resolve(pointer.type_id)) if isinstance(pointer, Ptr) else None
+        if isinstance(pointed, Fwd):
+            return f" (it only declares struct {pointed.name}: write `struct {pointed.name} {{}};`)"
+    return ""
 
 
 def _typed(btf: Btf, id_: int) -> int:

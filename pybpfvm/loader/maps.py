@@ -12,13 +12,26 @@ map holds. `maps` (older): 20 bytes type, key_size, value_size, max_entries, map
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pybpfvm.btf.types import Array, Btf, BtfKind, Datasec, Enum, Enum64, Ptr, Struct, Var
+from pybpfvm.btf.types import (
+    Array,
+    Btf,
+    BtfKind,
+    BtfType,
+    Datasec,
+    Enum,
+    Enum64,
+    Ptr,
+    SectionVar,
+    Struct,
+    Var,
+    VarLinkage,
+)
 from pybpfvm.errors import InputError
 from pybpfvm.loader.elf import STT_FUNC, STT_SECTION, ElfObject, Section, Symbol
-from pybpfvm.program import MapSpec, MapType
+from pybpfvm.program import MapSpec, MapType, told_apart
 
 MAX_MAPS = 4096
 MAX_SLOTS = 1 << 16
@@ -155,20 +168,34 @@ def _typed_maps(elf: ElfObject, section: Section, btf: Btf | None) -> list[Place
     datasec = btf.type(datasec_id)
     assert isinstance(datasec, Datasec)
     found = []
-    for variable in datasec.variables:
+    # What another object has is named here, too, without a place.
+    here = [one for one in datasec.variables if not _is_extern(btf.type(one.type_id))]
+    names = _names(btf, here)
+    for variable in here:
         where = elf.where(section, variable.offset)
         var = btf.type(variable.type_id)
         if not isinstance(var, Var):
             raise InputError(f"type id {variable.type_id} is no variable", where=where)
         if variable.offset + variable.size > section.size:
             raise InputError(f"map {var.name} lies past the section's end", where=where)
-        spec, values_at = _TypedMap(btf, var.name, where).read(var.type_id)
-        slots = _initial_slots(elf, section, variable.offset, variable.size, values_at, spec, btf)
+        spec, values_at = _TypedMap(btf, names[variable.offset], where).read(var.type_id)
+        slots = _initial_slots(elf, section, variable, names, values_at, spec)
         if slots:
             spec = replace(spec, slots=slots)
         found.append(PlacedMap(spec, section.index, variable.offset, variable.size))
     _check_apart(elf, section, found)
     return found
+
+
+def _is_extern(type_: BtfType) -> bool:
+    return isinstance(type_, Var) and type_.linkage == VarLinkage.EXTERN
+
+
+def _names(btf: Btf, variables: Sequence[SectionVar]) -> Mapping[int, str]:
+    """Names of variables by their place."""
+    types = [btf.type(variable.type_id) for variable in variables]
+    names = told_apart(one.name if isinstance(one, Var) else "" for one in types)
+    return dict(zip((variable.offset for variable in variables), names, strict=True))
 
 
 def _check_apart(elf: ElfObject, section: Section, found: list[PlacedMap]) -> None:
@@ -281,17 +308,16 @@ class _TypedMap:
 def _initial_slots(
     elf: ElfObject,
     section: Section,
-    start: int,
-    size: int,
+    variable: SectionVar,
+    names: Mapping[int, str],
     values_at: int | None,
     spec: MapSpec,
-    btf: Btf,
 ) -> Mapping[int, str]:
     """What the initialiser of `values` puts where: relocations of 8-byte places in the map."""
     slots: dict[int, str] = {}
     for relocation in elf.relocations.get(section.index, ()):
-        inside = relocation.offset - start
-        if not 0 <= inside < size:
+        inside = relocation.offset - variable.offset
+        if not 0 <= inside < variable.size:
             continue
         symbol = elf.symbol_of(relocation)
         where = elf.where(section, relocation.offset)
@@ -303,17 +329,17 @@ def _initial_slots(
         if addend is None:
             raw = bytes(section.data[relocation.offset : relocation.offset + 8])
             addend = int.from_bytes(raw, "big" if elf.big_endian else "little")
-        slots[(inside - values_at) // 8] = _slot_name(
-            elf, symbol, symbol.value + addend, spec, btf, where
+        at = symbol.value + addend
+        name = _slot_name(elf, symbol, at, spec, where)
+        slots[(inside - values_at) // 8] = (
+            names.get(at, name) if symbol.section == section.index else name
         )
         if len(slots) > MAX_SLOTS:
             raise InputError(f"more than {MAX_SLOTS} initial values", where=where)
     return dict(sorted(slots.items()))
 
 
-def _slot_name(
-    elf: ElfObject, symbol: Symbol, value: int, spec: MapSpec, btf: Btf, where: str
-) -> str:
+def _slot_name(elf: ElfObject, symbol: Symbol, value: int, spec: MapSpec, where: str) -> str:
     """Name of the program or map that an initial value points to."""
     wanted = "program" if spec.type == MapType.PROG_ARRAY else "map"
     name = symbol.name

@@ -16,14 +16,14 @@ from dataclasses import replace
 from pybpfvm.btf.types import Btf, BtfKind
 from pybpfvm.errors import InputError
 from pybpfvm.inputfile import read_input_file
-from pybpfvm.loader.btfs import read_btf_sections
+from pybpfvm.loader.btfs import externs_undefined, read_btf_sections
 from pybpfvm.loader.core import CoreResolver
 from pybpfvm.loader.data import data_maps, unsupported_data
 from pybpfvm.loader.elf import MAX_FILE_BYTES, SHN_UNDEF, STB_LOCAL, ElfObject, read_elf
 from pybpfvm.loader.functions import Function, FunctionTable
 from pybpfvm.loader.kallsyms import Kallsyms
 from pybpfvm.loader.kconfig import Kconfig, KconfigVariables, running_kconfig
-from pybpfvm.loader.ksyms import KernelSymbols
+from pybpfvm.loader.ksyms import KernelSymbols, names_of_kernel
 from pybpfvm.loader.lines import LineTable
 from pybpfvm.loader.link import SlotBudget, link, reachable
 from pybpfvm.loader.maps import PlacedMap, declared_maps
@@ -31,6 +31,7 @@ from pybpfvm.loader.relo import Body, MapTable, Relocator
 from pybpfvm.loader.structops import struct_ops_of
 from pybpfvm.loader.tags import exception_callbacks
 from pybpfvm.loader.target import TargetBtf, chosen_target, default_target, kernel_of, loop_facts
+from pybpfvm.profiles.base import Profile
 from pybpfvm.profiles.detect_loop import detect_loop
 from pybpfvm.program import BpfObject, MapType, Program, StructOps
 
@@ -43,6 +44,7 @@ def load(
     target_btf: Btf | Callable[[str], Btf | None] | None = None,
     kconfig: Kconfig | None = None,
     symbols: Kallsyms | None = None,
+    profile: Profile | None = None,
     name: str = "",
 ) -> BpfObject:
     """Load an ELF object from a path or from its bytes; `name` stands for the path in messages.
@@ -51,7 +53,8 @@ def load(
     a type's name (without flavour) and returns the Btf to look in, None for none. By default the
     types of ring programs are the ABI's, all others the running kernel's. `kconfig` is what
     kconfig externs are taken from, `symbols` what addresses of externs without a type are; without
-    them, the running kernel's where that is the target.
+    them, the running kernel's where that is the target. `profile` says which kernel's functions
+    an object that drives a ring is for; the one that it was built for without.
 
     Raises InputError, with section and offset, for whatever is malformed or beyond the limits.
     What is well-formed but not supported, or not there (functions and variables that the target's
@@ -71,23 +74,25 @@ def load(
     else:
         target = target_btf
     elf = read_elf(data, path)
-    return _assemble(elf, target, kconfig, symbols, hashlib.sha256(data).hexdigest())
+    return _assemble(elf, target, profile, kconfig, symbols, hashlib.sha256(data).hexdigest())
 
 
 def _assemble(
     elf: ElfObject,
     target: TargetBtf,
+    profile: Profile | None,
     kconfig: Kconfig | None,
     symbols: Kallsyms | None,
     sha256: str,
 ) -> BpfObject:
     btf, ext = read_btf_sections(elf)
+    elf = externs_undefined(elf, btf)
     license_ = _license(elf)
     struct_ops = struct_ops_of(elf, btf)
     wanted = (s.name for s in elf.symbols if s.section == SHN_UNDEF and s.name)
     sections = (section.name for section in elf.sections if section.is_code)
     dialect = detect_loop(loop_facts(struct_ops, sections, wanted, btf))
-    target = kernel_of(dialect, target)
+    target = kernel_of(dialect, target, profile)
     if target is default_target:
         kconfig = kconfig if kconfig is not None else running_kconfig()
         symbols = symbols if symbols is not None else Kallsyms()
@@ -258,6 +263,7 @@ def _externs(
 def _extern_kind(name: str, btf: Btf | None) -> str:
     if name.startswith(("LINUX_", "CONFIG_")):
         return "a kconfig value"
-    if btf is not None and btf.find(name, BtfKind.FUNC) is not None:
-        return "a function of the kernel"
-    return "a variable or function of the kernel"
+    kinds = [kind for known, kind in names_of_kernel(btf) if known == name]
+    if btf is not None and not kinds:
+        return "what another object has, which this one is to be linked with"
+    return f"a {'function' if BtfKind.FUNC in kinds else 'variable or function'} of the kernel"

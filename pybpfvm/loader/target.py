@@ -14,6 +14,7 @@ from pybpfvm.btf.types import Btf, BtfKind, Struct
 from pybpfvm.errors import InputError
 from pybpfvm.inputfile import read_input_file
 from pybpfvm.profiles import PROFILES, builtin_btf
+from pybpfvm.profiles.base import Profile
 from pybpfvm.profiles.detect import Detection
 from pybpfvm.profiles.detect_loop import Callbacks, LoopFacts
 from pybpfvm.profiles.loop_upstream import kernel_btf_of
@@ -61,12 +62,17 @@ def loop_facts(
     )
 
 
-def kernel_of(dialect: Detection | None, target: TargetBtf) -> TargetBtf:
-    """Where an object that drives a ring looks: the kernel that its ABI needs, unless the user
-    chose one. All dialects that may be its own give functions the same ids."""
-    if target is not default_target or dialect is None or not dialect.candidates:
+def kernel_of(dialect: Detection | None, target: TargetBtf, profile: Profile | None) -> TargetBtf:
+    """Where an object that drives a ring looks: the kernel that its ABI (`profile`, if that is
+    given) needs, unless the user chose one. All dialects that may be its own give functions the
+    same ids."""
+    if target is not default_target or dialect is None:
         return target
-    btf = kernel_btf_of(dialect.candidates[0])
+    if profile is None or profile.loop is None:
+        profile = next(iter(dialect.candidates), None)
+    if profile is None:
+        return target
+    btf = kernel_btf_of(profile)
     return lambda name: btf
 
 

@@ -21,6 +21,7 @@ from pybpfvm.profiles.loop_dialects import (
     POLL_GATE,
     PROTOTYPE_2024,
     WITH_LOOP,
+    XOR_DEMO,
 )
 
 _OP_BPF = "uring_bpf_ops"
@@ -30,6 +31,7 @@ _GATE = "poll_gate"
 # Functions that only one of the proposals has.
 _OF_V1, _OF_V2 = "io_uring_bpf_req_memcpy", "uring_bpf_memcpy"
 _OF_GATE = frozenset({"bpf_io_uring_sock_state", "bpf_io_uring_sock_peek"})
+_OF_XOR = "bpf_io_uring_xor_regbuf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +91,14 @@ def _fitting(one: Callbacks, facts: LoopFacts) -> Iterable[tuple[Profile, str]]:
     if one.struct == _MERGED and (_GATE in one.programs or _OF_GATE & facts.functions):
         yield POLL_GATE, f"struct {one.struct} with a {_GATE}, or functions for one"
         return
+    if one.struct == _MERGED and _OF_XOR in facts.functions:
+        yield XOR_DEMO, f"struct {one.struct}, and {_OF_XOR} is named"
+        return
     for profile in WITH_LOOP:
         rules = profile.loop
         assert rules is not None
         known = {name for name, _, _ in rules.members}
-        if profile is POLL_GATE or one.struct != rules.ops:
+        if profile in (POLL_GATE, XOR_DEMO) or one.struct != rules.ops:
             continue
         if not one.programs <= {rules.callback}:
             continue

@@ -1,8 +1,8 @@
 """What was proposed before and after the merged ABI, as experimental profiles.
 
 abi/iouring-bpf-upstream, sections 7 (earlier forms), 8 (IORING_OP_BPF) and 9.2 (wait timeouts, poll
-gate). They are judged and run by the same code as the merged ones. What was never written down is
-read as docs/abi-upstream.md says, or is unsupported.
+gate, the XOR of a registered buffer). They are judged and run by the same code as the merged ones.
+What was never written down is read as docs/abi-upstream.md says, or is unsupported.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pybpfvm.profiles.loop_upstream import (
     BEFORE_715,
     LOOP_PROFILES,
     MERGED_KFUNCS,
+    RULES_71,
     RULES_72,
     loop_profile,
 )
@@ -135,6 +136,14 @@ POLL_GATE = loop_profile(
     (*MERGED_KFUNCS, "bpf_io_uring_sock_state", "bpf_io_uring_sock_peek"),
     experimental=True,
 )
+# February 2026, beside examples that were not meant to be merged: sections 5.4 and 9.2.
+XOR_DEMO = loop_profile(
+    "loop-xor",
+    "io_uring_bpf_ops with bpf_io_uring_xor_regbuf, a demonstration of February 2026",
+    RULES_71,
+    (*MERGED_KFUNCS, "bpf_io_uring_xor_regbuf"),
+    experimental=True,
+)
 # With a loop, by the date of their posting.
 WITH_LOOP = (
     PROTOTYPE_2024,
@@ -151,6 +160,7 @@ WITH_LOOP = (
         _RULES_NOVEMBER,
         experimental=True,
     ),
+    XOR_DEMO,
     *LOOP_PROFILES,
     loop_profile(
         "loop-timeout",

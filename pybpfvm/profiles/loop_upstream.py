@@ -38,7 +38,7 @@ _HELPERS: Mapping[int, str] = {NUMBERS[name]: name for name in _BASE.split()}
 _COUNTING = ("bpf_iter_num_new", "bpf_iter_num_next", "bpf_iter_num_destroy")
 MERGED_KFUNCS = ("bpf_io_uring_submit_sqes", "bpf_io_uring_get_region")
 
-_RULES_71 = LoopRules(
+RULES_71 = LoopRules(
     ops="io_uring_bpf_ops",
     callback="loop_step",
     ctx="io_ring_ctx",
@@ -50,7 +50,7 @@ _RULES_71 = LoopRules(
     members=(("loop_step", "step()", 0), ("ring_fd", "unsigned int", 8), ("priv", " *", 16)),
     ctx_bytes=CTX_BYTES,
 )
-RULES_72 = replace(_RULES_71, ctx="iou_ctx", ctx_bytes=0)
+RULES_72 = replace(RULES_71, ctx="iou_ctx", ctx_bytes=0)
 
 
 def loop_profile(
@@ -85,7 +85,7 @@ def loop_profile(
 
 
 LOOP_PROFILES = (
-    loop_profile("loop-7.1", "io_uring_bpf_ops.loop_step of Linux 7.1, from 7.1.5 on", _RULES_71),
+    loop_profile("loop-7.1", "io_uring_bpf_ops.loop_step of Linux 7.1, from 7.1.5 on", RULES_71),
     loop_profile("loop-7.2", "io_uring_bpf_ops.loop_step of Linux 7.2", RULES_72),
 )
 # As 7.1 but for what 7.1.5 mended. No object tells them apart: who wants this one names it.
@@ -93,7 +93,7 @@ BEFORE_715 = replace(
     loop_profile(
         "loop-7.1.0",
         "io_uring_bpf_ops.loop_step of Linux 7.1.0 to 7.1.4",
-        replace(_RULES_71, rebinds=True),
+        replace(RULES_71, rebinds=True),
     ),
     objects_of="loop-7.1",
 )

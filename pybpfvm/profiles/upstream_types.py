@@ -199,6 +199,10 @@ _KFUNCS: Mapping[str, tuple[str, Sequence[tuple[str, str]]]] = {
     "io_uring_set_wait_params": ("int", (_RING, ("unsigned int", "nr"))),
     "io_uring_sock_state": ("int", (_EVENT, (" *", "out"), ("unsigned int", "out__sz"))),
     "io_uring_sock_peek": ("int", (_EVENT, (" *", "buf"), ("unsigned int", "buf__sz"))),
+    "io_uring_xor_regbuf": (
+        "unsigned char",
+        (_RING, ("unsigned int", "idx"), ("unsigned long", "size")),
+    ),
     "uring_bpf_set_result": ("", (_RING, ("int", "res"))),
     "uring_bpf_memcpy": ("int", (_RING, (f"{_BUFFER} *", "dst"), (f"{_BUFFER} *", "src"))),
     "iter_num_new": ("int", (_COUNTER, ("int", "start"), ("int", "end"))),

@@ -260,7 +260,8 @@ def read_cases(source: str | os.PathLike[str] | bytes, request: JudgeRequest) ->
     """Load an object, give its constants their values, and choose the profile of each of its
     programs. Raises InputError."""
     obj = with_constants(
-        read_object(source, btf=request.btf, kconfig=request.kconfig), request.constants
+        read_object(source, btf=request.btf, kconfig=request.kconfig, abi=request.abi),
+        request.constants,
     )
     detection = detect_abi(obj)
     return ObjectCases(

@@ -60,7 +60,9 @@ class Machine:
         Raises InputError for an object that can not be used.
         """
         obj = with_constants(
-            read_object(source, btf=btf, kconfig=kconfig), constants or {}, where="constants."
+            read_object(source, btf=btf, kconfig=kconfig, abi=abi),
+            constants or {},
+            where="constants.",
         )
         if replace:
             # Only what is accepted replaces a function: that takes the verifier.

@@ -93,7 +93,7 @@ def with_replaced(
     """
     for function, named in replacements.items():
         path, name = split_program(named)
-        other = read_object(path, btf=request.btf, kconfig=request.kconfig)
+        other = read_object(path, btf=request.btf, kconfig=request.kconfig, abi=request.abi)
         by = _replacement(other, function, name)
         owners = [one.name for one in obj.programs if function in {s.name for s in one.subprogs}]
         for owner in owners or [""]:

@@ -192,6 +192,10 @@ class LoopAnswers:
         """As the ring answered."""
         return self._int(Ask.NEXT_CQE)
 
+    def xor_buffer(self, index: int, size: int) -> int:
+        """As the ring answered."""
+        return self._int(Ask.XOR_BUFFER, index, size)
+
     def set_result(self, data: int, res: int) -> bool:
         """As the ring answered."""
         return bool(self._int(Ask.SET_RESULT, data, res))

@@ -84,6 +84,10 @@ class RecordedLoop:
         """As the ring answers."""
         return self._asked(Ask.NEXT_CQE, self._loop.next_cqe_addr)
 
+    def xor_buffer(self, index: int, size: int) -> int:
+        """As the ring answers."""
+        return self._asked(Ask.XOR_BUFFER, self._loop.xor_buffer, index, size)
+
     def set_result(self, data: int, res: int) -> bool:
         """As the ring answers."""
         return self._asked(Ask.SET_RESULT, self._loop.set_result, data, res)

@@ -81,6 +81,7 @@ class Ask(IntEnum):
     COPY_BUFFERS = 15
     SOCKET_STATE = 16
     SOCKET_PEEK = 17
+    XOR_BUFFER = 18
 
 
 class Numbers(NamedTuple):

@@ -286,20 +286,6 @@ RING_STEP(counts)
 }
 RING_OPS(ops_counts, counts);
 
-/* --- 5.4: what a kernel for a demonstration had besides --- */
-
-extern u8 bpf_io_uring_xor_regbuf(struct iou_ctx *ring, u32 index, unsigned long size) __ksym;
-
-RING_STEP(xor)
-{
-	u8 *own = REGION(REGION_MEM, 12);
-
-	if (own)
-		own[8] = bpf_io_uring_xor_regbuf(ring, WORD(own, 0), WORD(own, 4));
-	return LOOP_STOP;
-}
-RING_OPS(ops_xor, xor);
-
 /* --- 5.5: results in a map, through the SQ's tail --- */
 
 struct {

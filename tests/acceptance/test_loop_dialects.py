@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import operator
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from pybpfvm.errors import InputError, RingError, UnsupportedError
 from pybpfvm.objectfile import detect_abi, read_object
 from pybpfvm.profiles import profile_named
 from pybpfvm.profiles.detect_loop import Callbacks, LoopFacts, detect_loop
-from pybpfvm.profiles.loop_dialects import DIALECTS, OP_BPF, WITH_LOOP
+from pybpfvm.profiles.loop_dialects import DIALECTS, OP_BPF, WITH_LOOP, XOR_DEMO
 from pybpfvm.profiles.loop_upstream import kernel_btf_of
 from pybpfvm.session import Block, LoadedObject, LoopRing, Machine, timespec
 from pybpfvm.session.hostring import BackendName
@@ -34,6 +37,7 @@ NAMES = {
     "november": "loop-2025-11",
     "timeout": "loop-timeout",
     "gate": "loop-poll-gate",
+    "xor": "loop-xor",
     "op.81": "op-bpf-v1",
     "op.82": "op-bpf-v2",
 }
@@ -432,6 +436,57 @@ def test_no_gate_over_the_kernels_ring() -> None:
         ring.attach(obj, "ops_enough")
 
 
+# --- the XOR of a registered buffer ---------------------------------------------------------------
+
+
+def xor_of(data: bytes) -> int:
+    return reduce(operator.xor, data, 0)
+
+
+@both_backends
+@pytest.mark.parametrize("engine", ["interp", "auto"])
+def test_the_xor_of_a_registered_buffer(backend: BackendName, engine: str) -> None:
+    """5.4, `xor`: which buffer and how much of it stand in MEM, the answer goes there."""
+    content = bytes(n * n % 251 for n in range(512))
+    with desk("xor", backend=backend, engine=engine) as (ring, obj), ring.attach(obj, "ops_xor"):
+        ring.register_buffers([ring.user.alloc(16), ring.user.alloc(content)])
+        own = ring.register_mem(4096)
+        own.write(struct.pack("<IIB", 1, 512, 0xFF))
+        assert ring.enter(flags=ENTER_GETEVENTS) == 0
+        assert own.read(9)[8] == xor_of(content) != 0
+
+
+@both_backends
+def test_any_error_of_the_xor_is_0(backend: BackendName) -> None:
+    """9.2: no such buffer, more than 512 bytes, more than the buffer has."""
+    with desk("xor", backend=backend) as (ring, obj), ring.attach(obj, "ops_any"):
+        content = bytes(range(1, 256)) * 3
+
+        def answer(buffer: int, size: int) -> object:
+            obj.globals["buffer"], obj.globals["size"], obj.globals["answer"] = buffer, size, 99
+            assert ring.enter() == 0
+            return obj.globals["answer"]
+
+        assert answer(0, 1) == 0  # none is registered
+        short = ring.user.alloc(b"\x07\x70\x01")
+        ring.register_buffers([short, ring.user.alloc(content)])
+        assert (answer(0, 1), answer(0, 3)) == (7, 0x76)
+        assert answer(1, 512) == xor_of(content[:512]) != 0
+        assert [answer(0, 0), answer(0, 4), answer(1, 513), answer(1, (1 << 32) | 1)] == [0] * 4
+        assert [answer(2, 1), answer((1 << 32) - 1, 1)] == [0, 0]
+        short.write(b"\x08")  # it is live
+        assert answer(0, 1) == 8
+
+
+def test_a_function_of_no_kernel_leaves_its_program_out() -> None:
+    """5.4, `xor`: kernels give -ESRCH; here the program is named, and the others load."""
+    with Machine() as machine:
+        obj = machine.load(FOLDER / "xor.bpf.o", abi="loop-7.2")
+        assert "xor" not in obj.programs
+        assert "plain" in obj.programs
+        assert "bpf_io_uring_xor_regbuf" in obj.object.left_out["xor"]
+
+
 # --- verdicts -----------------------------------------------------------------------------------
 
 VERDICTS = {
@@ -451,6 +506,7 @@ VERDICTS = {
     ("gate", "no_look"): Rule.BTF_ACCESS,
     ("gate", "no_room"): Rule.STACK_ACCESS,
     ("gate", "no_second"): Rule.CTX_ACCESS,
+    ("xor", "hurried"): Rule.KFUNC_NOT_ALLOWED,
     ("timeout", "no_beyond"): Rule.BTF_ACCESS,
     ("timeout", "no_across"): Rule.BTF_ACCESS,
     ("timeout", "reads_ring"): Rule.BTF_ACCESS,
@@ -531,6 +587,13 @@ def facts(struct: str, *programs: str, **fields: set[str]) -> LoopFacts:
             ["loop-timeout"],
         ),
         (facts("io_uring_bpf_ops", "loop_step", "poll_gate"), ["loop-poll-gate"]),
+        (
+            replace(
+                facts("io_uring_bpf_ops", "loop_step"),
+                functions=frozenset({"bpf_io_uring_xor_regbuf"}),
+            ),
+            ["loop-xor"],
+        ),
         (facts("io_uring_ops", "handle_events"), ["loop-2025-06"]),
         (facts("io_uring_ops", "loop"), ["loop-2025-11"]),
         (facts("io_uring_ops"), ["loop-2025-06", "loop-2025-11"]),
@@ -569,7 +632,8 @@ def test_profiles_are_experimental_and_have_their_names() -> None:
 def test_dialects_that_may_fit_one_object_number_functions_alike() -> None:
     """What was loaded for one of several that fit can be judged by the others."""
     numbers: dict[tuple[str, str, str], set[tuple[int | None, ...]]] = {}
-    for profile in (*WITH_LOOP, OP_BPF[1], OP_BPF[2]):
+    several = (profile for profile in WITH_LOOP if profile is not XOR_DEMO)  # it fits alone
+    for profile in (*several, OP_BPF[1], OP_BPF[2]):
         rules, btf = profile.loop, kernel_btf_of(profile)
         assert rules is not None
         assert btf is not None

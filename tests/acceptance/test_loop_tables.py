@@ -155,14 +155,6 @@ def test_one_object_after_the_other(backend: BackendName) -> None:
             assert (ring.enter(), block.u32()) == (0, 2)
 
 
-def test_a_function_of_no_kernel_leaves_its_program_out() -> None:
-    """5.4, `xor`: kernels give -ESRCH; here the program is named, and the others load."""
-    with Machine() as machine:
-        obj = machine.load(TABLES, abi="loop-7.2")
-        assert "xor" not in obj.programs
-        assert "bpf_io_uring_xor_regbuf" in obj.object.left_out["xor"]
-
-
 @both_backends
 @pytest.mark.parametrize("array", [0, abi.SETUP_NO_SQARRAY])
 def test_nops_through_the_tail_with_a_map(backend: BackendName, array: int) -> None:

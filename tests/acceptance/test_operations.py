@@ -414,19 +414,12 @@ def copied(ring: LoopRing, obj: LoadedObject, to: dict[str, int], source: dict[s
         (FIXED_VECTOR, FIXED_VECTOR),
     ],
 )
-def test_copies(target: int, source: int) -> None:
+@both_backends
+def test_copies(backend: BackendName, target: int, source: int) -> None:
     """8.4, `bpf_memcpy`."""
-    with desk("op-bpf-v2") as (ring, obj), ring.attach(obj, "copies"):
+    with desk("op-bpf-v2", backend) as (ring, obj), ring.attach(obj, "copies"):
         buffers = Buffers(ring, register=True)
         assert copied(ring, obj, buffers.of(1, target), buffers.of(0, source)) == BYTES
-        assert buffers.blocks[1].read() == b"\xab" * BYTES
-
-
-@both_backends
-def test_copies_of_plain_memory_on_both(backend: BackendName) -> None:
-    with desk("op-bpf-v2", backend) as (ring, obj), ring.attach(obj, "copies"):
-        buffers = Buffers(ring)
-        assert copied(ring, obj, buffers.of(1, VECTOR), buffers.of(0, USER)) == BYTES
         assert buffers.blocks[1].read() == b"\xab" * BYTES
 
 
@@ -455,16 +448,12 @@ def test_the_shorter_one_says_how_much() -> None:
         (KERNEL_FIXED, {}, errno.EFAULT),
     ],
 )
-def test_buffers_that_can_not_be_had(kind: int, change: dict[str, int], number: int) -> None:
-    with desk("op-bpf-v2") as (ring, obj), ring.attach(obj, "copies"):
+@both_backends
+def test_buffers_that_can_not_be_had(
+    backend: BackendName, kind: int, change: dict[str, int], number: int
+) -> None:
+    with desk("op-bpf-v2", backend) as (ring, obj), ring.attach(obj, "copies"):
         buffers = Buffers(ring, register=True)
         source = buffers.of(0, kind) | change
         assert copied(ring, obj, buffers.of(1, USER), source) == -number
         assert buffers.blocks[1].read() == bytes(BYTES)
-
-
-def test_registered_buffers_over_the_kernels_ring_are_unsupported() -> None:
-    with desk("op-bpf-v2", "kernel") as (ring, obj), ring.attach(obj, "copies"):
-        buffers = Buffers(ring, register=True)
-        with pytest.raises(UnsupportedError, match="registered buffers"):
-            copied(ring, obj, buffers.of(1, FIXED), buffers.of(0, USER))

@@ -21,6 +21,7 @@ FOLDERS = (
     "tests/data/hang",
     "tests/data/explore",
     "tests/data/lints",
+    "tests/data/linking",
     "tests/data/loops",
     "tests/data/replacing",
     "tests/data/servers",

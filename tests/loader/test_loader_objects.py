@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pybpfvm.btf.types import Btf, Func, FuncProto, Var
+from pybpfvm.btf.types import Btf, BtfKind, Func, FuncProto, Var
 from pybpfvm.btf.write import write_btf
 from pybpfvm.errors import InputError
 from pybpfvm.isa.codec import check_targets, decode, encode, index_of_pc, pcs, target_pc
@@ -30,6 +30,7 @@ from pybpfvm.program import (
 )
 
 DATA = Path(__file__).parent / "data"
+ROOT = Path(__file__).resolve().parents[2]
 OBJECTS = sorted(path.name for path in DATA.glob("*.o"))
 
 
@@ -407,6 +408,19 @@ def test_kconfig_files_are_plain_or_compressed(tmp_path: Path) -> None:
     packed.write_bytes(gzip.compress(bytes(MAX_BYTES + 1)))
     with pytest.raises(InputError, match="more than"):
         read_kconfig(str(packed))
+
+
+def test_a_struct_that_is_only_declared_is_another_type_and_said_to_be() -> None:
+    data = bytearray((ROOT / "examples/loop_nops/prog.bpf.o").read_bytes())
+    section = read_elf(bytes(data), "").section(".BTF")
+    assert section is not None
+    strings = section.data[24 + struct.unpack_from("<I", section.data, 16)[0] :]
+    name = bytes(strings).index(b"\0iou_ctx\0") + 1
+    # A struct without members becomes a declaration of it: the same record of another kind.
+    at = data.index(struct.pack("<III", name, BtfKind.STRUCT << 24, 0))
+    data[at : at + 12] = struct.pack("<III", name, BtfKind.FWD << 24, 0)
+    obj = load(bytes(data))
+    assert "write `struct iou_ctx {};`" in obj.left_out["keep_busy"]
 
 
 def test_addresses_of_functions_and_variables_are_ids_in_the_targets_btf() -> None:

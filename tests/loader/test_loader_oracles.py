@@ -14,13 +14,11 @@ from elftools.elf.elffile import ELFFile
 from pybpfvm import bpfsys
 from pybpfvm.btf.types import BtfKind
 from pybpfvm.btf.write import write_btf
-from pybpfvm.cli import main
 from pybpfvm.isa.codec import decode, encode
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Kind, Pseudo
 from pybpfvm.loader import load
 from pybpfvm.loader.elf import read_elf
-from pybpfvm.objectfile import detect_abi, global_variables
 from pybpfvm.program import BpfObject, MapSpec, MapType
 from tests.support import libbpf_oracle
 
@@ -99,48 +97,6 @@ def test_libbpf_links_the_same_code(name: str, tmp_path: Path) -> None:
     assert {program.name for program in programs} == set(linked.programs)
     for program in programs:
         assert _ours(obj, program.insns) == _theirs(linked, linked.programs[program.name])
-
-
-LOOPS = ("examples/loop_nops/prog", "tests/acceptance/loop_load", "tests/acceptance/loop_tables")
-
-
-@pytest.mark.parametrize("name", LOOPS)
-def test_what_bpftool_gen_object_makes_of_an_object_is_the_same(name: str, tmp_path: Path) -> None:
-    if reason := libbpf_oracle.unavailable():
-        pytest.skip(reason)
-    path, linked = ROOT / f"{name}.bpf.o", tmp_path / "linked.bpf.o"
-    assert libbpf_oracle.gen_object(str(linked), str(path)) == ""
-    raw, made = load(path), load(linked)
-    assert [program.insns for program in raw.programs] == [p.insns for p in made.programs]
-    assert [program.attach_to for program in raw.programs] == [p.attach_to for p in made.programs]
-    assert _callbacks(raw) == _callbacks(made)
-    assert (raw.left_out, raw.unsupported) == (made.left_out, made.unsupported)
-    assert dict(global_variables(raw)).keys() == dict(global_variables(made)).keys()
-    assert {s.name: (s.data, s.frozen) for s in raw.maps} == {
-        s.name: (s.data, s.frozen) for s in made.maps
-    }
-    assert detect_abi(raw) == detect_abi(made)
-
-
-def test_what_bpftool_gen_object_made_is_judged_and_runs(tmp_path: Path) -> None:
-    if reason := libbpf_oracle.unavailable():
-        pytest.skip(reason)
-    linked = tmp_path / "linked.bpf.o"
-    sources = ("examples/loop_nops/prog.bpf.o", "examples/loop_queue_depth/prog.bpf.o")
-    for source in sources:
-        assert libbpf_oracle.gen_object(str(linked), str(ROOT / source)) == ""
-        assert main(["verify", str(linked)]) == 0
-    assert libbpf_oracle.gen_object(str(linked), str(ROOT / sources[0])) == ""
-    command = ["run", str(linked), "--abi", "loop-7.2", "--set", "to_run=1000", "--json"]
-    assert main(command) == 0
-
-
-def _callbacks(obj: BpfObject) -> set[tuple[str, str, bytes, bool, tuple[tuple[str, str], ...]]]:
-    """The variables of .struct_ops, but for the numbers of their types."""
-    return {
-        (one.name, one.struct, one.data, one.link, tuple(one.programs.items()))
-        for one in obj.struct_ops
-    }
 
 
 def _create(spec: MapSpec, inner: bpfsys.Fd | None) -> bpfsys.Fd:

@@ -172,10 +172,11 @@ def _watched_loop(watch: Watch) -> type[LoopRing]:
             watch.wrong += _balance(counts.posted, counts.reaped, [core.queues.cq.count()])
             watch.posted += counts.posted.total()
             if watch.observed:
-                core._tell_reaped()
+                core.posts.tell_reaped()
                 # Such a ring tells nothing of what it cancels: until then the two agree.
-                if set(ledger.live) != set(core._live):
-                    watch.wrong.append(f"under way {set(ledger.live)}, known {set(core._live)}")
+                known = set(core.requests.live)
+                if set(ledger.live) != known:
+                    watch.wrong.append(f"under way {set(ledger.live)}, known {known}")
                 watch.cut += len(ledger.live)
                 ledger.live.clear()
             super().close()

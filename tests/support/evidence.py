@@ -153,8 +153,6 @@ _WITHOUT = ("read and write", "pread", "epoll", "recv and send")
 def rings_page(results: Path = RESULTS) -> str:
     """The gallery's programs beside C, and the simulated ring, as a Markdown page."""
     found = json.loads(results.read_text(encoding="utf-8"))
-    gallery: Mapping[str, Sequence[Any]] = found["gallery"]
-    end = f": {_OURS}"
     lines = [
         "# Programs on rings: what `make bench` measured",
         "",
@@ -165,22 +163,13 @@ def rings_page(results: Path = RESULTS) -> str:
         "cell has the three in this order; *against* is how many times as fast the BPF program is",
         "as each of the two.",
         "",
-        "| | thousand a second | against | CPU, µs each | system calls each |",
-        "|---|---:|---:|---:|---:|",
-    ]
-    for case in (name.removesuffix(end) for name in gallery if name.endswith(end)):
-        sides = [_OURS, _ON_A_RING, *(one for one in _WITHOUT if f"{case}: {one}" in gallery)]
-        speeds = [gallery[f"{case}: {side}"][0] for side in sides]
-        cells = [
-            " / ".join(_short(gallery[f"{case}: {side}"]) for side in sides),
-            " / ".join(_short([speeds[0] / other]) for other in speeds[1:]),
-        ]
-        cells += [
-            " / ".join(_short(gallery.get(f"{case}: {what}, {side}")) for side in sides)
-            for what in ("CPU", "system calls")
-        ]
-        lines.append(f"| {case} | {' | '.join(cells)} |")
-    lines += [
+        *_beside_c(found["gallery"]),
+        "",
+        f"What of them there is in the merged ABI{_when(found, 'gallery_loops')}: loop_copy,",
+        "_checksum, _echo and _broadcast of the examples, beside the same C in blocks as small as",
+        "theirs.",
+        "",
+        *_beside_c(found["gallery_loops"]),
         "",
         f"The simulated ring{_when(found, 'sim')}, by the processor's time.",
         "",
@@ -189,6 +178,28 @@ def rings_page(results: Path = RESULTS) -> str:
     ]
     lines += [f"| {what} | {_short(row)} | {row[1]} |" for what, row in found["sim"].items()]
     return "\n".join(lines) + "\n"
+
+
+def _beside_c(part: Mapping[str, Sequence[Any]]) -> list[str]:
+    """A table of the programs of a part, each beside C on a ring and C without one."""
+    end = f": {_OURS}"
+    lines = [
+        "| | thousand a second | against | CPU, µs each | system calls each |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for case in (name.removesuffix(end) for name in part if name.endswith(end)):
+        sides = [_OURS, _ON_A_RING, *(one for one in _WITHOUT if f"{case}: {one}" in part)]
+        speeds = [part[f"{case}: {side}"][0] for side in sides]
+        cells = [
+            " / ".join(_short(part[f"{case}: {side}"]) for side in sides),
+            " / ".join(_short([speeds[0] / other]) for other in speeds[1:]),
+        ]
+        cells += [
+            " / ".join(_short(part.get(f"{case}: {what}, {side}")) for side in sides)
+            for what in ("CPU", "system calls")
+        ]
+        lines.append(f"| {case} | {' | '.join(cells)} |")
+    return lines
 
 
 def _when(found: Mapping[str, Any], part: str) -> str:

@@ -10,19 +10,21 @@ from pathlib import Path
 import pytest
 
 from pybpfvm import bpfsys
-from pybpfvm.btf.types import Btf
+from pybpfvm.btf.types import Btf, BtfKind, FuncProto, Ptr, Struct
 from pybpfvm.fuzz.kernel_verdicts import Comparison, KernelVerifier, compared, same_place
 from pybpfvm.isa.asm import assemble
+from pybpfvm.isa.codec import encode
 from pybpfvm.isa.opcodes import Kind as InsnKind
 from pybpfvm.loader.object import load
 from pybpfvm.loader.target import kernel_btf
 from pybpfvm.profiles.btf_typed import btf_typed_profile
-from pybpfvm.program import BpfObject, Program
+from pybpfvm.program import BpfObject, Program, Subprog
 from pybpfvm.session.kernel_journal import Journal
 from pybpfvm.verifier.kernelobjects import btfwalk
 from pybpfvm.verifier.verdict import Accepted, Inconclusive, Kind, Rejected, Rule, Verdict
 from pybpfvm.verifier.verify import Options, verify
 from tests.support.btf_programs import Made, generate
+from tests.support.kernel_types import Variant
 
 PROGRAMS = int(os.environ.get("PYBPFVM_BTF_PROGRAMS", "200"))
 FIRST_SEED = int(os.environ.get("PYBPFVM_ORACLE_SEED", "1000"))
@@ -135,3 +137,49 @@ def test_whether_a_target_may_sleep_is_not_guessed(section: str, name: str) -> N
         assert isinstance(verdict, kind), awake
     assert isinstance(verdict, Inconclusive)
     assert verdict.finding.feature == f"whether {name} may sleep, as a sleepable program needs"
+
+
+def _members_for_programs(btf: Btf, struct: str) -> dict[str, bool]:
+    """Names of the struct's functions, and whether they return nothing."""
+    found = btf.type(btf.find(struct, BtfKind.STRUCT) or 0)
+    assert isinstance(found, Struct)
+    members = {}
+    for member in found.members:
+        pointer = btf.type(btf.resolve(member.type_id))
+        proto = btf.type(btf.resolve(pointer.type_id)) if isinstance(pointer, Ptr) else None
+        if isinstance(proto, FuncProto):
+            members[member.name] = not proto.return_id
+    return members
+
+
+@pytest.mark.kernel_bpf
+@pytest.mark.parametrize(
+    "code",
+    [
+        "exit",
+        "r0 = 0\nexit",
+        "r0 = r1\nexit",
+        "r0 = *(u64 *)(r1 + 0)\nexit",
+        "call f\nexit\nf: exit",
+    ],
+    ids=["left alone", "a number", "the context", "an argument", "by a function"],
+)
+def test_what_callbacks_leave_in_r0_is_judged_as_by_the_kernel(btf: Btf, code: str) -> None:
+    """Those that return nothing need not set it."""
+    struct = "tcp_congestion_ops"
+    profile = btf_typed_profile("struct_ops/")
+    assert profile is not None
+    insns = assemble(code)
+    kinds = set()
+    for member, void in _members_for_programs(btf, struct).items():
+        section = f"struct_ops/{struct}/{member}"
+        with Variant(profile, section).load(encode(insns)) as loaded:
+            theirs = loaded.accepted
+        slots = sum(insn.slots for insn in insns)
+        functions = (Subprog(member, 0, slots, True),)
+        program = Program(member, section, insns, functions, license="GPL")
+        verdict = verify(program, BpfObject("made", "GPL", (program,), ()), profile)
+        assert isinstance(verdict, Accepted if theirs else Rejected), member
+        kinds.add((void, theirs))
+    assert (True, True) in kinds
+    assert (False, "r0 = " in code) in kinds

@@ -309,10 +309,8 @@ class KernelBackend:
             raise UnsupportedError("a poll gate over the kernel's ring", remedy=_ON_SIM)
 
     def buffer_at(self, index: int) -> tuple[int, int] | None:
-        """The kernel keeps the table: UnsupportedError."""
-        raise UnsupportedError(
-            "registered buffers of programs' own over the kernel's ring", remedy=_ON_SIM
-        )
+        """(address, bytes) of a registered buffer, as the kernel took them."""
+        return self._open_registration().buffer_at(index)
 
     def _filtered(self, sqes: Sequence[bytes], denied: Denied) -> list[bytes]:
         """With SQEs that the kernel refuses in the place of denied ones."""
@@ -358,8 +356,7 @@ class KernelBackend:
 
     def unregister_buffers(self) -> int:
         """IORING_UNREGISTER_BUFFERS."""
-        self._check_open()
-        return self._ring.register(abi.UNREGISTER_BUFFERS, 0, 0)
+        return self._open_registration().unregister_buffers()
 
     def register_buffer_ring(self, addr: int, entries: int, group: int, flags: int = 0) -> int:
         """IORING_REGISTER_PBUF_RING, of a checked copy."""
@@ -388,8 +385,10 @@ class KernelBackend:
         """IORING_REGISTER_CLONE_BUFFERS."""
         if not isinstance(source, KernelBackend) or source._memory is not self._memory:
             raise InputError("buffers come from a ring of the kernel over the same memory only")
-        fd = source._ring.fd
-        return self._open_registration().clone_buffers(fd, offset, target, count, replace=replace)
+        fd, theirs = source._ring.fd, source._open_registration()
+        return self._open_registration().clone_buffers(
+            fd, theirs, offset, target, count, replace=replace
+        )
 
     def sync_cancel(
         self,

@@ -26,6 +26,7 @@ class Registration:
         self._memory = memory
         self._ring = ring
         self._guard = guard
+        self._buffers: list[tuple[int, int] | None] = []  # as the kernel has them
 
     def files(self, fds: Sequence[int], tags: Sequence[int]) -> int:
         """FILES, or FILES2 with tags; foreign descriptors are -EBADF."""
@@ -44,22 +45,53 @@ class Registration:
     def buffers(self, buffers: Sequence[tuple[int, int]], tags: Sequence[int]) -> int:
         """BUFFERS, or BUFFERS2 with tags; what is not user memory is -EFAULT."""
         array = self._iovecs(buffers)
-        return self._table(abi.REGISTER_BUFFERS, abi.REGISTER_BUFFERS2, array, len(buffers), tags)
+        plain, tagged = abi.REGISTER_BUFFERS, abi.REGISTER_BUFFERS2
+        result = self._table(plain, tagged, array, len(buffers), tags)
+        if result >= 0:
+            self._buffers = [_kept_buffer(*buffer) for buffer in buffers]
+        return result
 
     def update_buffers(
         self, offset: int, buffers: Sequence[tuple[int, int]], tags: Sequence[int]
     ) -> int:
         """BUFFERS_UPDATE."""
         array = self._iovecs(buffers)
-        return self._update(abi.REGISTER_BUFFERS_UPDATE, offset, array, len(buffers), tags)
+        done = self._update(abi.REGISTER_BUFFERS_UPDATE, offset, array, len(buffers), tags)
+        for at, buffer in enumerate(buffers[: max(done, 0)], offset):
+            self._buffers[at] = _kept_buffer(*buffer)
+        return done
+
+    def unregister_buffers(self) -> int:
+        """UNREGISTER_BUFFERS."""
+        result = self._ring.register(abi.UNREGISTER_BUFFERS, 0, 0)
+        if result >= 0:
+            self._buffers = []
+        return result
 
     def clone_buffers(
-        self, source_fd: int, offset: int, target: int, count: int, *, replace: bool
+        self,
+        source_fd: int,
+        source: Registration,
+        offset: int,
+        target: int,
+        count: int,
+        *,
+        replace: bool,
     ) -> int:
-        """CLONE_BUFFERS."""
+        """CLONE_BUFFERS of the ring behind `source_fd`, whose registration is `source`."""
         flags = abi.CLONE_DST_REPLACE if replace else 0
         arg = struct.pack("<iIIII12x", source_fd, flags, offset, target, count)
-        return self._call(abi.REGISTER_CLONE_BUFFERS, arg, 1)
+        result = self._call(abi.REGISTER_CLONE_BUFFERS, arg, 1)
+        if result >= 0:
+            taken = source._buffers[offset : offset + (count or len(source._buffers))]
+            missing = target + len(taken) - len(self._buffers)
+            self._buffers += [None] * max(missing, 0)
+            self._buffers[target : target + len(taken)] = taken
+        return result
+
+    def buffer_at(self, index: int) -> tuple[int, int] | None:
+        """(address, bytes) of a registered buffer, None if there is none."""
+        return self._buffers[index] if index < len(self._buffers) else None
 
     def file_alloc_range(self, offset: int, count: int) -> int:
         """FILE_ALLOC_RANGE."""
@@ -110,6 +142,10 @@ class Registration:
     def _call(self, opcode: int, arg: bytes, count: int) -> int:
         buffer = ctypes.create_string_buffer(arg, max(len(arg), 1))
         return self._ring.register(opcode, ctypes.addressof(buffer), count)
+
+
+def _kept_buffer(addr: int, size: int) -> tuple[int, int] | None:
+    return (addr, size) if addr else None
 
 
 def _tokens(tags: Sequence[int], count: int) -> tuple[ctypes.Array[ctypes.c_uint64], int]:

@@ -70,8 +70,12 @@ def tags_of_buffers(bench: Bench) -> None:
     expect_errno("beyond", backend.update_buffers(3, [(addr, 1)]), errno.EINVAL)
     expect("stops", backend.update_buffers(0, [(addr, 1), (8, 5)]), 1)
     expect("replaced", bench.collect(1), _told(6))
+    expect(
+        "known", [backend.buffer_at(n) for n in range(4)], [(addr, 1), (addr, 8), (addr, 10), None]
+    )
     expect("unregister", backend.unregister_buffers(), 0)
     expect("told", bench.collect(1), _told(4))
+    expect("unknown", backend.buffer_at(0), None)
 
 
 def _reads(bench: Bench, fd: int, slots: int) -> list[bool]:
@@ -103,6 +107,8 @@ def cloned_buffers(bench: Bench) -> None:
     expect_errno("from beyond", clone(source, 3, replace=True), errno.EINVAL)
     expect_errno("past the end", clone(source, 2, 0, 2, replace=True), errno.EOVERFLOW)
     expect("unregister", source.unregister_buffers(), 0)
+    there = [other.backend.buffer_at(n) is not None for n in range(6)]
+    expect("known", there, [True, False, True, False, True, False])
     expect("clones stay", _reads(other, fd, 1), [True])
 
 

@@ -15,53 +15,45 @@ takes SQEs while it is awake. `rest` is time that the process spends elsewhere.
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import heapq
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import xor
 from typing import TYPE_CHECKING, Self
 
 from pybpfvm.bits import U32, s32
 from pybpfvm.errors import LIVELOCK, InputError, RingError, RingHang, UnsupportedError
 from pybpfvm.events import (
-    CqePosted,
-    CqeReaped,
     HostWaits,
     HostWoke,
     Observer,
-    RequestEnded,
-    SqeIssued,
 )
 from pybpfvm.interrupts import breathe, uninterrupted
-from pybpfvm.memory import AddressSpace, Region, RegionKind
+from pybpfvm.memory import AddressSpace, Region, UserFault
 from pybpfvm.profiles.base import LoopAnswer, LoopPlace, LoopRules
 from pybpfvm.profiles.base import Region as RingRegion
-from pybpfvm.profiles.upstream_types import CTX_FIELDS
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Cqe, Register
 from pybpfvm.uring_backend.base import (
-    EXTERNAL,
-    OTHER_RING,
-    UNKNOWN_OPCODE,
     Backend,
-    Event,
-    Message,
     SocketState,
-    Started,
     Wake,
 )
 from pybpfvm.uring_backend.counts import Counts
-from pybpfvm.uring_backend.filtering import FilterGate, RequestFilter, refusal
+from pybpfvm.uring_backend.filtering import RequestFilter
 from pybpfvm.uring_backend.loop.attach import OpsMap, OpsValue, RingTable, release
 from pybpfvm.uring_backend.loop.memory import LoopMemory, Posting
-from pybpfvm.uring_backend.loop.naming import NAMES_ANOTHER, Live, Naming
 from pybpfvm.uring_backend.loop.operations import Operations, Performed, copy, set_result
+from pybpfvm.uring_backend.loop.parameters import Parameters
+from pybpfvm.uring_backend.loop.posts import Posts
+from pybpfvm.uring_backend.loop.requests import Requests
+from pybpfvm.uring_backend.loop.ringtime import RingTime
 from pybpfvm.uring_backend.loop.setup import LoopSetup, check_setup
-from pybpfvm.uring_backend.requests import DIRECT_TOKENS, Tokens
+from pybpfvm.uring_backend.loop.shownring import ShownRing
+from pybpfvm.uring_backend.requests import Tokens
 from pybpfvm.uring_backend.restrictions import Restrictions, Row
 from pybpfvm.uring_backend.settings import CLOCK_MONOTONIC
 
@@ -69,7 +61,7 @@ if TYPE_CHECKING:
     from pybpfvm.uring_backend.kernel.steps import KernelSteps
 
 _THREAD_IDLE_MS = 1000
-_NOT_INLINE = abi.SQE_ASYNC | abi.SQE_IO_DRAIN  # SQEs that do not complete within a submission
+_MOST_XORED = 512
 _ENTER_FLAGS = (
     abi.ENTER_GETEVENTS
     | abi.ENTER_SQ_WAKEUP
@@ -80,12 +72,6 @@ _ENTER_FLAGS = (
     | abi.ENTER_EXT_ARG_REG
     | abi.ENTER_NO_IOWAIT
 )
-
-_UNKNOWN = bytes((UNKNOWN_OPCODE,))
-_PROBE_TOKEN = 0  # no request has it
-_PROBE = _UNKNOWN + bytes(63)  # an entry that every ring refuses
-_FAR_NS = 1 << 62  # no clock gets there
-_SHOWN = {field: offset for field, _, offset in CTX_FIELDS}  # places in the ring's struct
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,14 +119,13 @@ class LoopRing:
         own_flag = operation.setup_flag if operation is not None else 0
         self.setup: LoopSetup = check_setup(entries, flags & ~own_flag, cq_entries)
         self.backend = backend
+        self.time = RingTime(backend)
         self.memory = memory
         self.attached: OpsValue | None = None
         self.steps = 0  # calls of the program, over all enters
-        self._counts = Counts()
-        self._held: deque[Posting] = deque()  # in the CQ, as far as an observer knows
         self.budgets: LoopBudgets = budgets or LoopBudgets()
-        self.native: KernelSteps | None = None
         self.queues = LoopMemory(memory, self.setup, self.budgets.backlog_entries)
+        self.posts = Posts(self.queues, self.now_ns, observer)
         self._observer = observer
         self._table = table
         self.fd = table.add(self)
@@ -154,37 +139,36 @@ class LoopRing:
                 table.requests,
                 allowed=not own_flag or bool(flags & own_flag),
             )
-        self._cut = False  # the last of a batch's entries ended it
-        # Token -> errno, negative, of what programs or restrictions refuse.
-        self._refused: dict[int, int] = {}
         self._event = _Event()
         self._event_handle = memory.handle(self._event) if rules.gate else 0
-        self._ctx_region: Region | None = None
         self._clock = CLOCK_MONOTONIC
-        self.handle = self._make_ctx()
-        # Where programs get none, it is a word that nobody can get at.
-        self.params = memory.alloc(rules.params_bytes or 8, RegionKind.RING, rules.params or "none")
-        self._wait_count = 0
+        self._shown: ShownRing | None = None
+        if rules.ctx_bytes:
+            self._shown = ShownRing(memory, rules.ctx, rules.ctx_bytes, self.queues)
+            self._shown.fill(self.setup, self._clock)
+        # What stands for the ring: its struct where programs can look into it.
+        self.handle = memory.handle(self) if self._shown is None else self._shown.start
+        self._parameters = Parameters(rules, memory, self.queues, self.now_ns)
+        self.params = self._parameters.region
         disabled = bool(self.setup.flags & abi.SETUP_R_DISABLED)
         self.restrictions = restrictions or Restrictions(disabled=disabled)
         self._submitter = None if disabled else threading.get_ident()
-        self._live: dict[int, Live] = {}  # by token
-        self._silent: set[int] = set()  # of these, those that may end without a CQE
-        self._naming = Naming(self._live)
-        self._submitting: dict[int, bytes] = {}  # token -> SQE, while the backend takes them
-        self._gate = FilterGate(backend, self._submitting.get, observer)
-        self._tokens: Tokens = Tokens() if beside is None else beside._tokens
-        self._task_work: list[Event] = []  # what waits for GETEVENTS
-        self._later: set[int] = set()  # tokens of the last batch that do not complete inline
+        self.requests: Requests = Requests(
+            self.setup,
+            backend,
+            self.queues,
+            self.posts,
+            self.restrictions,
+            self.operations,
+            tokens=Tokens() if beside is None else beside.requests.tokens,
+            most=self.budgets.live_requests,
+            now_ns=self.now_ns,
+            observer=observer,
+        )
         self._thread_idle_ns = (sq_thread_idle_ms or _THREAD_IDLE_MS) * 1_000_000
         self._thread_sleeps_ns = backend.now_ns()  # it falls asleep before there is work
-        self._posted = 0
         self._pending_sqes = 0
         self._signals = 0
-        self._due: list[tuple[int, int, Callable[[], None]]] = []
-        self._planned = 0
-        self._skipped_ns = 0
-        self._running = ""  # the program that runs now
         self._inside = False
         self._closed = False
         memory.before_close(self.close)
@@ -199,56 +183,26 @@ class LoopRing:
     def __str__(self) -> str:
         return "ring"
 
-    def _make_ctx(self) -> int:
-        """The address that stands for the ring: of its struct where programs can look into it."""
-        size = self.rules.ctx_bytes
-        if not size:
-            return self.memory.handle(self)
-        name = f"struct {self.rules.ctx}"
-        self._ctx_region = self.memory.alloc(size, RegionKind.RING, name, writable=False)
-        self._fill_ctx(self._ctx_region)
-        return self._ctx_region.start
-
-    def _fill_ctx(self, region: Region) -> None:
-        setup = self.setup
-        numbers = {"flags": setup.flags, "sq_entries": setup.sq_entries}
-        numbers["cq_entries"] = setup.cq_entries
-        numbers["clockid"] = self._clock
-        for field, number in numbers.items():
-            self.memory.write(region.start + _SHOWN[field], number.to_bytes(4, "little"))
-        self.show_queues()
-
     def shown(self, field: str) -> int:
         """The true address, where it can be written, of a field of the ring's struct that programs
         see; 0 if they see none."""
-        if self._ctx_region is None:
-            return 0
-        view = self.memory.view(self._ctx_region)
-        return ctypes.addressof(ctypes.c_char.from_buffer(view)) + _SHOWN[field]
+        return 0 if self._shown is None else self._shown.addr(field)
 
     def show_queues(self) -> None:
-        """Let programs see how far the queues are: the kernel's own copies, which the regions may
-        contradict. To be called before a program sees what has changed."""
-        if self._ctx_region is not None:
-            start, queues = self._ctx_region.start, self.queues
-            for field, number in (
-                ("cached_sq_head", queues.sq_head),
-                ("cached_cq_tail", queues.cq.tail),
-            ):
-                self.memory.write(start + _SHOWN[field], number.to_bytes(4, "little"))
+        """As ShownRing, where programs see something."""
+        if self._shown is not None:
+            self._shown.show_queues()
 
     # --- the rest of the process ------------------------------------------------------------
 
     def now_ns(self) -> int:
-        """The ring's clock: the backend's, and what was skipped because nothing but an action set
-        with `at` could happen."""
-        return self.backend.now_ns() + self._skipped_ns
+        """The ring's clock: see RingTime."""
+        return self.time.now_ns()
 
     def at(self, delay_ns: int, action: Callable[[], None]) -> None:
         """Let `action` happen when the ring's clock has moved on so far, while a caller sleeps in
         `enter` or when the next one comes: a signal, a detachment, a write to shared memory."""
-        self._planned += 1
-        heapq.heappush(self._due, (self.now_ns() + delay_ns, self._planned, action))
+        self.time.plan(delay_ns, action)
         self.look_up()
 
     def signal(self) -> None:
@@ -261,23 +215,6 @@ class LoopRing:
         if self.native is not None:
             self.native.look_up()
 
-    def _act(self) -> None:
-        """Let happen what is due."""
-        while self._due and self._due[0][0] <= self.now_ns():
-            heapq.heappop(self._due)[2]()
-
-    def _pass_time(self, deadline_ns: int | None, patience_ns: int) -> bool:
-        """Until the backend has an event (True), the next action is due, the deadline comes, or,
-        without any of these two, patience ends."""
-        ends = [self._due[0][0]] if self._due else []
-        ends += [] if deadline_ns is None else [deadline_ns]
-        if not ends:
-            return self.backend.wait(patience_ns)
-        moved = self.backend.wait(max(min(ends) - self.now_ns(), 0))
-        if not moved:
-            self._skipped_ns += max(min(ends) - self.now_ns(), 0)
-        return moved
-
     @uninterrupted
     def idle(self, duration_ns: int | None) -> bool:
         """Let time pass outside any enter, until nothing can happen any more (True) or so much is
@@ -286,15 +223,15 @@ class LoopRing:
         limit = self.budgets.idle_timeout_ns if duration_ns is None else duration_ns
         deadline = self.now_ns() + limit
         while True:
-            self._act()
-            self._task_work += self.backend.poll()
+            self.time.act()
+            self.requests.gather()
             if self.operations is not None:
                 self._settle()  # what a program performs may be what others wait for
-            if not self.backend.can_progress() and not self._due:
+            if not self.backend.can_progress() and not self.time.planned:
                 return True
             if self.now_ns() >= deadline:
                 return False
-            self._pass_time(deadline, limit)
+            self.time.pass_by(deadline, limit)
 
     # --- registration -----------------------------------------------------------------------
 
@@ -331,9 +268,9 @@ class LoopRing:
         setup = replace(setup, flags=self.setup.flags)
         self.queues.resize(setup)
         self.queues.show(abi.SQ_NEED_WAKEUP | abi.SQ_TASKRUN, on=True)  # "look", whatever it was
-        self.setup = setup
-        if self._ctx_region is not None:
-            self._fill_ctx(self._ctx_region)
+        self.setup = self.requests.setup = setup
+        if self._shown is not None:
+            self._shown.fill(self.setup, self._clock)
 
     def take_callbacks(self, value: OpsValue) -> None:
         """A map of callbacks gets onto this ring. RingError as what they are for says."""
@@ -378,8 +315,8 @@ class LoopRing:
     def register_clock(self, clock: int) -> None:
         """IORING_REGISTER_CLOCK, which the backend has taken: programs see it."""
         self._clock = clock
-        if self._ctx_region is not None:
-            self._fill_ctx(self._ctx_region)
+        if self._shown is not None:
+            self._shown.fill(self.setup, self._clock)
 
     def register_mem(self, region: Region) -> None:
         """IORING_REGISTER_MEM_REGION with memory of the host's."""
@@ -394,7 +331,7 @@ class LoopRing:
     def put_filter(self, filter_: RequestFilter) -> None:
         """Requests pass this filter from now on."""
         self._check_open()
-        self._gate.put(filter_)
+        self.requests.gate.put(filter_)
         if self.native is not None:
             self.native.look_up()
 
@@ -422,16 +359,16 @@ class LoopRing:
         end = self.now_ns() + time_ns
         while (left := end - self.now_ns()) > 0 and self.backend.wait(left):
             self._settle()
-        self._skipped_ns += max(end - self.now_ns(), 0)
+        self.time.skip_to(end)
         self._settle()
 
     def _settle(self) -> None:
         """What has happened meanwhile shows: task work runs by itself, or waits."""
         self._run_thread()
         if self.setup.defers:
-            self._take(within=())
+            self.requests.take(within=())
         else:
-            self._take()
+            self.requests.take()
 
     def _run_thread(self) -> None:
         """The kernel's thread looks, if there is one and it is awake; then it may fall asleep."""
@@ -440,7 +377,7 @@ class LoopRing:
         if self.now_ns() >= self._thread_sleeps_ns:
             self.queues.show(abi.SQ_NEED_WAKEUP, on=True)
             return
-        if self._take() | (self.submit_sqes(self.queues.available()) > 0):
+        if self.requests.take() | (self.submit_sqes(self.queues.available()) > 0):
             self._thread_sleeps_ns = self.now_ns() + self._thread_idle_ns
 
     def _wake_thread(self) -> None:
@@ -469,7 +406,7 @@ class LoopRing:
         cqe = self.peek()
         if cqe is not None:
             self.queues.cq.pop()
-            self._tell_reaped()
+            self.posts.tell_reaped()
         return cqe
 
     # --- io_uring_enter ---------------------------------------------------------------------
@@ -507,6 +444,11 @@ class LoopRing:
             self._inside = False
 
     @property
+    def native(self) -> KernelSteps | None:
+        """What lets compiled code make the loop, if anything does."""
+        return self.requests.native
+
+    @property
     def driven(self) -> bool:
         """Whether a program is there that enters call."""
         return self.attached is not None and self.attached.step is not None
@@ -514,8 +456,8 @@ class LoopRing:
     def _waiting_loop(self, to_submit: int, flags: int) -> int:
         """The program inside the wait of an ordinary enter: abi/iouring-bpf-upstream, section 7."""
         consumed = self.submit_sqes(to_submit) if to_submit else 0
-        self._take()
-        self._flush()
+        self.requests.take()
+        self.posts.flush()
         if not flags & abi.ENTER_GETEVENTS:
             return consumed
         try:
@@ -532,8 +474,7 @@ class LoopRing:
 
     def _loop(self) -> int:
         """The callback, until it says STOP or something ends it: what it answered then."""
-        self.memory.write(self.params.start, bytes(self.params.size))  # once for each enter
-        self._wait_count = 0
+        self._parameters.clear()
         quiet, left = 0, self.budgets.max_steps
         began = time.monotonic_ns()
         while left > 0:
@@ -564,24 +505,24 @@ class LoopRing:
                     quiet = native.quiet
                 self.steps += made
                 left -= made
-            if self._ends(result):
+            if self._parameters.ends(result):
                 return result if self.rules.place is LoopPlace.WAITING else 0
-            self._check_untold()
-            wanted = self._wanted()
-            deadline, late = self._deadline(), False
+            self._parameters.check_untold()
+            wanted = self._parameters.wanted()
+            deadline, late = self._parameters.deadline(), False
             if wanted:
                 self._tell_wait(wanted)
                 late = self._sleep(wanted, deadline, asleep=asleep)
                 self._tell_woken(late=late)
-                self._report_timeout(late)
-            self._act()
+                self._parameters.report_timeout(late)
+            self.time.act()
             if self._signals:
                 self._signals -= 1
                 raise RingError(errno.EINTR, "a signal is pending")
-            self._take()
-            self._flush()
+            self.requests.take()
+            self.posts.flush()
             quiet = quiet + 1 if self.state() == before and not late else 0
-            if quiet >= self.budgets.livelock_steps and not self._due:
+            if quiet >= self.budgets.livelock_steps and not self.time.planned:
                 raise RingHang(
                     f"{LIVELOCK}: {quiet:,} steps in a row changed nothing and asked to wait for "
                     "nothing",
@@ -589,76 +530,20 @@ class LoopRing:
                 )
         raise RingHang(f"the budget of {self.budgets.max_steps:,} steps is used up", ())
 
-    def _ends(self, answer: int) -> bool:
-        """Whether this answer ends the loop. RingError -EINVAL for one that there is not."""
-        rules = self.rules
-        if answer in (rules.go_on, rules.stop):
-            return answer == rules.stop
-        if rules.other is LoopAnswer.UNTOLD:
-            raise UnsupportedError(
-                f"the answer {answer}", remedy="what it means was never written down"
-            )
-        if rules.other is LoopAnswer.INVALID:
-            raise RingError(errno.EINVAL, f"the program returned {answer}")
-        return rules.other is LoopAnswer.STOPS
-
-    def _param(self, at: int, size: int = 4) -> int:
-        return int.from_bytes(self.memory.read(self.params.start + at, size), "little")
-
-    def _wanted(self) -> int:
-        """How many CQEs more the program waits for."""
-        if self.rules.of_structs:
-            return max(self.queues.behind(self._param(self.rules.wait_index_at)), 0)
-        if self._wait_count and self.queues.cq.count():
-            raise UnsupportedError(
-                "a wait for CQEs while there are some",
-                remedy="whether these count was never written down: take them first",
-            )
-        return self._wait_count
-
-    def _check_untold(self) -> None:
-        for name, at, size in self.rules.untold:
-            if self._param(at, size):
-                raise UnsupportedError(
-                    f"{self.rules.params}.{name} other than 0",
-                    remedy="what it means was never written down: leave it alone",
-                )
-
-    def _deadline(self) -> int | None:
-        """When the wait that the program asks for ends, by the ring's clock; the flags that say so
-        are cleared. RingError -EINVAL for unknown flags."""
-        rules = self.rules.timeout
-        if rules is None:
-            return None
-        flags = self._param(rules.flags_at)
-        self.memory.write(self.params.start + rules.flags_at, bytes(4))
-        if flags & ~(rules.given | rules.absolute | rules.over):
-            raise RingError(errno.EINVAL, f"the program set unknown flags {flags:#x}")
-        if not flags & rules.given:
-            return None
-        timeout_ns = min(self._param(rules.ns_at, 8), _FAR_NS)
-        return timeout_ns if flags & rules.absolute else self.now_ns() + timeout_ns
-
-    def _report_timeout(self, late: bool) -> None:
-        rules = self.rules.timeout
-        if rules is not None and late:
-            at = self.params.start + rules.flags_at
-            self.memory.write(at, rules.over.to_bytes(4, "little"))
-
     def state(self) -> tuple[int, int, int, int]:
         """What changes when a step gets anywhere: completions, requests, what is taken."""
         queues = self.queues
-        return self._posted, self._tokens.next, queues.cq.count(), queues.backlog
+        return self.posts.number, self.requests.tokens.next, queues.cq.count(), queues.backlog
 
     def _sleep(self, wanted: int, deadline_ns: int | None, *, asleep: bool = False) -> bool:
         """Until so many completions more are there, or something else wakes the task; whether that
         is the deadline. `asleep`: it sleeps already."""
-        if not asleep and (self._take() or self.queues.backlog or self._signals):
+        if not asleep and (self.requests.take() or self.queues.backlog or self._signals):
             return False  # woken at once: there is work, or a bit set that says "look"
-        goal = self._posted + wanted
+        goal = self.posts.number + wanted
         return not self._wait_for(
             # A signal wakes; a detached program, or other memory, does not.
-            lambda: self._posted >= goal or bool(self._signals),
+            lambda: self.posts.number >= goal or bool(self._signals),
             deadline_ns,
             f"the program waits until the CQ's tail is {wanted} further than {self.queues.cq.tail}",
         )
@@ -672,19 +557,19 @@ class LoopRing:
         last_event = time.monotonic_ns()
         while True:
             breathe()
-            self._act()
+            self.time.act()
             if done():
                 return True
             if deadline_ns is not None and self.now_ns() >= deadline_ns:
                 return False
-            if not self._due and deadline_ns is None and not self.backend.can_progress():
+            if not self.time.planned and deadline_ns is None and not self.backend.can_progress():
                 who = (f"{waiter}; {self.in_flight()} request(s) are in flight",) if waiter else ()
                 raise RingHang("nothing in flight can complete", who)
-            moved = self._pass_time(deadline_ns, patience_ns)
-            self._take()
+            moved = self.time.pass_by(deadline_ns, patience_ns)
+            self.requests.take()
             if moved:
                 last_event, patience_ns = time.monotonic_ns(), idle_ns
-            elif not self._due and deadline_ns is None:
+            elif not self.time.planned and deadline_ns is None:
                 if time.monotonic_ns() - last_event >= idle_ns:
                     raise RingHang(f"no event for {idle_ns / 1e9:g} s", ())
                 patience_ns *= 2  # the clock is virtual: let more of it pass
@@ -715,16 +600,16 @@ class LoopRing:
                 return consumed
         self._settle()
         if flags & abi.ENTER_GETEVENTS:
-            self._take()
-            self._flush()
+            self.requests.take()
+            self.posts.flush()
             wanted = min(min_complete, self.setup.cq_entries)
             self._tell_wait(wanted - self.queues.cq.count())
             polls = self.setup.flags & abi.SETUP_IOPOLL
 
             def done() -> bool:
-                self._flush()
+                self.posts.flush()
                 # A ring with IOPOLL waits for what its files are polled for, and no longer.
-                over = self._signals or (polls and not self._live)
+                over = self._signals or (polls and not self.requests.live)
                 return self.queues.cq.count() >= wanted or bool(over)
 
             if not self._wait_for(done, deadline):
@@ -744,151 +629,9 @@ class LoopRing:
     def submit_sqes(self, count: int, *, whole: bool = True) -> int:
         """bpf_io_uring_submit_sqes: how many entries were consumed. Completions that come at
         once are in the CQ when this returns; `whole`: so is what is task work."""
-        first = self._tokens.next
-        self._later.clear()
-        consumed = self._submit(count)
-        if whole or not self.setup.defers:
-            self._take()
-        else:
-            self._take(within=range(first, self._tokens.next))
+        consumed = self.requests.submit(count, whole=whole)
         self.show_queues()
         return consumed
-
-    def _submit(self, count: int) -> int:
-        queues = self.queues
-        count = min(count & U32, queues.available())
-        room = self.room()
-        if count and room <= 0:
-            return -errno.EAGAIN
-        count = min(count, room)
-        consumed = 0
-        while consumed < count:
-            batch: list[bytes] = []
-            dropped = False
-            for ahead in range(count - consumed):
-                raw = queues.fetch(consumed + ahead if self.setup.rewinds else ahead)
-                if raw is None:
-                    dropped = True
-                    break
-                batch.append(raw)
-            more = False
-            if self.operations is not None:
-                whole = len(batch)
-                batch = self._first_chain(batch)
-                more = len(batch) < whole
-                dropped &= not more
-            taken = self._hand_over(batch, more=more) if batch else 0
-            consumed += taken
-            queues.consume(taken)
-            if taken == len(batch) and dropped:
-                queues.drop()
-                break
-            if (taken < len(batch) or self._cut) and not self.setup.submits_all:
-                break
-            if taken == 0:
-                break
-        return consumed
-
-    def _first_chain(self, batch: list[bytes]) -> list[bytes]:
-        """The first chain of a batch in which programs look at SQEs: they see no entry behind one
-        that ends the batch. All of any other batch."""
-        assert self.operations is not None
-        opcode = self.operations.rules.opcode
-        if all(raw[0] != opcode for raw in batch):
-            return batch
-        ends = (at for at, raw in enumerate(batch, 1) if not raw[1] & abi.SQE_ANY_LINK)
-        return batch[: next(ends, len(batch))]
-
-    def _hand_over(self, batch: list[bytes], *, more: bool = False) -> int:
-        """Give SQEs to the backend, with tokens for their user_data; how many it consumed. `more`
-        of them follow: `_cut` says that the last one ends the batch."""
-        if self.native is not None:
-            self.native.claim_all()  # what was submitted before comes first in `_live`
-        encoded: list[bytes] = []
-        tokens: list[int] = []
-        linked, chain = False, self._tokens.next
-        for raw in batch:
-            token = self._tokens.next
-            self._tokens.next += 1
-            if linked or raw[1] & _NOT_INLINE:
-                self._later.add(token)
-            chain = chain if linked else token
-            linked = bool(raw[1] & abi.SQE_ANY_LINK)
-            tokens.append(token)
-            self._submitting[token] = raw
-        if linked:  # a chain that the batch leaves open goes to a worker
-            self._later.update(range(chain, self._tokens.next))
-        taken = 0
-        try:
-            for token, raw in zip(tokens, batch, strict=True):
-                if self._is_operation(raw):
-                    encoded.append(self._prepare(token, raw))
-                elif self._is_refused(raw):
-                    encoded.append(refusal(token, raw[1]))
-                    self._refused[token] = -errno.EACCES
-                    del self._submitting[token]  # no filter is asked
-                elif raw[0] in NAMES_ANOTHER:
-                    encoded.append(self._naming.start(token, raw))
-                else:
-                    opcode = raw[:1] if raw[0] != EXTERNAL else _UNKNOWN
-                    encoded.append(opcode + raw[1:32] + token.to_bytes(8, "little") + raw[40:])
-                user_data = int.from_bytes(raw[32:40], "little")
-                self._live[token] = Live(user_data, self._running or "user", raw[0])
-                performed = self.operations is not None and self.operations.performs(token)
-                if raw[1] & abi.SQE_CQE_SKIP_SUCCESS or performed:
-                    self._silent.add(token)
-            # Whether the last one was refused shows in what becomes of an entry behind it.
-            probes = more and not self.setup.submits_all and not self._is_operation(batch[-1])
-            taken = self.backend.submit([*encoded, _PROBE] if probes else encoded)
-            self._cut = tokens[-1] in self._refused or (probes and taken == len(batch))
-            taken = min(taken, len(batch))
-        finally:
-            self._submitting.clear()
-            for token in tokens[taken:]:
-                self._live.pop(token, None)
-                self._silent.discard(token)
-                self._naming.forget(token)
-                self._refused.pop(token, None)
-                if self.operations is not None and self.operations.performs(token):
-                    self.operations.end(token)
-        self._tokens.next = tokens[0] + taken
-        if self._observer is not None:
-            now = self.now_ns()
-            for token, raw in zip(tokens[:taken], batch, strict=False):
-                one = self._live[token]
-                issued = SqeIssued(now, token, raw[0], one.user_data, 0, raw[1], one.origin, raw)
-                self._observer(issued)
-        return taken
-
-    def _is_refused(self, raw: bytes) -> bool:
-        """Whether restrictions refuse the SQE, and nothing that the kernel looks at before."""
-        opcode, flags = raw[0], raw[1]
-        if not self.restrictions.refuses(opcode, flags) or opcode >= abi.OP_LAST:
-            return False
-        selects = flags & abi.SQE_BUFFER_SELECT and not abi.OPS[abi.Op(opcode)].buffer_select
-        return not selects and not flags & ~abi.SQE_VALID_FLAGS
-
-    def _is_operation(self, raw: bytes) -> bool:
-        """Whether a program performs this SQE."""
-        return self.operations is not None and raw[0] == self.operations.rules.opcode
-
-    def _prepare(self, token: int, raw: bytes) -> bytes:
-        """What the backend gets of a request that a program performs: its place among others, or
-        an entry that it refuses."""
-        operations = self.operations
-        assert operations is not None
-        error = _bad_operation(raw, self.backend.settings.personalities)
-        if not error and self.restrictions.refuses(raw[0], raw[1]):
-            error = -errno.EACCES
-        error = error or operations.prepare(token, raw)
-        if not error and self._gate.active and self._gate.denies(token, raw):
-            operations.end(token)
-            error = -errno.EACCES
-        if error:
-            self._refused[token] = error
-            return refusal(token, raw[1])
-        flags = raw[1] & (abi.SQE_ANY_LINK | _NOT_INLINE)
-        return bytes((EXTERNAL, flags)) + bytes(30) + token.to_bytes(8, "little") + bytes(24)
 
     def queue_sqe(self, sqe: bytes) -> int:
         """bpf_io_uring_queue_sqe: an entry for the SQ's tail; -EINVAL for one of another size."""
@@ -899,12 +642,10 @@ class LoopRing:
 
     def post_cqe(self, user_data: int, res: int, flags: int) -> int:
         """bpf_io_uring_post_cqe: a CQE of the program's own; -ENOMEM where it is lost."""
-        posting = Posting(user_data, s32(res), flags & U32, self._running, None)
-        self._tell_reaped()
-        fate = self.queues.post(posting)
-        self._posted += 1
+        self.posts.tell_reaped()
+        posting = Posting(user_data, s32(res), flags & U32, self.posts.running, None)
+        fate = self.posts.post(posting)
         self.show_queues()
-        self._tell_posted(posting, fate)
         return -errno.ENOMEM if fate == "dropped" else 0
 
     def cqe_addr(self, index: int) -> int:
@@ -913,7 +654,7 @@ class LoopRing:
 
     def wait_for(self, count: int) -> None:
         """bpf_io_uring_set_wait_params: the next waits of this enter are for so many CQEs."""
-        self._wait_count = count
+        self._parameters.wait_for(count)
 
     def next_cqe_addr(self) -> int:
         """bpf_io_uring_extract_next_cqe: where the oldest CQE stands, which is taken; 0: none."""
@@ -923,6 +664,17 @@ class LoopRing:
         addr = self.queues.cqe_addr(cq.head)
         cq.pop()
         return addr
+
+    def xor_buffer(self, index: int, size: int) -> int:
+        """bpf_io_uring_xor_regbuf: the XOR of the first bytes of a registered buffer; 0 for one
+        that is not there, or shorter, or for more than 512."""
+        found = self.backend.buffer_at(index)
+        if found is None or size > min(found[1], _MOST_XORED):
+            return 0
+        try:
+            return reduce(xor, self.memory.user_read(found[0], size), 0)
+        except UserFault:
+            return 0  # the block was given back
 
     def set_result(self, data: int, res: int) -> bool:
         """uring_bpf_set_result; False when `data` is that of no request."""
@@ -959,167 +711,33 @@ class LoopRing:
     def running(self, name: str) -> str:
         """The program of this name runs now ("": none): it is who submits and reaps. Who did
         before."""
-        self._tell_reaped()
-        before, self._running = self._running, name
-        return before
+        return self.posts.switch(name)
 
-    # --- completions ------------------------------------------------------------------------
-
-    def _take(self, within: Sequence[int] | None = None) -> bool:
-        """Post what the backend has completed; whether there was anything.
-
-        `within`: only requests that a submission has just issued, and only those that complete
-        inline; the rest is task work, which waits.
-        """
-        self._tell_reaped()
-        events = self._completed(within)
-        runs = within is None and events
-        for event in events:
-            if isinstance(event, Message):
-                self._post(Posting(event.user_data, event.res, event.flags, OTHER_RING, None))
-                continue
-            if isinstance(event, Started):
-                self._perform(event.token)
-                events += self._completed(within)
-                continue
-            more = event.flags & abi.CQE_F_MORE
-            one = self._live[event.token]
-            if event.token in self._refused:
-                event = replace(event, res=self._refusal_said(event.token, event.res))
-            res, again = self._naming.answered(event.token, event.res)
-            self._give_up(event.token)
-            if again is not None and self.backend.submit([again]):
-                events += self._completed(within)
-                continue
-            if not more:
-                self._over(event.token, res, event.flags)
-            self._post(
-                Posting(one.user_data, res, event.flags, one.origin, event.token, event.extra)
-            )
-        if self._silent:
-            waiting = {one.token for one in self._task_work if not isinstance(one, Message)}
-            for token in sorted(self._silent - waiting):
-                if not self.backend.holds(token):
-                    self._give_up(token)
-                    self._over(token, 0, 0, quiet=True)
-        if self.setup.flags & abi.SETUP_TASKRUN_FLAG and (runs or self._task_work):
-            self.queues.show(abi.SQ_TASKRUN, on=bool(self._task_work))
-        return bool(events)
-
-    def _refusal_said(self, token: int, res: int) -> int:
-        error = self._refused.pop(token)
-        return error if res == -errno.EINVAL else res
-
-    def _perform(self, token: int) -> None:
-        """A program performs the request, whose turn has come."""
-        operations, one = self.operations, self._live[token]
-        assert operations is not None
-        try:
-            res, failed, skips = operations.perform(token)
-        except BaseException:
-            operations.abandon(token)
-            raise
-        self.backend.finish(token, failed=failed)
-        quiet = skips and not failed
-        self._over(token, res, 0, quiet=quiet)
-        if not quiet:
-            self._post(Posting(one.user_data, res, 0, one.origin, token))
-        operations.end(token)
-
-    def _give_up(self, token: int) -> None:
-        """If a program was to perform the request: it has ended before."""
-        operations = self.operations
-        if operations is not None and operations.performs(token):
-            operations.give_up(token)
-            operations.end(token)
-
-    def _post(self, posting: Posting) -> None:
-        self._posted += 1
-        self._tell_posted(posting, self.queues.post(posting))
-
-    def _over(self, token: int, res: int, flags: int, *, quiet: bool = False) -> None:
-        """The request has ended; `quiet`: without a CQE."""
-        del self._live[token]
-        self._silent.discard(token)
-        if token >= DIRECT_TOKENS and self.native is not None:
-            self.native.release(token)
-        if self._gate.active:
-            self._gate.ended(token, res)
-        if self._observer is not None:
-            self._observer(RequestEnded(self.now_ns(), token, res, flags, quiet=quiet))
-
-    def _completed(self, within: Sequence[int] | None) -> list[Event]:
-        """What the backend has completed, but for the task work that waits, as `_take` says."""
-        events = self._task_work + self.backend.poll()
-        self._task_work = []
-        if self.operations is not None:
-            events = [e for e in events if isinstance(e, Message) or e.token != _PROBE_TOKEN]
-        if within is not None:
-            self._task_work = [e for e in events if not self._is_inline(e, within)]
-            events = [e for e in events if self._is_inline(e, within)]
-        return events
-
-    def _flush(self) -> None:
-        """Post what waited for room, as far as there is some now."""
-        for posting in self.queues.flush_backlog():
-            self._tell_posted(posting, "posted")
-
-    def _tell_posted(self, posting: Posting, fate: str) -> None:
-        if fate == "posted":
-            self._counts.posted[0] += 1
-        elif fate == "dropped":
-            self._counts.dropped[0] += 1
-        if self._observer is not None:
-            if fate == "posted":
-                self._held.append(posting)
-            user_data, res, flags, origin, token, _ = posting
-            now = self.now_ns()
-            self._observer(CqePosted(now, 0, user_data, res, flags, fate, origin, token))
-
-    def _tell_reaped(self) -> None:
-        """Tell of the CQEs that are behind the CQ's head now, which who runs has moved."""
-        if self._observer is not None:
-            held = self.queues.cq.count()
-            while len(self._held) > held:
-                cqe = self._held.popleft()
-                self._observer(
-                    CqeReaped(
-                        self.now_ns(), 0, cqe.user_data, cqe.res, cqe.flags, self._running or "user"
-                    )
-                )
+    # --- what was done so far ---------------------------------------------------------------
 
     @property
     def counts(self) -> Counts:
         """Runs, instructions and CQEs so far; what left the CQ counts as reaped, whoever moved its
         head."""
-        held = min(self.queues.cq.count(), self.setup.cq_entries)
-        self._counts.reaped[0] = max(self._counts.posted[0] - held, 0)
-        return self._counts
+        return self.posts.counts(self.setup.cq_entries)
 
     @property
     def counts_told(self) -> Counts:
         """The same, as far as an observer was told: of CQEs whose leaving is still to be told, it
         says that they are there."""
-        return replace(self._counts, reaped=Counter({0: self._counts.posted[0] - len(self._held)}))
+        return self.posts.counts_told()
 
     def ran(self, name: str, insns: int, runs: int = 1) -> None:
         """Runs of the program of this name, of so many instructions."""
-        self._counts.runs[name] += runs
-        self._counts.insns += insns
-
-    def _is_inline(self, event: Event, within: Sequence[int]) -> bool:
-        if isinstance(event, Message):
-            return False  # it comes as task work, from this ring, too
-        return event.token in within and event.token not in self._later
+        self.posts.ran(name, insns, runs)
 
     def in_flight(self) -> int:
         """Requests submitted and not completed."""
-        direct = self.native.in_flight() if self.native is not None else 0
-        return len(self._live) + direct
+        return self.requests.in_flight()
 
     def room(self) -> int:
         """How many requests more may be in flight."""
-        return self.budgets.live_requests - self.in_flight()
+        return self.requests.room()
 
     # --- the loop in compiled code --------------------------------------------------------------
 
@@ -1148,7 +766,7 @@ class LoopRing:
         if not isinstance(self.backend, KernelBackend):
             return None
         try:
-            self.native = KernelSteps(self, self.backend)
+            self.requests.native = KernelSteps(self, self.backend)
         except InputError:
             return None  # no memory for its tables, or a library's ring
         return self.native
@@ -1156,26 +774,25 @@ class LoopRing:
     @property
     def needs_python(self) -> bool:
         """Whether the next turn of the loop has something that compiled code knows nothing of."""
-        if self._due or self._signals or self._task_work or self.queues.backlog:
+        if self.time.planned or self._signals or self.requests.task_work or self.queues.backlog:
             return True
-        return self._gate.active or self.attached is None
+        return self.requests.gate.active or self.attached is None
 
     def adopt(self, token: int, user_data: int, opcode: int) -> None:
         """A request that compiled code submitted is one like others from now on."""
-        self._live[token] = Live(user_data, self._running or "user", opcode)
+        self.requests.adopt(token, user_data, opcode)
 
     def submitted(self, count: int) -> None:
         """Compiled code submitted so many requests."""
-        self._tokens.next += count
+        self.requests.tokens.next += count
 
     def posted(self, count: int) -> None:
         """Compiled code posted so many CQEs."""
-        self._posted += count
-        self._counts.posted[0] += count
+        self.posts.posted(count)
 
     def take_in(self) -> None:
         """Post what has completed."""
-        self._take()
+        self.requests.take()
 
     # --- the end ----------------------------------------------------------------------------
 
@@ -1201,11 +818,11 @@ class LoopRing:
         self.backend.close()
         if self.native is not None:
             self.native.close()
-            self.native = None
+            self.requests.native = None
         self.queues.free()
         self.memory.free(self.params)
-        if self._ctx_region is not None:
-            self.memory.free(self._ctx_region)
+        if self._shown is not None:
+            self._shown.free()
         self.memory.forget_before_close(self.close)
 
 
@@ -1217,13 +834,3 @@ class _Event:
 
     def __str__(self) -> str:
         return "event"
-
-
-def _bad_operation(raw: bytes, personalities: Collection[int]) -> int:
-    """What ends a request before its program looks at it: an errno, negative, or 0."""
-    sqe = abi.Sqe.unpack(raw)
-    if sqe.flags & ~abi.SQE_VALID_FLAGS or sqe.ioprio:
-        return -errno.EINVAL
-    if sqe.personality and sqe.personality not in personalities:
-        return -errno.EINVAL
-    return -errno.EOPNOTSUPP if sqe.flags & abi.SQE_BUFFER_SELECT else 0

@@ -169,6 +169,10 @@ def _lsm(btf: Btf, kind: str, target: str) -> Attachment:
     return Attachment(f"bpf_lsm_{target}", tuple(words), allowed)
 
 
+# Members without a stub, measured on Linux 6.18.
+_NOT_FOR_PROGRAMS = frozenset({("tcp_congestion_ops", "get_info")})
+
+
 def _struct_ops(btf: Btf, kind: str, target: str) -> Attachment:
     struct, slash, member_name = target.replace(".", "/").partition("/")
     found = btf.find(struct, BtfKind.STRUCT)
@@ -182,6 +186,13 @@ def _struct_ops(btf: Btf, kind: str, target: str) -> Attachment:
     proto = btf.type(btf.resolve(pointer.type_id)) if isinstance(pointer, Ptr) else None
     if not isinstance(proto, FuncProto):
         raise _no_target(f"function {member_name} of struct {struct}")
+    if (struct, member_name) in _NOT_FOR_PROGRAMS:
+        raise forbidden(
+            Rule.ATTACH_TARGET,
+            f"attach to unsupported member {member_name} of struct {struct}",
+            reason="the kernel lets no program stand for this member",
+            suggestion="leave the member out of the struct",
+        )
     # The stub that the kernel registers says which arguments may be NULL.
     stub = btf.find(f"{struct}__{member_name}", BtfKind.FUNC)
     named = proto if stub is None else _prototype(btf, stub)

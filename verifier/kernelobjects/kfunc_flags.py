@@ -179,7 +179,7 @@ KFUNCS: Mapping[str, Kfunc] = {
     **_rows(
         _RINGS,
         {
-            Kf.TRUSTED_ARGS | Kf.SLEEPABLE: "bpf_io_uring_submit_sqes",
+            Kf.TRUSTED_ARGS | Kf.SLEEPABLE: "bpf_io_uring_submit_sqes bpf_io_uring_xor_regbuf",
             Kf.TRUSTED_ARGS | Kf.RET_NULL: "bpf_io_uring_get_region bpf_io_uring_extract_next_cqe"
             " bpf_io_uring_get_cqe2",
             Kf.TRUSTED_ARGS: "bpf_io_uring_queue_sqe bpf_io_uring_post_cqe bpf_io_uring_get_cqe"
