@@ -302,9 +302,12 @@ def test_a_journal_is_of_one_campaign(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="another campaign writes to it"):
         Journal(path)
     other.close()
-    (tmp_path / "text").write_text("what is this\n")
-    with pytest.raises(InputError, match="no journal"):
-        Journal(tmp_path / "text")
+    header = path.read_text().splitlines()[0]
+    for text in ("what is this\n", "what is this", header):
+        (tmp_path / "text").write_text(text)
+        with pytest.raises(InputError, match="no journal"):
+            Journal(tmp_path / "text")
+        assert (tmp_path / "text").read_text() == text
     with pytest.raises(InputError, match="text"):
         Journal(tmp_path / "text" / "journal")
 

@@ -63,7 +63,7 @@ class Journal:
         try:
             with self.path.open("rb") as file:
                 for line in file:
-                    if not line.endswith(b"\n"):
+                    if at and not line.endswith(b"\n"):
                         os.ftruncate(self._file, at)  # it was broken off
                         break
                     self._take(at, line)
@@ -133,9 +133,9 @@ class Journal:
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:
-    """What a line says; None if it is damaged."""
+    """What a line says; None if it is damaged or has no end."""
     checksum, _, text = line.removesuffix(b"\n").partition(b" ")
-    if checksum != b"%08x" % zlib.crc32(text):
+    if not line.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(text):
         return None
     try:
         entry = json.loads(text)
