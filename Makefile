@@ -84,7 +84,7 @@ MINUTES ?= 480
 fuzz-night: $(VENV)/.ready
 	$(BIN)/python -m tests.fuzz.night --minutes $(MINUTES)
 
-# The tables of README.md, from what the campaigns above kept in docs/evidence/ and bench/results.json.
+# The tables of README.md and docs/, from what the campaigns above kept in docs/evidence/ and bench/results.json.
 figures: $(VENV)/.ready
 	$(BIN)/python -m tests.support.evidence
 
