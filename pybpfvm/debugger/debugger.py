@@ -10,6 +10,7 @@ from functools import partial
 from typing import Literal, Self, get_args
 
 from pybpfvm.debugger.breakpoints import Breakpoint, shown_bytes, written_as
+from pybpfvm.debugger.condition import Condition
 from pybpfvm.debugger.history import History, Interrupted, Progress, Stopped, Unreachable
 from pybpfvm.debugger.lines import Lines
 from pybpfvm.debugger.placing import BRACES, Placing
@@ -20,7 +21,6 @@ from pybpfvm.debugger.search import Here, Search, Sought
 from pybpfvm.debugger.sought import (
     Breakpoints,
     CodePlaces,
-    Condition,
     CqeSteps,
     Either,
     HelperCalls,
