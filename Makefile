@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check format lint types imports unit bench prove oracle oracle-engines oracle-ring servers soak mutate fuzz-planted fuzz-night figures bytecode objects clean
+.PHONY: demo test check format lint types imports unit bench prove oracle oracle-engines oracle-ring servers soak mutate fuzz-planted fuzz-night figures pictures bytecode objects clean
 
 $(VENV)/.ready: setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "pybpfvm needs Python 3.11 or newer")'
@@ -84,9 +84,13 @@ MINUTES ?= 480
 fuzz-night: $(VENV)/.ready
 	$(BIN)/python -m tests.fuzz.night --minutes $(MINUTES)
 
-# The tables of README.md, from what the campaigns above kept in docs/evidence/ and bench/results.json.
+# The tables of README.md and docs/, from what the campaigns above kept in docs/evidence/ and bench/results.json.
 figures: $(VENV)/.ready
 	$(BIN)/python -m tests.support.evidence
+
+# The pictures of docs/debugging.md, from a session on a pseudo-terminal.
+pictures: $(VENV)/.ready
+	$(BIN)/python -m tests.support.terminal_pictures
 
 # What the sources of bytecode of our own come to, kept beside them.
 bytecode: $(VENV)/.ready

@@ -1,7 +1,9 @@
-"""How fast a debugger moves in a recording of 10^8 instructions: in one run, and in many.
+"""How fast a debugger moves in a recording of 10^8 instructions: in one run, and in many; and how
+long it looks for conditions that never hold, from either end of 1,000 short runs of ping-pong.
 
 The time of one move each, in a recording that was opened anew; "first" is what comes before there
-are snapshots. Seconds are those of the clock.
+are snapshots. Seconds are those of the processor's time, which a machine with nothing else to do
+takes by the clock too: a debugger waits for nobody.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from bench.recording import pingpong
 from pybpfvm.debugger import Breakpoint, Debugger, Position
 from pybpfvm.session import Machine
 from pybpfvm.session.engines import jit_refusal
@@ -25,6 +28,14 @@ _A_TURN = 9  # instructions
 _RUNS = {"one run": 1, "1,000 runs": 1_000}
 _MARK = 8  # where a context has its mark
 _CTX_BYTES = 192
+# By what they are of. None of them ever holds.
+_NEVER = {
+    "events": "cqe.res < 0",
+    "a ring": "overflow > 0",
+    "a map": "players[1].hits == 7777",
+    "a variable": "me.hits == 7777",
+    "a register": "r2 == 7777777",
+}
 
 
 def run() -> Rows:
@@ -39,7 +50,7 @@ def run() -> Rows:
             path = Path(folder) / "t.bpftrace"
             _record(path, runs)
             rows += _moves(f"10^8 instructions in {name}", path)
-    return rows
+    return rows + _sought()
 
 
 def _record(path: Path, runs: int) -> None:
@@ -55,14 +66,14 @@ def _moves(name: str, path: Path) -> Rows:
     rows: Rows = []
 
     def timed(what: str, move: Callable[[], object]) -> None:
-        start = time.perf_counter()
+        start = time.process_time()
         move()
-        rows.append((f"{name}: {what}", 1e3 * (time.perf_counter() - start), "ms"))
+        rows.append((f"{name}: {what}", 1e3 * (time.process_time() - start), "ms"))
 
-    start = time.perf_counter()
+    start = time.process_time()
     with Debugger(path) as debugger:
         history = debugger.history
-        rows.append((f"{name}: open", 1e3 * (time.perf_counter() - start), "ms"))
+        rows.append((f"{name}: open", 1e3 * (time.process_time() - start), "ms"))
 
         def at(share: float) -> Position:
             return history.position_of(int(history.insns * share))
@@ -73,7 +84,7 @@ def _moves(name: str, path: Path) -> Rows:
         timed("step back by a line", lambda: debugger.move("step", backward=True))
         for share in (0.5, 0.77, 0.013):
             timed(f"go to {share:.1%}", partial(debugger.goto, at(share)))
-        timed("step back there", lambda: debugger.move("stepi", backward=True))
+        timed("step back there, early", lambda: debugger.move("stepi", backward=True))
         debugger.goto(at(0.01))
         end = debugger.set_breakpoint(
             Breakpoint("line", file="longrun.bpf.c", line=26, condition="turn > 11000000")
@@ -87,6 +98,23 @@ def _moves(name: str, path: Path) -> Rows:
         if len(history.runs) == 1:  # of shorter runs none changes it
             debugger.goto(last)
             timed("who wrote the element of the map", lambda: debugger.who_wrote("sums[0]"))
+    return rows
+
+
+def _sought() -> Rows:
+    rows: Rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "t.bpftrace"
+        pingpong("jit", "sim")(path, False)
+        for kind, condition in _NEVER.items():
+            for last in (True, False):
+                with Debugger(path) as debugger:
+                    start = time.process_time()
+                    if debugger.seek(condition, last=last).reason != "not found":
+                        raise AssertionError(f"{condition} held")
+                    took = 1e3 * (time.process_time() - start)
+                what = "from the end" if last else "from the start"
+                rows.append((f"seek {condition}, {kind}: {what}", took, "ms"))
     return rows
 
 

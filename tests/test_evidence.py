@@ -8,12 +8,19 @@ from pathlib import Path
 import pytest
 
 from tests.support.evidence import (
+    ANSWERS,
     BEGIN,
     END,
+    PAGES,
     README,
     RINGS,
+    ROOT,
+    debugger_tables,
+    figures_table,
     files,
     keep,
+    page_with_tables,
+    recording_table,
     rings_page,
     speed_table,
     table,
@@ -143,6 +150,42 @@ def test_the_page_of_rings_is_the_one_that_is_kept() -> None:
     assert RINGS.read_text(encoding="utf-8") == rings_page(), "make figures"
 
 
-def test_a_readme_without_marks_is_an_error() -> None:
+def test_pages_show_what_is_kept() -> None:
+    for name in PAGES:
+        text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+        assert page_with_tables(name) == text, f"{name}: make figures"
+
+
+def test_tables_of_recording_and_debugging(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    machine = {"date": "2026-01-02", "cpus": 2, "load": 0.25}
+    recording = {
+        "ping-pong: without a recording": [40.0, "ms"],
+        "ping-pong: recorded / without": [2.51, "x"],
+        "ping-pong: opened": [12, "ms"],
+    }
+    debugger = {
+        "10^8 instructions in one run: open": [5.7, "ms"],
+        "10^8 instructions in 1,000 runs: open": [17.5, "ms"],
+        "10^8 instructions in one run: step": [0.5, "ms"],
+        "seek a > 0, a map: from the end": [998.0, "ms"],
+    }
+    dap = {name: [0.25, "ms"] for name in ANSWERS}
+    path.write_text(
+        json.dumps({"machine": machine, "recording": recording, "debugger": debugger, "dap": dap})
+    )
+    made = recording_table(path).splitlines()
+    assert made[2] == "| ping-pong | 40.0 | 2.51 | - | - | - | - |"
+    assert made[-1] == "`python -m bench recording` (2026-01-02, 2 CPUs, load average 0.2)."
+    made = debugger_tables(path).splitlines()
+    assert made[0] == "| ms, of 10^8 instructions in | one run | 1,000 runs |"
+    assert made[2:4] == ["| open | 5.70 | 17.5 |", "| step | 0.500 | - |"]
+    assert "| seek a > 0, a map | 998 | - |" in made
+    assert "| stackTrace | 0.250 |" in made
+    path.write_text(json.dumps({"machine": machine, "fuzz": {"loader": [640.0, "executions/s"]}}))
+    assert "| loader | 640 | executions/s |" in figures_table("fuzz", path).splitlines()
+
+
+def test_a_page_without_marks_is_an_error() -> None:
     with pytest.raises(AssertionError, match="has no"):
         with_table("text", "table")

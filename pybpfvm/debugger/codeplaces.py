@@ -12,14 +12,15 @@ from pybpfvm.program import Program
 
 _CALLS = frozenset({Kind.CALL, Kind.CALL_KFUNC})
 _WRITES = frozenset({Kind.ST, Kind.STX, Kind.ATOMIC, Kind.STORE_REL}) | _CALLS
+_LEAVES = frozenset({Kind.CALL_LOCAL, Kind.EXIT})
 
 
 @dataclass(slots=True)
 class CodePlaces:
     """Pcs of all programs, by what their instructions do; each set is made once.
 
-    `calls` of helpers; `around_calls` these and what follows them; `after_writes` what follows an
-    instruction that may change memory.
+    `calls` of helpers; `around_calls` these and what follows them; `changes` and `tellings`
+    around what may change memory, and what rings tell.
     """
 
     programs: Sequence[Program]
@@ -46,18 +47,28 @@ class CodePlaces:
             }
         return self._known[name]
 
-    def after_writes(self) -> Places:
-        """What follows stores and calls, and where functions begin, with a zeroed frame."""
-        if "writes" not in self._known:
+    def changes(self) -> Places:
+        """Where memory is for the first or for the last time as it is: stores and calls, and what
+        follows them; where functions begin, with a zeroed frame, and where they end."""
+        return self._edges("changes", _WRITES)
+
+    def tellings(self) -> Places:
+        """The same of rings, which programs change by calls only."""
+        return self._edges("tellings", _CALLS)
+
+    def _edges(self, name: str, kinds: frozenset[Kind]) -> Places:
+        if name not in self._known:
             found = {}
             for program in self.programs:
-                places = {sub.start for sub in program.subprogs}
+                places = {0, *(sub.start for sub in program.subprogs)}
                 for pc, insn in zip(pcs(program.insns), program.insns, strict=True):
-                    if insn.spec.kind in _WRITES:
-                        places.add(pc + insn.slots)
+                    if insn.spec.kind in kinds:
+                        places |= {pc, pc + insn.slots}
+                    elif insn.spec.kind in _LEAVES:
+                        places.add(pc)
                 found[program.name] = frozenset(places)
-            self._known["writes"] = found
-        return self._known["writes"]
+            self._known[name] = found
+        return self._known[name]
 
 
 __all__ = ["CodePlaces"]

@@ -10,6 +10,7 @@ from typing import Literal, Self, get_args
 
 from pybpfvm.debugger.breakpoints import Breakpoint, shown_bytes, written_as
 from pybpfvm.debugger.codeplaces import CodePlaces
+from pybpfvm.debugger.condition import Condition
 from pybpfvm.debugger.frames import Frame, Variable, frames_of, register_of, variables_of
 from pybpfvm.debugger.history import History, Interrupted, Progress, Stopped, Unreachable
 from pybpfvm.debugger.lines import Lines
@@ -20,7 +21,6 @@ from pybpfvm.debugger.ringstate import RingState
 from pybpfvm.debugger.scope import RecordedScope
 from pybpfvm.debugger.search import Here, Search, Sought
 from pybpfvm.debugger.sought import (
-    Condition,
     CqeSteps,
     Either,
     HelperCalls,

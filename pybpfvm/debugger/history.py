@@ -33,7 +33,7 @@ from pybpfvm.trace.answering import BrokenOff, Cut, Diverged
 from pybpfvm.trace.format import Record
 from pybpfvm.trace.index import RunEntry
 from pybpfvm.trace.records import Kind, event_of
-from pybpfvm.trace.replay import Divergence, Replay
+from pybpfvm.trace.replay import Divergence, Prepared, Replay
 
 # After so much work a snapshot is taken: no position takes longer than that to reach.
 _SNAPSHOT_S = 0.2
@@ -101,10 +101,11 @@ class History:
         self._lengths: dict[int, int] = {}
         self._marked: dict[int, int] = {}  # run -> how far moments of it were kept
         self._folded: dict[int, dict[int, RingState]] = {}
-        self._newest_folded = 0
+        self._near_folded: list[int] = []
         self._inside_told: tuple[int, list[Told]] = (-1, [])
         self._rings_at: tuple[tuple[int, int], dict[int, RingState]] = ((-1, -1), {})
         self._stopped: Stopped | None = None
+        self._worked_s = 0.0  # since the last snapshot
         self._snapshots[0] = self._taken()
 
     def __enter__(self) -> Self:
@@ -255,6 +256,7 @@ class History:
             loaded.image.restore(taken)
         self.replay.cursor = run
         self._current = None
+        self._worked_s = 0.0
 
     def _enter_end(self) -> None:
         if self._current is not None or self.replay.cursor != len(self.runs):
@@ -271,15 +273,8 @@ class History:
         self._whole_runs_to(run)
         prepared = self.replay.prepare(run)
         entry = prepared.entry
-        engines = self._engines.get(entry.engine)
+        engines = self._engines_of(prepared)
         image = prepared.engine.image
-        profile = prepared.environment.profile
-        assert profile is not None
-        helpers = helpers_of(profile)
-        if engines is None:
-            engines = self._engines[entry.engine] = MomentEngines(
-                image, helpers, prepared.environment, self.replay.stacks[entry.engine]
-            )
         self._moments[run] = Moments(
             image,
             image.snapshot(),
@@ -287,7 +282,7 @@ class History:
             prepared.ctx_addr,
             partial(self._around, run),
             mark=lambda: self.replay.answered,
-            helpers=helpers,
+            helpers=engines.helpers,
             stack=self.replay.stacks[entry.engine],
             packet=prepared.packet,
             budget_insns=prepared.budget_insns,
@@ -298,6 +293,17 @@ class History:
             oldest = next(one for one in self._moments if one not in self._marked or one != run)
             self._moments.pop(oldest).close()
             self._marked.pop(oldest, None)
+
+    def _engines_of(self, prepared: Prepared) -> MomentEngines:
+        number = prepared.entry.engine
+        engines = self._engines.get(number)
+        if engines is None:
+            around = prepared.environment
+            assert around.profile is not None
+            helpers, stack = helpers_of(around.profile), self.replay.stacks[number]
+            image = prepared.engine.image
+            engines = self._engines[number] = MomentEngines(image, helpers, around, stack)
+        return engines
 
     def _around(self, run: int, mark: object) -> RunEnvironment:
         return self.replay.again(run, mark if isinstance(mark, int) else 0)
@@ -310,19 +316,27 @@ class History:
             self._leave(current)
         elif current is not None or not nearest <= self.replay.cursor <= run:
             self._restore(nearest)
-        since = time.perf_counter()
         first = self.replay.cursor
         while self.replay.cursor < run:
             self.stop_if_interrupted()
+            since = time.perf_counter()
             found = self.replay.step()
             if found is not None:
                 self._diverges(found)
-            now = time.perf_counter()
-            if now - since >= _SNAPSHOT_S:
-                since = now
+            kept = self._keep_if_due(since)
+            if kept and self.progress is not None:
+                self.progress(self.replay.cursor - first, run - first)
+            if _is_near(self.replay.cursor, first, run):
                 self._snapshot_here()
-                if self.progress is not None:
-                    self.progress(self.replay.cursor - first, run - first)
+
+    def _keep_if_due(self, since: float) -> bool:
+        """Take a snapshot behind a run that was replayed since then, if one is due."""
+        self._worked_s += time.perf_counter() - since
+        due = self._worked_s >= _SNAPSHOT_S
+        if due:
+            self._worked_s = 0.0
+            self._snapshot_here()
+        return due
 
     def _snapshot_here(self) -> None:
         cursor = self.replay.cursor
@@ -468,12 +482,18 @@ class History:
                     self._fold(states, record)
             for record in self._between(one):
                 self._fold(states, record)
-            if one % _FOLDED_RUNS == 0 or one == run:
-                if self._newest_folded % _FOLDED_RUNS:
-                    self._folded.pop(self._newest_folded, None)
-                self._newest_folded = one
+            if one % _FOLDED_RUNS == 0 or one == run or _is_near(one, nearest, run):
                 self._folded[one] = {number: state.copy() for number, state in states.items()}
+        self._forget_folded(nearest, run)
         return states
+
+    def _forget_folded(self, nearest: int, run: int) -> None:
+        """Keep ring states every so many runs, and those near before this one."""
+        for one in self._near_folded:
+            passed = one > run or one < run - _FOLDED_RUNS or one == nearest == run - 1
+            if passed:
+                del self._folded[one]
+        self._near_folded = [one for one in self._folded if one > 0 and one % _FOLDED_RUNS]
 
     def _ring(self, states: dict[int, RingState], number: int) -> RingState:
         return states.setdefault(number, RingState(self.ring_name(number)))
@@ -484,6 +504,22 @@ class History:
         elif record[0] == Kind.SQES:
             _, number, head, tail, dropped, sqes = record
             self._ring(states, number).queue = SqState(head, tail, dropped, deque(sqes))
+
+    def all_told(self, run: int) -> Iterator[Told]:
+        """What rings told before a run and within it; for the number of runs, after the last."""
+        yield from self.told_before(run)
+        if run < len(self.runs):
+            yield from self.told_in(run)
+
+    def ring_states(self, run: int) -> Iterator[Mapping[str, RingState]]:
+        """The rings by name when a run begins, and after each thing that they told within it: the
+        same objects, changed. For the number of runs: at the end."""
+        states = self._rings_before(run)
+        yield {one.name: one for one in states.values()}
+        if run < len(self.runs):
+            for told in self.told_in(run):
+                self._ring(states, told.ring).apply(told.event)
+                yield {one.name: one for one in states.values()}
 
     def has_cqes(self, run: int) -> bool:
         """Whether CQEs were posted within a run."""
@@ -508,6 +544,46 @@ class History:
             moments.forget()
             raise
 
+    def sweep(self, run: int, watch: Watch) -> None:
+        """Tell `watch` all instructions of a run, until it wants no more, and be behind it then. No
+        moment of it is kept: this is for many runs, one after the other."""
+        self._whole_runs_to(run)
+        since = time.perf_counter()
+        prepared = self.replay.prepare(run)
+        near = self._engines_of(prepared).near
+        executed = 0
+        wanted = True
+
+        def hook(program: Program, pc: int, regs: tuple[int, ...], depth: int) -> None:
+            nonlocal executed, wanted
+            if wanted:
+                wanted = not watch(executed, program, pc, regs, depth)
+                executed += 1
+
+        self._current = run
+        self._stopped = Stopped(Position(run, 0), None)
+        near.environment, near.hook = prepared.environment, hook
+        ended: RunResult | Trap | BrokenOff | Cut | Diverged
+        try:
+            ended = near.run(
+                prepared.program,
+                prepared.ctx_addr,
+                budget_insns=prepared.budget_insns,
+                packet=prepared.packet,
+            )
+        except (Trap, BrokenOff, Cut, Diverged) as stop:
+            ended = stop
+        except BaseException:
+            self._restore(max(one for one in self._snapshots if one <= run))
+            raise
+        finally:
+            near.hook = None
+        self._current = None
+        found = self.replay.finish(run, ended)
+        if found is not None:
+            self._diverges(found)
+        self._keep_if_due(since)
+
     def hunt(
         self, run: int, first: int, last: int, places: Mapping[str, frozenset[int]]
     ) -> int | None:
@@ -523,6 +599,13 @@ class History:
 
 class Interrupted(Exception):
     """Someone wants the work to end."""
+
+
+def _is_near(run: int, first: int, last: int) -> bool:
+    """Whether what is known at this run is kept on the way from one to another: the nearer to the
+    last the more, for whoever goes back from there run by run."""
+    left = last - run
+    return left & left - 1 == 0 and 0 < left < (last - first) // 2
 
 
 __all__ = ["History", "Interrupted", "Progress", "Stopped", "Told", "Unreachable"]

@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from pybpfvm.debugger.history import History, Told
 from pybpfvm.debugger.position import Position
 from pybpfvm.program import Program
+from pybpfvm.session.moments import Watch
 
 WINDOW = 20_000  # instructions that are shown one by one around a place
 _NARROW = 64
 _WIDEST = 1_000_000
+_SHORT = 20_000  # instructions of a run that is shown in one go, where each is asked about ...
+_SPARSE = 1_000  # ... and where some are
 _SLICE = 20_000_000  # compiled code is left so often, for whoever wants to interrupt
 
 Places = Mapping[str, frozenset[int]]
@@ -47,6 +50,11 @@ class Sought:
     def places(self, run: int) -> Places | None:
         """The pcs of a run where it can hold, by program; None: anywhere."""
         raise NotImplementedError
+
+    def possible(self, run: int) -> bool:
+        """Whether it can hold anywhere in a run, by what the recording says of it; for the number
+        of runs, at the very end."""
+        return True
 
     def at_start(self, run: int) -> bool:
         """Whether it can hold where a run begins, whatever instruction that is; also at the very
@@ -80,13 +88,13 @@ class Search:
         for run in range(start.run, len(history.runs)):
             history.stop_if_interrupted()
             first = start.insns + 1 if run == start.run else 0
-            found = self._first_in(run, first, sought)
+            found = self._first_in(run, first, sought) if sought.possible(run) else None
             if found is not None or whole_run:
                 return found
             if history.progress is not None:
                 history.progress(history.number_of(Position(run, 0)), history.insns)
         end = history.end
-        if start < end and sought.at_start(end.run):
+        if start < end and sought.possible(end.run) and sought.at_start(end.run):
             here = Here(end.run, events=list(history.told_before(end.run)))
             history.at(end)
             if sought.holds(here):
@@ -99,6 +107,8 @@ class Search:
         if places is not None and not places and not starts:
             return None
         last = self.history.last(run).insns + 1
+        if first == 0 and _is_short(last, places):
+            return self._swept(run, places, starts, sought, first_only=True)
         if starts:
             for here in self._shown(run, 0, min(1, last), None, sought):
                 if sought.holds(here):
@@ -143,7 +153,7 @@ class Search:
             last = self.history.last(run).insns + 1
             if run == end.run:
                 last = min(last, end.insns)
-            found = self._last_in(run, last, sought)
+            found = self._last_in(run, last, sought) if sought.possible(run) else None
             if found is not None or whole_run:
                 return found
             if history.progress is not None:
@@ -152,6 +162,11 @@ class Search:
 
     def _last_in(self, run: int, last: int, sought: Sought) -> Here | None:
         places = sought.places(run)
+        if last > self.history.last(run).insns and _is_short(last, places):
+            starts = sought.at_start(run)
+            if places is None or places or starts:
+                return self._swept(run, places, starts, sought, first_only=False)
+            return None
         end, width = last, _NARROW
         lowest = 0
         while end > lowest and (places is None or places):
@@ -203,6 +218,18 @@ class Search:
 
     # --- showing ------------------------------------------------------------------------------
 
+    def _swept(
+        self, run: int, places: Places | None, starts: bool, sought: Sought, *, first_only: bool
+    ) -> Here | None:
+        """The first or the last place of a run, which is shown in one go."""
+        found: list[Here] = []
+        if not first_only:
+            sought.behind_run(run)
+        ask = {"once" if first_only else "each": sought.holds}
+        watch = self._watch(run, 0, places, sought, found, starts=starts, **ask)
+        self.history.sweep(run, watch)
+        return found[0] if found else None
+
     def _shown(
         self,
         run: int,
@@ -216,8 +243,26 @@ class Search:
     ) -> Iterator[Here]:
         """The instructions from `first` on, before `last`, at `places`: the first where `once` is
         true, those where `each` is (they are asked while the run is there), or the only one."""
-        history = self.history
         found: list[Here] = []
+        watch = self._watch(run, first, places, sought, found, once=once, each=each)
+        self.history.walk(run, max(first - 1, 0), last, watch)
+        yield from found
+
+    def _watch(
+        self,
+        run: int,
+        first: int,
+        places: Places | None,
+        sought: Sought,
+        found: list[Here],
+        *,
+        starts: bool = False,
+        once: Callable[[Here], bool] | None = None,
+        each: Callable[[Here], bool] | None = None,
+    ) -> Watch:
+        """What is told the instructions of a run and fills `found`; `starts`: where the run begins
+        is a place."""
+        history = self.history
         told = history.told_in(run)
         after = {one.place: one for one in told}
         shown_from = max(first - 1, 0)
@@ -229,7 +274,8 @@ class Search:
             if n < first:
                 sought.prime(Here(run, n, program, pc, regs, depth))
                 return False
-            if places is not None and pc not in places.get(program.name, ()):
+            elsewhere = places is not None and pc not in places.get(program.name, ())
+            if elsewhere and not (starts and n == 0):
                 if n == shown_from:
                     sought.prime(Here(run, n, program, pc, regs, depth))
                 return False
@@ -251,8 +297,12 @@ class Search:
                 return True
             return False
 
-        history.walk(run, shown_from, last, watch)
-        yield from found
+        return watch
+
+
+def _is_short(last: int, places: Places | None) -> bool:
+    """Whether a run of so many positions is shown in one go."""
+    return last <= (_SHORT if places is None else _SPARSE)
 
 
 __all__ = ["WINDOW", "Here", "Places", "Search", "Sought"]

@@ -1,4 +1,4 @@
-"""What moves look for besides breakpoints: lines, instructions, calls, CQEs, conditions."""
+"""What moves look for besides breakpoints: lines, instructions, calls, CQEs."""
 
 from __future__ import annotations
 
@@ -7,13 +7,8 @@ from collections.abc import Callable
 from pybpfvm.debugger.codeplaces import CodePlaces
 from pybpfvm.debugger.history import History
 from pybpfvm.debugger.lines import Lines
-from pybpfvm.debugger.met import Returns, placed
-from pybpfvm.debugger.scope import RecordedScope
 from pybpfvm.debugger.search import Here, Places, Sought
 from pybpfvm.events import CqePosted
-from pybpfvm.expr.compiled import Compiled, compile_expression
-from pybpfvm.expr.mistake import ExpressionError
-from pybpfvm.expr.scope import Moment, moment_of
 
 _NOWHERE: Places = {}
 
@@ -178,91 +173,7 @@ class Either(Sought):
         return mine or others
 
 
-class Condition(Sought):
-    """An expression that holds. Where it has no value it does not; `failed` says why it had none.
-    One that asks for an event (`cqe.res < 0`) is asked about events only."""
-
-    def __init__(
-        self,
-        history: History,
-        code: CodePlaces,
-        text: str,
-        scope: Callable[[int], RecordedScope],
-        returns: Returns,
-    ) -> None:
-        self._history = history
-        self._code = code
-        self._text = text
-        self._scope = scope
-        self._returns = returns
-        self._compiled: dict[int, Compiled | None] = {}
-        self._tried: set[tuple[int, str, int]] = set()
-        self.failed: ExpressionError | None = None
-        self.had_value = False
-        self._of_events = self._of_helpers = False
-
-    def compile_at(self, scope: RecordedScope) -> None:
-        """Try it here, so that what is a mistake anywhere is told at once."""
-        self._known(scope)
-
-    def _known(self, scope: RecordedScope) -> Compiled | None:
-        key = id(scope)
-        found = self._compiled.get(key)
-        if found is not None:
-            return found
-        place = (key, "" if scope.program is None else scope.program.name, scope.pc)
-        if place in self._tried:
-            return None
-        self._tried.add(place)
-        try:
-            found = compile_expression(self._text, scope)
-            found.check_condition()
-        except ExpressionError as error:
-            self.failed = error
-            return None
-        self._compiled[key] = found
-        self._of_events = bool(found.needs & {"cqe", "sqe", "helper", "ret"})
-        self._of_helpers = bool(found.needs & {"helper", "ret"})
-        return found
-
-    def places(self, run: int) -> Places | None:
-        """Anywhere; of events around calls."""
-        if not self._of_events:
-            return None
-        told = self._of_helpers or self._history.told_in(run)
-        return self._code.around_calls() if told else _NOWHERE
-
-    def prime(self, here: Here) -> None:
-        """Remember what is called."""
-        self._returns.seen(here)
-
-    def at_start(self, run: int) -> bool:
-        """What is before a run, and at the very end, counts too."""
-        return True
-
-    def holds(self, here: Here) -> bool:
-        """Whether it does."""
-        returned = self._returns.of(here) if self._of_helpers else None
-        self._returns.seen(here)
-        moments = [*(moment_of(one.event) for one in here.events), returned and returned[1], None]
-        return any(self._at(here, one) for one in dict.fromkeys(moments))
-
-    def _at(self, here: Here, moment: Moment | None) -> bool:
-        scope = placed(self._scope(here.run), here, moment)
-        compiled = self._known(scope)
-        if compiled is None:
-            return False
-        try:
-            held = compiled.holds(scope)
-        except ExpressionError as error:
-            self.failed = error
-            return False
-        self.had_value = True
-        return held
-
-
 __all__ = [
-    "Condition",
     "CqeSteps",
     "Either",
     "HelperCalls",

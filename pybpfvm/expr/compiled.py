@@ -30,6 +30,7 @@ class _Bound:
     node: Node
     holds: Callable[[Scope], bool] | None  # None: it is no condition
     needs_regs: bool
+    depends: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,15 @@ class Compiled:
         except Mistake as mistake:
             raise mistake.of(self.text) from None
 
+    def depends(self, scope: Scope) -> frozenset[str]:
+        """What its value at the scope's pc is of, and of nothing else: of `needs` and `looks`.
+        Raises ExpressionError where its names stand for nothing."""
+        try:
+            bound = self._bound_at(scope)
+        except Mistake as mistake:
+            raise mistake.of(self.text) from None
+        return bound.depends
+
     def check_condition(self) -> None:
         """Raise ExpressionError if it can be no condition: a struct, a text."""
         for bound in self._bound.values():
@@ -110,13 +120,17 @@ class Compiled:
 
     # --- places -----------------------------------------------------------------------------------
 
-    def _at(self, scope: Scope) -> _Bound:
+    def _bound_at(self, scope: Scope) -> _Bound:
         program = scope.program
         key = None if program is None else (program.name, scope.pc)
         bound = self._bound.get(key)
         if bound is None:
             self._bind(scope)
             bound = self._bound[key]
+        return bound
+
+    def _at(self, scope: Scope) -> _Bound:
+        bound = self._bound_at(scope)
         if bound.needs_regs and scope.regs is None:
             start, end = span_of(self._tree)
             raise Mistake(
@@ -137,7 +151,8 @@ class Compiled:
             self._bound.clear()
         program = scope.program
         key = None if program is None else (program.name, scope.pc)
-        self._bound[key] = _Bound(node, condition, "regs" in binder.needs)
+        depends = frozenset(binder.needs | binder.looks)
+        self._bound[key] = _Bound(node, condition, "regs" in binder.needs, depends)
         return binder
 
     # --- parts ------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import pytest
 from pybpfvm.cli import main
 from tests.debugger.recordings import ROOT
 from tests.report.test_schemas import check
+from tests.support.terminal_pictures import IMAGES, made, text_of
 
 TEXT = (ROOT / "docs" / "debugging.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(python|)\n(.*?)```", TEXT, re.DOTALL)
@@ -53,6 +54,15 @@ def test_the_walk_is_what_is_printed(place: Path, capsys: pytest.CaptureFixture[
 def test_the_mended_server_does_not_hang(place: Path) -> None:
     fixed = ["--object", "tests/data/hang/fixed.v3.bpf.o"]
     assert main(["run", "tests/data/hang/scenario.toml", *fixed]) == 0
+
+
+def test_the_pictures_are_of_today() -> None:
+    """What `make pictures` would draw says what the pictures say, and the page shows them all."""
+    for name, svg in made().items():
+        kept = (IMAGES / f"{name}.svg").read_text(encoding="utf-8")
+        assert text_of(svg) == text_of(kept), f"{name}: make pictures"
+        assert len(text_of(kept)) > 20
+        assert f"(images/{name}.svg)" in TEXT
 
 
 def test_where_it_held(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
@@ -227,6 +228,81 @@ def test_seeking_finds_the_first_and_the_last(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="nothing is called 'nothing'"):
             debugger.seek("nothing == 1")
         assert debugger.position == before
+
+
+def held(debugger: Debugger, expression: str) -> list[Position]:
+    """All positions where a condition holds, asked for one by one; those between the last
+    instruction of a run and the next run are no places to stop at."""
+    found = []
+    debugger.goto(debugger.history.start)
+    while True:
+        at_end = debugger.position == debugger.history.end
+        with suppress(InputError):  # it has no value here
+            if (at_end or debugger.frames()) and debugger.evaluate(expression).number:
+                found.append(debugger.position)
+        if at_end:
+            return found
+        debugger.move("stepi")
+
+
+def require_the_same(path: Path, conditions: Sequence[str]) -> None:
+    """What is sought is what is found one by one; from wherever one is."""
+    for condition in conditions:
+        with Debugger(path) as debugger:
+            places = held(debugger, condition)
+        with Debugger(path) as debugger:
+            for last in (True, False, False, True):
+                stop = debugger.seek(condition, last=last)
+                found = stop.position if stop.reason == "goto" else None
+                assert found == (places[-1 if last else 0] if places else None), condition
+
+
+def test_seeking_is_asking_everywhere(tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    record_example("03_pingpong", path)
+    conditions = [
+        "cq[1].ready == 1", "cq[2].ready && parked == 1", 'runs("player") == 3', "overflow",
+        "me.hits == 3", "hit == 5 || hit == 2", "players[1].hits == 2", "alice[12] == 2",
+        "players[2].hits == 2 && cq[1].ready", "r1 == 2", "pc == 4", "ball.user_data == 3",
+        "inflight", "1 == 1", "*(u32 *)(r10 - 16) == 1", "any(p.hits > 4 for k, p in players)",
+    ]  # fmt: skip
+    require_the_same(path, conditions)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_seeking_in_generated_programs_is_asking_everywhere(seed: int, tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    record_text(generated(seed), path, runs=2)
+    with Debugger(path) as debugger:
+        debugger.goto(Position(0, 0))
+        frame = debugger.evaluate("r10").number
+        debugger.goto(Position(1, debugger.history.length(1) // 2))
+        r8 = debugger.evaluate("r8").number
+        cell = f"*(u64 *){frame - 16:#x}"
+        kept = debugger.evaluate(cell).number
+    require_the_same(path, [f"r8 == {r8}", "r7 == 2", f"{cell} == {kept}", f"{cell} == 0", "r2"])
+
+
+def test_seeking_to_where_a_run_was_stopped(tmp_path: Path) -> None:
+    """What holds last at a fault, wherever that is."""
+    path = tmp_path / "t"
+    record_text("r1 = 5\nr2 = 1\nr2 = *(u64 *)(r1 + 0)\nr0 = 0\nexit", path)
+    require_the_same(path, ["r1 == 5", "1 == 1"])
+    record_text("*(u64 *)(r10 - 8) = 1\nr2 = 0\nr2 = *(u64 *)(r2 + 0)\nexit", path)
+    with Debugger(path) as debugger:
+        cell = f"*(u64 *){debugger.evaluate('r10').number - 8:#x}"
+    require_the_same(path, [f"{cell} == 1", f"{cell} == 0"])
+
+
+def test_what_is_sought_through_many_runs_takes_no_longer_for_each(tmp_path: Path) -> None:
+    """Backward too: runs are not replayed from the beginning for each."""
+    path = tmp_path / "t"
+    record_text("r0 = 5\n*(u64 *)(r10 - 8) = r0\nexit", path, runs=1_200)
+    with Debugger(path) as debugger:
+        for last in (True, False):
+            before = debugger.history.replay.totals.runs
+            assert debugger.seek("r0 == 6", last=last).reason == "not found"
+            assert debugger.history.replay.totals.runs - before < 12 * 1_200  # not 1,200 * 600
 
 
 def test_a_trap_is_where_it_opens(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ Each campaign (`make oracle`, `make mutate`, `make soak`, ...) ends by keeping i
 in docs/evidence/NAME.json, with when and where. `make figures` (`python -m tests.support.evidence`)
 writes the table between the marks in README.md, and longer tables to docs/evidence/NAME.md; a test
 compares them. No figure is typed in. The speeds are made alike, from what `make bench` keeps in
-bench/results.json.
+bench/results.json, and so are those in other pages of docs/.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import json
 import math
 import platform
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,93 @@ def _beside_c(part: Mapping[str, Sequence[Any]]) -> list[str]:
     return lines
 
 
+def _crossed(
+    found: Mapping[str, Any], part: str, columns: Mapping[str, str], corner: str
+) -> list[str]:
+    """Figures that are called "ROW: COLUMN" as a table of these columns, by the words for each."""
+    figures: Mapping[str, Sequence[Any]] = found[part]
+    names = dict.fromkeys(name.rpartition(": ")[0] for name in figures if ": " in name)
+    lines = [f"| {corner} | {' | '.join(columns.values())} |", f"|---|{'---:|' * len(columns)}"]
+    for name in names:
+        cells = [_short(figures.get(f"{name}: {column}")) for column in columns]
+        if any(cell != "-" for cell in cells):
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+_RECORDING = {
+    "without a recording": "without, ms",
+    "recorded / without": "recorded / without",
+    "recorded / observed": "recorded / observed",
+    "bytes a million instructions": "bytes a million instructions",
+    "bytes a CQE": "bytes a CQE",
+    "replayed on the JIT / recorded": "replayed on the JIT / recorded",
+}
+_FAR = "10^8 instructions in "
+ANSWERS = (
+    "launch", "next, a line", "stepBack, a line", "continue to the end",
+    "stepBack at the end, first", "stepBack at the end", "reverseContinue to a breakpoint near",
+    "stackTrace", "scopes", "variables, locals", "variables, registers, first",
+    "variables, registers", "variables, maps", "variables, rings", "evaluate",
+    "disassemble 400 instructions", "setBreakpoints",
+)  # fmt: skip
+
+
+def recording_table(results: Path = RESULTS) -> str:
+    """What recording costs, as a Markdown table."""
+    found = json.loads(results.read_text(encoding="utf-8"))
+    lines = _crossed(found, "recording", _RECORDING, "1,000 rallies, or 500 (5) packets")
+    return "\n".join([*lines, "", f"`python -m bench recording`{_when(found, 'recording')}."])
+
+
+def debugger_tables(results: Path = RESULTS) -> str:
+    """How fast one moves in a recording, finds conditions, and is answered by the adapter."""
+    found = json.loads(results.read_text(encoding="utf-8"))
+    figures: Mapping[str, Sequence[Any]] = found["debugger"]
+    kinds = dict.fromkeys(name.partition(": ")[0] for name in figures if name.startswith(_FAR))
+    moves = dict.fromkeys(name.partition(": ")[2] for name in figures if name.startswith(_FAR))
+    lines = [
+        f"| ms, of {_FAR.strip()} | {' | '.join(kind.removeprefix(_FAR) for kind in kinds)} |",
+        f"|---|{'---:|' * len(kinds)}",
+    ]
+    for move in moves:
+        cells = (_short(figures.get(f"{kind}: {move}")) for kind in kinds)
+        lines.append(f"| {move} | {' | '.join(cells)} |")
+    ends = {"from the end": "from the end", "from the start": "from the start"}
+    sought = {name: row for name, row in figures.items() if name.startswith("seek ")}
+    lines += ["", *_crossed({"seek": sought}, "seek", ends, "ms, in 1,000 runs")]
+    lines += ["", "| ms until the debug adapter has answered | |", "|---|---:|"]
+    lines += [f"| {name} | {_short(found['dap'][name])} |" for name in ANSWERS]
+    by = "`python -m bench debugger dap`"
+    return "\n".join([*lines, "", f"{by}{_when(found, 'debugger')}."])
+
+
+def figures_table(part: str, results: Path = RESULTS) -> str:
+    """All figures of a part of the benchmarks, as a Markdown table."""
+    found = json.loads(results.read_text(encoding="utf-8"))
+    lines = ["| | | |", "|---|---:|---|"]
+    lines += [f"| {name} | {_short(row)} | {row[1]} |" for name, row in found[part].items()]
+    return "\n".join([*lines, "", f"`python -m bench {part}`{_when(found, part)}."])
+
+
+# Tables in pages, by page and the name in their marks.
+PAGES: Mapping[str, Mapping[str, Callable[[], str]]] = {
+    "debugging.md": {"recording": recording_table, "debugger": debugger_tables},
+    "exploring.md": {"explore": partial(figures_table, "explore")},
+    "expressions.md": {"expressions": partial(figures_table, "expressions")},
+    "fuzzing.md": {"fuzz": partial(figures_table, "fuzz")},
+}
+
+
+def page_with_tables(name: str) -> str:
+    """A page of docs/ with its tables made anew."""
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    for mark, made in PAGES[name].items():
+        marks = f"<!-- {mark}: written by make figures -->", f"<!-- end of {mark} -->"
+        text = with_table(text, made(), *marks)
+    return text
+
+
 def _when(found: Mapping[str, Any], part: str) -> str:
     machine = found["machine"] | found.get("again", {}).get(part, {})
     return f" ({machine['date']}, {machine['cpus']} CPUs, load average {machine['load']:.1f})"
@@ -225,8 +313,8 @@ def with_table(readme: str, made: str, begin: str = BEGIN, end: str = END) -> st
     """The README with what stands between the marks replaced."""
     before, mark, rest = readme.partition(begin)
     _, last, after = rest.partition(end)
-    assert mark, f"README.md has no {begin}"
-    assert last, f"README.md has no {end}"
+    assert mark, f"the page has no {begin}"
+    assert last, f"the page has no {end}"
     return f"{before}{begin}\n{made}\n{end}{after}"
 
 
@@ -249,6 +337,8 @@ def main() -> int:
         if page:
             path.with_suffix(".md").write_text(page, encoding="utf-8")
     RINGS.write_text(rings_page(), encoding="utf-8")
+    for name in PAGES:
+        (ROOT / "docs" / name).write_text(page_with_tables(name), encoding="utf-8")
     README.write_text(written(README.read_text(encoding="utf-8")), encoding="utf-8")
     return 0
 
