@@ -74,8 +74,8 @@ soak: $(VENV)/.ready
 mutate: $(VENV)/.ready
 	$(BIN)/python -m tests.verifier.mutate
 
-# Bugs planted in verifier, engines, loader and simulated ring: how soon `fuzz` finds each, from 20
-# cold starts.
+# Bugs planted in verifier, engines, loader and simulated ring: how soon `fuzz` finds each, and
+# `verify` and `explore` each broken twin of the examples, from 20 cold starts.
 fuzz-planted: $(VENV)/.ready
 	$(BIN)/python -m tests.fuzz.planted
 
