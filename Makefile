@@ -78,6 +78,7 @@ mutate: $(VENV)/.ready
 # `verify` and `explore` each broken twin of the examples, from 20 cold starts.
 fuzz-planted: $(VENV)/.ready
 	$(BIN)/python -m tests.fuzz.planted
+	$(BIN)/python -m tests.fuzz.twins
 
 # Every oracle of the fuzzer for MINUTES, and one report: build/fuzz-night/report.html and report.json.
 MINUTES ?= 480

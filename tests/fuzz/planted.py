@@ -1,17 +1,12 @@
-"""Bugs planted in verifier, engines, loader and simulated ring, and how soon `fuzz` finds them;
-broken twins of examples, and how soon `verify` and `explore` do (tests.fuzz.twins).
+"""Bugs planted in verifier, engines, loader and simulated ring, and how soon `fuzz` finds them.
 
-`make fuzz-planted`, or `python -m tests.fuzz.planted [--seeds N] [--seconds S] [--only TEXT]`: each
-is looked for from a cold start with N seeds (20), at most S seconds each (60). Prints a table of
-tries and time, median and worst, which without --only is kept in docs/evidence/planted.json; exit
-code 1 if one was not found.
+Part of `make fuzz-planted`; or `python -m tests.fuzz.planted [--seeds N] [--seconds S] [--only TEXT]`:
+each is looked for from a cold start with N seeds (20), at most S seconds each (60). Prints a table of
+tries and time, median and worst; exit code 1 if one was not found.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import statistics
 import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -37,8 +32,7 @@ from pybpfvm.verifier.domains import alu as domain
 from pybpfvm.verifier.domains.alu import alu
 from pybpfvm.verifier.domains.scalar import Scalar
 from pybpfvm.verifier.pruning import prune, screen
-from tests.fuzz.twins import catch, names
-from tests.support.evidence import keep
+from tests.fuzz.coldstarts import measure
 
 SEED_STEP = 1_000_000  # between the first seeds of two cold starts
 _JIT: tuple[ModuleType, ...] = (emit, flow, memorycode, templates, x86)
@@ -191,97 +185,16 @@ def find(plant: Plant, first: int, budget: Budget) -> Report:
             target.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What looking for one thing from cold starts came to: of each that found it, tries and
-    seconds."""
-
-    starts: int
-    tries: tuple[int, ...]
-    seconds: tuple[float, ...]
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """The row of a table."""
-        found = {"starts": self.starts, "found": len(self.tries)}
-        if not self.tries:
-            return found | dict.fromkeys(_FIGURES, 0)
-        figures = (
-            statistics.median(self.tries),
-            max(self.tries),
-            1000 * statistics.median(self.seconds),
-            1000 * max(self.seconds),
-        )
-        return found | dict(zip(_FIGURES, map(round, figures), strict=True))
-
-
-_FIGURES = ("tries, median", "tries, worst", "ms, median", "ms, worst")
-
-
-def bug(plant: Plant, starts: int, seconds: float) -> Row:
-    """Look for a planted bug from so many cold starts."""
-    found = []
-    for start in range(starts):
-        report = find(plant, start * SEED_STEP, Budget(seconds))
-        found += [(one.executions, one.seconds) for one in report.findings.values()][:1]
-    return Row(starts, tuple(one for one, _ in found), tuple(one for _, one in found))
-
-
-def twin(name: str, starts: int, seconds: float) -> Row:
-    """Look for the twin of an example from so many cold starts."""
-    caught = [one for seed in range(starts) if (one := catch(name, seed, seconds)) is not None]
-    return Row(starts, tuple(one.tries for one in caught), tuple(one.seconds for one in caught))
-
-
-def figures(what: str, rows: Mapping[str, Row]) -> tuple[tuple[str, str], ...]:
-    """The rows of evidence that a table comes to."""
-    always = sum(row.starts == len(row.tries) for row in rows.values())
-    seconds = [one for row in rows.values() for one in row.seconds]
-    starts = max(row.starts for row in rows.values())
-    return (
-        (f"{what} found from each of {starts} cold starts", f"{always} of {len(rows)}"),
-        (
-            f"{what}: seconds to find one, median and worst",
-            f"{statistics.median(seconds):.1f}, {max(seconds):.1f} "
-            f"(load average {os.getloadavg()[2]:.1f})",
-        ),
-    )
+def _tries(name: str, start: int, seconds: float) -> int | None:
+    (plant,) = (one for one in PLANTS if one.name == name)
+    report = find(plant, start * SEED_STEP, Budget(seconds))
+    return next((one.executions for one in report.findings.values()), None)
 
 
 def main() -> int:
-    """The tables, and without --only the evidence."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--only", default="")
-    args = parser.parse_args()
-    print(f"{'':46}{'found':>8}" + "".join(f"{name:>15}" for name in _FIGURES))
-    bugs: dict[str, Row] = {}
-    twins: dict[str, Row] = {}
-    for plant in (one for one in PLANTS if args.only in one.name):
-        bugs[plant.name] = _shown(plant.name, bug(plant, args.seeds, args.seconds))
-    for name in (one for one in names() if args.only in f"twin of {one}"):
-        twins[name] = _shown(f"twin of {name}", twin(name, args.seeds, args.seconds))
-    if not args.only:
-        keep(
-            "planted",
-            "make fuzz-planted",
-            (*figures("planted bugs", bugs), *figures("broken twins of examples", twins)),
-            tables={
-                title: {name: row.counts for name, row in rows.items()}
-                for title, rows in (("Planted bugs", bugs), ("Broken twins", twins))
-            },
-        )
-    missed = sum(len(row.tries) < row.starts for row in (*bugs.values(), *twins.values()))
-    return 1 if missed else 0
-
-
-def _shown(name: str, row: Row) -> Row:
-    counts = row.counts
-    share = f"{len(row.tries)}/{row.starts}"
-    cells = "".join(f"{counts[figure]:15,}" for figure in _FIGURES)
-    print(f"{name:46}{share:>8}{cells}", flush=True)
-    return row
+    """The table; see coldstarts.measure."""
+    names = (plant.name for plant in PLANTS)
+    return measure("planted bugs", "planted", names, _tries, __doc__ or "")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""How soon the broken twin of each example is found by who knows nothing of it: part of
-`make fuzz-planted`.
+"""How soon the broken twin of each example is found by who knows nothing of it.
+
+Part of `make fuzz-planted`; or `python -m tests.fuzz.twins`, with the options of tests.fuzz.planted.
 
 From a cold start (nothing loaded or compiled), as a user would go about it: `verify` with the
 folder's contract, which is the first try, then `explore --strategy pct` of its scenario, without
@@ -8,6 +9,7 @@ and with a fault. A try is a verdict or a schedule.
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from pybpfvm.scenario import Scenario, parse
 from pybpfvm.session.judging import JudgeRequest, judge_case, read_cases
 from pybpfvm.verifier.usermemory.contract_parse import parse_contract
 from pybpfvm.verifier.verdict import Accepted, Rejected
+from tests.fuzz.coldstarts import measure
 from tests.support.example_hosts import EXAMPLES, TWINS
 
 _SCHEDULES = 1_000_000  # more than the time allows
@@ -25,16 +28,10 @@ _SCHEDULES = 1_000_000  # more than the time allows
 
 @dataclass(frozen=True, slots=True)
 class Caught:
-    """A twin was found after so many tries and seconds of wall time, by what showed it."""
+    """A twin was found after so many tries, by what showed it."""
 
     tries: int
-    seconds: float
     by: str
-
-
-def names() -> list[str]:
-    """The examples that have a twin."""
-    return sorted(TWINS)
 
 
 def catch(name: str, seed: int, seconds: float) -> Caught | None:
@@ -44,7 +41,7 @@ def catch(name: str, seed: int, seconds: float) -> Caught | None:
     (twin,) = (path for path in folder.glob("twin.*bpf.o"))
     scenario = parse(folder / "scenario.toml")
     if by := _verified(twin, scenario):
-        return Caught(1, time.perf_counter() - began, by)
+        return Caught(1, by)
     tries = 1
     for faults in (0, 1):
         left = seconds - (time.perf_counter() - began)
@@ -60,8 +57,7 @@ def catch(name: str, seed: int, seconds: float) -> Caught | None:
         report = explore(scenario, options)
         if report.found:
             (found,) = report.found
-            spent = time.perf_counter() - began
-            return Caught(tries + found.tries, spent, f"explore: {found.shown.kind}")
+            return Caught(tries + found.tries, f"explore: {found.shown.kind}")
         tries += report.schedules
     return None
 
@@ -81,3 +77,17 @@ def _verified(twin: Path, scenario: Scenario) -> str:
         if isinstance(verdict, Accepted) and verdict.warnings:
             return f"verify: {verdict.warnings[0].rule.value}"
     return ""
+
+
+def _tries(name: str, start: int, seconds: float) -> int | None:
+    caught = catch(name, start, seconds)
+    return None if caught is None else caught.tries
+
+
+def main() -> int:
+    """The table; see coldstarts.measure."""
+    return measure("broken twins of examples", "twins", sorted(TWINS), _tries, __doc__ or "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
