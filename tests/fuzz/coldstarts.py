@@ -65,7 +65,7 @@ def figures(what: str, rows: Mapping[str, Row], seconds: float) -> tuple[tuple[s
     starts = max(row.starts for row in rows.values())
     return (
         (
-            f"{what} found from each of {starts} cold starts, within {seconds:g} s of one processor",
+            f"{what} found from each of {starts} cold starts, in {seconds:g} s of a processor",
             f"{always} of {len(rows)}",
         ),
         (

@@ -1,8 +1,8 @@
 """Bugs planted in verifier, engines, loader and simulated ring, and how soon `fuzz` finds them.
 
-Part of `make fuzz-planted`; or `python -m tests.fuzz.planted [--seeds N] [--seconds S] [--only TEXT]`:
-each is looked for from a cold start with N seeds (20), at most S seconds each (60). Prints a table of
-tries and time, median and worst; exit code 1 if one was not found.
+Part of `make fuzz-planted`; or `python -m tests.fuzz.planted [--seeds N] [--seconds S] [--only
+TEXT]`: each is looked for from a cold start with N seeds (20), at most S seconds each (60). Prints
+a table of tries and time, median and worst; exit code 1 if one was not found.
 """
 
 from __future__ import annotations

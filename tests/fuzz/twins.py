@@ -1,6 +1,6 @@
 """How soon the broken twin of each example is found by who knows nothing of it.
 
-Part of `make fuzz-planted`; or `python -m tests.fuzz.twins`, with the options of tests.fuzz.planted.
+Part of `make fuzz-planted`; or `python -m tests.fuzz.twins`, with options as tests.fuzz.planted.
 
 From a cold start (nothing loaded or compiled), as a user would go about it: `verify` with the
 folder's contract, which is the first try, then `explore --strategy pct` of its scenario, without
