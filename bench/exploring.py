@@ -2,8 +2,9 @@
 
 Schedules of ping-pong are drawn, once with everything checked and once with what needs no events
 (`explore --quick`); how long the default schedule takes without a stage that is kept is beside
-them, and how many can be drawn when none is played twice. A twin is looked for from a cold start (loading, verifying and compiling included) by pct with
-each of 20 seeds, and by dfs. Seconds are those of the processor's time.
+them, and how many can be drawn when none is played twice. A twin is looked for from a cold start
+(loading, verifying and compiling included) by pct with each of 20 seeds, and by dfs. Seconds are
+those of the processor's time.
 """
 
 from __future__ import annotations
