@@ -74,10 +74,11 @@ soak: $(VENV)/.ready
 mutate: $(VENV)/.ready
 	$(BIN)/python -m tests.verifier.mutate
 
-# Bugs planted in verifier, engines, loader and simulated ring: how soon `fuzz` finds each, from 20
-# cold starts.
+# Bugs planted in verifier, engines, loader and simulated ring: how soon `fuzz` finds each, and
+# `verify` and `explore` each broken twin of the examples, from 20 cold starts.
 fuzz-planted: $(VENV)/.ready
 	$(BIN)/python -m tests.fuzz.planted
+	$(BIN)/python -m tests.fuzz.twins
 
 # Every oracle of the fuzzer for MINUTES, and one report: build/fuzz-night/report.html and report.json.
 MINUTES ?= 480

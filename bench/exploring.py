@@ -2,8 +2,9 @@
 
 Schedules of ping-pong are drawn, once with everything checked and once with what needs no events
 (`explore --quick`); how long the default schedule takes without a stage that is kept is beside
-them. A twin is looked for from a cold start (loading, verifying and compiling included) by pct with
-each of 20 seeds, and by dfs. Seconds are those of the processor's time.
+them, and how many can be drawn when none is played twice. A twin is looked for from a cold start
+(loading, verifying and compiling included) by pct with each of 20 seeds, and by dfs. Seconds are
+those of the processor's time.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pybpfvm.scenario import Scenario, parse, run_scenario
 _EXAMPLES = Path(__file__).parents[1] / "examples"
 _SCHEDULES = 300
 _ALONE = 30
+_DRAWN = 20_000
 _SEEDS = 20
 
 _now = time.process_time
@@ -36,6 +38,7 @@ def run() -> Rows:
         ("ping-pong, everything checked", schedules(pingpong, Options()), "schedules/s"),
         ("ping-pong, without events", schedules(pingpong, Options(events=False)), "schedules/s"),
         ("ping-pong, set up anew each time", alone(pingpong), "runs/s"),
+        *drawn(pingpong),
     ]
     known = tomllib.loads((_EXAMPLES / "twins.toml").read_text())
     for name, row in known.items():
@@ -62,6 +65,16 @@ def alone(scenario: Scenario) -> float:
     for _ in range(_ALONE):
         run_scenario(scenario)
     return _ALONE / (_now() - start)
+
+
+def drawn(scenario: Scenario, count: int = _DRAWN) -> Rows:
+    """Schedules a second that random draws, of which none is played twice."""
+    start = _now()
+    report = explore(scenario, Options(strategy="random", schedules=count))
+    return [
+        (f"ping-pong, {count:,} drawn by random", count / (_now() - start), "schedules/s"),
+        ("ping-pong, different ones among them", report.different or 0, "schedules"),
+    ]
 
 
 def finding(name: str, kind: str, seeds: int = _SEEDS) -> Rows:

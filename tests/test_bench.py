@@ -12,7 +12,7 @@ import pytest
 from bench import verification
 from bench.__main__ import check_same, merged
 from bench.engines import Speeds, ratios, rows, undisturbed
-from bench.exploring import alone, finding, schedules
+from bench.exploring import alone, drawn, finding, schedules
 from bench.sides import (
     FOLDER,
     INTERP,
@@ -147,6 +147,9 @@ def test_exploring_is_measured() -> None:
     pingpong = parse(EXAMPLES / "03_pingpong/scenario.toml")
     assert schedules(pingpong, Options(events=False), 2) > 0
     assert alone(pingpong) > 0
+    (_, rate, _), (_, different, _) = drawn(pingpong, 40)
+    assert rate > 0
+    assert 10 < different <= 40
     rows = finding("14_broadcast", "buffer-in-flight", 2)
     assert len(rows) == 6
     assert all(value > 0 for _, value, _ in rows)

@@ -51,9 +51,23 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
+class Size:
+    """How much a schedule is: answers other than the usual, faults, steps of the scenario, bytes of
+    its data (structs, paths and addresses apart), events of its run."""
+
+    answers: int
+    faults: int
+    steps: int
+    data_bytes: int
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """A finding: what it is, the smallest schedule that shows it, what that answers otherwise than
-    usual, and what else the same run showed. `tries` schedules and `seconds` it took to find."""
+    usual, and what else the same run showed. `tries` schedules and `seconds` it took to find.
+    `sizes` are of the schedule by which it was found and of the smallest, if that was looked for.
+    """
 
     shown: Shown
     schedule: Schedule
@@ -62,6 +76,7 @@ class Found:
     seconds: float
     found_with: Schedule  # before it was made smaller
     also: tuple[Shown, ...] = field(default=())
+    sizes: tuple[Size, Size] | None = None
 
 
 def shown_by(outcome: Outcome, path: str, *, faulty: bool) -> tuple[Shown, ...]:

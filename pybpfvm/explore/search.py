@@ -13,7 +13,7 @@ from pybpfvm.events import Event, Observer
 from pybpfvm.explore.findings import Found, Shown, shown_by
 from pybpfvm.explore.footprints import Footprints
 from pybpfvm.explore.known import Came, Known
-from pybpfvm.explore.shrink import Small, smaller
+from pybpfvm.explore.shrink import Small, measured, smaller
 from pybpfvm.explore.strategies import NAMES, Dfs, Drawn, Redundant, Strategy, Unsteady
 from pybpfvm.interrupts import released, uninterrupted
 from pybpfvm.loader.kconfig import Kconfig
@@ -160,9 +160,15 @@ class Table:
         finally:
             player.over = True
 
-    def shown(self, player: Player, scenario: Scenario | None = None) -> tuple[Shown, ...]:
+    def shown(
+        self,
+        player: Player,
+        scenario: Scenario | None = None,
+        *,
+        observer: Observer | None = None,
+    ) -> tuple[Shown, ...]:
         """Play, and say what that showed."""
-        outcome = self.play(player, scenario=scenario)
+        outcome = self.play(player, scenario=scenario, observer=observer)
         return shown_by(outcome, self.scenario.path, faulty=player.faulty)
 
 
@@ -344,5 +350,6 @@ class _Exploration:
                     schedule=small.schedule,
                     answers=small.answers,
                     also=small.shown[1:],
+                    sizes=(measured(self._table, schedule), measured(self._table, small.schedule)),
                 )
         self._told(report)

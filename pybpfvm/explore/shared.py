@@ -48,6 +48,8 @@ class ScheduleTarget(Target):
     def turn(self, seed: int, corpus: Sequence[bytes], most: int) -> Turn:
         options = replace(self._options, seed=seed, schedules=min(most, SCHEDULES))
         report = explore(self._scenario, options)
+        if report.interrupted:
+            raise KeyboardInterrupt  # the campaign ends, not this seed only
         if report.uncontrolled:
             return Turn([], {UNCONTROLLED: max(1, report.schedules)})
         tried: list[tuple[bytes, Tried]] = []

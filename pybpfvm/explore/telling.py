@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 
-from pybpfvm.explore.findings import Found
+from pybpfvm.explore.findings import Found, Size
 from pybpfvm.explore.search import Report
 from pybpfvm.scenario.schedule import Answer
 from pybpfvm.uring_backend.choices import Point
@@ -50,14 +51,26 @@ def story(found: Found, requests: Mapping[int, str]) -> Iterator[str]:
         yield "  in the usual order"
     for at, answer in found.answers:
         yield f"  {at}: {_told(answer, requests)}"
-    before, after = len(found.found_with.picks), len(found.schedule.picks)
-    if before > after:
-        yield f"  made smaller: {before} answers before, {after} now"
+    if found.sizes is not None and found.sizes[0] != found.sizes[1]:
+        yield f"  made smaller: {_shrunk(*found.sizes)}"
     if found.schedule.without:
         steps = ", ".join(map(str, found.schedule.without))
         yield f"  steps that it does not take: {steps}"
     for one in found.also:
         yield f"  also {one.kind}" + (f" at {one.place}" if one.place else "")
+
+
+def _shrunk(before: Size, after: Size) -> str:
+    """What there is less of, before and now."""
+    names = {
+        "answers": "answers",
+        "faults": "faults",
+        "steps": "steps",
+        "data_bytes": "bytes of data",
+        "events": "events",
+    }
+    sizes = ((getattr(before, key), getattr(after, key), name) for key, name in names.items())
+    return ", ".join(f"{old:,} {name} to {new:,}" for old, new, name in sizes if old != new)
 
 
 def _told(answer: Answer, requests: Mapping[int, str]) -> str:
@@ -100,6 +113,7 @@ def document(scenario: str, report: Report, replays: Mapping[int, str]) -> dict[
                 "schedule": str(found.schedule),
                 "found_with": str(found.found_with),
                 "tries": found.tries,
+                "sizes": None if found.sizes is None else [asdict(one) for one in found.sizes],
                 "answers": [{"question": at, "text": str(one)} for at, one in found.answers],
                 "also": [{"kind": one.kind, "place": one.place} for one in found.also],
                 "replay": replays[index],

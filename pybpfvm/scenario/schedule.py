@@ -1,11 +1,12 @@
 """A schedule: what was chosen where the order of things is free, as a value and as one line.
 
-    seed=0,faults=1,without=2+5,3:1,7:2
+    seed=0,faults=1,without=2+5,bare,cut=b0:16+s3:1,3:1,7:2
 
 Questions with more than one answer are counted from 0; `3:1` answers the fourth one with option 1,
 all others get option 0, which is what happens without a schedule. `faults` is how many faults may
 be chosen, `without` the steps of the scenario (from 0) that are left out; `seed` is what draws
-latencies and random numbers. The first three may be missing.
+latencies and random numbers. `cut` says how many bytes of its data are left, by their keys in
+`less`, and `bare` that its expectations are left out. All may be missing.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from pybpfvm.errors import InputError
+from pybpfvm.scenario import less
 from pybpfvm.uring_backend.choices import CLOCK, HOST, Point
 from pybpfvm.uring_backend.faults import Harm, Late, UserReaps, UserWrites
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 _ITEM: Final = re.compile(
     r"(seed|faults)=(\d{1,20})|without=(\d{1,6}(?:\+\d{1,6})*)|(\d{1,9}):(\d{1,6})"
+    r"|(bare)|cut=([bfs]\d{1,6}:\d{1,10}(?:\+[bfs]\d{1,6}:\d{1,10})*)"
 )
 _REMEDY: Final = "as `explore` prints it, e.g. seed=0,3:1,7:2"
 
@@ -36,21 +39,29 @@ class Schedule:
     faults: int = 0
     without: tuple[int, ...] = ()
     picks: Mapping[int, int] = field(default_factory=dict)
+    cut: Mapping[str, int] = field(default_factory=dict)
+    bare: bool = False
 
     def __str__(self) -> str:
         parts = [f"seed={self.seed}"]
         parts += [f"faults={self.faults}"] if self.faults else []
         parts += [f"without={'+'.join(map(str, self.without))}"] if self.without else []
+        parts += ["bare"] if self.bare else []
+        cut = [f"{key}:{size}" for key, size in sorted(self.cut.items())]
+        parts += [f"cut={'+'.join(cut)}"] if cut else []
         return ",".join([*parts, *(f"{at}:{pick}" for at, pick in sorted(self.picks.items()))])
 
     def applied(self, scenario: Scenario) -> Scenario:
-        """The scenario without the steps that are left out. InputError if it has fewer."""
+        """The scenario without the steps, data and expectations that are left out. InputError if
+        it has fewer."""
         if self.without and self.without[-1] >= len(scenario.steps):
             raise InputError(
                 f"there is no step {self.without[-1]} to leave out",
                 where=f"{scenario.path}: schedule",
                 remedy=f"it has {len(scenario.steps)} steps",
             )
+        scenario = less.cut(scenario, self.cut) if self.cut else scenario
+        scenario = less.bare(scenario) if self.bare else scenario
         kept = (step for at, step in enumerate(scenario.steps) if at not in self.without)
         return replace(scenario, steps=tuple(kept)) if self.without else scenario
 
@@ -60,20 +71,27 @@ def parse_schedule(text: str, where: str = "schedule") -> Schedule:
     numbers = {"seed": 0, "faults": 0}
     without: tuple[int, ...] = ()
     picks: dict[int, int] = {}
+    cut: dict[str, int] = {}
+    bare = False
     for item in (part.strip() for part in text.split(",") if part.strip()):
         match = _ITEM.fullmatch(item)
         if match is None:
             raise InputError(f"{item!r} is no part of a schedule", where=where, remedy=_REMEDY)
-        name, number, steps, at, pick = match.groups()
+        name, number, steps, at, pick, plain, data = match.groups()
         if name is not None:
             numbers[name] = int(number)
         elif steps is not None:
             without = tuple(sorted({int(step) for step in steps.split("+")}))
+        elif plain is not None:
+            bare = True
+        elif data is not None:
+            pairs = (one.split(":") for one in data.split("+"))
+            cut = {key: int(size) for key, size in pairs}
         elif int(at) in picks:
             raise InputError(f"question {at} is answered twice", where=where)
         else:
             picks[int(at)] = int(pick)
-    return Schedule(numbers["seed"], numbers["faults"], without, picks)
+    return Schedule(numbers["seed"], numbers["faults"], without, picks, cut, bare)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from pybpfvm.scenario import less
+from pybpfvm.scenario.parse import parse
 from pybpfvm.scenario.schedule import Schedule
 
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
@@ -20,8 +22,13 @@ def with_schedule(
     source: Path, target: Path, schedule: Schedule, comment: str, object_path: Path | None = None
 ) -> str:
     """The text for `target`: the scenario in `source` without the steps that the schedule leaves
-    out. Names of host files are made relative to `target`; `object_path` replaces the object."""
+    out, and with as little data as it leaves. Names of host files are made relative to `target`;
+    `object_path` replaces the object."""
     tree = tomllib.loads(source.read_text(encoding="utf-8"))
+    if schedule.cut:
+        less.cut_tree(tree, parse(source), schedule.cut)
+    if schedule.bare:
+        less.bare_tree(tree)
     if "steps" in tree:
         tree["steps"] = [s for at, s in enumerate(tree["steps"]) if at not in schedule.without]
     if object_path is not None:

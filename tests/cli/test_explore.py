@@ -14,6 +14,7 @@ import pytest
 from pybpfvm.cli import COMMANDS, main
 from pybpfvm.explore import explore
 from pybpfvm.explore.search import Options, Report, Table
+from pybpfvm.explore.shared import ScheduleTarget
 from pybpfvm.scenario import parse
 from tests.support.orders import WAITS, two
 
@@ -78,6 +79,13 @@ def test_ctrl_c_while_it_is_set_up(monkeypatch: pytest.MonkeyPatch) -> None:
     report = explore(parse(ROOT / PINGPONG), Options())
     assert (report.interrupted, report.schedules) == (True, 0)
     assert isinstance(report, Report)
+
+
+def test_ctrl_c_in_a_seed_ends_the_campaign(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Table, "play", lambda *_, **__: interrupt())
+    target = ScheduleTarget(parse(ROOT / PINGPONG), Options(strategy="random"))
+    with pytest.raises(KeyboardInterrupt):
+        target.turn(0, (), 10)
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:

@@ -1,14 +1,12 @@
 """Bugs planted in verifier, engines, loader and simulated ring, and how soon `fuzz` finds them.
 
-`make fuzz-planted`, or `python -m tests.fuzz.planted [--seeds N] [--seconds S] [--only TEXT]`: each
-is looked for from a cold start with N seeds (20), at most S seconds each (60). Prints a table of
-tries and time, median and worst; exit code 1 if one was not found.
+Part of `make fuzz-planted`; or `python -m tests.fuzz.planted [--seeds N] [--seconds S] [--only
+TEXT]`: each is looked for from a cold start with N seeds (20), at most S seconds each (60). Prints
+a table of tries and time, median and worst; exit code 1 if one was not found.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
 import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +32,7 @@ from pybpfvm.verifier.domains import alu as domain
 from pybpfvm.verifier.domains.alu import alu
 from pybpfvm.verifier.domains.scalar import Scalar
 from pybpfvm.verifier.pruning import prune, screen
+from tests.fuzz.coldstarts import measure
 
 SEED_STEP = 1_000_000  # between the first seeds of two cold starts
 _JIT: tuple[ModuleType, ...] = (emit, flow, memorycode, templates, x86)
@@ -186,35 +185,16 @@ def find(plant: Plant, first: int, budget: Budget) -> Report:
             target.close()
 
 
+def _tries(name: str, start: int, seconds: float) -> int | None:
+    (plant,) = (one for one in PLANTS if one.name == name)
+    report = find(plant, start * SEED_STEP, Budget(seconds))
+    return next((one.executions for one in report.findings.values()), None)
+
+
 def main() -> int:
-    """The table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--only", default="")
-    args = parser.parse_args()
-    missed = 0
-    print(
-        f"{'':46}{'found':>8}{'tries, median':>15}{'worst':>9}{'seconds, median':>17}{'worst':>8}"
-    )
-    for plant in (one for one in PLANTS if args.only in one.name):
-        found = []
-        for start in range(args.seeds):
-            report = find(plant, start * SEED_STEP, Budget(args.seconds))
-            found += [(one.executions, one.seconds) for one in report.findings.values()][:1]
-        missed += len(found) < args.seeds
-        share = f"{len(found)}/{args.seeds}"
-        if not found:
-            print(f"{plant.name:46}{share:>8}", flush=True)
-            continue
-        tries = [one[0] for one in found]
-        seconds = [one[1] for one in found]
-        print(
-            f"{plant.name:46}{share:>8}{statistics.median(tries):15.0f}{max(tries):9}"
-            f"{statistics.median(seconds):17.2f}{max(seconds):8.2f}",
-            flush=True,
-        )
-    return 1 if missed else 0
+    """The table; see coldstarts.measure."""
+    names = (plant.name for plant in PLANTS)
+    return measure("planted bugs", "planted", names, _tries, __doc__ or "")
 
 
 if __name__ == "__main__":
