@@ -78,6 +78,7 @@ ELSEWHERE = {
     "tests/data/dialects/timeout.bpf.o": ("loop-timeout",),
     "tests/data/dialects/xor.bpf.o": ("loop-xor",),
     "tests/data/explore/orders.v3.bpf.o": ("iouring-v3",),
+    "tests/data/explore/tries.v3.bpf.o": ("iouring-v3",),
     "tests/data/hang/echo.v3.bpf.o": ("iouring-v3",),
     "tests/data/hang/fixed.v3.bpf.o": ("iouring-v3",),
     "tests/data/linking/one.bpf.o": _MERGED,
