@@ -323,6 +323,7 @@ class Script:
                 fields["len"] = random.choice([0, 1, 16])
             case "send":
                 fields |= {"opcode": Op.SEND, "fd": files.fd, "addr": files.buffer, "len": 3}
+                fields["op_flags"] = random.choice([0, abi.MSG_NOSIGNAL])
             case "recv":
                 fields |= {"opcode": Op.RECV, "fd": files.fd, "addr": files.buffer, "len": 1}
             case "silent":
@@ -332,9 +333,8 @@ class Script:
                 target = self._silents.pop() if self._silents else 5000
                 fields |= {"opcode": Op.ASYNC_CANCEL, "addr": target}
             case "slow":
-                flags = abi.MSG_NOSIGNAL
                 fields |= {"opcode": Op.SEND, "fd": files.fd, "addr": files.buffer, "len": 1}
-                fields["op_flags"] = flags
+                fields["op_flags"] = abi.MSG_DONTWAIT
             case "fixed":
                 fields |= {"opcode": Op.READ, "flags": abi.SQE_FIXED_FILE, "fd": 3}
                 fields |= {"addr": files.buffer, "len": 1}

@@ -4,7 +4,11 @@
             r4 = *(u8 *)(r2 + 1)
             r0 = *(u16 *)(r2 + 2)           ; ioprio
             r5 = *(u32 *)(r2 + 28)          ; op_flags
-            r0 |= r5
+            if r5 == 0 goto no_flags
+            if r5 != 0x4000 goto slow       ; MSG_NOSIGNAL,
+            r1 = *(u8 *)(r2 + 0)
+            if r1 != 26 goto slow           ; of SEND, which does as if it were there
+no_flags:
             r5 = *(u16 *)(r2 + 42)          ; personality
             r0 |= r5
             if r0 != 0 goto slow
