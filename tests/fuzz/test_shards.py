@@ -119,12 +119,12 @@ def test_nor_how_many_processes_there_are(plain: tuple[Any, ...], jobs: int) -> 
 
 
 def test_nor_that_workers_are_killed(plain: tuple[Any, ...]) -> None:
-    with processes(recipe(slow=0.0005)) as workers:
+    with processes(recipe(slow=0.002)) as workers:  # 1.5 s at least
         ended = threading.Event()
 
         def kill() -> None:
             for _ in range(3):
-                if ended.wait(0.7):
+                if ended.wait(0.3):
                     return
                 os.kill(random.choice(workers.pids), signal.SIGKILL)
 
