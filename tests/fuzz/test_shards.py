@@ -150,6 +150,17 @@ def test_an_input_that_kills_is_a_finding_and_the_rest_goes_on() -> None:
     assert report.outcomes["fine"] > 180
 
 
+def test_an_input_that_never_ends_is_a_finding_and_the_rest_goes_on() -> None:
+    made = replace(recipe(hang="ow"), turn_seconds=8.0)
+    with processes(made) as workers:
+        report = Campaign(Alphabet(), workers=workers).run(Budget(count=6))
+    found = report.findings["lost/HANG"]
+    assert (found.seed, found.data, found.count) == (2, b"ow", 1)
+    assert found.problem.message == "the input never ends"
+    assert report.executions == 6
+    assert report.outcomes["fine"] == 5
+
+
 def test_workers_that_die_all_the_time_end_the_campaign(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pybpfvm.fuzz.campaign.processes.MOST_DEATHS", 2)
     with (
