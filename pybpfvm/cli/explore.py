@@ -208,7 +208,7 @@ def _shared(scenario: Scenario, options: Options, jobs: int) -> Report:
     report.interrupted = done.interrupted
     report.stopped_by = "Ctrl-C" if done.interrupted else ""
     for one in list(done.findings.values())[:findings]:
-        if one.problem.bucket.startswith(LOST):
+        if one.problem.bucket.startswith(f"{LOST}/"):
             raise InternalError(f"seed {one.seed}: {one.problem.message}")
         schedule = parse_schedule(one.data.decode(), "a finding")
         again = _replayed(scenario, options, schedule)

@@ -17,6 +17,7 @@ from pybpfvm.fuzz.target import NO_INPUT, Problem, Target, Tried, Turn
 from pybpfvm.scenario import Scenario
 
 SCHEDULES: Final = 128  # of a seed: setting a scenario up for them takes about as long as they do
+_TURN_SECONDS: Final = 3600.0  # what a seed may take, with its findings made small
 DRAWN: Final = ("random", "pct")
 UNCONTROLLED: Final = "the same schedule went two ways"
 PLAYED: Final = "played"
@@ -77,4 +78,4 @@ class ScheduleTarget(Target):
 
 def recipe(scenario: Scenario, options: Options) -> Recipe:
     """How processes make the target."""
-    return Recipe(partial(ScheduleTarget, scenario, options))
+    return Recipe(partial(ScheduleTarget, scenario, options), turn_seconds=_TURN_SECONDS)

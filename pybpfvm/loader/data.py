@@ -7,7 +7,7 @@ them.
 
 from __future__ import annotations
 
-from pybpfvm.btf.types import Btf, BtfKind
+from pybpfvm.btf.types import Btf, BtfKind, Datasec, Var, VarLinkage
 from pybpfvm.errors import InputError
 from pybpfvm.loader.elf import (
     SHF_ALLOC,
@@ -68,6 +68,8 @@ def data_maps(elf: ElfObject, btf: Btf | None) -> list[PlacedMap]:
             name = f"{name}.{section.index}"
         names.add(name)
         value_id = btf.find(section.name, BtfKind.DATASEC) if btf is not None else None
+        if btf is not None and value_id is not None and name == section.name:
+            _check_variables(elf, section, btf, value_id)
         spec = MapSpec(
             name,
             MapType.ARRAY,
@@ -82,6 +84,21 @@ def data_maps(elf: ElfObject, btf: Btf | None) -> list[PlacedMap]:
         )
         found.append(PlacedMap(spec, section.index, 0, section.size))
     return found
+
+
+def _check_variables(elf: ElfObject, section: Section, btf: Btf, type_id: int) -> None:
+    """Raise InputError unless all variables lie in their section, as kernels want it."""
+    datasec = btf.type(type_id)
+    assert isinstance(datasec, Datasec)
+    for variable in datasec.variables:
+        named = btf.type(variable.type_id)
+        if not isinstance(named, Var) or named.linkage == VarLinkage.EXTERN:
+            continue
+        if variable.offset + variable.size > section.size:
+            raise InputError(
+                f"variable {named.name} lies past the section's end",
+                where=elf.where(section, variable.offset),
+            )
 
 
 def unsupported_data(elf: ElfObject) -> list[str]:

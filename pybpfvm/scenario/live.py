@@ -38,7 +38,7 @@ from pybpfvm.session import Block, LoadedObject, LoopRing, Ring, cstring
 from pybpfvm.session.hostring import HostRing
 from pybpfvm.session.scope import LiveScope
 from pybpfvm.session.values import Value, encode
-from pybpfvm.uring_backend.abi import BUFFER_RING_ENTRY, BUFFER_RING_TAIL_AT
+from pybpfvm.uring_backend.abi import BUFFER_RING_ENTRY, BUFFER_RING_TAIL_AT, MAX_BUFFER_RING
 from pybpfvm.uring_backend.base import Peer
 from pybpfvm.uring_backend.conditions import port_of
 from pybpfvm.uring_backend.counts import Counts
@@ -243,6 +243,8 @@ class Live:
         entries = table.size // BUFFER_RING_ENTRY.size
         if count > entries:
             raise InputError(f"{count} buffers, and {group.block!r} has {entries} entries")
+        if count >= MAX_BUFFER_RING:
+            raise InputError(f"{count} buffers, {MAX_BUFFER_RING - 1} at most")
         for number, name in enumerate(group.buffers):
             block = self.blocks[name]
             entry = BUFFER_RING_ENTRY.pack(block.addr, block.size, number)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _ITEM: Final = re.compile(
     r"(seed|faults)=(\d{1,20})|without=(\d{1,6}(?:\+\d{1,6})*)|(\d{1,9}):(\d{1,6})"
-    r"|(bare)|cut=([bfs]\d{1,6}:\d{1,10}(?:\+[bfs]\d{1,6}:\d{1,10})*)"
+    r"|(bare)|cut=([bfs]\d{1,6}:[1-9]\d{0,9}(?:\+[bfs]\d{1,6}:[1-9]\d{0,9})*)"
 )
 _REMEDY: Final = "as `explore` prints it, e.g. seed=0,3:1,7:2"
 

@@ -308,11 +308,16 @@ class Recorder:
             queue = None if ring is None else ring.sq_view()
             if queue is None:
                 continue
-            now = queue.head, queue.tail, queue.dropped
-            if self._queued.get(number) != now:
-                self._queued[number] = now
-                sqes = map(queue.fetch, range(min(queue.ready(), _MOST_SQES)))
-                self.put((Kind.SQES, number, *now, tuple(one or b"" for one in sqes)))
+            try:
+                now = queue.head, queue.tail, queue.dropped
+                if self._queued.get(number) == now:
+                    continue
+                fetched = map(queue.fetch, range(min(queue.ready(), _MOST_SQES)))
+                sqes = tuple(one or b"" for one in fetched)
+            except ValueError:  # another thread closes the ring: its memory was released
+                continue
+            self._queued[number] = now
+            self.put((Kind.SQES, number, *now, sqes))
 
     @contextmanager
     def quiet(self) -> Iterator[None]:

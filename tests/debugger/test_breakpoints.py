@@ -252,6 +252,8 @@ def test_logpoints_in_words(debugger: Debugger) -> None:
     heard = said(debugger, "goto start", "c")
     assert heard[0] == "it is if 44 ','"
     assert "behind the text" in said(debugger, 'dprintf echo, "one" two')[0]
+    said(debugger, r'dprintf echo, "he said: \"if\" \\ \n"')
+    assert debugger.breakpoints[max(debugger.breakpoints)].log_message == r'he said: "if" \ \n'
     assert "says what" in said(debugger, "dprintf echo,")[0]
 
 

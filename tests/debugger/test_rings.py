@@ -102,3 +102,16 @@ def test_sqes_that_wait_in_the_sq(tmp_path: Path) -> None:
         write = debugger.who_wrote("sq.head")
         assert write.by == "helper bpf_io_uring_submit_sqes"
         assert (write.old, write.new) == ("0", "3")
+
+
+@pytest.mark.parametrize("kind", [Ring, LoopRing])
+def test_a_ring_that_another_thread_closes_meanwhile_is_left_out(
+    kind: type[Ring | LoopRing], tmp_path: Path
+) -> None:
+    path = tmp_path / "t"
+    with Machine() as machine, kind(entries=8, machine=machine, record=path) as ring:
+        ring.submit()
+        ring.core.close()  # what comes first when the ring is closed
+        machine.recorder.tell_queues()
+    with Debugger(path) as debugger:
+        assert len(debugger.rings()) == 1

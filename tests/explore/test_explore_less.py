@@ -83,7 +83,7 @@ def test_text_of_a_schedule_with_less() -> None:
     schedule = Schedule(3, 1, (2, 5), {4: 1}, {"b0": 16, "s3": 1}, bare=True)
     assert str(schedule) == "seed=3,faults=1,without=2+5,bare,cut=b0:16+s3:1,4:1"
     assert parse_schedule(str(schedule)) == schedule
-    for wrong in ("cut=", "cut=x1:2", "cut=b0", "bare=1"):
+    for wrong in ("cut=", "cut=x1:2", "cut=b0", "cut=b0:0", "bare=1"):
         with pytest.raises(InputError, match="no part of a schedule"):
             parse_schedule(wrong)
 

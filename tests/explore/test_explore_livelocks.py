@@ -11,6 +11,7 @@ from pybpfvm.explore.search import Options
 from pybpfvm.scenario import Scenario, parse
 from pybpfvm.scenario.parse import parse_bytes
 from pybpfvm.uring_backend.abi import Op
+from pybpfvm.uring_backend.faults import MAY_BE_SHORT
 from pybpfvm.uring_backend.requests import came_to_something
 from tests.support.example_hosts import EXAMPLES
 from tests.support.orders import DATA
@@ -101,3 +102,9 @@ def test_what_comes_to_something() -> None:
     assert not came_to_something(Op.OPENAT, -2)
     assert not came_to_something(Op.POLL_ADD, 1)
     assert not came_to_something(Op.NOP, 0)
+
+
+@pytest.mark.parametrize("op", sorted(MAY_BE_SHORT), ids=lambda op: op.name)
+def test_what_can_be_short_comes_to_something_by_its_bytes(op: Op) -> None:
+    assert came_to_something(op, 1)
+    assert not came_to_something(op, 0)

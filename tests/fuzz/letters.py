@@ -63,16 +63,16 @@ class Letters(OneByOne):
 
 class Alphabet(Letters):
     """Inputs of more kinds, so that what is found depends on the corpus: the third letter of a
-    word comes only by changing one. A word with `kill` takes the process down, one with `loop`
+    word comes only by changing one. A word with `kill` takes the process down, one with `hang`
     never ends; each input takes `slow` seconds.
     """
 
     name = "alphabet"
     shard_seeds = 64
 
-    def __init__(self, *, kill: str = "-", slow: float = 0.0) -> None:
+    def __init__(self, *, kill: str = "-", hang: str = "-", slow: float = 0.0) -> None:
         super().__init__()
-        self._kill, self._slow = kill, slow
+        self._kill, self._hang, self._slow = kill, hang, slow
 
     def fresh(self, seed: int) -> bytes:
         return bytes((97 + seed * 7 % 26, 97 + seed * 11 % 26))
@@ -85,6 +85,8 @@ class Alphabet(Letters):
         text = data.decode("latin-1")
         if self._kill in text:
             os.kill(os.getpid(), signal.SIGSEGV)
+        while self._hang in text:
+            time.sleep(1.0)
         tried = super().run(data)
         pairs = frozenset(pairwise(text))
         letter = next((one for one in "qxz" if text.count(one) > 1), None)

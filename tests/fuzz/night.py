@@ -19,6 +19,7 @@ import os
 import platform
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -165,15 +166,7 @@ class Night:
         process = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        out = err = ""
-        try:
-            out, err = process.communicate(timeout=seconds + seconds / 2 + _STARTING_SECONDS)
-        except KeyboardInterrupt:  # it has it too, and ends with a report
-            self.interrupted = True
-            out, err = process.communicate(timeout=_STARTING_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            err = "it did not end, and was killed"
+        out, err = self._output(process, seconds + seconds / 2 + _STARTING_SECONDS)
         try:
             document: Mapping[str, Any] | None = json.loads(out)
         except ValueError:
@@ -188,6 +181,20 @@ class Night:
             "error": lines[-1] if lines and document is None else "",
             "document": document,
         }
+
+    def _output(self, process: subprocess.Popen[str], seconds: float) -> tuple[str, str]:
+        """What it printed, to stdout and stderr. One that takes longer gets a Ctrl-C, so that it
+        ends its workers and reports; what that does not end is killed."""
+        for patience in (seconds, _STARTING_SECONDS):
+            try:
+                return process.communicate(timeout=patience)
+            except KeyboardInterrupt:  # it has it too
+                self.interrupted = True
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGINT)
+        process.kill()
+        process.wait()
+        return "", "it did not end, and was killed"
 
     def write(self) -> None:
         """The report as it is."""

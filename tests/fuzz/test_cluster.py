@@ -131,8 +131,23 @@ def test_a_scheduler_that_is_not_there_is_said(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pybpfvm.fuzz.campaign.cluster._CONNECT_SECONDS", 1.0)
-    for address in ("tcp://127.0.0.1:9", "nonsense://x"):
-        assert main(["fuzz", "loader", "--count", "1", "--scheduler", address]) == 2
-        out, err = capsys.readouterr()
-        assert (out, err.count("\n")) == ("", 1), err
-        assert f"--scheduler {address}: no Dask scheduler answers" in err
+    address = "tcp://127.0.0.1:9"
+    assert main(["fuzz", "loader", "--count", "1", "--scheduler", address]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1), err
+    assert f"--scheduler {address}: no Dask scheduler answers" in err
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        *(
+            (one, "no address")
+            for one in ("", "x", "127.0.0.1:8786", "tcp://127.0.0.1", "nonsense://x", "ucx://a:1")
+        ),
+        ("tls://127.0.0.1:1", "no certificates"),
+    ],
+)
+def test_what_is_no_address_is_said_at_once(address: str, reason: str) -> None:
+    with pytest.raises(InputError, match=f"--scheduler {address}: {reason}"):
+        Cluster(recipe(), address)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -105,3 +108,28 @@ def test_a_browser_shows_it_without_complaint(report: Mapping[str, Any], tmp_pat
             assert shown.run("document.querySelectorAll('.finding').length") == 2
             assert shown.run("document.documentElement.scrollWidth") <= width
             assert not shown.complaints
+
+
+@pytest.mark.parametrize(
+    ("ignores", "said", "how"),
+    [("", "interrupted", 0), ("signal.SIG_IGN", "it did not end, and was killed", -signal.SIGKILL)],
+)
+def test_a_part_that_does_not_end_is_ended(
+    ignores: str, said: str, how: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(night, "_STARTING_SECONDS", 1.0)
+    program = """if True:
+    import signal, sys, time
+    signal.signal(signal.SIGINT, IGNORES or (lambda *_: sys.exit(print("interrupted"))))
+    print("ready", file=sys.stderr, flush=True)
+    time.sleep(60)
+    """.replace("IGNORES", ignores or "None")
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=pipe, stderr=pipe, text=True
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "ready\n"
+        out, err = Night(tmp_path, 1.0, 1, 0)._output(process, 0.1)
+        assert (out + err).strip() == said
+        assert process.returncode == how

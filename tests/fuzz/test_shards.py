@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -147,6 +148,17 @@ def test_an_input_that_kills_is_a_finding_and_the_rest_goes_on() -> None:
     assert report.executions == 200
     assert report.outcomes["lost"] == found.count
     assert report.outcomes["fine"] > 180
+
+
+def test_an_input_that_never_ends_is_a_finding_and_the_rest_goes_on() -> None:
+    made = replace(recipe(hang="ow"), turn_seconds=8.0)
+    with processes(made) as workers:
+        report = Campaign(Alphabet(), workers=workers).run(Budget(count=6))
+    found = report.findings["lost/HANG"]
+    assert (found.seed, found.data, found.count) == (2, b"ow", 1)
+    assert found.problem.message == "the input never ends"
+    assert report.executions == 6
+    assert report.outcomes["fine"] == 5
 
 
 def test_workers_that_die_all_the_time_end_the_campaign(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,6 +322,88 @@ def test_a_journal_is_of_one_campaign(tmp_path: Path) -> None:
         assert (tmp_path / "text").read_text() == text
     with pytest.raises(InputError, match="text"):
         Journal(tmp_path / "text" / "journal")
+
+
+def entry(said: Any) -> bytes:
+    text = json.dumps(said).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def test_what_is_no_file_is_no_journal(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", Path("/dev/zero"), Path("/dev/null")):
+        with pytest.raises(InputError, match="not a regular file"):
+            Journal(path)
+
+
+@pytest.mark.parametrize("said", [7, None, [], {}, {"corpus": "abc"}, {"corpus": [7]}])
+def test_a_journal_about_nothing_is_none(said: Any, tmp_path: Path) -> None:
+    (tmp_path / "journal").write_bytes(entry({"campaign": said}))
+    with pytest.raises(InputError, match="no journal"):
+        Journal(tmp_path / "journal")
+
+
+FOUND: Any = {
+    "problem": ["a", "b", "c"],
+    "data": "",
+    "first": "",
+    "files": {"input.txt": ""},
+    **dict.fromkeys(("seed", "executions", "count", "shrink_tries"), 1),
+    "seconds": 0.5,
+}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        7,
+        {"name": 7},
+        {"kept": None},
+        {"kept": [["AA==", 7]]},
+        {"kept": [["AA==", ["x"]]]},
+        {"kept": [["%", []]]},
+        {"hits": {"letters": {"a": "b"}}},
+        {"outcomes": {"fine": None}},
+        {"outcomes": []},
+        {"number": "0"},
+        {"executions": 1.5},
+        {"kind": "other"},
+        {"findings": [7]},
+        {"findings": [{**FOUND, "problem": ["a"]}]},
+        {"findings": [{**FOUND, "seed": None}]},
+        *(
+            {"findings": [{**FOUND, "files": {name: ""}}]}
+            for name in ("../x", "/x", "", "a\0", "..")
+        ),
+    ],
+)
+def test_results_of_another_kind_are_done_again(
+    said: Any, plain: tuple[Any, ...], tmp_path: Path
+) -> None:
+    """Though their checksums are right: a finding's file could lie anywhere otherwise."""
+    path = tmp_path / "journal"
+    journalled(path, COUNT)
+    lines = path.read_bytes().splitlines(keepends=True)
+    result = json.loads(lines[2].partition(b" ")[2])["result"]
+    wrong = {**result, **said} if isinstance(said, dict) else said
+    path.write_bytes(lines[0] + entry({"result": wrong}))
+    assert done(journalled(path, COUNT)) == plain
+    assert path.read_bytes().startswith(lines[0] + entry({"result": wrong}))
+    with_it = path.read_bytes()
+    assert done(journalled(path, COUNT)) == plain
+    assert path.read_bytes() == with_it  # now it stands there
+
+
+def test_a_whole_finding_is_taken(tmp_path: Path) -> None:
+    """What the cases above are changes of."""
+    path = tmp_path / "journal"
+    journalled(path, 50)
+    lines = path.read_bytes().splitlines(keepends=True)
+    result = json.loads(lines[1].partition(b" ")[2])["result"]
+    path.write_bytes(lines[0] + entry({"result": {**result, "findings": [FOUND]}}))
+    report = journalled(path, 50, out=tmp_path / "found")
+    assert report.findings["a"].files == {"input.txt": b""}
+    assert (tmp_path / "found/alphabet-a/input.txt").exists()
 
 
 def test_the_corpus_is_the_one_it_began_with(tmp_path: Path) -> None:

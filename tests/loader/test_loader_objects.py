@@ -19,6 +19,7 @@ from pybpfvm.loader import load
 from pybpfvm.loader.elf import read_elf
 from pybpfvm.loader.kallsyms import Kallsyms
 from pybpfvm.loader.kconfig import MAX_BYTES, parse_kconfig, read_kconfig
+from pybpfvm.objectfile import global_variables
 from pybpfvm.profiles.upstream_types import kernel_side
 from pybpfvm.program import (
     BPF_F_MMAPABLE,
@@ -470,3 +471,19 @@ def test_relocations_of_btf_as_compilers_before_llvm_13_number_them(name: str) -
     assert theirs.btf is not None
     assert write_btf(theirs.btf) == write_btf(ours.btf)
     assert replace(theirs, sha256=ours.sha256, btf=ours.btf) == ours
+
+
+@pytest.mark.parametrize(("end", "fits"), [(16, True), (17, False), (20, False)])
+def test_a_symbol_puts_no_variable_past_its_section(end: int, fits: bool) -> None:
+    path = ROOT / "examples/loop_nops/prog.bpf.o"
+    data = bytearray(path.read_bytes())
+    elf = read_elf(bytes(data), str(path))
+    symbol = next(one for one in elf.symbols if one.name == "to_run")
+    assert (elf.sections[symbol.section].size, symbol.size) == (16, 4)
+    table = next(one for one in elf.sections if one.name == ".symtab")
+    struct.pack_into("<Q", data, table.offset + 24 * symbol.index + 8, end - symbol.size)
+    if fits:
+        assert dict(global_variables(load(bytes(data))))["to_run"][1] == 12
+        return
+    with pytest.raises(InputError, match="variable to_run lies past the section's end"):
+        load(bytes(data))

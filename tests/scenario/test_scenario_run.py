@@ -604,6 +604,12 @@ def test_requests_select_from_a_ring_of_buffers(backend: BackendName) -> None:
         (BUFFERS.replace('["one", "two"]', '["three"]'), "no block is called 'three'"),
         (BUFFERS.replace("zero = 32", "zero = 16"), "2 buffers, and 'table' has 1 entries"),
         (BUFFERS.replace("zero = 32", "zero = 48"), r"buffer_rings\[0\]: the ring refused.*EINVAL"),
+        (
+            BUFFERS.replace("zero = 32", "zero = 0x20_0000").replace(
+                '["one", "two"]', str(["one"] * 65536)
+            ),
+            "65536 buffers, 65535 at most",
+        ),
     ],
 )
 def test_rings_of_buffers_that_can_not_be(text: str, place: str) -> None:

@@ -20,6 +20,7 @@ from pybpfvm.report.words import printable
 _MOST_STEPS = 1_000_000
 _IF = re.compile(r"(?:^|\s)if\b\s*(.*)$", re.DOTALL)
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_ESCAPED = re.compile(r'\\(["\\])')
 _WRITTEN = "a register, a variable, an element of a map, user memory, a word of a ring: cq[1].tail"
 _MOVES: dict[str, How] = {
     "step": "step",
@@ -335,7 +336,7 @@ class Commands(Looking):
             rest, one.condition = _split_if(message[quoted.end() :])
             if rest:
                 raise InputError(f"{rest!r} behind the text", remedy='dprintf PLACE, "TEXT"')
-            one.log_message = quoted[1]
+            one.log_message = _ESCAPED.sub(r"\1", quoted[1])
         else:
             one.log_message, one.condition = _split_if(message)
         self._set(one)

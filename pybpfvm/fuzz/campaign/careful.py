@@ -24,7 +24,6 @@ from pybpfvm.fuzz.findings import Finding
 from pybpfvm.fuzz.target import Problem
 
 MOST_DEATHS: Final = 3  # of one shard: then its other seeds are given up
-HANG_SECONDS: Final = 120.0  # an input that takes longer counts as a hang
 _HEAD = struct.Struct("<QQ")  # seed and length of what is tried
 _BYTES = _HEAD.size + MAX_INPUT_BYTES
 LOST = "lost"
@@ -69,7 +68,7 @@ def _attempt(recipe: Recipe, shard: Shard) -> Result | Finding:
         process.start()
         theirs.close()
         try:
-            while ours.poll(HANG_SECONDS):
+            while ours.poll(recipe.turn_seconds):
                 said = ours.recv()
                 if isinstance(said, Result):
                     return said

@@ -7,6 +7,7 @@ survives is done again on this machine, in a process of its own.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 import uuid
@@ -23,6 +24,7 @@ from pybpfvm.fuzz.campaign.workers import Workers, Working
 from pybpfvm.fuzz.target import Target
 from pybpfvm.interrupts import released
 
+_ADDRESS: Final = re.compile(r"(tcp|tls)://[^/\s]+:\d{1,5}")
 _CONNECT_SECONDS: Final = 10.0
 _ASK_SECONDS: Final = 0.5  # between questions whether to stop
 _MOST_LOST: Final = 3  # times that a shard is handed out anew
@@ -41,13 +43,14 @@ class Cluster(Workers):
         self._lost: dict[str, int] = {}  # by name of a shard
         self._name = f"pybpfvm-{uuid.uuid4().hex}"
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        _check(address)
         try:
             self._client = distributed.Client(
                 address, timeout=_CONNECT_SECONDS, set_as_default=False
             )
         except (OSError, ValueError) as error:
             raise InputError(
-                f"no Dask scheduler answers: {str(error).splitlines()[0]}",
+                f"no Dask scheduler answers: {(str(error) or repr(error)).splitlines()[0]}",
                 where=f"--scheduler {address}",
                 remedy="start one with `dask scheduler`, and workers with `dask worker ADDRESS`",
             ) from None
@@ -139,6 +142,24 @@ class Cluster(Workers):
 
     def close(self) -> None:
         self._client.close()
+
+
+def _check(address: str) -> None:
+    """Raise InputError where no client can be made: one that fails keeps the process for long."""
+    where = f"--scheduler {address}"
+    if not _ADDRESS.fullmatch(address):
+        raise InputError(
+            "no address of a Dask scheduler",
+            where=where,
+            remedy="as `dask scheduler` prints it: tcp://10.0.0.1:8786",
+        )
+    tls = distributed.Security().get_connection_args("client")
+    if address.startswith("tls:") and not tls.get("ssl_context"):
+        raise InputError(
+            "no certificates for TLS",
+            where=where,
+            remedy="name them in Dask's configuration, as distributed.comm.tls",
+        )
 
 
 # The target of a worker's thread, and of which recipe it is.

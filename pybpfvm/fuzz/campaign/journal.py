@@ -5,8 +5,8 @@ Lines that are only appended, each with the CRC-32 of what follows it:
     8c736521 {"campaign": {...}}    first: what it is about
     ...      {"result": {...}}      then what each shard came to
 
-A line that was broken off, or damaged, does not count: its shard is done again, and comes to the
-same.
+A line that was broken off, or damaged, or says anything else, does not count: its shard is done
+again, and comes to the same.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
+import stat
 import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
@@ -26,6 +28,7 @@ from pybpfvm.fuzz.findings import Finding
 from pybpfvm.fuzz.target import Problem
 
 About = Mapping[str, Any]
+_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # names of files that targets give to findings
 
 
 class Journal:
@@ -45,10 +48,18 @@ class Journal:
         except OSError as error:
             raise InputError(error.strerror or str(error), where=str(path)) from None
         try:
+            self._check_kind()
             self._read()
         except BaseException:
             os.close(self._file)
             raise
+
+    def _check_kind(self) -> None:
+        """A device or a FIFO might be read for ever."""
+        if not stat.S_ISREG(os.fstat(self._file).st_mode):
+            raise InputError(
+                "not a regular file", where=str(self.path), remedy="name one, or a new one"
+            )
 
     def _read(self) -> None:
         try:
@@ -74,18 +85,22 @@ class Journal:
     def _take(self, at: int, line: bytes) -> None:
         entry = _entry(line)
         if at == 0:
-            if entry is None or "campaign" not in entry:
+            about = None if entry is None else entry.get("campaign")
+            if not isinstance(about, dict) or not _are_texts(about.get("corpus")):
                 raise InputError(
                     "no journal of a campaign",
                     where=str(self.path),
                     remedy="name a file that does not exist yet",
                 )
-            self.about = entry["campaign"]
-        elif entry is not None and "result" in entry:
-            self._places.setdefault(entry["result"]["name"], (at, len(line)))
+            self.about = about
+            return
+        result = None if entry is None else entry.get("result")
+        if isinstance(result, dict) and isinstance(name := result.get("name"), str):
+            self._places[name] = at, len(line)
 
     def begin(self, about: About) -> None:
-        """Say what the campaign is about. Raises InputError if it is about something else."""
+        """Say what the campaign is about, at least its `corpus`: the names of the inputs that it
+        begins with. Raises InputError if it is about something else."""
         about = json.loads(json.dumps(about))
         if self.about is None:
             self._append({"campaign": about})
@@ -104,25 +119,30 @@ class Journal:
         if name not in self._places:
             return None
         at, length = self._places[name]
-        entry = _entry(os.pread(self._file, length, at))
-        return None if entry is None else _result(entry["result"])
+        try:
+            entry = _entry(os.pread(self._file, length, at))
+            assert entry is not None
+            return _result(entry["result"])
+        except (KeyError, TypeError, ValueError):  # a journal may come from anywhere
+            del self._places[name]
+            return None
 
     def add(self, result: Result) -> None:
-        """Note a result, and see it on the disk; nothing if it is there."""
+        """Note a result; nothing if it is there."""
         if result.name not in self._places:
             at = os.fstat(self._file).st_size
             length = self._append({"result": _plain(result)})
             self._places[result.name] = at, length
-            os.fdatasync(self._file)
 
     def _append(self, entry: Mapping[str, Any]) -> int:
-        """Write a line; its length."""
+        """Write a line, and see it on the disk; its length."""
         text = json.dumps(entry, separators=(",", ":")).encode()
         line = b"%08x %s\n" % (zlib.crc32(text), text)
         left = line
         try:
             while left:
                 left = left[os.write(self._file, left) :]
+            os.fdatasync(self._file)
             return len(line)
         except OSError as error:
             raise InputError(error.strerror or str(error), where=str(self.path)) from None
@@ -139,21 +159,24 @@ def _entry(line: bytes) -> dict[str, Any] | None:
         return None
     try:
         entry = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return entry if isinstance(entry, dict) else None
 
 
 # What of a result is plain as it is.
-_PLAIN = (
-    *("name", "number", "first", "seeds", "seconds", "executions"),
-    *("outcomes", "judged", "accepted", "hits"),
-)
+_PLAIN: Mapping[str, type] = {
+    "name": str,
+    **dict.fromkeys(("number", "first", "seeds", "executions", "judged", "accepted"), int),
+    "seconds": float,
+}
 
 
 def _plain(result: Result) -> dict[str, Any]:
     return {
         **{what: getattr(result, what) for what in _PLAIN},
+        "outcomes": result.outcomes,
+        "hits": result.hits,
         "kind": result.kind.value,
         "kept": [[_text(data), sorted(features)] for data, features in result.kept],
         "findings": [_plain_finding(found) for found in result.findings],
@@ -161,43 +184,70 @@ def _plain(result: Result) -> dict[str, Any]:
 
 
 def _result(plain: Mapping[str, Any]) -> Result:
-    kept = tuple((b64decode(data), frozenset(features)) for data, features in plain["kept"])
-    others = {what: plain[what] for what in _PLAIN}
-    return Result(
-        **others,
-        kind=Kind(plain["kind"]),
-        kept=kept,
-        findings=tuple(map(_finding, plain["findings"])),
+    """Raises KeyError, TypeError, ValueError for what `_plain` does not make."""
+    kept = tuple(
+        (_data(data), frozenset(_typed(one, int) for one in _typed(features, list)))
+        for data, features in _typed(plain["kept"], list)
     )
+    hits = {what: _counts(counts) for what, counts in _typed(plain["hits"], dict).items()}
+    return Result(
+        **{what: _typed(plain[what], wanted) for what, wanted in _PLAIN.items()},
+        kind=Kind(plain["kind"]),
+        outcomes=_counts(plain["outcomes"]),
+        hits=hits,
+        kept=kept,
+        findings=tuple(map(_finding, _typed(plain["findings"], list))),
+    )
+
+
+# What of a finding is plain as it is.
+_PLAIN_OF_FINDING: Mapping[str, type] = {
+    **dict.fromkeys(("seed", "executions", "count", "shrink_tries"), int),
+    "seconds": float,
+}
 
 
 def _plain_finding(found: Finding) -> dict[str, Any]:
     problem = found.problem
     return {
+        **{what: getattr(found, what) for what in _PLAIN_OF_FINDING},
         "problem": [problem.bucket, problem.message, problem.details],
         "data": _text(found.data),
         "first": _text(found.first),
-        "seed": found.seed,
-        "executions": found.executions,
-        "seconds": found.seconds,
-        "count": found.count,
-        "shrink_tries": found.shrink_tries,
         "files": {name: _text(content) for name, content in found.files.items()},
     }
 
 
 def _finding(plain: Mapping[str, Any]) -> Finding:
+    bucket, message, details = (_typed(one, str) for one in plain["problem"])
+    files = _typed(plain["files"], dict)
+    if not all(map(_FILE.fullmatch, files)):
+        raise ValueError("a file that lies anywhere")
     return Finding(
-        Problem(*plain["problem"]),
-        b64decode(plain["data"]),
-        b64decode(plain["first"]),
-        plain["seed"],
-        plain["executions"],
-        plain["seconds"],
-        plain["count"],
-        plain["shrink_tries"],
-        {name: b64decode(content) for name, content in plain["files"].items()},
+        Problem(bucket, message, details),
+        _data(plain["data"]),
+        _data(plain["first"]),
+        files={name: _data(content) for name, content in files.items()},
+        **{what: _typed(plain[what], wanted) for what, wanted in _PLAIN_OF_FINDING.items()},
     )
+
+
+def _typed(value: Any, wanted: type) -> Any:
+    if type(value) is not wanted:
+        raise TypeError(f"{value!r:.60} is no {wanted.__name__}")
+    return value
+
+
+def _counts(value: Any) -> dict[str, int]:
+    return {name: _typed(count, int) for name, count in _typed(value, dict).items()}
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+def _data(text: Any) -> bytes:
+    return b64decode(_typed(text, str), validate=True)
 
 
 def _text(data: bytes) -> str:

@@ -14,7 +14,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Final
 
 from pybpfvm.errors import InputError, InternalError
-from pybpfvm.fuzz.campaign.careful import HANG_SECONDS, death, retried
+from pybpfvm.fuzz.campaign.careful import death, retried
 from pybpfvm.fuzz.campaign.recipe import Recipe
 from pybpfvm.fuzz.campaign.shard import Performance, Result, Shard
 from pybpfvm.fuzz.campaign.workers import Workers, Working
@@ -86,7 +86,7 @@ class Processes(Workers):
         busy = {one.conn: one for one in self._workers if one.shard is not None}
         found: list[Result] = []
         with released():
-            ready = wait(list(busy), min(seconds, HANG_SECONDS / 10))
+            ready = wait(list(busy), min(seconds, self._recipe.turn_seconds / 10))
         for conn in ready:
             assert isinstance(conn, Connection)
             result = self._heard(busy[conn])
@@ -94,7 +94,7 @@ class Processes(Workers):
                 found.append(result)
         now = time.monotonic()
         for worker in busy.values():
-            late = worker.shard is not None and now - worker.heard > HANG_SECONDS
+            late = worker.shard is not None and now - worker.heard > self._recipe.turn_seconds
             if late and not worker.conn.poll():
                 worker.process.kill()
                 found += filter(None, [self._made_up_for(worker, "HANG")])

@@ -18,11 +18,13 @@ from pybpfvm.fuzz.target import Target
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """`make` gives the target: a function that can be pickled. What it makes depends on the
-    `options`, plain values by name, and on the content of `files`."""
+    `options`, plain values by name, and on the content of `files`. A turn that takes longer than
+    `turn_seconds` counts as a hang."""
 
     make: Callable[[], Target]
     options: Mapping[str, Any] = field(default_factory=dict)
     files: tuple[str, ...] = ()
+    turn_seconds: float = 120.0
 
     def about(self) -> dict[str, Any]:
         """What must be the same wherever a shard shall come to the same. Raises InputError for a
