@@ -27,6 +27,7 @@ from pybpfvm.events import CqePosted, Event
 from pybpfvm.image import ImageSnapshot
 from pybpfvm.memory import AddressSpace
 from pybpfvm.program import Program
+from pybpfvm.report.words import printable
 from pybpfvm.session.moments import Moment, MomentEngines, Moments, Watch
 from pybpfvm.session.objects import LoadedObject, helpers_of
 from pybpfvm.trace.answering import BrokenOff, Cut, Diverged
@@ -434,7 +435,7 @@ class History:
     @cached_property
     def ring_names(self) -> Sequence[str]:
         """What rings are called, from number 1 on: as the recording says, or ring1, ring2, ..."""
-        given = [options.get("name", "") for options in self.replay.index.rings]
+        given = [printable(options.get("name", "")) for options in self.replay.index.rings]
         numbered = [f"ring{number}" for number in range(1, len(given) + 1)]
         return [
             name if name and given.count(name) == 1 and name not in numbered else number

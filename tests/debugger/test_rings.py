@@ -65,11 +65,13 @@ def test_rings_of_hosts_are_called_what_they_say(tmp_path: Path) -> None:
     path = tmp_path / "t"
     with Machine() as machine:
         first = Ring(machine=machine, name="in", record=path)
-        others = [Ring(machine=machine, name=name) for name in ("", "twice", "twice", "ring1")]
+        names = ("", "twice", "twice", "ring1", "red\x1b[31m\n")
+        others = [Ring(machine=machine, name=name) for name in names]
         for one in (*others, first):
             one.close()
     with Debugger(path) as debugger:
-        assert debugger.history.ring_names == ["in", "ring2", "ring3", "ring4", "ring5"]
+        numbered = ["ring2", "ring3", "ring4", "ring5"]
+        assert debugger.history.ring_names == ["in", *numbered, r"red\x1b[31m\x0a"]
 
 
 def test_sqes_that_wait_in_the_sq(tmp_path: Path) -> None:
