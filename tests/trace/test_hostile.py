@@ -9,12 +9,14 @@ import pytest
 
 from pybpfvm import events
 from pybpfvm.debugger import Debugger
+from pybpfvm.debugger.terminal.shell import Shell
 from pybpfvm.errors import InputError
 from pybpfvm.memory import AddressSpace, RegionKind
 from pybpfvm.scenario import parse
 from pybpfvm.trace.format import TraceFile, TraceWriter
 from pybpfvm.trace.records import REGION_KINDS, Kind, event_number, field_of
 from pybpfvm.trace.replay import Replay
+from tests.debugger.recordings import record_example
 from tests.trace.recordings import REPLAYERS, changed, recorded, records_of, write_records
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -145,3 +147,17 @@ def test_sqes_are_sqes(pingpong: Path, tmp_path: Path) -> None:
         write_records(path, records)
         with Debugger(path) as debugger:
             assert "an SQE" in str(debugger.history.replay.damage)
+
+
+@pytest.mark.parametrize("sizes", [5, None, "x", {}])
+def test_sizes_of_queues_are_known_or_not(sizes: object, tmp_path: Path) -> None:
+    path, heard = tmp_path / "t", list[str]()
+    record_example("26_two_rings", path)
+    records = [
+        (one[0], one[1], {**one[2], "cq_entries": sizes}) if one[0] == Kind.RING else one
+        for one in records_of(path)
+    ]
+    write_records(path, records)
+    with Debugger(path) as debugger:
+        Shell(debugger, heard.append).line("timeline")
+    assert heard[0].startswith("Timeline of ")

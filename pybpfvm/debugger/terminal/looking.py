@@ -369,9 +369,10 @@ class Looking:
     def _timeline(self, _: str) -> None:
         history = self.debugger.history
         rings = history.replay.index.rings
+        queues = (one.get("cq_entries") for one in rings)
         names = {
-            name: len(one.get("cq_entries", (0,)))
-            for name, one in zip(history.ring_names, rings, strict=True)
+            name: len(sizes) if isinstance(sizes, tuple) else 1
+            for name, sizes in zip(history.ring_names, queues, strict=True)
         }
         builder = TimelineBuilder(rings=names if len(rings) > 1 else None)
         start = None
