@@ -43,6 +43,7 @@ from pybpfvm.scenario.model import (
 )
 from pybpfvm.scenario.table import nearest
 from pybpfvm.session import LoadedObject
+from pybpfvm.uring_backend.faults import Faults, UserReaps, UserWrites
 from pybpfvm.uring_backend.loop.memory import ring_layout
 from pybpfvm.uring_backend.loop.setup import LoopSetup
 
@@ -158,12 +159,30 @@ class _Names:
             if step.ring:
                 self._known(step.ring, "ring", self.rings, f"{step.where}.ring")
             self._step(step.action, step.where, step.ring or scenario.ring_name)
+        if scenario.faults is not None:
+            self._faults(scenario.faults)
         self._expect(scenario.expect, "expect")
 
     def _placed_plans(self) -> Iterator[tuple[str, RingPlan]]:
         """Each ring with what its keys are behind: nothing for the first one."""
         for name, plan in self.rings.items():
             yield ("" if name == self.scenario.ring_name else f"rings.{name}."), plan
+
+    def _faults(self, faults: Faults) -> None:
+        """What the user side writes to and reaps from is there; a CQ, on one of the rings."""
+        most = max(self.rings, key=lambda name: len(self.rings[name].setup.cq_entries))
+        for fault in faults.plan:
+            place = f"{self.scenario.path}: faults: {fault}"
+            if isinstance(fault, UserWrites):
+                self._known(fault.block, "block", self.blocks, place)
+            elif isinstance(fault, UserReaps):
+                self._cq(fault.cq, place, most)
+        if faults.odds is None:
+            return
+        for index, name in enumerate(faults.odds.shared):
+            self._known(name, "block", self.blocks, f"faults.shared[{index}]")
+        for index, cq in enumerate(faults.odds.reaped):
+            self._cq(cq, f"faults.reaped[{index}]", most)
 
     def _setup(self, setup: RingSetup, place: str) -> None:
         for name in setup.files:

@@ -28,7 +28,7 @@ def run(faults: str | None, *, seed: int = 0, backend: BackendName = "sim") -> O
 
 
 def with_faults(text: str) -> Faults | None:
-    source = f'object = "x"\n{text}\n'.encode()
+    source = f'object = "x"\nuser.w.zero = 8\nring.cq_entries = [8]\n{text}\n'.encode()
     return parse_bytes(source, "t.toml", EXAMPLES).faults
 
 
