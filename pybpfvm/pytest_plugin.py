@@ -10,7 +10,7 @@ Nothing of pybpfvm is imported before a fixture is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -40,14 +40,17 @@ class _Used:
         self.objects.append(loaded)
         return loaded
 
-    def ring(self, entries: int = 8, **options: Any) -> Ring:
+    def ring(self, entries: int = 8, cq_entries: Sequence[int] = (), **options: Any) -> Ring:
         """As pybpfvm.Ring, in the machine of the test; its seed is 0 unless one is given."""
         from pybpfvm.session import Ring
 
         options.setdefault("seed", 0)
-        shown = ", ".join((str(entries), *(f"{key}={options[key]!r}" for key in sorted(options))))
+        said = {**options, "cq_entries": cq_entries} if cq_entries else options
+        shown = ", ".join((str(entries), *(f"{key}={said[key]!r}" for key in sorted(said))))
         self.rings.append(f"replay: bpf_ring({shown})")
-        return self.closing.enter_context(Ring(entries, machine=self.machine, **options))
+        return self.closing.enter_context(
+            Ring(entries, cq_entries, machine=self.machine, **options)
+        )
 
     def told(self) -> Iterator[str]:
         """What a failure report adds."""

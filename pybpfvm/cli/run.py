@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pybpfvm.bits import s32, s64
 from pybpfvm.cli.common import (
@@ -23,6 +23,8 @@ from pybpfvm.engine import DEFAULT_BUDGET_INSNS
 from pybpfvm.errors import InputError, Trap
 from pybpfvm.inputfile import read_input_file
 from pybpfvm.loader.elf import NOT_ELF
+from pybpfvm.objectfile import read_object
+from pybpfvm.profiles.base import Profile
 from pybpfvm.report.account import Account
 from pybpfvm.report.names import AddressNames
 from pybpfvm.report.progress import on_stderr, rates
@@ -181,6 +183,12 @@ def run(args: argparse.Namespace) -> int:
     _refuse(args, ("object",), "a scenario (.toml), not a run of one program")
     with Machine() as machine:
         obj = _load(machine, args)
+        note = ""
+        if obj.known_profile is None and args.abi is None and (alike := _alike(args)):
+            names = " and ".join(one.name for one in alike)
+            args.abi = alike[-1].name
+            note = f"the ABI is ambiguous: it does the same by {names}; run as {args.abi}"
+            obj = _load(machine, args)
         if not obj.drives_ring:
             _refuse(args, _RING, "a scenario (.toml), not a run of one program")
             _refuse(args, ("mem",), "the loop of a ring, not a program that runs once")
@@ -190,7 +198,25 @@ def run(args: argparse.Namespace) -> int:
         from pybpfvm.scenario.alone import alone
 
         scenario = alone(obj, args.prog, settings(args), args.mem or 0, replacements(args))
-    return run_scenario.run(args, scenario)
+    return run_scenario.run(args, scenario, note)
+
+
+def _alike(args: argparse.Namespace) -> Sequence[Profile]:
+    """The ABIs of a loop of which it makes no difference which one the object runs by."""
+    if args.replace:
+        return ()
+    from pybpfvm.session.judging import JudgeRequest, loops_alike
+
+    given = read_object(args.file)
+    constants = {name: text for name, text in settings(args).items() if is_constant(given, name)}
+    request = JudgeRequest(
+        helpers=overrides(args),
+        btf=target_btf(args),
+        kconfig=kconfig(args),
+        constants=constants,
+        strict_ctx=not args.lenient_ctx,
+    )
+    return loops_alike(args.file, request)
 
 
 _SET_IN_SCENARIOS = "write constants or globals into the scenario"

@@ -61,6 +61,7 @@ class Options:
     faults_text: str | None = None  # as they were given
     object: str | None = None  # given instead of the scenario's
     abi: str | None = None
+    abi_note: str = ""  # why this one, where nobody said
     helpers: Mapping[int, str] | None = None
     btf: Btf | None = None
     kconfig: Kconfig | None = None
@@ -74,8 +75,9 @@ class Options:
     record: str | None = None  # a file to record to
 
 
-def run(args: argparse.Namespace, scenario: Scenario | None = None) -> int:
-    """The scenario that the arguments name, or this one."""
+def run(args: argparse.Namespace, scenario: Scenario | None = None, abi_note: str = "") -> int:
+    """The scenario that the arguments name, or this one; `abi_note` says why their ABI is what it
+    is where nobody gave one."""
     options = Options(
         backend=args.backend or "sim",
         seed=args.seed or 0,
@@ -91,6 +93,7 @@ def run(args: argparse.Namespace, scenario: Scenario | None = None) -> int:
         faults=None if args.faults is None else parse_faults(args.faults, "--faults"),
         faults_text=args.faults,
         abi=args.abi,
+        abi_note=abi_note,
         helpers=overrides(args),
         btf=target_btf(args),
         kconfig=kconfig(args),
@@ -219,6 +222,8 @@ def _print_header(live: Live, options: Options) -> None:
     )
     if live.object.abi_doubt:
         print(f"note: {live.object.abi_doubt}")
+    if options.abi_note:
+        print(f"note: {options.abi_note}")
     print()
 
 

@@ -25,7 +25,7 @@ from pybpfvm.scenario.model import (
 from pybpfvm.session import LoadedObject
 from pybpfvm.session.constants import is_constant, parse_value, variable_bytes
 from pybpfvm.session.values import Value
-from pybpfvm.uring_backend.abi import ENTER_GETEVENTS
+from pybpfvm.uring_backend import abi
 
 # Constants of an object that say what ring it was written for.
 _SQ, _CQ = "sq_entries", "cq_entries"
@@ -66,13 +66,13 @@ def alone(
             )
     constants = {key: value for key, value in values.items() if is_constant(obj.object, key)}
     setup = RingSetup(
-        entries=_size(obj, _SQ, constants) or 8,
-        cq0_entries=_size(obj, _CQ, constants),
+        entries=_size(obj, _SQ, constants, abi.MAX_SQ_ENTRIES) or 8,
+        cq0_entries=_size(obj, _CQ, constants, abi.MAX_CQ_ENTRIES),
         mem=_MEM if mem_bytes else None,
     )
     path = obj.object.path
     attach = None if name is None else (_callbacks(obj, name),)
-    steps: tuple[Step, ...] = (Step(Enter(flags=ENTER_GETEVENTS), f"{path}: enter"),)
+    steps: tuple[Step, ...] = (Step(Enter(flags=abi.ENTER_GETEVENTS), f"{path}: enter"),)
     loop = obj.profile.loop
     if loop is not None and loop.operation is not None:
         names = attach or obj.callbacks
@@ -103,11 +103,24 @@ def _fields(values: Mapping[str, Value]) -> Mapping[str, int | bytes]:
     return {key: value for key, value in values.items() if isinstance(value, int | bytes)}
 
 
-def _size(obj: LoadedObject, name: str, constants: Mapping[str, Value]) -> int | None:
+def _size(obj: LoadedObject, name: str, constants: Mapping[str, Value], most: int) -> int | None:
+    """The constant of this name, None without one; InputError for one that no ring has: the kernel
+    rounds up to a power of two, and the program would go on with its own number."""
     if name not in list(obj.globals) or not is_constant(obj.object, name):
         return None
     size = constants.get(name, obj.globals[name])
-    return size if isinstance(size, int) and size > 0 else None
+    if isinstance(size, bytes):
+        size = int.from_bytes(size, "little")
+    if not isinstance(size, int) or size <= 0:
+        return None
+    entries = 1 << (size - 1).bit_length()
+    if entries != size and size <= most:
+        raise InputError(
+            f"the ring would have {entries} entries, {name} says {size}",
+            where=f"--set {name}" if name in constants else f"{obj.object.path}: {name}",
+            remedy=f"give a power of two: --set {name}={entries}",
+        )
+    return size
 
 
 def _callbacks(obj: LoadedObject, name: str) -> str:

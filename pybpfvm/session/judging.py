@@ -8,7 +8,7 @@ Inconclusive that names it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -267,6 +267,37 @@ def read_cases(source: str | os.PathLike[str] | bytes, request: JudgeRequest) ->
     return ObjectCases(
         obj, detection, tuple(_case(obj, detection, program, request) for program in obj.programs)
     )
+
+
+def loops_alike(
+    source: str | os.PathLike[str] | bytes, request: JudgeRequest
+) -> tuple[Profile, ...]:
+    """The ABIs that an object with the loop of a ring fits, oldest first, where its runs are the
+    same by all of them: these differ in the ring's struct that kernels show at most, it is the same
+    code on each, and every program is accepted by each (so none looks into what one does not show).
+    Where that does not hold, or there is no choice, none. Raises InputError."""
+    profiles = detect_abi(read_object(source, btf=request.btf, kconfig=request.kconfig)).candidates
+    if len(profiles) < 2 or not _run_alike(profiles):
+        return ()
+    codes = []
+    for profile in profiles:
+        asked = replace(request, abi=profile.name, witness_runs=0)
+        found = read_cases(source, asked)
+        for case in found.cases:
+            if not isinstance(judge_case(found.obj, case, asked), Accepted):
+                return ()
+        codes.append([(program.name, program.insns) for program in found.obj.programs])
+    return profiles if all(code == codes[0] for code in codes) else ()
+
+
+def _run_alike(profiles: Sequence[Profile]) -> bool:
+    """Whether they are of loops, and one but for their names and what is shown of the ring."""
+    shown = [
+        replace(one, name="", title="", loop=replace(one.loop, ctx="", ctx_bytes=0))
+        for one in profiles
+        if one.loop is not None
+    ]
+    return len(shown) == len(profiles) and all(one == shown[0] for one in shown)
 
 
 def case_of(obj: BpfObject, program: Program, request: JudgeRequest) -> Case:

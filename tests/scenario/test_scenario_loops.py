@@ -373,7 +373,7 @@ def test_an_object_runs_from_one_command(
 def test_an_object_alone_says_what_it_lacks(capsys: pytest.CaptureFixture[str]) -> None:
     rows = ACCEPTANCE / "loop_rows.bpf.o"
     for arguments, code, text in (
-        ((NOPS,), 2, "the ABI is ambiguous"),
+        ((ACCEPTANCE / "loop_load.bpf.o",), 2, "the ABI is ambiguous"),
         ((rows, "--abi", "loop-7.2"), 2, "structs of callbacks"),
         ((rows, "--abi", "loop-7.2", "--prog", "stopps"), 2, "no structs of callbacks have"),
         ((NOPS, "--abi", "loop-7.2", "--set", "to_rum=1"), 2, "--set to_rum"),
@@ -386,12 +386,39 @@ def test_an_object_alone_says_what_it_lacks(capsys: pytest.CaptureFixture[str]) 
         ((NOPS, "--abi", "loop-7.2", "--object", "x"), 2, "--object: the option belongs to"),
         ((NOPS.with_name("scenario.toml"), "--set", "a=1"), 2, "--set: values are for a run of"),
         ((NOPS, "--abi", "loop-7.2", "--set", "sq_entries=64"), 2, "is smaller than the SQ"),
+        (
+            (NOPS, "--abi", "loop-7.2", "--set", "cq_entries=100"),
+            2,
+            "--set cq_entries: the ring would have 128 entries, cq_entries says 100 (give a power",
+        ),
+        (
+            (NOPS, "--abi", "loop-7.2", "--set", "sq_entries=6"),
+            2,
+            "--set sq_entries: the ring would have 8 entries",
+        ),
+        (
+            (NOPS, "--abi", "loop-7.2", "--set", "cq_entries=hex:64000000"),
+            2,
+            "--set cq_entries: the ring would have 128 entries, cq_entries says 100",
+        ),
     ):
         found, _, err = command(capsys, *arguments)
         assert (found, text in err) == (code, True), (arguments, err)
     code, out, _ = command(capsys, rows, "--abi", "loop-7.2", "--prog", "stops", "--quiet")
     assert code == 0
     assert "runs: stops 1" in out
+
+
+def test_an_object_alone_runs_as_the_newer_of_abis_that_are_one_to_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, out, _ = command(capsys, NOPS, "--set", "to_run=100", "--quiet")
+    assert code == 0
+    note = "note: the ABI is ambiguous: it does the same by loop-7.1 and loop-7.2; run as loop-7.2"
+    assert note in out.splitlines()
+    assert "ABI loop-7.2  on" in out
+    code, out, _ = command(capsys, NOPS, "--set", "to_run=100", "--abi", "loop-7.1", "--quiet")
+    assert (code, "note:" in out) == (0, False)
 
 
 @pytest.mark.parametrize("backend", SIM_AND_KERNEL)
