@@ -20,7 +20,7 @@ import pybpfvm
 
 def test_runs(bpf_object, bpf_ring):
     obj = bpf_object({str(HELLO)!r}, abi="iouring-v3")
-    ring = bpf_ring(8, cq_entries=[128], seed=7, faults="seed=3")
+    ring = bpf_ring(8, [128], seed=7, faults="seed=3")
     ring.register_bpf([obj["hello"]])
     word = ring.user.alloc(struct.pack("<I", 29))
     ring.get_sqe().prep_bpf(0, user_data=word.addr)
@@ -51,6 +51,14 @@ def _pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         check=False,
     )
+
+
+def test_the_documented_example_passes(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "fuzzing.md").read_text()
+    example = text.partition("**pytest**")[2].partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "test_documented.py").write_text(example)
+    done = _pytest(ROOT, *PLUGIN, "-q", str(tmp_path / "test_documented.py"))
+    assert "1 passed" in done.stdout, done.stdout
 
 
 def test_failures_say_what_the_verifier_said_and_how_to_make_the_ring_again(
