@@ -110,8 +110,8 @@ def test_time_that_was_over_is_no_expected_hang() -> None:
         assert table.play(Player({})).expected_stop
         assert table.runs == 50
     with Table(made, Options(budget_runs=ENDLESS)) as table:
+        table.ends_after(0)
         with pytest.raises(OutOfTime):  # which also sets everything up
-            table.ends_after(0)
             table.play(Player({}))
         table.ends_after(1)
         with pytest.raises(OutOfTime) as over:
