@@ -217,13 +217,17 @@ LIVELOCK = "live-lock"  # how the reason of such a hang begins
 
 
 class RingHang(PybpfvmError):
-    """The ring can make no progress, or used up its budget; `waiters` says who waits for what."""
+    """The ring can make no progress, or used up its budget; `waiters` says who waits for what.
+    `by_clock`: wall time was used up, so that another run may get further."""
 
     exit_code = 1
 
-    def __init__(self, reason: str, waiters: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, reason: str, waiters: tuple[str, ...] = (), *, by_clock: bool = False
+    ) -> None:
         self.reason = reason
         self.waiters = waiters
+        self.by_clock = by_clock
         shown = [f"  {line}" for line in waiters[:_MOST_WAITERS]]
         if len(waiters) > len(shown):
             shown.append(f"  and {len(waiters) - len(shown)} more")

@@ -89,7 +89,7 @@ class Budgets:
     any event in such a wait; `backlog_entries` CQEs beyond a full CQ 0; `live_requests` at a time
     (with less than 2048 left, requests are not issued by compiled code). `fruitless_runs` in a row
     in which no request came to anything (requests.came_to_something) and CQ 0 got no CQE of a
-    program; None: that is not looked at.
+    program; None: that is not looked at. At `end_ns` of time.monotonic_ns everything ends.
     """
 
     max_runs: int = 1_000_000
@@ -101,6 +101,7 @@ class Budgets:
     backlog_entries: int = 65_536
     live_requests: int = 262_144
     fruitless_runs: int | None = None
+    end_ns: int | None = None
 
 
 class BpfRequests:
@@ -241,17 +242,22 @@ class BpfRequests:
 
     def _check_budget(self, request: BpfRequest, began_ns: int) -> None:
         """Raise RingHang instead of another run when there were too many, or for too long."""
-        budgets = self._budgets
+        budgets, by_clock = self._budgets, False
         if self._runs_left <= 0:
             spent = f"{budgets.max_runs:,} program runs in one call"
-        elif time.monotonic_ns() - began_ns > budgets.wall_ns:
-            spent = f"{budgets.wall_ns / 1e9:g} s of program runs without a pause"
         else:
-            return
+            now_ns = time.monotonic_ns()
+            by_clock = now_ns - began_ns > budgets.wall_ns
+            spent = f"{budgets.wall_ns / 1e9:g} s of program runs without a pause"
+            if budgets.end_ns is not None and now_ns >= budgets.end_ns:
+                by_clock, spent = True, "time"
+            if not by_clock:
+                return
         name = self._runner.name(request.program)
         raise RingHang(
             f"the budget of {spent} is used up, the next would be of program {name}",
             tuple(self.waiters()),
+            by_clock=by_clock,
         )
 
     def wake(self) -> None:

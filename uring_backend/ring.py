@@ -656,7 +656,10 @@ class Ring:
         began = last_event = time.monotonic_ns()
         # Without time to wait this looks once: as at a submission, programs run as they like.
         polls = deadline_ns is not None and deadline_ns <= self.backend.now_ns()
+        end_ns = self.budgets.end_ns
         for _ in range(self.budgets.max_events):
+            if end_ns is not None and time.monotonic_ns() >= end_ns:
+                raise RingHang("the budget of time is used up", by_clock=True)
             if self._loop is not None:
                 left_ns = None if deadline_ns is None else deadline_ns - self.backend.now_ns()
                 self._loop.waits(cq, left_ns)
@@ -741,16 +744,17 @@ class Ring:
             raise self._hang(f"the budget of {events:,} waits in one call is used up", waiter())
         if stop is _Stop.LONG:
             seconds = self.budgets.wall_ns / 1e9
-            raise self._hang(f"the budget of {seconds:g} s for one call is used up", waiter())
+            reason = f"the budget of {seconds:g} s for one call is used up"
+            raise self._hang(reason, waiter(), by_clock=True)
         if stop is _Stop.STUCK and deadline_ns is None:
             raise self._hang("nothing in flight can complete", waiter())
         if told is not None:
             held = self.cqs.queues[cq].count()
             told(HostWoke(self.backend.now_ns(), cq, held, stop is not _Stop.DONE))
 
-    def _hang(self, reason: str, waiter: str) -> RingHang:
+    def _hang(self, reason: str, waiter: str, *, by_clock: bool = False) -> RingHang:
         waiters = (line for ring in self.together for line in ring._bpf.waiters())
-        return RingHang(reason, (waiter, *waiters))
+        return RingHang(reason, (waiter, *waiters), by_clock=by_clock)
 
     # --- the end ----------------------------------------------------------------------------
 

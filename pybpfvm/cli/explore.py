@@ -28,8 +28,14 @@ from pybpfvm.errors import InputError, InternalError
 from pybpfvm.events import Event, OfRing, SqeIssued
 from pybpfvm.explore import Found, Report, explore
 from pybpfvm.explore.findings import shown_by
-from pybpfvm.explore.search import DEFAULT_SCHEDULES, DEFAULT_SECONDS, Options, Table
-from pybpfvm.explore.strategies import NAMES
+from pybpfvm.explore.search import (
+    DEFAULT_RUNS,
+    DEFAULT_SCHEDULES,
+    DEFAULT_SECONDS,
+    Options,
+    Table,
+)
+from pybpfvm.explore.strategies import NAMES, OutOfTime
 from pybpfvm.explore.telling import document, story, summary
 from pybpfvm.interrupts import released
 from pybpfvm.report.terminal import heading
@@ -40,7 +46,8 @@ from pybpfvm.uring_backend.abi import Op
 
 _EVERY_S = 1.0
 _EPILOG = """exit codes: 0 nothing was found; 1 something was; 2 usage or unreadable input; 3 the
-same schedule went two ways; 130 interrupted, with what there was by then"""
+same schedule went two ways, or one did not end within the time; 130 interrupted, with what there
+was by then"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +74,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_SECONDS,
         metavar="S",
         help=f"at most so long (default {DEFAULT_SECONDS:g})",
+    )
+    parser.add_argument(
+        "--budget-runs",
+        type=positive,
+        default=DEFAULT_RUNS,
+        metavar="N",
+        help=f"runs of programs in one step before that is a hang (default {DEFAULT_RUNS:,})",
     )
     parser.add_argument(
         "--depth", type=positive, metavar="N", help="dfs: vary only the first N actions"
@@ -141,6 +155,7 @@ def run(args: argparse.Namespace) -> int:
         kconfig=kconfig(args),
         verify=not args.no_verify,
         engine=args.engine,
+        budget_runs=args.budget_runs,
     )
     if args.replay is not None:
         with released():
@@ -169,8 +184,21 @@ def _replayed(scenario: Scenario, options: Options, schedule: Schedule) -> Repor
     """A report of one schedule."""
     began = time.perf_counter()
     options = replace(options, seed=schedule.seed, faults=schedule.faults)
-    report = Report("replay", schedules=1)
+    report = Report("replay")
+    try:
+        _play_again(scenario, options, schedule, report, began)
+    except OutOfTime as over:
+        report.out_of_time(over, options.seconds)
+    report.seconds = time.perf_counter() - began
+    return report
+
+
+def _play_again(
+    scenario: Scenario, options: Options, schedule: Schedule, report: Report, began: float
+) -> None:
+    """Play it twice, after the usual one. Raises OutOfTime."""
     with Table(scenario, options) as table:
+        table.ends_after(options.seconds)
         usual = table.play(Player({}, schedule.faults), scenario=schedule.applied(scenario))
         table.left = len(usual.left) if usual.stopped is None else None
         players = []
@@ -184,9 +212,9 @@ def _replayed(scenario: Scenario, options: Options, schedule: Schedule) -> Repor
     if shown:
         answers = tuple((at, one) for at, one in enumerate(player.answers) if one.index)
         seconds = time.perf_counter() - began
-        report.found.append(Found(shown[0], schedule, answers, 1, seconds, schedule, shown[1:]))
-    report.questions, report.seconds = len(player.answers), time.perf_counter() - began
-    return report
+        found = Found(shown[0], schedule, answers, 1, seconds, schedule, shown[1:], given=True)
+        report.found.append(found)
+    report.questions, report.schedules = len(player.answers), 1
 
 
 def _shared(scenario: Scenario, options: Options, jobs: int) -> Report:
@@ -207,14 +235,17 @@ def _shared(scenario: Scenario, options: Options, jobs: int) -> Report:
     report.uncontrolled = UNCONTROLLED in done.outcomes
     report.interrupted = done.interrupted
     report.stopped_by = "Ctrl-C" if done.interrupted else ""
+    if not (done.executions or done.interrupted):
+        report.unended = f"no process ended its first schedules within {options.seconds:g} s"
     for one in list(done.findings.values())[:findings]:
         if one.problem.bucket.startswith(f"{LOST}/"):
             raise InternalError(f"seed {one.seed}: {one.problem.message}")
         schedule = parse_schedule(one.data.decode(), "a finding")
         again = _replayed(scenario, options, schedule)
-        report.questions = again.questions
+        report.questions, report.unended = again.questions, again.unended or report.unended
         report.found += [
-            replace(found, tries=one.executions, seconds=one.seconds) for found in again.found
+            replace(found, tries=one.executions, seconds=one.seconds, given=False)
+            for found in again.found
         ]
     return report
 
@@ -234,11 +265,16 @@ def _print(
             "something besides the schedule decides"
         )
     print(summary(report))
+    if report.unended:
+        print(
+            f"not ended: {report.unended}; --budget-runs N calls it a hang after N program runs "
+            "in a step, --seconds gives it more time"
+        )
     if report.interrupted:
         print("interrupted: this is what there was by then")
     if saved:
         print(f"saved: {saved}")
-    if not report.found and not report.uncontrolled:
+    if not (report.found or report.uncontrolled or report.unended):
         print("nothing was found")
 
 
@@ -287,6 +323,8 @@ def _command(args: argparse.Namespace, found: Found) -> str:
         words += [f"--{option}", value] if value else []
     for given in args.helper:
         words += ["--helper", given]
+    if args.budget_runs != DEFAULT_RUNS:
+        words += ["--budget-runs", str(args.budget_runs)]
     words += ["--no-verify"] if args.no_verify else []
     words += ["--engine", args.engine] if args.engine != "auto" else []
     return " ".join(quote(word) for word in words)

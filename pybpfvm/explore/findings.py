@@ -67,6 +67,7 @@ class Found:
     """A finding: what it is, the smallest schedule that shows it, what that answers otherwise than
     usual, and what else the same run showed. `tries` schedules and `seconds` it took to find.
     `sizes` are of the schedule by which it was found and of the smallest, if that was looked for.
+    `given`: nobody looked for the schedule.
     """
 
     shown: Shown
@@ -77,6 +78,7 @@ class Found:
     found_with: Schedule  # before it was made smaller
     also: tuple[Shown, ...] = field(default=())
     sizes: tuple[Size, Size] | None = None
+    given: bool = False
 
 
 def shown_by(outcome: Outcome, path: str, *, faulty: bool) -> tuple[Shown, ...]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from pybpfvm.btf.types import Btf
-from pybpfvm.errors import InputError, LoadRejected
+from pybpfvm.errors import InputError, LoadRejected, RingHang
 from pybpfvm.events import Event, Observer
 from pybpfvm.explore.findings import Found, Shown, shown_by
 from pybpfvm.explore.footprints import Footprints
 from pybpfvm.explore.known import Came, Known
 from pybpfvm.explore.shrink import Small, measured, smaller
-from pybpfvm.explore.strategies import NAMES, Dfs, Drawn, Redundant, Strategy, Unsteady
+from pybpfvm.explore.strategies import NAMES, Dfs, Drawn, OutOfTime, Redundant, Strategy, Unsteady
 from pybpfvm.interrupts import released, uninterrupted
 from pybpfvm.loader.kconfig import Kconfig
 from pybpfvm.scenario import Live, Outcome, Scenario, run_scenario
@@ -24,15 +26,19 @@ from pybpfvm.scenario.watching import Checks
 from pybpfvm.session import Budgets
 
 _LIVELOCK_RUNS: Final = 1_000
+_SMALL_SECONDS: Final = 5.0  # for what is found last to be made small
 DEFAULT_SCHEDULES: Final = 1_000
 DEFAULT_SECONDS: Final = 60.0
+DEFAULT_RUNS: Final = 10_000
+_EVER_NS: Final = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """How to explore. `faults` may be chosen in one schedule, `schedules` and `seconds` are used at
     the most; `depth` and `deviations` bound dfs. `everything`: go on after a finding. `reduce`:
-    leave out orders that only change places of independent actions."""
+    leave out orders that only change places of independent actions. More than `budget_runs` of
+    programs in one step are a hang."""
 
     strategy: str = "dfs"
     schedules: int = DEFAULT_SCHEDULES
@@ -52,12 +58,14 @@ class Options:
     kconfig: Kconfig | None = None
     verify: bool = True
     engine: str = "auto"
+    budget_runs: int = DEFAULT_RUNS
 
 
 @dataclass(slots=True)
 class Report:
     """What came of it. `exhaustive`: every order, and with `depth`: of so many actions. `saved` are
-    answers that needed no schedule. `uncontrolled`: the same schedule went another way."""
+    answers that needed no schedule. `uncontrolled`: the same schedule went another way. `unended`:
+    what did not end within the time, so that nothing is known of it, as a sentence."""
 
     strategy: str
     schedules: int = 0
@@ -72,6 +80,7 @@ class Report:
     reduced: bool = False
     questions: int = 0  # of the usual schedule
     uncontrolled: bool = False
+    unended: str = ""
     interrupted: bool = False
     stopped_by: str = ""
     found: list[Found] = field(default_factory=list)
@@ -79,12 +88,24 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """130 after Ctrl-C, 1 for a finding, 3 when the run is not ours to repeat, else 0."""
+        """130 after Ctrl-C, 1 for a finding, 3 when the run is not ours to repeat or did not end in
+        time, else 0."""
         if self.interrupted:
             return 130
         if self.found:
             return 1
-        return 3 if self.uncontrolled else 0
+        return 3 if self.uncontrolled or self.unended else 0
+
+    def out_of_time(self, over: OutOfTime, seconds: float) -> None:
+        """Time was up within a schedule, after so many seconds in all: note it where it is that
+        schedule which took them."""
+        self.stopped_by = f"{seconds:g} s"
+        if not self.schedules or over.seconds > seconds / 2:
+            runs = "1 program run" if over.runs == 1 else f"{over.runs:,} program runs"
+            self.unended = (
+                f"a schedule did not end within the {seconds:g} s: it was stopped after "
+                f"{over.seconds:.1f} s and {runs}"
+            )
 
 
 class Table:
@@ -104,9 +125,23 @@ class Table:
         )
         self._stage.keep()
         self.state = 0
+        self.runs = 0  # of programs, in what was played last
         self._budgets = replace(
-            Budgets(), livelock_runs=_LIVELOCK_RUNS, fruitless_runs=_LIVELOCK_RUNS
+            Budgets(),
+            max_runs=options.budget_runs,
+            livelock_runs=_LIVELOCK_RUNS,
+            fruitless_runs=_LIVELOCK_RUNS,
+            wall_ns=_EVER_NS,  # what is found must not depend on the machine's speed
         )
+        self._end = math.inf
+
+    def ends_after(self, seconds: float) -> None:
+        """From now on plays end after so many seconds in all; never earlier than was said."""
+        end = time.monotonic() + seconds
+        if self._end is math.inf or end > self._end:
+            self._end = end
+            end_ns = None if math.isinf(end) else int(end * 1e9)
+            self._budgets = replace(self._budgets, end_ns=end_ns)
 
     def close(self) -> None:
         """Free everything."""
@@ -132,8 +167,9 @@ class Table:
         on_end: Callable[[Live], None] | None = None,
         state: bool = False,
     ) -> Outcome:
-        """One run; `state`: note a hash of what is there at the end, the clock apart."""
-        options = self.options
+        """One run; `state`: note a hash of what is there at the end, the clock apart. Raises
+        OutOfTime when the time ends it."""
+        options, began = self.options, time.monotonic()
 
         def ends(live: Live) -> None:
             player.over = True
@@ -144,7 +180,7 @@ class Table:
 
         try:
             # All of it is one call: to make signals wait, and not to, takes time each time.
-            return uninterrupted(run_scenario)(
+            outcome = uninterrupted(run_scenario)(
                 scenario or self.scenario,
                 seed=options.seed,
                 verify=options.verify,
@@ -159,6 +195,10 @@ class Table:
             )
         finally:
             player.over = True
+        self.runs = sum(outcome.runs.values())
+        if isinstance(outcome.stopped, RingHang) and outcome.stopped.by_clock:
+            raise OutOfTime(self.runs, time.monotonic() - began)
+        return outcome
 
     def shown(
         self,
@@ -227,6 +267,14 @@ class _Exploration:
 
     def run(self) -> None:
         """Explore; what comes of it is in the report at any time."""
+        self._table.ends_after(self._options.seconds)
+        try:
+            self._run()
+        except OutOfTime as over:
+            self._report.out_of_time(over, self._options.seconds)
+        self._report.seconds = time.perf_counter() - self._began
+
+    def _run(self) -> None:
         report, options = self._report, self._options
         first, usual = self._usual()
         strategy = self._strategy()
@@ -253,7 +301,6 @@ class _Exploration:
             if dfs is not None:
                 report.saved = dfs.asleep
                 report.longest, report.reduced = dfs.longest, dfs.reducing
-        report.seconds = time.perf_counter() - self._began
 
     def _usual(self) -> tuple[tuple[Shown, ...], Player]:
         """Play the usual schedule twice: what it shows, and whether it is the same each time."""
@@ -343,6 +390,7 @@ class _Exploration:
             )
             report.found.append(first)  # as it is, if Ctrl-C comes before it is small
             if options.shrink:
+                self._table.ends_after(_SMALL_SECONDS)
                 small = smaller(self._table, small)
                 report.found[-1] = replace(
                     first,
@@ -350,6 +398,8 @@ class _Exploration:
                     schedule=small.schedule,
                     answers=small.answers,
                     also=small.shown[1:],
-                    sizes=(measured(self._table, schedule), measured(self._table, small.schedule)),
                 )
+                with suppress(OutOfTime):
+                    sizes = measured(self._table, schedule), measured(self._table, small.schedule)
+                    report.found[-1] = replace(report.found[-1], sizes=sizes)
         self._told(report)

@@ -11,12 +11,14 @@ condition; where only expectations stand against that, a finding that is none of
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from pybpfvm.errors import PybpfvmError
 from pybpfvm.events import Event
 from pybpfvm.explore.findings import Shown, Size
+from pybpfvm.explore.strategies import OutOfTime
 from pybpfvm.scenario import less
 from pybpfvm.scenario.less import data_of
 from pybpfvm.scenario.schedule import Answer, Player, Schedule
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from pybpfvm.explore.search import Table
 
 _MOST_PLAYS: Final = 400
+_MOST_RUNS: Final = 200_000  # of programs, in all plays
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +50,26 @@ class _Shrinker:
         self.small = small
         self._key = small.shown[0].key
         self._plays = 0
+        self._runs = 0  # of programs
         self._events = 0  # of what was played last
-        self._play(small.schedule)
-        self._fewest = self._events  # of what is kept
-        usual, _ = self._play(Schedule(small.schedule.seed, small.schedule.faults))
-        self._usual = frozenset(one.key for one in usual)  # what it shows
+        self._fewest = 0  # of what is kept
+        self._usual: frozenset[tuple[str, str]] = frozenset()  # what the usual schedule shows
+
+    def all(self) -> None:
+        """Everything that makes it smaller. Raises OutOfTime, with the smallest so far kept."""
+        schedule = self.small.schedule
+        self._play(schedule)
+        self._fewest = self._events
+        usual, _ = self._play(Schedule(schedule.seed, schedule.faults))
+        self._usual = frozenset(one.key for one in usual)
+        self.answers()
+        self.values()
+        self.faults()
+        self.steps()
+        self.data()
+        if self.small.schedule.bare:
+            self.steps()
+        self.answers()
 
     def _play(self, schedule: Schedule) -> tuple[tuple[Shown, ...], Player]:
         self._plays += 1
@@ -59,16 +77,22 @@ class _Shrinker:
         self._events = 0
         try:
             scenario = schedule.applied(self._table.scenario)
-            return self._table.shown(player, scenario, observer=self._count), player
+            shown = self._table.shown(player, scenario, observer=self._count)
+            self._runs += self._table.runs
+            return shown, player
         except PybpfvmError:
             return (), player  # a scenario that can not be used any more
 
     def _count(self, _: Event) -> None:
         self._events += 1
 
+    def _spent(self, more: int = 1) -> bool:
+        """Whether so many plays more are too many."""
+        return self._plays + more > _MOST_PLAYS or self._runs >= _MOST_RUNS
+
     def try_(self, schedule: Schedule, *, shorter: bool = False) -> bool:
         """Keep this schedule if it shows the same, and is not larger; `shorter`: nor longer."""
-        if self._plays >= _MOST_PLAYS:
+        if self._spent():
             return False
         shown, player = self._play(schedule)
         if not any(one.key == self._key for one in shown):
@@ -114,13 +138,13 @@ class _Shrinker:
         """Fewer steps, the last ones first."""
         for step in reversed(range(len(self._table.scenario.steps))):
             without = tuple(sorted({*self.small.schedule.without, step}))
-            if self._plays >= _MOST_PLAYS:
+            if self._spent():
                 return
             self._try_less(replace(self.small.schedule, without=without))
 
     def _try_less(self, schedule: Schedule) -> bool:
         """Keep it if it shows the same, and the usual schedule of what is left nothing new."""
-        if self._plays + 2 > _MOST_PLAYS:
+        if self._spent(more=2):
             return False
         shown, _ = self._play(replace(schedule, picks={}))
         new = [one for one in shown if one.key not in self._usual]
@@ -174,16 +198,10 @@ class _Shrinker:
 
 
 def smaller(table: Table, small: Small) -> Small:
-    """The smallest schedule found that shows the same."""
+    """The smallest schedule found, while there is time, that shows the same."""
     shrinker = _Shrinker(table, small)
-    shrinker.answers()
-    shrinker.values()
-    shrinker.faults()
-    shrinker.steps()
-    shrinker.data()
-    if shrinker.small.schedule.bare:
-        shrinker.steps()
-    shrinker.answers()
+    with suppress(OutOfTime):
+        shrinker.all()
     return shrinker.small
 
 

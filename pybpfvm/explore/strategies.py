@@ -32,6 +32,16 @@ class Unsteady(Exception):
     """The same answers led to other questions: something that is not controlled decides, too."""
 
 
+class OutOfTime(Exception):
+    """The time for all of it was over within a schedule, after so many `runs` of programs in it,
+    and so many `seconds` of it."""
+
+    def __init__(self, runs: int, seconds: float) -> None:
+        super().__init__(f"{runs} runs, {seconds} s")
+        self.runs = runs
+        self.seconds = seconds
+
+
 class Strategy(Protocol):
     """Gives a player for each schedule, None when there are no more."""
 

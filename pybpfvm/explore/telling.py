@@ -43,10 +43,16 @@ def story(found: Found, requests: Mapping[int, str]) -> Iterator[str]:
     shown = found.shown
     place = f" at {shown.place}" if shown.place else ""
     first, *rest = shown.text.splitlines()
+    for kind in ("hang", shown.kind):  # which a live-lock is
+        first = first.removeprefix(f"{kind}: ")
     yield f"{shown.kind}{place}: {first}"
     yield from (f"  {line}" for line in rest)
-    tries = "the usual schedule" if found.tries == 1 else f"schedule {found.tries:,}"
-    yield f"  found by {tries}, after {found.seconds:.2f} s"
+    if found.given:
+        yield f"  shown by the schedule that was given, after {found.seconds:.2f} s"
+    else:
+        usual = found.tries == 1 and not found.found_with.picks
+        tries = "the usual schedule" if usual else f"schedule {found.tries:,}"
+        yield f"  found by {tries}, after {found.seconds:.2f} s"
     if not found.answers:
         yield "  in the usual order"
     for at, answer in found.answers:
@@ -103,6 +109,7 @@ def document(scenario: str, report: Report, replays: Mapping[int, str]) -> dict[
         "saved": report.saved,
         "questions": report.questions,
         "uncontrolled": report.uncontrolled,
+        "unended": report.unended,
         "interrupted": report.interrupted,
         "stopped_by": report.stopped_by,
         "findings": [

@@ -468,6 +468,7 @@ def _loop_budgets(budgets: Budgets | None) -> LoopBudgets | None:
         idle_timeout_ns=budgets.idle_timeout_ns,
         backlog_entries=budgets.backlog_entries,
         live_requests=budgets.live_requests,
+        end_ns=budgets.end_ns,
     )
 
 

@@ -79,7 +79,8 @@ class LoopBudgets:
     """What one enter may use up before it is called a hang: `max_steps` of the program,
     `livelock_steps` in a row in which nothing changes, `wall_ns` of wall time, `idle_timeout_ns` of
     real time without any event in a wait (the kernel's ring only). `backlog_entries` CQEs beyond a
-    full CQ; `live_requests` at a time, beyond which the kernel has no memory for more (-EAGAIN)."""
+    full CQ; `live_requests` at a time, beyond which the kernel has no memory for more (-EAGAIN). At
+    `end_ns` of time.monotonic_ns everything ends."""
 
     max_steps: int = 1_000_000
     livelock_steps: int = 10_000
@@ -87,6 +88,7 @@ class LoopBudgets:
     idle_timeout_ns: int = 10_000_000_000
     backlog_entries: int = 65_536
     live_requests: int = 262_144
+    end_ns: int | None = None
 
 
 class LoopRing:
@@ -479,9 +481,9 @@ class LoopRing:
         began = time.monotonic_ns()
         while left > 0:
             if time.monotonic_ns() - began > self.budgets.wall_ns:
-                raise RingHang(
-                    f"the program did not stop within {self.budgets.wall_ns / 1e9:g} s", ()
-                )
+                seconds = self.budgets.wall_ns / 1e9
+                raise RingHang(f"the program did not stop within {seconds:g} s", by_clock=True)
+            self._check_end()
             breathe()
             value = self.attached
             if value is None:
@@ -560,6 +562,7 @@ class LoopRing:
             self.time.act()
             if done():
                 return True
+            self._check_end()
             if deadline_ns is not None and self.now_ns() >= deadline_ns:
                 return False
             if not self.time.planned and deadline_ns is None and not self.backend.can_progress():
@@ -573,6 +576,11 @@ class LoopRing:
                 if time.monotonic_ns() - last_event >= idle_ns:
                     raise RingHang(f"no event for {idle_ns / 1e9:g} s", ())
                 patience_ns *= 2  # the clock is virtual: let more of it pass
+
+    def _check_end(self) -> None:
+        end_ns = self.budgets.end_ns
+        if end_ns is not None and time.monotonic_ns() >= end_ns:
+            raise RingHang("the budget of time is used up", by_clock=True)
 
     def _tell_wait(self, wanted: int) -> None:
         if self._observer is not None:
