@@ -134,9 +134,9 @@ _TYPES: tuple[tuple[frozenset[type], ...], ...] = tuple(
     )
     for kind, fields in _EVENTS
 )
-# What was found in order before, so that the next of its like is looked up: recordings have millions
-# of records of a few shapes. Of events their number and types, of records the types asked for and
-# had; both are few, whatever a file holds: their lengths are fixed, and so are the types allowed.
+# What was found in order before, so that the next of its like is looked up: recordings have
+# millions of records of a few shapes. Of events their number and types, of records the types asked
+# for and had; both are few, whatever a file holds: lengths are fixed, and so are allowed types.
 _GOOD_EVENTS: set[tuple[Any, ...]] = set()
 _GOOD_RECORDS: set[tuple[Any, ...]] = set()
 _FIELDS: dict[type, tuple[int, Callable[[Any], tuple[Any, ...]]]] = {
