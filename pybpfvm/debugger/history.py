@@ -91,7 +91,7 @@ class History:
         engine: str = "auto",
         progress: Progress | None = None,
     ) -> None:
-        self.replay = Replay(path, engine=engine)
+        self.replay = Replay(path, engine=engine, progress=progress)
         self.diverged: Divergence | None = None
         self.progress = progress
         self.interrupted = False
@@ -311,6 +311,8 @@ class History:
 
     def _whole_runs_to(self, run: int) -> None:
         """Memory and maps are as they were before run `run` was prepared."""
+        if self._current is None and self.replay.cursor == run:
+            return
         nearest = max(one for one in self._snapshots if one <= run)
         current = self._current
         if current is not None and nearest <= current < run:

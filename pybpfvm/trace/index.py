@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -85,25 +85,31 @@ class Index:
     end: Place = (0, 0)  # behind the last record
 
 
-def read_index(file: TraceFile) -> Index:
-    """The index of a file. A record that is none ends it, as damage does. Raises InputError where
-    not even the beginning can be read."""
+def read_index(file: TraceFile, progress: Callable[[int, int], None] | None = None) -> Index:
+    """The index of a file. A record that is none ends it, as damage does. `progress` is told
+    (chunks read, all of them). Raises InputError where not even the beginning can be read."""
     found = Index()
     reader = _Reader(found)
-    for chunk, number, record in file.all_records():
+    chunk = 0
+    while records := file.records(chunk):
         try:
-            reader.read((chunk, number), record)
+            reader.read_chunk(chunk, records)
         except (InputError, TypeError, ValueError, LookupError, OverflowError) as error:
             reason = error.reason if isinstance(error, InputError) else str(error)
             if not found.header:
                 raise InputError(reason, where=file.path, remedy="record again") from None
             file.damage = InputError(
-                f"chunk {chunk}, record {number}: {reason}",
+                f"chunk {chunk}, record {reader.number}: {reason}",
                 where=file.path,
                 remedy="what is before it can be used; record again for the rest",
             )
+            if reader.number:
+                found.end = chunk, reader.number
             break
-        found.end = chunk, number + 1
+        chunk += 1
+        found.end = chunk - 1, len(records)
+        if progress is not None:
+            progress(chunk, len(file.chunks))
     if not found.header:
         raise file.damage or InputError(
             "the recording is empty", where=file.path, remedy="record again"
@@ -118,28 +124,48 @@ def read_index(file: TraceFile) -> Index:
 
 
 class _Reader:
-    """Reads one record after the other into an index."""
+    """Reads one chunk after the other into an index. `number` is that of the record, in its chunk,
+    which is read or could not be."""
 
     def __init__(self, index: Index) -> None:
+        self.number = 0
         self._index = index
         self._since: Place = (0, 0)
         self._open: RunEntry | None = None
         self._started: tuple[int, int] | None = None  # request and time
         self._queues: defaultdict[int, Counter[tuple[int, str]]] = defaultdict(Counter)
 
-    def read(self, place: Place, record: Record) -> None:
-        """Raises InputError, TypeError, ValueError for a record that is none."""
+    def read_chunk(self, chunk: int, records: Sequence[Record]) -> None:
+        """Raises InputError, TypeError, ValueError, LookupError, OverflowError for a record that is
+        none."""
         index = self._index
-        # Nine of ten records are of these two kinds.
-        if record[0] == Kind.EVENT and index.header:
-            self._event(*items(record, int, int, tuple)[1:])
-            return
-        if record[0] == Kind.ASKED and self._open is not None:
-            if changes := items(record, int, tuple, _ANSWER, tuple)[4]:
-                _changes(changes)
-            if record[1] == Ask.LOG:
-                self._open.prints += 1
-            return
+        events = 0
+        try:
+            for self.number, record in enumerate(records):
+                kind = record[0]
+                # Nearly all records are of these four kinds.
+                if kind == _EVENT and index.header:
+                    _, ring, number, fields = items(record, int, int, tuple)
+                    events += 1
+                    check_event(number, fields)
+                    if number in _COUNTED_EVENTS:
+                        self._event(ring, number, fields)
+                elif kind == _ASKED and self._open is not None:
+                    if changes := items(record, int, tuple, _ANSWER, tuple)[4]:
+                        _changes(changes)
+                    if record[1] == _LOG:
+                        self._open.prints += 1
+                elif kind == _RUN and not index.closed:
+                    self._run((chunk, self.number), record)
+                elif kind == _END and not index.closed:
+                    self._end((chunk, self.number), record)
+                else:
+                    self._read(record)
+        finally:
+            index.events += events
+
+    def _read(self, record: Record) -> None:
+        index = self._index
         kind = kind_of(record)
         if (kind is Kind.HEADER) == bool(index.header) or index.closed:
             raise InputError(f"a record {kind.name} out of place")
@@ -170,13 +196,9 @@ class _Reader:
             case Kind.MAP:
                 items(record, int, str, int, bytes, bytes, tuple)
                 _pair(record[6])
-            case Kind.RUN:
-                self._run(place, record)
             case Kind.READ:
                 items(record, int, bytes)
                 self._need_run()
-            case Kind.END:
-                self._end(place, record)
             case Kind.SQES:
                 for one in items(record, int, int, int, int, tuple)[5]:
                     if not isinstance(one, bytes) or len(one) not in (0, SQE_BYTES):
@@ -245,8 +267,6 @@ class _Reader:
         self._since = place[0], place[1] + 1
 
     def _event(self, ring: int, number: int, fields: tuple[Any, ...]) -> None:
-        self._index.events += 1
-        check_event(number, fields)
         if number == _POSTED:
             fate = fields[_POSTED_FATE]
             self._queues[ring][fields[_POSTED_CQ], fate] += 1
@@ -271,17 +291,21 @@ class _Reader:
 
 
 _END_ITEMS = 6  # of version 1 one less
+# Plain numbers: an enumeration costs more to look at than the record.
+_EVENT, _ASKED, _RUN, _END = map(int, (Kind.EVENT, Kind.ASKED, Kind.RUN, Kind.END))
+_LOG = int(Ask.LOG)
 _INT_OR_NONE = (int, type(None))
 _ANSWER = (int, bytes, tuple, type(None))
 # Events are told apart by their numbers: making them of all would take most of the time.
 _POSTED, _REAPED = event_number(CqePosted), event_number(CqeReaped)
 _STARTED, _ENDED = event_number(RunStarted), {event_number(RunEnded), event_number(RunFaulted)}
+_COUNTED_EVENTS = {_POSTED, _REAPED, _STARTED, *_ENDED}
 _POSTED_CQ, _POSTED_FATE = field_of(CqePosted, "cq"), field_of(CqePosted, "fate")
 _REAPED_CQ, _STARTED_REQUEST = field_of(CqeReaped, "cq"), field_of(RunStarted, "request")
 
 
 def _pair(value: Any) -> None:
-    if len(value) != 2 or not all(isinstance(one, int) for one in value):
+    if len(value) != 2 or not isinstance(value[0], int) or not isinstance(value[1], int):
         raise InputError(f"{value!r:.60}, where two numbers stand")
 
 

@@ -134,7 +134,11 @@ _TYPES: tuple[tuple[frozenset[type], ...], ...] = tuple(
     )
     for kind, fields in _EVENTS
 )
-_KNOWN_TYPES: tuple[set[tuple[type, ...]], ...] = tuple(set() for _ in _EVENTS)
+# What was found in order before, so that the next of its like is looked up: recordings have
+# millions of records of a few shapes. Of events their number and types, of records the types asked
+# for and had; both are few, whatever a file holds: lengths are fixed, and so are allowed types.
+_GOOD_EVENTS: set[tuple[Any, ...]] = set()
+_GOOD_RECORDS: set[tuple[Any, ...]] = set()
 _FIELDS: dict[type, tuple[int, Callable[[Any], tuple[Any, ...]]]] = {
     kind: (number, attrgetter(*fields)) for number, (kind, fields) in enumerate(_EVENTS)
 }
@@ -159,19 +163,18 @@ def event_of(record: Record) -> Event:
 
 def check_event(number: int, fields: tuple[Any, ...]) -> None:
     """Raise InputError unless an event of this number has such fields."""
+    given = (number, *map(type, fields))
+    if given in _GOOD_EVENTS:
+        return
     if not 0 <= number < len(_EVENTS):
         raise InputError(f"event {number} with {len(fields)} fields")
-    given = tuple(map(type, fields))
-    known = _KNOWN_TYPES[number]
-    if given in known:
-        return
     kind, names = _EVENTS[number]
-    if len(given) != len(names):
-        raise InputError(f"event {kind.__name__} with {len(given)} fields")
-    for name, allowed, one, value in zip(names, _TYPES[number], given, fields, strict=True):
-        if one not in allowed:
+    if len(fields) != len(names):
+        raise InputError(f"event {kind.__name__} with {len(fields)} fields")
+    for name, allowed, value in zip(names, _TYPES[number], fields, strict=True):
+        if type(value) not in allowed:
             raise InputError(f"event {kind.__name__} with {name} {value!r:.60}")
-    known.add(given)
+    _GOOD_EVENTS.add(given)
 
 
 def event_number(kind: type) -> int:
@@ -186,11 +189,15 @@ def field_of(kind: type, name: str) -> int:
 
 def items(record: Record, *types: type | tuple[type, ...]) -> Record:
     """The record, if its items behind the first are of these types, in order. Raises InputError."""
+    shape = (types, *map(type, record))
+    if shape in _GOOD_RECORDS:
+        return record
     if len(record) != len(types) + 1:
         raise InputError(f"a record {kind_of(record).name} of {len(record)} items")
     for item, wanted in zip(record[1:], types, strict=True):
         if not isinstance(item, wanted):
             raise InputError(f"a record {kind_of(record).name} with {item!r:.60}")
+    _GOOD_RECORDS.add(shape)
     return record
 
 

@@ -85,6 +85,8 @@ class Replay:
 
     Raises InputError for what can not be replayed: no recording, another version, addresses that
     are taken, an ABI that is not known here.
+
+    `progress` is told (done, all) while the recording is opened, which has to read it once.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Replay:
         *,
         engine: str = "auto",
         observer: Observer | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.cursor = 0
         self.totals = Totals()
@@ -107,7 +110,7 @@ class Replay:
         self.file = TraceFile(path)
         self.memory: AddressSpace | None = None
         try:
-            self.index: Index = read_index(self.file)
+            self.index: Index = read_index(self.file, progress)
             self._build()
         except BaseException:
             self.close()

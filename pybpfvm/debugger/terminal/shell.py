@@ -14,6 +14,7 @@ from typing import Any
 
 from pybpfvm.debugger.debugger import Debugger
 from pybpfvm.debugger.terminal.commands import Commands, Quit
+from pybpfvm.debugger.terminal.waiting import Waiting
 from pybpfvm.errors import PybpfvmError
 from pybpfvm.report.paint import Paint, wants_colour
 
@@ -21,13 +22,20 @@ PROMPT = "(pybpfvm) "
 
 
 class Shell:
-    """A debugger that is told what to do by lines of text. `failed` says whether one was wrong."""
+    """A debugger that is told what to do by lines of text. `failed` says whether one was wrong.
+    `waiting` is told when work begins and ends."""
 
-    def __init__(self, debugger: Debugger, say: Callable[[str], None] = print) -> None:
+    def __init__(
+        self,
+        debugger: Debugger,
+        say: Callable[[str], None] = print,
+        waiting: Waiting | None = None,
+    ) -> None:
         self.debugger = debugger
         self.commands = Commands(debugger, say, Paint(wants_colour(sys.stdout)))
         self.failed = False
         self._say = say
+        self._waiting = waiting
         self._last = ""
         debugger.telling.sink = say
 
@@ -38,7 +46,7 @@ class Shell:
             line = self._last
         self._last = line
         try:
-            with self._interruptible():
+            with self._interruptible(), self._waited(line):
                 self.commands.execute(line)
         except Quit:
             return False
@@ -48,6 +56,17 @@ class Shell:
         except KeyboardInterrupt:
             self._say("interrupted")
         return True
+
+    @contextmanager
+    def _waited(self, line: str) -> Iterator[None]:
+        if self._waiting is None:
+            yield
+            return
+        self._waiting.begin(f"{line:.60}")
+        try:
+            yield
+        finally:
+            self._waiting.end()
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
@@ -156,9 +175,15 @@ def open_shell(
 ) -> bool:
     """Open a recording, do the lines of a script, then read commands; whether none was wrong.
     Raises InputError as Replay does."""
-    with Debugger(path, engine=engine) as debugger:
+    waiting = Waiting()
+    waiting.begin(f"opening {Path(path).name}")
+    try:
+        debugger = Debugger(path, engine=engine, progress=waiting)
+    finally:
+        waiting.end()
+    with debugger:
         history = debugger.history
-        shell = Shell(debugger)
+        shell = Shell(debugger, waiting.say, waiting)
         runs = len(history.runs)
         print(f"{os.fspath(path)}: {runs:,} runs, {history.insns:,} instructions")
         if history.replay.damage is not None:
