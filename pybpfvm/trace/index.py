@@ -155,9 +155,9 @@ class _Reader:
                         _changes(changes)
                     if record[1] == _LOG:
                         self._open.prints += 1
-                elif kind == _RUN and not index.closed:
+                elif kind == _RUN and index.header and not index.closed:
                     self._run((chunk, self.number), record)
-                elif kind == _END and not index.closed:
+                elif kind == _END and index.header and not index.closed:
                     self._end((chunk, self.number), record)
                 else:
                     self._read(record)
