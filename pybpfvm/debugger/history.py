@@ -566,16 +566,8 @@ class History:
         self._current = run
         self._stopped = Stopped(Position(run, 0), None)
         near.environment, near.hook = prepared.environment, hook
-        ended: RunResult | Trap | BrokenOff | Cut | Diverged
         try:
-            ended = near.run(
-                prepared.program,
-                prepared.ctx_addr,
-                budget_insns=prepared.budget_insns,
-                packet=prepared.packet,
-            )
-        except (Trap, BrokenOff, Cut, Diverged) as stop:
-            ended = stop
+            ended = prepared.run(near)
         except BaseException:
             self._restore(max(one for one in self._snapshots if one <= run))
             raise

@@ -54,8 +54,8 @@ class Divergence:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A run that may begin: call `engine.run` with these, or an engine of your own with
-    `environment`; then `Replay.finish`."""
+    """A run that may begin: call `run`, or an engine with these and `environment`; then
+    `Replay.finish`."""
 
     entry: RunEntry
     engine: Engine
@@ -64,6 +64,15 @@ class Prepared:
     packet: Region | None
     budget_insns: int
     environment: RunEnvironment
+
+    def run(self, engine: Engine) -> RunResult | Trap | BrokenOff | Cut | Diverged:
+        """Run it whole on an engine, such as its own: how it ended."""
+        try:
+            return engine.run(
+                self.program, self.ctx_addr, budget_insns=self.budget_insns, packet=self.packet
+            )
+        except (Trap, BrokenOff, Cut, Diverged) as stop:
+            return stop
 
 
 @dataclass(slots=True)
@@ -339,17 +348,8 @@ class Replay:
         """Replay the next run. Raises IndexError after the last."""
         number = self.cursor
         prepared = self.prepare(number)
-        ended: RunResult | Trap | BrokenOff | Cut | Diverged
-        try:
-            with _told(self.file.path, number):
-                ended = prepared.engine.run(
-                    prepared.program,
-                    prepared.ctx_addr,
-                    budget_insns=prepared.budget_insns,
-                    packet=prepared.packet,
-                )
-        except (Trap, BrokenOff, Cut, Diverged) as stop:
-            ended = stop
+        with _told(self.file.path, number):
+            ended = prepared.run(prepared.engine)
         return self.finish(number, ended)
 
     def rest(self, after_each: Callable[[int], None] | None = None) -> Divergence | None:
