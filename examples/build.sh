@@ -115,6 +115,12 @@ build tests/verifier/data/advice.bpf.c tests/verifier/data/advice.bpf.o 0
 # An SQE that a global function submits.
 build tests/verifier/data/sqe_param.bpf.c tests/verifier/data/sqe_param.bpf.o 3
 
+# Programs of an arena, and of functions that take pointers into it.
+build tests/verifier/data/arena.bpf.c tests/verifier/data/arena.bpf.o 0
+
+# Global functions whose parameters have tags.
+build tests/verifier/data/tagged.bpf.c tests/verifier/data/tagged.bpf.o 0
+
 # Programs that go wrong in some orders.
 build tests/data/explore/orders.bpf.c tests/data/explore/orders.v3.bpf.o 3
 build tests/data/explore/tries.bpf.c tests/data/explore/tries.v3.bpf.o 3

@@ -88,6 +88,8 @@ BPF_F_WRONLY_PROG = 1 << 8
 BPF_F_MMAPABLE = 1 << 10
 BPF_F_INNER_MAP = 1 << 12
 
+ARENA_PAGE_BYTES = 4096  # x86-64's; max_entries of an arena counts pages
+
 
 @dataclass(frozen=True, slots=True)
 class MapSpec:

@@ -540,8 +540,9 @@ def memory_argument(
     exact: bool = True,
 ) -> list[Callable[[], None]]:
     """`size` bytes (if `exact`, else at most) at register `number` may be read and written by a
-    kernel function; what the writing does, to be done once all arguments are checked."""
-    call = _Call(env, state, pc, Helper(function, (), RetType.VOID, None, ""))
+    function of the kernel's or the program's; what the writing does, to be done once all arguments
+    are checked."""
+    call = _Call(env, state, pc, Helper(function, (), RetType.VOID, None, "", takes_packet=True))
     _memory(call, number, size, writes=True, raw=False, exact=exact)
     return call.writes
 

@@ -30,6 +30,7 @@ _OTHERS: Mapping[int, tuple[Rule, ...]] = {
         Rule.OBJECT,
         Rule.ITERATOR,
         Rule.DYNPTR,
+        Rule.ARENA,
         Rule.KFUNC_ARG,
         Rule.TRUST,
         Rule.REGION,

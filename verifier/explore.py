@@ -26,7 +26,7 @@ from pybpfvm.interrupts import breathe, uninterrupted
 from pybpfvm.isa.codec import target_pc
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import MAX_FRAMES, Kind, Operand
-from pybpfvm.verifier import memory
+from pybpfvm.verifier import arena, memory
 from pybpfvm.verifier.calls import call_helper, forget_packet, helper_of, reference_leak
 from pybpfvm.verifier.checks import check_readable
 from pybpfvm.verifier.domains.scalar import Scalar, is_subsumed_by
@@ -552,7 +552,8 @@ class Explorer:
             return self._local_call(insn, pc)
         if kind in (Kind.LD_ABS, Kind.LD_IND):
             return self._packet_load(insn, pc)
-        raise unsupported(_FEATURES[kind])
+        assert kind is Kind.ADDR_SPACE_CAST
+        return _then(arena.prepare_cast(env, insn, pc), after)
 
     def _jump(self, insn: Insn, pc: int) -> Step:
         arms = prepare_jump(self.env, insn, pc)
@@ -938,9 +939,6 @@ def _tracing(insn: Insn, step: Step) -> Step:
 
 _LOADS = frozenset({Kind.LDX, Kind.LDSX, Kind.LOAD_ACQ})
 _STORES = frozenset({Kind.ST, Kind.STX, Kind.STORE_REL})
-_FEATURES = {
-    Kind.ADDR_SPACE_CAST: "address spaces (arena)",
-}
 
 
 def _begin_anew(state: State) -> None:

@@ -12,7 +12,7 @@ from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import FRAME_POINTER, AtomicOp, Kind
 from pybpfvm.profiles.base import CtxField, CtxHolds
 from pybpfvm.program import BPF_F_RDONLY_PROG, MapType
-from pybpfvm.verifier import checks
+from pybpfvm.verifier import arena, checks
 from pybpfvm.verifier.checks import POINTER_FIELDS, check_readable
 from pybpfvm.verifier.domains.scalar import Scalar, load_result
 from pybpfvm.verifier.environment import Environment
@@ -58,17 +58,18 @@ _RECORD = RegType.PTR_TO_RINGBUF_MEM
 
 # Accesses through these are rewritten by the kernel.
 _REWRITTEN = frozenset({RegType.PTR_TO_CTX, *SOCKETS})
+_APART = _REWRITTEN | {arena.ARENA}
 
 
 def _one_kind_of_rules(env: Environment, pointer: Reg, pc: int) -> None:
-    """An instruction accesses the context, or a socket of one kind, always or never: the kernel
-    rewrites those that do."""
-    kind = pointer.type if pointer.type in _REWRITTEN else None
+    """An instruction accesses the context, a socket of one kind, or an arena, always or never: the
+    kernel rewrites those that do."""
+    kind = pointer.type if pointer.type in _APART else None
     if env.touches_kernel.setdefault(pc, kind) is not kind:
         raise forbidden(
             Rule.CTX_ACCESS,
             "same insn cannot be used with different pointers",
-            reason="on one path this is the context or a socket, on another it is not",
+            reason="on one path this is the context, a socket or an arena, on another it is not",
             suggestion="access them by different instructions",
             culprit=pointer,
         )
@@ -146,6 +147,8 @@ def _loaded(
         if env.traces:
             value = scalar(load_result(size, signed), pc)
             return usermem.from_block(env, pointer, off, size, value)
+    elif kind is arena.ARENA:
+        arena.check_load(env, signed=signed)
     elif kind in KERNEL_MEMORY:
         check_kernel_memory(pointer, number, off, size, store=False)
     else:
@@ -306,6 +309,8 @@ def check_store(
             f"write to change key R{number} not allowed",
             reason="keys of a map can not be changed in place",
         )
+    elif kind is arena.ARENA:
+        pass
     elif kind in KERNEL_MEMORY:
         check_kernel_memory(pointer, number, off, size, store=True)
     elif kind is _MAP:
@@ -377,10 +382,13 @@ def atomic(env: Environment, state: State, insn: Insn, pc: int) -> None:
     if op is AtomicOp.CMPXCHG:
         check_conceals(env, regs[0], "R0 leaks addr into mem")
     _atomic_memory(pointer, insn.dst, "stores into")
+    _one_kind_of_rules(env, pointer, pc)  # kernels forget to look, and take all for the arena
     if pointer.type is RegType.PTR_TO_MAP_VALUE:
         checks.check_map_value(env, pointer, insn.dst, insn.off, size, store=False, direct=True)
         if kptr.field_at(env, pointer, insn.off) is not None:
             raise kptr.not_plain(pointer)
+    elif pointer.type is arena.ARENA:
+        arena.check_atomic(env, insn.dst, op)
     elif pointer.type is btfptr.BTF_ID:
         btfptr.check_access(env, pointer, insn.dst, insn.off, size)
     check_store(env, state, pointer, insn.dst, insn.off, size, plain=False, strict=True)

@@ -12,7 +12,7 @@ from pybpfvm.bits import U32, U64, s32
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.notation import ALU_SIGN
 from pybpfvm.isa.opcodes import FRAME_POINTER, AluOp, Operand, Pseudo
-from pybpfvm.program import MapType
+from pybpfvm.program import ARENA_PAGE_BYTES, MapType
 from pybpfvm.verifier.checks import MAX_VAR_OFF, check_readable
 from pybpfvm.verifier.domains.alu import transfer_of
 from pybpfvm.verifier.domains.scalar import UNKNOWN32, Scalar, remembering
@@ -47,7 +47,7 @@ _SCALAR, _STACK, _FLOW_KEYS = (
     RegType.PTR_TO_STACK,
     RegType.PTR_TO_FLOW_KEYS,
 )
-_MEM, _UNTRUSTED = RegType.PTR_TO_MEM, Trust.UNTRUSTED
+_MEM, _UNTRUSTED, _ARENA = RegType.PTR_TO_MEM, Trust.UNTRUSTED, RegType.PTR_TO_ARENA
 _MOV, _ADD, _SUB, _NEG = AluOp.MOV, AluOp.ADD, AluOp.SUB, AluOp.NEG
 _IMMEDIATE, _REGISTER = Operand.K, Operand.X
 _SHIFTS = frozenset({AluOp.LSH, AluOp.RSH, AluOp.ARSH})
@@ -161,7 +161,12 @@ def _arithmetic(env: Environment, insn: Insn, pc: int, op: AluOp) -> Step:
             check_readable(a, dst)
             if unary:
                 check_conceals(env, a, f"R{dst} pointer arithmetic prohibited")
-            regs[dst] = unknown(pc) if unary else pointer_arithmetic(env, insn, op, pc, a, b)
+            if unary:
+                regs[dst] = unknown(pc)
+            elif a.type is _ARENA or b.type is _ARENA:
+                regs[dst] = Pointer(_ARENA, pc)
+            else:
+                regs[dst] = pointer_arithmetic(env, insn, op, pc, a, b)
             return
         if lost or (shifts and (b.var.mask or b.var.value >= width)):
             regs[dst] = Reg(_SCALAR, _ANY, pc)
@@ -354,10 +359,10 @@ def prepare_lddw(env: Environment, insn: Insn, pc: int) -> Step:
             state.frame.regs[dst] = Reg(_SCALAR, var, pc)
 
         return constant
-    pointer = _named(env, insn, pc)
+    named = _named(env, insn, pc)
 
     def step(state: State) -> None:
-        state.frame.regs[dst] = pointer
+        state.frame.regs[dst] = named
 
     return step
 
@@ -379,7 +384,7 @@ def _check_callback(env: Environment, target: int) -> None:
         )
 
 
-def _named(env: Environment, insn: Insn, pc: int) -> Pointer:
+def _named(env: Environment, insn: Insn, pc: int) -> Reg:
     low, high = insn.imm & U32, insn.imm >> 32
     if insn.src == Pseudo.FUNC:
         target = pc + 1 + s32(low)
@@ -405,10 +410,13 @@ def _named(env: Environment, insn: Insn, pc: int) -> Pointer:
         check_map_for_sleepable(spec)
     if insn.src == Pseudo.MAP_IDX:
         return Pointer(RegType.CONST_PTR_TO_MAP, pc, map=spec, map_index=low)
+    if spec.type == MapType.ARENA and high <= spec.max_entries * ARENA_PAGE_BYTES:
+        return unknown(pc)  # user space's address
     if spec.type != MapType.ARRAY or spec.max_entries != 1 or high >= spec.value_size:
         raise forbidden(
             Rule.MAP_VALUE_ACCESS,
             f"invalid access to map value pointer, value_size={spec.value_size} off={high}",
-            reason="only the value of an array with one element has an address of its own",
+            reason="only the value of an array with one element, and an arena, have an address of "
+            "their own",
         )
     return Pointer(RegType.PTR_TO_MAP_VALUE, pc, off=high, map=spec, map_index=low)

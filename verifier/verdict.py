@@ -73,6 +73,7 @@ class Rule(Enum):
     OBJECT = "own-object"
     ITERATOR = "iterator"
     DYNPTR = "dynptr"
+    ARENA = "arena"
     KFUNC_NOT_ALLOWED = "kfunc-not-allowed"
     KFUNC_ARG = "kfunc-argument"
     TRUST = "untrusted-pointer"

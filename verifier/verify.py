@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from itertools import islice
+from itertools import chain, islice
 
 from pybpfvm.collection import no_collection
 from pybpfvm.profiles.base import Profile, Sleepable
 from pybpfvm.profiles.detect import matching_section
 from pybpfvm.program import BpfObject, Program
 from pybpfvm.verifier import structure
+from pybpfvm.verifier.arena import refused_arenas
 from pybpfvm.verifier.environment import MAX_ERRORS, Environment, Options, environment
 from pybpfvm.verifier.exceptioncallback import check_callback
 from pybpfvm.verifier.explore import Explorer
@@ -122,7 +123,8 @@ def _explored(env: Environment, insns: int) -> Verdict:
 
 def _map_errors(env: Environment) -> tuple[Finding, ...]:
     """Maps that can not be made, or not be used by programs of the type."""
-    return tuple(_finding(env, pc, refused) for pc, refused in refused_maps(env))
+    refused = chain(refused_maps(env), refused_arenas(env))
+    return tuple(_finding(env, pc, why) for pc, why in refused)
 
 
 def _placed_errors(env: Environment) -> tuple[Finding, ...]:

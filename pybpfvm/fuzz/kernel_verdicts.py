@@ -61,6 +61,7 @@ class KernelVerifier:
                 btf_fd=self._btf.fileno() if spec.btf_value_type_id and self._btf else 0,
                 btf_key_type_id=spec.btf_key_type_id if self._btf else 0,
                 btf_value_type_id=spec.btf_value_type_id if self._btf else 0,
+                map_extra=spec.map_extra,
             )
             for spec in maps
         ]

@@ -2,10 +2,12 @@
 
 `.rodata*` is frozen and read-only for programs; all can be mapped by the host, as libbpf makes
 them. The map is called as its section. Sections of any other name count if a program refers to
-them.
+them. Variables in `.addr_space.1` have no map of their own: they are in the object's arena.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from pybpfvm.btf.types import Btf, BtfKind, Datasec, Var, VarLinkage
 from pybpfvm.errors import InputError
@@ -18,7 +20,13 @@ from pybpfvm.loader.elf import (
     Section,
 )
 from pybpfvm.loader.maps import PlacedMap
-from pybpfvm.program import BPF_F_MMAPABLE, BPF_F_RDONLY_PROG, MapSpec, MapType
+from pybpfvm.program import (
+    ARENA_PAGE_BYTES,
+    BPF_F_MMAPABLE,
+    BPF_F_RDONLY_PROG,
+    MapSpec,
+    MapType,
+)
 
 MAX_DATA_BYTES = 16 << 20  # all data sections of an object together
 
@@ -86,6 +94,33 @@ def data_maps(elf: ElfObject, btf: Btf | None) -> list[PlacedMap]:
     return found
 
 
+def arena_of_variables(elf: ElfObject, maps: Sequence[PlacedMap]) -> tuple[int, int] | None:
+    """The section of variables in an arena, and the index of their arena in `maps`; None if there
+    are none. InputError unless one arena is declared, and has room for them."""
+    section = elf.section(_IN_ARENA)
+    if section is None or not section.size:
+        return None
+    arenas = [index for index, placed in enumerate(maps) if placed.spec.type == MapType.ARENA]
+    if len(arenas) != 1:
+        raise InputError(
+            f"variables in an arena, and {len(arenas)} arenas are declared",
+            where=elf.where(section),
+            remedy="declare one map of type BPF_MAP_TYPE_ARENA in section .maps",
+        )
+    arena = maps[arenas[0]].spec
+    if section.size > arena.max_entries * ARENA_PAGE_BYTES:
+        raise InputError(
+            f"{section.size} bytes of variables in arena {arena.name}, which has "
+            f"{arena.max_entries} page(s) of {ARENA_PAGE_BYTES} bytes",
+            where=elf.where(section),
+            remedy="raise its max_entries",
+        )
+    return section.index, arenas[0]
+
+
+_IN_ARENA = ".addr_space.1"
+
+
 def _check_variables(elf: ElfObject, section: Section, btf: Btf, type_id: int) -> None:
     """Raise InputError unless all variables lie in their section, as kernels want it."""
     datasec = btf.type(type_id)
@@ -109,8 +144,6 @@ def unsupported_data(elf: ElfObject) -> list[str]:
             lines.append(
                 f"struct_ops without BTF: section {section.name} is left out (compile with -g)"
             )
-        elif section.name.startswith(".addr_space"):
-            lines.append(f"arena variables: section {section.name} is left out")
         elif is_data(section) and elf.relocations.get(section.index):
             count = len(elf.relocations[section.index])
             lines.append(

@@ -18,7 +18,7 @@ from pybpfvm.errors import InputError
 from pybpfvm.inputfile import read_input_file
 from pybpfvm.loader.btfs import externs_undefined, read_btf_sections
 from pybpfvm.loader.core import CoreResolver
-from pybpfvm.loader.data import data_maps, unsupported_data
+from pybpfvm.loader.data import arena_of_variables, data_maps, unsupported_data
 from pybpfvm.loader.elf import MAX_FILE_BYTES, SHN_UNDEF, STB_LOCAL, ElfObject, read_elf
 from pybpfvm.loader.functions import Function, FunctionTable
 from pybpfvm.loader.kallsyms import Kallsyms
@@ -102,7 +102,8 @@ def _assemble(
     functions = FunctionTable(elf)
     core = CoreResolver(elf, btf, ext, target)
     kernel = KernelSymbols(btf, target, symbols)
-    relocator = Relocator(elf, functions, MapTable(placed), core, kernel, asked)
+    table = MapTable(placed, arena_of_variables(elf, placed))
+    relocator = Relocator(elf, functions, table, core, kernel, asked)
     bodies = {function: relocator.body(function) for function in functions.all()}
     lines = LineTable(elf, btf, ext)
     called = frozenset(

@@ -53,9 +53,10 @@ class Body:
 
 
 class MapTable:
-    """Which map a place in a section stands for."""
+    """Which map a place in a section stands for. `arena`: the section of variables that are in the
+    arena with this index."""
 
-    def __init__(self, maps: Sequence[PlacedMap]) -> None:
+    def __init__(self, maps: Sequence[PlacedMap], arena: tuple[int, int] | None) -> None:
         self._declared: dict[tuple[int, int], int] = {}
         self._data: dict[int, int] = {}
         for index, placed in enumerate(maps):
@@ -63,6 +64,9 @@ class MapTable:
                 self._declared[placed.section, placed.offset] = index
             else:
                 self._data[placed.section] = index
+        if arena is not None:
+            section, index = arena
+            self._data[section] = index
 
     def declared(self, section: int, offset: int) -> int | None:
         """Index of the map declared at exactly this place, None if there is none."""
@@ -264,7 +268,7 @@ class Relocator:
             return replace(insn, src=Pseudo.MAP_IDX, imm=index), None, ""
         index = self._maps.data(section.index)
         if index is None:
-            if section.name.startswith((".addr_space", ".struct_ops")):
+            if section.name.startswith(".struct_ops"):
                 return insn, None, f"variable {symbol.name} of section {section.name}"
             raise InputError(
                 f"{symbol.name or section.name!r} + {addend:#x} is no map, variable or function",

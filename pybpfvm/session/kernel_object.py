@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from contextlib import ExitStack
+from mmap import mmap
 
 from pybpfvm import bpfsys
 from pybpfvm.btf.types import Btf, Datasec, Func, FuncLinkage, Int, Var, VarLinkage
@@ -12,7 +13,7 @@ from pybpfvm.errors import InputError
 from pybpfvm.isa.codec import encode
 from pybpfvm.profiles.base import Profile, Sleepable
 from pybpfvm.profiles.detect import matching_section
-from pybpfvm.program import BpfObject, MapSpec, MapType, Program, Replaced
+from pybpfvm.program import ARENA_PAGE_BYTES, BpfObject, MapSpec, MapType, Program, Replaced
 from pybpfvm.session.attach_target import attach_target
 from pybpfvm.verifier.kernelobjects.attach import is_btf_typed
 from pybpfvm.verifier.refusal import Refused
@@ -87,6 +88,9 @@ class KernelObject:
         # whose values have no fields that are the kernel's.
         fd = self._made(spec, inner_fd, typed=spec.type not in _UNTYPED)
         self._stack.enter_context(fd)
+        if spec.type == MapType.ARENA and not spec.map_extra:
+            # A kernel lets programs use it once user space has a place for it.
+            self._stack.enter_context(mmap(fd.fileno(), spec.max_entries * ARENA_PAGE_BYTES))
         if spec.data is not None:
             bpfsys.map_update_elem(fd, bytes(4), spec.data)
         if spec.frozen:

@@ -197,6 +197,43 @@ def test_a_section_of_an_own_name_counts_if_code_refers_to_it() -> None:
     assert [spec.name for spec in obj.maps] == ["mine"]
 
 
+def _with_arenas(*pages: int, variables: int = 8) -> tuple[list[Sec], list[Sym]]:
+    """An object with arenas of so many pages, and bytes of variables in one of them."""
+    code = _code(LDDW, EXIT)
+    records = b"".join(struct.pack("<5I", MapType.ARENA, 0, 0, count, 0x400) for count in pages)
+    sections = [
+        Sec("p", code, CODE, relocations=[Rel(0, R_BPF_64_64, "v")]),
+        Sec("maps", records or bytes(20), ALLOC | WRITE),
+        Sec(".addr_space.1", bytes(variables), ALLOC | WRITE),
+    ]
+    symbols = [Sym("main", "p", 0, len(code)), Sym("v", ".addr_space.1", 4, 4, OBJECT)]
+    names = [f"m{number}" for number in range(max(len(pages), 1))]
+    return sections, symbols + [
+        Sym(name, "maps", 20 * number, 20, OBJECT) for number, name in enumerate(names)
+    ]
+
+
+def test_variables_in_an_arena_are_places_in_it() -> None:
+    obj = _load(*_with_arenas(1, variables=4096))
+    assert [(spec.name, spec.type) for spec in obj.maps] == [("m0", MapType.ARENA)]
+    first = obj.programs[0].insns[0]
+    assert (first.src, first.imm) == (Pseudo.MAP_IDX_VALUE, 4 << 32)
+
+
+@pytest.mark.parametrize(
+    ("pages", "variables", "message"),
+    [
+        ((), 8, "variables in an arena, and 0 arenas are declared"),
+        ((1, 1), 8, "variables in an arena, and 2 arenas are declared"),
+        ((1,), 4097, "4097 bytes of variables in arena m0, which has 1 page"),
+    ],
+)
+def test_variables_need_one_arena_with_room(
+    pages: tuple[int, ...], variables: int, message: str
+) -> None:
+    _fails(*_with_arenas(*pages, variables=variables), message)
+
+
 def test_line_records_move_with_their_function() -> None:
     pool = StringPool()
     ext = write_btf_ext(

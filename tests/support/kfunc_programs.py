@@ -29,7 +29,7 @@ from tests.support.verifier_cases import program_of
 
 # Kfuncs that other tests are about: they need types, locks or objects of the program's own.
 _ELSEWHERE = ("bpf_obj_", "bpf_percpu_obj_", "bpf_list_", "bpf_rbtree_", "bpf_wq_", "bpf_res_spin")
-_ELSEWHERE_TOO = ("bpf_refcount_", "bpf_local_irq_", "bpf_task_work_", "bpf_arena_", "__bpf_trap")
+_ELSEWHERE_TOO = ("bpf_refcount_", "bpf_local_irq_", "bpf_task_work_", "__bpf_trap")
 _TYPES = (
     "sched_cls",
     "xdp",

@@ -127,6 +127,7 @@ def _map(name: str, row: Mapping[str, Any]) -> MapSpec:
         flags=row.get("flags", 0),
         btf_key_type_id=INT if "holds" in row and row["holds"] != ".bss" else 0,
         btf_value_type_id=VALUES[row["holds"]] if "holds" in row else 0,
+        map_extra=row.get("extra", 0),
     )
 
 

@@ -62,6 +62,7 @@ PROBLEMS: Mapping[Rule, tuple[str, str]] = {
     Rule.OBJECT: (_RESOURCES, "own object used wrongly"),
     Rule.ITERATOR: (_RESOURCES, "iterator used wrongly"),
     Rule.DYNPTR: (_RESOURCES, "dynptr used wrongly"),
+    Rule.ARENA: (_MEMORY, "arena used wrongly"),
     Rule.BTF_ACCESS: (_KERNEL, "access that the object's type does not allow"),
     Rule.KFUNC_NOT_ALLOWED: (_KERNEL, "kernel function that is not allowed here"),
     Rule.KFUNC_ARG: (_KERNEL, "wrong argument of a kernel function"),

@@ -13,6 +13,7 @@ from pybpfvm.verifier.states.state import State
 _PLACES = {
     RegType.PTR_TO_STACK: "the stack frame",
     RegType.PTR_TO_CTX: "the context",
+    RegType.PTR_TO_ARENA: "the arena",
     RegType.PTR_TO_PACKET: "the packet",
     RegType.PTR_TO_PACKET_META: "the packet's metadata",
     RegType.PTR_TO_PACKET_END: "the end of the packet",

@@ -123,6 +123,7 @@ def value_text(reg: Reg | None) -> str:
 
 
 _POINTS_TO: Mapping[RegType, str] = {
+    RegType.PTR_TO_ARENA: "a pointer into the arena",
     RegType.PTR_TO_CTX: "the context",
     RegType.CONST_PTR_TO_MAP: "the map",
     RegType.PTR_TO_MAP_VALUE: "a pointer to a value of map",

@@ -80,7 +80,8 @@ KFUNCS: Mapping[str, Kfunc] = {
             Kf.RET_NULL | Kf.UNTRUSTED_RESULT: "bpf_get_kmem_cache",
             Kf.RET_NULL: "bpf_dynptr_slice bpf_dynptr_slice_rdwr",
             Kf.TRUSTED_ARGS | Kf.SLEEPABLE: "bpf_copy_from_user_task_dynptr"
-            " bpf_copy_from_user_task_str_dynptr",
+            " bpf_copy_from_user_task_str_dynptr bpf_arena_alloc_pages bpf_arena_free_pages"
+            " bpf_arena_reserve_pages",
             Kf.TRUSTED_ARGS: "bpf_map_sum_elem_count bpf_stream_vprintk_impl",
             Kf.RCU: "bpf_cgroup_read_xattr",
         },

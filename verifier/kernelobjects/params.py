@@ -3,7 +3,8 @@
 A global function is verified by itself, for everything that its parameters' types and tags allow:
 numbers, the context, and memory of the size of what the pointer is to. Such a pointer may be NULL
 unless it is tagged `__arg_nonnull`. Kernel Documentation/bpf/verifier.rst; tags as libbpf spells
-them (`arg:ctx`, `arg:nonnull`, `arg:nullable`).
+them (`arg:ctx`, `arg:nonnull`, `arg:nullable`, `arg:arena`,
+`arg:trusted`, `arg:untrusted`).
 """
 
 from __future__ import annotations
@@ -23,15 +24,20 @@ from pybpfvm.btf.types import (
     Ptr,
     Struct,
     Typedef,
+    essential_name,
 )
 from pybpfvm.btf.types import Enum as BtfEnum
 from pybpfvm.errors import InputError
 from pybpfvm.profiles.base import PacketAccess
 from pybpfvm.program import Subprog
+from pybpfvm.verifier.arena import ARENA
 from pybpfvm.verifier.calls import memory_argument
 from pybpfvm.verifier.checks import check_ctx_pointer, check_readable
 from pybpfvm.verifier.environment import Environment
-from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
+from pybpfvm.verifier.kernelobjects.btfhelpers import is_struct_at
+from pybpfvm.verifier.kernelobjects.btfptr import BTF_ID, BTF_ID_OR_NULL, pointer_to
+from pybpfvm.verifier.kernelobjects.btfwalk import struct_name
+from pybpfvm.verifier.refusal import Refused, forbidden, possibly_null, unsupported
 from pybpfvm.verifier.resources import dynptr
 from pybpfvm.verifier.states.regstate import (
     NON_NULL,
@@ -41,6 +47,7 @@ from pybpfvm.verifier.states.regstate import (
     RegType,
     Trust,
     is_null,
+    is_trusted,
     mark_precise,
     unknown,
 )
@@ -50,7 +57,8 @@ from pybpfvm.verifier.verdict import Rule
 _MAX_ARGS = 5
 _WORD_BYTES = 8
 _TAG = "arg:"
-_KNOWN_TAGS = frozenset({"ctx", "nonnull", "nullable"})
+_KNOWN_TAGS = frozenset({"arena", "ctx", "nonnull", "nullable", "trusted", "untrusted"})
+_UNTRUSTED_SINCE = (6, 17)
 
 
 class Takes(Enum):
@@ -60,15 +68,20 @@ class Takes(Enum):
     CTX = "the context"
     MEMORY = "memory"
     DYNPTR = "a dynptr"
+    ARENA = "a pointer into the arena"
+    OBJECT = "a pointer to a kernel object that is kept alive"
+    UNTRUSTED = "a pointer that loads are probed through"
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter; `size` in bytes, for memory."""
+    """One parameter; `size` in bytes, for memory; `btf_id` in the target's BTF, for objects and
+    what is untrusted (0: memory)."""
 
     takes: Takes
     size: int = 0
     nullable: bool = False
+    btf_id: int = 0
 
 
 def parameters(env: Environment, function: Subprog) -> tuple[Parameter, ...]:
@@ -119,6 +132,14 @@ def _parameter(
     pointer = btf.type(btf.resolve(type_id))
     if not isinstance(pointer, Ptr):
         raise unsupported(f"{feature}, whose parameter {name} is not a number or pointer")
+    if tags & _ALONE:
+        if tags - _MAY_BE_NULL and len(tags) > 1:
+            raise forbidden(
+                Rule.HELPER_ARG,
+                f"parameter {name} has an invalid combination of tags",
+                reason=f"{', '.join(sorted(tags))}: only trusted and nullable go together",
+            )
+        return _of_tags(env, btf, name, pointer.type_id, tags)
     if "ctx" in tags or _is_ctx(env, btf, pointer.type_id):
         return Parameter(Takes.CTX)
     target = btf.resolve(pointer.type_id)
@@ -132,6 +153,44 @@ def _parameter(
     if _is_special(btf, target):
         raise unsupported(f"{feature}, whose parameter {name} is a {btf.name(target)}")
     return Parameter(Takes.MEMORY, btf.size(target), nullable="nonnull" not in tags)
+
+
+_MAY_BE_NULL = frozenset({"trusted", "nullable"})
+_ALONE = frozenset({"arena", "trusted", "untrusted"})
+
+
+def _of_tags(env: Environment, btf: Btf, name: str, target: int, tags: frozenset[str]) -> Parameter:
+    """A parameter that its tags, not its type, say most of."""
+    if "arena" in tags:
+        return Parameter(Takes.ARENA)
+    if "trusted" in tags:
+        wanted = _object_type(env, btf, name, target)
+        return Parameter(Takes.OBJECT, nullable="nullable" in tags, btf_id=wanted)
+    if env.rules.version < _UNTRUSTED_SINCE:
+        raise unsupported("parameters that are tagged untrusted on kernels before 6.17")
+    kind = btf.kind(btf.resolve(target))
+    if kind in (BtfKind.VOID, BtfKind.INT, BtfKind.ENUM, BtfKind.ENUM64):
+        return Parameter(Takes.UNTRUSTED)
+    return Parameter(Takes.UNTRUSTED, btf_id=_object_type(env, btf, name, target))
+
+
+def _object_type(env: Environment, btf: Btf, name: str, target: int) -> int:
+    """The target's struct of the same name, its flavour apart."""
+    local = btf.resolve(target)
+    if btf.kind(local) is not BtfKind.STRUCT:
+        raise unsupported(f"the tags of parameter {name}, which points to no struct")
+    if env.target is None:
+        raise unsupported(f"parameter {name}, a kernel object, without the target's BTF")
+    found = env.target.find_flavours(essential_name(btf.name(local)), BtfKind.STRUCT)
+    if not found:
+        raise forbidden(
+            Rule.BTF_ACCESS,
+            f"reference type('STRUCT {btf.name(local)}') has no matches",
+            reason=f"parameter {name} is tagged as a kernel object, and the kernel has none of it",
+        )
+    if len(found) > 1:
+        raise unsupported(f"parameter {name}: the kernel has several structs {btf.name(local)}")
+    return found[0]
 
 
 _SIZED = frozenset(
@@ -176,6 +235,14 @@ def _initial(env: Environment, wanted: Parameter) -> Reg:
         return Pointer(RegType.PTR_TO_CTX, -1)
     if wanted.takes is Takes.NUMBER:
         return unknown(-1)
+    if wanted.takes is Takes.ARENA:
+        return Pointer(ARENA, -1)
+    if wanted.takes is Takes.OBJECT:
+        return pointer_to(env, -1, wanted.btf_id, Trust.TRUSTED, nullable=wanted.nullable)
+    if wanted.takes is Takes.UNTRUSTED:
+        if wanted.btf_id:
+            return pointer_to(env, -1, wanted.btf_id, Trust.UNTRUSTED, nullable=False)
+        return Pointer(RegType.PTR_TO_MEM, -1, trust=Trust.RDONLY | Trust.UNTRUSTED)
     if wanted.takes is Takes.DYNPTR:
         # The caller's may be one to the packet, where programs have one.
         packet = env.profile.packet_access is not PacketAccess.NONE
@@ -204,12 +271,45 @@ def check_arguments(
                 text = f"arg#{number - 1} expected pointer to ctx, but got {reg.type.value}"
                 raise _mismatch(reg, text, one)
             check_ctx_pointer(reg, number)
+        elif one.takes is Takes.ARENA:
+            if reg.type not in (ARENA, RegType.SCALAR_VALUE):
+                raise _mismatch(reg, f"R{number} is not a pointer to arena or scalar.", one)
+        elif one.takes is Takes.OBJECT:
+            _check_object(env, reg, number, one)
+        elif one.takes is Takes.UNTRUSTED:
+            pass
         elif one.takes is Takes.DYNPTR:
             dynptr.check_lent(state, reg, number)
         else:
             after += _check_memory(env, state, pc, name, number, one)
     for write in after:
         write()
+
+
+def _check_object(env: Environment, reg: Reg, number: int, wanted: Parameter) -> None:
+    """A pointer that is trusted: kernels also take those that a walk through structs gave, which
+    may be NULL or gone, and let the function rely on them."""
+    if wanted.nullable and is_null(reg):
+        mark_precise(reg)
+        return
+    text = f"R{number} type={reg.type.value} expected=ptr_, trusted_ptr_, rcu_ptr_"
+    if reg.type is BTF_ID_OR_NULL and not wanted.nullable:
+        raise possibly_null(text, number, reg)
+    if reg.type not in (BTF_ID, BTF_ID_OR_NULL):
+        raise _mismatch(reg, text, wanted)
+    if not is_struct_at(env, reg, wanted.btf_id):
+        held = struct_name(env.btf_of(reg), reg.btf_id)
+        expected = struct_name(env.btf_of(reg), wanted.btf_id)
+        text = f"R{number} is of type {held} but {expected} is expected"
+        raise _mismatch(reg, text, wanted)
+    if not is_trusted(reg):
+        raise Refused(
+            Rule.TRUST,
+            f"R{number} must be trusted",
+            reason="the function relies on an object that is kept alive while it runs",
+            suggestion="pass one that the program holds, or was given",
+            culprit=reg,
+        )
 
 
 def _check_memory(
@@ -228,8 +328,15 @@ def _check_memory(
         if is_null(reg):
             mark_precise(reg)
             return []
-        raise unsupported(f"a pointer that may be NULL as argument of the global function {name}")
-    if reg.type in PACKET_TYPES:
+        assert isinstance(reg, Pointer)
+        regs = state.frame.regs
+        regs[number] = reg.of_type(NON_NULL[reg.type], reg.id)
+        try:
+            return memory_argument(env, state, pc, name, number, wanted.size)
+        finally:
+            regs[number] = reg
+    writable = env.profile.packet_access in (PacketAccess.WRITE, PacketAccess.FREE)
+    if reg.type in PACKET_TYPES and not writable:
         raise unsupported(f"packet memory as argument of the global function {name}")
     return memory_argument(env, state, pc, name, number, wanted.size)
 

@@ -152,13 +152,9 @@ def _goto(env: Environment, insn: Insn) -> Masks:
     return 0, 0
 
 
-def _anything(env: Environment, insn: Insn) -> Masks:
-    return _ALL, 0
-
-
 _MASKS: Mapping[Kind, Callable[[Environment, Insn], Masks]] = {
     Kind.ALU: _alu,
-    Kind.ADDR_SPACE_CAST: _anything,
+    Kind.ADDR_SPACE_CAST: _load,
     Kind.JUMP: _jump,
     Kind.LDX: _load,
     Kind.LDSX: _load,

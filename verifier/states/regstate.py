@@ -63,6 +63,7 @@ class RegType(Enum):
     PTR_TO_FLOW_KEYS = "flow_keys"
     PTR_TO_TP_BUFFER = "tp_buffer"
     CONST_PTR_TO_DYNPTR = "dynptr_ptr"
+    PTR_TO_ARENA = "arena"
 
 
 class Trust(IntFlag):

@@ -1,0 +1,128 @@
+"""Arenas: memory that a program shares with user space, up to 4 GiB of pages that come and go.
+
+A program names one arena at most. `addr_space_cast` makes a pointer into it of any value, or of a
+pointer the address that user space knows it by, which is a number here. Whatever is computed from
+such a pointer is one: only its low 32 bits count, guard pages follow the arena, a load from a page
+that is not there gives 0, and a store to it is lost. So every access is safe, and none is bounded.
+Which operations a kernel's compiler knows on such memory was asked of 6.18 on x86-64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from pybpfvm.bits import U32
+from pybpfvm.isa.insn import Insn
+from pybpfvm.isa.opcodes import FRAME_POINTER, AtomicOp, Kind, Pseudo
+from pybpfvm.program import MapType
+from pybpfvm.verifier.checks import check_readable
+from pybpfvm.verifier.environment import Environment
+from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
+from pybpfvm.verifier.states.regstate import Pointer, RegType, unknown
+from pybpfvm.verifier.states.state import State
+from pybpfvm.verifier.transfer import write_frame_pointer
+from pybpfvm.verifier.verdict import Rule
+
+ARENA = RegType.PTR_TO_ARENA
+_SINCE, _ASKED = (6, 9), (6, 18)
+# Of 6.18 is known what is done on arenas; of older kernels, only what has been there all along.
+# Casts, by destination and source: the pointer that programs use, and user space's address.
+_TO_POINTER, _TO_ADDRESS = 0x1, 0x10000
+_NO_FETCH = frozenset({AtomicOp.FETCH_AND, AtomicOp.FETCH_OR, AtomicOp.FETCH_XOR})
+
+
+def refused_arenas(env: Environment) -> Iterator[tuple[int, Refused]]:
+    """What is wrong with the arenas that the code names: whether a path leads there or not."""
+    named: set[int] = set()
+    for pc, index in _named(env):
+        if index in named:
+            continue
+        named.add(index)
+        if env.rules.version < _SINCE:
+            text = ".".join(map(str, env.rules.version))
+            yield (
+                pc,
+                forbidden(
+                    Rule.ARENA,
+                    f"map {env.maps[index].name} is an arena",
+                    reason=f"Linux {text} has none: they came with {_SINCE[0]}.{_SINCE[1]}",
+                    suggestion="keep what is shared in the value of an array",
+                ),
+            )
+        elif not (env.options.caps.bpf and env.options.caps.perfmon):
+            yield (
+                pc,
+                forbidden(
+                    Rule.CAPABILITY,
+                    "CAP_BPF and CAP_PERFMON are required to use arena",
+                    reason="programs see addresses of an arena",
+                    suggestion="load it with both capabilities, as root or by setcap",
+                ),
+            )
+        elif len(named) > 1:
+            yield (
+                pc,
+                forbidden(
+                    Rule.ARENA,
+                    "Only one arena per program",
+                    reason=f"map {env.maps[index].name} is the second that the program names",
+                    suggestion="put into one what both hold",
+                ),
+            )
+
+
+def _named(env: Environment) -> Iterator[tuple[int, int]]:
+    """Where arenas are named, and their indices."""
+    for pc in env.pcs(Kind.LDDW):
+        insn = env.code[pc]
+        index = insn.imm & U32
+        names = insn.src in (Pseudo.MAP_IDX, Pseudo.MAP_IDX_VALUE) and index < len(env.maps)
+        if names and env.maps[index].type == MapType.ARENA:
+            yield pc, index
+
+
+def prepare_cast(env: Environment, insn: Insn, pc: int) -> Callable[[State], None]:
+    """The step of addr_space_cast."""
+    dst, src, cast = insn.dst, insn.src, insn.imm & U32
+    if cast not in (_TO_POINTER, _TO_ADDRESS):
+        raise forbidden(
+            Rule.ILLEGAL_INSN,
+            "addr_space_cast insn can only convert between address space 1 and 0",
+            reason=f"this one is from {cast & 0xFFFF} to {cast >> 16}",
+        )
+    if next(_named(env), None) is None:
+        raise forbidden(
+            Rule.ARENA,
+            "addr_space_cast insn can only be used in a program that has an associated arena",
+            reason="the program names no map of type BPF_MAP_TYPE_ARENA",
+            suggestion="use the arena's variable in the program, its address is enough",
+        )
+    if dst == FRAME_POINTER:
+        return write_frame_pointer
+
+    def step(state: State) -> None:
+        regs = state.frame.regs
+        check_readable(regs[src], src)
+        regs[dst] = Pointer(ARENA, pc) if cast == _TO_POINTER else unknown(pc)
+
+    return step
+
+
+def check_load(env: Environment, *, signed: bool) -> None:
+    """A load from an arena."""
+    if signed and env.rules.version < _ASKED:
+        raise unsupported("sign-extending loads from an arena on kernels before 6.18")
+
+
+def check_atomic(env: Environment, number: int, op: AtomicOp) -> None:
+    """An atomic operation on an arena, through register `number`."""
+    if env.rules.version < _ASKED:
+        raise unsupported("atomic operations on an arena on kernels before 6.18")
+    if op in _NO_FETCH:
+        raise forbidden(
+            Rule.NOT_A_POINTER,
+            f"BPF_ATOMIC stores into R{number} arena is not allowed",
+            reason="x86-64 has no instruction that does this and gives the old value, and a loop "
+            "of compare and exchange can not survive a page that is missing",
+            suggestion="use compare and exchange in a loop of the program's own",
+        )
