@@ -251,6 +251,12 @@ def moves_packet(env: Environment, insn: Insn) -> bool:
     return helper is not None and (helper.moves_packet or helper.name == "tail_call")
 
 
+def may_sleep(env: Environment, insn: Insn) -> bool:
+    """Whether the helper that is called may sleep."""
+    helper = HELPERS.get(env.profile.helpers.get(insn.imm, ""))
+    return helper is not None and helper.sleeps
+
+
 def call_helper(env: Environment, state: State, insn: Insn, pc: int) -> int:
     """Check the arguments and apply the call to `state`.
 

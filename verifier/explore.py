@@ -56,7 +56,7 @@ from pybpfvm.verifier.pruning.backedges import (
 from pybpfvm.verifier.pruning.maygoto import prepare_may_goto
 from pybpfvm.verifier.pruning.prune import Compare, Comparison
 from pybpfvm.verifier.pruning.screen import Screen, differ
-from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
+from pybpfvm.verifier.refusal import Refused, forbidden
 from pybpfvm.verifier.resources import (
     deferred,
     exchange,
@@ -79,7 +79,7 @@ from pybpfvm.verifier.states.regstate import (
     unknown,
 )
 from pybpfvm.verifier.states.stack import ObjectSlot, Slot
-from pybpfvm.verifier.states.state import NO_REGIONS, Callback, Frame, State
+from pybpfvm.verifier.states.state import Callback, Frame, State
 from pybpfvm.verifier.transfer import prepare_alu, prepare_lddw
 from pybpfvm.verifier.usermemory import usermem
 from pybpfvm.verifier.usermemory.origin import CopiedSlot
@@ -170,6 +170,7 @@ class Explorer:
         self._next_calls = prepared.next_calls
         self._turns = prepared.turns
         self._packet_movers = prepared.packet_movers
+        self._sleepers = prepared.sleepers
         self._jump_pcs = prepared.jumps
         self._callback = callback_start(env)
         self._idents = count(-1, -1)  # of calls; those of references are positive
@@ -690,7 +691,7 @@ class Explorer:
         env = self.env
         function = env.functions[target]
         wanted = parameters(env, function)
-        moves = target in self._packet_movers
+        moves, sleeps = target in self._packet_movers, target in self._sleepers
         throws = target in exceptions.throwers(env)
         called_back = self.entry == self._callback or self._later is not None
 
@@ -704,8 +705,15 @@ class Explorer:
                     raise exceptions.in_callback(f"{function.name}(), which may throw,")
             if moves:
                 forget_packet(state, pc)
-            if env.sleepable and state.regions != NO_REGIONS:
-                raise unsupported("global functions called inside a region, which may sleep")
+            if sleeps:
+                what = f"global function {function.name} may sleep, called in"
+                rcu.check_may_sleep(state, what)
+                if not env.sleepable:
+                    raise forbidden(
+                        Rule.HELPER_NOT_ALLOWED,
+                        f"{what} code that can not",
+                        reason="the program, or the callback that is run later, can not sleep",
+                    )
             if len(state.frames) >= MAX_FRAMES:
                 raise _too_deep(state)
             regs[0:6] = [unknown(pc), *[clobbered(pc)] * 5]

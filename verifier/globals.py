@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pybpfvm.isa.codec import target_pc
 from pybpfvm.isa.opcodes import Kind
-from pybpfvm.verifier.calls import moves_packet
+from pybpfvm.verifier.calls import may_sleep, moves_packet
 from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.exceptioncallback import callback_start
 from pybpfvm.verifier.kernelobjects.kfuncdynptrs import packet_calls
+from pybpfvm.verifier.kernelobjects.kfuncs import kfunc_may_sleep
 from pybpfvm.verifier.structure import reaching
 
 
@@ -33,3 +34,10 @@ def packet_movers(env: Environment) -> frozenset[int]:
     """The functions that make a call which may move the packet, or call a function that does."""
     helpers = {pc for pc in env.pcs(Kind.CALL) if moves_packet(env, env.code[pc])}
     return reaching(env, helpers | packet_calls(env))
+
+
+def sleepers(env: Environment) -> frozenset[int]:
+    """The functions that make a call which may sleep, or call a function that does."""
+    helpers = {pc for pc in env.pcs(Kind.CALL) if may_sleep(env, env.code[pc])}
+    kfuncs = {pc for pc in env.pcs(Kind.CALL_KFUNC) if kfunc_may_sleep(env, env.code[pc])}
+    return reaching(env, helpers | kfuncs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pybpfvm.isa.opcodes import Kind
 from pybpfvm.verifier.environment import Environment
-from pybpfvm.verifier.globals import packet_movers
+from pybpfvm.verifier.globals import packet_movers, sleepers
 from pybpfvm.verifier.pruning.liveness import Liveness
 from pybpfvm.verifier.resources import iterator
 
@@ -15,13 +15,22 @@ _CALLS = (Kind.CALL, Kind.CALL_KFUNC, Kind.CALL_LOCAL)
 class Prepared:
     """Live registers; where paths may meet, `turns` of loops that the kernel bounds and the
     `next_calls` of iterators among them; the instructions that count as jumps; the functions that
-    may move the packet."""
+    may move the packet, and those that may sleep."""
 
-    __slots__ = ("jumps", "live", "next_calls", "packet_movers", "prune_points", "turns")
+    __slots__ = (
+        "jumps",
+        "live",
+        "next_calls",
+        "packet_movers",
+        "prune_points",
+        "sleepers",
+        "turns",
+    )
 
     def __init__(self, env: Environment) -> None:
         self.live = Liveness(env)
         self.packet_movers = packet_movers(env)
+        self.sleepers = sleepers(env)
         # Paths may meet, as the kernel has it, at conditional jumps, targets of jumps, functions
         # and calls of them, and behind any call.
         branches, calls = env.pcs(*_BRANCHES), env.pcs(*_CALLS)

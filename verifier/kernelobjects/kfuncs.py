@@ -161,6 +161,12 @@ def kfunc_name(env: Environment, insn: Insn) -> str:
     return found.name if isinstance(found, Func) else ""
 
 
+def kfunc_may_sleep(env: Environment, insn: Insn) -> bool:
+    """Whether the kfunc that is called may sleep: those whose flags are not known may."""
+    kfunc = KFUNCS.get(kfunc_name(env, insn))
+    return kfunc is None or Kf.SLEEPABLE in kfunc.flags
+
+
 def call_kfunc(env: Environment, state: State, insn: Insn, pc: int) -> None:
     """Check the call at `pc` and apply it to `state`."""
     name, proto = _function(env, insn)
