@@ -118,7 +118,6 @@ _UNINIT = frozenset(
     | {ArgType.PTR_TO_INT}
 )
 
-CALLBACKS = frozenset({"loop", "for_each_map_elem"})
 # Structs whose functions have the helpers that the profile struct_ops lists.
 _STRUCT_OPS_HELPERS = frozenset({"tcp_congestion_ops"})
 _MAX_ERRNO = 4095
@@ -647,8 +646,6 @@ def _take_reference(call: _Call, reg: Reg, number: int) -> None:
 
 
 def _take_callback(call: _Call, reg: Reg, number: int) -> None:
-    if call.helper.name not in CALLBACKS:
-        raise unsupported(f"callbacks of {call.helper.name}")
     call.subprog = reg.subprog
 
 

@@ -36,6 +36,7 @@ from pybpfvm.verifier.explaining.describe import registers
 from pybpfvm.verifier.jumps import prepare_jump
 from pybpfvm.verifier.kernelobjects import exceptions, rcu
 from pybpfvm.verifier.kernelobjects.attach import is_btf_typed
+from pybpfvm.verifier.kernelobjects.btfhelpers import struct_id
 from pybpfvm.verifier.kernelobjects.btfptr import check_attachment
 from pybpfvm.verifier.kernelobjects.kfuncs import Handler, call_kfunc, kfunc_name
 from pybpfvm.verifier.kernelobjects.params import check_arguments, initial, parameters
@@ -56,7 +57,7 @@ from pybpfvm.verifier.pruning.backedges import (
 from pybpfvm.verifier.pruning.maygoto import prepare_may_goto
 from pybpfvm.verifier.pruning.prune import Compare, Comparison
 from pybpfvm.verifier.pruning.screen import Screen, differ
-from pybpfvm.verifier.refusal import Refused, forbidden
+from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
 from pybpfvm.verifier.resources import (
     deferred,
     exchange,
@@ -641,7 +642,7 @@ class Explorer:
     ) -> None:
         """The state, in which the call is over, is that of no round at all; fork a first one."""
         helper = helper_of(self.env, insn).name
-        self._begin_round(state, pc, entry, _callback_args(helper, regs, pc), helper)
+        self._begin_round(state, pc, entry, _callback_args(self.env, helper, regs, pc), helper)
 
     def _begin_round(
         self, state: State, pc: int, entry: int, args: tuple[Reg, ...], helper: str
@@ -796,10 +797,17 @@ class Explorer:
         return callsite + 1
 
 
-def _callback_args(helper: str, regs: list[Reg], pc: int) -> tuple[Reg, ...]:
+def _callback_args(env: Environment, helper: str, regs: list[Reg], pc: int) -> tuple[Reg, ...]:
     """r1 to r5 of a callback, from those of the helper."""
     if helper == "loop":
         return (unknown(pc), regs[3])
+    if helper == "user_ringbuf_drain":
+        return (Pointer(RegType.CONST_PTR_TO_DYNPTR, pc, id=env.new_id()), regs[3])
+    if helper == "find_vma":
+        area = struct_id(env, "vm_area_struct")
+        return (regs[1], Pointer(RegType.PTR_TO_BTF_ID, pc, btf_id=area), regs[4])
+    if helper != "for_each_map_elem":
+        raise unsupported(f"callbacks of {helper}")
     pointer = regs[1]
     assert pointer.map is not None
     return (
