@@ -395,10 +395,19 @@ def atomic(env: Environment, state: State, insn: Insn, pc: int) -> None:
     old = scalar(load_result(size, False), pc)
     if pointer.type is RegType.PTR_TO_STACK:
         old = _atomic_stack(env, state, pointer, insn, size, pc) or old
-    if op is AtomicOp.CMPXCHG:
-        regs[0] = old
-    elif _fetches(op):
-        regs[insn.src] = old
+    if not _fetches(op):
+        return
+    fetched = 0 if op is AtomicOp.CMPXCHG else insn.src
+    if fetched == insn.dst:
+        raise forbidden(
+            Rule.NOT_A_POINTER,
+            f"R{fetched} invalid mem access 'scalar'",
+            reason="the old value comes into the register that the address is in: a kernel looks at "
+            "the store after that",
+            suggestion="keep the address in another register",
+            culprit=pointer,
+        )
+    regs[fetched] = old
 
 
 def _fetches(op: AtomicOp) -> bool:
