@@ -115,6 +115,9 @@ build tests/verifier/data/advice.bpf.c tests/verifier/data/advice.bpf.o 0
 # An SQE that a global function submits.
 build tests/verifier/data/sqe_param.bpf.c tests/verifier/data/sqe_param.bpf.o 3
 
+# Global functions that take objects of the kernel's.
+build tests/verifier/data/trusted.bpf.c tests/verifier/data/trusted.bpf.o 0
+
 # Programs that go wrong in some orders.
 build tests/data/explore/orders.bpf.c tests/data/explore/orders.v3.bpf.o 3
 build tests/data/explore/tries.bpf.c tests/data/explore/tries.v3.bpf.o 3

@@ -33,6 +33,7 @@ from pybpfvm.verifier.domains.scalar import Scalar, is_subsumed_by
 from pybpfvm.verifier.environment import MAX_ERRORS, Environment
 from pybpfvm.verifier.exceptioncallback import callback_start
 from pybpfvm.verifier.explaining.describe import registers
+from pybpfvm.verifier.globals import sleepers
 from pybpfvm.verifier.jumps import prepare_jump
 from pybpfvm.verifier.kernelobjects import exceptions, rcu
 from pybpfvm.verifier.kernelobjects.attach import is_btf_typed
@@ -691,6 +692,7 @@ class Explorer:
         wanted = parameters(env, function)
         moves = target in self._packet_movers
         throws = target in exceptions.throwers(env)
+        sleeps = target in sleepers(env)
         called_back = self.entry == self._callback or self._later is not None
 
         def step(state: State) -> int:
@@ -703,8 +705,13 @@ class Explorer:
                     raise exceptions.in_callback(f"{function.name}(), which may throw,")
             if moves:
                 forget_packet(state, pc)
-            if env.sleepable and state.regions != NO_REGIONS:
-                raise unsupported("global functions called inside a region, which may sleep")
+            if sleeps and state.regions != NO_REGIONS:
+                raise forbidden(
+                    Rule.HELPER_NOT_ALLOWED,
+                    "global functions that may sleep are not allowed in non-sleepable context",
+                    reason=f"{function.name} makes a call that may sleep, and a region forbids it",
+                    suggestion="close the region before the call",
+                )
             if len(state.frames) >= MAX_FRAMES:
                 raise _too_deep(state)
             regs[0:6] = [unknown(pc), *[clobbered(pc)] * 5]

@@ -387,10 +387,20 @@ def atomic(env: Environment, state: State, insn: Insn, pc: int) -> None:
     old = scalar(load_result(size, False), pc)
     if pointer.type is RegType.PTR_TO_STACK:
         old = _atomic_stack(env, state, pointer, insn, size, pc) or old
-    if op is AtomicOp.CMPXCHG:
-        regs[0] = old
-    elif _fetches(op):
-        regs[insn.src] = old
+    if not _fetches(op):
+        return
+    fetched = 0 if op is AtomicOp.CMPXCHG else insn.src
+    if fetched == insn.dst:
+        checks.check_alignment(old, insn.off, size, strict=True)
+        raise forbidden(
+            Rule.NOT_A_POINTER,
+            f"R{fetched} invalid mem access '{old.type.value}'",
+            reason="what is fetched takes the place of the address, and kernels check by it what "
+            "is written",
+            suggestion="keep the address in another register",
+            culprit=pointer,
+        )
+    regs[fetched] = old
 
 
 def _fetches(op: AtomicOp) -> bool:

@@ -31,6 +31,7 @@ OBJECTS = sorted(
         *(path for folder in FOLDERS for path in ROOT.glob(f"{folder}/*.bpf.o")),
         ROOT / "tests/verifier/data/advice.bpf.o",
         ROOT / "tests/verifier/data/sqe_param.bpf.o",
+        ROOT / "tests/verifier/data/trusted.bpf.o",
     )
 )
 CLANG = shutil.which("clang-19")

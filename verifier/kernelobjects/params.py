@@ -1,9 +1,10 @@
 """Parameters of global functions: what the function may rely on, and what its callers must give.
 
 A global function is verified by itself, for everything that its parameters' types and tags allow:
-numbers, the context, and memory of the size of what the pointer is to. Such a pointer may be NULL
-unless it is tagged `__arg_nonnull`. Kernel Documentation/bpf/verifier.rst; tags as libbpf spells
-them (`arg:ctx`, `arg:nonnull`, `arg:nullable`).
+numbers, the context, memory of the size of what the pointer is to, and objects of the kernel where
+the pointer is tagged `__arg_trusted`. A pointer to memory may be NULL unless it is tagged
+`__arg_nonnull`, one to an object only if it is tagged `__arg_nullable`. Kernel
+Documentation/bpf/verifier.rst; tags as libbpf spells them (`arg:ctx`, `arg:trusted` and so on).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pybpfvm.btf.types import (
     Ptr,
     Struct,
     Typedef,
+    Void,
 )
 from pybpfvm.btf.types import Enum as BtfEnum
 from pybpfvm.errors import InputError
@@ -31,6 +33,9 @@ from pybpfvm.program import Subprog
 from pybpfvm.verifier.calls import memory_argument
 from pybpfvm.verifier.checks import check_ctx_pointer, check_readable
 from pybpfvm.verifier.environment import Environment
+from pybpfvm.verifier.kernelobjects.btfhelpers import check_object
+from pybpfvm.verifier.kernelobjects.btfptr import is_rcu, pointer_to
+from pybpfvm.verifier.kernelobjects.btfwalk import kind_text
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
 from pybpfvm.verifier.resources import dynptr
 from pybpfvm.verifier.states.regstate import (
@@ -41,6 +46,7 @@ from pybpfvm.verifier.states.regstate import (
     RegType,
     Trust,
     is_null,
+    is_trusted,
     mark_precise,
     unknown,
 )
@@ -50,7 +56,8 @@ from pybpfvm.verifier.verdict import Rule
 _MAX_ARGS = 5
 _WORD_BYTES = 8
 _TAG = "arg:"
-_KNOWN_TAGS = frozenset({"ctx", "nonnull", "nullable"})
+_TRUSTED = "trusted"
+_KNOWN_TAGS = frozenset({"ctx", "nonnull", "nullable", _TRUSTED})
 
 
 class Takes(Enum):
@@ -60,21 +67,25 @@ class Takes(Enum):
     CTX = "the context"
     MEMORY = "memory"
     DYNPTR = "a dynptr"
+    OBJECT = "an object of the kernel's"
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter; `size` in bytes, for memory."""
+    """One parameter; `size` in bytes, for memory; `btf_id` of the struct in the target's BTF, for
+    objects."""
 
     takes: Takes
     size: int = 0
     nullable: bool = False
+    btf_id: int = 0
 
 
 def parameters(env: Environment, function: Subprog) -> tuple[Parameter, ...]:
     """What the function takes; its result is a number.
 
-    Refused as unsupported if it takes or gives anything else, or its type is not known.
+    Refused if it takes or gives what no kernel lets it, and as unsupported if its type is not
+    known or it takes anything else.
     """
     btf = env.obj.btf
     feature = f"calls of the global function {function.name}"
@@ -86,14 +97,28 @@ def parameters(env: Environment, function: Subprog) -> tuple[Parameter, ...]:
         raise unsupported(f"{feature}, whose type is not known")
     tags = _tags(btf, function.btf_type_id)
     try:
-        if not _is_number(btf, proto.return_id):
-            raise unsupported(f"{feature}, which does not return a number")
+        _check_result(env, btf, function.name, feature, proto.return_id)
         return tuple(
             _parameter(env, btf, feature, param.name, param.type_id, tags.get(index, frozenset()))
             for index, param in enumerate(proto.params)
         )
     except InputError as error:
         raise unsupported(f"{feature}: {error}") from None
+
+
+def _check_result(env: Environment, btf: Btf, name: str, feature: str, type_id: int) -> None:
+    if _is_number(btf, type_id):
+        return
+    nothing = isinstance(btf.type(btf.resolve(type_id)), Void)
+    if nothing and (env.profile.loop is not None or env.rules.version > (6, 18)):
+        raise unsupported(f"{feature}, which returns nothing")
+    raise forbidden(
+        Rule.HELPER_ARG,
+        f"Global function {name}() doesn't return scalar. Only those are supported.",
+        reason="a global function is verified by itself: of what it returns it is only known to be "
+        "a number",
+        suggestion="make the function static, or let it return a number",
+    )
 
 
 def _tags(btf: Btf, func_id: int) -> dict[int, frozenset[str]]:
@@ -118,20 +143,50 @@ def _parameter(
         return Parameter(Takes.NUMBER)
     pointer = btf.type(btf.resolve(type_id))
     if not isinstance(pointer, Ptr):
-        raise unsupported(f"{feature}, whose parameter {name} is not a number or pointer")
+        raise _never_taken(name, "is neither a number nor a pointer")
     if "ctx" in tags or _is_ctx(env, btf, pointer.type_id):
         return Parameter(Takes.CTX)
     target = btf.resolve(pointer.type_id)
+    if _TRUSTED in tags:
+        if "nonnull" in tags:
+            raise unsupported(f"{feature}, whose parameter {name} is tagged trusted and nonnull")
+        found = _kernel_struct(env, btf, name, target)
+        return Parameter(Takes.OBJECT, nullable="nullable" in tags, btf_id=found)
     if btf.name(target) == "bpf_dynptr":
         if tags:
             raise unsupported(f"{feature}, whose parameter {name} is a dynptr, and tagged")
         return Parameter(Takes.DYNPTR)
     kind = btf.kind(target)
     if kind not in _SIZED:
-        raise unsupported(f"{feature}, whose parameter {name} points to a {kind.name}")
+        raise _never_taken(name, "is a pointer, and the size of what it is to is not known")
     if _is_special(btf, target):
         raise unsupported(f"{feature}, whose parameter {name} is a {btf.name(target)}")
     return Parameter(Takes.MEMORY, btf.size(target), nullable="nonnull" not in tags)
+
+
+def _never_taken(name: str, why: str) -> Refused:
+    return forbidden(
+        Rule.HELPER_ARG,
+        f"parameter {name} of a global function {why}",
+        reason="a global function is verified by itself, for all that its parameters' types allow",
+        suggestion="make the function static, or give the parameter a type of known size",
+    )
+
+
+def _kernel_struct(env: Environment, btf: Btf, name: str, target: int) -> int:
+    """The struct of the target's BTF that an object is of: the one of its name."""
+    if env.target is None:
+        raise unsupported("objects of the kernel's as arguments without the target's BTF")
+    own = btf.name(target).partition("___")[0]
+    found = env.target.find(own, BtfKind.STRUCT) if own else None
+    if found is None:
+        raise forbidden(
+            Rule.HELPER_ARG,
+            f"{name} is a pointer to {kind_text(btf, target)}, which has no match",
+            reason="the target's BTF has no such struct",
+            suggestion="check the struct's name, or give the target's BTF with --btf",
+        )
+    return found
 
 
 _SIZED = frozenset(
@@ -181,6 +236,8 @@ def _initial(env: Environment, wanted: Parameter) -> Reg:
         packet = env.profile.packet_access is not PacketAccess.NONE
         trust = Trust.PACKET if packet else Trust.NONE
         return Pointer(RegType.CONST_PTR_TO_DYNPTR, -1, id=env.new_id(), trust=trust)
+    if wanted.takes is Takes.OBJECT:
+        return pointer_to(env, -1, wanted.btf_id, Trust.TRUSTED, nullable=wanted.nullable)
     if wanted.nullable:
         kind = RegType.PTR_TO_MEM_OR_NULL
         return Pointer(kind, -1, id=env.new_id(), mem_size=wanted.size)
@@ -206,10 +263,25 @@ def check_arguments(
             check_ctx_pointer(reg, number)
         elif one.takes is Takes.DYNPTR:
             dynptr.check_lent(state, reg, number)
+        elif one.takes is Takes.OBJECT:
+            _check_object(env, name, reg, number, one)
         else:
             after += _check_memory(env, state, pc, name, number, one)
     for write in after:
         write()
+
+
+def _check_object(env: Environment, name: str, reg: Reg, number: int, wanted: Parameter) -> None:
+    """An object that stays alive as long as the function runs."""
+    if wanted.nullable and is_null(reg):
+        mark_precise(reg)
+        return
+    if wanted.nullable and reg.type is RegType.PTR_TO_BTF_ID_OR_NULL:
+        raise unsupported(f"an object that may be NULL as argument of the global function {name}")
+    check_object(env, name, reg, number, wanted.btf_id)
+    if not (is_trusted(reg) or is_rcu(reg)):
+        # Kernels take it for a trusted one.
+        raise unsupported(f"an object that may be gone as argument of the global function {name}")
 
 
 def _check_memory(
@@ -228,7 +300,9 @@ def _check_memory(
         if is_null(reg):
             mark_precise(reg)
             return []
-        raise unsupported(f"a pointer that may be NULL as argument of the global function {name}")
+        # The function compares it with NULL: what matters is what it is otherwise.
+        assert isinstance(reg, Pointer)
+        state.frame.regs[number] = reg.of_type(NON_NULL[reg.type], reg.id)
     if reg.type in PACKET_TYPES:
         raise unsupported(f"packet memory as argument of the global function {name}")
     return memory_argument(env, state, pc, name, number, wanted.size)
