@@ -11,6 +11,7 @@ from pybpfvm.facts import program_facts
 from pybpfvm.loader import load
 from pybpfvm.loader.kconfig import Kconfig
 from pybpfvm.profiles import all_profiles, profile_named
+from pybpfvm.profiles.base import Profile
 from pybpfvm.profiles.detect import Detection, detect
 from pybpfvm.program import BpfObject, told_apart
 
@@ -49,6 +50,38 @@ def abi_unknown(obj: BpfObject, detection: Detection) -> InputError:
     return InputError(
         f"no ABI profile fits ({reasons})", where=obj.path, remedy="choose one with --abi or abi="
     )
+
+
+def abi_doubt(detection: Detection, profile: Profile) -> str:
+    """Why `profile` looks wrong for an object, "" when nothing speaks against it."""
+    fitting = {one.name for one in detection.candidates}
+    if not fitting or profile.name in fitting or profile.objects_of in fitting:
+        return ""
+    names = " or ".join(one.name for one in detection.candidates)
+    reason = next((line for line in detection.why if profile.name in line), "")
+    why = f" ({reason})" if reason else ""
+    return f"the object looks built for {names}, not {profile.name}{why}"
+
+
+def check_abi(obj: BpfObject, detection: Detection, profile: Profile) -> None:
+    """InputError where a profile was chosen that is of another kind than what the object was built
+    for, so that nothing about its programs would make sense: of requests, of a ring with other
+    callbacks, or of a type that has nothing to do with rings."""
+    fitting = detection.candidates
+    if not fitting or _kind(profile) in {_kind(one) for one in fitting}:
+        return
+    raise InputError(
+        abi_doubt(detection, profile),
+        where=obj.path,
+        remedy=f"leave the ABI to detection, or say {' or '.join(one.name for one in fitting)}",
+    )
+
+
+def _kind(profile: Profile) -> tuple[str, str]:
+    """What all dialects have in common whose objects could be taken for one another's."""
+    if profile.loop is not None:
+        return "callbacks", profile.loop.ops
+    return ("requests" if profile.ring is not None else "ordinary"), ""
 
 
 def global_variables(obj: BpfObject) -> Iterator[tuple[str, tuple[str, int, int, int]]]:

@@ -80,7 +80,7 @@ from pybpfvm.verifier.states.regstate import (
     unknown,
 )
 from pybpfvm.verifier.states.stack import ObjectSlot, Slot
-from pybpfvm.verifier.states.state import Callback, Frame, State
+from pybpfvm.verifier.states.state import NO_REGIONS, Callback, Frame, State
 from pybpfvm.verifier.transfer import prepare_alu, prepare_lddw
 from pybpfvm.verifier.usermemory import usermem
 from pybpfvm.verifier.usermemory.origin import CopiedSlot
@@ -707,13 +707,14 @@ class Explorer:
             if moves:
                 forget_packet(state, pc)
             if sleeps:
-                what = f"global function {function.name} may sleep, called in"
-                rcu.check_may_sleep(state, what)
-                if not env.sleepable:
+                region = state.regions != NO_REGIONS
+                if region or not env.sleepable:
+                    why = "a region" if region else "the callback, which is run later,"
                     raise forbidden(
                         Rule.HELPER_NOT_ALLOWED,
-                        f"{what} code that can not",
-                        reason="the program, or the callback that is run later, can not sleep",
+                        "global functions that may sleep are not allowed in non-sleepable context",
+                        reason=f"{function.name} makes a call that may sleep, and {why} forbids it",
+                        suggestion="close the region before the call" if region else "",
                     )
             if len(state.frames) >= MAX_FRAMES:
                 raise _too_deep(state)

@@ -399,11 +399,12 @@ def atomic(env: Environment, state: State, insn: Insn, pc: int) -> None:
         return
     fetched = 0 if op is AtomicOp.CMPXCHG else insn.src
     if fetched == insn.dst:
+        checks.check_alignment(old, insn.off, size, strict=True)
         raise forbidden(
             Rule.NOT_A_POINTER,
-            f"R{fetched} invalid mem access 'scalar'",
-            reason="the old value comes into the register that the address is in: a kernel looks at "
-            "the store after that",
+            f"R{fetched} invalid mem access '{old.type.value}'",
+            reason="what is fetched takes the place of the address, and kernels check by it what "
+            "is written",
             suggestion="keep the address in another register",
             culprit=pointer,
         )

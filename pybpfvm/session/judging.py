@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from pybpfvm.btf.types import Btf
 from pybpfvm.errors import InputError, UnsupportedError
 from pybpfvm.loader.kconfig import Kconfig
-from pybpfvm.objectfile import abi_unknown, detect_abi, read_object
+from pybpfvm.objectfile import abi_unknown, check_abi, detect_abi, read_object
 from pybpfvm.profiles import profile_named, with_helpers
 from pybpfvm.profiles.base import Profile
 from pybpfvm.profiles.btf_typed import btf_typed_profile
@@ -264,6 +264,8 @@ def read_cases(source: str | os.PathLike[str] | bytes, request: JudgeRequest) ->
         request.constants,
     )
     detection = detect_abi(obj)
+    if request.abi and not request.program_type:
+        check_abi(obj, detection, profile_named(request.abi))
     return ObjectCases(
         obj, detection, tuple(_case(obj, detection, program, request) for program in obj.programs)
     )

@@ -14,7 +14,7 @@ from pybpfvm.helpers.table import HELPERS
 from pybpfvm.image import Image
 from pybpfvm.loader.kconfig import Kconfig
 from pybpfvm.memory import AddressSpace
-from pybpfvm.objectfile import detect_abi, read_object
+from pybpfvm.objectfile import check_abi, detect_abi, read_object
 from pybpfvm.profiles import profile_named, with_helpers
 from pybpfvm.session.constants import with_constants
 from pybpfvm.session.objects import LoadedObject
@@ -75,6 +75,7 @@ class Machine:
         detection = detect_abi(obj)
         if abi is not None:
             profile = profile_named(abi)
+            check_abi(obj, detection, profile)
         elif detection.profile is not None:
             profile = detection.profile
         for name in (helpers or {}).values():

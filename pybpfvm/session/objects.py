@@ -22,7 +22,7 @@ from pybpfvm.helpers.table import HELPERS
 from pybpfvm.image import Image
 from pybpfvm.listing import Names, html_listing
 from pybpfvm.maps.base import BpfMap, MapError
-from pybpfvm.objectfile import abi_unknown, global_variables
+from pybpfvm.objectfile import abi_doubt, abi_unknown, global_variables
 from pybpfvm.profiles.base import Profile
 from pybpfvm.profiles.detect import Detection, ProgramFacts
 from pybpfvm.profiles.loop_upstream import kernel_btf_of
@@ -179,16 +179,7 @@ class LoadedObject:
     @property
     def abi_doubt(self) -> str:
         """Why the chosen ABI looks wrong for this object, "" when nothing speaks against it."""
-        candidates = self.detection.candidates
-        if self._profile is None or not candidates:
-            return ""
-        fitting = {profile.name for profile in candidates}
-        if self._profile.name in fitting or self._profile.objects_of in fitting:
-            return ""
-        names = " or ".join(profile.name for profile in candidates)
-        reason = next((line for line in self.detection.why if self._profile.name in line), "")
-        why = f" ({reason})" if reason else ""
-        return f"the object looks built for {names}, not {self._profile.name}{why}"
+        return "" if self._profile is None else abi_doubt(self.detection, self._profile)
 
     @property
     def programs(self) -> Mapping[str, LoadedProgram]:

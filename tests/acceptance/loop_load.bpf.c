@@ -113,6 +113,28 @@ STEP(no_size_0_second_byte)
 	return cq ? *(volatile u8 *)(cq + 1) & 1 : LOOP_STOP;
 }
 
+/* No region is as large as that: there never is one. Kernels keep 32 bits of the size. */
+STEP(ok_size_huge)
+{
+	u8 *cq = REGION(REGION_CQ, (1ul << 32) + 64);
+
+	return cq ? *(volatile u8 *)(cq + 63) & 1 : LOOP_STOP;
+}
+
+STEP(no_size_huge)
+{
+	u8 *cq = REGION(REGION_CQ, (1ul << 32) + 64);
+
+	return cq ? *(volatile u8 *)(cq + 64) & 1 : LOOP_STOP;
+}
+
+STEP(no_size_of_32_zeros)
+{
+	u8 *cq = REGION(REGION_CQ, 1ul << 32);
+
+	return cq ? *(volatile u8 *)cq & 1 : LOOP_STOP;
+}
+
 /* --- what one can do with a region --- */
 
 STEP(ok_second_checked_first)
@@ -262,6 +284,52 @@ SEC("struct_ops.s/") int no_ring_is_not_params(u64 *args)
 	return bpf_io_uring_submit_sqes((struct iou_ctx *)args[1], 1) & 1;
 }
 
+SEC("struct_ops.s/") int no_ring_is_no_region(u64 *args)
+{
+	u8 *mem = bpf_io_uring_get_region((struct iou_ctx *)args[0], REGION_MEM, 4096);
+
+	return mem ? bpf_io_uring_submit_sqes((struct iou_ctx *)mem, 1) & 1 : LOOP_STOP;
+}
+
+SEC("struct_ops.s/") int no_ring_is_no_variable(u64 *args)
+{
+	return bpf_io_uring_submit_sqes((struct iou_ctx *)&kept, 1) & 1;
+}
+
+SEC("struct_ops.s/") int no_ring_is_no_stack(u64 *args)
+{
+	u64 own[2] = {};
+
+	return bpf_io_uring_submit_sqes((struct iou_ctx *)own, 1) & 1;
+}
+
+/* --- global functions, which are judged by themselves --- */
+
+__attribute__((noinline)) int waits(struct iou_loop_params *params __attribute__((btf_decl_tag("arg:trusted"))))
+{
+	params->cq_wait_idx = changing;
+	return LOOP_CONTINUE;
+}
+
+__attribute__((noinline)) int waits_as_memory(struct iou_loop_params *params)
+{
+	return params ? *(volatile u32 *)params : LOOP_STOP;
+}
+
+__attribute__((noinline)) int clears(u64 *mem)
+{
+	if (mem)
+		*(volatile u64 *)mem = 0;
+	return LOOP_STOP;
+}
+
+STEP(ok_global_params) { return waits(params); }
+STEP(no_global_ring_as_params) { return waits((struct iou_loop_params *)ring); }
+STEP(no_global_null) { return waits(0); }
+STEP(no_global_params_as_memory) { return waits_as_memory(params); }
+STEP(ok_global_region) { return clears((u64 *)REGION(REGION_MEM, 8)); }
+STEP(no_global_region_small) { return clears((u64 *)REGION(REGION_MEM, 7)); }
+
 /* --- flow --- */
 
 STEP(ok_loop_bounded)
@@ -317,6 +385,9 @@ OPS(no_index_without_mask);
 OPS(ok_size_0_read);
 OPS(no_size_0_write);
 OPS(no_size_0_second_byte);
+OPS(ok_size_huge);
+OPS(no_size_huge);
+OPS(no_size_of_32_zeros);
 OPS(ok_second_checked_first);
 OPS(ok_after_submit);
 OPS(ok_atomic);
@@ -349,3 +420,12 @@ OPS(no_submit_unless_sleepable);
 OPS(ok_region_unless_sleepable);
 OPS(no_ring_is_no_number);
 OPS(no_ring_is_not_params);
+OPS(no_ring_is_no_region);
+OPS(no_ring_is_no_variable);
+OPS(no_ring_is_no_stack);
+OPS(ok_global_params);
+OPS(no_global_ring_as_params);
+OPS(no_global_null);
+OPS(no_global_params_as_memory);
+OPS(ok_global_region);
+OPS(no_global_region_small);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 
 import pybpfvm
 from pybpfvm.errors import InputError, LoadRejected, RingError, RingHang, Trap
+from pybpfvm.objectfile import detect_abi, read_object
 from pybpfvm.session import Budgets, LoadedObject, Machine, Ring, timespec
+from pybpfvm.session.judging import JudgeRequest, read_cases
 
 ROOT = Path(__file__).parents[2]
 HELLO = ROOT / "examples/01_hello/prog.v3.bpf.o"
@@ -104,6 +107,32 @@ def test_the_wrong_abi_is_noticed(machine: Machine) -> None:
         ring.register_bpf([wrong["player"]])
     assert "iouring_reap_cqe in iouring-v2" in str(refused.value)
     assert "iouring_bpf.h:" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "abi"),
+    [
+        ("examples/loop_nops/prog.bpf.o", "iouring-v3"),
+        ("examples/loop_nops/prog.bpf.o", "loop-2025-06"),
+        ("examples/loop_nops/prog.bpf.o", "op-bpf-v2"),
+        ("examples/loop_nops/prog.bpf.o", "xdp"),
+        ("examples/03_pingpong/prog.v3.bpf.o", "loop-7.1"),
+        ("examples/03_pingpong/prog.v3.bpf.o", "iouring-2024"),
+        ("tests/data/dialects/june.bpf.o", "loop-7.2"),
+        ("tests/ordinary/filter.bpf.o", "loop-7.2"),
+    ],
+)
+def test_an_abi_of_another_kind_is_refused(machine: Machine, path: str, abi: str) -> None:
+    """Both where it would run and where it would be judged."""
+    built_for = re.escape(
+        " or ".join(one.name for one in detect_abi(read_object(ROOT / path)).candidates)
+    )
+    told = f"the object looks built for {built_for}, not {abi}"
+    with pytest.raises(InputError, match=told) as refused:
+        machine.load(ROOT / path, abi=abi)
+    assert refused.value.remedy.startswith("leave the ABI to detection, or say ")
+    with pytest.raises(InputError, match=told):
+        read_cases(ROOT / path, JudgeRequest(abi=abi))
 
 
 def test_two_rings_share_an_object(machine: Machine, hello: LoadedObject) -> None:

@@ -287,9 +287,6 @@ _TYPES: tuple[BtfType, ...] = (
     [
         (None, (), "whose type is not known"),
         (FuncProto(1, tuple(Param(name, 1) for name in "abcdef")), (), "whose type is not known"),
-        (FuncProto(2, ()), (), "which does not return a number"),
-        (FuncProto(1, (Param("a", 4),)), (), "whose parameter a is not a number or pointer"),
-        (FuncProto(1, (Param("a", 10),)), (), "whose parameter a points to a FUNC_PROTO"),
         (
             FuncProto(1, (Param("a", 5),)),
             ("arg:nonnull",),
@@ -303,6 +300,28 @@ _TYPES: tuple[BtfType, ...] = (
 def test_global_functions_that_are_not_judged(
     proto: FuncProto | None, tags: tuple[str, ...], feature: str
 ) -> None:
+    verdict = _of_call(proto, tags)
+    assert isinstance(verdict, Inconclusive)
+    assert feature in verdict.finding.feature
+
+
+@pytest.mark.parametrize(
+    ("proto", "tags", "message"),
+    [
+        (FuncProto(2, ()), (), "Global function f() doesn't return scalar."),
+        (FuncProto(1, (Param("a", 4),)), (), "is neither a number nor a pointer"),
+        (FuncProto(1, (Param("a", 10),)), (), "the size of what it is to is not known"),
+        (FuncProto(1, (Param("a", 2),)), ("arg:trusted", "arg:nonnull"), "invalid combination"),
+    ],
+)
+def test_global_functions_that_no_kernel_takes(
+    proto: FuncProto, tags: tuple[str, ...], message: str
+) -> None:
+    assert message in _refused(_of_call(proto, tags))
+
+
+def _of_call(proto: FuncProto | None, tags: tuple[str, ...]) -> Verdict:
+    """The verdict on a call of f, whose prototype and tags of the first parameter these are."""
     own: list[BtfType] = [] if proto is None else [proto, Func("f", 8, FuncLinkage.GLOBAL)]
     pointer = [Ptr(8)] if own else []
     btf = Btf.of([*_TYPES, *own, *pointer, *(DeclTag(tag, 9, 0) for tag in tags)])
@@ -313,6 +332,4 @@ def test_global_functions_that_are_not_judged(
     )
     program = Program("case", "tc", insns, subprogs=subprogs, license="GPL")
     obj = BpfObject("case.o", "", (program,), (), btf=btf, license="GPL")
-    verdict = verify(program, obj, PROFILES["sched_cls"])
-    assert isinstance(verdict, Inconclusive)
-    assert feature in verdict.finding.feature
+    return verify(program, obj, PROFILES["sched_cls"])

@@ -28,9 +28,13 @@ EXPECTED = {
     "gives_number": Rule.HELPER_ARG,
     "gives_stack": Rule.HELPER_ARG,
     "gives_inside": Rule.HELPER_ARG,
-    "gives_walked": Rule.TRUST,
-    "gives_walked_in_rcu": Rule.TRUST,
-    "gives_parent": Rule.TRUST,
+    "gives_walked": None,
+    "gives_walked_in_rcu": None,
+    "gives_parent": None,
+    "gives_stale": Rule.TRUST,
+    "gives_released": Rule.HELPER_ARG,
+    "to_untagged": Rule.READ_ONLY,
+    "to_one_that_leaks": Rule.REFERENCE_LEAK,
     "gives_held": None,
     "gives_held_unasked": Rule.POSSIBLY_NULL,
     "gives_held_to_one_that_asks": None,
@@ -51,17 +55,21 @@ EXPECTED = {
     "untrusted_int": None,
     "untrusted_void": None,
     "untrusted_written": Rule.READ_ONLY,
-    "untrusted_trusted": Rule.TRUST,
+    "untrusted_trusted": Rule.HELPER_ARG,
     "gives_another_struct": Rule.HELPER_ARG,
     "gives_current_in_xdp": None,
     "gives_a_lookup": None,
     "gives_a_lookup_unasked": Rule.POSSIBLY_NULL,
     "gives_packet": None,
     "gives_unchecked_packet": Rule.PACKET_ACCESS,
+    "gives_a_small_lookup": Rule.MAP_VALUE_ACCESS,
+    "of_one_that_returns_nothing": Rule.HELPER_ARG,
+    "of_one_that_returns_a_pointer": Rule.HELPER_ARG,
+    "to_one_that_takes_anything": Rule.HELPER_ARG,
 }
 # The kernel takes a pointer that a walk through structs gave, which may be NULL or gone, for one
 # that the function may rely on, and hold.
-LOOSER_KERNEL = {"gives_walked", "gives_walked_in_rcu", "gives_parent"}
+LOOSER_KERNEL = {"gives_stale"}
 
 
 def _profile(program: Program) -> Profile:

@@ -62,21 +62,23 @@ def struct_id(env: Environment, name: str) -> int:
 
 def check_argument(env: Environment, helper: str, reg: Reg, number: int) -> None:
     """The register points to a struct of the type that the helper takes, and may be trusted."""
-    wanted = struct_id(env, _ARGUMENTS[helper, number])
+    check_object(env, helper, reg, number, struct_id(env, _ARGUMENTS[helper, number]))
+
+
+def check_object(env: Environment, taker: str, reg: Reg, number: int, wanted: int) -> None:
+    """The register points to a struct of type `wanted`, which `taker` takes, and may be trusted."""
     if reg.type is not BTF_ID or reg.trust not in _ACCEPTED:
         text = f"R{number} type={reg.type.value} expected=ptr_, trusted_ptr_, rcu_ptr_"
         if reg.type in NON_NULL:
             raise possibly_null(text, number, reg)
-        raise forbidden(
-            Rule.HELPER_ARG, text, reason=f"{helper} takes a kernel object", culprit=reg
-        )
+        raise forbidden(Rule.HELPER_ARG, text, reason=f"{taker} takes a kernel object", culprit=reg)
     if not is_struct_at(env, reg, wanted):
         btf = env.btf_of(reg)
         raise forbidden(
             Rule.HELPER_ARG,
             f"R{number} is of type {struct_name(btf, reg.btf_id)} but "
             f"{struct_name(btf, wanted)} is expected",
-            reason=f"{helper} takes a pointer to the beginning of that struct",
+            reason=f"{taker} takes a pointer to the beginning of that struct",
             culprit=reg,
         )
 

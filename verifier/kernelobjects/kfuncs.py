@@ -108,7 +108,6 @@ _MAX_ARGS = 5
 # The names of parameters that say how large the memory is that the result points to.
 RDWR_BUF_SIZE = "rdwr_buf_size"
 _BUF_SIZES = (RDWR_BUF_SIZE, "rdonly_buf_size")
-MAX_BUF_BYTES = 1 << 29
 _MAX_STRUCT_DEPTH = 4
 _MARKS = (
     *("__sz", "__szk", "__k", "__ign", "__prog", "__nullable", "__opt", "__uninit", "__str"),
@@ -141,7 +140,7 @@ class _Call:
     args: tuple[_Arg, ...]
     return_id: int
     released: int = 0
-    memory_bytes: int = 0
+    memory_bytes: int | None = None
     writable: bool = False
     dynptrs: kfuncdynptrs.Dynptrs = field(default_factory=kfuncdynptrs.Dynptrs)
     after: list[Callable[[], None]] = field(default_factory=list)
@@ -319,10 +318,10 @@ def _check_buf_size(call: _Call, arg: _Arg, reg: Reg, number: int) -> None:
             suggestion="use a constant, or a `const volatile` variable that is set before loading",
             culprit=reg,
         )
-    if reg.var.value > MAX_BUF_BYTES:
-        raise unsupported(f"memory of {reg.var.value} bytes from {call.name}")
     mark_precise(reg)
-    call.memory_bytes, call.writable = reg.var.value, arg.name == RDWR_BUF_SIZE
+    if reg.var.value:
+        # Kernels keep 32 bits of it. Nothing is that large: there is never such memory.
+        call.memory_bytes, call.writable = reg.var.value & U32, arg.name == RDWR_BUF_SIZE
 
 
 def _check_constant(reg: Reg, number: int) -> None:
@@ -383,7 +382,8 @@ def _check_pointer(call: _Call, number: int, arg: _Arg, pointer: Ptr, *, sized: 
     if reg.type is BTF_ID:
         _check_object(call, reg, number, target, struct=struct)
         return
-    if not _is_memory_type(call.btf, target) and not (sized and isinstance(pointee, Void)):
+    fits = _is_memory_type(call.btf, target) and not (struct and _is_object(call, target))
+    if not fits and not (sized and isinstance(pointee, Void)):
         raise forbidden(
             Rule.KFUNC_ARG,
             f"arg#{number - 1} pointer type {kind_text(call.btf, target)} must point to "
@@ -395,6 +395,17 @@ def _check_pointer(call: _Call, number: int, arg: _Arg, pointer: Ptr, *, sized: 
 
 
 _CAST_CTX = "bpf_cast_to_kern_ctx"
+
+
+def _is_object(call: _Call, target: int) -> bool:
+    """Whether a struct is the kernel's own, though only numbers of it are known: the ring, of which
+    our 7.1 shows a few, and one without members (the ring from 7.2 on). Memory of the program's
+    is never one."""
+    loop = call.env.profile.loop
+    ring = "" if loop is None else loop.ctx
+    return not call.btf.size(target) or struct_name(call.btf, target) == ring
+
+
 # Structs of the kernel's that pointers of other types than its BTF's are to.
 _ALWAYS_TRUSTED: Mapping[RegType, str] = {
     RegType.PTR_TO_SOCKET: "sock",
@@ -665,10 +676,10 @@ def _memory(call: _Call, target: int) -> Reg:
     """Memory that is no kernel object: of the size that an argument says, else read-only and of the
     size of what the result points to."""
     trust, size = Trust.RDONLY, call.memory_bytes
-    if size and call.writable:
-        trust = Trust.NONE
-    if not size:
+    if size is None:
         size = call.btf.size(target)
+    elif call.writable:
+        trust = Trust.NONE
     if not call.kfunc.flags & Kf.RET_NULL:
         return Pointer(RegType.PTR_TO_MEM, call.pc, mem_size=size, trust=trust)
     new = call.env.new_id()

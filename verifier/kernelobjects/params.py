@@ -24,6 +24,7 @@ from pybpfvm.btf.types import (
     Ptr,
     Struct,
     Typedef,
+    Void,
     essential_name,
 )
 from pybpfvm.btf.types import Enum as BtfEnum
@@ -34,10 +35,9 @@ from pybpfvm.verifier.arena import ARENA
 from pybpfvm.verifier.calls import memory_argument
 from pybpfvm.verifier.checks import check_ctx_pointer, check_readable
 from pybpfvm.verifier.environment import Environment
-from pybpfvm.verifier.kernelobjects.btfhelpers import is_struct_at
-from pybpfvm.verifier.kernelobjects.btfptr import BTF_ID, BTF_ID_OR_NULL, pointer_to
-from pybpfvm.verifier.kernelobjects.btfwalk import struct_name
-from pybpfvm.verifier.refusal import Refused, forbidden, possibly_null, unsupported
+from pybpfvm.verifier.kernelobjects.btfhelpers import check_object
+from pybpfvm.verifier.kernelobjects.btfptr import is_rcu, pointer_to
+from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
 from pybpfvm.verifier.resources import dynptr
 from pybpfvm.verifier.states.regstate import (
     NON_NULL,
@@ -87,7 +87,8 @@ class Parameter:
 def parameters(env: Environment, function: Subprog) -> tuple[Parameter, ...]:
     """What the function takes; its result is a number.
 
-    Refused as unsupported if it takes or gives anything else, or its type is not known.
+    Refused if it takes or gives what no kernel lets it, and as unsupported if its type is not
+    known or it takes anything else.
     """
     btf = env.obj.btf
     feature = f"calls of the global function {function.name}"
@@ -99,14 +100,28 @@ def parameters(env: Environment, function: Subprog) -> tuple[Parameter, ...]:
         raise unsupported(f"{feature}, whose type is not known")
     tags = _tags(btf, function.btf_type_id)
     try:
-        if not _is_number(btf, proto.return_id):
-            raise unsupported(f"{feature}, which does not return a number")
+        _check_result(env, btf, function.name, feature, proto.return_id)
         return tuple(
             _parameter(env, btf, feature, param.name, param.type_id, tags.get(index, frozenset()))
             for index, param in enumerate(proto.params)
         )
     except InputError as error:
         raise unsupported(f"{feature}: {error}") from None
+
+
+def _check_result(env: Environment, btf: Btf, name: str, feature: str, type_id: int) -> None:
+    if _is_number(btf, type_id):
+        return
+    nothing = isinstance(btf.type(btf.resolve(type_id)), Void)
+    if nothing and (env.profile.loop is not None or env.rules.version > (6, 18)):
+        raise unsupported(f"{feature}, which returns nothing")
+    raise forbidden(
+        Rule.HELPER_ARG,
+        f"Global function {name}() doesn't return scalar. Only those are supported.",
+        reason="a global function is verified by itself: of what it returns it is only known to be "
+        "a number",
+        suggestion="make the function static, or let it return a number",
+    )
 
 
 def _tags(btf: Btf, func_id: int) -> dict[int, frozenset[str]]:
@@ -131,7 +146,7 @@ def _parameter(
         return Parameter(Takes.NUMBER)
     pointer = btf.type(btf.resolve(type_id))
     if not isinstance(pointer, Ptr):
-        raise unsupported(f"{feature}, whose parameter {name} is not a number or pointer")
+        raise _never_taken(name, "is neither a number nor a pointer")
     if tags & _ALONE:
         if tags - _MAY_BE_NULL and len(tags) > 1:
             raise forbidden(
@@ -149,10 +164,19 @@ def _parameter(
         return Parameter(Takes.DYNPTR)
     kind = btf.kind(target)
     if kind not in _SIZED:
-        raise unsupported(f"{feature}, whose parameter {name} points to a {kind.name}")
+        raise _never_taken(name, "is a pointer, and the size of what it is to is not known")
     if _is_special(btf, target):
         raise unsupported(f"{feature}, whose parameter {name} is a {btf.name(target)}")
     return Parameter(Takes.MEMORY, btf.size(target), nullable="nonnull" not in tags)
+
+
+def _never_taken(name: str, why: str) -> Refused:
+    return forbidden(
+        Rule.HELPER_ARG,
+        f"parameter {name} of a global function {why}",
+        reason="a global function is verified by itself, for all that its parameters' types allow",
+        suggestion="make the function static, or give the parameter a type of known size",
+    )
 
 
 _MAY_BE_NULL = frozenset({"trusted", "nullable"})
@@ -275,7 +299,7 @@ def check_arguments(
             if reg.type not in (ARENA, RegType.SCALAR_VALUE):
                 raise _mismatch(reg, f"R{number} is not a pointer to arena or scalar.", one)
         elif one.takes is Takes.OBJECT:
-            _check_object(env, reg, number, one)
+            _check_object(env, name, reg, number, one)
         elif one.takes is Takes.UNTRUSTED:
             pass
         elif one.takes is Takes.DYNPTR:
@@ -286,27 +310,21 @@ def check_arguments(
         write()
 
 
-def _check_object(env: Environment, reg: Reg, number: int, wanted: Parameter) -> None:
-    """A pointer that is trusted: kernels also take those that a walk through structs gave, which
-    may be NULL or gone, and let the function rely on them."""
+def _check_object(env: Environment, name: str, reg: Reg, number: int, wanted: Parameter) -> None:
+    """An object that stays alive as long as the function runs. Kernels also take what a walk
+    through structs gave, which may be gone, and let the function rely on it."""
     if wanted.nullable and is_null(reg):
         mark_precise(reg)
         return
-    text = f"R{number} type={reg.type.value} expected=ptr_, trusted_ptr_, rcu_ptr_"
-    if reg.type is BTF_ID_OR_NULL and not wanted.nullable:
-        raise possibly_null(text, number, reg)
-    if reg.type not in (BTF_ID, BTF_ID_OR_NULL):
-        raise _mismatch(reg, text, wanted)
-    if not is_struct_at(env, reg, wanted.btf_id):
-        held = struct_name(env.btf_of(reg), reg.btf_id)
-        expected = struct_name(env.btf_of(reg), wanted.btf_id)
-        text = f"R{number} is of type {held} but {expected} is expected"
-        raise _mismatch(reg, text, wanted)
-    if not is_trusted(reg):
+    if wanted.nullable and reg.type is RegType.PTR_TO_BTF_ID_OR_NULL:
+        assert isinstance(reg, Pointer)
+        reg = reg.of_type(NON_NULL[reg.type], reg.id)
+    check_object(env, name, reg, number, wanted.btf_id)
+    if not (is_trusted(reg) or is_rcu(reg)):
         raise Refused(
             Rule.TRUST,
-            f"R{number} must be trusted",
-            reason="the function relies on an object that is kept alive while it runs",
+            f"R{number} must be trusted or protected by RCU",
+            reason=f"{name} relies on an object that is kept alive while it runs",
             suggestion="pass one that the program holds, or was given",
             culprit=reg,
         )

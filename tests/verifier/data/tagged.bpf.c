@@ -8,7 +8,7 @@ typedef unsigned long long u64;
 #define TAG(name) __attribute__((btf_decl_tag("arg:" #name)))
 #define RELOCATED __attribute__((preserve_access_index))
 struct xdp_md { u32 data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex; };
-struct task_struct { int pid; struct task_struct *real_parent, *group_leader; } RELOCATED;
+struct task_struct { int pid; struct task_struct *real_parent, *group_leader, *last_wakee; } RELOCATED;
 struct task_struct___own { int pid; } RELOCATED;
 struct nowhere { int a; } RELOCATED;
 typedef struct task_struct *task;
@@ -35,6 +35,7 @@ NOINLINE int holds(task p TAG(trusted))
 	return 0;
 }
 NOINLINE int lets_go(task p TAG(trusted)) { bpf_task_release(p); return 0; }
+NOINLINE int leaks(task p TAG(trusted)) { return bpf_task_acquire(p) != 0; }
 NOINLINE int own(struct task_struct___own *p TAG(trusted)) { return p->pid & 1; }
 NOINLINE int unknown(struct nowhere *p TAG(trusted)) { return p->a & 1; }
 NOINLINE int writes(task p TAG(trusted)) { p->pid = 1; return 0; }
@@ -46,6 +47,11 @@ NOINLINE int probes_int(int *p TAG(untrusted)) { return *p & 1; }
 NOINLINE int probes_void(void *p TAG(untrusted)) { return *(u64 *)p & 1; }
 NOINLINE int probes_and_writes(task p TAG(untrusted)) { p->pid = 1; return 0; }
 NOINLINE int probes_and_trusts(task p TAG(untrusted)) { return reads(p); }
+NOINLINE int untagged(task p) { return p ? p->pid & 1 : 0; }
+NOINLINE void nothing(u64 *p) { if (p) *(volatile u64 *)p = 1; }
+NOINLINE u64 *same(u64 *p) { return p && *(volatile u64 *)p ? p : 0; }
+NOINLINE int anything(void *p) { return p && ({ asm volatile(""); 1; }); }
+NOINLINE int wide(u64 (*p)[2]) { return p ? (*p)[1] & 1 : 0; }
 NOINLINE int memory(u64 *p) { return p ? *p & 1 : 0; }
 NOINLINE int memory_there(u64 *p TAG(nonnull)) { return *p & 1; }
 
@@ -58,6 +64,17 @@ ON_SWITCH(gives_context) { return reads((task)ctx); }
 ON_SWITCH(gives_number) { return reads((task)ctx[3]); }
 ON_SWITCH(gives_stack) { u64 a = 1; return reads((task)&a); }
 ON_SWITCH(gives_inside) { return reads((void *)PREVIOUS + 4); }
+ON_SWITCH(gives_stale) { return reads(PREVIOUS->last_wakee); }
+ON_SWITCH(gives_released)
+{
+	task held = bpf_task_acquire(PREVIOUS);
+	if (!held)
+		return 0;
+	bpf_task_release(held);
+	return reads(held);
+}
+ON_SWITCH(to_untagged) { return untagged(PREVIOUS); }
+ON_SWITCH(to_one_that_leaks) { return leaks(PREVIOUS); }
 ON_SWITCH(gives_walked) { return reads(PREVIOUS->group_leader); }
 ON_SWITCH(gives_walked_in_rcu)
 {
@@ -127,3 +144,7 @@ SEC("xdp") int gives_unchecked_packet(struct xdp_md *ctx)
 {
 	return memory((void *)(long)ctx->data);
 }
+SEC("xdp") int gives_a_small_lookup(void *ctx) { u32 key = 1; return wide(lookup(&table, &key)); }
+SEC("xdp") int of_one_that_returns_nothing(void *ctx) { u64 a = 1; nothing(&a); return a & 1; }
+SEC("xdp") int of_one_that_returns_a_pointer(void *ctx) { u64 a = 1; return same(&a) != 0; }
+SEC("xdp") int to_one_that_takes_anything(void *ctx) { u64 a = 1; return anything(&a); }
