@@ -250,7 +250,8 @@ def pointer_arithmetic(env: Environment, insn: Insn, op: AluOp, pc: int, a: Reg,
         raise _prohibited(f"R{ptr_no} pointer arithmetic on {kind.value} prohibited", pointer)
     if kind in SOCKETS:
         raise _prohibited(f"R{ptr_no} pointer arithmetic on {kind.value} prohibited", pointer)
-    if kind in _FIXED and not (op is _ADD and not var.mask and var.value == 0):
+    nothing = op is _ADD and not var.mask and var.value == 0
+    if kind is RegType.PTR_TO_PACKET_END or (kind in _FIXED and not nothing):
         raise _prohibited(f"R{ptr_no} pointer arithmetic on {kind.value} prohibited", pointer)
     _check_sane(number, pointer, var.mask == 0, var.smin, number)
     _check_sane(pointer, pointer, pointer.var.mask == 0, pointer.var.smin, pointer)
@@ -273,8 +274,8 @@ def pointer_arithmetic(env: Environment, insn: Insn, op: AluOp, pc: int, a: Reg,
     return moved
 
 
-# Pointers that nothing may be added to.
-_FIXED = frozenset({RegType.CONST_PTR_TO_MAP, RegType.PTR_TO_PACKET_END, RegType.PTR_TO_FUNC})
+# Pointers that nothing but 0 may be added to.
+_FIXED = frozenset({RegType.CONST_PTR_TO_MAP, RegType.PTR_TO_FUNC})
 
 
 _add, _subtract = (transfer_of(op, 64, as_kernel=True) for op in (_ADD, _SUB))
