@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import looser_kernel
 from tests.support.evidence import (
     ANSWERS,
     BEGIN,
@@ -144,6 +145,12 @@ def test_a_page_of_rings_has_all_sides_of_a_case_in_one_row(tmp_path: Path) -> N
     assert "kernel's ring (2026-01-02, 2 CPUs, load average 0.2)" in page
     assert "simulated ring (2026-01-03, 2 CPUs, load average 3.0), by" in page
     assert "| NOP: sim | 1,234 | k/s |" in page
+
+
+def test_the_page_of_what_the_kernel_accepts_is_of_the_corpus() -> None:
+    made = looser_kernel.page()
+    assert "| the frame's end is destroyed for the iterator below it |" in made
+    assert looser_kernel.PAGE.read_text(encoding="utf-8") == made, "make figures"
 
 
 def test_the_page_of_rings_is_the_one_that_is_kept() -> None:

@@ -19,6 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.support import looser_kernel
+
 ROOT = Path(__file__).parents[2]
 EVIDENCE = ROOT / "docs/evidence"
 README = ROOT / "README.md"
@@ -337,6 +339,7 @@ def main() -> int:
         if page:
             path.with_suffix(".md").write_text(page, encoding="utf-8")
     RINGS.write_text(rings_page(), encoding="utf-8")
+    looser_kernel.PAGE.write_text(looser_kernel.page(), encoding="utf-8")
     for name in PAGES:
         (ROOT / "docs" / name).write_text(page_with_tables(name), encoding="utf-8")
     README.write_text(written(README.read_text(encoding="utf-8")), encoding="utf-8")
