@@ -296,16 +296,17 @@ def _share_none(word: int) -> Refine:
 
 def _forgetting(word: int) -> Refine:
     """a & b is 0, in the bits of `word`. Only a constant teaches what the other has not, which is
-    then known by its bits alone."""
+    then known by its bits alone, or that the arm is impossible."""
 
     def refine(a: Scalar, b: Scalar) -> Pair | None:
+        known = not b.mask & word or not a.mask & word
+        if not known:
+            return a, b
         if a.value & b.value & word:
             return None
         if not b.mask & word:
             return _both(_bits_alone(a, b.value & word), b)
-        if not a.mask & word:
-            return _both(a, _bits_alone(b, a.value & word))
-        return a, b
+        return _both(a, _bits_alone(b, a.value & word))
 
     return refine
 
