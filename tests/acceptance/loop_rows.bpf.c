@@ -20,6 +20,7 @@ u32 probe_id;
 u32 found;        /* whether `probes` got a region */
 u32 to_run;
 u32 last_flags;   /* the SQ's flags when the CQ was last full */
+u32 tails[8];     /* the CQ's tail as each step of `looks` found it */
 
 #define SQ_FLAGS_AT 36
 #define CQ_BYTES (CQES_AT + cq_entries * sizeof(struct cqe))
@@ -118,6 +119,19 @@ RING_STEP(overflows)
 	return LOOP_CONTINUE;
 }
 
+/* Does nothing until `to_run` completions are there. */
+RING_STEP(looks)
+{
+	u8 *cq = bpf_io_uring_get_region(ring, REGION_CQ, CQ_BYTES);
+	u32 tail;
+
+	if (!cq)
+		return LOOP_STOP;
+	tail = tails[steps & 7] = WORD(cq, CQ_TAIL_AT);
+	steps++;
+	return tail >= to_run || steps == 8 ? LOOP_STOP : LOOP_CONTINUE;
+}
+
 /* As examples/loop_nops, but through the SQ's tail: takes first, then submits. */
 RING_STEP(by_tail)
 {
@@ -209,6 +223,7 @@ RING_OPS(remember, remembers);
 RING_OPS(probe, probes);
 RING_OPS(mem, doubles);
 RING_OPS(overflow, overflows);
+RING_OPS(look, looks);
 RING_OPS(tail, by_tail);
 RING_OPS(limit, limits);
 SEC(".struct_ops.link") struct io_uring_bpf_ops empty = {};

@@ -268,6 +268,31 @@ def test_overflow_keeps_every_completion(backend: BackendName) -> None:
         assert (words["sq_flags"], obj.globals["steps"]) == (0, 259)
 
 
+def test_a_pass_has_an_end() -> None:
+    """What completed outside is task work: 20 items of it between two steps."""
+    with desk(64, 128) as (ring, obj):
+        at = ring.user.alloc(timespec(MS))
+        for index in range(50):
+            ring.get_sqe().prep_timeout(at.addr, user_data=index)
+        assert ring.submit() == 50
+        assert ring.run_until_idle()
+        obj.globals["to_run"] = 50
+        with ring.attach(obj, "look"):
+            assert ring.enter() == 0
+        assert obj.globals["tails"] == [0, 20, 40, 50, 0, 0, 0, 0]
+
+
+@both_backends
+def test_members_of_a_chain_are_there_at_once(backend: BackendName) -> None:
+    """Here: a kernel has them as task work, behind the step (docs/abi-upstream.md)."""
+    with desk(backend=backend) as (ring, obj), ring.attach(obj, "submit"):
+        for index, flags in enumerate((abi.SQE_IO_LINK, abi.SQE_IO_LINK, 0)):
+            ring.get_sqe().prep_nop(user_data=index, flags=flags)
+        obj.globals["nr"] = 3
+        assert ring.submit() == 0
+        assert (obj.globals["submitted"], obj.globals["tail_after"]) == (3, 3)
+
+
 # --- submitting: 3.1 ----------------------------------------------------------------------------
 
 

@@ -301,7 +301,7 @@ def test_requests_meet_faults() -> None:
         ('steps = [{ register = ["stops"] }]', r"steps\[0\]: that is for BPF requests"),
         ('attach = "stob"', "attach: no struct of callbacks is called 'stob'.*'stop'"),
         ('steps = [{ attach = "stob" }]', "no struct of callbacks is called 'stob'"),
-        ("steps = [{ enter = true }]", "attach: the object has 11 structs of callbacks"),
+        ("steps = [{ enter = true }]", "attach: the object has 12 structs of callbacks"),
         ("attach = []\nconstants.probe_siz = 8", "constants.probe_siz: .* no constant of this"),
         ("attach = []\nconstants.steps = 8", "constants.steps: .* no constant of this name"),
         (

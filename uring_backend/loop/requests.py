@@ -230,14 +230,14 @@ class Requests:
         flags = raw[1] & (abi.SQE_ANY_LINK | _NOT_INLINE)
         return bytes((EXTERNAL, flags)) + bytes(30) + token.to_bytes(8, "little") + bytes(24)
 
-    def take(self, within: Sequence[int] | None = None) -> bool:
+    def take(self, within: Sequence[int] | None = None, most: int | None = None) -> bool:
         """Post what the backend has completed; whether there was anything.
 
         `within`: only requests that a submission has just issued, and only those that complete
-        inline; the rest is task work, which waits.
+        inline; the rest is task work, which waits. So is what there is beyond `most`.
         """
         self._posts.tell_reaped()
-        events = self._completed(within)
+        events = self._completed(within, most)
         runs = within is None and events
         for event in events:
             if isinstance(event, Message):
@@ -245,7 +245,7 @@ class Requests:
                 continue
             if isinstance(event, Started):
                 self._perform(event.token)
-                events += self._completed(within)
+                events += self._completed(within, None if most is None else most - len(events))
                 continue
             more = event.flags & abi.CQE_F_MORE
             one = self.live[event.token]
@@ -254,7 +254,7 @@ class Requests:
             res, again = self._naming.answered(event.token, event.res)
             self._give_up(event.token)
             if again is not None and self._backend.submit([again]):
-                events += self._completed(within)
+                events += self._completed(within, None if most is None else most - len(events))
                 continue
             if not more:
                 self._over(event.token, res, event.flags)
@@ -309,8 +309,8 @@ class Requests:
         if self._observer is not None:
             self._observer(RequestEnded(self._now_ns(), token, res, flags, quiet=quiet))
 
-    def _completed(self, within: Sequence[int] | None) -> list[Event]:
-        """What the backend has completed, but for the task work that waits, as `_take` says."""
+    def _completed(self, within: Sequence[int] | None, most: int | None) -> list[Event]:
+        """What the backend has completed, but for the task work that waits, as `take` says."""
         events = self.task_work + self._backend.poll()
         self.task_work = []
         if self._operations is not None:
@@ -318,6 +318,9 @@ class Requests:
         if within is not None:
             self.task_work = [e for e in events if not self._is_inline(e, within)]
             events = [e for e in events if self._is_inline(e, within)]
+        if most is not None:
+            self.task_work += events[most:]
+            events = events[:most]
         return events
 
     def _is_inline(self, event: Event, within: Sequence[int]) -> bool:

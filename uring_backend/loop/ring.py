@@ -62,6 +62,7 @@ if TYPE_CHECKING:
 
 _THREAD_IDLE_MS = 1000
 _MOST_XORED = 512
+_WORK_OF_PASS = 20  # task work between two steps, unless more is waited for
 _ENTER_FLAGS = (
     abi.ENTER_GETEVENTS
     | abi.ENTER_SQ_WAKEUP
@@ -512,16 +513,17 @@ class LoopRing:
             self._parameters.check_untold()
             wanted = self._parameters.wanted()
             deadline, late = self._parameters.deadline(), False
+            last = self._last_of_pass(wanted)
             if wanted:
                 self._tell_wait(wanted)
-                late = self._sleep(wanted, deadline, asleep=asleep)
+                late = self._sleep(wanted, deadline, last, asleep=asleep)
                 self._tell_woken(late=late)
                 self._parameters.report_timeout(late)
             self.time.act()
             if self._signals:
                 self._signals -= 1
                 raise RingError(errno.EINTR, "a signal is pending")
-            self.requests.take()
+            self.requests.take(most=last - self.posts.number)
             self.posts.flush()
             quiet = quiet + 1 if self.state() == before and not late else 0
             if quiet >= self.budgets.livelock_steps and not self.time.planned:
@@ -537,10 +539,19 @@ class LoopRing:
         queues = self.queues
         return self.posts.number, self.requests.tokens.next, queues.cq.count(), queues.backlog
 
-    def _sleep(self, wanted: int, deadline_ns: int | None, *, asleep: bool = False) -> bool:
+    def _last_of_pass(self, wanted: int) -> int:
+        """How many CQEs there may have been when the next step comes: the rest is left for a later
+        pass. Over the kernel's ring all that is there comes."""
+        most = max(_WORK_OF_PASS, wanted) if self.backend.name == "sim" else U32
+        return self.posts.number + most
+
+    def _sleep(
+        self, wanted: int, deadline_ns: int | None, last: int, *, asleep: bool = False
+    ) -> bool:
         """Until so many completions more are there, or something else wakes the task; whether that
-        is the deadline. `asleep`: it sleeps already."""
-        if not asleep and (self.requests.take() or self.queues.backlog or self._signals):
+        is the deadline. `last`: when no more are posted; `asleep`: it sleeps already."""
+        work = not asleep and self.requests.take(most=last - self.posts.number)
+        if not asleep and (work or self.queues.backlog or self._signals):
             return False  # woken at once: there is work, or a bit set that says "look"
         goal = self.posts.number + wanted
         return not self._wait_for(
@@ -548,13 +559,20 @@ class LoopRing:
             lambda: self.posts.number >= goal or bool(self._signals),
             deadline_ns,
             f"the program waits until the CQ's tail is {wanted} further than {self.queues.cq.tail}",
+            last=last,
         )
 
     def _wait_for(
-        self, done: Callable[[], bool], deadline_ns: int | None, waiter: str = ""
+        self,
+        done: Callable[[], bool],
+        deadline_ns: int | None,
+        waiter: str = "",
+        *,
+        last: int | None = None,
     ) -> bool:
         """Let time pass until `done` (True), which is asked whenever something happened, or the
-        deadline (False). RingHang when neither can come; `waiter` says for what."""
+        deadline (False). RingHang when neither can come; `waiter` says for what, `last` how many
+        CQEs there may have been then."""
         idle_ns = patience_ns = self.budgets.idle_timeout_ns
         last_event = time.monotonic_ns()
         while True:
@@ -569,7 +587,7 @@ class LoopRing:
                 who = (f"{waiter}; {self.in_flight()} request(s) are in flight",) if waiter else ()
                 raise RingHang("nothing in flight can complete", who)
             moved = self.time.pass_by(deadline_ns, patience_ns)
-            self.requests.take()
+            self.requests.take(most=None if last is None else last - self.posts.number)
             if moved:
                 last_event, patience_ns = time.monotonic_ns(), idle_ns
             elif not self.time.planned and deadline_ns is None:
