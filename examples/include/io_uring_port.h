@@ -6,6 +6,7 @@
  *     2021                        here
  *     the CQs 0, 1, ...           queues of the program's own; queue 0 is read by the host
  *     submit(ctx, &sqe)           entry = next_sqe(&turn, queue, user_data), fill it in
+ *     addr = user_data of another addr = named(queue, user_data)
  *     reap(ctx, cq, &cqe)         pop(queue, &cqe)
  *     emit(ctx, cq, ...)          push(queue, ...)
  *     return wait_for(ctx, ...)   return wait_for(&turn, queue, nr)
@@ -42,6 +43,7 @@ struct queue {
 };
 struct queue queues[PORT_QUEUES];
 u32 lost; /* completions whose queue was full */
+u32 left; /* SQEs that submitting did not take: no completion ever comes */
 
 /* What the last run waits for. */
 u32 wait_queue;
@@ -53,7 +55,6 @@ struct turn {
 	u8 *sq;
 	u8 *cq;
 	u32 filled; /* SQEs, from the first one on */
-	s32 failed; /* what submitting them said, if that was not their number */
 };
 
 INLINE u32 held(u32 index)
@@ -120,9 +121,16 @@ INLINE void flush(struct turn *turn)
 	if (!turn->filled)
 		return;
 	taken = bpf_io_uring_submit_sqes(turn->ring, turn->filled);
-	if (taken != (s32)turn->filled)
-		turn->failed = taken;
+	if (taken != (s32)turn->filled) /* an entry that is refused ends the batch */
+		left += turn->filled - (taken < 0 ? 0 : taken);
 	turn->filled = 0;
+}
+
+/* The user_data in the ring of a request whose completion is for this queue: what requests that
+ * name it (TIMEOUT_REMOVE, POLL_REMOVE, ASYNC_CANCEL) have in `addr`. */
+INLINE u64 named(u32 queue, u64 user_data)
+{
+	return (u64)queue << QUEUE_SHIFT | (user_data & USER_DATA_BITS);
 }
 
 /* A cleared entry, or NULL where the SQ is full: flush first. */
@@ -135,7 +143,7 @@ INLINE struct sqe *next_sqe(struct turn *turn, u32 queue, u64 user_data)
 		return 0;
 	entry = (struct sqe *)turn->sq + at;
 	sqe_clear(entry);
-	entry->user_data = (u64)queue << QUEUE_SHIFT | (user_data & USER_DATA_BITS);
+	entry->user_data = named(queue, user_data);
 	turn->filled = at + 1;
 	return entry;
 }

@@ -43,14 +43,15 @@ def run(args: argparse.Namespace) -> int:
         what = "no programs" if args.prog is None else f"no program is called {args.prog!r}"
         raise InputError(what, where=args.object, remedy=f"programs: {names}")
     ports = [port(case.program, found.obj, case.profiles, target) for case in chosen]
-    if args.output:
-        _write(Path(args.output), ports)
+    written = _write(Path(args.output), ports) if args.output else []
     if args.json:
         programs = [document(one) for one in ports]
         print_json("port/1", {"object": args.object, "to": target.name, "programs": programs})
         return 0
     for one in ports:
         _print(one, target, written=bool(args.output))
+    for path in written:
+        print(f"wrote {path}")
     return 0
 
 
@@ -77,13 +78,15 @@ def _print(one: Port, target: Profile, *, written: bool) -> None:
         print(made.text)
 
 
-def _write(folder: Path, ports: list[Port]) -> None:
+def _write(folder: Path, ports: list[Port]) -> list[Path]:
+    """Write the skeletons: their paths."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise InputError(
             "is no folder", where=f"-o {folder}", remedy="name one, new or not"
         ) from None
-    for one in ports:
-        made = one.skeleton
-        (folder / f"{made.name}.loop.bpf.c").write_text(made.text, encoding="utf-8")
+    paths = [folder / f"{one.skeleton.name}.loop.bpf.c" for one in ports]
+    for path, one in zip(paths, ports, strict=True):
+        path.write_text(one.skeleton.text, encoding="utf-8")
+    return paths

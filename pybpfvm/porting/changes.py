@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pybpfvm.porting.places import Places
-from pybpfvm.porting.survey import Does, Fact, Survey, Values, user_pointers
+from pybpfvm.porting.survey import Does, Fact, Survey, Values, names_another, user_pointers
 from pybpfvm.profiles.base import Profile
 from pybpfvm.uring_backend.abi import OP_LAST, SQE_ANY_LINK, SQE_IO_DRAIN, Op
 from pybpfvm.verifier.environment import GPL_COMPATIBLE
@@ -148,6 +148,13 @@ def _requests(seen: Survey, places: Places) -> Iterator[Change]:
                 "requests",
                 "a BPF request that a program submits becomes a call of a function, or one step "
                 "more (LOOP_CONTINUE without a wait)",
+                _at(places, [fact]),
+            )
+        if names_another(fact):
+            yield Change(
+                "requests",
+                "the request that it names has its queue in the upper bits of user_data here: "
+                "named(queue, user_data) in the skeleton",
                 _at(places, [fact]),
             )
         flags = fact.values["flags"]

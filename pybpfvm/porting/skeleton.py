@@ -11,7 +11,7 @@ from itertools import groupby
 from pybpfvm.bits import round_up_pow2, s32
 from pybpfvm.porting.changes import opcode_name, shown
 from pybpfvm.porting.places import Places
-from pybpfvm.porting.survey import Does, Fact, Survey
+from pybpfvm.porting.survey import Does, Fact, Survey, names_another
 from pybpfvm.uring_backend.abi import SQE_ANY_LINK
 from pybpfvm.verifier.environment import GPL_COMPATIBLE
 from pybpfvm.verifier.usermemory.origin import Source
@@ -195,7 +195,9 @@ class _Writer:
         note = f"TODO: {names}" if several else names
         yield f"\tentry->opcode = {known[0] if known else 0}; /* {note} */"
         for name in _FIELDS:
-            if fact.values[name] != frozenset({0}):
+            if name == "addr" and names_another(fact):
+                yield f"\tentry->addr = named({self._queue_of_named(fact)});"
+            elif fact.values[name] != frozenset({0}):
                 yield f"\tentry->{name} = {self._number(fact, name)};"
         yield "}"
         flags = fact.value("flags")
@@ -211,6 +213,18 @@ class _Writer:
         values = fact.values["cq"]
         first = min((cq for cq in values or () if cq < _MOST_QUEUES), default=1)
         return f"{first} /* TODO: CQ {shown(values)} */"
+
+    def _queue_of_named(self, fact: Fact) -> str:
+        """Queue and user_data of the request that this one names."""
+        wanted, found = fact.values["addr"], set()
+        for other in self._seen.of(Does.SUBMIT):
+            given = other.values["user_data"]
+            if wanted is None or given is None or wanted & given:
+                found |= other.values["cq"] or {_MOST_QUEUES}
+        queue = min(found, default=_MOST_QUEUES)
+        known = str(queue) if queue < _MOST_QUEUES else "1"
+        todo = "" if len(found) == 1 and queue < _MOST_QUEUES else " /* TODO: its queue */"
+        return f"{known}{todo}, {self._number(fact, 'addr')}"
 
     def _number(self, fact: Fact, name: str) -> str:
         values = fact.values[name]

@@ -18,6 +18,7 @@ from pybpfvm.isa.opcodes import Kind as InsnKind
 from pybpfvm.profiles.base import Profile, WaitBy
 from pybpfvm.program import BpfObject, Program
 from pybpfvm.uring_backend.abi import OP_LAST, OPS, Op
+from pybpfvm.uring_backend.loop.naming import NAMES_ANOTHER
 from pybpfvm.verifier.environment import RULES_2021, Options
 from pybpfvm.verifier.lints import waiting, writing
 from pybpfvm.verifier.lints.notes import Notes
@@ -342,9 +343,15 @@ def _origin(reg: Reg) -> str:
 
 
 def user_pointers(fact: Fact) -> tuple[str, ...]:
-    """The fields of a request that are addresses of user memory, by the opcodes it may have."""
+    """The fields of a request that are addresses of user memory, by the opcodes it may have, and
+    that may be other than 0."""
     found: dict[str, None] = {}
     for opcode in sorted(fact.opcodes or ()):
         if opcode < OP_LAST:
             found |= dict.fromkeys(pointer.field for pointer in OPS[Op(opcode)].pointers)
-    return tuple(found)
+    return tuple(name for name in found if fact.values.get(name) != frozenset({0}))
+
+
+def names_another(fact: Fact) -> bool:
+    """Whether a request has another one's user_data in `addr`, whatever opcode it has."""
+    return bool(fact.opcodes) and fact.opcodes <= NAMES_ANOTHER

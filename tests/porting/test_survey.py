@@ -217,7 +217,10 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
     assert "line 108: the run waits for 1 or 2 completion(s) on CQ 1 or 2" in " ".join(out.split())
     rows = [line for line in out.splitlines() if " | " in line]
     assert any("line 82" in row and "state.read_82" in row for row in rows)
-    text = (tmp_path / "made/limiter.loop.bpf.c").read_text()
+    made = tmp_path / "made/limiter.loop.bpf.c"
+    assert out.splitlines()[-1] == f"wrote {made}"
+    text = made.read_text()
+    assert "\t\tentry->addr = named(2, 1);\n" in text  # TIMEOUT_REMOVE of the timer
     assert text.startswith("/*\n * limiter of prog.bpf.c (iouring-v3) for loop-7.1: a skeleton.")
     for arguments in itertools.chain(
         [["--to", "iouring-v3", path], ["--to", "loop-7.1", path, "--prog", "nobody"]],
