@@ -414,9 +414,9 @@ def _harm(op: Op, what: str, where: str) -> Harm:
     if number not in legal:
         names = ", ".join(errno.errorcode[number] for number in legal) or "none"
         raise InputError(
-            f"{op.name} does not meet {what} by chance",
+            f"{op.name} does not meet {what}" if what in _ERRNO else f"{what} is no fault",
             where=where,
-            remedy=f"errors that it may: {names}; also {', '.join(kinds_of(op)[1:]) or 'nothing'}",
+            remedy=f"errors that {op.name} may meet: {names}; also {', '.join(kinds_of(op)[1:]) or 'nothing'}",
         )
     return Fails(number)
 

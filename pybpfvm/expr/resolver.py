@@ -132,6 +132,8 @@ class Resolver:
             return f"local variables are not known: {scope.debug.why_no_dwarf}"
         if scope.debug is not None and scope.debug.object.btf is None:
             return "the object was compiled without -g: it has no names"
+        if name == "globals" and scope.debug is not None:
+            return "a global variable goes by its name alone"
         if scope.program is None:
             return "no program is running here, whose variables there would be"
         return ""

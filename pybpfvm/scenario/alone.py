@@ -22,6 +22,7 @@ from pybpfvm.scenario.model import (
     Submit,
     Wait,
 )
+from pybpfvm.scenario.names import no_variables
 from pybpfvm.session import LoadedObject
 from pybpfvm.session.constants import is_constant, parse_value, variable_bytes
 from pybpfvm.session.values import Value
@@ -60,9 +61,7 @@ def alone(
             raise InputError(
                 f"{obj.object.path} has no global variable of this name",
                 where=f"--set {key}",
-                remedy=f"it has {', '.join(known)}"
-                if known
-                else "it tells of none: compile with -g",
+                remedy=f"it has {', '.join(known)}" if known else no_variables(obj),
             )
     constants = {key: value for key, value in values.items() if is_constant(obj.object, key)}
     setup = RingSetup(

@@ -57,6 +57,13 @@ def check_names(scenario: Scenario, obj: LoadedObject | None = None) -> None:
     _Names(scenario, obj).check()
 
 
+def no_variables(obj: LoadedObject) -> str:
+    """A remedy where nobody knows a global variable of the object."""
+    if obj.object.btf is None:
+        return "the object tells of none: compile with -g"
+    return "the object has none"
+
+
 def structs_like(name: str, btf: Btf | None) -> str:
     """A remedy where the object has no struct `name`."""
     describe = "describe the block with u32, u64 and parts"
@@ -339,9 +346,7 @@ class _Names:
                 self._fail(
                     f"no global variable is called {name!r}",
                     f"{place}.{name}",
-                    nearest(name, variables)
-                    if variables
-                    else "the object tells of none: compile with -g",
+                    nearest(name, variables) if variables else no_variables(obj),
                 )
             self._fields(value, obj.globals.type_id(name), f"{place}.{name}")
 

@@ -71,8 +71,12 @@ class Table:
     def name(self, key: str) -> str:
         """A string that must be there."""
         if key not in self._left:
-            self._known.add(key)
-            raise InputError(f"{key!r} is missing", where=self.where.rstrip(": "))
+            close = get_close_matches(key, self._left, 1)
+            raise InputError(
+                f"{key!r} is missing",
+                where=self.where.rstrip(": "),
+                remedy=f"is {close[0]!r} meant for it?" if close else "",
+            )
         return self.text(key)
 
     def flag(self, key: str) -> bool:

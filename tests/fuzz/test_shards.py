@@ -322,6 +322,9 @@ def test_a_journal_is_of_one_campaign(tmp_path: Path) -> None:
         assert (tmp_path / "text").read_text() == text
     with pytest.raises(InputError, match="text"):
         Journal(tmp_path / "text" / "journal")
+    with pytest.raises(InputError, match=r"no such folder \(make .*/missing first"):
+        Journal(tmp_path / "missing" / "journal")
+    assert not (tmp_path / "missing").exists()
 
 
 def entry(said: Any) -> bytes:

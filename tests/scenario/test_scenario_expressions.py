@@ -118,6 +118,11 @@ def test_expectations_are_counted() -> None:
         ("players[1].hits = 7", "t.toml: expect.that[0], column 17: '=' can not stand here"),
         ("players[1].hitz == 7", "t.toml: expect.that[0], column 1: struct player has no member"),
         ("nobody == 7", "t.toml: expect.that[0], column 1: nothing is called 'nobody' here"),
+        (
+            "globals.hits == 7",
+            "t.toml: expect.that[0], column 1: nothing is called 'globals' here (a global variable "
+            "goes by its name alone)",
+        ),
         ("players[1]", "t.toml: expect.that[0], column 1: a struct is no condition"),
     ],
 )

@@ -370,6 +370,15 @@ def test_an_object_runs_from_one_command(
     assert all(value in document["replay"] for value in ("to_run=100", "cq_entries=8"))
 
 
+def test_an_object_without_variables_is_not_told_to_be_compiled_again() -> None:
+    """`-g` tells what there is: it has none."""
+    path = ACCEPTANCE / "loop_licence.bpf.o"
+    text = f'object = "{path}"\nabi = "loop-7.2"\nattach = []\n'
+    for line in ("globals.x = 1", "expect.globals.x = 1"):
+        with pytest.raises(InputError, match="the object has none"):
+            run_scenario(parse_bytes((text + line).encode(), "t.toml", ACCEPTANCE))
+
+
 def test_an_object_alone_says_what_it_lacks(capsys: pytest.CaptureFixture[str]) -> None:
     rows = ACCEPTANCE / "loop_rows.bpf.o"
     for arguments, code, text in (

@@ -99,6 +99,7 @@ maps = { arr = { 5 = -2, 0x10 = { a = 1 } } }
     ("text", "place", "says"),
     [
         ("", "t.toml", "'object' is missing"),
+        ('objct = "x"', "t.toml", "'object' is missing (is 'objct' meant for it?)"),
         ("x = [", "t.toml", "not TOML"),
         ('object = "x"\nobjekt = 1', "t.toml", "unknown key 'objekt'"),
         ('object = "x"\n[ring]\nentrys = 1', "t.toml: ring", "did you mean 'entries'?"),

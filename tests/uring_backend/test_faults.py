@@ -77,7 +77,7 @@ def test_a_block_of_any_name_stands_in_a_plan(name: str) -> None:
         ("READ#0=EIO", "counting starts at 1"),
         ("REED#1=EIO", "no opcode is called"),
         ("READ#1=EBADF", "does not meet EBADF"),
-        ("READ#1=EWHAT", "does not meet EWHAT"),
+        ("READ#1=EWHAT", "EWHAT is no fault"),
         ("NOP#1=EIO", "does not meet EIO"),
         ("FSYNC#1=short:1", "FSYNC is never short"),
         ("TIMEOUT#1=late:1ms", "TIMEOUT is never late"),

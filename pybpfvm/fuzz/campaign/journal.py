@@ -32,7 +32,7 @@ _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # names of files that target
 
 
 class Journal:
-    """The journal at a path, which is made if there is none. `about` is what the campaign in it is
+    """The journal at a path: a file that is made if there is none. `about` is what the campaign in it is
     about; None until `begin`.
 
     Raises InputError where it can not be written, is no journal, or is in use.
@@ -43,8 +43,10 @@ class Journal:
         self.about: About | None = None
         self._places: dict[str, tuple[int, int]] = {}  # offsets and lengths of lines
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        except FileNotFoundError:
+            remedy = f"make {path.parent} first, or name another file"
+            raise InputError("there is no such folder", where=str(path), remedy=remedy) from None
         except OSError as error:
             raise InputError(error.strerror or str(error), where=str(path)) from None
         try:
