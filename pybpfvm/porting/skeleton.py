@@ -216,7 +216,8 @@ class _Writer:
 
     def _queue_of_named(self, fact: Fact) -> str:
         """Queue and user_data of the request that this one names."""
-        wanted, found = fact.values["addr"], set()
+        wanted = fact.values["addr"]
+        found: set[int] = set()
         for other in self._seen.of(Does.SUBMIT):
             given = other.values["user_data"]
             if wanted is None or given is None or wanted & given:

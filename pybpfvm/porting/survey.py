@@ -354,4 +354,5 @@ def user_pointers(fact: Fact) -> tuple[str, ...]:
 
 def names_another(fact: Fact) -> bool:
     """Whether a request has another one's user_data in `addr`, whatever opcode it has."""
-    return bool(fact.opcodes) and fact.opcodes <= NAMES_ANOTHER
+    opcodes = fact.opcodes
+    return opcodes is not None and opcodes <= NAMES_ANOTHER

@@ -11,7 +11,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pybpfvm.examples.loops
-import pybpfvm.scenario.run
+import pybpfvm.scenario.rings
 import pybpfvm.session
 from pybpfvm.events import Event, Observer
 from pybpfvm.memory import AddressSpace, RegionKind
@@ -243,8 +243,8 @@ def watching(watch: Watch, *, judged: bool = True) -> Iterator[None]:
     makers: list[tuple[Any, str, Callable[[Watch], type]]] = [
         (pybpfvm.session, "Ring", _watched),
         (pybpfvm.session, "LoopRing", _watched_loop),
-        (pybpfvm.scenario.run, "Ring", _watched),
-        (pybpfvm.scenario.run, "LoopRing", _watched_loop),
+        (pybpfvm.scenario.rings, "Ring", _watched),
+        (pybpfvm.scenario.rings, "LoopRing", _watched_loop),
         (pybpfvm.examples.loops, "LoopRing", _watched_loop),
     ]
     with ExitStack() as stack:

@@ -32,8 +32,8 @@ _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # names of files that target
 
 
 class Journal:
-    """The journal at a path: a file that is made if there is none. `about` is what the campaign in it is
-    about; None until `begin`.
+    """The journal at a path, a file that is made if there is none. `about` is what the campaign in
+    it is about; None until `begin`.
 
     Raises InputError where it can not be written, is no journal, or is in use.
     """
