@@ -413,10 +413,11 @@ def _harm(op: Op, what: str, where: str) -> Harm:
     legal = LEGAL.get(op, {})
     if number not in legal:
         names = ", ".join(errno.errorcode[number] for number in legal) or "none"
+        kinds = ", ".join(kinds_of(op)[1:]) or "nothing"
         raise InputError(
             f"{op.name} does not meet {what}" if what in _ERRNO else f"{what} is no fault",
             where=where,
-            remedy=f"errors that {op.name} may meet: {names}; also {', '.join(kinds_of(op)[1:]) or 'nothing'}",
+            remedy=f"errors that {op.name} may meet: {names}; also {kinds}",
         )
     return Fails(number)
 

@@ -97,7 +97,8 @@ def _loop_budgets(budgets: Budgets | None) -> LoopBudgets | None:
 
 
 def faults_of_run(scenario: Scenario, given: Faults | None) -> Faults | None:
-    """The faults that decide in a run: the caller's, with what the scenario shares if it has odds."""
+    """The faults that decide in a run: the caller's, with what the scenario shares where it has
+    odds."""
     own = scenario.faults
     if given is None:
         return own
