@@ -24,6 +24,7 @@ from pybpfvm.report.terminal import heading
 from pybpfvm.scenario.filters import read_filters, read_lines, read_program
 from pybpfvm.scenario.model import FilterSpec
 from pybpfvm.scenario.sqes import opcode_named
+from pybpfvm.uring_backend.abi import OP_LAST
 from pybpfvm.scenario.table import nearest
 from pybpfvm.uring_backend import abi
 
@@ -59,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     explain.add_argument(
         "file", metavar="FILE", help="a scenario or another TOML file with filters, or one filter"
     )
-    explain.add_argument("op", metavar="OP", help="the request's opcode, e.g. socket")
+    explain.add_argument("op", metavar="OP", help="the request's opcode, e.g. socket or 45")
     explain.add_argument(
         "fields",
         metavar="FIELD=VALUE",
@@ -78,12 +79,19 @@ def run(args: argparse.Namespace) -> int:
     return {"asm": _asm, "disasm": _disasm, "check": _check, "explain": _explain}[args.task](args)
 
 
-def _opcode(name: str | None, where: str) -> int | None:
-    return None if name is None else opcode_named(name.lower(), where)
+def _opcode(name: str, where: str) -> int:
+    """By its name, or its number as scenarios give it too."""
+    if name.isdecimal() and len(name) <= 3 and int(name) < OP_LAST:
+        return int(name)
+    return opcode_named(name.lower(), where)
+
+
+def _opcode_if_given(name: str | None, where: str) -> int | None:
+    return None if name is None else _opcode(name, where)
 
 
 def _asm(args: argparse.Namespace) -> int:
-    kernel, opcode = kernel_named(args.kernel), _opcode(args.op, "--op")
+    kernel, opcode = kernel_named(args.kernel), _opcode_if_given(args.op, "--op")
     insns = read_program(args.file)
     code = encode(insns)
     if args.output:
@@ -105,7 +113,7 @@ def _disasm(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    kernel, opcode = kernel_named(args.kernel), _opcode(args.op, "--op")
+    kernel, opcode = kernel_named(args.kernel), _opcode_if_given(args.op, "--op")
     insns, numbers = read_lines(args.file)
     problems = check(insns)
     if args.json:
@@ -126,7 +134,7 @@ def _check(args: argparse.Namespace) -> int:
 
 def _explain(args: argparse.Namespace) -> int:
     kernel = kernel_named(args.kernel)
-    opcode = opcode_named(args.op.lower(), "OP")
+    opcode = _opcode(args.op, "OP")
     verdict = _verdict(args, opcode, kernel)
     if args.json:
         print_json("filter-explain/1", verdict_document(verdict, kernel))

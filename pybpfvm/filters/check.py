@@ -45,7 +45,7 @@ def check_classic(insns: Sequence[Insn]) -> tuple[Problem, ...]:
     last = insns[-1].spec
     if last is None or last.kind is not Kind.RETURN:
         found.append(Problem(len(insns) - 1, "the last instruction does not return", "end in ret"))
-    return tuple(found) or tuple(_uninitialised(insns))
+    return (*found, *_uninitialised(insns))
 
 
 def _problems(insn: Insn, index: int, count: int) -> Iterator[Problem]:
@@ -110,7 +110,7 @@ def targets(insn: Insn, index: int) -> tuple[int, ...]:
 
 
 def _uninitialised(insns: Sequence[Insn]) -> Iterator[Problem]:
-    """Loads of scratch words that may not have been stored to.
+    """Loads of scratch words that may not have been stored to, whatever else is wrong.
 
     As in the kernel: one pass, as jumps only go forward; behind a jump only its targets count,
     behind a return what was stored before it.
@@ -120,9 +120,8 @@ def _uninitialised(insns: Sequence[Insn]) -> Iterator[Problem]:
     stored = 0
     for index, insn in enumerate(insns):
         spec = insn.spec
-        assert spec is not None
         stored &= at_target[index]
-        if spec.mode is Mode.SCRATCH:
+        if spec is not None and spec.mode is Mode.SCRATCH and insn.k < SCRATCH_WORDS:
             if spec.kind in (Kind.STORE_A, Kind.STORE_X):
                 stored |= 1 << insn.k
             elif not stored >> insn.k & 1:
@@ -133,6 +132,7 @@ def _uninitialised(insns: Sequence[Insn]) -> Iterator[Problem]:
                 )
         leads_to = targets(insn, index)
         for target in leads_to:
-            at_target[target] &= stored
+            if target < len(insns):
+                at_target[target] &= stored
         if leads_to:
             stored = everything

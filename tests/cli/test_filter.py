@@ -56,6 +56,8 @@ def test_explain(capsys: pytest.CaptureFixture[str], inet: str, tmp_path: Path) 
     assert code == 1
     assert f"denied by {inet} (ring), -EACCES" in out
     assert "l1: jeq #2, l3, l2          10 == 2? no" in out
+    assert said(capsys, "explain", inet, "45", "family=AF_INET6") == (code, out)
+    assert "no opcode is called '63'" in said(capsys, "explain", inet, "63")[1]
     several = tmp_path / "several.toml"
     several.write_text(
         'filters = [{ op = "socket", file = "inet.cbpf", on = "ring", name = "second" },\n'

@@ -39,6 +39,11 @@ def test_refused(text: str, index: int, reason: str) -> None:
         run(assemble(text), bytes(CONTEXT_BYTES))
 
 
+def test_everything_that_is_wrong_is_told() -> None:
+    program = (Insn(0xFFFF), *assemble("lsh #32\nst M[16]\nld M[3]"), Insn(0x15, 0, 9, 0))
+    assert [problem.index for problem in check(program)] == [0, 1, 2, 3, 4, 4, 4]
+
+
 def test_limits_of_length() -> None:
     assert check(())[0].index is None
     longest = (Insn(0x00, 1),) * 4095 + (Insn(0x06, 1),)

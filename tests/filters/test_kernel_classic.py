@@ -1,14 +1,17 @@
 """The running kernel checks and runs classic BPF as we do: socket filters, which need no privilege.
 
 They keep the same generic rules as filters of requests; what they return is how many bytes of a
-message stay, by which its value is seen.
+message stay, by which its value is seen. Filters of system calls (seccomp) have the white list of
+those of requests, but for the size of what they look at.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import multiprocessing
 import random
+import resource
 import socket
 import struct
 from collections.abc import Iterator, Sequence
@@ -17,7 +20,8 @@ import pytest
 
 from pybpfvm.filters.asm import assemble
 from pybpfvm.filters.cbpf import SPECS, Insn, Kind, Mode, encode
-from pybpfvm.filters.check import check_classic
+from pybpfvm.filters.check import check, check_classic
+from pybpfvm.filters.context import CONTEXT_BYTES
 from pybpfvm.filters.run import run_checked
 
 _SO_ATTACH_FILTER = 26
@@ -129,3 +133,69 @@ def test_the_kernel_computes_what_we_compute(filtered: Filtered) -> None:
         result = run_checked(program, b"").result
         assert filtered.passed() == min(result, len(_MESSAGE)), (program, result)
         compared += 1
+
+
+# --- the white list -----------------------------------------------------------------------------
+
+_SYS_SECCOMP = 317  # x86-64
+_SET_MODE_FILTER, _NEW_LISTENER = 1, 8
+_SET_NO_NEW_PRIVS = 38
+_SYSTEM_CALL_BYTES = 64  # struct seccomp_data
+
+
+def _ask_seccomp(programs: list[bytes]) -> list[int]:
+    """The errno for each program: EMFILE where it is accepted, and would get the descriptor of a
+    listener, of which this process may have none. So no program is ever installed."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, most[1]))
+    answers = []
+    for code in programs:
+        buffer = ctypes.create_string_buffer(code, len(code))
+        program = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(buffer))
+        libc.syscall(_SYS_SECCOMP, _SET_MODE_FILTER, _NEW_LISTENER, program)
+        answers.append(ctypes.get_errno())
+    resource.setrlimit(resource.RLIMIT_NOFILE, most)
+    return answers
+
+
+def asked_of_seccomp(programs: Sequence[Sequence[Insn]]) -> list[int]:
+    """`_ask_seccomp` in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_ask_seccomp, ([encode(insns) for insns in programs],))
+
+
+def seen_alike(insns: Sequence[Insn]) -> bool:
+    """Whether no word is loaded that only one of the two kinds of filters has."""
+    return not any(
+        insn.spec is not None
+        and insn.spec.mode is Mode.WORD
+        and CONTEXT_BYTES <= insn.k < _SYSTEM_CALL_BYTES
+        for insn in insns
+    )
+
+
+def test_the_kernels_white_list_is_ours() -> None:
+    """Each instruction by itself, loads at each offset, then programs of several."""
+    rng = random.Random(8)
+    end = Insn(0x06, 1)
+    stored = Insn(0x02, 1)
+    programs: list[list[Insn]] = [[end]]
+    programs += [[stored, Insn(spec.code, 1), end] for spec in SPECS.values()]
+    programs += [[Insn(0x20, at), end] for at in (*range(44), 64, 68, 0xFFFF_F000, 0xFFFF_FFFC)]
+    while len(programs) < 4000:
+        program = some(rng, rng.randrange(1, 9), sound=len(programs) % 2 == 0)
+        if rng.random() < 0.05:
+            program[rng.randrange(len(program))] = Insn(rng.getrandbits(16), rng.getrandbits(5))
+        programs.append(program)
+    programs = [program for program in programs if seen_alike(program)]
+    answers = asked_of_seccomp(programs)
+    if answers[0] != errno.EMFILE:
+        pytest.skip(f"the running kernel judges no filters of system calls: errno {answers[0]}")
+    accepted = 0
+    for program, answer in zip(programs, answers, strict=True):
+        problems = check(program)
+        assert answer == (errno.EINVAL if problems else errno.EMFILE), (program, problems)
+        accepted += not problems
+    assert 400 < accepted < 3400  # both verdicts are seen
