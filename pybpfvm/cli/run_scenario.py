@@ -40,6 +40,11 @@ from pybpfvm.uring_backend.faults import NO_FAULTS, Faults, parse_faults, plan_t
 
 _ARGUMENT_BYTES: Final = 131_071
 """What an argument of a command may have, execve(2); odds and seed say a longer plan, too."""
+_PLAYED: Final = (
+    "this process plays the kernel's part around a real ring, without its lock: completions come "
+    "whenever they are found, and a wait that nothing can end is a hang (docs/abi-upstream.md, "
+    "What is played)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +229,8 @@ def _print_header(live: Live, options: Options) -> None:
         print(f"note: {live.object.abi_doubt}")
     if options.abi_note:
         print(f"note: {options.abi_note}")
+    if options.backend != "sim" and live.object.profile.loop is not None:
+        print(f"note: {_PLAYED}")
     print()
 
 

@@ -293,6 +293,51 @@ def test_members_of_a_chain_are_there_at_once(backend: BackendName) -> None:
         assert (obj.globals["submitted"], obj.globals["tail_after"]) == (3, 3)
 
 
+def test_after_stop_nothing_is_flushed() -> None:
+    """2.2: what waits for room goes on waiting, until an enter flushes."""
+    with desk(8, 8) as (ring, obj), ring.attach(obj, "submit"):
+        obj.globals["nr"] = 8
+        assert (ring.enter(), ring.enter()) == (0, 0)
+        words = ring.core.queues.words
+        assert (words["cq_tail"], words["sq_flags"]) == (8, abi.SQ_CQ_OVERFLOW)
+        assert len(ring.reap()) == 8
+        obj.globals["nr"] = 0
+        assert (ring.enter(), ring.peek_cqe()) == (0, None)
+        ring._links[-1].destroy()
+        assert ring.enter(flags=abi.ENTER_GETEVENTS) == 0
+        assert len(ring.reap()) == 8
+        assert ring.core.queues.words["sq_flags"] == 0
+
+
+def test_a_signal_comes_before_deferred_work() -> None:
+    """2.2, 8 and 9: also where the program waits for nothing, and is called again by the next."""
+    with desk() as (ring, obj):
+        at = ring.user.alloc(timespec(MS))
+        ring.get_sqe().prep_timeout(at.addr, user_data=7)
+        assert ring.submit() == 1
+        assert ring.run_until_idle()
+        with ring.attach(obj, "look"):
+            obj.globals["to_run"] = 1
+            ring.core.signal()
+            with refused(errno.EINTR):
+                ring.enter()
+            assert (obj.globals["steps"], ring.core.queues.words["cq_tail"]) == (1, 0)
+            assert ring.enter() == 0
+            assert obj.globals["tails"] == [0, 0, 1, 0, 0, 0, 0, 0]
+
+
+@both_backends
+def test_a_link_outlives_its_ring(backend: BackendName) -> None:
+    """1.5: destroyed afterwards it does nothing, and the map is free for another ring."""
+    with desk(backend=backend) as (ring, obj):
+        with LoopRing(8, machine=ring.machine, backend=backend) as other:
+            link = other.attach(obj, "stop")
+            other.core.close()
+        link.destroy()
+        with ring.attach(obj, "stop"):
+            assert (ring.enter(), obj.globals["steps"]) == (0, 1)
+
+
 # --- submitting: 3.1 ----------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pybpfvm.cli import main
+from tests.support.session_ring import need_backend
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 READ_OPEN = EXAMPLES / "05_read_open" / "scenario.toml"
@@ -128,6 +129,18 @@ def test_expectations_are_counted_and_none_is_not_called_met(
     assert text.rstrip().splitlines()[-1] == last
     _, document = output(capsys, path, "--json")
     assert json.loads(document)["expectations"] == expectations
+
+
+def test_over_the_kernels_ring_it_is_told_who_plays_the_kernel(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    need_backend("kernel")
+    where = ("--abi", "loop-7.2", "--set", "to_run=5", "--backend")
+    code, text = output(capsys, LOOP_NOPS, *where, "kernel")
+    assert code == 0
+    assert "note: this process plays the kernel's part around a real ring" in text
+    assert "plays the kernel's part" not in output(capsys, LOOP_NOPS, *where, "sim")[1]
+    assert "plays the kernel's part" not in output(capsys, READ_OPEN, "--backend", "kernel")[1]
 
 
 def test_an_object_alone_states_no_expectations(capsys: pytest.CaptureFixture[str]) -> None:
