@@ -24,9 +24,9 @@ from pybpfvm.report.terminal import heading
 from pybpfvm.scenario.filters import read_filters, read_lines, read_program
 from pybpfvm.scenario.model import FilterSpec
 from pybpfvm.scenario.sqes import opcode_named
-from pybpfvm.uring_backend.abi import OP_LAST
 from pybpfvm.scenario.table import nearest
 from pybpfvm.uring_backend import abi
+from pybpfvm.uring_backend.abi import OP_LAST
 
 _U64 = 1 << 64
 _NAMES = {
