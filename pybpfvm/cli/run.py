@@ -216,7 +216,7 @@ def _alike(args: argparse.Namespace) -> Sequence[Profile]:
         constants=constants,
         strict_ctx=not args.lenient_ctx,
     )
-    return loops_alike(args.file, request)
+    return loops_alike(args.file, request, refusals=not args.no_verify)
 
 
 _SET_IN_SCENARIOS = "write constants or globals into the scenario"

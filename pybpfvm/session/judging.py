@@ -272,12 +272,13 @@ def read_cases(source: str | os.PathLike[str] | bytes, request: JudgeRequest) ->
 
 
 def loops_alike(
-    source: str | os.PathLike[str] | bytes, request: JudgeRequest
+    source: str | os.PathLike[str] | bytes, request: JudgeRequest, *, refusals: bool = False
 ) -> tuple[Profile, ...]:
     """The ABIs that an object with the loop of a ring fits, oldest first, where its runs are the
     same by all of them: these differ in the ring's struct that kernels show at most, it is the same
-    code on each, and every program is accepted by each (so none looks into what one does not show).
-    Where that does not hold, or there is no choice, none. Raises InputError."""
+    code on each, and every program is accepted by each (so none looks into what one does not show),
+    or, with `refusals`, rejected for the same (so it does not run). Where that does not hold, or
+    there is no choice, none. Raises InputError."""
     profiles = detect_abi(read_object(source, btf=request.btf, kconfig=request.kconfig)).candidates
     if len(profiles) < 2 or not _run_alike(profiles):
         return ()
@@ -285,10 +286,14 @@ def loops_alike(
     for profile in profiles:
         asked = replace(request, abi=profile.name, witness_runs=0)
         found = read_cases(source, asked)
+        refused: list[tuple[str, str]] = []
         for case in found.cases:
-            if not isinstance(judge_case(found.obj, case, asked), Accepted):
+            verdict = judge_case(found.obj, case, asked)
+            if isinstance(verdict, Rejected) and refusals:
+                refused.append((case.program.name, verdict.errors[0].message))
+            elif not isinstance(verdict, Accepted):
                 return ()
-        codes.append([(program.name, program.insns) for program in found.obj.programs])
+        codes.append((refused, [(program.name, program.insns) for program in found.obj.programs]))
     return profiles if all(code == codes[0] for code in codes) else ()
 
 
