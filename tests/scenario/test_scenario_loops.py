@@ -428,7 +428,7 @@ def test_an_object_alone_runs_as_the_newer_of_abis_that_are_one_to_it(
     assert "ABI loop-7.2  on" in out
     code, out, _ = command(capsys, NOPS, "--set", "to_run=100", "--abi", "loop-7.1", "--quiet")
     assert (code, "note:" in out) == (0, False)
-    refused = (NOPS, "--set", "sq_entries=0", "--quiet")
+    refused = (NOPS, "--set", "cq_entries=0", "--quiet")
     code, out, _ = command(capsys, *refused)
     assert (code, note in out.splitlines()) == (1, True)
     assert "STOPPED in attach: load rejected: " in out
