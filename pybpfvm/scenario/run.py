@@ -11,7 +11,7 @@ from typing import TypedDict
 
 from pybpfvm.btf.types import Btf
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS
-from pybpfvm.errors import RingError
+from pybpfvm.errors import RingError, UnsupportedError
 from pybpfvm.events import Observer
 from pybpfvm.filters.table import Scope, Task
 from pybpfvm.loader.kconfig import Kconfig
@@ -161,6 +161,7 @@ def run_scenario(
                 "record": record if first is None else None,
                 "name": name if named else "",
             }
+            place = f"{scenario.path}: {'ring' if first is None else f'rings.{name}'}"
             try:
                 ring = make_ring(
                     plan.setup,
@@ -172,8 +173,9 @@ def run_scenario(
                     strict_ctx=strict_ctx,
                 )
             except RingError as error:
-                place = "ring" if first is None else f"rings.{name}"
-                raise RingError(error.errno, f"{scenario.path}: {place}: {error.reason}") from None
+                raise RingError(error.errno, f"{place}: {error.reason}") from None
+            except UnsupportedError as error:
+                raise error.inside(place) from None
             rings[name] = stack.enter_context(ring)
             first = first or ring
         with placed(scenario, scenario.path):

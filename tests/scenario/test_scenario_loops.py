@@ -316,6 +316,10 @@ def test_requests_meet_faults() -> None:
         ("attach = []\nglobals.step = 8", "globals.step: no global variable.*'steps'"),
         ("attach = []\nglobals.sq_entries = 8", "sq_entries is constant"),
         ('attach = []\nring.mem = "a"', "ring.mem: no block is called 'a'"),
+        (
+            'attach = []\nring.flags = ["single_issuer", "defer_taskrun", "no_mmap"]',
+            "t.toml: ring: unsupported: rings with NO_MMAP",
+        ),
         ('attach = []\nring.flags = ["sqpol"]', "ring.flags: unknown name 'sqpol'.*sqpoll"),
         ('attach = []\nsteps = [{ after = "1 ms", enter = true }]', "after: enter can not happen"),
         ('attach = []\nsteps = [{ detach = "stop" }]', "'stop' is not attached"),
