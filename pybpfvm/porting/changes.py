@@ -169,7 +169,8 @@ def _requests(seen: Survey, places: Places) -> Iterator[Change]:
             yield Change("requests", "IO_DRAIN works as from user space", _at(places, [fact]))
         user_data = fact.values["user_data"]
         if user_data is None or max(user_data) >= _FULL_USER_DATA:
-            whose = fact.sources.get("user_data") or "not known"
+            known = "not known" if user_data is None else shown(user_data, hex)
+            whose = fact.sources.get("user_data") or known
             yield Change(
                 "requests",
                 f"its user_data ({whose}) must leave room for what the completion is for; the "

@@ -215,13 +215,14 @@ class _Writer:
         return f"{first} /* TODO: CQ {shown(values)} */"
 
     def _queue_of_named(self, fact: Fact) -> str:
-        """Queue and user_data of the request that this one names."""
-        wanted = fact.values["addr"]
+        """Queue and user_data of the request that this one names: one that is known to have such a
+        user_data if there is any."""
+        wanted = fact.values["addr"] or frozenset()
+        others = self._seen.of(Does.SUBMIT)
+        sure = [one for one in others if wanted & (one.values["user_data"] or frozenset())]
         found: set[int] = set()
-        for other in self._seen.of(Does.SUBMIT):
-            given = other.values["user_data"]
-            if wanted is None or given is None or wanted & given:
-                found |= other.values["cq"] or {_MOST_QUEUES}
+        for one in sure or others:
+            found |= one.values["cq"] or {_MOST_QUEUES}
         queue = min(found, default=_MOST_QUEUES)
         known = str(queue) if queue < _MOST_QUEUES else "1"
         todo = "" if len(found) == 1 and queue < _MOST_QUEUES else " /* TODO: its queue */"

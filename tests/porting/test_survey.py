@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from pybpfvm.objectfile import read_object
 from pybpfvm.porting.changes import changes
 from pybpfvm.porting.places import Places
 from pybpfvm.porting.port import port
+from pybpfvm.porting.skeleton import skeleton
 from pybpfvm.porting.survey import Does, Fact, Survey, Values, survey
 from pybpfvm.profiles import profile_named
 from pybpfvm.scenario import parse, run_scenario
@@ -25,6 +28,7 @@ from pybpfvm.verifier.usermemory.usernames import EMIT, FROM_USER, REAP, SUBMIT,
 ROOT = Path(__file__).parents[2]
 SCENARIOS = sorted((ROOT / "examples").glob("[0-9]*/scenario.toml"))
 _U32 = 0xFFFF_FFFF
+_LONG: Values = frozenset({1 << 60})
 
 
 def surveys(path: Path, abi: str | None = None) -> dict[str, Survey]:
@@ -142,6 +146,25 @@ def test_a_limiter_is_known_well() -> None:
     assert (copy.value("size"), copy.sources["address"]) == (24, "the request's user_data")
     places = Places(seen.program)
     assert (places.file, places.text(copy.pc)) == ("prog.bpf.c", "line 82")
+
+
+def test_requests_are_named_with_their_queue() -> None:
+    """That of the request which is known to have this user_data; of several, none is known."""
+    seen = surveys(ROOT / "examples/18_rate_limit/prog.v3.bpf.o")["limiter"]
+    (timer,) = (one for one in seen.of(Does.SUBMIT) if one.value("opcode") == Op.TIMEOUT)
+    rows: tuple[tuple[Mapping[str, Values], str], ...] = (
+        ({}, "named(2, 1)"),
+        ({"user_data": None, "cq": frozenset({3})}, "named(2, 1)"),
+        ({"user_data": frozenset({5, 1 << 60}), "cq": frozenset({3})}, "named(2, 1)"),
+        ({"cq": frozenset({1})}, "named(1 /* TODO: its queue */, 1)"),
+    )
+    for given, line in rows:
+        other = replace(timer, values={**timer.values, **given})
+        more = replace(seen, facts=(*seen.facts, other))
+        assert f"entry->addr = {line};" in skeleton(more, "loop-7.1").text
+    more = replace(seen, facts=(replace(timer, values={**timer.values, "user_data": _LONG}),))
+    told = [change.text for change in changes(more, profile_named("loop-7.1"))]
+    assert any(text.startswith("its user_data (0x1000000000000000) must") for text in told)
 
 
 def test_what_depends_on_the_host_is_not_known() -> None:
