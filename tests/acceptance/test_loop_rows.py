@@ -59,13 +59,15 @@ def refused(number: int) -> pytest.RaisesExc[RingError]:
         (abi.SETUP_SQPOLL, errno.EOPNOTSUPP),
     ],
 )
-def test_rings_that_take_no_callbacks(flags: int, number: int) -> None:
-    with desk(flags=flags) as (ring, obj), refused(number):
+@both_backends
+def test_rings_that_take_no_callbacks(backend: BackendName, flags: int, number: int) -> None:
+    with desk(flags=flags, backend=backend) as (ring, obj), refused(number):
         ring.attach(obj, "stop")
 
 
-def test_descriptors_that_are_no_ring() -> None:
-    with desk() as (ring, obj):
+@both_backends
+def test_descriptors_that_are_no_ring(backend: BackendName) -> None:
+    with desk(backend=backend) as (ring, obj):
         with refused(errno.EBADF):
             ring.attach(obj, "stop", ring_fd=999)
         with refused(errno.EOPNOTSUPP):
@@ -104,29 +106,34 @@ def test_the_kernels_own_member_is_zero() -> None:
             assert ring.enter() == 0
 
 
-def test_a_ring_that_is_closed_has_no_descriptor() -> None:
-    with desk() as (ring, obj):
-        with LoopRing(machine=ring.machine) as other:
+@both_backends
+def test_a_ring_that_is_closed_has_no_descriptor(backend: BackendName) -> None:
+    with desk(backend=backend) as (ring, obj):
+        with LoopRing(machine=ring.machine, backend=backend) as other:
             fd = other.fd
         with refused(errno.EBADF):
             ring.attach(obj, "stop", ring_fd=fd)
 
 
 @contextmanager
-def two_rings(version: str) -> Iterator[tuple[LoopRing, LoopRing, LoadedObject]]:
+def two_rings(
+    version: str, backend: BackendName = "sim"
+) -> Iterator[tuple[LoopRing, LoopRing, LoadedObject]]:
+    need_backend(backend)
     with Machine() as machine:
         obj = machine.load(ROWS, abi=version, constants={"sq_entries": 8, "cq_entries": 16})
         with (
-            LoopRing(abi=version, machine=machine) as first,
-            LoopRing(abi=version, machine=machine) as second,
+            LoopRing(abi=version, machine=machine, backend=backend) as first,
+            LoopRing(abi=version, machine=machine, backend=backend) as second,
         ):
             yield first, second, obj
 
 
 @pytest.mark.parametrize("version", ["loop-7.1", "loop-7.2"])
-def test_one_map_gets_onto_no_second_ring(version: str) -> None:
+@both_backends
+def test_one_map_gets_onto_no_second_ring(backend: BackendName, version: str) -> None:
     """From 7.1.5 on. Another map of the same object does, and so does this one afterwards."""
-    with two_rings(version) as (first, second, obj):
+    with two_rings(version, backend) as (first, second, obj):
         link = first.attach(obj, "stop")
         with refused(errno.EBUSY):
             second.attach(obj, "stop")
@@ -175,12 +182,17 @@ def test_removal_and_another_program(backend: BackendName) -> None:
 # --- entering: 2.1 ------------------------------------------------------------------------------
 
 
-def test_enter_is_refused_before_the_program_is_called() -> None:
-    with desk(flags=LOOP_FLAGS | abi.SETUP_R_DISABLED) as (ring, obj):
+@both_backends
+def test_enter_is_refused_before_the_program_is_called(backend: BackendName) -> None:
+    with desk(flags=LOOP_FLAGS | abi.SETUP_R_DISABLED, backend=backend) as (ring, obj):
         ring.attach(obj, "stop")
         with refused(errno.EBADFD):
             ring.enter()
+        with refused(errno.EINVAL):
+            ring.enter(flags=1 << 30)
         ring.enable()
+        with refused(errno.EBADFD):
+            ring.enable()
         with refused(errno.EINVAL):
             ring.enter(flags=1 << 30)
         caught: list[int | None] = []
@@ -247,14 +259,17 @@ def test_a_signal_ends_a_wait(backend: BackendName) -> None:
         assert obj.globals["steps"] == 1
 
 
-def test_detaching_does_not_wake() -> None:
-    with desk() as (ring, obj):
+@both_backends
+def test_detaching_does_not_wake(backend: BackendName) -> None:
+    with desk(backend=backend) as (ring, obj):
         waiting(ring, obj, 1, 20 * MS)
         link = ring._links[-1]
         ring.core.at(5 * MS, link.destroy)
         with refused(errno.EFAULT):
             ring.submit()
-        assert (ring.core.now_ns(), obj.globals["steps"]) == (20 * MS, 1)
+        assert ring.core.now_ns() >= 20 * MS
+        assert backend == "kernel" or ring.core.now_ns() == 20 * MS
+        assert obj.globals["steps"] == 1
 
 
 @both_backends
@@ -445,8 +460,11 @@ def test_a_bad_index_is_dropped(backend: BackendName) -> None:
         (0xFFFFFFFF, 1, 0),
     ],
 )
-def test_regions_end_with_their_page(region: int, size: int, found: int) -> None:
-    with desk(probe_size=size) as (ring, obj), ring.attach(obj, "probe"):
+@both_backends
+def test_regions_end_with_their_page(
+    backend: BackendName, region: int, size: int, found: int
+) -> None:
+    with desk(backend=backend, probe_size=size) as (ring, obj), ring.attach(obj, "probe"):
         obj.globals["probe_id"] = region
         assert ring.enter() == 0
         assert (obj.globals["found"], obj.globals["steps"]) == (found, 1)
@@ -463,9 +481,10 @@ def test_memory_of_the_hosts(backend: BackendName) -> None:
             ring.register_mem(4096)
 
 
-def test_a_rate_limiter() -> None:
+@both_backends
+def test_a_rate_limiter(backend: BackendName) -> None:
     """Eight timeouts of 500 ms, two at a time: 5.4."""
-    with desk(flags=TAIL_FLAGS) as (ring, obj), ring.attach(obj, "limit"):
+    with desk(flags=TAIL_FLAGS, backend=backend) as (ring, obj), ring.attach(obj, "limit"):
         block = ring.register_mem(4096)
         block.write((2).to_bytes(4, "little"), 4)
         at = ring.user.alloc(timespec(500 * MS))
@@ -475,8 +494,10 @@ def test_a_rate_limiter() -> None:
         assert (block.u32(), obj.globals["steps"]) == (2, 1)
         block.write((8).to_bytes(4, "little"), 20)
         assert ring.enter() == 0
-        assert ring.core.now_ns() == 2000 * MS
-        assert [(cqe.user_data, cqe.res) for cqe in ring.reap()] == [
-            (index, -errno.ETIME) for index in range(8)
-        ]
+        assert ring.core.now_ns() >= 2000 * MS
+        assert backend == "kernel" or ring.core.now_ns() == 2000 * MS
+        found = [(cqe.user_data, cqe.res) for cqe in ring.reap()]
+        if backend == "kernel":
+            found.sort()  # two that end at the same time may do so in any order
+        assert found == [(index, -errno.ETIME) for index in range(8)]
         assert block.u32(24) == 0
