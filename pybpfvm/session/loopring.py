@@ -208,6 +208,14 @@ class LoopRing(HostRing):
         """IORING_REGISTER_ENABLE_RINGS."""
         self.core.enable()
 
+    def register_eventfd(self, fd: int) -> None:
+        """IORING_REGISTER_EVENTFD: an eventfd of the world counts CQEs. Raises RingError."""
+        self.core.register_eventfd(fd)
+
+    def unregister_eventfd(self) -> None:
+        """IORING_UNREGISTER_EVENTFD. Raises RingError."""
+        self.core.unregister_eventfd()
+
     def register_clock(self, clock: int) -> None:
         """As on any ring; programs of loop-7.1 see which it is."""
         super().register_clock(clock)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from pybpfvm.errors import InputError, RingError
 from pybpfvm.session import LoadedObject, LoopRing, Machine
 from pybpfvm.session.hostring import BackendName
 from pybpfvm.session.loopring import LOOP_FLAGS
@@ -62,6 +63,34 @@ def test_nops(backend: BackendName, engine: str) -> None:
         assert (words["sq_head"], words["sq_tail"]) == (0, 0)
         assert (ring.core.steps, obj.globals["steps"]) == (125, 125)
         assert (obj.globals["short_submits"], obj.globals["waits"]) == (0, 0)
+
+
+@both_backends
+@pytest.mark.parametrize("engine", ["interp", "auto"])
+def test_an_eventfd_counts_what_a_loop_posts(backend: BackendName, engine: str) -> None:
+    """2.4: as usual; also once compiled code has made loops by itself."""
+    with desk(backend, engine=engine) as (ring, obj):
+        link = ring.attach(obj, "ops_nops")
+        obj.globals["reqs_to_run"] = 100
+        assert ring.enter() == 0
+        fd = ring.world.eventfd()
+        ring.register_eventfd(fd)
+        with pytest.raises(RingError, match="EBUSY"):
+            ring.register_eventfd(fd)
+        obj.globals["reqs_to_run"] = 1000
+        assert ring.enter() == 0
+        ring.unregister_eventfd()
+        with pytest.raises(RingError, match="ENXIO"):
+            ring.unregister_eventfd()
+        obj.globals["reqs_to_run"] = 10
+        assert ring.enter() == 0
+        buffer = ring.user.alloc(8)
+        ring.core.queue(abi.Sqe(abi.Op.READ, fd=fd, addr=buffer.addr, len=8).pack())
+        link.destroy()
+        assert ring.submit() == 1
+        assert (ring.wait_cqe(10**9).res, buffer.read()) == (8, (1000).to_bytes(8, "little"))
+        with pytest.raises(InputError):
+            ring.register_eventfd(ring.world.pipe()[0])
 
 
 @both_backends

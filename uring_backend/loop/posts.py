@@ -14,13 +14,15 @@ from pybpfvm.uring_backend.loop.memory import LoopMemory, Posting
 
 class Posts:
     """What gets into the CQ of `queues` and out of it. `running` is the program that runs now (""
-    for none), `number` how many CQEs there have been, those without room included."""
+    for none), `number` how many CQEs there have been, those without room included; `signal` is told
+    how many were posted."""
 
     def __init__(
         self, queues: LoopMemory, now_ns: Callable[[], int], observer: Observer | None
     ) -> None:
         self.running = ""
         self.number = 0
+        self.signal: Callable[[int], None] | None = None
         self._queues = queues
         self._now_ns = now_ns
         self._observer = observer
@@ -47,6 +49,8 @@ class Posts:
     def _tell_posted(self, posting: Posting, fate: str) -> None:
         if fate == "posted":
             self._counts.posted[0] += 1
+            if self.signal is not None:
+                self.signal(1)
         elif fate == "dropped":
             self._counts.dropped[0] += 1
         if self._observer is not None:

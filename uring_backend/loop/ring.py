@@ -321,6 +321,26 @@ class LoopRing:
         if self._shown is not None:
             self._shown.fill(self.setup, self._clock)
 
+    def register_eventfd(self, fd: int) -> None:
+        """IORING_REGISTER_EVENTFD: an eventfd of the world counts CQEs from now on. Raises
+        RingError EBUSY; InputError for another descriptor."""
+        self._check_open()
+        self.restrictions.command(Register.EVENTFD)
+        if self.posts.signal is not None:
+            raise RingError(errno.EBUSY, "an eventfd is already registered")
+        world = self.backend.world
+        world.signal(fd, 0)
+        self.posts.signal = lambda count: world.signal(fd, count)
+        self.look_up()
+
+    def unregister_eventfd(self) -> None:
+        """IORING_UNREGISTER_EVENTFD. Raises RingError ENXIO."""
+        self._check_open()
+        self.restrictions.command(Register.UNREGISTER_EVENTFD)
+        if self.posts.signal is None:
+            raise RingError(errno.ENXIO, "no eventfd is registered")
+        self.posts.signal = None
+
     def register_mem(self, region: Region) -> None:
         """IORING_REGISTER_MEM_REGION with memory of the host's."""
         self._check_open()
@@ -784,6 +804,8 @@ class LoopRing:
             return None
         if self.setup.flags & (abi.SETUP_TASKRUN_FLAG | abi.NOTICED):
             return None
+        if self.posts.signal is not None:
+            return None
         if self.backend.name != "kernel":
             return None
         from pybpfvm.uring_backend.kernel import KernelBackend
@@ -801,6 +823,8 @@ class LoopRing:
     def needs_python(self) -> bool:
         """Whether the next turn of the loop has something that compiled code knows nothing of."""
         if self.time.planned or self._signals or self.requests.task_work or self.queues.backlog:
+            return True
+        if self.posts.signal is not None:
             return True
         return self.requests.gate.active or self.attached is None
 
