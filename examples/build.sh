@@ -79,7 +79,7 @@ build $acceptance/submit_bad.bpf.c $acceptance/submit_bad.v2.bpf.o 2
 build $acceptance/not_sleepable.bpf.c $acceptance/not_sleepable.v2.bpf.o 2
 
 # Programs with a loop: rows that run, rows that are loaded or not, the programs of the tables.
-for name in loop_rows loop_load loop_licence loop_members loop_tables; do
+for name in loop_rows loop_load loop_licence loop_members loop_object loop_tables; do
     build $acceptance/$name.bpf.c $acceptance/$name.bpf.o 0 -mcpu=v4
 done
 
