@@ -92,7 +92,7 @@ def _assemble(
     wanted = (s.name for s in elf.symbols if s.section == SHN_UNDEF and s.name)
     sections = (_told(section.name) for section in elf.sections if section.is_code)
     dialect = detect_loop(loop_facts(struct_ops, sections, wanted, btf))
-    target = kernel_of(dialect, target, profile)
+    given, target = target, kernel_of(dialect, target, profile)
     if target is default_target:
         kconfig = kconfig if kconfig is not None else running_kconfig()
         symbols = symbols if symbols is not None else Kallsyms()
@@ -101,7 +101,7 @@ def _assemble(
     placed += [asked.placed] if asked.placed is not None else []
     functions = FunctionTable(elf)
     core = CoreResolver(elf, btf, ext, target)
-    kernel = KernelSymbols(btf, target, symbols)
+    kernel = KernelSymbols(btf, target, symbols, built_in=target is not given)
     table = MapTable(placed, arena_of_variables(elf, placed))
     relocator = Relocator(elf, functions, table, core, kernel, asked)
     bodies = {function: relocator.body(function) for function in functions.all()}

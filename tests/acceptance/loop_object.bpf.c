@@ -19,6 +19,11 @@ struct io_uring_bpf_ops___other {
 	u64 ring_fd; /* 32 bits in the kernel */
 };
 
+/* What every kernel since 6.2 has, and what none has. */
+extern void bpf_rcu_read_lock(void) __ksym __weak;
+extern void bpf_rcu_read_unlock(void) __ksym __weak;
+extern int bpf_io_uring_of_later(struct iou_ctx *ring) __ksym __weak;
+
 u32 steps;
 
 SEC("struct_ops.s") int plain(u64 *args)
@@ -39,6 +44,23 @@ SEC("struct_ops.s/unnamed") int unnamed(u64 *args)
 	return *(volatile u32 *)args[1];
 }
 
+SEC("struct_ops.s/") int protected(u64 *args)
+{
+	bpf_rcu_read_lock();
+	bpf_rcu_read_unlock();
+	return LOOP_STOP;
+}
+
+SEC("struct_ops.s/") int guarded(u64 *args)
+{
+	return bpf_rcu_read_lock ? LOOP_STOP : LOOP_CONTINUE;
+}
+
+SEC("struct_ops.s/") int of_later(u64 *args)
+{
+	return bpf_io_uring_of_later((struct iou_ctx *)args[0]);
+}
+
 SEC("syscall") int beside(void *ctx)
 {
 	return steps;
@@ -55,3 +77,6 @@ SEC(".struct_ops.link") struct io_uring_bpf_ops by_link = { .loop_step = (void *
 SEC("?.struct_ops.link") struct io_uring_bpf_ops if_asked = { .loop_step = (void *)asked };
 SEC(".struct_ops.link") struct io_uring_bpf_ops___wider wider = { .loop_step = (void *)plain };
 SEC(".struct_ops.link") struct io_uring_bpf_ops___other other = { .loop_step = (void *)plain };
+RING_OPS(ops_protected, protected);
+RING_OPS(ops_guarded, guarded);
+RING_OPS(ops_of_later, of_later);

@@ -39,6 +39,19 @@ def test_each_program_is_judged_by_what_it_is(abi: str | None) -> None:
     assert unnamed.finding.feature == "a struct_ops program that no struct of callbacks names"
 
 
+def test_what_may_be_in_such_a_kernel_is_not_called_missing() -> None:
+    """Only the functions of rings are all known; a weak one of others may well be there."""
+    request = JudgeRequest(abi="loop-7.2", witness_runs=0)
+    found = read_cases(OBJECT, request)
+    for name in ("protected", "guarded"):
+        assert "bpf_rcu_read_lock, which the built-in types of loop-7.2" in found.obj.left_out[name]
+        assert "--btf" in found.obj.left_out[name]
+    case = next(one for one in found.cases if one.program.name == "of_later")
+    verdict = judge_case(found.obj, case, request)
+    assert isinstance(verdict, Rejected)
+    assert verdict.errors[0].rule is Rule.UNKNOWN_HELPER
+
+
 @pytest.mark.parametrize(
     ("name", "steps"), [("by_update", 1), ("by_link", 1), ("if_asked", 10), ("wider", 1)]
 )
