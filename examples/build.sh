@@ -85,6 +85,7 @@ done
 
 build $acceptance/loop_licence.bpf.c $acceptance/loop_licence.nodebug.bpf.o 0 -mcpu=v4 -g0
 build $acceptance/loop_rows.bpf.c $acceptance/loop_rows.nodebug.bpf.o 0 -mcpu=v4 -g0
+build $acceptance/loop_object.bpf.c $acceptance/loop_object.be.bpf.o 0 -mcpu=v4 --target=bpfeb
 
 # Twins of the lints: what each warns of, and what it does not.
 lints=tests/data/lints

@@ -23,6 +23,7 @@ from pybpfvm.errors import (
     RingError,
     RingHang,
     Trap,
+    UnsupportedError,
 )
 from pybpfvm.events import Observer, RunEnded, RunFaulted, RunStarted
 from pybpfvm.filters.table import Task
@@ -241,6 +242,12 @@ class LoopRing(HostRing):
                 "the object was loaded for a kernel of your own (btf=), which this ring is not",
                 where=obj.object.path,
                 remedy="load it without btf=; `pybpfvm verify --btf` judges it for that kernel",
+            )
+        if obj.object.big_endian:
+            raise UnsupportedError(
+                "programs of big-endian objects on a ring, which is little-endian here",
+                where=obj.object.path,
+                remedy="compile it for this machine: clang -target bpf",
             )
         rules = self.profile.loop
         assert rules is not None

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 from elftools.elf.elffile import ELFFile
+from elftools.elf.relocation import RelocationSection
+from elftools.elf.sections import SymbolTableSection
 
-from pybpfvm.errors import InputError, LoadRejected
+from pybpfvm.errors import InputError, LoadRejected, UnsupportedError
 from pybpfvm.objectfile import detect_abi, read_object
 from pybpfvm.session import LoopRing, Machine
 from pybpfvm.session.judging import JudgeRequest, judge_case, read_cases
@@ -72,6 +74,15 @@ def test_a_member_of_another_size_is_not_loaded() -> None:
     assert "other.ring_fd is of another type or size" in str(refused.value)
 
 
+def test_a_big_endian_object_is_judged_and_gets_onto_no_ring() -> None:
+    path = HERE / "loop_object.be.bpf.o"
+    with Machine() as machine:
+        obj = machine.load(path, abi="loop-7.2")
+        assert isinstance(obj["plain"].verdict(), Accepted)
+        with LoopRing(8, machine=machine) as ring, pytest.raises(UnsupportedError, match="big-end"):
+            ring.attach(obj, "by_link")
+
+
 def test_a_program_of_another_type_is_no_callback() -> None:
     old, section = b"?struct_ops.s/asked", b"xdp/not/there/asked"
     with pytest.raises(InputError, match="'asked', whose section 'xdp/not/there/asked' says") as no:
@@ -93,13 +104,13 @@ def _standing_for_both(data: bytes, one: bytes, other: bytes) -> bytes:
     """The relocations of the members that name `other` name `one`."""
     elf = ELFFile(io.BytesIO(data))
     table = elf.get_section_by_name(".symtab")
+    places = elf.get_section_by_name(".rel.struct_ops.link")
+    assert isinstance(table, SymbolTableSection)
+    assert isinstance(places, RelocationSection)
     numbers = {symbol.name: number for number, symbol in enumerate(table.iter_symbols())}
     changed = bytearray(data)
-    relocations = elf.get_section_by_name(".rel.struct_ops.link") or elf.get_section_by_name(
-        ".rel.struct_ops"
-    )
-    for number, relocation in enumerate(relocations.iter_relocations()):
-        if relocation["r_info_sym"] == numbers[other.decode()]:
-            at = relocations["sh_offset"] + number * relocations["sh_entsize"] + 12
+    for number, place in enumerate(places.iter_relocations()):
+        if place["r_info_sym"] == numbers[other.decode()]:
+            at = places["sh_offset"] + number * places["sh_entsize"] + 12  # r_info's upper half
             changed[at : at + 4] = numbers[one.decode()].to_bytes(4, "little")
     return bytes(changed)
