@@ -79,12 +79,13 @@ build $acceptance/submit_bad.bpf.c $acceptance/submit_bad.v2.bpf.o 2
 build $acceptance/not_sleepable.bpf.c $acceptance/not_sleepable.v2.bpf.o 2
 
 # Programs with a loop: rows that run, rows that are loaded or not, the programs of the tables.
-for name in loop_rows loop_load loop_licence loop_members loop_tables; do
+for name in loop_rows loop_load loop_licence loop_members loop_object loop_tables; do
     build $acceptance/$name.bpf.c $acceptance/$name.bpf.o 0 -mcpu=v4
 done
 
 build $acceptance/loop_licence.bpf.c $acceptance/loop_licence.nodebug.bpf.o 0 -mcpu=v4 -g0
 build $acceptance/loop_rows.bpf.c $acceptance/loop_rows.nodebug.bpf.o 0 -mcpu=v4 -g0
+build $acceptance/loop_object.bpf.c $acceptance/loop_object.be.bpf.o 0 -mcpu=v4 --target=bpfeb
 
 # Twins of the lints: what each warns of, and what it does not.
 lints=tests/data/lints

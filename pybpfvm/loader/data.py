@@ -20,6 +20,7 @@ from pybpfvm.loader.elf import (
     Section,
 )
 from pybpfvm.loader.maps import PlacedMap
+from pybpfvm.loader.structops import is_struct_ops
 from pybpfvm.program import (
     ARENA_PAGE_BYTES,
     BPF_F_MMAPABLE,
@@ -40,7 +41,9 @@ def is_data(section: Section) -> bool:
     """Whether the section holds variables of the program."""
     if section.type not in (SHT_PROGBITS, SHT_NOBITS) or section.is_code or not section.size:
         return False
-    if section.name in _RESERVED or section.name.startswith((".struct_ops", ".addr_space")):
+    if section.name in _RESERVED or section.name.startswith(".addr_space"):
+        return False
+    if is_struct_ops(section.name):
         return False
     return bool(section.flags & SHF_ALLOC)
 
@@ -140,7 +143,7 @@ def unsupported_data(elf: ElfObject) -> list[str]:
     """One line for each thing in data sections that has no meaning here yet."""
     lines = []
     for section in elf.sections:
-        if section.name.startswith(".struct_ops") and elf.section(".BTF") is None:
+        if is_struct_ops(section.name) and elf.section(".BTF") is None:
             lines.append(
                 f"struct_ops without BTF: section {section.name} is left out (compile with -g)"
             )

@@ -5,6 +5,8 @@ src KFUNC and the function's id, an lddw src BTF_ID and the id of the function o
 without a type (`extern const void`) is a number to programs: its address, which only the running
 kernel's list of symbols tells. What is declared weak may be missing: its address is 0, and a call
 of it is one of a helper that no kernel has, so that a verifier refuses a path that reaches it.
+Where the target is what is built in for rings, that is known only of what belongs to rings:
+whatever else is not there may be in such a kernel all the same.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from pybpfvm.program import POISON_KFUNC
 
 # The section that BTF puts functions and variables of the kernel into.
 _KSYMS = ".ksyms"
+# What the built-in types of rings have all of.
+_OF_RINGS = ("bpf_io_uring_", "io_uring_bpf_", "uring_bpf_", "bpf_iter_num_")
 _NO_BTF = ", and there is no kernel's BTF to look in"
 _SPECS_BY_KIND = {spec.kind: spec for spec in SPECS.values()}
 
@@ -43,17 +47,25 @@ def names_of_kernel(btf: Btf | None) -> Iterator[tuple[str, BtfKind]]:
 
 class KernelSymbols:
     """Resolves an object's references to the kernel. `btf`: the object's own. `symbols` are the
-    target's, where it is the running kernel.
+    target's, where it is the running kernel. `built_in`: the target is what is built in for rings.
 
     `functions` and `variables` are those that were found, by id in the target's BTF; `missing` are
     weak functions that were not, by the number that stands for a call of them.
     """
 
-    def __init__(self, btf: Btf | None, target: TargetBtf, symbols: Kallsyms | None = None) -> None:
+    def __init__(
+        self,
+        btf: Btf | None,
+        target: TargetBtf,
+        symbols: Kallsyms | None = None,
+        *,
+        built_in: bool = False,
+    ) -> None:
         self._btf = btf
         self._of_kernel = frozenset(names_of_kernel(btf))
         self._target = target
         self._symbols = symbols
+        self._built_in = built_in
         self.functions: dict[int, str] = {}
         self.variables: dict[int, str] = {}
         self.missing: dict[int, str] = {}
@@ -137,6 +149,8 @@ class KernelSymbols:
             return _NO_BTF
         # What follows ___ in a name is the object's own, to tell declarations apart.
         found = btf.find(symbol.name.partition("___")[0], kind)
+        if found is None and self._built_in and not symbol.name.startswith(_OF_RINGS):
+            return f", which the {btf.where} do not have (--btf FILE gives a kernel's)"
         if found is None:
             return 0
         assert self._btf is not None

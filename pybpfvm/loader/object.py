@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from pybpfvm.btf.types import Btf, BtfKind
@@ -90,9 +90,9 @@ def _assemble(
     license_ = _license(elf)
     struct_ops = struct_ops_of(elf, btf)
     wanted = (s.name for s in elf.symbols if s.section == SHN_UNDEF and s.name)
-    sections = (section.name for section in elf.sections if section.is_code)
+    sections = (_told(section.name) for section in elf.sections if section.is_code)
     dialect = detect_loop(loop_facts(struct_ops, sections, wanted, btf))
-    target = kernel_of(dialect, target, profile)
+    given, target = target, kernel_of(dialect, target, profile)
     if target is default_target:
         kconfig = kconfig if kconfig is not None else running_kconfig()
         symbols = symbols if symbols is not None else Kallsyms()
@@ -101,7 +101,7 @@ def _assemble(
     placed += [asked.placed] if asked.placed is not None else []
     functions = FunctionTable(elf)
     core = CoreResolver(elf, btf, ext, target)
-    kernel = KernelSymbols(btf, target, symbols)
+    kernel = KernelSymbols(btf, target, symbols, built_in=target is not given)
     table = MapTable(placed, arena_of_variables(elf, placed))
     relocator = Relocator(elf, functions, table, core, kernel, asked)
     bodies = {function: relocator.body(function) for function in functions.all()}
@@ -113,8 +113,8 @@ def _assemble(
         if reference.target != function
     )
     programs, left_out = _programs(elf, functions.programs(called), bodies, lines, license_, btf)
-    programs = [_attached(program, struct_ops) for program in programs]
-    _check_struct_ops(elf, struct_ops, {*(program.name for program in programs), *left_out})
+    attached = _attached(elf, struct_ops, {*(program.name for program in programs), *left_out})
+    programs = [_as_callback(elf, program, attached) for program in programs]
     _check_slots(elf, placed, bodies)
     lines_left_out = [f"program {name} is left out: {why}" for name, why in left_out.items()]
     unsupported = [*functions.unsupported, *unsupported_data(elf), *lines_left_out]
@@ -137,16 +137,18 @@ def _assemble(
     )
 
 
-def _attached(program: Program, struct_ops: Sequence[StructOps]) -> Program:
-    """The program with the callback that it is used for, if the object says one."""
-    for variable in struct_ops:
-        for member, name in variable.programs.items():
-            if name == program.name:
-                return replace(program, attach_to=f"{variable.struct}/{member}")
-    return program
+def _told(section: str) -> str:
+    """What a section's name says of its programs: a `?` before it only keeps loaders from loading
+    them unasked."""
+    return section.removeprefix("?")
 
 
-def _check_struct_ops(elf: ElfObject, struct_ops: Sequence[StructOps], programs: set[str]) -> None:
+def _attached(
+    elf: ElfObject, struct_ops: Sequence[StructOps], programs: Collection[str]
+) -> dict[str, str]:
+    """What each callback is used for (STRUCT/MEMBER), by name. InputError for what is no program,
+    or used for two things, whose arguments differ."""
+    found: dict[str, str] = {}
     for variable in struct_ops:
         for member, name in variable.programs.items():
             if name not in programs:
@@ -155,6 +157,30 @@ def _check_struct_ops(elf: ElfObject, struct_ops: Sequence[StructOps], programs:
                     where=elf.path,
                     remedy="programs are global functions in a section of their own",
                 )
+            use = f"{variable.struct}/{member}"
+            if found.setdefault(name, use) != use:
+                raise InputError(
+                    f"{variable.name}.{member} is {name!r}, which stands for {found[name]}, too",
+                    where=elf.path,
+                    remedy="write a program for each",
+                )
+    return found
+
+
+def _as_callback(elf: ElfObject, program: Program, attached: Mapping[str, str]) -> Program:
+    """The program with what it is used for, if the object says that. InputError where its section
+    says that it is something else."""
+    use = attached.get(program.name)
+    if use is None:
+        return program
+    if not program.is_callback:
+        raise InputError(
+            f"{use} is {program.name!r}, whose section {program.section!r} says that it is no"
+            " callback",
+            where=elf.path,
+            remedy=f'put it into SEC("struct_ops/{program.name}")',
+        )
+    return replace(program, attach_to=use)
 
 
 def _programs(
@@ -194,7 +220,7 @@ def _programs(
                 bodies,
                 lines,
                 budget,
-                section=elf.sections[main.section].name,
+                section=_told(elf.sections[main.section].name),
                 license=license_,
                 big_endian=elf.big_endian,
                 where=elf.where(main.section, main.start * 8),

@@ -23,6 +23,7 @@ from pybpfvm.loader.functions import Function, FunctionTable
 from pybpfvm.loader.kconfig import PLACE, KconfigVariables
 from pybpfvm.loader.ksyms import KernelSymbols
 from pybpfvm.loader.maps import PlacedMap
+from pybpfvm.loader.structops import is_struct_ops
 
 R_BPF_64_64 = 1
 R_BPF_64_32 = 10
@@ -268,7 +269,7 @@ class Relocator:
             return replace(insn, src=Pseudo.MAP_IDX, imm=index), None, ""
         index = self._maps.data(section.index)
         if index is None:
-            if section.name.startswith(".struct_ops"):
+            if is_struct_ops(section.name):
                 return insn, None, f"variable {symbol.name} of section {section.name}"
             raise InputError(
                 f"{symbol.name or section.name!r} + {addend:#x} is no map, variable or function",

@@ -1,7 +1,8 @@
 """Variables of `.struct_ops` and `.struct_ops.link`: structs of callbacks for the kernel.
 
 Each variable is a struct; where a member is a pointer to a function, a relocation names the
-program that stands there. What the kernel makes of it depends on the struct's name.
+program that stands there. What the kernel makes of it depends on the struct's name. A `?` before
+the section's name only keeps loaders from making its maps unasked.
 Kernel Documentation/bpf/libbpf/program_types.rst; abi/iouring-bpf-upstream, sections 4.1 to 4.3.
 """
 
@@ -12,7 +13,7 @@ from pybpfvm.errors import InputError
 from pybpfvm.loader.elf import STT_FUNC, STT_SECTION, ElfObject, Relocation, Section
 from pybpfvm.program import StructOps
 
-_PREFIX = ".struct_ops"
+_PREFIXES = (".struct_ops", "?.struct_ops")
 _LINK_SUFFIX = ".link"
 _POINTER_BYTES = 8
 _R_BPF_64_64, _R_BPF_64_ABS64 = 1, 2
@@ -20,12 +21,17 @@ MAX_STRUCT_OPS = 256
 MAX_STRUCT_BYTES = 1 << 16
 
 
+def is_struct_ops(section: str) -> bool:
+    """Whether the section is of such variables."""
+    return section.startswith(_PREFIXES)
+
+
 def struct_ops_of(elf: ElfObject, btf: Btf | None) -> tuple[StructOps, ...]:
     """Every such variable, in order of its place; none without BTF, which says what they are.
     InputError for what is malformed."""
     found: list[StructOps] = []
     for section in elf.sections:
-        if section.name.startswith(_PREFIX) and btf is not None:
+        if is_struct_ops(section.name) and btf is not None:
             found += _variables(elf, section, btf)
     if len(found) > MAX_STRUCT_OPS:
         raise InputError(f"{len(found)} struct_ops: the limit is {MAX_STRUCT_OPS}", where=elf.path)
@@ -81,7 +87,8 @@ def _variable(
             )
         programs[member.name] = _program(elf, section, relocation)
         data = data[:at] + bytes(_POINTER_BYTES) + data[at + _POINTER_BYTES :]
-    return StructOps(variable.name, struct.name, type_id, data, programs, link)
+    kernels = struct.name.partition("___")[0]  # what follows tells several forms of it apart
+    return StructOps(variable.name, kernels, type_id, data, programs, link)
 
 
 def _is_callback(btf: Btf, member: Member) -> bool:

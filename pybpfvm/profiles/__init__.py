@@ -97,8 +97,10 @@ def profile_named(name: str, where: str = "abi") -> Profile:
     profiles = PROFILES if name in PROFILES else all_profiles()
     found = profiles.get(name) or profiles.get(f"iouring-{name}")
     if found is None:
-        near = get_close_matches(name, [*profiles, *(p.removeprefix("iouring-") for p in profiles)])
-        known = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(profiles)}"
+        names = {*profiles, *(p.removeprefix("iouring-") for p in profiles)}
+        near = get_close_matches(name, sorted(names))
+        close = f"did you mean {' or '.join(map(repr, near))}?"
+        known = close if near else f"known: {', '.join(profiles)}"
         raise InputError(f"no ABI profile is called {name!r}", where=where, remedy=known)
     return found
 

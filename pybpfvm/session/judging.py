@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from pybpfvm.btf.types import Btf
 from pybpfvm.errors import InputError, UnsupportedError
+from pybpfvm.isa.opcodes import Kind as InsnKind
 from pybpfvm.loader.kconfig import Kconfig
 from pybpfvm.objectfile import abi_unknown, check_abi, detect_abi, read_object
 from pybpfvm.profiles import profile_named, with_helpers
@@ -330,18 +331,37 @@ def _case(obj: BpfObject, detection: Detection, program: Program, request: Judge
         reason = "its BTF says which callback of which struct a program is"
         feature = "callbacks (struct_ops) of an object without BTF"
         return Case(program, (), _unsupported(program, feature, reason, "compile it with -g"))
-    named = request.program_type or request.abi
-    if named:
-        where = "type" if request.program_type else "abi"
-        profiles: tuple[Profile, ...] = (profile_named(named, where),)
-    elif detection.candidates:
-        profiles = detection.candidates
+    own = profile_of_section(program.section) or btf_typed_profile(program.section)
+    if request.program_type:
+        profiles: tuple[Profile, ...] = (profile_named(request.program_type, "type"),)
+    elif request.abi:
+        profiles = (profile_named(request.abi, "abi"),)
     else:
-        own = profile_of_section(program.section) or btf_typed_profile(program.section)
-        profiles = () if own is None else (own,)
+        profiles = detection.candidates
+    if own is not None and any(one.loop is not None for one in profiles):
+        fitting = tuple(one for one in profiles if _is_for(one, program))
+        if not fitting and _calls_kernel(program):
+            feature = f"functions of the kernel called by {own.name} programs of a ring's object"
+            reason = f"they are resolved for {profiles[-1].name}"
+            return Case(program, (), _unsupported(program, feature, reason, ""))
+        profiles = fitting or (own,)
+    elif not profiles and own is not None:
+        profiles = (own,)
     if profiles:
         return Case(program, tuple(with_helpers(one, request.helpers) for one in profiles))
     return Case(program, (), _unknown_type(obj, detection, program))
+
+
+def _is_for(profile: Profile, program: Program) -> bool:
+    """Whether the profile can be the program's, by its section, and by the struct that names it."""
+    if profile.section_rule(program.section) is None:
+        return False
+    struct = program.attach_to.partition("/")[0]
+    return profile.loop is None or not struct or struct == profile.loop.ops
+
+
+def _calls_kernel(program: Program) -> bool:
+    return any(insn.spec.kind is InsnKind.CALL_KFUNC for insn in program.insns)
 
 
 def _unknown_type(obj: BpfObject, detection: Detection, program: Program) -> Finding:

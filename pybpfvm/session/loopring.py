@@ -23,6 +23,7 @@ from pybpfvm.errors import (
     RingError,
     RingHang,
     Trap,
+    UnsupportedError,
 )
 from pybpfvm.events import Observer, RunEnded, RunFaulted, RunStarted
 from pybpfvm.filters.table import Task
@@ -249,6 +250,12 @@ class LoopRing(HostRing):
                 "the object was loaded for a kernel of your own (btf=), which this ring is not",
                 where=obj.object.path,
                 remedy="load it without btf=; `pybpfvm verify --btf` judges it for that kernel",
+            )
+        if obj.object.big_endian:
+            raise UnsupportedError(
+                "programs of big-endian objects on a ring, which is little-endian here",
+                where=obj.object.path,
+                remedy="compile it for this machine: clang -target bpf",
             )
         rules = self.profile.loop
         assert rules is not None
@@ -549,20 +556,27 @@ def _callbacks(obj: LoadedObject, name: str | None) -> str:
 
 
 def _numbers(obj: LoadedObject, variable: StructOps, profile: Profile) -> dict[str, int]:
-    """What the struct says of members that are no programs, by name. One that the kernel does not
-    have must be zero, else LoadRejected."""
+    """What the struct says of members that are no programs, by name. LoadRejected for one that the
+    kernel has as another type, and one that it does not have, unless it is zero."""
     kernel, btf = kernel_btf_of(profile), obj.object.btf
     assert kernel is not None
     assert btf is not None
     theirs = kernel.find(variable.struct, BtfKind.STRUCT)
     assert theirs is not None
-    known = {member.name for member in _members(kernel, theirs)}
+    known = {member.name: member.type_id for member in _members(kernel, theirs)}
     numbers: dict[str, int] = {}
     for member in _members(btf, variable.type_id):
         at = member.bit_offset // 8
         value = int.from_bytes(variable.data[at : at + btf.size(member.type_id)], "little")
         if member.name in known:
             numbers[member.name] = value
+            one, two = btf.resolve(member.type_id), kernel.resolve(known[member.name])
+            if btf.kind(one) is not kernel.kind(two) or btf.size(one) != kernel.size(two):
+                raise LoadRejected(
+                    errno.EOPNOTSUPP,
+                    f"{variable.name}.{member.name} is of another type or size in the kernel",
+                    where=obj.object.path,
+                )
         elif value or member.name in variable.programs:
             raise LoadRejected(
                 errno.EOPNOTSUPP,

@@ -258,6 +258,7 @@ BAD = [
     (("--type", "struct_ops", GOOD), "a section such as struct_ops/NAME"),
     (("--type", "lirc_mode2", GOOD), "BPF_PROG_TYPE_LIRC_MODE2 are not supported"),
     (("--abi", "nonsense", GOOD), "no ABI profile is called 'nonsense'"),
+    (("--abi", "loop-7.3", GOOD), "did you mean 'loop-7.2' or 'loop-7.1' or 'loop-7.1.0'?"),
     (("--set", "limit", MISTAKES), "'limit' is not NAME=VALUE"),
     (("--set", "limit=x", MISTAKES), "'x' is not a value"),
     (("--set", "limit=5000000000", MISTAKES), "does not fit"),

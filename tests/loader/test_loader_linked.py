@@ -28,7 +28,7 @@ OBJECTS = sorted(
     path
     for folder in ("examples", "tests", "bench")
     for path in (ROOT / folder).rglob("*.o")
-    if "nodebug" not in path.name and not path.name.endswith(".be.o")
+    if "nodebug" not in path.name and ".be." not in path.name
 )
 # Whose verdicts are compared, too.
 JUDGED = sorted(

@@ -116,13 +116,6 @@ _KFUNCS = (
     _Kfunc("argument a of the kfunc bpf_strlen", "bpf_strlen", [("a", "array")]),
     _Kfunc("the result of the kfunc bpf_strlen", "bpf_strlen", result="array"),
     _Kfunc(
-        "memory of 536870913 bytes from bpf_strlen",
-        "bpf_strlen",
-        [("rdwr_buf_size", "int")],
-        "int *",
-        "r1 = 0x20000001",
-    ),
-    _Kfunc(
         "values of a map where a kfunc takes the map",
         "bpf_strlen",
         [("m__map", "int *")],

@@ -175,9 +175,11 @@ _NOT_FOR_PROGRAMS = frozenset({("tcp_congestion_ops", "get_info")})
 
 def _struct_ops(btf: Btf, kind: str, target: str) -> Attachment:
     struct, slash, member_name = target.replace(".", "/").partition("/")
+    if not slash:
+        raise unsupported("a struct_ops program that no struct of callbacks names")
     found = btf.find(struct, BtfKind.STRUCT)
     value = btf.find(f"bpf_struct_ops_{struct}", BtfKind.STRUCT)
-    if found is None or value is None or not slash:
+    if found is None or value is None:
         raise _no_target(f"struct_ops {target}")
     members = btf.type(found)
     assert isinstance(members, Struct)
