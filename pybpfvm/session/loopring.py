@@ -145,6 +145,7 @@ class LoopRing(HostRing):
             None if beside is None else beside.backend,
             apart=True,
             chooser=chooser,
+            most=entries,
         )
         self.core: CoreRing = CoreRing(
             self.profile.loop,

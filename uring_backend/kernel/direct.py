@@ -108,6 +108,9 @@ class Word(IntEnum):
     ASLEEP = 62  # the last run asked to wait, and that has begun
     SHOWN_HEAD = 63  # addresses of u32 words where the program sees HEAD and the CQ's tail,
     SHOWN_TAIL = 64  # 0: it does not
+    AHEAD = 65  # of the submission: TAIL less the place in the program's queue,
+    SQE_AT = 66  # the address there of the SQE that is copied,
+    PIECE_END = 67  # and where those end that lie side by side
 
 
 class Care(IntFlag):
