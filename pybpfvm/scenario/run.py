@@ -62,7 +62,7 @@ from pybpfvm.session.engines import Kept, chosen
 from pybpfvm.session.hostring import BackendName, HostRing
 from pybpfvm.uring_backend.choices import Chooser
 from pybpfvm.uring_backend.faults import Fault, Faults, Missed
-from pybpfvm.uring_backend.loop.ring import LoopBudgets
+from pybpfvm.uring_backend.loop.budgets import LoopBudgets
 
 __all__ = ["Finding", "Live", "Outcome", "RingOutcome", "run_scenario"]
 

@@ -51,8 +51,8 @@ from pybpfvm.uring_backend.choices import Chooser
 from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.faults import Faults
 from pybpfvm.uring_backend.loop.attach import Link, OpsValue
+from pybpfvm.uring_backend.loop.budgets import LoopBudgets
 from pybpfvm.uring_backend.loop.memory import ring_layout
-from pybpfvm.uring_backend.loop.ring import LoopBudgets
 from pybpfvm.uring_backend.loop.ring import LoopRing as CoreRing
 from pybpfvm.uring_backend.restrictions import Row
 from pybpfvm.uring_backend.sq import SqView

@@ -2,8 +2,8 @@
 the kernel's ring: what is Python's part.
 
 Before: lend it ring, queues and context. After: take them back. In between, for what compiled code
-does not do itself: both, around Python's way of doing it. The loop it makes is `loop.ring`'s; it
-ends behind a run of the program, and the rest of that turn is Python's.
+does not do itself: both, around Python's way of doing it. The loop it makes is that of
+`loop.entering`; it ends behind a run of the program, and the rest of that turn is Python's.
 """
 
 from __future__ import annotations

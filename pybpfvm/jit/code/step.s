@@ -1,7 +1,7 @@
 ; The loop of a program that drives a ring from inside io_uring_enter, for the engine's own use:
 ; unchecked, on true addresses. A name behind @ is as in ring.s; Q0_ is the ring's only CQ. What the
 ; program can write (both queues' heads and tails, the SQEs, the index array) is only ever masked or
-; compared. uring_backend/loop/ring.py has the same loop in Python, step by step.
+; compared. uring_backend/loop/entering.py has the same loop in Python, step by step.
 
 ; --- run the program, again and again, until there is a reason to stop ---------------------
 ; It stops behind a run: the rest of that turn is Python's, which may do again what was done here.
