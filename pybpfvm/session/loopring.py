@@ -216,7 +216,9 @@ class LoopRing(HostRing):
 
     def resize(self, entries: int, cq_entries: int = 0, *, clamp: bool = False) -> None:
         """IORING_REGISTER_RESIZE_RINGS: other sizes (`cq_entries` 0: twice `entries`), at other
-        addresses. RingError EINVAL without DEFER_TASKRUN, EOVERFLOW for less than what waits."""
+        addresses. RingError EINVAL without DEFER_TASKRUN, EOVERFLOW for less than what waits.
+        On the kernel's ring a chain of requests may still be twice as long as the first SQ at most
+        (128 at least)."""
         self.core.resize(entries, cq_entries, clamp=clamp)
 
     # --- programs ---------------------------------------------------------------------------
