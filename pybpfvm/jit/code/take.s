@@ -13,6 +13,8 @@ take:       r1 = *(u64 *)(r6 + @CARE)
             *(u64 *)(r6 + @TAKE_TO) = r9
             r0 = *(u64 *)(r6 + @FREE)
             r5 = 0
+            r3 = *(u64 *)(r6 + @FIRST_CQ)
+            if r3 != 0 goto enter
             goto cqe
 
             ; What is rare comes first, so that no jump but the loops' leads back: where one does, code
@@ -41,6 +43,10 @@ other_cq:   if r3 s< 0 goto not_direct      ; Python's by now
             if r5 == 0 goto enter
             goto leave
 not_direct: *(u64 *)(r6 + @STOP) = @FOREIGN
+            r3 = *(u64 *)(r6 + @CQ_HEAD)
+            r3 = *(u32 *)(r3 + 0)
+            if r8 != r3 goto taken
+            r5 = 0                          ; nothing was put into a CQ
             goto taken
 
 cqe:        r1 = *(u64 *)(r6 + @CQ_MASK)
