@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.liburing import compiled
@@ -31,7 +32,7 @@ from bench.rounds import (
     timed,
 )
 from pybpfvm.session import Machine, Ring
-from pybpfvm.uring_backend.base import Peer
+from pybpfvm.uring_backend.base import Peer, World
 from pybpfvm.uring_backend.kernel import probe
 
 PROGRAMS = Path(__file__).with_name("programs")
@@ -48,27 +49,48 @@ _TEE_BLOCK = 4096
 
 def run() -> Rows:
     """Operations a second, CPU and system calls for each, of all sides."""
+    rows: Rows = []
+    with c_sides() as c:
+        if c is None:
+            return rows
+        for depth in _DEPTHS:
+            rows += _copies(c, depth)
+        for depth in _DEPTHS:
+            rows += _sums(c, depth)
+        for clients in _CLIENTS:
+            rows += _echoes(c, clients)
+        for sinks in _SINKS:
+            rows += broadcast_rows(c, sinks, _TEE_BLOCK, TEE_BYTES, _broadcast)
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class C:
+    """The C program, and two files of FILE_BYTES: one to read, one to copy it to."""
+
+    program: Path
+    source: Path
+    target: Path
+
+
+@contextmanager
+def c_sides(*options: str) -> Iterator[C | None]:
+    """What all sides work with, the C program compiled with these options; None (with the reason
+    printed) where nothing can be compared."""
     refused = probe.available()
     if refused is not None:
         print(f"skipped: {refused}")
-        return []
-    rows: Rows = []
+        yield None
+        return
     with tempfile.TemporaryDirectory() as made:
-        program = compiled(PROGRAMS / "gallery.c", Path(made))
+        program = compiled(PROGRAMS / "gallery.c", Path(made), *options)
         if program is None:
-            return []
+            yield None
+            return
         source, target = Path(made, "from"), Path(made, "to")
         source.write_bytes(os.urandom(1 << 20) * (FILE_BYTES >> 20))
         target.write_bytes(source.read_bytes())
-        for depth in _DEPTHS:
-            rows += _copies(program, depth, source, target)
-        for depth in _DEPTHS:
-            rows += _sums(program, depth, source)
-        for clients in _CLIENTS:
-            rows += _echoes(program, clients)
-        for sinks in _SINKS:
-            rows += broadcast_rows(program, sinks, _TEE_BLOCK, TEE_BYTES, _broadcast)
-    return rows
+        yield C(program, source, target)
 
 
 @contextmanager
@@ -89,16 +111,9 @@ def _request(ring: Ring, job: int, emitted: int = 0) -> None:
     assert ring.wait_cqe().res == 0
 
 
-def _copies(program: Path, depth: int, source: Path, target: Path) -> Rows:
-    with (
-        c_side(program, "copy", depth, source, target) as on_ring,
-        c_side(program, "copy", 0, source, target) as plain,
-        _ring(PROGRAMS / "copy.bpf.o", "copy", 256) as ring,
-    ):
-        content = source.read_bytes()
-        ring.world.add_file("from", content)
-        ring.world.add_file("to", content)
-        fds = ring.world.open("from", os.O_RDONLY), ring.world.open("to", os.O_WRONLY)
+def _copies(c: C, depth: int) -> Rows:
+    with _ring(PROGRAMS / "copy.bpf.o", "copy", 256) as ring:
+        fds = files(c, ring.world)
         buffers = ring.user.alloc(bytes([1]) * (128 * COPY_BLOCK))
         job = ring.user.alloc(64)
 
@@ -110,43 +125,58 @@ def _copies(program: Path, depth: int, source: Path, target: Path) -> Rows:
             assert (error, copied) == (0, FILE_BYTES)
             return taken
 
-        rows = rows_of(
-            f"copy, depth {depth}",
-            FILE_BYTES // COPY_BLOCK,
-            sides_of(ours, on_ring, plain, "read and write"),
-        )
-        assert ring.world.file_data("to") == content
+        rows = copy_rows(c, depth, ours)
+        assert ring.world.file_data("to") == c.source.read_bytes()
     return rows
 
 
-def _sums(program: Path, depth: int, source: Path) -> Rows:
+def files(c: C, world: World) -> tuple[int, int]:
+    """Descriptors of files of the world that are like those of C: to read, to write."""
+    content = c.source.read_bytes()
+    world.add_file("from", content)
+    world.add_file("to", content)
+    return world.open("from", os.O_RDONLY), world.open("to", os.O_WRONLY)
+
+
+def copy_rows(c: C, depth: int, ours: Side) -> Rows:
+    """A copy of the file, so many blocks at a time, beside C."""
     with (
-        c_side(program, "sum", depth, source) as on_ring,
-        c_side(program, "sum", 0, source) as plain,
-        _ring(PROGRAMS / "checksum.bpf.o", "checksum", 256) as ring,
+        c_side(c.program, "copy", depth, c.source, c.target) as on_ring,
+        c_side(c.program, "copy", 0, c.source, c.target) as plain,
     ):
-        ring.world.add_file("from", source.read_bytes())
-        fd = ring.world.open("from", os.O_RDONLY)
-        buffers = ring.user.alloc(bytes([1]) * (128 * _SUM_BLOCK))
-        job = ring.user.alloc(40)
+        sides = sides_of(ours, on_ring, plain, "read and write")
+        return rows_of(f"copy, depth {depth}", FILE_BYTES // COPY_BLOCK, sides)
+
+
+def sum_rows(c: C, depth: int, block: int, ours: Callable[[int], Round]) -> Rows:
+    """The sum of the file's blocks, so many at a time, beside C; `ours` is told what it is."""
+    with (
+        c_side(c.program, "sum", depth, c.source) as on_ring,
+        c_side(c.program, "sum", 0, c.source) as plain,
+    ):
         start_round(plain)
         expected = int(line_of(plain)[3])
+        sides = sides_of(lambda: ours(expected), on_ring, plain, "pread")
+        return rows_of(f"checksum, depth {depth}", FILE_BYTES // block, sides)
 
-        def ours() -> Round:
+
+def _sums(c: C, depth: int) -> Rows:
+    with _ring(PROGRAMS / "checksum.bpf.o", "checksum", 256) as ring:
+        fd, _ = files(c, ring.world)
+        buffers = ring.user.alloc(bytes([1]) * (128 * _SUM_BLOCK))
+        job = ring.user.alloc(40)
+
+        def ours(expected: int) -> Round:
             blocks = FILE_BYTES // _SUM_BLOCK
             job.write(struct.pack("<QiiQQII", buffers.addr, fd, 0, blocks, 0, depth, 0))
             taken = timed(lambda: _request(ring, job.addr))
             assert job.u64(offset=24) == expected, "the checksum is wrong"
             return taken
 
-        return rows_of(
-            f"checksum, depth {depth}",
-            FILE_BYTES // _SUM_BLOCK,
-            sides_of(ours, on_ring, plain, "pread"),
-        )
+        return sum_rows(c, depth, _SUM_BLOCK, ours)
 
 
-def _echoes(program: Path, clients: int) -> Rows:
+def _echoes(c: C, clients: int) -> Rows:
     with _ring(EXAMPLES / "21_echo/prog.v3.bpf.o", "echo", 2048) as ring:
         listener = ring.world.listen(4096)
         (port,) = struct.unpack_from(">H", ring.world.address(listener), 2)
@@ -160,14 +190,14 @@ def _echoes(program: Path, clients: int) -> Rows:
             job.write(struct.pack("<QiIQ", buffers.addr, listener, 1024, served))
             _request(ring, job.addr, emitted=1)
 
-        return echo_rows(program, clients, port, serve)
+        return echo_rows(c, clients, port, serve)
 
 
-def echo_rows(program: Path, clients: int, port: int, serve: Callable[[], None]) -> Rows:
+def echo_rows(c: C, clients: int, port: int, serve: Callable[[], None]) -> Rows:
     """An echo server at `port`, `serve` lets it serve so many clients, beside those in C."""
 
     def load(at: int) -> subprocess.Popen[str]:
-        command = [str(program), "load", str(at), str(clients), str(_ECHOES // clients)]
+        command = [str(c.program), "load", str(at), str(clients), str(_ECHOES // clients)]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
     def ours() -> Round:
@@ -187,7 +217,10 @@ def echo_rows(program: Path, clients: int, port: int, serve: Callable[[], None])
 
         return turn
 
-    with c_side(program, "echo", "uring") as on_ring, c_side(program, "echo", "epoll") as plain:
+    with (
+        c_side(c.program, "echo", "uring") as on_ring,
+        c_side(c.program, "echo", "epoll") as plain,
+    ):
         sides = {"BPF program": ours, "C on liburing": theirs(on_ring), "epoll": theirs(plain)}
         return rows_of(f"echo, {clients} connections", _ECHOES // clients * clients, sides)
 
@@ -207,13 +240,13 @@ def _broadcast(spread: Spread, sinks: int) -> Round:
 
 
 def broadcast_rows(
-    program: Path, sinks: int, block: int, each: int, ours: Callable[[Spread, int], Round]
+    c: C, sinks: int, block: int, each: int, ours: Callable[[Spread, int], Round]
 ) -> Rows:
     """A broadcast in pieces of `block` bytes, of which each sink gets `each` bytes, beside C."""
 
     def spread(ends: Sequence[socket.socket], sinks_get: int) -> subprocess.Popen[str]:
         fds = [end.fileno() for end in ends]
-        command = [str(program), "spread", *map(str, (TEE_BYTES, sinks_get, *fds))]
+        command = [str(c.program), "spread", *map(str, (TEE_BYTES, sinks_get, *fds))]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, pass_fds=fds)
 
     def spread_ours(peers: Sequence[Peer], work: Callable[[], object]) -> Round:
@@ -232,7 +265,7 @@ def broadcast_rows(
                     for end in pair:
                         stack.enter_context(end)
                 fds = tuple(inner.fileno() for inner, _ in pairs)
-                process = stack.enter_context(c_side(program, "tee", how, *fds, fds=fds))
+                process = stack.enter_context(c_side(c.program, "tee", how, *fds, fds=fds))
                 load = stack.enter_context(spread([outer for _, outer in pairs], TEE_BYTES))
                 for _, outer in pairs:
                     outer.close()

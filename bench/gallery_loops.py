@@ -8,29 +8,28 @@ loop_broadcast has 8 bytes more, its head.
 
 from __future__ import annotations
 
-import os
 import struct
-import tempfile
 from collections.abc import MutableMapping
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 from bench.gallery import (
     COPY_BLOCK,
     EXAMPLES,
     FILE_BYTES,
-    PROGRAMS,
     TEE_BYTES,
+    C,
     Spread,
     broadcast_rows,
+    c_sides,
+    copy_rows,
     echo_rows,
+    files,
+    sum_rows,
 )
-from bench.liburing import compiled
-from bench.rounds import Round, Rows, c_side, line_of, rows_of, sides_of, start_round, timed
+from bench.rounds import Round, Rows, timed
 from pybpfvm.examples.loops import attached
 from pybpfvm.session import LoopRing
-from pybpfvm.uring_backend.kernel import probe
 
 _BLOCK, _DEPTH = 1024, 8  # of loop_checksum
 _PIECE, _HEAD, _RECEIVERS = 1024, 8, 4  # of loop_broadcast
@@ -42,24 +41,15 @@ Variables = MutableMapping[str, Any]
 
 def run() -> Rows:
     """Operations a second, CPU and system calls for each, of all sides."""
-    refused = probe.available()
-    if refused is not None:
-        print(f"skipped: {refused}")
-        return []
     rows: Rows = []
-    with tempfile.TemporaryDirectory() as made:
-        sizes = f"-DSUM_BLOCK={_BLOCK}", f"-DTEE_BLOCK={_PIECE}"
-        program = compiled(PROGRAMS / "gallery.c", Path(made), *sizes)
-        if program is None:
-            return []
-        source, target = Path(made, "from"), Path(made, "to")
-        source.write_bytes(os.urandom(1 << 20) * (FILE_BYTES >> 20))
-        target.write_bytes(source.read_bytes())
-        rows += _copies(program, source, target)
-        rows += _sums(program, source)
+    with c_sides(f"-DSUM_BLOCK={_BLOCK}", f"-DTEE_BLOCK={_PIECE}") as c:
+        if c is None:
+            return rows
+        rows += _copies(c)
+        rows += _sums(c)
         for clients in _CLIENTS:
-            rows += _echoes(program, clients)
-        rows += _broadcasts(program)
+            rows += _echoes(c, clients)
+        rows += _broadcasts(c)
     return rows
 
 
@@ -67,17 +57,9 @@ def _loop(name: str, callbacks: str) -> AbstractContextManager[tuple[LoopRing, V
     return attached(EXAMPLES / name, callbacks, "kernel", "loop-7.2", "auto")
 
 
-def _copies(program: Path, source: Path, target: Path) -> Rows:
-    with (
-        c_side(program, "copy", 1, source, target) as on_ring,
-        c_side(program, "copy", 0, source, target) as plain,
-        _loop("loop_copy", "copier") as (ring, variables),
-    ):
-        content = source.read_bytes()
-        ring.world.add_file("from", content)
-        ring.world.add_file("to", content)
-        variables["from"] = ring.world.open("from", os.O_RDONLY)
-        variables["to"] = ring.world.open("to", os.O_WRONLY)
+def _copies(c: C) -> Rows:
+    with _loop("loop_copy", "copier") as (ring, variables):
+        variables["from"], variables["to"] = files(c, ring.world)
         variables["buffer"] = ring.user.alloc(bytes([1]) * COPY_BLOCK).addr
         variables["buffer_bytes"] = COPY_BLOCK
 
@@ -87,40 +69,30 @@ def _copies(program: Path, source: Path, target: Path) -> Rows:
             assert (variables["error"], variables["copied"]) == (0, FILE_BYTES)
             return taken
 
-        sides = sides_of(ours, on_ring, plain, "read and write")
-        rows = rows_of("copy, depth 1", FILE_BYTES // COPY_BLOCK, sides)
-        assert ring.world.file_data("to") == content
+        rows = copy_rows(c, 1, ours)
+        assert ring.world.file_data("to") == c.source.read_bytes()
     return rows
 
 
-def _sums(program: Path, source: Path) -> Rows:
-    with (
-        c_side(program, "sum", _DEPTH, source) as on_ring,
-        c_side(program, "sum", 0, source) as plain,
-        _loop("loop_checksum", "checksum") as (ring, variables),
-    ):
-        content = source.read_bytes()
-        ring.world.add_file("from", content)
-        variables["file"] = ring.world.open("from", os.O_RDONLY)
-        variables["size"] = len(content)
+def _sums(c: C) -> Rows:
+    with _loop("loop_checksum", "checksum") as (ring, variables):
+        variables["file"], _ = files(c, ring.world)
+        variables["size"] = FILE_BYTES
         variables["buffers"] = ring.register_mem(_DEPTH * _BLOCK).addr
-        start_round(plain)
         # C weighs the word at index n with 2n + 1, loop_checksum with n + 1.
-        words = sum(word for (word,) in struct.iter_unpack("<Q", content))
-        expected = int(line_of(plain)[3])
+        words = sum(word for (word,) in struct.iter_unpack("<Q", c.source.read_bytes()))
 
-        def ours() -> Round:
+        def ours(expected: int) -> Round:
             variables["sum"] = variables["next"] = 0
             taken = timed(ring.enter)
             assert variables["error"] == 0
             assert (2 * variables["sum"] - words - expected) % (1 << 64) == 0
             return taken
 
-        sides = sides_of(ours, on_ring, plain, "pread")
-        return rows_of(f"checksum, depth {_DEPTH}", FILE_BYTES // _BLOCK, sides)
+        return sum_rows(c, _DEPTH, _BLOCK, ours)
 
 
-def _echoes(program: Path, clients: int) -> Rows:
+def _echoes(c: C, clients: int) -> Rows:
     with _loop("loop_echo", "server") as (ring, variables):
         listener = ring.world.listen(4096)
         (port,) = struct.unpack_from(">H", ring.world.address(listener), 2)
@@ -132,10 +104,10 @@ def _echoes(program: Path, clients: int) -> Rows:
             ring.enter()
             assert (variables["error"], variables["served"]) == (0, clients)
 
-        return echo_rows(program, clients, port, serve)
+        return echo_rows(c, clients, port, serve)
 
 
-def _broadcasts(program: Path) -> Rows:
+def _broadcasts(c: C) -> Rows:
     with _loop("loop_broadcast", "broadcast") as (ring, variables):
         variables["buffer"] = ring.register_mem(2 * _PIECE).addr
 
@@ -152,5 +124,5 @@ def _broadcasts(program: Path) -> Rows:
         each = TEE_BYTES + TEE_BYTES // _PIECE * _HEAD
         rows: Rows = []
         for sinks in _SINKS:
-            rows += broadcast_rows(program, sinks, _PIECE, each, ours)
+            rows += broadcast_rows(c, sinks, _PIECE, each, ours)
         return rows

@@ -25,7 +25,7 @@ from pybpfvm.events import Event, RunEnded
 from pybpfvm.session import Block, LoadedObject, LoopRing, Machine, Ring
 from pybpfvm.session.hostring import BackendName, HostRing
 from pybpfvm.uring_backend.kernel import probe
-from pybpfvm.uring_backend.loop.ring import LoopBudgets
+from pybpfvm.uring_backend.loop.budgets import LoopBudgets
 
 _HERE = Path(__file__).with_name("programs")
 _OBJECT = _HERE / "ringloops.bpf.o"

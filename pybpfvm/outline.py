@@ -12,7 +12,14 @@ from pybpfvm.errors import TrapKind
 from pybpfvm.helpers.proto import ArgType, Helper
 from pybpfvm.isa.codec import target_pc
 from pybpfvm.isa.insn import Insn
-from pybpfvm.isa.opcodes import FRAME_POINTER, MAX_FRAMES, AtomicOp, Kind, Pseudo
+from pybpfvm.isa.opcodes import (
+    FRAME_POINTER,
+    MAX_FRAMES,
+    STACK_BYTES,
+    AtomicOp,
+    Kind,
+    Pseudo,
+)
 from pybpfvm.isa.semantics import FETCHES
 from pybpfvm.program import Program
 
@@ -21,6 +28,8 @@ Refusal = tuple[TrapKind, str]
 
 _WRITES_DST = frozenset({Kind.ALU, Kind.LDX, Kind.LDSX, Kind.LOAD_ACQ, Kind.LDDW})
 _NOT_EXECUTABLE = frozenset({Kind.ADDR_SPACE_CAST, Kind.CALL_KFUNC})
+_LOADS = frozenset({Kind.LDX, Kind.LDSX})
+_ACCESSES = _LOADS | {Kind.ST, Kind.STX}
 _LEAVES_R0 = frozenset({Kind.CALL, Kind.LD_ABS, Kind.LD_IND})
 _JUMPS = frozenset({Kind.GOTO, Kind.JUMP, Kind.MAY_GOTO})
 _BREAKS = _JUMPS | {Kind.EXIT, Kind.CALL_LOCAL, Kind.LD_ABS, Kind.LD_IND}
@@ -40,12 +49,12 @@ class Outline:
         self._names_function = False  # others may call what it names, from however deep
         self.main_is_called = False
         found = {0, *(sub.start for sub in program.subprogs)}
-        named: list[int] = []
+        self._named: list[tuple[int, Insn]] = []  # what names r10
         pc = 0
         for insn in program.insns:
             self.starts.append(pc)
             if insn.dst == FRAME_POINTER or insn.src == FRAME_POINTER:
-                named.append(pc)
+                self._named.append((pc, insn))
             kind = insn.spec.kind
             if kind in _BREAKS_OR_NAMES:
                 if kind is not Kind.LDDW:
@@ -60,7 +69,7 @@ class Outline:
             pc += 2 if kind is Kind.LDDW else 1
         self._valid = frozenset(self.starts)
         self.functions = sorted(found & self._valid)
-        self.framed = frozenset(self.function(pc) for pc in named)
+        self.framed = frozenset(self.function(pc) for pc, _ in self._named)
 
     def calls(self) -> dict[int, set[int]]:
         """The functions that each function calls, by where they begin."""
@@ -78,6 +87,20 @@ class Outline:
             if insn.spec.kind in (Kind.CALL, Kind.CALL_LOCAL)
         }
         return frozenset(self.functions) - calling - self.framed
+
+    def frame_bytes(self, function: int) -> int:
+        """How many bytes below r10 the function that begins there can reach, where it is known to
+        keep to its frame: all, unless it uses r10 for nothing but loads and stores."""
+        reach = 0
+        for pc, insn in self._named:
+            if self.function(pc) != function:
+                continue
+            base = insn.src if insn.spec.kind in _LOADS else insn.dst
+            holds = insn.spec.kind is Kind.STX and insn.src == FRAME_POINTER
+            if insn.spec.kind not in _ACCESSES or base != FRAME_POINTER or holds:
+                return STACK_BYTES
+            reach = max(reach, -insn.off)
+        return min(reach, STACK_BYTES)
 
     def loop_heads(self) -> set[int]:
         """The pcs that jumps lead back to."""

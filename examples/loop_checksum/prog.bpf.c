@@ -39,15 +39,14 @@ INLINE u64 bytes_of(u32 block)
 INLINE void add(u8 *mem, u32 slot, u32 block, u32 len)
 {
 	u64 *words = (u64 *)(mem + slot * BLOCK);
-	u64 place = (u64)block * (BLOCK / 8) + 1;
+	u64 place = (u64)block * (BLOCK / 8) + 1, part = 0;
+	u32 i;
 
-	for (u32 i = 0; i < BLOCK / 8 && 8 * i < len; i++) {
-		u64 word = words[i];
-
-		if (8 * i + 8 > len)
-			word &= (1ULL << 8 * (len & 7)) - 1;
-		sum += word * (place + i);
-	}
+	for (i = 0; i < BLOCK / 8 && 8 * i + 8 <= len; i++)
+		part += words[i] * (place + i);
+	if (i < BLOCK / 8 && len & 7)
+		part += (words[i] & ((1ULL << 8 * (len & 7)) - 1)) * (place + i);
+	sum += part;
 }
 
 RING_STEP(reduce)
@@ -55,7 +54,7 @@ RING_STEP(reduce)
 	u8 *sq = bpf_io_uring_get_region(ring, REGION_SQ, SLOTS * sizeof(struct sqe));
 	u8 *cq = bpf_io_uring_get_region(ring, REGION_CQ, CQES_AT + cq_entries * sizeof(struct cqe));
 	u8 *mem = bpf_io_uring_get_region(ring, REGION_MEM, SLOTS * BLOCK);
-	u32 head, filled = 0;
+	u32 head, filled = 0, more = 0;
 
 	if (!sq || !cq || !mem)
 		return LOOP_STOP;
@@ -67,6 +66,7 @@ RING_STEP(reduce)
 		u32 slot = what & (SLOTS - 1), block = what >> 8;
 
 		WORD(cq, CQ_HEAD_AT) = ++head;
+		more = head != WORD(cq, CQ_TAIL_AT);
 		in_flight--;
 		busy &= ~(1 << slot);
 		if (res < 0 || res != (s32)bytes_of(block)) {
@@ -76,7 +76,8 @@ RING_STEP(reduce)
 			add(mem, slot, block, res);
 		}
 	}
-	for (u32 slot = 0; slot < SLOTS && !error; slot++) {
+	/* What is there is added first, so that as many reads as can be go together. */
+	for (u32 slot = 0; slot < SLOTS && !more && !error; slot++) {
 		struct sqe *entry = (struct sqe *)sq + (filled & (SLOTS - 1));
 
 		if (busy >> slot & 1 || (u64)next * BLOCK >= size)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from functools import cache
 
+from pybpfvm.bits import align_up
 from pybpfvm.errors import TrapKind
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import STACK_BYTES, JmpOp
@@ -174,7 +175,9 @@ class Flow(Accounting):
         if pc == 0:
             self._code.tail = len(data)
         if pc in self._outline.framed:
-            data += _blank(STACK_BYTES)
+            # A program that was verified sees of its frame what it names. Others may see more: what
+            # lies beside another's frame, or is left of one.
+            data += _blank(STACK_BYTES if self._checked else self._outline.frame_bytes(pc))
 
     def _to_save(self, pc: int) -> tuple[int, ...]:
         """The registers that the function must give back: those of r6 to r9 that it writes."""
@@ -192,13 +195,14 @@ class Flow(Accounting):
 
 @cache
 def _blank(size: int) -> bytes:
-    """Zero the `size` bytes below r10, 32 at a time where the processor can."""
+    """Zero the `size` bytes below r10, and up to 31 more of the frame: 32 at a time where the
+    processor can."""
     if HAS_AVX:
         code = b"\xc5\xf8\x57\xc0"  # vxorps xmm0, xmm0, xmm0, which clears all of ymm0
-        for off in range(-size, 0, 32):
+        for off in range(-align_up(size, 32), 0, 32):
             code += b"\xc5\xfc\x11" + rm(0, 0, RBP, off, False)[1:]  # vmovups [rbp + off], ymm0
         return code + b"\xc5\xf8\x77"  # vzeroupper
     code = b"\x0f\x57\xc0"  # xorps xmm0, xmm0
-    for off in range(-size, 0, 16):
+    for off in range(-align_up(size, 16), 0, 16):
         code += b"\x0f\x11" + rm(0, 0, RBP, off, False)[1:]  # movups [rbp + off], xmm0
     return code

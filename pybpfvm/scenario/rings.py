@@ -16,7 +16,7 @@ from pybpfvm.session.engines import Kept
 from pybpfvm.session.hostring import BackendName, HostRing
 from pybpfvm.uring_backend.choices import Chooser
 from pybpfvm.uring_backend.faults import Faults
-from pybpfvm.uring_backend.loop.ring import LoopBudgets
+from pybpfvm.uring_backend.loop.budgets import LoopBudgets
 
 
 class Common(TypedDict):

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from pybpfvm.uring_backend.sim.injector import Injector
 
 BackendName = Literal["sim", "kernel", "liburing"]
+_MOST_LINKED = 1024  # where a program queues its requests one by one
 
 
 def make_backend(
@@ -54,12 +55,14 @@ def make_backend(
     *,
     apart: bool = False,
     chooser: Chooser | None = None,
+    most: int = _MOST_LINKED,
 ) -> Backend:
     """The backend called `name`; InputError when it can not be had.
 
     `injector` gives requests faults, in `sim` only. `setup_flags`: the ring's, of which requests
     notice some. `beside`: another of this name, whose world and clock it shares; `apart`: and what
-    comes to that one does not end a wait for this one. `chooser` is for `sim`, too.
+    comes to that one does not end a wait for this one. `chooser` is for `sim`, too. No chain
+    of requests is longer than `most`.
     """
     flags = setup_flags & NOTICED
     if name == "sim":
@@ -89,18 +92,20 @@ def make_backend(
             remedy="use the sim backend, or only what the user side does: run#N=..., backlog=N",
         )
     if name == "kernel":
-        from pybpfvm.uring_backend.kernel import KernelBackend
+        from pybpfvm.uring_backend.kernel.backend import KernelBackend, entries_for
 
         if not isinstance(beside, KernelBackend | None):
             raise _not_beside(name, beside)
-        return KernelBackend(memory, flags=flags, beside=beside)
+        return KernelBackend(memory, entries=entries_for(most), flags=flags, beside=beside)
     if name == "liburing":
-        from pybpfvm.uring_backend.kernel import KernelBackend
+        from pybpfvm.uring_backend.kernel.backend import KernelBackend, entries_for
         from pybpfvm.uring_backend.kernel.libring import LibRing
 
         if not isinstance(beside, KernelBackend | None):
             raise _not_beside(name, beside)
-        return KernelBackend(memory, make_ring=LibRing, flags=flags, beside=beside)
+        return KernelBackend(
+            memory, entries=entries_for(most), make_ring=LibRing, flags=flags, beside=beside
+        )
     names = " or ".join(get_args(BackendName))
     raise InputError(f"no backend is called {name!r}", where="backend", remedy=names)
 

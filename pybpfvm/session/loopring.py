@@ -52,8 +52,8 @@ from pybpfvm.uring_backend.choices import Chooser
 from pybpfvm.uring_backend.counts import Counts
 from pybpfvm.uring_backend.faults import Faults
 from pybpfvm.uring_backend.loop.attach import Link, OpsValue
+from pybpfvm.uring_backend.loop.budgets import LoopBudgets
 from pybpfvm.uring_backend.loop.memory import ring_layout
-from pybpfvm.uring_backend.loop.ring import LoopBudgets
 from pybpfvm.uring_backend.loop.ring import LoopRing as CoreRing
 from pybpfvm.uring_backend.restrictions import Row
 from pybpfvm.uring_backend.sq import SqView
@@ -146,6 +146,7 @@ class LoopRing(HostRing):
             None if beside is None else beside.backend,
             apart=True,
             chooser=chooser,
+            most=entries,
         )
         self.core: CoreRing = CoreRing(
             self.profile.loop,
@@ -224,7 +225,9 @@ class LoopRing(HostRing):
 
     def resize(self, entries: int, cq_entries: int = 0, *, clamp: bool = False) -> None:
         """IORING_REGISTER_RESIZE_RINGS: other sizes (`cq_entries` 0: twice `entries`), at other
-        addresses. RingError EINVAL without DEFER_TASKRUN, EOVERFLOW for less than what waits."""
+        addresses. RingError EINVAL without DEFER_TASKRUN, EOVERFLOW for less than what waits.
+        On the kernel's ring a chain of requests may still be twice as long as the first SQ at most
+        (128 at least)."""
         self.core.resize(entries, cq_entries, clamp=clamp)
 
     # --- programs ---------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from pybpfvm.uring_backend.faults import (
     UserWrites,
     parse_faults,
 )
-from pybpfvm.uring_backend.loop.ring import LoopBudgets
+from pybpfvm.uring_backend.loop.budgets import LoopBudgets
 from pybpfvm.uring_backend.sim.injector import Injector
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from pybpfvm.session.hostring import BackendName
 from pybpfvm.session.loopring import LOOP_FLAGS
 from pybpfvm.uring_backend import abi
 from pybpfvm.uring_backend.abi import Cqe, Sqe
-from pybpfvm.uring_backend.loop.ring import LoopBudgets
+from pybpfvm.uring_backend.loop.budgets import LoopBudgets
 from pybpfvm.verifier.verdict import Accepted
 from tests.support.session_ring import SIM_AND_KERNEL, need_backend
 

@@ -39,7 +39,8 @@ from pybpfvm.uring_backend.abi import Op, Sqe
 from pybpfvm.uring_backend.kernel import direct, steps
 from pybpfvm.uring_backend.kernel.world import KernelWorld
 from pybpfvm.uring_backend.loop.attach import Link
-from pybpfvm.uring_backend.loop.ring import LoopBudgets
+from pybpfvm.uring_backend.loop.budgets import LoopBudgets
+from pybpfvm.uring_backend.loop.ring import LoopRing as CoreRing
 from pybpfvm.uring_backend.settings import CLOCK_BOOTTIME
 from pybpfvm.verifier.verdict import Accepted
 from tests.support.session_ring import need_backend
@@ -194,8 +195,10 @@ def _hangs(outcome: dict[str, object]) -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize("depth", [1, 8])
+@pytest.mark.parametrize("depth", [1, 7, 8])
 def test_nops(depth: int) -> None:
+    """Seven at a time: some lie at both ends of the real SQ."""
+
     def scenario(table: Table) -> None:
         table.obj.globals["depth"], table.obj.globals["left"] = depth, 1000
         table.note(table.ring.enter)
@@ -504,6 +507,55 @@ def test_the_kernels_own_copies_of_heads_and_tails_are_seen(mode: str) -> None:
     assert tuple(rest[1:3]) == shown(3, 4)
     assert rest[3] == 4  # the index that it waited for
     assert tuple(rest[4:6]) == shown(4, 4)
+
+
+# What a NOP may have that makes it one of those that the guard, or Python, has to look at.
+_NOT_PLAIN = {
+    "flags": {"flags": 0x80},
+    "ioprio": {"ioprio": 1},
+    "op_flags": {"op_flags": abi.NOP_FILE, "fd": 0},
+    "personality": {"personality": 9},
+    "attributes": {"pad": 1},
+}
+
+
+def _five_nops(odd: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> Scenario:
+    """Five, twice; the last time one is odd. It notes what Python submitted."""
+    submit = CoreRing.submit_sqes
+    plain = [Sqe(Op.NOP, fd=place, user_data=place) for place in range(5)]
+    sqes = [*plain[:2], replace(plain[2], **odd), *plain[3:]]
+
+    def scenario(table: Table) -> object:
+        asked: list[int] = []
+
+        def submit_sqes(self: CoreRing, count: int) -> int:
+            asked.append(count)
+            return submit(self, count)
+
+        monkeypatch.setattr(CoreRing, "submit_sqes", submit_sqes)
+        for batch in (plain, sqes):
+            puts = [op(PUT, place, sqe=sqe) for place, sqe in enumerate(batch)]
+            table.script(*puts, op(SUBMIT, 5), op(WAIT, TAIL, 0), op(REAP, 40, CQ_ENTRIES - 1))
+            table.note(table.ring.enter)
+        return asked
+
+    return scenario
+
+
+@pytest.mark.parametrize("field", _NOT_PLAIN)
+def test_a_nop_that_is_not_plain_is_looked_at(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled code issues no NOP with more to it, even where the kernel would say the same."""
+    scenario = _five_nops(_NOT_PLAIN[field], monkeypatch)
+    assert compare(scenario, "scripted", sim=False, least=2)["extra"] == [5, 5]
+
+
+def test_plain_nops_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even with numbers where a NOP has none."""
+    odd = {"fd": -1, "off": 1, "addr": 2, "len": 3, "buf_index": 4, "file_index": 5, "addr3": 6}
+    for engine in _COMPILING:
+        scenario = _five_nops(odd, monkeypatch)
+        outcome, _ = played(scenario, "scripted", "kernel", engine)
+        assert outcome["extra"] == [5]
 
 
 def test_more_requests_than_slots(monkeypatch: pytest.MonkeyPatch) -> None:

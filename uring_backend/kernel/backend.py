@@ -73,11 +73,18 @@ from pybpfvm.uring_backend.requests import DIRECT_TOKENS, DirectRequests
 
 MakeRing = Callable[..., Transport]
 DEFAULT_ENTRIES = 1024
+_LEAST_ENTRIES = 64
 _CQ_ENTRIES = 32768  # large, because a full CQ ends multishot requests
 _CLOSE_LIMIT_NS = 10_000_000_000
 _CLOSE_STEP_NS = 20_000_000
 _ON_SIM = "run it on the sim backend"
 _SETTLE_TRIES, _SETTLE_NS = 5, 1_000_000
+
+
+def entries_for(sq_entries: int) -> int:
+    """`entries` of the backend of a ring whose chains lie in its SQ. The real ring's entries are
+    used in turn: those of a small one stay in the processor's nearest cache."""
+    return min(max(sq_entries, _LEAST_ENTRIES), DEFAULT_ENTRIES)
 
 
 class KernelBackend:

@@ -32,7 +32,7 @@ from pybpfvm.userblocks import TABLE_BYTES, UserBlocks
 
 SLOTS = 2048  # requests at a time. A direct request's token: DIRECT_TOKENS and its slot's address.
 BATCH = 32  # direct requests are issued when so many have come together, or at the end of a run
-LOOK_RUNS = 16  # after so many runs, a power of two, the loop looks at the clock
+LOOK_RUNS = 64  # after so many runs, a power of two, the loop looks at the clock
 _FDS = 1024
 
 
@@ -108,6 +108,10 @@ class Word(IntEnum):
     ASLEEP = 62  # the last run asked to wait, and that has begun
     SHOWN_HEAD = 63  # addresses of u32 words where the program sees HEAD and the CQ's tail,
     SHOWN_TAIL = 64  # 0: it does not
+    FIRST_CQ = 65  # the entry in the queue table of the only CQ, 0: there may be more
+    AHEAD = 66  # of the submission: TAIL less the place in the program's queue,
+    SQE_AT = 67  # the address there of the SQE that is copied,
+    PIECE_END = 68  # and where those end that lie side by side
 
 
 class Care(IntFlag):
@@ -223,6 +227,7 @@ class Direct:
         words[Word.CQ_MASK] = ring.cq_mask
         words[Word.QUEUES] = cqs
         words[Word.QUEUE_TABLE] = queue_table
+        words[Word.FIRST_CQ] = queue_table if cqs == 1 else 0
         words[Word.FDS] = fds
         words[Word.BLOCKS] = blocks
         self._wait_arg = _wait_arg()

@@ -2,8 +2,8 @@
 the kernel's ring: what is Python's part.
 
 Before: lend it ring, queues and context. After: take them back. In between, for what compiled code
-does not do itself: both, around Python's way of doing it. The loop it makes is `loop.ring`'s; it
-ends behind a run of the program, and the rest of that turn is Python's.
+does not do itself: both, around Python's way of doing it. The loop it makes is that of
+`loop.entering`; it ends behind a run of the program, and the rest of that turn is Python's.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 # (program, as the runner numbers it) -> address of its code, None where it can not be run so
 Address = Callable[[int], int | None]
-_SLEEP_NS = 50_000_000  # of one sleep, after which Python looks around
+# Of one sleep, and of a turn while there is no other thread: then Python looks around. Its part of
+# a turn costs what several hundred NOPs do.
+_SLEEP_NS = 50_000_000
 _PROGRAM = 0  # there is one only
 _REGIONS = (
     (Word.REGION_0, Word.REGION_0_BYTES),
@@ -90,7 +92,9 @@ class KernelSteps:
         words[Word.ASLEEP] = 0
         self.show_regions()
         alone = threading.active_count() == 1
-        with self.direct.turn((), _SLEEP_NS if alone else SLICE_NS, TURN_NS):
+        ends = ring.budgets.end_ns is not None
+        sleep_ns = _SLEEP_NS if alone else SLICE_NS
+        with self.direct.turn((), sleep_ns, _SLEEP_NS if alone and not ends else TURN_NS):
             self._lend()
             try:
                 if words[Word.STOP]:

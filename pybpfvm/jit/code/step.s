@@ -1,7 +1,7 @@
 ; The loop of a program that drives a ring from inside io_uring_enter, for the engine's own use:
 ; unchecked, on true addresses. A name behind @ is as in ring.s; Q0_ is the ring's only CQ. What the
 ; program can write (both queues' heads and tails, the SQEs, the index array) is only ever masked or
-; compared. uring_backend/loop/ring.py has the same loop in Python, step by step.
+; compared. uring_backend/loop/entering.py has the same loop in Python, step by step.
 
 ; --- run the program, again and again, until there is a reason to stop ---------------------
 ; It stops behind a run: the rest of that turn is Python's, which may do again what was done here.
@@ -30,7 +30,40 @@ run:        call 1                          ; run the program
             r0 = *(u32 *)(r1 + 0)
             r1 = *(u64 *)(r6 + @Q0_TAIL)
             w0 -= w1
-            if w0 s> 0 goto wait
+            if w0 s<= 0 goto awake
+
+            ; the program waits
+            r8 = *(u64 *)(r6 + @CHANGES)
+            call take
+            r1 = *(u64 *)(r6 + @STOP)
+            if r1 != 0 goto out
+            r1 = *(u64 *)(r6 + @CHANGES)
+            if r1 != r8 goto awake          ; there was work to do
+            *(u64 *)(r6 + @ASLEEP) = 1
+            call behind
+asleep:     r1 = *(u64 *)(r6 + @TAIL)
+            r2 = *(u64 *)(r6 + @DONE_TO)
+            w1 -= w2
+            if r1 == 0 goto stuck           ; nothing is in flight
+            r2 = *(u64 *)(r6 + @MAY_SLEEP)
+            if r2 == 0 goto late
+            if r1 <= r0 goto sleep
+            r1 = r0
+sleep:      call 2                          ; until the real ring has so many CQEs
+            if r0 s< 0 goto late
+            call take
+            r1 = *(u64 *)(r6 + @STOP)
+            if r1 != 0 goto out
+            call behind
+            if w0 s<= 0 goto woken
+            r7 = r0
+            call 6                          ; the time
+            r1 = *(u64 *)(r6 + @DEADLINE)
+            if r0 >= r1 goto late
+            r0 = r7
+            goto asleep
+woken:      *(u64 *)(r6 + @ASLEEP) = 0
+
 awake:      r1 = *(u64 *)(r6 + @CQ_HEAD)
             r1 = *(u32 *)(r1 + 0)
             r2 = *(u64 *)(r6 + @CQ_TAIL)
@@ -70,39 +103,6 @@ changed:    r1 = *(u64 *)(r6 + @CHANGES)
 active:     *(u64 *)(r6 + @IDLE) = 0
             goto again
 
-            ; the program waits
-wait:       r8 = *(u64 *)(r6 + @CHANGES)
-            call take
-            r1 = *(u64 *)(r6 + @STOP)
-            if r1 != 0 goto out
-            r1 = *(u64 *)(r6 + @CHANGES)
-            if r1 != r8 goto awake          ; there was work to do
-            *(u64 *)(r6 + @ASLEEP) = 1
-            call behind
-asleep:     r1 = *(u64 *)(r6 + @TAIL)
-            r2 = *(u64 *)(r6 + @DONE_TO)
-            w1 -= w2
-            if r1 == 0 goto stuck           ; nothing is in flight
-            r2 = *(u64 *)(r6 + @MAY_SLEEP)
-            if r2 == 0 goto late
-            if r1 <= r0 goto sleep
-            r1 = r0
-sleep:      call 2                          ; until the real ring has so many CQEs
-            if r0 s< 0 goto late
-            call take
-            r1 = *(u64 *)(r6 + @STOP)
-            if r1 != 0 goto out
-            call behind
-            if w0 s<= 0 goto woken
-            r7 = r0
-            call 6                          ; the time
-            r1 = *(u64 *)(r6 + @DEADLINE)
-            if r0 >= r1 goto late
-            r0 = r7
-            goto asleep
-woken:      *(u64 *)(r6 + @ASLEEP) = 0
-            goto awake
-
 done:       *(u64 *)(r6 + @STOP) = @DONE
             goto out
 enough:     *(u64 *)(r6 + @STOP) = @RUNS_MADE
@@ -133,7 +133,8 @@ show:       r2 = *(u64 *)(r6 + @HEAD)
             exit
 
 ; --- submit(ring, count): how many SQEs were consumed -----------------------------------------
-; r8 is the place of an SQE in the program's queue, r9 where the batch ends, r7 the real SQ's tail.
+; r7 is the real SQ's tail, r9 what it is behind the batch, r8 the CQ. As far as SQEs lie side by side
+; in both queues, r2 is where one comes from (up to r4), r1 where it goes; r5 is the first free slot.
 
 submit:     *(u64 *)(r6 + @ASKED) = r2
             w9 = w2
@@ -142,13 +143,14 @@ submit:     *(u64 *)(r6 + @ASKED) = r2
             r7 = *(u64 *)(r6 + @TAIL)
             *(u64 *)(r6 + @TAIL_BEFORE) = r7
             r3 = *(u64 *)(r6 + @ENTRIES)
-            r8 = 0
+            r8 = r7
             r1 = *(u64 *)(r6 + @REWINDS)
             if r1 != 0 goto counted
-            r8 = *(u64 *)(r6 + @HEAD)
+            r2 = *(u64 *)(r6 + @HEAD)
+            w8 -= w2
             r1 = *(u64 *)(r6 + @CQ_REGION)
             r1 = *(u32 *)(r1 + 4)
-            w1 -= w8
+            w1 -= w2
             if r1 >= r3 goto counted
             r3 = r1
 counted:    if r9 <= r3 goto capped
@@ -162,28 +164,104 @@ capped:     if r9 == 0 goto consumed
             r1 += r9
             r2 = *(u64 *)(r6 + @ROOM)
             if r1 > r2 goto python
-            w9 += w8
-sqe:        r1 = *(u64 *)(r6 + @ENTRIES)
-            r2 = r1
-            r2 += -1
-            r2 &= r8
-            r3 = *(u64 *)(r6 + @ARRAY)
-            if r3 == 0 goto named
-            r2 <<= 2
-            r3 += r2
-            r2 = *(u32 *)(r3 + 0)
-            if r2 >= r1 goto slow           ; it names none
-named:      r2 <<= 6
-            r1 = *(u64 *)(r6 + @SQ_REGION)
-            r2 += r1
-            ; Copied into the real ring first, and looked at there: a request in flight may write to the
-            ; program's queue. Loaded in the pieces that programs write: a wider load would wait for
-            ; their stores.
+            *(u64 *)(r6 + @AHEAD) = r8
+            w9 += w7
+            r8 = *(u64 *)(r6 + @QUEUE_TABLE)
+            goto piece
+
+slow:       *(u64 *)(r6 + @TAIL) = r7
+refused:    call put_back
+            r0 = *(u64 *)(r6 + @ISSUED)
+            r1 = *(u64 *)(r6 + @TAIL_BEFORE)
+            if r0 != r1 goto consumed       ; some of the batch was
+python:     r1 = *(u64 *)(r6 + @CTX)
+            r1 = *(u64 *)(r1 + 0)           ; the ring
+            r2 = *(u64 *)(r6 + @ASKED)
+            call 4                          ; in Python, as if nothing had been tried
+            exit
+
+piece:      r5 = *(u64 *)(r6 + @FREE)
             r1 = *(u64 *)(r6 + @SQ_MASK)
+            r0 = r1
             r1 &= r7
+            r3 = *(u64 *)(r6 + @ENTRIES)
+            r4 = *(u64 *)(r6 + @AHEAD)
+            r2 = r7
+            w2 -= w4
+            r4 = r3
+            r4 += -1
+            r2 &= r4
+            r4 = *(u64 *)(r6 + @ARRAY)
+            if r4 == 0 goto direct
+            r2 <<= 2
+            r4 += r2
+            r2 = *(u32 *)(r4 + 0)
+            if r2 >= r3 goto slow           ; it names none
+            r4 = 1
+            goto placed
+direct:     r4 = r9
+            w4 -= w7
+            r3 -= r2
+            if r4 <= r3 goto fits
+            r4 = r3
+fits:       r0 -= r1
+            r0 += 1
+            if r4 <= r0 goto placed
+            r4 = r0
+placed:     r2 <<= 6
+            r0 = *(u64 *)(r6 + @SQ_REGION)
+            r2 += r0
+            r4 <<= 6
+            r4 += r2
+            *(u64 *)(r6 + @PIECE_END) = r4
             r1 <<= 6
             r0 = *(u64 *)(r6 + @SQES)
             r1 += r0
+
+            ; A NOP without any flag needs nothing else. Each part of it is loaded once, looked at and
+            ; stored: a request in flight may write to the program's queue.
+sqe:        r0 = *(u8 *)(r2 + 0)            ; alone, as programs write it: see below
+            if r0 != 0 goto not_nop
+            r0 = *(u64 *)(r2 + 0)
+            if w0 != 0 goto not_nop        ; opcode, flags, ioprio
+            *(u64 *)(r1 + 0) = r0
+            r0 = *(u64 *)(r2 + 24)
+            r3 = r0
+            r3 >>= 32
+            if r3 != 0 goto not_nop        ; op_flags
+            *(u64 *)(r1 + 24) = r0
+            r0 = *(u64 *)(r2 + 40)
+            if r0 & -65536 goto not_nop    ; personality, file_index
+            *(u64 *)(r1 + 40) = r0
+            r0 = *(u64 *)(r2 + 56)
+            if r0 != 0 goto not_nop        ; attributes
+            *(u64 *)(r1 + 56) = r0
+            if r5 == 0 goto not_nop        ; all are in flight
+            r0 = *(u64 *)(r2 + 8)
+            *(u64 *)(r1 + 8) = r0
+            r0 = *(u64 *)(r2 + 16)
+            *(u64 *)(r1 + 16) = r0
+            r0 = *(u64 *)(r2 + 48)
+            *(u64 *)(r1 + 48) = r0
+            r3 = *(u64 *)(r5 + @S_USER_DATA) ; the next free one
+            r0 = *(u64 *)(r2 + 32)
+            *(u64 *)(r5 + @S_USER_DATA) = r0
+            *(u64 *)(r5 + @S_NUMBER) = r7
+            *(u64 *)(r5 + @S_PLACE) = r8
+            r0 = 0x2000000000000000 ll      ; DIRECT_TOKENS
+            r5 |= r0
+            *(u64 *)(r1 + 32) = r5
+            r5 = r3
+            w7 += 1
+            r1 += 64
+            r2 += 64
+            if r2 != r4 goto sqe
+            goto through_it
+
+            ; Any other is copied into the real ring, and looked at there. Loaded in the pieces that
+            ; programs write: a wider load would wait for their stores.
+not_nop:    *(u64 *)(r6 + @FREE) = r5
+            *(u64 *)(r6 + @SQE_AT) = r2
             r3 = *(u8 *)(r2 + 0)
             r0 = *(u8 *)(r2 + 1)
             r0 <<= 8
@@ -218,22 +296,27 @@ admitted:   r1 = *(u64 *)(r2 + 56)          ; attributes
             if r1 != 0 goto slow
             r5 = *(u64 *)(r6 + @FREE)
             if r5 == 0 goto slow            ; all are in flight
-            r0 = *(u64 *)(r5 + @S_USER_DATA)
-            *(u64 *)(r6 + @FREE) = r0       ; the next free one
+            r3 = *(u64 *)(r5 + @S_USER_DATA)
             r0 = *(u64 *)(r2 + 32)
             *(u64 *)(r5 + @S_USER_DATA) = r0
             r1 = *(u8 *)(r2 + 0)
             r1 <<= @OPCODE_SHIFT
             r1 |= r7
             *(u64 *)(r5 + @S_NUMBER) = r1
-            r0 = *(u64 *)(r6 + @QUEUE_TABLE)
-            *(u64 *)(r5 + @S_PLACE) = r0
+            *(u64 *)(r5 + @S_PLACE) = r8
             r0 = 0x2000000000000000 ll      ; DIRECT_TOKENS
             r5 |= r0
             *(u64 *)(r2 + 32) = r5
+            r5 = r3
             w7 += 1
-            w8 += 1
-            if r8 != r9 goto sqe
+            r1 = r2
+            r1 += 64
+            r2 = *(u64 *)(r6 + @SQE_AT)
+            r2 += 64
+            r4 = *(u64 *)(r6 + @PIECE_END)
+            if r2 != r4 goto sqe
+through_it: *(u64 *)(r6 + @FREE) = r5
+            if r7 != r9 goto piece
 
             *(u64 *)(r6 + @TAIL) = r7
             r4 = *(u64 *)(r6 + @SQ_TAIL)
@@ -262,12 +345,10 @@ admitted:   r1 = *(u64 *)(r2 + 56)          ; attributes
             *(u32 *)(r3 + 0) = r2
 moved:      if r1 == r7 goto consumed
             ; the kernel has stopped at an SQE that it can not prepare
-            w7 -= w1
-            w8 -= w7                        ; the first that it has not seen
             call put_back
             r7 = *(u64 *)(r6 + @TAIL)
             r1 = *(u64 *)(r6 + @SUBMITS_ALL)
-            if r1 != 0 goto sqe
+            if r1 != 0 goto piece
 consumed:   r9 = *(u64 *)(r6 + @ISSUED)
             r1 = *(u64 *)(r6 + @TAIL_BEFORE)
             w9 -= w1
@@ -279,16 +360,6 @@ submitted:  r1 = *(u64 *)(r6 + @SHOWN_HEAD)
             if r1 == 0 goto unseen
             call show
 unseen:     r0 = r9
-            exit
-slow:       *(u64 *)(r6 + @TAIL) = r7
-refused:    call put_back
-            r0 = *(u64 *)(r6 + @ISSUED)
-            r1 = *(u64 *)(r6 + @TAIL_BEFORE)
-            if r0 != r1 goto consumed       ; some of the batch was
-python:     r1 = *(u64 *)(r6 + @CTX)
-            r1 = *(u64 *)(r1 + 0)           ; the ring
-            r2 = *(u64 *)(r6 + @ASKED)
-            call 4                          ; in Python, as if nothing had been tried
             exit
 
 ; --- take what was not issued out of the real SQ again ------------------------------------------
