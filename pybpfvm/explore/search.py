@@ -19,6 +19,7 @@ from pybpfvm.explore.shrink import Small, measured, smaller
 from pybpfvm.explore.strategies import NAMES, Dfs, Drawn, OutOfTime, Redundant, Strategy, Unsteady
 from pybpfvm.interrupts import released, uninterrupted
 from pybpfvm.loader.kconfig import Kconfig
+from pybpfvm.memory import RegionKind
 from pybpfvm.scenario import Live, Outcome, Scenario, run_scenario
 from pybpfvm.scenario.schedule import Player, Schedule
 from pybpfvm.scenario.stage import Stage
@@ -163,6 +164,7 @@ class Table:
         *,
         scenario: Scenario | None = None,
         observer: Observer | None = None,
+        heard: frozenset[str] | None = None,
         on_start: Callable[[Live], None] | None = None,
         on_end: Callable[[Live], None] | None = None,
         state: bool = False,
@@ -187,6 +189,7 @@ class Table:
                 engine=options.engine,
                 budgets=self._budgets,
                 observer=observer,
+                heard=heard,
                 on_start=on_start,
                 on_end=ends,
                 chooser=player,
@@ -220,7 +223,8 @@ def _state(live: Live) -> list[object]:
             found += [(name, str(key), str(value)) for key, value in view.items()]
         except InputError:
             found.append(name)
-    found.append(memory.committed_bytes)
+    # What engines have for themselves comes when they compile.
+    found.append(sum(r.size for r in memory.regions() if r.kind is not RegionKind.HOST))
     for name, ring in live.rings.items():
         found += [(name, cq, posted) for cq, posted in sorted(ring.counts.posted.items())]
     return found
@@ -251,6 +255,16 @@ def explore(
         report.interrupted, report.stopped_by = True, "Ctrl-C"
         report.seconds = time.perf_counter() - began
     return report
+
+
+class _Hash:
+    """An observer that keeps of all events one number: a run may have millions of them."""
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def __call__(self, event: Event) -> None:
+        self.value = hash((self.value, event))
 
 
 class _Exploration:
@@ -305,14 +319,14 @@ class _Exploration:
     def _usual(self) -> tuple[tuple[Shown, ...], Player]:
         """Play the usual schedule twice: what it shows, and whether it is the same each time."""
         table, report = self._table, self._report
-        seen: list[list[Event]] = []
+        seen: list[int] = []
         for _ in range(2):
-            player, events = Player({}, self._options.faults), list[Event]()
-            outcome = table.play(player, observer=events.append, state=self._options.everything)
+            player, events = Player({}, self._options.faults), _Hash()
+            outcome = table.play(player, observer=events, state=self._options.everything)
             if isinstance(outcome.stopped, LoadRejected) and not outcome.expected_stop:
                 raise outcome.stopped
             table.left = len(outcome.left) if outcome.stopped is None else None
-            seen.append(events)
+            seen.append(events.value)
         report.questions = len(player.answers)
         report.uncontrolled = seen[0] != seen[1]
         if report.uncontrolled:
@@ -355,6 +369,7 @@ class _Exploration:
         outcome = table.play(
             player,
             observer=watching,
+            heard=None if watching is None else watching.heard,
             on_start=None if watching is None else watching.begins,
             state=self._options.everything,
         )
