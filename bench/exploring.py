@@ -16,8 +16,8 @@ from pathlib import Path
 from statistics import median
 
 from pybpfvm.explore import explore
-from pybpfvm.explore.search import Options, Table
 from pybpfvm.explore.strategies import RandomPlayer
+from pybpfvm.explore.table import Options, Table
 from pybpfvm.scenario import Scenario, parse, run_scenario
 
 _EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -26,7 +26,7 @@ from bench.sides import (
 )
 from bench.simulated import echoing, fly, ticking
 from pybpfvm.errors import InputError
-from pybpfvm.explore.search import Options
+from pybpfvm.explore.table import Options
 from pybpfvm.loader import load
 from pybpfvm.scenario import parse
 from tests.examples.test_example_objects import loadable, mentions_of_machine_paths

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pybpfvm.explore import explore, search
-from pybpfvm.explore.search import Options
+from pybpfvm.explore.table import Options
 from pybpfvm.scenario import run_scenario
 from pybpfvm.scenario.schedule import Answer
 from pybpfvm.uring_backend.choices import Point

@@ -10,8 +10,8 @@ import pytest
 from pybpfvm.events import CqePosted, CqeReaped, Event, RequestEnded, SqeIssued
 from pybpfvm.explore import Report, explore
 from pybpfvm.explore.findings import KINDS
-from pybpfvm.explore.search import Options, Table
 from pybpfvm.explore.strategies import NAMES
+from pybpfvm.explore.table import Options, Table
 from pybpfvm.scenario import Scenario, run_scenario
 from pybpfvm.scenario.schedule import Player, Schedule
 from pybpfvm.scenario.watching import Watch

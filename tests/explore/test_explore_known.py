@@ -9,7 +9,7 @@ import pytest
 
 from pybpfvm.explore import Report, explore
 from pybpfvm.explore.known import Known
-from pybpfvm.explore.search import Options, Table
+from pybpfvm.explore.table import Options, Table
 from pybpfvm.scenario import Scenario, parse
 from tests.support.example_hosts import EXAMPLES
 from tests.support.orders import SPINS, TELLS, WAITS, apart, two

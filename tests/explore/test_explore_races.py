@@ -7,8 +7,8 @@ import errno
 import pytest
 
 from pybpfvm.explore import explore
-from pybpfvm.explore.search import Options
 from pybpfvm.explore.strategies import NAMES
+from pybpfvm.explore.table import Options
 from pybpfvm.explore.telling import story
 from pybpfvm.scenario import run_scenario
 from pybpfvm.scenario.schedule import Player
