@@ -47,6 +47,7 @@ from pybpfvm.vm.interp import Interpreter
 CHOICE_BYTES = 8
 USER_BYTES = 256
 PACKET_BYTES = 1 << 11
+_NO_PACKET = bytes(PACKET_BYTES)
 BUDGET_INSNS = 1 << 16
 _TURN = 256  # executions of a turn
 _LEAST_PACKET = 15
@@ -496,6 +497,7 @@ class _Place:
         # It ends where the memory ends, or begins where that begins: what is beside it traps.
         first = 0 if self.choices & _AT_START else self._packets.size - len(shown)
         self._first = first
+        self._data[:] = _NO_PACKET  # a program that is not accepted may read behind what is shown
         self._data[first : first + len(shown)] = shown
         if self.packet is None or (self.packet.start, self.packet.size) != (
             self._packets.start + first,

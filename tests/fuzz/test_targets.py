@@ -20,7 +20,7 @@ from pybpfvm.fuzz.guards import guards
 from pybpfvm.fuzz.lines import lines_of, linked
 from pybpfvm.fuzz.loader import LoaderTarget
 from pybpfvm.fuzz.program_inputs import STYLES, Choice
-from pybpfvm.fuzz.program_runs import Execution, ProgramTarget
+from pybpfvm.fuzz.program_runs import _AT_START, Execution, ProgramTarget
 from pybpfvm.fuzz.ring import RingTarget
 from pybpfvm.fuzz.target import Target
 from pybpfvm.fuzz.verifier import VerifierTarget
@@ -159,6 +159,17 @@ def test_an_object_that_is_not_accepted_is_refused_unless_wanted() -> None:
     report = fuzz(ProgramTarget(xdp(BEYOND), unverified=True), count=1000)
     assert "ran sandboxed" in report.notes[0]
     assert list(report.findings) == ["trap/OUT_OF_BOUNDS/ldxb-1"]
+
+
+def test_what_an_earlier_packet_held_is_not_read() -> None:
+    needs_jit()
+    reads = BEYOND.replace("r0 = 2\n", "")
+    seen: list[int] = []
+    target = ProgramTarget(xdp(reads), unverified=True, invariant=lambda run: seen.append(run.r0))
+    start = bytes([_AT_START]) + bytes(target.size - 1)
+    target._execute(start + b"\xff" * 100)  # by one of the engines only
+    assert target.run(start + b"\xff" * 20).problem is None
+    assert seen == [0xFF, 0]
 
 
 def test_an_accepted_program_that_traps_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
