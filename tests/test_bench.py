@@ -12,7 +12,7 @@ import pytest
 from bench import verification
 from bench.__main__ import check_same, merged
 from bench.engines import Speeds, ratios, rows, undisturbed
-from bench.exploring import alone, drawn, finding, schedules
+from bench.exploring import alone, drawn, every, finding, schedules
 from bench.sides import (
     FOLDER,
     INTERP,
@@ -150,6 +150,9 @@ def test_exploring_is_measured() -> None:
     (_, rate, _), (_, different, _) = drawn(pingpong, 40)
     assert rate > 0
     assert 10 < different <= 40
+    (_, rate, _), (_, orders, _) = every(pingpong)
+    assert rate > 0
+    assert orders > different
     rows = finding("14_broadcast", "buffer-in-flight", 2)
     assert len(rows) == 6
     assert all(value > 0 for _, value, _ in rows)

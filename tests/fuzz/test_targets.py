@@ -213,11 +213,11 @@ def test_what_lies_behind_a_branch() -> None:
     program = Program("p", "xdp", insns, lines={3: SourceLine("p.c", 7, 1, "  r0 = 2;")})
     assert guards(program, range(7)) == []
     one, other = guards(program, {0, 4, 5, 6})
-    assert (one.pc, one.taken, one.behind) == (0, True, {1, 2, 3})
+    assert (one.pc, one.taken, one.behind) == (0, True, frozenset({1, 2, 3}))
     assert str(one).endswith("behind it 3 instructions were never executed")
-    assert (other.pc, other.taken, other.behind) == (4, False, {3})
+    assert (other.pc, other.taken, other.behind) == (4, False, frozenset({3}))
     (one,) = guards(program, {0, 1, 3, 4, 5, 6})
-    assert (one.pc, one.taken, one.behind) == (1, True, {2})
+    assert (one.pc, one.taken, one.behind) == (1, True, frozenset({2}))
     assert guards(program, ()) == []
 
 
