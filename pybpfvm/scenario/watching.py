@@ -241,7 +241,10 @@ class Watch:
         return clocks
 
     def _learn(self, actor: int, known: Clocks) -> None:
-        clocks = self._clocks.setdefault(actor, {})
+        clocks = self._clocks.get(actor)
+        if not clocks:
+            self._clocks[actor] = dict(known)
+            return
         for other, clock in known.items():
             if clocks.get(other, 0) < clock:
                 clocks[other] = clock
