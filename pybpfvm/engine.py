@@ -102,7 +102,8 @@ class RunEnvironment:
     0. `event_ns` is the clock of events, where that is not the programs'. `user` is how helpers
     reach user memory, where that is not the address space itself: compiled code then copies nothing
     by itself. `cpu` is the CPU programs believe to run on. `log` gets the lines of
-    bpf_trace_printk, `observer` a HelperCalled for each call. `may_goto_turns` is how often a run
+    bpf_trace_printk, `observer` a HelperCalled for each call of a helper that is `heard` (None: of
+    any); of others compiled code may do without Python. `may_goto_turns` is how often a run
     goes on at may_goto, MAY_GOTO_ITERATIONS by default: kernels that bound loops by time may end
     them earlier.
     """
@@ -118,7 +119,12 @@ class RunEnvironment:
     cpu: int = 0
     log: Callable[[str], None] = _nowhere
     observer: Observer | None = None
+    heard: frozenset[str] | None = None
     may_goto_turns: int | None = None
+
+    def tells(self, helper: str) -> bool:
+        """Whether somebody is told of calls of that helper."""
+        return self.observer is not None and (self.heard is None or helper in self.heard)
 
 
 class PausingEngine(Protocol):

@@ -18,7 +18,7 @@ import pybpfvm
 ROOT = Path(__file__).parents[1]
 DOCS = [ROOT / "ARCHITECTURE.md", ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _PATH = re.compile(r"`([\w.]+(?:/[\w.*-]+)*/?)`")
-_TOP = {p.name for p in ROOT.iterdir()}
+_TOP = {p.name for p in ROOT.iterdir()} - {"build"}  # where commands write
 
 
 def _paths(doc: Path) -> list[str]:

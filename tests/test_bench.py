@@ -12,7 +12,7 @@ import pytest
 from bench import verification
 from bench.__main__ import check_same, merged
 from bench.engines import Speeds, ratios, rows, undisturbed
-from bench.exploring import alone, drawn, finding, schedules
+from bench.exploring import alone, drawn, every, finding, schedules
 from bench.sides import (
     FOLDER,
     INTERP,
@@ -26,7 +26,7 @@ from bench.sides import (
 )
 from bench.simulated import echoing, fly, ticking
 from pybpfvm.errors import InputError
-from pybpfvm.explore.search import Options
+from pybpfvm.explore.table import Options
 from pybpfvm.loader import load
 from pybpfvm.scenario import parse
 from tests.examples.test_example_objects import loadable, mentions_of_machine_paths
@@ -150,6 +150,9 @@ def test_exploring_is_measured() -> None:
     (_, rate, _), (_, different, _) = drawn(pingpong, 40)
     assert rate > 0
     assert 10 < different <= 40
+    (_, rate, _), (_, orders, _) = every(pingpong)
+    assert rate > 0
+    assert orders > different
     rows = finding("14_broadcast", "buffer-in-flight", 2)
     assert len(rows) == 6
     assert all(value > 0 for _, value, _ in rows)

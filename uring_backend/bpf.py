@@ -362,13 +362,14 @@ class BpfRequests:
             more = (*request.data, request.user, *request.futex)
             _MORE.pack_into(self._ctx_view, _CTX.size, *more)
         request.runs += 1
-        self._cqs.counts.runs[self._runner.name(request.program)] += 1
+        name = self._runner.name(request.program)
+        self._cqs.counts.runs[name] += 1
         if self._observer is not None:
             self._observer(
                 RunStarted(
                     self._backend.now_ns(),
                     request.token,
-                    self._runner.name(request.program),
+                    name,
                     request.slot,
                     request.runs,
                     request.user_data,
@@ -487,8 +488,9 @@ class BpfRequests:
                 request.futex = (word, value, request.futex[2])
         if not self._waits(request, result & U32):
             return False, ""
-        if request.wait_idx >= len(self._cqs):
-            return True, f"the ring has {len(self._cqs)} CQ{'s' if len(self._cqs) != 1 else ''}"
+        count = len(self._cqs.queues)
+        if request.wait_idx >= count:
+            return True, f"the ring has {count} CQ{'s' if count != 1 else ''}"
         return True, "" if request.wait_nr else "that is nothing to wait for"
 
     def _wait_on_word(self, request: BpfRequest) -> None:

@@ -83,7 +83,8 @@ class CompletionQueue:
 
     def count(self) -> int:
         """CQEs that nobody has reaped yet (more than `entries` only if a reader broke the head)."""
-        return (self._end() - self._words[_HEAD]) & U32
+        words = self._words
+        return ((words[_TAIL] if self.lent else self.tail) - words[_HEAD]) & U32
 
     def push(self, user_data: int, res: int, flags: int, extra: tuple[int, int] = NO_EXTRA) -> bool:
         """Write and publish a CQE; False when the ring is full. `extra`: its second half, if it

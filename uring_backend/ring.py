@@ -581,7 +581,7 @@ class Ring:
     def bpf_emit(self, cq_idx: int, user_data: int, res: int, flags: int) -> int:
         """Post a CQE; 0, -EINVAL (no such CQ) or -ENOMEM (it was dropped)."""
         origin = self._program()
-        if not 0 <= cq_idx < len(self.cqs):
+        if not 0 <= cq_idx < len(self.cqs.queues):
             return -errno.EINVAL
         if not self.cqs.post(cq_idx, user_data, res, flags, origin):
             return -errno.ENOMEM
@@ -592,7 +592,7 @@ class Ring:
     def bpf_reap(self, cq_idx: int) -> bytes | int:
         """The oldest CQE of a queue (its first 16 bytes; removed), -ENOENT or -EINVAL."""
         by = self._program()
-        if not 0 <= cq_idx < len(self.cqs):
+        if not 0 <= cq_idx < len(self.cqs.queues):
             return -errno.EINVAL
         raw = self.cqs.reap(cq_idx, by)
         return -errno.ENOENT if raw is None else raw[:CQE_BYTES]

@@ -28,14 +28,14 @@ from pybpfvm.errors import InputError, InternalError
 from pybpfvm.events import Event, OfRing, SqeIssued
 from pybpfvm.explore import Found, Report, explore
 from pybpfvm.explore.findings import shown_by
-from pybpfvm.explore.search import (
+from pybpfvm.explore.strategies import NAMES, OutOfTime
+from pybpfvm.explore.table import (
     DEFAULT_RUNS,
     DEFAULT_SCHEDULES,
     DEFAULT_SECONDS,
     Options,
     Table,
 )
-from pybpfvm.explore.strategies import NAMES, OutOfTime
 from pybpfvm.explore.telling import document, story, summary
 from pybpfvm.interrupts import released
 from pybpfvm.report.terminal import heading
@@ -219,7 +219,7 @@ def _play_again(
 
 def _shared(scenario: Scenario, options: Options, jobs: int) -> Report:
     """A report of what several processes found, each finding played once more here."""
-    from pybpfvm.explore.shared import UNCONTROLLED, ScheduleTarget, recipe
+    from pybpfvm.explore.shared import UNCONTROLLED, UNENDED, ScheduleTarget, recipe
     from pybpfvm.fuzz.campaign import Budget, Campaign
     from pybpfvm.fuzz.campaign.careful import LOST
     from pybpfvm.fuzz.campaign.processes import Processes
@@ -231,11 +231,14 @@ def _shared(scenario: Scenario, options: Options, jobs: int) -> Report:
         findings = None if options.everything else 1
         with FuzzProgress(campaign):
             done = campaign.run(Budget(options.seconds, options.schedules, findings))
-    report = Report(options.strategy, schedules=done.executions, seconds=done.elapsed)
+    unended = done.outcomes[UNENDED]
+    report = Report(options.strategy, schedules=done.executions - unended, seconds=done.elapsed)
     report.uncontrolled = UNCONTROLLED in done.outcomes
     report.interrupted = done.interrupted
     report.stopped_by = "Ctrl-C" if done.interrupted else ""
-    if not (done.executions or done.interrupted):
+    if unended:
+        report.unended = f"{UNENDED} of {options.seconds:g} s"
+    elif not (done.executions or done.interrupted):
         report.unended = f"no process ended its first schedules within {options.seconds:g} s"
     for one in list(done.findings.values())[:findings]:
         if one.problem.bucket.startswith(f"{LOST}/"):

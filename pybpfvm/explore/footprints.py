@@ -20,7 +20,8 @@ somewhere in an exploration, nothing is independent.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from pybpfvm.bits import U32
 from pybpfvm.events import (
@@ -35,6 +36,7 @@ from pybpfvm.events import (
     SqeIssued,
     Woken,
 )
+from pybpfvm.helpers.table import HELPERS
 from pybpfvm.isa.opcodes import Kind, Pseudo
 from pybpfvm.profiles.base import Profile
 from pybpfvm.program import BPF_F_RDONLY_PROG, BpfObject, Program
@@ -63,6 +65,7 @@ _APART: Final = frozenset(  # of maps that the program names, which count anyway
         "trace_printk",
     )
 )
+_HEARD: Final = frozenset(HELPERS) - _APART
 _CLOCKS: Final = frozenset(
     ("ktime_get_ns", "ktime_get_boot_ns", "ktime_get_coarse_ns", "ktime_get_tai_ns", "jiffies64")
 )
@@ -98,7 +101,10 @@ class Touched:
 
 
 class Footprints:
-    """An observer, and what choosers are told: keeps what the action of this moment touches."""
+    """An observer of everything but calls of helpers that are not `heard`, and what choosers are
+    told: keeps what the action of this moment touches."""
+
+    heard: Final = _HEARD
 
     def __init__(self, obj: BpfObject, profile: Profile) -> None:
         rules = profile.ring
@@ -108,6 +114,16 @@ class Footprints:
         self._waits: dict[int, _Queue] = {}  # by request: the queue whose CQEs it waits for
         self._live: Live | None = None
         self._ring = ""  # of the event that is looked at, if there are several
+        self._looks: Mapping[type, Callable[[Any], None]] = {
+            HelperCalled: self._called,
+            CqePosted: self._at_queue,
+            CqeReaped: self._at_queue,
+            Parked: self._at_queue,
+            Woken: self._at_queue,
+            RunStarted: self._starts,
+            RunEnded: self._stops,
+            SqeIssued: self._issued,
+        }
         self.reads_time = False
         self.now = Touched()
 
@@ -135,32 +151,36 @@ class Footprints:
         self.now.memory += memory
 
     def __call__(self, event: Event) -> None:
-        writes = self.now.writes
         if isinstance(event, OfRing):
             self._ring, event = event.ring, event.event
-        match event:
-            case CqePosted() | CqeReaped() | Parked() | Woken():
-                writes.add((self._ring, event.cq))
-            case RunStarted():
-                writes |= self._maps.get(event.program, frozenset())
-                if event.request in self._waits:
-                    writes.add(self._waits[event.request])
-                self.now.all |= not self._plain
-            case RunEnded():
-                if event.wait_cq is not None:
-                    queue = self._ring, event.wait_cq
-                    writes.add(queue)
-                    self._waits[event.request] = queue
-                self.now.all |= event.on_word
-            case SqeIssued():
-                writes.add("submitting")
-                self.reads_time |= event.opcode in _TIMED
-                self.now.all |= bool(event.chain) or bool(event.flags & SQE_IO_DRAIN)
-                memory = memory_of(event.sqe, self._live)
-                ranges = [(start, start + size, fills) for _, start, size, fills in memory]
-                self._flying[event.request] = (self._ring, event.cq), ranges
-            case HelperCalled():
-                self._called(event)
+        looks = self._looks.get(type(event))
+        if looks is not None:
+            looks(event)
+
+    def _at_queue(self, event: CqePosted | CqeReaped | Parked | Woken) -> None:
+        self.now.writes.add((self._ring, event.cq))
+
+    def _starts(self, event: RunStarted) -> None:
+        writes = self.now.writes
+        writes |= self._maps.get(event.program, frozenset())
+        if event.request in self._waits:
+            writes.add(self._waits[event.request])
+        self.now.all |= not self._plain
+
+    def _stops(self, event: RunEnded) -> None:
+        if event.wait_cq is not None:
+            queue = self._ring, event.wait_cq
+            self.now.writes.add(queue)
+            self._waits[event.request] = queue
+        self.now.all |= event.on_word
+
+    def _issued(self, event: SqeIssued) -> None:
+        self.now.writes.add("submitting")
+        self.reads_time |= event.opcode in _TIMED
+        self.now.all |= bool(event.chain) or bool(event.flags & SQE_IO_DRAIN)
+        memory = memory_of(event.sqe, self._live)
+        ranges = [(start, start + size, fills) for _, start, size, fills in memory]
+        self._flying[event.request] = (self._ring, event.cq), ranges
 
     def _called(self, event: HelperCalled) -> None:
         name = event.helper

@@ -13,18 +13,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pybpfvm.errors import PybpfvmError
 from pybpfvm.events import Event
 from pybpfvm.explore.findings import Shown, Size
 from pybpfvm.explore.strategies import OutOfTime
+from pybpfvm.explore.table import Table
 from pybpfvm.scenario import less
 from pybpfvm.scenario.less import data_of
 from pybpfvm.scenario.schedule import Answer, Player, Schedule
-
-if TYPE_CHECKING:
-    from pybpfvm.explore.search import Table
 
 _MOST_PLAYS: Final = 400
 _MOST_RUNS: Final = 200_000  # of programs, in all plays

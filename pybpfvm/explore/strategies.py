@@ -21,7 +21,9 @@ from pybpfvm.uring_backend.choices import CLOCK, HOST, Point
 
 NAMES: Final = ("dfs", "random", "pct", "rr")
 _CHANGES: Final = 3  # of priorities, in one schedule of pct
-_FAULT_ODDS: Final = 0.15  # of anything but "as usual", where a question is about data
+_FAULT_ODDS: Final = 0.15  # of anything but "as usual", where a question is about faults
+_FAULTS: Final = (Point.HARM, Point.USER)
+_ORDERS: Final = (Point.RUN, Point.NEXT)  # questions of who acts; the others are about data
 
 
 class Redundant(Exception):
@@ -60,12 +62,12 @@ class RandomPlayer(Player):
         self._random = Random(seed)
 
     def pick(self, point: Point, options: Sequence[object]) -> int:
-        if point in (Point.HARM, Point.USER):
+        if point in _FAULTS:
             return self.datum(len(options))
         return self._random.randrange(len(options))
 
     def datum(self, options: int) -> int:
-        """The answer to a question about data: mostly as usual."""
+        """The answer to a question about faults: mostly as usual."""
         usual = self._random.random() >= _FAULT_ODDS
         return 0 if usual else self._random.randrange(1, options)
 
@@ -79,8 +81,8 @@ class PctPlayer(RandomPlayer):
         self._changes = {self._random.randrange(max(questions, 1)) for _ in range(_CHANGES)}
 
     def pick(self, point: Point, options: Sequence[object]) -> int:
-        if point in (Point.HARM, Point.USER):
-            return self.datum(len(options))
+        if point not in _ORDERS:
+            return super().pick(point, options)
         of = self._priorities
         for who in options:
             of.setdefault(who, self._random.random())
@@ -102,8 +104,8 @@ class RoundRobinPlayer(RandomPlayer):
         self._last: dict[object, int] = {}
 
     def pick(self, point: Point, options: Sequence[object]) -> int:
-        if point in (Point.HARM, Point.USER):
-            return self.datum(len(options)) if self._turn else 0
+        if point not in _ORDERS:
+            return super().pick(point, options) if self._turn else 0
         start = self._turn % len(options)
         order = [*range(start, len(options)), *range(start)]
         index: int = min(order, key=lambda at: self._last.get(options[at], -1))
@@ -246,7 +248,7 @@ class DfsPlayer(Player):
         return super().order(point, who)
 
     def pick(self, point: Point, options: Sequence[object]) -> int:
-        if point in (Point.HARM, Point.USER):
+        if point not in _ORDERS:
             search = self._search
             if search.depth is not None and self.actions > search.depth:
                 search.cut = True

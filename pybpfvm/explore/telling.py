@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pybpfvm.explore.findings import Found, Size
 from pybpfvm.explore.search import Report
 from pybpfvm.scenario.schedule import Answer
-from pybpfvm.uring_backend.choices import Point
+from pybpfvm.uring_backend.choices import Point, Race
 
 
 def summary(report: Report) -> str:
@@ -82,8 +82,9 @@ def _shrunk(before: Size, after: Size) -> str:
 def _told(answer: Answer, requests: Mapping[int, str]) -> str:
     """An answer, with requests by what they are."""
     text = str(answer)
-    if answer.point in (Point.RUN, Point.NEXT):
-        tokens = (token for token in answer.options if isinstance(token, int) and token > 0)
+    if answer.point in (Point.RUN, Point.NEXT, Point.RACE):
+        of = (one.token if isinstance(one, Race) else one for one in answer.options)
+        tokens = {token for token in of if isinstance(token, int) and token > 0}
         for token in sorted(tokens, reverse=True):
             name = requests.get(token)
             if name:

@@ -24,6 +24,7 @@ from typing import Any
 
 from pybpfvm.engine import RunEnvironment
 from pybpfvm.errors import InputError, NotAccepted, Trap, TrapKind, UnsupportedError
+from pybpfvm.fuzz.guards import guards
 from pybpfvm.fuzz.mutation import change_in_place, mutate
 from pybpfvm.fuzz.target import Problem, Target, Tried, Turn, without_chunks
 from pybpfvm.helpers.context import HelperContext
@@ -46,12 +47,14 @@ from pybpfvm.vm.interp import Interpreter
 CHOICE_BYTES = 8
 USER_BYTES = 256
 PACKET_BYTES = 1 << 11
+_NO_PACKET = bytes(PACKET_BYTES)
 BUDGET_INSNS = 1 << 16
 _TURN = 256  # executions of a turn
 _LEAST_PACKET = 15
 _AT_START = 0x10  # of the first byte of choices
 _SCAN_ALL = 64  # once in so many executions all of the map is looked at
 _MOST_PAIRS = 4096  # above it, edges are only found when all is looked at
+_MOST_GUARDS = 5  # that a report tells of
 _MAP_BYTES = 1 << 12  # of a map, what the input says
 
 # What an invariant is shown, and what it says of it: "" or True is fine, anything else is not.
@@ -363,6 +366,22 @@ class ProgramTarget(Target):
     def files(self, data: bytes) -> Mapping[str, bytes]:
         return {f"{name}.bin": part for name, part in self._place.parts(data).items() if part}
 
+    def advice(self, never: Mapping[str, Sequence[str]]) -> Sequence[str]:
+        gone = set(never.get("instructions", ()))
+        program = self._image.programs[self._program]
+        executed = {pc for pc in self._mnemonics if self._called(pc) not in gone}
+        found = guards(program, executed)[:_MOST_GUARDS] if executed else []
+        if not found:
+            return ()
+        where = ", ".join(
+            f"{name} at {start}" for name, start in self._place.layout() if name != "choices"
+        )
+        return (
+            *(f"went one way only: {guard}" for guard in found),
+            "an input that goes the other way can be given in a folder, --corpus DIR: "
+            f"choices are its first {CHOICE_BYTES} bytes, {where}",
+        )
+
     def close(self) -> None:
         self._jit.close()
         self._interpreter.close()
@@ -478,6 +497,7 @@ class _Place:
         # It ends where the memory ends, or begins where that begins: what is beside it traps.
         first = 0 if self.choices & _AT_START else self._packets.size - len(shown)
         self._first = first
+        self._data[:] = _NO_PACKET  # a program that is not accepted may read behind what is shown
         self._data[first : first + len(shown)] = shown
         if self.packet is None or (self.packet.start, self.packet.size) != (
             self._packets.start + first,
@@ -520,6 +540,15 @@ class _Place:
             if start <= word < end:
                 return number, word - start
         return word
+
+    def layout(self) -> list[tuple[str, int]]:
+        """The parts that inputs have, by name, and where each begins."""
+        at, found = 0, []
+        for name, part in self.parts(b"").items():
+            if part or (name == "packet" and self._packets is not None):
+                found.append((name, at))
+            at += len(part)
+        return found
 
     def parts(self, data: bytes) -> dict[str, bytes]:
         """The parts of an input, by name."""

@@ -87,6 +87,10 @@ class Target(Protocol):
     def files(self, data: bytes) -> Mapping[str, bytes]:
         """The input for people and other tools, by file name."""
 
+    def advice(self, never: Mapping[str, Sequence[str]]) -> Sequence[str]:
+        """What a report says of names of `known` that nothing hit: what would get there."""
+        return ()
+
     def close(self) -> None:
         """Give back what it holds."""
 
@@ -136,6 +140,10 @@ class OneByOne:
         if self.before is not None:
             self.before(data)
         return Turn([(data, self.run(data))])
+
+    def advice(self, never: Mapping[str, Sequence[str]]) -> Sequence[str]:
+        """See Target."""
+        return ()
 
     def close(self) -> None:
         """See Target."""

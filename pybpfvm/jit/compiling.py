@@ -47,7 +47,8 @@ class Compiling(Accesses):
     """Compiles programs at first use, and finds the unit that an address is in.
 
     `_units` are kept by program and by what their code depends on, `_pieces` were compiled for this
-    run only. `_lasting_sites`: so many access sites are not of pieces. `_pausing`: the run is to
+    run only. `_called_at`: pcs of calls, by where they return to. `_lasting_sites`: so many access
+    sites are not of pieces. `_pausing`: the run is to
     stop between two instructions.
     """
 
@@ -61,13 +62,14 @@ class Compiling(Accesses):
     _loops: Looping | None
     _natives: Natives | None
     _copies: UserCopies | None
-    _units: dict[tuple[int, Build, tuple[bool, bool], int], tuple[Unit, Enter]]
+    _units: dict[tuple[int, Build, frozenset[str] | None, bool, int], tuple[Unit, Enter]]
     _pieces: list[Unit]
     _lasting_sites: int
     _pausing: bool
     _last: tuple[Program, RunEnvironment, bool, Unit, Enter] | None
     _callees: dict[tuple[str, bool, bool], object]
     _current: Unit | None
+    _called_at: dict[int, int]
 
     def unit(self, program: Program) -> Unit:
         """The compiled program. Raises InputError as Image.constant does."""
@@ -94,8 +96,8 @@ class Compiling(Accesses):
             self._state.forget_sites()
         build = self._build_for(program)
         environment = self.environment
-        watched = environment.observer is not None, environment.user is not None
-        key = (id(program), build, watched, environment.cpu)
+        heard = environment.heard if environment.observer is not None else frozenset[str]()
+        key = (id(program), build, heard, environment.user is not None, environment.cpu)
         found = self._units.get(key)
         if found is None:
             unit = self._compiled(program, build)
@@ -133,8 +135,8 @@ class Compiling(Accesses):
 
     def _natives_for(self, program: Program, build: Build) -> Natives | None:
         """The helpers that code may call as machine code, if it calls some: what it does by itself
-        nobody sees, so with an observer Python does it."""
-        if build.checks is Checks.PAGES or self.environment.observer is not None:
+        nobody sees, so what an observer hears Python does."""
+        if build.checks is Checks.PAGES or self.environment.tells("map_lookup_elem"):
             return None
         if not self._looks_up(program):
             return None
@@ -157,6 +159,7 @@ class Compiling(Accesses):
         for unit in self._pieces:
             unit.close()
         self._pieces.clear()
+        self._called_at.clear()  # others may come to lie there
         self._state.drop_sites(self._lasting_sites)
         self._current = None
 
@@ -187,10 +190,11 @@ class Compiling(Accesses):
     def _callee(self, build: Build) -> Callee:
         """What code calls for a helper: its implementation, or that with what the build adds."""
         checked = build.checks is not Checks.NONE
-        observed = self.environment.observer is not None
-        user = self.environment.user is not None
+        environment = self.environment
+        user = environment.user is not None
 
         def callee(helper: Helper) -> object:
+            observed = environment.tells(helper.name)
             key = (helper.name, checked, observed)
             if helper.steady and not observed:
                 assert helper.impl is not None
@@ -219,10 +223,11 @@ class Compiling(Accesses):
             return impl
 
         def call(context: Compiling, *args: int) -> int:
-            context.check_context_arguments(numbers, args)
+            if numbers:
+                context.check_context_arguments(numbers, args)
             result = impl(context, *args) & U64
             observer = context.environment.observer
-            if observer is not None:
+            if observed and observer is not None:
                 event = HelperCalled(
                     context.event_ns(), helper.name, context.pc, args[:shown], result
                 )
@@ -256,8 +261,11 @@ class Compiling(Accesses):
     def pc(self) -> int:
         """The pc of the call that compiled code makes."""
         address = self._state.words[Slot.PC]
-        unit = self._unit_at(address)
-        return unit.pc_of(unit.index_at(address))
+        pc = self._called_at.get(address)
+        if pc is None:
+            unit = self._unit_at(address)
+            pc = self._called_at[address] = unit.pc_of(unit.index_at(address))
+        return pc
 
     def _registers(self) -> tuple[int, ...]:
         return tuple(self._state.words[Slot.REGS : Slot.REGS + REGISTERS])

@@ -95,6 +95,7 @@ class JitEngine(Answers):
         self._lasting_sites = 0
         self._last = None
         self._callees = {}
+        self._called_at = {}
         self._running = self._looping = self._pausing = False
         self._one_run = threading.Lock()
         self._closed = False

@@ -295,10 +295,11 @@ class UbpfEngine(RunContext):
             try:
                 self.check_context_arguments(numbers, args)
                 result = impl(self, *args) & U64
-                observer = self.environment.observer
-                if observer is not None:
+                environment = self.environment
+                if environment.observer is not None and environment.tells(helper.name):
                     now = self.event_ns()
-                    observer(HelperCalled(now, helper.name, _NOWHERE, args[:shown], result))
+                    event = HelperCalled(now, helper.name, _NOWHERE, args[:shown], result)
+                    environment.observer(event)
             except BaseException as stopped:
                 self._stopped = stopped
                 return 0

@@ -78,7 +78,7 @@ def lines(report: Report) -> Iterator[str]:
         counts = ", ".join(f"{count:,} {how}" for how, count in sorted(report.hits[KERNEL].items()))
         yield f"  beside the running kernel: {counts}"
     for note in report.notes:
-        yield f"  note: {note}"
+        yield from _wrapped(f"note: {note}", "  ")
     if report.interrupted:
         yield "  interrupted: this is what there was by then"
     if not report.findings:

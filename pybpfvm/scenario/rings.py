@@ -26,6 +26,7 @@ class Common(TypedDict):
     abi: Profile
     verify: bool
     engine: str
+    heard: frozenset[str] | None
     budget_insns: int
     machine: Machine
     task: Task

@@ -33,7 +33,7 @@ from pybpfvm.scenario.rings import Common, Own, faults_of_run, make_ring
 from pybpfvm.scenario.schedule import Player, parse_schedule
 from pybpfvm.scenario.stage import Stage
 from pybpfvm.scenario.steps import register_filters, take_steps
-from pybpfvm.scenario.watching import Checks, Watch, left_in_flight, lost, too_many_left
+from pybpfvm.scenario.watching import HEARD, Checks, Watch, left_in_flight, lost, too_many_left
 from pybpfvm.session import Budgets
 from pybpfvm.session.engines import chosen
 from pybpfvm.session.hostring import BackendName, HostRing
@@ -60,6 +60,7 @@ def run_scenario(
     budget_insns: int = DEFAULT_BUDGET_INSNS,
     faults: Faults | None = None,
     observer: Observer | None = None,
+    heard: frozenset[str] | None = None,
     on_start: Callable[[Live], None] | None = None,
     on_end: Callable[[Live], None] | None = None,
     chooser: Chooser | None = None,
@@ -72,7 +73,8 @@ def run_scenario(
     `object_path`, `abi` and `faults` replace the scenario's; `helpers`, `btf` and `kconfig` are
     those of Machine.load.
     CqeReaped events are of waits and programs: what queues hold at the end is collected silently,
-    and nothing is told of what the ring cancels when it closes. Without an observer compiled code
+    and nothing is told of what the ring cancels when it closes; of calls of helpers it is told
+    where they are `heard` (None: all). Without an observer compiled code
     loops by itself where it can. With several rings, each event that is a ring's comes as OfRing.
     `record` is a file to record to, until the rings are closed.
     `on_start` and `on_end` see the live ring, object and blocks before the first step and after the
@@ -110,6 +112,7 @@ def run_scenario(
             chooser=player,
             checks=checks,
             observer=observer,
+            heard=heard,
             on_start=on_start,
             on_end=on_end,
             record=record,
@@ -118,6 +121,10 @@ def run_scenario(
         return replayed
     watch = None if checks is None or not checks.events else Watch(observer)
     if watch is not None:
+        if observer is None:
+            heard = HEARD
+        elif heard is not None:
+            heard |= HEARD
         observer = watch
     progress = Progress(
         observer, {name: {} for name in scenario.plans}, watched=bool(scenario.invariants)
@@ -144,6 +151,7 @@ def run_scenario(
             "abi": obj.profile,
             "verify": verify and not scenario.unverified,
             "engine": engine,
+            "heard": heard,
             "budget_insns": budget_insns,
             "machine": machine,
             "task": task,

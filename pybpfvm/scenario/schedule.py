@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pybpfvm.errors import InputError
 from pybpfvm.scenario import less
-from pybpfvm.uring_backend.choices import CLOCK, HOST, Point
+from pybpfvm.uring_backend.choices import CLOCK, HOST, Point, Race
 from pybpfvm.uring_backend.faults import Harm, Late, UserReaps, UserWrites
 
 if TYPE_CHECKING:
@@ -178,10 +178,16 @@ class Player:
         self.faults_left -= acts[index] is not None
         return index
 
+    def race(self, ends: Sequence[Race]) -> int:
+        """See choices.Chooser."""
+        return self._asked(Point.RACE, ends)
+
     def answers_again(self, point: Point, options: Sequence[Any]) -> int:
         """The answer to a question as it was kept in `answers`."""
         if point is Point.HARM:
             return self.harm(0, options)
+        if point is Point.RACE:
+            return self.race(options)
         return self.user(options) if point is Point.USER else self.order(point, options)
 
     def performs(self, token: int, what: object) -> None:

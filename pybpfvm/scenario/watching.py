@@ -77,6 +77,9 @@ COPIES: Final = {
 }
 """Helpers that copy: which argument is the user's address, which the bytes, whether they write."""
 
+HEARD: Final = frozenset(COPIES)
+"""Helpers whose calls a Watch has to be told of."""
+
 _Queue = tuple[str, int]  # its ring, "" if there is one only, and its number
 Clocks = dict[int, int]
 """Of each actor, how many of its actions are known to have come before."""
@@ -177,11 +180,11 @@ class Watch:
         self._found: dict[tuple[str, str], Finding] = {}
         self._flying: dict[int, list[_Transfer]] = {}
         self._runs: tuple[int, str] | None = None  # the actor that runs, and its program
-        self._clocks: dict[int, Clocks] = {_HOST: {}}
-        self._sent: dict[int, Clocks] = {}  # by request: what its submitter knew
-        self._chains: dict[int, int] = {}
+        self._clocks: dict[int, Clocks] = {_HOST: {}}  # of who may act, and requests in flight
+        self._own: Clocks = {}  # of each actor its own, which nobody knows better
         self._ring = ""  # of the event that is looked at, if there are several
         self._queues: dict[_Queue, deque[Clocks]] = {}
+        self._backlogs: dict[str, deque[tuple[object, Clocks]]] = {}  # by ring, of its CQ 0
         self._accesses: list[_Access] = []
         self._reapers: dict[_Queue, str] = {}
         self._ended: dict[int, bool] = {}  # by request: whether its last CQE was posted
@@ -234,11 +237,14 @@ class Watch:
 
     def _tick(self, actor: int) -> Clocks:
         clocks = self._clocks.setdefault(actor, {})
-        clocks[actor] = clocks.get(actor, 0) + 1
+        clocks[actor] = self._own[actor] = self._own.get(actor, 0) + 1
         return clocks
 
     def _learn(self, actor: int, known: Clocks) -> None:
-        clocks = self._clocks.setdefault(actor, {})
+        clocks = self._clocks.get(actor)
+        if not clocks:
+            self._clocks[actor] = dict(known)
+            return
         for other, clock in known.items():
             if clocks.get(other, 0) < clock:
                 clocks[other] = clock
@@ -254,15 +260,13 @@ class Watch:
 
     def _ends(self, event: RequestEnded) -> None:
         self._flying.pop(event.request, None)
-        if not event.quiet:
+        if event.quiet:
+            self._clocks.pop(event.request, None)
+        else:
             self._ended.setdefault(event.request, False)
 
     def _issued(self, event: SqeIssued) -> None:
-        known = dict(self._tick(self._actor(event.origin)))
-        self._sent[event.request] = known
-        self._learn(event.request, known)
-        if event.chain:
-            self._chains[event.request] = event.chain
+        self._learn(event.request, self._tick(self._actor(event.origin)))
         for op, start, size, fills in memory_of(event.sqe, self._live):
             new = _Transfer(event.request, event.chain, op, start, start + size, fills)
             if not event.flags & SQE_IO_DRAIN:
@@ -313,23 +317,28 @@ class Watch:
         self._access(actor, program, start, size, writes=writes)
 
     def _posted(self, event: CqePosted) -> None:
-        if event.request is not None and not event.flags & (CQE_F_MORE | CQE_F_NOTIF):
-            if self._ended.get(event.request) and event.fate != "backlog":
-                place = f"request {event.request}"
-                self._find("duplicate-completion", place, "one last CQE", "another one")
-            self._ended[event.request] = True
-        if event.fate == "dropped":
+        request = event.request
+        cqe = event.user_data, event.res, event.flags, event.origin, request
+        backlog = self._backlogs.get(self._ring) if event.cq == 0 else None
+        if event.fate == "posted" and backlog and backlog[0][0] == cqe:  # there is room for it now
+            self._queues.setdefault((self._ring, 0), deque()).append(backlog.popleft()[1])
             return
-        if event.request is not None:
-            known = dict(self._clocks.get(event.request, {}))
+        if request is not None and not event.flags & (CQE_F_MORE | CQE_F_NOTIF):
+            if self._ended.get(request):
+                place = f"request {request}"
+                self._find("duplicate-completion", place, "one last CQE", "another one")
+            self._ended[request] = True
+            known = self._clocks.pop(request, {})
+        elif request is not None:
+            known = dict(self._clocks.get(request, {}))
         elif event.origin == OTHER_RING:  # of whom is not told: what anybody knows
-            known = {}
-            for clocks in self._clocks.values():
-                for actor, clock in clocks.items():
-                    known[actor] = max(clock, known.get(actor, 0))
+            known = dict(self._own)
         else:
             known = dict(self._clocks.get(self._actor(event.origin), {}))
-        self._queues.setdefault((self._ring, event.cq), deque()).append(known)
+        if event.fate == "backlog":
+            self._backlogs.setdefault(self._ring, deque()).append((cqe, known))
+        elif event.fate == "posted":
+            self._queues.setdefault((self._ring, event.cq), deque()).append(known)
 
     def _reaped(self, event: CqeReaped) -> None:
         queue = self._ring, event.cq

@@ -137,7 +137,8 @@ class HostRing(ABC):
     makes the ring: its filters of requests are the first that the ring has. `beside` is a ring
     whose machine and faults this one shares. `record` is the file to which all that happens on its
     machine is recorded until the ring is closed, `name` what recordings call this ring. `chooser`
-    (in `sim`) decides what the seed would."""
+    (in `sim`) decides what the seed would. `heard` are the helpers of whose calls the observer is
+    told (None: all), `observer` of everything else."""
 
     backend: Backend
 
@@ -148,6 +149,7 @@ class HostRing(ABC):
         verify: bool,
         engine: str,
         observer: Observer | None,
+        heard: frozenset[str] | None,
         budget_insns: int,
         log: Callable[[str], None] | None,
         faults: Faults | str | None,
@@ -168,7 +170,7 @@ class HostRing(ABC):
         self.trace: list[str] = []
         self._log = log if log is not None else self.trace.append
         # Engines tell of calls of helpers, which a replay makes anew: recordings do without.
-        self._given_observer = observer
+        self._given_observer, self._heard = observer, heard
         recorder = self.machine.recorder
         how = {"seed": seed, "engine": engine, "budget_insns": budget_insns, **options}
         if name:

@@ -70,8 +70,8 @@ class LoopRing(HostRing):
     `flags` and `cq_entries` are io_uring_setup's (SETUP_CQSIZE is added when `cq_entries` is
     given); `flags` None: what the ABI's simplest programs need (`flags_for`).
     `backend`, `seed`, `verify`, `engine`, `faults`, `budget_insns`, `task`, `record`, `name`,
-    `chooser` and `kept` are those of Ring. `beside` is, too, but programs run only on the ring that
-    is entered.
+    `observer`, `heard`, `chooser` and `kept` are those of Ring. `beside` is, too, but programs run
+    only on the ring that is entered.
     `fd` is its descriptor, which goes into structs of callbacks; `attach` puts it there.
     """
 
@@ -87,6 +87,7 @@ class LoopRing(HostRing):
         verify: bool = True,
         engine: str = "auto",
         observer: Observer | None = None,
+        heard: frozenset[str] | None = None,
         budgets: LoopBudgets | None = None,
         budget_insns: int = DEFAULT_BUDGET_INSNS,
         log: Callable[[str], None] | None = None,
@@ -107,6 +108,7 @@ class LoopRing(HostRing):
             verify=verify,
             engine=engine,
             observer=observer,
+            heard=heard,
             budget_insns=budget_insns,
             log=log,
             faults=faults,
@@ -311,6 +313,7 @@ class LoopRing(HostRing):
             random_u32=self.random_u32,
             log=self._log,
             observer=self._given_observer,
+            heard=self._heard,
         )
 
     # --- requests and completions -------------------------------------------------------------

@@ -61,7 +61,8 @@ class Ring(HostRing):
     text of `uring_backend.faults`. `task` is whose filters of requests the ring begins with
     (docs/filters.md). `record` is a file to record to, `name` what the ring is called there
     (docs/debugging.md). `chooser` (in `sim`) decides the order of what is free; what is `kept` was
-    made for an earlier ring with the same programs, and is left for the next. Budgets:
+    made for an earlier ring with the same programs, and is left for the next. `observer` is told
+    of what happens, and of calls of the helpers that are `heard` (None: all). Budgets:
     `budget_insns` for each run of a program, the rest in `Budgets`.
     `beside` is another ring of the same thread, with the same backend: the two share files, sockets
     and descriptors, clock and faults, and while the host waits on one, programs run on both.
@@ -81,6 +82,7 @@ class Ring(HostRing):
         flags: int = 0,
         cq0_entries: int | None = None,
         observer: Observer | None = None,
+        heard: frozenset[str] | None = None,
         budgets: Budgets | None = None,
         budget_insns: int = DEFAULT_BUDGET_INSNS,
         log: Callable[[str], None] | None = None,
@@ -99,6 +101,7 @@ class Ring(HostRing):
             verify=verify,
             engine=engine,
             observer=observer,
+            heard=heard,
             budget_insns=budget_insns,
             log=log,
             faults=faults,
@@ -317,6 +320,7 @@ class Ring(HostRing):
             random_u32=self.random_u32,
             log=self._log,
             observer=self._given_observer,
+            heard=self._heard,
         )
 
     # --- requests ---------------------------------------------------------------------------
@@ -445,6 +449,7 @@ class _Runner:
         self._ring = ring
         self._kept = kept
         self._programs: list[LoadedProgram] = []
+        self._names: list[str] = []
         self._unchecked: set[int] = set()  # those that the verifier answers for
         self._engines: dict[int, Engine] = {}
         self._executed = 0
@@ -452,6 +457,7 @@ class _Runner:
 
     def add(self, program: LoadedProgram, *, unchecked: bool) -> int:
         self._programs.append(program)
+        self._names.append(program.name)
         number = len(self._programs) - 1
         if unchecked:
             self._unchecked.add(number)
@@ -466,7 +472,7 @@ class _Runner:
         return 0 if same else errno.EINVAL
 
     def name(self, program: int) -> str:
-        return self._programs[program].name
+        return self._names[program]
 
     def run(self, program: int, ctx_addr: int) -> int:
         loaded = self._programs[program]

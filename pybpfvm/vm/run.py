@@ -209,10 +209,11 @@ class Run(RunContext):
         assert helper.impl is not None
         self._call_pc = pc
         result = helper.impl(self, *args) & U64
-        observer = self.environment.observer
-        if observer is not None:
+        environment = self.environment
+        if environment.observer is not None and environment.tells(helper.name):
             shown = args[: len(helper.args)]
-            observer(HelperCalled(self.event_ns(), helper.name, pc, shown, result))
+            event = HelperCalled(self.event_ns(), helper.name, pc, shown, result)
+            environment.observer(event)
         return result
 
     def enter(self, return_to: int, steps: list[Step], target: int) -> None:

@@ -13,8 +13,9 @@ import pytest
 
 from pybpfvm.cli import COMMANDS, main
 from pybpfvm.explore import explore
-from pybpfvm.explore.search import Options, Report, Table
+from pybpfvm.explore.search import Report
 from pybpfvm.explore.shared import ScheduleTarget
+from pybpfvm.explore.table import Options, Table
 from pybpfvm.scenario import parse
 from tests.support.orders import WAITS, two
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pybpfvm.explore import explore, search
-from pybpfvm.explore.search import Options
+from pybpfvm.explore import explore, table
+from pybpfvm.explore.table import Options
 from pybpfvm.scenario import run_scenario
 from pybpfvm.scenario.schedule import Answer
 from pybpfvm.uring_backend.choices import Point
@@ -85,7 +85,7 @@ def test_what_no_schedule_controls_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     def another_seed(*args: Any, **kwargs: Any) -> object:
         return run_scenario(*args, **{**kwargs, "seed": next(seeds)})
 
-    monkeypatch.setattr(search, "run_scenario", another_seed)
+    monkeypatch.setattr(table, "run_scenario", another_seed)
     report = explore(ASYNC, Options())
     assert report.uncontrolled
     assert report.exit_code == 3

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
-from pybpfvm.events import CqePosted, Event, RequestEnded
+from pybpfvm.events import CqePosted, CqeReaped, Event, RequestEnded, SqeIssued
 from pybpfvm.explore import Report, explore
 from pybpfvm.explore.findings import KINDS
-from pybpfvm.explore.search import Options, Table
 from pybpfvm.explore.strategies import NAMES
+from pybpfvm.explore.table import Options, Table
 from pybpfvm.scenario import Scenario, run_scenario
 from pybpfvm.scenario.schedule import Player, Schedule
 from pybpfvm.scenario.watching import Watch
+from pybpfvm.uring_backend.requests import Request
+from pybpfvm.uring_backend.submitter import Submitter
 from tests.support.orders import (
     LEAVES,
     NOTHING,
@@ -104,8 +109,6 @@ def test_host_and_program_that_nothing_orders() -> None:
 
 def test_host_and_program_that_reap_the_same_queue() -> None:
     watch = Watch(None)
-    from pybpfvm.events import CqeReaped
-
     for by in ("user", "player"):
         watch(CqeReaped(0, 1, 0, 0, 0, by))
     assert [(f.kind, f.where) for f in watch.findings] == [("ownership-race", "CQ 1")]
@@ -113,6 +116,7 @@ def test_host_and_program_that_reap_the_same_queue() -> None:
 
 ENDED = RequestEnded(0, 7, 0, 0, quiet=False)
 POSTED = CqePosted(0, 0, 0, 0, 0, "posted", "user", 7)
+WAITING = replace(POSTED, fate="backlog")
 
 
 @pytest.mark.parametrize(
@@ -122,6 +126,9 @@ POSTED = CqePosted(0, 0, 0, 0, 0, "posted", "user", 7)
         ([ENDED], "lost-completion"),
         ([ENDED, POSTED, POSTED], "duplicate-completion"),
         ([RequestEnded(0, 7, 0, 0, quiet=True)], None),
+        ([ENDED, WAITING, POSTED], None),
+        ([ENDED, POSTED, WAITING], "duplicate-completion"),
+        ([ENDED, WAITING, POSTED, POSTED], "duplicate-completion"),
     ],
 )
 def test_completions_come_once(events: list[Event], kind: str | None) -> None:
@@ -129,6 +136,41 @@ def test_completions_come_once(events: list[Event], kind: str | None) -> None:
     for event in events:
         watch(event)
     assert [finding.kind for finding in watch.findings] == ([kind] if kind else [])
+
+
+@pytest.mark.parametrize("kind", ["lost-completion", "duplicate-completion"])
+def test_a_ring_that_does_not_post_each_completion_once(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    post = Submitter._post
+
+    def posts(self: Submitter, request: Request, *what: Any) -> None:
+        for _ in range(2 if kind == "duplicate-completion" else 0):
+            post(self, request, *what)
+
+    monkeypatch.setattr(Submitter, "_post", posts)
+    found = explore(two(NOTHING, wait=1), Options(shrink=False)).found
+    assert kind in {shown.kind for one in found for shown in (one.shown, *one.also)}
+
+
+def test_a_completion_that_waits_for_room_is_one() -> None:
+    nops = ", ".join(["{ submit = [{ op = 'nop' }, { op = 'nop' }] }"] * 3)
+    made = scenario(f"ring = {{ entries = 2 }}\nsteps = [{nops}, {{ wait = 6 }}]")
+    seen: list[Event] = []
+    run_scenario(made, observer=seen.append)
+    assert [e.fate for e in seen if isinstance(e, CqePosted)].count("backlog") == 2
+    assert not explore(made, Options()).found
+
+
+def test_what_is_kept_of_requests_that_are_over() -> None:
+    watch = Watch(None)
+    for token in range(1, 1001):
+        watch(SqeIssued(0, token, 0, 0, 0, 0, "user", bytes(64)))
+        watch(RequestEnded(0, token, 0, 0, quiet=False))
+        watch(CqePosted(0, 0, 0, 0, 0, "posted", "user", token))
+        watch(CqeReaped(0, 0, 0, 0, 0, "user"))
+    assert not watch.findings
+    assert len(watch._clocks) == 1  # the host's
 
 
 def test_every_kind_is_tested() -> None:

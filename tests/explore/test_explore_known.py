@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from pybpfvm.explore import Report, explore
 from pybpfvm.explore.known import Known
-from pybpfvm.explore.search import Options, Table
-from pybpfvm.scenario import Scenario, parse
+from pybpfvm.explore.table import Options, Table
+from pybpfvm.scenario import Outcome, Scenario, parse
+from pybpfvm.scenario.schedule import Player
 from tests.support.example_hosts import EXAMPLES
 from tests.support.orders import SPINS, TELLS, WAITS, apart, two
 
@@ -60,6 +62,23 @@ def plays(made: Scenario, options: Options, monkeypatch: pytest.MonkeyPatch) -> 
     report = explore(made, options)
     assert report.different == len(played)
     return played
+
+
+def test_dfs_plays_each_schedule_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    played: Counter[str] = Counter()
+    play = Table.play
+
+    def counted(self: Table, player: Player, **how: Any) -> Outcome:
+        outcome = play(self, player, **how)
+        played[str(player.picks)] += 1
+        return outcome
+
+    monkeypatch.setattr(Table, "play", counted)
+    report = explore(CASES["ping-pong"][0], Options(schedules=500))
+    assert report.exhaustive
+    assert played.pop("{}") == 3  # the usual one, twice to see that it is the same
+    assert set(played.values()) == {1}
+    assert len(played) == report.schedules - 1
 
 
 def test_no_schedule_is_played_twice(monkeypatch: pytest.MonkeyPatch) -> None:

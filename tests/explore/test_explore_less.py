@@ -9,7 +9,7 @@ import pytest
 
 from pybpfvm.errors import InputError
 from pybpfvm.explore import explore
-from pybpfvm.explore.search import Options
+from pybpfvm.explore.table import Options
 from pybpfvm.scenario import Scenario, parse
 from pybpfvm.scenario.less import bare, cut, data_of
 from pybpfvm.scenario.schedule import Schedule, parse_schedule

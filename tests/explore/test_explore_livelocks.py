@@ -7,7 +7,7 @@ import time
 import pytest
 
 from pybpfvm.explore import explore
-from pybpfvm.explore.search import Options
+from pybpfvm.explore.table import Options
 from pybpfvm.scenario import Scenario, parse
 from pybpfvm.scenario.parse import parse_bytes
 from pybpfvm.uring_backend.abi import Op

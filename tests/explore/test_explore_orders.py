@@ -10,7 +10,7 @@ import pytest
 from pybpfvm.events import Event
 from pybpfvm.explore import Report, explore
 from pybpfvm.explore.footprints import Footprints, Touched
-from pybpfvm.explore.search import Options, Table
+from pybpfvm.explore.table import Options, Table
 from pybpfvm.scenario import Live, Scenario, parse, run_scenario
 from pybpfvm.scenario.schedule import Player
 from pybpfvm.scenario.watching import Checks

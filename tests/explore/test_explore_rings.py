@@ -8,8 +8,8 @@ import pytest
 
 from pybpfvm.events import Event
 from pybpfvm.explore import explore
-from pybpfvm.explore.search import Options, Table
 from pybpfvm.explore.strategies import NAMES
+from pybpfvm.explore.table import Options, Table
 from pybpfvm.scenario import Scenario, parse, run_scenario
 from pybpfvm.scenario.schedule import Player
 from pybpfvm.uring_backend.choices import Point

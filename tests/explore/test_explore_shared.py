@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pybpfvm.cli import main
-from pybpfvm.explore.search import Options
 from pybpfvm.explore.shared import ScheduleTarget
+from pybpfvm.explore.table import Options
 from pybpfvm.fuzz.campaign import Budget, Campaign
 from pybpfvm.scenario import parse
+from tests.explore.test_explore_time import ENDLESS, LOOPING
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FOLDER = EXAMPLES / "10_queue_depth"
@@ -50,3 +52,17 @@ def test_strategies_that_go_on_from_the_last_schedule_are_not_shared_out(
     for strategy in ("dfs", "rr"):
         assert main(["explore", SCENARIO, "--strategy", strategy, "--jobs", "2"]) == 2
         assert "--jobs: " in capsys.readouterr().err
+
+
+def test_a_schedule_without_an_end_is_ended_by_the_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    endless = tmp_path / "endless.toml"
+    endless.write_text(LOOPING)
+    words = ["--jobs", "1", "--seconds", "2", "--budget-runs", str(ENDLESS)]
+    began = time.monotonic()
+    assert main(["explore", str(endless), "--strategy", "pct", *words]) == 3
+    assert time.monotonic() - began < 30  # which is what others would be given behind the time
+    out = capsys.readouterr().out
+    assert "0 schedules by pct" in out
+    assert "not ended: a schedule did not end within the time of 2 s; --budget-runs N" in out

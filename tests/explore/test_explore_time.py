@@ -11,8 +11,8 @@ import pytest
 
 from pybpfvm.cli import main
 from pybpfvm.explore import explore
-from pybpfvm.explore.search import Options, Table
 from pybpfvm.explore.strategies import OutOfTime
+from pybpfvm.explore.table import Options, Table
 from pybpfvm.explore.telling import story
 from pybpfvm.scenario import Scenario
 from pybpfvm.scenario.parse import parse_bytes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pybpfvm.explore import explore
-from pybpfvm.explore.search import Options
+from pybpfvm.explore.table import Options
 from pybpfvm.scenario import parse
 from tests.support.example_hosts import EXAMPLES, EXPLORED
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import re
@@ -275,6 +276,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=date.today().toordinal() * _DAY)
     parser.add_argument("--out", type=Path, default=ROOT / "build/fuzz-night")
     args = parser.parse_args(arguments)
+    if not 0 < args.minutes < math.inf or args.jobs < 1:
+        parser.error("--minutes and --jobs must be more than 0")
     try:
         known = list(parts())
     except InputError as error:

@@ -87,11 +87,14 @@ def _head(report: Mapping[str, Any]) -> Iterator[str]:
         tiles.append((f"{agreed:,} of {compared:,}", "verdicts agree with the kernel's", ""))
     if failed:
         tiles.append((f"{failed}", f"part{'s' * (failed > 1)} ended without a report", "rejected"))
+    if late := len(report["left out"]):
+        tiles.append((f"{late}", f"part{'s' * (late > 1)} had no time left", ""))
     minutes = report["seconds"] / 60
+    processes = "1 process" if report["jobs"] == 1 else f"{report['jobs']} processes"
     ended = ", interrupted" if report["interrupted"] else ""
     yield (
         f'<p class="soft">{text_of(report["date"])}, {minutes:.1f} minutes{ended}, '
-        f"{report['jobs']} processes, seeds from {report['seed']:,}</p>"
+        f"{processes}, seeds from {report['seed']:,}</p>"
     )
     yield '<ul class="tiles">'
     for value, what, kind in tiles:
@@ -206,7 +209,7 @@ def _notes(report: Mapping[str, Any]) -> Iterator[str]:
     notes = [(part["title"], note) for part, one in _documents(report) for note in one["notes"]]
     notes += [(title, "there was no time left for it") for title in report["left out"]]
     if notes:
-        yield "<section><h2>Not done, or done twice</h2><ul>"
+        yield "<section><h2>Notes</h2><ul>"
         for title, note in notes:
             yield f"<li>{text_of(title)}: {text_of(note)}</li>"
         yield "</ul></section>"

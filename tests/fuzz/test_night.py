@@ -30,6 +30,16 @@ def test_time_is_shared_out_and_all_have_their_turn() -> None:
     assert {part.title for one in short for part, _ in one} == {part.title for part in many}
 
 
+@pytest.mark.parametrize("words", [("--minutes", "0"), ("--minutes", "nan"), ("--jobs", "0")])
+def test_a_night_takes_time_and_processes(
+    words: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        night.main(words)
+    assert stopped.value.code == 2
+    assert "must be more than 0" in capsys.readouterr().err
+
+
 def test_the_parts_are_commands_of_every_target() -> None:
     known = list(night.parts())
     assert {"verifier", "loader", "ring", "schedules"} <= {part.group for part in known}

@@ -138,6 +138,27 @@ def test_nor_that_workers_are_killed(plain: tuple[Any, ...]) -> None:
     assert any("SIGKILL" in note for note in report.notes), report.notes
 
 
+def test_nor_that_one_is_killed_before_it_begins(
+    plain: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Processes._started
+    killed: list[int] = []
+
+    def started(self: Processes, working: Any) -> Any:
+        worker = start(self, working)
+        if not killed:
+            killed.append(worker.process.pid or 0)
+            worker.process.kill()
+        return worker
+
+    monkeypatch.setattr(Processes, "_started", started)
+    with processes(recipe()) as workers:
+        assert killed[0] not in workers.pids
+        report = Campaign(Alphabet(), workers=workers).run(Budget(count=COUNT))
+    assert done(report) == plain
+    assert "worker 1 ended (SIGKILL)" in report.notes
+
+
 def test_an_input_that_kills_is_a_finding_and_the_rest_goes_on() -> None:
     made = recipe(kill="ch")
     with processes(made) as workers:

@@ -10,16 +10,17 @@ from pathlib import Path
 import pytest
 
 import pybpfvm
-from pybpfvm.errors import InputError
+from pybpfvm.errors import InputError, SourceLine
 from pybpfvm.fuzz import engine as engine_target
 from pybpfvm.fuzz import program_inputs, ring
 from pybpfvm.fuzz.campaign import fuzz
 from pybpfvm.fuzz.corpus import Corpus, fewest
 from pybpfvm.fuzz.engine import EngineTarget
+from pybpfvm.fuzz.guards import guards
 from pybpfvm.fuzz.lines import lines_of, linked
 from pybpfvm.fuzz.loader import LoaderTarget
 from pybpfvm.fuzz.program_inputs import STYLES, Choice
-from pybpfvm.fuzz.program_runs import Execution, ProgramTarget
+from pybpfvm.fuzz.program_runs import _AT_START, Execution, ProgramTarget
 from pybpfvm.fuzz.ring import RingTarget
 from pybpfvm.fuzz.target import Target
 from pybpfvm.fuzz.verifier import VerifierTarget
@@ -160,6 +161,17 @@ def test_an_object_that_is_not_accepted_is_refused_unless_wanted() -> None:
     assert list(report.findings) == ["trap/OUT_OF_BOUNDS/ldxb-1"]
 
 
+def test_what_an_earlier_packet_held_is_not_read() -> None:
+    needs_jit()
+    reads = BEYOND.replace("r0 = 2\n", "")
+    seen: list[int] = []
+    target = ProgramTarget(xdp(reads), unverified=True, invariant=lambda run: seen.append(run.r0))
+    start = bytes([_AT_START]) + bytes(target.size - 1)
+    target._execute(start + b"\xff" * 100)  # by one of the engines only
+    assert target.run(start + b"\xff" * 20).problem is None
+    assert seen == [0xFF, 0]
+
+
 def test_an_accepted_program_that_traps_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     needs_jit()
     monkeypatch.setattr(checks, "check_packet", lambda *_: None)
@@ -167,6 +179,46 @@ def test_an_accepted_program_that_traps_is_found(monkeypatch: pytest.MonkeyPatch
     (found,) = report.findings.values()
     assert found.problem.bucket == "accepted-and-traps/OUT_OF_BOUNDS/ldxb-1"
     assert len(found.data) < 100
+
+
+LOCKED = (
+    "r2 = *(u32 *)(r1 + 0)\nr3 = *(u32 *)(r1 + 4)\nr4 = r2\nr4 += 22\n"  # 0 to 3
+    "if r4 > r3 goto +7\n"
+    "r5 = *(u64 *)(r2 + 0)\nr4 = *(u64 *)(r2 + 8)\nr5 ^= r4\nr4 = 0x123456789abcdef0 ll\n"  # to 9
+    "if r5 != r4 goto +1\nr0 = 1\nr0 = 2\nexit"
+)
+
+
+def test_a_report_says_which_branches_went_one_way_only() -> None:
+    needs_jit()
+    report = fuzz(ProgramTarget(xdp(LOCKED)), count=2000)
+    guard, how = report.notes
+    assert guard.startswith("went one way only: pc 10 `if r5 != r4 goto +0x1")
+    assert guard.endswith("always taken; behind it 1 instruction was never executed")
+    assert "--corpus DIR" in how
+    assert "packet at" in how
+    key = (0x123456789ABCDEF0).to_bytes(8, "little") + bytes(20)
+    target = ProgramTarget(xdp(LOCKED))
+    corpus = Corpus()
+    corpus.add(bytes(target.size) + key)
+    report = fuzz(target, count=2000, corpus=corpus)
+    assert not report.notes
+    assert not report.never("instructions")
+
+
+def test_what_lies_behind_a_branch() -> None:
+    insns = assemble(
+        "if r1 == 0 goto +3\nif r1 == 1 goto +1\nr0 = 1\nr0 = 2\nif r2 > 3 goto -2\nr0 = 4\nexit"
+    )
+    program = Program("p", "xdp", insns, lines={3: SourceLine("p.c", 7, 1, "  r0 = 2;")})
+    assert guards(program, range(7)) == []
+    one, other = guards(program, {0, 4, 5, 6})
+    assert (one.pc, one.taken, one.behind) == (0, True, frozenset({1, 2, 3}))
+    assert str(one).endswith("behind it 3 instructions were never executed")
+    assert (other.pc, other.taken, other.behind) == (4, False, frozenset({3}))
+    (one,) = guards(program, {0, 1, 3, 4, 5, 6})
+    assert (one.pc, one.taken, one.behind) == (1, True, frozenset({2}))
+    assert guards(program, ()) == []
 
 
 def test_numbers_that_a_program_compares_with_are_found() -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pybpfvm.explore import explore
-from pybpfvm.explore.search import Options
+from pybpfvm.explore.table import Options
 from pybpfvm.scenario import Scenario, parse
 from pybpfvm.session.judging import JudgeRequest, judge_case, read_cases
 from pybpfvm.verifier.usermemory.contract_parse import parse_contract

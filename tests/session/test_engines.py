@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from pybpfvm.events import Event, HelperCalled
+from pybpfvm.scenario import parse, run_scenario
 from pybpfvm.session.engines import _MODULES, ENGINES, jit_refusal
+from tests.support.example_hosts import EXAMPLES
 
 ROOT = Path(__file__).parents[2]
 _REGISTERS = f"""
@@ -37,3 +40,24 @@ def test_the_first_run_imports_no_engine(engine: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert _MODULES[engine] not in done.stdout.split()
+
+
+@pytest.mark.parametrize("engine", ["interp", "jit"])
+def test_an_observer_is_told_of_the_helpers_that_are_heard(engine: str) -> None:
+    if engine == "jit" and jit_refusal() is not None:
+        pytest.skip(str(jit_refusal()))
+    pingpong = parse(EXAMPLES / "03_pingpong/scenario.toml")
+    everything: list[Event] = []
+    assert run_scenario(pingpong, engine=engine, observer=everything.append).ok
+    names = {event.helper for event in everything if isinstance(event, HelperCalled)}
+    assert len(names) > 3
+    for heard in (
+        frozenset(),
+        frozenset({"copy_from_user"}),
+        frozenset(names - {"map_lookup_elem"}),
+    ):
+        told: list[Event] = []
+        assert run_scenario(pingpong, engine=engine, observer=told.append, heard=heard).ok
+        assert told == [
+            e for e in everything if not isinstance(e, HelperCalled) or e.helper in heard
+        ]

@@ -53,7 +53,7 @@ from pybpfvm.uring_backend.base import (
     PollGate,
     Started,
 )
-from pybpfvm.uring_backend.choices import Chooser, Footprint
+from pybpfvm.uring_backend.choices import Chooser, Footprint, Race
 from pybpfvm.uring_backend.faults import Fails, Harm, Late, Reset, Short
 from pybpfvm.uring_backend.sim.buffers import BufferGroups
 from pybpfvm.uring_backend.sim.chances import chances
@@ -437,8 +437,14 @@ class Core:
 
     def takes_back(self, request: Request) -> bool:
         """Whether a cancellation comes before the worker that has the request begins: a race that
-        the seed decides. If so the request ends as cancelled."""
-        if request.begun or request is self.working or self._random.random() < _BEGUN:
+        the seed decides, or the chooser. If so the request ends as cancelled."""
+        if request.begun or request is self.working:
+            return False
+        begun = self._random.random() < _BEGUN
+        if self._chooser is not None:
+            ends = Race(request.token, begun), Race(request.token, not begun)
+            begun = ends[self._chooser.race(ends)].begun
+        if begun:
             return False
         request.state = State.QUEUED
         self.cancel_later(request)

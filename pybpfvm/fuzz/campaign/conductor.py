@@ -129,6 +129,8 @@ class Campaign:
                 self._added(plan.ended(result))
             report.corpus = len(self.corpus.entries)
             report.notes += tuple(self.workers.notes)
+            never = {what: report.never(what) for what in report.known}
+            report.notes += tuple(self.target.advice(never))
             report.elapsed = self.seconds
         for found in report.findings.values():
             self._save(found)

@@ -107,6 +107,8 @@ class Processes(Workers):
         except (EOFError, OSError):
             worker.process.join()
             how = death(worker.process.exitcode)
+            if worker.shard is None and how == _KILLED:  # by somebody else, surely
+                return self._heard(self._replaced(worker, how))
             if worker.shard is None:
                 raise InternalError(f"a worker ended before it began: {how}") from None
             return self._made_up_for(worker, how)
