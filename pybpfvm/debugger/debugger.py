@@ -17,7 +17,7 @@ from pybpfvm.debugger.lines import Lines
 from pybpfvm.debugger.met import Breakpoints, Match, Returns
 from pybpfvm.debugger.placing import Placing
 from pybpfvm.debugger.position import Position
-from pybpfvm.debugger.ringstate import RingState
+from pybpfvm.trace.ringstate import RingState
 from pybpfvm.debugger.scope import RecordedScope
 from pybpfvm.debugger.search import Here, Search, Sought
 from pybpfvm.debugger.sought import (

@@ -20,7 +20,7 @@ from functools import cached_property, partial
 from typing import Self
 
 from pybpfvm.debugger.position import Position
-from pybpfvm.debugger.ringstate import RingState, SqState
+from pybpfvm.trace.ringstate import RingState, SqState
 from pybpfvm.engine import Paused, RunEnvironment, RunResult
 from pybpfvm.errors import InputError, PybpfvmError, Trap, TrapKind
 from pybpfvm.events import CqePosted, Event

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from pybpfvm.debugger.history import History
-from pybpfvm.debugger.ringstate import RingState
+from pybpfvm.trace.ringstate import RingState
 from pybpfvm.memory import RegionKind
 from pybpfvm.session.objects import LoadedObject
 from pybpfvm.session.scope import LiveScope

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pybpfvm.debugger.breakpoints import Breakpoint
 from pybpfvm.debugger.debugger import Debugger, Frame
-from pybpfvm.debugger.ringstate import RingState
+from pybpfvm.trace.ringstate import RingState
 from pybpfvm.errors import InputError, errno_name
 from pybpfvm.events import Event, OfRing
 from pybpfvm.maps.base import MapError
