@@ -17,7 +17,6 @@ from pybpfvm.debugger.lines import Lines
 from pybpfvm.debugger.met import Breakpoints, Match, Returns
 from pybpfvm.debugger.placing import Placing
 from pybpfvm.debugger.position import Position
-from pybpfvm.trace.ringstate import RingState
 from pybpfvm.debugger.scope import RecordedScope
 from pybpfvm.debugger.search import Here, Search, Sought
 from pybpfvm.debugger.sought import (
@@ -45,6 +44,7 @@ from pybpfvm.program import Program
 from pybpfvm.session.objects import LoadedObject
 from pybpfvm.source.info import DebugInfo
 from pybpfvm.trace.index import RunEntry
+from pybpfvm.trace.ringstate import RingState
 from pybpfvm.uring_backend.abi import Op
 
 How = Literal["step", "next", "finish", "continue", "stepi", "nexti", "run", "cqe", "helper"]

@@ -22,8 +22,9 @@ from typing import Any, BinaryIO
 from pybpfvm.errors import InputError
 
 MAGIC = b"\x93pybpfvm"
-VERSION = 2
-_READ_VERSIONS = (1, 2)  # 1 had no SQES, and no checksum of what runs handed over
+VERSION = 3
+# 1 had no SQES, and no checksum of what runs handed over; 2 no STATE.
+_READ_VERSIONS = (1, 2, 3)
 
 _START = struct.Struct("<8sH")
 _HEAD = struct.Struct("<II")
@@ -39,6 +40,8 @@ _LARGE_CHUNK_BYTES = 1 << 20
 _MAX_ARRAYS = 1 << 20
 _MAX_ALL_ITEMS = 1 << 22
 _KEPT_CHUNKS = 4
+_PEEK_BYTES = 1024  # more than the tables of Huffman codes that stand first
+_ARRAY = 0x90  # how one of less than 16 items begins, of how many in the low bits
 
 Record = Sequence[Any]
 
@@ -51,6 +54,7 @@ class TraceWriter:
 
         self.path = os.fspath(path)
         self.bytes = 0  # in the file so far
+        self.chunks = 0  # the same
         # use_bin_type keeps text and bytes apart; what is no UTF-8 in a name goes there and back.
         self._pack = msgpack.Packer(unicode_errors="surrogateescape").pack
         self._buffer = bytearray()
@@ -82,6 +86,7 @@ class TraceWriter:
             raise InputError(f"a record of {len(self._buffer)} bytes", where=self.path)
         data = zlib.compress(self._buffer, 1)
         head = _HEAD.pack(len(data), len(self._buffer))
+        self.chunks += 1
         self._buffer.clear()
         self._put(head + _CRC.pack(zlib.crc32(data, zlib.crc32(head))) + data)
 
@@ -201,6 +206,30 @@ class TraceFile:
             remedy="what is before it can be used; record again for the rest",
         )
 
+    def check(self) -> None:
+        """Look at the checksums of all chunks: the first one that is wrong is damage."""
+        for number, (at, packed, _) in enumerate(self.chunks):
+            if not self._is_whole(
+                self._read(at - _HEAD_BYTES, _HEAD_BYTES), self._read(at, packed)
+            ):
+                self._end(at - _HEAD_BYTES, "the checksum of a chunk is wrong")
+                del self.chunks[number:]
+                return
+
+    @staticmethod
+    def _is_whole(head: bytes, data: bytes) -> bool:
+        crc = _CRC.unpack_from(head, _HEAD.size)[0]
+        return bool(zlib.crc32(data, zlib.crc32(head[: _HEAD.size])) == crc)
+
+    def begins_with(self, chunk: int, kind: int) -> bool:
+        """Whether the first record of a chunk is of such a kind."""
+        at, packed, _ = self.chunks[chunk]
+        try:
+            start = zlib.decompressobj().decompress(self._read(at, min(packed, _PEEK_BYTES)), 2)
+        except zlib.error:
+            return False
+        return len(start) == 2 and start[0] & 0xF0 == _ARRAY and start[1] == kind
+
     def records(self, chunk: int) -> Sequence[Record]:
         """The records of a chunk, decoded; none, and none of the chunks behind it, when it is
         damaged."""
@@ -225,8 +254,7 @@ class TraceFile:
 
         head = self._read(at - _HEAD_BYTES, _HEAD_BYTES)
         data = self._read(at, packed)
-        crc = _CRC.unpack_from(head, _HEAD.size)[0]
-        if zlib.crc32(data, zlib.crc32(head[: _HEAD.size])) != crc:
+        if not self._is_whole(head, data):
             raise InputError("the checksum of a chunk is wrong")
         try:
             raw = zlib.decompressobj().decompress(data, unpacked + 1)

@@ -36,6 +36,7 @@ from pybpfvm.trace.records import REGION_KINDS, WORLD_KINDS, Ask, Kind, Op, even
 
 if TYPE_CHECKING:
     from pybpfvm.trace.format import Record, TraceWriter
+    from pybpfvm.trace.standing import Standing
     from pybpfvm.uring_backend.counts import Counts
     from pybpfvm.uring_backend.sq import SqView
 
@@ -49,6 +50,9 @@ _BYTES_A_RUN = 1024
 _INSNS_A_BYTE = 8
 _DIGEST_BYTES = 8192
 _MOST_SQES = 4096
+# The same for a state, which is made, written and compressed: for each of its bytes so many.
+_STATE_BYTES = 1 << 22
+_STATE_FACTOR = 32
 _T = TypeVar("_T")
 
 
@@ -85,6 +89,8 @@ class Recorder:
         self._engines = 0
         self._runs = self._insns = self._earned = 0
         self._owed = self._start_ns = 0
+        self._since_state = self._state_bytes = 0
+        self._standing: Standing  # of the recording that is being made
         self._quiet = False
         self._at_work = -1  # the number of the object that is loaded or run
 
@@ -106,6 +112,7 @@ class Recorder:
         Raises InputError where one is being made, and for a file that can not be written.
         """
         from pybpfvm.trace.format import TraceWriter
+        from pybpfvm.trace.standing import Standing
 
         if self._writer is not None:
             raise InputError(
@@ -115,9 +122,11 @@ class Recorder:
             )
         self._writer = TraceWriter(path)
         self.following = Following()
+        self._standing = Standing()
         self._images, self._rings, self._queued = [], [], {}
         self._engines = self._runs = self._insns = self._owed = 0
         self._earned = _DIGEST_BYTES
+        self._since_state = self._state_bytes = 0
         self._start_ns = time.perf_counter_ns()
         memory = self.memory
         header = {
@@ -154,16 +163,43 @@ class Recorder:
         finally:
             writer.close()
 
-    def put(self, record: Record) -> None:
-        """Append to the recording, if one is being made. Raises InputError as TraceWriter."""
+    def put(self, record: Record, event: Event | None = None) -> None:
+        """Append to the recording, if one is being made; `event` is what it is the record of.
+        Raises InputError as TraceWriter."""
         with self._writing:
             if self._writer is None:
                 return
+            self._standing.note(record, event, self._writer.chunks)
             try:
                 self._writer.add(record)
             except InputError:
                 self._give_up()
                 raise
+
+    def _put_state(self, following: Following) -> None:
+        """Append what a replay has by now, first in its chunk, unless that is more than states
+        tell."""
+        with self._writing:
+            if self._writer is None or not self._all_recorded():
+                return
+            queues = tuple(_queues(ring()) for ring in self._rings)
+            counts = self._runs, self._insns, queues
+            state = self._standing.state(self.memory, self._images, following, *counts)
+            if state is None:
+                return
+            try:
+                self._writer.flush()
+                before = self._writer.bytes
+                self._writer.add(state)
+                self._writer.flush()
+            except InputError:
+                self._give_up()
+                raise
+            self._state_bytes = self._writer.bytes - before
+
+    def _all_recorded(self) -> bool:
+        """Whether all objects are in the recording that are in memory."""
+        return all(one.number is not None for one in self._objects if one.image() is not None)
 
     def flush(self) -> None:
         """Have in the file what was recorded until now."""
@@ -254,8 +290,8 @@ class Recorder:
     def went(self, region: Region) -> None:
         """A region is no more."""
         if self.following is not None and region.kind in WORLD_KINDS:
-            self.following.forget(region)
             self.put((Kind.WENT, region.start))
+            self.following.forget(region)
 
     def named(self, addr: int, target: object) -> None:
         """A handle stands for something."""
@@ -293,7 +329,7 @@ class Recorder:
         def see(event: Event) -> None:
             record = None if self._quiet else event_record(ring, event)
             if record is not None:
-                self.put(record)
+                self.put(record, event)
             if given is not None:
                 given(event)
 
@@ -330,9 +366,10 @@ class Recorder:
 
     def ends(self, ring: int, time_ns: int, kind: str, text: str) -> None:
         """Note how it ended, for whoever opens the recording: `kind` "stopped" or "failed"."""
-        record = event_record(ring, Noted(time_ns, kind, text))
+        event = Noted(time_ns, kind, text)
+        record = event_record(ring, event)
         if record is not None:
-            self.put(record)
+            self.put(record, event)
 
     def engine(
         self,
@@ -461,7 +498,13 @@ class Recorder:
             self._earned, self._owed = 0, seen.size + _DIGEST_BYTES
             queues = tuple(_queues(ring()) for ring in self._rings)
             found = (seen.memory, seen.maps, queues)
+            self._standing.digests += 1
         self.put((Kind.END, ended.r0, ended.insns, ended.how, found, self.handed.crc))
+        self._since_state += _BYTES_A_RUN + ended.insns // _INSNS_A_BYTE
+        due = max(_STATE_BYTES, _STATE_FACTOR * self._state_bytes)
+        if self._since_state >= due and ended.how is None:
+            self._since_state = 0
+            self._put_state(following)
 
 
 @dataclass(slots=True)

@@ -18,6 +18,10 @@
     EVENT   ring, what of `pybpfvm.events`, its fields
     CLOSED  runs, instructions, ns of wall time since the beginning
     SQES    ring, head, tail, dropped, the SQEs in its SQ: where that is another than before
+    STATE   runs, instructions, events, digests and queues so far (as in a digest), the chunks that
+            set something up (LOAD, RING, ENGINE), a place, and what a replay has by then, each in
+            msgpack: handles, regions, pages of memory that are not zero, maps, rings (see
+            standing.py). The first of its chunk. Not before version 3
 
 A place is where program memory and handles come next (AddressSpace.place); changes are
 (address, bytes). All of a run stands between its RUN and END: ASKED and READ in order, and what
@@ -58,6 +62,7 @@ class Kind(IntEnum):
     EVENT = 12
     CLOSED = 13
     SQES = 14
+    STATE = 15
 
 
 class Ask(IntEnum):
@@ -157,6 +162,11 @@ def event_of(record: Record) -> Event:
     """The event that `event_record` made. Raises InputError."""
     _, _, number, fields = items(record, int, int, tuple)
     check_event(number, fields)
+    return made_event(number, fields)
+
+
+def made_event(number: int, fields: tuple[Any, ...]) -> Event:
+    """An event that `check_event` let pass."""
     event: Event = _EVENTS[number][0](*fields)
     return event
 

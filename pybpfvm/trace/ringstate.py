@@ -162,10 +162,11 @@ class RingState:
                 self.requests[request.request] = request
             self.ran = Counter({str(name): int(count) for name, count in ran})
             if queue is not None:
-                *numbers, sqes = queue
+                head, tail, dropped, sqes = queue
+                _numbers((head, tail, dropped), 3)
                 if not all(isinstance(one, bytes) and len(one) in (0, SQE_BYTES) for one in sqes):
                     raise InputError("SQEs that are none")
-                self.queue = SqState(*_numbers(numbers, 3), deque(sqes))
+                self.queue = SqState(head, tail, dropped, deque(sqes))
             _numbers((self.time_ns,), 1)
         except (TypeError, ValueError, struct.error) as error:
             raise InputError(f"the state of a ring: {error}") from None
