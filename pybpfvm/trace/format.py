@@ -174,7 +174,7 @@ class TraceFile:
             )
         version = _START.unpack(start)[1]
         if version not in _READ_VERSIONS:
-            known = " and ".join(map(str, _READ_VERSIONS))
+            known = f"{_READ_VERSIONS[0]} to {_READ_VERSIONS[-1]}"
             raise InputError(
                 f"format version {version}, where this pybpfvm reads versions {known}",
                 where=self.path,

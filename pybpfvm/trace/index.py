@@ -1,5 +1,5 @@
-"""What is in a recording, without what is in its runs: found in one pass over the file; or, where it
-has states, from these, its beginning and its end, and of the rest when someone looks at it.
+"""What is in a recording, without what is in its runs: found in one pass over the file; or, where
+it has states, from these, its beginning and its end, and of the rest when someone looks at it.
 """
 
 from __future__ import annotations
