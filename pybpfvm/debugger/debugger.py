@@ -109,8 +109,8 @@ class Debugger:
         self._lines: dict[int, Lines] = {}
         self._scopes: dict[int, RecordedScope] = {}
         self.placing = Placing(self.history, self.lines_of, self._scope)
-        self._code = CodePlaces([program for _, program in self.placing.programs])
         try:
+            self._code = CodePlaces([program for _, program in self.placing.programs])
             fault, history = self.history.fault(), self.history
             begin = history.end if self.ended() else history.start
             self._stopped: Stopped = history.at(fault or begin)

@@ -5,8 +5,10 @@
     chunks  u32 bytes of its data as they stand here, u32 bytes of them decompressed,
             u32 crc32 of those 8 bytes and the data; then the data: zlib over records in msgpack
 
-All numbers are little-endian. A chunk holds whole records. Who reads takes what is whole: the first
-chunk that is not ends the recording, and `damage` says why and where.
+All numbers are little-endian. A chunk holds whole records. From version 3 on it begins with one
+that sets something up (SET_UP) if it has any, and a STATE has a chunk of its own: who looks at the
+first record of each knows where these are. Who reads takes what is whole: the first chunk that is
+not ends the recording, and `damage` says why and where.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from itertools import islice
 from typing import Any, BinaryIO
 
 from pybpfvm.errors import InputError
+from pybpfvm.trace.records import Kind
 
 MAGIC = b"\x93pybpfvm"
 VERSION = 3
@@ -43,6 +46,10 @@ _KEPT_CHUNKS = 4
 _PEEK_BYTES = 1024  # more than the tables of Huffman codes that stand first
 _ARRAY = 0x90  # how one of less than 16 items begins, of how many in the low bits
 
+# Records of what states say nothing of: objects, rings, engines.
+SET_UP = frozenset({Kind.HEADER, Kind.LOAD, Kind.RING, Kind.ENGINE})
+_FIRST = SET_UP | {Kind.STATE}
+
 Record = Sequence[Any]
 
 
@@ -54,7 +61,7 @@ class TraceWriter:
 
         self.path = os.fspath(path)
         self.bytes = 0  # in the file so far
-        self.chunks = 0  # the same
+        self._sets_up = False  # what is in the buffer begins with that
         # use_bin_type keeps text and bytes apart; what is no UTF-8 in a name goes there and back.
         self._pack = msgpack.Packer(unicode_errors="surrogateescape").pack
         self._buffer = bytearray()
@@ -67,8 +74,12 @@ class TraceWriter:
 
     def add(self, record: Record) -> None:
         """Append a record. Raises InputError when the file can not be written."""
+        kind = record[0] if record and isinstance(record[0], int) else None
+        if kind in _FIRST and not (self._sets_up and kind in SET_UP):
+            self.flush()
+            self._sets_up = kind in SET_UP
         self._buffer += self._pack(record)
-        if len(self._buffer) >= _CHUNK_BYTES:
+        if len(self._buffer) >= _CHUNK_BYTES or kind == Kind.STATE:
             self.flush()
 
     def breathe(self) -> None:
@@ -86,8 +97,8 @@ class TraceWriter:
             raise InputError(f"a record of {len(self._buffer)} bytes", where=self.path)
         data = zlib.compress(self._buffer, 1)
         head = _HEAD.pack(len(data), len(self._buffer))
-        self.chunks += 1
         self._buffer.clear()
+        self._sets_up = False
         self._put(head + _CRC.pack(zlib.crc32(data, zlib.crc32(head))) + data)
 
     def close(self) -> None:
@@ -221,14 +232,14 @@ class TraceFile:
         crc = _CRC.unpack_from(head, _HEAD.size)[0]
         return bool(zlib.crc32(data, zlib.crc32(head[: _HEAD.size])) == crc)
 
-    def begins_with(self, chunk: int, kind: int) -> bool:
-        """Whether the first record of a chunk is of such a kind."""
+    def begins_with(self, chunk: int) -> int | None:
+        """Of what kind the first record of a chunk is; None where that is not plain."""
         at, packed, _ = self.chunks[chunk]
         try:
             start = zlib.decompressobj().decompress(self._read(at, min(packed, _PEEK_BYTES)), 2)
         except zlib.error:
-            return False
-        return len(start) == 2 and start[0] & 0xF0 == _ARRAY and start[1] == kind
+            return None
+        return start[1] if len(start) == 2 and start[0] & 0xF0 == _ARRAY else None
 
     def records(self, chunk: int) -> Sequence[Record]:
         """The records of a chunk, decoded; none, and none of the chunks behind it, when it is

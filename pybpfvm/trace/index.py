@@ -13,7 +13,7 @@ from typing import Any, overload
 
 from pybpfvm.errors import InputError
 from pybpfvm.events import CqePosted, CqeReaped, RunStarted
-from pybpfvm.trace.format import Record, TraceFile
+from pybpfvm.trace.format import SET_UP, Record, TraceFile
 from pybpfvm.trace.records import (
     Ask,
     Kind,
@@ -186,7 +186,7 @@ def _segments(file: TraceFile) -> list[Segment]:
     found = [Segment(0, 0, 0)]
     try:
         for chunk in range(1, len(file.chunks)):
-            if file.begins_with(chunk, Kind.STATE):
+            if file.begins_with(chunk) == Kind.STATE:
                 record = items(file.records(chunk)[0], *STATE_TYPES)
                 found.append(Segment(record[1], record[2], chunk))
     except (InputError, LookupError):
@@ -198,38 +198,45 @@ def _segments(file: TraceFile) -> list[Segment]:
 
 
 def _between_states(file: TraceFile, segments: Sequence[Segment]) -> Index:
-    """The index of a file with states. What sets something up is read, and what is behind the last
-    state."""
+    """The index of a file with states. What sets something up is read, what is before the first
+    state, and what is behind the last one."""
     last = segments[-1]
-    state = file.records(last.chunk)[0]
     index = Index(segments=list(segments))
     index.states = {one.first_run: (one.chunk, 0) for one in segments[1:]}
     reader = _Reader(index)
     try:
-        for chunk in sorted({0, *state[_STATE_SET_UP]}):
-            for record in file.records(chunk) if chunk < last.chunk else ():
-                if record[0] in _SET_UP:
-                    reader.read(record)
+        for chunk in range(last.chunk):
+            if file.begins_with(chunk) in SET_UP:
+                for record in file.records(chunk):
+                    if record[0] in SET_UP:
+                        reader.read(record)
+        index.runs = runs = _Runs(file, index)
+        runs[0]
     except (InputError, TypeError, ValueError, LookupError, OverflowError):
         return _read_all(file, None)
     for one in segments[1:]:
         index.followed |= State.of(file.records(one.chunk)[0]).followed()
-    reader = _Reader(index, state)
+    reader = _Reader(index, file.records(last.chunk)[0])
     _read_on(file, reader, last.chunk)
-    index.runs = _Runs(file, index, reader.runs)
+    runs.ends_with(reader.runs)
     return index
 
 
 class _Runs(Sequence[RunEntry]):
     """The runs of a file with states, read by segments."""
 
-    def __init__(self, file: TraceFile, index: Index, last: list[RunEntry]) -> None:
+    def __init__(self, file: TraceFile, index: Index) -> None:
         self._file = file
         self._index = index
         self._firsts = [one.first_run for one in index.segments]
-        self._count = self._firsts[-1] + len(last)
-        self._last = last
+        self._count = self._firsts[-1]
+        self._last: list[RunEntry] = []
         self._read: dict[int, list[RunEntry]] = {}
+
+    def ends_with(self, runs: list[RunEntry]) -> None:
+        """These are those of the last segment."""
+        self._last = runs
+        self._count = self._firsts[-1] + len(runs)
 
     def __len__(self) -> int:
         return self._count
@@ -512,8 +519,6 @@ _END_ITEMS = 6  # of version 1 one less
 _EVENT, _ASKED, _RUN, _END, _STATE = map(
     int, (Kind.EVENT, Kind.ASKED, Kind.RUN, Kind.END, Kind.STATE)
 )
-_SET_UP = frozenset({Kind.HEADER, Kind.LOAD, Kind.RING, Kind.ENGINE})
-_STATE_SET_UP = 6  # which item of a STATE says in which chunks these are
 _MOST_SEGMENTS = 8  # whose runs are kept
 _LOG = int(Ask.LOG)
 _INT_OR_NONE = (int, type(None))

@@ -169,7 +169,7 @@ class Recorder:
         with self._writing:
             if self._writer is None:
                 return
-            self._standing.note(record, event, self._writer.chunks)
+            self._standing.note(record, event)
             try:
                 self._writer.add(record)
             except InputError:
@@ -191,7 +191,6 @@ class Recorder:
                 self._writer.flush()
                 before = self._writer.bytes
                 self._writer.add(state)
-                self._writer.flush()
             except InputError:
                 self._give_up()
                 raise

@@ -18,10 +18,9 @@
     EVENT   ring, what of `pybpfvm.events`, its fields
     CLOSED  runs, instructions, ns of wall time since the beginning
     SQES    ring, head, tail, dropped, the SQEs in its SQ: where that is another than before
-    STATE   runs, instructions, events, digests and queues so far (as in a digest), the chunks that
-            set something up (LOAD, RING, ENGINE), a place, and what a replay has by then, each in
-            msgpack: handles, regions, pages of memory that are not zero, maps, rings (see
-            standing.py). The first of its chunk. Not before version 3
+    STATE   runs, instructions, events, digests and queues so far (as in a digest), a place, and
+            what a replay has by then, each in msgpack: handles, regions, pages of memory that are
+            not zero, maps, rings (see standing.py). Not before version 3
 
 A place is where program memory and handles come next (AddressSpace.place); changes are
 (address, bytes). All of a run stands between its RUN and END: ASKED and READ in order, and what

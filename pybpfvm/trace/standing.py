@@ -51,7 +51,7 @@ class State:
     @classmethod
     def of(cls, record: Record) -> State:
         """Raises InputError for what is none."""
-        place, *packed = items(record, *STATE_TYPES)[7:]
+        place, *packed = items(record, *STATE_TYPES)[6:]
         handles, regions, pages, maps, rings = map(_unpacked, packed)
         try:
             for one in handles:
@@ -73,8 +73,8 @@ class State:
         return {one[0] for one in self.regions if one[5]}
 
 
-# Runs, instructions, events, digests, queues, chunks with what is set up; then as in State.
-STATE_TYPES = (int, int, int, int, tuple, tuple, tuple, bytes, bytes, bytes, bytes, bytes)
+# Runs, instructions, events, digests, queues; then as in State.
+STATE_TYPES = (int, int, int, int, tuple, tuple, bytes, bytes, bytes, bytes, bytes)
 
 
 class Standing:
@@ -82,15 +82,14 @@ class Standing:
 
     def __init__(self) -> None:
         self.events = self.digests = 0
-        self.set_up: list[int] = []  # chunks that have what does not stand in states
         self._regions: dict[int, tuple[Any, ...]] = {}
         self._handles: list[tuple[Any, ...]] = []
         self._rings = Rings()
         # Events, and SQES, that the rings do not show yet.
         self._told: list[tuple[int, Event] | Record] = []
 
-    def note(self, record: Record, event: Event | None, chunk: int) -> None:
-        """The record is written, to this chunk. `event` is what it is of, if it is of one."""
+    def note(self, record: Record, event: Event | None) -> None:
+        """The record is written. `event` is what it is of, if it is of one."""
         kind = record[0]
         if event is not None:
             self.events += 1
@@ -105,12 +104,9 @@ class Standing:
             self._regions.pop(record[1], None)
         elif kind == Kind.HANDLE:
             self._handles.append(tuple(record[1:]))
-        elif kind in (Kind.LOAD, Kind.RING, Kind.ENGINE):
-            if kind == Kind.RING:
-                self._fold()
-                self._rings.made(record)
-            if chunk not in self.set_up[-1:]:
-                self.set_up.append(chunk)
+        elif kind == Kind.RING:
+            self._fold()
+            self._rings.made(record)
 
     def _fold(self) -> None:
         for told in self._told:
@@ -131,7 +127,7 @@ class Standing:
     ) -> Record | None:
         """The STATE record of here, between two runs; None where it would be too large, or there is
         what it can not tell."""
-        if following.lost or max(len(self._handles), len(self.set_up)) > _MOST_HANDLES:
+        if following.lost or len(self._handles) > _MOST_HANDLES:
             return None
         own = [one for one in memory.regions() if one.kind is RegionKind.MAP_VALUE]
         regions = [*(_as_told(one) for one in own), *self._regions.values()]
@@ -147,8 +143,7 @@ class Standing:
         self._fold()
         maps = tuple(map_states(image) for image in images)
         parts = (self._handles, regions, pages, maps, self._rings.packed())
-        chunks = tuple(self.set_up)
-        counts = (runs, insns, self.events, self.digests, queues, chunks, memory.place)
+        counts = (runs, insns, self.events, self.digests, queues, memory.place)
         return (Kind.STATE, *counts, *(msgpack.packb(one, **_PACKED) for one in parts))
 
 
