@@ -339,13 +339,18 @@ class History:
         if behind and self._states[behind - 1] > max(nearest, self._cursor_before(run)):
             nearest = self._states[behind - 1]
             self._restore(0)
-            try:
-                self.replay.enter(nearest)
-            except InputError:
+            if not self._can_enter(nearest):
                 self._distrust()
                 return 0
             self._snapshots[nearest] = self._taken()
         return nearest
+
+    def _can_enter(self, run: int) -> bool:
+        try:
+            self.replay.enter(run)
+        except InputError:
+            return False
+        return True
 
     def _cursor_before(self, run: int) -> int:
         """Where memory and maps are, if that is before a run, or at it; else -1."""

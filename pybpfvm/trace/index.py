@@ -212,10 +212,10 @@ def _between_states(file: TraceFile, segments: Sequence[Segment]) -> Index:
                         reader.read(record)
         index.runs = runs = _Runs(file, index)
         runs[0]
+        for one in segments[1:]:
+            index.followed |= State.of(file.records(one.chunk)[0]).followed()
     except (InputError, TypeError, ValueError, LookupError, OverflowError):
         return _read_all(file, None)
-    for one in segments[1:]:
-        index.followed |= State.of(file.records(one.chunk)[0]).followed()
     reader = _Reader(index, file.records(last.chunk)[0])
     _read_on(file, reader, last.chunk)
     runs.ends_with(reader.runs)
@@ -382,6 +382,7 @@ class _Reader:
             raise InputError(f"a state of {counts} runs, instructions, events, digests after {now}")
         if self._rings is not None and State.of(record).rings != self._rings.packed():
             raise InputError("a state of rings that told something else")
+        self._since = place
         index.states[runs] = place
         index.segments.append(Segment(runs, index.insns, place[0]))
 

@@ -60,6 +60,9 @@ class State:
                 items((Kind.CAME, *one), int, int, int, str, bool, bool)
                 if _KINDS.get(one[2]) not in _TOLD_KINDS:
                     raise InputError(f"a region of kind {one[2]}")
+            for one in (maps, *maps):
+                if not isinstance(one, tuple):
+                    raise InputError(f"{one!r:.60}, where what maps are stands")
             found = cls(place, handles, regions, dict(pages), maps, dict(rings))
             for addr, data in found.pages.items():
                 if addr % PAGE or not isinstance(data, bytes):
@@ -227,10 +230,9 @@ def enter(memory: AddressSpace, images: Sequence[Image], state: State) -> None:
         view = memory.view(region)
         for at in range(0, region.size, PAGE):
             page = pages.pop(region.start + at, _ZERO)
-            now = view[at : at + PAGE]
-            wanted = page[: len(now)]
-            if now != wanted:
-                now[:] = wanted
+            with view[at : at + PAGE] as now:  # nothing is to hold it where this raises
+                if now != page[: len(now)]:
+                    now[:] = page[: len(now)]
     if pages:
         raise InputError(f"bytes for {min(pages):#x}, where there is no memory")
     if len(state.maps) > len(images):
@@ -269,6 +271,8 @@ def differences(
         if then != now:
             yield (f"the memory at {addr:#x}", *_first_difference(addr, then, now))
     for image, states in zip(images, state.maps, strict=False):
+        if len(states) != len(image.maps):
+            yield "how many maps there are", str(len(states)), str(len(image.maps))
         for live, one in zip(image.maps.values(), states, strict=False):
             other = live.state()
             if one != other:
