@@ -48,7 +48,6 @@ _ARRAY = 0x90  # how one of less than 16 items begins, of how many in the low bi
 
 # Records of what states say nothing of: objects, rings, engines.
 SET_UP = frozenset({Kind.HEADER, Kind.LOAD, Kind.RING, Kind.ENGINE})
-_FIRST = SET_UP | {Kind.STATE}
 
 Record = Sequence[Any]
 
@@ -74,12 +73,19 @@ class TraceWriter:
 
     def add(self, record: Record) -> None:
         """Append a record. Raises InputError when the file can not be written."""
-        kind = record[0] if record and isinstance(record[0], int) else None
-        if kind in _FIRST and not (self._sets_up and kind in SET_UP):
-            self.flush()
-            self._sets_up = kind in SET_UP
         self._buffer += self._pack(record)
-        if len(self._buffer) >= _CHUNK_BYTES or kind == Kind.STATE:
+        if len(self._buffer) >= _CHUNK_BYTES:
+            self.flush()
+
+    def place(self, record: Record) -> None:
+        """As `add`, for kinds that have a place in their chunk."""
+        kind = record[0]
+        sets_up = kind in SET_UP
+        if kind == Kind.STATE or (sets_up and not self._sets_up):
+            self.flush()
+            self._sets_up = sets_up
+        self.add(record)
+        if kind == Kind.STATE:
             self.flush()
 
     def breathe(self) -> None:

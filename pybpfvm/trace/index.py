@@ -353,7 +353,7 @@ class _Reader:
                     if number in _COUNTED_EVENTS:
                         self._event(ring, number, fields)
                     if rings is not None:
-                        rings.apply(ring, made_event(number, fields))
+                        rings[ring].apply(made_event(number, fields))
                 elif kind == _ASKED and self._open is not None:
                     if changes := items(record, int, tuple, _ANSWER, tuple)[4]:
                         _changes(changes)

@@ -53,6 +53,9 @@ _MOST_SQES = 4096
 # The same for a state, which is made, written and compressed: for each of its bytes so many.
 _STATE_BYTES = 1 << 22
 _STATE_FACTOR = 32
+_MOST_TOLD = 128  # events that rings are to show yet
+# Plain numbers, as each record is asked: kinds up to HANDLE are of what comes and goes.
+_RARE, _SQES = int(Kind.HANDLE), int(Kind.SQES)
 _T = TypeVar("_T")
 
 
@@ -167,11 +170,20 @@ class Recorder:
         """Append to the recording, if one is being made; `event` is what it is the record of.
         Raises InputError as TraceWriter."""
         with self._writing:
-            if self._writer is None:
+            writer = self._writer
+            if writer is None:
                 return
-            self._standing.note(record, event)
+            add = writer.add
+            if event is not None:
+                told = self._standing.told
+                told.append((record[1], event))
+                if len(told) > _MOST_TOLD:
+                    self._standing.fold()
+            elif record[0] <= _RARE or record[0] == _SQES:
+                self._standing.note(record)
+                add = writer.place
             try:
-                self._writer.add(record)
+                add(record)
             except InputError:
                 self._give_up()
                 raise
@@ -190,7 +202,7 @@ class Recorder:
             try:
                 self._writer.flush()
                 before = self._writer.bytes
-                self._writer.add(state)
+                self._writer.place(state)
             except InputError:
                 self._give_up()
                 raise

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 _MOST_REGIONS = 1 << 12
 _MOST_HANDLES = 1 << 12
 _MOST_BYTES = 1 << 24  # that are looked at
-_MOST_PENDING = 1 << 14  # events
 _KINDS = {number: kind for kind, number in REGION_KINDS.items()}
 # What a state tells the bytes of. Frames are blank when a run begins; what programs reserved in
 # ring buffers is there within runs only.
@@ -88,19 +87,14 @@ class Standing:
         self._regions: dict[int, tuple[Any, ...]] = {}
         self._handles: list[tuple[Any, ...]] = []
         self._rings = Rings()
-        # Events, and SQES, that the rings do not show yet.
-        self._told: list[tuple[int, Event] | Record] = []
+        # (ring, event) as they are written, and SQES: what rings show when all is folded.
+        self.told: list[tuple[int, Event] | Record] = []
 
-    def note(self, record: Record, event: Event | None) -> None:
-        """The record is written. `event` is what it is of, if it is of one."""
+    def note(self, record: Record) -> None:
+        """A record that is no event's is written."""
         kind = record[0]
-        if event is not None:
-            self.events += 1
-            self._told.append((record[1], event))
-            if len(self._told) > _MOST_PENDING:
-                self._fold()
-        elif kind == Kind.SQES:
-            self._told.append(record)
+        if kind == Kind.SQES:
+            self.told.append(record)
         elif kind == Kind.CAME:
             self._regions[record[1]] = tuple(record[1:])
         elif kind == Kind.WENT:
@@ -108,16 +102,19 @@ class Standing:
         elif kind == Kind.HANDLE:
             self._handles.append(tuple(record[1:]))
         elif kind == Kind.RING:
-            self._fold()
+            self.fold()
             self._rings.made(record)
 
-    def _fold(self) -> None:
-        for told in self._told:
+    def fold(self) -> None:
+        """Have the rings show what they told."""
+        for told in self.told:
             if len(told) == _PAIR:
-                self._rings.apply(*told)
+                number, event = told
+                self.events += 1
+                self._rings[number].apply(event)
             else:
                 self._rings.queued(told)
-        self._told.clear()
+        self.told.clear()
 
     def state(
         self,
@@ -138,46 +135,38 @@ class Standing:
         reserved = any(one.kind is RegionKind.RINGBUF for one in memory.regions())
         if reserved or len(regions) > _MOST_REGIONS or told > _MOST_BYTES:
             return None
+        self.fold()
         pages: Pages = following.rest()
         for start, data in following.copies_at():
             pages.update(pages_of(start, data))
         for one in own:
             pages.update(pages_of(one.start, memory.view(one)))
-        self._fold()
         maps = tuple(map_states(image) for image in images)
         parts = (self._handles, regions, pages, maps, self._rings.packed())
         counts = (runs, insns, self.events, self.digests, queues, memory.place)
         return (Kind.STATE, *counts, *(msgpack.packb(one, **_PACKED) for one in parts))
 
 
-class Rings:
-    """All rings by number, folded from what was recorded of them."""
+class Rings(dict[int, RingState]):
+    """All rings by number, folded from what was recorded of them. One that nobody made is there
+    when it is asked for."""
 
-    def __init__(self) -> None:
-        self._rings: dict[int, RingState] = {}
-
-    def _ring(self, number: int) -> RingState:
-        found = self._rings.get(number)
-        if found is None:
-            found = self._rings[number] = RingState("")
+    def __missing__(self, number: int) -> RingState:
+        found = self[number] = RingState("")
         return found
 
     def made(self, record: Record) -> None:
         """A RING."""
-        self._rings[record[1]] = RingState.made("", record[2])
-
-    def apply(self, number: int, event: Event) -> None:
-        """What a ring told."""
-        self._ring(number).apply(event)
+        self[record[1]] = RingState.made("", record[2])
 
     def queued(self, record: Record) -> None:
         """SQES."""
         _, number, head, tail, dropped, sqes = record
-        self._ring(number).queue = SqState(head, tail, dropped, deque(sqes))
+        self[number].queue = SqState(head, tail, dropped, deque(sqes))
 
     def packed(self) -> dict[int, tuple[Any, ...]]:
         """See RingState.become."""
-        return {number: ring.packed() for number, ring in self._rings.items()}
+        return {number: ring.packed() for number, ring in self.items()}
 
 
 _PAIR = 2
