@@ -58,6 +58,7 @@ class RunEntry:
     digest: tuple[int, Sequence[Sequence[int]], Sequence[Any]] | None = None
     whole: bool = False
     handed: int | None = None  # see Handed; None where the recording does not say
+    registers: int | None = None  # the same
     prints: int = 0  # how often it printed
     queues: tuple[str, str] | None = None  # where events and the ring's counters differ: both
 
@@ -470,13 +471,13 @@ class _Reader:
         self._open = entry
 
     def _end(self, place: Place, record: Record) -> None:
-        handed = (int,) if len(record) == _END_ITEMS else ()
+        handed = (int, _INT_OR_NONE)[: max(len(record) - _END_ITEMS, 0)]
         items(record, int, int, (tuple, type(None)), (tuple, type(None)), *handed)
         self._need_run()
         entry = self._open
         assert entry is not None
         _, entry.r0, entry.insns, how, found, *more = record
-        entry.handed = more[0] if more else None
+        entry.handed, entry.registers, *_ = *more, None, None
         if how is not None:
             if [type(one) for one in how] != [str, str, str, int, str]:
                 raise InputError(f"a run that ended by {how!r:.60}")
@@ -515,7 +516,7 @@ class _Reader:
         return None
 
 
-_END_ITEMS = 6  # of version 1 one less
+_END_ITEMS = 5  # of version 1; 2 has one more, 3 two
 # Plain numbers: an enumeration costs more to look at than the record.
 _EVENT, _ASKED, _RUN, _END, _STATE = map(
     int, (Kind.EVENT, Kind.ASKED, Kind.RUN, Kind.END, Kind.STATE)

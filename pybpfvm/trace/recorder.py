@@ -434,6 +434,7 @@ class Recorder:
 
         def noted_log(text: str) -> None:
             log(text)
+            self.handed.asked()
             self.put((Kind.ASKED, Ask.LOG, (text,), 0, ()))
 
         return replace(
@@ -452,6 +453,7 @@ class Recorder:
         following = self.following
         if following is None:
             return call(*args)
+        self.handed.asked()
         following.before_answer()
         answer = None
         try:
@@ -469,8 +471,9 @@ class Recorder:
         ctx_addr: int,
         packet: Region | None,
         budget_insns: int,
+        kept: Callable[[], bytes | None],
     ) -> Iterator[_Run]:
-        """A run of the program; whoever runs it tells how it ended."""
+        """A run of the program; whoever runs it tells how it ended. `kept`: see Engine."""
         with self._one_run:
             ended = _Run()
             self._at_work = obj
@@ -479,7 +482,7 @@ class Recorder:
                 yield ended
                 return
             self.tell_queues()
-            self.handed = Handed()
+            self.handed = Handed(kept)
             seen = None if packet is None else (packet.start, packet.size)
             place, changes = self.memory.place, following.before_run()
             self.put((Kind.RUN, engine, program.name, ctx_addr, seen, budget_insns, place, changes))
@@ -510,7 +513,9 @@ class Recorder:
             queues = tuple(_queues(ring()) for ring in self._rings)
             found = (seen.memory, seen.maps, queues)
             self._standing.digests += 1
-        self.put((Kind.END, ended.r0, ended.insns, ended.how, found, self.handed.crc))
+        handed = self.handed
+        end = ended.r0, ended.insns, ended.how, found, handed.crc, handed.registers
+        self.put((Kind.END, *end))
         self._since_state += _BYTES_A_RUN + ended.insns // _INSNS_A_BYTE
         due = max(_STATE_BYTES, _STATE_FACTOR * self._state_bytes)
         if self._since_state >= due and ended.how is None:
@@ -599,11 +604,16 @@ class RecordedEngine:
         packet: Region | None = None,
     ) -> RunResult:
         """As the engine runs it."""
-        recorder, number = self._recorder, self._number
-        with recorder.run(number, self._object, program, ctx_addr, packet, budget_insns) as ended:
+        recorder, number, kept = self._recorder, self._number, self._engine.kept_registers
+        how = number, self._object, program, ctx_addr, packet, budget_insns, kept
+        with recorder.run(*how) as ended:
             done = self._engine.run(program, ctx_addr, budget_insns=budget_insns, packet=packet)
             ended.r0, ended.insns = done.r0, done.insns
         return done
+
+    def kept_registers(self) -> bytes | None:
+        """The engine's."""
+        return self._engine.kept_registers()
 
     def close(self) -> None:
         """Give the engine back."""

@@ -14,7 +14,8 @@
             or, empty, that there is none), changes of memory by it
     READ    address, bytes: what a program read of user memory, where a replay has it not
     END     r0, instructions, how else it ended, digest, checksum of what was handed over (see
-            digest.py; not in version 1)
+            digest.py; not in version 1), and of registers (null: the engine did not tell; not
+            before version 3)
     EVENT   ring, what of `pybpfvm.events`, its fields
     CLOSED  runs, instructions, ns of wall time since the beginning
     SQES    ring, head, tail, dropped, the SQEs in its SQ: where that is another than before

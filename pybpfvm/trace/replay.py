@@ -65,9 +65,11 @@ class Prepared:
     packet: Region | None
     budget_insns: int
     environment: RunEnvironment
+    answers: Answers
 
     def run(self, engine: Engine) -> RunResult | Trap | BrokenOff | Cut | Diverged:
         """Run it whole on an engine, such as its own: how it ended."""
+        self.answers.run_by(engine.kept_registers)
         try:
             return engine.run(
                 self.program, self.ctx_addr, budget_insns=self.budget_insns, packet=self.packet
@@ -263,6 +265,7 @@ class Replay:
             packet,
             entry.budget_insns,
             self._environments[entry.engine],
+            self._answers,
         )
 
     def finish(
@@ -296,6 +299,9 @@ class Replay:
         if handed is not None and entry.handed is not None and handed.crc != entry.handed:
             what = "the checksum of what it read and wrote of user memory"
             raise Diverged(what, f"{entry.handed:08x}", f"{handed.crc:08x}")
+        ours, theirs = handed and handed.registers, entry.registers
+        if ours is not None and theirs is not None and ours != theirs:
+            raise Diverged("the checksum of r6 to r9 where it asks", f"{theirs:08x}", f"{ours:08x}")
         then, now = _end_then(entry), _end_now(ended)
         if then != now:
             raise Diverged("how the run ends", then, now)
