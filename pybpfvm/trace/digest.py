@@ -3,15 +3,16 @@ one of what it handed over, and one of registers.
 
 What it handed over: of each access to user memory by a helper its kind, address and size, and of
 what was written the bytes; in order. Registers: r6 to r9 at each of these, and where a helper asks
-the world; its arguments stand in the recording, and r0 at the end. Code of LLVM's has no such
-registers, and no engine but the interpreter says what is in r1 to r5 behind the arguments of a
-helper: they are in no checksum.
+the world, in 16 bits, as no checksum gets smaller by compressing it; its arguments stand in the
+recording, and r0 at the end. Code of LLVM's has no such registers, and no engine but the
+interpreter says what is in r1 to r5 behind the arguments of a helper: they are in no checksum.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
+from binascii import crc_hqx
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -48,7 +49,7 @@ class Handed:
         """A helper asks the world something."""
         if self.registers is not None and self._kept is not None:
             now = self._kept()
-            self.registers = None if now is None else zlib.crc32(now, self.registers)
+            self.registers = None if now is None else crc_hqx(now, self.registers)
 
     def access(self, kind: int, addr: int, size: int, data: bytes = b"") -> None:
         """A helper reads or writes user memory."""

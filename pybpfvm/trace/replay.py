@@ -301,7 +301,7 @@ class Replay:
             raise Diverged(what, f"{entry.handed:08x}", f"{handed.crc:08x}")
         ours, theirs = handed and handed.registers, entry.registers
         if ours is not None and theirs is not None and ours != theirs:
-            raise Diverged("the checksum of r6 to r9 where it asks", f"{theirs:08x}", f"{ours:08x}")
+            raise Diverged("the checksum of r6 to r9 where it asks", f"{theirs:04x}", f"{ours:04x}")
         then, now = _end_then(entry), _end_now(ended)
         if then != now:
             raise Diverged("how the run ends", then, now)
