@@ -438,7 +438,7 @@ def _sqe_lines(ring: RingState, opcode: Callable[[int], str]) -> Iterator[str]:
     if queue is None or not (queue.sqes or queue.dropped):
         return
     dropped = f", {queue.dropped} named none" if queue.dropped else ""
-    yield f"  SQ, when the run began: {len(queue.sqes)} SQEs{dropped}"
+    yield f"  SQ, as last told: {len(queue.sqes)} SQEs{dropped}"
     for raw in list(queue.sqes)[:_MOST_ROWS]:
         if len(raw) < SQE_BYTES:
             yield "    an entry that names no SQE"
