@@ -1,5 +1,6 @@
 """How fast a debugger moves in a recording of 10^8 instructions: in one run, and in many; and how
-long it looks for conditions that never hold, from either end of 1,000 short runs of ping-pong.
+long it looks for conditions that never hold, from either end of 1,000 short runs of ping-pong. How
+it moves in 100,000 of these, whose instructions take no time: they themselves do.
 
 The time of one move each, in a recording that was opened anew; "first" is what comes before there
 are snapshots. Seconds are those of the processor's time, which a machine with nothing else to do
@@ -28,6 +29,7 @@ _A_TURN = 9  # instructions
 _RUNS = {"one run": 1, "1,000 runs": 1_000}
 _MARK = 8  # where a context has its mark
 _CTX_BYTES = 192
+_SHORT_RUNS = 100_000
 # By what they are of. None of them ever holds.
 _NEVER = {
     "events": "cqe.res < 0",
@@ -50,7 +52,41 @@ def run() -> Rows:
             path = Path(folder) / "t.bpftrace"
             _record(path, runs)
             rows += _moves(f"10^8 instructions in {name}", path)
-    return rows + _sought()
+    return rows + _many() + _sought()
+
+
+def _many() -> Rows:
+    """Of many short runs: from the end, where one begins after a hang, backward."""
+    name, last = f"{_SHORT_RUNS:,} short runs", _SHORT_RUNS
+    rows: Rows = []
+
+    def timed(what: str, move: Callable[[], object]) -> None:
+        start = time.process_time()
+        move()
+        rows.append((f"{name}: {what}", 1e3 * (time.process_time() - start), "ms"))
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "t.bpftrace"
+        pingpong("jit", "sim", _SHORT_RUNS)(path, False)
+        start = time.process_time()
+        with Debugger(path) as debugger:
+            rows.append((f"{name}: open", 1e3 * (time.process_time() - start), "ms"))
+            timed("go to the end", lambda: debugger.goto(debugger.history.end))
+            timed("the rings there", debugger.rings)
+            timed("step back there", lambda: debugger.move("stepi", backward=True))
+            for share in (0.5, 0.77, 0.013):
+                timed(f"go to {share:.1%}", partial(_to_share, debugger, share))
+                timed(f"the rings at {share:.1%}", debugger.rings)
+            timed("a run back", lambda: debugger.move("run", backward=True))
+            debugger.goto(Position(last // 2, 3))
+            timed("who wrote the element of the map", lambda: debugger.who_wrote("players[1].hits"))
+            debugger.set_breakpoint(Breakpoint("function", function="player"))
+            timed("continue backward to a breakpoint", lambda: _go(debugger, backward=True))
+    return rows
+
+
+def _to_share(debugger: Debugger, share: float) -> None:
+    debugger.goto(Position(int(len(debugger.history.runs) * share), 3))
 
 
 def _record(path: Path, runs: int) -> None:
@@ -118,6 +154,6 @@ def _sought() -> Rows:
     return rows
 
 
-def _go(debugger: Debugger) -> None:
-    if debugger.move("continue").reason not in ("breakpoint", "end"):
+def _go(debugger: Debugger, *, backward: bool = False) -> None:
+    if debugger.move("continue", backward=backward).reason not in ("breakpoint", "end"):
         raise AssertionError("the move ended elsewhere")

@@ -28,6 +28,7 @@ _PINGPONG = _ROOT / "examples" / "03_pingpong" / "prog.v3.bpf.o"
 _NUMBERS = _ROOT / "bench" / "programs" / "numbers.bpf.o"
 _ROUNDS = 3
 _RALLIES = 1_000
+_NO_END = 1 << 40
 _PACKETS = {"jit": 500, "interp": 5}
 _PACKET = bytes(range(12)) + b"\x08\x00" + bytes(i * 7 & 255 for i in range(1400))
 _ENGINES = ("jit", "interp")
@@ -89,8 +90,8 @@ def _ignore(_: Event) -> None:
     """An observer that is in nobody's way."""
 
 
-def pingpong(engine: str, backend: BackendName) -> _Round:
-    """Rounds of 1,000 rallies, of 56 instructions and a CQE each."""
+def pingpong(engine: str, backend: BackendName, rallies: int = _RALLIES) -> _Round:
+    """Rounds of so many rallies, of 56 instructions and a CQE each."""
 
     def once(path: Path | None, observed: bool) -> float:
         with Machine() as machine:
@@ -101,13 +102,15 @@ def pingpong(engine: str, backend: BackendName) -> _Round:
                 backend=backend,
                 engine=engine,
                 machine=machine,
-                budgets=Budgets(max_runs=10 * _RALLIES),
+                budgets=Budgets(
+                    max_runs=10 * rallies, livelock_runs=10 * rallies, livelock_insns=_NO_END
+                ),
                 observer=_ignore if observed else None,
                 record=path,
             ) as ring:
                 ring.register_bpf([obj["player"]])
                 for own, peer in ((1, 2), (2, 1)):
-                    block = ring.user.alloc(struct.pack("<IIII", own, peer, _RALLIES, 0))
+                    block = ring.user.alloc(struct.pack("<IIII", own, peer, rallies, 0))
                     ring.get_sqe().prep_bpf(0, user_data=block.addr)
                 ring.get_sqe().prep_nop(cq_idx=1)
                 start = time.process_time()

@@ -177,5 +177,9 @@ class Engine(Protocol):
         InputError for a program that can not be prepared (a map that is not there).
         """
 
+    def kept_registers(self) -> bytes | None:
+        """r6 to r9 of the program that calls a helper just now, 8 bytes each as the machine has
+        them; None where compiled code does not tell."""
+
     def close(self) -> None:
         """Give the stack back; twice is fine."""

@@ -175,6 +175,7 @@ def test_tables_of_recording_and_debugging(tmp_path: Path) -> None:
         "10^8 instructions in one run: open": [5.7, "ms"],
         "10^8 instructions in 1,000 runs: open": [17.5, "ms"],
         "10^8 instructions in one run: step": [0.5, "ms"],
+        "100,000 short runs: go to the end": [250.0, "ms"],
         "seek a > 0, a map: from the end": [998.0, "ms"],
     }
     dap = {name: [0.25, "ms"] for name in ANSWERS}
@@ -187,6 +188,9 @@ def test_tables_of_recording_and_debugging(tmp_path: Path) -> None:
     made = debugger_tables(path).splitlines()
     assert made[0] == "| ms, of 10^8 instructions in | one run | 1,000 runs |"
     assert made[2:4] == ["| open | 5.70 | 17.5 |", "| step | 0.500 | - |"]
+    assert made[5:8] == [
+        "| ms, of 100,000 short runs | |", "|---|---:|", "| go to the end | 250 |",
+    ]  # fmt: skip
     assert "| seek a > 0, a map | 998 | - |" in made
     assert "| stackTrace | 0.250 |" in made
     path.write_text(json.dumps({"machine": machine, "fuzz": {"loader": [640.0, "executions/s"]}}))

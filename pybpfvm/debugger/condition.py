@@ -10,6 +10,7 @@ from itertools import pairwise
 from pybpfvm.debugger.codeplaces import CodePlaces
 from pybpfvm.debugger.history import History
 from pybpfvm.debugger.met import Returns, placed
+from pybpfvm.debugger.position import Position
 from pybpfvm.debugger.scope import RecordedScope
 from pybpfvm.debugger.search import Here, Places, Sought
 from pybpfvm.expr.compiled import MAX_PLACES, Compiled, compile_expression
@@ -62,6 +63,7 @@ class Condition(Sought):
         self._analyses: dict[int, _Analysis] = {}
         self.failed: ExpressionError | None = None
         self.had_value = False
+        self._held: dict[Position, Moment] = {}  # of one run
 
     def compile_at(self, scope: RecordedScope) -> None:
         """Try it here, so that what is a mistake anywhere is told at once."""
@@ -207,7 +209,18 @@ class Condition(Sought):
         self._returns.seen(here)
         moments: list[Moment | None] = [moment_of(one.event) for one in here.events]
         moments += [returned and returned[1], None]
-        return any(self._at(here, one) for one in dict.fromkeys(moments))
+        for one in dict.fromkeys(moments):
+            if self._at(here, one):
+                if one is not None:
+                    if any(at.run != here.run for at in self._held):
+                        self._held.clear()
+                    self._held[here.position] = one
+                return True
+        return False
+
+    def moment_at(self, position: Position) -> Moment | None:
+        """The event that it was of, where it was found to hold; None: of none."""
+        return self._held.get(position)
 
     def _at(self, here: Here, moment: Moment | None) -> bool:
         scope = placed(self._scope(here.run), here, moment)

@@ -17,7 +17,6 @@ from pybpfvm.debugger.lines import Lines
 from pybpfvm.debugger.met import Breakpoints, Match, Returns
 from pybpfvm.debugger.placing import Placing
 from pybpfvm.debugger.position import Position
-from pybpfvm.debugger.ringstate import RingState
 from pybpfvm.debugger.scope import RecordedScope
 from pybpfvm.debugger.search import Here, Search, Sought
 from pybpfvm.debugger.sought import (
@@ -35,6 +34,7 @@ from pybpfvm.errors import InputError, SourceLine, Trap
 from pybpfvm.events import Noted
 from pybpfvm.expr.compiled import compile_expression
 from pybpfvm.expr.ctype import Shape
+from pybpfvm.expr.scope import Moment
 from pybpfvm.expr.value import Value
 from pybpfvm.isa.codec import pcs
 from pybpfvm.isa.disasm import format_insn
@@ -45,6 +45,7 @@ from pybpfvm.program import Program
 from pybpfvm.session.objects import LoadedObject
 from pybpfvm.source.info import DebugInfo
 from pybpfvm.trace.index import RunEntry
+from pybpfvm.trace.ringstate import RingState
 from pybpfvm.uring_backend.abi import Op
 
 How = Literal["step", "next", "finish", "continue", "stepi", "nexti", "run", "cqe", "helper"]
@@ -74,7 +75,8 @@ class Change:
 @dataclass(frozen=True, slots=True)
 class Stop:
     """Why a move ended and where; `text` says it in words. `log` is what logpoints told, and what
-    programs printed on the way forward, `changes` what became of watched data."""
+    programs printed on the way forward, `changes` what became of watched data, `moment` the event
+    that a condition was found to hold of."""
 
     reason: Reason
     position: Position
@@ -82,6 +84,7 @@ class Stop:
     text: str = ""
     log: tuple[str, ...] = ()
     changes: tuple[Change, ...] = ()
+    moment: Moment | None = None
 
 
 class Debugger:
@@ -109,8 +112,8 @@ class Debugger:
         self._lines: dict[int, Lines] = {}
         self._scopes: dict[int, RecordedScope] = {}
         self.placing = Placing(self.history, self.lines_of, self._scope)
-        self._code = CodePlaces([program for _, program in self.placing.programs])
         try:
+            self._code = CodePlaces([program for _, program in self.placing.programs])
             fault, history = self.history.fault(), self.history
             begin = history.end if self.ended() else history.start
             self._stopped: Stopped = history.at(fault or begin)
@@ -347,8 +350,8 @@ class Debugger:
 
     def move(self, how: How, *, backward: bool = False) -> Stop:
         """Move, and say why the move ended. One that is broken off ("pause") leaves one where one
-        was. Backward, logpoints and numbers of hits are nobody's: a move stops where a breakpoint's
-        condition holds."""
+        was. Backward, logpoints are nobody's, and hits are counted but not waited for: a move stops
+        where a breakpoint's condition holds."""
         if how not in get_args(How):
             raise InputError(f"there is no move {how!r}", remedy=", ".join(get_args(How)))
         here = self._stopped
@@ -409,6 +412,7 @@ class Debugger:
             return self._stop("step")
         matched = tuple(one.breakpoint for one in met.matched)
         for one in matched:
+            one.hits += backward
             if one.temporary:
                 self.breakpoints.pop(one.id, None)
         changes = tuple(
@@ -514,7 +518,7 @@ class Debugger:
                 raise condition.failed
             return self._back(here, "not found", f"{expression} never held")
         self._stopped = history.at(found.position)
-        return self._stop("goto")
+        return replace(self._stop("goto"), moment=condition.moment_at(found.position))
 
     def who_wrote(self, target: str | tuple[int, int], frame: int = 0) -> Write:
         """Who gave a register, a variable, an element of a map, a word of a ring, or (address,

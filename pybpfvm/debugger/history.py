@@ -20,7 +20,6 @@ from functools import cached_property, partial
 from typing import Self
 
 from pybpfvm.debugger.position import Position
-from pybpfvm.debugger.ringstate import RingState, SqState
 from pybpfvm.engine import Paused, RunEnvironment, RunResult
 from pybpfvm.errors import InputError, PybpfvmError, Trap, TrapKind
 from pybpfvm.events import CqePosted, Event
@@ -32,9 +31,10 @@ from pybpfvm.session.moments import Moment, MomentEngines, Moments, Watch
 from pybpfvm.session.objects import LoadedObject, helpers_of
 from pybpfvm.trace.answering import BrokenOff, Cut, Diverged
 from pybpfvm.trace.format import Record
-from pybpfvm.trace.index import RunEntry
+from pybpfvm.trace.index import FirstRuns, RunEntry
 from pybpfvm.trace.records import Kind, event_of
 from pybpfvm.trace.replay import Divergence, Prepared, Replay
+from pybpfvm.trace.ringstate import RingState, SqState
 
 # After so much work a snapshot is taken: no position takes longer than that to reach.
 _SNAPSHOT_S = 0.2
@@ -91,7 +91,7 @@ class History:
         engine: str = "auto",
         progress: Progress | None = None,
     ) -> None:
-        self.replay = Replay(path, engine=engine, progress=progress)
+        self.replay = Replay(path, engine=engine, progress=progress, lazily=True)
         self.diverged: Divergence | None = None
         self.progress = progress
         self.interrupted = False
@@ -107,6 +107,8 @@ class History:
         self._rings_at: tuple[tuple[int, int], dict[int, RingState]] = ((-1, -1), {})
         self._stopped: Stopped | None = None
         self._worked_s = 0.0  # since the last snapshot
+        self._states = sorted(self.replay.index.states)  # at which runs one can begin
+        self._runs: Sequence[RunEntry] = self.replay.runs
         self._snapshots[0] = self._taken()
 
     def __enter__(self) -> Self:
@@ -130,9 +132,7 @@ class History:
     @property
     def runs(self) -> Sequence[RunEntry]:
         """All runs that can be looked at."""
-        if self.diverged is not None:
-            return self.replay.runs[: self.diverged.run]
-        return self.replay.runs
+        return self._runs
 
     @property
     def memory(self) -> AddressSpace:
@@ -166,7 +166,7 @@ class History:
         runs = self.runs
         if number >= self.insns:
             return self.end
-        at = bisect_right(runs, number, key=lambda entry: entry.first_insn) - 1
+        at = self.replay.index.run_at(number)
         return Position(at, max(number, 0) - runs[at].first_insn) if runs else self.end
 
     def length(self, run: int) -> int:
@@ -313,7 +313,7 @@ class History:
         """Memory and maps are as they were before run `run` was prepared."""
         if self._current is None and self.replay.cursor == run:
             return
-        nearest = max(one for one in self._snapshots if one <= run)
+        nearest = self._nearest(run)
         current = self._current
         if current is not None and nearest <= current < run:
             self._leave(current)
@@ -331,6 +331,41 @@ class History:
                 self.progress(self.replay.cursor - first, run - first)
             if _is_near(self.replay.cursor, first, run):
                 self._snapshot_here()
+
+    def _nearest(self, run: int) -> int:
+        """The last run, up to this one, at which there is a snapshot, which a state may become."""
+        nearest = max(one for one in self._snapshots if one <= run)
+        behind = bisect_right(self._states, run)
+        if behind and self._states[behind - 1] > max(nearest, self._cursor_before(run)):
+            nearest = self._states[behind - 1]
+            self._restore(0)
+            if not self._can_enter(nearest):
+                self._distrust()
+                return 0
+            self._snapshots[nearest] = self._taken()
+        return nearest
+
+    def _can_enter(self, run: int) -> bool:
+        try:
+            self.replay.enter(run)
+        except InputError:
+            return False
+        return True
+
+    def _cursor_before(self, run: int) -> int:
+        """Where memory and maps are, if that is before a run, or at it; else -1."""
+        here = self.replay.cursor if self._current is None else self._current
+        return here if here <= run else -1
+
+    def _distrust(self) -> None:
+        """Begin at no state of the recording any more: each position is reached from the start."""
+        self._states = []
+        self._snapshots = {0: self._snapshots[0]}
+        for moments in self._moments.values():
+            moments.close()
+        self._moments.clear()
+        self._marked.clear()
+        self._restore(0)
 
     def _keep_if_due(self, since: float) -> bool:
         """Take a snapshot behind a run that was replayed since then, if one is due."""
@@ -369,8 +404,15 @@ class History:
             self._diverges(found)
 
     def _diverges(self, found: Divergence) -> None:
-        self.diverged = found
+        """The run that was to be gone behind is another. Raises Unreachable, unless it is as it was
+        when replayed from the start, not from a state in the recording."""
         self._current = None
+        if self._states:
+            self._distrust()
+            self._whole_runs_to(found.run + 1)
+            return
+        self.diverged = found
+        self._runs = FirstRuns(self.replay.runs, found.run)
         self._restore(max(one for one in self._snapshots if one <= found.run))
         raise Unreachable(f"the replay is another from here on: {found}")
 
@@ -478,6 +520,10 @@ class History:
             }
             self._folded[-1] = made
         nearest = max(one for one in self._folded if one <= run)
+        behind = bisect_right(self._states, run)
+        if behind and self._states[behind - 1] > nearest:
+            nearest = self._states[behind - 1]
+            self._fold_from(nearest)
         states = {number: state.copy() for number, state in self._folded[nearest].items()}
         for one in range(nearest + 1, run + 1):
             if one > 0:
@@ -489,6 +535,15 @@ class History:
                 self._folded[one] = {number: state.copy() for number, state in states.items()}
         self._forget_folded(nearest, run)
         return states
+
+    def _fold_from(self, run: int) -> None:
+        """Have the rings when a run begins, at which the recording has a state."""
+        states = {number: state.copy() for number, state in self._folded[-1].items()}
+        for number, packed in self.replay.rings_at(run).items():
+            self._ring(states, number).become(packed)
+        for record in self._between(run):
+            self._fold(states, record)
+        self._folded[run] = states
 
     def _forget_folded(self, nearest: int, run: int) -> None:
         """Keep ring states every so many runs, and those near before this one."""

@@ -8,6 +8,7 @@ from pybpfvm.debugger.debugger import Debugger, Frame, Stop
 from pybpfvm.errors import InputError
 from pybpfvm.expr.compiled import compile_expression
 from pybpfvm.report.words import printable
+from pybpfvm.uring_backend.abi import Cqe
 
 
 def place_lines(debugger: Debugger, expression: str, stop: Stop) -> Iterator[str]:
@@ -20,7 +21,7 @@ def place_lines(debugger: Debugger, expression: str, stop: Stop) -> Iterator[str
         yield f"  #{frame.index} {_place(frame)}"
         if frame.text.strip():
             yield f"     {printable(frame.text.strip())}"
-    for name, value in _values(debugger, expression):
+    for name, value in _values(debugger, expression, stop):
         yield f"  {name} = {printable(value)}"
 
 
@@ -49,7 +50,7 @@ def place_document(debugger: Debugger, expression: str, stop: Stop) -> Mapping[s
             }
             for frame in (debugger.frames() if found else ())
         ],
-        "values": dict(_values(debugger, expression)) if found else {},
+        "values": dict(_values(debugger, expression, stop)) if found else {},
     }
 
 
@@ -59,9 +60,20 @@ def _place(frame: Frame) -> str:
     return f"{frame.function} at {line}, {frame.program.name}+{frame.pc}{inlined}"
 
 
-def _values(debugger: Debugger, expression: str) -> Iterator[tuple[str, str]]:
+def cqe_text(stop: Stop) -> str:
+    """The CQE that a condition was found to hold of; "" for none."""
+    if stop.moment is None or stop.moment.cqe is None:
+        return ""
+    cqe = Cqe.unpack(stop.moment.cqe)
+    return f"user_data {cqe.user_data:#x}, res {cqe.res}, flags {cqe.flags:#x}"
+
+
+def _values(debugger: Debugger, expression: str, stop: Stop) -> Iterator[tuple[str, str]]:
     """The parts of the condition, with what they are."""
+    if cqe := cqe_text(stop):
+        yield "cqe", cqe
     scope = debugger.scope()
+    scope.moment = stop.moment
     try:
         for part in compile_expression(expression, scope).parts(scope):
             yield part.text, part.value

@@ -114,7 +114,7 @@ class Placing:
                 starts = set(pcs(program.insns))
                 return {one.pc} & starts if program.name == one.program else ()
             case "helper":
-                wanted = _plain(one.helper)
+                wanted = self._meant(one.helper)
                 called = self.called(program)
                 return [pc for pc, name in called.items() if _plain(name) == wanted]
             case _:
@@ -156,6 +156,13 @@ class Placing:
                 found.update((name, None) for name, _ in lines.spot(program, pc).functions)
         return list(found)
 
+    def _meant(self, helper: str) -> str:
+        """The plain name of a helper; of one that its first words tell, that one's."""
+        known = set(map(_plain, self.helpers()))
+        wanted = _plain(helper)
+        begin = [name for name in known if name.startswith(f"{wanted}_")]
+        return begin[0] if wanted not in known and len(begin) == 1 else wanted
+
     def _why_none(self, one: Breakpoint) -> str:
         match one.kind:
             case "line":
@@ -166,8 +173,10 @@ class Placing:
                 return _no_name("program", one.program, self._program_names())
             case "helper":
                 known = self.helpers()
-                close = get_close_matches(_plain(one.helper), map(_plain, known), 1)
-                meant = [name for name in known if _plain(name) in close] or known
+                wanted = _plain(one.helper)
+                close = get_close_matches(wanted, map(_plain, known), 1)
+                meant = [name for name in known if _plain(name).startswith(f"{wanted}_")]
+                meant = meant or [name for name in known if _plain(name) in close] or known
                 called = ", ".join(meant) or "none"
                 return f"no program calls a helper {one.helper}; what they call: {called}"
             case _:

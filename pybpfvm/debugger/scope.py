@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from pybpfvm.debugger.history import History
-from pybpfvm.debugger.ringstate import RingState
 from pybpfvm.memory import RegionKind
 from pybpfvm.session.objects import LoadedObject
 from pybpfvm.session.scope import LiveScope
 from pybpfvm.session.user import Block
 from pybpfvm.source.info import DebugInfo
+from pybpfvm.trace.ringstate import RingState
 
 _OF_USERS = frozenset({RegionKind.USER, RegionKind.SHARED, RegionKind.CTX, RegionKind.PACKET})
 

@@ -28,6 +28,7 @@ from pybpfvm.expr.compiled import Compiled
 from pybpfvm.expr.mistake import ExpressionError
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import FRAME_POINTER, Kind
+from pybpfvm.memory import RegionKind
 from pybpfvm.outline import changed, outline_of, written
 from pybpfvm.program import Program
 from pybpfvm.uring_backend.abi import Op
@@ -218,7 +219,12 @@ class Writers:
         def look(_: Here) -> object:
             return memory.look(addr, size)
 
-        found = self._changed(here, look, lambda _: None)
+        region = memory.region_at(addr)
+        of_run = region is not None and region.kind is RegionKind.STACK
+        found = self._changed(here, look, lambda _: None, within_run=of_run)
+        if found is None and of_run:
+            text = f"{what}: nobody has written it since run {here.run} began"
+            return Write(Position(here.run, 0), "start", text)
         if found is None:
             return self._always(what)
         at, old, new, told = found
@@ -273,10 +279,15 @@ class Writers:
         return self._write(before, by, what, old, new, frame.program, frame.pc)
 
     def _changed(
-        self, here: Position, look: Callable[[Here], object], places: Callable[[int], Places | None]
+        self,
+        here: Position,
+        look: Callable[[Here], object],
+        places: Callable[[int], Places | None],
+        *,
+        within_run: bool = False,
     ) -> tuple[Position, object, object, list[Told]] | None:
         """(where it has just changed, before, after, what rings told between runs), None if it
-        never did."""
+        never did, or not `within_run`, the one that one is in."""
         history, search = self._history, Search(self._history)
         end = here
         while True:
@@ -296,7 +307,7 @@ class Writers:
                 if found is not None and sought.found is not None:
                     return found.position, *sought.found, []
                 end = Position(end.run, 0)
-            if not end.run:
+            if not end.run or within_run:
                 return None
             at = history.at(end)
             now = look(_here(end, at.paused and at.paused.frames[-1]))

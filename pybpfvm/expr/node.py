@@ -27,7 +27,8 @@ Bytes = Callable[[Scope], bytes]
 class Node:
     """A value of `type`. `get` is of numbers and pointers, `data` of structs and arrays, `string`
     of texts. `addr` is where it lies, if it is somewhere. `sliced`: parts are cut from `data`,
-    which need not lie anywhere. `constant` is a number that is known."""
+    which need not lie anywhere. `constant` is a number that is known. `of_helper`: the text names
+    a helper, and is compared with or without the bpf_ that C has before it."""
 
     type: CType
     span: Span
@@ -37,6 +38,7 @@ class Node:
     addr: Numbers | None = None
     sliced: bool = False
     constant: int | None = None
+    of_helper: bool = False
 
     def value(self, scope: Scope) -> Value:
         """What it is now."""
@@ -271,9 +273,11 @@ def _shift(sign: str, left: Node, right: Node, span: Span) -> Node:
 def compare(sign: str, left: Node, right: Node, span: Span) -> Node:
     """A comparison: 0 or 1."""
     apply = _COMPARES[sign]
-    texts = _text_of(left), _text_of(right)
-    if texts[0] is not None and texts[1] is not None and TEXT in (left.type, right.type):
-        return _compare_texts(sign, texts[0], texts[1], span)
+    ours, theirs = _text_of(left), _text_of(right)
+    if ours is not None and theirs is not None and TEXT in (left.type, right.type):
+        if left.of_helper or right.of_helper:
+            ours, theirs = _without_prefix(ours), _without_prefix(theirs)
+        return _compare_texts(sign, ours, theirs, span)
     left = require_number(left, f"can not stand beside {sign}")
     right = require_number(right, f"can not stand beside {sign}")
     a, b, k = numbers(left), numbers(right), right.constant
@@ -298,6 +302,10 @@ def _text_of(node: Node) -> Callable[[Scope], bytes] | None:
     if node.type.shape is Shape.ARRAY and node.type.pointee().size == 1 and data is not None:
         return lambda scope: data(scope).split(b"\0", 1)[0]
     return None
+
+
+def _without_prefix(text: Bytes) -> Bytes:
+    return lambda scope: text(scope).removeprefix(b"bpf_")
 
 
 def _compare_texts(sign: str, a: Bytes, b: Bytes, span: Span) -> Node:

@@ -117,7 +117,7 @@ class Resolver:
         if name == "ret":
             return computed(S64, span, lambda scope: wrapped(number(scope), 64, True))
         if name == "helper":
-            return Node(TEXT, span, string=helper)
+            return Node(TEXT, span, string=helper, of_helper=True)
         type_ = CQE if name == "cqe" else SQE
         size = type_.size
         return in_bytes(type_, entry, span)

@@ -271,6 +271,10 @@ class JitEngine(Answers):
         """What runs left: see Engine.recorded."""
         return self._recorder
 
+    def kept_registers(self) -> bytes | None:
+        """r6 to r9: see Engine. Thunks of helpers put all registers into the state."""
+        return self._state.words[Slot.REGS + 6 : Slot.REGS + 10].tobytes()
+
     def close(self) -> None:
         """Give everything back; twice is fine."""
         if self._closed:

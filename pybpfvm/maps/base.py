@@ -65,3 +65,7 @@ class BpfMap(Protocol):
 
     def restore(self, state: MapState) -> None:
         """Be again what `state` was taken of. Memory is what it was then, already."""
+
+    def accepts(self, state: MapState) -> bool:
+        """Whether a state of unknown origin is one that such a map can be in, where memory is as it
+        is now. May raise TypeError or ValueError, too, for what is none at all."""

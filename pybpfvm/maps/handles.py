@@ -78,6 +78,16 @@ class HandleArrayMap(IndexedMap):
         super().restore(state)
         self._slots = dict(state[1])
 
+    def accepts(self, state: MapState) -> bool:
+        """Whether the slots are there, and what is in them."""
+        frozen, slots = state
+        try:
+            for handle in slots.values():
+                self.check_target(handle)
+        except MapError:
+            return False
+        return super().accepts((frozen,)) and all(0 <= at < self.spec.max_entries for at in slots)
+
 
 class ProgArrayMap(HandleArrayMap):
     """Programs for tail calls. Which objects are programs is the image's business: any handle
@@ -136,6 +146,18 @@ class HashOfMaps(HashMap):
     def host_lookup_and_delete(self, key: bytes) -> bytes:
         """ENOTSUPP."""
         return LiveMap.host_lookup_and_delete(self, key)
+
+    def accepts(self, state: MapState) -> bool:
+        """As a hash map, of maps like the template."""
+        if not super().accepts(state):
+            return False
+        try:
+            for _, addr in state[2]:
+                inner = self.memory.read(addr, HANDLE_BYTES)
+                check_inner(self, int.from_bytes(inner, self.memory.byteorder))
+        except MapError:
+            return False
+        return True
 
 
 def check_inner(outer: LiveMap, handle: int) -> None:

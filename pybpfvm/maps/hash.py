@@ -275,6 +275,18 @@ class HashMap(LiveMap):
         if index is not None:
             index.become(before, dict(elements))
 
+    def accepts(self, state: MapState) -> bool:
+        """Whether the elements have keys and slots of their own."""
+        frozen, slab, elements = state
+        keys, slots = [key for key, _ in elements], [addr for _, addr in elements]
+        return (
+            super().accepts((frozen,))
+            and len(keys) <= self.spec.max_entries
+            and all(isinstance(key, bytes) and len(key) == self.spec.key_size for key in keys)
+            and len(set(keys)) == len(keys)
+            and self._slab.accepts(slab, slots)
+        )
+
 
 class LruHashMap(HashMap):
     """A full map drops the element that was least recently used to make room.
@@ -322,3 +334,9 @@ class LruHashMap(HashMap):
         super().restore(state)
         for key in state[3]:
             self._by_use.move_to_end(key)
+
+    def accepts(self, state: MapState) -> bool:
+        """Whether that is the order of its elements."""
+        *plain, by_use = state
+        keys = sorted(key for key, _ in plain[2])
+        return super().accepts(tuple(plain)) and sorted(by_use) == keys

@@ -102,6 +102,10 @@ class LiveMap:
         """Be again what `state` was taken of, memory being what it was then."""
         self._frozen = state[0]
 
+    def accepts(self, state: MapState) -> bool:
+        """Whether that can be its state: see BpfMap."""
+        return len(state) == 1 and isinstance(state[0], bool)
+
     def check_host_read(self) -> None:
         """Raises MapError(EPERM) if the map is write-only for the host."""
         if self.spec.flags & BPF_F_WRONLY:

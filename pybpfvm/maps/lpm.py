@@ -157,3 +157,20 @@ class LpmTrieMap(LiveMap):
         self._nodes = dict(nodes)
         self._by_length = dict(Counter(length for length, _ in self._nodes))
         self._lengths = sorted(self._by_length)
+
+    def accepts(self, state: MapState) -> bool:
+        """Whether the prefixes are some, with slots of their own."""
+        frozen, slab, nodes = state
+        prefixes = [prefix for prefix, _ in nodes]
+        slots = [addr for _, (_, addr) in nodes]
+        try:
+            known = all(self._prefix(key) == prefix for prefix, (key, _) in nodes)
+        except MapError:
+            return False
+        return (
+            super().accepts((frozen,))
+            and known
+            and len(prefixes) <= self.spec.max_entries
+            and len(set(prefixes)) == len(prefixes)
+            and self._slab.accepts(slab, slots)
+        )

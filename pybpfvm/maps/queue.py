@@ -101,3 +101,9 @@ class QueueMap(LiveMap):
         """Have the values again."""
         super().restore(state)
         self._values = deque(state[1])
+
+    def accepts(self, state: MapState) -> bool:
+        """Whether that many values fit, and are of its size."""
+        frozen, values = state
+        sized = all(isinstance(one, bytes) and len(one) == self.spec.value_size for one in values)
+        return super().accepts((frozen,)) and len(values) <= self.spec.max_entries and sized

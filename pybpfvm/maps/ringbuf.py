@@ -160,3 +160,20 @@ class RingbufMap(LiveMap):
         self._reserved = {
             record.region.start: record for record in self._records if record.region is not None
         }
+
+    def accepts(self, state: MapState) -> bool:
+        """Whether the records fill what lies between the positions; none is reserved."""
+        frozen, producer, consumer, records = state
+        return (
+            super().accepts((frozen,))
+            and 0 <= consumer <= producer < consumer + max(self.spec.max_entries, 1)
+            and sum(span for span, _, _ in records) == producer - consumer
+            and all(region is None and _fits(span, data) for span, region, data in records)
+        )
+
+
+def _fits(span: int, data: bytes | None) -> bool:
+    """Whether a record that takes so much room may hold that; None: it was discarded."""
+    if data is None:
+        return span >= HEADER_BYTES and span % 8 == 0
+    return isinstance(data, bytes) and span == align_up(len(data) + HEADER_BYTES, 8)

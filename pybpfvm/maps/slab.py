@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from errno import ENOMEM
 
 from pybpfvm.errors import InputError
@@ -26,7 +27,7 @@ class Slab:
         self._memory = memory
         self._name = name
         self._slot_bytes = slot_bytes
-        self._missing = most
+        self._missing = self._most = most
         self._writable = writable
         self._chunk_bytes = _FIRST_CHUNK
         self._free: list[int] = []
@@ -52,6 +53,28 @@ class Slab:
         """Hand out again what was handed out next then; its regions are those of then."""
         self._missing, self._chunk_bytes, free = state
         self._free = list(free)
+
+    def accepts(self, state: MapState, used: Sequence[int]) -> bool:
+        """Whether that can be its state while these slots are taken: each is one, and once."""
+        missing, chunk_bytes, free = state
+        slots = (*free, *used)
+        return (
+            0 <= missing <= self._most - len(slots)
+            and _FIRST_CHUNK <= chunk_bytes <= _LARGEST_CHUNK
+            and len(set(slots)) == len(slots)
+            and all(map(self._is_slot, slots))
+        )
+
+    def _is_slot(self, addr: int) -> bool:
+        region = self._memory.region_at(addr)
+        return (
+            region is not None
+            and region.kind is RegionKind.MAP_VALUE
+            and region.name == self._name
+            and region.writable == self._writable
+            and addr + self._slot_bytes <= region.end
+            and (addr - region.start) % self._slot_bytes == 0
+        )
 
     def _grow(self) -> None:
         count = max(1, min(self._missing, self._chunk_bytes // self._slot_bytes))

@@ -92,6 +92,10 @@ class UbpfEngine(RunContext):
         """None: libubpf records nothing."""
         return None
 
+    def kept_registers(self) -> bytes | None:
+        """None: libubpf does not say."""
+        return None
+
     def run(
         self,
         program: Program,

@@ -51,6 +51,10 @@ class Answers:
         self.answered = self.told = 0
         self.handed = Handed()
 
+    def run_by(self, kept: Callable[[], bytes | None]) -> None:
+        """An engine is to run all of it: see Engine.kept_registers."""
+        self.handed = Handed(kept)
+
     def go_on(self, answered: int) -> None:
         """As many of the records are done with as `answered` said once."""
         self.answered = answered
@@ -72,6 +76,8 @@ class Answers:
 
     def take(self, ask: Ask, *args: Any) -> Any:
         """The answer to this question. Raises Diverged, BrokenOff, Cut."""
+        if self.handed is not None:
+            self.handed.asked()
         record = self.next()
         if record is None:
             if not self.whole:

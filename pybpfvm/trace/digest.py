@@ -1,18 +1,19 @@
 """What recorder and replay compare: checksums of memory and maps now and then, and for each run
-one of what it handed over.
+one of what it handed over, and one of registers.
 
-That is: of each access to user memory by a helper its kind, address and size, and of what was
-written the bytes; in order. Of the registers of a run that is all that each engine shows where a
-helper asks the world, besides the arguments of ring helpers and prints, which stand in the
-recording, and r0 at the end: compiled code keeps the others to itself, and looks into maps without
-a call.
+What it handed over: of each access to user memory by a helper its kind, address and size, and of
+what was written the bytes; in order. Registers: r6 to r9 at each of these, and where a helper asks
+the world, in 16 bits, as no checksum gets smaller by compressing it; its arguments stand in the
+recording, and r0 at the end. Code of LLVM's has no such registers, and no engine but the
+interpreter says what is in r1 to r5 behind the arguments of a helper: they are in no checksum.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable, Sequence
+from binascii import crc_hqx
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from pybpfvm.bits import U64
@@ -34,15 +35,25 @@ READS, READS_TEXT, WRITES = range(3)
 
 
 class Handed:
-    """The checksum of one run, so far."""
+    """The checksums of one run, so far. `kept` gives its registers (Engine.kept_registers); once it
+    does not, their checksum is None."""
 
-    __slots__ = ("crc",)
+    __slots__ = ("_kept", "crc", "registers")
 
-    def __init__(self) -> None:
+    def __init__(self, kept: Callable[[], bytes | None] | None = None) -> None:
+        self._kept = kept
         self.crc = 0
+        self.registers: int | None = None if kept is None else 0
+
+    def asked(self) -> None:
+        """A helper asks the world something."""
+        if self.registers is not None and self._kept is not None:
+            now = self._kept()
+            self.registers = None if now is None else crc_hqx(now, self.registers)
 
     def access(self, kind: int, addr: int, size: int, data: bytes = b"") -> None:
         """A helper reads or writes user memory."""
+        self.asked()
         head = _ACCESS.pack(kind, addr & U64, size & U64)
         self.crc = zlib.crc32(data, zlib.crc32(head, self.crc))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pybpfvm.memory import Region, RegionKind
+from pybpfvm.memory import PAGE, Region, RegionKind
 
 # What programs reach by plain loads, and others write.
 _PLAIN = frozenset({RegionKind.CTX, RegionKind.PACKET, RegionKind.RING, RegionKind.SHARED})
@@ -12,6 +12,7 @@ _PLAIN = frozenset({RegionKind.CTX, RegionKind.PACKET, RegionKind.RING, RegionKi
 _LIVELY = frozenset({RegionKind.RING, RegionKind.SHARED})
 _SMALL_BYTES = 4096  # blocks of user memory up to this are kept up to date
 _SMALL_BYTES_IN_ALL = 1 << 16
+_MOST_PAGES = 1 << 10
 _STEPS = (4096, 64)
 
 Changes = tuple[tuple[int, bytes], ...]
@@ -66,6 +67,10 @@ class Following:
         self._plain: list[Followed] = []
         self._user: dict[int, Followed] = {}
         self._user_bytes = 0
+        # What a replay has of other user memory: the pages that programs read or wrote. `lost` when
+        # these got too many.
+        self.lost = False
+        self._rest: dict[int, bytearray] = {}
 
     def follow(self, region: Region, view: memoryview) -> bool:
         """Follow a new region from now on, if it is to be; whether it is."""
@@ -95,6 +100,8 @@ class Following:
         """The region is no more."""
         found = self._regions.pop(region.start, None)
         if found is None:
+            for addr in [one for one in self._rest if region.start <= one < region.end]:
+                del self._rest[addr]
             return
         if self._user.pop(region.start, None) is not None:
             self._user_bytes -= region.size
@@ -125,6 +132,7 @@ class Following:
         """Whether a replay has these bytes at this place of user memory; from now on it has."""
         found = self._regions.get(region.start)
         if found is None:
+            self._touched(region, offset, data)
             return False
         end = offset + len(data)
         if found.copy[offset:end] == data:
@@ -138,6 +146,25 @@ class Following:
         found = self._user.get(region.start)
         if found is not None:
             self._put(found, offset, data)
+        elif region.kind is RegionKind.USER:
+            self._touched(region, offset, data)
+
+    def _touched(self, region: Region, offset: int, data: bytes) -> None:
+        """A replay has these bytes of a region that is not followed."""
+        at, end = offset, offset + len(data)
+        while at < end and not self.lost:
+            first = at & -PAGE
+            page = self._rest.get(region.start + first)
+            if page is None:
+                if len(self._rest) >= _MOST_PAGES:
+                    self.lost = True
+                    self._rest.clear()
+                    return
+                page = bytearray(min(PAGE, region.size - first))
+                self._rest[region.start + first] = page
+            upto = min(end, first + PAGE)
+            page[at - first : upto - first] = data[at - offset : upto - offset]
+            at = upto
 
     @staticmethod
     def _put(found: Followed, offset: int, data: bytes) -> None:
@@ -147,5 +174,15 @@ class Following:
 
     def copies(self) -> Iterator[bytes | bytearray]:
         """What a replay has, in order of addresses."""
+        for _, copy in self.copies_at():
+            yield copy
+
+    def copies_at(self) -> Iterator[tuple[int, bytes | bytearray]]:
+        """The same, each with where it begins."""
         for start in sorted(self._regions):
-            yield self._regions[start].copy
+            yield start, self._regions[start].copy
+
+    def rest(self) -> dict[int, bytes]:
+        """What a replay has of regions that are not followed: pages by address, but for those that
+        are all zeroes."""
+        return {addr: bytes(page) for addr, page in self._rest.items() if any(page)}

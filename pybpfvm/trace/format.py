@@ -5,8 +5,10 @@
     chunks  u32 bytes of its data as they stand here, u32 bytes of them decompressed,
             u32 crc32 of those 8 bytes and the data; then the data: zlib over records in msgpack
 
-All numbers are little-endian. A chunk holds whole records. Who reads takes what is whole: the first
-chunk that is not ends the recording, and `damage` says why and where.
+All numbers are little-endian. A chunk holds whole records. From version 3 on it begins with one
+that sets something up (SET_UP) if it has any, and a STATE has a chunk of its own: who looks at the
+first record of each knows where these are. Who reads takes what is whole: the first chunk that is
+not ends the recording, and `damage` says why and where.
 """
 
 from __future__ import annotations
@@ -20,10 +22,12 @@ from itertools import islice
 from typing import Any, BinaryIO
 
 from pybpfvm.errors import InputError
+from pybpfvm.trace.records import Kind
 
 MAGIC = b"\x93pybpfvm"
-VERSION = 2
-_READ_VERSIONS = (1, 2)  # 1 had no SQES, and no checksum of what runs handed over
+VERSION = 3
+# 1 had no SQES, and no checksum of what runs handed over; 2 no STATE.
+_READ_VERSIONS = (1, 2, 3)
 
 _START = struct.Struct("<8sH")
 _HEAD = struct.Struct("<II")
@@ -39,6 +43,11 @@ _LARGE_CHUNK_BYTES = 1 << 20
 _MAX_ARRAYS = 1 << 20
 _MAX_ALL_ITEMS = 1 << 22
 _KEPT_CHUNKS = 4
+_PEEK_BYTES = 1024  # more than the tables of Huffman codes that stand first
+_ARRAY = 0x90  # how one of less than 16 items begins, of how many in the low bits
+
+# Records of what states say nothing of: objects, rings, engines.
+SET_UP = frozenset({Kind.HEADER, Kind.LOAD, Kind.RING, Kind.ENGINE})
 
 Record = Sequence[Any]
 
@@ -51,6 +60,7 @@ class TraceWriter:
 
         self.path = os.fspath(path)
         self.bytes = 0  # in the file so far
+        self._sets_up = False  # what is in the buffer begins with that
         # use_bin_type keeps text and bytes apart; what is no UTF-8 in a name goes there and back.
         self._pack = msgpack.Packer(unicode_errors="surrogateescape").pack
         self._buffer = bytearray()
@@ -65,6 +75,17 @@ class TraceWriter:
         """Append a record. Raises InputError when the file can not be written."""
         self._buffer += self._pack(record)
         if len(self._buffer) >= _CHUNK_BYTES:
+            self.flush()
+
+    def place(self, record: Record) -> None:
+        """As `add`, for kinds that have a place in their chunk."""
+        kind = record[0]
+        sets_up = kind in SET_UP
+        if kind == Kind.STATE or (sets_up and not self._sets_up):
+            self.flush()
+            self._sets_up = sets_up
+        self.add(record)
+        if kind == Kind.STATE:
             self.flush()
 
     def breathe(self) -> None:
@@ -83,6 +104,7 @@ class TraceWriter:
         data = zlib.compress(self._buffer, 1)
         head = _HEAD.pack(len(data), len(self._buffer))
         self._buffer.clear()
+        self._sets_up = False
         self._put(head + _CRC.pack(zlib.crc32(data, zlib.crc32(head))) + data)
 
     def close(self) -> None:
@@ -169,7 +191,7 @@ class TraceFile:
             )
         version = _START.unpack(start)[1]
         if version not in _READ_VERSIONS:
-            known = " and ".join(map(str, _READ_VERSIONS))
+            known = f"{_READ_VERSIONS[0]} to {_READ_VERSIONS[-1]}"
             raise InputError(
                 f"format version {version}, where this pybpfvm reads versions {known}",
                 where=self.path,
@@ -201,6 +223,30 @@ class TraceFile:
             remedy="what is before it can be used; record again for the rest",
         )
 
+    def check(self) -> None:
+        """Look at the checksums of all chunks: the first one that is wrong is damage."""
+        for number, (at, packed, _) in enumerate(self.chunks):
+            if not self._is_whole(
+                self._read(at - _HEAD_BYTES, _HEAD_BYTES), self._read(at, packed)
+            ):
+                self._end(at - _HEAD_BYTES, "the checksum of a chunk is wrong")
+                del self.chunks[number:]
+                return
+
+    @staticmethod
+    def _is_whole(head: bytes, data: bytes) -> bool:
+        crc = _CRC.unpack_from(head, _HEAD.size)[0]
+        return bool(zlib.crc32(data, zlib.crc32(head[: _HEAD.size])) == crc)
+
+    def begins_with(self, chunk: int) -> int | None:
+        """Of what kind the first record of a chunk is; None where that is not plain."""
+        at, packed, _ = self.chunks[chunk]
+        try:
+            start = zlib.decompressobj().decompress(self._read(at, min(packed, _PEEK_BYTES)), 2)
+        except zlib.error:
+            return None
+        return start[1] if len(start) == 2 and start[0] & 0xF0 == _ARRAY else None
+
     def records(self, chunk: int) -> Sequence[Record]:
         """The records of a chunk, decoded; none, and none of the chunks behind it, when it is
         damaged."""
@@ -225,8 +271,7 @@ class TraceFile:
 
         head = self._read(at - _HEAD_BYTES, _HEAD_BYTES)
         data = self._read(at, packed)
-        crc = _CRC.unpack_from(head, _HEAD.size)[0]
-        if zlib.crc32(data, zlib.crc32(head[: _HEAD.size])) != crc:
+        if not self._is_whole(head, data):
             raise InputError("the checksum of a chunk is wrong")
         try:
             raw = zlib.decompressobj().decompress(data, unpacked + 1)

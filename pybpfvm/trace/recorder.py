@@ -36,6 +36,7 @@ from pybpfvm.trace.records import REGION_KINDS, WORLD_KINDS, Ask, Kind, Op, even
 
 if TYPE_CHECKING:
     from pybpfvm.trace.format import Record, TraceWriter
+    from pybpfvm.trace.standing import Standing
     from pybpfvm.uring_backend.counts import Counts
     from pybpfvm.uring_backend.sq import SqView
 
@@ -49,6 +50,12 @@ _BYTES_A_RUN = 1024
 _INSNS_A_BYTE = 8
 _DIGEST_BYTES = 8192
 _MOST_SQES = 4096
+# The same for a state, which is made, written and compressed: for each of its bytes so many.
+_STATE_BYTES = 1 << 22
+_STATE_FACTOR = 32
+_MOST_TOLD = 128  # events that rings are to show yet
+# Plain numbers, as each record is asked: kinds up to HANDLE are of what comes and goes.
+_RARE, _SQES = int(Kind.HANDLE), int(Kind.SQES)
 _T = TypeVar("_T")
 
 
@@ -85,6 +92,8 @@ class Recorder:
         self._engines = 0
         self._runs = self._insns = self._earned = 0
         self._owed = self._start_ns = 0
+        self._since_state = self._state_bytes = 0
+        self._standing: Standing  # of the recording that is being made
         self._quiet = False
         self._at_work = -1  # the number of the object that is loaded or run
 
@@ -106,6 +115,7 @@ class Recorder:
         Raises InputError where one is being made, and for a file that can not be written.
         """
         from pybpfvm.trace.format import TraceWriter
+        from pybpfvm.trace.standing import Standing
 
         if self._writer is not None:
             raise InputError(
@@ -115,9 +125,11 @@ class Recorder:
             )
         self._writer = TraceWriter(path)
         self.following = Following()
+        self._standing = Standing()
         self._images, self._rings, self._queued = [], [], {}
         self._engines = self._runs = self._insns = self._owed = 0
         self._earned = _DIGEST_BYTES
+        self._since_state = self._state_bytes = 0
         self._start_ns = time.perf_counter_ns()
         memory = self.memory
         header = {
@@ -154,16 +166,51 @@ class Recorder:
         finally:
             writer.close()
 
-    def put(self, record: Record) -> None:
-        """Append to the recording, if one is being made. Raises InputError as TraceWriter."""
+    def put(self, record: Record, event: Event | None = None) -> None:
+        """Append to the recording, if one is being made; `event` is what it is the record of.
+        Raises InputError as TraceWriter."""
         with self._writing:
-            if self._writer is None:
+            writer = self._writer
+            if writer is None:
                 return
+            add = writer.add
+            if event is not None:
+                told = self._standing.told
+                told.append((record[1], event))
+                if len(told) > _MOST_TOLD:
+                    self._standing.fold()
+            elif record[0] <= _RARE or record[0] == _SQES:
+                self._standing.note(record)
+                add = writer.place
             try:
-                self._writer.add(record)
+                add(record)
             except InputError:
                 self._give_up()
                 raise
+
+    def _put_state(self, following: Following) -> None:
+        """Append what a replay has by now, first in its chunk, unless that is more than states
+        tell."""
+        with self._writing:
+            if self._writer is None or not self._all_recorded():
+                return
+            queues = tuple(_queues(ring()) for ring in self._rings)
+            counts = self._runs, self._insns, queues
+            state = self._standing.state(self.memory, self._images, following, *counts)
+            if state is None:
+                return
+            try:
+                self._writer.flush()
+                before = self._writer.bytes
+                self._writer.place(state)
+            except InputError:
+                self._give_up()
+                raise
+            self._state_bytes = self._writer.bytes - before
+
+    def _all_recorded(self) -> bool:
+        """Whether all objects are in the recording that are in memory."""
+        return all(one.number is not None for one in self._objects if one.image() is not None)
 
     def flush(self) -> None:
         """Have in the file what was recorded until now."""
@@ -254,8 +301,8 @@ class Recorder:
     def went(self, region: Region) -> None:
         """A region is no more."""
         if self.following is not None and region.kind in WORLD_KINDS:
-            self.following.forget(region)
             self.put((Kind.WENT, region.start))
+            self.following.forget(region)
 
     def named(self, addr: int, target: object) -> None:
         """A handle stands for something."""
@@ -293,7 +340,7 @@ class Recorder:
         def see(event: Event) -> None:
             record = None if self._quiet else event_record(ring, event)
             if record is not None:
-                self.put(record)
+                self.put(record, event)
             if given is not None:
                 given(event)
 
@@ -330,9 +377,10 @@ class Recorder:
 
     def ends(self, ring: int, time_ns: int, kind: str, text: str) -> None:
         """Note how it ended, for whoever opens the recording: `kind` "stopped" or "failed"."""
-        record = event_record(ring, Noted(time_ns, kind, text))
+        event = Noted(time_ns, kind, text)
+        record = event_record(ring, event)
         if record is not None:
-            self.put(record)
+            self.put(record, event)
 
     def engine(
         self,
@@ -386,6 +434,7 @@ class Recorder:
 
         def noted_log(text: str) -> None:
             log(text)
+            self.handed.asked()
             self.put((Kind.ASKED, Ask.LOG, (text,), 0, ()))
 
         return replace(
@@ -404,6 +453,7 @@ class Recorder:
         following = self.following
         if following is None:
             return call(*args)
+        self.handed.asked()
         following.before_answer()
         answer = None
         try:
@@ -421,8 +471,9 @@ class Recorder:
         ctx_addr: int,
         packet: Region | None,
         budget_insns: int,
+        kept: Callable[[], bytes | None],
     ) -> Iterator[_Run]:
-        """A run of the program; whoever runs it tells how it ended."""
+        """A run of the program; whoever runs it tells how it ended. `kept`: see Engine."""
         with self._one_run:
             ended = _Run()
             self._at_work = obj
@@ -431,7 +482,7 @@ class Recorder:
                 yield ended
                 return
             self.tell_queues()
-            self.handed = Handed()
+            self.handed = Handed(kept)
             seen = None if packet is None else (packet.start, packet.size)
             place, changes = self.memory.place, following.before_run()
             self.put((Kind.RUN, engine, program.name, ctx_addr, seen, budget_insns, place, changes))
@@ -461,7 +512,15 @@ class Recorder:
             self._earned, self._owed = 0, seen.size + _DIGEST_BYTES
             queues = tuple(_queues(ring()) for ring in self._rings)
             found = (seen.memory, seen.maps, queues)
-        self.put((Kind.END, ended.r0, ended.insns, ended.how, found, self.handed.crc))
+            self._standing.digests += 1
+        handed = self.handed
+        end = ended.r0, ended.insns, ended.how, found, handed.crc, handed.registers
+        self.put((Kind.END, *end))
+        self._since_state += _BYTES_A_RUN + ended.insns // _INSNS_A_BYTE
+        due = max(_STATE_BYTES, _STATE_FACTOR * self._state_bytes)
+        if self._since_state >= due and ended.how is None:
+            self._since_state = 0
+            self._put_state(following)
 
 
 @dataclass(slots=True)
@@ -545,11 +604,16 @@ class RecordedEngine:
         packet: Region | None = None,
     ) -> RunResult:
         """As the engine runs it."""
-        recorder, number = self._recorder, self._number
-        with recorder.run(number, self._object, program, ctx_addr, packet, budget_insns) as ended:
+        recorder, number, kept = self._recorder, self._number, self._engine.kept_registers
+        how = number, self._object, program, ctx_addr, packet, budget_insns, kept
+        with recorder.run(*how) as ended:
             done = self._engine.run(program, ctx_addr, budget_insns=budget_insns, packet=packet)
             ended.r0, ended.insns = done.r0, done.insns
         return done
+
+    def kept_registers(self) -> bytes | None:
+        """The engine's."""
+        return self._engine.kept_registers()
 
     def close(self) -> None:
         """Give the engine back."""

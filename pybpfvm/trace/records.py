@@ -14,10 +14,14 @@
             or, empty, that there is none), changes of memory by it
     READ    address, bytes: what a program read of user memory, where a replay has it not
     END     r0, instructions, how else it ended, digest, checksum of what was handed over (see
-            digest.py; not in version 1)
+            digest.py; not in version 1), and of registers (null: the engine did not tell; not
+            before version 3)
     EVENT   ring, what of `pybpfvm.events`, its fields
     CLOSED  runs, instructions, ns of wall time since the beginning
     SQES    ring, head, tail, dropped, the SQEs in its SQ: where that is another than before
+    STATE   runs, instructions, events, digests and queues so far (as in a digest), a place, and
+            what a replay has by then, each in msgpack: handles, regions, pages of memory that are
+            not zero, maps, rings (see standing.py). Not before version 3
 
 A place is where program memory and handles come next (AddressSpace.place); changes are
 (address, bytes). All of a run stands between its RUN and END: ASKED and READ in order, and what
@@ -58,6 +62,7 @@ class Kind(IntEnum):
     EVENT = 12
     CLOSED = 13
     SQES = 14
+    STATE = 15
 
 
 class Ask(IntEnum):
@@ -157,6 +162,11 @@ def event_of(record: Record) -> Event:
     """The event that `event_record` made. Raises InputError."""
     _, _, number, fields = items(record, int, int, tuple)
     check_event(number, fields)
+    return made_event(number, fields)
+
+
+def made_event(number: int, fields: tuple[Any, ...]) -> Event:
+    """An event that `check_event` let pass."""
     event: Event = _EVENTS[number][0](*fields)
     return event
 

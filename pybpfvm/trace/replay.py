@@ -30,6 +30,7 @@ from pybpfvm.trace.format import Record, TraceFile
 from pybpfvm.trace.index import EngineEntry, Index, RunEntry, read_index
 from pybpfvm.trace.objects import recorded_object
 from pybpfvm.trace.records import KIND_OF_REGION, WORLD_KINDS, Ask, Kind, Op, event_of
+from pybpfvm.trace.standing import State, differences, enter
 
 __all__ = ["Divergence", "Prepared", "Replay", "Totals"]
 
@@ -64,9 +65,11 @@ class Prepared:
     packet: Region | None
     budget_insns: int
     environment: RunEnvironment
+    answers: Answers
 
     def run(self, engine: Engine) -> RunResult | Trap | BrokenOff | Cut | Diverged:
         """Run it whole on an engine, such as its own: how it ended."""
+        self.answers.run_by(engine.kept_registers)
         try:
             return engine.run(
                 self.program, self.ctx_addr, budget_insns=self.budget_insns, packet=self.packet
@@ -95,7 +98,8 @@ class Replay:
     Raises InputError for what can not be replayed: no recording, another version, addresses that
     are taken, an ABI that is not known here.
 
-    `progress` is told (done, all) while the recording is opened, which has to read it once.
+    `progress` is told (done, all) while the recording is opened, which has to read it once; but if
+    it may be read `lazily`: see read_index.
     """
 
     def __init__(
@@ -105,6 +109,7 @@ class Replay:
         engine: str = "auto",
         observer: Observer | None = None,
         progress: Callable[[int, int], None] | None = None,
+        lazily: bool = False,
     ) -> None:
         self.cursor = 0
         self.totals = Totals()
@@ -119,7 +124,7 @@ class Replay:
         self.file = TraceFile(path)
         self.memory: AddressSpace | None = None
         try:
-            self.index: Index = read_index(self.file, progress)
+            self.index: Index = read_index(self.file, progress, lazily=lazily)
             self._build()
         except BaseException:
             self.close()
@@ -260,6 +265,7 @@ class Replay:
             packet,
             entry.budget_insns,
             self._environments[entry.engine],
+            self._answers,
         )
 
     def finish(
@@ -271,6 +277,8 @@ class Replay:
         try:
             with _told(self.file.path, number):
                 self._finish(entry, ended)
+                if number + 1 in self.index.states:
+                    self._compare_state(self._state(number + 1))
         except Diverged as found:
             return Divergence(number, entry.program, found.what, found.then, found.now)
         self.cursor = number + 1
@@ -291,6 +299,9 @@ class Replay:
         if handed is not None and entry.handed is not None and handed.crc != entry.handed:
             what = "the checksum of what it read and wrote of user memory"
             raise Diverged(what, f"{entry.handed:08x}", f"{handed.crc:08x}")
+        ours, theirs = handed and handed.registers, entry.registers
+        if ours is not None and theirs is not None and ours != theirs:
+            raise Diverged("the checksum of r6 to r9 where it asks", f"{theirs:04x}", f"{ours:04x}")
         then, now = _end_then(entry), _end_now(ended)
         if then != now:
             raise Diverged("how the run ends", then, now)
@@ -298,6 +309,30 @@ class Replay:
             raise Diverged("the queues of rings", *entry.queues)
         if entry.digest is not None:
             self._compare(entry)
+
+    def _state(self, number: int) -> State:
+        chunk, index = self.index.states[number]
+        return State.of(self.file.records(chunk)[index])
+
+    def rings_at(self, number: int) -> Mapping[int, Any]:
+        """The rings by number, as RingState.become takes them, where the recording has a state."""
+        return self._state(number).rings
+
+    def _compare_state(self, state: State) -> None:
+        images = [loaded.image for loaded in self.objects]
+        for what, then, now in differences(self._memory, images, state):
+            raise Diverged(what, then, now)
+
+    def enter(self, number: int) -> None:
+        """Have memory and maps where the recording says that they were before run `number` was
+        prepared, which `index.states` has; they have to be as they were in the beginning. Raises
+        InputError where that can not be; then they are somewhere between."""
+        with _told(self.file.path, number):
+            state = self._state(number)
+            for handle in state.handles:
+                self._name(*handle)
+            enter(self._memory, [loaded.image for loaded in self.objects], state)
+        self.cursor = number
 
     def _compare(self, entry: RunEntry) -> None:
         assert entry.digest is not None

@@ -6,6 +6,7 @@ over handlers (`operations`) whose arithmetic is the tables of `pybpfvm.isa.sema
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping, Sequence
 
 from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Hook, Paused, RunEnvironment, RunResult
@@ -20,6 +21,8 @@ from pybpfvm.vm.prepare import prepare
 from pybpfvm.vm.recorder import Recorder
 from pybpfvm.vm.run import PauseReached, Run
 from pybpfvm.vm.step import Step
+
+_KEPT = struct.Struct("<4Q")
 
 
 class Interpreter:
@@ -49,6 +52,7 @@ class Interpreter:
         self._own_stack: list[Region] = []
         self._stack: Sequence[Region] = stack or ()
         self._running = False
+        self._run_now: Run | None = None
 
     def run(
         self,
@@ -108,8 +112,13 @@ class Interpreter:
             pauses=pauses,
         )
 
+    def kept_registers(self) -> bytes | None:
+        """r6 to r9: see Engine."""
+        return None if self._run_now is None else _KEPT.pack(*self._run_now.regs[6:10])
+
     def _executed(self, run: Run, begin: Callable[[], int]) -> RunResult:
         self._running = True
+        self._run_now = run
         try:
             run.execute(begin())
         finally:

@@ -34,7 +34,14 @@ def record_example(name: str, path: Path) -> None:
     run_scenario(parse(ROOT / "examples" / name / "scenario.toml"), record=path)
 
 
-def record_text(text: str, path: Path, *, runs: int = 1, budget_insns: int = 1 << 30) -> None:
+def record_text(
+    text: str,
+    path: Path,
+    *,
+    runs: int = 1,
+    budget_insns: int = 1 << 30,
+    engine: str = "auto",
+) -> None:
     """Run a program outside rings, recorded; a trap ends it."""
     insns = assemble(text)
     code = encode(insns)
@@ -52,7 +59,9 @@ def record_text(text: str, path: Path, *, runs: int = 1, budget_insns: int = 1 <
         program = machine.load(data)[NAME]
         machine.record(path)
         with suppress(Trap):
-            program.run(bytes(192), bytes(64), repeat=runs, budget_insns=budget_insns)
+            program.run(
+                bytes(192), bytes(64), repeat=runs, budget_insns=budget_insns, engine=engine
+            )
 
 
 def generated(seed: int) -> str:

@@ -81,7 +81,7 @@ def test_what_fails_takes_no_number(debugger: Debugger) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["io_uring_reap_cqe", "bpf_io_uring_reap_cqe", "reap_cqe", "bpf_reap_cqe"],
+    ["io_uring_reap_cqe", "bpf_io_uring_reap_cqe", "reap_cqe", "bpf_reap_cqe", "reap", "bpf_reap"],
 )
 def test_helpers_with_and_without_what_their_names_begin_with(
     name: str, debugger: Debugger

@@ -13,10 +13,12 @@ import pytest
 from pybpfvm.cli import main
 from pybpfvm.debugger import Breakpoint, Debugger, Position, Stop
 from pybpfvm.debugger.debugger import How
+from pybpfvm.debugger.place import place_document
 from pybpfvm.engine import Paused
 from pybpfvm.errors import InputError
 from pybpfvm.memory import RegionKind
 from pybpfvm.session import LoadedProgram
+from pybpfvm.uring_backend.abi import Cqe
 from pybpfvm.verifier.verdict import Accepted, Statistics
 from tests.debugger.recordings import COUNTDOWN, NAME, ROOT, generated, record_example, record_text
 
@@ -350,3 +352,30 @@ def test_a_verified_program_that_faults_opens_at_the_fault(
         assert debugger.position == fault
         assert debugger.frames()[0].program.name == "return_unknown"
     assert main(["replay", str(path)]) == 0
+
+
+def test_backward_hits_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    record_example("03_pingpong", path)
+    with Debugger(path) as debugger:
+        one = debugger.set_breakpoint(Breakpoint("helper", helper="reap"))
+        debugger.goto(debugger.history.end)
+        for hits_by_then in (1, 2):
+            assert debugger.move("continue", backward=True).reason == "breakpoint"
+            assert one.hits == hits_by_then
+
+
+def test_sought_events_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    record_example("03_pingpong", path)
+    with Debugger(path) as debugger:
+        for last, hit in ((True, 7), (False, 3)):
+            stop = debugger.seek("cqe.user_data == 7 || cqe.user_data == 3", last=last)
+            assert stop.moment is not None
+            assert Cqe.unpack(stop.moment.cqe or b"").user_data == hit
+            values = place_document(debugger, "cqe.user_data == 7", stop)["values"]
+            assert values == {
+                "cqe": f"user_data {hit:#x}, res 0, flags 0x0",
+                "cqe.user_data": str(hit),
+            }
+        assert debugger.seek("me.hits == 2").moment is None

@@ -94,7 +94,7 @@ def test_sqes_that_wait_in_the_sq(tmp_path: Path) -> None:
             assert debugger.evaluate(f"sq.{field}").number == wanted, field
         heard: list[str] = []
         Shell(debugger, heard.append).line("ring")
-        assert heard[1] == "  SQ: 3 SQEs"
+        assert heard[1] == "  SQ, as last told: 3 SQEs"
         assert heard[2:5] == [f"    NOP, fd -1, user_data {0x70 + n:#x}" for n in range(3)]
         shown = {one.name: one for one in ring_shown(debugger.rings()[0], None).inside()}  # type: ignore[misc]
         assert shown["SQ"].value == "3 of 8 entries"

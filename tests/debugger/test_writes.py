@@ -48,6 +48,18 @@ def test_who_wrote(what: str, by: str, at: Position, line: int | None, pingpong:
             assert debugger.text_of(what) == value != before
 
 
+def test_nobody_wrote_what_is_not_set_yet(pingpong: Path) -> None:
+    """A variable on the stack is blank when a run begins, whatever the run before left there."""
+    with Debugger(pingpong) as debugger:
+        last = debugger.who_wrote
+        debugger.goto(Position(3, 8))
+        for position in (Position(3, 8), Position(3, 1)):
+            debugger.goto(position)
+            write = last("ball")
+            assert (write.by, write.position) == ("start", Position(3, 0))
+            assert write.text == "ball: nobody has written it since run 3 began"
+
+
 def test_through_functions_and_to_the_beginning(tmp_path: Path) -> None:
     path = tmp_path / "t"
     text = "r9 = r1\nr1 = 3\nr6 = 7\ncall leaf\nr0 += 0\nexit\nleaf:\nr0 = r1\nr0 += 5\nexit"

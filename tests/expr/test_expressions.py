@@ -135,6 +135,8 @@ def text_of(expression: str) -> str:
         ("sqe.fd", "3"),
         ("sqe.opcode == IORING_OP_BPF", "0"),
         ('helper == "emit"', "1"),
+        ('helper == "bpf_emit"', "1"),
+        ('"bpf_submit" == helper', "0"),
         ('helper != "emit"', "0"),
         ("(s64)ret", "-1"),
         ("IOSQE_IO_DRAIN", "2"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -159,6 +161,9 @@ class Replayed(RuleBasedStateMachine):
     @rule()
     def take(self) -> None:
         self.taken.append((self.image.snapshot(), list(self.done), list(self.came)))
+        for live in self.image.maps.values():
+            reserved = isinstance(live, RingbufMap) and bool(live._reserved)
+            assert live.accepts(live.state()) != reserved, live
 
     @precondition(lambda self: self.taken)
     @rule(which=st.integers(0, 99))
@@ -178,6 +183,49 @@ class Replayed(RuleBasedStateMachine):
         with Image(_OBJECT, AddressSpace(base=base), cpus=2) as anew:
             assert [do(anew, op) for op in self.done] == self.came
             assert compared(anew) == found
+
+
+# What no such map can be in, made of what it is in.
+_WRONG: dict[str, tuple[Callable[[Any], object], ...]] = {
+    "array": (lambda s: (1,), lambda s: (False, 0)),
+    "hash": (
+        lambda s: (s[0], s[1], (*s[2], s[2][0])),
+        lambda s: (s[0], s[1], ((s[2][0][0], s[2][0][1] + 1), *s[2][1:])),
+        lambda s: (s[0], s[1], ((s[2][0][0], s[2][1][1]), *s[2][1:])),
+        lambda s: (s[0], s[1], ((b"short", s[2][0][1]), *s[2][1:])),
+        lambda s: (s[0], (*s[1][:2], (*s[1][2], s[2][0][1])), s[2]),
+        lambda s: (s[0], (99, *s[1][1:]), s[2]),
+        lambda s: (s[0], (s[1][0], 0, s[1][2]), s[2]),
+    ),
+    "lru": (lambda s: (*s[:3], s[3][1:]), lambda s: (*s[:3], (*s[3][1:], b"abcd"))),
+    "lpm": (
+        lambda s: (s[0], s[1], (((1, 0), s[2][0][1]), *s[2][1:])),
+        lambda s: (s[0], s[1], ((s[2][0][0], (s[2][0][1][0], 0)), *s[2][1:])),
+    ),
+    "queue": (lambda s: (s[0], (b"short",)), lambda s: (s[0], s[1] * 4)),
+    "ring": (
+        lambda s: (*s[:3], s[3][1:]),
+        lambda s: (s[0], s[1] + 8, s[2], s[3]),
+        lambda s: (s[0], 0, 0, ((8, 5, None),)),
+        lambda s: (s[0], 8, 0, ((8, None, b"more than that"),)),
+    ),
+    "programs": (lambda s: (s[0], {0: 5}), lambda s: (s[0], {9: s[1][0]})),
+    "array of maps": (lambda s: (s[0], {0: 5}), lambda s: (s[0], {-1: s[1][1]})),
+    "hash of maps": (lambda s: (s[0], s[1], ((s[2][0][0], s[1][2][0]), *s[2][1:])),),
+}
+
+
+@pytest.mark.parametrize("name", _WRONG)
+def test_a_state_that_can_not_be_is_not_accepted(name: str) -> None:
+    with Image(_OBJECT, cpus=2) as image:
+        live: Any = image.maps[name]
+        for number in (1, 2):
+            do(image, (name, "lookup" if name == "ring" else "host update", number, number))
+        assert live.accepts(live.state())
+        for wrong in _WRONG[name]:
+            given = wrong(live.state())
+            with contextlib.suppress(TypeError, ValueError):
+                assert not live.accepts(given)
 
 
 def test_orders_come_back() -> None:

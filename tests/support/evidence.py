@@ -228,6 +228,7 @@ _RECORDING = {
     "replayed on the JIT / recorded": "replayed on the JIT / recorded",
 }
 _FAR = "10^8 instructions in "
+_MANY = "100,000 short runs"
 ANSWERS = (
     "launch", "next, a line", "stepBack, a line", "continue to the end",
     "stepBack at the end, first", "stepBack at the end", "reverseContinue to a breakpoint near",
@@ -257,6 +258,12 @@ def debugger_tables(results: Path = RESULTS) -> str:
     for move in moves:
         cells = (_short(figures.get(f"{kind}: {move}")) for kind in kinds)
         lines.append(f"| {move} | {' | '.join(cells)} |")
+    lines += ["", f"| ms, of {_MANY} | |", "|---|---:|"]
+    lines += [
+        f"| {name.partition(': ')[2]} | {_short(row)} |"
+        for name, row in figures.items()
+        if name.startswith(_MANY)
+    ]
     ends = {"from the end": "from the end", "from the start": "from the start"}
     sought = {name: row for name, row in figures.items() if name.startswith("seek ")}
     lines += ["", *_crossed({"seek": sought}, "seek", ends, "ms, in 1,000 runs")]

@@ -8,11 +8,12 @@ from typing import Any
 
 from pybpfvm.errors import LoadRejected
 from pybpfvm.scenario import Outcome, Scenario, run_scenario
-from pybpfvm.trace.format import Record, TraceFile, TraceWriter
+from pybpfvm.trace.format import SET_UP, Record, TraceFile, TraceWriter
 from pybpfvm.trace.records import Kind
 from pybpfvm.trace.replay import Divergence, Replay
 
 REPLAYERS = ("jit", "interp")
+PLACED = (*SET_UP, Kind.STATE)
 
 
 def recorded(scenario: Scenario, path: Path, **options: Any) -> Outcome:
@@ -51,7 +52,10 @@ def write_records(path: Path, records: Sequence[Record]) -> None:
     """A recording of these records."""
     writer = TraceWriter(path)
     for record in records:
-        writer.add(record)
+        if record and record[0] in PLACED:
+            writer.place(record)
+        else:
+            writer.add(record)
     writer.close()
 
 

@@ -13,7 +13,16 @@ import pytest
 from pybpfvm.errors import InputError
 from pybpfvm.scenario import parse
 from pybpfvm.trace.records import Ask, Kind
-from tests.trace.recordings import REPLAYERS, changed, recorded, replayed
+from pybpfvm.trace.replay import Replay
+from tests.debugger.recordings import record_text
+from tests.trace.recordings import (
+    REPLAYERS,
+    changed,
+    recorded,
+    records_of,
+    replayed,
+    write_records,
+)
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 Change = Callable[[list[Any]], None]
@@ -54,6 +63,11 @@ def _other_memory(record: list[Any]) -> None:
     record[5] ^= 1
 
 
+def _other_registers(record: list[Any]) -> None:
+    """END: r6 to r9 were others where the program asked something."""
+    record[6] ^= 1
+
+
 CHANGES: list[tuple[str, Kind, Change, str]] = [
     ("result", Kind.END, _another_result, "how the run ends"),
     ("instructions", Kind.END, _more_instructions, "how the run ends"),
@@ -64,6 +78,7 @@ CHANGES: list[tuple[str, Kind, Change, str]] = [
         _other_memory,
         "the checksum of what it read and wrote of user memory",
     ),
+    ("registers", Kind.END, _other_registers, "the checksum of r6 to r9 where it asks"),
     ("question", Kind.ASKED, _another_question, "what the program asks for"),
 ]
 
@@ -172,3 +187,34 @@ def test_an_object_that_was_changed_is_refused(pingpong: Path, tmp_path: Path) -
     write_records(path, records)
     with pytest.raises(InputError, match="not those that were recorded"):
         replayed(path, "jit")
+
+
+@pytest.mark.parametrize("engine", REPLAYERS)
+@pytest.mark.parametrize("recorder", ["jit", "interp"])
+def test_a_register_that_nothing_else_shows_is_compared(
+    recorder: str, engine: str, tmp_path: Path
+) -> None:
+    """r8 goes nowhere but into the checksum, which is taken from the run of another program."""
+    paths = []
+    for value in (1, 2):
+        path = tmp_path / f"{value}"
+        record_text(f"r8 = {value}\ncall 5\nr0 = 0\nexit", path, engine=recorder)
+        paths.append(path)
+    for path in paths:
+        assert replayed(path, engine)[0] is None
+    records, others = map(records_of, paths)
+    ends = [one for one in others if one[0] == Kind.END]
+    assert [one[6] for one in ends] != [one[6] for one in records if one[0] == Kind.END]
+    write_records(paths[0], [ends[0] if one[0] == Kind.END else one for one in records])
+    found, _ = replayed(paths[0], engine)
+    assert found is not None
+    assert found.what == "the checksum of r6 to r9 where it asks"
+
+
+def test_code_of_llvm_tells_no_registers(tmp_path: Path) -> None:
+    pytest.importorskip("llvmlite", reason="the extra llvm is not installed")
+    path = tmp_path / "t"
+    recorded(parse(EXAMPLES / "03_pingpong" / "scenario.toml"), path, engine="llvm")
+    with Replay(path) as replay:
+        assert {entry.registers for entry in replay.runs} == {None}
+        assert replay.rest() is None

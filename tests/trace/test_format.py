@@ -92,7 +92,7 @@ def test_another_version_is_named(tmp_path: Path, recording: Path) -> None:
     data = bytearray(recording.read_bytes())
     data[len(MAGIC)] = VERSION + 1
     path.write_bytes(data)
-    known = rf"format version {VERSION + 1}.*reads versions 1 and {VERSION}"
+    known = rf"format version {VERSION + 1}.*reads versions 1 to {VERSION}"
     with pytest.raises(InputError, match=known):
         Replay(path)
 
@@ -286,3 +286,22 @@ def test_files_of_version_1_are_read(tmp_path: Path, recording: Path) -> None:
         with pytest.raises(InputError, match="does not say what is in the SQ"):
             debugger.evaluate("sq.ready")
         assert [ring.name for ring in debugger.rings()] == ["ring1"]
+
+
+def test_files_of_version_2_are_read(tmp_path: Path, recording: Path) -> None:
+    """They had no checksum of registers, and no states."""
+    path = tmp_path / "t"
+    records = [one[:6] if one[0] == Kind.END else one for one in records_of(recording)]
+    write_records(path, [one for one in records if one[0] != Kind.STATE])
+    data = bytearray(path.read_bytes())
+    data[len(MAGIC)] = 2
+    path.write_bytes(data)
+    with Replay(path) as replay:
+        assert replay.file.version == 2
+        assert replay.rest() is None
+        assert replay.totals.runs == 12
+        assert all(entry.handed is not None for entry in replay.runs)
+        assert all(entry.registers is None for entry in replay.runs)
+    with Debugger(path) as debugger:
+        debugger.goto(debugger.history.end)
+        assert debugger.rings()

@@ -7,9 +7,9 @@ from functools import partial
 
 from pybpfvm.bits import s32
 from pybpfvm.debugger.dap.variables import Shown, group
-from pybpfvm.debugger.ringstate import QueueState, RequestState, RingState
 from pybpfvm.errors import errno_name
 from pybpfvm.filters.context import opcode_name
+from pybpfvm.trace.ringstate import QueueState, RequestState, RingState
 from pybpfvm.uring_backend.abi import Cqe, Sqe
 
 

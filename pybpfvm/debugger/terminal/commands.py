@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from pybpfvm.debugger.breakpoints import Breakpoint
 from pybpfvm.debugger.debugger import Debugger, How, Stop
+from pybpfvm.debugger.place import cqe_text
 from pybpfvm.debugger.position import Position
 from pybpfvm.debugger.terminal.looking import INFO, Looking
 from pybpfvm.errors import InputError
@@ -297,7 +298,10 @@ class Commands(Looking):
         expression = rest if first else text
         if not expression.strip():
             raise InputError("seek what?", remedy="seek [first] EXPRESSION")
-        self._stopped(self.debugger.seek(expression, last=not first or word == "last"))
+        stop = self.debugger.seek(expression, last=not first or word == "last")
+        if cqe := cqe_text(stop):
+            self._say(f"cqe: {cqe}")
+        self._stopped(stop)
 
     def _why(self, text: str) -> None:
         if not text:

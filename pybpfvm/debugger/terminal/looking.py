@@ -8,7 +8,6 @@ from pathlib import Path
 
 from pybpfvm.debugger.breakpoints import Breakpoint
 from pybpfvm.debugger.debugger import Debugger, Frame
-from pybpfvm.debugger.ringstate import RingState
 from pybpfvm.errors import InputError, errno_name
 from pybpfvm.events import Event, OfRing
 from pybpfvm.maps.base import MapError
@@ -18,6 +17,7 @@ from pybpfvm.report.paint import Paint
 from pybpfvm.report.timeline import Setting
 from pybpfvm.report.timeline_builder import TimelineBuilder
 from pybpfvm.report.words import printable
+from pybpfvm.trace.ringstate import RingState
 from pybpfvm.uring_backend.abi import SQE_BYTES, Sqe
 
 _AROUND = 5  # lines before and behind, in a listing
@@ -438,7 +438,7 @@ def _sqe_lines(ring: RingState, opcode: Callable[[int], str]) -> Iterator[str]:
     if queue is None or not (queue.sqes or queue.dropped):
         return
     dropped = f", {queue.dropped} named none" if queue.dropped else ""
-    yield f"  SQ: {len(queue.sqes)} SQEs{dropped}"
+    yield f"  SQ, as last told: {len(queue.sqes)} SQEs{dropped}"
     for raw in list(queue.sqes)[:_MOST_ROWS]:
         if len(raw) < SQE_BYTES:
             yield "    an entry that names no SQE"

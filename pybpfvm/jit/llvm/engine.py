@@ -159,6 +159,10 @@ class LlvmEngine(JitEngine):
         self._asking()
         return super().pc
 
+    def kept_registers(self) -> bytes | None:
+        """None: what is not needed behind a call is nowhere."""
+        return None
+
     def _trap(self, stop: Exception) -> Trap:
         moved = self._bridge.copy - self._state.words[Slot.NATIVE]
         unit = self._asking(moved)

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
+import struct
 from collections import Counter, deque
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
+from typing import Any, get_args, get_origin, get_type_hints
 
 from pybpfvm.bits import u32
+from pybpfvm.errors import InputError
 from pybpfvm.events import (
     CqePosted,
     CqeReaped,
     Event,
     HostWaits,
     HostWoke,
-    Noted,
     Parked,
     RequestEnded,
     RequestStarted,
-    RunEnded,
-    RunFaulted,
     RunStarted,
     SqeIssued,
     Woken,
 )
 from pybpfvm.expr.scope import Unreadable
-from pybpfvm.uring_backend.abi import Cqe
+from pybpfvm.uring_backend.abi import SQE_BYTES, Cqe
 
 
 @dataclass(slots=True)
@@ -39,6 +38,11 @@ class QueueState:
     reaped: int = 0
     posted: int = 0
     lost: int = 0
+
+    def packed(self, number: int) -> tuple[Any, ...]:
+        """For `unpacked`, but for its size."""
+        cqes, backlog = (b"".join(cqe.pack() for cqe in some) for some in (self.cqes, self.backlog))
+        return number, cqes, backlog, self.reaped, self.posted, self.lost
 
     def copy(self) -> QueueState:
         """One that can be changed by itself."""
@@ -127,6 +131,46 @@ class RingState:
             self.loop,
         )
 
+    def packed(self) -> tuple[Any, ...]:
+        """What became of it since it was made, of plain values: for `become`."""
+        queue = self.queue
+        return (
+            self.time_ns,
+            self.host_waits,
+            tuple(one.packed(number) for number, one in self.queues.items()),
+            tuple(astuple(one) for one in self.requests.values()),
+            tuple(self.ran.items()),
+            None if queue is None else (queue.head, queue.tail, queue.dropped, tuple(queue.sqes)),
+        )
+
+    def become(self, packed: Any) -> None:
+        """Be as the ring that `packed` was called of. InputError for what never was one."""
+        try:
+            self.time_ns, waits, queues, requests, ran, queue = packed
+            self.host_waits = None if waits is None else _numbers(waits, 2)
+            for number, cqes, backlog, *counts in queues:
+                one = self._queue(*_numbers((number,), 1))
+                one.reaped, one.posted, one.lost = _numbers(counts, 3)
+                one.cqes, one.backlog = _cqes(cqes), _cqes(backlog)
+            for given in requests:
+                request = RequestState(*given)
+                for value, hint in zip(given, _REQUEST_TYPES, strict=True):
+                    if type(value) not in hint:
+                        raise InputError(f"a request with {value!r:.60}")
+                if request.waits is not None:
+                    _numbers(request.waits, 2)
+                self.requests[request.request] = request
+            self.ran = Counter({str(name): int(count) for name, count in ran})
+            if queue is not None:
+                head, tail, dropped, sqes = queue
+                _numbers((head, tail, dropped), 3)
+                if not all(isinstance(one, bytes) and len(one) in (0, SQE_BYTES) for one in sqes):
+                    raise InputError("SQEs that are none")
+                self.queue = SqState(head, tail, dropped, deque(sqes))
+            _numbers((self.time_ns,), 1)
+        except (TypeError, ValueError, struct.error) as error:
+            raise InputError(f"the state of a ring: {error}") from None
+
     @property
     def inflight(self) -> list[RequestState]:
         """The requests that live, oldest first."""
@@ -143,50 +187,61 @@ class RingState:
         return sum(queue.lost for queue in self.queues.values())
 
     def _queue(self, number: int) -> QueueState:
-        return self.queues.setdefault(number, QueueState())
+        found = self.queues.get(number)
+        if found is None:
+            found = self.queues[number] = QueueState()
+        return found
 
     def apply(self, event: Event) -> None:
         """What the ring told happened."""
-        self.time_ns = max(self.time_ns, event.time_ns)
-        match event:
-            case SqeIssued():
-                if self.queue is not None and (self.loop or event.origin == "user"):
-                    self.queue.take()
-                self.requests[event.request] = RequestState(
-                    event.request,
-                    event.opcode,
-                    event.user_data,
-                    event.cq,
-                    event.flags,
-                    event.origin,
-                    event.sqe,
-                )
-            case RequestStarted():
-                self._change(event.request, started=True)
-            case RequestEnded():
-                self.requests.pop(event.request, None)
-            case RunStarted():
-                self.ran[event.program] += 1
-                self._change(event.request, started=True, waits=None)
-            case Parked():
-                self._change(event.request, waits=(event.cq, event.wanted))
-            case Woken():
-                self._change(event.request, waits=None)
-            case CqePosted():
-                self._posted(event)
-            case CqeReaped():
-                queue = self._queue(event.cq)
-                while queue.cqes:  # a host that moved the head itself told nobody
-                    gone = queue.cqes.popleft()
-                    queue.reaped += 1
-                    if (gone.user_data, gone.res) == (event.user_data, event.res):
-                        break
-            case HostWaits():
-                self.host_waits = event.cq, event.wanted
-            case HostWoke():
-                self.host_waits = None
-            case RunEnded() | RunFaulted() | Noted():
-                pass
+        if event.time_ns > self.time_ns:
+            self.time_ns = event.time_ns
+        happened = _HAPPENED.get(type(event))
+        if happened is not None:
+            happened(self, event)
+
+    def _issued(self, event: SqeIssued) -> None:
+        if self.queue is not None and (self.loop or event.origin == "user"):
+            self.queue.take()
+        self.requests[event.request] = RequestState(
+            event.request,
+            event.opcode,
+            event.user_data,
+            event.cq,
+            event.flags,
+            event.origin,
+            event.sqe,
+        )
+
+    def _ended(self, event: RequestEnded) -> None:
+        self.requests.pop(event.request, None)
+
+    def _started(self, event: RequestStarted) -> None:
+        self._change(event.request, started=True)
+
+    def _runs(self, event: RunStarted) -> None:
+        self.ran[event.program] += 1
+        self._change(event.request, started=True)
+
+    def _parked(self, event: Parked) -> None:
+        self._change(event.request, waits=(event.cq, event.wanted))
+
+    def _woken(self, event: Woken) -> None:
+        self._change(event.request)
+
+    def _reaped(self, event: CqeReaped) -> None:
+        queue = self._queue(event.cq)
+        while queue.cqes:  # a host that moved the head itself told nobody
+            gone = queue.cqes.popleft()
+            queue.reaped += 1
+            if gone.user_data == event.user_data and gone.res == event.res:
+                break
+
+    def _waits(self, event: HostWaits) -> None:
+        self.host_waits = event.cq, event.wanted
+
+    def _woke(self, _: HostWoke) -> None:
+        self.host_waits = None
 
     def _posted(self, event: CqePosted) -> None:
         queue = self._queue(event.cq)
@@ -206,18 +261,9 @@ class RingState:
         self, number: int, *, started: bool = False, waits: tuple[int, int] | None = None
     ) -> None:
         one = self.requests.get(number)
-        if one is not None:
-            self.requests[number] = RequestState(
-                one.request,
-                one.opcode,
-                one.user_data,
-                one.cq,
-                one.flags,
-                one.origin,
-                one.sqe,
-                one.started or started,
-                waits,
-            )
+        if one is None or ((one.started or not started) and one.waits == waits):
+            return
+        self.requests[number] = replace(one, started=one.started or started, waits=waits)
 
     # --- a RingView -----------------------------------------------------------------------------
 
@@ -283,3 +329,36 @@ class RingState:
     def runs(self, program: str) -> int | None:
         """As RingView."""
         return self.ran[program]
+
+
+# The rest changes nothing but the time.
+_HAPPENED: dict[type, Callable[[RingState, Any], None]] = {
+    SqeIssued: RingState._issued,
+    RequestStarted: RingState._started,
+    RequestEnded: RingState._ended,
+    RunStarted: RingState._runs,
+    Parked: RingState._parked,
+    Woken: RingState._woken,
+    CqePosted: RingState._posted,
+    CqeReaped: RingState._reaped,
+    HostWaits: RingState._waits,
+    HostWoke: RingState._woke,
+}
+_REQUEST_TYPES = tuple(
+    tuple(get_origin(one) or one for one in get_args(hint) or (hint,))
+    for hint in get_type_hints(RequestState).values()
+)
+_CQE_BYTES = 16
+
+
+def _numbers(given: Sequence[Any], count: int) -> Any:
+    """These numbers, if they are as many. InputError else."""
+    if len(given) != count or not all(type(one) is int for one in given):
+        raise InputError(f"{given!r:.60}, where {count} numbers stand")
+    return tuple(given)
+
+
+def _cqes(packed: bytes) -> deque[Cqe]:
+    return deque(
+        Cqe.unpack(packed[at : at + _CQE_BYTES]) for at in range(0, len(packed), _CQE_BYTES)
+    )
