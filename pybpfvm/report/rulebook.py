@@ -165,6 +165,7 @@ def _map(name: str, declared: Row) -> MapSpec:
         declared.get("value", 0),
         declared["entries"],
         flags=declared.get("flags", 0),
+        map_extra=declared.get("extra", 0),
     )
     if "holds" not in declared:
         return spec
