@@ -20,6 +20,7 @@ from pybpfvm.engine import DEFAULT_BUDGET_INSNS, Engine, RunEnvironment
 from pybpfvm.errors import (
     InputError,
     LoadRejected,
+    PybpfvmError,
     RingError,
     RingHang,
     Trap,
@@ -468,9 +469,20 @@ class _Stepper:
             )
 
         self._engine = make() if kept is None else kept.engine(key, memory, environment, make)
+        self._compile()
 
     def _trusts(self, program: Program) -> bool:
         return self._unchecked and program is self._program
+
+    def _compile(self) -> None:
+        """As a kernel does when it loads a program: no time of the first enter is for that."""
+        if self._ring.engine == "interp":
+            return
+        from pybpfvm.jit.engine import JitEngine
+
+        if isinstance(self._engine, JitEngine):
+            with suppress(PybpfvmError):  # the first run tells
+                self._engine.unit(self._program)
 
     def call(self, *args: int) -> int:
         memory = self._ring.machine.memory
