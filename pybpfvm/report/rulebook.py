@@ -22,13 +22,13 @@ code = "the smallest change that keeps the rule"
 ```
 
 A program has `says` (what a reader should look at), and may have `type`, `section` (which tells the
-type where that has arguments from BTF), `license`,
-`contract` (docs/contracts.md) and `request` (fields of `JudgeRequest`) of its own; maps have
-`flags`, `extra` (map_extra) and `holds`, the struct that their values are. Kernel objects are those
-of `kernel.btf`, which is made from `kernel.bpf.c` beside it, so that a card reads the same on every machine: texts
-say `call kfunc NAME` and `[struct.member]`, and `[struct NAME]` for the id of a program's own
-struct. `caps` is what the loader has, as for `verify --caps`; `ring` the ring of a program with a
-loop, as for `doctor --ring`: its kernel functions are those of its profile.
+type where that has arguments from BTF), `license`, `contract` (docs/contracts.md) and `request`
+(fields of `JudgeRequest`) of its own; maps have `flags`, `extra` (map_extra) and `holds`, the
+struct that their values are. Kernel objects are those of `kernel.btf`, which is made from
+`kernel.bpf.c` beside it, so that a card reads the same on every machine: texts say `call kfunc
+NAME` and `[struct.member]`, and `[struct NAME]` for the id of a program's own struct. `caps` is
+what the loader has, as for `verify --caps`; `ring` the ring of a program with a loop, as for
+`doctor --ring`: its kernel functions are those of its profile.
 The tests judge both programs of every rule: the bad one breaks this rule first, the good one none.
 """
 
