@@ -4,6 +4,8 @@ A program names one arena at most. `addr_space_cast` makes a pointer into it of 
 pointer the address that user space knows it by, which is a number here. Whatever is computed from
 such a pointer is one: only its low 32 bits count, guard pages follow the arena, a load from a page
 that is not there gives 0, and a store to it is lost. So every access is safe, and none is bounded.
+An instruction that a kernel makes one for arenas (an access, arithmetic of 64 bits) is that on all
+paths: what comes there is a pointer into the arena always, or never.
 Which operations a kernel's compiler knows on such memory was asked of 6.18 on x86-64.
 """
 
@@ -13,10 +15,10 @@ from collections.abc import Callable, Iterator
 
 from pybpfvm.bits import U32
 from pybpfvm.isa.insn import Insn
-from pybpfvm.isa.opcodes import FRAME_POINTER, AtomicOp, Kind, Pseudo
+from pybpfvm.isa.opcodes import FRAME_POINTER, AtomicOp, Kind
 from pybpfvm.program import MapType
 from pybpfvm.verifier.checks import check_readable
-from pybpfvm.verifier.environment import Environment
+from pybpfvm.verifier.environment import Environment, map_named
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
 from pybpfvm.verifier.states.regstate import Pointer, RegType, unknown
 from pybpfvm.verifier.states.state import State
@@ -24,8 +26,9 @@ from pybpfvm.verifier.transfer import write_frame_pointer
 from pybpfvm.verifier.verdict import Rule
 
 ARENA = RegType.PTR_TO_ARENA
-_SINCE, _ASKED = (6, 9), (6, 18)
-# Of 6.18 is known what is done on arenas; of older kernels, only what has been there all along.
+_SINCE = (6, 9)
+# What 6.18 does with signed loads and atomic operations was asked; of older ones it is not known.
+_ASKED = (6, 18)
 # Casts, by destination and source: the pointer that programs use, and user space's address.
 _TO_POINTER, _TO_ADDRESS = 0x1, 0x10000
 _NO_FETCH = frozenset({AtomicOp.FETCH_AND, AtomicOp.FETCH_OR, AtomicOp.FETCH_XOR})
@@ -34,8 +37,10 @@ _NO_FETCH = frozenset({AtomicOp.FETCH_AND, AtomicOp.FETCH_OR, AtomicOp.FETCH_XOR
 def refused_arenas(env: Environment) -> Iterator[tuple[int, Refused]]:
     """What is wrong with the arenas that the code names: whether a path leads there or not."""
     named: set[int] = set()
-    for pc, index in _named(env):
-        if index in named:
+    for pc in env.pcs(Kind.LDDW):
+        insn = env.code[pc]
+        index = insn.imm & U32
+        if not map_named(insn, env.maps, MapType.ARENA) or index in named:
             continue
         named.add(index)
         if env.rules.version < _SINCE:
@@ -71,16 +76,6 @@ def refused_arenas(env: Environment) -> Iterator[tuple[int, Refused]]:
             )
 
 
-def _named(env: Environment) -> Iterator[tuple[int, int]]:
-    """Where arenas are named, and their indices."""
-    for pc in env.pcs(Kind.LDDW):
-        insn = env.code[pc]
-        index = insn.imm & U32
-        names = insn.src in (Pseudo.MAP_IDX, Pseudo.MAP_IDX_VALUE) and index < len(env.maps)
-        if names and env.maps[index].type == MapType.ARENA:
-            yield pc, index
-
-
 def prepare_cast(env: Environment, insn: Insn, pc: int) -> Callable[[State], None]:
     """The step of addr_space_cast."""
     dst, src, cast = insn.dst, insn.src, insn.imm & U32
@@ -90,7 +85,7 @@ def prepare_cast(env: Environment, insn: Insn, pc: int) -> Callable[[State], Non
             "addr_space_cast insn can only convert between address space 1 and 0",
             reason=f"this one is from {cast & 0xFFFF} to {cast >> 16}",
         )
-    if next(_named(env), None) is None:
+    if not env.has_arena:
         raise forbidden(
             Rule.ARENA,
             "addr_space_cast insn can only be used in a program that has an associated arena",

@@ -543,11 +543,12 @@ def memory_argument(
     size: int,
     *,
     exact: bool = True,
+    packet: bool = False,
 ) -> list[Callable[[], None]]:
     """`size` bytes (if `exact`, else at most) at register `number` may be read and written by a
-    function of the kernel's or the program's; what the writing does, to be done once all arguments
-    are checked."""
-    call = _Call(env, state, pc, Helper(function, (), RetType.VOID, None, "", takes_packet=True))
+    function of the kernel's or the program's, of a `packet` too; what the writing does, to be done
+    once all arguments are checked."""
+    call = _Call(env, state, pc, Helper(function, (), RetType.VOID, None, "", takes_packet=packet))
     _memory(call, number, size, writes=True, raw=False, exact=exact)
     return call.writes
 

@@ -11,16 +11,17 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from typing import TYPE_CHECKING
 
+from pybpfvm.bits import U32
 from pybpfvm.btf.kernelfields import Field
 from pybpfvm.btf.types import Btf
 from pybpfvm.isa.codec import pcs, target_pc
 from pybpfvm.isa.insn import Insn
-from pybpfvm.isa.opcodes import Kind
+from pybpfvm.isa.opcodes import Kind, Pseudo
 from pybpfvm.loader.target import kernel_btf
 from pybpfvm.profiles.base import CtxField, Profile, Sleepable
 from pybpfvm.profiles.detect import matching_section
 from pybpfvm.profiles.loop_upstream import kernel_btf_of
-from pybpfvm.program import BpfObject, MapSpec, Program, Subprog
+from pybpfvm.program import BpfObject, MapSpec, MapType, Program, Subprog
 from pybpfvm.verifier.kernelobjects.attach import Attachment, attachment, is_btf_typed
 from pybpfvm.verifier.observe import Observer
 from pybpfvm.verifier.privileges.privilege import ALL, Capabilities, Mask
@@ -124,7 +125,7 @@ class Environment:
     takes; it ends before `barriers` and behind `store_barriers`. `tail_call_maps`: the map that
     each tail call names. `deferred`: the callbacks that were seen to be set to run
     later, `called_back` where those start that helpers were seen to call at once. `probes` as in
-    `verdict.Accepted`."""
+    `verdict.Accepted`. `has_arena`: the code names one."""
 
     program: Program
     obj: BpfObject
@@ -157,6 +158,7 @@ class Environment:
     store_barriers: set[int] = field(default_factory=set)
     tail_call_maps: dict[int, int] = field(default_factory=dict)
     probes: bool = False
+    has_arena: bool = False
     _attachment: Attachment | None = None
 
     def pcs(self, *kinds: Kind) -> Sequence[int]:
@@ -267,6 +269,7 @@ def environment(
     for pc, insn in zip(pcs(program.insns), program.insns, strict=True):
         code[pc] = insn
         by_kind.setdefault(insn.spec.kind, []).append(pc)
+    named = (code[pc] for pc in by_kind.get(Kind.LDDW, ()))
     return Environment(
         program,
         obj,
@@ -278,7 +281,15 @@ def environment(
         _functions(program, code, by_kind),
         sleepable,
         _traces(profile, options, [code[pc] for pc in by_kind.get(Kind.CALL, ())]),
+        has_arena=any(map_named(insn, obj.maps, MapType.ARENA) for insn in named),
     )
+
+
+def map_named(insn: Insn, maps: Sequence[MapSpec], of_type: MapType) -> bool:
+    """Whether an lddw names a map of this type, or a place in it."""
+    index = insn.imm & U32
+    names = insn.src in (Pseudo.MAP_IDX, Pseudo.MAP_IDX_VALUE) and index < len(maps)
+    return names and maps[index].type == of_type
 
 
 def judged_as(program: Program) -> Program:

@@ -699,7 +699,7 @@ class Explorer:
         def step(state: State) -> int:
             check_call_unlocked(state, None)
             regs = state.frame.regs
-            check_arguments(env, state, pc, function.name, wanted)
+            check_arguments(env, state, pc, function.name, wanted, moves=moves)
             if throws:
                 exceptions.check_may_throw(state, function.name)
                 if called_back:
@@ -708,7 +708,7 @@ class Explorer:
                 forget_packet(state, pc)
             if sleeps:
                 region = state.regions != NO_REGIONS
-                if region or not env.sleepable:
+                if region or (self._later is not None and not env.sleepable):
                     why = "a region" if region else "the callback, which is run later,"
                     raise forbidden(
                         Rule.HELPER_NOT_ALLOWED,

@@ -40,6 +40,7 @@ from pybpfvm.verifier.states.regstate import (
     Pointer,
     Reg,
     RegType,
+    Trust,
     is_null,
     mark_precise,
     scalar,
@@ -58,21 +59,31 @@ _RECORD = RegType.PTR_TO_RINGBUF_MEM
 
 # Accesses through these are rewritten by the kernel.
 _REWRITTEN = frozenset({RegType.PTR_TO_CTX, *SOCKETS})
-_APART = _REWRITTEN | {arena.ARENA}
+_APART = _REWRITTEN | {arena.ARENA, btfptr.BTF_ID}
 
 
 def _one_kind_of_rules(env: Environment, pointer: Reg, pc: int) -> None:
-    """An instruction accesses the context, a socket of one kind, or an arena, always or never: the
-    kernel rewrites those that do."""
-    kind = pointer.type if pointer.type in _APART else None
+    """An instruction accesses the context, a socket of one kind, an arena, an object of the
+    kernel's or untrusted memory always or never: the kernel rewrites those that do."""
+    kind: RegType | None = NON_NULL.get(pointer.type, pointer.type)
+    if kind is _SCALAR:
+        return  # which is refused
+    if kind not in _APART and not _is_probed(pointer):
+        kind = None
     if env.touches_kernel.setdefault(pc, kind) is not kind:
         raise forbidden(
             Rule.CTX_ACCESS,
             "same insn cannot be used with different pointers",
-            reason="on one path this is the context, a socket or an arena, on another it is not",
+            reason="on one path this is the context, a socket, an arena or an object of the "
+            "kernel's, on another it is not: such an instruction is rewritten",
             suggestion="access them by different instructions",
             culprit=pointer,
         )
+
+
+def _is_probed(pointer: Reg) -> bool:
+    """Whether it is to memory that may be anywhere."""
+    return pointer.type is btfptr.MEM and bool(pointer.trust & Trust.UNTRUSTED)
 
 
 def prepare_load(env: Environment, insn: Insn, pc: int) -> Step:

@@ -126,6 +126,8 @@ def _pointer_parts(reg: Reg) -> Iterator[str]:
         yield f"r={number(reg.range)}"
     if reg.mem_size:
         yield f"sz={reg.mem_size}"
+    if reg.type is RegType.CONST_PTR_TO_DYNPTR and not reg.trust & Trust.PACKET:
+        yield "type=local"
 
 
 def _word(name: str) -> str:

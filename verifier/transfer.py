@@ -161,7 +161,6 @@ def _arithmetic(env: Environment, insn: Insn, pc: int, op: AluOp) -> Step:
             check_readable(a, dst)
             if unary:
                 check_conceals(env, a, f"R{dst} pointer arithmetic prohibited")
-            if unary:
                 regs[dst] = unknown(pc)
             elif a.type is _ARENA or b.type is _ARENA:
                 regs[dst] = Pointer(_ARENA, pc)
@@ -181,7 +180,32 @@ def _arithmetic(env: Environment, insn: Insn, pc: int, op: AluOp) -> Step:
 
     if is_masked(env, insn):
         return _masked(env, insn, pc, step)
-    return step
+    return (
+        _of_one_kind(env, insn, pc, step) if env.has_arena and width == 64 and not unary else step
+    )
+
+
+def _of_one_kind(env: Environment, insn: Insn, pc: int, step: Step) -> Step:
+    """The step, where the kernel makes it one of 32 bits if a pointer into the arena is computed by
+    it: on every path then, so it computes such pointers always or never."""
+    dst, src, register = insn.dst, insn.src, insn.spec.operand is _REGISTER
+
+    def watched(state: State) -> None:
+        regs = state.frame.regs
+        arena = regs[dst].type is _ARENA or (register and regs[src].type is _ARENA)
+        kind = _ARENA if arena else None
+        if env.touches_kernel.setdefault(pc, kind) is not kind:
+            raise forbidden(
+                Rule.ARENA,
+                "same insn computes a pointer into the arena, and something else",
+                reason="a kernel computes pointers into the arena with 32 bits: whatever else "
+                "comes this way loses its upper half",
+                suggestion="compute them by different instructions",
+                culprit=regs[dst],
+            )
+        step(state)
+
+    return watched
 
 
 def _shift(op: AluOp, width: int, a: Reg, b: Reg) -> Shift | None:

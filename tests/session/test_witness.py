@@ -95,7 +95,8 @@ def _witnessed(made: Case | Generated, max_runs: int = 120) -> Finding | None:
 
 
 def _could_be_shown(case: Case) -> bool:
-    return case.expected.kind is Kind.UNSAFE and case.caps == ALL and _runs_here(case)
+    shown = case.expected.kind is Kind.UNSAFE and case.caps == ALL and case.runnable
+    return shown and _runs_here(case)
 
 
 @cache

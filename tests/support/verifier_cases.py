@@ -88,23 +88,22 @@ class Case:
         """Whether the program can be run here: it needs no objects or functions of a kernel."""
         insns = self.program.insns
         calls_kernel = any(insn.spec.kind is InsnKind.CALL_KFUNC for insn in insns)
+        judged_only = any(spec.type in _JUDGED_ONLY for spec in self.object.maps)
         ours = self.profile.name in PROFILES and self.profile.runs
-        return ours and not calls_kernel
+        return ours and not (calls_kernel or judged_only)
 
 
 @cache
 def corpus() -> tuple[Case, ...]:
     """All cases of all files. Raises CaseError."""
-    with (DIRECTORY / "common.toml").open("rb") as file:
-        common = tomllib.load(file)
-    maps = tuple(_map(name, row) for name, row in common["maps"].items())
+    setups, maps = _common()["setup"], common_maps()
     cases: list[Case] = []
     for path in sorted(DIRECTORY.glob("*.toml")):
         if path.name != "common.toml":
             with path.open("rb") as file:
                 content = tomllib.load(file)
             for row in content["case"]:
-                cases.append(_case(path.stem, content, row, common["setup"], maps))
+                cases.append(_case(path.stem, content, row, setups, maps))
     names = [case.id for case in cases]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
@@ -112,9 +111,28 @@ def corpus() -> tuple[Case, ...]:
     return tuple(cases)
 
 
+@cache
 def common_maps() -> tuple[MapSpec, ...]:
     """The maps that every case may name."""
-    return corpus()[0].object.maps
+    return tuple(_map(name, row) for name, row in _common()["maps"].items())
+
+
+@cache
+def _common() -> dict[str, Any]:
+    with (DIRECTORY / "common.toml").open("rb") as file:
+        return tomllib.load(file)
+
+
+def _maps_of(text: str, maps: tuple[MapSpec, ...]) -> tuple[MapSpec, ...]:
+    """The maps without those at their end that no program runs here with, unless the text names
+    one of these."""
+    judged_only = [one.name for one in maps if one.type in _JUDGED_ONLY]
+    if any(f"map[{name}]" in text for name in judged_only):
+        return maps
+    return tuple(one for one in maps if one.type not in _JUDGED_ONLY)
+
+
+_JUDGED_ONLY = (MapType.ARENA, MapType.USER_RINGBUF)
 
 
 def _map(name: str, row: Mapping[str, Any]) -> MapSpec:
@@ -178,7 +196,14 @@ def _case(
         file,
         profile,
         program,
-        BpfObject(f"{file}.toml", "", (program,), maps, btf=BTF if typed else None, license="GPL"),
+        BpfObject(
+            f"{file}.toml",
+            "",
+            (program,),
+            _maps_of(text, maps),
+            btf=BTF if typed else None,
+            license="GPL",
+        ),
         expected,
         _kernel(where, row, profile, expected),
         row.get("row", ""),
@@ -208,7 +233,8 @@ def program_of(
     program = Program("case", section, insns, subprogs=subprogs_of(insns), license="GPL")
     if typed:
         program = with_types(program)
-    obj = BpfObject(where, "", (program,), maps, btf=BTF if typed else None, license="GPL")
+    btf = BTF if typed else None
+    obj = BpfObject(where, "", (program,), _maps_of(text, maps), btf=btf, license="GPL")
     return program, obj, profile
 
 

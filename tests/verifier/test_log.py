@@ -71,6 +71,7 @@ class Kernel:
                 btf_fd=self.btf.fileno() if spec.btf_value_type_id else 0,
                 btf_key_type_id=spec.btf_key_type_id,
                 btf_value_type_id=spec.btf_value_type_id,
+                map_extra=spec.map_extra,
             )
             for spec in common_maps()
         ]

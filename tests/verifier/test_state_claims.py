@@ -62,6 +62,8 @@ def test_generated_programs_stay_inside_what_is_claimed(all_paths: bool) -> None
 def test_accepted_cases_of_the_corpus_do_too(all_paths: bool) -> None:
     ordinary = [case for case in corpus() if case.profile.ring is None and case.caps == ALL]
     ordinary = [case for case in ordinary if case.runnable]
+    # What is claimed of a function that is verified by itself, runs of its callers do not tell.
+    ordinary = [c for c in ordinary if not any(sub.is_global for sub in c.program.subprogs)]
     accepted = 0
     for number, case in enumerate(ordinary):
         problem = _problem(case, number, all_paths=all_paths, runs=1)

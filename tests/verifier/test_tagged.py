@@ -27,9 +27,9 @@ EXPECTED = {
     "gives_number": Rule.HELPER_ARG,
     "gives_stack": Rule.HELPER_ARG,
     "gives_inside": Rule.HELPER_ARG,
-    "gives_walked": None,
-    "gives_walked_in_rcu": None,
-    "gives_parent": None,
+    "gives_walked": Rule.TRUST,
+    "gives_walked_in_rcu": Rule.TRUST,
+    "gives_parent": Rule.TRUST,
     "gives_stale": Rule.TRUST,
     "gives_released": Rule.HELPER_ARG,
     "to_untagged": Rule.READ_ONLY,
@@ -66,9 +66,9 @@ EXPECTED = {
     "of_one_that_returns_a_pointer": Rule.HELPER_ARG,
     "to_one_that_takes_anything": Rule.HELPER_ARG,
 }
-# The kernel takes a pointer that a walk through structs gave, which may be NULL or gone, for one
-# that the function may rely on, and hold.
-LOOSER_KERNEL = {"gives_stale"}
+# The kernel takes pointers that a walk through structs gave for ones that the function may rely on
+# and hold: what RCU protects, whose last reference may be gone, and what may be gone itself.
+LOOSER_KERNEL = {"gives_stale", "gives_walked", "gives_walked_in_rcu", "gives_parent"}
 
 
 def _profile(program: Program) -> Profile:

@@ -1,10 +1,10 @@
 """Parameters of global functions: what the function may rely on, and what its callers must give.
 
 A global function is verified by itself, for everything that its parameters' types and tags allow:
-numbers, the context, and memory of the size of what the pointer is to. Such a pointer may be NULL
-unless it is tagged `__arg_nonnull`. Kernel Documentation/bpf/verifier.rst; tags as libbpf spells
-them (`arg:ctx`, `arg:nonnull`, `arg:nullable`, `arg:arena`,
-`arg:trusted`, `arg:untrusted`).
+numbers, the context, memory of the size of what the pointer is to (which may be NULL unless it is
+tagged `arg:nonnull`), dynptrs, objects of the kernel's (`arg:trusted`, and `arg:nullable`),
+pointers that loads are probed through (`arg:untrusted`) and pointers into the arena (`arg:arena`).
+Kernel Documentation/bpf/verifier.rst; tags as libbpf spells them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from pybpfvm.verifier.calls import memory_argument
 from pybpfvm.verifier.checks import check_ctx_pointer, check_readable
 from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.kernelobjects.btfhelpers import check_object
-from pybpfvm.verifier.kernelobjects.btfptr import is_rcu, pointer_to
+from pybpfvm.verifier.kernelobjects.btfptr import pointer_to
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
 from pybpfvm.verifier.resources import dynptr
 from pybpfvm.verifier.states.regstate import (
@@ -279,10 +279,16 @@ def _initial(env: Environment, wanted: Parameter) -> Reg:
 
 
 def check_arguments(
-    env: Environment, state: State, pc: int, name: str, wanted: tuple[Parameter, ...]
+    env: Environment,
+    state: State,
+    pc: int,
+    name: str,
+    wanted: tuple[Parameter, ...],
+    *,
+    moves: bool,
 ) -> None:
     """The caller's r1 to r5 are what the function relies on. The function may write all memory
-    that it gets."""
+    that it gets; `moves`: it may move the packet. Raises Refused."""
     after: list[Callable[[], None]] = []
     for number, one in enumerate(wanted, 1):
         reg = state.frame.regs[number]
@@ -305,14 +311,23 @@ def check_arguments(
         elif one.takes is Takes.DYNPTR:
             dynptr.check_lent(state, reg, number)
         else:
+            if moves and (reg.type in PACKET_TYPES or reg.trust & Trust.PACKET):
+                raise Refused(
+                    Rule.PACKET_ACCESS,
+                    f"R{number} points to the packet, which {name} may move",
+                    reason="in the function the pointer is one to memory, of use to its end",
+                    suggestion="let the function find the packet by itself, or copy the bytes",
+                    culprit=reg,
+                )
             after += _check_memory(env, state, pc, name, number, one)
     for write in after:
         write()
 
 
 def _check_object(env: Environment, name: str, reg: Reg, number: int, wanted: Parameter) -> None:
-    """An object that stays alive as long as the function runs. Kernels also take what a walk
-    through structs gave, which may be gone, and let the function rely on it."""
+    """An object that is kept alive as long as the function runs. Kernels also take what RCU
+    protects, whose last reference may be gone, and what a walk through structs gave, which may be
+    gone itself, and let the function do with it what only such objects are for."""
     if wanted.nullable and is_null(reg):
         mark_precise(reg)
         return
@@ -320,12 +335,12 @@ def _check_object(env: Environment, name: str, reg: Reg, number: int, wanted: Pa
         assert isinstance(reg, Pointer)
         reg = reg.of_type(NON_NULL[reg.type], reg.id)
     check_object(env, name, reg, number, wanted.btf_id)
-    if not (is_trusted(reg) or is_rcu(reg)):
+    if not is_trusted(reg):
         raise Refused(
             Rule.TRUST,
-            f"R{number} must be trusted or protected by RCU",
+            f"R{number} must be trusted",
             reason=f"{name} relies on an object that is kept alive while it runs",
-            suggestion="pass one that the program holds, or was given",
+            suggestion="pass one that the program holds (acquire it first), or was given",
             culprit=reg,
         )
 
@@ -356,7 +371,7 @@ def _check_memory(
     writable = env.profile.packet_access in (PacketAccess.WRITE, PacketAccess.FREE)
     if reg.type in PACKET_TYPES and not writable:
         raise unsupported(f"packet memory as argument of the global function {name}")
-    return memory_argument(env, state, pc, name, number, wanted.size)
+    return memory_argument(env, state, pc, name, number, wanted.size, packet=True)
 
 
 def _mismatch(reg: Reg, text: str, wanted: Parameter) -> Refused:
