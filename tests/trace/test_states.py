@@ -21,6 +21,7 @@ from pybpfvm.trace.format import TraceFile
 from pybpfvm.trace.index import FirstRuns, read_index
 from pybpfvm.trace.records import Kind
 from pybpfvm.trace.replay import Replay
+from pybpfvm.trace.ringstate import RingState
 from tests.trace.recordings import recorded, records_of, replayed, write_records
 
 ROOT = Path(__file__).parents[2]
@@ -276,6 +277,44 @@ def test_a_state_that_can_not_be_is_an_error(change: Change, why: str, tmp_path:
         elif not why:
             debugger.goto(Position(5, 3))
             assert debugger.position == Position(5, 3)
+
+
+# What a ring became, of RingState.packed, and what it never was.
+RING = (7, None, ((0, b"", b"", 1, 2, 3),), (), (("x", 2),), (0, 1, 0, (bytes(64),)))
+NO_RINGS = {
+    "runs without end": (*RING[:4], (("x", float("inf")),), None),
+    "runs by halves": (*RING[:4], (("x", 1.5),), None),
+    "runs as truth": (*RING[:4], (("x", True),), None),
+    "runs below 0": (*RING[:4], (("x", -1),), None),
+    "runs as text": (*RING[:4], (("x", "1"),), None),
+    "runs of a number": (*RING[:4], ((1, 1),), None),
+    "runs in a table": (*RING[:4], {("x", 1): None}, None),
+    "time below 0": (-1, *RING[1:]),
+    "time as truth": (True, *RING[1:]),
+    "waits as bytes": (7, b"ab", *RING[2:]),
+    "CQEs as text": (7, None, ((0, "", b"", 1, 2, 3),), *RING[3:]),
+    "CQEs in parts": (7, None, ((0, b"x", b"", 1, 2, 3),), *RING[3:]),
+    "CQ below 0": (7, None, ((-1, b"", b"", 1, 2, 3),), *RING[3:]),
+    "CQ of fewer counts": (7, None, ((0, b"", b"", 1, 2),), *RING[3:]),
+    "requests in a table": (*RING[:3], {}, *RING[4:]),
+    "SQEs in a table": (*RING[:5], (0, 1, 0, {bytes(64): 0})),
+    "SQE as number": (*RING[:5], (0, 1, 0, (7,))),
+    "head below 0": (*RING[:5], (-1, 1, 0, ())),
+    "a table": dict.fromkeys(range(6), ()),
+    "too few": RING[1:],
+}
+
+
+def test_a_ring_becomes_what_it_was() -> None:
+    ring = RingState("x")
+    ring.become(RING)
+    assert ring.packed() == RING
+
+
+@pytest.mark.parametrize("what", NO_RINGS)
+def test_a_ring_becomes_nothing_that_is_none(what: str) -> None:
+    with pytest.raises(InputError):
+        RingState("x").become(NO_RINGS[what])
 
 
 def test_what_is_cut_off_is_opened(tmp_path: Path) -> None:
