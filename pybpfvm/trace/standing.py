@@ -231,8 +231,8 @@ def enter(memory: AddressSpace, images: Sequence[Image], state: State) -> None:
             raise InputError(f"{len(states)} maps")
         for live, given in zip(image.maps.values(), states, strict=True):
             try:
-                accepted = live.accepts(given)
-            except (TypeError, ValueError, AttributeError):
+                accepted = isinstance(given, tuple) and live.accepts(given)
+            except (TypeError, ValueError, AttributeError, LookupError, OverflowError):
                 accepted = False
             if not accepted:
                 raise InputError(f"what map {live.spec.name} can not be")

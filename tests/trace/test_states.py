@@ -247,6 +247,7 @@ WHERE = "the replay is another from here on: run 4 of player: "
         (packed(MAPS, lambda maps: (maps[0][1:],)), WHERE + "how many maps"),
         (packed(MAPS, lambda maps: (((1, 2), *maps[0][1:]),)), WHERE + "the state of map"),
         (packed(MAPS, lambda maps: ((7, *maps[0][1:]),)), WHERE + "the state of map"),
+        (packed(MAPS, lambda maps: (({0: True}, *maps[0][1:]),)), WHERE + "the state of map"),
         (packed(MAPS, lambda maps: 7), "damage"),
         (packed(MAPS, lambda maps: (7,)), "damage"),
         (packed(HANDLES, lambda handles: ((1, 2, 3, 4, 5),)), "damage"),
