@@ -16,7 +16,7 @@ from pybpfvm.errors import InputError
 from pybpfvm.memory import PAGE, RegionKind
 from pybpfvm.scenario import parse
 from pybpfvm.session import Machine
-from pybpfvm.trace import recorder
+from pybpfvm.trace import recorder, standing
 from pybpfvm.trace.format import TraceFile
 from pybpfvm.trace.index import FirstRuns, read_index
 from pybpfvm.trace.records import Kind
@@ -33,7 +33,8 @@ OBJECTS = (
 )
 RUNS = 12
 # Which item of a STATE is what.
-EVENTS, HANDLES, REGIONS, PAGES, MAPS, RINGS = 3, 7, 8, 9, 10, 11
+RUN, INSNS, EVENTS, QUEUES, PLACE, HANDLES, REGIONS, PAGES, MAPS, RINGS = 1, 2, 3, *range(5, 12)
+INF = float("inf")
 
 
 @pytest.fixture(autouse=True)
@@ -137,6 +138,15 @@ def packed(at: int, change: Callable[[Any], Any]) -> Change:
         old = msgpack.unpackb(record[at], use_list=False, strict_map_key=False)
         record[at] = msgpack.packb(change(old))
         assert record[at] != msgpack.packb(old)
+
+    return changes
+
+
+def put(at: int, what: Any) -> Change:
+    """Put something else in an item's place."""
+
+    def changes(record: list[Any]) -> None:
+        record[at] = what
 
     return changes
 
@@ -256,6 +266,17 @@ WHERE = "the replay is another from here on: run 4 of player: "
         (packed(REGIONS, lambda all: (*all, (all[0][0], 1, 4, "x", True, False))), WHERE),
         (packed(REGIONS, lambda all: (*all, (all[0][0], 1, 77, "x", True, False))), "damage"),
         (packed(REGIONS, lambda all: (*all, 7)), "damage"),
+        (packed(REGIONS, lambda all: all * 4097), "damage"),
+        (packed(REGIONS, lambda all: {one: 0 for one in all}), "damage"),
+        (packed(HANDLES, lambda handles: ((8, 0, "program", "none", 0),) * 4097), "damage"),
+        (packed(PAGES, lambda pages: {min(pages): bytes(PAGE + 1)}), "damage"),
+        (packed(PAGES, lambda pages: {float(min(pages)): bytes(PAGE)}), "damage"),
+        (packed(PAGES, lambda pages: {n * PAGE: bytes(PAGE) for n in range(5121)}), "damage"),
+        (packed(RINGS, lambda rings: {"x": rings[1]}), "damage"),
+        (packed(RINGS, lambda rings: {1: (*rings[1][:4], (("x", INF),), None)}), "damage"),
+        (put(QUEUES, (7,)), "damage"),
+        (put(QUEUES, (((0, 1, 2),),)), "damage"),
+        (put(PLACE, (INF, 8)), "damage"),
     ],
 )
 def test_a_state_that_can_not_be_is_an_error(change: Change, why: str, tmp_path: Path) -> None:
@@ -283,7 +304,7 @@ def test_a_state_that_can_not_be_is_an_error(change: Change, why: str, tmp_path:
 # What a ring became, of RingState.packed, and what it never was.
 RING = (7, None, ((0, b"", b"", 1, 2, 3),), (), (("x", 2),), (0, 1, 0, (bytes(64),)))
 NO_RINGS = {
-    "runs without end": (*RING[:4], (("x", float("inf")),), None),
+    "runs without end": (*RING[:4], (("x", INF),), None),
     "runs by halves": (*RING[:4], (("x", 1.5),), None),
     "runs as truth": (*RING[:4], (("x", True),), None),
     "runs below 0": (*RING[:4], (("x", -1),), None),
@@ -316,6 +337,48 @@ def test_a_ring_becomes_what_it_was() -> None:
 def test_a_ring_becomes_nothing_that_is_none(what: str) -> None:
     with pytest.raises(InputError):
         RingState("x").become(NO_RINGS[what])
+
+
+@pytest.mark.parametrize("at", [HANDLES, REGIONS, PAGES, MAPS, RINGS])
+@pytest.mark.parametrize("part", [b"\x92\xc0\xc0", b"\x81\xc0\xc0"], ids=["array", "table"])
+def test_a_state_that_would_cost_much_more_than_it_has_is_damage(
+    at: int, part: bytes, tmp_path: Path
+) -> None:
+    """Arrays and tables in it cost fifty times their bytes."""
+    path, wrong = tmp_path / "t", tmp_path / "wrong"
+    record("03_pingpong", path)
+    count = (1 << 20) + 1
+    write_changed(path, wrong, 4, put(at, b"\xdd" + count.to_bytes(4, "big") + part * count))
+    for lazily in (False, True):
+        with Replay(wrong, lazily=lazily) as replay:
+            assert "too many parts" in str(replay.damage)
+            assert len(replay.runs) == 5
+
+
+def test_all_parts_of_a_state_are_counted_together(tmp_path: Path) -> None:
+    path, wrong = tmp_path / "t", tmp_path / "wrong"
+    record("03_pingpong", path)
+    many = msgpack.packb(((),) * (1 << 19))
+
+    def change(record: list[Any]) -> None:
+        record[HANDLES] = record[REGIONS] = many
+
+    write_changed(path, wrong, 4, change)
+    with Replay(wrong) as replay:
+        assert "too many parts" in str(replay.damage)
+
+
+@pytest.mark.parametrize(("elements", "told"), [(1 << 10, True), ((1 << 20) + 1, False)])
+def test_no_state_is_written_that_is_not_read(elements: int, told: bool) -> None:
+    """Of a map with so many elements."""
+    maps = msgpack.packb((((False, tuple((b"k", 1) for _ in range(elements))),),))
+    parts = [msgpack.packb(()), msgpack.packb(()), msgpack.packb({}), maps, msgpack.packb({})]
+    assert standing._can_be_read(parts) == told
+    if told:
+        assert standing._unpacked(parts)[3][0][0][1][0] == (b"k", 1)
+    else:
+        with pytest.raises(InputError, match="too many parts"):
+            standing._unpacked(parts)
 
 
 def test_what_is_cut_off_is_opened(tmp_path: Path) -> None:
