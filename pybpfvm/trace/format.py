@@ -37,8 +37,8 @@ _CHUNK_BYTES = 1 << 18  # after so many of records a chunk is written
 _FLUSH_S = 0.25  # or after so long
 MAX_CHUNK_BYTES = 1 << 26  # of one with a large record, decompressed
 _MAX_ITEMS = 1 << 14  # of an array or a table in a record
-# In memory an array or a table costs some fifty times what it may cost in the file: chunks that are larger
-# than those that whole records fill may have so many, and so many items in all of them.
+# In memory an array or a table costs some fifty times what it may cost in the file: chunks that are
+# larger than those that whole records fill may have so many, and so many items in all of them.
 _LARGE_CHUNK_BYTES = 1 << 20
 MAX_ARRAYS = 1 << 20
 _MAX_ALL_ITEMS = 1 << 22

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass, field, replace
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -171,7 +171,8 @@ class RingState:
                 for sqe in _tuple(sqes):
                     if type(sqe) is not bytes or len(sqe) not in (0, SQE_BYTES):
                         raise InputError(f"an SQE {sqe!r:.60}")
-                self.queue = SqState(*numbers(tuple(words), 3), deque(sqes))
+                head, tail, dropped = numbers(tuple(words), 3)
+                self.queue = SqState(head, tail, dropped, deque(sqes))
         except (TypeError, ValueError, struct.error) as error:
             raise InputError(f"the state of a ring: {error}") from None
 

@@ -267,7 +267,7 @@ WHERE = "the replay is another from here on: run 4 of player: "
         (packed(REGIONS, lambda all: (*all, (all[0][0], 1, 77, "x", True, False))), "damage"),
         (packed(REGIONS, lambda all: (*all, 7)), "damage"),
         (packed(REGIONS, lambda all: all * 4097), "damage"),
-        (packed(REGIONS, lambda all: {one: 0 for one in all}), "damage"),
+        (packed(REGIONS, lambda all: dict.fromkeys(all, 0)), "damage"),
         (packed(HANDLES, lambda handles: ((8, 0, "program", "none", 0),) * 4097), "damage"),
         (packed(PAGES, lambda pages: {min(pages): bytes(PAGE + 1)}), "damage"),
         (packed(PAGES, lambda pages: {float(min(pages)): bytes(PAGE)}), "damage"),
@@ -337,6 +337,44 @@ def test_a_ring_becomes_what_it_was() -> None:
 def test_a_ring_becomes_nothing_that_is_none(what: str) -> None:
     with pytest.raises(InputError):
         RingState("x").become(NO_RINGS[what])
+
+
+@pytest.mark.parametrize(
+    ("at", "count"),
+    [
+        (RUN, (1 << 64) - 1),
+        (RUN, 1 << 63),
+        (RUN, 1 << 50),
+        (RUN, 1 << 10),
+        (RUN, 0),
+        (RUN, -1),
+        (INSNS, 1 << 63),
+        (INSNS, 0),
+        (EVENTS, 1 << 63),
+    ],
+)
+@pytest.mark.parametrize("number", [0, 4, -1])
+def test_counts_of_states_are_believed_no_further_than_they_can_be(
+    number: int, at: int, count: int, tmp_path: Path
+) -> None:
+    """Of the last state they are what is there; else what is before it can be used."""
+    path, wrong = tmp_path / "t", tmp_path / "wrong"
+    record("03_pingpong", path)
+    write_changed(path, wrong, number, put(at, count))
+    with Replay(wrong) as replay:
+        before = len(replay.runs)
+        assert "a state of " in str(replay.damage)
+    with Debugger(wrong) as debugger:
+        history = debugger.history
+        if number == -1 or history.replay.damage is not None:
+            assert "a state of " in str(history.replay.damage)
+            assert len(history.runs) == before
+            debugger.goto(history.end)
+        else:
+            with pytest.raises(InputError, match="a state of "):
+                list(history.runs)
+            debugger.goto(Position(number - 1, 1))
+            assert debugger.position == Position(number - 1, 1)
 
 
 @pytest.mark.parametrize("at", [HANDLES, REGIONS, PAGES, MAPS, RINGS])
