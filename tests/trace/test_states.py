@@ -13,7 +13,9 @@ import pytest
 from pybpfvm.debugger import Debugger, Position
 from pybpfvm.debugger.history import History, Unreachable
 from pybpfvm.errors import InputError
+from pybpfvm.image import Image
 from pybpfvm.memory import PAGE, RegionKind
+from pybpfvm.program import BPF_F_NO_PREALLOC, BpfObject, MapSpec, MapType
 from pybpfvm.scenario import parse
 from pybpfvm.session import Machine
 from pybpfvm.trace import recorder, standing
@@ -417,6 +419,51 @@ def test_no_state_is_written_that_is_not_read(elements: int, told: bool) -> None
     else:
         with pytest.raises(InputError, match="too many parts"):
             standing._unpacked(parts)
+
+
+MAPS_OF_TYPES = (
+    MapSpec("hash", MapType.HASH, 4, 8, 4),
+    MapSpec("lru", MapType.LRU_HASH, 4, 8, 4),
+    MapSpec("lpm", MapType.LPM_TRIE, 8, 8, 4, flags=BPF_F_NO_PREALLOC),
+    MapSpec("queue", MapType.QUEUE, 0, 8, 4),
+    MapSpec("ring", MapType.RINGBUF, 0, 0, 4096),
+    MapSpec("programs", MapType.PROG_ARRAY, 4, 4, 4),
+)
+NO_MAPS: tuple[Any, ...] = (
+    (),
+    7,
+    {0: True},
+    (False,) * 2,
+    (False, (0, 4096, ())),
+    (False, (INF, INF, ()), ()),
+    (False, (0, 4096, (INF,)), ()),
+    (False, (0, 4096, ((1 << 64) - 1,)), ()),
+    (False, (0, 4096, ()), ((b"abcd", -1),)),
+    (False, (0, 4096, ()), (((1 << 64,), 0),)),
+    (False, INF, INF, ()),
+    (False, 8, 0, ((),)),
+    (False, 8, 0, (("", None, None),)),
+    (False, {INF: 8}),
+    (False, {0: INF}),
+    (False, INF),
+)
+
+
+@pytest.mark.parametrize("spec", MAPS_OF_TYPES, ids=lambda spec: spec.name)
+def test_a_map_that_can_not_be_is_an_error(spec: MapSpec) -> None:
+    """One error, whatever comes of looking at it; and the map stays what it is."""
+    with Image(BpfObject("maps", "", (), (spec,)), cpus=1) as image:
+        memory, live = image.memory, image.maps[spec.name]
+        before = live.state()
+        regions = tuple(map(standing._as_told, standing._told_regions(memory)))
+        for given in (*NO_MAPS, before):
+            state = standing.State(memory.place, (), regions, {}, ((given,),), {})
+            if given is before:
+                standing.enter(memory, [image], state)
+            else:
+                with pytest.raises(InputError, match=f"what map {spec.name} can not be"):
+                    standing.enter(memory, [image], state)
+            assert live.state() == before
 
 
 def test_what_is_cut_off_is_opened(tmp_path: Path) -> None:
