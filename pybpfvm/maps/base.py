@@ -68,4 +68,5 @@ class BpfMap(Protocol):
 
     def accepts(self, state: MapState) -> bool:
         """Whether a state of unknown origin is one that such a map can be in, where memory is as it
-        is now. May raise TypeError or ValueError, too, for what is none at all."""
+        is now. May raise TypeError, ValueError, AttributeError, LookupError or OverflowError, too,
+        for what is none at all."""

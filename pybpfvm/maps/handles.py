@@ -81,6 +81,8 @@ class HandleArrayMap(IndexedMap):
     def accepts(self, state: MapState) -> bool:
         """Whether the slots are there, and what is in them."""
         frozen, slots = state
+        if not all(type(one) is int for one in (*slots, *slots.values())):
+            return False
         try:
             for handle in slots.values():
                 self.check_target(handle)

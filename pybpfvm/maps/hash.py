@@ -281,6 +281,7 @@ class HashMap(LiveMap):
         keys, slots = [key for key, _ in elements], [addr for _, addr in elements]
         return (
             super().accepts((frozen,))
+            and isinstance(elements, tuple)
             and len(keys) <= self.spec.max_entries
             and all(isinstance(key, bytes) and len(key) == self.spec.key_size for key in keys)
             and len(set(keys)) == len(keys)

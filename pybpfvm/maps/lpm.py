@@ -146,30 +146,29 @@ class LpmTrieMap(LiveMap):
         return self._nodes[following][0]
 
     def state(self) -> MapState:
-        """With the prefixes in order of insertion."""
-        return *super().state(), self._slab.state(), tuple(self._nodes.items())
+        """With the keys in order of insertion, and the addresses of their values."""
+        return *super().state(), self._slab.state(), tuple(self._nodes.values())
 
     def restore(self, state: MapState) -> None:
         """Have the prefixes again."""
         super().restore(state)
         _, slab, nodes = state
         self._slab.restore(slab)
-        self._nodes = dict(nodes)
+        self._nodes = {self._prefix(key): (key, addr) for key, addr in nodes}
         self._by_length = dict(Counter(length for length, _ in self._nodes))
         self._lengths = sorted(self._by_length)
 
     def accepts(self, state: MapState) -> bool:
-        """Whether the prefixes are some, with slots of their own."""
+        """Whether the keys have prefixes and slots of their own."""
         frozen, slab, nodes = state
-        prefixes = [prefix for prefix, _ in nodes]
-        slots = [addr for _, (_, addr) in nodes]
+        slots = [addr for _, addr in nodes]
         try:
-            known = all(self._prefix(key) == prefix for prefix, (key, _) in nodes)
+            prefixes = [self._prefix(key) for key, _ in nodes]
         except MapError:
             return False
         return (
             super().accepts((frozen,))
-            and known
+            and all(isinstance(key, bytes) for key, _ in nodes)
             and len(prefixes) <= self.spec.max_entries
             and len(set(prefixes)) == len(prefixes)
             and self._slab.accepts(slab, slots)

@@ -22,6 +22,7 @@ from pybpfvm.program import MapSpec
 
 HEADER_BYTES = 8
 _POSITIONS = struct.Struct("<QQ")
+_MOST_POSITION = 1 << 63  # far from where they wrap
 MAX_RECORD_BYTES = 0xFFFF_FFFF // 4
 
 BPF_RB_NO_WAKEUP = 1
@@ -166,6 +167,8 @@ class RingbufMap(LiveMap):
         frozen, producer, consumer, records = state
         return (
             super().accepts((frozen,))
+            and all(type(one) is int for one in (producer, consumer, *(one[0] for one in records)))
+            and producer < _MOST_POSITION
             and 0 <= consumer <= producer < consumer + max(self.spec.max_entries, 1)
             and sum(span for span, _, _ in records) == producer - consumer
             and all(region is None and _fits(span, data) for span, region, data in records)

@@ -59,7 +59,8 @@ class Slab:
         missing, chunk_bytes, free = state
         slots = (*free, *used)
         return (
-            0 <= missing <= self._most - len(slots)
+            all(type(one) is int for one in (missing, chunk_bytes, *slots))
+            and 0 <= missing <= self._most - len(slots)
             and _FIRST_CHUNK <= chunk_bytes <= _LARGEST_CHUNK
             and len(set(slots)) == len(slots)
             and all(map(self._is_slot, slots))

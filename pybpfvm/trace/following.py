@@ -12,7 +12,7 @@ _PLAIN = frozenset({RegionKind.CTX, RegionKind.PACKET, RegionKind.RING, RegionKi
 _LIVELY = frozenset({RegionKind.RING, RegionKind.SHARED})
 _SMALL_BYTES = 4096  # blocks of user memory up to this are kept up to date
 _SMALL_BYTES_IN_ALL = 1 << 16
-_MOST_PAGES = 1 << 10
+MOST_PAGES = 1 << 10
 _STEPS = (4096, 64)
 
 Changes = tuple[tuple[int, bytes], ...]
@@ -156,7 +156,7 @@ class Following:
             first = at & -PAGE
             page = self._rest.get(region.start + first)
             if page is None:
-                if len(self._rest) >= _MOST_PAGES:
+                if len(self._rest) >= MOST_PAGES:
                     self.lost = True
                     self._rest.clear()
                     return

@@ -37,10 +37,10 @@ _CHUNK_BYTES = 1 << 18  # after so many of records a chunk is written
 _FLUSH_S = 0.25  # or after so long
 MAX_CHUNK_BYTES = 1 << 26  # of one with a large record, decompressed
 _MAX_ITEMS = 1 << 14  # of an array or a table in a record
-# In memory an array costs some fifty times what it may cost in the file: chunks that are larger
-# than those that whole records fill may have so many, and so many items in all of them.
+# In memory an array or a table costs some fifty times what it may cost in the file: chunks that are
+# larger than those that whole records fill may have so many, and so many items in all of them.
 _LARGE_CHUNK_BYTES = 1 << 20
-_MAX_ARRAYS = 1 << 20
+MAX_ARRAYS = 1 << 20
 _MAX_ALL_ITEMS = 1 << 22
 _KEPT_CHUNKS = 4
 _PEEK_BYTES = 1024  # more than the tables of Huffman codes that stand first
@@ -279,6 +279,7 @@ class TraceFile:
             raise InputError(f"a chunk can not be decompressed: {error}") from None
         if len(raw) != unpacked:
             raise InputError(f"a chunk of {unpacked} bytes has others")
+        counting = Counting() if unpacked > _LARGE_CHUNK_BYTES else None
         unpacker = msgpack.Unpacker(
             raw=False,
             use_list=False,
@@ -287,7 +288,8 @@ class TraceFile:
             max_buffer_size=max(unpacked, 1),
             max_array_len=_MAX_ITEMS,
             max_map_len=_MAX_ITEMS,
-            list_hook=_Counting().array if unpacked > _LARGE_CHUNK_BYTES else None,
+            list_hook=counting and counting.array,
+            object_hook=counting and counting.table,
         )
         try:
             unpacker.feed(raw)
@@ -308,18 +310,27 @@ class TraceFile:
             chunk, index = chunk + 1, 0
 
 
-class _Counting:
-    """Holds a chunk to what it may cost in memory."""
+class Counting:
+    """Holds what is unpacked to what it may cost in memory. Raises ValueError for more."""
 
     def __init__(self) -> None:
         self._arrays = self._items = 0
 
     def array(self, found: Sequence[Any]) -> Sequence[Any]:
-        self._arrays += 1
-        self._items += len(found)
-        if self._arrays > _MAX_ARRAYS or self._items > _MAX_ALL_ITEMS:
-            raise ValueError("it has too many parts")
+        """One more array."""
+        self._count(len(found))
         return found
+
+    def table(self, found: dict[Any, Any]) -> dict[Any, Any]:
+        """One more table: it costs what arrays do."""
+        self._count(len(found))
+        return found
+
+    def _count(self, items: int) -> None:
+        self._arrays += 1
+        self._items += items
+        if self._arrays > MAX_ARRAYS or self._items > _MAX_ALL_ITEMS:
+            raise ValueError("it has too many parts")
 
 
 __all__ = ["MAGIC", "VERSION", "Record", "TraceFile", "TraceWriter"]

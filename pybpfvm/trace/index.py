@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any, overload
 
 from pybpfvm.errors import InputError
@@ -183,7 +183,8 @@ def _read_on(
 
 
 def _segments(file: TraceFile) -> list[Segment]:
-    """One for each state, and one before; only that where states contradict one another."""
+    """One for each state, and one before; only that where states contradict one another, or count
+    more runs than have room in the file."""
     found = [Segment(0, 0, 0)]
     try:
         for chunk in range(1, len(file.chunks)):
@@ -192,10 +193,12 @@ def _segments(file: TraceFile) -> list[Segment]:
                 found.append(Segment(record[1], record[2], chunk))
     except (InputError, LookupError):
         return found[:1]
-    runs = [one.first_run for one in found]
-    insns = [one.first_insn for one in found]
-    ordered = runs == sorted(set(runs)) and insns == sorted(insns)
-    return found if ordered else found[:1]
+    for one, behind in pairwise(found):
+        size = sum(unpacked for _, _, unpacked in file.chunks[one.chunk : behind.chunk])
+        runs = behind.first_run - one.first_run
+        if not 0 < runs <= size // _LEAST_RUN_BYTES or behind.first_insn < one.first_insn:
+            return found[:1]
+    return found
 
 
 def _between_states(file: TraceFile, segments: Sequence[Segment]) -> Index:
@@ -212,7 +215,8 @@ def _between_states(file: TraceFile, segments: Sequence[Segment]) -> Index:
                     if record[0] in SET_UP:
                         reader.read(record)
         index.runs = runs = _Runs(file, index)
-        runs[0]
+        for number in (0, last.first_run - 1):  # the counts in the last state are what is there
+            runs[number]
         for one in segments[1:]:
             index.followed |= State.of(file.records(one.chunk)[0]).followed()
     except (InputError, TypeError, ValueError, LookupError, OverflowError):
@@ -279,8 +283,10 @@ class _Runs(Sequence[RunEntry]):
             except (InputError, TypeError, ValueError, LookupError, OverflowError) as error:
                 reason = error.reason if isinstance(error, InputError) else str(error)
                 raise self._wrong(f"chunk {chunk}, record {reader.number}: {reason}") from None
-        if len(reader.runs) != behind.first_run - one.first_run:
-            raise self._wrong(f"chunk {behind.chunk}: a state of other runs than are there")
+        own, counts = reader.index, self._file.records(behind.chunk)[0][1:5]
+        now = (one.first_run + len(reader.runs), own.insns, own.events, own.digests)
+        if now != counts:
+            raise self._wrong(f"chunk {behind.chunk}: {_miscounted(counts, now)}")
         self._index.followed |= reader.index.followed
         return reader.runs
 
@@ -380,7 +386,7 @@ class _Reader:
             return
         now = (runs, index.insns, index.events, index.digests)
         if place[1] or self._open is not None or counts != now:
-            raise InputError(f"a state of {counts} runs, instructions, events, digests after {now}")
+            raise InputError(_miscounted(counts, now))
         if self._rings is not None and State.of(record).rings != self._rings.packed():
             raise InputError("a state of rings that told something else")
         self._since = place
@@ -522,6 +528,7 @@ _EVENT, _ASKED, _RUN, _END, _STATE = map(
     int, (Kind.EVENT, Kind.ASKED, Kind.RUN, Kind.END, Kind.STATE)
 )
 _MOST_SEGMENTS = 8  # whose runs are kept
+_LEAST_RUN_BYTES = 15  # of its RUN and its END: a byte for each of their items, and one for each
 _LOG = int(Ask.LOG)
 _INT_OR_NONE = (int, type(None))
 _ANSWER = (int, bytes, tuple, type(None))
@@ -531,6 +538,10 @@ _STARTED = event_number(RunStarted)
 _COUNTED_EVENTS = {_POSTED, _REAPED, _STARTED}
 _POSTED_CQ, _POSTED_FATE = field_of(CqePosted, "cq"), field_of(CqePosted, "fate")
 _REAPED_CQ, _STARTED_REQUEST = field_of(CqeReaped, "cq"), field_of(RunStarted, "request")
+
+
+def _miscounted(counts: Sequence[int], now: Sequence[int]) -> str:
+    return f"a state of {counts} runs, instructions, events, digests after {now}"
 
 
 def _pair(value: Any) -> None:

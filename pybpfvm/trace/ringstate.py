@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass, field, replace
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -146,28 +146,33 @@ class RingState:
     def become(self, packed: Any) -> None:
         """Be as the ring that `packed` was called of. InputError for what never was one."""
         try:
-            self.time_ns, waits, queues, requests, ran, queue = packed
-            self.host_waits = None if waits is None else _numbers(waits, 2)
-            for number, cqes, backlog, *counts in queues:
-                one = self._queue(*_numbers((number,), 1))
-                one.reaped, one.posted, one.lost = _numbers(counts, 3)
+            time_ns, waits, queues, requests, ran, queue = _tuple(packed)
+            (self.time_ns,) = numbers((time_ns,), 1)
+            self.host_waits = None if waits is None else numbers(waits, 2)
+            for number, cqes, backlog, *counts in _tuple(queues):
+                one = self._queue(*numbers((number,), 1))
+                one.reaped, one.posted, one.lost = numbers(tuple(counts), 3)
                 one.cqes, one.backlog = _cqes(cqes), _cqes(backlog)
-            for given in requests:
-                request = RequestState(*given)
+            for given in _tuple(requests):
+                request = RequestState(*_tuple(given))
                 for value, hint in zip(given, _REQUEST_TYPES, strict=True):
                     if type(value) not in hint:
                         raise InputError(f"a request with {value!r:.60}")
                 if request.waits is not None:
-                    _numbers(request.waits, 2)
+                    numbers(request.waits, 2)
                 self.requests[request.request] = request
-            self.ran = Counter({str(name): int(count) for name, count in ran})
+            self.ran = Counter()
+            for name, count in _tuple(ran):
+                if type(name) is not str:
+                    raise InputError(f"runs of {name!r:.60}")
+                (self.ran[name],) = numbers((count,), 1)
             if queue is not None:
-                head, tail, dropped, sqes = queue
-                _numbers((head, tail, dropped), 3)
-                if not all(isinstance(one, bytes) and len(one) in (0, SQE_BYTES) for one in sqes):
-                    raise InputError("SQEs that are none")
+                *words, sqes = _tuple(queue)
+                for sqe in _tuple(sqes):
+                    if type(sqe) is not bytes or len(sqe) not in (0, SQE_BYTES):
+                        raise InputError(f"an SQE {sqe!r:.60}")
+                head, tail, dropped = numbers(tuple(words), 3)
                 self.queue = SqState(head, tail, dropped, deque(sqes))
-            _numbers((self.time_ns,), 1)
         except (TypeError, ValueError, struct.error) as error:
             raise InputError(f"the state of a ring: {error}") from None
 
@@ -351,14 +356,23 @@ _REQUEST_TYPES = tuple(
 _CQE_BYTES = 16
 
 
-def _numbers(given: Sequence[Any], count: int) -> Any:
-    """These numbers, if they are as many. InputError else."""
-    if len(given) != count or not all(type(one) is int for one in given):
+def numbers(given: Any, count: int) -> Any:
+    """These numbers, none below 0, if they are as many. InputError else."""
+    good = type(given) is tuple and len(given) == count
+    if not good or not all(type(one) is int and one >= 0 for one in given):
         raise InputError(f"{given!r:.60}, where {count} numbers stand")
-    return tuple(given)
+    return given
 
 
-def _cqes(packed: bytes) -> deque[Cqe]:
+def _tuple(given: Any) -> tuple[Any, ...]:
+    if type(given) is not tuple:
+        raise InputError(f"{given!r:.60}, where an array stands")
+    return given
+
+
+def _cqes(packed: Any) -> deque[Cqe]:
+    if type(packed) is not bytes:
+        raise InputError(f"{packed!r:.60}, where CQEs stand")
     return deque(
         Cqe.unpack(packed[at : at + _CQE_BYTES]) for at in range(0, len(packed), _CQE_BYTES)
     )

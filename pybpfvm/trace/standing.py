@@ -17,9 +17,10 @@ from pybpfvm.errors import InputError
 from pybpfvm.events import Event
 from pybpfvm.image import Image
 from pybpfvm.memory import PAGE, AddressSpace, Region, RegionKind
-from pybpfvm.trace.following import Following
+from pybpfvm.trace.following import MOST_PAGES, Following
+from pybpfvm.trace.format import MAX_ARRAYS, Counting
 from pybpfvm.trace.records import REGION_KINDS, WORLD_KINDS, Kind, items
-from pybpfvm.trace.ringstate import RingState, SqState
+from pybpfvm.trace.ringstate import RingState, SqState, numbers
 
 if TYPE_CHECKING:
     from pybpfvm.trace.format import Record
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _MOST_REGIONS = 1 << 12
 _MOST_HANDLES = 1 << 12
 _MOST_BYTES = 1 << 24  # that are looked at
+_MOST_PACKED = 1 << 25  # of all but pages, so that all has room in a chunk
 _KINDS = {number: kind for kind, number in REGION_KINDS.items()}
 # What a state tells the bytes of. Frames are blank when a run begins; what programs reserved in
 # ring buffers is there within runs only.
@@ -51,8 +53,12 @@ class State:
     def of(cls, record: Record) -> State:
         """Raises InputError for what is none."""
         place, *packed = items(record, *STATE_TYPES)[6:]
-        handles, regions, pages, maps, rings = map(_unpacked, packed)
+        handles, regions, pages, maps, rings = _unpacked(packed)
         try:
+            numbers(place, 2)
+            _check_queues(record[5])
+            _check_most(handles, _MOST_HANDLES, "handles")
+            _check_most(regions, _MOST_REGIONS, "regions")
             for one in handles:
                 items((Kind.HANDLE, *one), int, int, str, str, int)
             for one in regions:
@@ -64,8 +70,14 @@ class State:
                     raise InputError(f"{one!r:.60}, where what maps are stands")
             found = cls(place, handles, regions, dict(pages), maps, dict(rings))
             for addr, data in found.pages.items():
-                if addr % PAGE or not isinstance(data, bytes):
+                whole = type(addr) is int and addr % PAGE == 0
+                if not whole or not isinstance(data, bytes) or len(data) > PAGE:
                     raise InputError(f"{data!r:.60}, where a page stands")
+            if sum(map(len, found.pages.values())) > _MOST_BYTES + MOST_PAGES * PAGE:
+                raise InputError(f"{len(found.pages)} pages")
+            for number, one in found.rings.items():
+                numbers((number,), 1)
+                RingState("").become(one)
         except (TypeError, ValueError) as error:
             raise InputError(f"a state that is none: {error}") from None
         return found
@@ -144,7 +156,10 @@ class Standing:
         maps = tuple(map_states(image) for image in images)
         parts = (self._handles, regions, pages, maps, self._rings.packed())
         counts = (runs, insns, self.events, self.digests, queues, memory.place)
-        return (Kind.STATE, *counts, *(msgpack.packb(one, **_PACKED) for one in parts))
+        packed = [msgpack.packb(one, **_PACKED) for one in parts]
+        if not _can_be_read(packed):
+            return None
+        return (Kind.STATE, *counts, *packed)
 
 
 class Rings(dict[int, RingState]):
@@ -173,17 +188,54 @@ _PAIR = 2
 _PACKED: Any = {"unicode_errors": "surrogateescape"}
 
 
-def _unpacked(data: bytes) -> Any:
+def _unpacked(parts: Sequence[bytes]) -> list[Any]:
+    """What is packed in the parts of a state, all of which together are held to what they may
+    cost."""
+    counting = Counting()
     try:
-        return msgpack.unpackb(
-            data,
-            raw=False,
-            use_list=False,
-            strict_map_key=False,
-            unicode_errors="surrogateescape",
-        )
+        return [
+            msgpack.unpackb(
+                data,
+                raw=False,
+                use_list=False,
+                strict_map_key=False,
+                unicode_errors="surrogateescape",
+                list_hook=counting.array,
+                object_hook=counting.table,
+            )
+            for data in parts
+        ]
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
         raise InputError(f"a state that is none: {error}") from None
+
+
+def _can_be_read(parts: Sequence[bytes]) -> bool:
+    """Whether `_unpacked` takes these. Pages are few."""
+    handles, regions, _, maps, rings = map(len, parts)
+    size = handles + regions + maps + rings
+    if size < MAX_ARRAYS:  # each has a byte
+        return True
+    if size > _MOST_PACKED:
+        return False
+    try:
+        _unpacked(parts)
+    except InputError:
+        return False
+    return True
+
+
+def _check_most(given: Any, most: int, what: str) -> None:
+    if not isinstance(given, tuple) or not all(isinstance(one, tuple) for one in given):
+        raise InputError(f"{given!r:.60}, where {what} stand")
+    if len(given) > most:
+        raise InputError(f"{len(given)} {what}")
+
+
+def _check_queues(given: tuple[Any, ...]) -> None:
+    """As in a digest: of each ring, what its CQs counted."""
+    for counted in given:
+        for one in counted or ():
+            numbers(one, 4)
 
 
 def _as_told(region: Region) -> tuple[int, int, int, str, bool, bool]:
@@ -231,8 +283,8 @@ def enter(memory: AddressSpace, images: Sequence[Image], state: State) -> None:
             raise InputError(f"{len(states)} maps")
         for live, given in zip(image.maps.values(), states, strict=True):
             try:
-                accepted = live.accepts(given)
-            except (TypeError, ValueError, AttributeError):
+                accepted = isinstance(given, tuple) and live.accepts(given)
+            except (TypeError, ValueError, AttributeError, LookupError, OverflowError):
                 accepted = False
             if not accepted:
                 raise InputError(f"what map {live.spec.name} can not be")

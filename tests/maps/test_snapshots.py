@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
+import msgpack
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -195,12 +196,23 @@ _WRONG: dict[str, tuple[Callable[[Any], object], ...]] = {
         lambda s: (s[0], s[1], ((b"short", s[2][0][1]), *s[2][1:])),
         lambda s: (s[0], (*s[1][:2], (*s[1][2], s[2][0][1])), s[2]),
         lambda s: (s[0], (99, *s[1][1:]), s[2]),
+        lambda s: (s[0], s[1], dict.fromkeys(s[2])),
         lambda s: (s[0], (s[1][0], 0, s[1][2]), s[2]),
+        lambda s: (s[0], (0.0, *s[1][1:]), s[2]),
+        lambda s: (s[0], (False, *s[1][1:]), s[2]),
+        lambda s: (s[0], (s[1][0], 4096.0, s[1][2]), s[2]),
+        lambda s: (s[0], (*s[1][:2], (float(s[1][2][0]), *s[1][2][1:])), s[2]),
+        lambda s: (s[0], (*s[1][:2], (float("inf"), *s[1][2][1:])), s[2]),
+        lambda s: (s[0], s[1], ((s[2][0][0], float(s[2][0][1])), *s[2][1:])),
     ),
     "lru": (lambda s: (*s[:3], s[3][1:]), lambda s: (*s[:3], (*s[3][1:], b"abcd"))),
     "lpm": (
-        lambda s: (s[0], s[1], (((1, 0), s[2][0][1]), *s[2][1:])),
-        lambda s: (s[0], s[1], ((s[2][0][0], (s[2][0][1][0], 0)), *s[2][1:])),
+        lambda s: (s[0], s[1], ((s[2][0][0], s[2][1][1]), *s[2][1:])),
+        lambda s: (s[0], s[1], ((s[2][1][0], s[2][0][1]), *s[2][1:])),
+        lambda s: (s[0], s[1], ((s[2][0][0], 0), *s[2][1:])),
+        lambda s: (s[0], s[1], ((s[2][0][0], float(s[2][0][1])), *s[2][1:])),
+        lambda s: (s[0], s[1], ((b"\xff" * 5, s[2][0][1]), *s[2][1:])),
+        lambda s: (s[0], s[1], ((tuple(s[2][0][0]), s[2][0][1]), *s[2][1:])),
     ),
     "queue": (lambda s: (s[0], (b"short",)), lambda s: (s[0], s[1] * 4)),
     "ring": (
@@ -208,8 +220,19 @@ _WRONG: dict[str, tuple[Callable[[Any], object], ...]] = {
         lambda s: (s[0], s[1] + 8, s[2], s[3]),
         lambda s: (s[0], 0, 0, ((8, 5, None),)),
         lambda s: (s[0], 8, 0, ((8, None, b"more than that"),)),
+        lambda s: (s[0], float(s[1]), *s[2:]),
+        lambda s: (s[0], s[1], False, s[3]),
+        lambda s: (s[0], 8, 0, ((8.0, None, None),)),
+        lambda s: (s[0], (1 << 64) - 8, (1 << 64) - 8, ()),
+        lambda s: (s[0], float("inf"), float("inf"), ()),
     ),
-    "programs": (lambda s: (s[0], {0: 5}), lambda s: (s[0], {9: s[1][0]})),
+    "programs": (
+        lambda s: (s[0], {0: 5}),
+        lambda s: (s[0], {9: s[1][0]}),
+        lambda s: (s[0], {0.5: s[1][0]}),
+        lambda s: (s[0], {False: s[1][0]}),
+        lambda s: (s[0], {0: float(s[1][0])}),
+    ),
     "array of maps": (lambda s: (s[0], {0: 5}), lambda s: (s[0], {-1: s[1][1]})),
     "hash of maps": (lambda s: (s[0], s[1], ((s[2][0][0], s[1][2][0]), *s[2][1:])),),
 }
@@ -226,6 +249,22 @@ def test_a_state_that_can_not_be_is_not_accepted(name: str) -> None:
             given = wrong(live.state())
             with contextlib.suppress(TypeError, ValueError):
                 assert not live.accepts(given)
+
+
+def test_states_can_be_recorded() -> None:
+    """Prefixes of IPv6 have more bits than a number in a recording."""
+    spec = MapSpec("wide", MapType.LPM_TRIE, 20, 8, 4, flags=BPF_F_NO_PREALLOC)
+    with Image(BpfObject("maps", "", _PROGRAMS, (spec,)), cpus=1) as image:
+        live = image.maps["wide"]
+        for bits in (128, 100):
+            live.host_update(bits.to_bytes(4, "little") + b"\xa5" * 16, bytes(8))
+        state = live.state()
+        assert msgpack.unpackb(msgpack.packb(state), use_list=False) == state
+        before = list(live.content())
+        live.host_delete(bits.to_bytes(4, "little") + b"\xa5" * 16)
+        assert live.accepts(state)
+        live.restore(state)
+        assert list(live.content()) == before
 
 
 def test_orders_come_back() -> None:
