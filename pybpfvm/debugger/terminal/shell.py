@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 from pybpfvm.debugger.debugger import Debugger
+from pybpfvm.debugger.history import Interrupted
 from pybpfvm.debugger.terminal.commands import Commands, Quit
 from pybpfvm.debugger.terminal.waiting import Waiting
 from pybpfvm.errors import PybpfvmError
@@ -53,7 +54,7 @@ class Shell:
         except PybpfvmError as error:
             self.failed = True
             self._say(f"error: {str(error).splitlines()[0]}")
-        except KeyboardInterrupt:
+        except (Interrupted, KeyboardInterrupt):
             self._say("interrupted")
         return True
 
@@ -76,9 +77,8 @@ class Shell:
             return
 
         def interrupt(_: int, frame: FrameType | None) -> None:
-            if self.debugger.history.interrupted:  # nobody listened the first time
+            if self.debugger.history.interrupt():  # nobody listened the first time
                 raise KeyboardInterrupt
-            self.debugger.interrupt()
 
         before = signal.signal(signal.SIGINT, interrupt)
         try:
