@@ -92,7 +92,7 @@ def test_where_findings_go_is_tried_before_the_campaign(
     code, out, err = run(capsys, "verifier", "--count", "1", "--journal", "j", *out_option)
     assert (code, out) == (2, "")
     assert f"--out {place}: findings can not be saved there: " in err
-    assert "remedy: --out DIR, a folder that can be written" in err
+    assert err.endswith(" (--out DIR, a folder that can be written)\n")
     assert sorted(tmp_path.iterdir()) == before
 
 

@@ -18,6 +18,7 @@ from pybpfvm.debugger.terminal.commands import Commands, Quit
 from pybpfvm.debugger.terminal.waiting import Waiting
 from pybpfvm.errors import PybpfvmError
 from pybpfvm.report.paint import Paint, wants_colour
+from pybpfvm.report.words import count
 
 PROMPT = "(pybpfvm) "
 
@@ -184,8 +185,8 @@ def open_shell(
     with debugger:
         history = debugger.history
         shell = Shell(debugger, waiting.say, waiting)
-        runs = len(history.runs)
-        print(f"{os.fspath(path)}: {runs:,} runs, {history.insns:,} instructions")
+        runs, insns = count(len(history.runs), "run"), count(history.insns, "instruction")
+        print(f"{os.fspath(path)}: {runs}, {insns}")
         if history.replay.damage is not None:
             print(f"note: {history.replay.damage}")
         why = debugger.ended()
