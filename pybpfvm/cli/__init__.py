@@ -102,7 +102,7 @@ def _answered(command: str, arguments: Sequence[str]) -> int:
         recorded = "" if isinstance(error, InputError) else _recording(args)
         return _report(error, error.exit_code, "error", recorded)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print(f"interrupted{_recording(args)}", file=sys.stderr)
         return 130
     except MemoryError:
         print("pybpfvm: error: out of memory", file=sys.stderr)

@@ -34,7 +34,7 @@ from pybpfvm.fuzz.corpus import (
     same_problem,
     smallest,
 )
-from pybpfvm.fuzz.findings import Finding
+from pybpfvm.fuzz.findings import Finding, require_place
 from pybpfvm.fuzz.harness import target_named
 from pybpfvm.fuzz.program_inputs import STYLES, Choice
 from pybpfvm.fuzz.raw_programs import FAMILIES
@@ -205,6 +205,7 @@ def _campaign(args: argparse.Namespace, target: Target) -> Report:
     seconds = args.seconds
     if seconds is None and args.count is None:
         seconds = DEFAULT_SECONDS
+    require_place(Path(args.out))
     recipe = _recipe(args)
     with ExitStack() as ends:
         journal = None

@@ -339,14 +339,18 @@ class Debugger:
     # --- moving ---------------------------------------------------------------------------------
 
     def goto(self, position: Position) -> Stop:
-        """Go to a position. InputError for one that there is not."""
+        """Go to a position. InputError for one that there is not. Broken off as a move is."""
+        here = self._stopped
         self.history.interrupted = False
-        self._stopped = self.history.at(position)
+        try:
+            self._stopped = self.history.at(position)
+        except (Interrupted, KeyboardInterrupt):
+            return self._back(here, "pause", "interrupted")
         return Stop("goto", position, text=self.describe())
 
     def interrupt(self) -> None:
         """From another thread, or a signal: the move that is going on ends, with "pause"."""
-        self.history.interrupted = True
+        self.history.interrupt()
 
     def move(self, how: How, *, backward: bool = False) -> Stop:
         """Move, and say why the move ended. One that is broken off ("pause") leaves one where one
@@ -363,13 +367,13 @@ class Debugger:
         except (Interrupted, KeyboardInterrupt):
             stop = self._back(here, "pause", "interrupted")
         except Unreachable as error:
-            self._stopped = history.at(min(here.position, history.end))
+            self._stopped = history.back_at(min(here.position, history.end))
             stop = Stop("diverged", self.position, text=str(error))
         forward = not backward and stop.reason not in ("pause", "diverged")
         return replace(stop, log=self.telling.end(self.position.run if forward else None))
 
     def _back(self, here: Stopped, reason: Reason, text: str) -> Stop:
-        self._stopped = self.history.at(here.position)
+        self._stopped = self.history.back_at(here.position)
         return Stop(reason, here.position, text=text)
 
     def _moved(self, how: How, backward: bool) -> Stop:
@@ -510,11 +514,11 @@ class Debugger:
         except (Interrupted, KeyboardInterrupt):
             return self._back(here, "pause", "interrupted")
         except BaseException:
-            self._stopped = history.at(here.position)
+            self._stopped = history.back_at(here.position)
             raise
         if found is None:
             if condition.failed is not None and not condition.had_value:
-                self._stopped = history.at(here.position)
+                self._stopped = history.back_at(here.position)
                 raise condition.failed
             return self._back(here, "not found", f"{expression} never held")
         self._stopped = history.at(found.position)
@@ -533,7 +537,7 @@ class Debugger:
         except (Interrupted, KeyboardInterrupt):
             raise InputError("the search was interrupted") from None
         finally:
-            self._stopped = history.at(here.position)
+            self._stopped = history.back_at(here.position)
 
     def _writer_of(self, target: str | tuple[int, int], frame: int) -> Write:
         called = self.placing.called

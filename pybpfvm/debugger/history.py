@@ -95,6 +95,7 @@ class History:
         self.diverged: Divergence | None = None
         self.progress = progress
         self.interrupted = False
+        self._going_back = False  # which nobody interrupts
         self._engines: dict[int, MomentEngines] = {}
         self._snapshots: dict[int, tuple[ImageSnapshot, ...]] = {}
         self._moments: dict[int, Moments] = {}
@@ -228,6 +229,22 @@ class History:
         moments = self.moments(position.run)
         self._stopped = Stopped(position, self._moment(moments, position))
         return self._stopped
+
+    def back_at(self, position: Position) -> Stopped:
+        """The state at a position where one was, after work that was broken off anywhere, perhaps in
+        the middle of a run. Whoever interrupts this waits: a snapshot is near."""
+        self.interrupted, self._going_back = False, True
+        try:
+            self._restore(max(one for one in self._snapshots if one <= position.run))
+            return self.at(position)
+        finally:
+            self.interrupted = self._going_back = False
+
+    def interrupt(self) -> bool:
+        """Have work end soon; whether somebody asked for that before, and it did not."""
+        before = self.interrupted and not self._going_back
+        self.interrupted = True
+        return before
 
     def _moment(self, moments: Moments, position: Position) -> Moment:
         self._keep_up_to(moments, position)
@@ -418,7 +435,7 @@ class History:
 
     def stop_if_interrupted(self) -> None:
         """Raises Interrupted when someone wants that."""
-        if self.interrupted:
+        if self.interrupted and not self._going_back:
             raise Interrupted
 
     def _found_length(self, run: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,6 +39,30 @@ class Finding:
 def command(target: str, options: Sequence[str], path: Path) -> str:
     """The command that tries a saved input."""
     return shlex.join(("pybpfvm", "fuzz", target, *options, "--repeat", str(path)))
+
+
+def require_place(out: Path) -> None:
+    """Raises InputError where findings could not be saved to `out`, which nobody makes yet."""
+    nearest = out.absolute()
+    try:
+        while not _is_there(nearest):
+            nearest = nearest.parent
+        with tempfile.TemporaryDirectory(dir=nearest, prefix=".pybpfvm-"):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"findings can not be saved there: {error.strerror or error}",
+            where=f"--out {out}",
+            remedy="--out DIR, a folder that can be written",
+        ) from None
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def save(found: Finding, target: str, out: Path, options: Sequence[str]) -> Finding:

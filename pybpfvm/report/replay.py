@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+from pybpfvm.report.words import count
 from pybpfvm.trace.replay import Divergence, Replay
 
 
@@ -14,17 +15,18 @@ def lines(replay: Replay, found: Divergence | None, took_ns: int | None) -> Iter
     objects = ", ".join(str(one.object.path) for one in replay.objects) or "no object"
     yield f"{replay.file.path}: {objects}  (recorded by pybpfvm {index.header.get('version')})"
     counts = Counter(entry.program for entry in replay.runs)
-    runs = ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
-    rings = f"{index.completions:,} CQEs on {len(index.rings)} ring(s)"
-    yield f"runs: {runs}; {index.insns:,} instructions; {rings if index.rings else 'no ring'}"
+    runs = ", ".join(f"{name} {number}" for name, number in counts.items()) or "none"
+    rings = f"{count(index.completions, 'CQE')} on {count(len(index.rings), 'ring')}"
+    insns = count(index.insns, "instruction")
+    yield f"runs: {runs}; {insns}; {rings if index.rings else 'no ring'}"
     last = replay.runs[-1] if replay.runs else None
     if last is not None and last.how is not None:
         yield f"the last run, of {last.program}, was stopped: {last.how[4]}"
     if took_ns is not None:
         yield f"recorded in {index.recorded_ns / 1e6:.1f} ms, replayed in {took_ns / 1e6:.1f} ms"
     done = (
-        f"{totals.runs:,} runs, {totals.insns:,} instructions, "
-        f"{totals.digests:,} digests of memory, maps and rings"
+        f"{count(totals.runs, 'run')}, {count(totals.insns, 'instruction')}, "
+        f"{count(totals.digests, 'digest')} of memory, maps and rings"
     )
     if found is None:
         yield f"replayed: {done}: all the same"

@@ -205,7 +205,8 @@ class HostRing(ABC):
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         if exc is not None and self.number and not self._closed:
-            text = f"{type(exc).__name__}: {exc}"
+            interrupted = isinstance(exc, KeyboardInterrupt)
+            text = "interrupted" if interrupted else f"{type(exc).__name__}: {exc}"
             self.machine.recorder.ends(self.number, self.now_ns(), "stopped", text[:1000])
         self.close()
 

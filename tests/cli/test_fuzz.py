@@ -78,6 +78,24 @@ def test_mistakes_are_said_in_a_line(
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("given", ["/proc/findings", "file", "file/in", "nowhere", "", "x" * 300])
+def test_where_findings_go_is_tried_before_the_campaign(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = given or "pybpfvm-findings"  # the default
+    for one in {"file", place} - {"/proc/findings", "file/in", "nowhere", "x" * 300}:
+        Path(one).write_text("")
+    Path("nowhere").symlink_to("missing")
+    before = sorted(tmp_path.iterdir())
+    out_option = ("--out", given) if given else ()
+    code, out, err = run(capsys, "verifier", "--count", "1", "--journal", "j", *out_option)
+    assert (code, out) == (2, "")
+    assert f"--out {place}: findings can not be saved there: " in err
+    assert err.endswith(" (--out DIR, a folder that can be written)\n")
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_a_finding_is_repeated_by_its_command_and_made_smaller(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -247,6 +247,52 @@ def test_ctrl_c_ends_a_command_only(tmp_path: Path) -> None:
     child.expect(pexpect.EOF)
 
 
+@pytest.mark.parametrize("often", [False, True])
+@pytest.mark.parametrize(
+    ("where", "line"),
+    [
+        ("goto end", "seek r6 == 77"),
+        ("goto end", "seek first r6 == 77"),
+        ("goto end", "rc"),
+        ("goto 399:20", "goto 300:1"),
+        ("goto 399:20", "why *(long *)(r10 - 8)"),
+    ],
+)
+def test_ctrl_c_leaves_one_where_one_was_in_many_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, line: str, often: bool
+) -> None:
+    """Going back there is not what was to end, however often one asks."""
+    path = tmp_path / "t"
+    record_text(COUNTDOWN.format(turns=10), path, runs=400)
+    with Debugger(path) as debugger:
+        heard: list[str] = []
+        shell = Shell(debugger, heard.append)
+        for one in ("break made+3 if r6 == 77", where, "p 40 + 2"):
+            shell.line(one)
+        assert heard[-1].endswith("42")
+        here, registers, history = debugger.position, debugger.frames(), debugger.history
+        listens, asked = history.stop_if_interrupted, 0
+
+        def interrupted() -> None:
+            nonlocal asked
+            asked += 1
+            if asked == 10 or (asked > 10 and often):
+                signal.raise_signal(signal.SIGINT)
+            listens()
+
+        monkeypatch.setattr(history, "stop_if_interrupted", interrupted)
+        heard.clear()
+        shell.line(line)
+        monkeypatch.undo()
+        assert asked > 9
+        assert "interrupted" in heard[0].lower(), heard
+        assert (debugger.position, debugger.frames()) == (here, registers)
+        shell.line("stepi")
+        assert debugger.position == history.after(here) or here == history.end
+        shell.line("goto 7:2")
+        assert debugger.position == (7, 2)
+
+
 def test_where_history_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     assert history_path() == tmp_path / "pybpfvm" / "debug_history"

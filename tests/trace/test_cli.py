@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,7 @@ def test_a_replay_proves_that_all_is_the_same(engine: str, trace: Path, capsys: 
     assert main(["replay", str(trace), "--engine", engine]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith(f"{trace}: ")
-    assert out[1] == "runs: player 12; 635 instructions; 14 CQEs on 1 ring(s)"
+    assert out[1] == "runs: player 12; 635 instructions; 14 CQEs on 1 ring"
     assert out[2].startswith("replayed: 12 runs, 635 instructions, ")
     assert out[2].endswith(" digests of memory, maps and rings: all the same")
 
@@ -142,6 +143,21 @@ def test_an_internal_error_names_the_recording(
     assert main(["replay", str(path)]) == 0  # it was closed, whole
 
 
+def test_ctrl_c_names_the_recording(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pybpfvm.scenario.live import Live
+
+    path = tmp_path / "t"
+    monkeypatch.setattr(Live, "dump", lambda _: signal.raise_signal(signal.SIGINT))
+    assert main(["run", str(SCENARIO), "--quiet", "--record", str(path)]) == 130
+    error = capsys.readouterr().err
+    assert error == f"interrupted\n  recording: {path}, open it: pybpfvm debug {path}\n"
+    monkeypatch.undo()
+    assert main(["debug", str(path), "--command", "p 40 + 2"]) == 0
+    assert " instructions\ninterrupted\n" in capsys.readouterr().out
+
+
 def test_a_trap_names_the_recording(tmp_path: Path, capsys: Capture) -> None:
     path = tmp_path / "t"
     options = ["--prog", "player", "--abi", "iouring-v3", "--budget-insns", "3"]
@@ -161,6 +177,19 @@ def test_one_program_once_is_recorded(tmp_path: Path, capsys: Capture) -> None:
     assert json.loads(capsys.readouterr().out)["recording"] == str(path)
     assert main(["replay", str(path)]) == 0
     assert "runs: player 5; " in capsys.readouterr().out
+
+
+def test_what_there_is_one_of_is_told_so(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "t"
+    run = ["run", str(OBJECT), "--prog", "player", "--abi", "iouring-v3", "--record", str(path)]
+    assert main(run) == 0
+    capsys.readouterr()
+    assert main(["replay", str(path)]) == 0
+    assert "replayed: 1 run, " in capsys.readouterr().out
+    assert main(["debug", str(path), "--command", "goto 3:0"]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith(f"{path}: 1 run, ")
+    assert "there is 1 run, numbered from 0" in out
 
 
 def test_what_the_real_ring_did_is_replayed_without_any(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pybpfvm.debugger.position import Position
 from pybpfvm.debugger.terminal.looking import INFO, Looking
 from pybpfvm.errors import InputError
 from pybpfvm.report.paint import Paint
-from pybpfvm.report.words import printable
+from pybpfvm.report.words import count, printable
 
 _MOST_STEPS = 1_000_000
 _IF = re.compile(r"(?:^|\s)if\b\s*(.*)$", re.DOTALL)
@@ -277,10 +277,11 @@ class Commands(Looking):
         if position == history.end or (run < runs and insns <= history.length(run)):
             return position
         if run < runs:
-            there = f"run {run} has {history.length(run)} instructions"
+            there = f"run {run} has {count(history.length(run), 'instruction')}"
             last = Position(run, history.length(run))
         else:
-            there = f"there are {runs} runs, numbered from 0"
+            are = "is" if runs == 1 else "are"
+            there = f"there {are} {count(runs, 'run')}, numbered from 0"
             last = history.end
         raise InputError(f"no position {position}: {there}", remedy=f"the last is {last}")
 
@@ -288,7 +289,8 @@ class Commands(Looking):
         history = self.debugger.history
         if number > history.insns:
             raise InputError(
-                f"the recording has {history.insns:,} instructions", remedy="goto end is its end"
+                f"the recording has {count(history.insns, 'instruction')}",
+                remedy="goto end is its end",
             )
         return history.position_of(number)
 

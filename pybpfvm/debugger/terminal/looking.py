@@ -16,7 +16,7 @@ from pybpfvm.report import timeline_text
 from pybpfvm.report.paint import Paint
 from pybpfvm.report.timeline import Setting
 from pybpfvm.report.timeline_builder import TimelineBuilder
-from pybpfvm.report.words import printable
+from pybpfvm.report.words import count, printable
 from pybpfvm.trace.ringstate import RingState
 from pybpfvm.uring_backend.abi import SQE_BYTES, Sqe
 
@@ -302,9 +302,11 @@ class Looking:
             ended = f"r0 = {entry.r0:#x}" if entry.how is None else entry.how[4] or entry.how[1]
             mark = "*" if entry.number == here else " "
             self._say(
-                f"{mark} {entry.number:6}  {entry.program}  {entry.insns} instructions, {ended}"
+                f"{mark} {entry.number:6}  {entry.program}  "
+                f"{count(entry.insns, 'instruction')}, {ended}"
             )
-        self._say(f"{len(runs)} runs, {self.debugger.history.insns:,} instructions")
+        insns = count(self.debugger.history.insns, "instruction")
+        self._say(f"{count(len(runs), 'run')}, {insns}")
 
     def _ring(self, text: str) -> None:
         rings = self.debugger.rings()

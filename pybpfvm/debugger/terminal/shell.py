@@ -13,10 +13,12 @@ from types import FrameType
 from typing import Any
 
 from pybpfvm.debugger.debugger import Debugger
+from pybpfvm.debugger.history import Interrupted
 from pybpfvm.debugger.terminal.commands import Commands, Quit
 from pybpfvm.debugger.terminal.waiting import Waiting
 from pybpfvm.errors import PybpfvmError
 from pybpfvm.report.paint import Paint, wants_colour
+from pybpfvm.report.words import count
 
 PROMPT = "(pybpfvm) "
 
@@ -53,7 +55,7 @@ class Shell:
         except PybpfvmError as error:
             self.failed = True
             self._say(f"error: {str(error).splitlines()[0]}")
-        except KeyboardInterrupt:
+        except (Interrupted, KeyboardInterrupt):
             self._say("interrupted")
         return True
 
@@ -76,9 +78,8 @@ class Shell:
             return
 
         def interrupt(_: int, frame: FrameType | None) -> None:
-            if self.debugger.history.interrupted:  # nobody listened the first time
+            if self.debugger.history.interrupt():  # nobody listened the first time
                 raise KeyboardInterrupt
-            self.debugger.interrupt()
 
         before = signal.signal(signal.SIGINT, interrupt)
         try:
@@ -184,8 +185,8 @@ def open_shell(
     with debugger:
         history = debugger.history
         shell = Shell(debugger, waiting.say, waiting)
-        runs = len(history.runs)
-        print(f"{os.fspath(path)}: {runs:,} runs, {history.insns:,} instructions")
+        runs, insns = count(len(history.runs), "run"), count(history.insns, "instruction")
+        print(f"{os.fspath(path)}: {runs}, {insns}")
         if history.replay.damage is not None:
             print(f"note: {history.replay.damage}")
         why = debugger.ended()
