@@ -302,6 +302,6 @@ def test_fields_that_the_program_reads_are_told_when_they_are_zero() -> None:
 
 
 def test_inputs_that_are_no_witness_do_not_trap() -> None:
-    case = next(case for case in corpus() if case.expected.verdict == "accept")
+    case = next(one for one in corpus() if one.expected.verdict == "accept" and one.runnable)
     nothing = Witness(TrapKind.NULL.value, packet=bytes(64) if case.profile.packet else b"", pc=0)
     assert replay(case.program, case.object, case.profile, nothing) is None

@@ -22,6 +22,7 @@ void bpf_rcu_read_lock(void) SEC(".ksyms");
 void bpf_rcu_read_unlock(void) SEC(".ksyms");
 static task (*current)(void) = (void *)158;
 static void *(*lookup)(void *map, const void *key) = (void *)1;
+static long (*adjust_tail)(struct xdp_md *ctx, int delta) = (void *)65;
 
 NOINLINE int reads(task p TAG(trusted)) { return p->pid & 1; }
 NOINLINE int asks(task p TAG(trusted) TAG(nullable)) { return p ? p->pid & 1 : 0; }
@@ -148,3 +149,18 @@ SEC("xdp") int gives_a_small_lookup(void *ctx) { u32 key = 1; return wide(lookup
 SEC("xdp") int of_one_that_returns_nothing(void *ctx) { u64 a = 1; nothing(&a); return a & 1; }
 SEC("xdp") int of_one_that_returns_a_pointer(void *ctx) { u64 a = 1; return same(&a) != 0; }
 SEC("xdp") int to_one_that_takes_anything(void *ctx) { u64 a = 1; return anything(&a); }
+NOINLINE int moves(struct xdp_md *ctx, u64 *p)
+{
+	long moved = adjust_tail(ctx, -8);
+	return p && !moved ? *p & 1 : 0;
+}
+SEC("xdp") int gives_packet_to_one_that_moves_it(struct xdp_md *ctx)
+{
+	u64 *packet = (void *)(long)ctx->data;
+	return (void *)(packet + 1) > (void *)(long)ctx->data_end ? 0 : moves(ctx, packet);
+}
+SEC("xdp") int gives_stack_to_one_that_moves_it(struct xdp_md *ctx)
+{
+	u64 own = 1;
+	return moves(ctx, &own);
+}
