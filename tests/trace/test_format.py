@@ -243,11 +243,13 @@ def test_the_index_names_what_ends_it(tmp_path: Path, recording: Path) -> None:
 
 
 def test_a_chunk_that_would_cost_much_more_than_it_has_is_refused(tmp_path: Path) -> None:
-    """Arrays in arrays cost fifty times their bytes; the bytes of an object cost what they are."""
+    """Arrays and tables cost fifty times their bytes; the bytes of an object cost what they are."""
     path = tmp_path / "t"
     deep = b"\x91" * 100 + b"\xc0"  # an array in an array ..., of nothing at last
+    tables = b"\x81\xc0" * 100 + b"\xc0"
     for data, why in (
         (b"\xdc\x3f\xff" + deep * 0x3FFF, "too many parts"),
+        (b"\xdc\x3f\xff" + tables * 0x3FFF, "too many parts"),
         ((b"\xdc\x3f\xff" + b"\x00" * 0x3FFF) * 300, "too many parts"),
         (b"\x92\x02\xc6" + (1 << 24).to_bytes(4, "big") + bytes(1 << 24), ""),
     ):
