@@ -231,8 +231,8 @@ class History:
         return self._stopped
 
     def back_at(self, position: Position) -> Stopped:
-        """The state at a position where one was, after work that was broken off anywhere, perhaps in
-        the middle of a run. Whoever interrupts this waits: a snapshot is near."""
+        """The state at a position where one was, after work that was broken off anywhere, perhaps
+        in the middle of a run. Whoever interrupts this waits: a snapshot is near."""
         self.interrupted, self._going_back = False, True
         try:
             self._restore(max(one for one in self._snapshots if one <= position.run))
