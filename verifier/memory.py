@@ -76,7 +76,8 @@ def _one_kind_of_rules(env: Environment, pointer: Reg, pc: int) -> None:
             "same insn cannot be used with different pointers",
             reason="on one path this is the context, a socket, an arena or an object of the "
             "kernel's, on another it is not: such an instruction is rewritten",
-            suggestion="access them by different instructions",
+            suggestion="keep the compiler from making one instruction of two: "
+            'asm volatile("" ::: "memory") behind one of them',
             culprit=pointer,
         )
 

@@ -200,7 +200,8 @@ def _of_one_kind(env: Environment, insn: Insn, pc: int, step: Step) -> Step:
                 "same insn computes a pointer into the arena, and something else",
                 reason="a kernel computes pointers into the arena with 32 bits: whatever else "
                 "comes this way loses its upper half",
-                suggestion="compute them by different instructions",
+                suggestion="keep the compiler from making one instruction of two: "
+                'asm volatile("" ::: "memory") behind one of them',
                 culprit=regs[dst],
             )
         step(state)

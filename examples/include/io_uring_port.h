@@ -148,6 +148,14 @@ INLINE struct sqe *next_sqe(struct turn *turn, u32 queue, u64 user_data)
 	return entry;
 }
 
+/* The step runs again when the CQ's tail gets to `index`. Without the barrier clang may make one
+   store of this and one to a map, which kernels refuse. */
+INLINE void wait_until(struct iou_loop_params *params, u32 index)
+{
+	params->cq_wait_idx = index;
+	asm volatile("" ::: "memory");
+}
+
 /* Run again once the queue holds `nr` completions. */
 INLINE int wait_for(struct turn *turn, u32 queue, u32 nr)
 {
@@ -155,7 +163,7 @@ INLINE int wait_for(struct turn *turn, u32 queue, u32 nr)
 	wait_queue = queue;
 	wait_nr = nr;
 	collect(turn);
-	turn->params->cq_wait_idx = WORD(turn->cq, CQ_HEAD_AT) + (held(queue) < nr);
+	wait_until(turn->params, WORD(turn->cq, CQ_HEAD_AT) + (held(queue) < nr));
 	return LOOP_CONTINUE;
 }
 
@@ -186,7 +194,7 @@ INLINE int finish(struct turn *turn, u64 user_data)
 			return LOOP_STOP;                                                       \
 		collect(&turn);                                                                 \
 		if (held(wait_queue) < wait_nr) { /* woken by something else */                 \
-			params->cq_wait_idx = WORD(turn.cq, CQ_HEAD_AT) + 1;                    \
+			wait_until(params, WORD(turn.cq, CQ_HEAD_AT) + 1);                      \
 			return LOOP_CONTINUE;                                                   \
 		}                                                                               \
 		return name##_run(&turn, shared);                                               \
