@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 
 from pybpfvm.bits import U32
 from pybpfvm.isa.insn import Insn
-from pybpfvm.isa.opcodes import FRAME_POINTER, AtomicOp, Kind
-from pybpfvm.program import MapType
+from pybpfvm.isa.opcodes import FRAME_POINTER, AtomicOp
+from pybpfvm.program import MapSpec, MapType
 from pybpfvm.verifier.checks import check_readable
-from pybpfvm.verifier.environment import Environment, map_named
+from pybpfvm.verifier.environment import Environment
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
 from pybpfvm.verifier.states.regstate import Pointer, RegType, unknown
 from pybpfvm.verifier.states.state import State
@@ -35,45 +35,39 @@ _NO_FETCH = frozenset({AtomicOp.FETCH_AND, AtomicOp.FETCH_OR, AtomicOp.FETCH_XOR
 
 
 def refused_arenas(env: Environment) -> Iterator[tuple[int, Refused]]:
-    """What is wrong with the arenas that the code names: whether a path leads there or not."""
-    named: set[int] = set()
-    for pc in env.pcs(Kind.LDDW):
-        insn = env.code[pc]
-        index = insn.imm & U32
-        if not map_named(insn, env.maps, MapType.ARENA) or index in named:
-            continue
-        named.add(index)
-        if env.rules.version < _SINCE:
-            text = ".".join(map(str, env.rules.version))
-            yield (
-                pc,
-                forbidden(
-                    Rule.ARENA,
-                    f"map {env.maps[index].name} is an arena",
-                    reason=f"Linux {text} has none: they came with {_SINCE[0]}.{_SINCE[1]}",
-                    suggestion="keep what is shared in the value of an array",
-                ),
-            )
-        elif not (env.options.caps.bpf and env.options.caps.perfmon):
-            yield (
-                pc,
-                forbidden(
-                    Rule.CAPABILITY,
-                    "CAP_BPF and CAP_PERFMON are required to use arena",
-                    reason="programs see addresses of an arena",
-                    suggestion="load it with both capabilities, as root or by setcap",
-                ),
-            )
-        elif len(named) > 1:
-            yield (
-                pc,
-                forbidden(
-                    Rule.ARENA,
-                    "Only one arena per program",
-                    reason=f"map {env.maps[index].name} is the second that the program names",
-                    suggestion="put into one what both hold",
-                ),
-            )
+    """What is wrong with the arenas that the code names, and where."""
+    arenas = ((pc, spec) for pc, spec in env.named_maps() if spec.type == MapType.ARENA)
+    for number, (pc, spec) in enumerate(arenas):
+        refused = _refused(env, spec, number)
+        if refused is not None:
+            yield pc, refused
+
+
+def _refused(env: Environment, spec: MapSpec, number: int) -> Refused | None:
+    """Why the program may not name this arena, before which it names so many; None if it may."""
+    if env.rules.version < _SINCE:
+        text = ".".join(map(str, env.rules.version))
+        return forbidden(
+            Rule.ARENA,
+            f"map {spec.name} is an arena",
+            reason=f"Linux {text} has none: they came with {_SINCE[0]}.{_SINCE[1]}",
+            suggestion="keep what is shared in the value of an array",
+        )
+    if not (env.options.caps.bpf and env.options.caps.perfmon):
+        return forbidden(
+            Rule.CAPABILITY,
+            "CAP_BPF and CAP_PERFMON are required to use arena",
+            reason="programs see addresses of an arena",
+            suggestion="load it with both capabilities, as root or by setcap",
+        )
+    if number:
+        return forbidden(
+            Rule.ARENA,
+            "Only one arena per program",
+            reason=f"map {spec.name} is the second that the program names",
+            suggestion="put into one what both hold",
+        )
+    return None
 
 
 def prepare_cast(env: Environment, insn: Insn, pc: int) -> Callable[[State], None]:

@@ -6,7 +6,7 @@ instructions were seen to access what of the kernel.)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from typing import TYPE_CHECKING
@@ -158,8 +158,11 @@ class Environment:
     store_barriers: set[int] = field(default_factory=set)
     tail_call_maps: dict[int, int] = field(default_factory=dict)
     probes: bool = False
-    has_arena: bool = False
+    has_arena: bool = field(init=False)
     _attachment: Attachment | None = None
+
+    def __post_init__(self) -> None:
+        self.has_arena = any(spec.type == MapType.ARENA for _, spec in self.named_maps())
 
     def pcs(self, *kinds: Kind) -> Sequence[int]:
         """The pcs of all instructions of these kinds, in order."""
@@ -210,6 +213,18 @@ class Environment:
     def maps(self) -> tuple[MapSpec, ...]:
         """The object's maps, in the order of their indices."""
         return self.obj.maps
+
+    def named_maps(self) -> Iterator[tuple[int, MapSpec]]:
+        """The maps that the code names, whether a path leads there or not, each with the pc where
+        that is first."""
+        seen: set[int] = set()
+        for pc in self.pcs(Kind.LDDW):
+            insn = self.code[pc]
+            index = insn.imm & U32
+            names = insn.src in (Pseudo.MAP_IDX, Pseudo.MAP_IDX_VALUE)
+            if names and index < len(self.maps) and index not in seen:
+                seen.add(index)
+                yield pc, self.maps[index]
 
     @property
     def little(self) -> bool:
@@ -269,7 +284,6 @@ def environment(
     for pc, insn in zip(pcs(program.insns), program.insns, strict=True):
         code[pc] = insn
         by_kind.setdefault(insn.spec.kind, []).append(pc)
-    named = (code[pc] for pc in by_kind.get(Kind.LDDW, ()))
     return Environment(
         program,
         obj,
@@ -281,15 +295,7 @@ def environment(
         _functions(program, code, by_kind),
         sleepable,
         _traces(profile, options, [code[pc] for pc in by_kind.get(Kind.CALL, ())]),
-        has_arena=any(map_named(insn, obj.maps, MapType.ARENA) for insn in named),
     )
-
-
-def map_named(insn: Insn, maps: Sequence[MapSpec], of_type: MapType) -> bool:
-    """Whether an lddw names a map of this type, or a place in it."""
-    index = insn.imm & U32
-    names = insn.src in (Pseudo.MAP_IDX, Pseudo.MAP_IDX_VALUE) and index < len(maps)
-    return names and maps[index].type == of_type
 
 
 def judged_as(program: Program) -> Program:

@@ -57,7 +57,7 @@ from pybpfvm.verifier.pruning.backedges import (
 from pybpfvm.verifier.pruning.maygoto import prepare_may_goto
 from pybpfvm.verifier.pruning.prune import Compare, Comparison
 from pybpfvm.verifier.pruning.screen import Screen, differ
-from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
+from pybpfvm.verifier.refusal import Refused, forbidden
 from pybpfvm.verifier.resources import (
     deferred,
     exchange,
@@ -807,9 +807,8 @@ def _callback_args(env: Environment, helper: str, regs: list[Reg], pc: int) -> t
     if helper == "find_vma":
         area = struct_id(env, "vm_area_struct")
         return (regs[1], Pointer(RegType.PTR_TO_BTF_ID, pc, btf_id=area), regs[4])
-    if helper != "for_each_map_elem":
-        raise unsupported(f"callbacks of {helper}")
     pointer = regs[1]
+    assert helper == "for_each_map_elem"
     assert pointer.map is not None
     return (
         pointer,

@@ -59,17 +59,23 @@ _RECORD = RegType.PTR_TO_RINGBUF_MEM
 
 # Accesses through these are rewritten by the kernel.
 _REWRITTEN = frozenset({RegType.PTR_TO_CTX, *SOCKETS})
-_APART = _REWRITTEN | {arena.ARENA, btfptr.BTF_ID}
+# By the types of pointers that they have accesses of their own: those, NULL or not.
+_APART = {
+    kind: NON_NULL.get(kind, kind)
+    for kind in RegType
+    if NON_NULL.get(kind, kind) in _REWRITTEN | {arena.ARENA, btfptr.BTF_ID}
+}
 
 
 def _one_kind_of_rules(env: Environment, pointer: Reg, pc: int) -> None:
     """An instruction accesses the context, a socket of one kind, an arena, an object of the
     kernel's or untrusted memory always or never: the kernel rewrites those that do."""
-    kind: RegType | None = NON_NULL.get(pointer.type, pointer.type)
-    if kind is _SCALAR:
-        return  # which is refused
-    if kind not in _APART and not _is_probed(pointer):
-        kind = None
+    kind = _APART.get(pointer.type)
+    if kind is None:
+        if pointer.type is _SCALAR:
+            return  # which is refused
+        if pointer.type is btfptr.MEM and pointer.trust & Trust.UNTRUSTED:
+            kind = btfptr.MEM
     if env.touches_kernel.setdefault(pc, kind) is not kind:
         raise forbidden(
             Rule.CTX_ACCESS,
@@ -80,11 +86,6 @@ def _one_kind_of_rules(env: Environment, pointer: Reg, pc: int) -> None:
             'asm volatile("" ::: "memory") behind one of them',
             culprit=pointer,
         )
-
-
-def _is_probed(pointer: Reg) -> bool:
-    """Whether it is to memory that may be anywhere."""
-    return pointer.type is btfptr.MEM and bool(pointer.trust & Trust.UNTRUSTED)
 
 
 def prepare_load(env: Environment, insn: Insn, pc: int) -> Step:

@@ -299,8 +299,7 @@ def _forgetting(word: int) -> Refine:
     then known by its bits alone, or that the arm is impossible."""
 
     def refine(a: Scalar, b: Scalar) -> Pair | None:
-        known = not b.mask & word or not a.mask & word
-        if not known:
+        if a.mask & word and b.mask & word:
             return a, b
         if a.value & b.value & word:
             return None

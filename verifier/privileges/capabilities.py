@@ -147,12 +147,7 @@ def _needs_bpf(env: Environment) -> Iterator[Missing]:
 
 
 def _maps_need_bpf(env: Environment) -> Iterator[Missing]:
-    named = (Pseudo.MAP_IDX, Pseudo.MAP_IDX_VALUE)
-    for pc, insn in env.code.items():
-        index = insn.imm & 0xFFFF_FFFF
-        if insn.spec.kind is not Kind.LDDW or insn.src not in named or index >= len(env.maps):
-            continue
-        spec = env.maps[index]
+    for pc, spec in env.named_maps():
         if spec.type not in _UNPRIVILEGED_MAPS:
             reason = f"a {MapType(spec.type).name.lower()} map can not be made without it"
         elif _has_fields(env, spec):

@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from pybpfvm.bits import U32
 from pybpfvm.btf import kernelfields
 from pybpfvm.btf.kernelfields import LOCKS, POINTERS, Field, FieldKind
 from pybpfvm.btf.types import POINTER_BYTES, Btf, Struct
 from pybpfvm.errors import InputError
-from pybpfvm.isa.opcodes import Kind, Pseudo
 from pybpfvm.program import BPF_F_RDONLY_PROG, MapSpec, MapType
 from pybpfvm.verifier.refusal import Refused, forbidden, unsupported
 from pybpfvm.verifier.states.regstate import Reg
@@ -177,21 +175,9 @@ def _map_type(spec: MapSpec) -> str:
 
 
 def refused_maps(env: Environment) -> Iterator[tuple[int, Refused]]:
-    """What is wrong with the maps that the code names: whether a path leads there or not."""
-    seen: set[int] = set()
-    for pc in env.pcs(Kind.LDDW):
-        insn = env.code[pc]
-        if insn.src not in _NAMES_MAP:
-            continue
-        index = insn.imm & U32
-        if index in seen or index >= len(env.maps):
-            continue
-        seen.add(index)
-        spec = env.maps[index]
+    """What is wrong with the maps that the code names, and where."""
+    for pc, spec in env.named_maps():
         try:
             check_map_fields(env.fields(spec), spec, env.profile.name)
         except Refused as refused:
             yield pc, refused
-
-
-_NAMES_MAP = (Pseudo.MAP_IDX, Pseudo.MAP_IDX_VALUE)
