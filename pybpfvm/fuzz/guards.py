@@ -3,10 +3,10 @@ behind the other."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from pybpfvm.isa.codec import target_pc
+from pybpfvm.isa.codec import pcs, target_pc
 from pybpfvm.isa.disasm import format_insn
 from pybpfvm.isa.insn import Insn
 from pybpfvm.isa.opcodes import Kind
@@ -50,7 +50,7 @@ class Guard:
 def guards(program: Program, executed: Collection[int]) -> list[Guard]:
     """The branches that were executed and went one way only, those with most behind them first.
     `executed` are pcs."""
-    insns = dict(_placed(program))
+    insns = dict(zip(pcs(program.insns), program.insns, strict=True))
     found = []
     for pc, insn in insns.items():
         if insn.spec.kind is not Kind.JUMP or pc not in executed:
@@ -62,13 +62,6 @@ def guards(program: Program, executed: Collection[int]) -> list[Guard]:
             if behind:
                 found.append(Guard(program, pc, insn, taken, behind))
     return sorted(found, key=lambda guard: (-len(guard.behind), guard.pc))
-
-
-def _placed(program: Program) -> Iterator[tuple[int, Insn]]:
-    pc = 0
-    for insn in program.insns:
-        yield pc, insn
-        pc += insn.slots
 
 
 def _behind(insns: dict[int, Insn], start: int, executed: Collection[int]) -> frozenset[int]:

@@ -273,6 +273,22 @@ def debugger_tables(results: Path = RESULTS) -> str:
     return "\n".join([*lines, "", f"{by}{_when(found, 'debugger')}."])
 
 
+_LOOPS = {
+    "BPF program": "BPF requests",
+    "loop_step": "loop_step",
+    "C on liburing": "C on liburing",
+    "BPF / C": "BPF requests / C",
+    "loop_step / C": "loop_step / C",
+}
+
+
+def loops_table(results: Path = RESULTS) -> str:
+    """Loops over the kernel's ring beside C, as a Markdown table."""
+    found = json.loads(results.read_text(encoding="utf-8"))
+    lines = _crossed(found, "loops", _LOOPS, "million a second (the copy: GB/s)")
+    return "\n".join([*lines, "", f"`python -m bench loops`{_when(found, 'loops')}."])
+
+
 def figures_table(part: str, results: Path = RESULTS) -> str:
     """All figures of a part of the benchmarks, as a Markdown table."""
     found = json.loads(results.read_text(encoding="utf-8"))
@@ -284,6 +300,7 @@ def figures_table(part: str, results: Path = RESULTS) -> str:
 # Tables in pages, by page and the name in their marks.
 PAGES: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "debugging.md": {"recording": recording_table, "debugger": debugger_tables},
+    "engines.md": {"loops": loops_table},
     "exploring.md": {"explore": partial(figures_table, "explore")},
     "expressions.md": {"expressions": partial(figures_table, "expressions")},
     "fuzzing.md": {"fuzz": partial(figures_table, "fuzz")},
